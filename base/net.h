@@ -1,0 +1,48 @@
+/* net.h - addresses as text, sockets that listen. */
+#ifndef DROVER_BASE_NET_H
+#define DROVER_BASE_NET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "base/attrs.h"
+
+struct error;
+
+struct net_addr {
+    struct sockaddr_storage sa;
+    socklen_t len; /* 0 = none */
+};
+
+/*
+ * Splits "HOST:PORT" or "[V6]:PORT".  Checks syntax only.  DRV_EINVAL with the reason.
+ */
+MUST_CHECK int net_split(const char *text, char *host, size_t host_cap, uint16_t *port,
+                         struct error *err);
+
+/* Resolves "HOST:PORT", "[V6]:PORT" or "unix:/PATH" to the first address.  May block on DNS
+ * when HOST is a name: for start-up and tools only.  DRV_EINVAL: syntax; DRV_ENOENT: no such
+ * host. */
+MUST_CHECK int net_resolve(struct net_addr *out, const char *text, struct error *err);
+
+/* As net_resolve(), but HOST must be a numeric address; never blocks. */
+MUST_CHECK int net_parse(struct net_addr *out, const char *text, struct error *err);
+
+/* "10.0.0.5:80", "[::1]:80", "unix:/x"; always NUL-terminated. */
+void net_format(char *out, size_t cap, const struct net_addr *addr);
+#define NET_TEXT_BYTES 128
+
+/* The numeric host alone, without port or brackets. */
+void net_format_host(char *out, size_t cap, const struct net_addr *addr);
+uint16_t net_port(const struct net_addr *addr);
+
+/* Binds and listens: close-on-exec, non-blocking, SO_REUSEADDR.  A stale Unix socket file is
+ * replaced.  Returns the descriptor, or DRV_ESYS / DRV_EINVAL / DRV_ENOENT with `err` set. */
+MUST_CHECK int net_listen(const char *text, int backlog, struct error *err);
+
+/* The address a socket is bound to (after binding port 0). */
+MUST_CHECK int net_local(struct net_addr *out, int fd, struct error *err);
+
+#endif

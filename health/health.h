@@ -1,0 +1,26 @@
+/* health.h - the entry of the health process; all that the master sees of this folder. */
+#ifndef DROVER_HEALTH_HEALTH_H
+#define DROVER_HEALTH_HEALTH_H
+
+struct config;
+struct scoreboard;
+
+struct health_params {
+    const struct config
+        *config;              /* borrowed; replaced by health's own copy at the first reload */
+    struct scoreboard *board; /* mapped by the master, writable */
+    unsigned slot;            /* this process's slot in the process table */
+    int admin_fd;             /* listening, or -1 */
+    int registry_fd;          /* listening, or -1 */
+    int config_fd;            /* memfd with the text of the active config, re-read at HUP */
+    int wish_fd; /* datagram socket: control requests (drain, undrain) from the master,
+                    each answered with one control reply */
+    int life_fd; /* read end of a pipe: end of file means the master is gone */
+};
+
+/* Runs until told to stop; returns the exit status.  Called in the child, right after fork(),
+ * with all signals blocked.  HUP: re-read config_fd.  TERM, INT, QUIT: exit.  USR1: reopen
+ * logs. */
+int health_main(const struct health_params *params);
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * gauges.h - requests in flight and prompt tokens not yet at first token, per node.
+ *
+ * One 8-byte word per (node, worker): generation of the node slot (16 bits), requests in flight
+ * (16), pending prompt tokens (32).  Only that worker writes it, so there is no lost update; a
+ * reader sums a node's row and skips words of another generation, so that requests sent to an
+ * earlier tenant of the slot are not charged to the present one.  The master zeroes a dead
+ * worker's column.
+ */
+#ifndef DROVER_SHM_GAUGES_H
+#define DROVER_SHM_GAUGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct scoreboard;
+
+struct gauge {
+    uint32_t inflight;       /* requests sent and neither finished nor abandoned */
+    uint64_t pending_tokens; /* uncached prompt tokens sent and not yet at first token */
+};
+
+/*
+ * Claims a place for one request: adds it to the own cell, then sums the row, and takes it back
+ * if the sum is over `cap`.  Two workers that race for the last place cannot both lose it: the
+ * tie is broken by worker number (the lower one, by looking again, keeps the place).  False: no
+ * place.
+ */
+MUST_CHECK bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node,
+                             uint32_t generation, uint32_t tokens, uint32_t cap);
+
+/* The first token came (or the request will never have one): gives back the same `tokens`. */
+void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned node,
+                         uint32_t generation, uint32_t tokens);
+
+/* The request is over.  `tokens`: what prefill_done has not given back yet.  A cell of another
+ * generation is left alone. */
+void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
+                    uint32_t generation, uint32_t tokens);
+
+/* Sum over all workers / the cell of one. */
+struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation);
+struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
+                         uint32_t generation);
+
+/* W: master, for a worker that is gone. */
+void gauges_clear_worker(struct scoreboard *board, unsigned worker);
+
+#endif

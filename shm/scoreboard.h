@@ -1,0 +1,67 @@
+/*
+ * scoreboard.h - the one shared-memory segment that every Drover process maps.
+ *
+ * The master creates it, as a file on tmpfs, before the first fork(); workers and the health
+ * process inherit the mapping; droverctl attaches read-only by path.  Callers hold an opaque
+ * handle; the bytes are described in shm/layout.h, which only shm/ and tests/ may include.
+ *
+ * Nobody locks and nobody waits: every field has one writing process at a time (or is only ever
+ * added to), and a process killed at any instruction leaves nothing held.  Readers bound their
+ * tries and tolerate stale values.  No value read from the segment is used as an index or a
+ * length before it has been checked against the private copy of the header that the handle
+ * keeps.
+ *
+ * What is where:  procs.h  the processes.   nodes.h  identity and state of the nodes (health
+ * writes). gauges.h  requests and prompt tokens in flight (each worker its own cells). stats.h
+ * histograms, counters, learned speeds (any worker adds).   requests.h  open requests.
+ */
+#ifndef DROVER_SHM_SCOREBOARD_H
+#define DROVER_SHM_SCOREBOARD_H
+
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct error;
+struct scoreboard; /* opaque: one handle per process */
+
+#define SCOREBOARD_FILE_NAME "scoreboard" /* inside runtime_dir */
+
+struct scoreboard_params {
+    uint32_t max_nodes;           /* 1..1024 */
+    uint32_t max_workers;         /* 1..128: process slots, draining generations included */
+    uint32_t requests_per_worker; /* 1..65536: rows of each worker's request table */
+};
+
+/*
+ * Creates the segment: writes it under a temporary name with mode 0600 and renames it to
+ * `path`, so a reader never sees half a header; an older file there is replaced (its mappings
+ * stay valid). Pages are allocated as they are touched.  DRV_EINVAL (params), DRV_ESYS,
+ * DRV_ENOMEM.
+ */
+MUST_CHECK int scoreboard_create(struct scoreboard **out, const char *path,
+                                 const struct scoreboard_params *params, struct error *err);
+
+/*
+ * Maps an existing segment read-only.
+ *   DRV_ENOENT    no such file; usually the master is not running
+ *   DRV_EVERSION  written by a Drover with another layout version; the text names both
+ *   DRV_ECORRUPT  too short, foreign, or a header that contradicts itself or the file's size
+ *   DRV_ESYS      open, fstat or mmap failed
+ */
+MUST_CHECK int scoreboard_attach(struct scoreboard **out, const char *path, struct error *err);
+
+/* Unmaps and frees the handle.  NULL is allowed. */
+void scoreboard_detach(struct scoreboard *board);
+
+uint32_t scoreboard_max_nodes(const struct scoreboard *board);
+uint32_t scoreboard_max_workers(const struct scoreboard *board);
+uint32_t scoreboard_requests_per_worker(const struct scoreboard *board);
+uint64_t scoreboard_created_wall_ms(const struct scoreboard *board);
+
+/* W: master.  The configuration generation in force (1 = the one at start) and workers wanted.
+ */
+void scoreboard_set_config(struct scoreboard *board, uint32_t generation, uint32_t workers);
+void scoreboard_config(const struct scoreboard *board, uint32_t *generation, uint32_t *workers);
+
+#endif

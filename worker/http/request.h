@@ -1,0 +1,70 @@
+/*
+ * request.h - one inference request as read from a client: what the rest of the worker may know
+ * of it.
+ */
+#ifndef DROVER_WORKER_HTTP_REQUEST_H
+#define DROVER_WORKER_HTTP_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "shm/nodes.h"
+#include "worker/http/surface.h"
+
+struct config;
+struct error;
+struct responder;
+
+#define REQUEST_MAX_FORWARD 16
+
+struct request_header {
+    const char *name;  /* lower case */
+    const char *value; /* printable ASCII */
+};
+
+/* Everything here lives in the request's pool: valid until the responder's on_done or on_gone
+ * returns. */
+struct infer_request {
+    struct responder *responder;
+    enum surface surface;
+    int operation;  /* enum drover.v1.Operation */
+    const char *id; /* [A-Za-z0-9._-]{1,64}: the client's x-request-id, or ours */
+    char client_model[NODE_MODEL_BYTES];
+    char model[NODE_MODEL_BYTES]; /* after alias resolution */
+    bool aliased;                 /* they differ */
+    const uint8_t *body;
+    size_t body_len;
+    const char *content_type;   /* as the client sent it */
+    bool stream;                /* the client wants a stream (Ollama: default true) */
+    bool client_usage;          /* the client itself asked for usage in the stream */
+    uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
+    const char *session;        /* affinity key, or NULL */
+    const char *client;         /* peer address as text, for the log */
+    struct request_header forward[REQUEST_MAX_FORWARD];
+    size_t forward_count;
+    uint64_t received_mono_us; /* when the body was complete */
+};
+
+/* What inspect_body() reads of a JSON body. */
+struct inspected {
+    char model[NODE_MODEL_BYTES]; /* "" when absent */
+    bool stream;
+    bool client_usage;
+};
+
+/*
+ * Reads the members that routing needs; pure.  `operation` decides the default of `stream`.
+ * DRV_EINVAL: not a JSON object, a member of the wrong type, or a duplicate "model" or "stream"
+ * (we and the engine might read different ones); `err` is fit for the client, `*param` names
+ * the member.
+ */
+MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
+                            const char **param, struct error *err);
+
+/* Finds the form field `model` of a multipart/form-data body; pure.  DRV_EINVAL as above. */
+MUST_CHECK int inspect_multipart(struct inspected *out, const char *content_type,
+                                 const uint8_t *body, size_t n, struct error *err);
+
+#endif

@@ -1,0 +1,82 @@
+/*
+ * surface.h - the API families that clients speak, and how each says that something went wrong.
+ * Pure.
+ *
+ * A path selects an operation and a surface.  An error must have the shape that the client's
+ * own library parses; these are the only places that build one.
+ */
+#ifndef DROVER_WORKER_HTTP_SURFACE_H
+#define DROVER_WORKER_HTTP_SURFACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct buf;
+
+enum surface {
+    SURFACE_OPENAI = 0, /* {"error":{"message","type","param","code","src":"drover"}} */
+    SURFACE_ANTHROPIC,  /* {"type":"error","error":{"type","message"},"request_id"} */
+    SURFACE_OLLAMA,     /* {"error":"text"} */
+};
+
+/* Everything a client can be told by us, as one enum: status, type and code follow from it. */
+enum api_error {
+    API_ERROR_NONE = 0,
+    API_ERROR_BAD_REQUEST,     /* 400 invalid_request_error */
+    API_ERROR_NOT_FOUND,       /* 404 unknown path */
+    API_ERROR_METHOD,          /* 405 */
+    API_ERROR_MODEL_NOT_FOUND, /* 404 model_not_found */
+    API_ERROR_TOO_LARGE,       /* 413 */
+    API_ERROR_MEDIA_TYPE,      /* 415 */
+    API_ERROR_NOT_SUPPORTED,   /* 501 no node's engine speaks this API */
+    API_ERROR_QUEUE_FULL,      /* 429 (Anthropic 529 overloaded_error) + Retry-After */
+    API_ERROR_QUEUE_TIMEOUT,   /* 503 + Retry-After */
+    API_ERROR_NO_NODE,         /* 503 nothing can serve now + Retry-After */
+    API_ERROR_NODE_FAILED,     /* 502, x-should-retry: false */
+    API_ERROR_NODE_TIMEOUT,    /* 504, x-should-retry: false */
+    API_ERROR_DEADLINE,        /* 504 the request's own time limit */
+    API_ERROR_SHUTTING_DOWN,   /* 503 */
+    API_ERROR_INTERNAL,        /* 500 */
+};
+unsigned api_error_status(enum api_error error, enum surface surface);
+/* The value of x-drover-reason: "queue_full"; stable, lower case. */
+const char *api_error_reason(enum api_error error);
+
+/* What the path and method of a request select. */
+struct route {
+    enum surface surface;
+    enum route_kind {
+        ROUTE_UNKNOWN = 0,
+        ROUTE_BAD_METHOD, /* the path exists, the method does not; `allow` says which do */
+        ROUTE_INFER,      /* `operation` on a node */
+        ROUTE_MODELS,     /* GET /v1/models */
+        ROUTE_MODEL,      /* GET /v1/models/{id}; `tail` is the id, still percent-encoded */
+        ROUTE_TAGS,       /* GET /api/tags */
+        ROUTE_PS,         /* GET /api/ps */
+        ROUTE_VERSION,    /* GET /api/version */
+        ROUTE_ROOT,       /* GET or HEAD / : what Ollama's clients probe */
+        ROUTE_HEALTH,     /* /health /healthz /readyz /readiness */
+        ROUTE_LIVE,       /* /livez /live /liveness */
+    } kind;
+    int operation; /* enum drover.v1.Operation */
+    const char *allow;
+    const char *tail; /* into the path */
+    size_t tail_len;
+};
+/* `path` without the query.  All spellings of design: with and without /v1, four of rerank. */
+struct route surface_route(const char *method, size_t method_len, const char *path,
+                           size_t path_len);
+
+/* Appends a whole error body. */
+void surface_error_body(struct buf *out, enum surface surface, enum api_error error,
+                        const char *message, const char *param, const char *request_id);
+
+/* Appends what ends a stream that has already begun: an error event (and for OpenAI `data:
+ * [DONE]`), or for Ollama one NDJSON line. */
+void surface_error_event(struct buf *out, enum surface surface, int operation,
+                         enum api_error error, const char *message, const char *request_id);
+
+#endif
