@@ -1,0 +1,790 @@
+/*
+ * json.c - reading and editing JSON text in place.
+ *
+ * json_check() is the only function that meets unknown bytes: one pass, a bit per open
+ * container instead of recursion.  The rest walk text that it has accepted; their loops are
+ * bounded by the end of the span all the same.
+ */
+#include "base/json.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <locale.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+
+#define ONES  UINT64_C(0x0101010101010101)
+#define HIGHS UINT64_C(0x8080808080808080)
+
+/* The longest number whose value we look at; longer ones are well-formed but have no value. */
+#define MAX_NUMBER_BYTES 128
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static const char *skip_space(const char *p, const char *end)
+{
+    while (p < end && is_space(*p))
+        p++;
+    return p;
+}
+
+/* The first quote, backslash or control character in [p, end), or end.  Eight bytes at a time:
+ * bodies are mostly long strings. */
+static const char *skip_plain(const char *p, const char *end)
+{
+    while (end - p >= 8) {
+        uint64_t w, quote, back, hits;
+
+        memcpy(&w, p, 8);
+        quote = w ^ (ONES * '"');
+        back = w ^ (ONES * '\\');
+        /* A borrow can only mark a byte above a true hit, and the byte loop below sorts it out.
+         */
+        hits = ((quote - ONES) & ~quote) | ((back - ONES) & ~back) | ((w - ONES * 0x20) & ~w);
+        if ((hits & HIGHS) != 0)
+            break;
+        p += 8;
+    }
+    while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
+        p++;
+    return p;
+}
+
+static int hex_value(char c)
+{
+    if (is_digit(c))
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* ---- checking ---------------------------------------------------------------------------- */
+
+struct check {
+    const char *at, *end;
+    const char *why; /* set on failure */
+};
+
+/* Each check_* consumes its piece and returns true, or leaves `at` at the offending byte. */
+
+static bool fail(struct check *c, const char *why)
+{
+    c->why = c->at == c->end ? "unexpected end" : why;
+    return false;
+}
+
+static bool check_string(struct check *c)
+{
+    assert(*c->at == '"');
+    c->at++;
+    for (;;) {
+        c->at = skip_plain(c->at, c->end);
+        if (c->at == c->end)
+            return fail(c, NULL);
+        if (*c->at == '"') {
+            c->at++;
+            return true;
+        }
+        if (*c->at != '\\')
+            return fail(c, "control character in a string");
+        c->at++;
+        if (c->at == c->end)
+            return fail(c, NULL);
+        if (*c->at == 'u') {
+            c->at++;
+            for (int i = 0; i < 4; i++, c->at++)
+                if (c->at == c->end || hex_value(*c->at) < 0)
+                    return fail(c, "bad \\u escape");
+        } else if (*c->at != '\0' && strchr("\"\\/bfnrt", *c->at) != NULL) {
+            c->at++;
+        } else {
+            return fail(c, "unknown escape");
+        }
+    }
+}
+
+static bool check_digits(struct check *c)
+{
+    if (c->at == c->end || !is_digit(*c->at))
+        return fail(c, "digit expected");
+    while (c->at < c->end && is_digit(*c->at))
+        c->at++;
+    return true;
+}
+
+static bool check_number(struct check *c)
+{
+    if (*c->at == '-')
+        c->at++;
+    if (c->at < c->end && *c->at == '0')
+        c->at++;
+    else if (!check_digits(c))
+        return false;
+    if (c->at < c->end && *c->at == '.') {
+        c->at++;
+        if (!check_digits(c))
+            return false;
+    }
+    if (c->at < c->end && (*c->at == 'e' || *c->at == 'E')) {
+        c->at++;
+        if (c->at < c->end && (*c->at == '+' || *c->at == '-'))
+            c->at++;
+        if (!check_digits(c))
+            return false;
+    }
+    return true;
+}
+
+static bool check_word(struct check *c, const char *word)
+{
+    for (; *word != '\0'; word++, c->at++)
+        if (c->at == c->end || *c->at != *word)
+            return fail(c, "unknown word");
+    return true;
+}
+
+/* Any value that is not a container. */
+static bool check_scalar(struct check *c)
+{
+    switch (*c->at) {
+    case '"':
+        return check_string(c);
+    case 't':
+        return check_word(c, "true");
+    case 'f':
+        return check_word(c, "false");
+    case 'n':
+        return check_word(c, "null");
+    default: /* a byte, not an enum */
+        if (*c->at == '-' || is_digit(*c->at))
+            return check_number(c);
+        return fail(c, "value expected");
+    }
+}
+
+/* The quoted name and the colon. */
+static bool check_key(struct check *c)
+{
+    if (c->at == c->end || *c->at != '"')
+        return fail(c, "member name expected");
+    if (!check_string(c))
+        return false;
+    c->at = skip_space(c->at, c->end);
+    if (c->at == c->end || *c->at != ':')
+        return fail(c, "':' expected");
+    c->at++;
+    return true;
+}
+
+/* One value with everything in it.  Bit (depth - 1) of `objects` says what the innermost open
+ * container is. */
+static bool check_value(struct check *c)
+{
+    uint64_t objects = 0;
+    unsigned depth = 0;
+
+    for (;;) {
+        bool object;
+
+        c->at = skip_space(c->at, c->end);
+        if (c->at == c->end)
+            return fail(c, NULL);
+        if (*c->at == '{' || *c->at == '[') {
+            object = *c->at == '{';
+            if (depth == JSON_MAX_DEPTH)
+                return fail(c, "nested too deeply");
+            if (object)
+                objects |= UINT64_C(1) << depth;
+            else
+                objects &= ~(UINT64_C(1) << depth);
+            depth++;
+            c->at = skip_space(c->at + 1, c->end);
+            if (c->at == c->end || *c->at != (object ? '}' : ']')) {
+                if (object && !check_key(c))
+                    return false;
+                continue;
+            }
+            c->at++;
+            depth--;
+        } else if (!check_scalar(c)) {
+            return false;
+        }
+        /* A value has ended: close what it closes, then go on with the next one. */
+        for (;;) {
+            if (depth == 0)
+                return true;
+            object = (objects >> (depth - 1) & 1) != 0;
+            c->at = skip_space(c->at, c->end);
+            if (c->at == c->end)
+                return fail(c, NULL);
+            if (*c->at == ',')
+                break;
+            if (*c->at != (object ? '}' : ']'))
+                return fail(c, object ? "',' or '}' expected" : "',' or ']' expected");
+            c->at++;
+            depth--;
+        }
+        c->at++;
+        if (object) {
+            c->at = skip_space(c->at, c->end);
+            if (!check_key(c))
+                return false;
+        }
+    }
+}
+
+static enum json_type type_of(char first)
+{
+    switch (first) {
+    case '{':
+        return JSON_OBJECT;
+    case '[':
+        return JSON_ARRAY;
+    case '"':
+        return JSON_STRING;
+    case 't':
+        return JSON_TRUE;
+    case 'f':
+        return JSON_FALSE;
+    case 'n':
+        return JSON_NULL;
+    default: /* a byte, not an enum */
+        return JSON_NUMBER;
+    }
+}
+
+int json_check(struct json_value *root, const void *text, size_t n, struct error *err)
+{
+    const char *begin = n == 0 ? "" : text;
+    struct check c = {.at = begin, .end = begin + n};
+    const char *value;
+
+    *root = (struct json_value){0};
+    c.at = skip_space(c.at, c.end);
+    value = c.at;
+    if (check_value(&c)) {
+        root->len = (size_t)(c.at - value);
+        c.at = skip_space(c.at, c.end);
+        if (c.at == c.end) {
+            root->type = type_of(*value);
+            root->text = value;
+            return 0;
+        }
+        c.why = "bytes after the value";
+    }
+    *root = (struct json_value){0};
+    return error_set(err, DRV_EINVAL, "at byte %zu: %s", (size_t)(c.at - begin), c.why);
+}
+
+/* ---- walking ----------------------------------------------------------------------------- */
+
+/* Past the closing quote of the string that starts at p. */
+static const char *skip_string(const char *p, const char *end)
+{
+    for (p++; p < end; p++) {
+        p = skip_plain(p, end);
+        if (p == end)
+            return end;
+        if (*p == '"')
+            return p + 1;
+        if (*p == '\\' && p + 1 < end)
+            p++;
+    }
+    return end;
+}
+
+/* Past the value that starts at p. */
+static const char *skip_value(const char *p, const char *end)
+{
+    unsigned depth = 0;
+
+    do {
+        switch (*p) {
+        case '"':
+            p = skip_string(p, end);
+            break;
+        case '{':
+        case '[':
+            depth++;
+            p++;
+            break;
+        case '}':
+        case ']':
+            depth--;
+            p++;
+            break;
+        case ',':
+        case ':':
+        case ' ':
+        case '\t':
+        case '\n':
+        case '\r':
+            p++;
+            break;
+        default: /* number or word */
+            while (p < end && !is_space(*p) && *p != ',' && *p != '}' && *p != ']')
+                p++;
+            break;
+        }
+    } while (depth != 0 && p < end);
+    return p;
+}
+
+void json_iter_init(struct json_iter *it, const struct json_value *container)
+{
+    *it = (struct json_iter){0};
+    if (container->type != JSON_OBJECT && container->type != JSON_ARRAY)
+        return;
+    it->at = container->text + 1;
+    it->end = container->text + container->len - 1;
+    it->object = container->type == JSON_OBJECT;
+}
+
+/* Takes the value at *at. */
+static struct json_value take(const char **at, const char *end)
+{
+    struct json_value value = {.type = type_of(**at), .text = *at};
+
+    *at = skip_value(*at, end);
+    value.len = (size_t)(*at - value.text);
+    return value;
+}
+
+bool json_iter_next(struct json_iter *it, struct json_value *key, struct json_value *value)
+{
+    const char *p = it->at;
+
+    *key = (struct json_value){0};
+    *value = (struct json_value){0};
+    while (p < it->end && (is_space(*p) || *p == ','))
+        p++;
+    if (p >= it->end)
+        return false;
+    if (it->object) {
+        *key = take(&p, it->end);
+        while (p < it->end && (is_space(*p) || *p == ':'))
+            p++;
+        if (p >= it->end)
+            return false;
+    }
+    *value = take(&p, it->end);
+    it->at = p;
+    return true;
+}
+
+struct json_value json_get(const struct json_value *object, const char *name)
+{
+    struct json_value found = {0}, key, value;
+    struct json_iter it;
+
+    if (object->type != JSON_OBJECT)
+        return found;
+    json_iter_init(&it, object);
+    while (json_iter_next(&it, &key, &value))
+        if (json_equal(&key, name))
+            found = value;
+    return found;
+}
+
+size_t json_count(const struct json_value *object, const char *name)
+{
+    struct json_value key, value;
+    struct json_iter it;
+    size_t n = 0;
+
+    if (object->type != JSON_OBJECT)
+        return 0;
+    json_iter_init(&it, object);
+    while (json_iter_next(&it, &key, &value))
+        if (json_equal(&key, name))
+            n++;
+    return n;
+}
+
+/* ---- strings ----------------------------------------------------------------------------- */
+
+#define REPLACEMENT UINT32_C(0xFFFD)
+
+/* Writes one code point as UTF-8; returns the number of bytes. */
+static size_t put_utf8(char out[4], uint32_t cp)
+{
+    if (cp < 0x80) {
+        out[0] = (char)cp;
+        return 1;
+    }
+    if (cp < 0x800) {
+        out[0] = (char)(0xC0 | cp >> 6);
+        out[1] = (char)(0x80 | (cp & 0x3F));
+        return 2;
+    }
+    if (cp < 0x10000) {
+        out[0] = (char)(0xE0 | cp >> 12);
+        out[1] = (char)(0x80 | (cp >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (cp & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | cp >> 18);
+    out[1] = (char)(0x80 | (cp >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (cp >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (cp & 0x3F));
+    return 4;
+}
+
+/* Length of the valid UTF-8 sequence at p, or 0. */
+static size_t utf8_sequence(const unsigned char *p, size_t n)
+{
+    size_t len;
+    uint32_t cp;
+
+    if (p[0] < 0x80)
+        return 1;
+    if (p[0] >= 0xC2 && p[0] <= 0xDF) {
+        len = 2;
+        cp = p[0] & 0x1Fu;
+    } else if ((p[0] & 0xF0) == 0xE0) {
+        len = 3;
+        cp = p[0] & 0x0Fu;
+    } else if (p[0] >= 0xF0 && p[0] <= 0xF4) {
+        len = 4;
+        cp = p[0] & 0x07u;
+    } else {
+        return 0;
+    }
+    if (n < len)
+        return 0;
+    for (size_t i = 1; i < len; i++) {
+        if ((p[i] & 0xC0) != 0x80)
+            return 0;
+        cp = cp << 6 | (p[i] & 0x3Fu);
+    }
+    /* Overlong forms, surrogates, beyond Unicode. */
+    if ((len == 3 && cp < 0x800) || (len == 4 && cp < 0x10000) || cp > 0x10FFFF ||
+        (cp >= 0xD800 && cp <= 0xDFFF))
+        return 0;
+    return len;
+}
+
+static uint32_t hex4(const char *p)
+{
+    uint32_t v = 0;
+
+    for (int i = 0; i < 4; i++)
+        v = v << 4 | (uint32_t)(hex_value(p[i]) & 0xF);
+    return v;
+}
+
+/* Decodes the escape at *at (which points at the backslash) and moves past it.  A surrogate
+ * without its partner sets *lone. */
+static uint32_t decode_escape(const char **at, const char *end, bool *lone)
+{
+    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+    const char *p = *at + 1;
+    const char *hit;
+    uint32_t cp, low;
+
+    if (p >= end) { /* impossible in checked text */
+        *at = end;
+        return REPLACEMENT;
+    }
+    if (*p != 'u') {
+        *at = p + 1;
+        hit = strchr(from, *p);
+        return hit != NULL && *hit != '\0' ? (uint32_t)(unsigned char)to[hit - from]
+                                           : (uint32_t)(unsigned char)*p;
+    }
+    if (end - p < 5) {
+        *at = end;
+        return REPLACEMENT;
+    }
+    cp = hex4(p + 1);
+    *at = p + 5;
+    if (cp < 0xD800 || cp > 0xDFFF)
+        return cp;
+    if (cp < 0xDC00 && end - p >= 11 && p[5] == '\\' && p[6] == 'u') {
+        low = hex4(p + 7);
+        if (low >= 0xDC00 && low <= 0xDFFF) {
+            *at = p + 11;
+            return 0x10000 + ((cp - 0xD800) << 10) + (low - 0xDC00);
+        }
+    }
+    *lone = true;
+    return REPLACEMENT;
+}
+
+bool json_equal(const struct json_value *string, const char *plain)
+{
+    size_t left = strlen(plain);
+    const char *p, *end;
+    bool lone = false;
+
+    if (string->type != JSON_STRING || string->len < 2)
+        return false;
+    p = string->text + 1;
+    end = string->text + string->len - 1;
+    if ((size_t)(end - p) < left)
+        return false; /* decoding never makes a string longer */
+    if (memchr(p, '\\', (size_t)(end - p)) == NULL)
+        return (size_t)(end - p) == left && memcmp(p, plain, left) == 0;
+    while (p < end) {
+        char bytes[4] = {*p};
+        size_t n = 1;
+
+        if (*p == '\\')
+            n = put_utf8(bytes, decode_escape(&p, end, &lone));
+        else
+            p++;
+        if (n > left || memcmp(bytes, plain, n) != 0)
+            return false;
+        plain += n;
+        left -= n;
+    }
+    return left == 0;
+}
+
+void json_decode(struct buf *out, const struct json_value *string)
+{
+    const char *p, *end;
+    bool lone = false;
+
+    if (string->type != JSON_STRING || string->len < 2)
+        return;
+    p = string->text + 1;
+    end = string->text + string->len - 1;
+    while (p < end) {
+        const char *back = memchr(p, '\\', (size_t)(end - p));
+        char bytes[4];
+
+        if (back == NULL)
+            back = end;
+        buf_add(out, p, (size_t)(back - p));
+        p = back;
+        if (p < end) {
+            size_t n = put_utf8(bytes, decode_escape(&p, end, &lone));
+
+            buf_add(out, bytes, n);
+        }
+    }
+}
+
+bool json_name(char *out, size_t cap, const struct json_value *string)
+{
+    const char *p, *end;
+    bool lone = false;
+    size_t len = 0;
+
+    if (string->type != JSON_STRING || string->len < 2 || cap == 0)
+        return false;
+    p = string->text + 1;
+    end = string->text + string->len - 1;
+    while (p < end) {
+        char bytes[4] = {*p};
+        size_t n = 1;
+
+        if (*p == '\\')
+            n = put_utf8(bytes, decode_escape(&p, end, &lone));
+        else
+            p++;
+        if (n > cap - 1 - len)
+            return false;
+        memcpy(out + len, bytes, n);
+        len += n;
+    }
+    out[len] = '\0';
+    if (lone)
+        return false;
+    for (size_t i = 0; i < len;) {
+        const unsigned char *c = (const unsigned char *)out + i;
+        size_t n = utf8_sequence(c, len - i);
+
+        if (n == 0 || *c < 0x20 || *c == 0x7F || (*c == 0xC2 && c[1] < 0xA0))
+            return false;
+        i += n;
+    }
+    return true;
+}
+
+/* ---- numbers ----------------------------------------------------------------------------- */
+
+/* strtod() follows the locale, and droverctl sets one. */
+static locale_t c_locale(void)
+{
+    static locale_t locale;
+
+    if (locale == (locale_t)0)
+        locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    return locale;
+}
+
+bool json_number(double *out, const struct json_value *number)
+{
+    char text[MAX_NUMBER_BYTES + 1];
+    double v;
+
+    if (number->type != JSON_NUMBER || number->len > MAX_NUMBER_BYTES)
+        return false;
+    memcpy(text, number->text, number->len);
+    text[number->len] = '\0';
+    v = c_locale() == (locale_t)0 ? strtod(text, NULL) : strtod_l(text, NULL, c_locale());
+    if (!isfinite(v))
+        return false;
+    *out = v;
+    return true;
+}
+
+bool json_uint(uint64_t *out, const struct json_value *number, uint64_t max)
+{
+    uint64_t v = 0;
+    double d;
+
+    if (number->type != JSON_NUMBER)
+        return false;
+    for (size_t i = 0; i < number->len; i++) {
+        unsigned digit = (unsigned)(number->text[i] - '0');
+
+        if (!is_digit(number->text[i])) {
+            /* "1e3", "8.0": integers all the same, as the engines' parsers see them. */
+            if (!json_number(&d, number) || d < 0 || d > 0x1p53 || d != (double)(uint64_t)d)
+                return false;
+            v = (uint64_t)d;
+            break;
+        }
+        if (v > (UINT64_MAX - digit) / 10)
+            return false;
+        v = v * 10 + digit;
+    }
+    if (v > max)
+        return false;
+    *out = v;
+    return true;
+}
+
+/* ---- writing ----------------------------------------------------------------------------- */
+
+void json_quote(struct buf *out, const void *bytes, size_t n)
+{
+    static const char hex[] = "0123456789abcdef";
+    const unsigned char *p = bytes;
+    size_t run = 0; /* bytes before p[i] that go out as they are */
+
+    buf_add(out, "\"", 1);
+    for (size_t i = 0; i < n;) {
+        char escape[6] = "\\";
+        size_t escape_len = 2;
+        size_t sequence = utf8_sequence(p + i, n - i);
+
+        if (sequence != 0 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') {
+            run += sequence;
+            i += sequence;
+            continue;
+        }
+        if (sequence == 0) {
+            escape_len = put_utf8(escape, REPLACEMENT);
+        } else if (p[i] == '"' || p[i] == '\\') {
+            escape[1] = (char)p[i];
+        } else if (p[i] == '\n' || p[i] == '\r' || p[i] == '\t') {
+            escape[1] = p[i] == '\n' ? 'n' : p[i] == '\r' ? 'r' : 't';
+        } else {
+            memcpy(escape, "\\u00", 4);
+            escape[4] = hex[p[i] >> 4];
+            escape[5] = hex[p[i] & 0xF];
+            escape_len = 6;
+        }
+        buf_add(out, p + i - run, run);
+        buf_add(out, escape, escape_len);
+        run = 0;
+        i++;
+    }
+    if (run != 0)
+        buf_add(out, p + n - run, run);
+    buf_add(out, "\"", 1);
+}
+
+void json_quote_str(struct buf *out, const char *text)
+{
+    json_quote(out, text, strlen(text));
+}
+
+/* ---- editing ----------------------------------------------------------------------------- */
+
+static const struct json_edit *edit_for(const struct json_value *key,
+                                        const struct json_edit *edits, size_t n_edits)
+{
+    for (size_t i = 0; i < n_edits; i++)
+        if (json_equal(key, edits[i].name))
+            return &edits[i];
+    return NULL;
+}
+
+/* Appends what lies between the members before and after it: with a comma exactly if something
+ * has been written before. */
+static void add_gap(struct buf *out, const char *gap, const char *end, bool first)
+{
+    const char *comma = memchr(gap, ',', (size_t)(end - gap));
+
+    if (first && comma != NULL) {
+        buf_add(out, gap, (size_t)(comma - gap));
+        gap = comma + 1;
+    } else if (!first && comma == NULL) {
+        buf_add(out, ",", 1);
+    }
+    buf_add(out, gap, (size_t)(end - gap));
+}
+
+int json_edit(struct buf *out, const struct json_value *root, const struct json_edit *edits,
+              size_t n_edits)
+{
+    struct json_value key, value;
+    struct json_iter it;
+    const char *done; /* everything of root before this has been dealt with */
+    bool first = true;
+
+    if (root->type != JSON_OBJECT)
+        return DRV_EINVAL;
+    buf_add(out, "{", 1);
+    for (size_t i = 0; i < n_edits; i++) {
+        if (edits[i].value == NULL || json_count(root, edits[i].name) != 0)
+            continue;
+        if (!first)
+            buf_add(out, ",", 1);
+        json_quote_str(out, edits[i].name);
+        buf_add(out, ":", 1);
+        buf_str(out, edits[i].value);
+        first = false;
+    }
+    done = root->text + 1;
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &value)) {
+        const struct json_edit *edit = edit_for(&key, edits, n_edits);
+        const char *end = value.text + value.len;
+
+        if (edit != NULL && edit->value == NULL) {
+            done = end;
+            continue;
+        }
+        add_gap(out, done, key.text, first);
+        buf_add(out, key.text, (size_t)(value.text - key.text));
+        if (edit != NULL)
+            buf_str(out, edit->value);
+        else
+            buf_add(out, value.text, value.len);
+        first = false;
+        done = end;
+    }
+    buf_add(out, done, (size_t)(root->text + root->len - done));
+    return out->failed ? DRV_ENOMEM : 0;
+}

@@ -1,0 +1,465 @@
+/* test_json.c - base/json.c: what is accepted, what is found, what is kept. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/json.h"
+
+/* Checks a copy that ends exactly at its allocation, so that ASan sees a read beyond it. */
+static int check(const char *text, size_t n, struct error *err)
+{
+    char *copy = malloc(n == 0 ? 1 : n);
+    struct json_value root;
+    int rc;
+
+    memcpy(copy, text, n);
+    rc = json_check(&root, copy, n, err);
+    if (rc == 0) {
+        cr_assert(root.text >= copy && root.text + root.len <= copy + n);
+        cr_assert_neq(root.type, JSON_NONE);
+    } else {
+        cr_assert_eq(rc, DRV_EINVAL);
+        cr_assert_eq(root.type, JSON_NONE);
+    }
+    free(copy);
+    return rc;
+}
+
+static bool good(const char *text)
+{
+    return check(text, strlen(text), NULL) == 0;
+}
+
+static struct json_value parse(const char *text)
+{
+    struct json_value root;
+
+    cr_assert_eq(json_check(&root, text, strlen(text), NULL), 0, "%s", text);
+    return root;
+}
+
+static bool text_is(const struct json_value *value, const char *text)
+{
+    return value->len == strlen(text) && memcmp(value->text, text, value->len) == 0;
+}
+
+static const char *const bodies[] = {
+    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"x\\\"\"}],"
+    "\"stream\":true,\"n\":-1.5e+3,\"z\":null,\"e\":{},\"a\":[],\"f\":false}",
+    "[[1,2,{\"a\":[true,[]]}],\"\\ud83d\\ude00 and \xf0\x9f\x98\x80\"]",
+    "\"a string that is longer than eight bytes, with a \\\\ in it\"",
+};
+
+Test(json, every_kind_of_value_is_accepted)
+{
+    static const char *const texts[] = {
+        "0",
+        "-0",
+        "12",
+        "-1.25",
+        "1e9",
+        "1E+9",
+        "0.5e-10",
+        "true",
+        "false",
+        "null",
+        "\"\"",
+        "[]",
+        "{}",
+        " [ ] ",
+        "[1 , 2]",
+        "\t{}\n",
+        "\"\x7f\"",
+        "\"\xff\xfe\"",
+        "{\"\":0}",
+        "[[],[[]]]",
+        "{\"a\" : 1 , \"a\" : 2}",
+        "\"\\b\\f\\n\\r\\t\\/\\\\\\\"\\u0000\"",
+    };
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        cr_expect(good(texts[i]), "%s", texts[i]);
+}
+
+Test(json, what_rfc_8259_forbids_is_refused)
+{
+    static const char *const texts[] = {
+        "",
+        " ",
+        "01",
+        "-",
+        "+1",
+        ".5",
+        "1.",
+        "1e",
+        "1e+",
+        "0x10",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "tru",
+        "nul",
+        "truex",
+        "True",
+        "'a'",
+        "\"",
+        "\"\\x\"",
+        "\"\\u12g4\"",
+        "\"\\u12\"",
+        "\"a\nb\"",
+        "\"\t\"",
+        "[",
+        "]",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1}",
+        "{",
+        "}",
+        "{,}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{1:2}",
+        "{\"a\" 1}",
+        "{\"a\":1]",
+        "{} {}",
+        "1 2",
+        "[] x",
+        "\xef\xbb\xbf{}",
+        "// c\n{}",
+        "{\"a\":1,,\"b\":2}",
+        "[\"\\\"]",
+        "\"\x01\"",
+    };
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        cr_expect(!good(texts[i]), "%s", texts[i]);
+    cr_expect_eq(check("{}\0", 3, NULL), DRV_EINVAL, "NUL after the value");
+    cr_expect_eq(check("[\0]", 3, NULL), DRV_EINVAL, "NUL outside a string");
+    cr_expect_eq(check("\"\0\"", 3, NULL), DRV_EINVAL, "NUL inside a string");
+    cr_expect_eq(check("\"\\\0\"", 4, NULL), DRV_EINVAL, "an escaped NUL byte");
+}
+
+Test(json, a_control_character_is_found_at_each_place_of_a_long_string)
+{
+    for (size_t at = 1; at < 40; at++) {
+        char text[42];
+
+        memset(text, 'x', sizeof(text));
+        text[0] = text[41] = '"';
+        cr_assert_eq(check(text, sizeof(text), NULL), 0);
+        text[at] = '\x1f';
+        cr_assert_eq(check(text, sizeof(text), NULL), DRV_EINVAL, "at %zu", at);
+        text[at] = '\x20';
+        cr_assert_eq(check(text, sizeof(text), NULL), 0, "at %zu", at);
+        text[at] = '\x80'; /* high bytes are not control characters */
+        cr_assert_eq(check(text, sizeof(text), NULL), 0, "at %zu", at);
+        text[at] = '"';
+        cr_assert_eq(check(text, sizeof(text), NULL), DRV_EINVAL, "at %zu", at);
+    }
+}
+
+Test(json, the_error_says_where_and_why)
+{
+    struct error err = {0};
+
+    cr_expect_eq(check("{\"a\":1,\"b\"", 10, &err), DRV_EINVAL);
+    cr_expect_str_eq(err.text, "at byte 10: unexpected end");
+    cr_expect_eq(check("[1,2}", 5, &err), DRV_EINVAL);
+    cr_expect_str_eq(err.text, "at byte 4: ',' or ']' expected");
+    cr_expect_eq(check("[1] 2", 5, &err), DRV_EINVAL);
+    cr_expect_str_eq(err.text, "at byte 4: bytes after the value");
+}
+
+Test(json, a_text_cut_at_any_byte_is_refused)
+{
+    for (size_t b = 0; b < sizeof(bodies) / sizeof(bodies[0]); b++) {
+        size_t n = strlen(bodies[b]);
+
+        for (size_t cut = 0; cut < n; cut++)
+            cr_assert_eq(check(bodies[b], cut, NULL), DRV_EINVAL, "body %zu cut at %zu", b,
+                         cut);
+        cr_assert_eq(check(bodies[b], n, NULL), 0);
+    }
+}
+
+Test(json, nesting_is_allowed_to_64_and_not_to_65)
+{
+    char text[3 * 65];
+
+    for (size_t depth = 64; depth <= 65; depth++) {
+        memset(text, '[', depth);
+        memset(text + depth, ']', depth);
+        cr_expect_eq(check(text, 2 * depth, NULL), depth == 64 ? 0 : DRV_EINVAL);
+    }
+    /* Objects and arrays in turn: each closing bracket must fit. */
+    cr_expect(good("[{\"a\":[{\"b\":[{}]}]}]"));
+    cr_expect(!good("[{\"a\":[{\"b\":[{]}]}]}"));
+}
+
+Test(json, ten_megabytes_of_open_brackets_end_at_once)
+{
+    size_t n = 10u << 20;
+    char *text = malloc(n);
+    struct json_value root;
+    struct error err;
+
+    memset(text, '[', n);
+    cr_expect_eq(json_check(&root, text, n, &err), DRV_EINVAL);
+    cr_expect_str_eq(err.text, "at byte 64: nested too deeply");
+    for (size_t i = 0; i + 5 <= n; i += 5)
+        memcpy(text + i, "{\"a\":", 5);
+    cr_expect_eq(json_check(&root, text, n, &err), DRV_EINVAL);
+    free(text);
+}
+
+Test(json, iteration_gives_members_in_order)
+{
+    struct json_value root = parse(bodies[0]), key, value;
+    static const char *const names[] = {"\"model\"", "\"messages\"", "\"stream\"", "\"n\"",
+                                        "\"z\"",     "\"e\"",        "\"a\"",      "\"f\""};
+    static const enum json_type types[] = {JSON_STRING, JSON_ARRAY,  JSON_TRUE,  JSON_NUMBER,
+                                           JSON_NULL,   JSON_OBJECT, JSON_ARRAY, JSON_FALSE};
+    struct json_iter it;
+    size_t i = 0;
+
+    json_iter_init(&it, &root);
+    for (; json_iter_next(&it, &key, &value); i++) {
+        cr_assert_lt(i, 8);
+        cr_expect(text_is(&key, names[i]));
+        cr_expect_eq(value.type, types[i]);
+    }
+    cr_expect_eq(i, 8);
+    value = json_get(&root, "n");
+    cr_expect(text_is(&value, "-1.5e+3"));
+    value = json_get(&root, "e");
+    cr_expect(text_is(&value, "{}"));
+}
+
+Test(json, iteration_over_an_array_or_a_scalar)
+{
+    struct json_value root = parse(" [1 , \"a,]b\" , [2,[3]] ] "), key, value;
+    struct json_iter it;
+
+    json_iter_init(&it, &root);
+    cr_assert(json_iter_next(&it, &key, &value));
+    cr_expect_eq(key.type, JSON_NONE);
+    cr_expect(text_is(&value, "1"));
+    cr_assert(json_iter_next(&it, &key, &value));
+    cr_expect(text_is(&value, "\"a,]b\""));
+    cr_assert(json_iter_next(&it, &key, &value));
+    cr_expect(text_is(&value, "[2,[3]]"));
+    cr_expect(!json_iter_next(&it, &key, &value));
+    cr_expect_eq(value.type, JSON_NONE);
+    root = parse("\"x\"");
+    json_iter_init(&it, &root);
+    cr_expect(!json_iter_next(&it, &key, &value));
+    cr_expect_eq(json_get(&root, "x").type, JSON_NONE);
+}
+
+Test(json, names_are_compared_after_decoding)
+{
+    struct json_value root = parse("{\"mod\\u0065l\":1,\"models\":2,\"mode\":3,\"\\u00e9\":4}");
+    struct json_value value = json_get(&root, "model");
+
+    cr_expect(text_is(&value, "1"));
+    value = json_get(&root, "\xc3\xa9");
+    cr_expect(text_is(&value, "4"));
+    cr_expect_eq(json_get(&root, "odel").type, JSON_NONE);
+    cr_expect_eq(json_get(&root, "").type, JSON_NONE);
+}
+
+Test(json, of_duplicates_the_last_counts_and_all_are_counted)
+{
+    struct json_value root = parse("{\"a\":1,\"b\":{\"a\":9},\"\\u0061\":2,\"a\":3}");
+    struct json_value value = json_get(&root, "a");
+
+    cr_expect(text_is(&value, "3"));
+    cr_expect_eq(json_count(&root, "a"), 3);
+    cr_expect_eq(json_count(&root, "b"), 1);
+    cr_expect_eq(json_count(&root, "c"), 0);
+}
+
+Test(json, strings_are_decoded_to_utf_8)
+{
+    struct buf out = BUF_INIT;
+    struct json_value v =
+        parse("\"\\ud83d\\ude00|\\u00e9|\\n\\\\\\/\\\"|\\ud800|\\udc00x|\\ud800\\u0041\"");
+
+    json_decode(&out, &v);
+    cr_expect_str_eq(buf_cstr(&out),
+                     "\xf0\x9f\x98\x80|\xc3\xa9|\n\\/\"|\xef\xbf\xbd|\xef\xbf\xbdx|\xef\xbf\xbd"
+                     "A");
+    buf_finish(&out);
+}
+
+Test(json, a_name_is_printable_utf_8_that_fits)
+{
+    char name[8];
+    struct json_value v = parse("\"qw\\u0065n-7\"");
+
+    cr_expect(json_name(name, sizeof(name), &v));
+    cr_expect_str_eq(name, "qwen-7");
+    v = parse("\"1234567\"");
+    cr_expect(json_name(name, sizeof(name), &v));
+    v = parse("\"12345678\"");
+    cr_expect(!json_name(name, sizeof(name), &v));
+    static const char *const bad[] = {
+        "\"\\u0000\"",  "\"a\\nb\"", "\"\x7f\"", "\"\\ud800\"", "\"\xff\"",
+        "\"\xc0\xaf\"", "1",         "null",     "\"\\u0085\"", "\"\xed\xa0\x80\""};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        v = parse(bad[i]);
+        cr_expect(!json_name(name, sizeof(name), &v), "%s", bad[i]);
+    }
+}
+
+Test(json, numbers)
+{
+    struct json_value v = parse("-2.5e2");
+    double d = 0;
+    uint64_t u = 0;
+
+    cr_expect(json_number(&d, &v));
+    cr_expect_float_eq(d, -250.0, 0);
+    cr_expect(!json_uint(&u, &v, UINT64_MAX));
+    v = parse("1e999");
+    cr_expect(!json_number(&d, &v));
+    v = parse("18446744073709551615");
+    cr_expect(json_uint(&u, &v, UINT64_MAX));
+    cr_expect_eq(u, UINT64_MAX);
+    cr_expect(!json_uint(&u, &v, UINT64_MAX - 1));
+    v = parse("18446744073709551616");
+    cr_expect(!json_uint(&u, &v, UINT64_MAX));
+    v = parse("1.2e1");
+    cr_expect(json_uint(&u, &v, 12));
+    cr_expect_eq(u, 12);
+    cr_expect(!json_uint(&u, &v, 11));
+    v = parse("0.5");
+    cr_expect(!json_uint(&u, &v, 9));
+    v = parse("\"5\"");
+    cr_expect(!json_uint(&u, &v, 9));
+    cr_expect(!json_number(&d, &v));
+}
+
+Test(json, quoting_escapes_and_repairs)
+{
+    struct buf out = BUF_INIT;
+
+    json_quote(&out,
+               "a\"\\\n\t\x01\x7f\xc3\xa9\xff"
+               "b\xc3\0z",
+               14);
+    cr_expect_str_eq(buf_cstr(&out), "\"a\\\"\\\\\\n\\t\\u0001\x7f\xc3\xa9\xef\xbf\xbd"
+                                     "b\xef\xbf\xbd\\u0000z\"");
+    cr_expect_eq(check((char *)buf_head(&out), buf_size(&out), NULL), 0);
+    buf_finish(&out);
+}
+
+static void expect_edit(const char *text, const struct json_edit *edits, size_t n,
+                        const char *expected)
+{
+    struct json_value root = parse(text);
+    struct buf out = BUF_INIT;
+
+    cr_assert_eq(json_edit(&out, &root, edits, n), 0);
+    cr_expect_str_eq(buf_cstr(&out), expected, "%s -> %s", text, buf_cstr(&out));
+    cr_expect(good(buf_cstr(&out)));
+    buf_finish(&out);
+}
+
+Test(json, an_edit_keeps_every_other_byte)
+{
+    static const struct json_edit set[] = {{"model", "\"b\""}};
+    static const struct json_edit drop[] = {{"x", NULL}};
+    static const struct json_edit both[] = {{"model", "\"b\""}, {"x", NULL}, {"new", "1"}};
+
+    expect_edit("{ \"a\" : [ 1 ,2 ] , \"model\" :\t\"a\" ,\n\"z\":1.0 }", set, 1,
+                "{ \"a\" : [ 1 ,2 ] , \"model\" :\t\"b\" ,\n\"z\":1.0 }");
+    expect_edit("{\"mod\\u0065l\":\"a\",\"model\":2}", set, 1,
+                "{\"mod\\u0065l\":\"b\",\"model\":\"b\"}");
+    expect_edit("{ \"a\":1 }", set, 1, "{\"model\":\"b\", \"a\":1 }");
+    expect_edit("{}", set, 1, "{\"model\":\"b\"}");
+    expect_edit("{ }", set, 1, "{\"model\":\"b\" }");
+    expect_edit("{\"x\":1}", drop, 1, "{}");
+    expect_edit("{\"x\":1, \"y\":2}", drop, 1, "{ \"y\":2}");
+    expect_edit("{\"y\":2, \"x\":{\"x\":[1,2]}}", drop, 1, "{\"y\":2}");
+    expect_edit("{\"y\":2, \"x\":1 , \"z\":3}", drop, 1, "{\"y\":2 , \"z\":3}");
+    expect_edit("{\"x\":1,\"x\":2,\"y\":{\"x\":3}}", drop, 1, "{\"y\":{\"x\":3}}");
+    expect_edit("{\"x\":1,\"model\":0}", both, 3, "{\"new\":1,\"model\":\"b\"}");
+    expect_edit(bodies[0], NULL, 0, bodies[0]);
+}
+
+Test(json, only_objects_can_be_edited)
+{
+    struct json_value root = parse("[1]");
+    struct buf out = BUF_INIT;
+
+    cr_expect_eq(json_edit(&out, &root, NULL, 0), DRV_EINVAL);
+    buf_finish(&out);
+}
+
+/* Whatever json_check() accepts, every walker must survive; under ASan this is the fuzzer that
+ * always runs. */
+static void walk(const struct json_value *v, unsigned depth)
+{
+    struct json_value key, value;
+    struct json_iter it;
+    struct buf out = BUF_INIT;
+    char name[16];
+    double d;
+    uint64_t u;
+
+    json_decode(&out, v);
+    (void)!json_name(name, sizeof(name), v);
+    (void)!json_number(&d, v);
+    (void)!json_uint(&u, v, 100);
+    buf_finish(&out);
+    if (depth > JSON_MAX_DEPTH)
+        cr_assert_fail("deeper than the check allows");
+    json_iter_init(&it, v);
+    while (json_iter_next(&it, &key, &value)) {
+        cr_assert_neq(value.type, JSON_NONE);
+        cr_assert(value.text >= v->text && value.text + value.len <= v->text + v->len);
+        walk(&value, depth + 1);
+    }
+}
+
+Test(json, mutated_bodies_are_refused_or_walked_safely)
+{
+    static const char bytes[] = "\"\\{}[],:u0e-.tfn \x80\xff\0";
+    unsigned seed = 1;
+    unsigned accepted = 0;
+
+    for (unsigned round = 0; round < 60000; round++) {
+        const char *body = bodies[round % 3];
+        size_t n = strlen(body);
+        char *copy = malloc(n);
+        struct json_value root;
+
+        memcpy(copy, body, n);
+        for (unsigned k = 0; k <= round % 4; k++) {
+            size_t at = (size_t)rand_r(&seed) % n;
+
+            copy[at] = bytes[(size_t)rand_r(&seed) % sizeof(bytes)];
+        }
+        if (json_check(&root, copy, n, NULL) == 0) {
+            static const struct json_edit edits[] = {{"model", "1"}, {"n", NULL}, {"q", "[]"}};
+            struct buf out = BUF_INIT;
+
+            accepted++;
+            walk(&root, 0);
+            if (root.type == JSON_OBJECT) {
+                cr_assert_eq(json_edit(&out, &root, edits, 3), 0);
+                cr_assert_eq(check((char *)buf_head(&out), buf_size(&out), NULL), 0);
+            }
+            buf_finish(&out);
+        }
+        free(copy);
+    }
+    cr_expect_gt(accepted, 100);
+}
