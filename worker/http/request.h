@@ -41,6 +41,7 @@ struct infer_request {
     bool client_usage;          /* the client itself asked for usage in the stream */
     uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
     const char *session;        /* affinity key, or NULL */
+    const char *path;          /* as requested, without the query, for the log */
     const char *client;         /* peer address as text, for the log */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;

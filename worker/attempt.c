@@ -1,0 +1,228 @@
+/* attempt.c - one try of a request on one node. */
+#include "worker/attempt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "proto/join.h"
+#include "proto/wire.h"
+#include "worker/fleet.h"
+#include "worker/http/request.h"
+
+struct attempt {
+    struct fleet_node *node; /* held */
+    struct call *call;       /* NULL once it has ended */
+    const struct attempt_events *events;
+    void *data;
+    struct wire_arena *arena;
+    enum stage { STAGE_BEFORE_HEAD = 0, STAGE_BODY, STAGE_FINISHED } stage;
+    uint64_t body_bytes; /* of chunks so far */
+    size_t unreleased;
+};
+
+static void free_attempt(struct attempt *attempt)
+{
+    fleet_let_go(attempt->node);
+    free(attempt);
+}
+
+/* The node broke a promise: no more of its words are taken. */
+static void fail(struct attempt *attempt, const char *why)
+{
+    struct call_result result = {
+        .status = GRPC_INTERNAL,
+        .end = CALL_END_PROTOCOL,
+        .message = why,
+        .pushback_ms = -2,
+    };
+
+    call_cancel(attempt->call);
+    attempt->call = NULL;
+    attempt->events->on_end(attempt->data, &result);
+    free_attempt(attempt);
+}
+
+static void take_finish(struct attempt *attempt, const Drover__V1__Finish *finish)
+{
+    if (attempt->stage != STAGE_BODY) {
+        fail(attempt, "node sent finish out of order");
+    } else if (finish->body_bytes != attempt->body_bytes) {
+        fail(attempt, "node's count of bytes differs from what came");
+    } else {
+        attempt->stage = STAGE_FINISHED;
+        attempt->events->on_finish(attempt->data, finish);
+    }
+}
+
+static void on_message(struct call *call, const uint8_t *message, size_t n, void *data)
+{
+    struct attempt *attempt = data;
+    const Drover__V1__InferEvent *event;
+
+    (void)call;
+    attempt->unreleased += n;
+    event = (const Drover__V1__InferEvent *)wire_unpack(&drover__v1__infer_event__descriptor,
+                                                        attempt->arena, message, n, NULL);
+    if (event == NULL) {
+        fail(attempt, "node sent a message that cannot be decoded");
+        return;
+    }
+    /* Each branch may end the attempt: nothing of it is touched afterwards. */
+    switch (event->event_case) {
+    case DROVER__V1__INFER_EVENT__EVENT_CHUNK:
+        if (attempt->stage != STAGE_BODY) {
+            fail(attempt, "node sent a chunk out of order");
+            return;
+        }
+        attempt->body_bytes += event->chunk->data.len;
+        attempt->events->on_chunk(attempt->data, event->chunk);
+        return;
+    case DROVER__V1__INFER_EVENT__EVENT_HEAD:
+        if (attempt->stage != STAGE_BEFORE_HEAD || event->head->http_status < 200 ||
+            event->head->http_status > 599) {
+            fail(attempt, "node sent a bad head");
+            return;
+        }
+        attempt->stage = STAGE_BODY;
+        attempt->events->on_head(attempt->data, event->head);
+        return;
+    case DROVER__V1__INFER_EVENT__EVENT_ACCEPTED:
+        if (attempt->stage == STAGE_BEFORE_HEAD)
+            attempt->events->on_accepted(attempt->data, event->accepted->queue_position);
+        return;
+    case DROVER__V1__INFER_EVENT__EVENT_FINISH:
+        take_finish(attempt, event->finish);
+        return;
+    case DROVER__V1__INFER_EVENT__EVENT__NOT_SET:
+    case _DROVER__V1__INFER_EVENT__EVENT__CASE_IS_INT_SIZE:
+        return; /* an event of a newer minor version */
+    }
+}
+
+static void on_end(struct call *call, const struct call_result *result, void *data)
+{
+    struct attempt *attempt = data;
+    struct call_result cut = *result;
+
+    (void)call;
+    attempt->call = NULL;
+    if (result->status == GRPC_OK && attempt->stage != STAGE_FINISHED) {
+        cut.status = GRPC_INTERNAL;
+        cut.end = CALL_END_PROTOCOL;
+        cut.message = "node ended the stream before finish";
+    }
+    attempt->events->on_end(attempt->data, &cut);
+    free_attempt(attempt);
+}
+
+static int send_request(struct attempt *attempt, const struct infer_request *request,
+                        const struct attempt_options *options)
+{
+    Drover__V1__InferRequest message = DROVER__V1__INFER_REQUEST__INIT;
+    Drover__V1__BodyEdit edit = DROVER__V1__BODY_EDIT__INIT;
+    Drover__V1__Header headers[REQUEST_MAX_FORWARD];
+    Drover__V1__Header *list[REQUEST_MAX_FORWARD];
+    static const uint8_t zero[JOIN_INSTANCE_BYTES];
+    struct node_info *info = &attempt->node->info;
+
+    message.request_id = (char *)(uintptr_t)request->id;
+    message.attempt = options->number;
+    message.operation = (Drover__V1__Operation)request->operation;
+    message.model = (char *)(uintptr_t)request->model;
+    message.body.data = (uint8_t *)(uintptr_t)request->body;
+    message.body.len = request->body_len;
+    message.stream = request->stream;
+    if (memcmp(info->instance_id, zero, sizeof(zero)) != 0) {
+        message.instance_id.data = info->instance_id;
+        message.instance_id.len = sizeof(info->instance_id);
+    }
+    if (request->aliased)
+        edit.set_model = (char *)(uintptr_t)request->model;
+    edit.want_usage = request->stream && !request->client_usage;
+    message.edit = &edit;
+    for (size_t i = 0; i < request->forward_count; i++) {
+        drover__v1__header__init(&headers[i]);
+        headers[i].name = (char *)(uintptr_t)request->forward[i].name;
+        headers[i].value = (char *)(uintptr_t)request->forward[i].value;
+        list[i] = &headers[i];
+    }
+    message.headers = list;
+    message.n_headers = request->forward_count;
+    message.content_type = (char *)(uintptr_t)request->content_type;
+    message.est_prompt_tokens = request->est_prompt_tokens;
+    message.first_token_ms = options->config->limits.first_token_ms;
+    message.idle_token_ms = options->config->limits.idle_token_ms;
+    return call_send(attempt->call, &message.base);
+}
+
+int attempt_start(struct attempt **out, struct fleet_node *node,
+                  const struct infer_request *request, const struct attempt_options *options,
+                  const struct attempt_events *events, void *data, struct error *err)
+{
+    static const struct call_handler handler = {.on_message = on_message, .on_end = on_end};
+    struct attempt *attempt = calloc(1, sizeof(*attempt));
+    uint8_t proof[JOIN_PROOF_BYTES];
+    struct call_metadata metadata = {
+        .name = JOIN_CALL_METADATA, .value = proof, .len = sizeof(proof)};
+    struct call_options call = {
+        .path = "/drover.v1.Inference/Infer",
+        .timeout_us = options->timeout_us,
+        .metadata = &metadata,
+        .manual_window = true,
+    };
+    int rc;
+
+    *out = NULL;
+    if (attempt == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    attempt->node = node;
+    attempt->events = events;
+    attempt->data = data;
+    attempt->arena = options->arena;
+    if (options->config->tokens[0] != NULL) {
+        join_call_proof(proof, options->config->tokens[0], node->info.name,
+                        node->info.instance_id);
+        call.metadata_count = 1;
+    }
+    rc = call_start(&attempt->call, node->channel, &call, &handler, attempt, err);
+    if (rc == 0) {
+        rc = send_request(attempt, request, options);
+        if (rc != 0) {
+            call_cancel(attempt->call);
+            (void)error_set(err, rc, "out of memory");
+        }
+    }
+    if (rc != 0) {
+        free(attempt);
+        return rc;
+    }
+    call_half_close(attempt->call);
+    fleet_hold(node);
+    *out = attempt;
+    return 0;
+}
+
+void attempt_cancel(struct attempt *attempt)
+{
+    if (attempt == NULL)
+        return;
+    if (attempt->call != NULL)
+        call_cancel(attempt->call);
+    free_attempt(attempt);
+}
+
+size_t attempt_unreleased(const struct attempt *attempt)
+{
+    return attempt->unreleased;
+}
+
+void attempt_release(struct attempt *attempt)
+{
+    if (attempt->call == NULL || attempt->unreleased == 0)
+        return;
+    call_release(attempt->call, attempt->unreleased);
+    attempt->unreleased = 0;
+}

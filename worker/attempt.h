@@ -1,0 +1,60 @@
+/*
+ * attempt.h - one try of a request on one node: the Infer call, and the rules of its event
+ * stream.
+ *
+ * An attempt turns the wire into five callbacks and checks what the node promises (head once
+ * and first, finish last, byte count right); a node that breaks a promise has failed, whatever
+ * it says afterwards.  It knows nothing of clients, retries or gauges.
+ */
+#ifndef DROVER_WORKER_ATTEMPT_H
+#define DROVER_WORKER_ATTEMPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "proto/drover_inference.pb-c.h"
+#include "proto/grpc/client.h"
+
+struct attempt; /* opaque */
+struct config;
+struct error;
+struct fleet_node;
+struct infer_request;
+struct wire_arena;
+
+/* Messages are borrowed for the callback.  A callback may call attempt_cancel(). */
+struct attempt_events {
+    void (*on_accepted)(void *data, uint32_t queue_position);
+    void (*on_head)(void *data, const Drover__V1__ResponseHead *head);
+    void (*on_chunk)(void *data, const Drover__V1__Chunk *chunk);
+    void (*on_finish)(void *data, const Drover__V1__Finish *finish);
+    /* Exactly once, unless attempt_cancel() came first; the attempt is freed afterwards.
+     * result->status is GRPC_OK only when on_finish came before. */
+    void (*on_end)(void *data, const struct call_result *result);
+};
+
+struct attempt_options {
+    uint32_t number;     /* 0 = first */
+    uint64_t timeout_us; /* what is left of the request's time */
+    const struct config *config;
+    struct wire_arena *arena; /* borrowed: shared by all attempts of the process */
+};
+
+/* Starts it.  Holds on to the node until it ends.  DRV_ENOMEM. */
+MUST_CHECK int attempt_start(struct attempt **out, struct fleet_node *node,
+                             const struct infer_request *request,
+                             const struct attempt_options *options,
+                             const struct attempt_events *events, void *data,
+                             struct error *err);
+
+/* Tells the node to stop, and frees.  NULL is allowed. */
+void attempt_cancel(struct attempt *attempt);
+
+/* Message bytes that came and were not given back; gives all of them back, so that the node may
+ * send as many more.  Until then at most one stream window (256 KiB) is under way. */
+size_t attempt_unreleased(const struct attempt *attempt);
+void attempt_release(struct attempt *attempt);
+
+#endif

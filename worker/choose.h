@@ -1,0 +1,30 @@
+/*
+ * choose.h - finds a node with room for an exchange and claims a place there.
+ *
+ * Gathers who could serve it (model, operation, state, not excluded), asks the policy, and
+ * claims through the shared gauges; when another worker was faster, chooses again among the
+ * rest.
+ */
+#ifndef DROVER_WORKER_CHOOSE_H
+#define DROVER_WORKER_CHOOSE_H
+
+#include <stdbool.h>
+
+#include "base/attrs.h"
+
+struct exchange;
+struct exchange_core;
+struct fleet_node;
+
+enum choose_result {
+    CHOOSE_CLAIMED = 0, /* *out is the node; its gauges count the request */
+    CHOOSE_FULL,        /* some node could serve it, none has room */
+    CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
+    CHOOSE_NOBODY,      /* no node that could is up */
+};
+MUST_CHECK enum choose_result choose_node(struct exchange *x, struct fleet_node **out);
+
+/* Is any node of this model up and reachable, whatever its load? */
+bool choose_any_up(struct exchange_core *core, const char *model);
+
+#endif

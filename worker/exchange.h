@@ -1,0 +1,66 @@
+/*
+ * exchange.h - an inference request from the moment it is valid to its last byte.
+ *
+ * An exchange waits for a node with room, claims a place in the gauges, runs attempts until one
+ * gives content, relays, and writes one line of access log.  Nothing of an answer is shown to
+ * the client before its first content byte (or its end): until then a failed attempt is
+ * followed by another on a node not yet tried, and the client sees only time.
+ *
+ *   WAITING    no node has room; in the line of its model, oldest first
+ *   RUNNING    an attempt is under way
+ *   ANSWERED   everything has been given to the responder, which may still be writing
+ */
+#ifndef DROVER_WORKER_EXCHANGE_H
+#define DROVER_WORKER_EXCHANGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/loop.h"
+#include "proto/wire.h"
+
+struct config;
+struct exchange; /* opaque */
+struct fleet;
+struct infer_request;
+struct log_sink;
+struct scoreboard;
+
+/* What all exchanges of a process share. */
+struct exchange_core {
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    unsigned slot; /* own column of the gauges */
+    struct fleet *fleet;
+    struct log_sink *access_log;
+    struct wire_arena arena;
+
+    /* private to exchange.c and waiting.c */
+    struct exchange *first, *last;           /* all */
+    struct exchange *wait_first, *wait_last; /* WAITING, oldest first */
+    size_t open_count, waiting_count;
+    struct deferred wake;
+    struct timer wake_timer;    /* while anything waits: other workers release too */
+    double release_interval_us; /* moving average of the time between own releases; 0 = none */
+    uint64_t released_mono_us;  /* the last one */
+    uint64_t random;            /* state of the tie-breaker */
+};
+
+void exchange_core_init(struct exchange_core *core);
+void exchange_core_finish(struct exchange_core *core);
+
+/* Takes a valid request; the answer is the exchange's business from here on. */
+void exchange_start(struct exchange_core *core, struct infer_request *request);
+
+/* Something about the fleet changed: looks at the waiting ones at the end of this turn. */
+void exchange_wake(struct exchange_core *core);
+
+size_t exchange_open(const struct exchange_core *core);
+
+/* The time is up: ends every exchange with 503, or with an error event if it has begun. */
+void exchange_stop_all(struct exchange_core *core);
+
+#endif

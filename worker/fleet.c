@@ -1,0 +1,419 @@
+/* fleet.c - this worker's picture of the nodes, and its own connection to each. */
+#include "worker/fleet.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/net.h"
+#include "proto/grpc/client.h"
+#include "proto/grpc/tls.h"
+#include "shm/scoreboard.h"
+#include "shm/stats.h"
+
+#define RENEW_INTERVAL_US (10 * US_PER_MS)
+
+struct fleet {
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    void (*on_change)(void *data);
+    void *data;
+
+    struct fleet_node **nodes; /* owned; by slot, NULL = nobody */
+    uint32_t nodes_cap;
+    size_t nodes_count;
+    struct fleet_node *retired; /* owned list: nodes that attempts still hold */
+
+    struct fleet_model *models; /* owned, with their `servers` */
+    size_t models_count;
+
+    SSL_CTX **node_tls;     /* owned; by index in config->nodes, NULL = cleartext */
+    SSL_CTX *registry_tls;  /* owned; for nodes that joined by themselves with TLS */
+    uint64_t epoch;         /* of the table, when last renewed; 0 = never */
+    uint64_t renew_mono_us; /* when last renewed */
+};
+
+static uint64_t hash_name(const char *s)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a, 64 bits */
+
+    for (; *s != '\0'; s++)
+        h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* ---- channels ------------------------------------------------------------------------------
+ */
+
+static void on_channel_state(struct channel *channel, enum channel_state state, const char *why,
+                             void *data)
+{
+    struct fleet_node *node = data;
+    struct fleet *fleet = node->fleet;
+
+    switch (state) {
+    case CHANNEL_READY:
+        log_debug("event=node_connected node=%s", node->info.name);
+        stats_note(fleet->board, node->slot, node->info.generation, STATS_CONNECT,
+                   channel_connect_us(channel));
+        break;
+    case CHANNEL_BACKOFF:
+        log_warn("event=node_connection_failed node=%s address=%s why=%s", node->info.name,
+                 node->info.address, log_quote(why));
+        break;
+    case CHANNEL_IDLE:
+    case CHANNEL_CONNECTING:
+        return;
+    }
+    if (!node->retired)
+        fleet->on_change(fleet->data);
+}
+
+/* The name a node's certificate must carry: what the config says, or the host it was given. */
+static void tls_name(const struct fleet *fleet, const struct node_info *info, char *out,
+                     size_t cap)
+{
+    const struct config_node *node;
+    uint16_t port;
+
+    out[0] = '\0';
+    if (info->config_index == 0 || info->config_index > fleet->config->nodes_count)
+        return;
+    node = &fleet->config->nodes[info->config_index - 1];
+    if (node->tls.server_name != NULL)
+        (void)strlcpy(out, node->tls.server_name, cap);
+    else if (net_split(node->address, out, cap, &port, NULL) != 0)
+        out[0] = '\0';
+}
+
+static void open_channel(struct fleet *fleet, struct fleet_node *node)
+{
+    struct channel_config cc = {
+        .connect_timeout_us = fleet->config->limits.connect_timeout_ms * US_PER_MS,
+        .keepalive_idle = true,
+        .on_state = on_channel_state,
+        .data = node,
+    };
+    struct error err = {0};
+    char name[256];
+
+    if (net_parse(&cc.addr, node->info.address, &err) != 0) {
+        log_warn("event=node_address_bad node=%s why=%s", node->info.name, log_quote(err.text));
+        return;
+    }
+    if (node->info.tls) {
+        uint32_t index = node->info.config_index;
+
+        cc.tls = index != 0 && index <= fleet->config->nodes_count ? fleet->node_tls[index - 1]
+                                                                   : fleet->registry_tls;
+        if (cc.tls == NULL) {
+            log_warn("event=node_tls_missing node=%s", node->info.name);
+            return;
+        }
+        tls_name(fleet, &node->info, name, sizeof(name));
+        cc.tls_name = name[0] == '\0' ? NULL : name;
+    }
+    if (channel_create(&node->channel, fleet->loop, &cc, &err) != 0) {
+        log_warn("event=node_channel_failed node=%s why=%s", node->info.name,
+                 log_quote(err.text));
+        return;
+    }
+    channel_connect(node->channel);
+}
+
+/* ---- nodes ---------------------------------------------------------------------------------
+ */
+
+static void free_node(struct fleet_node *node)
+{
+    channel_destroy(node->channel);
+    free(node);
+}
+
+static void retire(struct fleet *fleet, uint32_t slot)
+{
+    struct fleet_node *node = fleet->nodes[slot];
+
+    fleet->nodes[slot] = NULL;
+    fleet->nodes_count--;
+    node->retired = true;
+    if (node->refs == 0) {
+        free_node(node);
+        return;
+    }
+    node->next_retired = fleet->retired;
+    fleet->retired = node;
+}
+
+void fleet_hold(struct fleet_node *node)
+{
+    node->refs++;
+}
+
+void fleet_let_go(struct fleet_node *node)
+{
+    struct fleet_node **link;
+
+    assert(node->refs > 0);
+    if (--node->refs != 0 || !node->retired)
+        return;
+    for (link = &node->fleet->retired; *link != NULL; link = &(*link)->next_retired) {
+        if (*link == node) {
+            *link = node->next_retired;
+            break;
+        }
+    }
+    free_node(node);
+}
+
+/* Same process at the same place? Then its channel and its open calls can stay. */
+static bool same_tenant(const struct node_info *a, const struct node_info *b)
+{
+    return a->generation == b->generation && a->tls == b->tls &&
+           strcmp(a->address, b->address) == 0;
+}
+
+static void renew_slot(struct fleet *fleet, uint32_t slot, struct node_info *fresh)
+{
+    enum node_state state = nodes_state(fleet->board, slot);
+    struct fleet_node *node = fleet->nodes[slot];
+
+    if (state == NODE_NONE || state == NODE_GONE) {
+        if (node != NULL)
+            retire(fleet, slot);
+        return;
+    }
+    if (!nodes_read(fleet->board, slot, fresh))
+        return; /* being written: the epoch will have moved again by the next turn */
+    if (node != NULL && !same_tenant(&node->info, fresh)) {
+        retire(fleet, slot);
+        node = NULL;
+    }
+    if (node == NULL) {
+        node = calloc(1, sizeof(*node));
+        if (node == NULL)
+            return;
+        node->slot = slot;
+        node->fleet = fleet;
+        fleet->nodes[slot] = node;
+        fleet->nodes_count++;
+    }
+    node->info = *fresh;
+    if (state == NODE_UP || state == NODE_TRIAL) {
+        if (node->channel == NULL)
+            open_channel(fleet, node);
+        else if (node->state != state)
+            channel_connect(node->channel); /* it is back: do not sit out the back-off */
+    }
+    node->state = state;
+}
+
+/* ---- models --------------------------------------------------------------------------------
+ */
+
+static void free_models(struct fleet_model *models, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(models[i].servers);
+    free(models);
+}
+
+static struct fleet_model *model_for(struct fleet_model **models, size_t *count, const char *id)
+{
+    uint64_t hash = hash_name(id);
+    struct fleet_model *grown;
+
+    for (size_t i = 0; i < *count; i++) {
+        if ((*models)[i].hash == hash && strcmp((*models)[i].id, id) == 0)
+            return &(*models)[i];
+    }
+    grown = realloc(*models, (*count + 1) * sizeof(**models));
+    if (grown == NULL)
+        return NULL;
+    *models = grown;
+    grown = &grown[(*count)++];
+    memset(grown, 0, sizeof(*grown));
+    (void)strlcpy(grown->id, id, sizeof(grown->id));
+    grown->hash = hash;
+    return grown;
+}
+
+static void add_server(struct fleet_model *model, struct fleet_node *node,
+                       const struct node_model *served)
+{
+    struct fleet_server *grown =
+        realloc(model->servers, (model->servers_count + 1) * sizeof(*grown));
+
+    if (grown == NULL)
+        return;
+    model->servers = grown;
+    grown[model->servers_count++] = (struct fleet_server){
+        .node = node,
+        .state = served->state,
+        .operations = served->operations,
+    };
+    model->operations |= served->operations;
+}
+
+static void renew_models(struct fleet *fleet)
+{
+    struct fleet_model *old = fleet->models;
+    size_t old_count = fleet->models_count;
+    struct fleet_model *models = NULL;
+    size_t count = 0;
+
+    for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++) {
+        struct fleet_node *node = fleet->nodes[slot];
+
+        for (uint32_t m = 0; node != NULL && m < node->info.models_count; m++) {
+            struct fleet_model *model = model_for(&models, &count, node->info.models[m].id);
+
+            if (model != NULL)
+                add_server(model, node, &node->info.models[m]);
+        }
+    }
+    fleet->models = models;
+    fleet->models_count = count;
+    for (size_t i = 0; i < old_count; i++) {
+        struct fleet_model *kept = fleet_find(fleet, old[i].id);
+
+        if (kept != NULL)
+            kept->cursor = old[i].cursor;
+    }
+    free_models(old, old_count);
+}
+
+void fleet_renew(struct fleet *fleet)
+{
+    uint64_t epoch = nodes_epoch(fleet->board);
+    uint64_t now = loop_now_us(fleet->loop);
+    struct node_info *fresh;
+
+    if (epoch == fleet->epoch || now - fleet->renew_mono_us < RENEW_INTERVAL_US)
+        return;
+    fresh = malloc(sizeof(*fresh));
+    if (fresh == NULL)
+        return;
+    fleet->epoch = epoch;
+    fleet->renew_mono_us = now;
+    for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++)
+        renew_slot(fleet, slot, fresh);
+    free(fresh);
+    renew_models(fleet);
+    fleet->on_change(fleet->data);
+}
+
+/* ---- queries -------------------------------------------------------------------------------
+ */
+
+struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
+{
+    uint64_t hash = hash_name(id);
+
+    for (size_t i = 0; i < fleet->models_count; i++) {
+        if (fleet->models[i].hash == hash && strcmp(fleet->models[i].id, id) == 0)
+            return &fleet->models[i];
+    }
+    return NULL;
+}
+
+size_t fleet_size(const struct fleet *fleet)
+{
+    return fleet->nodes_count;
+}
+
+bool fleet_any_up(const struct fleet *fleet)
+{
+    for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++) {
+        if (fleet->nodes[slot] != NULL && nodes_state(fleet->board, slot) == NODE_UP)
+            return true;
+    }
+    return false;
+}
+
+bool fleet_usable(const struct fleet_node *node)
+{
+    return nodes_state(node->fleet->board, node->slot) == NODE_UP && node->channel != NULL &&
+           channel_state(node->channel) != CHANNEL_BACKOFF;
+}
+
+/* ---- life ----------------------------------------------------------------------------------
+ */
+
+static int make_tls(struct fleet *fleet, struct error *err)
+{
+    const struct config *config = fleet->config;
+    const struct config_tls *join = &config->registry.listen.tls;
+    int rc;
+
+    fleet->node_tls = calloc(config->nodes_count + 1, sizeof(SSL_CTX *));
+    if (fleet->node_tls == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        if (!config->nodes[i].tls.enabled)
+            continue;
+        rc = tls_client_context(&fleet->node_tls[i], &config->nodes[i].tls, err);
+        if (rc != 0)
+            return error_wrap(err, rc, "nodes[%u].tls", i);
+    }
+    if (!join->enabled && join->ca == NULL)
+        return 0;
+    rc = tls_client_context(&fleet->registry_tls, join, err);
+    return rc == 0 ? 0 : error_wrap(err, rc, "registry.tls");
+}
+
+int fleet_create(struct fleet **out, struct loop *loop, const struct config *config,
+                 struct scoreboard *board, void (*on_change)(void *data), void *data,
+                 struct error *err)
+{
+    struct fleet *fleet = calloc(1, sizeof(*fleet));
+    int rc;
+
+    *out = NULL;
+    if (fleet == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    fleet->loop = loop;
+    fleet->config = config;
+    fleet->board = board;
+    fleet->on_change = on_change;
+    fleet->data = data;
+    fleet->nodes_cap = scoreboard_max_nodes(board);
+    fleet->nodes = calloc(fleet->nodes_cap, sizeof(*fleet->nodes));
+    rc = fleet->nodes == NULL ? error_set(err, DRV_ENOMEM, "out of memory")
+                              : make_tls(fleet, err);
+    if (rc != 0) {
+        fleet_destroy(fleet);
+        return rc;
+    }
+    *out = fleet;
+    return 0;
+}
+
+void fleet_destroy(struct fleet *fleet)
+{
+    if (fleet == NULL)
+        return;
+    for (uint32_t slot = 0; fleet->nodes != NULL && slot < fleet->nodes_cap; slot++) {
+        if (fleet->nodes[slot] != NULL)
+            free_node(fleet->nodes[slot]);
+    }
+    while (fleet->retired != NULL) {
+        struct fleet_node *node = fleet->retired;
+
+        fleet->retired = node->next_retired;
+        free_node(node);
+    }
+    free_models(fleet->models, fleet->models_count);
+    for (unsigned i = 0; fleet->node_tls != NULL && i < fleet->config->nodes_count; i++)
+        SSL_CTX_free(fleet->node_tls[i]);
+    free(fleet->node_tls);
+    SSL_CTX_free(fleet->registry_tls);
+    free(fleet->nodes);
+    free(fleet);
+}

@@ -1,0 +1,75 @@
+/*
+ * fleet.h - this worker's picture of the nodes, and its own connection to each.
+ *
+ * The scoreboard's node table is the truth; the fleet is a private copy of its cold part,
+ * renewed when the table's epoch moves, with one gRPC channel per node that may get traffic.
+ * State and load are always read live.  A node that leaves, or whose slot goes to another, is
+ * retired: attempts that still run there keep it alive, and the last one to let go frees it.
+ */
+#ifndef DROVER_WORKER_FLEET_H
+#define DROVER_WORKER_FLEET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "shm/nodes.h"
+
+struct channel;
+struct config;
+struct error;
+struct fleet; /* opaque */
+struct loop;
+struct scoreboard;
+
+struct fleet_node {
+    unsigned slot;
+    struct node_info info;   /* as of the last renewal */
+    struct channel *channel; /* owned; NULL until the node is first UP */
+    bool retired;
+    enum node_state state; /* at the last renewal; fleet_usable() looks live */
+    /* private to fleet.c */
+    struct fleet *fleet;
+    unsigned refs;
+    struct fleet_node *next_retired;
+};
+
+/* One model name (or alias a node gives) and who serves it. */
+struct fleet_server {
+    struct fleet_node *node; /* borrowed: valid until fleet_renew() */
+    uint32_t state;          /* enum drover.v1.ModelState */
+    uint32_t operations;
+};
+struct fleet_model {
+    char id[NODE_MODEL_BYTES];
+    uint64_t hash;
+    uint32_t operations; /* of any server */
+    struct fleet_server *servers;
+    size_t servers_count;
+    uint32_t cursor; /* for policy_choose() */
+};
+
+MUST_CHECK int fleet_create(struct fleet **out, struct loop *loop, const struct config *config,
+                            struct scoreboard *board, void (*on_change)(void *data), void *data,
+                            struct error *err);
+void fleet_destroy(struct fleet *fleet);
+
+/* Renews the picture if the table's epoch moved, at most every 10 ms.  Call once a turn.  Calls
+ * on_change when something moved, and when a channel's state did. */
+void fleet_renew(struct fleet *fleet);
+
+/* The model called `id`, or NULL when no node names it. */
+struct fleet_model *fleet_find(struct fleet *fleet, const char *id);
+/* How many nodes are known; is any of them UP? */
+size_t fleet_size(const struct fleet *fleet);
+bool fleet_any_up(const struct fleet *fleet);
+
+/* May a request be sent there now?  UP by the table, and its channel is not backing off. */
+bool fleet_usable(const struct fleet_node *node);
+
+/* An attempt holds on to the node, and lets go. */
+void fleet_hold(struct fleet_node *node);
+void fleet_let_go(struct fleet_node *node);
+
+#endif

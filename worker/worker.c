@@ -1,0 +1,253 @@
+/*
+ * worker.c - a worker process: its loop, its signals, its orderly end.
+ *
+ * A worker is RUNNING, or DRAINING: no new connections, open requests finish, then it exits.
+ * TERM puts a limit on that (shutdown_grace_ms), QUIT does not, and losing the master is like
+ * TERM.
+ */
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "shm/procs.h"
+#include "worker/exchange.h"
+#include "worker/fleet.h"
+#include "worker/http/server.h"
+
+#define TURN_MAX_US (100 * US_PER_MS) /* the heartbeat beats at least this often */
+/* After the time is up: for error events to reach the clients. */
+#define FLUSH_US (1 * US_PER_S)
+
+struct worker {
+    const struct worker_params *params;
+    struct loop loop;
+    struct exchange_core core;
+    struct http_server *http;
+    struct log_sink *access_log;
+    struct watch *signals, *life;
+    int signal_fd;
+    bool draining;
+    bool over; /* leave the loop */
+    struct timer grace;
+    uint64_t log_lost; /* as last told to the scoreboard */
+};
+
+static void on_flushed(struct timer *timer)
+{
+    CONTAINER_OF(timer, struct worker, grace)->over = true;
+}
+
+static void on_grace_over(struct timer *timer)
+{
+    struct worker *w = CONTAINER_OF(timer, struct worker, grace);
+
+    log_warn("event=grace_over open_requests=%zu", exchange_open(&w->core));
+    exchange_stop_all(&w->core);
+    timer_start(&w->loop, &w->grace, FLUSH_US, on_flushed);
+}
+
+static void drain(struct worker *w, const char *why, bool limited)
+{
+    if (!w->draining) {
+        w->draining = true;
+        procs_set_state(w->params->board, w->params->slot, PROC_DRAINING);
+        log_info("event=draining why=%s open_requests=%zu", why, exchange_open(&w->core));
+        http_server_drain(w->http);
+    }
+    if (limited && !timer_running(&w->grace))
+        timer_start(&w->loop, &w->grace, w->params->config->shutdown_grace_ms * US_PER_MS,
+                    on_grace_over);
+}
+
+static void on_signal(struct watch *watch, void *data)
+{
+    struct worker *w = data;
+    struct signalfd_siginfo info;
+    struct error err;
+
+    (void)watch;
+    while (read(w->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        switch (info.ssi_signo) {
+        case SIGTERM:
+        case SIGINT:
+            drain(w, "SIGTERM", true);
+            break;
+        case SIGQUIT:
+        case SIGWINCH:
+            drain(w, "SIGQUIT", false);
+            break;
+        case SIGUSR1:
+            if (log_reopen(&err) != 0)
+                log_error("event=log_reopen_failed why=%s", log_quote(err.text));
+            if (log_sink_reopen(w->access_log, &err) != 0)
+                log_error("event=log_reopen_failed why=%s", log_quote(err.text));
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void on_master_gone(struct watch *watch, void *data)
+{
+    struct worker *w = data;
+
+    watch_stop(watch);
+    w->life = NULL;
+    log_warn("event=master_gone");
+    drain(w, "master_gone", true);
+}
+
+static void on_infer(struct infer_request *request, void *data)
+{
+    struct worker *w = data;
+
+    exchange_start(&w->core, request);
+}
+
+static bool is_ready(void *data)
+{
+    struct worker *w = data;
+
+    return !w->draining && fleet_any_up(w->core.fleet);
+}
+
+static void on_fleet_change(void *data)
+{
+    struct worker *w = data;
+
+    exchange_wake(&w->core);
+}
+
+static int watch_signals(struct worker *w, struct error *err)
+{
+    sigset_t set;
+
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGTERM);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGQUIT);
+    (void)sigaddset(&set, SIGWINCH);
+    (void)sigaddset(&set, SIGUSR1);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+    w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (w->signal_fd == -1)
+        return error_sys(err, "signalfd");
+    w->signals = watch_start(&w->loop, w->signal_fd, on_signal, w, err);
+    w->life = watch_start(&w->loop, w->params->life_fd, on_master_gone, w, err);
+    return w->signals == NULL || w->life == NULL ? DRV_ESYS : 0;
+}
+
+static int start(struct worker *w, struct error *err)
+{
+    const struct worker_params *params = w->params;
+    struct http_server_params http = {
+        .loop = &w->loop,
+        .config = params->config,
+        .board = params->board,
+        .slot = params->slot,
+        .listen_fd = params->listen_fd,
+        .on_infer = on_infer,
+        .ready = is_ready,
+        .data = w,
+    };
+    int rc;
+
+    rc = loop_init(&w->loop, err);
+    if (rc != 0)
+        return rc;
+    rc = watch_signals(w, err);
+    if (rc != 0)
+        return rc;
+    rc = log_sink_open(&w->access_log, params->config->access_log, err);
+    if (rc != 0)
+        return error_wrap(err, rc, "access log");
+    w->core.loop = &w->loop;
+    w->core.config = params->config;
+    w->core.board = params->board;
+    w->core.slot = params->slot;
+    w->core.access_log = w->access_log;
+    exchange_core_init(&w->core);
+    rc = fleet_create(&w->core.fleet, &w->loop, params->config, params->board, on_fleet_change,
+                      w, err);
+    if (rc != 0)
+        return rc;
+    fleet_renew(w->core.fleet);
+    http.access_log = w->access_log;
+    return http_server_create(&w->http, &http, err);
+}
+
+static void tell_lost_lines(struct worker *w)
+{
+    uint64_t lost = log_sink_lost(w->access_log);
+
+    if (lost == w->log_lost)
+        return;
+    procs_count(w->params->board, w->params->slot, PROC_LOG_LOST,
+                (int64_t)(lost - w->log_lost));
+    w->log_lost = lost;
+}
+
+static void run(struct worker *w)
+{
+    while (!w->over) {
+        loop_turn(&w->loop, TURN_MAX_US);
+        procs_heartbeat(w->params->board, w->params->slot, loop_now_us(&w->loop));
+        fleet_renew(w->core.fleet);
+        tell_lost_lines(w);
+        if (w->draining && exchange_open(&w->core) == 0 &&
+            http_server_connections(w->http) == 0)
+            w->over = true;
+    }
+}
+
+int worker_main(const struct worker_params *params)
+{
+    struct worker *w = calloc(1, sizeof(*w));
+    struct error err = {0};
+    char name[32];
+    int rc = 1;
+
+    (void)snprintf(name, sizeof(name), "worker%u", params->slot);
+    log_set_proc(name);
+    if (w == NULL) {
+        log_error("event=worker_start_failed why=\"out of memory\"");
+        return 1;
+    }
+    w->params = params;
+    w->signal_fd = -1;
+    if (start(w, &err) == 0) {
+        procs_set_state(params->board, params->slot, PROC_RUNNING);
+        log_info("event=worker_running");
+        run(w);
+        log_info("event=worker_stopped");
+        rc = 0;
+    } else {
+        log_error("event=worker_start_failed why=%s", log_quote(err.text));
+    }
+    http_server_destroy(w->http);
+    if (w->core.loop != NULL)
+        exchange_core_finish(&w->core);
+    fleet_destroy(w->core.fleet);
+    watch_stop(w->signals);
+    watch_stop(w->life);
+    log_sink_close(w->access_log);
+    if (w->signal_fd != -1)
+        (void)close(w->signal_fd);
+    loop_finish(&w->loop);
+    free(w);
+    return rc;
+}
