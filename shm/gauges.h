@@ -23,10 +23,14 @@ struct gauge {
 };
 
 /*
- * Claims a place for one request: adds it to the own cell, then sums the row, and takes it back
- * if the sum is over `cap`.  Two workers that race for the last place cannot both lose it: the
- * tie is broken by worker number (the lower one, by looking again, keeps the place).  False: no
- * place.
+ * Claims a place for one request: announces the claim in the own cell, then sums the row, and
+ * takes it back if that is over `cap`.  True: the request counts in the own cell, and no more
+ * than `cap` are held on the node.  Two workers that race for the last place do not both lose
+ * it: the tie is broken by worker number, the greater one steps back.
+ *
+ * False: no place; or the slot has another generation; or, rarely, a competitor was stopped in
+ * the middle of its own claim.  Because of the last, who waits for a place must also try again
+ * every now and then (tens of milliseconds), not only when a request is over.
  */
 MUST_CHECK bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node,
                              uint32_t generation, uint32_t tokens, uint32_t cap);

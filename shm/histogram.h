@@ -24,8 +24,8 @@ unsigned histogram_bucket(uint64_t us);
 uint64_t histogram_lower_us(unsigned bucket);
 uint64_t histogram_upper_us(unsigned bucket);
 
-/* The duration below which `fraction` (0..1) of the samples lie, interpolated; 0 without
- * samples. */
+/* The duration below which `fraction` (0..1) of the samples lie: the middle of its bucket, so
+ * at most half a bucket off; 0 without samples. */
 uint64_t histogram_quantile_us(const struct histogram *h, double fraction);
 
 /* Samples of `now` that are not in `before` (an earlier copy of the same). */

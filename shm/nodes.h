@@ -135,7 +135,8 @@ void nodes_set_window(struct scoreboard *board, unsigned node,
                       const struct node_status *window);
 /* Empties a slot. */
 void nodes_release(struct scoreboard *board, unsigned node);
-/* After a health process died: makes every odd sequence counter even again.  Call before
+/* After a health process died: empties the rows that it left half-written (an odd sequence
+ * counter, or claimed and never published) and makes every counter even again.  Call before
  * writing. */
 void nodes_repair(struct scoreboard *board);
 

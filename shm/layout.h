@@ -1,0 +1,218 @@
+/*
+ * layout.h - the bytes of the shared segment.  Only shm/ and tests/ include it.
+ *
+ * This is an ABI: a running master and a droverctl built last week may disagree about it.
+ * Changing a size or an offset below means a new SB_LAYOUT_VERSION in the same commit; the
+ * static_asserts at the end are there so that nobody changes one without noticing.
+ *
+ * The segment, in this order, each part on a page boundary:
+ *
+ *   sb_header                                      constant once the file has its name
+ *   sb_live                                        a few words about the whole
+ *   sb_proc   [n_workers + 2]                      the last two: health, master
+ *   sb_node   [n_nodes]
+ *   sb gauges [n_nodes][gauge_stride]              one 8-byte word per node and worker
+ *   sb_stats  [n_nodes]
+ *   sb_table  [n_workers]                          counts of the request tables
+ *   sb_request[n_workers][requests_per_worker]
+ *
+ * Rules for everything in this file:
+ *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
+ *   2. Each field has one writing process at a time, named after "W:", or is only ever added
+ *      to.  Anyone may read.
+ *   3. Fields with different writers do not share a cache line, except the gauges: see there.
+ *   4. Fields that change after the file has its name are _Atomic and relaxed, unless "order:"
+ *      says more.
+ *   5. Text that does not fit a word is guarded by a sequence counter: see shm/words.h.
+ */
+#ifndef DROVER_SHM_LAYOUT_H
+#define DROVER_SHM_LAYOUT_H
+
+#include <assert.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/histogram.h"
+#include "shm/nodes.h"
+#include "shm/procs.h"
+#include "shm/requests.h"
+#include "shm/stats.h"
+
+#define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
+#define SB_LAYOUT_VERSION 1u
+#define SB_CACHE_LINE     64u
+#define SB_PAGE           4096u
+
+#define SB_MAX_NODES    1024u
+#define SB_MAX_WORKERS  128u
+#define SB_MAX_REQUESTS 65536u
+
+/* Where the parts are.  A reader computes the same from the three counts and compares. */
+struct sb_geometry {
+    uint32_t n_nodes;
+    uint32_t n_workers;
+    uint32_t requests_per_worker;
+    uint32_t gauge_stride; /* words from one node's row of gauges to the next */
+    uint32_t proc_bytes;   /* sizeof of the elements, so that two builds that disagree notice */
+    uint32_t node_bytes;
+    uint32_t stats_bytes;
+    uint32_t request_bytes;
+    uint64_t live_offset;
+    uint64_t procs_offset;
+    uint64_t nodes_offset;
+    uint64_t gauges_offset;
+    uint64_t stats_offset;
+    uint64_t tables_offset;
+    uint64_t requests_offset;
+    uint64_t total_bytes; /* of the file, header included */
+};
+
+/* W: master, before it renames the file into place; constant afterwards, so plain fields. */
+struct sb_header {
+    uint64_t magic;
+    uint32_t layout_version;
+    uint32_t header_bytes;
+    uint64_t created_wall_ms;
+    uint64_t reserved0; /* zero */
+    struct sb_geometry geometry;
+};
+
+/* Words about the whole. */
+struct sb_live {
+    /* W: master.  Generation of the configuration in force << 32 | workers wanted. */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t config;
+    /* W: health.  Grows with every change of a node's cold part or state.  order: release, so
+     * that who sees it moved sees the change. */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t nodes_epoch;
+};
+
+struct sb_proc {
+    /* W: master. */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t pid; /* 0 = none */
+    _Atomic uint32_t generation;                 /* of the config it was started with */
+    _Atomic uint32_t restarts;                   /* times this slot was filled after a crash */
+    uint32_t reserved0;                          /* zero */
+    _Atomic uint64_t started_mono_us;
+    /* W: the process itself; the master before fork() and after waitpid(). */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t state; /* enum proc_state */
+    uint32_t reserved1;                            /* zero */
+    _Atomic uint64_t heartbeat_mono_us;
+    _Atomic uint64_t counter[PROC_COUNTERS];
+};
+
+#define SB_NODE_INFO_WORDS ((sizeof(struct node_info) + 7) / 8)
+
+/* W: health, all of it. */
+struct sb_node {
+    alignas(SB_CACHE_LINE) _Atomic uint32_t generation; /* of the slot; order: release */
+    _Atomic uint32_t seq;             /* of `info`; odd while it changes.  See shm/words.h */
+    _Atomic uint32_t state_reason;    /* enum node_state | enum node_reason << 8: never torn */
+    _Atomic uint32_t drain_wish;      /* 0 or 1 */
+    _Atomic uint64_t since_mono_us;   /* when the state took its value */
+    _Atomic uint64_t checked_mono_us; /* last verdict; 0 = never */
+    _Atomic uint64_t report_mono_us;  /* last load report; 0 = never */
+    _Atomic uint32_t slots_now;
+    _Atomic uint32_t rtt_us;
+    _Atomic uint32_t reported_running;
+    _Atomic uint32_t reported_queued;
+    _Atomic uint32_t kv_used_fraction; /* bits of a float, as are the three below */
+    _Atomic uint32_t ttft_p50_us;
+    _Atomic uint32_t ttft_p99_us;
+    _Atomic uint32_t tpot_p50_us;
+    _Atomic uint32_t requests_per_s;
+    _Atomic uint32_t tokens_per_s;
+    _Atomic uint32_t success_fraction;
+    uint32_t reserved0; /* zero */
+    /* struct node_info, word by word; its own fields are all of fixed width. */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t info[SB_NODE_INFO_WORDS];
+};
+
+/*
+ * Gauges.  W: worker w, its words [n][w] of every row; the master zeroes them once worker w is
+ * dead.  order: see shm/gauges.c.
+ *
+ *   bits 63..48  low half of the node slot's generation
+ *   bit  47      worker w is in the middle of a claim
+ *   bits 46..32  requests in flight
+ *   bits 31..0   prompt tokens sent and not yet at first token
+ *
+ * The words of different workers lie side by side, against rule 3, on purpose: a routing
+ * decision reads the whole row of every node, and a request writes three words in its whole
+ * life.  Packed, a row of 8 workers is one cache line; padded it would be eight, each of them
+ * as likely to have been touched by its owner since the last look.
+ */
+#define SB_GAUGE_GENERATION(word) ((uint16_t)((word) >> 48))
+#define SB_GAUGE_CLAIMING         (UINT64_C(1) << 47)
+#define SB_GAUGE_INFLIGHT(word)   ((uint32_t)((word) >> 32) & 0x7fffu)
+#define SB_GAUGE_TOKENS(word)     ((uint32_t)(word))
+#define SB_GAUGE_MAX_INFLIGHT     0x7fffu
+
+/* Any worker adds; health zeroes it all for a new tenant of the slot. */
+struct sb_histogram {
+    _Atomic uint64_t bucket[HISTOGRAM_BUCKETS];
+    _Atomic uint64_t sum_us;
+    uint64_t reserved0[7]; /* zero; keeps each histogram on its own cache lines */
+};
+
+struct sb_stats {
+    alignas(SB_CACHE_LINE) struct sb_histogram histogram[STATS_HISTOGRAMS];
+    _Atomic uint64_t counter[STATS_COUNTERS];
+    alignas(SB_CACHE_LINE) _Atomic uint64_t average[STATS_AVERAGES]; /* bits of a double */
+};
+
+/* W: worker w, for table [w]; the master once worker w is dead. */
+struct sb_table {
+    alignas(SB_CACHE_LINE) _Atomic uint32_t count; /* rows in use */
+    _Atomic uint32_t high;                         /* rows ever used: beyond are only zeros */
+};
+
+/* What the sequence counter of a request guards. */
+struct sb_request_text {
+    char id[REQUEST_ID_BYTES];
+    char model[REQUEST_MODEL_BYTES];
+    uint8_t reserved0[7]; /* zero */
+};
+#define SB_REQUEST_TEXT_WORDS (sizeof(struct sb_request_text) / 8)
+
+/* W: worker w, for rows [w][...]; the master once worker w is dead. */
+struct sb_request {
+    _Atomic uint32_t seq;   /* of the whole row's identity: odd while it changes hands */
+    _Atomic uint32_t phase; /* enum request_phase; REQUEST_FREE = nothing here */
+    _Atomic uint32_t node;
+    _Atomic uint32_t attempt;
+    _Atomic uint32_t tokens_out;
+    _Atomic uint32_t prompt_tokens;
+    _Atomic uint64_t opened_mono_us;
+    _Atomic uint64_t phase_mono_us;
+    _Atomic uint64_t text[SB_REQUEST_TEXT_WORDS];
+};
+
+/* A reader that maps this elsewhere, or was built by another compiler, must agree. */
+static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
+              "a lock hidden inside an atomic would be private to one process");
+static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
+              "atomics are as wide as what they hold");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
+
+/* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
+static_assert(sizeof(struct sb_geometry) == 96, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 128, "sb_header: new layout version");
+static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
+static_assert(sizeof(struct sb_live) == 128, "sb_live: new layout version");
+static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
+static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
+static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
+static_assert(sizeof(struct node_info) == 9796, "node_info: new layout version");
+static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 324, "node_info: new layout version");
+static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
+static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
+static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
+static_assert(sizeof(struct sb_stats) == 13760, "sb_stats: new layout version");
+static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");
+static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version");
+static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");
+
+#endif

@@ -1,0 +1,439 @@
+/*
+ * nodes.c - the node table.
+ *
+ * The state and its reason share one word, so nobody ever sees the one with the other's old
+ * value.  The cold part goes through shm/words.h.  nodes_epoch() moves after what it announces.
+ */
+#include "shm/nodes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "shm/segment.h"
+#include "shm/words.h"
+
+/* Bytes of the cold part that hold generation and name, which is all that a search needs. */
+#define NAME_PART_BYTES offsetof(struct node_info, address)
+
+const char *node_state_name(enum node_state state)
+{
+    switch (state) {
+    case NODE_NONE:
+        return "NONE";
+    case NODE_JOINING:
+        return "JOINING";
+    case NODE_UP:
+        return "UP";
+    case NODE_EJECTED:
+        return "EJECTED";
+    case NODE_TRIAL:
+        return "TRIAL";
+    case NODE_DOWN:
+        return "DOWN";
+    case NODE_DRAINING:
+        return "DRAINING";
+    case NODE_GONE:
+        return "GONE";
+    }
+    return "UNKNOWN";
+}
+
+const char *node_reason_name(enum node_reason reason)
+{
+    switch (reason) {
+    case NODE_REASON_NONE:
+        return "none";
+    case NODE_REASON_NEW:
+        return "new";
+    case NODE_REASON_PROBES_PASS:
+        return "probes_pass";
+    case NODE_REASON_CONNECT_FAILED:
+        return "connect_failed";
+    case NODE_REASON_PROBE_TIMEOUT:
+        return "probe_timeout";
+    case NODE_REASON_NOT_SERVING:
+        return "not_serving";
+    case NODE_REASON_ENGINE_DOWN:
+        return "engine_down";
+    case NODE_REASON_ENGINE_LOADING:
+        return "engine_loading";
+    case NODE_REASON_PROTOCOL:
+        return "protocol";
+    case NODE_REASON_LEASE_LOST:
+        return "lease_lost";
+    case NODE_REASON_OPERATOR:
+        return "operator";
+    case NODE_REASON_LEAVING:
+        return "leaving";
+    case NODE_REASON_REMOVED:
+        return "removed";
+    case NODE_REASON_FAILURES:
+        return "failures";
+    case NODE_REASON_SUCCESS_RATE:
+        return "success_rate";
+    case NODE_REASON_NO_PROGRESS:
+        return "no_progress";
+    }
+    return "unknown";
+}
+
+static uint32_t float_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+/* A float from the segment, finite and not negative. */
+static float safe_float(uint32_t bits)
+{
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return isfinite(value) && value > 0 ? value : 0;
+}
+
+/* Acquire, so that nodes_status()'s second look at the generation comes after these. */
+static uint32_t get32(const _Atomic uint32_t *word)
+{
+    return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static void set32(_Atomic uint32_t *word, uint32_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+static uint64_t get64(const _Atomic uint64_t *word)
+{
+    return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static void set64(_Atomic uint64_t *word, uint64_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+/* ---- writing ---- */
+
+/* Order: release, so that who sees a node UP also sees what was written before. */
+static void store_state(struct sb_node *row, enum node_state state, enum node_reason reason)
+{
+    atomic_store_explicit(&row->state_reason, (uint32_t)state | (uint32_t)reason << 8,
+                          memory_order_release);
+}
+
+static void store_info(struct sb_node *row, const struct node_info *info)
+{
+    words_begin(&row->seq);
+    words_store(row->info, info, sizeof(*info));
+    words_end(&row->seq);
+}
+
+static enum node_state load_state(const struct sb_node *row, enum node_reason *reason)
+{
+    uint32_t word = atomic_load_explicit(&row->state_reason, memory_order_acquire);
+    uint32_t state = word & 0xffu, why = word >> 8;
+
+    if (reason != NULL)
+        *reason = why <= NODE_REASON_NO_PROGRESS ? (enum node_reason)why : NODE_REASON_NONE;
+    return state <= NODE_GONE ? (enum node_state)state : NODE_NONE;
+}
+
+/* An empty slot; else the one whose tenant left longest ago; else -1. */
+static int slot_to_claim(const struct scoreboard *board)
+{
+    int oldest = -1;
+    uint64_t oldest_since = UINT64_MAX;
+
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        const struct sb_node *row = segment_node(board, node);
+        enum node_state state = load_state(row, NULL);
+
+        if (state == NODE_NONE)
+            return (int)node;
+        if (state == NODE_GONE && get64(&row->since_mono_us) < oldest_since) {
+            oldest = (int)node;
+            oldest_since = get64(&row->since_mono_us);
+        }
+    }
+    return oldest;
+}
+
+/* Everything but generation, state and cold part. */
+static void zero_hot(struct sb_node *row)
+{
+    set32(&row->drain_wish, 0);
+    set64(&row->since_mono_us, 0);
+    set64(&row->checked_mono_us, 0);
+    set64(&row->report_mono_us, 0);
+    set32(&row->slots_now, 0);
+    set32(&row->rtt_us, 0);
+    set32(&row->reported_running, 0);
+    set32(&row->reported_queued, 0);
+    set32(&row->kv_used_fraction, 0);
+    set32(&row->ttft_p50_us, 0);
+    set32(&row->ttft_p99_us, 0);
+    set32(&row->tpot_p50_us, 0);
+    set32(&row->requests_per_s, 0);
+    set32(&row->tokens_per_s, 0);
+    set32(&row->success_fraction, float_bits(1));
+}
+
+int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
+{
+    int node = board->writable ? slot_to_claim(board) : -1;
+    struct sb_node *row;
+    struct node_info info = {0};
+
+    if (node == -1)
+        return -1;
+    row = segment_node(board, (unsigned)node);
+    /* The old tenant must not be seen with the new one's generation. */
+    store_state(row, NODE_NONE, NODE_REASON_NONE);
+    info.generation = get32(&row->generation) + 1;
+    info.slots = 1;
+    atomic_store_explicit(&row->generation, info.generation, memory_order_release);
+    stats_zero(board, (unsigned)node);
+    store_info(row, &info);
+    zero_hot(row);
+    set64(&row->since_mono_us, now_mono_us);
+    store_state(row, NODE_JOINING, NODE_REASON_NEW);
+    segment_touch_nodes(board);
+    return node;
+}
+
+void nodes_publish(struct scoreboard *board, unsigned node, const struct node_info *info)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+    struct node_info copy = *info;
+    uint32_t slots_now;
+
+    if (row == NULL)
+        return;
+    copy.generation = get32(&row->generation);
+    if (copy.slots == 0)
+        copy.slots = 1;
+    store_info(row, &copy);
+    slots_now = get32(&row->slots_now);
+    if (slots_now == 0 || slots_now > copy.slots)
+        set32(&row->slots_now, copy.slots);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_state(struct scoreboard *board, unsigned node, enum node_state state,
+                     enum node_reason reason, uint64_t now_mono_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+    enum node_reason old_reason;
+    enum node_state old_state;
+
+    if (row == NULL)
+        return;
+    old_state = load_state(row, &old_reason);
+    if (old_state == state && old_reason == reason)
+        return;
+    if (old_state != state)
+        set64(&row->since_mono_us, now_mono_us);
+    store_state(row, state, reason);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_checked(struct scoreboard *board, unsigned node, uint64_t now_mono_us,
+                       uint32_t rtt_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set64(&row->checked_mono_us, now_mono_us);
+    set32(&row->rtt_us, rtt_us);
+}
+
+void nodes_set_drain_wish(struct scoreboard *board, unsigned node, bool drain)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->drain_wish, drain);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_slots_now(struct scoreboard *board, unsigned node, uint32_t slots)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row != NULL)
+        set32(&row->slots_now, slots);
+}
+
+void nodes_set_load(struct scoreboard *board, unsigned node, uint32_t running, uint32_t queued,
+                    float kv_used_fraction, uint64_t now_mono_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->reported_running, running);
+    set32(&row->reported_queued, queued);
+    set32(&row->kv_used_fraction, float_bits(kv_used_fraction));
+    set64(&row->report_mono_us, now_mono_us);
+}
+
+void nodes_set_window(struct scoreboard *board, unsigned node, const struct node_status *window)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->ttft_p50_us, window->ttft_p50_us);
+    set32(&row->ttft_p99_us, window->ttft_p99_us);
+    set32(&row->tpot_p50_us, window->tpot_p50_us);
+    set32(&row->requests_per_s, float_bits(window->requests_per_s));
+    set32(&row->tokens_per_s, float_bits(window->tokens_per_s));
+    set32(&row->success_fraction, float_bits(window->success_fraction));
+}
+
+void nodes_release(struct scoreboard *board, unsigned node)
+{
+    static const struct node_info nobody;
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    store_state(row, NODE_NONE, NODE_REASON_NONE);
+    store_info(row, &nobody);
+    zero_hot(row);
+    segment_touch_nodes(board);
+}
+
+/* Has the row a tenant that was claimed, but never given a name? */
+static bool nameless(const struct sb_node *row)
+{
+    struct node_info part = {0};
+
+    words_load(&part, row->info, NAME_PART_BYTES);
+    return load_state(row, NULL) != NODE_NONE && part.name[0] == '\0';
+}
+
+void nodes_repair(struct scoreboard *board)
+{
+    if (!board->writable)
+        return;
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        struct sb_node *row = segment_node(board, node);
+
+        if ((get32(&row->seq) & 1u) != 0 || nameless(row))
+            nodes_release(board, node);
+    }
+}
+
+/* ---- reading ---- */
+
+uint64_t nodes_epoch(const struct scoreboard *board)
+{
+    return atomic_load_explicit(&segment_live(board)->nodes_epoch, memory_order_acquire);
+}
+
+/* Whatever the bytes were: text ends, counts and indices are in range. */
+static void sanitize(struct node_info *info)
+{
+    info->name[sizeof(info->name) - 1] = '\0';
+    info->address[sizeof(info->address) - 1] = '\0';
+    info->engine_version[sizeof(info->engine_version) - 1] = '\0';
+    info->agent_version[sizeof(info->agent_version) - 1] = '\0';
+    if (info->origin > NODE_ORIGIN_REGISTRY)
+        info->origin = NODE_ORIGIN_STATIC;
+    if (info->slots == 0)
+        info->slots = 1;
+    info->tls = info->tls != 0;
+    info->prefill_tokens_per_s = safe_float(float_bits(info->prefill_tokens_per_s));
+    info->decode_tokens_per_s = safe_float(float_bits(info->decode_tokens_per_s));
+    if (info->models_count > NODE_MAX_MODELS)
+        info->models_count = NODE_MAX_MODELS;
+    for (uint32_t m = 0; m < NODE_MAX_MODELS; m++) {
+        info->models[m].id[NODE_MODEL_BYTES - 1] = '\0';
+        if (info->models[m].alias_of > info->models_count)
+            info->models[m].alias_of = 0;
+    }
+}
+
+bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info *out)
+{
+    struct sb_node *row = segment_node(board, node);
+
+    memset(out, 0, sizeof(*out));
+    if (row == NULL || load_state(row, NULL) == NODE_NONE)
+        return false;
+    if (!words_read(out, row->info, sizeof(*out), &row->seq))
+        return false;
+    sanitize(out);
+    return true;
+}
+
+bool nodes_status(const struct scoreboard *board, unsigned node, struct node_status *out)
+{
+    struct sb_node *row = segment_node(board, node);
+
+    *out = (struct node_status){0};
+    if (row == NULL)
+        return false;
+    for (int i = 0; i < WORDS_TRIES; i++) {
+        out->generation = segment_generation(row);
+        out->state = load_state(row, &out->reason);
+        if (out->state == NODE_NONE)
+            return false;
+        out->drain_wish = get32(&row->drain_wish) != 0;
+        out->since_mono_us = get64(&row->since_mono_us);
+        out->checked_mono_us = get64(&row->checked_mono_us);
+        out->slots_now = get32(&row->slots_now);
+        out->rtt_us = get32(&row->rtt_us);
+        out->reported_running = get32(&row->reported_running);
+        out->reported_queued = get32(&row->reported_queued);
+        out->kv_used_fraction = safe_float(get32(&row->kv_used_fraction));
+        out->report_mono_us = get64(&row->report_mono_us);
+        out->ttft_p50_us = get32(&row->ttft_p50_us);
+        out->ttft_p99_us = get32(&row->ttft_p99_us);
+        out->tpot_p50_us = get32(&row->tpot_p50_us);
+        out->requests_per_s = safe_float(get32(&row->requests_per_s));
+        out->tokens_per_s = safe_float(get32(&row->tokens_per_s));
+        out->success_fraction = safe_float(get32(&row->success_fraction));
+        if (out->success_fraction > 1)
+            out->success_fraction = 1;
+        if (segment_generation(row) == out->generation)
+            return true; /* the slot did not change hands meanwhile */
+    }
+    return false;
+}
+
+enum node_state nodes_state(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_node *row = segment_node(board, node);
+
+    return row == NULL ? NODE_NONE : load_state(row, NULL);
+}
+
+int nodes_find(const struct scoreboard *board, const char *name)
+{
+    int gone = -1;
+
+    if (name[0] == '\0')
+        return -1;
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        struct sb_node *row = segment_node(board, node);
+        enum node_state state = load_state(row, NULL);
+        struct node_info part = {0};
+
+        if (state == NODE_NONE || !words_read(&part, row->info, NAME_PART_BYTES, &row->seq))
+            continue;
+        part.name[sizeof(part.name) - 1] = '\0';
+        if (strcmp(part.name, name) != 0)
+            continue;
+        if (state != NODE_GONE)
+            return (int)node;
+        gone = (int)node; /* it may live on in another slot */
+    }
+    return gone;
+}

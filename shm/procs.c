@@ -1,0 +1,141 @@
+/* procs.c - the process table. */
+#include "shm/procs.h"
+
+#include "base/clock.h"
+#include "shm/gauges.h"
+#include "shm/requests.h"
+#include "shm/segment.h"
+
+const char *proc_state_name(enum proc_state state)
+{
+    switch (state) {
+    case PROC_FREE:
+        return "FREE";
+    case PROC_STARTING:
+        return "STARTING";
+    case PROC_RUNNING:
+        return "RUNNING";
+    case PROC_DRAINING:
+        return "DRAINING";
+    }
+    return "UNKNOWN";
+}
+
+unsigned procs_health_slot(const struct scoreboard *board)
+{
+    return board->geometry.n_workers;
+}
+
+unsigned procs_master_slot(const struct scoreboard *board)
+{
+    return board->geometry.n_workers + 1;
+}
+
+unsigned procs_slots(const struct scoreboard *board)
+{
+    return board->geometry.n_workers + 2;
+}
+
+static void store_state(struct sb_proc *proc, enum proc_state state)
+{
+    atomic_store_explicit(&proc->state, (uint32_t)state, memory_order_relaxed);
+}
+
+int procs_find_free(const struct scoreboard *board)
+{
+    for (uint32_t slot = 0; slot < board->geometry.n_workers; slot++) {
+        const struct sb_proc *proc = segment_proc(board, slot);
+
+        if (atomic_load_explicit(&proc->state, memory_order_relaxed) == PROC_FREE)
+            return (int)slot;
+    }
+    return -1;
+}
+
+void procs_assign(struct scoreboard *board, unsigned slot, uint32_t generation, bool crashed)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+    uint64_t now_mono_us = clock_mono_us();
+
+    if (proc == NULL)
+        return;
+    for (unsigned c = 0; c < PROC_COUNTERS; c++)
+        atomic_store_explicit(&proc->counter[c], 0, memory_order_relaxed);
+    atomic_store_explicit(&proc->pid, 0, memory_order_relaxed);
+    atomic_store_explicit(&proc->generation, generation, memory_order_relaxed);
+    atomic_store_explicit(&proc->started_mono_us, now_mono_us, memory_order_relaxed);
+    /* Counts as a sign of life, so that a starting process does not look stalled. */
+    atomic_store_explicit(&proc->heartbeat_mono_us, now_mono_us, memory_order_relaxed);
+    if (crashed)
+        atomic_fetch_add_explicit(&proc->restarts, 1, memory_order_relaxed);
+    store_state(proc, PROC_STARTING);
+}
+
+void procs_set_pid(struct scoreboard *board, unsigned slot, pid_t pid)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+
+    if (proc != NULL)
+        atomic_store_explicit(&proc->pid, (uint32_t)pid, memory_order_relaxed);
+}
+
+void procs_clear(struct scoreboard *board, unsigned slot)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+
+    if (proc == NULL)
+        return;
+    if (slot < board->geometry.n_workers) {
+        gauges_clear_worker(board, slot);
+        requests_clear_worker(board, slot);
+    }
+    atomic_store_explicit(&proc->counter[PROC_CONNECTIONS_OPEN], 0, memory_order_relaxed);
+    atomic_store_explicit(&proc->pid, 0, memory_order_relaxed);
+    store_state(proc, PROC_FREE);
+}
+
+void procs_set_state(struct scoreboard *board, unsigned slot, enum proc_state state)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+
+    if (proc != NULL)
+        store_state(proc, state);
+}
+
+void procs_heartbeat(struct scoreboard *board, unsigned slot, uint64_t now_mono_us)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+
+    if (proc != NULL)
+        atomic_store_explicit(&proc->heartbeat_mono_us, now_mono_us, memory_order_relaxed);
+}
+
+void procs_count(struct scoreboard *board, unsigned slot, enum proc_counter which, int64_t add)
+{
+    struct sb_proc *proc = segment_proc_rw(board, slot);
+
+    if (proc == NULL || (unsigned)which >= PROC_COUNTERS)
+        return;
+    atomic_fetch_add_explicit(&proc->counter[which], (uint64_t)add, memory_order_relaxed);
+}
+
+bool procs_read(const struct scoreboard *board, unsigned slot, struct proc_view *out)
+{
+    struct sb_proc *proc = segment_proc(board, slot);
+    uint32_t state;
+
+    *out = (struct proc_view){0};
+    if (proc == NULL)
+        return false;
+    state = atomic_load_explicit(&proc->state, memory_order_relaxed);
+    out->state = state <= PROC_DRAINING ? (enum proc_state)state : PROC_FREE;
+    out->pid = (pid_t)(atomic_load_explicit(&proc->pid, memory_order_relaxed) & INT32_MAX);
+    out->generation = atomic_load_explicit(&proc->generation, memory_order_relaxed);
+    out->started_mono_us = atomic_load_explicit(&proc->started_mono_us, memory_order_relaxed);
+    out->heartbeat_mono_us =
+        atomic_load_explicit(&proc->heartbeat_mono_us, memory_order_relaxed);
+    for (unsigned c = 0; c < PROC_COUNTERS; c++)
+        out->counter[c] = atomic_load_explicit(&proc->counter[c], memory_order_relaxed);
+    out->restarts = atomic_load_explicit(&proc->restarts, memory_order_relaxed);
+    return true;
+}

@@ -1,0 +1,293 @@
+/*
+ * scoreboard.c - creating, checking and mapping the segment.
+ *
+ * A header is believed only when everything in it equals what this program computes from its
+ * three counts, and when the file is exactly as long as that demands.
+ */
+#include "shm/scoreboard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "shm/segment.h"
+
+static uint64_t align_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static bool counts_in_range(uint32_t nodes, uint32_t workers, uint32_t requests)
+{
+    return nodes >= 1 && nodes <= SB_MAX_NODES && workers >= 1 && workers <= SB_MAX_WORKERS &&
+           requests >= 1 && requests <= SB_MAX_REQUESTS;
+}
+
+/* Everything follows from the three counts, which are in range: nothing overflows. */
+static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t workers,
+                             uint32_t requests)
+{
+    uint64_t at;
+
+    *g = (struct sb_geometry){
+        .n_nodes = nodes,
+        .n_workers = workers,
+        .requests_per_worker = requests,
+        .gauge_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
+        .proc_bytes = sizeof(struct sb_proc),
+        .node_bytes = sizeof(struct sb_node),
+        .stats_bytes = sizeof(struct sb_stats),
+        .request_bytes = sizeof(struct sb_request),
+    };
+    at = align_up(sizeof(struct sb_header), SB_PAGE);
+    g->live_offset = at;
+    at = align_up(at + sizeof(struct sb_live), SB_PAGE);
+    g->procs_offset = at;
+    at = align_up(at + (workers + UINT64_C(2)) * sizeof(struct sb_proc), SB_PAGE);
+    g->nodes_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_node), SB_PAGE);
+    g->gauges_offset = at;
+    at = align_up(at + (uint64_t)nodes * g->gauge_stride * 8, SB_PAGE);
+    g->stats_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_stats), SB_PAGE);
+    g->tables_offset = at;
+    at = align_up(at + (uint64_t)workers * sizeof(struct sb_table), SB_PAGE);
+    g->requests_offset = at;
+    at = align_up(at + (uint64_t)workers * requests * sizeof(struct sb_request), SB_PAGE);
+    g->total_bytes = at;
+}
+
+/* Is this header, a private copy, one that this program can read in a file of `file_bytes`? */
+static int check_header(const struct sb_header *header, uint64_t file_bytes, struct error *err)
+{
+    const struct sb_geometry *g = &header->geometry;
+    struct sb_geometry want;
+
+    if (header->magic != SB_MAGIC)
+        return error_set(err, DRV_ECORRUPT, "not a Drover scoreboard");
+    if (header->layout_version != SB_LAYOUT_VERSION)
+        return error_set(err, DRV_EVERSION, "has layout version %u, this program reads %u",
+                         header->layout_version, SB_LAYOUT_VERSION);
+    if (header->header_bytes != sizeof(*header) ||
+        !counts_in_range(g->n_nodes, g->n_workers, g->requests_per_worker))
+        return error_set(err, DRV_ECORRUPT, "its header is damaged");
+    compute_geometry(&want, g->n_nodes, g->n_workers, g->requests_per_worker);
+    if (memcmp(&want, g, sizeof(want)) != 0)
+        return error_set(err, DRV_ECORRUPT, "its header contradicts itself");
+    if (file_bytes != want.total_bytes)
+        return error_set(err, DRV_ECORRUPT, "is %llu bytes long, its header says %llu",
+                         (unsigned long long)file_bytes, (unsigned long long)want.total_bytes);
+    return 0;
+}
+
+/* Reads the header into private memory, so that a file cut meanwhile is an error, no signal. */
+static int read_header(struct sb_header *header, int fd, uint64_t *file_bytes,
+                       struct error *err)
+{
+    struct stat st;
+    ssize_t n;
+
+    if (fstat(fd, &st) == -1)
+        return error_sys(err, "fstat");
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, DRV_ECORRUPT, "not a regular file");
+    *file_bytes = (uint64_t)st.st_size;
+    n = pread(fd, header, sizeof(*header), 0);
+    if (n == -1)
+        return error_sys(err, "read");
+    if ((size_t)n < sizeof(*header))
+        return error_set(err, DRV_ECORRUPT, "only %zd bytes long", n);
+    return 0;
+}
+
+/* A handle without a mapping. */
+static struct scoreboard *new_handle(const struct sb_header *header, bool writable)
+{
+    struct scoreboard *board = calloc(1, sizeof(*board));
+
+    if (board == NULL)
+        return NULL;
+    board->writable = writable;
+    board->created_wall_ms = header->created_wall_ms;
+    board->geometry = header->geometry;
+    return board;
+}
+
+static int map_segment(struct scoreboard *board, int fd, int prot, struct error *err)
+{
+    void *map = mmap(NULL, board->geometry.total_bytes, prot, MAP_SHARED, fd, 0);
+
+    if (map == MAP_FAILED)
+        return error_sys(err, "mmap");
+    board->map = map;
+    return 0;
+}
+
+int scoreboard_attach(struct scoreboard **out, const char *path, struct error *err)
+{
+    struct scoreboard *board = NULL;
+    struct sb_header header;
+    uint64_t file_bytes = 0;
+    int fd, rc;
+
+    *out = NULL;
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd == -1) {
+        bool missing = errno == ENOENT;
+
+        rc = error_sys(err, "open");
+        if (missing)
+            rc = DRV_ENOENT;
+        goto fail;
+    }
+    rc = read_header(&header, fd, &file_bytes, err);
+    if (rc != 0)
+        goto fail;
+    rc = check_header(&header, file_bytes, err);
+    if (rc != 0)
+        goto fail;
+    board = new_handle(&header, false);
+    if (board == NULL) {
+        rc = error_set(err, DRV_ENOMEM, "out of memory");
+        goto fail;
+    }
+    rc = map_segment(board, fd, PROT_READ, err);
+    if (rc != 0)
+        goto fail;
+    (void)close(fd); /* the mapping keeps the file alive */
+    *out = board;
+    return 0;
+
+fail: /* `rc` and `err` are set */
+    scoreboard_detach(board);
+    if (fd != -1)
+        (void)close(fd);
+    return error_wrap(err, rc, "scoreboard %s", path);
+}
+
+int scoreboard_create(struct scoreboard **out, const char *path,
+                      const struct scoreboard_params *params, struct error *err)
+{
+    struct scoreboard *board = NULL;
+    struct sb_header header = {
+        .magic = SB_MAGIC,
+        .layout_version = SB_LAYOUT_VERSION,
+        .header_bytes = sizeof(header),
+        .created_wall_ms = clock_wall_ms(),
+    };
+    char *temporary = NULL;
+    int fd = -1, rc;
+
+    *out = NULL;
+    if (!counts_in_range(params->max_nodes, params->max_workers, params->requests_per_worker)) {
+        rc = error_set(err, DRV_EINVAL,
+                       "%u nodes, %u workers of %u requests: out of range (1..%u, 1..%u, "
+                       "1..%u)",
+                       params->max_nodes, params->max_workers, params->requests_per_worker,
+                       SB_MAX_NODES, SB_MAX_WORKERS, SB_MAX_REQUESTS);
+        goto fail;
+    }
+    compute_geometry(&header.geometry, params->max_nodes, params->max_workers,
+                     params->requests_per_worker);
+    if (asprintf(&temporary, "%s.new.%ld", path, (long)getpid()) == -1) {
+        temporary = NULL;
+        rc = error_set(err, DRV_ENOMEM, "out of memory");
+        goto fail;
+    }
+    (void)unlink(temporary); /* of a process that died here and had our number */
+    fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd == -1) {
+        rc = error_sys(err, "create");
+        goto fail;
+    }
+    /* Only extends the file: pages come into being when they are written. */
+    if (ftruncate(fd, (off_t)header.geometry.total_bytes) == -1) {
+        rc = error_sys(err, "ftruncate");
+        goto fail_unlink;
+    }
+    board = new_handle(&header, true);
+    if (board == NULL) {
+        rc = error_set(err, DRV_ENOMEM, "out of memory");
+        goto fail_unlink;
+    }
+    /* By write(), which reports a full file system; a store would raise SIGBUS. */
+    if (pwrite(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header)) {
+        rc = error_sys(err, "write");
+        goto fail_unlink;
+    }
+    rc = map_segment(board, fd, PROT_READ | PROT_WRITE, err);
+    if (rc != 0)
+        goto fail_unlink;
+    if (rename(temporary, path) == -1) {
+        rc = error_sys(err, "rename");
+        goto fail_unlink;
+    }
+    (void)close(fd);
+    free(temporary);
+    *out = board;
+    return 0;
+
+fail_unlink:
+    (void)unlink(temporary);
+fail: /* `rc` and `err` are set */
+    scoreboard_detach(board);
+    free(temporary);
+    if (fd != -1)
+        (void)close(fd);
+    return error_wrap(err, rc, "scoreboard %s", path);
+}
+
+void scoreboard_detach(struct scoreboard *board)
+{
+    if (board == NULL)
+        return;
+    for (unsigned w = 0; w < SB_MAX_WORKERS; w++)
+        free(board->free_rows[w].row);
+    if (board->map != NULL)
+        (void)munmap(board->map, board->geometry.total_bytes);
+    free(board);
+}
+
+uint32_t scoreboard_max_nodes(const struct scoreboard *board)
+{
+    return board->geometry.n_nodes;
+}
+
+uint32_t scoreboard_max_workers(const struct scoreboard *board)
+{
+    return board->geometry.n_workers;
+}
+
+uint32_t scoreboard_requests_per_worker(const struct scoreboard *board)
+{
+    return board->geometry.requests_per_worker;
+}
+
+uint64_t scoreboard_created_wall_ms(const struct scoreboard *board)
+{
+    return board->created_wall_ms;
+}
+
+void scoreboard_set_config(struct scoreboard *board, uint32_t generation, uint32_t workers)
+{
+    if (!board->writable)
+        return;
+    atomic_store_explicit(&segment_live(board)->config, (uint64_t)generation << 32 | workers,
+                          memory_order_relaxed);
+}
+
+void scoreboard_config(const struct scoreboard *board, uint32_t *generation, uint32_t *workers)
+{
+    uint64_t word = atomic_load_explicit(&segment_live(board)->config, memory_order_relaxed);
+
+    *generation = (uint32_t)(word >> 32);
+    *workers = (uint32_t)word;
+}
