@@ -1,0 +1,329 @@
+/*
+ * wire.c - decoding protobuf from peers that are not trusted.
+ *
+ * Two passes.  The first walks the wire form, guided by the descriptor, and refuses what
+ * protobuf-c would let through: strings that are not UTF-8 or hold a NUL, deep nesting, many
+ * unknown fields.  The second is protobuf-c, with an allocator that hands out pieces of the
+ * arena and gives up at the budget: a few bytes on the wire can ask for far more memory (an
+ * empty repeated message costs 2 bytes there and some 80 here).
+ */
+#include "proto/wire.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+#define MAX_DEPTH      8
+#define MAX_UNKNOWN    64
+#define BUDGET_BASE    ((size_t)65536)
+#define KEEP_BYTES     ((size_t)262144) /* largest block kept from message to message */
+#define FIRST_BYTES    ((size_t)4096)
+#define ALIGN_UP(n)    (((n) + 15) & ~(size_t)15)
+#define WIRE_VARINT    0
+#define WIRE_FIXED64   1
+#define WIRE_DELIMITED 2
+#define WIRE_FIXED32   5
+
+/* A block of memory for a message that outgrew the arena's own. */
+struct spill {
+    struct spill *next;
+    max_align_t bytes[];
+};
+
+void wire_arena_init(struct wire_arena *arena)
+{
+    memset(arena, 0, sizeof(*arena));
+}
+
+static void free_spill(struct wire_arena *arena)
+{
+    while (arena->spill != NULL) {
+        struct spill *spill = arena->spill;
+
+        arena->spill = spill->next;
+        free(spill);
+    }
+    arena->spilled = 0;
+}
+
+void wire_arena_finish(struct wire_arena *arena)
+{
+    free_spill(arena);
+    free(arena->block);
+    wire_arena_init(arena);
+}
+
+/* Starts over.  A message that spilled shows how large the block should have been. */
+static void arena_reset(struct wire_arena *arena, size_t n)
+{
+    size_t want = ALIGN_UP(arena->used + arena->spilled);
+
+    free_spill(arena);
+    if (want < FIRST_BYTES)
+        want = FIRST_BYTES;
+    if (want > KEEP_BYTES)
+        want = KEEP_BYTES;
+    if (want > arena->cap) {
+        uint8_t *block = malloc(want);
+
+        if (block != NULL) {
+            free(arena->block);
+            arena->block = block;
+            arena->cap = want;
+        }
+    }
+    arena->used = 0;
+    arena->budget = n > (SIZE_MAX - BUDGET_BASE) / 2 ? SIZE_MAX : 2 * n + BUDGET_BASE;
+}
+
+static void *arena_alloc(void *data, size_t size)
+{
+    struct wire_arena *arena = data;
+    size_t left = arena->budget - (arena->used + arena->spilled);
+    struct spill *spill;
+
+    if (size > left || ALIGN_UP(size) > left)
+        return NULL;
+    size = ALIGN_UP(size);
+    if (size <= arena->cap - arena->used) {
+        void *p = arena->block + arena->used;
+
+        arena->used += size;
+        return p;
+    }
+    spill = malloc(sizeof(*spill) + size);
+    if (spill == NULL)
+        return NULL;
+    spill->next = arena->spill;
+    arena->spill = spill;
+    arena->spilled += size;
+    return spill->bytes;
+}
+
+static void arena_free(void *data, void *pointer)
+{
+    (void)data;
+    (void)pointer;
+}
+
+/* ---- the walk over the wire form -----------------------------------------------------------
+ */
+
+struct walk {
+    const uint8_t *at, *end;
+    unsigned unknown; /* fields seen so far that no descriptor knows */
+    struct error *err;
+};
+
+static int malformed(struct walk *walk)
+{
+    return error_set(walk->err, DRV_EINVAL, "malformed protobuf");
+}
+
+static int read_varint(struct walk *walk, uint64_t *value)
+{
+    unsigned shift;
+
+    *value = 0;
+    for (shift = 0; shift < 70 && walk->at < walk->end; shift += 7) {
+        uint8_t byte = *walk->at++;
+
+        if (shift == 63 && byte > 1)
+            break;
+        *value |= (uint64_t)(byte & 127) << shift;
+        if (byte < 128)
+            return 0;
+    }
+    return malformed(walk);
+}
+
+static int skip(struct walk *walk, uint64_t n)
+{
+    if (n > (uint64_t)(walk->end - walk->at))
+        return malformed(walk);
+    walk->at += n;
+    return 0;
+}
+
+static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+                        unsigned depth);
+
+static int walk_delimited(struct walk *walk, const ProtobufCFieldDescriptor *field,
+                          unsigned depth)
+{
+    const uint8_t *body, *end = walk->end;
+    uint64_t n;
+    int rc;
+
+    rc = read_varint(walk, &n);
+    if (rc != 0)
+        return rc;
+    body = walk->at;
+    rc = skip(walk, n);
+    if (rc != 0 || field == NULL)
+        return rc;
+    if (field->type == PROTOBUF_C_TYPE_STRING && !wire_is_utf8(body, (size_t)n))
+        return error_set(walk->err, DRV_EINVAL, "%s is not UTF-8 text", field->name);
+    if (field->type == PROTOBUF_C_TYPE_MESSAGE) {
+        const uint8_t *after = walk->at;
+
+        walk->at = body;
+        walk->end = after;
+        rc = walk_message(walk, field->descriptor, depth + 1);
+        walk->at = after;
+        walk->end = end;
+    }
+    return rc;
+}
+
+static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+                        unsigned depth)
+{
+    if (depth > MAX_DEPTH)
+        return error_set(walk->err, DRV_EINVAL, "messages nested deeper than %d", MAX_DEPTH);
+    while (walk->at < walk->end) {
+        const ProtobufCFieldDescriptor *field;
+        uint64_t tag, value;
+        int rc = read_varint(walk, &tag);
+
+        if (rc != 0)
+            return rc;
+        if (tag >> 3 == 0 || tag > UINT32_MAX)
+            return malformed(walk);
+        field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3));
+        if (field == NULL && ++walk->unknown > MAX_UNKNOWN)
+            return error_set(walk->err, DRV_ETOOBIG, "more than %d unknown fields",
+                             MAX_UNKNOWN);
+        switch (tag & 7) {
+        case WIRE_VARINT:
+            rc = read_varint(walk, &value);
+            break;
+        case WIRE_FIXED64:
+            rc = skip(walk, 8);
+            break;
+        case WIRE_FIXED32:
+            rc = skip(walk, 4);
+            break;
+        case WIRE_DELIMITED:
+            rc = walk_delimited(walk, field, depth);
+            break;
+        default: /* groups have been out of use for a decade */
+            rc = malformed(walk);
+        }
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descriptor,
+                              struct wire_arena *arena, const uint8_t *bytes, size_t n,
+                              struct error *err)
+{
+    ProtobufCAllocator allocator = {arena_alloc, arena_free, arena};
+    struct walk walk = {bytes, n == 0 ? bytes : bytes + n, 0, err};
+    ProtobufCMessage *message;
+
+    arena_reset(arena, n);
+    if (walk_message(&walk, descriptor, 1) != 0)
+        return NULL;
+    /* protobuf-c wants a pointer even for no bytes. */
+    message = protobuf_c_message_unpack(descriptor, &allocator, n,
+                                        n == 0 ? (const uint8_t *)"" : bytes);
+    if (message == NULL)
+        (void)error_set(err, DRV_EINVAL, "malformed protobuf, or over the memory budget");
+    return message;
+}
+
+/* ---- text ----------------------------------------------------------------------------------
+ */
+
+int wire_is_name(const char *text, size_t max_bytes)
+{
+    size_t n;
+
+    for (n = 0; text[n] != '\0'; n++) {
+        char c = text[n];
+
+        if (n == max_bytes)
+            return 0;
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '.' || c == '_' || c == '-'))
+            return 0;
+    }
+    return n != 0;
+}
+
+/* Length of the UTF-8 sequence at p (1..4) with its code point, or 0 if there is none. */
+static size_t utf8_sequence(const uint8_t *p, size_t n, uint32_t *code)
+{
+    size_t len, i;
+
+    if (p[0] < 0x80) {
+        *code = p[0];
+        return 1;
+    }
+    if (p[0] >= 0xc2 && p[0] <= 0xdf) {
+        len = 2;
+        *code = p[0] & 0x1f;
+    } else if (p[0] >= 0xe0 && p[0] <= 0xef) {
+        len = 3;
+        *code = p[0] & 0x0f;
+    } else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
+        len = 4;
+        *code = p[0] & 0x07;
+    } else {
+        return 0;
+    }
+    if (len > n)
+        return 0;
+    for (i = 1; i < len; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+        *code = *code << 6 | (p[i] & 0x3f);
+    }
+    /* Overlong forms, surrogates and what lies beyond Unicode. */
+    if ((len == 3 && *code < 0x800) || (len == 4 && (*code < 0x10000 || *code > 0x10ffff)) ||
+        (*code >= 0xd800 && *code <= 0xdfff))
+        return 0;
+    return len;
+}
+
+int wire_is_label(const char *text, size_t max_bytes)
+{
+    size_t n = strnlen(text, max_bytes + 1), i = 0;
+
+    if (n == 0 || n > max_bytes)
+        return 0;
+    while (i < n) {
+        uint32_t code;
+        size_t len = utf8_sequence((const uint8_t *)text + i, n - i, &code);
+
+        if (len == 0 || code < 0x20 || (code >= 0x7f && code <= 0x9f))
+            return 0;
+        i += len;
+    }
+    return 1;
+}
+
+int wire_is_utf8(const void *p, size_t n)
+{
+    const uint8_t *bytes = p;
+    size_t i = 0;
+
+    while (i < n) {
+        uint32_t code;
+        size_t len;
+
+        if (bytes[i] >= 0x01 && bytes[i] < 0x80) {
+            i++;
+            continue;
+        }
+        len = utf8_sequence(bytes + i, n - i, &code);
+        if (len == 0 || code == 0)
+            return 0;
+        i += len;
+    }
+    return 1;
+}
