@@ -58,7 +58,9 @@ void control_encode_reply(struct buf *out, const struct control_reply *reply);
 
 /*
  * Takes one message from the front of `in` if it is complete.
- * 0: decoded and consumed.  DRV_EAGAIN: incomplete.  DRV_EINVAL, DRV_ETOOBIG: garbage.
+ * 0: decoded and consumed.  DRV_EAGAIN: incomplete.  DRV_EINVAL: garbage, an unknown op, an
+ * argument missing or out of range; consumed, and `err` is fit for an error reply.
+ * DRV_ETOOBIG: the same, but not consumed: nothing after it can be understood.  DRV_ENOMEM.
  */
 MUST_CHECK int control_decode_request(struct control_request *out, struct buf *in,
                                       struct error *err);
