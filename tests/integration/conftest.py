@@ -1,0 +1,49 @@
+"""conftest.py - fixtures of the integration tests."""
+
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from harness import Cluster  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    setattr(item, "report_" + call.when, outcome.get_result())
+
+
+@pytest.fixture
+def make_cluster(request):
+    """Makes clusters that are stopped, and checked for leftovers, when the test ends."""
+    made = []
+
+    def make(**options):
+        cluster = Cluster(name=request.node.name, **options)
+        made.append(cluster)
+        return cluster
+
+    yield make
+    report = getattr(request.node, "report_call", None)
+    failed = report is None or report.failed
+    problems = []
+    for cluster in made:
+        try:
+            cluster.finish(failed)
+        except AssertionError as problem:
+            problems.append(str(problem))
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def cluster(make_cluster):
+    """Two workers and two quick simulated nodes, `a` and `b`, joined by token."""
+    made = make_cluster().start()
+    for name in ("a", "b"):
+        made.start_node(name, wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    return made

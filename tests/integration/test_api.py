@@ -1,0 +1,326 @@
+"""What the HTTP API says: errors in each surface's shape, aliases, headers, the access log."""
+
+import asyncio
+import json
+
+import pytest
+
+from harness import MODEL, until
+from load import chat_body, fetch, fetch_now, make_request, open_request, raw_exchange
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+INFER = {
+    "openai": "/v1/chat/completions",
+    "anthropic": "/v1/messages",
+    "ollama": "/api/chat",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(request):
+    """One cluster for all questions that change nothing."""
+    from harness import Cluster
+    cluster = Cluster("api", config={
+        "aliases": [{"name": "gpt-4o-mini", "model": MODEL}],
+        "limits": {"max_body_bytes": 65536}}).start()
+    for name in ("a", "b"):
+        cluster.start_node(name, "slots=8")
+    yield cluster
+    cluster.finish(request.session.testsfailed > 0)
+
+
+def body_for(surface, **changes):
+    body = {"model": MODEL, "messages": MESSAGES, "stream": False}
+    if surface == "anthropic":
+        body["max_tokens"] = 4
+    body.update(changes)
+    return body
+
+
+def check_error(surface, answer, status, kind=None):
+    assert answer.status == status, (answer.status, answer.body)
+    assert answer.headers["content-type"].startswith("application/json")
+    document = answer.json()
+    if surface == "openai":
+        error = document["error"]
+        assert isinstance(error["message"], str) and error["message"]
+        assert isinstance(error["type"], str)
+        assert error["code"] is None or isinstance(error["code"], str)
+        assert "param" in error
+        assert error["src"] == "drover"
+        if kind:
+            assert kind in (error["type"], error["code"]), error
+    elif surface == "anthropic":
+        assert document["type"] == "error"
+        assert document["error"]["message"]
+        if kind:
+            assert document["error"]["type"] == kind, document
+    else:
+        assert isinstance(document["error"], str) and document["error"]
+    return document
+
+
+@pytest.mark.parametrize("surface,kind", [
+    ("openai", "model_not_found"), ("anthropic", "not_found_error"), ("ollama", None)])
+def test_an_unknown_model_is_404_and_is_named(shared, surface, kind):
+    answer = fetch_now(shared.api, "POST", INFER[surface], body_for(surface, model="nope-13b"))
+    check_error(surface, answer, 404, kind)
+    assert b"nope-13b" in answer.body
+
+
+@pytest.mark.parametrize("surface", INFER)
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'"text"', b"{}", b'{"model":"sim",}',
+                                  b'{"model":"sim","model":"sim"}', b'\xff\xfe', b"nul" * 10],
+                         ids=["cut", "empty", "array", "string", "no model", "comma",
+                              "model twice", "not UTF-8", "word"])
+def test_a_body_that_is_not_a_request_is_400(shared, surface, body):
+    answer = fetch_now(shared.api, "POST", INFER[surface], body)
+    check_error(surface, answer, 400, None if surface == "ollama" else "invalid_request_error")
+
+
+@pytest.mark.parametrize("surface", INFER)
+@pytest.mark.parametrize("change", [{"model": 5}, {"model": None}, {"model": ""},
+                                    {"model": "x" * 500}, {"stream": "yes"}],
+                         ids=lambda change: json.dumps(change)[:24])
+def test_a_member_of_the_wrong_type_is_400(shared, surface, change):
+    answer = fetch_now(shared.api, "POST", INFER[surface], body_for(surface, **change))
+    assert answer.status in (400, 404), answer.body
+    check_error(surface, answer, answer.status)
+    if "stream" in change or not isinstance(change.get("model", ""), str):
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize("surface", INFER)
+def test_a_body_over_the_limit_is_413(shared, surface):
+    answer = fetch_now(shared.api, "POST", INFER[surface],
+                       body_for(surface, padding="x" * 100000))
+    check_error(surface, answer, 413)
+
+
+@pytest.mark.parametrize("surface", INFER)
+def test_a_body_that_only_claims_to_be_too_large_is_413_before_it_is_sent(shared, surface):
+    head = (f"POST {INFER[surface]} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "Content-Length: 99999999\r\n\r\n").encode()
+    assert raw_exchange(shared.api, head).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("path,allowed", [("/v1/chat/completions", "POST"),
+                                          ("/v1/messages", "POST"), ("/api/chat", "POST")])
+def test_a_wrong_method_is_405_and_names_the_right_one(shared, path, allowed):
+    answer = fetch_now(shared.api, "GET", path)
+    assert answer.status == 405
+    assert allowed in answer.headers["allow"]
+    wrong = fetch_now(shared.api, "POST", "/v1/models", b"{}")
+    assert wrong.status == 405
+    assert "GET" in wrong.headers["allow"]
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/nothing", "/v1/chat/completions/x",
+                                  "/v1/chat", "/../etc/passwd", "/%2e%2e/etc/passwd"])
+def test_an_unknown_path_is_404(shared, path):
+    answer = fetch_now(shared.api, "POST", path, b"{}")
+    check_error("openai", answer, 404)
+    assert fetch_now(shared.api, "GET", "/api/nothing").status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
+def test_paths_work_with_and_without_v1(shared, path):
+    answer = fetch_now(shared.api, "POST", path, chat_body("hi", 3, stream=False))
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize("path,body", [
+    ("/v1/completions", {"prompt": "hi", "max_tokens": 3}),
+    ("/v1/embeddings", {"input": "hi"}),
+    ("/v1/responses", {"input": "hi", "max_output_tokens": 3}),
+    ("/v1/rerank", {"query": "hi", "documents": ["a", "b"]}),
+    ("/rerank", {"query": "hi", "documents": ["a", "b"]}),
+    ("/v1/reranking", {"query": "hi", "documents": ["a", "b"]}),
+    ("/reranking", {"query": "hi", "documents": ["a", "b"]}),
+    ("/v1/messages", {"messages": MESSAGES, "max_tokens": 3}),
+    ("/v1/messages/count_tokens", {"messages": MESSAGES}),
+    ("/api/chat", {"messages": MESSAGES, "stream": False}),
+    ("/api/generate", {"prompt": "hi", "stream": False}),
+    ("/api/embed", {"input": "hi"}),
+    ("/api/embeddings", {"prompt": "hi"}),
+    ("/api/show", {}),
+])
+def test_every_endpoint_answers_on_the_simulated_engine(shared, path, body):
+    answer = fetch_now(shared.api, "POST", path, {"model": MODEL, **body})
+    assert answer.status == 200, (path, answer.body)
+    assert isinstance(answer.json(), dict)
+    assert answer.headers["x-drover-node"] in ("a", "b")
+
+
+def test_models_are_listed_once_with_aliases_and_found_by_id(shared):
+    document = fetch_now(shared.api, "GET", "/v1/models").json()
+    assert document["object"] == "list"
+    ids = [model["id"] for model in document["data"]]
+    assert sorted(ids) == sorted(set(ids))
+    assert MODEL in ids and "gpt-4o-mini" in ids
+    for model in document["data"]:
+        assert model["object"] == "model"
+        assert isinstance(model["created"], int) and isinstance(model["owned_by"], str)
+    one = fetch_now(shared.api, "GET", f"/v1/models/{MODEL}")
+    assert one.status == 200 and one.json()["id"] == MODEL
+    check_error("openai", fetch_now(shared.api, "GET", "/v1/models/nope"), 404,
+                "model_not_found")
+
+
+def test_ollama_lists_tags_running_models_and_version(shared):
+    tags = fetch_now(shared.api, "GET", "/api/tags").json()
+    assert MODEL in [model["name"] for model in tags["models"]]
+    assert isinstance(fetch_now(shared.api, "GET", "/api/ps").json()["models"], list)
+    assert fetch_now(shared.api, "GET", "/api/version").json()["version"]
+    head = fetch_now(shared.api, "HEAD", "/")
+    assert head.status == 200
+    assert b"Ollama is running" in fetch_now(shared.api, "GET", "/").body
+
+
+def test_an_alias_answers_under_the_name_the_client_used(shared):
+    answer = fetch_now(shared.api, "POST", "/v1/chat/completions",
+                       chat_body("hi", 3, stream=False, model="gpt-4o-mini"))
+    assert answer.status == 200, answer.body
+    assert answer.headers.get("x-drover-model", MODEL) == MODEL
+
+
+def test_a_request_id_is_echoed_and_a_bad_one_is_replaced(shared):
+    answer = fetch_now(shared.api, "POST", "/v1/chat/completions",
+                       chat_body("hi", 3, stream=False), {"x-request-id": "my-id_1.2"})
+    assert answer.headers["x-request-id"] == "my-id_1.2"
+    for bad in ("has space", "x" * 65, "a\u00e9", "semi;colon"):
+        answer = fetch_now(shared.api, "POST", "/v1/chat/completions",
+                           chat_body("hi", 3, stream=False), {"x-request-id": bad})
+        assert answer.status == 200
+        made = answer.headers["x-request-id"]
+        assert made != bad and 1 <= len(made) <= 64
+    error = fetch_now(shared.api, "POST", "/v1/chat/completions", b"{",
+                      {"x-request-id": "broken"})
+    assert error.headers["x-request-id"] == "broken"
+
+
+def test_a_stream_has_the_headers_that_keep_proxies_from_holding_it_back(shared):
+    answer = fetch_now(shared.api, "POST", "/v1/chat/completions", chat_body("hi", 3))
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert "content-encoding" not in answer.headers
+
+
+def test_the_access_log_has_one_true_line_for_each_request(shared):
+    fetch_now(shared.api, "POST", "/v1/chat/completions", chat_body("hi", 5),
+              {"x-request-id": "logged-stream"})
+    line = shared.access_line("logged-stream")
+    assert line["method"] == "POST" and line["path"] == "/v1/chat/completions"
+    assert line["model"] == MODEL and line["node"] in ("a", "b")
+    assert line["status"] == 200 and line["outcome"] == "ok" and line["stream"] is True
+    assert line["attempts"] == 1
+    assert line["output_tokens"] == 5 and line["prompt_tokens"] > 0
+    assert 0 < line["ttft_us"] <= line["total_us"]
+    assert line["client"].startswith("127.0.0.1")
+    assert "hi" not in json.dumps(line["path"])
+
+    fetch_now(shared.api, "POST", "/v1/chat/completions", chat_body("hi", 5, model="nope"),
+              {"x-request-id": "logged-404"})
+    line = shared.access_line("logged-404")
+    assert line["status"] == 404 and line["model"] == "nope" and line["node"] is None
+    assert line["outcome"] in ("rejected", "client_error")
+    for request_id in ("logged-stream", "logged-404"):
+        assert len([x for x in shared.access_lines() if x["id"] == request_id]) == 1
+
+
+def test_a_request_id_cannot_forge_log_lines(shared):
+    evil = 'x"},{"id":"forged'
+    fetch_now(shared.api, "POST", "/v1/chat/completions",
+              chat_body("hi", 2, stream=False, model='m"\n{"id":"forged"}'),
+              {"x-request-id": evil})
+    fetch_now(shared.api, "GET", "/livez")
+    assert not [line for line in shared.access_lines() if line["id"] == "forged"]
+
+
+def test_connections_are_kept_and_pipelined_requests_answered_in_order(shared):
+    requests = b"".join(make_request("POST", "/v1/chat/completions",
+                                     chat_body(f"n{i}", 2, stream=False),
+                                     {"x-request-id": f"pipe{i}",
+                                      "Connection": "close" if i == 4 else None})
+                        for i in range(5))
+    data = raw_exchange(shared.api, requests, 20)
+    places = [data.find(f"x-request-id: pipe{i}".encode()) for i in range(5)]
+    assert -1 not in places and places == sorted(places), places
+    assert data.count(b"HTTP/1.1 200 ") == 5
+
+
+@pytest.mark.parametrize("data", [
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+    b"Content-Length: 3\r\n\r\n{}",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    b"0\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: +2\r\n\r\n{}",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length : 2\r\n\r\n{}",
+    b"\x00\x01\x02 nonsense\r\n\r\n",
+    b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n",
+], ids=["two lengths", "length and chunked", "gzip, chunked", "negative length", "signed length",
+        "space before colon", "binary", "long path"])
+def test_a_request_that_two_parsers_might_read_differently_is_refused(shared, data):
+    answer = raw_exchange(shared.api, data)
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 ",
+                                               b"HTTP/1.1 414 ", b"HTTP/1.1 431 ",
+                                               b"HTTP/1.1 501 ")), answer[:200]
+    assert answer.count(b"HTTP/1.1 ") <= 1
+
+
+def test_http_2_is_not_spoken(shared):
+    answer = raw_exchange(shared.api, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    assert not answer.startswith(b"\0")
+
+
+def test_liveness_and_readiness(shared):
+    for path in ("/health", "/livez", "/readyz", "/healthz"):
+        assert fetch_now(shared.api, "GET", path).status == 200, path
+    for path in ("/livez", "/readyz", "/metrics", "/nodes"):
+        assert fetch_now(shared.address("admin"), "GET", path).status == 200, path
+
+
+def test_readiness_is_503_without_nodes_and_liveness_is_not(make_cluster):
+    cluster = make_cluster().start()
+    assert fetch_now(cluster.api, "GET", "/livez").status == 200
+    assert fetch_now(cluster.api, "GET", "/readyz").status == 503
+    node = cluster.start_node("a")
+    until(lambda: fetch_now(cluster.api, "GET", "/readyz").status == 200, 5)
+    cluster.stop_node(node)
+    until(lambda: fetch_now(cluster.api, "GET", "/readyz").status == 503, 5)
+
+
+@pytest.mark.parametrize("surface", INFER)
+def test_a_model_whose_nodes_are_all_down_is_503_with_retry_after(make_cluster, surface):
+    cluster = make_cluster(config={"queue": {"max_wait_ms": 300}}).start()
+    node = cluster.start_node("a")
+    node.process.kill_all()
+    cluster.nodes.remove(node)
+    until(lambda: cluster.node_state("a") == "DOWN", 10)
+    answer = fetch_now(cluster.api, "POST", INFER[surface], body_for(surface))
+    check_error(surface, answer, 503)
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert answer.headers.get("x-should-retry", "true") == "true"
+
+
+def test_a_full_queue_is_429_and_a_long_wait_is_503_both_with_retry_after(make_cluster):
+    cluster = make_cluster(workers=1, config={
+        "queue": {"max_waiting": 2, "max_wait_ms": 700}}).start()
+    cluster.start_node("a", "slots=1,rate=5", extra=("--queue", "0"))
+
+    async def run():
+        return await asyncio.gather(*(
+            fetch(cluster.api, "POST", "/v1/chat/completions",
+                  chat_body(f"{i}", 40 if i == 0 else 2)) for i in range(6)))
+    answers = asyncio.run(run())
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses.count(200) == 1 and statuses.count(429) == 3 and statuses.count(503) == 2, \
+        statuses
+    for answer in answers:
+        if answer.status != 200:
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert answer.headers["x-drover-reason"] in ("queue_full", "queue_timeout")

@@ -1,0 +1,119 @@
+"""The official JavaScript clients, as people use them."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from fake_engine import MODEL as FAKE, FakeEngine
+from harness import Cluster, MODEL, ROOT, SLOW, until
+
+MODULES = os.environ.get("DROVER_NODE_MODULES", str(ROOT / "tests/npm/node_modules"))
+
+
+def client_argv(client, url, case, *args):
+    return ["node", str(ROOT / "tests/clients" / f"{client}.cjs"), url, case, *args]
+
+
+def client_env(model=MODEL):
+    return dict(os.environ, NODE_PATH=MODULES, DROVER_TEST_MODEL=model)
+
+
+def run_client(client, url, case, *args, model=MODEL):
+    done = subprocess.run(client_argv(client, url, case, *args), env=client_env(model),
+                          capture_output=True, text=True, timeout=60 * SLOW)
+    assert done.returncode == 0, f"{client} {case}:\n{done.stdout}{done.stderr}"
+    return json.loads(done.stdout)
+
+
+class BackgroundClient:
+    """A client script under way; said() waits for what it prints on its error output."""
+
+    def __init__(self, client, url, case, *args, model=MODEL):
+        self.popen = subprocess.Popen(client_argv(client, url, case, *args),
+                                      env=client_env(model), stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True)
+
+    def said(self, text):
+        line = self.popen.stderr.readline()
+        assert text in line, line + self.popen.stderr.read()
+
+    def result(self):
+        out, err = self.popen.communicate(timeout=60 * SLOW)
+        assert self.popen.returncode == 0, out + err
+        return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def shared(request):
+    if not os.path.isdir(MODULES):
+        pytest.fail(f"{MODULES} is missing: run `npm ci` in tests/npm, or scripts/test")
+    cluster = Cluster("clients").start()
+    for name in ("a", "b"):
+        cluster.start_node(name, "slots=8")
+    yield cluster
+    cluster.finish(request.session.testsfailed > 0)
+
+
+@pytest.mark.parametrize("case", ["chat", "stream", "streamWithoutUsage", "completions",
+                                  "embeddings", "models", "errorUnknownModel",
+                                  "errorBadRequest"])
+def test_the_openai_client_is_served(shared, case):
+    run_client("openai", shared.url, case)
+
+
+@pytest.mark.parametrize("case", ["messages", "stream", "errorUnknownModel", "errorBadRequest"])
+def test_the_anthropic_client_is_served(shared, case):
+    run_client("anthropic", shared.url, case)
+
+
+@pytest.mark.parametrize("case", ["chat", "stream", "generate", "embed", "list",
+                                  "errorUnknownModel"])
+def test_the_ollama_client_is_served(shared, case):
+    run_client("ollama", shared.url, case)
+
+
+def test_all_three_surfaces_stream_the_text_they_also_give_whole(shared):
+    for client, whole in (("openai", "chat"), ("anthropic", "messages"), ("ollama", "chat")):
+        assert run_client(client, shared.url, whole) == run_client(client, shared.url, "stream")
+
+
+def test_an_abort_by_the_openai_client_frees_the_slot_within_a_second(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("a", "slots=4,rate=50")
+    run_client("openai", cluster.url, "abort", "js-abort")
+    until(cluster.idle, 1, "the slot is free")
+    line = cluster.access_line("js-abort")
+    assert line["status"] == 499 and line["outcome"] == "client_gone"
+
+
+def test_the_openai_client_does_not_retry_what_drover_has_retried(make_cluster):
+    engine = FakeEngine(lambda handler, path, body: handler.drop())
+    cluster = make_cluster().start()
+    cluster.start_node("bad", engine=engine.url)
+    run_client("openai", cluster.url, "noRetryAfterFinalFailure", model=FAKE)
+    engine.close()
+
+
+def test_the_openai_client_waits_as_told_and_succeeds_when_a_node_is_back(make_cluster):
+    cluster = make_cluster(config={"queue": {"max_wait_ms": 200}}).start()
+    node = cluster.start_node("a")
+    node.process.kill_all()
+    cluster.nodes.remove(node)
+    until(lambda: cluster.node_state("a") == "DOWN", 10)
+    client = BackgroundClient("openai", cluster.url, "retryAfter")
+    client.said("first answer was 503")
+    cluster.start_node("a")
+    assert client.result() >= 2
+
+
+@pytest.mark.parametrize("client", ["openai", "anthropic", "ollama"])
+def test_each_client_sees_an_error_when_its_node_dies_in_mid_stream(make_cluster, client):
+    cluster = make_cluster().start()
+    node = cluster.start_node("a", "slots=4,rate=20")
+    running = BackgroundClient(client, cluster.url, "streamError")
+    running.said("streaming")
+    node.process.kill_all()
+    cluster.nodes.remove(node)
+    assert running.result()

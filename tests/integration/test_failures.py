@@ -1,0 +1,332 @@
+"""Nodes, workers and clients die at the worst moments."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from fake_engine import MODEL as FAKE, FakeEngine, chunk
+from harness import MODEL, until
+from load import (BadAnswer, Load, Reference, chat_body, check_one_attempt, checked_stream, fetch,
+                  fetch_now, open_request, text_of)
+
+SLOW_PREFILL = "slots=8,prefill=20"  # tokens a second: a long wait before the first token
+PACED = "slots=32,rate=50"
+
+# Path, body of a stream of at most `n` tokens: one for each surface.
+STREAMS = {
+    "openai": ("/v1/chat/completions", lambda n: chat_body("a long story", n)),
+    "openai-completions": ("/v1/completions", lambda n: {
+        "model": MODEL, "prompt": "a long story", "stream": True, "max_tokens": n}),
+    "anthropic": ("/v1/messages", lambda n: {
+        "model": MODEL, "max_tokens": n, "stream": True,
+        "messages": [{"role": "user", "content": "a long story"}]}),
+    "ollama": ("/api/chat", lambda n: {
+        "model": MODEL, "options": {"num_predict": n},
+        "messages": [{"role": "user", "content": "a long story"}]}),
+    "ollama-generate": ("/api/generate", lambda n: {
+        "model": MODEL, "prompt": "a long story", "options": {"num_predict": n}}),
+}
+
+
+def node_of(cluster, bound_s=5):
+    """The node object that holds the only open request."""
+    def find():
+        rows = cluster.open_requests()
+        return rows[0].get("node") if rows else None
+    name = until(find, bound_s, "an open request at a node")
+    return next(node for node in cluster.nodes if node.name == name)
+
+
+# ---- a node dies ----
+
+@pytest.mark.parametrize("surface", STREAMS)
+def test_a_node_killed_before_the_first_byte_costs_the_client_nothing(make_cluster, surface):
+    cluster = make_cluster().start()
+    cluster.start_node("a", SLOW_PREFILL, wait=False)
+    cluster.start_node("b", SLOW_PREFILL, wait=False)
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+    path, body = STREAMS[surface]
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", path, body(4),
+                                    {"x-request-id": "survivor"})
+        loop = asyncio.get_running_loop()
+        victim = await loop.run_in_executor(None, node_of, cluster)
+        victim.process.kill_all()
+        await answer.read_head()
+        await answer.read()
+        answer.close()
+        return victim, answer
+    victim, answer = asyncio.run(asyncio.wait_for(go(), 60))
+    assert answer.status == 200, answer.body
+    assert b'"error"' not in answer.body
+    line = cluster.access_line("survivor")
+    assert line["attempts"] >= 2
+    assert line["node"] != victim.name
+    assert line["outcome"] == "ok"
+    cluster.nodes.remove(victim)
+
+
+@pytest.mark.parametrize("surface", STREAMS)
+def test_a_node_killed_in_mid_stream_gives_a_clean_error_in_the_surfaces_own_shape(
+        make_cluster, surface):
+    cluster = make_cluster().start()
+    node = cluster.start_node("a", PACED)
+    path, body = STREAMS[surface]
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", path, body(100000),
+                                    {"x-request-id": "cut"})
+        await answer.read_head()
+        assert answer.status == 200
+        events = []
+        async for event in answer.events():
+            events.append(event)
+            if len(events) == 8:
+                node.process.kill_all()
+        answer.close()
+        return events
+    events = asyncio.run(asyncio.wait_for(go(), 30))
+    cluster.nodes.remove(node)
+    if surface.startswith("openai"):
+        assert events[-1] == b"data: [DONE]"
+        error = json.loads(events[-2].removeprefix(b"data: "))["error"]
+        assert error["message"] and error["type"] and isinstance(error["code"], str)
+        assert sum(b'"error"' in event for event in events) == 1
+    elif surface == "anthropic":
+        name, data = events[-1].split(b"\n")
+        assert name == b"event: error"
+        document = json.loads(data.removeprefix(b"data: "))
+        assert document["type"] == "error" and document["error"]["message"]
+    else:
+        document = json.loads(events[-1])
+        assert isinstance(document["error"], str)
+    line = cluster.access_line("cut")
+    assert line["status"] == 200
+    assert line["outcome"] == "node_error"
+
+
+def test_a_node_that_refuses_every_request_leads_to_another_node(make_cluster):
+    engine = FakeEngine(lambda handler, path, body: handler.drop(), models=(MODEL,))
+    cluster = make_cluster().start()
+    cluster.start_node("bad", engine=engine.url)
+    cluster.start_node("good", "slots=8")
+    for turn in range(6):
+        answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body("hi", 4))
+        assert answer.status == 200, (turn, answer.body)
+        assert answer.headers["x-drover-node"] == "good"
+        text_of(answer.body)
+    assert engine.posts(), "the bad node was never tried"
+    engine.close()
+
+
+def test_a_request_that_fails_on_every_node_is_502_and_says_not_to_retry(make_cluster):
+    engine = FakeEngine(lambda handler, path, body: handler.drop())
+    cluster = make_cluster().start()
+    cluster.start_node("bad", engine=engine.url)
+    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                       chat_body("hi", 4, model=FAKE))
+    assert answer.status == 502
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.json()["error"]["src"] == "drover"
+    engine.close()
+
+
+def test_a_client_error_of_the_engine_is_final_and_passed_on_untouched(make_cluster):
+    complaint = b'{ "error" : {"message":"context too long", "code":400, "type":"x", "n":1.50} }'
+    engine = FakeEngine(lambda handler, path, body: handler.answer(400, complaint))
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                       chat_body("hi", 4, model=FAKE))
+    assert answer.status == 400
+    assert answer.body == complaint
+    assert len(engine.posts()) == 1
+    engine.close()
+
+
+def test_an_engine_that_dies_in_mid_stream_is_an_error_event_not_a_short_answer(make_cluster):
+    def behave(handler, path, body):
+        handler.begin_stream()
+        for word in ("one", " two", " three"):
+            handler.send_event(chunk(word))
+        handler.drop()
+    engine = FakeEngine(behave)
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                       chat_body("hi", 40, model=FAKE))
+    assert answer.status == 200
+    assert b" three" in answer.body
+    assert b'"error"' in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    engine.close()
+
+
+# ---- a client leaves ----
+
+def engine_idle(engine):
+    return engine.open == 0
+
+
+@pytest.mark.parametrize("moment", ["before the first token", "in mid-stream"])
+def test_a_client_that_leaves_frees_the_engine_within_a_second(make_cluster, moment):
+    gone = []
+
+    def behave(handler, path, body):
+        if moment == "in mid-stream":
+            handler.begin_stream()
+            handler.send_event(chunk("one"))
+            handler.send_event(chunk("two"))
+        gone.append(handler.wait_gone())
+    engine = FakeEngine(behave)
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("hi", 40, model=FAKE), {"x-request-id": "leaver"})
+        if moment == "in mid-stream":
+            await answer.read_head()
+            async for _ in answer.events():
+                break
+        else:
+            while not engine.open:
+                await asyncio.sleep(0)
+        answer.abort()
+    asyncio.run(asyncio.wait_for(go(), 20))
+    until(lambda: engine_idle(engine), 1, "the engine's connection is closed")
+    assert gone == [True]
+    until(cluster.idle, 1, "the slot is free")
+    line = cluster.access_line("leaver")
+    assert line["status"] == 499
+    assert line["outcome"] == "client_gone"
+    engine.close()
+
+
+def test_a_client_that_leaves_while_queued_never_reaches_the_engine(make_cluster):
+    engine = FakeEngine(lambda handler, path, body: handler.wait_gone(30))
+    cluster = make_cluster(config={"queue": {"max_wait_ms": 60000}}).start()
+    # A real engine without slot figures gets the agent's default; fill whatever that is.
+    cluster.start_node("a", engine=engine.url, extra=("--slots", "1", "--queue", "0"))
+
+    async def go():
+        first = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                   chat_body("first", 40, model=FAKE))
+        while len(engine.posts()) < 1:
+            await asyncio.sleep(0)
+        second = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("second", 40, model=FAKE),
+                                    {"x-request-id": "queued"})
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: until(
+            lambda: [r for r in cluster.open_requests() if r["phase"] == "queued"], 5,
+            "the second waits"))
+        second.abort()
+        await loop.run_in_executor(None, lambda: until(
+            lambda: len(cluster.open_requests()) == 1, 1, "the second is gone"))
+        first.abort()
+    asyncio.run(asyncio.wait_for(go(), 30))
+    until(lambda: engine_idle(engine) and cluster.idle(), 1, "all is free")
+    assert len(engine.posts()) == 1
+    assert cluster.access_line("queued")["status"] == 499
+    engine.close()
+
+
+def test_many_clients_that_leave_at_once_leave_nothing_behind(cluster):
+    async def go():
+        answers = await asyncio.gather(*(
+            open_request(cluster.api, "POST", "/v1/chat/completions", chat_body(f"{i}", 100000))
+            for i in range(150)))
+        for answer in answers[::2]:
+            await answer.read_head()
+            break
+        for answer in answers:
+            answer.abort()
+    asyncio.run(asyncio.wait_for(go(), 30))
+    cluster.wait_idle(3)
+
+
+# ---- a worker dies ----
+
+def test_workers_killed_under_load_hurt_only_their_own_clients_and_gauges_stay_exact(
+        make_cluster):
+    cluster = make_cluster(workers=3).start()
+    for name in ("a", "b"):
+        cluster.start_node(name, "slots=64,rate=100", wait=False)
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+    choose = random.Random(7)
+    kills = 6
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        reference = Reference(cluster.api)
+        prompts = [f"Number {i}" for i in range(4)]
+        for prompt in prompts:
+            await reference.learn(prompt, 40)
+        state = {"stop": False, "done": 0, "cut": 0}
+
+        async def client(number):
+            while not state["stop"]:
+                try:
+                    await checked_stream(cluster.api, reference, prompts[number % 4], 40)
+                    state["done"] += 1
+                except (BadAnswer, ConnectionError) as failure:
+                    # Only a cut connection is allowed: never a wrong byte or an error status.
+                    if "clos" not in str(failure) and "broke" not in str(failure) \
+                            and not isinstance(failure, ConnectionError):
+                        raise
+                    state["cut"] += 1
+
+        async def killer():
+            for _ in range(kills):
+                target = state["done"] + 15
+                while state["done"] < target:
+                    await asyncio.sleep(0.01)
+                pids = await loop.run_in_executor(None, cluster.worker_pids)
+                victim = choose.choice(pids)
+                os.kill(victim, signal.SIGKILL)
+                await loop.run_in_executor(None, lambda victim=victim: until(
+                    lambda: len(now := cluster.worker_pids()) == 3 and victim not in now, 15,
+                    "the worker is replaced"))
+            state["stop"] = True
+        await asyncio.gather(killer(), *(client(i) for i in range(24)))
+        return state
+    state = asyncio.run(asyncio.wait_for(run(), 180))
+    # At most all of one worker's clients are cut by each kill: not those of the other two.
+    assert state["cut"] <= kills * 24 * 2 // 3, state
+    assert state["done"] >= kills * 15
+    cluster.wait_idle()
+    assert cluster.violations() == 0
+
+
+def test_streams_of_other_workers_go_on_when_one_is_killed(make_cluster):
+    cluster = make_cluster(workers=2).start()
+    cluster.start_node("a", "slots=64,rate=50")
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        reference = Reference(cluster.api)
+        await reference.learn("steady", 100)
+        tasks = [asyncio.create_task(checked_stream(cluster.api, reference, "steady", 100,
+                                                    {"x-request-id": f"s{i}"}))
+                 for i in range(30)]
+        rows = await loop.run_in_executor(None, lambda: until(
+            lambda: rows if len(rows := cluster.open_requests()) == 30
+            and all(r["phase"] == "decode" for r in rows) else None, 10, "30 streams flow"))
+        workers = cluster.worker_rows()
+        victim = workers[0]
+        theirs = {r["id"] for r in rows if r["worker"] == victim["slot"]}
+        os.kill(victim["pid"], signal.SIGKILL)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        failed = {f"s{i}" for i, r in enumerate(results) if isinstance(r, Exception)}
+        return theirs, failed
+    theirs, failed = asyncio.run(asyncio.wait_for(run(), 60))
+    assert failed == theirs
+    assert len(theirs) < 30, "all connections went to one worker"

@@ -1,0 +1,235 @@
+"""Processes come and go under load, and no request notices that it should not."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from harness import alive, children_of, program, until
+from load import Load, chat_body, fetch_now
+
+LOAD = dict(concurrency=24, tokens=24)
+
+
+def worker_count(cluster):
+    return len(cluster.worker_pids())
+
+
+def assert_clean(load, at_least=20):
+    assert not load.failures, f"{len(load.failures)} failed: {load.failures[:3]}"
+    assert load.done >= at_least, f"only {load.done} requests were made"
+
+
+def more_done(load, count):
+    """Waits until the load has finished `count` more requests: real traffic crossed the event."""
+    target = load.done + count
+    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
+
+
+@pytest.fixture
+def paced(make_cluster):
+    """Nodes slow enough that every change hits streams in the middle."""
+    made = make_cluster().start()
+    for name in ("a", "b"):
+        made.start_node(name, "slots=32,rate=100", wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    return made
+
+
+def test_workers_scale_from_two_to_four_to_one_under_load_without_a_failed_request(paced):
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 10)
+        for _ in range(2):
+            before = worker_count(paced)
+            paced.master.signal(signal.SIGTTIN)
+            until(lambda before=before: worker_count(paced) == before + 1, 10, "one worker more")
+        assert worker_count(paced) == 4
+        more_done(load, 30)
+        for _ in range(3):
+            before = worker_count(paced)
+            paced.master.signal(signal.SIGTTOU)
+            until(lambda before=before: worker_count(paced) == before - 1, 10, "one worker less")
+        assert worker_count(paced) == 1
+        more_done(load, 30)
+    assert_clean(load)
+    until(lambda: len(paced.worker_rows_all()) == 1, 10, "drained workers have ended")
+
+
+def test_the_last_worker_is_kept(paced):
+    for _ in range(3):
+        paced.master.signal(signal.SIGTTOU)
+    until(lambda: len(paced.worker_rows_all()) == 1, 10, "one worker is left")
+    assert fetch_now(paced.api, "GET", "/livez").status == 200
+
+
+def test_droverctl_scales_the_workers(paced):
+    paced.ctl("scale", "3")
+    until(lambda: worker_count(paced) == 3, 10)
+    paced.ctl("scale", "1")
+    until(lambda: len(paced.worker_rows_all()) == 1, 10)
+    refused = paced.ctl("scale", "1000", check=False)
+    assert refused.returncode != 0
+    assert worker_count(paced) == 1
+
+
+def test_a_reload_under_load_fails_no_request_and_the_new_config_is_in_force(paced):
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 10)
+        for turn in range(3):
+            old = set(paced.worker_pids())
+            paced.write_config(aliases=[{"name": f"alias-{turn}", "model": "sim"}])
+            paced.master.signal(signal.SIGHUP)
+            until(lambda old=old: (pids := set(paced.worker_pids())) and len(pids) == 2
+                  and not pids & old, 15, "two new workers")
+            answer = fetch_now(paced.api, "POST", "/v1/chat/completions",
+                               chat_body("hello", 2, stream=False, model=f"alias-{turn}"))
+            assert answer.status == 200, answer.body
+            more_done(load, 15)
+    assert_clean(load)
+    until(lambda: len(paced.worker_rows_all()) == 2, 15, "the old workers have ended")
+
+
+def test_a_stream_that_began_before_a_reload_ends_whole_on_its_old_worker(paced):
+    with Load(paced.api, concurrency=1, tokens=150) as load:
+        until(paced.open_requests, 5, "the stream is open")
+        old = set(paced.worker_pids())
+        paced.master.signal(signal.SIGHUP)
+        until(lambda: (pids := set(paced.worker_pids())) and not pids & old, 15)
+        more_done(load, 2)
+    assert_clean(load, 2)
+
+
+def test_a_reload_with_a_bad_config_keeps_the_old_one_and_says_why(paced):
+    before = set(paced.worker_pids())
+    paced.config_path.write_text(paced.config_path.read_text() + "nonsense: true\n")
+    refused = paced.ctl("reload", check=False)
+    assert refused.returncode != 0
+    assert "nonsense" in refused.stdout + refused.stderr
+    paced.master.signal(signal.SIGHUP)
+    until(lambda: paced.master.log().count("nonsense") >= 2, 5, "the log names the key")
+    assert set(paced.worker_pids()) == before
+    assert fetch_now(paced.api, "POST", "/v1/chat/completions",
+                     chat_body("hello", 2, stream=False)).status == 200
+
+
+def test_a_node_joins_serves_drains_and_leaves_under_load_without_a_failed_request(paced):
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 10)
+        for turn in range(2):
+            name = f"guest{turn}"
+            guest = paced.start_node(name, "slots=32,rate=100")
+            until(lambda name=name: paced.node_row(name)["inflight"] > 0, 10,
+                  "the guest has work")
+            status = paced.stop_node(guest, signal.SIGTERM)
+            assert status == 0, guest.process.log()
+            until(lambda name=name: paced.node_state(name) in ("GONE", None), 10, "it is gone")
+            more_done(load, 15)
+    assert_clean(load)
+
+
+def test_a_drained_node_finishes_its_streams_takes_no_more_and_comes_back(paced):
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 10)
+        paced.ctl("drain", "a", "--wait")
+        assert paced.node_state("a") == "DRAINING"
+        assert paced.node_row("a")["inflight"] == 0
+        more_done(load, 20)
+        assert paced.node_row("a")["inflight"] == 0
+        paced.ctl("undrain", "a")
+        paced.wait_up("a")
+        until(lambda: paced.node_row("a")["inflight"] > 0, 10, "it has work again")
+    assert_clean(load)
+
+
+def test_draining_an_unknown_node_is_an_error_that_names_it(paced):
+    refused = paced.ctl("drain", "nobody", check=False)
+    assert refused.returncode != 0
+    assert "nobody" in refused.stdout + refused.stderr
+
+
+def test_the_health_process_is_restarted_and_traffic_does_not_notice(paced):
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 10)
+        health = paced.health_pid()
+        os.kill(health, signal.SIGKILL)
+        until(lambda: (pid := paced.health_pid()) and pid != health, 10, "a new health process")
+        more_done(load, 20)
+        for name in ("a", "b"):
+            paced.wait_up(name)
+    assert_clean(load)
+
+
+def test_quit_finishes_open_streams_before_the_master_ends(paced):
+    with Load(paced.api, concurrency=8, tokens=60) as load:
+        until(lambda: len(paced.open_requests()) >= 8, 5, "streams are open")
+        load._stop.set()
+        assert paced.stop_master(signal.SIGQUIT) == 0
+        load.stop()
+    # A client that was between two requests may find the door closed; no stream may be cut.
+    cut = [text for _, text in load.failures if "ConnectionRefused" not in text
+           and "closed in the head: b''" not in text and "in the head" not in text]
+    assert not cut, cut[:3]
+
+
+def test_term_ends_open_streams_after_the_grace_with_an_error_event(make_cluster):
+    cluster = make_cluster(config={"shutdown_grace_ms": 300}).start()
+    cluster.start_node("a", "slots=4,rate=20")
+    import asyncio
+    from load import open_request
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("long", 100000))
+        await answer.read_head()
+        events, last = 0, b""
+        async for event in answer.events():
+            events += 1
+            if events == 3:
+                cluster.master.signal(signal.SIGTERM)
+            last, before = event, last
+        answer.close()
+        return before, last
+    before, last = asyncio.run(asyncio.wait_for(go(), 20))
+    assert b'"error"' in before
+    assert last == b"data: [DONE]"
+    assert cluster.master.wait(10) == 0
+
+
+def test_children_end_when_the_master_is_killed(paced):
+    children = children_of(paced.master.pid)
+    assert len(children) >= 3  # two workers and the health process
+    paced.master.signal(signal.SIGKILL)
+    paced.master.popen.wait()
+    until(lambda: not [pid for pid in children if alive(pid)], 10, "no child is left")
+    # What the dead master left behind does not keep the next one from starting.
+    paced.launch()
+    for name in ("a", "b"):
+        paced.wait_up(name)
+
+
+def test_a_second_master_on_the_same_runtime_directory_refuses_to_start(paced):
+    second = subprocess.run([program("drover"), "-c", str(paced.config_path)],
+                            capture_output=True, text=True, timeout=20)
+    assert second.returncode != 0
+    assert str(paced.master.pid) in second.stderr
+    assert paced.master.running()
+    assert fetch_now(paced.api, "GET", "/livez").status == 200
+
+
+def test_a_worker_that_crashes_is_replaced(paced):
+    victim = paced.worker_pids()[0]
+    os.kill(victim, signal.SIGSEGV)
+    until(lambda: len(pids := paced.worker_pids()) == 2 and victim not in pids, 10,
+          "two workers again")
+
+
+def test_processes_have_titles_and_a_pid_file(paced):
+    assert int((paced.runtime / "drover.pid").read_text()) == paced.master.pid
+    titles = []
+    for pid in children_of(paced.master.pid):
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            titles.append(f.read().replace(b"\0", b" ").decode())
+    assert any("worker" in title for title in titles), titles
+    assert any("health" in title for title in titles), titles
