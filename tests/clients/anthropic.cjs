@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const Anthropic = require('@anthropic-ai/sdk');
 const { main } = require('./common.cjs');
 
-const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim';
+const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim-small';
 const request = { model: MODEL, max_tokens: 12, messages: [{ role: 'user', content: 'Say something about rivers.' }] };
 
 function client(url, options = {}) {

@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const { Ollama } = require('ollama');
 const { main } = require('./common.cjs');
 
-const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim';
+const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim-small';
 const messages = [{ role: 'user', content: 'Say something about rivers.' }];
 const options = { num_predict: 12 };
 

@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const OpenAI = require('openai');
 const { main, recordingFetch } = require('./common.cjs');
 
-const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim';
+const MODEL = process.env.DROVER_TEST_MODEL ?? 'sim-small';
 const messages = [{ role: 'user', content: 'Say something about rivers.' }];
 
 function client(url, options = {}) {

@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DROVER_BUILD", ROOT / "build"))
 POLL_S = 0.02
-MODEL = "sim"
+MODEL = "sim-small"
 
 # Sanitized programs are several times slower; every bound grows with this.
 SLOW = float(os.environ.get("DROVER_TEST_SLOW", "1"))
@@ -333,6 +334,24 @@ class Cluster:
 
     def worker_rows(self):
         return [row for row in self.ctl_rows("workers") if row.get("kind", "worker") == "worker"]
+
+    def worker_rows_all(self):
+        """Every worker that still exists, draining ones too."""
+        return [row for row in self.worker_rows() if str(row["state"]).upper() != "FREE"]
+
+    def health_pid(self):
+        for row in self.ctl_rows("workers"):
+            if row.get("kind") == "health" and str(row["state"]).upper() == "RUNNING":
+                return row["pid"]
+        return None
+
+    def violations(self):
+        """How often the health process found gauges and open requests in disagreement."""
+        text = urllib.request.urlopen("http://%s:%d/metrics" % self.address("admin"),
+                                      timeout=10).read().decode()
+        values = re.findall(r"^drover_\w*violations?_total(?:\{[^}]*\})? (\S+)$", text, re.M)
+        assert values, "no counter of violations in /metrics"
+        return sum(float(value) for value in values)
 
     def worker_pids(self, state="RUNNING"):
         try:

@@ -13,7 +13,7 @@ from harness import MODEL, until
 from load import (BadAnswer, Load, Reference, chat_body, check_one_attempt, checked_stream, fetch,
                   fetch_now, open_request, text_of)
 
-SLOW_PREFILL = "slots=8,prefill=20"  # tokens a second: a long wait before the first token
+SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
 PACED = "slots=32,rate=50"
 
 # Path, body of a stream of at most `n` tokens: one for each surface.

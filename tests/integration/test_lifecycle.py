@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness import alive, children_of, program, until
+from harness import MODEL, alive, children_of, program, until
 from load import Load, chat_body, fetch_now
 
 LOAD = dict(concurrency=24, tokens=24)
@@ -79,7 +79,7 @@ def test_a_reload_under_load_fails_no_request_and_the_new_config_is_in_force(pac
         more_done(load, 10)
         for turn in range(3):
             old = set(paced.worker_pids())
-            paced.write_config(aliases=[{"name": f"alias-{turn}", "model": "sim"}])
+            paced.write_config(aliases=[{"name": f"alias-{turn}", "model": MODEL}])
             paced.master.signal(signal.SIGHUP)
             until(lambda old=old: (pids := set(paced.worker_pids())) and len(pids) == 2
                   and not pids & old, 15, "two new workers")
@@ -226,7 +226,7 @@ def test_a_worker_that_crashes_is_replaced(paced):
 
 
 def test_processes_have_titles_and_a_pid_file(paced):
-    assert int((paced.runtime / "drover.pid").read_text()) == paced.master.pid
+    assert int((paced.runtime / "drover.lock").read_text()) == paced.master.pid
     titles = []
     for pid in children_of(paced.master.pid):
         with open(f"/proc/{pid}/cmdline", "rb") as f:

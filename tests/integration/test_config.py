@@ -1,0 +1,130 @@
+"""drover -t: a bad configuration is one clear line with file, line and key."""
+
+import subprocess
+
+import pytest
+
+from harness import ROOT, program
+
+GOOD = """\
+workers: 2
+api:
+  listen: 127.0.0.1:0
+admin:
+  listen: 127.0.0.1:0
+runtime_dir: {dir}/run
+nodes:
+  - name: one
+    address: 127.0.0.1:9101
+"""
+
+
+def drover_t(tmp_path, text):
+    path = tmp_path / "drover.yaml"
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    else:
+        path.write_text(text)
+    return subprocess.run([program("drover"), "-t", "-c", str(path)], capture_output=True,
+                          text=True, timeout=20, errors="replace")
+
+
+def test_a_good_config_passes(tmp_path):
+    done = drover_t(tmp_path, GOOD.format(dir=tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "scoreboard").exists(), "a check must not start anything"
+
+
+def test_the_example_config_passes():
+    done = subprocess.run([program("drover"), "-t", "-c", str(ROOT / "docs/drover.example.yaml")],
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("change,line,key", [
+    (("workers: 2", "wrokers: 2"), 1, "wrokers"),
+    (("workers: 2", "workers: many"), 1, "workers"),
+    (("workers: 2", "workers: 0"), 1, "workers"),
+    (("workers: 2", "workers: 65"), 1, "workers"),
+    (("workers: 2", "workers: -1"), 1, "workers"),
+    (("workers: 2", "workers: [2]"), 1, "workers"),
+    (("  listen: 127.0.0.1:0\nadmin", "  listen: nowhere\nadmin"), 3, "listen"),
+    (("  listen: 127.0.0.1:0\nadmin", "  listen: 127.0.0.1:99999\nadmin"), 3, "listen"),
+    (("  listen: 127.0.0.1:0\nadmin", "  lisen: 127.0.0.1:0\nadmin"), 3, "lisen"),
+    (("name: one", "name: 'has space'"), 8, "name"),
+    (("9101\n", "9101\n  - name: one\n    address: 127.0.0.1:9102\n"), 10, "one"),
+    (("127.0.0.1:9101", "127.0.0.1"), 9, "address"),
+    (("workers: 2", "workers: 2\nworkers: 3"), 2, "workers"),
+    (("workers: 2", "policy: magic"), 1, "policy"),
+], ids=lambda value: str(value)[:30].replace("\n", "|"))
+def test_a_bad_value_is_named_with_file_line_and_key(tmp_path, change, line, key):
+    text = GOOD.format(dir=tmp_path)
+    assert change[0] in text
+    done = drover_t(tmp_path, text.replace(*change, 1))
+    assert done.returncode != 0
+    message = done.stderr.strip()
+    assert len(message.splitlines()) == 1, message
+    assert f"drover.yaml:{line}" in message, message
+    assert key in message
+
+
+@pytest.mark.parametrize("text", [
+    "workers: [\n", "\tworkers: 2\n", "workers: 2\n  api: x\n", "- a\n- b\n", "just text\n",
+    "workers: &a 2\nshutdown_grace_ms: *b\n", b"\xff\xfe\0w", b"workers: \x01\n", "",
+    "a: " + "[" * 10000, "x: &a [1]\ny: [*a, *a]\n" * 3,
+], ids=["open list", "tab", "indent", "list", "scalar", "alias", "utf-16", "control", "empty",
+        "deep", "anchors"])
+def test_what_is_not_a_configuration_is_refused_without_a_crash(tmp_path, text):
+    done = drover_t(tmp_path, text)
+    assert done.returncode != 0 or text == ""
+    assert done.returncode >= 0, done.stderr
+    if done.returncode:
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Sanitizer" not in done.stderr
+
+
+def test_missing_files_are_named(tmp_path):
+    done = subprocess.run([program("drover"), "-t", "-c", str(tmp_path / "none.yaml")],
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode != 0 and "none.yaml" in done.stderr
+    done = drover_t(tmp_path, GOOD.format(dir=tmp_path) +
+                    f"registry:\n  listen: 127.0.0.1:0\n  token_file: {tmp_path}/no-token\n")
+    assert done.returncode != 0 and "no-token" in done.stderr
+    done = drover_t(tmp_path, GOOD.format(dir=tmp_path).replace(
+        "admin:", f"  tls: {{enabled: true, cert: {tmp_path}/no.crt, key: {tmp_path}/no.key}}\nadmin:"))
+    assert done.returncode != 0 and "no.crt" in done.stderr
+
+
+def test_a_start_with_a_bad_config_fails_with_the_same_line_and_leaves_nothing(tmp_path):
+    path = tmp_path / "drover.yaml"
+    path.write_text(GOOD.format(dir=tmp_path).replace("workers: 2", "wrokers: 2"))
+    done = subprocess.run([program("drover"), "-c", str(path)], capture_output=True, text=True,
+                          timeout=20)
+    assert done.returncode != 0
+    assert "drover.yaml:1" in done.stderr and "wrokers" in done.stderr
+    assert not (tmp_path / "run" / "scoreboard").exists()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    import socket
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path = tmp_path / "drover.yaml"
+        path.write_text(GOOD.format(dir=tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}", 1))
+        done = subprocess.run([program("drover"), "-c", str(path)], capture_output=True,
+                              text=True, timeout=20)
+        assert done.returncode != 0
+        assert str(port) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["drover", "drover-node", "droverctl"])
+def test_every_program_has_help_and_a_version(name):
+    for flag in ("--help", "--version"):
+        done = subprocess.run([program(name), flag], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0, (name, flag, done.stderr)
+        assert name in done.stdout
+    done = subprocess.run([program(name), "--no-such-flag"], capture_output=True, text=True,
+                          timeout=20)
+    assert done.returncode != 0 and done.stderr.strip()
