@@ -1,0 +1,162 @@
+/* test_gauges.c - claiming and releasing, in one process and in eight. */
+#include "shm/gauges.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "base/clock.h"
+#include "board.h"
+#include "shm/nodes.h"
+#include "shm/segment.h"
+
+Test(gauges, what_is_claimed_is_counted_and_given_back)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 2, 3, 1);
+    struct gauge g;
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert(gauges_claim(board, 0, 0, 1, 100, 3));
+    cr_assert(gauges_claim(board, 2, 0, 1, 50, 3));
+    cr_assert(gauges_claim(board, 2, 0, 1, 7, 3));
+    cr_assert_not(gauges_claim(board, 1, 0, 1, 1, 3), "full");
+    g = gauges_sum(board, 0, 1);
+    cr_assert_eq(g.inflight, 3);
+    cr_assert_eq(g.pending_tokens, 157);
+    gauges_prefill_done(board, 2, 0, 1, 50);
+    g = gauges_read(board, 2, 0, 1);
+    cr_assert_eq(g.inflight, 2);
+    cr_assert_eq(g.pending_tokens, 7);
+    gauges_release(board, 2, 0, 1, 7);
+    cr_assert(gauges_claim(board, 1, 0, 1, 1, 3));
+    gauges_release(board, 0, 0, 1, 100);
+    gauges_release(board, 1, 0, 1, 1);
+    gauges_release(board, 2, 0, 1, 0);
+    g = gauges_sum(board, 0, 1);
+    cr_assert_eq(g.inflight, 0);
+    cr_assert_eq(g.pending_tokens, 0);
+    gauges_release(board, 2, 0, 1, 99); /* never below zero */
+    cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
+    cr_assert_not(gauges_claim(board, 0, 0, 1, 1, 0), "no places at all");
+    board_drop(&t, board);
+}
+
+Test(gauges, a_new_tenant_is_not_charged_for_the_old_ones_requests)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 2, 1);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert(gauges_claim(board, 0, 0, 1, 9, 1));
+    nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
+    cr_assert_eq(nodes_claim(board, 3), 0);
+    cr_assert_eq(gauges_sum(board, 0, 2).inflight, 0);
+    cr_assert_not(gauges_claim(board, 1, 0, 1, 9, 5), "that tenant is gone");
+    cr_assert(gauges_claim(board, 0, 0, 2, 4, 1));
+    gauges_release(board, 0, 0, 1, 9); /* the old request ends: not ours */
+    cr_assert_eq(gauges_sum(board, 0, 2).inflight, 1);
+    cr_assert_eq(gauges_sum(board, 0, 2).pending_tokens, 4);
+    board_drop(&t, board);
+}
+
+Test(gauges, a_claimant_stopped_midway_delays_but_does_not_wedge_the_others)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 3, 1);
+    uint64_t claiming = UINT64_C(1) << 48 | SB_GAUGE_CLAIMING;
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    for (unsigned stopped = 0; stopped < 3; stopped += 2) { /* a lower and a greater number */
+        segment_gauges(board, 0)[stopped] = claiming;
+        cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0, "a claim is not yet a request");
+        cr_assert_not(gauges_claim(board, 1, 0, 1, 1, 1));
+        cr_assert_eq(segment_gauges(board, 0)[1], UINT64_C(1) << 48, "taken back whole");
+        cr_assert(gauges_claim(board, 1, 0, 1, 1, 2), "there is room for both");
+        gauges_release(board, 1, 0, 1, 1);
+        gauges_clear_worker(board, stopped); /* the master has reaped it */
+        cr_assert(gauges_claim(board, 1, 0, 1, 1, 1));
+        gauges_release(board, 1, 0, 1, 1);
+    }
+    board_drop(&t, board);
+}
+
+/* What the forked claimants share besides the scoreboard. */
+struct arena {
+    _Atomic uint32_t inside;     /* holders, counted independently of the gauges */
+    _Atomic uint32_t most;       /* the most ever seen inside */
+    _Atomic uint32_t wins;       /* claims that returned true */
+    _Atomic uint32_t losses;     /* and false */
+    _Atomic uint32_t wins_by[8]; /* of each process */
+};
+
+static void claimant(struct scoreboard *board, struct arena *arena, unsigned worker,
+                     uint32_t cap, uint32_t goal)
+{
+    uint64_t give_up = clock_mono_us() + 60 * US_PER_S;
+
+    while (arena->wins < goal && clock_mono_us() < give_up) {
+        uint32_t now, most;
+
+        if (!gauges_claim(board, worker, 0, 1, 10, cap)) {
+            arena->losses++;
+            (void)sched_yield();
+            continue;
+        }
+        now = ++arena->inside;
+        for (most = arena->most;
+             now > most && !atomic_compare_exchange_weak(&arena->most, &most, now);)
+            ;
+        arena->wins++;
+        arena->wins_by[worker]++;
+        if (arena->wins % 16 == 0)
+            (void)sched_yield(); /* hold it across a switch of processes now and then */
+        arena->inside--;
+        gauges_release(board, worker, 0, 1, 10);
+    }
+    _exit(0);
+}
+
+static void contest(uint32_t cap, uint32_t goal)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 8, 1);
+    struct arena *arena =
+        mmap(NULL, sizeof(*arena), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t pid[8];
+
+    cr_assert_neq(arena, MAP_FAILED);
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    for (unsigned w = 0; w < 8; w++) {
+        pid[w] = fork();
+        cr_assert_neq(pid[w], -1);
+        if (pid[w] == 0) {
+            (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+            claimant(board, arena, w, cap, goal);
+        }
+    }
+    for (unsigned w = 0; w < 8; w++) {
+        int status;
+
+        cr_assert_eq(waitpid(pid[w], &status, 0), pid[w]);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    cr_assert_leq(arena->most, cap, "%u held at once", arena->most);
+    cr_assert_geq(arena->wins, goal, "%u wins, %u losses", arena->wins, arena->losses);
+    cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
+    cr_assert_eq(gauges_sum(board, 0, 1).pending_tokens, 0);
+    (void)munmap(arena, sizeof(*arena));
+    board_drop(&t, board);
+}
+
+Test(gauges, eight_processes_never_hold_one_place_twice_and_always_get_on, .timeout = 90)
+{
+    contest(1, 100000);
+}
+
+Test(gauges, eight_processes_never_hold_more_than_three_places, .timeout = 90)
+{
+    contest(3, 100000);
+}

@@ -1,0 +1,363 @@
+/* test_scoreboard.c - creating and attaching, and files that are no scoreboard. */
+#include "shm/scoreboard.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <sys/stat.h>
+
+#include "board.h"
+#include "shm/gauges.h"
+#include "shm/layout.h"
+
+static int attach_code(const char *path, struct error *err)
+{
+    struct scoreboard *board;
+    int rc = scoreboard_attach(&board, path, err);
+
+    if (rc != 0)
+        cr_assert_null(board);
+    scoreboard_detach(board);
+    return rc;
+}
+
+static void overwrite(const char *path, off_t at, const void *bytes, size_t n)
+{
+    int fd = open(path, O_WRONLY);
+
+    cr_assert_neq(fd, -1);
+    cr_assert_eq(pwrite(fd, bytes, n, at), (ssize_t)n);
+    (void)close(fd);
+}
+
+/* A small generator, so that a failure can be repeated. */
+static uint32_t next_random(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(*state >> 33);
+}
+
+Test(scoreboard, attaching_shows_what_the_creator_wrote)
+{
+    struct temporary t;
+    struct scoreboard *writer = board_make(&t, 16, 4, 32), *reader;
+    uint32_t generation, workers;
+    struct stat st;
+
+    scoreboard_set_config(writer, 3, 4);
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    cr_assert_eq(scoreboard_max_nodes(reader), 16);
+    cr_assert_eq(scoreboard_max_workers(reader), 4);
+    cr_assert_eq(scoreboard_requests_per_worker(reader), 32);
+    cr_assert_eq(scoreboard_created_wall_ms(reader), scoreboard_created_wall_ms(writer));
+    cr_assert_gt(scoreboard_created_wall_ms(reader), UINT64_C(1500000000000));
+    scoreboard_config(reader, &generation, &workers);
+    cr_assert_eq(generation, 3);
+    cr_assert_eq(workers, 4);
+    cr_assert_eq(stat(t.path, &st), 0);
+    cr_assert_eq(st.st_mode & 07777, 0600);
+    scoreboard_detach(reader);
+    board_drop(&t, writer);
+}
+
+Test(scoreboard, a_new_one_replaces_the_old_file_and_leaves_its_mappings_alone)
+{
+    const struct scoreboard_params params = {8, 2, 4};
+    struct temporary t;
+    struct scoreboard *old = board_make(&t, 16, 4, 32), *new, *reader;
+    uint32_t generation, workers;
+
+    scoreboard_set_config(old, 7, 4);
+    cr_assert_eq(scoreboard_create(&new, t.path, &params, NULL), 0);
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    cr_assert_eq(scoreboard_max_nodes(reader), 8);
+    scoreboard_config(old, &generation, &workers);
+    cr_assert_eq(generation, 7);
+    scoreboard_detach(reader);
+    scoreboard_detach(old);
+    board_drop(&t, new);
+}
+
+Test(scoreboard, its_pages_come_into_being_when_they_are_written)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1024, 128, 65536);
+    struct stat st;
+
+    cr_assert_eq(stat(t.path, &st), 0);
+    cr_assert_gt(st.st_size, INT64_C(1) << 30);
+    cr_assert_lt(st.st_blocks * 512, 1 << 20);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
+{
+    static const struct scoreboard_params wrong[] = {
+        {0, 1, 1}, {1025, 1, 1}, {1, 0, 1}, {1, 129, 1}, {1, 1, 0}, {1, 1, 65537}, {~0u, 1, 1}};
+    struct scoreboard *board;
+    struct error err;
+
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        cr_assert_eq(scoreboard_create(&board, "/tmp/never", &wrong[i], &err), DRV_EINVAL);
+        cr_assert_null(board);
+    }
+    cr_assert_eq(scoreboard_create(&board, "/nonexistent/dir/x",
+                                   &(struct scoreboard_params){1, 1, 1}, &err),
+                 DRV_ESYS);
+    cr_assert_not_null(strstr(err.text, "No such file"));
+    scoreboard_detach(NULL);
+}
+
+Test(scoreboard, a_missing_file_is_told_from_a_bad_one)
+{
+    struct error err;
+
+    cr_assert_eq(attach_code("/nonexistent/scoreboard", &err), DRV_ENOENT);
+    cr_assert_not_null(strstr(err.text, "/nonexistent/scoreboard"));
+}
+
+Test(scoreboard, a_directory_a_fifo_and_a_device_are_not_scoreboards)
+{
+    struct temporary t;
+    struct error err;
+
+    temporary_make(&t);
+    cr_assert_eq(attach_code(t.dir, &err), DRV_ECORRUPT);
+    cr_assert_not_null(strstr(err.text, "not a regular file"));
+    cr_assert_eq(mkfifo(t.path, 0600), 0);
+    cr_assert_eq(attach_code(t.path, &err), DRV_ECORRUPT); /* and does not wait for a writer */
+    cr_assert_eq(attach_code("/dev/zero", &err), DRV_ECORRUPT);
+    temporary_remove(&t);
+}
+
+Test(scoreboard, a_file_cut_at_any_length_is_refused)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    struct stat st;
+    struct error err;
+
+    cr_assert_eq(stat(t.path, &st), 0);
+    for (off_t n = st.st_size - 1; n >= 0; n -= n > 8192 ? 509 : 1) {
+        cr_assert_eq(truncate(t.path, n), 0);
+        cr_assert_eq(attach_code(t.path, &err), DRV_ECORRUPT, "%jd", (intmax_t)n);
+    }
+    board_drop(&t, board);
+}
+
+Test(scoreboard, a_file_that_is_too_long_is_refused)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+
+    overwrite(t.path, 1 << 20, "x", 1);
+    cr_assert_eq(attach_code(t.path, NULL), DRV_ECORRUPT);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, another_layout_version_is_named_in_the_error)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    const uint32_t old = 0, future = 4711;
+    struct error err;
+
+    overwrite(t.path, offsetof(struct sb_header, layout_version), &old, sizeof(old));
+    cr_assert_eq(attach_code(t.path, &err), DRV_EVERSION);
+    cr_assert_not_null(strstr(err.text, "version 0, this program reads 1"), "%s", err.text);
+    overwrite(t.path, offsetof(struct sb_header, layout_version), &future, sizeof(future));
+    cr_assert_eq(attach_code(t.path, &err), DRV_EVERSION);
+    cr_assert_not_null(strstr(err.text, "version 4711, this program reads 1"), "%s", err.text);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, a_header_with_any_one_byte_changed_is_refused)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 3, 2, 5);
+    struct sb_header header;
+    int fd = open(t.path, O_RDONLY);
+
+    cr_assert_eq(pread(fd, &header, sizeof(header), 0), (ssize_t)sizeof(header));
+    (void)close(fd);
+    for (size_t at = 0; at < sizeof(header); at++) {
+        const uint8_t good = ((uint8_t *)&header)[at], bad = (uint8_t)(good ^ 0x41);
+
+        if (at >= offsetof(struct sb_header, created_wall_ms) &&
+            at < offsetof(struct sb_header, geometry))
+            continue; /* the date may be anything */
+        overwrite(t.path, (off_t)at, &bad, 1);
+        cr_assert_neq(attach_code(t.path, NULL), 0, "byte %zu", at);
+        overwrite(t.path, (off_t)at, &good, 1);
+    }
+    cr_assert_eq(attach_code(t.path, NULL), 0);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, foreign_and_random_files_are_refused)
+{
+    struct temporary t;
+    uint64_t seed = 42;
+
+    temporary_make(&t);
+    for (int i = 0; i < 200; i++) {
+        size_t n = next_random(&seed) % 20000;
+        uint8_t *bytes = malloc(n + 1);
+        int fd = open(t.path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+        for (size_t at = 0; at < n; at++)
+            bytes[at] = i == 0 ? 'A' : (uint8_t)next_random(&seed);
+        cr_assert_eq(write(fd, bytes, n), (ssize_t)n);
+        (void)close(fd);
+        cr_assert_eq(attach_code(t.path, NULL), DRV_ECORRUPT);
+        free(bytes);
+    }
+    temporary_remove(&t);
+}
+
+/* Calls every reader with every number, in range and out of it. */
+static void read_everything(const struct scoreboard *board)
+{
+    static struct node_info info;
+    uint32_t generation, workers;
+
+    scoreboard_config(board, &generation, &workers);
+    (void)nodes_epoch(board);
+    cr_assert_geq(nodes_find(board, "box1"), -1);
+    cr_assert_leq(procs_find_free(board), (int)scoreboard_max_workers(board));
+    for (unsigned slot = 0; slot < procs_slots(board) + 3; slot++) {
+        struct proc_view view;
+
+        if (procs_read(board, slot, &view)) {
+            cr_assert_lt(slot, procs_slots(board));
+            cr_assert_geq(view.pid, 0);
+            cr_assert_str_neq(proc_state_name(view.state), "UNKNOWN");
+        }
+    }
+    for (unsigned node = 0; node < scoreboard_max_nodes(board) + 3; node++) {
+        struct node_status status;
+        struct histogram h;
+
+        cr_assert_str_neq(node_state_name(nodes_state(board, node)), "UNKNOWN");
+        if (nodes_status(board, node, &status)) {
+            cr_assert_str_neq(node_reason_name(status.reason), "unknown");
+            cr_assert_leq(status.success_fraction, 1);
+        }
+        if (nodes_read(board, node, &info)) {
+            cr_assert_lt(strnlen(info.name, sizeof(info.name)), sizeof(info.name));
+            cr_assert_lt(strnlen(info.address, sizeof(info.address)), sizeof(info.address));
+            cr_assert_leq(info.models_count, NODE_MAX_MODELS);
+            for (unsigned m = 0; m < info.models_count; m++) {
+                cr_assert_lt(strnlen(info.models[m].id, NODE_MODEL_BYTES), NODE_MODEL_BYTES);
+                cr_assert_leq(info.models[m].alias_of, info.models_count);
+            }
+        }
+        for (unsigned which = 0; which <= STATS_HISTOGRAMS; which++) {
+            stats_read_histogram(board, node, (enum stats_histogram)which, &h);
+            (void)histogram_quantile_us(&h, 0.99);
+        }
+        for (unsigned c = 0; c <= STATS_COUNTERS; c++)
+            (void)stats_read_counter(board, node, (enum stats_counter)c);
+        for (unsigned a = 0; a <= STATS_AVERAGES; a++)
+            cr_assert(isfinite(stats_read_average(board, node, (enum stats_average)a)));
+        (void)gauges_sum(board, node, 1);
+        (void)gauges_read(board, 0, node, 1);
+        (void)gauges_read(board, 4711, node, 1);
+    }
+    for (unsigned w = 0; w < scoreboard_max_workers(board) + 3; w++) {
+        uint32_t high;
+
+        cr_assert_leq(requests_count(board, w, &high), scoreboard_requests_per_worker(board));
+        cr_assert_leq(high, scoreboard_requests_per_worker(board));
+        for (unsigned row = 0; row < scoreboard_requests_per_worker(board) + 3; row++) {
+            struct request_view view;
+
+            if (!requests_read(board, w, row, &view))
+                continue;
+            cr_assert_lt(strnlen(view.id, sizeof(view.id)), sizeof(view.id));
+            cr_assert_lt(strnlen(view.model, sizeof(view.model)), sizeof(view.model));
+            cr_assert_str_neq(request_phase_name(view.phase), "unknown");
+            cr_assert(view.node == REQUEST_NO_NODE || view.node < scoreboard_max_nodes(board));
+        }
+    }
+}
+
+Test(scoreboard, every_reader_is_safe_when_the_body_is_random_bytes)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 4, 3, 8), *reader;
+    uint64_t seed = 7;
+    struct stat st;
+    uint8_t *bytes;
+
+    cr_assert_eq(stat(t.path, &st), 0);
+    bytes = malloc((size_t)st.st_size);
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    for (int round = 0; round < 40; round++) {
+        for (off_t at = 0; at < st.st_size; at++)
+            bytes[at] = (uint8_t)next_random(&seed);
+        if (round == 0)
+            memset(bytes, 0xff, (size_t)st.st_size);
+        /* small states and even counters now and then, or little would be found valid */
+        for (off_t at = 0; round % 2 == 1 && at < st.st_size; at += 4)
+            if (next_random(&seed) % 2 == 0)
+                bytes[at] &= 6, bytes[at + 1] &= 7, bytes[at + 2] = bytes[at + 3] = 0;
+        overwrite(t.path, SB_PAGE, bytes, (size_t)st.st_size - SB_PAGE);
+        read_everything(reader);
+        read_everything(board);
+    }
+    free(bytes);
+    scoreboard_detach(reader);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
+{
+    static const struct node_info info = {.name = "box1", .slots = 4};
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 2, 2, 2), *reader;
+    const unsigned far = 4711;
+
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        struct scoreboard *sb = i == 0 ? reader : board;
+        unsigned n = i == 0 ? 0 : far;
+
+        if (sb == reader) {
+            scoreboard_set_config(sb, 9, 9);
+            cr_assert_eq(nodes_claim(sb, 1), -1);
+            nodes_repair(sb);
+        }
+        nodes_publish(sb, n, &info);
+        nodes_set_state(sb, n, NODE_UP, NODE_REASON_NONE, 1);
+        nodes_set_checked(sb, n, 1, 1);
+        nodes_set_drain_wish(sb, n, true);
+        nodes_set_slots_now(sb, n, 1);
+        nodes_set_load(sb, n, 1, 1, 0.5f, 1);
+        nodes_set_window(sb, n, &(struct node_status){0});
+        nodes_release(sb, n);
+        procs_assign(sb, n, 1, true);
+        procs_set_pid(sb, n, 1);
+        procs_set_state(sb, n, PROC_RUNNING);
+        procs_heartbeat(sb, n, 1);
+        procs_count(sb, n, PROC_REQUESTS_TOTAL, 1);
+        procs_clear(sb, n);
+        cr_assert_not(gauges_claim(sb, n, n, 0, 1, 8));
+        cr_assert_not(gauges_claim(sb, 0, n, 0, 1, 8));
+        gauges_prefill_done(sb, n, 0, 0, 1);
+        gauges_release(sb, 0, n, 0, 1);
+        gauges_clear_worker(sb, n);
+        stats_note(sb, n, 0, STATS_E2E, 5);
+        stats_count(sb, n, 0, STATS_OK, 1);
+        stats_average(sb, n, 0, STATS_AVG_HOLD_S, 1, 0.1);
+        stats_zero(sb, n);
+        cr_assert_eq(requests_open(sb, n, "a", "b", 1, 1), -1);
+        requests_phase(sb, n, 0, REQUEST_SENT, 1);
+        requests_node(sb, n, 0, 0, 0);
+        requests_tokens(sb, n, 0, 0);
+        requests_close(sb, n, 0);
+        requests_clear_worker(sb, n);
+    }
+    cr_assert_eq(nodes_epoch(board), 0);
+    scoreboard_detach(reader);
+    board_drop(&t, board);
+}

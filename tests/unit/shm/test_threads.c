@@ -1,0 +1,349 @@
+/*
+ * test_threads.c - the segment mapped twice in one process, readers and writers as threads.
+ *
+ * ThreadSanitizer sees threads of one process only, so the algorithms are run here as threads:
+ * built with -DDROVER_TSAN=ON this is the test of the memory orders, built without it of the
+ * results.  A program of its own, because Criterion does not run under ThreadSanitizer.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "shm/gauges.h"
+#include "shm/nodes.h"
+#include "shm/requests.h"
+#include "shm/segment.h"
+#include "shm/stats.h"
+
+#define CLAIMANTS 4u
+
+#define CHECK(claim)                                                                    \
+    do {                                                                                \
+        if (!(claim)) {                                                                 \
+            (void)fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #claim); \
+            exit(1);                                                                    \
+        }                                                                               \
+    } while (0)
+
+struct scene {
+    struct scoreboard *board;  /* writable mapping */
+    struct scoreboard *second; /* the same file, read-only */
+    _Atomic uint32_t done;
+    _Atomic uint32_t good;       /* consistent copies */
+    _Atomic uint32_t wrong;      /* copies that mix two versions */
+    _Atomic uint32_t next;       /* number of the next thread */
+    _Atomic uint32_t inside;     /* holders of a place */
+    _Atomic uint32_t most;       /* ever inside at once */
+    _Atomic uint32_t wins;       /* places had */
+    uint64_t plain;              /* guarded by the only place, and by nothing else */
+    _Atomic uint32_t at_barrier; /* see meet() */
+    _Atomic uint32_t won[2];
+};
+
+static void scene_begin(struct scene *s)
+{
+    const struct scoreboard_params params = {
+        .max_nodes = 2, .max_workers = CLAIMANTS, .requests_per_worker = 8};
+    char path[] = "/tmp/drover-threads-XXXXXX";
+    int fd = mkstemp(path);
+
+    CHECK(fd != -1);
+    (void)close(fd);
+    *s = (struct scene){0};
+    CHECK(scoreboard_create(&s->board, path, &params, NULL) == 0);
+    CHECK(scoreboard_attach(&s->second, path, NULL) == 0);
+    (void)unlink(path);
+    CHECK(nodes_claim(s->board, 1) == 0);
+}
+
+static void scene_end(struct scene *s)
+{
+    scoreboard_detach(s->second);
+    scoreboard_detach(s->board);
+}
+
+static pthread_t spawn(void *(*run)(void *), struct scene *s)
+{
+    pthread_t thread;
+
+    CHECK(pthread_create(&thread, NULL, run, s) == 0);
+    return thread;
+}
+
+static void join(pthread_t thread)
+{
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* ---- node rows ---- */
+
+/* Version v of the node: every part of it tells v. */
+static void *publish_versions(void *data)
+{
+    struct scene *s = data;
+    struct node_info info = {.models_count = NODE_MAX_MODELS};
+
+    for (uint32_t v = 1; s->done == 0; v++) {
+        (void)snprintf(info.name, sizeof(info.name), "%u", v);
+        info.slots = v;
+        for (unsigned m = 0; m < NODE_MAX_MODELS; m++)
+            info.models[m].max_context = v;
+        nodes_publish(s->board, 0, &info);
+        if (v % 8 == 0)
+            (void)sched_yield();
+    }
+    return NULL;
+}
+
+static void check_versions(struct scene *s, const struct scoreboard *board)
+{
+    struct node_info info;
+
+    while (s->good < 20000) {
+        char want[16];
+        bool whole = true;
+
+        if (!nodes_read(board, 0, &info)) {
+            (void)sched_yield();
+            continue;
+        }
+        if (info.models_count == 0)
+            continue; /* claimed, not yet published */
+        (void)snprintf(want, sizeof(want), "%u", info.slots);
+        whole = strcmp(want, info.name) == 0;
+        for (unsigned m = 0; m < NODE_MAX_MODELS; m++)
+            whole = whole && info.models[m].max_context == info.slots;
+        if (whole)
+            s->good++;
+        else
+            s->wrong++;
+    }
+    s->done = 1;
+}
+
+static void *check_first(void *data)
+{
+    struct scene *s = data;
+
+    check_versions(s, s->board);
+    return NULL;
+}
+
+static void *check_second(void *data)
+{
+    struct scene *s = data;
+
+    check_versions(s, s->second);
+    return NULL;
+}
+
+static void a_copy_of_a_node_is_never_a_mix_of_two_versions(void)
+{
+    struct scene s;
+    pthread_t writer, one, two;
+
+    scene_begin(&s);
+    writer = spawn(publish_versions, &s);
+    one = spawn(check_first, &s);
+    two = spawn(check_second, &s);
+    join(writer);
+    join(one);
+    join(two);
+    CHECK(s.wrong == 0);
+    CHECK(s.good >= 20000);
+    scene_end(&s);
+}
+
+/* ---- request rows ---- */
+
+static void *open_and_close(void *data)
+{
+    struct scene *s = data;
+    char id[16];
+
+    for (uint32_t v = 1; s->done == 0; v++) {
+        int row;
+
+        (void)snprintf(id, sizeof(id), "%u", v);
+        row = requests_open(s->board, 0, id, id, v, v);
+        requests_phase(s->board, 0, row, REQUEST_SENT, v);
+        if (v % 8 == 0)
+            (void)sched_yield();
+        requests_close(s->board, 0, row);
+    }
+    return NULL;
+}
+
+static void *watch_requests(void *data)
+{
+    struct scene *s = data;
+
+    while (s->good < 20000) {
+        struct request_view view;
+        char want[16];
+
+        if (!requests_read(s->second, 0, 0, &view)) {
+            (void)sched_yield();
+            continue;
+        }
+        (void)snprintf(want, sizeof(want), "%u", view.prompt_tokens);
+        if (strcmp(view.id, want) == 0 && strcmp(view.model, want) == 0 &&
+            view.opened_mono_us == view.prompt_tokens)
+            s->good++;
+        else
+            s->wrong++;
+    }
+    s->done = 1;
+    return NULL;
+}
+
+static void a_copy_of_a_request_is_never_a_mix_of_two_requests(void)
+{
+    struct scene s;
+    pthread_t writer, reader;
+
+    scene_begin(&s);
+    writer = spawn(open_and_close, &s);
+    reader = spawn(watch_requests, &s);
+    join(writer);
+    join(reader);
+    CHECK(s.wrong == 0);
+    scene_end(&s);
+}
+
+/* ---- statistics ---- */
+
+static void *add_samples(void *data)
+{
+    struct scene *s = data;
+
+    for (uint64_t i = 0; i < 20000; i++) {
+        stats_note(s->board, 0, 1, STATS_E2E, i * 10);
+        stats_count(s->board, 0, 1, STATS_OUTPUT_TOKENS, 3);
+        stats_average(s->board, 0, 1, STATS_AVG_HOLD_S, 5, 0.1);
+    }
+    return NULL;
+}
+
+static void no_sample_is_lost_when_many_add(void)
+{
+    pthread_t thread[CLAIMANTS];
+    struct histogram h;
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        thread[i] = spawn(add_samples, &s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        join(thread[i]);
+    stats_read_histogram(s.second, 0, STATS_E2E, &h);
+    CHECK(h.count == CLAIMANTS * 20000);
+    /* 10 * (0 + 1 + ... + 19999), four times */
+    CHECK(h.sum_us == UINT64_C(4) * 10 * 199990000);
+    CHECK(stats_read_counter(s.second, 0, STATS_OUTPUT_TOKENS) == CLAIMANTS * 60000);
+    CHECK(fabs(stats_read_average(s.second, 0, STATS_AVG_HOLD_S) - 5) < 1e-6);
+    scene_end(&s);
+}
+
+/* ---- claims ---- */
+
+/* Nothing here but the claim itself orders the threads: the counters are relaxed. */
+static void *claim_the_only_place(void *data)
+{
+    struct scene *s = data;
+    unsigned worker = s->next++;
+
+    while (atomic_load_explicit(&s->wins, memory_order_relaxed) < 50000) {
+        uint32_t now;
+
+        if (!gauges_claim(s->board, worker, 0, 1, 1, 1)) {
+            (void)sched_yield();
+            continue;
+        }
+        now = 1 + atomic_fetch_add_explicit(&s->inside, 1, memory_order_relaxed);
+        if (now > atomic_load_explicit(&s->most, memory_order_relaxed))
+            atomic_store_explicit(&s->most, now, memory_order_relaxed);
+        s->plain++; /* ThreadSanitizer objects unless a release happens before the next claim */
+        atomic_fetch_add_explicit(&s->wins, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&s->inside, 1, memory_order_relaxed);
+        gauges_release(s->board, worker, 0, 1, 1);
+    }
+    return NULL;
+}
+
+static void the_only_place_is_a_lock(void)
+{
+    pthread_t thread[CLAIMANTS];
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        thread[i] = spawn(claim_the_only_place, &s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        join(thread[i]);
+    CHECK(s.most == 1);
+    CHECK(s.plain == s.wins);
+    CHECK(gauges_sum(s.second, 0, 1).inflight == 0);
+    scene_end(&s);
+}
+
+/* Waits until both threads have come here `round` times. */
+static void meet(struct scene *s, uint32_t round)
+{
+    s->at_barrier++;
+    while (s->at_barrier < 2 * round)
+        (void)sched_yield();
+}
+
+#define ROUNDS 1000u
+
+static void *race_for_the_last_place(void *data)
+{
+    struct scene *s = data;
+    unsigned worker = s->next++;
+
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        bool mine = false;
+
+        meet(s, 3 * round + 1);
+        /* A competitor stopped midway may cost a try; a place lost for good would cost all. */
+        for (int i = 0; i < 10000 && !mine && s->won[0] + s->won[1] == round; i++)
+            mine = gauges_claim(s->board, worker, 0, 1, 1, 1);
+        s->won[worker] += mine;
+        meet(s, 3 * round + 2);
+        if (mine)
+            gauges_release(s->board, worker, 0, 1, 1);
+        meet(s, 3 * round + 3);
+    }
+    return NULL;
+}
+
+static void of_two_that_race_for_the_last_place_exactly_one_gets_it(void)
+{
+    struct scene s;
+    pthread_t one, two;
+
+    scene_begin(&s);
+    one = spawn(race_for_the_last_place, &s);
+    two = spawn(race_for_the_last_place, &s);
+    join(one);
+    join(two);
+    CHECK(s.won[0] + s.won[1] == ROUNDS);
+    scene_end(&s);
+}
+
+int main(void)
+{
+    (void)alarm(120); /* a thread that waits for ever is a failure too */
+    a_copy_of_a_node_is_never_a_mix_of_two_versions();
+    a_copy_of_a_request_is_never_a_mix_of_two_requests();
+    no_sample_is_lost_when_many_add();
+    the_only_place_is_a_lock();
+    of_two_that_race_for_the_last_place_exactly_one_gets_it();
+    return 0;
+}
