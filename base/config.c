@@ -144,20 +144,28 @@ static int read_all(struct buf *text, int fd, const char *path, struct error *er
     return 0;
 }
 
-int config_load(struct config **out, const char *path, struct error *err)
+int config_read(struct buf *text, const char *path, struct error *err)
 {
-    struct buf text = BUF_INIT;
     int fd, rc;
 
-    *out = NULL;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd == -1) {
         if (errno == ENOENT)
             return error_set(err, DRV_ENOENT, "%s: %s", path, strerror(errno));
         return error_sys(err, path);
     }
-    rc = read_all(&text, fd, path, err);
+    rc = read_all(text, fd, path, err);
     (void)close(fd);
+    return rc;
+}
+
+int config_load(struct config **out, const char *path, struct error *err)
+{
+    struct buf text = BUF_INIT;
+    int rc;
+
+    *out = NULL;
+    rc = config_read(&text, path, err);
     if (rc == 0)
         rc = config_parse(out, (const char *)text.data, buf_size(&text), path, err);
     buf_finish(&text);
@@ -210,6 +218,8 @@ const char *config_not_reloadable(const struct config *now, const struct config 
         return "admin.listen";
     if (!same_text(now->registry.listen.address, next->registry.listen.address))
         return "registry.listen";
+    if (now->log_file != NULL && next->log_file == NULL)
+        return "log.file"; /* standard error may be long gone */
     if (now->limits.max_nodes != next->limits.max_nodes)
         return "limits.max_nodes";
     if (now->limits.max_connections != next->limits.max_connections)

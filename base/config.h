@@ -18,6 +18,7 @@
 #include "base/attrs.h"
 #include "base/log.h"
 
+struct buf;
 struct error;
 
 enum policy_kind {
@@ -137,6 +138,10 @@ MUST_CHECK int config_load(struct config **out, const char *path, struct error *
 MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
                             struct error *err);
 void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */
+
+/* Appends the text of a file, but not more than a config may have plus a little, so that
+ * config_parse() can refuse it.  DRV_ENOENT, DRV_ESYS, DRV_ENOMEM. */
+MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err);
 
 /* The model that `name` stands for (itself when it is no alias). */
 const char *config_resolve_alias(const struct config *config, const char *name);

@@ -419,10 +419,6 @@ static int check_relations(const struct config *config, const struct doc *doc,
     const struct config_registry *registry = &config->registry;
     const struct config_limits *limits = &config->limits;
 
-    if (config->health.timeout_ms > config->health.interval_ms)
-        return doc_fail(doc, item_near(doc->root, "health.timeout_ms"), err,
-                        "timeout_ms (%u) is more than interval_ms (%u)",
-                        config->health.timeout_ms, config->health.interval_ms);
     if (registry->lease_ms < 2 * registry->heartbeat_ms)
         return doc_fail(doc, item_near(doc->root, "registry.lease_ms"), err,
                         "lease_ms (%u) is less than twice heartbeat_ms (%u)",

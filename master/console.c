@@ -1,0 +1,429 @@
+/* console.c - the operator's socket: droverctl's requests, one a connection. */
+#include "master/console.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/net.h"
+#include "master/master.h"
+#include "proto/control.h"
+
+#define READ_WITHIN_US   (5 * US_PER_S)
+#define WISH_WITHIN_US   (2 * US_PER_S)
+#define RELOAD_WITHIN_US (60 * US_PER_S) /* it may have to wait for process slots */
+#define WRITE_WITHIN_US  (5 * US_PER_S)
+#define READ_CHUNK       4096
+
+static void end_session(struct session *session)
+{
+    if (session->fd != -1)
+        (void)close(session->fd);
+    buf_finish(&session->in);
+    buf_finish(&session->out);
+    *session = (struct session){.fd = -1};
+}
+
+static void write_out(struct session *session)
+{
+    ssize_t n;
+
+    while (buf_size(&session->out) != 0) {
+        n = send(session->fd, buf_head(&session->out), buf_size(&session->out), MSG_NOSIGNAL);
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n == -1 && errno == EAGAIN)
+            return;
+        if (n == -1)
+            break;
+        buf_consume(&session->out, (size_t)n);
+    }
+    end_session(session);
+}
+
+/* The last thing a session says. */
+static void answer(struct session *session, bool ok, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static void answer(struct session *session, bool ok, const char *fmt, ...)
+{
+    struct control_reply reply = {.done = true, .ok = ok};
+    va_list ap;
+
+    va_start(ap, fmt);
+    (void)vsnprintf(reply.text, sizeof(reply.text), fmt, ap);
+    va_end(ap);
+    control_encode_reply(&session->out, &reply);
+    session->phase = SESSION_REPLYING;
+    session->deadline_mono_us = clock_mono_us() + WRITE_WITHIN_US;
+    if (session->out.failed)
+        end_session(session);
+    else
+        write_out(session);
+}
+
+/* ---- wishes to the health process ---- */
+
+static void pass_wish(struct console *console, struct session *session,
+                      const struct control_request *request)
+{
+    struct buf message = BUF_INIT;
+    int fd = console->master->sup.wish_fd;
+    ssize_t n = -1;
+
+    control_encode_request(&message, request);
+    errno = ENOTCONN;
+    if (fd != -1 && console->wishes_count < CONSOLE_WISHES && !message.failed)
+        n = send(fd, buf_head(&message), buf_size(&message), MSG_NOSIGNAL);
+    buf_finish(&message);
+    if (n == -1) {
+        answer(session, false, "the health process cannot be reached; try again");
+        return;
+    }
+    console->wishes[console->wishes_count++] = session->id;
+    session->phase = SESSION_WISHING;
+    session->deadline_mono_us = clock_mono_us() + WISH_WITHIN_US;
+}
+
+static struct session *session_by_id(struct console *console, uint64_t id)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        if (console->sessions[i].phase != SESSION_FREE && console->sessions[i].id == id)
+            return &console->sessions[i];
+    }
+    return NULL;
+}
+
+/* One datagram of health's: the reply to its oldest unanswered wish. */
+static void take_wish_reply(struct console *console, const void *bytes, size_t n)
+{
+    struct control_reply reply;
+    struct session *session;
+    struct buf in = BUF_INIT;
+    struct error err;
+    int rc;
+
+    buf_add(&in, bytes, n);
+    rc = in.failed ? DRV_ENOMEM : control_decode_reply(&reply, &in, &err);
+    buf_finish(&in);
+    if (rc == 0 && !reply.done)
+        return; /* progress; the reply itself follows */
+    if (console->wishes_count == 0)
+        return;
+    session = session_by_id(console, console->wishes[0]);
+    console->wishes_count--;
+    memmove(&console->wishes[0], &console->wishes[1],
+            console->wishes_count * sizeof(console->wishes[0]));
+    if (session == NULL || session->phase != SESSION_WISHING)
+        return;
+    if (rc != 0)
+        answer(session, false, "the health process answered nonsense");
+    else
+        answer(session, reply.ok, "%s", reply.text);
+}
+
+static void read_wish_replies(struct console *console)
+{
+    uint8_t bytes[READ_CHUNK];
+    ssize_t n;
+
+    while (console->master->sup.wish_fd != -1) {
+        n = recv(console->master->sup.wish_fd, bytes, sizeof(bytes), 0);
+        if (n < 0)
+            return;
+        take_wish_reply(console, bytes, (size_t)n);
+    }
+}
+
+void console_health_lost(struct console *console)
+{
+    console->wishes_count = 0;
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        if (console->sessions[i].phase == SESSION_WISHING)
+            answer(&console->sessions[i], false,
+                   "the health process ended before it answered; try again");
+    }
+}
+
+/* ---- requests ---- */
+
+void console_reload_done(struct console *console, uint64_t serial, const char *error)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        struct session *session = &console->sessions[i];
+
+        if (session->phase != SESSION_RELOADING || session->reload_serial > serial)
+            continue;
+        if (error != NULL)
+            answer(session, false, "%s", error);
+        else
+            answer(session, true, "reloaded: generation %u, %u workers",
+                   console->master->sup.generation, supervise_workers(&console->master->sup));
+    }
+}
+
+static void handle(struct console *console, struct session *session,
+                   const struct control_request *request)
+{
+    struct master *master = console->master;
+    unsigned before;
+
+    log_info("event=operator op=%s node=%s workers=%u quick=%d", control_op_name(request->op),
+             log_quote(request->node), request->workers, request->quick ? 1 : 0);
+    switch (request->op) {
+    case CONTROL_NONE:
+        answer(session, false, "unknown request");
+        break;
+    case CONTROL_DRAIN:
+    case CONTROL_UNDRAIN:
+        pass_wish(console, session, request);
+        break;
+    case CONTROL_RELOAD:
+        session->phase = SESSION_RELOADING;
+        session->deadline_mono_us = clock_mono_us() + RELOAD_WITHIN_US;
+        session->reload_serial = reload_want(&master->reload);
+        break;
+    case CONTROL_SCALE:
+        if (request->workers < 1 || request->workers > SUPERVISE_MAX_WORKERS) {
+            answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
+            break;
+        }
+        before = master_scale(master, request->workers);
+        answer(session, true, "workers: %u -> %u", before, request->workers);
+        break;
+    case CONTROL_STOP:
+        answer(session, true,
+               request->quick ? "stopping" : "finishing open streams, then exit");
+        master_end(master, request->quick ? ORDER_STOP : ORDER_FINISH);
+        break;
+    }
+}
+
+static void read_request(struct console *console, struct session *session)
+{
+    struct control_request request;
+    struct error err;
+    uint8_t *to;
+    ssize_t n;
+    int rc;
+
+    to = buf_reserve(&session->in, READ_CHUNK);
+    if (to == NULL) {
+        end_session(session);
+        return;
+    }
+    n = recv(session->fd, to, READ_CHUNK, 0);
+    if (n == -1 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        end_session(session);
+        return;
+    }
+    session->in.len += (size_t)n;
+    rc = control_decode_request(&request, &session->in, &err);
+    if (rc == 0)
+        handle(console, session, &request);
+    else if (rc != DRV_EAGAIN)
+        answer(session, false, "bad request: %s", err.text);
+}
+
+/* Root may ask, and whoever runs us. */
+static bool allowed(int fd)
+{
+    struct ucred peer;
+    socklen_t n = sizeof(peer);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 &&
+           (peer.uid == 0 || peer.uid == geteuid());
+}
+
+static struct session *free_session(struct console *console)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        if (console->sessions[i].phase == SESSION_FREE)
+            return &console->sessions[i];
+    }
+    return NULL;
+}
+
+static void accept_sessions(struct console *console, uint64_t now_mono_us)
+{
+    struct session *session;
+    int fd;
+
+    while ((session = free_session(console)) != NULL) {
+        fd = accept4(console->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd == -1) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+                console->deaf_until_mono_us = now_mono_us + US_PER_S;
+            return;
+        }
+        *session = (struct session){.fd = fd,
+                                    .phase = SESSION_READING,
+                                    .id = ++console->last_id,
+                                    .deadline_mono_us = now_mono_us + READ_WITHIN_US};
+        if (!allowed(fd))
+            answer(session, false, "only root and the user that runs drover may do this");
+    }
+}
+
+/* ---- the socket ---- */
+
+int console_open(struct console *console, struct master *master, struct error *err)
+{
+    char address[RUNTIME_PATH_BYTES + 32];
+    mode_t old;
+
+    *console = (struct console){.master = master, .listen_fd = -1};
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++)
+        console->sessions[i].fd = -1;
+    (void)snprintf(address, sizeof(address), "unix:%s/%s", master->rt.dir, CONTROL_SOCKET_NAME);
+    old = umask(0177); /* nobody else may connect, not even between bind and chmod */
+    console->listen_fd = net_listen(address, CONSOLE_SESSIONS, err);
+    (void)umask(old);
+    if (console->listen_fd < 0) {
+        int rc = console->listen_fd;
+
+        console->listen_fd = -1;
+        return error_wrap(err, rc, "control socket %s", address);
+    }
+    return 0;
+}
+
+void console_leave(struct console *console)
+{
+    if (console->listen_fd != -1)
+        (void)close(console->listen_fd);
+    console->listen_fd = -1;
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++)
+        end_session(&console->sessions[i]);
+}
+
+void console_close(struct console *console)
+{
+    char path[RUNTIME_PATH_BYTES + 32];
+
+    if (console->listen_fd == -1)
+        return;
+    (void)snprintf(path, sizeof(path), "%s/%s", console->master->rt.dir, CONTROL_SOCKET_NAME);
+    (void)unlink(path);
+    console_leave(console);
+}
+
+size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t now_mono_us)
+{
+    size_t n = 0;
+    bool room = false;
+
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        const struct session *session = &console->sessions[i];
+
+        room = room || session->phase == SESSION_FREE;
+        if (session->phase == SESSION_FREE)
+            continue;
+        /* One that waits for an outcome is watched for nothing but its own end. */
+        fds[n++] = (struct pollfd){
+            .fd = session->fd,
+            .events = session->phase == SESSION_READING    ? POLLIN
+                      : session->phase == SESSION_REPLYING ? POLLOUT
+                                                           : 0,
+        };
+    }
+    if (console->listen_fd != -1 && room && now_mono_us >= console->deaf_until_mono_us)
+        fds[n++] = (struct pollfd){.fd = console->listen_fd, .events = POLLIN};
+    if (console->master->sup.wish_fd != -1)
+        fds[n++] = (struct pollfd){.fd = console->master->sup.wish_fd, .events = POLLIN};
+    return n;
+}
+
+static void step_session(struct console *console, struct session *session)
+{
+    switch (session->phase) {
+    case SESSION_FREE:
+        break;
+    case SESSION_READING:
+        read_request(console, session);
+        break;
+    case SESSION_WISHING:
+    case SESSION_RELOADING:
+        end_session(session); /* it hung up; what it asked for goes on */
+        break;
+    case SESSION_REPLYING:
+        write_out(session);
+        break;
+    }
+}
+
+static void check_deadlines(struct console *console, uint64_t now_mono_us)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        struct session *session = &console->sessions[i];
+
+        if (session->phase == SESSION_FREE || now_mono_us < session->deadline_mono_us)
+            continue;
+        switch (session->phase) {
+        case SESSION_FREE:
+            break;
+        case SESSION_READING:
+        case SESSION_REPLYING:
+            end_session(session);
+            break;
+        case SESSION_WISHING:
+            answer(session, false, "the health process did not answer in time");
+            break;
+        case SESSION_RELOADING:
+            answer(session, false, "the reload is still waiting for earlier workers to finish");
+            break;
+        }
+    }
+}
+
+void console_step(struct console *console, const struct pollfd *fds, size_t n,
+                  uint64_t now_mono_us)
+{
+    bool knocked = false;
+
+    for (size_t i = 0; i < n; i++) {
+        if (fds[i].revents == 0)
+            continue;
+        if (fds[i].fd == console->listen_fd) {
+            knocked = true;
+            continue;
+        }
+        if (fds[i].fd == console->master->sup.wish_fd) {
+            read_wish_replies(console);
+            continue;
+        }
+        for (size_t s = 0; s < CONSOLE_SESSIONS; s++) {
+            if (console->sessions[s].phase != SESSION_FREE &&
+                console->sessions[s].fd == fds[i].fd) {
+                step_session(console, &console->sessions[s]);
+                break;
+            }
+        }
+    }
+    /* Last, so that no new descriptor has the number of one that was just closed. */
+    if (knocked)
+        accept_sessions(console, now_mono_us);
+    check_deadlines(console, now_mono_us);
+}
+
+int console_wait_ms(const struct console *console, uint64_t now_mono_us, int max_ms)
+{
+    uint64_t due_mono_us = now_mono_us + (uint64_t)max_ms * US_PER_MS;
+
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        const struct session *session = &console->sessions[i];
+
+        if (session->phase != SESSION_FREE && session->deadline_mono_us < due_mono_us)
+            due_mono_us = session->deadline_mono_us;
+    }
+    if (due_mono_us <= now_mono_us)
+        return 0;
+    return (int)((due_mono_us - now_mono_us + US_PER_MS - 1) / US_PER_MS);
+}

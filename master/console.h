@@ -1,0 +1,75 @@
+/*
+ * console.h - the operator's socket: droverctl's requests, one a connection.
+ *
+ * Bounded in every direction: a few sessions, each with a deadline, one small message each way.
+ * Nothing here waits: what takes time (a reload, a wish to the health process) leaves its
+ * session open until the outcome is known.
+ */
+#ifndef DROVER_MASTER_CONSOLE_H
+#define DROVER_MASTER_CONSOLE_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+
+struct error;
+struct master;
+
+#define CONSOLE_SESSIONS 16
+#define CONSOLE_WISHES   64
+#define CONSOLE_FDS      (CONSOLE_SESSIONS + 2)
+
+enum session_phase {
+    SESSION_FREE = 0,
+    SESSION_READING, /* the request is coming in */
+    SESSION_WISHING, /* health has been asked */
+    SESSION_RELOADING,
+    SESSION_REPLYING, /* the reply is going out; then the end */
+};
+
+struct session {
+    enum session_phase phase;
+    int fd; /* -1 iff SESSION_FREE */
+    uint64_t deadline_mono_us;
+    uint64_t reload_serial; /* of the attempt it waits for */
+    uint64_t id;            /* never used twice */
+    struct buf in, out;     /* owned */
+};
+
+struct console {
+    struct master *master;       /* borrowed */
+    int listen_fd;               /* or -1 */
+    uint64_t deaf_until_mono_us; /* no descriptors left: do not accept until then */
+    uint64_t last_id;
+    struct session sessions[CONSOLE_SESSIONS];
+    /* Replies that health owes, oldest first: the session's id.  One that gave up stays in the
+     * queue, so that its late reply is not taken for the next one's. */
+    uint64_t wishes[CONSOLE_WISHES];
+    unsigned wishes_count;
+};
+
+/* Opens the socket in the runtime directory, for our own user and root only. */
+MUST_CHECK int console_open(struct console *console, struct master *master, struct error *err);
+void console_close(struct console *console);
+
+/* Closes the descriptors, in a child. */
+void console_leave(struct console *console);
+
+/* Fills at most CONSOLE_FDS entries; returns how many. */
+size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t now_mono_us);
+/* Handles what poll() reported for them, and deadlines. */
+void console_step(struct console *console, const struct pollfd *fds, size_t n,
+                  uint64_t now_mono_us);
+/* How long no deadline is due, at most max_ms. */
+int console_wait_ms(const struct console *console, uint64_t now_mono_us, int max_ms);
+
+/* A reload attempt has ended; `error` NULL: well. */
+void console_reload_done(struct console *console, uint64_t serial, const char *error);
+/* The health process is gone, and its replies with it. */
+void console_health_lost(struct console *console);
+
+#endif

@@ -1,0 +1,96 @@
+/* main.c - the command line of drover. */
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "master/master.h"
+
+static const char usage_text[] =
+    "Usage: drover -c FILE [-t] [-f]\n"
+    "       drover -V | -h\n"
+    "Balances requests for language models over the machines that run them.\n"
+    "\n"
+    "  -c, --config FILE   the configuration (YAML; see docs/configuration.md)\n"
+    "  -t, --test          check the configuration, say so in one line, and exit\n"
+    "  -f, --foreground    stay in the foreground; it always does\n"
+    "  -V, --version       print the version\n"
+    "  -h, --help          print this\n"
+    "\n"
+    "Exit status: 0 ended in order (with -t: the configuration is good), 1 could not start\n"
+    "(with -t: it is not), 2 wrong usage.\n";
+
+static int check_only(const char *path)
+{
+    struct config *config;
+    struct error err;
+
+    if (config_load(&config, path, &err) != 0) {
+        (void)fprintf(stderr, "drover: %s\n", err.text);
+        return MASTER_EXIT_FAILED;
+    }
+    (void)printf("drover: %s: the configuration is good\n", path);
+    config_destroy(config);
+    return MASTER_EXIT_OK;
+}
+
+static int run(const char *path)
+{
+    struct buf text = BUF_INIT;
+    struct config *config;
+    struct error err;
+    int status = MASTER_EXIT_FAILED;
+
+    if (config_read(&text, path, &err) != 0 ||
+        config_parse(&config, (const char *)text.data, buf_size(&text), path, &err) != 0)
+        (void)fprintf(stderr, "drover: %s\n", err.text);
+    else
+        status = master_run(path, config, &text);
+    buf_finish(&text);
+    return status;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"test", no_argument, NULL, 't'},
+        {"foreground", no_argument, NULL, 'f'},   {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+    };
+    const char *path = NULL;
+    bool test = false;
+    int c;
+
+    setproctitle_init(argc, argv, envp);
+    while ((c = getopt_long(argc, argv, "c:tfVh", options, NULL)) != -1) {
+        switch (c) {
+        case 'c':
+            path = optarg;
+            break;
+        case 't':
+            test = true;
+            break;
+        case 'f':
+            break;
+        case 'V':
+            (void)printf("drover %s\n", DROVER_VERSION);
+            return MASTER_EXIT_OK;
+        case 'h':
+            (void)fputs(usage_text, stdout);
+            return MASTER_EXIT_OK;
+        default:
+            (void)fputs(usage_text, stderr);
+            return MASTER_EXIT_USAGE;
+        }
+    }
+    if (path == NULL || optind != argc) {
+        (void)fprintf(stderr, "drover: %s\n%s",
+                      path == NULL ? "-c FILE is missing" : "too many arguments", usage_text);
+        return MASTER_EXIT_USAGE;
+    }
+    return test ? check_only(path) : run(path);
+}

@@ -1,0 +1,43 @@
+/*
+ * master.h - the master as a whole: its parts, and what can be asked of it by signal or by the
+ * operator's socket.
+ */
+#ifndef DROVER_MASTER_MASTER_H
+#define DROVER_MASTER_MASTER_H
+
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "master/console.h"
+#include "master/reload.h"
+#include "master/runtime.h"
+#include "master/supervise.h"
+
+struct buf;
+struct config;
+
+struct master {
+    struct runtime rt;
+    struct supervisor sup;
+    struct reload reload;
+    struct console console;
+    int signal_fd;
+};
+
+/* Exit statuses, a promise to scripts and service managers. */
+enum {
+    MASTER_EXIT_OK = 0,     /* ended in order */
+    MASTER_EXIT_FAILED = 1, /* could not start */
+    MASTER_EXIT_USAGE = 2,
+};
+
+/* Runs a whole life: takes ownership of `config`, which `text` is the source of. */
+int master_run(const char *config_path, struct config *config, const struct buf *text);
+
+/* Ends everything in the given way; a lower order than an earlier one is ignored. */
+void master_end(struct master *master, enum child_order order);
+
+/* Wants `count` workers; returns how many were wanted before. */
+unsigned master_scale(struct master *master, unsigned count);
+
+#endif

@@ -1,0 +1,176 @@
+/* reload.c - a new configuration takes over, or everything stays as it was. */
+#include "master/reload.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "master/runtime.h"
+#include "master/supervise.h"
+
+#define SERVE_WITHIN_US (5 * US_PER_S)
+#define GAP_US          (US_PER_S / 2) /* between attempts, so that a storm of HUPs is few reloads */
+#define POLL_MS         20 /* children say that they serve in shared memory, which cannot wake us */
+
+void reload_init(struct reload *reload, const char *path, struct runtime *rt,
+                 struct supervisor *sup, struct config *config)
+{
+    *reload = (struct reload){.path = path, .rt = rt, .sup = sup, .config = config};
+}
+
+void reload_finish(struct reload *reload)
+{
+    config_destroy(reload->config);
+    config_destroy(reload->next);
+    reload->config = NULL;
+    reload->next = NULL;
+    buf_finish(&reload->text);
+}
+
+uint64_t reload_want(struct reload *reload)
+{
+    reload->wanted = true;
+    return reload->serial + 1;
+}
+
+MUST_CHECK static int apply_log(const struct config *config, struct error *err)
+{
+    int rc = log_open(config->log_file, err);
+
+    if (rc == 0)
+        log_set_level(config->log_level);
+    return rc;
+}
+
+/* The end of every attempt. */
+static void conclude(struct reload *reload, const char *error)
+{
+    uint64_t took_us = clock_mono_us() - reload->since_mono_us;
+
+    config_destroy(reload->next);
+    reload->next = NULL;
+    buf_finish(&reload->text);
+    if (error != NULL)
+        log_error("event=reload_failed generation=%u error=%s", reload->sup->generation,
+                  log_quote(error));
+    else
+        log_info("event=reloaded generation=%u workers=%u took_ms=%llu",
+                 reload->sup->generation, supervise_workers(reload->sup),
+                 (unsigned long long)(took_us / US_PER_MS));
+    if (reload->on_done != NULL)
+        reload->on_done(reload->arg, reload->serial, error);
+}
+
+/* Back to the workers and the log of the configuration in force. */
+static void give_up(struct reload *reload, const char *why)
+{
+    struct error err;
+
+    supervise_rollback(reload->sup, reload->config);
+    if (apply_log(reload->config, &err) != 0)
+        log_warn("event=log_open_failed error=%s", log_quote(err.text));
+    conclude(reload, why);
+}
+
+static int read_next(struct reload *reload, struct error *err)
+{
+    const char *key;
+    int rc;
+
+    rc = config_read(&reload->text, reload->path, err);
+    if (rc == 0)
+        rc = config_parse(&reload->next, (const char *)reload->text.data,
+                          buf_size(&reload->text), reload->path, err);
+    if (rc != 0)
+        return rc;
+    key = config_not_reloadable(reload->config, reload->next);
+    if (key != NULL)
+        return error_set(err, DRV_EPERM, "%s: %s cannot change by a reload; restart drover",
+                         reload->path, key);
+    return 0;
+}
+
+/* What an operator has set by signal or droverctl stays, unless the file says something new. */
+static unsigned workers_wanted(const struct reload *reload)
+{
+    unsigned now = supervise_workers(reload->sup);
+
+    return now == 0 || reload->next->workers != reload->config->workers ? reload->next->workers
+                                                                        : now;
+}
+
+static void begin(struct reload *reload, uint64_t now_mono_us)
+{
+    struct error err;
+    int rc;
+
+    if (reload->serial != 0 && now_mono_us - reload->since_mono_us < GAP_US)
+        return;
+    if (!supervise_make_room(reload->sup, SUPERVISE_MAX_WORKERS))
+        return; /* later, when enough of the earlier generations have finished */
+    reload->wanted = false;
+    reload->serial++;
+    reload->since_mono_us = now_mono_us;
+    rc = read_next(reload, &err);
+    if (rc == 0)
+        rc = apply_log(reload->next, &err);
+    if (rc == 0 && supervise_switch(reload->sup, reload->next, workers_wanted(reload)) != 0)
+        rc = error_set(&err, DRV_EAGAIN, "drover is stopping");
+    if (rc != 0)
+        conclude(reload, err.text);
+}
+
+static void take_over(struct reload *reload)
+{
+    struct config *old = reload->config;
+    struct error err;
+
+    if (runtime_set_text(reload->rt, &reload->text, &err) != 0) {
+        give_up(reload, err.text);
+        return;
+    }
+    supervise_commit(reload->sup);
+    reload->config = reload->next;
+    reload->next = NULL;
+    config_destroy(old); /* the children that use it have copies of their own */
+    conclude(reload, NULL);
+}
+
+void reload_step(struct reload *reload, uint64_t now_mono_us)
+{
+    bool late;
+
+    if (reload->next == NULL) {
+        if (reload->wanted)
+            begin(reload, now_mono_us);
+        return;
+    }
+    if (!reload->sup->switching) { /* a stop came in between */
+        conclude(reload, "drover is stopping");
+        return;
+    }
+    late = now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US;
+    switch (supervise_switch_state(reload->sup)) {
+    case SWITCH_READY:
+        take_over(reload);
+        break;
+    case SWITCH_FAILED:
+        give_up(reload, "a worker of the new configuration ended before it served; see its "
+                        "lines in the log");
+        break;
+    case SWITCH_WAITING:
+        /* One that serves shows that the configuration works; the others are slow. */
+        if (late && supervise_switch_serving(reload->sup) != 0)
+            take_over(reload);
+        else if (late)
+            give_up(reload, "no worker of the new configuration served within 5 s");
+        break;
+    }
+}
+
+int reload_wait_ms(const struct reload *reload, int max_ms)
+{
+    return (reload->next != NULL || reload->wanted) && max_ms > POLL_MS ? POLL_MS : max_ms;
+}

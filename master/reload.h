@@ -1,0 +1,50 @@
+/*
+ * reload.h - a new configuration takes over, or everything stays as it was.
+ *
+ * One attempt: read and check the file, start new workers from it, and when they serve, let the
+ * old ones finish and tell health.  Any failure on the way keeps the old configuration and its
+ * workers.  Wishes that arrive during an attempt are served together by one more attempt.
+ */
+#ifndef DROVER_MASTER_RELOAD_H
+#define DROVER_MASTER_RELOAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+
+struct config;
+struct runtime;
+struct supervisor;
+
+struct reload {
+    const char *path;       /* borrowed: the config file */
+    struct runtime *rt;     /* borrowed */
+    struct supervisor *sup; /* borrowed */
+    struct config *config;  /* owned: in force */
+    struct config *next;    /* owned: being tried; NULL iff no attempt is under way */
+    struct buf text;        /* of `next` */
+    bool wanted;
+    uint64_t serial; /* attempts begun */
+    uint64_t since_mono_us;
+    /* An attempt has ended.  `error` NULL: the new config is in force. */
+    void (*on_done)(void *arg, uint64_t serial, const char *error);
+    void *arg;
+};
+
+/* Takes ownership of `config`, the one in force. */
+void reload_init(struct reload *reload, const char *path, struct runtime *rt,
+                 struct supervisor *sup, struct config *config);
+void reload_finish(struct reload *reload);
+
+/* Wants the file read again; the attempt that will do it has the returned serial number. */
+uint64_t reload_want(struct reload *reload);
+
+/* Goes on with whatever is under way.  Calls on_done when an attempt has ended. */
+void reload_step(struct reload *reload, uint64_t now_mono_us);
+
+/* How soon reload_step() wants to be called again, at most max_ms. */
+int reload_wait_ms(const struct reload *reload, int max_ms);
+
+#endif

@@ -1,0 +1,50 @@
+/*
+ * runtime.h - what the master holds for as long as it runs, and its children inherit: the lock,
+ * the listening sockets, the scoreboard, the text of the config, the life line.
+ *
+ * Order matters: the lock is taken before anything is bound or written, so a second master
+ * changes nothing.
+ */
+#ifndef DROVER_MASTER_RUNTIME_H
+#define DROVER_MASTER_RUNTIME_H
+
+#include <stddef.h>
+
+#include "base/attrs.h"
+
+struct buf;
+struct config;
+struct error;
+struct scoreboard;
+
+#define RUNTIME_LOCK_NAME      "drover.lock" /* holds the pid, as text for people */
+#define RUNTIME_ADDRESSES_NAME "addresses"   /* JSON: where each listener really is */
+#define RUNTIME_MAX_WORKERS    128           /* process slots; two generations of 64 */
+#define RUNTIME_PATH_BYTES     128
+
+struct runtime {
+    char dir[RUNTIME_PATH_BYTES];
+    int lock_fd;              /* the lock lives as long as this descriptor; never in a child */
+    int api_fd;               /* listening */
+    int admin_fd;             /* listening */
+    int registry_fd;          /* listening, or -1: not served */
+    int config_fd;            /* memfd: the text of the config in force */
+    int life_read;            /* children hold this end; end of file: the master is gone */
+    int life_write;           /* the master alone holds this end */
+    struct scoreboard *board; /* owned */
+};
+
+/* Makes everything.  On failure nothing is left open, and `err` has one line. */
+MUST_CHECK int runtime_open(struct runtime *rt, const struct config *config,
+                            const struct buf *text, struct error *err);
+
+/* Closes everything and removes the files of a master that has ended in order. */
+void runtime_close(struct runtime *rt);
+
+/* Replaces the text that health reads at HUP. */
+MUST_CHECK int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *err);
+
+/* "127.0.0.1:41234", after the kernel has chosen; "none" for -1. */
+void runtime_address(char *out, size_t cap, int fd);
+
+#endif

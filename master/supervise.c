@@ -1,0 +1,651 @@
+/*
+ * supervise.c - the children: who lives, who is to live, who is to end, and by when.
+ *
+ * A child is born with every signal blocked and with its row of the process table assigned, so
+ * there is no instant at which a signal or a crash finds it half registered.  It dies with the
+ * master in two ways: the kernel sends TERM when the parent is gone (PR_SET_PDEATHSIG), and the
+ * life line's end of file says the same to a child that was being forked just then.
+ */
+#include "master/supervise.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "health/health.h"
+#include "shm/procs.h"
+#include "shm/scoreboard.h"
+#include "worker/worker.h"
+
+#define KILL_AFTER_US    (2 * US_PER_S) /* beyond the grace that the child keeps by itself */
+#define STALE_US         (5 * US_PER_S)
+#define BEAT_INTERVAL_US US_PER_S
+
+const char *child_order_name(enum child_order order)
+{
+    switch (order) {
+    case ORDER_SERVE:
+        return "serve";
+    case ORDER_FINISH:
+        return "finish";
+    case ORDER_STOP:
+        return "stop";
+    case ORDER_DIE:
+        return "die";
+    }
+    return "unknown";
+}
+
+static const char *kind_name(enum child_kind kind)
+{
+    switch (kind) {
+    case CHILD_NONE:
+        return "none";
+    case CHILD_WORKER:
+        return "worker";
+    case CHILD_HEALTH:
+        return "health";
+    }
+    return "unknown";
+}
+
+void supervise_init(struct supervisor *sup, struct runtime *rt, const struct config *config)
+{
+    *sup = (struct supervisor){
+        .rt = rt, .config = config, .generation = 1, .last_generation = 1, .wish_fd = -1};
+    scoreboard_set_config(rt->board, sup->generation, 0);
+}
+
+void supervise_finish(struct supervisor *sup)
+{
+    assert(supervise_alive(sup) == 0);
+    if (sup->wish_fd != -1)
+        (void)close(sup->wish_fd);
+    sup->wish_fd = -1;
+}
+
+unsigned supervise_alive(const struct supervisor *sup)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++)
+        n += sup->children[i].kind != CHILD_NONE;
+    return n;
+}
+
+static unsigned workers_alive(const struct supervisor *sup)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++)
+        n += sup->children[i].kind == CHILD_WORKER;
+    return n;
+}
+
+static enum proc_state state_of(const struct supervisor *sup, const struct child *child)
+{
+    struct proc_view view;
+
+    if (!procs_read(sup->rt->board, child->slot, &view))
+        return PROC_FREE;
+    return view.state;
+}
+
+/* Has this child got as far as serving? */
+static bool has_served(const struct supervisor *sup, const struct child *child)
+{
+    enum proc_state state = state_of(sup, child);
+
+    return state == PROC_RUNNING || state == PROC_DRAINING;
+}
+
+/* ---- birth ---- */
+
+static void close_in_child(int fd)
+{
+    if (fd != -1)
+        (void)close(fd);
+}
+
+/* What both kinds do first.  Signals stay blocked: the child's own loop takes them. */
+static void enter_child(const struct supervisor *sup, pid_t master, const char *name)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != master)
+        _exit(0);
+    /* A group of its own: what the terminal sends on Ctrl-C or when its window changes is for
+     * the master, which tells the children in the right order. */
+    (void)setpgid(0, 0);
+    if (sup->in_child != NULL)
+        sup->in_child(sup->arg);
+    close_in_child(sup->rt->lock_fd);
+    close_in_child(sup->rt->life_write);
+    if (sup->wish_fd != -1)
+        (void)close(sup->wish_fd);
+    log_set_proc(name);
+}
+
+_Noreturn static void be_worker(const struct supervisor *sup, const struct child *child,
+                                pid_t master)
+{
+    char name[32];
+    struct worker_params params = {
+        .config = sup->config,
+        .board = sup->rt->board,
+        .slot = child->slot,
+        .listen_fd = sup->rt->api_fd,
+        .life_fd = sup->rt->life_read,
+    };
+
+    (void)snprintf(name, sizeof(name), "worker%u", child->slot);
+    enter_child(sup, master, name);
+    close_in_child(sup->rt->admin_fd);
+    close_in_child(sup->rt->registry_fd);
+    close_in_child(sup->rt->config_fd);
+    setproctitle("worker %u", child->slot);
+    exit(worker_main(&params));
+}
+
+_Noreturn static void be_health(const struct supervisor *sup, const struct child *child,
+                                pid_t master, int wish_fd)
+{
+    struct health_params params = {
+        .config = sup->config,
+        .board = sup->rt->board,
+        .slot = child->slot,
+        .admin_fd = sup->rt->admin_fd,
+        .registry_fd = sup->rt->registry_fd,
+        .config_fd = sup->rt->config_fd,
+        .wish_fd = wish_fd,
+        .life_fd = sup->rt->life_read,
+    };
+
+    enter_child(sup, master, "health");
+    close_in_child(sup->rt->api_fd);
+    setproctitle("health");
+    exit(health_main(&params));
+}
+
+static struct child *free_row(struct supervisor *sup)
+{
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        if (sup->children[i].kind == CHILD_NONE)
+            return &sup->children[i];
+    }
+    return NULL;
+}
+
+/* A new pair for each health process, so that no reply of an earlier one is taken for an answer
+ * to a later wish. */
+static int renew_wishes(struct supervisor *sup)
+{
+    int pair[2];
+
+    if (sup->wish_fd != -1)
+        (void)close(sup->wish_fd);
+    sup->wish_fd = -1;
+    if (sup->on_health_lost != NULL)
+        sup->on_health_lost(sup->arg);
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == -1)
+        return -1;
+    sup->wish_fd = pair[0];
+    return pair[1];
+}
+
+/* Forks one child.  NULL: not now (logged). */
+static struct child *start_child(struct supervisor *sup, enum child_kind kind, bool crashed)
+{
+    struct scoreboard *board = sup->rt->board;
+    struct child *child = free_row(sup);
+    pid_t master = getpid();
+    int wish_fd = -1;
+    int slot;
+
+    slot = kind == CHILD_HEALTH ? (int)procs_health_slot(board) : procs_find_free(board);
+    if (child == NULL || slot < 0) {
+        log_error("event=start_failed kind=%s error=\"no free process slot\"", kind_name(kind));
+        return NULL;
+    }
+    if (kind == CHILD_HEALTH) {
+        wish_fd = renew_wishes(sup);
+        if (wish_fd == -1) {
+            log_error("event=start_failed kind=health error=%s", log_quote(strerror(errno)));
+            return NULL;
+        }
+    }
+    *child = (struct child){
+        .kind = kind,
+        .slot = (unsigned)slot,
+        .generation = sup->generation,
+        .started_mono_us = clock_mono_us(),
+    };
+    procs_assign(board, child->slot, child->generation, crashed);
+    child->pid = fork();
+    if (child->pid == 0) {
+        if (kind == CHILD_WORKER)
+            be_worker(sup, child, master);
+        be_health(sup, child, master, wish_fd);
+    }
+    if (wish_fd != -1)
+        (void)close(wish_fd);
+    if (child->pid == -1) {
+        log_error("event=start_failed kind=%s error=%s", kind_name(kind),
+                  log_quote(strerror(errno)));
+        procs_clear(board, child->slot);
+        *child = (struct child){0};
+        return NULL;
+    }
+    procs_set_pid(board, child->slot, child->pid);
+    log_info("event=child_started kind=%s slot=%u child=%d generation=%u", kind_name(kind),
+             child->slot, (int)child->pid, child->generation);
+    return child;
+}
+
+static void fill_seat(struct supervisor *sup, struct seat *seat, enum child_kind kind,
+                      uint64_t now_mono_us)
+{
+    if (seat->child != NULL || seat->start_at_mono_us > now_mono_us)
+        return;
+    seat->child = start_child(sup, kind, seat->crashed);
+    if (seat->child == NULL)
+        seat->start_at_mono_us = now_mono_us + backoff_next_us(&seat->backoff, 0);
+    else
+        seat->crashed = false;
+}
+
+/* ---- orders ---- */
+
+/* The one place that tells a child to end. */
+static void give_order(const struct supervisor *sup, struct child *child,
+                       enum child_order order, uint64_t now_mono_us)
+{
+    uint64_t grace_us = sup->config->shutdown_grace_ms * US_PER_MS;
+
+    if (child == NULL || child->kind == CHILD_NONE || order <= child->order)
+        return;
+    child->order = order;
+    switch (order) {
+    case ORDER_SERVE:
+        break;
+    case ORDER_FINISH:
+        (void)kill(child->pid, SIGQUIT);
+        break;
+    case ORDER_STOP:
+        (void)kill(child->pid, SIGTERM);
+        /* Health holds no user's stream, so it gets no grace. */
+        child->kill_at_mono_us =
+            now_mono_us + KILL_AFTER_US + (child->kind == CHILD_WORKER ? grace_us : 0);
+        break;
+    case ORDER_DIE:
+        (void)kill(child->pid, SIGKILL);
+        child->kill_at_mono_us = 0;
+        break;
+    }
+}
+
+unsigned supervise_workers(const struct supervisor *sup)
+{
+    return sup->switching ? sup->switch_target : sup->seats_count;
+}
+
+static void publish(const struct supervisor *sup)
+{
+    scoreboard_set_config(sup->rt->board, sup->generation, supervise_workers(sup));
+}
+
+/* Takes away the seats from `count` on. */
+static void drop_seats(struct supervisor *sup, unsigned count)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    while (sup->seats_count > count) {
+        struct seat *seat = &sup->seats[--sup->seats_count];
+
+        give_order(sup, seat->child, ORDER_FINISH, now_mono_us);
+        give_order(sup, seat->previous, ORDER_FINISH, now_mono_us);
+        *seat = (struct seat){0};
+    }
+}
+
+void supervise_set_workers(struct supervisor *sup, unsigned count)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    if (sup->order != ORDER_SERVE)
+        return;
+    if (count > SUPERVISE_MAX_WORKERS)
+        count = SUPERVISE_MAX_WORKERS;
+    if (sup->switching) {
+        /* The old children keep their seats until the reload has succeeded. */
+        sup->switch_target = count;
+        for (unsigned i = count; i < sup->seats_count; i++) {
+            give_order(sup, sup->seats[i].child, ORDER_FINISH, now_mono_us);
+            sup->seats[i].child = NULL;
+        }
+    } else {
+        drop_seats(sup, count);
+    }
+    while (sup->seats_count < count)
+        sup->seats[sup->seats_count++] = (struct seat){0};
+    publish(sup);
+}
+
+void supervise_end(struct supervisor *sup, enum child_order order)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    if (order <= sup->order)
+        return;
+    sup->order = order;
+    sup->switching = false;
+    sup->seats_count = 0;
+    memset(sup->seats, 0, sizeof(sup->seats));
+    sup->health.start_at_mono_us = UINT64_MAX;
+    publish(sup);
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        struct child *child = &sup->children[i];
+
+        /* Health goes on telling the world until the last stream is done; supervise_tick()
+         * sends it home. */
+        if (child->kind == CHILD_WORKER || order == ORDER_DIE)
+            give_order(sup, child, order, now_mono_us);
+    }
+}
+
+void supervise_signal(const struct supervisor *sup, int signal_number)
+{
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        if (sup->children[i].kind != CHILD_NONE)
+            (void)kill(sup->children[i].pid, signal_number);
+    }
+}
+
+/* ---- death ---- */
+
+static struct seat *seat_of(struct supervisor *sup, const struct child *child)
+{
+    if (child == sup->health.child)
+        return &sup->health;
+    for (unsigned i = 0; i < sup->seats_count; i++) {
+        if (sup->seats[i].child == child)
+            return &sup->seats[i];
+    }
+    return NULL;
+}
+
+static void forget_previous(struct supervisor *sup, const struct child *child)
+{
+    for (unsigned i = 0; i < sup->seats_count; i++) {
+        if (sup->seats[i].previous == child)
+            sup->seats[i].previous = NULL;
+    }
+}
+
+static void log_end(const struct child *child, int status, bool expected, uint64_t up_us,
+                    uint64_t wait_us)
+{
+    enum log_level level = expected ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR;
+    char again[40] = "";
+
+    if (wait_us != UINT64_MAX)
+        (void)snprintf(again, sizeof(again), " restart_in_ms=%llu",
+                       (unsigned long long)(wait_us / US_PER_MS));
+    if (WIFSIGNALED(status))
+        log_line(level,
+                 "event=child_ended kind=%s slot=%u child=%d cause=signal signal=%d name=%s "
+                 "core=%d order=%s up_ms=%llu%s",
+                 kind_name(child->kind), child->slot, (int)child->pid, WTERMSIG(status),
+                 sigabbrev_np(WTERMSIG(status)) != NULL ? sigabbrev_np(WTERMSIG(status)) : "?",
+                 WCOREDUMP(status) ? 1 : 0, child_order_name(child->order),
+                 (unsigned long long)(up_us / US_PER_MS), again);
+    else
+        log_line(level,
+                 "event=child_ended kind=%s slot=%u child=%d cause=exit status=%d order=%s "
+                 "up_ms=%llu%s",
+                 kind_name(child->kind), child->slot, (int)child->pid, WEXITSTATUS(status),
+                 child_order_name(child->order), (unsigned long long)(up_us / US_PER_MS),
+                 again);
+}
+
+/* The one function in which children die. */
+static void bury(struct supervisor *sup, struct child *child, int status)
+{
+    uint64_t now_mono_us = clock_mono_us();
+    uint64_t up_us = now_mono_us - child->started_mono_us;
+    struct seat *seat = seat_of(sup, child);
+    bool served = has_served(sup, child);
+    bool expected = child->order != ORDER_SERVE || sup->order != ORDER_SERVE;
+    uint64_t wait_us = UINT64_MAX; /* until it is started again: never */
+
+    procs_clear(sup->rt->board, child->slot);
+    forget_previous(sup, child);
+    if (seat != NULL && !expected) {
+        wait_us = backoff_next_us(&seat->backoff, up_us);
+        seat->start_at_mono_us = now_mono_us + wait_us;
+        seat->crashed = true;
+        if (!served && sup->switching && child->kind == CHILD_WORKER)
+            sup->switch_failed = true;
+        if (!served && !sup->proven && WIFEXITED(status) && WEXITSTATUS(status) != 0)
+            sup->start_failed = true;
+    }
+    if (seat != NULL)
+        seat->child = NULL;
+    if (child->kind == CHILD_HEALTH && sup->on_health_lost != NULL)
+        sup->on_health_lost(sup->arg);
+    log_end(child, status, expected, up_us, wait_us);
+    if (!expected && crash_meter_note(&sup->crashes, now_mono_us))
+        log_error("event=crash_loop crashes=%u per=minute", sup->crashes.count);
+    *child = (struct child){0};
+}
+
+void supervise_reap(struct supervisor *sup)
+{
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+            struct child *child = &sup->children[i];
+
+            if (child->kind != CHILD_NONE && child->pid == pid) {
+                bury(sup, child, status);
+                break;
+            }
+        }
+    }
+}
+
+/* ---- time ---- */
+
+/* The watchdog's eyes.  For now it only tells; see docs/architecture.md. */
+static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
+{
+    struct proc_view view;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        struct child *child = &sup->children[i];
+        bool stale;
+
+        if (child->kind == CHILD_NONE || !procs_read(sup->rt->board, child->slot, &view))
+            continue;
+        /* The heartbeat is the child's word about itself: it may lie in our future. */
+        stale = view.heartbeat_mono_us < now_mono_us &&
+                now_mono_us - view.heartbeat_mono_us > STALE_US;
+        if (stale && !child->stale)
+            log_warn("event=child_stalled kind=%s slot=%u child=%d silent_ms=%llu",
+                     kind_name(child->kind), child->slot, (int)child->pid,
+                     (unsigned long long)((now_mono_us - view.heartbeat_mono_us) / US_PER_MS));
+        else if (!stale && child->stale)
+            log_info("event=child_recovered kind=%s slot=%u child=%d", kind_name(child->kind),
+                     child->slot, (int)child->pid);
+        child->stale = stale;
+    }
+}
+
+static void check_proven(struct supervisor *sup)
+{
+    if (sup->proven || sup->health.child == NULL || !has_served(sup, sup->health.child))
+        return;
+    for (unsigned i = 0; i < supervise_workers(sup); i++) {
+        if (sup->seats[i].child == NULL || !has_served(sup, sup->seats[i].child))
+            return;
+    }
+    sup->proven = true;
+    log_info("event=ready workers=%u", supervise_workers(sup));
+}
+
+void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
+{
+    if (sup->order == ORDER_SERVE) {
+        fill_seat(sup, &sup->health, CHILD_HEALTH, now_mono_us);
+        for (unsigned i = 0; i < supervise_workers(sup); i++)
+            fill_seat(sup, &sup->seats[i], CHILD_WORKER, now_mono_us);
+        check_proven(sup);
+    } else if (workers_alive(sup) == 0) {
+        give_order(sup, sup->health.child, ORDER_STOP, now_mono_us);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        struct child *child = &sup->children[i];
+
+        if (child->kill_at_mono_us != 0 && child->kill_at_mono_us <= now_mono_us) {
+            log_warn("event=child_killed kind=%s slot=%u child=%d reason=overdue",
+                     kind_name(child->kind), child->slot, (int)child->pid);
+            give_order(sup, child, ORDER_DIE, now_mono_us);
+        }
+    }
+    if (now_mono_us - sup->beat_mono_us >= BEAT_INTERVAL_US) {
+        sup->beat_mono_us = now_mono_us;
+        check_heartbeats(sup, now_mono_us);
+    }
+}
+
+static void earlier(uint64_t *due_mono_us, uint64_t at_mono_us)
+{
+    if (at_mono_us < *due_mono_us)
+        *due_mono_us = at_mono_us;
+}
+
+int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int max_ms)
+{
+    uint64_t due_mono_us = now_mono_us + (uint64_t)max_ms * US_PER_MS;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        if (sup->children[i].kill_at_mono_us != 0)
+            earlier(&due_mono_us, sup->children[i].kill_at_mono_us);
+    }
+    if (sup->order == ORDER_SERVE) {
+        if (sup->health.child == NULL)
+            earlier(&due_mono_us, sup->health.start_at_mono_us);
+        for (unsigned i = 0; i < supervise_workers(sup); i++) {
+            if (sup->seats[i].child == NULL)
+                earlier(&due_mono_us, sup->seats[i].start_at_mono_us);
+        }
+    }
+    if (due_mono_us <= now_mono_us)
+        return 0;
+    return (int)((due_mono_us - now_mono_us + US_PER_MS - 1) / US_PER_MS);
+}
+
+/* ---- a new generation ---- */
+
+/* Whoever has been finishing since before `generation` has had his time. */
+static void hurry(struct supervisor *sup, uint32_t generation)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        struct child *child = &sup->children[i];
+
+        if (child->kind == CHILD_WORKER && child->order == ORDER_FINISH &&
+            child->generation < generation)
+            give_order(sup, child, ORDER_STOP, now_mono_us);
+    }
+}
+
+bool supervise_make_room(struct supervisor *sup, unsigned count)
+{
+    if (workers_alive(sup) + count <= RUNTIME_MAX_WORKERS)
+        return true;
+    hurry(sup, sup->generation);
+    return false;
+}
+
+int supervise_switch(struct supervisor *sup, const struct config *next, unsigned count)
+{
+    assert(count <= SUPERVISE_MAX_WORKERS);
+    if (sup->switching || sup->order != ORDER_SERVE)
+        return DRV_EAGAIN;
+    if (workers_alive(sup) + count > RUNTIME_MAX_WORKERS)
+        return DRV_EAGAIN;
+    sup->switch_old_count = sup->seats_count;
+    sup->switch_from = sup->generation;
+    sup->switch_failed = false;
+    sup->switching = true;
+    sup->generation = ++sup->last_generation;
+    sup->config = next;
+    for (unsigned i = 0; i < sup->seats_count; i++)
+        sup->seats[i] = (struct seat){.previous = sup->seats[i].child};
+    supervise_set_workers(sup, count);
+    return 0;
+}
+
+unsigned supervise_switch_serving(const struct supervisor *sup)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < supervise_workers(sup); i++)
+        n += sup->seats[i].child != NULL && has_served(sup, sup->seats[i].child);
+    return n;
+}
+
+enum switch_state supervise_switch_state(const struct supervisor *sup)
+{
+    if (sup->switch_failed)
+        return SWITCH_FAILED;
+    return supervise_switch_serving(sup) == supervise_workers(sup) ? SWITCH_READY
+                                                                   : SWITCH_WAITING;
+}
+
+void supervise_commit(struct supervisor *sup)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    hurry(sup, sup->switch_from);
+    for (unsigned i = 0; i < sup->seats_count; i++) {
+        give_order(sup, sup->seats[i].previous, ORDER_FINISH, now_mono_us);
+        sup->seats[i].previous = NULL;
+    }
+    if (sup->health.child != NULL)
+        (void)kill(sup->health.child->pid, SIGHUP);
+    sup->switching = false;
+    drop_seats(sup, sup->switch_target);
+    publish(sup);
+}
+
+void supervise_rollback(struct supervisor *sup, const struct config *config)
+{
+    uint64_t now_mono_us = clock_mono_us();
+
+    sup->config = config;
+    sup->generation = sup->switch_from;
+    for (unsigned i = 0; i < sup->seats_count; i++) {
+        struct seat *seat = &sup->seats[i];
+
+        give_order(sup, seat->child, ORDER_STOP, now_mono_us);
+        *seat = (struct seat){.child = seat->previous};
+    }
+    sup->switching = false;
+    sup->switch_failed = false;
+    drop_seats(sup, sup->switch_old_count);
+    publish(sup);
+}

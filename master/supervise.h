@@ -1,0 +1,138 @@
+/*
+ * supervise.h - the children: who lives, who is to live, who is to end, and by when.
+ *
+ * The only code that forks, reaps and assigns process slots.  Two ideas carry it:
+ *
+ *   A seat is a place that shall be filled: one for each worker wanted, one for the health
+ *   process.  When the child in a seat ends, the seat is filled again, after a back-off.
+ *   A child that has been told to end has no seat any more; it is only waited for.
+ *
+ *   A reload fills every worker seat anew while the old child waits beside it (`previous`).
+ *   When all new ones serve, the old ones are told to finish (commit); when one fails before it
+ *   served, the new ones are sent away and the old ones sit down again (rollback).
+ */
+#ifndef DROVER_MASTER_SUPERVISE_H
+#define DROVER_MASTER_SUPERVISE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/attrs.h"
+#include "master/backoff.h"
+#include "master/runtime.h"
+
+struct config;
+struct error;
+
+#define SUPERVISE_MAX_WORKERS 64 /* seats; the process table has room for two generations */
+
+enum child_kind {
+    CHILD_NONE = 0, /* the row is free */
+    CHILD_WORKER,
+    CHILD_HEALTH,
+};
+
+/* What a child, or all of them, were told last.  Only ever grows. */
+enum child_order {
+    ORDER_SERVE = 0,
+    ORDER_FINISH, /* QUIT: finish open streams, however long they take */
+    ORDER_STOP,   /* TERM: finish within the grace, then KILL */
+    ORDER_DIE,    /* KILL */
+};
+const char *child_order_name(enum child_order order);
+
+struct child {
+    enum child_kind kind;
+    enum child_order order;
+    pid_t pid;
+    unsigned slot; /* in the process table */
+    uint32_t generation;
+    uint64_t started_mono_us;
+    uint64_t kill_at_mono_us; /* 0 = never */
+    bool stale;               /* its heartbeat is overdue, and we have said so */
+};
+
+struct seat {
+    struct child *child;    /* NULL: to be filled at start_at_mono_us */
+    struct child *previous; /* of the last generation; NULL unless a reload is under way */
+    struct backoff backoff;
+    uint64_t start_at_mono_us;
+    bool crashed; /* the next child replaces one that ended on its own */
+};
+
+struct supervisor {
+    struct runtime *rt;          /* borrowed */
+    const struct config *config; /* borrowed; what new children get */
+    uint32_t generation;         /* of the config above */
+    uint32_t last_generation;    /* ever given out; a failed reload uses one up */
+    int wish_fd; /* our end of the present health process's socket, or -1; owned */
+    struct child children[RUNTIME_MAX_WORKERS + 1];
+    struct seat seats[SUPERVISE_MAX_WORKERS];
+    unsigned seats_count;
+    struct seat health;
+    struct crash_meter crashes;
+    enum child_order order;    /* of the whole: > ORDER_SERVE: nothing is started any more */
+    bool switching;            /* between supervise_switch() and commit or rollback */
+    bool switch_failed;        /* a new child ended before it served */
+    unsigned switch_target;    /* workers of the new generation */
+    unsigned switch_old_count; /* seats of the old one */
+    uint32_t switch_from;      /* generation of the old one */
+    bool proven;       /* every first child has served once: crashes are now worked around */
+    bool start_failed; /* before that, a child gave up with an error */
+    uint64_t beat_mono_us;             /* last look at the heartbeats */
+    void (*on_health_lost)(void *arg); /* its replies still owed will never come; may be NULL */
+    void (*in_child)(void *arg); /* closes, in a new child, what is the master's; may be NULL */
+    void *arg;
+};
+
+enum switch_state {
+    SWITCH_WAITING = 0, /* not all new workers serve yet */
+    SWITCH_READY,
+    SWITCH_FAILED,
+};
+
+/* Starts nothing yet.  `config` and `rt` outlive the supervisor. */
+void supervise_init(struct supervisor *sup, struct runtime *rt, const struct config *config);
+void supervise_finish(struct supervisor *sup); /* when no child is left */
+
+/* Workers wanted, those of a reload under way if there is one. */
+unsigned supervise_workers(const struct supervisor *sup);
+
+/* Wants `count` workers, 0 .. SUPERVISE_MAX_WORKERS.  The newest are the first to go. */
+void supervise_set_workers(struct supervisor *sup, unsigned count);
+
+/* Reaps every child that has ended. */
+void supervise_reap(struct supervisor *sup);
+
+/* Starts what is due, kills what is overdue, looks at heartbeats once a second. */
+void supervise_tick(struct supervisor *sup, uint64_t now_mono_us);
+
+/* How long nothing is due, in milliseconds; at most max_ms. */
+int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int max_ms);
+
+/* Would the process table hold `count` more workers?  If not, those of earlier generations that
+ * are still finishing get the grace, and then no more. */
+MUST_CHECK bool supervise_make_room(struct supervisor *sup, unsigned count);
+
+/* A reload: new workers, `count` of them, from `next`.  DRV_EAGAIN: a reload is under way, or
+ * earlier generations leave no room in the process table. */
+MUST_CHECK int supervise_switch(struct supervisor *sup, const struct config *next,
+                                unsigned count);
+enum switch_state supervise_switch_state(const struct supervisor *sup);
+/* How many of the new workers serve. */
+unsigned supervise_switch_serving(const struct supervisor *sup);
+/* The old ones finish their streams; those older still get the grace.  Health gets HUP. */
+void supervise_commit(struct supervisor *sup);
+/* The new ones go; `config` is the old one again. */
+void supervise_rollback(struct supervisor *sup, const struct config *config);
+
+/* Ends everything: workers first, then health.  A lower order than before is ignored. */
+void supervise_end(struct supervisor *sup, enum child_order order);
+
+/* Sends a signal to every child. */
+void supervise_signal(const struct supervisor *sup, int signal_number);
+
+unsigned supervise_alive(const struct supervisor *sup);
+
+#endif
