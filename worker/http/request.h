@@ -17,7 +17,8 @@ struct config;
 struct error;
 struct responder;
 
-#define REQUEST_MAX_FORWARD 16
+#define REQUEST_MAX_FORWARD   16
+#define REQUEST_SESSION_BYTES 128 /* with NUL; a longer affinity key is ignored */
 
 struct request_header {
     const char *name;  /* lower case */
@@ -41,7 +42,7 @@ struct infer_request {
     bool client_usage;          /* the client itself asked for usage in the stream */
     uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
     const char *session;        /* affinity key, or NULL */
-    const char *path;          /* as requested, without the query, for the log */
+    const char *path;           /* as requested, without the query, for the log */
     const char *client;         /* peer address as text, for the log */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
@@ -53,6 +54,7 @@ struct inspected {
     char model[NODE_MODEL_BYTES]; /* "" when absent */
     bool stream;
     bool client_usage;
+    char session[REQUEST_SESSION_BYTES]; /* prompt_cache_key, or else who the user is; or "" */
 };
 
 /*

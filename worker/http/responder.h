@@ -33,7 +33,9 @@ struct responder_events {
 void responder_set_events(struct responder *r, const struct responder_events *events,
                           void *data);
 
-/* The head.  Headers are copied; call header before start.  content_length -1: chunked. */
+/* The head.  Headers are copied; call header before start; a second value replaces the first.
+ * content_length -1: chunked.  start adds x-request-id, and what keeps proxies from holding
+ * back an event stream. */
 void responder_header(struct responder *r, const char *name, const char *value);
 void responder_start(struct responder *r, unsigned status, const char *content_type,
                      int64_t content_length);
@@ -43,7 +45,8 @@ bool responder_started(const struct responder *r);
 void responder_write(struct responder *r, const void *bytes, size_t n);
 /* No more; the connection is kept for the next request.  After responder_start(). */
 void responder_end(struct responder *r);
-/* Cuts the answer off: closes the connection without a proper end, so that the client knows. */
+/* Cuts the answer off: closes the connection without a proper end, so that the client knows.
+ * What has not been sent is dropped.  on_gone follows. */
 void responder_abort(struct responder *r);
 
 /* Body bytes written and not yet in the socket; total body bytes written. */

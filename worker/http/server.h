@@ -44,6 +44,10 @@ unsigned http_server_connections(const struct http_server *server);
 /* Closes everything; on_gone runs for each open request. */
 void http_server_destroy(struct http_server *server);
 
+/* The body is not needed any more (no other attempt will be made): its memory is given back now
+ * and not at the end of the answer.  request->body is NULL afterwards. */
+void http_drop_body(struct infer_request *request);
+
 /*
  * Answers `request` with an error of ours in its surface's shape, with x-request-id,
  * x-drover-reason, Retry-After (if retry_after_s != 0, clamped to 1..60) and x-should-retry.

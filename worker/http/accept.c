@@ -1,0 +1,365 @@
+/*
+ * accept.c - taking connections in, and counting them out.
+ *
+ * The listening socket is shared by all workers.  At most ACCEPT_BATCH connections are taken
+ * per event, so that a burst spreads over the workers and the open streams get their turn.
+ * Without descriptors accept() fails and the listener stays readable: reading it is stopped and
+ * tried again by timer, for otherwise the loop would spin.  A full worker stops reading the
+ * listener, and the others take what comes.
+ */
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "shm/procs.h"
+#include "worker/http/server_private.h"
+
+#define ACCEPT_BATCH    16
+#define ACCEPT_RETRY_US (50 * 1000)
+
+/* Failures in a row (one second) after which waiting clients are turned away instead. */
+#define SHED_AFTER 20
+
+/* Connections of one client: an IPv4 address, or the /64 of an IPv6 address. */
+struct client_count {
+    struct client_count *next;
+    uint64_t key;
+    unsigned count;
+};
+
+static void start_listening(struct http_server *server);
+
+/* ---- clients ----------------------------------------------------------------------------- */
+
+/* 0 for an address that is not counted. */
+static uint64_t client_key(const struct sockaddr_storage *sa)
+{
+    if (sa->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)sa;
+
+        return UINT64_C(0xffff) << 32 | ntohl(in->sin_addr.s_addr);
+    }
+    if (sa->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)sa;
+        uint64_t key;
+        uint32_t v4;
+
+        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+            memcpy(&v4, &in6->sin6_addr.s6_addr[12], 4);
+            return UINT64_C(0xffff) << 32 | ntohl(v4);
+        }
+        memcpy(&key, in6->sin6_addr.s6_addr, 8);
+        return key;
+    }
+    return 0;
+}
+
+static void client_text(char *out, size_t cap, const struct sockaddr_storage *sa)
+{
+    const void *address = NULL;
+
+    if (sa->ss_family == AF_INET)
+        address = &((const struct sockaddr_in *)(const void *)sa)->sin_addr;
+    else if (sa->ss_family == AF_INET6)
+        address = &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr;
+    if (address == NULL || inet_ntop(sa->ss_family, address, out, (socklen_t)cap) == NULL)
+        (void)strlcpy(out, "unix", cap);
+}
+
+static struct client_count **client_slot(struct http_server *server, uint64_t key)
+{
+    size_t bucket = (size_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 56) % CLIENT_BUCKETS;
+    struct client_count **slot = &server->clients[bucket];
+
+    while (*slot != NULL && (*slot)->key != key)
+        slot = &(*slot)->next;
+    return slot;
+}
+
+/* Counts one more connection.  False: this client has its share already. */
+static bool client_take(struct http_server *server, const struct sockaddr_storage *sa,
+                        struct client_count **out)
+{
+    uint64_t key = client_key(sa);
+    struct client_count **slot;
+
+    *out = NULL;
+    if (server->config->limits.max_per_client == 0 || key == 0)
+        return true;
+    slot = client_slot(server, key);
+    if (*slot == NULL) {
+        *slot = calloc(1, sizeof(**slot));
+        if (*slot == NULL)
+            return true;
+        (*slot)->key = key;
+    }
+    if ((*slot)->count >= server->config->limits.max_per_client)
+        return false;
+    (*slot)->count++;
+    *out = *slot;
+    return true;
+}
+
+static void client_give_back(struct http_server *server, struct client_count *counted)
+{
+    struct client_count **slot;
+
+    if (counted == NULL || --counted->count != 0)
+        return;
+    slot = client_slot(server, counted->key);
+    assert(*slot == counted);
+    *slot = counted->next;
+    free(counted);
+}
+
+/* ---- connections ------------------------------------------------------------------------- */
+
+struct connection *connection_of(h2o_req_t *req)
+{
+    return req->conn->callbacks->get_socket(req->conn)->on_close.data;
+}
+
+/* libh2o has closed the socket. */
+static void on_close(void *data)
+{
+    struct connection *conn = data;
+    struct http_server *server = conn->server;
+
+    assert(conn->current == NULL);
+    conn->prev->next = conn->next;
+    conn->next->prev = conn->prev;
+    server->connections_count--;
+    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_OPEN, -1);
+    client_give_back(server, conn->counted);
+    free(conn);
+    if (!server->listening && !timer_running(&server->accept_timer))
+        start_listening(server);
+}
+
+static int admit(struct http_server *server, int fd, const struct sockaddr_storage *sa,
+                 struct client_count *counted)
+{
+    struct connection *conn = calloc(1, sizeof(*conn));
+    int on = 1;
+
+    if (conn == NULL)
+        return DRV_ENOMEM;
+    /* Fails on a Unix socket, where it is not needed. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    conn->server = server;
+    conn->counted = counted;
+    conn->since_mono_us = loop_now_us(server->loop);
+    conn->fresh = true;
+    client_text(conn->client, sizeof(conn->client), sa);
+    conn->sock =
+        h2o_evloop_socket_create(server->loop->h2o, fd, H2O_SOCKET_FLAG_IS_ACCEPTED_CONNECTION);
+    conn->sock->on_close.cb = on_close;
+    conn->sock->on_close.data = conn;
+    conn->prev = server->connections.prev;
+    conn->next = &server->connections;
+    conn->prev->next = conn;
+    conn->next->prev = conn;
+    server->connections_count++;
+    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_OPEN, 1);
+    h2o_accept(&server->accept, conn->sock);
+    return 0;
+}
+
+/* Over its share: told so if that can be done without waiting. */
+static void turn_away(struct http_server *server, int fd)
+{
+    static const char answer[] =
+        "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
+        "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
+        "content-length: 132\r\n\r\n"
+        "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
+        "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n";
+    static struct log_limit limit;
+    uint32_t missed;
+
+    if (server->ssl == NULL) {
+        (void)!send(fd, answer, sizeof(answer) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)shutdown(fd, SHUT_WR);
+    }
+    (void)close(fd);
+    if (log_limit_ok(&limit, 1, &missed))
+        log_warn("event=client_over_share missed=%u", missed);
+}
+
+/* ---- the listener ------------------------------------------------------------------------ */
+
+static void stop_listening(struct http_server *server)
+{
+    if (!server->listening)
+        return;
+    h2o_socket_read_stop(server->listener);
+    server->listening = false;
+}
+
+static void on_retry(struct timer *timer)
+{
+    start_listening(CONTAINER_OF(timer, struct http_server, accept_timer));
+}
+
+/* Somebody has waited for a second: with the spare descriptor the connection can at least be
+ * refused. */
+static void shed_one(struct http_server *server)
+{
+    int fd;
+
+    if (server->spare_fd == -1)
+        return;
+    (void)close(server->spare_fd);
+    fd = accept4(server->params.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd != -1)
+        (void)close(fd);
+    server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void out_of_descriptors(struct http_server *server)
+{
+    static struct log_limit limit;
+    uint32_t missed;
+
+    if (log_limit_ok(&limit, 1, &missed))
+        log_error("event=accept_failed error=%s connections=%u missed=%u",
+                  log_quote(strerror(errno)), server->connections_count, missed);
+    if (++server->accept_failures > SHED_AFTER)
+        shed_one(server);
+    stop_listening(server);
+    timer_start(server->loop, &server->accept_timer, ACCEPT_RETRY_US, on_retry);
+}
+
+/* One connection.  False: no more for now. */
+static bool accept_one(struct http_server *server)
+{
+    struct sockaddr_storage sa = {0};
+    socklen_t len = sizeof(sa);
+    struct client_count *counted;
+    int fd = accept4(server->params.listen_fd, (struct sockaddr *)&sa, &len,
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd == -1) {
+        if (errno == ECONNABORTED || errno == EINTR)
+            return true;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            out_of_descriptors(server);
+        return false; /* EAGAIN: another worker was first */
+    }
+    server->accept_failures = 0;
+    if (!client_take(server, &sa, &counted)) {
+        turn_away(server, fd);
+        return true;
+    }
+    if (admit(server, fd, &sa, counted) != 0) {
+        client_give_back(server, counted);
+        (void)close(fd);
+    }
+    return true;
+}
+
+static void on_acceptable(h2o_socket_t *listener, const char *err)
+{
+    struct http_server *server = listener->data;
+
+    (void)err;
+    for (int i = 0; i < ACCEPT_BATCH; i++) {
+        if (server->connections_count >= server->config->limits.max_connections) {
+            stop_listening(server); /* on_close() goes on */
+            return;
+        }
+        if (!accept_one(server))
+            return;
+    }
+}
+
+static void start_listening(struct http_server *server)
+{
+    if (server->listener == NULL || server->listening ||
+        server->connections_count >= server->config->limits.max_connections)
+        return;
+    h2o_socket_read_start(server->listener, on_acceptable);
+    server->listening = true;
+}
+
+int accept_init(struct http_server *server, struct error *err)
+{
+    int copy;
+
+    server->connections.prev = &server->connections;
+    server->connections.next = &server->connections;
+    server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (server->spare_fd == -1)
+        return error_sys(err, "open /dev/null");
+    copy = fcntl(server->params.listen_fd, F_DUPFD_CLOEXEC, 3);
+    if (copy == -1)
+        return error_sys(err, "fcntl(F_DUPFD_CLOEXEC)");
+    server->listener =
+        h2o_evloop_socket_create(server->loop->h2o, copy, H2O_SOCKET_FLAG_DONT_READ);
+    server->listener->data = server;
+    start_listening(server);
+    return 0;
+}
+
+void accept_stop(struct http_server *server)
+{
+    timer_stop(server->loop, &server->accept_timer);
+    if (server->listener == NULL)
+        return;
+    stop_listening(server);
+    h2o_socket_close(server->listener);
+    server->listener = NULL;
+}
+
+void connection_close(struct connection *conn)
+{
+    h2o_socket_t *sock = conn->sock;
+    h2o_socket_cb cb = sock->_cb.write;
+
+    /* A libh2o connection has no other handle than the callback it waits for. */
+    if (cb != NULL) {
+        sock->_cb.write = NULL;
+        cb(sock, h2o_socket_error_closed);
+    } else if (sock->_cb.read != NULL) {
+        sock->_cb.read(sock, h2o_socket_error_closed);
+    }
+}
+
+void accept_finish(struct http_server *server)
+{
+    accept_stop(server);
+    while (server->connections.next != NULL &&
+           server->connections.next != &server->connections) {
+        struct connection *conn = server->connections.next;
+
+        if (conn->current != NULL)
+            responder_break(conn->current);
+        else
+            connection_close(conn);
+        if (server->connections.next != conn)
+            continue;
+        /* Not closed yet: TLS still says goodbye, or a failed write is still to be noticed.
+         * What is left of it is the loop's. */
+        conn->sock->on_close.cb = NULL;
+        conn->next->prev = conn->prev;
+        conn->prev->next = conn->next;
+        server->connections_count--;
+        client_give_back(server, conn->counted);
+        free(conn);
+    }
+    if (server->spare_fd != -1)
+        (void)close(server->spare_fd);
+    server->spare_fd = -1;
+}

@@ -1,0 +1,46 @@
+/*
+ * catalog.h - which models the fleet has, added up over its nodes.
+ *
+ * A private copy, made anew when the node table has changed.  Sorted by id.
+ */
+#ifndef DROVER_WORKER_HTTP_CATALOG_H
+#define DROVER_WORKER_HTTP_CATALOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/nodes.h"
+
+struct config;
+struct scoreboard;
+
+struct catalog_model {
+    char id[NODE_MODEL_BYTES];
+    uint32_t max_context; /* least over the nodes that can serve it; 0 = unknown */
+    bool able;            /* some node can serve it now */
+    bool loaded;          /* resident on such a node */
+    bool simulated;       /* every node that has it runs the built-in engine */
+    bool alias;           /* only another name of a model */
+};
+
+struct catalog {
+    struct catalog_model *models; /* owned */
+    size_t count, cap;
+    uint64_t epoch; /* of the node table when this was made */
+    bool made;
+};
+
+void catalog_finish(struct catalog *catalog);
+
+/* Looks whether the node table has changed and reads it again if so.  Out of memory: keeps what
+ * fits. */
+void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
+                     const struct config *config);
+
+const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id);
+
+/* The one model that the fleet has, aliases aside; NULL when there are none or several. */
+const struct catalog_model *catalog_only(const struct catalog *catalog);
+
+#endif

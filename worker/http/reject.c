@@ -1,0 +1,301 @@
+/*
+ * reject.c - saying no: our own errors, and libh2o's, in the shape of the client's API.
+ *
+ * libh2o answers by itself when a request is not fit to reach a handler: a body that is too
+ * large or framed wrongly, an unknown expectation.  A filter on the path sees these answers,
+ * swaps the body and the headers, and keeps the connection until the client has had a chance to
+ * read: closing with unread bytes makes the kernel reset the connection, and the client, still
+ * sending, would never see why.
+ *
+ * The same filter keeps libh2o's own chunked encoder out: being first and passing on nothing,
+ * it is the only one.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "shm/procs.h"
+#include "worker/http/server_private.h"
+
+#define REQUEST_ID_MAX 64
+
+/* How long, and for how many bytes, a refused client may go on sending. */
+#define LINGER_US    (2 * US_PER_S)
+#define LINGER_BYTES (64u * 1024 * 1024)
+
+/* ---- our own errors ---------------------------------------------------------------------- */
+
+static bool is_id(const h2o_iovec_t *id)
+{
+    if (id->len == 0 || id->len > REQUEST_ID_MAX)
+        return false;
+    for (size_t i = 0; i < id->len; i++) {
+        char c = id->base[i];
+
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '.' || c == '_' || c == '-'))
+            return false;
+    }
+    return true;
+}
+
+const char *request_id(h2o_req_t *req)
+{
+    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT("x-request-id"), -1);
+    uint64_t random[2];
+    char *id;
+
+    if (at != -1 && is_id(&req->headers.entries[at].value))
+        return h2o_strdup(&req->pool, req->headers.entries[at].value.base,
+                          req->headers.entries[at].value.len)
+            .base;
+    id = h2o_mem_alloc_pool(&req->pool, 40);
+    arc4random_buf(random, sizeof(random));
+    (void)snprintf(id, 40, "req-%016llx%016llx", (unsigned long long)random[0],
+                   (unsigned long long)random[1]);
+    return id;
+}
+
+/* What the official clients are told to do; without it they go by the status alone. */
+static const char *should_retry(enum api_error error)
+{
+    switch (error) {
+    case API_ERROR_QUEUE_FULL:
+    case API_ERROR_QUEUE_TIMEOUT:
+    case API_ERROR_NO_NODE:
+    case API_ERROR_SHUTTING_DOWN:
+    case API_ERROR_OVERLOADED:
+        return "true";
+    case API_ERROR_NONE:
+    case API_ERROR_BAD_REQUEST:
+    case API_ERROR_NOT_FOUND:
+    case API_ERROR_METHOD:
+    case API_ERROR_MODEL_NOT_FOUND:
+    case API_ERROR_TOO_LARGE:
+    case API_ERROR_MEDIA_TYPE:
+    case API_ERROR_NOT_SUPPORTED:
+    case API_ERROR_NODE_FAILED: /* we have tried again already */
+    case API_ERROR_NODE_TIMEOUT:
+    case API_ERROR_DEADLINE:
+    case API_ERROR_INTERNAL:
+        return "false";
+    }
+    return "false";
+}
+
+static bool is_refusal(enum api_error error)
+{
+    return error != API_ERROR_NODE_FAILED && error != API_ERROR_NODE_TIMEOUT &&
+           error != API_ERROR_DEADLINE && error != API_ERROR_INTERNAL;
+}
+
+static void answer_error(struct infer_request *request, enum api_error error,
+                         const char *message, const char *param, unsigned retry_after_s)
+{
+    struct responder *r = request->responder;
+    struct http_server *server = r->server;
+    struct buf body = BUF_INIT;
+    char seconds[16];
+
+    surface_error_body(&body, request->surface, error, message, param, request->id);
+    responder_header(r, "x-drover-reason", api_error_reason(error));
+    responder_header(r, "x-should-retry", should_retry(error));
+    if (retry_after_s != 0) {
+        (void)snprintf(seconds, sizeof(seconds), "%u", retry_after_s > 60 ? 60 : retry_after_s);
+        responder_header(r, "retry-after", seconds);
+    }
+    responder_start(r, api_error_status(error, request->surface), "application/json",
+                    (int64_t)buf_size(&body));
+    responder_write(r, buf_head(&body), buf_size(&body));
+    responder_end(r);
+    buf_finish(&body);
+    if (is_refusal(error))
+        procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
+}
+
+void http_reply_error(struct infer_request *request, enum api_error error, const char *message,
+                      unsigned retry_after_s)
+{
+    answer_error(request, error, message, error == API_ERROR_MODEL_NOT_FOUND ? "model" : NULL,
+                 retry_after_s);
+}
+
+void reject(struct infer_request *request, enum api_error error, const char *message,
+            const char *param, unsigned retry_after_s)
+{
+    request->responder->outcome = "rejected";
+    request->responder->reason = api_error_reason(error);
+    answer_error(request, error, message, param, retry_after_s);
+}
+
+/* ---- libh2o's errors --------------------------------------------------------------------- */
+
+struct shape_filter {
+    h2o_filter_t super;
+    struct http_server *server;
+};
+
+/* The answer in the place of libh2o's, and then the wait for the client.  In the pool. */
+struct shaped {
+    h2o_ostream_t super;
+    struct http_server *server;
+    struct connection *conn;
+    h2o_req_t *req;
+    h2o_iovec_t body;
+    struct timer linger;
+    size_t drained;
+    bool sent;
+};
+
+static void on_shaped_dispose(void *p)
+{
+    struct shaped *s = *(struct shaped **)p;
+
+    timer_stop(s->server->loop, &s->linger);
+}
+
+static void end_linger(struct shaped *s)
+{
+    timer_stop(s->server->loop, &s->linger);
+    h2o_socket_read_stop(s->conn->sock);
+    h2o_ostream_send_next(&s->super, s->req, NULL, 0, H2O_SEND_STATE_FINAL);
+}
+
+static void on_linger_timeout(struct timer *timer)
+{
+    end_linger(CONTAINER_OF(timer, struct shaped, linger));
+}
+
+static void on_linger_read(h2o_socket_t *sock, const char *err)
+{
+    struct connection *conn = sock->on_close.data;
+    struct shaped *s = conn->lingering;
+
+    s->drained += sock->input->size;
+    h2o_buffer_consume(&sock->input, sock->input->size);
+    if (err != NULL || s->drained > LINGER_BYTES)
+        end_linger(s);
+}
+
+/* Called twice: by libh2o's error with its own text, and when ours is in the socket. */
+static void send_shaped(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs, size_t count,
+                        h2o_send_state_t state)
+{
+    struct shaped *s = (struct shaped *)(void *)self;
+    bool head = h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("HEAD"));
+
+    (void)bufs;
+    (void)count;
+    (void)state;
+    if (!s->sent) {
+        s->sent = true;
+        self->next->do_send(self->next, req, &s->body, head ? 0 : 1,
+                            H2O_SEND_STATE_IN_PROGRESS);
+        return;
+    }
+    (void)shutdown(h2o_socket_get_fd(s->conn->sock), SHUT_WR);
+    s->conn->lingering = s;
+    timer_start(s->server->loop, &s->linger, LINGER_US, on_linger_timeout);
+    h2o_socket_read_start(s->conn->sock, on_linger_read);
+}
+
+static enum api_error error_of(int status)
+{
+    return status == 413   ? API_ERROR_TOO_LARGE
+           : status == 404 ? API_ERROR_NOT_FOUND
+           : status >= 500 ? API_ERROR_INTERNAL
+                           : API_ERROR_BAD_REQUEST;
+}
+
+static h2o_iovec_t path_without_query(h2o_req_t *req)
+{
+    const char *query = memchr(req->input.path.base, '?', req->input.path.len);
+
+    return h2o_strdup(&req->pool, req->input.path.base,
+                      query == NULL ? req->input.path.len
+                                    : (size_t)(query - req->input.path.base));
+}
+
+static void log_shaped(struct shaped *s, const char *id, const char *path, enum api_error error)
+{
+    h2o_req_t *req = s->req;
+    struct access_record record = {
+        .id = id,
+        .client = s->conn->client,
+        .method = h2o_strdup(&req->pool, req->input.method.base, req->input.method.len).base,
+        .path = path,
+        .outcome = "rejected",
+        .reason = api_error_reason(error),
+        .status = (unsigned)req->res.status,
+        .bytes_out = s->body.len,
+    };
+
+    access_log_write(s->server->params.access_log, &record);
+}
+
+static void shape(struct shaped *s, h2o_req_t *req)
+{
+    enum api_error error = error_of(req->res.status);
+    h2o_iovec_t path = path_without_query(req);
+    struct route route =
+        surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
+    const char *id = request_id(req);
+    h2o_headers_t *headers = &req->res.headers;
+    char message[96];
+    struct buf body = BUF_INIT;
+
+    if (error == API_ERROR_TOO_LARGE)
+        (void)snprintf(message, sizeof(message),
+                       "the request body is over the limit of %u bytes",
+                       s->server->config->limits.max_body_bytes);
+    else
+        (void)snprintf(message, sizeof(message), "%s", "malformed request");
+    surface_error_body(&body, route.surface, error, message, NULL, id);
+    s->body = h2o_strdup(&req->pool, (const char *)buf_head(&body), buf_size(&body));
+    buf_finish(&body);
+    memset(headers, 0, sizeof(*headers));
+    h2o_add_header(&req->pool, headers, H2O_TOKEN_CONTENT_TYPE, NULL,
+                   H2O_STRLIT("application/json"));
+    h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("x-request-id"), 0, NULL, id,
+                          strlen(id));
+    h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("x-drover-reason"), 0, NULL,
+                          api_error_reason(error), strlen(api_error_reason(error)));
+    req->res.content_length = s->body.len;
+    req->http1_is_persistent = 0;
+    procs_count(s->server->params.board, s->server->params.slot, PROC_REQUESTS_TOTAL, 1);
+    procs_count(s->server->params.board, s->server->params.slot, PROC_REQUESTS_REJECTED, 1);
+    log_shaped(s, id, path.base, error);
+}
+
+static void on_setup(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
+{
+    struct http_server *server = ((struct shape_filter *)(void *)self)->server;
+    struct connection *conn = connection_of(req);
+    struct shaped *s, **owner;
+
+    if (conn->current != NULL)
+        return; /* an answer of a responder goes straight out */
+    s = (struct shaped *)(void *)h2o_add_ostream(req, sizeof(*s), slot);
+    s->super.do_send = send_shaped;
+    s->server = server;
+    s->conn = conn;
+    s->req = req;
+    s->linger = (struct timer){0};
+    s->drained = 0;
+    s->sent = false;
+    owner = h2o_mem_alloc_shared(&req->pool, sizeof(struct shaped *), on_shaped_dispose);
+    *owner = s;
+    shape(s, req);
+}
+
+void reject_init(h2o_pathconf_t *path, struct http_server *server)
+{
+    struct shape_filter *filter =
+        (struct shape_filter *)(void *)h2o_create_filter(path, sizeof(*filter));
+
+    filter->super.on_setup_ostream = on_setup;
+    filter->server = server;
+}

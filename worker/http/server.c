@@ -1,0 +1,418 @@
+/*
+ * server.c - the HTTP server of a worker: its life, and each request up to the point where its
+ * answer has an owner.
+ *
+ * libh2o calls on_req() when head and body are complete.  Everything that can be wrong with a
+ * request is found here, in an order in which each step may rely on the ones before: framing,
+ * path and method, body type, body, model.
+ */
+#include "worker/http/server.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "proto/drover_common.pb-c.h"
+#include "proto/grpc/tls.h"
+#include "shm/procs.h"
+#include "worker/http/harden.h"
+#include "worker/http/server_private.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+/* A header value that goes on to an engine is not longer than this. */
+#define MAX_FORWARD_BYTES 1024
+
+/* libh2o's own limit on reading a request follows the wall clock; it is the second line. */
+#define SECOND_LINE_MS (60 * 60 * 1000)
+
+struct api_handler {
+    h2o_handler_t super;
+    struct http_server *server;
+};
+
+/* ---- headers ----------------------------------------------------------------------------- */
+
+static bool is_printable(const h2o_iovec_t *value)
+{
+    for (size_t i = 0; i < value->len; i++)
+        if ((unsigned char)value->base[i] < 0x20 || (unsigned char)value->base[i] >= 0x7F)
+            return false;
+    return true;
+}
+
+static const char *copy(h2o_req_t *req, const h2o_iovec_t *text)
+{
+    return h2o_strdup(&req->pool, text->base, text->len).base;
+}
+
+static bool starts_with(const h2o_iovec_t *name, const char *prefix)
+{
+    size_t n = strlen(prefix);
+
+    return name->len > n && memcmp(name->base, prefix, n) == 0;
+}
+
+static bool is_name(const h2o_iovec_t *name, const char *expected)
+{
+    return h2o_memis(name->base, name->len, expected, strlen(expected));
+}
+
+/* Only what an engine may need and what names neither the client nor a conversation: some
+ * engines change their ways on a header (llama-server goes on after its client has left when
+ * there is an x-conversation-id). */
+static bool is_forwarded(const h2o_iovec_t *name)
+{
+    return is_name(name, "traceparent") || is_name(name, "tracestate") ||
+           starts_with(name, "anthropic-") || starts_with(name, "x-claude-code-");
+}
+
+static void collect_forwarded(struct infer_request *request, h2o_req_t *req)
+{
+    for (size_t i = 0; i < req->headers.size; i++) {
+        const h2o_header_t *header = &req->headers.entries[i];
+        struct request_header *to;
+
+        if (!is_forwarded(header->name) || header->value.len > MAX_FORWARD_BYTES ||
+            !is_printable(&header->value))
+            continue;
+        if (request->forward_count == REQUEST_MAX_FORWARD)
+            return;
+        to = &request->forward[request->forward_count++];
+        to->name = copy(req, header->name);
+        to->value = copy(req, &header->value);
+    }
+}
+
+static const char *header_session(h2o_req_t *req, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        ssize_t at = h2o_find_header_by_str(&req->headers, names[i], strlen(names[i]), -1);
+        const h2o_iovec_t *value = at == -1 ? NULL : &req->headers.entries[at].value;
+
+        if (value != NULL && value->len != 0 && value->len < REQUEST_SESSION_BYTES &&
+            is_printable(value))
+            return copy(req, value);
+    }
+    return NULL;
+}
+
+/* The key that keeps a conversation on the node that has it cached: the first of these. */
+static const char *find_session(h2o_req_t *req, const struct inspected *body)
+{
+    static const char *const names[] = {
+        "x-session-id",      "x-session-affinity",   "x-litellm-session-id",
+        "x-smg-routing-key", "x-cache-affinity-key", "x-claude-code-session-id",
+    };
+    const char *session = header_session(req, names, ARRAY_LEN(names));
+
+    if (session == NULL && body->session[0] != '\0')
+        session = h2o_strdup(&req->pool, body->session, SIZE_MAX).base;
+    return session;
+}
+
+/* ---- the body ---------------------------------------------------------------------------- */
+
+/* The media type without its parameters. */
+static h2o_iovec_t media_type(const h2o_iovec_t *value)
+{
+    size_t n = 0;
+
+    while (n < value->len && value->base[n] != ';' && value->base[n] != ' ')
+        n++;
+    return h2o_iovec_init(value->base, n);
+}
+
+static bool is_json_type(h2o_iovec_t type)
+{
+    return h2o_lcstris(type.base, type.len, H2O_STRLIT("application/json")) ||
+           (type.len > 5 && h2o_lcstris(type.base + type.len - 5, 5, H2O_STRLIT("+json")));
+}
+
+/* Fills content_type, or says what is wrong with the client's. */
+static const char *check_media_type(struct infer_request *request, h2o_req_t *req)
+{
+    ssize_t at = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_TYPE, -1);
+    const h2o_iovec_t *value = at == -1 ? NULL : &req->headers.entries[at].value;
+    bool multipart = request->operation == OP(TRANSCRIPTIONS);
+    h2o_iovec_t type = {NULL, 0};
+
+    if (h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_ENCODING, -1) != -1)
+        return "an encoded request body is not supported";
+    if (value != NULL) {
+        if (!is_printable(value))
+            return "malformed content type";
+        type = media_type(value);
+    }
+    if (multipart) {
+        if (!h2o_lcstris(type.base, type.len, H2O_STRLIT("multipart/form-data")))
+            return "the content type must be multipart/form-data";
+        request->content_type = copy(req, value);
+        return NULL;
+    }
+    request->content_type = "application/json";
+    if (type.len == 0 || is_json_type(type))
+        return NULL;
+    /* What `curl -d` says when nobody tells it otherwise, as in all of Ollama's examples. */
+    if (h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded")))
+        return NULL;
+    return "the content type must be application/json";
+}
+
+static int inspect(struct inspected *out, const struct infer_request *request,
+                   const char **param, struct error *err)
+{
+    int rc;
+
+    *param = NULL;
+    if (request->operation != OP(TRANSCRIPTIONS))
+        return inspect_body(out, request->operation, request->body, request->body_len, param,
+                            err);
+    rc = inspect_multipart(out, request->content_type, request->body, request->body_len, err);
+    if (rc != 0)
+        *param = "model";
+    return rc;
+}
+
+/* ---- the model --------------------------------------------------------------------------- */
+
+/* True when request->model says what is wanted; false when the request has been refused. */
+static bool settle_model(struct infer_request *request, const char *named)
+{
+    struct http_server *server = request->responder->server;
+    const struct catalog_model *only;
+
+    if (named[0] != '\0') {
+        (void)strlcpy(request->client_model, named, sizeof(request->client_model));
+        (void)strlcpy(request->model, config_resolve_alias(server->config, named),
+                      sizeof(request->model));
+        request->aliased = strcmp(request->model, request->client_model) != 0;
+        return true;
+    }
+    /* People who run one model often leave its name out, and a bare llama-server lets them. */
+    catalog_refresh(&server->catalog, server->params.board, server->config);
+    only = catalog_only(&server->catalog);
+    if (only != NULL) {
+        (void)strlcpy(request->client_model, only->id, sizeof(request->client_model));
+        (void)strlcpy(request->model, only->id, sizeof(request->model));
+        request->aliased = true; /* the engine must be told the name */
+        return true;
+    }
+    if (server->catalog.count == 0)
+        reject(request, API_ERROR_NO_NODE, "no node has joined yet", NULL, 5);
+    else
+        reject(request, API_ERROR_BAD_REQUEST, "'model' is missing", "model", 0);
+    return false;
+}
+
+/* ---- a request --------------------------------------------------------------------------- */
+
+static void infer(struct infer_request *request, h2o_req_t *req)
+{
+    struct responder *r = request->responder;
+    struct http_server *server = r->server;
+    const char *why = check_media_type(request, req);
+    struct inspected body;
+    struct error err = {0};
+    const char *param;
+
+    if (why != NULL) {
+        reject(request, API_ERROR_MEDIA_TYPE, why, NULL, 0);
+        return;
+    }
+    if (req->entity.len > server->config->limits.max_body_total_bytes - server->body_bytes) {
+        reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        return;
+    }
+    responder_take_body(r);
+    if (inspect(&body, request, &param, &err) != 0) {
+        reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
+        return;
+    }
+    if (!settle_model(request, body.model))
+        return;
+    request->stream = body.stream;
+    request->client_usage = body.client_usage;
+    request->est_prompt_tokens = request->body_len < 4 ? 1 : (uint32_t)(request->body_len / 4);
+    request->session = find_session(req, &body);
+    collect_forwarded(request, req);
+    responder_watch(r);
+    server->params.on_infer(request, server->params.data);
+}
+
+static void dispatch(struct infer_request *request, h2o_req_t *req, const struct route *route)
+{
+    char message[160];
+
+    switch (route->kind) {
+    case ROUTE_INFER:
+        infer(request, req);
+        return;
+    case ROUTE_UNKNOWN:
+        (void)snprintf(message, sizeof(message), "there is nothing at %.100s",
+                       request->responder->path);
+        reject(request, API_ERROR_NOT_FOUND, message, NULL, 0);
+        return;
+    case ROUTE_BAD_METHOD:
+        (void)snprintf(message, sizeof(message), "%.100s takes %s", request->responder->path,
+                       route->allow);
+        responder_header(request->responder, "allow", route->allow);
+        reject(request, API_ERROR_METHOD, message, NULL, 0);
+        return;
+    case ROUTE_MODELS:
+    case ROUTE_MODEL:
+    case ROUTE_TAGS:
+    case ROUTE_PS:
+    case ROUTE_VERSION:
+    case ROUTE_ROOT:
+    case ROUTE_HEALTH:
+    case ROUTE_LIVE:
+        local_answer(request, route);
+        return;
+    }
+}
+
+static int on_req(h2o_handler_t *handler, h2o_req_t *req)
+{
+    struct http_server *server = ((struct api_handler *)(void *)handler)->server;
+    struct connection *conn = connection_of(req);
+    struct infer_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
+    h2o_iovec_t path = req->input.path;
+    const char *query = memchr(path.base, '?', path.len);
+    const char *why;
+    struct hardened head;
+    struct route route;
+
+    memset(request, 0, sizeof(*request));
+    conn->fresh = false;
+    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_TOTAL, 1);
+    why = harden_check_head(&head, conn->sock->input->bytes, conn->sock->input->size);
+
+    if (query != NULL)
+        path.len = (size_t)(query - path.base);
+    path = h2o_strdup(&req->pool, path.base, path.len);
+    route = surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
+    request->surface = route.surface;
+    request->operation = route.operation;
+    request->id = request_id(req);
+    request->client = conn->client; /* outlives the request */
+    request->received_mono_us = clock_mono_us();
+    responder_create(conn, req, request);
+    request->responder->method = copy(req, &req->input.method);
+    request->responder->path = path.base;
+
+    /* After a body in chunks the connection is not used again: libh2o reads the chunks' own
+     * lines leniently, and what follows could be somebody's smuggled request. */
+    if (why != NULL || head.chunked || server->draining)
+        req->http1_is_persistent = 0;
+    if (why != NULL)
+        reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
+    else
+        dispatch(request, req, &route);
+    return 0;
+}
+
+/* ---- the server -------------------------------------------------------------------------- */
+
+static void configure(struct http_server *server)
+{
+    static char name[] = "drover/" DROVER_VERSION;
+    h2o_globalconf_t *conf = &server->globalconf;
+    const struct config_limits *limits = &server->config->limits;
+    struct api_handler *handler;
+    h2o_hostconf_t *host;
+
+    h2o_config_init(conf);
+    conf->server_name = h2o_iovec_init(name, sizeof(name) - 1);
+    conf->max_request_entity_size = limits->max_body_bytes;
+    conf->http1.upgrade_to_http2 = 0;
+    conf->http1.req_timeout = SECOND_LINE_MS;
+    conf->handshake_timeout = SECOND_LINE_MS;
+    /* One path for everything, so that libh2o's redirects and fallbacks never answer. */
+    host = h2o_config_register_host(conf, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    reject_init(&host->fallback_path, server);
+    handler = (struct api_handler *)(void *)h2o_create_handler(&host->fallback_path,
+                                                               sizeof(*handler));
+    handler->super.on_req = on_req;
+    handler->server = server;
+    h2o_context_init(&server->context, server->loop->h2o, conf);
+    server->accept.ctx = &server->context;
+    server->accept.hosts = conf->hosts;
+    server->accept.ssl_ctx = server->ssl;
+}
+
+int http_server_create(struct http_server **out, const struct http_server_params *params,
+                       struct error *err)
+{
+    struct http_server *server = calloc(1, sizeof(*server));
+    int rc;
+
+    *out = NULL;
+    if (server == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    server->params = *params;
+    server->loop = params->loop;
+    server->config = params->config;
+    server->gone_fd = -1;
+    server->spare_fd = -1;
+    /* libh2o writes with writev(), which cannot be told to spare us. */
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (server->config->api.tls.enabled) {
+        rc =
+            tls_server_context(&server->ssl, &server->config->api.tls, TLS_PROTOCOL_HTTP1, err);
+        if (rc != 0) {
+            free(server);
+            return rc;
+        }
+    }
+    configure(server);
+    rc = responders_init(server, err);
+    if (rc == 0)
+        rc = accept_init(server, err);
+    if (rc != 0) {
+        http_server_destroy(server);
+        return rc;
+    }
+    sweep_init(server);
+    *out = server;
+    return 0;
+}
+
+void http_server_drain(struct http_server *server)
+{
+    struct connection *conn;
+
+    if (server->draining)
+        return;
+    server->draining = true;
+    server->drain_mono_us = clock_mono_us();
+    accept_stop(server);
+    for (conn = server->connections.next; conn != &server->connections; conn = conn->next)
+        if (conn->current != NULL && !conn->current->head_sent)
+            conn->current->req->http1_is_persistent = 0;
+}
+
+unsigned http_server_connections(const struct http_server *server)
+{
+    return server->connections_count;
+}
+
+void http_server_destroy(struct http_server *server)
+{
+    if (server == NULL)
+        return;
+    sweep_finish(server);
+    accept_finish(server);
+    responders_finish(server);
+    h2o_context_dispose(&server->context);
+    h2o_config_dispose(&server->globalconf);
+    SSL_CTX_free(server->ssl);
+    catalog_finish(&server->catalog);
+    free(server);
+}

@@ -1,0 +1,138 @@
+/*
+ * sweep.c - connections that take too long, found by looking at all of them now and then.
+ *
+ * libh2o's own timers follow the wall clock, start again with every request part they please
+ * to, and do not cover writing at all; they are set generously and these limits are the real
+ * ones:
+ *
+ *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
+ *                      included
+ *   idle_timeout_ms    nothing at all, after an answer
+ *   write_stall_ms     the client's kernel has taken no byte of an answer
+ *
+ * A connection is ended by shutting its descriptor down; libh2o then sees the end of the stream
+ * and closes it in its own way.
+ */
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/log.h"
+#include "worker/http/server_private.h"
+
+/* Connections that are idle when draining begins are given this long: a request that is already
+ * on its way must not meet a closed door. */
+#define DRAIN_IDLE_US (1000 * US_PER_MS)
+
+static void shut(const struct connection *conn, const char *why)
+{
+    log_debug("event=connection_timeout client=%s why=%s", conn->client, why);
+    (void)shutdown(h2o_socket_get_fd(conn->sock), SHUT_RDWR);
+}
+
+/* Bytes of all answers that the peer's kernel has acknowledged; 0 when it cannot be known. */
+static uint64_t acked_bytes(const struct connection *conn)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+
+    if (getsockopt(h2o_socket_get_fd(conn->sock), IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
+        len < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
+        return 0;
+    return info.tcpi_bytes_acked;
+}
+
+static void check_writing(struct http_server *server, struct connection *conn, uint64_t now)
+{
+    struct responder *r = conn->current;
+    uint64_t acked;
+
+    if (!r->in_flight || r->told || now - r->flight_mono_us < server->sweep_us)
+        return;
+    acked = acked_bytes(conn);
+    if (acked != r->acked_bytes) {
+        r->acked_bytes = acked;
+        r->flight_mono_us = now;
+    } else if (now - r->flight_mono_us >= server->config->limits.write_stall_ms * US_PER_MS) {
+        log_info("event=write_stall client=%s id=%s pending_bytes=%zu", conn->client,
+                 r->request->id, responder_pending(r));
+        responder_lose(r);
+    }
+}
+
+static void check_reading(struct http_server *server, struct connection *conn, uint64_t now)
+{
+    const struct config_limits *limits = &server->config->limits;
+    bool reading = conn->sock->input != NULL && conn->sock->input->size != 0;
+    uint64_t since;
+
+    if (reading && conn->reading_mono_us == 0)
+        conn->reading_mono_us = now;
+    if (reading || conn->fresh) {
+        since = reading && !conn->fresh ? conn->reading_mono_us : conn->since_mono_us;
+        if (now - since >= limits->header_timeout_ms * US_PER_MS)
+            shut(conn, "request");
+        return;
+    }
+    if (now - conn->since_mono_us >= limits->idle_timeout_ms * US_PER_MS)
+        shut(conn, "idle");
+    else if (server->draining && now - server->drain_mono_us >= DRAIN_IDLE_US &&
+             now - conn->since_mono_us >= DRAIN_IDLE_US)
+        shut(conn, "drain");
+}
+
+/* Bytes of requests that are still being read. */
+static size_t reading_bytes(const struct connection *conn)
+{
+    if (conn->current != NULL || conn->sock->input == NULL || conn->sock->input->bytes == NULL)
+        return 0;
+    return conn->sock->input->capacity;
+}
+
+static void on_sweep(struct timer *timer)
+{
+    struct http_server *server = CONTAINER_OF(timer, struct http_server, sweep_timer);
+    uint64_t now = loop_now_us(server->loop);
+    size_t held = server->body_bytes;
+    struct connection *conn;
+
+    timer_start(server->loop, timer, server->sweep_us, on_sweep);
+    for (conn = server->connections.next; conn != &server->connections; conn = conn->next) {
+        /* Nothing in here frees a connection: shutting down and losing take effect later. */
+        if (conn->current != NULL)
+            check_writing(server, conn, now);
+        else
+            check_reading(server, conn, now);
+        held += reading_bytes(conn);
+        if (held > server->config->limits.max_body_total_bytes && reading_bytes(conn) != 0) {
+            held -= reading_bytes(conn);
+            shut(conn, "too_much_held");
+        }
+    }
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void sweep_init(struct http_server *server)
+{
+    const struct config_limits *limits = &server->config->limits;
+    uint64_t shortest_ms = least(least(limits->header_timeout_ms, limits->idle_timeout_ms),
+                                 limits->write_stall_ms);
+
+    /* A limit is exceeded by a fourth at most, and by half a second at most. */
+    server->sweep_us = least(shortest_ms / 4, 500) * US_PER_MS;
+    if (server->sweep_us < 10 * US_PER_MS)
+        server->sweep_us = 10 * US_PER_MS;
+    timer_start(server->loop, &server->sweep_timer, server->sweep_us, on_sweep);
+}
+
+void sweep_finish(struct http_server *server)
+{
+    timer_stop(server->loop, &server->sweep_timer);
+}
