@@ -1,0 +1,198 @@
+/* test_request.c - the members of a body that decide where it goes. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "proto/drover_common.pb-c.h"
+#include "worker/http/request.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+static struct inspected seen;
+static const char *param;
+static struct error err;
+
+static int inspect(int operation, const char *body)
+{
+    return inspect_body(&seen, operation, (const uint8_t *)body, strlen(body), &param, &err);
+}
+
+Test(request, model_stream_and_usage_are_read)
+{
+    cr_assert_eq(
+        inspect(OP(CHAT_COMPLETIONS),
+                "{\"messages\":[{\"model\":\"no\"}],\"model\":\"qwen:7b\",\"stream\":true,"
+                "\"stream_options\":{\"include_usage\":true}}"),
+        0);
+    cr_expect_str_eq(seen.model, "qwen:7b");
+    cr_expect(seen.stream);
+    cr_expect(seen.client_usage);
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"mod\\u0065l\":\"m\",\"stream\":null}"), 0);
+    cr_expect_str_eq(seen.model, "m");
+    cr_expect(!seen.stream);
+    cr_expect(!seen.client_usage);
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{}"), 0);
+    cr_expect_str_eq(seen.model, "");
+}
+
+Test(request, only_ollamas_chat_and_generate_stream_by_default)
+{
+    cr_assert_eq(inspect(OP(OLLAMA_CHAT), "{\"model\":\"m\"}"), 0);
+    cr_expect(seen.stream);
+    cr_assert_eq(inspect(OP(OLLAMA_GENERATE), "{\"model\":\"m\",\"stream\":null}"), 0);
+    cr_expect(seen.stream);
+    cr_assert_eq(inspect(OP(OLLAMA_CHAT), "{\"model\":\"m\",\"stream\":false}"), 0);
+    cr_expect(!seen.stream);
+    cr_assert_eq(inspect(OP(MESSAGES), "{\"model\":\"m\"}"), 0);
+    cr_expect(!seen.stream);
+    cr_assert_eq(inspect(OP(EMBEDDINGS), "{\"model\":\"m\",\"stream\":true}"), 0);
+    cr_expect(!seen.stream, "there is nothing to stream");
+}
+
+Test(request, ollama_show_may_say_name_for_model)
+{
+    cr_assert_eq(inspect(OP(OLLAMA_SHOW), "{\"name\":\"m\"}"), 0);
+    cr_expect_str_eq(seen.model, "m");
+    cr_assert_eq(inspect(OP(OLLAMA_SHOW), "{\"name\":\"n\",\"model\":\"m\"}"), 0);
+    cr_expect_str_eq(seen.model, "m");
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"name\":\"m\"}"), 0);
+    cr_expect_str_eq(seen.model, "");
+}
+
+Test(request, what_two_parsers_could_read_differently_is_refused)
+{
+    static const struct {
+        const char *body, *param;
+    } rows[] = {
+        {"{\"model\":\"a\",\"model\":\"b\"}", "model"},
+        {"{\"model\":\"a\",\"\\u006dodel\":\"a\"}", "model"},
+        {"{\"stream\":true,\"stream\":false}", "stream"},
+        {"{\"stream\":\"true\"}", "stream"},
+        {"{\"stream\":1}", "stream"},
+        {"{\"model\":7}", "model"},
+        {"{\"model\":null}", "model"},
+        {"{\"model\":\"a\\u0000b\"}", "model"},
+        {"{\"model\":\"a\\nb\"}", "model"},
+        {"{\"model\":\"\\ud800\"}", "model"},
+        {"[{\"model\":\"a\"}]", NULL},
+        {"\"model\"", NULL},
+        {"", NULL},
+        {"{\"model\":\"a\"", NULL},
+        {"\xef\xbb\xbf{\"model\":\"a\"}", NULL},
+        {"{\"model\":\"a\"} trailing", NULL},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), rows[i].body), DRV_EINVAL, "%s",
+                     rows[i].body);
+        if (rows[i].param == NULL)
+            cr_expect_null(param, "%s", rows[i].body);
+        else
+            cr_expect_str_eq(param, rows[i].param, "%s", rows[i].body);
+        cr_expect_neq(err.text[0], '\0');
+    }
+}
+
+Test(request, a_model_name_of_127_bytes_fits_and_one_of_128_does_not)
+{
+    char body[256] = "{\"model\":\"";
+    size_t at = strlen(body);
+
+    memset(body + at, 'm', 128);
+    (void)strlcpy(body + at + 127, "\"}", 8);
+    cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), 0);
+    body[at + 127] = 'm';
+    (void)strlcpy(body + at + 128, "\"}", 8);
+    cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), DRV_EINVAL);
+}
+
+Test(request, the_session_key_is_the_cache_key_or_else_the_user)
+{
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"user\":\"u\",\"prompt_cache_key\":\"k\"}"),
+                 0);
+    cr_expect_str_eq(seen.session, "k");
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"user\":\"u\",\"prompt_cache_key\":7}"), 0);
+    cr_expect_str_eq(seen.session, "u");
+    cr_assert_eq(inspect(OP(MESSAGES), "{\"metadata\":{\"user_id\":\"s\"}}"), 0);
+    cr_expect_str_eq(seen.session, "s");
+    cr_assert_eq(inspect(OP(MESSAGES), "{\"metadata\":[],\"user\":{}}"), 0);
+    cr_expect_str_eq(seen.session, "");
+}
+
+/* ---- multipart ---- */
+
+static int form(const char *type, const char *body)
+{
+    size_t n = strlen(body);
+    uint8_t *copy = malloc(n == 0 ? 1 : n);
+    int rc;
+
+    memcpy(copy, body, n);
+    rc = inspect_multipart(&seen, type, copy, n, &err);
+    free(copy);
+    return rc;
+}
+
+#define TYPE "multipart/form-data; boundary=XX"
+
+static const char good_form[] =
+    "--XX\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a;name=model.wav\"\r\n"
+    "Content-Type: audio/wav\r\n\r\nRIFF\r\n--X\r\n\0\r\n"
+    "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n"
+    "--XX\r\nContent-Disposition: form-data; name=stream\r\n\r\ntrue\r\n--XX--\r\n";
+
+Test(request, the_model_field_of_a_form_is_found)
+{
+    cr_assert_eq(
+        inspect_multipart(&seen, TYPE, (const uint8_t *)good_form, sizeof(good_form) - 1, &err),
+        0, "%s", err.text);
+    cr_expect_str_eq(seen.model, "whisper-1");
+    cr_expect(seen.stream);
+    cr_expect_eq(
+        form("multipart/form-data; charset=\"x;y\"; boundary=\"X X\"",
+             "preamble\r\n--X X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n"
+             "m\r\n--X X--"),
+        0);
+    cr_expect_str_eq(seen.model, "m");
+    cr_expect_eq(form(TYPE, "--XX\r\n\r\nno headers\r\n--XX--"), 0);
+    cr_expect_str_eq(seen.model, "");
+}
+
+Test(request, a_form_that_can_be_read_in_two_ways_is_refused)
+{
+    static const char *const bodies[] = {
+        "",
+        "--YY\r\n\r\n\r\n--YY--",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--XX",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n\r\n--XX--",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\na\nb\r\n--XX--",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\na\r\n--XX\r\n"
+        "Content-Disposition: form-data; name=\"model\"\r\n\r\nb\r\n--XX--",
+        "--XX\r\nX: y\r\n--XX\r\nContent-Disposition: form-data; "
+        "name=\"model\"\r\n\r\nb\r\n--XX--",
+        "--XXjunk\r\n\r\n\r\n--XX--",
+    };
+
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++)
+        cr_expect_eq(form(TYPE, bodies[i]), DRV_EINVAL, "%s", bodies[i]);
+    cr_expect_eq(form("multipart/form-data", "--XX--"), DRV_EINVAL);
+    cr_expect_eq(form("multipart/form-data; boundary=", "----"), DRV_EINVAL);
+    cr_expect_eq(form("multipart/form-data; boundary=\"XX", "--XX--"), DRV_EINVAL);
+}
+
+Test(request, a_form_cut_at_any_byte_is_refused_or_complete)
+{
+    size_t whole = sizeof(good_form) - 1;
+
+    for (size_t n = 0; n < whole - 4; n++) { /* the last "--" and line break may be missing */
+        uint8_t *copy = malloc(n == 0 ? 1 : n);
+
+        memcpy(copy, good_form, n);
+        cr_assert_eq(inspect_multipart(&seen, TYPE, copy, n, &err), DRV_EINVAL, "cut at %zu",
+                     n);
+        free(copy);
+    }
+}

@@ -1,0 +1,204 @@
+/* test_surface.c - paths and errors as the clients' own libraries expect them. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "proto/drover_common.pb-c.h"
+#include "worker/http/surface.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+static struct route route(const char *method, const char *path)
+{
+    return surface_route(method, strlen(method), path, strlen(path));
+}
+
+Test(surface, every_spelling_of_an_inference_path_is_known)
+{
+    static const struct {
+        const char *path;
+        enum surface surface;
+        int operation;
+    } rows[] = {
+        {"/v1/chat/completions", SURFACE_OPENAI, OP(CHAT_COMPLETIONS)},
+        {"/chat/completions", SURFACE_OPENAI, OP(CHAT_COMPLETIONS)},
+        {"/v1/chat/completions/", SURFACE_OPENAI, OP(CHAT_COMPLETIONS)},
+        {"/v1/completions", SURFACE_OPENAI, OP(COMPLETIONS)},
+        {"/completions", SURFACE_OPENAI, OP(COMPLETIONS)},
+        {"/v1/embeddings", SURFACE_OPENAI, OP(EMBEDDINGS)},
+        {"/embeddings", SURFACE_OPENAI, OP(EMBEDDINGS)},
+        {"/v1/responses", SURFACE_OPENAI, OP(RESPONSES)},
+        {"/responses", SURFACE_OPENAI, OP(RESPONSES)},
+        {"/v1/rerank", SURFACE_OPENAI, OP(RERANK)},
+        {"/rerank", SURFACE_OPENAI, OP(RERANK)},
+        {"/v1/reranking", SURFACE_OPENAI, OP(RERANK)},
+        {"/reranking", SURFACE_OPENAI, OP(RERANK)},
+        {"/v1/audio/transcriptions", SURFACE_OPENAI, OP(TRANSCRIPTIONS)},
+        {"/v1/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
+        {"/v1/messages/count_tokens", SURFACE_ANTHROPIC, OP(COUNT_TOKENS)},
+        {"/api/chat", SURFACE_OLLAMA, OP(OLLAMA_CHAT)},
+        {"/api/generate", SURFACE_OLLAMA, OP(OLLAMA_GENERATE)},
+        {"/api/embed", SURFACE_OLLAMA, OP(OLLAMA_EMBED)},
+        {"/api/embeddings", SURFACE_OLLAMA, OP(OLLAMA_EMBEDDINGS)},
+        {"/api/show", SURFACE_OLLAMA, OP(OLLAMA_SHOW)},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct route r = route("POST", rows[i].path);
+
+        cr_expect_eq(r.kind, ROUTE_INFER, "%s", rows[i].path);
+        cr_expect_eq(r.surface, rows[i].surface, "%s", rows[i].path);
+        cr_expect_eq(r.operation, rows[i].operation, "%s", rows[i].path);
+        r = route("GET", rows[i].path);
+        cr_expect_eq(r.kind, ROUTE_BAD_METHOD, "%s", rows[i].path);
+        cr_expect_str_eq(r.allow, "POST");
+    }
+}
+
+Test(surface, local_paths)
+{
+    static const struct {
+        const char *path;
+        enum route_kind kind;
+    } rows[] = {
+        {"/v1/models", ROUTE_MODELS},
+        {"/models", ROUTE_MODELS},
+        {"/v1/models/", ROUTE_MODELS},
+        {"/api/tags", ROUTE_TAGS},
+        {"/api/ps", ROUTE_PS},
+        {"/api/version", ROUTE_VERSION},
+        {"/", ROUTE_ROOT},
+        {"/health", ROUTE_HEALTH},
+        {"/healthz", ROUTE_HEALTH},
+        {"/readyz", ROUTE_HEALTH},
+        {"/readiness", ROUTE_HEALTH},
+        {"/livez", ROUTE_LIVE},
+        {"/live", ROUTE_LIVE},
+        {"/liveness", ROUTE_LIVE},
+        {"/v1/models/a/b", ROUTE_MODEL},
+        {"/models/x", ROUTE_MODEL},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        cr_expect_eq(route("GET", rows[i].path).kind, rows[i].kind, "%s", rows[i].path);
+        cr_expect_eq(route("HEAD", rows[i].path).kind, rows[i].kind, "%s", rows[i].path);
+        cr_expect_eq(route("POST", rows[i].path).kind, ROUTE_BAD_METHOD, "%s", rows[i].path);
+    }
+}
+
+Test(surface, the_id_in_a_model_path_is_kept_as_it_is)
+{
+    struct route r = route("GET", "/v1/models/org/na%20me");
+
+    cr_assert_eq(r.tail_len, strlen("org/na%20me"));
+    cr_expect_eq(memcmp(r.tail, "org/na%20me", r.tail_len), 0);
+    r = route("GET", "/models/x/");
+    cr_assert_eq(r.tail_len, 1);
+}
+
+Test(surface, unknown_paths_are_refused_in_the_likely_shape)
+{
+    static const struct {
+        const char *path;
+        enum surface surface;
+    } rows[] = {
+        {"/v1/chat", SURFACE_OPENAI},
+        {"/v1", SURFACE_OPENAI},
+        {"/api/pull", SURFACE_OLLAMA},
+        {"/v1/messages/batches", SURFACE_ANTHROPIC},
+        {"/messages", SURFACE_OPENAI},
+        {"/v1/api/chat", SURFACE_OPENAI},
+        {"//v1/chat/completions", SURFACE_OPENAI},
+        {"/v1/v1/models", SURFACE_OPENAI},
+        {"/v1/chat/completions//", SURFACE_OPENAI},
+        {"", SURFACE_OPENAI},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        cr_expect_eq(route("POST", rows[i].path).kind, ROUTE_UNKNOWN, "%s", rows[i].path);
+        cr_expect_eq(route("POST", rows[i].path).surface, rows[i].surface, "%s", rows[i].path);
+    }
+}
+
+static const char *body(struct buf *out, enum surface surface, enum api_error error,
+                        const char *param)
+{
+    buf_reset(out);
+    surface_error_body(out, surface, error, "say \"hi\"\n", param, "req-1");
+    return buf_cstr(out);
+}
+
+Test(surface, an_error_has_the_shape_of_its_surface)
+{
+    struct buf out = BUF_INIT;
+
+    cr_expect_str_eq(body(&out, SURFACE_OPENAI, API_ERROR_MODEL_NOT_FOUND, "model"),
+                     "{\"error\":{\"message\":\"say \\\"hi\\\"\\n\",\"type\":"
+                     "\"invalid_request_error\",\"param\":\"model\",\"code\":"
+                     "\"model_not_found\",\"src\":\"drover\"}}");
+    cr_expect_str_eq(body(&out, SURFACE_OPENAI, API_ERROR_NO_NODE, NULL),
+                     "{\"error\":{\"message\":\"say \\\"hi\\\"\\n\",\"type\":"
+                     "\"service_unavailable\",\"param\":null,\"code\":\"no_node\","
+                     "\"src\":\"drover\"}}");
+    cr_expect_str_eq(body(&out, SURFACE_ANTHROPIC, API_ERROR_QUEUE_FULL, NULL),
+                     "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":"
+                     "\"say \\\"hi\\\"\\n\"},\"request_id\":\"req-1\"}");
+    cr_expect_str_eq(body(&out, SURFACE_OLLAMA, API_ERROR_NO_NODE, NULL),
+                     "{\"error\":\"say \\\"hi\\\"\\n\"}");
+    buf_finish(&out);
+}
+
+Test(surface, statuses_follow_the_surface)
+{
+    cr_expect_eq(api_error_status(API_ERROR_QUEUE_FULL, SURFACE_OPENAI), 429);
+    cr_expect_eq(api_error_status(API_ERROR_QUEUE_FULL, SURFACE_ANTHROPIC), 529);
+    cr_expect_eq(api_error_status(API_ERROR_QUEUE_FULL, SURFACE_OLLAMA), 429);
+    cr_expect_eq(api_error_status(API_ERROR_MODEL_NOT_FOUND, SURFACE_OLLAMA), 404);
+    cr_expect_eq(api_error_status(API_ERROR_NODE_FAILED, SURFACE_ANTHROPIC), 502);
+    cr_expect_str_eq(api_error_reason(API_ERROR_QUEUE_TIMEOUT), "queue_timeout");
+    cr_expect_eq(api_error_status((enum api_error)99, SURFACE_OPENAI), 500);
+}
+
+Test(surface, every_error_is_valid_json_on_every_surface)
+{
+    struct buf out = BUF_INIT;
+    struct json_value root;
+
+    for (int error = API_ERROR_NONE; error <= API_ERROR_OVERLOADED; error++)
+        for (int surface = SURFACE_OPENAI; surface <= SURFACE_OLLAMA; surface++) {
+            const char *text = body(&out, (enum surface)surface, (enum api_error)error, NULL);
+
+            cr_expect_eq(json_check(&root, text, strlen(text), NULL), 0, "%s", text);
+        }
+    buf_finish(&out);
+}
+
+Test(surface, a_stream_is_ended_as_its_library_expects)
+{
+    struct buf out = BUF_INIT;
+
+    surface_error_event(&out, SURFACE_OPENAI, OP(CHAT_COMPLETIONS), API_ERROR_NODE_FAILED, "m",
+                        "r");
+    cr_expect_str_eq(buf_cstr(&out),
+                     "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":"
+                     "null,\"code\":\"node_failed\",\"src\":\"drover\"}}\n\ndata: [DONE]\n\n");
+    buf_reset(&out);
+    surface_error_event(&out, SURFACE_OPENAI, OP(RESPONSES), API_ERROR_NODE_FAILED, "m", "r");
+    cr_expect_str_eq(buf_cstr(&out),
+                     "event: error\ndata: "
+                     "{\"type\":\"error\",\"sequence_number\":0,\"code\":\"node_failed\","
+                     "\"message\":\"m\",\"param\":null,\"error\":{\"message\":\"m\",\"type\":"
+                     "\"server_error\","
+                     "\"param\":null,\"code\":\"node_failed\",\"src\":\"drover\"}}\n\n");
+    buf_reset(&out);
+    surface_error_event(&out, SURFACE_ANTHROPIC, OP(MESSAGES), API_ERROR_NODE_TIMEOUT, "m",
+                        "r");
+    cr_expect_str_eq(buf_cstr(&out),
+                     "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":"
+                     "\"timeout_error\",\"message\":\"m\"},\"request_id\":\"r\"}\n\n");
+    buf_reset(&out);
+    surface_error_event(&out, SURFACE_OLLAMA, OP(OLLAMA_CHAT), API_ERROR_NODE_FAILED, "m", "r");
+    cr_expect_str_eq(buf_cstr(&out), "{\"error\":\"m\"}\n");
+    buf_finish(&out);
+}
