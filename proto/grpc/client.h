@@ -124,10 +124,13 @@ struct call_options {
     size_t metadata_count;
     bool manual_window;       /* the stream's receive window opens only by call_release() */
     bool wait_for_ready;      /* wait also while the channel backs off */
+    bool keep_metadata;       /* keep the response's fields for call_metadata_get() */
+    bool unary;               /* exactly one message must come with status OK */
     size_t max_message_bytes; /* 0 = the channel's */
 };
 
-/* Starts a call.  Returns 0 and *out, or DRV_ENOMEM. */
+/* Starts a call.  Returns 0 and *out, or DRV_ENOMEM; DRV_EINVAL: metadata that cannot be sent
+ * (more than 48 fields, a reserved name, a NUL in a text value). */
 MUST_CHECK int call_start(struct call **out, struct channel *channel,
                           const struct call_options *options,
                           const struct call_handler *handler, void *data, struct error *err);
@@ -145,6 +148,11 @@ void call_release(struct call *call, size_t n);
 
 /* RST_STREAM(CANCEL) (or nothing, if it never left), then frees.  on_end does not run. */
 void call_cancel(struct call *call);
+
+/* With keep_metadata: the first value of a field that came with the response so far, decoded if
+ * its name ends in "-bin"; or NULL.  NUL-terminated, borrowed for the present callback.  `n`
+ * may be NULL. */
+const void *call_metadata_get(const struct call *call, const char *name, size_t *n);
 
 /* Did the request leave this process?  (After a failure: may it have had an effect?) */
 bool call_was_sent(const struct call *call);

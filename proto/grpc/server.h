@@ -62,6 +62,7 @@ struct server_config {
     uint64_t keepalive_us;         /* silence before we PING the client; 0 = 10 s */
     uint64_t keepalive_timeout_us; /* 0 = 5 s */
     uint64_t min_ping_interval_us; /* faster PINGs from clients are strikes; 0 = 5 s */
+    size_t max_buffered_bytes;     /* of incomplete messages, all connections; 0 = 512 MiB */
 };
 
 MUST_CHECK int grpc_server_create(struct grpc_server **out, struct loop *loop,
@@ -92,8 +93,17 @@ void server_call_peer(const struct server_call *call, struct net_addr *out);
 /* Time left by grpc-timeout; UINT64_MAX = no deadline. */
 uint64_t server_call_time_left_us(const struct server_call *call);
 
+/* A field for the response's headers (before the first message) or trailers.  Copied; bytes
+ * when the name ends in "-bin".  DRV_EINVAL: reserved name, NUL in text, more than 48, or too
+ * late; DRV_ENOMEM. */
+MUST_CHECK int server_call_add_header(struct server_call *call, const char *name,
+                                      const void *value, size_t n);
+MUST_CHECK int server_call_add_trailer(struct server_call *call, const char *name,
+                                       const void *value, size_t n);
+
 /* Queues a message (copied).  DRV_ENOMEM; DRV_ECLOSED when the call is over. */
 MUST_CHECK int server_call_send(struct server_call *call, const ProtobufCMessage *message);
+MUST_CHECK int server_call_send_bytes(struct server_call *call, const void *message, size_t n);
 size_t server_call_queued(const struct server_call *call);
 
 /* Ends the call; queued messages go out first.  `message` may be NULL.  Call data stays until

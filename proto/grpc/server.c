@@ -1,0 +1,238 @@
+/* server.c - listens, takes connections, stops. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "proto/grpc/server_impl.h"
+
+#define ACCEPTS_PER_TURN 16
+#define RESUME_US        UINT64_C(50000) /* after accept() failed for want of descriptors */
+#define SETUP_US         UINT64_C(5000000)
+
+static void on_acceptable(h2o_socket_t *sock, const char *err);
+
+/* ---- accepting ----------------------------------------------------------------------------
+ */
+
+static void on_resume(struct timer *timer)
+{
+    struct grpc_server *server = CONTAINER_OF(timer, struct grpc_server, resume);
+    struct listener *listener;
+
+    server->paused = false;
+    for (listener = server->listeners; listener != NULL; listener = listener->next)
+        h2o_socket_read_start(listener->sock, on_acceptable);
+}
+
+/* Out of descriptors or memory: a listener that stays readable would spin. */
+static void pause_accepting(struct grpc_server *server)
+{
+    static struct log_limit limit;
+    struct listener *listener;
+    uint32_t missed;
+
+    if (log_limit_ok(&limit, 1, &missed))
+        log_warn("event=accept_failed error=%s missed=%u", log_quote(strerror(errno)), missed);
+    server->paused = true;
+    for (listener = server->listeners; listener != NULL; listener = listener->next)
+        h2o_socket_read_stop(listener->sock);
+    timer_start(server->loop, &server->resume, RESUME_US, on_resume);
+}
+
+static void welcome(struct grpc_server *server, int fd, const struct net_addr *peer)
+{
+    struct h2_session *session;
+
+    if (server->connections >= server->config.max_connections) {
+        (void)close(fd);
+        return;
+    }
+    if (h2_session_accept(&session, server->loop, &server_role, &server->guard, server,
+                          &server->h2, fd, peer, NULL) != 0)
+        return;
+    session->prev = NULL;
+    session->next = server->sessions;
+    if (session->next != NULL)
+        session->next->prev = session;
+    server->sessions = session;
+    server->connections++;
+}
+
+static void on_acceptable(h2o_socket_t *sock, const char *err)
+{
+    struct listener *listener = sock->data;
+    struct grpc_server *server = listener->server;
+    unsigned i;
+
+    (void)err;
+    for (i = 0; i < ACCEPTS_PER_TURN; i++) {
+        struct net_addr peer = {.len = sizeof(peer.sa)};
+        int fd = accept4(h2o_socket_get_fd(sock), (struct sockaddr *)&peer.sa, &peer.len,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd != -1) {
+            welcome(server, fd, &peer);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            pause_accepting(server);
+            return;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            return;
+        }
+    }
+}
+
+static void close_listeners(struct grpc_server *server)
+{
+    timer_stop(server->loop, &server->resume);
+    while (server->listeners != NULL) {
+        struct listener *listener = server->listeners;
+
+        server->listeners = listener->next;
+        if (h2o_socket_is_reading(listener->sock))
+            h2o_socket_read_stop(listener->sock);
+        h2o_socket_close(listener->sock);
+        free(listener);
+    }
+}
+
+int grpc_server_listen(struct grpc_server *server, int fd, struct error *err)
+{
+    struct listener *listener = calloc(1, sizeof(*listener));
+
+    if (listener == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    listener->server = server;
+    listener->sock = h2o_evloop_socket_create(server->loop->h2o, fd, H2O_SOCKET_FLAG_DONT_READ);
+    listener->sock->data = listener;
+    listener->next = server->listeners;
+    server->listeners = listener;
+    if (!server->paused)
+        h2o_socket_read_start(listener->sock, on_acceptable);
+    return 0;
+}
+
+/* ---- life ---------------------------------------------------------------------------------
+ */
+
+static void free_server(struct h2_guard *guard)
+{
+    free(CONTAINER_OF(guard, struct grpc_server, guard));
+}
+
+#define OR_DEFAULT(value, otherwise) ((value) != 0 ? (value) : (otherwise))
+
+int grpc_server_create(struct grpc_server **out, struct loop *loop,
+                       const struct server_config *config, struct error *err)
+{
+    struct grpc_server *server = calloc(1, sizeof(*server));
+
+    *out = NULL;
+    if (server == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    server->guard.free_owner = free_server;
+    server->guard.max_buffered_bytes =
+        OR_DEFAULT(config->max_buffered_bytes, (size_t)512 << 20);
+    server->loop = loop;
+    server->config = *config;
+    server->config.max_connections = OR_DEFAULT(config->max_connections, 1024U);
+    server->h2 = (struct h2_config){
+        .tls = config->tls,
+        .setup_timeout_us = SETUP_US,
+        .keepalive_us = OR_DEFAULT(config->keepalive_us, UINT64_C(10000000)),
+        .keepalive_timeout_us = OR_DEFAULT(config->keepalive_timeout_us, UINT64_C(5000000)),
+        .min_ping_interval_us = OR_DEFAULT(config->min_ping_interval_us, UINT64_C(5000000)),
+        .stream_window_bytes = UINT32_C(1) << 20,
+        .connection_window_bytes = UINT32_C(16) << 20,
+        .max_streams = OR_DEFAULT(config->max_streams, 1024U),
+        .keepalive_idle = true,
+    };
+    *out = server;
+    return 0;
+}
+
+static void on_idle(struct deferred *deferred)
+{
+    struct grpc_server *server = CONTAINER_OF(deferred, struct grpc_server, idle);
+
+    if (server->idle_told)
+        return;
+    server->idle_told = true;
+    timer_stop(server->loop, &server->grace);
+    h2_guard_enter(&server->guard);
+    if (server->on_idle != NULL)
+        server->on_idle(server, server->idle_data);
+    h2_guard_leave(&server->guard);
+}
+
+void server_on_down(struct h2_session *session, const char *why)
+{
+    struct grpc_server *server = session->owner;
+
+    (void)why;
+    if (session->prev != NULL)
+        session->prev->next = session->next;
+    else
+        server->sessions = session->next;
+    if (session->next != NULL)
+        session->next->prev = session->prev;
+    server->connections--;
+    if (server->stopping && server->connections == 0 && !server->guard.doomed)
+        loop_defer(server->loop, &server->idle, on_idle);
+}
+
+static void close_sessions(struct grpc_server *server)
+{
+    h2_guard_enter(&server->guard);
+    while (server->sessions != NULL)
+        h2_session_down(server->sessions, "server stopped");
+    h2_guard_leave(&server->guard);
+}
+
+static void on_grace_over(struct timer *timer)
+{
+    struct grpc_server *server = CONTAINER_OF(timer, struct grpc_server, grace);
+
+    close_sessions(server);
+}
+
+void grpc_server_shutdown(struct grpc_server *server, uint64_t grace_us,
+                          void (*on_idle_fn)(struct grpc_server *server, void *data),
+                          void *data)
+{
+    struct h2_session *session;
+
+    if (server->stopping)
+        return;
+    server->stopping = true;
+    server->on_idle = on_idle_fn;
+    server->idle_data = data;
+    close_listeners(server);
+    for (session = server->sessions; session != NULL; session = session->next)
+        h2_session_shutdown(session);
+    if (server->connections == 0)
+        loop_defer(server->loop, &server->idle, on_idle);
+    else
+        timer_start(server->loop, &server->grace, grace_us, on_grace_over);
+}
+
+void grpc_server_destroy(struct grpc_server *server)
+{
+    if (server == NULL || server->guard.doomed)
+        return;
+    h2_guard_enter(&server->guard);
+    server->guard.doomed = true;
+    close_listeners(server);
+    timer_stop(server->loop, &server->grace);
+    loop_undefer(server->loop, &server->idle);
+    close_sessions(server);
+    h2_guard_leave(&server->guard);
+}
+
+unsigned grpc_server_connections(const struct grpc_server *server)
+{
+    return server->connections;
+}

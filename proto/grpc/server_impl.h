@@ -1,0 +1,39 @@
+/* server_impl.h - what server.c and server_call.c, two parts of server.h, know of each other.
+ */
+#ifndef DROVER_PROTO_GRPC_SERVER_IMPL_H
+#define DROVER_PROTO_GRPC_SERVER_IMPL_H
+
+#include "proto/grpc/h2_session.h"
+#include "proto/grpc/metadata.h"
+#include "proto/grpc/server.h"
+
+struct listener {
+    struct grpc_server *server;
+    h2o_socket_t *sock; /* owned */
+    struct listener *next;
+};
+
+struct grpc_server {
+    struct h2_guard guard;
+    struct loop *loop;           /* borrowed */
+    struct server_config config; /* with defaults filled in */
+    struct h2_config h2;
+    struct listener *listeners;  /* owned */
+    struct h2_session *sessions; /* all that are not dead */
+    unsigned connections;        /* length of `sessions` */
+    bool paused;                 /* accept() failed: the listeners are not read */
+    bool stopping;
+    bool idle_told;
+    struct timer resume;
+    struct timer grace;
+    struct deferred idle;
+    void (*on_idle)(struct grpc_server *server, void *data);
+    void *idle_data;
+};
+
+extern const struct h2_role server_role; /* server_call.c fills in most of it */
+
+/* server.c */
+void server_on_down(struct h2_session *session, const char *why);
+
+#endif
