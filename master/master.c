@@ -210,8 +210,8 @@ int master_run(const char *config_path, struct config *config, const struct buf 
     setproctitle("master");
     sign_in(&master);
     supervise_set_workers(&master.sup, config->workers);
-    supervise_tick(&master.sup, clock_mono_us());
     log_started(&master, config_path);
+    supervise_tick(&master.sup, clock_mono_us());
 
     while (master.sup.order == ORDER_SERVE || supervise_alive(&master.sup) != 0) {
         turn(&master);

@@ -1,0 +1,586 @@
+/* test_config.c - the configuration file: what it means, and what is said when it is wrong. */
+#include "base/config.h"
+
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+
+#define EXAMPLE DROVER_SOURCE_DIR "/docs/drover.example.yaml"
+
+static char dir[] = "/tmp/drover-config-XXXXXX";
+
+static void write_file(const char *name, const char *text, mode_t mode)
+{
+    char path[128];
+    FILE *f;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "w");
+    cr_assert_not_null(f);
+    (void)fputs(text, f);
+    (void)fclose(f);
+    cr_assert_eq(chmod(path, mode), 0);
+}
+
+/* Files that configs here name as DIR/name. */
+static void make_files(void)
+{
+    cr_assert_not_null(mkdtemp(dir));
+    write_file("token", "correct-horse-battery\n", 0600);
+    write_file("tokens", "# two of them\r\n  new-token-1 \n\nold-token-1\n", 0640);
+    write_file("three", "new-token-1\nold-token-1\nolder-token\n", 0600);
+    write_file("empty", "\n\n", 0600);
+    write_file("short", "abc\n", 0600);
+    write_file("spaced", "two words here\n", 0600);
+    write_file("open", "correct-horse-battery\n", 0644);
+    write_file("cert", "", 0644);
+    write_file("key", "", 0600);
+}
+
+static void remove_files(void)
+{
+    char command[64];
+
+    (void)snprintf(command, sizeof(command), "rm -rf %s", dir);
+    (void)!system(command);
+}
+
+/* Parses `text` after putting the directory where it says DIR. */
+static int parse(struct config **out, const char *text, struct error *err)
+{
+    struct buf full = BUF_INIT;
+    const char *at;
+    int rc;
+
+    while ((at = strstr(text, "DIR")) != NULL) {
+        buf_add(&full, text, (size_t)(at - text));
+        buf_str(&full, dir);
+        text = at + 3;
+    }
+    buf_str(&full, text);
+    rc = config_parse(out, (const char *)full.data, buf_size(&full), "test.yaml", err);
+    buf_finish(&full);
+    return rc;
+}
+
+TestSuite(config, .init = make_files, .fini = remove_files);
+
+struct bad {
+    const char *text;
+    int line;
+    const char *key;    /* as it stands in the message; "" = none */
+    const char *reason; /* part of it */
+};
+
+static void expect_bad(const struct bad *bad, size_t n)
+{
+    struct config *config;
+    struct error err;
+    char start[96];
+
+    for (size_t i = 0; i < n; i++) {
+        err.text[0] = '\0';
+        cr_assert_eq(parse(&config, bad[i].text, &err), DRV_EINVAL, "accepted: %s",
+                     bad[i].text);
+        cr_assert_null(config);
+        (void)snprintf(start, sizeof(start), "test.yaml:%d:", bad[i].line);
+        cr_assert_eq(strncmp(err.text, start, strlen(start)), 0, "line %d: %s\n%s", bad[i].line,
+                     err.text, bad[i].text);
+        if (bad[i].key[0] != '\0') {
+            (void)snprintf(start, sizeof(start), ": %s: ", bad[i].key);
+            cr_assert_not_null(strstr(err.text, start), "key %s: %s", bad[i].key, err.text);
+        }
+        cr_assert_not_null(strstr(err.text, bad[i].reason), "reason '%s': %s", bad[i].reason,
+                           err.text);
+        cr_assert_null(strchr(err.text, '\n'), "more than one line: %s", err.text);
+        cr_assert_null(strstr(err.text, "horse"), "a token is shown: %s", err.text);
+    }
+}
+
+Test(config, syntax_that_is_not_yaml_or_not_ours_is_refused)
+{
+    static const struct bad bad[] = {
+        {"", 1, "", "empty"},
+        {"# nothing\n\n", 1, "", "empty"},
+        {"- a\n", 1, "", "keys with values"},
+        {"text\n", 1, "", "keys with values"},
+        {"\n\nworkers: [\n", 4, "", "expected"},
+        {"api:\n\tlisten: x\n", 2, "", "tab"},
+        {"workers: 1\n---\nworkers: 2\n", 2, "", "second document"},
+        {"workers: 1\napi: &x\n  listen: a:1\n", 2, "", "anchors"},
+        {"workers: 1\nadmin: *x\n", 2, "", "anchors"},
+        {"a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\n", 1, "", "anchors"},
+        {"workers: !!int 2\n", 1, "", "tags"},
+        {"? [a]\n: b\n", 1, "", "key"},
+        {"x: [[[[[[[[[[1]]]]]]]]]]\n", 1, "", "nested deeper"},
+        {"workers: 1\n\"a\\0b\": 1\n", 2, "", "NUL"},
+        {"workers: 1\napi:\n  listen: \xff\xfe\n", 3, "", "not a text file"},
+        {"workers: \x01\n", 1, "", "not a text file"},
+        {"workers: 1\n  api: x\n", 2, "", "not allowed"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, unknown_and_repeated_keys_are_named)
+{
+    static const struct bad bad[] = {
+        {"wrokers: 2\n", 1, "wrokers", "unknown key; did you mean 'workers'?"},
+        {"workers: 2\napi:\n  lisen: a:1\n", 3, "api.lisen", "did you mean 'listen'?"},
+        {"zzzzzz: 2\n", 1, "zzzzzz", "unknown key"},
+        {"<<: {a: 1}\n", 1, "<<", "unknown key"},
+        {"workers: 2\nworkers: 3\n", 2, "workers", "twice"},
+        {"nodes:\n  - name: a\n    address: h:1\n    adress: h:2\n", 4, "nodes[0].adress",
+         "did you mean 'address'?"},
+        {"admin: {tls: {cert: x}}\n", 1, "admin.tls", "unknown key"},
+        {"api: {tls: {server_name: x}}\n", 1, "api.tls.server_name", "unknown key"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, wrong_types_are_named)
+{
+    static const struct bad bad[] = {
+        {"workers: many\n", 1, "workers", "whole number, not 'many'"},
+        {"workers: 2.5\n", 1, "workers", "whole number"},
+        {"workers: 12abc\n", 1, "workers", "whole number"},
+        {"workers: 0x10\n", 1, "workers", "whole number"},
+        {"workers: 010\n", 1, "workers", "whole number"},
+        {"workers: [2]\n", 1, "workers", "single value, not a list"},
+        {"workers: {a: 2}\n", 1, "workers", "single value, not a group"},
+        {"workers:\n", 1, "workers", "missing"},
+        {"limits: 3\n", 1, "limits", "keys with values"},
+        {"\nlimits:\n", 2, "limits", "keys with values"},
+        {"nodes: {}\n", 1, "nodes", "list"},
+        {"nodes: [x]\n", 1, "nodes[0]", "keys with values"},
+        {"allow_half_close: maybe\n", 1, "allow_half_close", "true or false"},
+        {"allow_half_close: yes\n", 1, "allow_half_close", "true or false"},
+        {"runtime_dir: null\n", 1, "runtime_dir", "leave the key out"},
+        {"runtime_dir: ''\n", 1, "runtime_dir", "missing"},
+        {"log:\n  level: loud\n", 2, "log.level", "error, warn, info, debug; not 'loud'"},
+        {"policy: magic\n", 1, "policy", "one of least_conn, round_robin"},
+        {"runtime_dir: \"/a\\nb\"\n", 1, "runtime_dir", "control character"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, numbers_out_of_range_are_named_with_their_range)
+{
+    static const struct bad bad[] = {
+        {"workers: 0\n", 1, "workers", "from 1 to 64, not 0"},
+        {"workers: 65\n", 1, "workers", "from 1 to 64, not 65"},
+        {"workers: -1\n", 1, "workers", "from 1 to 64, not -1"},
+        {"workers: 99999999999999999999999\n", 1, "workers", "from 1 to 64"},
+        {"workers: 4294967297\n", 1, "workers", "from 1 to 64"},
+        {"limits:\n  max_nodes: 8\n  max_body_bytes: 15728641\n", 3, "limits.max_body_bytes",
+         "from 1024 to 15728640"},
+        {"limits:\n  max_body_total_bytes: 4096\n", 2, "limits.max_body_total_bytes",
+         "less than max_body_bytes"},
+        {"nodes:\n- {name: a, address: 'h:1', queue: -2}\n", 2, "nodes[0].queue",
+         "from -1 to 65535"},
+        {"nodes:\n- {name: a, address: 'h:1', weight: 0}\n", 2, "nodes[0].weight",
+         "from 1 to 1000"},
+        {"registry:\n  lease_ms: 1000\n  heartbeat_ms: 600\n", 2, "registry.lease_ms",
+         "less than twice"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, bad_addresses_are_named_with_the_reason)
+{
+    static const struct bad bad[] = {
+        {"api:\n  listen: nowhere\n", 2, "api.listen", "the port is missing"},
+        {"api:\n  listen: 127.0.0.1:99999\n", 2, "api.listen", "from 0 to 65535"},
+        {"admin:\n  listen: ::1:80\n", 2, "admin.listen", "brackets"},
+        {"admin:\n  listen: unix:x\n", 2, "admin.listen", "start with /"},
+        {"api: {listen: 'h:80'}\nadmin: {listen: 'H:80'}\n", 2, "admin.listen", "api.listen's"},
+        {"workers: 1\napi: {listen: '127.0.0.1:8081'}\n", 1, "", "api.listen's address"},
+        {"nodes:\n  - name: a\n    address: h:0\n", 3, "nodes[0].address", "cannot be 0"},
+        {"nodes:\n  - name: a\n    address: h\n", 3, "nodes[0].address", "port is missing"},
+        {"runtime_dir: run\n", 1, "runtime_dir", "absolute path"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, bad_nodes_are_named)
+{
+    static const struct bad bad[] = {
+        {"nodes:\n  - name: a\n", 2, "nodes[0]", "'address' is missing"},
+        {"nodes:\n  - name: a b\n    address: h:1\n", 2, "nodes[0].name", "bad node name"},
+        {"nodes:\n  - name: \xc3\xa9\n    address: h:1\n", 2, "nodes[0].name", "bad node name"},
+        {"nodes:\n  - name: "
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"
+         "    address: h:1\n",
+         2, "nodes[0].name", "1 to 63"},
+        {"nodes:\n  - name: a\n    address: h:1\n  - name: a\n    address: h:2\n", 4,
+         "nodes[1].name", "nodes[0] is called 'a'"},
+        {"nodes:\n  - name: a\n    address: h:1\n  - name: b\n    address: H:1\n", 5,
+         "nodes[1].address", "nodes[0] has the address"},
+        {"limits: {max_nodes: 1}\nnodes:\n- {name: a, address: 'h:1'}\n- {name: b, address: "
+         "'h:2'}\n",
+         2, "nodes", "max_nodes allows 1"},
+        {"nodes:\n- name: a\n  address: h:1\n  tls:\n    cert: DIR/cert\n", 5,
+         "nodes[0].tls.cert", "needs its 'key'"},
+        {"nodes:\n- name: a\n  address: h:1\n  tls:\n    ca: DIR/none\n", 5, "nodes[0].tls.ca",
+         "No such file"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, bad_aliases_and_models_are_named)
+{
+    static const struct bad bad[] = {
+        {"aliases:\n- {name: a, model: a}\n", 2, "aliases[0].model", "alias of itself"},
+        {"aliases:\n- {name: a, model: m}\n- {name: a, model: n}\n", 3, "aliases[1].name",
+         "aliases[0] is called 'a'"},
+        {"aliases:\n- {name: a, model: b}\n- {name: b, model: m}\n", 2, "aliases[0].model",
+         "itself an alias"},
+        {"aliases:\n- {name: a}\n", 2, "aliases[0]", "'model' is missing"},
+        {"models:\n- {name: m}\n", 2, "models[0]", "'policy' is missing"},
+        {"models:\n- {name: m, policy: random2}\n", 2, "models[0].policy",
+         "policy 'random2' is not available in this version"},
+        {"policy: fastest\n", 1, "policy", "policy 'fastest' is not available in this version"},
+        {"policy: prefix_hash\n", 1, "policy", "not available"},
+        {"models:\n- {name: m, policy: least_conn}\n- {name: m, policy: round_robin}\n", 3,
+         "models[1].name", "models[0] is 'm'"},
+        {"aliases: [{name: a, model: m}]\nmodels: [{name: a, policy: round_robin}]\n", 2,
+         "models[0].name", "is an alias"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, files_that_are_missing_empty_or_open_to_all_are_named)
+{
+    static const struct bad bad[] = {
+        {"workers: 1\nregistry:\n  listen: h:1\n", 2, "registry", "'token_file' is missing"},
+        {"registry:\n  listen: h:1\n  token_file: DIR/none\n", 3, "registry.token_file",
+         "No such file"},
+        {"registry:\n  token_file: DIR/empty\n", 2, "registry.token_file", "is empty"},
+        {"registry:\n  token_file: DIR/open\n", 2, "registry.token_file", "chmod 600"},
+        {"registry:\n  token_file: DIR/short\n", 2, "registry.token_file", "token 1 is not"},
+        {"registry:\n  token_file: DIR/spaced\n", 2, "registry.token_file", "without spaces"},
+        {"registry:\n  token_file: DIR/three\n", 2, "registry.token_file", "more than two"},
+        {"registry:\n  token_file: DIR\n", 2, "registry.token_file", "not a file"},
+        {"registry:\n  token_file: /dev/zero\n", 2, "registry.token_file", "not a file"},
+        {"node_token_file: DIR/none\n", 1, "node_token_file", "No such file"},
+        {"registry: {token_file: DIR/token}\nnode_token_file: DIR/tokens\n", 2,
+         "node_token_file", "leave it out"},
+        {"api:\n  tls:\n    cert: DIR/cert\n", 3, "api.tls.cert", "needs its 'key'"},
+        {"api:\n  tls:\n    key: DIR/key\n", 3, "api.tls.key", "needs its 'cert'"},
+        {"api:\n  tls: {}\n", 2, "api.tls", "needs 'cert' and 'key'"},
+        {"api:\n  tls:\n    cert: DIR/none\n    key: DIR/key\n", 3, "api.tls.cert",
+         "No such file"},
+        {"registry:\n  tls: {ca: DIR/cert}\n", 2, "registry.tls", "needs 'cert' and 'key'"},
+    };
+
+    expect_bad(bad, ARRAY_LEN(bad));
+}
+
+Test(config, defaults_are_those_of_the_reference)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(parse(&config, "workers: 3\n", &err), 0, "%s", err.text);
+    cr_assert_eq(config->workers, 3);
+    cr_assert_str_eq(config->api.address, "127.0.0.1:8080");
+    cr_assert_str_eq(config->admin.address, "127.0.0.1:8081");
+    cr_assert_null(config->registry.listen.address);
+    cr_assert_eq(config->registry.lease_ms, 10000);
+    cr_assert_eq(config->registry.heartbeat_ms, 2000);
+    cr_assert_eq(config->log_level, LOG_LEVEL_INFO);
+    cr_assert_null(config->log_file);
+    cr_assert_null(config->access_log);
+    cr_assert_eq(config->policy, POLICY_LEAST_CONN);
+    cr_assert_eq(config->shutdown_grace_ms, 30000);
+    cr_assert_not(config->allow_half_close);
+    cr_assert_eq(config->limits.max_connections, 8192);
+    cr_assert_eq(config->limits.max_per_client, 0);
+    cr_assert_eq(config->limits.max_nodes, 256);
+    cr_assert_eq(config->limits.max_body_bytes, 15728640);
+    cr_assert_eq(config->limits.max_body_total_bytes, 536870912);
+    cr_assert_eq(config->limits.request_timeout_ms, 600000);
+    cr_assert_eq(config->limits.header_timeout_ms, 30000);
+    cr_assert_eq(config->limits.idle_timeout_ms, 75000);
+    cr_assert_eq(config->limits.write_stall_ms, 30000);
+    cr_assert_eq(config->limits.first_token_ms, 120000);
+    cr_assert_eq(config->limits.idle_token_ms, 30000);
+    cr_assert_eq(config->limits.connect_timeout_ms, 3000);
+    cr_assert_eq(config->limits.max_attempts, 3);
+    cr_assert_eq(config->queue.max_waiting, 1024);
+    cr_assert_eq(config->queue.max_wait_ms, 30000);
+    cr_assert_eq(config->health.interval_ms, 2000);
+    cr_assert_eq(config->health.timeout_ms, 1000);
+    cr_assert_eq(config->health.rise, 2);
+    cr_assert_eq(config->health.fall, 2);
+    cr_assert_eq(config->nodes_count + config->aliases_count + config->models_count, 0);
+    cr_assert_null(config->tokens[0]);
+    config_destroy(config);
+}
+
+Test(config, every_value_arrives_where_it_belongs)
+{
+    static const char text[] =
+        "workers: 4\n"
+        "api: {listen: '[::1]:1', tls: {cert: DIR/cert, key: DIR/key, ca: DIR/cert}}\n"
+        "admin: {listen: 'unix:/tmp/x.sock'}\n"
+        "registry:\n"
+        "  listen: 0.0.0.0:2\n"
+        "  token_file: DIR/tokens\n"
+        "  lease_ms: 5000\n"
+        "  heartbeat_ms: 500\n"
+        "runtime_dir: /tmp/r\n"
+        "log: {level: debug, file: /tmp/f, access: '-'}\n"
+        "policy: round_robin\n"
+        "shutdown_grace_ms: 0\n"
+        "allow_half_close: true\n"
+        "limits: {max_connections: 65536, max_attempts: 1}\n"
+        "nodes:\n"
+        "- {name: a, address: 'a:1'}\n"
+        "- name: B.b_b-1\n"
+        "  address: '[::1]:2'\n"
+        "  slots: 4\n"
+        "  weight: 200\n"
+        "  queue: 0\n"
+        "  tls: {server_name: b.lan}\n"
+        "- {name: c, address: 'c:3', tls: {enabled: false, ca: /none}}\n"
+        "aliases: [{name: gpt, model: qwen}]\n"
+        "models: [{name: embed, policy: least_conn}]\n";
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(parse(&config, text, &err), 0, "%s", err.text);
+    cr_assert_str_eq(config->api.address, "[::1]:1");
+    cr_assert(config->api.tls.enabled);
+    cr_assert_not_null(config->api.tls.cert);
+    cr_assert_str_eq(config->admin.address, "unix:/tmp/x.sock");
+    cr_assert_str_eq(config->registry.listen.address, "0.0.0.0:2");
+    cr_assert_not(config->registry.listen.tls.enabled);
+    cr_assert_eq(config->registry.lease_ms, 5000);
+    cr_assert_eq(config->registry.heartbeat_ms, 500);
+    cr_assert_str_eq(config->tokens[0], "new-token-1");
+    cr_assert_str_eq(config->tokens[1], "old-token-1");
+    cr_assert_eq(config->log_level, LOG_LEVEL_DEBUG);
+    cr_assert_str_eq(config->log_file, "/tmp/f");
+    cr_assert_str_eq(config->access_log, "-");
+    cr_assert_eq(config->policy, POLICY_ROUND_ROBIN);
+    cr_assert_eq(config->shutdown_grace_ms, 0);
+    cr_assert(config->allow_half_close);
+    cr_assert_eq(config->limits.max_connections, 65536);
+    cr_assert_eq(config->limits.max_attempts, 1);
+    cr_assert_eq(config->limits.max_nodes, 256);
+    cr_assert_eq(config->nodes_count, 3);
+    cr_assert_eq(config->nodes[0].weight, 100);
+    cr_assert_eq(config->nodes[0].queue, -1);
+    cr_assert_eq(config->nodes[0].slots, 0);
+    cr_assert_not(config->nodes[0].tls.enabled);
+    cr_assert_str_eq(config->nodes[1].name, "B.b_b-1");
+    cr_assert_eq(config->nodes[1].slots, 4);
+    cr_assert_eq(config->nodes[1].weight, 200);
+    cr_assert_eq(config->nodes[1].queue, 0);
+    cr_assert(config->nodes[1].tls.enabled);
+    cr_assert_str_eq(config->nodes[1].tls.server_name, "b.lan");
+    cr_assert_not(config->nodes[2].tls.enabled);
+    cr_assert_str_eq(config_resolve_alias(config, "gpt"), "qwen");
+    cr_assert_str_eq(config_resolve_alias(config, "qwen"), "qwen");
+    cr_assert_eq(config_policy_for(config, "embed"), POLICY_LEAST_CONN);
+    cr_assert_eq(config_policy_for(config, "other"), POLICY_ROUND_ROBIN);
+    config_destroy(config);
+}
+
+Test(config, the_nodes_token_serves_when_there_is_no_registry)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(parse(&config, "node_token_file: DIR/token\n", &err), 0, "%s", err.text);
+    cr_assert_str_eq(config->tokens[0], "correct-horse-battery");
+    cr_assert_null(config->tokens[1]);
+    config_destroy(config);
+}
+
+Test(config, several_listeners_may_ask_for_any_port)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(
+        parse(&config, "api: {listen: '127.0.0.1:0'}\nadmin: {listen: '127.0.0.1:0'}\n", &err),
+        0, "%s", err.text);
+    config_destroy(config);
+}
+
+Test(config, what_a_reload_cannot_change_is_named)
+{
+    static const struct {
+        const char *text, *key;
+    } changes[] = {
+        {"workers: 9\npolicy: round_robin\nnodes: []\nshutdown_grace_ms: 1\n", NULL},
+        {"runtime_dir: /tmp/other\n", "runtime_dir"},
+        {"api: {listen: 'h:5'}\n", "api.listen"},
+        {"admin: {listen: 'h:5'}\n", "admin.listen"},
+        {"registry: {listen: 'h:5', token_file: DIR/token}\n", "registry.listen"},
+        {"limits: {max_nodes: 3}\n", "limits.max_nodes"},
+        {"limits: {max_connections: 3}\n", "limits.max_connections"},
+    };
+    struct config *now, *next;
+    const char *key;
+
+    cr_assert_eq(parse(&now, "workers: 1\n", NULL), 0);
+    for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
+        cr_assert_eq(parse(&next, changes[i].text, NULL), 0, "%s", changes[i].text);
+        key = config_not_reloadable(now, next);
+        if (changes[i].key == NULL)
+            cr_assert_null(key, "%s", key);
+        else
+            cr_assert(key != NULL && strcmp(key, changes[i].key) == 0, "%s", changes[i].text);
+        config_destroy(next);
+    }
+    config_destroy(now);
+}
+
+Test(config, a_file_that_cannot_be_read_is_named)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(config_load(&config, "/nonexistent/drover.yaml", &err), DRV_ENOENT);
+    cr_assert_str_eq(err.text, "/nonexistent/drover.yaml: No such file or directory");
+    cr_assert_eq(config_load(&config, dir, &err), DRV_ESYS);
+    cr_assert_eq(config_load(&config, "/dev/zero", &err), DRV_EINVAL);
+    cr_assert_not_null(strstr(err.text, "larger than 1 MiB"), "%s", err.text);
+}
+
+Test(config, the_example_is_good)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(config_load(&config, EXAMPLE, &err), 0, "%s", err.text);
+    cr_assert_eq(config->nodes_count, 2);
+    cr_assert_str_eq(config->nodes[1].name, "tower");
+    config_destroy(config);
+}
+
+Test(config, documents_built_to_be_slow_are_refused_quickly)
+{
+    struct buf text = BUF_INIT;
+    struct config *config;
+    struct error err;
+
+    for (int i = 0; i < 400000; i++)
+        buf_str(&text, "[");
+    cr_assert_eq(config_parse(&config, (char *)text.data, buf_size(&text), "t", &err),
+                 DRV_EINVAL);
+    buf_reset(&text);
+    buf_str(&text, "nodes: [");
+    for (int i = 0; i < 300000; i++)
+        buf_str(&text, "1,");
+    buf_str(&text, "1]");
+    cr_assert_eq(config_parse(&config, (char *)text.data, buf_size(&text), "t", &err),
+                 DRV_EINVAL);
+    cr_assert_not_null(strstr(err.text, "more than 65536 values"), "%s", err.text);
+    buf_reset(&text);
+    buf_str(&text, "workers: '");
+    for (int i = 0; i < 900000; i++)
+        buf_str(&text, "a");
+    buf_str(&text, "'");
+    cr_assert_eq(config_parse(&config, (char *)text.data, buf_size(&text), "t", &err),
+                 DRV_EINVAL);
+    cr_assert_lt(strlen(err.text), 200, "%s", err.text);
+    buf_finish(&text);
+}
+
+/* xorshift64: the same mutations in every run. */
+static uint64_t random_next(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+static void mutate(char *text, size_t *n, size_t cap, uint64_t *seed)
+{
+    static const char odd[] = "\t\n :-[]{}&*!|>'\"%@`#,?\\\x01\x7f\xc3\xff~<=09.";
+    size_t at = (size_t)(random_next(seed) % (*n + 1));
+    size_t len = (size_t)(random_next(seed) % 24) + 1;
+
+    switch (random_next(seed) % 5) {
+    case 0: /* another byte */
+        if (at < *n)
+            text[at] = odd[random_next(seed) % (sizeof(odd) - 1)];
+        break;
+    case 1: /* a few bytes less */
+        if (at + len <= *n) {
+            memmove(text + at, text + at + len, *n - at - len);
+            *n -= len;
+        }
+        break;
+    case 2: /* a few bytes twice */
+        if (at + len <= *n && *n + len <= cap) {
+            memmove(text + at + len, text + at, *n - at);
+            *n += len;
+        }
+        break;
+    case 3: /* the end is missing */
+        if (random_next(seed) % 4 == 0)
+            *n = at;
+        break;
+    default: /* a byte more */
+        if (*n < cap) {
+            memmove(text + at + 1, text + at, *n - at);
+            text[at] = odd[random_next(seed) % (sizeof(odd) - 1)];
+            ++*n;
+        }
+        break;
+    }
+}
+
+Test(config, every_mutation_of_the_example_is_good_or_gets_one_line_with_its_place)
+{
+    struct buf example = BUF_INIT;
+    char text[8192];
+    uint64_t seed = UINT64_C(0x9e3779b97f4a7c15);
+    unsigned good = 0, refused = 0;
+
+    cr_assert_eq(config_read(&example, EXAMPLE, NULL), 0);
+    cr_assert_lt(buf_size(&example), sizeof(text) / 2);
+    for (unsigned i = 0; i < 4000; i++) {
+        size_t n = buf_size(&example);
+        struct config *config = NULL;
+        struct error err = {.text = ""};
+        unsigned line, column;
+
+        memcpy(text, example.data, n);
+        for (uint64_t m = random_next(&seed) % 4 + 1; m > 0; m--)
+            mutate(text, &n, sizeof(text), &seed);
+        if (config_parse(&config, text, n, "m.yaml", &err) == 0) {
+            good++;
+            config_destroy(config);
+            continue;
+        }
+        refused++;
+        cr_assert_null(config);
+        cr_assert_eq(sscanf(err.text, "m.yaml:%u:%u: ", &line, &column), 2, "%s", err.text);
+        for (const char *p = err.text; *p != '\0'; p++)
+            cr_assert(isprint((unsigned char)*p), "mutation %u: %s", i, err.text);
+    }
+    /* Both must happen often, or the mutations test nothing. */
+    cr_assert_gt(good, 200);
+    cr_assert_gt(refused, 1000);
+    buf_finish(&example);
+}
