@@ -1,0 +1,32 @@
+/*
+ * admin.h - the admin listener: /livez, /readyz, /metrics, /nodes over HTTP/1.1.
+ *
+ * For operators and their tools, not for the Internet: it has no accounts.  GET and HEAD only;
+ * one request a connection, which lives 30 s at most, so a slow or hostile peer holds little
+ * and not for long.
+ */
+#ifndef DROVER_HEALTH_ADMIN_H
+#define DROVER_HEALTH_ADMIN_H
+
+#include "base/attrs.h"
+
+struct admin; /* opaque */
+struct config;
+struct error;
+struct loop;
+struct scoreboard;
+struct snapshot_counts;
+
+/* Takes over the listening socket.  `counts` is called for each answer that needs them.
+ * DRV_ENOMEM; DRV_EINVAL: TLS files; DRV_ESYS. */
+MUST_CHECK int admin_create(struct admin **out, struct loop *loop,
+                            const struct scoreboard *board, const struct config *config,
+                            int listen_fd,
+                            void (*counts)(struct snapshot_counts *out, void *data), void *data,
+                            struct error *err);
+
+/* Stops accepting.  What libh2o holds for open connections is left to the end of the process.
+ */
+void admin_stop(struct admin *admin);
+
+#endif

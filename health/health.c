@@ -1,0 +1,302 @@
+/*
+ * health.c - the health process: what it consists of, and what it is told from outside.
+ *
+ * It listens to four things besides the network: signals, the master's life line, the
+ * operator's wishes that the master passes on, and its clock.
+ */
+#include "health/health.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "health/admin.h"
+#include "health/lease.h"
+#include "health/registry.h"
+#include "health/snapshot.h"
+#include "health/table.h"
+#include "proto/control.h"
+#include "shm/procs.h"
+
+#define TURN_US        (100 * US_PER_MS)
+#define STOP_GRACE_US  (500 * US_PER_MS)
+#define MAX_CONFIG     (4u * 1024 * 1024)
+#define WISHES_AT_ONCE 32
+
+struct health {
+    const struct health_params *params;
+    struct config *own; /* owned; NULL until the first reload */
+    struct loop loop;
+    struct table *table;       /* owned */
+    struct registry *registry; /* owned; NULL = not served */
+    struct admin *admin;       /* owned; NULL = not served */
+    int signal_fd;
+    struct watch *signal_watch, *life_watch, *wish_watch; /* owned */
+    bool stop;     /* leave the loop as soon as nodes have heard */
+    bool told_all; /* they have */
+};
+
+/* ---- reload ------------------------------------------------------------------------------ */
+
+/* The whole text of the active configuration. */
+static int read_config(struct buf *out, int fd, struct error *err)
+{
+    for (;;) {
+        uint8_t *to = buf_reserve(out, 65536);
+        ssize_t n;
+
+        if (to == NULL)
+            return error_set(err, DRV_ENOMEM, "out of memory");
+        n = pread(fd, to, 65536, (off_t)buf_size(out));
+        if (n == 0)
+            return 0;
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return error_sys(err, "cannot read the configuration");
+        out->len += (size_t)n;
+        if (buf_size(out) > MAX_CONFIG)
+            return error_set(err, DRV_ETOOBIG, "the configuration is too big");
+    }
+}
+
+static void reload(struct health *health)
+{
+    struct config *next = NULL;
+    struct buf text = BUF_INIT;
+    struct error err = {0};
+
+    if (read_config(&text, health->params->config_fd, &err) != 0 ||
+        config_parse(&next, (const char *)buf_head(&text), buf_size(&text), "config", &err) !=
+            0) {
+        /* The master has checked this text; most likely a file it names has gone since. */
+        log_error("event=reload_failed why=%s", log_quote(err.text));
+        buf_finish(&text);
+        return;
+    }
+    buf_finish(&text);
+    table_reload(health->table, next);
+    if (health->registry != NULL)
+        registry_reload(health->registry, next);
+    log_set_level(next->log_level);
+    config_destroy(health->own);
+    health->own = next;
+    log_info("event=reloaded nodes=%u", next->nodes_count);
+}
+
+/* ---- from outside ------------------------------------------------------------------------ */
+
+static void begin_stop(struct health *health, const char *why)
+{
+    if (health->stop)
+        return;
+    log_info("event=stopping why=%s", why);
+    health->stop = true;
+    procs_set_state(health->params->board, health->params->slot, PROC_DRAINING);
+    admin_stop(health->admin);
+    if (health->registry != NULL)
+        registry_stop(health->registry, STOP_GRACE_US, &health->told_all);
+    else
+        health->told_all = true;
+}
+
+static void on_signal(struct watch *watch, void *data)
+{
+    struct health *health = data;
+    struct signalfd_siginfo info;
+    struct error err = {0};
+
+    (void)watch;
+    while (read(health->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        switch ((int)info.ssi_signo) {
+        case SIGHUP:
+            reload(health);
+            break;
+        case SIGUSR1:
+            if (log_reopen(&err) != 0)
+                log_error("event=log_reopen_failed why=%s", log_quote(err.text));
+            break;
+        case SIGTERM:
+        case SIGINT:
+        case SIGQUIT:
+            begin_stop(health, "signal");
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void on_life(struct watch *watch, void *data)
+{
+    struct health *health = data;
+    char byte;
+    ssize_t n = read(health->params->life_fd, &byte, 1);
+
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    watch_stop(watch);
+    health->life_watch = NULL;
+    begin_stop(health, "master_gone");
+}
+
+static void fulfil(struct health *health, const struct control_request *request,
+                   struct control_reply *reply)
+{
+    bool drain = request->op == CONTROL_DRAIN;
+
+    reply->done = true;
+    if (request->op != CONTROL_DRAIN && request->op != CONTROL_UNDRAIN) {
+        (void)snprintf(reply->text, sizeof(reply->text), "the health process cannot %s",
+                       control_op_name(request->op));
+        return;
+    }
+    if (table_drain(health->table, request->node, drain) != 0) {
+        (void)snprintf(reply->text, sizeof(reply->text), "no node is called '%s'",
+                       request->node);
+        return;
+    }
+    reply->ok = true;
+    (void)snprintf(reply->text, sizeof(reply->text),
+                   drain ? "%s takes no new requests" : "%s takes requests again once probed",
+                   request->node);
+}
+
+/* One datagram is one framed message; so is the answer. */
+static bool take_wish(struct health *health)
+{
+    uint8_t bytes[4096];
+    struct buf in = BUF_INIT, out = BUF_INIT;
+    struct control_request request = {0};
+    struct control_reply reply = {.done = true};
+    struct error err = {0};
+    ssize_t n = recv(health->params->wish_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+    if (n <= 0)
+        return false;
+    buf_add(&in, bytes, (size_t)n);
+    if (in.failed || control_decode_request(&request, &in, &err) != 0)
+        (void)snprintf(reply.text, sizeof(reply.text), "not a control request: %.200s",
+                       err.text);
+    else
+        fulfil(health, &request, &reply);
+    control_encode_reply(&out, &reply);
+    if (out.failed || send(health->params->wish_fd, buf_head(&out), buf_size(&out),
+                           MSG_DONTWAIT | MSG_NOSIGNAL) == -1)
+        log_warn("event=wish_reply_lost op=%s", control_op_name(request.op));
+    buf_finish(&in);
+    buf_finish(&out);
+    return true;
+}
+
+static void on_wish(struct watch *watch, void *data)
+{
+    struct health *health = data;
+
+    for (int i = 0; i < WISHES_AT_ONCE; i++) {
+        if (!take_wish(health))
+            break;
+    }
+    (void)watch;
+}
+
+/* ---- life -------------------------------------------------------------------------------- */
+
+static void give_counts(struct snapshot_counts *out, void *data)
+{
+    struct health *health = data;
+
+    out->invariant_violations = health->table->violations;
+    if (health->registry != NULL)
+        registry_counts(health->registry, out);
+}
+
+static int start_watches(struct health *health, struct error *err)
+{
+    sigset_t set;
+
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1);
+    (void)sigaddset(&set, SIGTERM);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGQUIT);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+    health->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (health->signal_fd == -1)
+        return error_sys(err, "signalfd");
+    health->signal_watch =
+        watch_start(&health->loop, health->signal_fd, on_signal, health, err);
+    if (health->signal_watch == NULL)
+        return DRV_ESYS;
+    health->life_watch =
+        watch_start(&health->loop, health->params->life_fd, on_life, health, err);
+    if (health->life_watch == NULL)
+        return DRV_ESYS;
+    if (health->params->wish_fd == -1)
+        return 0;
+    health->wish_watch =
+        watch_start(&health->loop, health->params->wish_fd, on_wish, health, err);
+    return health->wish_watch == NULL ? DRV_ESYS : 0;
+}
+
+static int start(struct health *health, struct error *err)
+{
+    const struct health_params *params = health->params;
+    int rc = loop_init(&health->loop, err);
+
+    if (rc != 0)
+        return rc;
+    rc = start_watches(health, err);
+    if (rc == 0)
+        rc = table_create(&health->table, &health->loop, params->board, params->config, err);
+    if (rc == 0 && params->registry_fd != -1)
+        rc = registry_create(&health->registry, &health->loop, health->table, params->config,
+                             params->registry_fd, err);
+    if (rc == 0 && params->admin_fd != -1)
+        rc = admin_create(&health->admin, &health->loop, params->board, params->config,
+                          params->admin_fd, give_counts, health, err);
+    return rc;
+}
+
+int health_main(const struct health_params *params)
+{
+    struct health health = {.params = params, .signal_fd = -1};
+    struct error err = {0};
+
+    log_set_proc("health");
+    if (start(&health, &err) != 0) {
+        log_error("event=start_failed why=%s", log_quote(err.text));
+        return EXIT_FAILURE;
+    }
+    procs_set_state(params->board, params->slot, PROC_RUNNING);
+    log_info("event=started nodes=%u", health.table->count);
+    while (!health.stop || !health.told_all) {
+        loop_turn(&health.loop, TURN_US);
+        lease_check_gap(health.table);
+        procs_heartbeat(params->board, params->slot, clock_mono_us());
+    }
+    registry_destroy(health.registry);
+    table_destroy(health.table);
+    watch_stop(health.wish_watch);
+    watch_stop(health.life_watch);
+    watch_stop(health.signal_watch);
+    config_destroy(health.own);
+    log_info("event=stopped");
+    return EXIT_SUCCESS;
+}

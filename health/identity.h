@@ -1,0 +1,55 @@
+/*
+ * identity.h - what a node says of itself, checked and put into the form of the node table.
+ * Pure.
+ *
+ * Register, ModelsUpdate and DescribeResponse carry the same facts in the same messages. Here
+ * every limit of drover_common.proto is enforced; what is out of range but harmless (an enum
+ * value of a newer minor version, a speed that is not a number) becomes "unknown".
+ */
+#ifndef DROVER_HEALTH_IDENTITY_H
+#define DROVER_HEALTH_IDENTITY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/nodes.h"
+
+struct error;
+
+/* The gauges count requests of one worker in 16 bits; nobody runs this many. */
+#define IDENTITY_MAX_SLOTS 16384u
+
+/*
+ * Replaces the models of *info.  Aliases become rows of their own as long as there is room.
+ * DRV_EINVAL: too many models or aliases, a bad or repeated id; *info is then half-changed, so
+ * work on a copy.
+ */
+MUST_CHECK int identity_models(struct node_info *info, Drover__V1__Model *const *models,
+                               size_t n, struct error *err);
+
+/* Slots, queue and speeds as the node reports them; NULL is a node with one slot.  A queue is
+ * cut to half the slots: what waits there cannot be sent elsewhere any more. */
+void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capacity);
+
+/* Engine kind and versions.  DRV_EINVAL: a version that is no printable text. */
+MUST_CHECK int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
+                                 const char *engine_version, const char *agent_version,
+                                 struct error *err);
+
+/* The configuration has the last word.  `slots` 0 and `queue` -1: as reported. */
+void identity_override(struct node_info *info, uint32_t slots, int32_t queue);
+
+/* "llama-server", "ollama", ...; "unknown". */
+const char *identity_engine_name(uint32_t engine);
+/* "ready", "loadable", ...; "unknown". */
+const char *identity_model_state_name(uint32_t state);
+/* "chat_completions", ...; NULL for a bit that names none. */
+const char *identity_operation_name(unsigned operation);
+
+/* What a load report says about serving: NODE_REASON_NONE when the node can. */
+enum node_reason identity_load_reason(const Drover__V1__LoadReport *load);
+
+#endif

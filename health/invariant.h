@@ -1,0 +1,31 @@
+/*
+ * invariant.h - do the gauges agree with the request tables?  Pure.
+ *
+ * The two are written by workers at slightly different instants, so a single look proves
+ * nothing.  A node counts as stable when two looks, one period apart, saw the same numbers and
+ * nothing was sent or ended there in between; only then must the sum of its gauges equal the
+ * requests that the tables say are on it.
+ */
+#ifndef DROVER_HEALTH_INVARIANT_H
+#define DROVER_HEALTH_INVARIANT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One look at one node. */
+struct invariant_look {
+    uint32_t generation; /* of the slot; 0 = no look taken */
+    uint32_t gauge;      /* sum of its gauges: requests in flight */
+    uint32_t open;       /* rows of request tables that are on it */
+    uint64_t traffic;    /* grows with everything sent there or ended there */
+};
+
+struct invariant {
+    struct invariant_look last;
+    bool violated; /* the present stable state is wrong and has been counted */
+};
+
+/* Takes a look.  True: a violation that was not there at the look before (count it, log it). */
+bool invariant_step(struct invariant *invariant, const struct invariant_look *look);
+
+#endif

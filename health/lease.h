@@ -1,0 +1,61 @@
+/*
+ * lease.h - the life of nodes that join by themselves.
+ *
+ *   heard within 5/4 of two heartbeats    all is well
+ *   silent for longer, or stream broken   the lease is lost: DOWN at once
+ *   nothing heard for lease_ms            GONE; the node must register anew
+ *
+ * The same instance that registers again before the end keeps its row; another instance of the
+ * same name takes its place.  Time in which this process itself was stopped does not count.
+ *
+ * A node taken over from an earlier health process has no stream yet: it stays as it was until
+ * it attaches again or lease_ms after our start have passed.
+ */
+#ifndef DROVER_HEALTH_LEASE_H
+#define DROVER_HEALTH_LEASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/net.h"
+#include "proto/drover_common.pb-c.h"
+
+struct attach;
+struct member;
+struct node_info;
+struct table;
+
+enum lease_answer {
+    LEASE_JOINED = 0,
+    LEASE_RESUMED,
+    LEASE_FULL,     /* no row is free */
+    LEASE_RESERVED, /* the name belongs to a node of the configuration */
+};
+
+/* A node that has proven the token.  On JOINED and RESUMED *out is its member and `attach` its
+ * stream; an older stream of that name has been told (attach_supersede). */
+MUST_CHECK enum lease_answer lease_join(struct member **out, struct table *table,
+                                        const struct node_info *info,
+                                        const struct net_addr *addr, struct attach *attach);
+
+/* Any message came on its stream. */
+void lease_heard(struct member *member);
+
+/* Its stream ended, for whatever reason. */
+void lease_broken(struct member *member);
+
+/* It asked to go; 0: it did not say how long it waits. */
+void lease_leave(struct member *member, uint32_t drain_ms);
+
+/* Starts the clock of a member that was taken over. */
+void lease_adopt(struct member *member);
+
+/* Call at the end of each turn, and before judging silence: if the loop has stood still for
+ * long, all leases are extended by that time. */
+void lease_check_gap(struct table *table);
+
+/* What nodes are told to spread their reconnects over. */
+uint32_t lease_spread_ms(const struct table *table);
+
+#endif

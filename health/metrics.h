@@ -1,0 +1,37 @@
+/*
+ * metrics.h - a snapshot as Prometheus text (exposition format 0.0.4).  Pure.
+ *
+ * Two families of names: drover_*, and those of OpenTelemetry's conventions for generative AI
+ * in their Prometheus spelling, so that ready-made dashboards work.  Three names are those of
+ * Paddler, for an easy move.
+ */
+#ifndef DROVER_HEALTH_METRICS_H
+#define DROVER_HEALTH_METRICS_H
+
+#include <stdint.h>
+
+struct buf;
+struct histogram;
+struct snapshot;
+
+#define METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"
+
+/* A node costs about 200 lines; a scraper is not to be flooded.  How many nodes were left out
+ * is itself a metric. */
+#define METRICS_MAX_NODES 256u
+
+/* Upper bounds of the histogram buckets, in microseconds: edges of the scoreboard's own
+ * buckets, so that the cumulative counts are exact. */
+#define METRICS_BOUNDS 18u
+extern const uint64_t metrics_bound_us[METRICS_BOUNDS];
+
+/* Appends the text; check out->failed. */
+void metrics_build(struct buf *out, const struct snapshot *snapshot);
+
+/* Appends `text` as the inside of a label value. */
+void metrics_escape(struct buf *out, const char *text);
+
+/* How many samples lie under a bound of the table above. */
+uint64_t metrics_below(const struct histogram *h, uint64_t bound_us);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * registry.h - the service through which nodes join: drover.v1.Registry.
+ *
+ * One stream a node.  This module reads and writes the messages and checks who it is talking
+ * to; what joining, silence and leaving mean is in lease.h.  Nothing is allocated for a peer
+ * but a small struct until it has proven the join token.
+ */
+#ifndef DROVER_HEALTH_REGISTRY_H
+#define DROVER_HEALTH_REGISTRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct attach; /* opaque: one stream */
+struct config;
+struct error;
+struct loop;
+struct registry; /* opaque */
+struct snapshot_counts;
+struct table;
+
+/* Takes over the listening socket.  `config` is borrowed until registry_reload() or the end.
+ * DRV_ENOMEM; DRV_EINVAL: TLS files; DRV_ESYS. */
+MUST_CHECK int registry_create(struct registry **out, struct loop *loop, struct table *table,
+                               const struct config *config, int listen_fd, struct error *err);
+
+/* Tells every node that we stop, and closes once they have heard or `grace_us` is over; then
+ * *done becomes true. */
+void registry_stop(struct registry *registry, uint64_t grace_us, bool *done);
+
+/* NULL is allowed.  Before the table. */
+void registry_destroy(struct registry *registry);
+
+/* Tokens, lease and heartbeat of another configuration; TLS files and the address stay. */
+void registry_reload(struct registry *registry, const struct config *config);
+
+/* Fills the fields that begin with registry_. */
+void registry_counts(const struct registry *registry, struct snapshot_counts *out);
+
+/* ---- what the table says to a stream.  Each of these but attach_drain_order() ends it, and
+ * the member has no stream any more. ---- */
+
+/* Another stream took its name: of the `same` instance, or of a newer one. */
+void attach_supersede(struct attach *attach, bool same);
+/* Nothing came for too long. */
+void attach_expire(struct attach *attach);
+/* It asked to go, and nothing is open there any more. */
+void attach_left(struct attach *attach);
+/* The operator's wish. */
+void attach_drain_order(struct attach *attach, bool drain);
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * strikes.h - who has failed too often of late, by address.  Pure.
+ *
+ * A bucket for each address that failed recently: a failure takes one, time gives one back.
+ * With all buckets in use the fullest, that is the least guilty, makes room.  IPv6 addresses
+ * count by their /64, for one host has all of that.
+ */
+#ifndef DROVER_HEALTH_STRIKES_H
+#define DROVER_HEALTH_STRIKES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#define STRIKES_PLACES    128u
+#define STRIKES_ALLOWED   10u               /* failures in a burst */
+#define STRIKES_REFILL_US UINT64_C(1000000) /* for one to be forgiven */
+
+struct strikes_place {
+    uint64_t key;           /* of the address; 0 = unused */
+    uint64_t clear_mono_us; /* when all is forgiven */
+};
+
+struct strikes {
+    struct strikes_place place[STRIKES_PLACES];
+};
+
+/* What an address counts as; 0 for families that are not limited (Unix). */
+uint64_t strikes_key(const struct sockaddr *sa);
+
+void strikes_note(struct strikes *strikes, uint64_t key, uint64_t now_mono_us);
+bool strikes_blocked(const struct strikes *strikes, uint64_t key, uint64_t now_mono_us);
+
+#endif

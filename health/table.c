@@ -1,0 +1,487 @@
+/*
+ * table.c - the nodes this process looks after.
+ *
+ * Here: which nodes there are (the configuration, and what an earlier health process left),
+ * their addresses, and what is computed over all of them from time to time.
+ */
+#include "health/table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "health/identity.h"
+#include "health/lease.h"
+#include "health/registry.h"
+#include "health/resolve.h"
+#include "proto/grpc/tls.h"
+#include "shm/gauges.h"
+#include "shm/procs.h"
+#include "shm/requests.h"
+#include "shm/scoreboard.h"
+
+#define INVARIANT_US      US_PER_S
+#define RESOLVE_RETRY_US  (10 * US_PER_S)
+#define RESOLVE_RARELY_US (300 * US_PER_S)
+
+static void resolve_address(struct member *member);
+
+struct member *table_find(const struct table *table, const char *name)
+{
+    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+        if (m->verdict.state != NODE_GONE && strcmp(m->info.name, name) == 0)
+            return m;
+    }
+    return NULL;
+}
+
+int table_drain(struct table *table, const char *name, bool drain)
+{
+    struct member *member = table_find(table, name);
+
+    if (member == NULL)
+        return DRV_ENOENT;
+    log_info("event=node_drain_wish node=%s drain=%s", log_quote(name), drain ? "yes" : "no");
+    nodes_set_drain_wish(table->board, member->slot, drain);
+    member_event(member, drain ? VERDICT_DRAIN : VERDICT_UNDRAIN, NODE_REASON_OPERATOR);
+    if (member->attach != NULL)
+        attach_drain_order(member->attach, drain);
+    return 0;
+}
+
+/* ---- addresses of static nodes ----------------------------------------------------------- */
+
+static void on_resolve_timer(struct timer *timer)
+{
+    resolve_address(CONTAINER_OF(timer, struct member, resolve_timer));
+}
+
+static void on_resolved(int rc, const struct net_addr *addr, const char *why, void *data)
+{
+    struct member *member = data;
+    uint64_t again_us = RESOLVE_RARELY_US;
+    char text[NET_TEXT_BYTES];
+
+    member->resolve = NULL;
+    if (rc != 0) {
+        if (member->probe == NULL)
+            member_event(member, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+        log_warn("event=node_unresolved node=%s address=%s why=%s",
+                 log_quote(member->info.name), log_quote(member->address), log_quote(why));
+        again_us = RESOLVE_RETRY_US;
+    } else {
+        net_format(text, sizeof(text), addr);
+        if (member->probe == NULL || strcmp(text, member->info.address) != 0)
+            member_probe(member, addr);
+    }
+    timer_start(member->table->loop, &member->resolve_timer, again_us, on_resolve_timer);
+}
+
+/* Finds the address, at once when it is numeric. */
+static void resolve_address(struct member *member)
+{
+    struct net_addr addr = {0};
+    struct error err = {0};
+
+    resolve_cancel(member->resolve);
+    member->resolve = NULL;
+    if (net_parse(&addr, member->address, NULL) == 0) {
+        member_probe(member, &addr);
+        return;
+    }
+    if (resolve_start(&member->resolve, member->table->loop, member->address, on_resolved,
+                      member, &err) != 0) {
+        log_warn("event=resolve_failed node=%s why=%s", log_quote(member->info.name),
+                 log_quote(err.text));
+        timer_start(member->table->loop, &member->resolve_timer, RESOLVE_RETRY_US,
+                    on_resolve_timer);
+    }
+}
+
+/* ---- static nodes ------------------------------------------------------------------------ */
+
+static void set_tls(struct member *member, const struct config_node *node)
+{
+    struct error err = {0};
+    char host[256];
+    uint16_t port;
+
+    SSL_CTX_free(member->tls);
+    member->tls = NULL;
+    free(member->tls_name);
+    member->tls_name = NULL;
+    if (!node->tls.enabled)
+        return;
+    if (tls_client_context(&member->tls, &node->tls, &err) != 0) {
+        log_error("event=node_tls_bad node=%s why=%s", log_quote(node->name),
+                  log_quote(err.text));
+        return;
+    }
+    if (node->tls.server_name != NULL)
+        member->tls_name = strdup(node->tls.server_name);
+    else if (net_split(node->address, host, sizeof(host), &port, NULL) == 0)
+        member->tls_name = strdup(host);
+}
+
+/* Puts what the configuration says over what is known. */
+static void apply_config(struct node_info *info, const struct config *config, unsigned index)
+{
+    const struct config_node *node = &config->nodes[index];
+
+    info->origin = NODE_ORIGIN_STATIC;
+    info->weight = node->weight;
+    info->tls = node->tls.enabled;
+    info->config_index = index + 1;
+}
+
+static void add_static(struct table *table, unsigned index)
+{
+    const struct config_node *node = &table->config->nodes[index];
+    struct node_info *info = calloc(1, sizeof(*info));
+    struct member *member = NULL;
+
+    if (info != NULL) {
+        (void)snprintf(info->name, sizeof(info->name), "%s", node->name);
+        identity_capacity(info, NULL);
+        identity_override(info, node->slots, node->queue);
+        apply_config(info, table->config, index);
+        member = member_create(table, info);
+        free(info);
+    }
+    if (member != NULL)
+        member->address = strdup(node->address);
+    if (member == NULL || member->address == NULL) {
+        log_error("event=node_not_added node=%s why=\"no room in the node table\"",
+                  log_quote(node->name));
+        if (member != NULL)
+            member_destroy(member, true);
+        return;
+    }
+    set_tls(member, node);
+    resolve_address(member);
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+static bool same_peer(const struct config_node *a, const struct config_node *b)
+{
+    return strcmp(a->address, b->address) == 0 && a->tls.enabled == b->tls.enabled &&
+           same_text(a->tls.ca, b->tls.ca) && same_text(a->tls.cert, b->tls.cert) &&
+           same_text(a->tls.key, b->tls.key) &&
+           same_text(a->tls.server_name, b->tls.server_name);
+}
+
+static int config_index(const struct config *config, const char *name)
+{
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        if (strcmp(config->nodes[i].name, name) == 0)
+            return (int)i;
+    }
+    return -1;
+}
+
+/* The same node, said differently: slots, queue, weight, place in the list. */
+static void update_static(struct member *member, const struct config_node *before,
+                          unsigned index)
+{
+    const struct config *config = member->table->config;
+    const struct config_node *node = &config->nodes[index];
+    struct node_info next = member->info;
+
+    apply_config(&next, config, index);
+    if (before->slots == node->slots && before->queue == node->queue) {
+        member_publish(member, &next);
+        return;
+    }
+    /* What the node reported is hidden under the old override: set what is said now, and let
+     * the next description bring back what no longer is. */
+    identity_override(&next, node->slots, node->queue);
+    member_publish(member, &next);
+    if (member->probe != NULL)
+        probe_describe(member->probe);
+}
+
+static void take_config(struct table *table, const struct config *config,
+                        const struct config *before)
+{
+    struct member *next;
+
+    for (struct member *m = table->members.next; m != &table->members; m = next) {
+        int index = config_index(config, m->info.name);
+        int old = before == NULL ? -1 : config_index(before, m->info.name);
+
+        next = m->next;
+        if (m->verdict.state == NODE_GONE)
+            continue;
+        m->verdict.rise = config->health.rise;
+        m->verdict.fall = config->health.fall;
+        if (m->probe != NULL) {
+            probe_set_timing(m->probe, config->health.interval_ms * US_PER_MS,
+                             config->health.timeout_ms * US_PER_MS);
+            probe_set_token(m->probe, config->tokens[0]);
+        }
+        if (m->info.origin == NODE_ORIGIN_REGISTRY) {
+            if (index == -1)
+                continue;
+            /* The configuration has taken its name. */
+            if (m->attach != NULL)
+                attach_supersede(m->attach, false);
+            member_destroy(m, true);
+        } else if (index == -1) {
+            if (m->verdict.leaving == NODE_REASON_NONE)
+                member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
+        } else if (old != -1 && !same_peer(&before->nodes[old], &config->nodes[index])) {
+            member_destroy(m, true); /* another machine under the same name */
+        } else if (old != -1) {
+            update_static(m, &before->nodes[old], (unsigned)index);
+        }
+    }
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        struct member *m = table_find(table, config->nodes[i].name);
+
+        if (m == NULL) {
+            add_static(table, i);
+        } else if (m->verdict.leaving != NODE_REASON_NONE) {
+            /* It was taken out by an earlier reload and is back before it had gone. */
+            member_destroy(m, true);
+            add_static(table, i);
+        }
+    }
+}
+
+void table_reload(struct table *table, const struct config *config)
+{
+    const struct config *before = table->config;
+
+    table->config = config;
+    take_config(table, config, before);
+}
+
+/* ---- taking over ------------------------------------------------------------------------- */
+
+static void adopt_static(struct table *table, struct member *member)
+{
+    int index = config_index(table->config, member->info.name);
+    struct node_info next = member->info;
+
+    if (index == -1) {
+        /* It was to be removed, and still is. */
+        member_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
+        return;
+    }
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        member_event(member, VERDICT_STAY, NODE_REASON_NONE);
+    member->address = strdup(table->config->nodes[index].address);
+    if (member->address == NULL) {
+        member_destroy(member, true);
+        return;
+    }
+    apply_config(&next, table->config, (unsigned)index);
+    member_publish(member, &next);
+    set_tls(member, &table->config->nodes[index]);
+    resolve_address(member);
+}
+
+static void adopt_registry(struct table *table, struct member *member)
+{
+    struct net_addr addr = {0};
+
+    if (config_index(table->config, member->info.name) != -1 ||
+        net_parse(&addr, member->info.address, NULL) != 0) {
+        member_destroy(member, true);
+        return;
+    }
+    member_probe(member, &addr);
+    lease_adopt(member);
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        member_leave(member, member->verdict.leaving,
+                     table->config->shutdown_grace_ms * US_PER_MS);
+}
+
+static void adopt(struct table *table, unsigned slot)
+{
+    struct node_info *info = malloc(sizeof(*info));
+    struct node_status status;
+    struct member *member = NULL;
+
+    if (info != NULL && nodes_read(table->board, slot, info) &&
+        nodes_status(table->board, slot, &status))
+        member = member_adopt(table, slot, info, &status);
+    free(info);
+    if (member == NULL) {
+        nodes_release(table->board, slot);
+        return;
+    }
+    log_info("event=node_taken_over node=%s state=%s reason=%s", log_quote(member->info.name),
+             node_state_name(status.state), node_reason_name(status.reason));
+    if (member->info.origin == NODE_ORIGIN_STATIC)
+        adopt_static(table, member);
+    else
+        adopt_registry(table, member);
+}
+
+/* ---- from time to time ------------------------------------------------------------------- */
+
+void table_sample(struct table *table, unsigned slot)
+{
+    struct window_sample *sample = table->sample;
+
+    stats_read_histogram(table->board, slot, STATS_TTFT, &sample->ttft);
+    stats_read_histogram(table->board, slot, STATS_TPOT, &sample->tpot);
+    for (unsigned c = 0; c < STATS_COUNTERS; c++)
+        sample->counter[c] = stats_read_counter(table->board, slot, (enum stats_counter)c);
+}
+
+static void on_window(struct timer *timer)
+{
+    struct table *table = CONTAINER_OF(timer, struct table, window_timer);
+
+    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+        struct node_status figures = {0};
+
+        table_sample(table, m->slot);
+        window_advance(m->window, table->sample, clock_mono_us());
+        window_figures(m->window, &figures);
+        nodes_set_window(table->board, m->slot, &figures);
+    }
+    timer_start(table->loop, timer, WINDOW_STEP_US, on_window);
+}
+
+struct open_requests {
+    uint32_t count;
+    uint64_t oldest_mono_us;
+};
+
+/* Counts the open requests of each node, by the workers' tables. */
+static void count_open(const struct table *table, struct open_requests *open)
+{
+    const struct scoreboard *board = table->board;
+
+    for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
+        uint32_t high = 0;
+
+        if (requests_count(board, w, &high) == 0)
+            continue;
+        for (uint32_t row = 0; row < high; row++) {
+            struct request_view view;
+
+            if (!requests_read(board, w, row, &view) ||
+                view.node >= scoreboard_max_nodes(board) ||
+                (view.phase != REQUEST_SENT && view.phase != REQUEST_PREFILL &&
+                 view.phase != REQUEST_DECODE))
+                continue;
+            open[view.node].count++;
+            if (view.opened_mono_us < open[view.node].oldest_mono_us)
+                open[view.node].oldest_mono_us = view.opened_mono_us;
+        }
+    }
+}
+
+static uint64_t traffic(const struct table *table, unsigned slot)
+{
+    uint64_t sum = 0;
+
+    for (int c = STATS_DISPATCHED; c <= STATS_CONNECT_FAILED; c++)
+        sum += stats_read_counter(table->board, slot, (enum stats_counter)c);
+    return sum;
+}
+
+static void look(struct member *member, const struct open_requests *open)
+{
+    struct table *table = member->table;
+    struct gauge gauge = gauges_sum(table->board, member->slot, member->generation);
+    struct invariant_look at = {
+        .generation = member->generation,
+        .gauge = gauge.inflight,
+        .open = open->count,
+        .traffic = traffic(table, member->slot),
+    };
+
+    /* Rows do not tell generations apart: those that may belong to an earlier tenant of the
+     * slot make this look worthless. */
+    if (open->oldest_mono_us < member->met_mono_us)
+        at.generation = 0;
+    if (!invariant_step(&member->invariant, &at))
+        return;
+    table->violations++;
+    log_error("event=gauge_violation node=%s gauge=%u open_requests=%u",
+              log_quote(member->info.name), at.gauge, at.open);
+}
+
+static void on_invariant(struct timer *timer)
+{
+    struct table *table = CONTAINER_OF(timer, struct table, invariant_timer);
+    unsigned n = scoreboard_max_nodes(table->board);
+    struct open_requests *open = malloc(n * sizeof(*open));
+
+    if (open != NULL) {
+        for (unsigned i = 0; i < n; i++)
+            open[i] = (struct open_requests){.oldest_mono_us = UINT64_MAX};
+        count_open(table, open);
+        for (struct member *m = table->members.next; m != &table->members; m = m->next)
+            look(m, &open[m->slot]);
+        free(open);
+    }
+    timer_start(table->loop, timer, INVARIANT_US, on_invariant);
+}
+
+/* ---- life -------------------------------------------------------------------------------- */
+
+int table_create(struct table **out, struct loop *loop, struct scoreboard *board,
+                 const struct config *config, struct error *err)
+{
+    const struct config_tls *join = &config->registry.listen.tls;
+    struct table *table = calloc(1, sizeof(*table));
+
+    *out = NULL;
+    if (table == NULL || (table->sample = calloc(1, sizeof(*table->sample))) == NULL) {
+        free(table);
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    }
+    table->loop = loop;
+    table->board = board;
+    table->config = config;
+    table->members.next = &table->members;
+    table->members.prev = &table->members;
+    table->alive_mono_us = clock_mono_us();
+    if (join->enabled || join->ca != NULL) {
+        int rc = tls_client_context(&table->registry_tls, join, err);
+
+        if (rc != 0) {
+            table_destroy(table);
+            return error_wrap(err, rc, "registry.tls");
+        }
+    }
+    nodes_repair(board);
+    for (unsigned i = 0; i < scoreboard_max_nodes(board); i++) {
+        enum node_state state = nodes_state(board, i);
+
+        if (state != NODE_NONE && state != NODE_GONE)
+            adopt(table, i);
+    }
+    take_config(table, config, NULL);
+    timer_start(loop, &table->window_timer, WINDOW_STEP_US, on_window);
+    timer_start(loop, &table->invariant_timer, INVARIANT_US, on_invariant);
+    *out = table;
+    return 0;
+}
+
+void table_destroy(struct table *table)
+{
+    if (table == NULL)
+        return;
+    while (table->members.next != &table->members)
+        member_destroy(table->members.next, false);
+    timer_stop(table->loop, &table->window_timer);
+    timer_stop(table->loop, &table->invariant_timer);
+    SSL_CTX_free(table->registry_tls);
+    free(table->sample);
+    free(table);
+}

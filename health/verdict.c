@@ -1,0 +1,202 @@
+/* verdict.c - one node's state machine. */
+#include "health/verdict.h"
+
+#include <string.h>
+
+#include "base/attrs.h"
+
+static const char *const event_names[] = {
+    "none",      "pass",  "fail",    "refused", "lease_lost", "lease_back",
+    "lease_end", "drain", "undrain", "leave",   "stay",       "idle",
+};
+_Static_assert(ARRAY_LEN(event_names) == VERDICT_EVENTS, "a name for every event");
+
+const char *verdict_event_name(enum verdict_event event)
+{
+    return (size_t)event < ARRAY_LEN(event_names) ? event_names[event] : "unknown";
+}
+
+void verdict_init(struct verdict *verdict, uint32_t rise, uint32_t fall)
+{
+    memset(verdict, 0, sizeof(*verdict));
+    verdict->state = NODE_JOINING;
+    verdict->reason = NODE_REASON_NEW;
+    verdict->rise = rise == 0 ? 1 : rise;
+    verdict->fall = fall == 0 ? 1 : fall;
+}
+
+void verdict_adopt(struct verdict *verdict, const struct node_status *status, uint32_t rise,
+                   uint32_t fall)
+{
+    verdict_init(verdict, rise, fall);
+    verdict->state = status->state;
+    verdict->reason = status->reason;
+    verdict->drain_wish = status->drain_wish;
+    verdict->lease_lost =
+        status->state == NODE_DOWN && status->reason == NODE_REASON_LEASE_LOST;
+    if (status->state == NODE_DRAINING && status->reason != NODE_REASON_OPERATOR)
+        verdict->leaving = status->reason;
+}
+
+static void move(struct verdict *verdict, enum node_state state, enum node_reason reason)
+{
+    verdict->state = state;
+    verdict->reason = reason;
+}
+
+/* Starts proving the node from nothing. */
+static void rejoin(struct verdict *verdict)
+{
+    verdict->passes = 0;
+    verdict->failures = 0;
+    move(verdict, NODE_JOINING, NODE_REASON_NEW);
+}
+
+static void pass(struct verdict *verdict)
+{
+    verdict->failures = 0;
+    if (verdict->lease_lost)
+        return;
+    if (verdict->passes < verdict->rise)
+        verdict->passes++;
+    if (verdict->passes < verdict->rise)
+        return;
+    switch (verdict->state) {
+    case NODE_JOINING:
+    case NODE_DOWN:
+        move(verdict, NODE_UP, NODE_REASON_PROBES_PASS);
+        break;
+    case NODE_UP:
+    case NODE_EJECTED:
+    case NODE_TRIAL:
+    case NODE_DRAINING:
+    case NODE_NONE:
+    case NODE_GONE:
+        break;
+    }
+}
+
+/* `enough`: this failure alone, or the run it ends, takes a node that is UP down. */
+static void fail(struct verdict *verdict, bool enough, enum node_reason why)
+{
+    verdict->passes = 0;
+    if (verdict->failures < verdict->fall)
+        verdict->failures++;
+    switch (verdict->state) {
+    case NODE_UP:
+        if (enough || verdict->failures >= verdict->fall)
+            move(verdict, NODE_DOWN, why);
+        break;
+    case NODE_JOINING:
+    case NODE_DOWN:
+        if (!verdict->lease_lost)
+            verdict->reason = why;
+        break;
+    case NODE_EJECTED:
+    case NODE_TRIAL:
+    case NODE_DRAINING:
+    case NODE_NONE:
+    case NODE_GONE:
+        break;
+    }
+}
+
+static void lose_lease(struct verdict *verdict)
+{
+    verdict->lease_lost = true;
+    verdict->passes = 0;
+    switch (verdict->state) {
+    case NODE_JOINING:
+    case NODE_UP:
+    case NODE_DOWN:
+        move(verdict, NODE_DOWN, NODE_REASON_LEASE_LOST);
+        break;
+    case NODE_EJECTED:
+    case NODE_TRIAL:
+    case NODE_DRAINING:
+    case NODE_NONE:
+    case NODE_GONE:
+        break;
+    }
+}
+
+bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_reason why)
+{
+    enum node_state old_state = verdict->state;
+    enum node_reason old_reason = verdict->reason;
+
+    if (verdict->state == NODE_NONE || verdict->state == NODE_GONE)
+        return false;
+    switch (event) {
+    case VERDICT_PASS:
+        pass(verdict);
+        break;
+    case VERDICT_FAIL:
+        fail(verdict, false, why);
+        break;
+    case VERDICT_REFUSED:
+        fail(verdict, true, why);
+        break;
+    case VERDICT_LEASE_LOST:
+        lose_lease(verdict);
+        break;
+    case VERDICT_LEASE_BACK:
+        verdict->lease_lost = false;
+        verdict->passes = 0;
+        verdict->failures = 0;
+        break;
+    case VERDICT_LEASE_END:
+        verdict->lease_lost = true;
+        move(verdict, NODE_GONE, NODE_REASON_LEASE_LOST);
+        break;
+    case VERDICT_DRAIN:
+        verdict->drain_wish = true;
+        if (verdict->leaving == NODE_REASON_NONE)
+            move(verdict, NODE_DRAINING, NODE_REASON_OPERATOR);
+        break;
+    case VERDICT_UNDRAIN:
+        verdict->drain_wish = false;
+        if (verdict->state == NODE_DRAINING && verdict->leaving == NODE_REASON_NONE)
+            rejoin(verdict);
+        break;
+    case VERDICT_LEAVE:
+        verdict->leaving = why;
+        move(verdict, NODE_DRAINING, why);
+        break;
+    case VERDICT_STAY:
+        if (verdict->leaving == NODE_REASON_NONE)
+            break;
+        verdict->leaving = NODE_REASON_NONE;
+        if (verdict->drain_wish)
+            move(verdict, NODE_DRAINING, NODE_REASON_OPERATOR);
+        else
+            rejoin(verdict);
+        break;
+    case VERDICT_IDLE:
+        if (verdict->state == NODE_DRAINING && verdict->leaving != NODE_REASON_NONE)
+            move(verdict, NODE_GONE, verdict->leaving);
+        break;
+    case VERDICT_NONE:
+    case VERDICT_EVENTS:
+        break;
+    }
+    return verdict->state != old_state || verdict->reason != old_reason;
+}
+
+bool verdict_in_doubt(const struct verdict *verdict)
+{
+    switch (verdict->state) {
+    case NODE_JOINING:
+    case NODE_DOWN:
+        return verdict->passes != 0;
+    case NODE_UP:
+        return verdict->failures != 0;
+    case NODE_EJECTED:
+    case NODE_TRIAL:
+    case NODE_DRAINING:
+    case NODE_NONE:
+    case NODE_GONE:
+        return false;
+    }
+    return false;
+}

@@ -1,0 +1,192 @@
+/* test_identity.c - what nodes say of themselves, in and out of bounds. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "health/identity.h"
+
+static struct node_info info;
+static struct error err;
+
+static Drover__V1__Model model(const char *id)
+{
+    Drover__V1__Model m = DROVER__V1__MODEL__INIT;
+
+    m.id = (char *)id;
+    return m;
+}
+
+static int models(Drover__V1__Model *list, size_t n)
+{
+    Drover__V1__Model *at[80];
+
+    for (size_t i = 0; i < n; i++)
+        at[i] = &list[i];
+    return identity_models(&info, at, n, &err);
+}
+
+Test(identity, a_model_without_operations_does_chat_and_completions)
+{
+    Drover__V1__Model m = model("qwen");
+
+    m.state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
+    m.max_context_tokens = 4096;
+    cr_assert_eq(models(&m, 1), 0);
+    cr_assert_eq(info.models_count, 1);
+    cr_assert_str_eq(info.models[0].id, "qwen");
+    cr_assert_eq(info.models[0].operations, 0x6, "bits 1 and 2");
+    cr_assert_eq(info.models[0].state, 1);
+    cr_assert_eq(info.models[0].max_context, 4096);
+    cr_assert_eq(info.models[0].alias_of, 0);
+}
+
+Test(identity, operations_of_a_newer_version_are_ignored)
+{
+    Drover__V1__Operation ops[] = {DROVER__V1__OPERATION__OPERATION_EMBEDDINGS,
+                                   (Drover__V1__Operation)31, (Drover__V1__Operation)4000};
+    Drover__V1__Model m = model("embed");
+
+    m.operations = ops;
+    m.n_operations = 3;
+    m.state = (Drover__V1__ModelState)99;
+    cr_assert_eq(models(&m, 1), 0);
+    cr_assert_eq(info.models[0].operations, 0x8);
+    cr_assert_eq(info.models[0].state, 0);
+    m.operations = ops + 1;
+    m.n_operations = 2;
+    cr_assert_eq(models(&m, 1), 0);
+    cr_assert_eq(info.models[0].operations, 0, "it said what it does, and we know none of it");
+}
+
+Test(identity, aliases_follow_the_models_and_point_at_theirs)
+{
+    char *of_b[] = {"b:latest", "a", "b"};
+    Drover__V1__Model list[] = {model("a"), model("b")};
+
+    list[1].aliases = of_b;
+    list[1].n_aliases = 3;
+    list[1].max_context_tokens = 77;
+    cr_assert_eq(models(list, 2), 0);
+    cr_assert_eq(info.models_count, 3, "an alias that is a model's name adds nothing");
+    cr_assert_str_eq(info.models[2].id, "b:latest");
+    cr_assert_eq(info.models[2].alias_of, 2, "1 + index");
+    cr_assert_eq(info.models[2].max_context, 77);
+}
+
+Test(identity, what_breaks_a_limit_is_refused)
+{
+    char long_id[NODE_MODEL_BYTES + 1];
+    char *aliases[17] = {0};
+    Drover__V1__Model twice[] = {model("a"), model("a")};
+    Drover__V1__Model m = model("");
+
+    memset(long_id, 'x', NODE_MODEL_BYTES);
+    long_id[NODE_MODEL_BYTES] = '\0';
+    cr_assert_eq(models(&m, 1), DRV_EINVAL, "empty");
+    m = model("a\nb");
+    cr_assert_eq(models(&m, 1), DRV_EINVAL, "control byte");
+    m = model(long_id);
+    cr_assert_eq(models(&m, 1), DRV_EINVAL, "128 bytes");
+    m = model(long_id + 1);
+    cr_assert_eq(models(&m, 1), 0, "127 bytes fit");
+    cr_assert_eq(models(twice, 2), DRV_EINVAL, "twice");
+    m = model("m");
+    for (size_t i = 0; i < 17; i++)
+        aliases[i] = "x";
+    m.aliases = aliases;
+    m.n_aliases = 17;
+    cr_assert_eq(models(&m, 1), DRV_EINVAL, "17 aliases");
+}
+
+Test(identity, sixty_four_models_fit_and_their_aliases_are_left_out)
+{
+    static char names[65][8];
+    char *alias[] = {"other"};
+    Drover__V1__Model list[65];
+
+    for (size_t i = 0; i < 65; i++) {
+        (void)snprintf(names[i], sizeof(names[i]), "m%zu", i);
+        list[i] = model(names[i]);
+    }
+    list[0].aliases = alias;
+    list[0].n_aliases = 1;
+    cr_assert_eq(models(list, 64), 0);
+    cr_assert_eq(info.models_count, 64);
+    cr_assert_str_eq(info.models[63].id, "m63");
+    cr_assert_eq(models(list, 65), DRV_EINVAL);
+}
+
+Test(identity, capacity_is_bounded_and_never_zero_slots)
+{
+    Drover__V1__Capacity c = DROVER__V1__CAPACITY__INIT;
+
+    identity_capacity(&info, NULL);
+    cr_assert_eq(info.slots, 1);
+    cr_assert_eq(info.queue, 0);
+    identity_capacity(&info, &c);
+    cr_assert_eq(info.slots, 1);
+    c.slots = 5;
+    c.queue = 100;
+    c.prefill_tokens_per_s = NAN;
+    c.decode_tokens_per_s = 40.0f;
+    identity_capacity(&info, &c);
+    cr_assert_eq(info.slots, 5);
+    cr_assert_eq(info.queue, 3, "half of 5, rounded up");
+    cr_assert(info.prefill_tokens_per_s == 0.0f);
+    cr_assert(info.decode_tokens_per_s == 40.0f);
+    c.slots = UINT32_MAX;
+    identity_capacity(&info, &c);
+    cr_assert_eq(info.slots, IDENTITY_MAX_SLOTS);
+}
+
+Test(identity, the_configuration_overrides_what_the_node_reports)
+{
+    Drover__V1__Capacity c = DROVER__V1__CAPACITY__INIT;
+
+    c.slots = 8;
+    c.queue = 8;
+    identity_capacity(&info, &c);
+    identity_override(&info, 0, -1);
+    cr_assert_eq(info.slots, 8);
+    cr_assert_eq(info.queue, 4);
+    identity_override(&info, 2, -1);
+    cr_assert_eq(info.slots, 2);
+    cr_assert_eq(info.queue, 1);
+    identity_override(&info, 2, 9);
+    cr_assert_eq(info.queue, 9);
+    identity_override(&info, 0, 0);
+    cr_assert_eq(info.queue, 0, "0 is a real value");
+}
+
+Test(identity, a_long_version_is_cut_between_characters)
+{
+    char version[] = "0123456789012345678901234567890123456789012345678901234567890"
+                     "1\xc3\xa9\xc3\xa9"; /* 62 digits, then e-acute twice */
+
+    cr_assert_eq(identity_versions(&info, DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM, version,
+                                   "0.1.0", &err),
+                 0);
+    cr_assert_eq(strlen(info.engine_version), 62, "63 bytes would split the character");
+    cr_assert_str_eq(info.agent_version, "0.1.0");
+    cr_assert_eq(info.engine, 3);
+    cr_assert_eq(identity_versions(&info, (Drover__V1__EngineKind)77, "", "", &err), 0);
+    cr_assert_eq(info.engine, 0);
+    cr_assert_eq(identity_versions(&info, (Drover__V1__EngineKind)1, "a\x1b[31m", "", &err),
+                 DRV_EINVAL);
+}
+
+Test(identity, a_load_report_says_why_a_node_cannot_serve)
+{
+    Drover__V1__LoadReport load = DROVER__V1__LOAD_REPORT__INIT;
+
+    cr_assert_eq(identity_load_reason(&load), NODE_REASON_ENGINE_DOWN);
+    load.loading = true;
+    cr_assert_eq(identity_load_reason(&load), NODE_REASON_ENGINE_LOADING);
+    load.loading = false;
+    load.engine_reachable = true;
+    cr_assert_eq(identity_load_reason(&load), NODE_REASON_NONE);
+    load.draining = true;
+    cr_assert_eq(identity_load_reason(&load), NODE_REASON_LEAVING);
+}

@@ -1,0 +1,282 @@
+/* test_verdict.c - every edge of a node's state machine, and that there are no others. */
+#include <criterion/criterion.h>
+
+#include "base/attrs.h"
+#include "health/verdict.h"
+
+static struct verdict in_state(enum node_state state, enum node_reason reason)
+{
+    struct verdict v;
+
+    verdict_init(&v, 2, 3);
+    v.state = state;
+    v.reason = reason;
+    return v;
+}
+
+static bool step(struct verdict *v, enum verdict_event event)
+{
+    return verdict_step(v, event, NODE_REASON_NONE);
+}
+
+Test(verdict, a_new_node_is_joining_because_it_is_new)
+{
+    struct verdict v;
+
+    verdict_init(&v, 0, 0);
+    cr_assert_eq(v.state, NODE_JOINING);
+    cr_assert_eq(v.reason, NODE_REASON_NEW);
+    cr_assert_eq(v.rise, 1, "a rise of 0 would let nobody in");
+    cr_assert_eq(v.fall, 1);
+}
+
+Test(verdict, joining_goes_up_after_rise_passes_in_a_row)
+{
+    struct verdict v = in_state(NODE_JOINING, NODE_REASON_NEW);
+
+    cr_assert_not(step(&v, VERDICT_PASS));
+    cr_assert(verdict_in_doubt(&v));
+    cr_assert(step(&v, VERDICT_PASS));
+    cr_assert_eq(v.state, NODE_UP);
+    cr_assert_eq(v.reason, NODE_REASON_PROBES_PASS);
+    cr_assert_not(verdict_in_doubt(&v));
+}
+
+Test(verdict, a_failure_between_passes_starts_the_count_again)
+{
+    struct verdict v = in_state(NODE_JOINING, NODE_REASON_NEW);
+
+    (void)step(&v, VERDICT_PASS);
+    cr_assert(verdict_step(&v, VERDICT_FAIL, NODE_REASON_PROBE_TIMEOUT));
+    cr_assert_eq(v.state, NODE_JOINING);
+    cr_assert_eq(v.reason, NODE_REASON_PROBE_TIMEOUT, "it says why it is not in yet");
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_JOINING);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_UP);
+}
+
+Test(verdict, up_goes_down_after_fall_failures_in_a_row)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    cr_assert_not(verdict_step(&v, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED));
+    cr_assert(verdict_in_doubt(&v));
+    cr_assert_not(verdict_step(&v, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED));
+    cr_assert_eq(v.state, NODE_UP);
+    cr_assert(verdict_step(&v, VERDICT_FAIL, NODE_REASON_PROBE_TIMEOUT));
+    cr_assert_eq(v.state, NODE_DOWN);
+    cr_assert_eq(v.reason, NODE_REASON_PROBE_TIMEOUT);
+}
+
+Test(verdict, a_pass_between_failures_starts_the_count_again)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    for (int round = 0; round < 4; round++) {
+        (void)verdict_step(&v, VERDICT_FAIL, NODE_REASON_PROBE_TIMEOUT);
+        (void)verdict_step(&v, VERDICT_FAIL, NODE_REASON_PROBE_TIMEOUT);
+        (void)step(&v, VERDICT_PASS);
+        cr_assert_eq(v.state, NODE_UP);
+    }
+}
+
+Test(verdict, up_goes_down_at_once_when_the_node_itself_says_it_cannot_serve)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    cr_assert(verdict_step(&v, VERDICT_REFUSED, NODE_REASON_ENGINE_DOWN));
+    cr_assert_eq(v.state, NODE_DOWN);
+    cr_assert_eq(v.reason, NODE_REASON_ENGINE_DOWN);
+}
+
+Test(verdict, up_and_joining_go_down_at_once_when_the_lease_is_lost)
+{
+    enum node_state from[] = {NODE_UP, NODE_JOINING};
+
+    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+        struct verdict v = in_state(from[i], NODE_REASON_NEW);
+
+        cr_assert(step(&v, VERDICT_LEASE_LOST));
+        cr_assert_eq(v.state, NODE_DOWN);
+        cr_assert_eq(v.reason, NODE_REASON_LEASE_LOST);
+    }
+}
+
+Test(verdict, down_goes_up_after_rise_passes)
+{
+    struct verdict v = in_state(NODE_DOWN, NODE_REASON_CONNECT_FAILED);
+
+    cr_assert_not(step(&v, VERDICT_PASS));
+    cr_assert(step(&v, VERDICT_PASS));
+    cr_assert_eq(v.state, NODE_UP);
+}
+
+Test(verdict, down_keeps_saying_the_latest_reason)
+{
+    struct verdict v = in_state(NODE_DOWN, NODE_REASON_CONNECT_FAILED);
+
+    cr_assert(verdict_step(&v, VERDICT_FAIL, NODE_REASON_ENGINE_LOADING));
+    cr_assert_eq(v.state, NODE_DOWN);
+    cr_assert_eq(v.reason, NODE_REASON_ENGINE_LOADING);
+    cr_assert_not(verdict_step(&v, VERDICT_FAIL, NODE_REASON_ENGINE_LOADING));
+}
+
+Test(verdict, without_a_lease_passing_probes_do_not_bring_a_node_up)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    (void)step(&v, VERDICT_LEASE_LOST);
+    for (int i = 0; i < 5; i++)
+        (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_DOWN);
+    (void)verdict_step(&v, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+    cr_assert_eq(v.reason, NODE_REASON_LEASE_LOST, "the lease is the first trouble");
+    cr_assert_not(step(&v, VERDICT_LEASE_BACK));
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_DOWN);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_UP);
+}
+
+Test(verdict, any_live_state_drains_when_the_operator_wishes_and_joins_anew_when_not)
+{
+    enum node_state from[] = {NODE_JOINING, NODE_UP, NODE_EJECTED, NODE_TRIAL, NODE_DOWN};
+
+    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+        struct verdict v = in_state(from[i], NODE_REASON_NEW);
+
+        cr_assert(step(&v, VERDICT_DRAIN));
+        cr_assert_eq(v.state, NODE_DRAINING);
+        cr_assert_eq(v.reason, NODE_REASON_OPERATOR);
+        cr_assert(v.drain_wish);
+        (void)step(&v, VERDICT_PASS);
+        (void)step(&v, VERDICT_PASS);
+        cr_assert_eq(v.state, NODE_DRAINING, "probes do not overrule the operator");
+        cr_assert(step(&v, VERDICT_UNDRAIN));
+        cr_assert_eq(v.state, NODE_JOINING);
+        cr_assert_not(v.drain_wish);
+        (void)step(&v, VERDICT_PASS);
+        cr_assert_eq(v.state, NODE_JOINING, "passes from before do not count");
+    }
+}
+
+Test(verdict, any_live_state_drains_when_the_node_leaves_and_is_gone_once_idle)
+{
+    enum node_state from[] = {NODE_JOINING, NODE_UP,   NODE_EJECTED,
+                              NODE_TRIAL,   NODE_DOWN, NODE_DRAINING};
+
+    for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+        struct verdict v = in_state(from[i], NODE_REASON_NEW);
+
+        cr_assert(verdict_step(&v, VERDICT_LEAVE, NODE_REASON_LEAVING));
+        cr_assert_eq(v.state, NODE_DRAINING);
+        cr_assert_eq(v.reason, NODE_REASON_LEAVING);
+        cr_assert(step(&v, VERDICT_IDLE));
+        cr_assert_eq(v.state, NODE_GONE);
+        cr_assert_eq(v.reason, NODE_REASON_LEAVING);
+    }
+}
+
+Test(verdict, a_node_drained_by_the_operator_is_not_gone_when_idle)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    (void)step(&v, VERDICT_DRAIN);
+    cr_assert_not(step(&v, VERDICT_IDLE));
+    cr_assert_eq(v.state, NODE_DRAINING);
+}
+
+Test(verdict, undrain_does_not_keep_a_leaving_node)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    (void)step(&v, VERDICT_DRAIN);
+    (void)verdict_step(&v, VERDICT_LEAVE, NODE_REASON_LEAVING);
+    cr_assert_not(step(&v, VERDICT_UNDRAIN));
+    cr_assert_eq(v.state, NODE_DRAINING);
+    cr_assert_eq(v.reason, NODE_REASON_LEAVING);
+}
+
+Test(verdict, a_node_that_stays_after_all_obeys_the_operators_wish)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    (void)verdict_step(&v, VERDICT_LEAVE, NODE_REASON_REMOVED);
+    cr_assert(step(&v, VERDICT_STAY));
+    cr_assert_eq(v.state, NODE_JOINING);
+    (void)verdict_step(&v, VERDICT_LEAVE, NODE_REASON_REMOVED);
+    (void)step(&v, VERDICT_DRAIN);
+    cr_assert_eq(v.reason, NODE_REASON_REMOVED);
+    cr_assert(step(&v, VERDICT_STAY));
+    cr_assert_eq(v.state, NODE_DRAINING);
+    cr_assert_eq(v.reason, NODE_REASON_OPERATOR);
+}
+
+Test(verdict, the_end_of_a_lease_makes_any_live_node_gone)
+{
+    for (int state = NODE_JOINING; state <= NODE_DRAINING; state++) {
+        struct verdict v = in_state((enum node_state)state, NODE_REASON_NEW);
+
+        cr_assert(step(&v, VERDICT_LEASE_END));
+        cr_assert_eq(v.state, NODE_GONE);
+        cr_assert_eq(v.reason, NODE_REASON_LEASE_LOST);
+    }
+}
+
+/* What the state becomes by one event out of a fresh state (no passes, no failures, no wish),
+ * with rise and fall of 2 and 3: where the header lists no edge, the state itself. */
+static enum node_state expected(enum node_state state, enum verdict_event event)
+{
+    bool live = state >= NODE_JOINING && state <= NODE_DRAINING;
+
+    if (!live)
+        return state;
+    if (event == VERDICT_DRAIN || event == VERDICT_LEAVE)
+        return NODE_DRAINING;
+    if (event == VERDICT_LEASE_END)
+        return NODE_GONE;
+    if (event == VERDICT_LEASE_LOST && (state == NODE_JOINING || state == NODE_UP))
+        return NODE_DOWN;
+    if (event == VERDICT_REFUSED && state == NODE_UP)
+        return NODE_DOWN;
+    if (event == VERDICT_UNDRAIN && state == NODE_DRAINING)
+        return NODE_JOINING;
+    return state;
+}
+
+Test(verdict, every_other_pair_of_state_and_event_leaves_the_state_alone)
+{
+    for (int state = NODE_NONE; state <= NODE_GONE; state++) {
+        for (int event = VERDICT_NONE; event < VERDICT_EVENTS; event++) {
+            struct verdict v = in_state((enum node_state)state, NODE_REASON_OPERATOR);
+
+            (void)verdict_step(&v, (enum verdict_event)event, NODE_REASON_LEAVING);
+            cr_assert_eq(v.state, expected((enum node_state)state, (enum verdict_event)event),
+                         "%s + %s gave %s", node_state_name((enum node_state)state),
+                         verdict_event_name((enum verdict_event)event),
+                         node_state_name(v.state));
+        }
+    }
+}
+
+Test(verdict, an_adopted_node_goes_on_where_it_was)
+{
+    struct node_status up = {.state = NODE_UP, .reason = NODE_REASON_PROBES_PASS};
+    struct node_status lost = {.state = NODE_DOWN, .reason = NODE_REASON_LEASE_LOST};
+    struct node_status leaving = {.state = NODE_DRAINING, .reason = NODE_REASON_LEAVING};
+    struct node_status wished = {
+        .state = NODE_DRAINING, .reason = NODE_REASON_OPERATOR, .drain_wish = true};
+    struct verdict v;
+
+    verdict_adopt(&v, &up, 2, 2);
+    cr_assert_eq(v.state, NODE_UP);
+    verdict_adopt(&v, &lost, 1, 1);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_DOWN, "its lease is still lost");
+    verdict_adopt(&v, &leaving, 1, 1);
+    cr_assert(step(&v, VERDICT_IDLE));
+    verdict_adopt(&v, &wished, 1, 1);
+    cr_assert_not(step(&v, VERDICT_IDLE));
+    cr_assert(step(&v, VERDICT_UNDRAIN));
+}
