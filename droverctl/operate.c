@@ -1,0 +1,188 @@
+/* operate.c - the commands that change something. */
+#include "droverctl/operate.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "droverctl/command.h"
+#include "droverctl/emit.h"
+#include "droverctl/processes.h"
+#include "droverctl/text.h"
+#include "droverctl/view.h"
+#include "shm/gauges.h"
+#include "shm/scoreboard.h"
+
+#define MAX_WORKERS 64
+#define POLL_US     (100 * US_PER_MS)
+#define IDLE_LOOKS  3 /* in a row: a worker may just be sending what it chose before */
+
+static bool utf8_output; /* for print_progress(), which takes no context */
+
+static int parse_workers(uint32_t *out, const char *text, struct error *err)
+{
+    char *end;
+    unsigned long n;
+
+    errno = 0;
+    n = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < 1 ||
+        n > MAX_WORKERS)
+        return error_set(err, DRV_EINVAL, "scale: workers must be a number from 1 to %d",
+                         MAX_WORKERS);
+    *out = (uint32_t)n;
+    return 0;
+}
+
+static int parse_node(struct control_request *out, const char *name, struct error *err)
+{
+    if (name[0] == '\0' || strlcpy(out->node, name, sizeof(out->node)) >= sizeof(out->node))
+        return error_set(err, DRV_EINVAL, "%s: \"%.70s\" cannot be the name of a node",
+                         control_op_name(out->op), name);
+    return 0;
+}
+
+int operate_parse(struct control_request *out, const char *command, const char *argument,
+                  struct error *err)
+{
+    *out = (struct control_request){0};
+    for (enum control_op op = CONTROL_DRAIN; op <= CONTROL_STOP; op++)
+        if (strcmp(command, control_op_name(op)) == 0)
+            out->op = op;
+    switch (out->op) {
+    case CONTROL_NONE:
+        return error_set(err, DRV_ENOENT, "unknown command \"%.64s\"", command);
+    case CONTROL_DRAIN:
+    case CONTROL_UNDRAIN:
+        return parse_node(out, argument == NULL ? "" : argument, err);
+    case CONTROL_SCALE:
+        return parse_workers(&out->workers, argument == NULL ? "" : argument, err);
+    case CONTROL_RELOAD:
+    case CONTROL_STOP:
+        break;
+    }
+    return 0;
+}
+
+static void print_line(FILE *to, const char *text)
+{
+    struct buf line = BUF_INIT;
+
+    text_escape(&line, text, utf8_output);
+    (void)fprintf(to, "%s\n", buf_cstr(&line));
+    (void)fflush(to);
+    buf_finish(&line);
+}
+
+static void print_progress(const char *text)
+{
+    print_line(stderr, text);
+}
+
+/* After a refusal that may be about a name: adds which names there are. */
+static void add_known_nodes(struct error *err, const char *runtime_dir, const char *name)
+{
+    struct scoreboard *board;
+    char path[512];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", runtime_dir, SCOREBOARD_FILE_NAME);
+    if (scoreboard_attach(&board, path, NULL) != 0)
+        return;
+    if (nodes_find(board, name) == -1)
+        view_known_nodes(err->text, sizeof(err->text), board);
+    scoreboard_detach(board);
+}
+
+static bool idle_now(const struct scoreboard *board, const char *name)
+{
+    int node = nodes_find(board, name);
+    struct node_status status;
+
+    if (node == -1 || !nodes_status(board, (unsigned)node, &status))
+        return true; /* it has left meanwhile */
+    if (status.state == NODE_UP || status.state == NODE_TRIAL)
+        return false; /* the wish has not been followed yet */
+    return gauges_sum(board, (unsigned)node, status.generation).inflight == 0;
+}
+
+/* Waits until the node has no open request. */
+static int wait_until_idle(const char *runtime_dir, const char *name, struct error *err)
+{
+    const struct timespec pause = {.tv_nsec = POLL_US * 1000};
+    struct scoreboard *board;
+    char path[512];
+    int idle = 0, rc;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", runtime_dir, SCOREBOARD_FILE_NAME);
+    rc = scoreboard_attach(&board, path, err);
+    if (rc != 0)
+        return rc;
+    while (idle < IDLE_LOOKS) {
+        struct processes processes;
+
+        processes_survey(&processes, board, clock_mono_us());
+        if (processes.master == PROCESS_DEAD) {
+            rc = error_set(err, DRV_ENOENT, "the master ended while waiting for \"%s\"", name);
+            break;
+        }
+        idle = idle_now(board, name) ? idle + 1 : 0;
+        if (idle < IDLE_LOOKS)
+            (void)nanosleep(&pause, NULL);
+    }
+    scoreboard_detach(board);
+    return rc;
+}
+
+static void print_answer(const struct operation *operation, const char *text)
+{
+    struct buf out = BUF_INIT;
+
+    if (operation->json) {
+        emit_object(&out, NULL);
+        emit_bool(&out, "ok", true);
+        emit_text(&out, "op", control_op_name(operation->request.op));
+        emit_text(&out, "text", text);
+        emit_end_object(&out);
+        (void)printf("%s\n", buf_cstr(&out));
+        (void)fflush(stdout);
+    } else {
+        print_line(stdout, text[0] == '\0' ? "done" : text);
+    }
+    buf_finish(&out);
+}
+
+int operate_run(const struct operation *operation, const char *runtime_dir, struct error *err)
+{
+    const struct control_request *request = &operation->request;
+    bool names_node = request->op == CONTROL_DRAIN || request->op == CONTROL_UNDRAIN;
+    struct control_reply reply;
+    int rc;
+
+    utf8_output = operation->utf8;
+    rc = command_send(&reply, runtime_dir, request, print_progress, err);
+    if (rc == DRV_ENOENT)
+        return EXIT_STATUS_NOT_RUNNING;
+    if (rc != 0)
+        return EXIT_STATUS_FAILED;
+    if (!reply.ok) {
+        (void)error_set(err, DRV_EINVAL, "%s: %.400s", control_op_name(request->op),
+                        reply.text);
+        if (names_node)
+            add_known_nodes(err, runtime_dir, request->node);
+        return EXIT_STATUS_FAILED;
+    }
+    print_answer(operation, reply.text);
+    if (operation->wait) {
+        rc = wait_until_idle(runtime_dir, request->node, err);
+        if (rc != 0)
+            return rc == DRV_ENOENT ? EXIT_STATUS_NOT_RUNNING : EXIT_STATUS_FAILED;
+        if (!operation->json)
+            print_line(stdout, "idle: no request is open there");
+    }
+    return EXIT_STATUS_OK;
+}

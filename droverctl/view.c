@@ -1,0 +1,133 @@
+/* view.c - what the views share. */
+#include "droverctl/view.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "droverctl/text.h"
+#include "shm/scoreboard.h"
+
+#define NAMES_SHOWN 12
+
+const char *view_proc_kind(const struct scoreboard *board, unsigned slot)
+{
+    if (slot == procs_health_slot(board))
+        return "health";
+    if (slot == procs_master_slot(board))
+        return "master";
+    return "worker";
+}
+
+void view_proc_name(char *out, const struct scoreboard *board, unsigned slot)
+{
+    if (slot < scoreboard_max_workers(board))
+        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "worker %u", slot);
+    else
+        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "%s", view_proc_kind(board, slot));
+}
+
+void view_node_name(char *out, const struct scoreboard *board, unsigned node)
+{
+    struct node_info info;
+
+    out[0] = '\0';
+    if (nodes_read(board, node, &info))
+        (void)strlcpy(out, info.name, NODE_NAME_BYTES);
+}
+
+void view_known_nodes(char *text, size_t cap, const struct scoreboard *board)
+{
+    struct buf names = BUF_INIT;
+    unsigned listed = 0, more = 0;
+
+    for (unsigned node = 0; node < scoreboard_max_nodes(board); node++) {
+        char name[NODE_NAME_BYTES];
+
+        view_node_name(name, board, node);
+        if (name[0] == '\0')
+            continue;
+        if (listed == NAMES_SHOWN) {
+            more++;
+            continue;
+        }
+        buf_str(&names, listed++ == 0 ? "" : ", ");
+        text_escape(&names, name, false);
+    }
+    if (more != 0)
+        buf_printf(&names, ", and %u more", more);
+    (void)strlcat(text, listed == 0 ? " (no nodes are known)" : " (known: ", cap);
+    if (listed != 0) {
+        (void)strlcat(text, buf_cstr(&names), cap);
+        (void)strlcat(text, ")", cap);
+    }
+    buf_finish(&names);
+}
+
+int view_find_node(const struct view *view, const char *name, struct error *err)
+{
+    int node = nodes_find(view->board, name);
+    char text[ERROR_TEXT_BYTES];
+
+    if (node >= 0)
+        return node;
+    (void)snprintf(text, sizeof(text), "no node is called \"%.64s\"", name);
+    view_known_nodes(text, sizeof(text), view->board);
+    (void)error_set(err, DRV_ENOENT, "%s", text);
+    return -1;
+}
+
+enum tone view_state_tone(enum node_state state)
+{
+    switch (state) {
+    case NODE_UP:
+        return TONE_GOOD;
+    case NODE_JOINING:
+    case NODE_TRIAL:
+    case NODE_DRAINING:
+        return TONE_WARN;
+    case NODE_EJECTED:
+    case NODE_DOWN:
+        return TONE_BAD;
+    case NODE_NONE:
+    case NODE_GONE:
+        return TONE_DIM;
+    }
+    return TONE_PLAIN;
+}
+
+/* The three enums of proto/drover_common.proto, by value. */
+const char *view_engine_name(uint32_t engine)
+{
+    static const char *const names[] = {"unknown", "llama-server", "ollama",   "vllm",
+                                        "sglang",  "openai",       "simulated"};
+
+    return engine < ARRAY_LEN(names) ? names[engine] : "unknown";
+}
+
+const char *view_model_state_name(uint32_t state)
+{
+    static const char *const names[] = {"unknown", "ready", "loadable", "loading", "failed"};
+
+    return state < ARRAY_LEN(names) ? names[state] : "unknown";
+}
+
+const char *view_operation_name(unsigned operation)
+{
+    static const char *const names[] = {NULL,
+                                        "chat_completions",
+                                        "completions",
+                                        "embeddings",
+                                        "responses",
+                                        "rerank",
+                                        "messages",
+                                        "count_tokens",
+                                        "transcriptions",
+                                        "ollama_chat",
+                                        "ollama_generate",
+                                        "ollama_embed",
+                                        "ollama_embeddings",
+                                        "ollama_show"};
+
+    return operation < ARRAY_LEN(names) ? names[operation] : NULL;
+}
