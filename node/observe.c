@@ -276,7 +276,7 @@ static enum seen_kind see_openai(struct observer *o, struct seen *seen)
     note_identity(o, &seen->root);
     note_openai_usage(o, &usage);
     if (choices.type != JSON_ARRAY)
-        return usage.type == JSON_OBJECT ? SEEN_NOTHING : SEEN_GARBAGE;
+        return SEEN_NOTHING;
     json_iter_init(&it, &choices);
     while (json_iter_next(&it, &key, &choice)) {
         struct json_value delta = json_get(&choice, "delta");
@@ -348,7 +348,7 @@ static enum seen_kind see_responses(struct observer *o, struct seen *seen)
         return SEEN_DONE;
     }
     if (!ends_with(&type, ".delta") || !(has_text(&delta) || has_items(&delta)))
-        return type.type == JSON_STRING ? SEEN_NOTHING : SEEN_GARBAGE;
+        return SEEN_NOTHING;
     (void)get_count(&seen->root, "output_index", &index);
     if (!type_is(&type, "response.output_text.delta") || index != 0)
         o->plain = false;
@@ -406,8 +406,6 @@ static enum seen_kind see_messages(struct observer *o, struct seen *seen)
                 o->plain = false;
             return content(o);
         }
-    } else if (type.type != JSON_STRING) {
-        return SEEN_GARBAGE;
     }
     return SEEN_NOTHING;
 }
@@ -429,9 +427,6 @@ static enum seen_kind see_ollama(struct observer *o, struct seen *seen)
         thinking = json_get(&seen->root, "thinking");
         calls = (struct json_value){0};
     }
-    if (done.type != JSON_TRUE && text.type == JSON_NONE && thinking.type == JSON_NONE &&
-        calls.type == JSON_NONE)
-        return SEEN_GARBAGE;
     if (has_text(&thinking) || has_items(&calls))
         o->plain = false;
     some = has_text(&text) || has_text(&thinking) || has_items(&calls);

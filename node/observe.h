@@ -48,7 +48,7 @@ enum seen_kind {
     SEEN_CONTENT,     /* carries model output */
     SEEN_DONE,        /* the format's last event ([DONE], message_stop) */
     SEEN_ERROR,       /* the engine reports a failure */
-    SEEN_GARBAGE,     /* not what this format may hold */
+    SEEN_GARBAGE,     /* not a JSON object: no engine means that */
 };
 
 struct seen {

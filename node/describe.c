@@ -1,0 +1,66 @@
+/* describe.c - an engine's facts as the messages that tell a coordinator about them. */
+#include "node/describe.h"
+
+#include <string.h>
+
+static void add_operations(struct describe *d, size_t at, uint32_t mask)
+{
+    Drover__V1__Model *model = &d->models[at];
+
+    for (unsigned op = 1; op < DESCRIBE_MAX_OPERATIONS; op++)
+        if ((mask & (UINT32_C(1) << op)) != 0)
+            d->operations[at][model->n_operations++] = (Drover__V1__Operation)op;
+    model->operations = d->operations[at];
+}
+
+void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
+                   uint32_t queue, uint64_t max_request_bytes)
+{
+    size_t place[ENGINE_MAX_MODELS] = {0}; /* of facts->models[i] in d->models */
+
+    drover__v1__capacity__init(&d->capacity);
+    d->capacity.slots = slots;
+    d->capacity.queue = queue;
+    d->capacity.prefill_tokens_per_s = facts->prefill_tokens_per_s;
+    d->capacity.decode_tokens_per_s = facts->decode_tokens_per_s;
+    d->capacity.max_request_bytes = max_request_bytes;
+    d->capacity.cache_tokens = facts->cache_tokens;
+    d->count = 0;
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        const struct engine_model *from = &facts->models[i];
+        Drover__V1__Model *model = &d->models[d->count];
+
+        if (from->alias_of != 0) {
+            Drover__V1__Model *of = &d->models[place[from->alias_of - 1]];
+
+            if (of->n_aliases < DESCRIBE_MAX_ALIASES)
+                of->aliases[of->n_aliases++] = (char *)(uintptr_t)from->id;
+            continue;
+        }
+        drover__v1__model__init(model);
+        model->id = (char *)(uintptr_t)from->id; /* protobuf-c knows no const */
+        model->aliases = d->aliases[d->count];
+        model->state = (Drover__V1__ModelState)from->state;
+        model->max_context_tokens = from->max_context;
+        model->load_ms_hint = from->load_ms;
+        add_operations(d, d->count, from->operations);
+        d->list[d->count] = model;
+        place[i] = d->count++;
+    }
+}
+
+bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)
+{
+    if (a->kind != b->kind || a->slots != b->slots || a->models_count != b->models_count ||
+        a->cache_tokens != b->cache_tokens || strcmp(a->version, b->version) != 0)
+        return true;
+    for (uint32_t i = 0; i < a->models_count; i++) {
+        const struct engine_model *x = &a->models[i], *y = &b->models[i];
+
+        if (strcmp(x->id, y->id) != 0 || x->state != y->state ||
+            x->max_context != y->max_context || x->operations != y->operations ||
+            x->load_ms != y->load_ms || x->alias_of != y->alias_of)
+            return true;
+    }
+    return false;
+}

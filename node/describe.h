@@ -1,0 +1,32 @@
+/* describe.h - an engine's facts as the messages that tell a coordinator about them.  Pure. */
+#ifndef DROVER_NODE_DESCRIBE_H
+#define DROVER_NODE_DESCRIBE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "node/engine.h"
+#include "proto/drover_common.pb-c.h"
+
+#define DESCRIBE_MAX_ALIASES    16
+#define DESCRIBE_MAX_OPERATIONS 32
+
+/* Storage for one description; the messages point into it and into the facts. */
+struct describe {
+    Drover__V1__Capacity capacity;
+    Drover__V1__Model *list[ENGINE_MAX_MODELS]; /* what goes into `models` fields */
+    size_t count;
+    Drover__V1__Model models[ENGINE_MAX_MODELS];
+    char *aliases[ENGINE_MAX_MODELS][DESCRIBE_MAX_ALIASES];
+    Drover__V1__Operation operations[ENGINE_MAX_MODELS][DESCRIBE_MAX_OPERATIONS];
+};
+
+/* Fills `d`, which is good as long as `facts` does not change. */
+void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
+                   uint32_t queue, uint64_t max_request_bytes);
+
+/* Would the two be described differently, load apart? */
+bool describe_differs(const struct engine_facts *a, const struct engine_facts *b);
+
+#endif

@@ -1,0 +1,511 @@
+/*
+ * infer.c - the life of one request: what comes in is checked, admitted or refused, run, and
+ * ended exactly once, whoever ends it.
+ *
+ * Ending is two steps.  finish() settles everything towards the outside (the call, the engine's
+ * run, the slot, the counters) and may be called from any callback; the memory goes at the end
+ * of the turn, so that callbacks further up the stack may still look at `phase`.
+ */
+#include "node/infer.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "node/edit.h"
+#include "node/exec.h"
+
+#define PUSHBACK_MS 100 /* to callers that found the queue full */
+
+/* ---- the table of open executions ----------------------------------------------------------
+ */
+
+static struct exec **bucket_of(struct agent *agent, const char *request_id)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+
+    for (const char *p = request_id; *p != '\0'; p++)
+        hash = (hash ^ (uint8_t)*p) * 16777619u;
+    return &agent->table[hash % AGENT_TABLE_BUCKETS];
+}
+
+static void table_remove(struct exec *exec)
+{
+    struct exec **link = bucket_of(exec->agent, exec->request_id);
+
+    while (*link != NULL && *link != exec)
+        link = &(*link)->next;
+    if (*link == exec)
+        *link = exec->next;
+}
+
+static bool table_has(struct agent *agent, const char *request_id, uint32_t attempt)
+{
+    for (struct exec *e = *bucket_of(agent, request_id); e != NULL; e = e->next)
+        if (e->attempt == attempt && strcmp(e->request_id, request_id) == 0)
+            return true;
+    return false;
+}
+
+/* ---- the end -------------------------------------------------------------------------------
+ */
+
+static void free_exec(struct exec *exec)
+{
+    buf_finish(&exec->body);
+    buf_finish(&exec->request_text);
+    buf_finish(&exec->response_text);
+    buf_finish(&exec->out);
+    buf_finish(&exec->whole);
+    sse_finish(&exec->sse);
+    observer_finish(&exec->observer);
+    assembler_destroy(exec->assembler);
+    free(exec);
+}
+
+/* Lets go of everything but the memory.  The call is finished by the caller, or gone. */
+static void finish(struct exec *exec)
+{
+    struct agent *agent = exec->agent;
+    enum exec_phase phase = exec->phase;
+
+    exec->phase = EXEC_ENDED;
+    timer_stop(agent->loop, &exec->silence);
+    loop_undefer(agent->loop, &exec->flush);
+    admission_leave(&agent->admission, &exec->waiter);
+    if (exec->run != NULL) {
+        agent->engine->ops->cancel(exec->run);
+        exec->run = NULL;
+        /* Engines that show their load also show when they have noticed. */
+        admission_end(&agent->admission, agent->looked_mono_us != 0 && agent->told.has_load,
+                      loop_now_us(agent->loop));
+    }
+    if (phase != EXEC_OPENED)
+        table_remove(exec);
+    if (exec->call != NULL)
+        server_call_set_data(exec->call, NULL);
+    exec->call = NULL;
+    exec->next = agent->dead;
+    agent->dead = exec;
+    agent_changed(agent, AGENT_LOAD_CHANGED);
+}
+
+void exec_fail(struct exec *exec, enum grpc_status status, const char *format, ...)
+{
+    struct server_call *call = exec->call;
+    char text[400];
+    va_list args;
+
+    if (exec->phase == EXEC_ENDED)
+        return;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (!wire_is_utf8(text, strlen(text)))
+        for (char *p = text; *p != '\0'; p++)
+            if ((*p & 0x80) != 0)
+                *p = '?';
+    log_debug("event=infer_failed id=%s attempt=%u status=%s detail=%s", exec->request_id,
+              (unsigned)exec->attempt, grpc_status_name(status), log_quote(text));
+    if (status == GRPC_CANCELLED)
+        exec->agent->totals.cancelled++;
+    else
+        exec->agent->totals.failed++;
+    finish(exec);
+    if (status == GRPC_RESOURCE_EXHAUSTED)
+        server_call_finish_pushback(call, status, text, PUSHBACK_MS);
+    else
+        server_call_finish(call, status, text);
+}
+
+bool exec_send(struct exec *exec, Drover__V1__InferEvent *event, bool load)
+{
+    Drover__V1__LoadReport report;
+    int rc;
+
+    if (load) {
+        agent_load(exec->agent, &report);
+        event->load = &report;
+    }
+    rc = server_call_send(exec->call, &event->base);
+    if (rc == 0)
+        return true;
+    exec_fail(exec, GRPC_UNAVAILABLE, "the node cannot send its answer (%s)", error_name(rc));
+    return false;
+}
+
+static uint32_t ms_between(uint64_t from_us, uint64_t to_us)
+{
+    return to_us <= from_us ? 0 : (uint32_t)((to_us - from_us + US_PER_MS / 2) / US_PER_MS);
+}
+
+void exec_succeed(struct exec *exec)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Finish message = DROVER__V1__FINISH__INIT;
+    Drover__V1__Usage usage = DROVER__V1__USAGE__INIT;
+    struct server_call *call = exec->call;
+    struct agent *agent = exec->agent;
+    struct observer *o = &exec->observer;
+    uint64_t now = loop_now_us(agent->loop);
+
+    usage.prompt_tokens = o->usage.prompt_tokens;
+    usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
+    usage.output_tokens = o->usage.output_tokens;
+    usage.from_engine = o->has_usage;
+    if (usage.output_tokens < o->tokens)
+        usage.output_tokens = o->tokens; /* several choices: engines report one of them */
+    message.reason = o->reason;
+    message.usage = &usage;
+    message.queue_ms = ms_between(exec->received_us, exec->started_us);
+    if (exec->content_us != 0) {
+        message.first_content_ms = ms_between(exec->received_us, exec->content_us);
+        if (message.first_content_ms == 0)
+            message.first_content_ms = 1; /* 0 means none */
+    }
+    message.total_ms = ms_between(exec->received_us, now);
+    message.body_bytes = exec->body_bytes;
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
+    event.finish = &message;
+    agent->totals.prompt_tokens += usage.prompt_tokens;
+    if (usage.output_tokens > o->tokens)
+        agent->totals.output_tokens += usage.output_tokens - o->tokens;
+    if (!exec_send(exec, &event, true))
+        return;
+    agent->totals.completed++;
+    finish(exec);
+    server_call_finish(call, GRPC_OK, NULL);
+}
+
+/* ---- running -------------------------------------------------------------------------------
+ */
+
+void exec_run_over(struct exec *exec)
+{
+    exec->run = NULL;
+    timer_stop(exec->agent->loop, &exec->silence);
+    admission_end(&exec->agent->admission, false, loop_now_us(exec->agent->loop));
+    agent_changed(exec->agent, AGENT_LOAD_CHANGED);
+}
+
+/* Asks the engine; the slot is counted already. */
+static void start_run(struct exec *exec)
+{
+    struct agent *agent = exec->agent;
+    struct engine_request request = {
+        .operation = exec->operation,
+        .content_type = (const char *)buf_head(&exec->request_text),
+        .body = buf_head(&exec->body),
+        .body_len = buf_size(&exec->body),
+        .headers = exec->headers,
+        .headers_count = exec->headers_count,
+        .id = exec->request_id,
+    };
+    struct error err = {0};
+
+    if (agent->engine->ops->start(agent->engine, &exec->run, &request, &answer_events, exec,
+                                  &err) != 0) {
+        exec->run = NULL;
+        admission_end(&agent->admission, false, loop_now_us(agent->loop));
+        exec_fail(exec, GRPC_UNAVAILABLE, "%s", err.text);
+        return;
+    }
+    exec->started_us = loop_now_us(agent->loop);
+    answer_watch(exec);
+}
+
+void exec_run(struct exec *exec)
+{
+    exec->agent->admission.active++; /* the slot that exec_run_over() gave back this instant */
+    start_run(exec);
+}
+
+static bool send_accepted(struct exec *exec, uint32_t position)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
+
+    accepted.queue_position = position;
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
+    event.accepted = &accepted;
+    return exec_send(exec, &event, true);
+}
+
+/* The slot is this execution's now. */
+static void begin(struct exec *exec)
+{
+    exec->phase = EXEC_RUNNING;
+    start_run(exec);
+    if (exec->phase == EXEC_RUNNING)
+        (void)send_accepted(exec, 0);
+    agent_changed(exec->agent, AGENT_LOAD_CHANGED);
+}
+
+void infer_turn(struct agent *agent)
+{
+    struct waiter *waiter;
+
+    while (agent->dead != NULL) {
+        struct exec *exec = agent->dead;
+
+        agent->dead = exec->next;
+        free_exec(exec);
+    }
+    while ((waiter = admission_next(&agent->admission)) != NULL)
+        begin(CONTAINER_OF(waiter, struct exec, waiter));
+}
+
+/* ---- what comes in -------------------------------------------------------------------------
+ */
+
+static void on_start(struct server_call *call, void *data)
+{
+    struct agent *agent = data;
+    struct exec *exec;
+
+    if (!agent_authorised(agent, call)) {
+        server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
+        return;
+    }
+    if (agent->draining) {
+        server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
+        return;
+    }
+    exec = calloc(1, sizeof(*exec));
+    if (exec == NULL) {
+        server_call_finish(call, GRPC_UNAVAILABLE, "the node is out of memory");
+        return;
+    }
+    exec->agent = agent;
+    exec->call = call;
+    server_call_set_data(call, exec);
+}
+
+/* Keeps the content type and the allowed headers. */
+static int keep_headers(struct exec *exec, const Drover__V1__InferRequest *request)
+{
+    const char *type =
+        request->content_type[0] == '\0' ? "application/json" : request->content_type;
+    const char *at;
+
+    buf_add(&exec->request_text, type, strlen(type) + 1);
+    for (size_t i = 0; i < request->n_headers; i++) {
+        const Drover__V1__Header *header = request->headers[i];
+
+        if (!headers_to_engine(header->name, header->value))
+            continue;
+        buf_add(&exec->request_text, header->name, strlen(header->name) + 1);
+        buf_add(&exec->request_text, header->value, strlen(header->value) + 1);
+        exec->headers_count++;
+    }
+    if (exec->request_text.failed)
+        return DRV_ENOMEM;
+    at = (const char *)buf_head(&exec->request_text);
+    at += strlen(at) + 1;
+    for (size_t i = 0; i < exec->headers_count; i++) {
+        exec->headers[i].name = at;
+        at += strlen(at) + 1;
+        exec->headers[i].value = at;
+        at += strlen(at) + 1;
+    }
+    return 0;
+}
+
+static const struct engine_model *find_model(const struct engine_facts *facts, const char *id)
+{
+    for (uint32_t i = 0; i < facts->models_count; i++)
+        if (strcmp(facts->models[i].id, id) == 0)
+            return &facts->models[i];
+    return NULL;
+}
+
+/* Can this node serve it at all?  False: the call has ended. */
+static bool check_service(struct exec *exec, const Drover__V1__InferRequest *request)
+{
+    struct agent *agent = exec->agent;
+    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_model *model = find_model(facts, request->model);
+
+    if (agent->draining)
+        exec_fail(exec, GRPC_UNAVAILABLE, "the node is draining");
+    else if (!facts->reachable)
+        exec_fail(exec, GRPC_UNAVAILABLE, "the engine is not reachable: %s", facts->detail);
+    else if (facts->loading)
+        exec_fail(exec, GRPC_UNAVAILABLE, "the engine is loading its model");
+    else if (request->model[0] != '\0' && model == NULL)
+        exec_fail(exec, GRPC_NOT_FOUND, "no such model on this node: %s", request->model);
+    else if (model != NULL && model->operations != 0 &&
+             (model->operations & (UINT32_C(1) << exec->operation)) == 0)
+        exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine does not speak this API");
+    else if (request->resume != NULL && request->resume->text[0] != '\0')
+        exec_fail(exec, GRPC_UNIMPLEMENTED, "this node cannot continue an answer");
+    else
+        return true;
+    return false;
+}
+
+/* Is the message itself all right?  False: the call has ended. */
+static bool check_request(struct exec *exec, const Drover__V1__InferRequest *request)
+{
+    const struct agent_config *config = &exec->agent->config;
+
+    if (!wire_is_name(request->request_id, 64))
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "request_id is not [A-Za-z0-9._-]{1,64}");
+    else if ((int)request->operation <= 0 || (int)request->operation >= 32)
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "no such operation: %d",
+                  (int)request->operation);
+    else if (engine_path((int)request->operation) == NULL)
+        exec_fail(exec, GRPC_UNIMPLEMENTED, "operation %d is not known here",
+                  (int)request->operation);
+    else if (request->n_headers > HEADERS_MAX)
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "more than %d headers", HEADERS_MAX);
+    else if (strlen(request->model) >= ENGINE_MODEL_BYTES)
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "the model's name is too long");
+    else if (!headers_value_ok(request->content_type))
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "content_type is not printable ASCII");
+    else if (request->instance_id.len != 0 &&
+             (request->instance_id.len != sizeof(config->instance_id) ||
+              memcmp(request->instance_id.data, config->instance_id,
+                     sizeof(config->instance_id)) != 0))
+        exec_fail(exec, GRPC_FAILED_PRECONDITION, "this is another instance of the node");
+    else if (table_has(exec->agent, request->request_id, request->attempt))
+        exec_fail(exec, GRPC_ALREADY_EXISTS, "this attempt of the request is running");
+    else
+        return true;
+    return false;
+}
+
+/* Takes over what is needed of the message, whose memory is the arena's. */
+static bool take_request(struct exec *exec, const Drover__V1__InferRequest *request)
+{
+    struct edit_wishes wishes = {.model = "", .stream = request->stream};
+    struct edit_outcome outcome;
+    struct error err = {0};
+    int rc;
+
+    exec->want_text = request->want_text;
+    exec->stream = request->stream;
+    exec->first_token_ms = request->first_token_ms;
+    exec->idle_token_ms = request->idle_token_ms;
+    exec->waiter.priority = request->priority;
+    observer_init(&exec->observer, exec->operation, exec->want_text);
+    wishes.no_usage = exec->agent->no_stream_options;
+    if (request->edit != NULL) {
+        wishes.model = request->edit->set_model;
+        wishes.usage = request->edit->want_usage;
+        wishes.clamp_output_tokens = request->edit->clamp_output_tokens;
+    }
+    rc = edit_body(&exec->body, exec->operation, request->body.data, request->body.len, &wishes,
+                   &outcome, &err);
+    if (rc == 0)
+        rc = keep_headers(exec, request);
+    if (rc != 0) {
+        exec_fail(exec, rc == DRV_EINVAL ? GRPC_INVALID_ARGUMENT : GRPC_UNAVAILABLE, "%s",
+                  rc == DRV_EINVAL ? err.text : "the node is out of memory");
+        return false;
+    }
+    exec->streaming = outcome.streaming;
+    exec->usage_added = outcome.usage_added;
+    return true;
+}
+
+static void on_message(struct server_call *call, const uint8_t *message, size_t n)
+{
+    struct exec *exec = server_call_data(call);
+    Drover__V1__InferRequest *request;
+    struct agent *agent;
+    struct error err = {0};
+    struct exec **bucket;
+
+    if (exec == NULL)
+        return; /* ended in on_start */
+    agent = exec->agent;
+    exec->received_us = loop_now_us(agent->loop);
+    request = (Drover__V1__InferRequest *)wire_unpack(&drover__v1__infer_request__descriptor,
+                                                      &agent->arena, message, n, &err);
+    if (request == NULL) {
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "%s", err.text);
+        return;
+    }
+    if (!check_request(exec, request))
+        return;
+    (void)strlcpy(exec->request_id, request->request_id, sizeof(exec->request_id));
+    exec->attempt = request->attempt;
+    exec->operation = (int)request->operation;
+    if (!check_service(exec, request) || !take_request(exec, request))
+        return;
+
+    bucket = bucket_of(agent, exec->request_id);
+    exec->next = *bucket;
+    *bucket = exec;
+    exec->phase = EXEC_QUEUED;
+    switch (admission_ask(&agent->admission, &exec->waiter)) {
+    case ADMIT_NOW:
+        begin(exec);
+        break;
+    case ADMIT_QUEUED:
+        if (send_accepted(exec, admission_position(&agent->admission, &exec->waiter)))
+            agent_changed(agent, AGENT_LOAD_CHANGED);
+        break;
+    case ADMIT_FULL:
+        exec_fail(exec, GRPC_RESOURCE_EXHAUSTED, "slots (%u) and queue (%u) are full",
+                  (unsigned)agent->admission.slots, (unsigned)agent->admission.queue);
+        break;
+    }
+}
+
+static void on_gone(struct server_call *call)
+{
+    struct exec *exec = server_call_data(call);
+
+    if (exec == NULL)
+        return;
+    exec->agent->totals.cancelled += exec->phase != EXEC_OPENED;
+    finish(exec);
+}
+
+static void on_writable(struct server_call *call)
+{
+    struct exec *exec = server_call_data(call);
+
+    if (exec != NULL)
+        answer_writable(exec);
+}
+
+const struct server_handler infer_handler = {
+    .on_start = on_start,
+    .on_message = on_message,
+    .on_gone = on_gone,
+    .on_writable = on_writable,
+};
+
+uint32_t infer_cancel(struct agent *agent, const char *request_id, uint32_t attempt,
+                      bool all_attempts)
+{
+    struct exec *exec = *bucket_of(agent, request_id), *next;
+    uint32_t count = 0;
+
+    for (; exec != NULL; exec = next) {
+        next = exec->next;
+        if (strcmp(exec->request_id, request_id) != 0 ||
+            (!all_attempts && exec->attempt != attempt))
+            continue;
+        exec_fail(exec, GRPC_CANCELLED, "cancelled by name");
+        count++;
+    }
+    return count;
+}
+
+void infer_free_all(struct agent *agent)
+{
+    while (agent->dead != NULL) {
+        struct exec *exec = agent->dead;
+
+        agent->dead = exec->next;
+        free_exec(exec);
+    }
+}

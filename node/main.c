@@ -1,0 +1,333 @@
+/* main.c - drover-node: start, run, drain, exit. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/net.h"
+#include "node/agent.h"
+#include "node/attach.h"
+#include "node/engine.h"
+#include "node/options.h"
+#include "node/sim_http.h"
+#include "proto/grpc/server.h"
+#include "proto/grpc/tls.h"
+
+#define POLL_MS        500
+#define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
+#define TURN_MAX_US    (100 * US_PER_MS)
+#define EXIT_USAGE     2
+
+/* RUNNING -> DRAINING -> CLOSING -> DONE; a second signal goes to DONE at once. */
+enum node_phase {
+    NODE_RUNNING = 0,
+    NODE_DRAINING, /* waits for open requests, and for coordinators to let go */
+    NODE_CLOSING,  /* waits for connections to close */
+    NODE_DONE,
+};
+
+struct node {
+    struct options options;
+    struct loop loop;
+    struct engine *engine;
+    struct agent *agent;
+    struct grpc_server *server;
+    struct attach *attaches[OPTIONS_MAX_COORDINATORS];
+    SSL_CTX *server_tls, *coordinator_tls;
+    struct watch *signals;
+    int signal_fd;
+    struct timer drain_timer;
+    enum node_phase phase;
+};
+
+static void on_closed(struct grpc_server *server, void *data)
+{
+    struct node *node = data;
+
+    (void)server;
+    node->phase = NODE_DONE;
+}
+
+static void close_down(struct node *node)
+{
+    timer_stop(&node->loop, &node->drain_timer);
+    node->phase = NODE_CLOSING;
+    grpc_server_shutdown(node->server, CLOSE_GRACE_US, on_closed, node);
+}
+
+static void on_drain_over(struct timer *timer)
+{
+    struct node *node = CONTAINER_OF(timer, struct node, drain_timer);
+
+    log_warn("event=drain_timeout running=%u queued=%u",
+             (unsigned)node->agent->admission.active, (unsigned)node->agent->admission.queued);
+    node->phase = NODE_DONE;
+}
+
+static void drain(struct node *node, const char *why)
+{
+    uint32_t drain_ms = node->options.drain_timeout_s * 1000;
+
+    log_info("event=draining why=%s running=%u queued=%u", why,
+             (unsigned)node->agent->admission.active, (unsigned)node->agent->admission.queued);
+    node->phase = NODE_DRAINING;
+    agent_drain(node->agent);
+    for (size_t i = 0; i < node->options.coordinators_count; i++)
+        attach_leave(node->attaches[i], why, drain_ms);
+    timer_start(&node->loop, &node->drain_timer, drain_ms * US_PER_MS, on_drain_over);
+}
+
+/* Draining is over when nothing runs here and no coordinator has anything open with us. */
+static void check_drained(struct node *node)
+{
+    if (node->phase != NODE_DRAINING || !agent_idle(node->agent))
+        return;
+    for (size_t i = 0; i < node->options.coordinators_count; i++)
+        if (!attach_left(node->attaches[i]))
+            return;
+    log_info("event=drained");
+    close_down(node);
+}
+
+static int load_tokens(struct node *node, struct error *err)
+{
+    char newest[AGENT_TOKEN_BYTES] = "", previous[AGENT_TOKEN_BYTES] = "";
+    int rc = 0;
+
+    if (node->options.token_file != NULL)
+        rc = options_read_tokens(node->options.token_file, newest, previous, err);
+    if (rc == 0)
+        agent_set_tokens(node->agent, newest, previous);
+    explicit_bzero(newest, sizeof(newest));
+    explicit_bzero(previous, sizeof(previous));
+    return rc;
+}
+
+static void on_signal(struct watch *watch, void *data)
+{
+    struct node *node = data;
+    struct signalfd_siginfo info;
+    struct error err = {0};
+
+    (void)watch;
+    while (read(node->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        switch ((int)info.ssi_signo) {
+        case SIGTERM:
+        case SIGINT:
+        case SIGQUIT:
+            if (node->phase == NODE_RUNNING)
+                drain(node, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+            else
+                node->phase = NODE_DONE;
+            break;
+        case SIGHUP:
+            if (load_tokens(node, &err) != 0)
+                log_error("event=reload_failed why=%s hint=\"the old tokens stay\"",
+                          log_quote(err.text));
+            else
+                log_info("event=reloaded");
+            break;
+        case SIGUSR1:
+            if (log_reopen(&err) != 0)
+                log_error("event=log_reopen_failed why=%s", log_quote(err.text));
+            break;
+        default: /* only those above are in the mask */
+            break;
+        }
+    }
+}
+
+static int watch_signals(struct node *node, struct error *err)
+{
+    sigset_t mask;
+
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)sigemptyset(&mask);
+    (void)sigaddset(&mask, SIGTERM);
+    (void)sigaddset(&mask, SIGINT);
+    (void)sigaddset(&mask, SIGQUIT);
+    (void)sigaddset(&mask, SIGHUP);
+    (void)sigaddset(&mask, SIGUSR1);
+    if (sigprocmask(SIG_BLOCK, &mask, NULL) == -1)
+        return error_sys(err, "sigprocmask");
+    node->signal_fd = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (node->signal_fd == -1)
+        return error_sys(err, "signalfd");
+    node->signals = watch_start(&node->loop, node->signal_fd, on_signal, node, err);
+    return node->signals == NULL ? DRV_ESYS : 0;
+}
+
+static int make_engine(struct node *node, struct error *err)
+{
+    const struct options *o = &node->options;
+    int rc;
+
+    if (strncmp(o->engine, "sim:", 4) != 0)
+        return http_engine_create(&node->engine, &node->loop, o->engine, o->engine_key_file,
+                                  POLL_MS, err);
+    rc = sim_engine_create(&node->engine, &node->loop, o->engine + 4, err);
+    if (rc == 0 && o->sim_http != NULL)
+        rc = sim_http_listen(node->engine, &node->loop, o->sim_http, err);
+    return rc;
+}
+
+/* OpenSSL takes its file names as struct config_tls gives them, without const. */
+static struct config_tls tls_of(const char *cert, const char *key, const char *ca)
+{
+    return (struct config_tls){.enabled = true,
+                               .cert = (char *)(uintptr_t)cert,
+                               .key = (char *)(uintptr_t)key,
+                               .ca = (char *)(uintptr_t)ca};
+}
+
+static int make_tls(struct node *node, struct error *err)
+{
+    const struct options *o = &node->options;
+    struct config_tls tls;
+    int rc = 0;
+
+    if (o->tls_cert != NULL) {
+        tls = tls_of(o->tls_cert, o->tls_key, o->tls_ca);
+        rc = tls_server_context(&node->server_tls, &tls, TLS_PROTOCOL_H2, err);
+    }
+    if (rc == 0 && o->coordinator_tls_ca != NULL) {
+        tls = tls_of(o->tls_cert, o->tls_key, o->coordinator_tls_ca);
+        rc = tls_client_context(&node->coordinator_tls, &tls, err);
+    }
+    return rc;
+}
+
+/* Listens; *port gets the port that was bound. */
+static int serve(struct node *node, uint16_t *port, struct error *err)
+{
+    struct server_config config = {.methods = node->agent->methods,
+                                   .methods_count = AGENT_METHODS,
+                                   .tls = node->server_tls,
+                                   .max_streams = 8192};
+    char text[NET_TEXT_BYTES];
+    struct net_addr local;
+    int fd, rc;
+
+    rc = grpc_server_create(&node->server, &node->loop, &config, err);
+    if (rc != 0)
+        return rc;
+    fd = net_listen(node->options.listen, 1024, err);
+    if (fd < 0)
+        return error_wrap(err, fd, "--listen %s", node->options.listen);
+    rc = net_local(&local, fd, err);
+    if (rc == 0)
+        rc = grpc_server_listen(node->server, fd, err);
+    else
+        (void)close(fd);
+    if (rc != 0)
+        return rc;
+    net_format(text, sizeof(text), &local);
+    *port = net_port(&local);
+    log_info("event=listening address=%s port=%u name=%s tls=%d", text, (unsigned)*port,
+             node->options.name, node->server_tls != NULL);
+    return 0;
+}
+
+static int start(struct node *node, struct error *err)
+{
+    const struct options *o = &node->options;
+    struct agent_config config = {.slots = o->slots, .queue = o->queue};
+    struct attach_config joining = {.host = o->advertise};
+    uint16_t port = 0;
+    int rc;
+
+    rc = loop_init(&node->loop, err);
+    if (rc == 0)
+        rc = watch_signals(node, err);
+    if (rc == 0)
+        rc = make_tls(node, err);
+    if (rc == 0)
+        rc = make_engine(node, err);
+    if (rc != 0)
+        return rc;
+    (void)strlcpy(config.node_id, o->name, sizeof(config.node_id));
+    arc4random_buf(config.instance_id, sizeof(config.instance_id));
+    rc = agent_create(&node->agent, &node->loop, node->engine, &config, err);
+    if (rc == 0)
+        rc = load_tokens(node, err);
+    if (rc == 0)
+        rc = serve(node, &port, err);
+    if (rc != 0)
+        return rc;
+    if (o->token_file == NULL && !o->insecure_no_token)
+        log_warn("event=open hint=\"NO TOKEN: everyone who reaches this port can use the "
+                 "engine; give --token-file\"");
+    else if (o->token_file == NULL)
+        log_info("event=open hint=\"no token: everyone who reaches this port can use the "
+                 "engine\"");
+    joining.port = port;
+    joining.tls = node->server_tls != NULL;
+    joining.coordinator_tls = node->coordinator_tls;
+    for (size_t i = 0; rc == 0 && i < o->coordinators_count; i++) {
+        joining.coordinator = o->coordinators[i];
+        rc = attach_create(&node->attaches[i], node->agent, &joining, err);
+    }
+    return rc;
+}
+
+/* Releases what start() got, also after it failed half way. */
+static void finish(struct node *node)
+{
+    if (node->loop.h2o == NULL)
+        return;
+    timer_stop(&node->loop, &node->drain_timer);
+    for (size_t i = 0; i < node->options.coordinators_count; i++)
+        attach_destroy(node->attaches[i]);
+    grpc_server_destroy(node->server);
+    agent_destroy(node->agent);
+    if (node->engine != NULL)
+        node->engine->ops->destroy(node->engine);
+    watch_stop(node->signals);
+    SSL_CTX_free(node->server_tls);
+    SSL_CTX_free(node->coordinator_tls);
+    loop_finish(&node->loop);
+    if (node->signal_fd != -1)
+        (void)close(node->signal_fd);
+}
+
+int main(int argc, char **argv, char **environment)
+{
+    static struct node node = {.signal_fd = -1};
+    struct error err = {0};
+
+    setproctitle_init(argc, argv, environment);
+    if (options_parse(&node.options, argc, argv, &err) != 0) {
+        (void)fprintf(stderr, "drover-node: %s (see drover-node --help)\n", err.text);
+        return EXIT_USAGE;
+    }
+    if (node.options.help) {
+        (void)fputs(options_help, stdout);
+        return EXIT_SUCCESS;
+    }
+    if (node.options.version) {
+        (void)puts("drover-node " DROVER_VERSION);
+        return EXIT_SUCCESS;
+    }
+    log_set_proc("node");
+    log_set_level(node.options.log_level);
+    if (log_open(node.options.log_file, &err) != 0 || start(&node, &err) != 0) {
+        (void)fprintf(stderr, "drover-node: %s\n", err.text);
+        finish(&node);
+        return err.code == DRV_EINVAL ? EXIT_USAGE : EXIT_FAILURE;
+    }
+    setproctitle("%s %s", node.options.name, node.options.engine);
+    while (node.phase != NODE_DONE) {
+        loop_turn(&node.loop, TURN_MAX_US);
+        check_drained(&node);
+    }
+    log_info("event=exit");
+    finish(&node);
+    return EXIT_SUCCESS;
+}

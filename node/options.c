@@ -1,0 +1,319 @@
+/* options.c - drover-node's command line. */
+#include "node/options.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/net.h"
+
+#define DRAIN_DEFAULT_S 60
+
+const char options_help[] =
+    "usage: drover-node --engine URL|sim:SPEC [options]\n"
+    "\n"
+    "Serves one engine to Drover coordinators.\n"
+    "\n"
+    "  --engine URL             llama-server, Ollama, vLLM, or any OpenAI HTTP server\n"
+    "  --engine sim:SPEC        the simulated engine, for demos and tests\n"
+    "  --engine-key-file FILE   API key for the engine\n"
+    "  --coordinator HOST:PORT  join this coordinator; may be repeated\n"
+    "  --token-file FILE        join token: newest on line 1, previous on line 2\n"
+    "  --insecure-no-token      run without a token: anyone who reaches us may use us\n"
+    "  --name NAME              name of this node [host name]\n"
+    "  --listen HOST:PORT       where coordinators reach us [0.0.0.0:9090]; port 0: any\n"
+    "  --advertise ADDRESS      numeric address to tell coordinators [as they see us]\n"
+    "  --slots N                requests the engine runs at once [as the engine says]\n"
+    "  --queue N                requests to hold beyond that [half the slots]\n"
+    "  --tls-cert FILE --tls-key FILE   serve over TLS\n"
+    "  --tls-ca FILE            and demand client certificates signed by this\n"
+    "  --coordinator-tls-ca FILE  reach coordinators over TLS, verified by this\n"
+    "  --sim-http HOST:PORT     also serve the simulated engine as plain HTTP\n"
+    "  --drain-timeout SECONDS  longest wait for open requests on SIGTERM [60]\n"
+    "  --log-level LEVEL        error, warn, info or debug [info]\n"
+    "  --log-file FILE          log to a file instead of standard error\n"
+    "  -h, --help               this text\n"
+    "  -V, --version            the version\n"
+    "\n"
+    "Signals: TERM or INT drains and exits, a second one exits at once; HUP reads the token\n"
+    "file again; USR1 opens the log file again.\n";
+
+enum {
+    OPT_ENGINE = 256,
+    OPT_LISTEN,
+    OPT_ADVERTISE,
+    OPT_COORDINATOR,
+    OPT_TOKEN_FILE,
+    OPT_NAME,
+    OPT_SLOTS,
+    OPT_QUEUE,
+    OPT_ENGINE_KEY_FILE,
+    OPT_TLS_CERT,
+    OPT_TLS_KEY,
+    OPT_TLS_CA,
+    OPT_COORDINATOR_TLS_CA,
+    OPT_SIM_HTTP,
+    OPT_DRAIN_TIMEOUT,
+    OPT_LOG_LEVEL,
+    OPT_LOG_FILE,
+    OPT_INSECURE_NO_TOKEN,
+};
+
+static const struct option long_options[] = {
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"listen", required_argument, NULL, OPT_LISTEN},
+    {"advertise", required_argument, NULL, OPT_ADVERTISE},
+    {"coordinator", required_argument, NULL, OPT_COORDINATOR},
+    {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"slots", required_argument, NULL, OPT_SLOTS},
+    {"queue", required_argument, NULL, OPT_QUEUE},
+    {"engine-key-file", required_argument, NULL, OPT_ENGINE_KEY_FILE},
+    {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
+    {"tls-key", required_argument, NULL, OPT_TLS_KEY},
+    {"tls-ca", required_argument, NULL, OPT_TLS_CA},
+    {"coordinator-tls-ca", required_argument, NULL, OPT_COORDINATOR_TLS_CA},
+    {"sim-http", required_argument, NULL, OPT_SIM_HTTP},
+    {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
+    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"log-file", required_argument, NULL, OPT_LOG_FILE},
+    {"insecure-no-token", no_argument, NULL, OPT_INSECURE_NO_TOKEN},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+static int parse_number(uint32_t *out, const char *option, const char *text, uint32_t min,
+                        uint32_t max, struct error *err)
+{
+    char *end = NULL;
+    unsigned long n;
+
+    errno = 0;
+    n = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < min || n > max)
+        return error_set(err, DRV_EINVAL, "%s wants a number from %u to %u, not \"%s\"", option,
+                         (unsigned)min, (unsigned)max, text);
+    *out = (uint32_t)n;
+    return 0;
+}
+
+static bool is_name(const char *text)
+{
+    size_t n = strlen(text);
+
+    return n >= 1 && n < AGENT_NODE_ID_BYTES &&
+           strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+               n;
+}
+
+/* The host's name, made into a node's name. */
+static void default_name(char name[AGENT_NODE_ID_BYTES])
+{
+    char host[256] = "";
+
+    if (gethostname(host, sizeof(host) - 1) != 0 || host[0] == '\0')
+        (void)strlcpy(host, "node", sizeof(host));
+    (void)strlcpy(name, host, AGENT_NODE_ID_BYTES);
+    for (char *p = name; *p != '\0'; p++) {
+        char one[2] = {*p, '\0'};
+
+        if (!is_name(one))
+            *p = '-';
+    }
+}
+
+static int check_address(const char *option, const char *text, struct error *err)
+{
+    char host[256];
+    uint16_t port;
+    int rc = net_split(text, host, sizeof(host), &port, err);
+
+    return rc == 0 ? 0 : error_wrap(err, rc, "%s", option);
+}
+
+static int take(struct options *o, int option, const char *value, struct error *err)
+{
+    uint32_t n;
+    int rc;
+
+    switch (option) {
+    case OPT_ENGINE:
+        o->engine = value;
+        return 0;
+    case OPT_LISTEN:
+        o->listen = value;
+        return check_address("--listen", value, err);
+    case OPT_ADVERTISE: {
+        uint8_t raw[16];
+
+        o->advertise = value;
+        if (inet_pton(AF_INET, value, raw) == 1 || inet_pton(AF_INET6, value, raw) == 1)
+            return 0;
+        return error_set(err, DRV_EINVAL, "--advertise wants a numeric address, not \"%s\"",
+                         value);
+    }
+    case OPT_COORDINATOR:
+        if (o->coordinators_count == OPTIONS_MAX_COORDINATORS)
+            return error_set(err, DRV_EINVAL, "more than %d coordinators",
+                             OPTIONS_MAX_COORDINATORS);
+        o->coordinators[o->coordinators_count++] = value;
+        return check_address("--coordinator", value, err);
+    case OPT_TOKEN_FILE:
+        o->token_file = value;
+        return 0;
+    case OPT_NAME:
+        if (!is_name(value))
+            return error_set(err, DRV_EINVAL,
+                             "--name wants 1 to 63 of A-Z a-z 0-9 . _ -, not \"%s\"", value);
+        (void)strlcpy(o->name, value, sizeof(o->name));
+        return 0;
+    case OPT_SLOTS:
+        return parse_number(&o->slots, "--slots", value, 1, 65536, err);
+    case OPT_QUEUE:
+        rc = parse_number(&n, "--queue", value, 0, 65536, err);
+        if (rc == 0)
+            o->queue = (int32_t)n;
+        return rc;
+    case OPT_ENGINE_KEY_FILE:
+        o->engine_key_file = value;
+        return 0;
+    case OPT_TLS_CERT:
+        o->tls_cert = value;
+        return 0;
+    case OPT_TLS_KEY:
+        o->tls_key = value;
+        return 0;
+    case OPT_TLS_CA:
+        o->tls_ca = value;
+        return 0;
+    case OPT_COORDINATOR_TLS_CA:
+        o->coordinator_tls_ca = value;
+        return 0;
+    case OPT_SIM_HTTP:
+        o->sim_http = value;
+        return check_address("--sim-http", value, err);
+    case OPT_DRAIN_TIMEOUT:
+        return parse_number(&o->drain_timeout_s, "--drain-timeout", value, 0, 86400, err);
+    case OPT_LOG_LEVEL:
+        if (!log_level_parse(&o->log_level, value))
+            return error_set(err, DRV_EINVAL,
+                             "--log-level is error, warn, info or debug, not \"%s\"", value);
+        return 0;
+    case OPT_LOG_FILE:
+        o->log_file = value;
+        return 0;
+    case OPT_INSECURE_NO_TOKEN:
+        o->insecure_no_token = true;
+        return 0;
+    case 'h':
+        o->help = true;
+        return 0;
+    case 'V':
+        o->version = true;
+        return 0;
+    default: /* getopt_long(3) gives an int */
+        return error_set(err, DRV_EINVAL, "option not handled: %d", option);
+    }
+}
+
+static int check_together(const struct options *o, struct error *err)
+{
+    bool sim;
+
+    if (o->engine == NULL)
+        return error_set(err, DRV_EINVAL, "--engine is missing");
+    sim = strncmp(o->engine, "sim:", 4) == 0;
+    if (o->token_file != NULL && o->insecure_no_token)
+        return error_set(err, DRV_EINVAL,
+                         "--token-file and --insecure-no-token exclude each "
+                         "other");
+    if ((o->tls_cert == NULL) != (o->tls_key == NULL))
+        return error_set(err, DRV_EINVAL, "--tls-cert and --tls-key go together");
+    if (o->tls_ca != NULL && o->tls_cert == NULL)
+        return error_set(err, DRV_EINVAL, "--tls-ca needs --tls-cert and --tls-key");
+    if (o->sim_http != NULL && !sim)
+        return error_set(err, DRV_EINVAL, "--sim-http needs --engine sim:");
+    if (o->engine_key_file != NULL && sim)
+        return error_set(err, DRV_EINVAL, "--engine-key-file is for a real engine");
+    return 0;
+}
+
+int options_parse(struct options *out, int argc, char **argv, struct error *err)
+{
+    int option, index, rc;
+
+    memset(out, 0, sizeof(*out));
+    out->listen = OPTIONS_DEFAULT_LISTEN;
+    out->advertise = "";
+    out->queue = -1;
+    out->drain_timeout_s = DRAIN_DEFAULT_S;
+    out->log_level = LOG_LEVEL_INFO;
+    default_name(out->name);
+    optind = 0; /* glibc: start afresh, also in tests that parse twice */
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":hV", long_options, &index)) != -1) {
+        if (option == '?')
+            return error_set(err, DRV_EINVAL, "unknown option %s", argv[optind - 1]);
+        if (option == ':')
+            return error_set(err, DRV_EINVAL, "%s wants a value", argv[optind - 1]);
+        rc = take(out, option, optarg, err);
+        if (rc != 0)
+            return rc;
+    }
+    if (out->help || out->version)
+        return 0;
+    if (optind < argc)
+        return error_set(err, DRV_EINVAL, "unexpected argument \"%s\"", argv[optind]);
+    return check_together(out, err);
+}
+
+/* One line without its end; "" when there is none.  False when it is too long or not text. */
+static bool read_line(FILE *file, char out[AGENT_TOKEN_BYTES])
+{
+    size_t n;
+
+    out[0] = '\0';
+    if (fgets(out, AGENT_TOKEN_BYTES, file) == NULL)
+        return true;
+    n = strlen(out);
+    if (n == AGENT_TOKEN_BYTES - 1 && out[n - 1] != '\n')
+        return false;
+    while (n > 0 && (out[n - 1] == '\n' || out[n - 1] == '\r' || out[n - 1] == ' '))
+        out[--n] = '\0';
+    for (size_t i = 0; i < n; i++)
+        if (out[i] < 0x21 || out[i] > 0x7e)
+            return false;
+    return true;
+}
+
+int options_read_tokens(const char *path, char newest[AGENT_TOKEN_BYTES],
+                        char previous[AGENT_TOKEN_BYTES], struct error *err)
+{
+    FILE *file = fopen(path, "re");
+    struct stat st;
+    bool good;
+
+    if (file == NULL)
+        return error_wrap(err, error_sys(err, "open"), "token file %s", path);
+    good = read_line(file, newest) && read_line(file, previous);
+    if (fstat(fileno(file), &st) == 0 && (st.st_mode & S_IROTH) != 0)
+        log_warn("event=token_file_readable path=%s hint=\"everyone on this host can read it\"",
+                 log_quote(path));
+    (void)fclose(file);
+    if (!good)
+        return error_set(
+            err, DRV_EINVAL,
+            "token file %s: a token is one line of printable ASCII without spaces, "
+            "at most %d bytes",
+            path, AGENT_TOKEN_BYTES - 2);
+    if (newest[0] == '\0')
+        return error_set(err, DRV_EINVAL, "token file %s: the first line holds no token", path);
+    return 0;
+}

@@ -1,0 +1,51 @@
+/* options.h - drover-node's command line.  Pure, but for the host's name. */
+#ifndef DROVER_NODE_OPTIONS_H
+#define DROVER_NODE_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/log.h"
+#include "node/agent.h"
+
+struct error;
+
+#define OPTIONS_MAX_COORDINATORS 16
+#define OPTIONS_DEFAULT_LISTEN   "0.0.0.0:9090"
+
+/* All strings are borrowed from argv. */
+struct options {
+    const char *engine;
+    const char *listen;
+    const char *advertise; /* numeric; "" = as coordinators see us */
+    const char *coordinators[OPTIONS_MAX_COORDINATORS];
+    size_t coordinators_count;
+    const char *token_file; /* NULL = none */
+    char name[AGENT_NODE_ID_BYTES];
+    uint32_t slots; /* 0 = as the engine says */
+    int32_t queue;  /* -1 = half the slots */
+    const char *engine_key_file;
+    const char *tls_cert, *tls_key, *tls_ca;
+    const char *coordinator_tls_ca;
+    const char *sim_http;
+    uint32_t drain_timeout_s;
+    enum log_level log_level;
+    const char *log_file;
+    bool insecure_no_token;
+    bool help, version;
+};
+
+/* DRV_EINVAL with one line that says what is wrong.  Uses getopt_long(3). */
+MUST_CHECK int options_parse(struct options *out, int argc, char **argv, struct error *err);
+
+/* The text of -h. */
+extern const char options_help[];
+
+/* Reads a token file: the first line is the newest token, a second one the previous.
+ * DRV_EINVAL, DRV_ESYS. */
+MUST_CHECK int options_read_tokens(const char *path, char newest[AGENT_TOKEN_BYTES],
+                                   char previous[AGENT_TOKEN_BYTES], struct error *err);
+
+#endif

@@ -1,0 +1,29 @@
+/* pacer.h - sends load reports: on change, but not more often than every 50 ms, and regularly.
+ */
+#ifndef DROVER_NODE_PACER_H
+#define DROVER_NODE_PACER_H
+
+#include <stdint.h>
+
+#include "base/loop.h"
+#include "node/agent.h"
+
+#define PACER_MIN_GAP_US (50 * UINT64_C(1000))
+
+struct pacer {
+    struct agent *agent; /* borrowed */
+    struct agent_listener listener;
+    struct timer timer;
+    uint64_t interval_us;
+    uint64_t sent_mono_us; /* 0 = never */
+    unsigned changes;      /* since the last sending; enum agent_change */
+    /* Sends; `changes` says what is new, 0: nothing, it is just time.  May stop the pacer. */
+    void (*send)(struct pacer *pacer, unsigned changes);
+};
+
+/* Begins: the first sending comes one interval from now, or on change. */
+void pacer_start(struct pacer *pacer, struct agent *agent, uint64_t interval_us,
+                 void (*send)(struct pacer *pacer, unsigned changes));
+void pacer_stop(struct pacer *pacer); /* not started is fine */
+
+#endif
