@@ -9,6 +9,7 @@
 #include "base/config.h"
 #include "base/error.h"
 #include "master/master.h"
+#include "master/verify.h"
 
 static const char usage_text[] =
     "Usage: drover -c FILE [-t] [-f]\n"
@@ -28,13 +29,20 @@ static int check_only(const char *path)
 {
     struct config *config;
     struct error err;
+    int rc;
 
-    if (config_load(&config, path, &err) != 0) {
+    rc = config_load(&config, path, &err);
+    if (rc == 0) {
+        rc = verify_tls(config, &err);
+        if (rc != 0)
+            rc = error_wrap(&err, rc, "%s", path);
+    }
+    config_destroy(config);
+    if (rc != 0) {
         (void)fprintf(stderr, "drover: %s\n", err.text);
         return MASTER_EXIT_FAILED;
     }
     (void)printf("drover: %s: the configuration is good\n", path);
-    config_destroy(config);
     return MASTER_EXIT_OK;
 }
 
