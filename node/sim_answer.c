@@ -48,8 +48,10 @@ void sim_error_body(struct buf *out, int operation, unsigned status, const char 
         buf_printf(out, ",\"type\":\"%s\",\"param\":null,\"code\":", type);
         if (code != NULL)
             json_quote_str(out, code);
+        else if (status >= 500)
+            buf_printf(out, "%u", status); /* as llama-server does, for its own failures */
         else
-            buf_printf(out, "%u", status);
+            buf_str(out, "null");
         buf_str(out, "}");
     }
     buf_str(out, ",\"simulated\":true}");

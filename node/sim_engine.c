@@ -38,6 +38,9 @@
 /* Scratch memory above this is given back after a large request. */
 #define SCRATCH_KEEP_BYTES (1024u * 1024)
 
+/* The process dies so long after it should, that output given before is on its way. */
+#define DIE_DELAY_US 1000
+
 enum load_state {
     LOAD_READY = 0,
     LOAD_ON_DEMAND, /* its first request loads it */
@@ -59,6 +62,7 @@ struct sim_engine {
     struct sim_model model;
     struct timer step_timer;
     struct timer load_timer; /* running while the engine itself loads */
+    struct timer die_timer;  /* a fault ends the process */
     bool loading;
     struct loadable loadables[ENGINE_MAX_MODELS]; /* beside spec.models */
     struct engine_run *runs;                      /* list of all */
@@ -327,6 +331,12 @@ static void give_garbage(struct engine_run *run)
     put_last(run, out);
 }
 
+static void on_die(struct timer *timer)
+{
+    (void)timer;
+    _exit(1);
+}
+
 /* Lets the run's fault happen.  Returns false when the run gives no token now. */
 static bool trip(struct engine_run *run)
 {
@@ -339,7 +349,10 @@ static bool trip(struct engine_run *run)
     case SIM_FAULT_NONE:
         return true;
     case SIM_FAULT_DIE:
-        _exit(1);
+        timer_start(run->sim->loop, &run->sim->die_timer, DIE_DELAY_US, on_die);
+        run->hung = true;
+        run->seq.stalled = true;
+        return false;
     case SIM_FAULT_HANG:
         run->hung = true;
         run->seq.stalled = true;
@@ -690,6 +703,7 @@ static void destroy(struct engine *engine)
         cancel(sim->runs);
     timer_stop(sim->loop, &sim->step_timer);
     timer_stop(sim->loop, &sim->load_timer);
+    timer_stop(sim->loop, &sim->die_timer);
     for (i = 0; i < sim->spec.n_models; i++)
         timer_stop(sim->loop, &sim->loadables[i].timer);
     sim_model_finish(&sim->model);

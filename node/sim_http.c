@@ -81,6 +81,26 @@ struct client {
     bool paused;  /* the engine waits for us */
 };
 
+static const char *reason(int status)
+{
+    switch (status) {
+    case 200:
+        return "OK";
+    case 400:
+        return "Bad Request";
+    case 404:
+        return "Not Found";
+    case 405:
+        return "Method Not Allowed";
+    case 413:
+        return "Payload Too Large";
+    case 503:
+        return "Service Unavailable";
+    default:
+        return "Internal Server Error";
+    }
+}
+
 /* ---- the end of a request ------------------------------------------------------------------
  */
 
@@ -128,7 +148,7 @@ static void cut(struct client *client)
     if (!started) {
         client->started = true;
         req->res.status = 500;
-        req->res.reason = "Internal Server Error";
+        req->res.reason = reason(500);
         req->res.content_length = 0;
         h2o_start_response(req, &client->generator);
         h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
@@ -147,7 +167,7 @@ static void start_response(struct client *client)
 
     client->started = true;
     req->res.status = (int)client->status;
-    req->res.reason = client->status == 200 ? "OK" : "Error";
+    req->res.reason = reason(req->res.status);
     if (client->ended)
         req->res.content_length = buf_size(&client->out[client->filling]);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
@@ -167,8 +187,9 @@ static void flush(struct client *client)
 
     if (client->sending)
         return;
-    if (client->broken || client->out[0].failed || client->out[1].failed) {
-        cut(client);
+    if (client->out[0].failed || client->out[1].failed ||
+        (client->broken && (client->status == 0 || bytes.len == 0))) {
+        cut(client); /* what came before it broke has been sent */
         return;
     }
     if (client->status == 0 || (bytes.len == 0 && !last))
@@ -281,7 +302,7 @@ static void watch_client(struct client *client)
 static void answer(h2o_req_t *req, int status, struct buf *body)
 {
     req->res.status = status;
-    req->res.reason = status == 200 ? "OK" : "Error";
+    req->res.reason = reason(status);
     req->res.content_length = buf_size(body);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
                    H2O_STRLIT("application/json; charset=utf-8"));

@@ -299,7 +299,7 @@ int sim_spec_parse(struct sim_spec *out, const char *text, struct error *err)
     }
     rc = check(numbers, given, err);
     if (rc == 0 && out->n_models == 0) {
-        char models[] = "sim-small;sim-embed";
+        char models[] = "sim;sim-small;sim-embed";
 
         rc = add_models(out, "models", models, err);
     }
