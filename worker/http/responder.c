@@ -253,7 +253,8 @@ static void close_now(struct responder *r)
 {
     h2o_req_t *req = r->req;
 
-    assert(!r->in_flight && r->told);
+    assert(!r->in_flight && r->told && !r->closing);
+    r->closing = true;
     req->http1_is_persistent = 0;
     if (!r->head_sent) {
         /* libh2o cannot end a request without writing a head: let it fail to. */
@@ -270,7 +271,7 @@ static void drop(struct responder *r)
     tell_gone(r);
     if (r->in_flight)
         (void)shutdown(fd_of(r), SHUT_RDWR); /* the write fails, and on_dispose() follows */
-    else
+    else if (!r->closing)
         close_now(r);
 }
 
@@ -286,7 +287,7 @@ void responder_break(struct responder *r)
     h2o_socket_cb on_write;
 
     tell_gone(r);
-    if (!r->in_flight) {
+    if (!r->in_flight && !r->closing) {
         bool closes_at_once = r->head_sent;
 
         close_now(r);

@@ -405,12 +405,16 @@ unsigned http_server_connections(const struct http_server *server)
 
 void http_server_destroy(struct http_server *server)
 {
+    h2o_multithread_queue_t *queue;
+
     if (server == NULL)
         return;
     sweep_finish(server);
     accept_finish(server);
     responders_finish(server);
+    queue = server->context.queue;
     h2o_context_dispose(&server->context);
+    free(queue); /* libh2o 2.2.5 forgets to */
     h2o_config_dispose(&server->globalconf);
     SSL_CTX_free(server->ssl);
     catalog_finish(&server->catalog);

@@ -102,6 +102,7 @@ struct responder {
     bool lost;      /* the client has left or stalled */
     bool told;      /* on_done or on_gone has been called */
     bool done;      /* it was on_done */
+    bool closing;   /* close_now() was called: only the failing write is still to be noticed */
     bool chunked;
     bool no_body;     /* HEAD, 204, 304: what is written is counted and dropped */
     bool watched;     /* its descriptor is in the gone set */
