@@ -195,7 +195,7 @@ Test(sim_http, a_client_that_does_not_read_stops_its_stream_and_no_other)
 {
     struct client lazy, keen;
     uint64_t before, until = clock_mono_us() + PATIENCE_US;
-    int small = 4096;
+    int small = 131072;
 
     up("rate=20000,slots=2,ctx=1000000");
     dial(&lazy);
