@@ -290,9 +290,9 @@ void loop_turn(struct loop *loop, uint64_t max_wait_us)
         wait_ms = 0;
     arm(loop);
     loop->busy = false;
+    loop->now_mono_us = 0; /* whoever asks first after the wait reads the clock */
     /* -1 is EINTR: an empty turn. */
     (void)h2o_evloop_run(loop->h2o, wait_ms);
-    loop->now_mono_us = clock_mono_us();
     run_timers(loop);
     run_deferred(loop);
     bury(loop);

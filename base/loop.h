@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/clock.h"
 
 struct error;
 struct loop;
@@ -40,7 +41,7 @@ struct watch; /* opaque: one watched descriptor */
 
 struct loop {
     h2o_loop_t *h2o;           /* owned */
-    uint64_t now_mono_us;      /* taken at the start of each phase of a turn */
+    uint64_t now_mono_us;      /* 0 = not read since the wait; see loop_now_us() */
     struct timer **heap;       /* owned; binary heap by due_mono_us */
     size_t heap_len, heap_cap; /* cap grows in timer_start(), which aborts when out of memory */
     struct deferred queue;     /* list head */
@@ -58,9 +59,12 @@ void loop_finish(struct loop *loop);
 /* One turn, waiting at most `max_wait_us` for something to happen. */
 void loop_turn(struct loop *loop, uint64_t max_wait_us);
 
-/* The turn's idea of now; cheap.  Exact enough for anything but measuring this turn itself. */
-static inline uint64_t loop_now_us(const struct loop *loop)
+/* The turn's idea of now: read from the clock at its first use after the wait, so it is cheap, and
+ * exact enough for anything but measuring this turn itself. */
+static inline uint64_t loop_now_us(struct loop *loop)
 {
+    if (loop->now_mono_us == 0)
+        loop->now_mono_us = clock_mono_us();
     return loop->now_mono_us;
 }
 
