@@ -7,7 +7,6 @@
 #include <getopt.h>
 #include <langinfo.h>
 #include <locale.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/error.h"
+#include "droverctl/guard.h"
 #include "droverctl/operate.h"
 #include "droverctl/processes.h"
 #include "droverctl/text.h"
@@ -104,18 +104,6 @@ static int usage_error(const char *text)
     (void)snprintf(line, sizeof(line), "%s; see droverctl --help", text);
     complain(line);
     return EXIT_STATUS_USAGE;
-}
-
-/* The scoreboard's file was cut after we had mapped it. */
-static void on_sigbus(int number)
-{
-    static const char text[] =
-        "droverctl: the scoreboard file was cut short while it was being read\n";
-
-    (void)number;
-    if (write(STDERR_FILENO, text, sizeof(text) - 1) == -1)
-        _exit(EXIT_STATUS_FAILED);
-    _exit(EXIT_STATUS_FAILED);
 }
 
 static void style_init(struct style *style, bool no_color)
@@ -273,10 +261,11 @@ static int parse_options(struct options *options, int argc, char **argv)
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
+    char text[128];
     int c;
 
     config_default_runtime_dir(options->runtime_dir, sizeof(options->runtime_dir));
-    while ((c = getopt_long(argc, argv, "d:hV", names, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, ":d:hV", names, NULL)) != -1) {
         switch (c) {
         case 'd':
             if (strlcpy(options->runtime_dir, optarg, sizeof(options->runtime_dir)) >=
@@ -301,8 +290,12 @@ static int parse_options(struct options *options, int argc, char **argv)
         case 'V':
             (void)printf("droverctl %s\n", DROVER_VERSION);
             return EXIT_STATUS_OK;
-        default: /* getopt_long() has said what is wrong */
-            return EXIT_STATUS_USAGE;
+        case ':':
+            (void)snprintf(text, sizeof(text), "%.64s needs an argument", argv[optind - 1]);
+            return usage_error(text);
+        default:
+            (void)snprintf(text, sizeof(text), "unknown option %.64s", argv[optind - 1]);
+            return usage_error(text);
         }
     }
     if (optind == argc)
@@ -317,12 +310,11 @@ static int parse_options(struct options *options, int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct options options = {0};
-    struct sigaction on_cut = {.sa_handler = on_sigbus};
     char text[160];
     int status;
 
     (void)setlocale(LC_CTYPE, "");
-    (void)sigaction(SIGBUS, &on_cut, NULL);
+    guard_install();
     status = parse_options(&options, argc, argv);
     if (status != -1)
         return status;

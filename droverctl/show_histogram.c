@@ -125,7 +125,8 @@ static void histogram_text(struct view *view, const char *name, enum stats_histo
     style_add(&view->out, &view->style, TONE_HEAD, (const char *)buf_head(&escaped),
               text_prefix((const char *)buf_head(&escaped), buf_size(&escaped), 40));
     buf_finish(&escaped);
-    buf_printf(&view->out, ", %s: %s samples\n", describe(which), text_count(count, h->count));
+    buf_printf(&view->out, ", %s: %s sample%s\n", describe(which), text_count(count, h->count),
+               h->count == 1 ? "" : "s");
     if (h->count == 0)
         return;
     buf_printf(&view->out, "p50 %s   p90 %s   p99 %s   mean %s\n\n",

@@ -159,10 +159,10 @@ static void model_row(struct view *view, struct table *table, const struct offer
 
 void show_models(struct view *view)
 {
-    static const struct column columns[] = {{"MODEL", false, 12, 0}, {"UP", true, 0, 0},
-                                            {"LOADED", true, 0, 2},  {"SLOTS", true, 0, 0},
-                                            {"CONTEXT", true, 0, 1}, {"ALIAS OF", false, 8, 3},
-                                            {"NODES", false, 6, 0}};
+    static const struct column columns[] = {
+        {"MODEL", false, 12, 24, 0}, {"UP", true, 0, 0, 0},      {"LOADED", true, 0, 0, 2},
+        {"SLOTS", true, 0, 0, 0},    {"CONTEXT", true, 0, 0, 1}, {"ALIAS OF", false, 8, 12, 3},
+        {"NODES", false, 6, 16, 0}};
     struct offers list = {0};
     struct table table;
 

@@ -90,11 +90,11 @@ static void node_row(struct view *view, struct table *table, const struct node_c
 
 void show_nodes(struct view *view)
 {
-    static const struct column columns[] = {{"NODE", false, 8, 0},    {"STATE", false, 0, 0},
-                                            {"REASON", false, 8, 0},  {"SINCE", true, 0, 3},
-                                            {"BUSY", true, 0, 0},     {"PREFILL", true, 0, 4},
-                                            {"TTFT P50", true, 0, 1}, {"P99", true, 0, 2},
-                                            {"TOK/S", true, 0, 0},    {"OK", true, 0, 0}};
+    static const struct column columns[] = {
+        {"NODE", false, 8, 16, 0},   {"STATE", false, 0, 0, 0}, {"REASON", false, 8, 14, 0},
+        {"SINCE", true, 0, 0, 2},    {"BUSY", true, 0, 0, 0},   {"PREFILL", true, 0, 0, 4},
+        {"TTFT P50", true, 0, 0, 1}, {"P99", true, 0, 0, 3},    {"TOK/S", true, 0, 0, 0},
+        {"OK", true, 0, 0, 0}};
     struct node_copy n;
     struct table table;
 
@@ -260,9 +260,9 @@ static void node_facts(struct view *view, const struct node_copy *n)
 
 static void node_latency(struct view *view, const struct node_copy *n)
 {
-    static const struct column columns[] = {{"LATENCY", false, 0, 0}, {"COUNT", true, 0, 0},
-                                            {"P50", true, 0, 0},      {"P90", true, 0, 0},
-                                            {"P99", true, 0, 0},      {"MEAN", true, 0, 0}};
+    static const struct column columns[] = {
+        {"LATENCY", false, 0, 0, 0}, {"COUNT", true, 0, 0, 0}, {"P50", true, 0, 0, 0},
+        {"P90", true, 0, 0, 0},      {"P99", true, 0, 0, 3},   {"MEAN", true, 0, 0, 0}};
     struct table table;
 
     table_init(&table, columns, ARRAY_LEN(columns));
@@ -304,11 +304,11 @@ static void node_counters(struct view *view, const struct node_copy *n)
 
 static void node_models(struct view *view, const struct node_info *info)
 {
-    static const struct column columns[] = {{"MODEL", false, 12, 0},
-                                            {"STATE", false, 0, 0},
-                                            {"CONTEXT", true, 0, 0},
-                                            {"LOADS IN", true, 0, 1},
-                                            {"ALSO CALLED", false, 8, 2}};
+    static const struct column columns[] = {{"MODEL", false, 12, 20, 0},
+                                            {"STATE", false, 0, 0, 0},
+                                            {"CONTEXT", true, 0, 0, 0},
+                                            {"LOADS IN", true, 0, 0, 1},
+                                            {"ALSO CALLED", false, 8, 12, 2}};
     struct table table;
 
     table_init(&table, columns, ARRAY_LEN(columns));

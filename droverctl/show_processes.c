@@ -101,10 +101,10 @@ static void worker_row(struct view *view, struct table *table, unsigned slot,
 void show_workers(struct view *view)
 {
     static const struct column columns[] = {
-        {"PROCESS", false, 0, 0}, {"PID", true, 0, 0},    {"STATE", false, 0, 0},
-        {"BEAT", true, 0, 0},     {"AGE", true, 0, 2},    {"GEN", true, 0, 4},
-        {"CONNS", true, 0, 3},    {"OPEN", true, 0, 0},   {"REQS", true, 0, 0},
-        {"REFUSED", true, 0, 5},  {"CRASHES", true, 0, 1}};
+        {"PROCESS", false, 0, 0, 0}, {"PID", true, 0, 0, 0},    {"STATE", false, 0, 0, 0},
+        {"BEAT", true, 0, 0, 0},     {"AGE", true, 0, 0, 2},    {"GEN", true, 0, 0, 4},
+        {"CONNS", true, 0, 0, 3},    {"OPEN", true, 0, 0, 0},   {"REQS", true, 0, 0, 0},
+        {"REFUSED", true, 0, 0, 5},  {"CRASHES", true, 0, 0, 1}};
     struct table table;
 
     table_init(&table, columns, ARRAY_LEN(columns));

@@ -106,11 +106,11 @@ static void request_row(struct view *view, struct table *table, const struct ope
 
 void show_requests(struct view *view)
 {
-    static const struct column columns[] = {{"ID", false, 12, 0},   {"MODEL", false, 8, 0},
-                                            {"NODE", false, 6, 0},  {"PHASE", false, 0, 0},
-                                            {"AGE", true, 0, 0},    {"IN PHASE", true, 0, 1},
-                                            {"PROMPT", true, 0, 2}, {"OUT", true, 0, 0},
-                                            {"TRY", true, 0, 3},    {"WORKER", true, 0, 4}};
+    static const struct column columns[] = {
+        {"ID", false, 12, 16, 0},  {"MODEL", false, 8, 16, 0}, {"NODE", false, 6, 12, 0},
+        {"PHASE", false, 0, 0, 0}, {"AGE", true, 0, 0, 0},     {"IN PHASE", true, 0, 0, 1},
+        {"PROMPT", true, 0, 0, 2}, {"OUT", true, 0, 0, 0},     {"TRY", true, 0, 0, 3},
+        {"WORKER", true, 0, 0, 4}};
     struct open_requests list = {0};
     struct table table;
 

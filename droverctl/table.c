@@ -134,15 +134,17 @@ static unsigned line_width(const struct table *table, const unsigned *width, con
     return sum;
 }
 
-/* Cuts the widest column that may be cut by one; false when there is none. */
-static bool cut_widest(const struct table *table, unsigned *width, const bool *shown)
+/* Cuts the widest column that may be cut by one; false when there is none.  `hard`: below its
+ * good width. */
+static bool cut_widest(const struct table *table, unsigned *width, const bool *shown, bool hard)
 {
     unsigned widest = table->n_columns;
 
     for (unsigned c = 0; c < table->n_columns; c++) {
-        unsigned least = table->columns[c].least;
+        const struct column *column = &table->columns[c];
+        unsigned floor = hard || column->good < column->least ? column->least : column->good;
 
-        if (shown[c] && least != 0 && width[c] > least &&
+        if (shown[c] && column->least != 0 && width[c] > floor &&
             (widest == table->n_columns || width[c] > width[widest]))
             widest = c;
     }
@@ -181,7 +183,8 @@ static void fit(const struct table *table, size_t rows, unsigned limit, unsigned
         }
     }
     while (line_width(table, width, shown) > limit)
-        if (!cut_widest(table, width, shown) && !drop_one(table, shown))
+        if (!cut_widest(table, width, shown, false) && !drop_one(table, shown) &&
+            !cut_widest(table, width, shown, true))
             break;
 }
 

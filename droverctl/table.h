@@ -1,9 +1,9 @@
 /*
  * table.h - lays out rows of text in aligned columns that fit a width.  Pure.
  *
- * When the rows are too wide, the columns that may be cut are cut, the widest first, down to
- * their least width; if that is not enough, the columns that may go are left out, the one with
- * the greatest `drop` first.
+ * When the rows are too wide, the columns that may be cut are cut, the widest first, down to a
+ * good width; if that is not enough, the columns that may go are left out, the one with the
+ * greatest `drop` first; then columns are cut further, down to their least width.
  */
 #ifndef DROVER_DROVERCTL_TABLE_H
 #define DROVER_DROVERCTL_TABLE_H
@@ -40,6 +40,7 @@ struct column {
     const char *title;
     bool right;     /* align right, as numbers are */
     unsigned least; /* columns it may be cut down to; 0 = never cut */
+    unsigned good;  /* columns it keeps as long as another column can go instead */
     unsigned drop;  /* 0 = never left out */
 };
 

@@ -108,7 +108,11 @@ const char *text_duration(char *out, uint64_t us)
     if (us == 0)
         (void)snprintf(out, TEXT_SHORT_BYTES, "-");
     else if (us < 10 * US_PER_MS)
-        (void)snprintf(out, TEXT_SHORT_BYTES, "%.2fms", (double)us / 1e3);
+        (void)snprintf(out, TEXT_SHORT_BYTES, "%" PRIu64 ".%02" PRIu64 "ms", us / US_PER_MS,
+                       us % US_PER_MS / 10);
+    else if (us < 100 * US_PER_MS)
+        (void)snprintf(out, TEXT_SHORT_BYTES, "%" PRIu64 ".%" PRIu64 "ms", us / US_PER_MS,
+                       us % US_PER_MS / 100);
     else if (s < 1)
         (void)snprintf(out, TEXT_SHORT_BYTES, "%" PRIu64 "ms", us / US_PER_MS);
     else if (s < 60)
@@ -167,7 +171,7 @@ const char *text_count(char *out, uint64_t count)
 const char *text_rate(char *out, double per_s)
 {
     if (!(per_s > 0))
-        (void)snprintf(out, TEXT_SHORT_BYTES, "-");
+        (void)snprintf(out, TEXT_SHORT_BYTES, "0");
     else if (per_s < 99.95)
         (void)snprintf(out, TEXT_SHORT_BYTES, "%.1f", per_s);
     else

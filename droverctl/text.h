@@ -28,13 +28,14 @@ size_t text_prefix(const char *escaped, size_t n, size_t columns);
 /* All of these fill `out`, which has room for TEXT_SHORT_BYTES, and return it. */
 #define TEXT_SHORT_BYTES 24
 
-/* A duration: "-" for 0, else "0.25ms", "250ms", "3.2s", "4m10s", "3h12m", "5d4h". */
+/* A duration, rounded down: "-" for 0, else "0.25ms", "25.0ms", "250ms", "3.2s", "4m10s",
+ * "3h12m", "5d4h". */
 const char *text_duration(char *out, uint64_t us);
 /* The same for an age: since `then`, on the same clock; "-" when `then` is 0. */
 const char *text_age(char *out, uint64_t now_mono_us, uint64_t then_mono_us);
 /* A count of at most five characters: "9999", "12.3k", "4.56M", "123G", "huge". */
 const char *text_count(char *out, uint64_t count);
-/* A rate: "-" for 0, else as text_count with one digit after the point when small. */
+/* A rate: as text_count, with one digit after the point when small; 0 for what is none. */
 const char *text_rate(char *out, double per_s);
 
 #endif

@@ -23,7 +23,7 @@ static void renders_to(struct table *table, const struct style *style, const cha
 Test(table, columns_line_up_and_lines_have_no_trailing_blanks)
 {
     static const struct column columns[] = {
-        {"NAME", false, 0, 0}, {"N", true, 0, 0}, {"STATE", false, 0, 0}};
+        {"NAME", false, 0, 0, 0}, {"N", true, 0, 0, 0}, {"STATE", false, 0, 0, 0}};
     struct table t;
 
     table_init(&t, columns, 3);
@@ -41,7 +41,7 @@ Test(table, columns_line_up_and_lines_have_no_trailing_blanks)
 
 Test(table, an_empty_text_is_a_dash_and_an_escape_is_harmless)
 {
-    static const struct column columns[] = {{"NAME", false, 0, 0}};
+    static const struct column columns[] = {{"NAME", false, 0, 0, 0}};
     struct table t;
 
     table_init(&t, columns, 1);
@@ -53,7 +53,7 @@ Test(table, an_empty_text_is_a_dash_and_an_escape_is_harmless)
 Test(table, the_widest_column_that_may_be_cut_is_cut_first)
 {
     static const struct column columns[] = {
-        {"A", false, 4, 0}, {"B", false, 4, 0}, {"C", true, 0, 0}};
+        {"A", false, 4, 0, 0}, {"B", false, 4, 0, 0}, {"C", true, 0, 0, 0}};
     const struct style narrow = {.width = 20};
     struct table t;
 
@@ -69,8 +69,10 @@ Test(table, the_widest_column_that_may_be_cut_is_cut_first)
 
 Test(table, columns_that_may_go_are_left_out_when_cutting_is_not_enough)
 {
-    static const struct column columns[] = {
-        {"A", false, 3, 0}, {"B", true, 0, 1}, {"C", true, 0, 2}, {"D", true, 0, 0}};
+    static const struct column columns[] = {{"A", false, 3, 0, 0},
+                                            {"B", true, 0, 0, 1},
+                                            {"C", true, 0, 0, 2},
+                                            {"D", true, 0, 0, 0}};
     const struct style narrow = {.width = 12};
     struct table t;
 
@@ -84,9 +86,29 @@ Test(table, columns_that_may_go_are_left_out_when_cutting_is_not_enough)
                "ab~  11  333\n");
 }
 
+Test(table, a_column_keeps_a_good_width_while_another_can_go)
+{
+    static const struct column columns[] = {
+        {"A", false, 2, 5, 0}, {"B", true, 0, 0, 1}, {"C", true, 0, 0, 0}};
+    const struct style narrow = {.width = 12}, narrower = {.width = 9};
+
+    for (int i = 0; i < 2; i++) {
+        struct table t;
+
+        table_init(&t, columns, 3);
+        table_text(&t, &narrow, TONE_PLAIN, "abcdefgh");
+        table_printf(&t, TONE_PLAIN, "1111");
+        table_printf(&t, TONE_PLAIN, "333");
+        if (i == 0)
+            renders_to(&t, &narrow, "A        C\nabcd~  333\n");
+        else
+            renders_to(&t, &narrower, "A       C\nabc~  333\n");
+    }
+}
+
 Test(table, colour_appears_only_when_asked_for_and_takes_no_columns)
 {
-    static const struct column columns[] = {{"A", false, 0, 0}, {"B", false, 0, 0}};
+    static const struct column columns[] = {{"A", false, 0, 0, 0}, {"B", false, 0, 0, 0}};
     const struct style color = {.width = 80, .color = true};
     struct table t;
 
@@ -100,7 +122,7 @@ Test(table, colour_appears_only_when_asked_for_and_takes_no_columns)
 
 Test(table, wide_characters_line_up)
 {
-    static const struct column columns[] = {{"A", false, 2, 0}, {"B", false, 0, 0}};
+    static const struct column columns[] = {{"A", false, 2, 0, 0}, {"B", false, 0, 0, 0}};
     const struct style utf8 = {.width = 8, .utf8 = true};
     struct table t;
 

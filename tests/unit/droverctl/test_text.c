@@ -89,6 +89,8 @@ Test(text, durations_are_short_and_human)
     duration(0, "-");
     duration(250, "0.25ms");
     duration(9990, "9.99ms");
+    duration(12800, "12.8ms");
+    duration(99999, "99.9ms");
     duration(250000, "250ms");
     duration(999999, "999ms");
     duration(3200000, "3.2s");
@@ -140,8 +142,8 @@ Test(text, rates_have_a_digit_after_the_point_when_small)
 {
     char out[TEXT_SHORT_BYTES];
 
-    cr_assert_str_eq(text_rate(out, 0), "-");
-    cr_assert_str_eq(text_rate(out, -1), "-");
+    cr_assert_str_eq(text_rate(out, 0), "0");
+    cr_assert_str_eq(text_rate(out, -1), "0");
     cr_assert_str_eq(text_rate(out, 12.34), "12.3");
     cr_assert_str_eq(text_rate(out, 450.4), "450");
     cr_assert_str_eq(text_rate(out, 1e300), "huge");

@@ -11,11 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "droverctl/guard.h"
 #include "droverctl/processes.h"
 #include "droverctl/text.h"
 #include "shm/gauges.h"
@@ -274,6 +276,37 @@ Test(views, every_view_survives_a_body_of_random_bytes)
     }
     free(bytes);
     (void)close(fd);
+    drop_board(board);
+}
+
+Test(views, a_file_cut_while_it_is_mapped_ends_the_program_with_a_clear_line)
+{
+    struct scoreboard *board = make_board(), *reader;
+    int ends[2], status;
+    char said[256];
+    ssize_t n;
+    pid_t pid;
+
+    cr_assert_eq(pipe(ends), 0);
+    cr_assert_eq(scoreboard_attach(&reader, path, NULL), 0);
+    pid = fork();
+    cr_assert_neq(pid, -1);
+    if (pid == 0) {
+        struct view view = {.board = reader, .now_mono_us = 1, .style = {.width = 80}};
+
+        (void)dup2(ends[1], STDERR_FILENO);
+        guard_install();
+        if (truncate(path, 4096) == 0)
+            show_nodes(&view);
+        _exit(99); /* it got by without touching the hole */
+    }
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_STATUS_FAILED);
+    n = read(ends[0], said, sizeof(said) - 1);
+    cr_assert_gt(n, 0);
+    said[n] = '\0';
+    cr_assert_not_null(strstr(said, "cut short"));
+    scoreboard_detach(reader);
     drop_board(board);
 }
 
