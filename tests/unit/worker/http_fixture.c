@@ -176,6 +176,9 @@ void setup(void)
 void teardown(void)
 {
     http_server_destroy(server);
+    /* Lets closed connections say goodbye by TLS, and libh2o free them. */
+    for (int i = 0; i < 3; i++)
+        loop_turn(&loop, 0);
     loop_finish(&loop);
     log_sink_close(access_sink);
     scoreboard_detach(board);
