@@ -38,16 +38,18 @@ struct admin {
     h2o_globalconf_t config;
     h2o_context_t context;
     h2o_accept_ctx_t accept_ctx;
-    h2o_socket_t *listener; /* owned */
-    SSL_CTX *tls;           /* owned */
-    unsigned connections;
+    h2o_socket_t *listener;         /* owned */
+    SSL_CTX *tls;                   /* owned */
+    struct connection *connections; /* list; each owned by its socket */
+    unsigned connections_count;
     struct timer pause;
 };
 
 /* One accepted connection: freed by libh2o's socket when that closes. */
 struct connection {
     struct admin *admin;
-    h2o_socket_t *sock; /* borrowed: outlives this */
+    struct connection **link, *next; /* *link is this one */
+    h2o_socket_t *sock;              /* borrowed: outlives this */
     struct timer life;
 };
 
@@ -148,16 +150,22 @@ static void on_connection_closed(void *data)
     struct connection *connection = data;
 
     timer_stop(connection->admin->loop, &connection->life);
-    connection->admin->connections--;
+    *connection->link = connection->next;
+    if (connection->next != NULL)
+        connection->next->link = connection->link;
+    connection->admin->connections_count--;
     free(connection);
+}
+
+/* libh2o notices and closes. */
+static void hang_up(struct connection *connection)
+{
+    (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
 }
 
 static void on_life_over(struct timer *timer)
 {
-    struct connection *connection = CONTAINER_OF(timer, struct connection, life);
-
-    /* libh2o notices and closes. */
-    (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
+    hang_up(CONTAINER_OF(timer, struct connection, life));
 }
 
 static void on_accept(h2o_socket_t *listener, const char *err);
@@ -173,7 +181,7 @@ static void on_pause_over(struct timer *timer)
 static void adopt(struct admin *admin, h2o_socket_t *sock)
 {
     struct connection *connection =
-        admin->connections < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
+        admin->connections_count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
 
     if (connection == NULL) {
         h2o_socket_close(sock);
@@ -183,7 +191,12 @@ static void adopt(struct admin *admin, h2o_socket_t *sock)
     connection->sock = sock;
     sock->on_close.cb = on_connection_closed;
     sock->on_close.data = connection;
-    admin->connections++;
+    connection->next = admin->connections;
+    connection->link = &admin->connections;
+    if (connection->next != NULL)
+        connection->next->link = &connection->next;
+    admin->connections = connection;
+    admin->connections_count++;
     timer_start(admin->loop, &connection->life, LIFE_US, on_life_over);
     h2o_accept(&admin->accept_ctx, sock);
 }
@@ -273,4 +286,25 @@ void admin_stop(struct admin *admin)
     timer_stop(admin->loop, &admin->pause);
     h2o_socket_close(admin->listener);
     admin->listener = NULL;
+    for (struct connection *c = admin->connections; c != NULL; c = c->next)
+        hang_up(c);
+}
+
+bool admin_idle(const struct admin *admin)
+{
+    return admin == NULL || admin->connections == NULL;
+}
+
+void admin_destroy(struct admin *admin)
+{
+    h2o_multithread_queue_t *queue;
+
+    if (admin == NULL || !admin_idle(admin))
+        return;
+    queue = admin->context.queue;
+    h2o_context_dispose(&admin->context);
+    free(queue); /* libh2o 2.2.5 forgets to */
+    h2o_config_dispose(&admin->config);
+    SSL_CTX_free(admin->tls);
+    free(admin);
 }

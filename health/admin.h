@@ -8,6 +8,8 @@
 #ifndef DROVER_HEALTH_ADMIN_H
 #define DROVER_HEALTH_ADMIN_H
 
+#include <stdbool.h>
+
 #include "base/attrs.h"
 
 struct admin; /* opaque */
@@ -25,8 +27,13 @@ MUST_CHECK int admin_create(struct admin **out, struct loop *loop,
                             void (*counts)(struct snapshot_counts *out, void *data), void *data,
                             struct error *err);
 
-/* Stops accepting.  What libh2o holds for open connections is left to the end of the process.
- */
+/* Stops accepting and hangs up on everybody. */
 void admin_stop(struct admin *admin);
+
+/* Is no connection left?  It takes a turn or two of the loop after admin_stop(). */
+MUST_CHECK bool admin_idle(const struct admin *admin);
+
+/* After admin_stop(), once idle: libh2o cannot let go of a connection.  NULL is allowed. */
+void admin_destroy(struct admin *admin);
 
 #endif

@@ -46,8 +46,9 @@ struct health {
     struct admin *admin;       /* owned; NULL = not served */
     int signal_fd;
     struct watch *signal_watch, *life_watch, *wish_watch; /* owned */
-    bool stop;     /* leave the loop as soon as nodes have heard */
-    bool told_all; /* they have */
+    bool stop;             /* leave the loop as soon as nodes have heard */
+    uint64_t stop_mono_us; /* when that was said; 0 = not yet */
+    bool told_all;         /* they have */
 };
 
 /* ---- reload ------------------------------------------------------------------------------ */
@@ -106,6 +107,7 @@ static void begin_stop(struct health *health, const char *why)
         return;
     log_info("event=stopping why=%s", why);
     health->stop = true;
+    health->stop_mono_us = clock_mono_us();
     procs_set_state(health->params->board, health->params->slot, PROC_DRAINING);
     admin_stop(health->admin);
     if (health->registry != NULL)
@@ -274,6 +276,29 @@ static int start(struct health *health, struct error *err)
     return rc;
 }
 
+/* Have all been told that we stop, or enough time to hear it? */
+static bool over(const struct health *health)
+{
+    if (!health->stop)
+        return false;
+    return (health->told_all && admin_idle(health->admin)) ||
+           clock_mono_us() >= health->stop_mono_us + 2 * STOP_GRACE_US;
+}
+
+static void finish(struct health *health)
+{
+    registry_destroy(health->registry);
+    table_destroy(health->table);
+    admin_destroy(health->admin);
+    watch_stop(health->wish_watch);
+    watch_stop(health->life_watch);
+    watch_stop(health->signal_watch);
+    if (health->signal_fd != -1)
+        (void)close(health->signal_fd);
+    loop_finish(&health->loop);
+    config_destroy(health->own);
+}
+
 int health_main(const struct health_params *params)
 {
     struct health health = {.params = params, .signal_fd = -1};
@@ -282,21 +307,18 @@ int health_main(const struct health_params *params)
     log_set_proc("health");
     if (start(&health, &err) != 0) {
         log_error("event=start_failed why=%s", log_quote(err.text));
+        admin_stop(health.admin);
+        finish(&health);
         return EXIT_FAILURE;
     }
     procs_set_state(params->board, params->slot, PROC_RUNNING);
     log_info("event=started nodes=%u", health.table->count);
-    while (!health.stop || !health.told_all) {
+    while (!over(&health)) {
         loop_turn(&health.loop, TURN_US);
         lease_check_gap(health.table);
         procs_heartbeat(params->board, params->slot, clock_mono_us());
     }
-    registry_destroy(health.registry);
-    table_destroy(health.table);
-    watch_stop(health.wish_watch);
-    watch_stop(health.life_watch);
-    watch_stop(health.signal_watch);
-    config_destroy(health.own);
+    finish(&health);
     log_info("event=stopped");
     return EXIT_SUCCESS;
 }
