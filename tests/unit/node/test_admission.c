@@ -1,0 +1,111 @@
+/* test_admission.c - slots, queue, priorities, and what an engine shows of others. */
+#include <criterion/criterion.h>
+
+#include "node/admission.h"
+
+Test(admission, slots_fill_then_the_queue_then_nothing)
+{
+    struct waiter w[4] = {0};
+    struct admission a;
+
+    admission_init(&a, 2, 1);
+    cr_assert_eq(admission_ask(&a, &w[0]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[1]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[2]), ADMIT_QUEUED);
+    cr_assert_eq(admission_ask(&a, &w[3]), ADMIT_FULL);
+    cr_assert_null(admission_next(&a));
+    admission_end(&a, false, 1);
+    cr_assert_eq(admission_next(&a), &w[2]);
+    cr_assert_eq(a.active, 2);
+    cr_assert_eq(a.queued, 0);
+}
+
+Test(admission, higher_priority_runs_first_and_equals_in_order)
+{
+    struct waiter w[5] = {
+        {.priority = 0}, {.priority = 0}, {.priority = 5}, {.priority = 0}, {.priority = -1}};
+    static const int order[] = {2, 1, 3, 4};
+    struct admission a;
+
+    admission_init(&a, 1, 8);
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(admission_ask(&a, &w[i]), i == 0 ? ADMIT_NOW : ADMIT_QUEUED);
+    cr_assert_eq(admission_position(&a, &w[2]), 1);
+    cr_assert_eq(admission_position(&a, &w[4]), 4);
+    for (int i = 0; i < 4; i++) {
+        admission_end(&a, false, 1);
+        cr_assert_eq(admission_next(&a), &w[order[i]]);
+    }
+}
+
+Test(admission, nobody_overtakes_the_queue_when_a_slot_is_free)
+{
+    struct waiter w[3] = {0};
+    struct admission a;
+
+    admission_init(&a, 1, 4);
+    cr_assert_eq(admission_ask(&a, &w[0]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[1]), ADMIT_QUEUED);
+    admission_end(&a, false, 1);
+    cr_assert_eq(admission_ask(&a, &w[2]), ADMIT_QUEUED);
+    cr_assert_eq(admission_next(&a), &w[1]);
+}
+
+Test(admission, a_waiter_may_leave_twice)
+{
+    struct waiter w[2] = {0};
+    struct admission a;
+
+    admission_init(&a, 1, 1);
+    cr_assert_eq(admission_ask(&a, &w[0]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[1]), ADMIT_QUEUED);
+    admission_leave(&a, &w[1]);
+    admission_leave(&a, &w[1]);
+    cr_assert_eq(a.queued, 0);
+}
+
+Test(admission, a_cancelled_run_holds_its_slot_until_the_engine_shows_it_idle)
+{
+    struct waiter w[2] = {0};
+    struct admission a;
+
+    admission_init(&a, 1, 1);
+    cr_assert_eq(admission_ask(&a, &w[0]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[1]), ADMIT_QUEUED);
+    admission_end(&a, true, 100);
+    cr_assert_null(admission_next(&a));
+    admission_looked(&a, 0, 99); /* asked before the cancellation: says nothing */
+    cr_assert_null(admission_next(&a));
+    admission_looked(&a, 1, 150); /* still at it */
+    cr_assert_null(admission_next(&a));
+    admission_looked(&a, 0, 200);
+    cr_assert_eq(admission_next(&a), &w[1]);
+}
+
+Test(admission, a_run_that_lingers_is_not_waited_for_for_ever)
+{
+    struct admission a;
+    struct waiter w = {0};
+
+    admission_init(&a, 1, 0);
+    cr_assert_eq(admission_ask(&a, &w), ADMIT_NOW);
+    admission_end(&a, true, 1);
+    admission_looked(&a, 1, 2 + ADMISSION_LINGER_MAX_US);
+    cr_assert_eq(a.lingering, 0);
+}
+
+Test(admission, others_requests_count_when_two_looks_agree)
+{
+    struct waiter w[2] = {0};
+    struct admission a;
+
+    admission_init(&a, 2, 0);
+    admission_looked(&a, 1, 10);
+    cr_assert_eq(admission_busy(&a), 0);
+    admission_looked(&a, 1, 20);
+    cr_assert_eq(admission_busy(&a), 1);
+    cr_assert_eq(admission_ask(&a, &w[0]), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &w[1]), ADMIT_FULL);
+    admission_looked(&a, 1, 30); /* ours is the one it shows */
+    cr_assert_eq(admission_busy(&a), 1);
+}

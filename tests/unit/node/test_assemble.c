@@ -1,0 +1,248 @@
+/* test_assemble.c - streamed answers become what the engine answers without streaming. */
+#include <cjson/cJSON.h>
+#include <criterion/criterion.h>
+
+#include "base/error.h"
+#include "node/assemble.h"
+#include "node/observe.h"
+#include "proto/drover_common.pb-c.h"
+#include "stream_rig.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+struct rig {
+    struct observer o;
+    struct assembler *a;
+};
+
+static void add(void *data, const struct sse_event *event)
+{
+    struct rig *rig = data;
+    struct seen seen;
+
+    observe_event(&rig->o, event, &seen);
+    if (seen.root.type != JSON_NONE)
+        cr_assert_eq(assembler_add(rig->a, &seen.root), 0);
+}
+
+/* The answer made of `stream` must be, as JSON, `wanted`. */
+static void expect(int operation, const char *stream, const char *wanted)
+{
+    struct buf out = BUF_INIT, want = BUF_INIT;
+    struct error err = {0};
+    cJSON *got_json, *want_json;
+    struct rig rig;
+
+    observer_init(&rig.o, operation, false);
+    rig.a = assembler_create(operation);
+    cr_assert_not_null(rig.a);
+    rig_events(observe_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS, stream, add, &rig);
+    cr_assert_eq(assembler_write(rig.a, &out, &err), 0, "%s", err.text);
+    rig_add(&want, wanted);
+    got_json = cJSON_Parse(buf_cstr(&out));
+    want_json = cJSON_Parse(buf_cstr(&want));
+    cr_assert_not_null(got_json, "not JSON: %s", buf_cstr(&out));
+    cr_assert_not_null(want_json);
+    cr_assert(cJSON_Compare(got_json, want_json, true), "got %s", buf_cstr(&out));
+    cJSON_Delete(got_json);
+    cJSON_Delete(want_json);
+    assembler_destroy(rig.a);
+    observer_finish(&rig.o);
+    buf_finish(&out);
+    buf_finish(&want);
+}
+
+Test(assemble, a_chat_stream_of_llama_server_is_its_whole_answer)
+{
+    expect(
+        OP(CHAT_COMPLETIONS), RIG_LLAMA_CHAT,
+        "{'choices':[{'finish_reason':'length','index':0,'message':{'role':'assistant',"
+        "'content':'- `-h'}}],'created':7,'model':'tiny','system_fingerprint':'b1','object':"
+        "'chat.completion','usage':{'completion_tokens':2,'prompt_tokens':22,'total_tokens':24,"
+        "'prompt_tokens_details':{'cached_tokens':21}},'id':'chatcmpl-1','timings':{'cache_n':"
+        "21,'prompt_ms':0.452}}");
+}
+
+Test(assemble, choices_keep_apart_and_logprobs_are_joined)
+{
+    expect(
+        OP(CHAT_COMPLETIONS),
+        "data: {'id':'x','choices':[{'index':1,'delta':{'content':'b'},'logprobs':{'content':"
+        "[{'token':'b'}]},'finish_reason':null}]}\n\n"
+        "data: {'id':'x','choices':[{'index':0,'delta':{'role':'assistant','content':'a'},"
+        "'logprobs':{'content':[{'token':'a'}]},'finish_reason':null}]}\n\n"
+        "data: {'id':'x','choices':[{'index':0,'delta':{'content':'A'},'logprobs':{'content':"
+        "[{'token':'A'}]},'finish_reason':'stop'},{'index':1,'delta':{},'finish_reason':"
+        "'length'}]}\n\n",
+        "{'id':'x','choices':[{'index':0,'finish_reason':'stop','logprobs':{'content':["
+        "{'token':'a'},{'token':'A'}]},'message':{'role':'assistant','content':'aA'}},"
+        "{'index':1,'finish_reason':'length','logprobs':{'content':[{'token':'b'}]},"
+        "'message':{'role':'assistant','content':'b'}}]}");
+}
+
+Test(assemble, tool_calls_are_merged_by_index)
+{
+    expect(
+        OP(CHAT_COMPLETIONS),
+        "data: {'choices':[{'index':0,'delta':{'role':'assistant','content':null}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'tool_calls':[{'index':0,'id':'c1','type':"
+        "'function','function':{'name':'get','arguments':''}}]}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'tool_calls':[{'index':0,'function':{"
+        "'arguments':'{\\'ci'}}]}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'tool_calls':[{'index':1,'id':'c2','type':"
+        "'function','function':{'name':'put','arguments':'{}'}}]}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'tool_calls':[{'index':0,'function':{"
+        "'arguments':'ty\\':1}'}}]}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{},'finish_reason':'tool_calls'}]}\n\n",
+        "{'choices':[{'index':0,'finish_reason':'tool_calls','message':{'role':'assistant',"
+        "'content':null,'tool_calls':[{'id':'c1','type':'function','function':{'name':'get',"
+        "'arguments':'{\\'city\\':1}'}},{'id':'c2','type':'function','function':{'name':'put',"
+        "'arguments':'{}'}}]}}]}");
+}
+
+Test(assemble, reasoning_refusal_and_unknown_members_are_kept)
+{
+    expect(
+        OP(CHAT_COMPLETIONS),
+        "data: {'choices':[{'index':0,'delta':{'role':'assistant','reasoning_content':'hm'}}],"
+        "'service_tier':'x'}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'reasoning_content':' so'}}]}\n\n"
+        "data: {'choices':[{'index':0,'delta':{'refusal':'no'},'matched_stop':3,"
+        "'finish_reason':'stop'}],'usage':null}\n\n",
+        "{'choices':[{'index':0,'matched_stop':3,'finish_reason':'stop','message':{'role':"
+        "'assistant','content':null,'reasoning_content':'hm so','refusal':'no'}}],"
+        "'service_tier':'x','usage':null}");
+}
+
+Test(assemble, escapes_survive_even_when_a_pair_is_cut_in_two)
+{
+    expect(
+        OP(CHAT_COMPLETIONS),
+        "data: {'choices':[{'index':0,'delta':{'role':'assistant','content':'a\\n\\ud83d'}}]}"
+        "\n\n"
+        "data: {'choices':[{'index':0,'delta':{'content':'\\ude00z'},'finish_reason':'stop'}]}"
+        "\n\n",
+        "{'choices':[{'index':0,'finish_reason':'stop','message':{'role':'assistant',"
+        "'content':'a\\n\\ud83d\\ude00z'}}]}");
+}
+
+Test(assemble, completions_join_text_and_keep_a_null_for_no_logprobs)
+{
+    expect(OP(COMPLETIONS),
+           "data: {'choices':[{'text':' ex','index':0,'logprobs':null,'finish_reason':null}],"
+           "'created':7,'object':'text_completion','id':'c'}\n\n"
+           "data: {'choices':[{'text':'po','index':0,'logprobs':null,'finish_reason':null}],"
+           "'created':7,'object':'text_completion','id':'c'}\n\n"
+           "data: {'choices':[{'text':'','index':0,'logprobs':null,'finish_reason':'length'}],"
+           "'created':7,'object':'text_completion','id':'c','usage':{'completion_tokens':2},"
+           "'timings':{'cache_n':2}}\n\ndata: [DONE]\n\n",
+           "{'choices':[{'text':' expo','index':0,'logprobs':null,'finish_reason':'length'}],"
+           "'created':7,'object':'text_completion','usage':{'completion_tokens':2},'id':'c',"
+           "'timings':{'cache_n':2}}");
+    expect(
+        OP(COMPLETIONS),
+        "data: {'choices':[{'text':'a','index':0,'logprobs':{'tokens':['a'],'text_offset':[0]},"
+        "'finish_reason':null}]}\n\n"
+        "data: {'choices':[{'text':'b','index':0,'logprobs':{'tokens':['b'],'text_offset':[1]},"
+        "'finish_reason':null}]}\n\n"
+        "data: {'choices':[{'text':'','index':0,'logprobs':null,'finish_reason':'stop'}]}\n\n",
+        "{'choices':[{'text':'ab','index':0,'logprobs':{'tokens':['a','b'],'text_offset':[0,1]"
+        "},'finish_reason':'stop'}]}");
+}
+
+Test(assemble, a_message_of_llama_server_is_its_whole_answer)
+{
+    expect(
+        OP(MESSAGES), RIG_LLAMA_MESSAGES,
+        "{'id':'chatcmpl-2','type':'message','role':'assistant','content':[{'type':'text',"
+        "'text':'- h'}],'model':'tiny','stop_reason':'max_tokens','stop_sequence':null,'usage':"
+        "{'cache_read_input_tokens':21,'input_tokens':1,'output_tokens':2}}");
+}
+
+Test(assemble, the_input_of_a_tool_use_is_parsed)
+{
+    expect(OP(MESSAGES),
+           "data: {'type':'message_start','message':{'id':'m','content':[],'usage':{"
+           "'input_tokens':1}}}\n\n"
+           "data: {'type':'content_block_start','index':0,'content_block':{'type':'thinking',"
+           "'thinking':'','signature':''}}\n\n"
+           "data: {'type':'content_block_delta','index':0,'delta':{'type':'thinking_delta',"
+           "'thinking':'so'}}\n\n"
+           "data: {'type':'content_block_delta','index':0,'delta':{'type':'signature_delta',"
+           "'signature':'sig'}}\n\n"
+           "data: {'type':'content_block_start','index':1,'content_block':{'type':'tool_use',"
+           "'id':'t','name':'f','input':{}}}\n\n"
+           "data: {'type':'content_block_delta','index':1,'delta':{'type':'input_json_delta',"
+           "'partial_json':'{\\'a\\':'}}\n\n"
+           "data: {'type':'content_block_delta','index':1,'delta':{'type':'input_json_delta',"
+           "'partial_json':'[1,2]}'}}\n\n"
+           "data: {'type':'content_block_start','index':2,'content_block':{'type':'tool_use',"
+           "'id':'u','name':'g','input':{}}}\n\n"
+           "data: {'type':'message_delta','delta':{'stop_reason':'tool_use'},'usage':{"
+           "'output_tokens':9}}\n\ndata: {'type':'message_stop'}\n\n",
+           "{'id':'m','stop_reason':'tool_use','content':[{'type':'thinking','thinking':'so',"
+           "'signature':'sig'},{'type':'tool_use','id':'t','name':'f','input':{'a':[1,2]}},"
+           "{'type':'tool_use','id':'u','name':'g','input':{}}],'usage':{'input_tokens':1,"
+           "'output_tokens':9}}");
+}
+
+Test(assemble, the_completed_response_is_the_answer)
+{
+    expect(
+        OP(RESPONSES), RIG_LLAMA_RESPONSES,
+        "{'id':'resp_1','object':'response','created_at':7,'status':'completed','model':'tiny',"
+        "'output':[{'type':'message','status':'completed','id':'msg_1','content':[{'type':"
+        "'output_text','annotations':[],'logprobs':[],'text':'- h'}],'role':'assistant'}],"
+        "'usage':{'input_tokens':22,'output_tokens':2,'total_tokens':24,"
+        "'input_tokens_details':{'cached_tokens':21}}}");
+}
+
+Test(assemble, ollama_answers_grow_into_the_last_line)
+{
+    expect(
+        OP(OLLAMA_CHAT), RIG_OLLAMA_CHAT,
+        "{'model':'m','created_at':'2026-11-23T00:00:02Z','message':{'role':'assistant',"
+        "'content':'Hello'},'done_reason':'stop','done':true,'total_duration':9007199254740993,"
+        "'prompt_eval_count':26,'eval_count':2}");
+    expect(OP(OLLAMA_GENERATE),
+           "{'model':'m','response':'a','done':false}\n"
+           "{'model':'m','response':'b','done':false}\n"
+           "{'model':'m','response':'','done':true,'context':[1,2]}\n",
+           "{'model':'m','response':'ab','done':true,'context':[1,2]}");
+}
+
+Test(assemble, a_number_keeps_all_its_digits)
+{
+    struct buf out = BUF_INIT;
+    struct rig rig;
+
+    observer_init(&rig.o, OP(OLLAMA_CHAT), false);
+    rig.a = assembler_create(OP(OLLAMA_CHAT));
+    rig_events(SSE_LINES, RIG_OLLAMA_CHAT, add, &rig);
+    cr_assert_eq(assembler_write(rig.a, &out, NULL), 0);
+    cr_assert_not_null(strstr(buf_cstr(&out), ":9007199254740993,"));
+    assembler_destroy(rig.a);
+    buf_finish(&out);
+}
+
+Test(assemble, an_empty_stream_is_no_answer)
+{
+    struct assembler *a = assembler_create(OP(CHAT_COMPLETIONS));
+    struct buf out = BUF_INIT;
+    struct error err = {0};
+
+    cr_assert_eq(assembler_write(a, &out, &err), DRV_EINVAL);
+    assembler_destroy(a);
+    buf_finish(&out);
+}
+
+Test(assemble, an_absurd_index_is_refused)
+{
+    static const char text[] = "{\"choices\":[{\"index\":4000000,\"delta\":{}}]}";
+    struct assembler *a = assembler_create(OP(CHAT_COMPLETIONS));
+    struct json_value root;
+
+    cr_assert_eq(json_check(&root, text, sizeof(text) - 1, NULL), 0);
+    cr_assert_eq(assembler_add(a, &root), DRV_EINVAL);
+    assembler_destroy(a);
+}

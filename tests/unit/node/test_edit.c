@@ -1,0 +1,149 @@
+/* test_edit.c - the node's changes to a client's body, and nothing else. */
+#include <criterion/criterion.h>
+
+#include "base/error.h"
+#include "node/edit.h"
+#include "proto/drover_common.pb-c.h"
+#include "stream_rig.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+static struct edit_outcome expect(int operation, const char *body, struct edit_wishes wishes,
+                                  const char *wanted)
+{
+    struct buf in = BUF_INIT, out = BUF_INIT, want = BUF_INIT;
+    struct edit_outcome outcome;
+    struct error err = {0};
+
+    if (wishes.model == NULL)
+        wishes.model = "";
+    rig_add(&in, body);
+    rig_add(&want, wanted);
+    cr_assert_eq(
+        edit_body(&out, operation, buf_head(&in), buf_size(&in), &wishes, &outcome, &err), 0,
+        "%s", err.text);
+    cr_assert_str_eq(buf_cstr(&out), buf_cstr(&want));
+    buf_finish(&in);
+    buf_finish(&out);
+    buf_finish(&want);
+    return outcome;
+}
+
+Test(edit, a_streaming_body_without_wishes_passes_byte_for_byte)
+{
+    static const char body[] = "{ 'model' : 'm',  'stream':true, 'x': 1e0 }";
+    struct edit_outcome o =
+        expect(OP(CHAT_COMPLETIONS), body, (struct edit_wishes){.stream = true}, body);
+
+    cr_assert(o.json && o.streaming);
+    cr_assert_not(o.usage_added);
+}
+
+Test(edit, usage_is_asked_for_in_chat_and_completions_only)
+{
+    struct edit_wishes wishes = {.stream = true, .usage = true};
+    struct edit_outcome o;
+
+    o = expect(OP(CHAT_COMPLETIONS), "{'stream':true}", wishes,
+               "{'stream_options':{'include_usage':true},'stream':true}");
+    cr_assert(o.usage_added);
+    o = expect(OP(RESPONSES), "{'stream':true}", wishes, "{'stream':true}");
+    cr_assert_not(o.usage_added);
+    o = expect(OP(MESSAGES), "{'stream':true}", wishes, "{'stream':true}");
+    cr_assert_not(o.usage_added);
+}
+
+Test(edit, usage_that_the_client_asked_for_is_its_own)
+{
+    static const char body[] = "{'stream':true,'stream_options':{'include_usage':true}}";
+    struct edit_outcome o = expect(OP(COMPLETIONS), body,
+                                   (struct edit_wishes){.stream = true, .usage = true}, body);
+
+    cr_assert_not(o.usage_added);
+}
+
+Test(edit, other_stream_options_stay)
+{
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'stream_options':{'x':1}}",
+                 (struct edit_wishes){.stream = true, .usage = true},
+                 "{'stream':true,'stream_options':{'include_usage':true,'x':1}}");
+}
+
+Test(edit, an_engine_that_refuses_stream_options_gets_none)
+{
+    struct edit_outcome o =
+        expect(OP(CHAT_COMPLETIONS), "{'a':1}", (struct edit_wishes){.no_usage = true},
+               "{'stream':true,'a':1}");
+
+    cr_assert_not(o.usage_added);
+}
+
+Test(edit, a_client_that_wants_one_answer_still_gets_the_engine_streaming)
+{
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':false,'n':1}", (struct edit_wishes){0},
+                 "{'stream_options':{'include_usage':true},'stream':true,'n':1}");
+    (void)expect(OP(OLLAMA_CHAT), "{'stream':false}", (struct edit_wishes){0},
+                 "{'stream':true}");
+}
+
+Test(edit, answers_that_differ_when_streamed_are_not_streamed)
+{
+    struct edit_outcome o =
+        expect(OP(COMPLETIONS), "{'best_of':3}", (struct edit_wishes){0}, "{'best_of':3}");
+
+    cr_assert_not(o.streaming);
+    o = expect(OP(EMBEDDINGS), "{'input':'x'}", (struct edit_wishes){.usage = true},
+               "{'input':'x'}");
+    cr_assert(o.json);
+    cr_assert_not(o.streaming);
+}
+
+Test(edit, the_model_is_replaced_where_it_stands)
+{
+    (void)expect(OP(EMBEDDINGS), "{'input':'x','model':'alias','z':0}",
+                 (struct edit_wishes){.model = "real"}, "{'input':'x','model':'real','z':0}");
+}
+
+Test(edit, the_output_is_clamped_by_each_surface_s_own_member)
+{
+    struct edit_wishes w = {.stream = true, .clamp_output_tokens = 10};
+
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':50}", w,
+                 "{'stream':true,'max_tokens':10}");
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':5}", w,
+                 "{'stream':true,'max_tokens':5}");
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true}", w, "{'max_tokens':10,'stream':true}");
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_completion_tokens':50}", w,
+                 "{'stream':true,'max_completion_tokens':10}");
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':-1}", w,
+                 "{'stream':true,'max_tokens':10}");
+    (void)expect(OP(RESPONSES), "{'stream':true}", w, "{'max_output_tokens':10,'stream':true}");
+    (void)expect(OP(OLLAMA_GENERATE), "{'stream':true,'options':{'seed':1}}", w,
+                 "{'stream':true,'options':{'num_predict':10,'seed':1}}");
+}
+
+Test(edit, a_body_that_is_no_json_object_is_refused)
+{
+    static const char *const bad[] = {"", "{\"messages\":[", "[]", "7", "{} {}"};
+    struct edit_wishes wishes = {.model = ""};
+
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct edit_outcome outcome;
+        struct buf out = BUF_INIT;
+        struct error err = {0};
+
+        cr_assert_eq(edit_body(&out, OP(CHAT_COMPLETIONS), bad[i], strlen(bad[i]), &wishes,
+                               &outcome, &err),
+                     DRV_EINVAL, "case %zu", i);
+        cr_assert_neq(err.text[0], '\0');
+        buf_finish(&out);
+    }
+}
+
+Test(edit, a_multipart_body_passes_whatever_it_holds)
+{
+    struct edit_outcome o = expect(OP(TRANSCRIPTIONS), "--x\r\nnot json",
+                                   (struct edit_wishes){.model = "m"}, "--x\r\nnot json");
+
+    cr_assert_not(o.json);
+}
