@@ -12,12 +12,17 @@
 static const int wanted[] = {SIGTERM, SIGINT,   SIGQUIT, SIGHUP, SIGTTIN,
                              SIGTTOU, SIGWINCH, SIGUSR1, SIGCHLD};
 
+/* A process that has failed must be able to die of it, and of a watchdog's ABRT. */
+static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+
 int signals_open(struct error *err)
 {
     sigset_t all, some;
     int fd;
 
     (void)sigfillset(&all);
+    for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
+        (void)sigdelset(&all, fatal[i]);
     (void)sigemptyset(&some);
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
         (void)sigaddset(&some, wanted[i]);

@@ -6,8 +6,8 @@
 
 struct error;
 
-/* Blocks every signal in this process, and so in every child, and returns a descriptor for
- * signals_next().  DRV_ESYS. */
+/* Blocks every signal but those of a crash in this process, and so in every child, and returns
+ * a descriptor for signals_next().  DRV_ESYS. */
 MUST_CHECK int signals_open(struct error *err);
 
 /* The next signal that a person or a program has sent us, or 0. */
