@@ -1,0 +1,130 @@
+/* test_options.c - the command line, the token file, and which headers pass. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "node/headers.h"
+#include "node/options.h"
+
+static int parse(struct options *o, struct error *err, const char *a, const char *b,
+                 const char *c, const char *d)
+{
+    char *argv[] = {(char *)(uintptr_t) "drover-node",
+                    (char *)(uintptr_t)a,
+                    (char *)(uintptr_t)b,
+                    (char *)(uintptr_t)c,
+                    (char *)(uintptr_t)d,
+                    NULL};
+    int argc = 1;
+
+    while (argv[argc] != NULL)
+        argc++;
+    return options_parse(o, argc, argv, err);
+}
+
+Test(options, an_engine_is_enough)
+{
+    struct options o;
+
+    cr_assert_eq(parse(&o, NULL, "--engine", "http://127.0.0.1:8080", NULL, NULL), 0);
+    cr_assert_str_eq(o.listen, "0.0.0.0:9090");
+    cr_assert_eq(o.queue, -1);
+    cr_assert_eq(o.drain_timeout_s, 60);
+    cr_assert_neq(o.name[0], '\0');
+}
+
+Test(options, coordinators_add_up)
+{
+    struct options o;
+
+    cr_assert_eq(parse(&o, NULL, "--engine=sim:", "--coordinator=a:1", "--coordinator=[::1]:2",
+                       "--queue=0"),
+                 0);
+    cr_assert_eq(o.coordinators_count, 2);
+    cr_assert_str_eq(o.coordinators[1], "[::1]:2");
+    cr_assert_eq(o.queue, 0);
+}
+
+Test(options, what_is_wrong_is_named)
+{
+    static const struct {
+        const char *a, *b, *names;
+    } cases[] = {
+        {NULL, NULL, "--engine is missing"},
+        {"--bogus", NULL, "--bogus"},
+        {"--slots", NULL, "--slots"},
+        {"--slots", "0", "--slots"},
+        {"--slots", "4x", "4x"},
+        {"--queue", "-1", "--queue"},
+        {"--listen", "nowhere", "--listen"},
+        {"--coordinator", "host", "--coordinator"},
+        {"--advertise", "my-host", "numeric"},
+        {"--name", "a b", "--name"},
+        {"--log-level", "loud", "loud"},
+        {"--engine=http://x", "stray", "stray"},
+        {"--engine=http://x", "--tls-cert=c", "--tls-key"},
+        {"--engine=http://x", "--tls-ca=c", "--tls-ca"},
+        {"--engine=http://x", "--sim-http=127.0.0.1:0", "--sim-http"},
+        {"--engine=sim:", "--engine-key-file=k", "--engine-key-file"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct error err = {0};
+        struct options o;
+
+        cr_assert_eq(parse(&o, &err, cases[i].a, cases[i].b, NULL, NULL), DRV_EINVAL,
+                     "case %zu", i);
+        cr_assert_not_null(strstr(err.text, cases[i].names), "case %zu: %s", i, err.text);
+    }
+}
+
+static int read_tokens(const char *text, char newest[AGENT_TOKEN_BYTES],
+                       char previous[AGENT_TOKEN_BYTES])
+{
+    char path[] = "/tmp/drover-token-XXXXXX";
+    int fd = mkstemp(path), rc;
+
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    (void)close(fd);
+    rc = options_read_tokens(path, newest, previous, NULL);
+    (void)unlink(path);
+    return rc;
+}
+
+Test(options, the_token_file_holds_one_or_two_tokens)
+{
+    char newest[AGENT_TOKEN_BYTES], previous[AGENT_TOKEN_BYTES];
+
+    cr_assert_eq(read_tokens("new-token\n", newest, previous), 0);
+    cr_assert_str_eq(newest, "new-token");
+    cr_assert_str_eq(previous, "");
+    cr_assert_eq(read_tokens("new-token\r\nold-token", newest, previous), 0);
+    cr_assert_str_eq(newest, "new-token");
+    cr_assert_str_eq(previous, "old-token");
+    cr_assert_eq(read_tokens("\nold\n", newest, previous), DRV_EINVAL);
+    cr_assert_eq(read_tokens("two words\n", newest, previous), DRV_EINVAL);
+}
+
+Test(headers, credentials_cookies_and_conversation_ids_stay_here)
+{
+    static const char *const kept[] = {"authorization", "cookie",         "x-conversation-id",
+                                       "host",          "content-length", "x-api-key"};
+
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+        cr_assert_not(headers_to_engine(kept[i], "v"), "%s", kept[i]);
+    cr_assert(headers_to_engine("anthropic-beta", "v"));
+    cr_assert(headers_to_engine("x-request-id", "v"));
+}
+
+Test(headers, a_value_cannot_smuggle_a_line)
+{
+    cr_assert_not(headers_to_engine("anthropic-beta", "a\r\nx: y"));
+    cr_assert_not(headers_to_engine("anthropic-beta\r\nx", "y"));
+    cr_assert_not(headers_to_client("openai-model", "\xff"));
+    cr_assert(headers_to_client("openai-model", "m"));
+    cr_assert_not(headers_to_client("set-cookie", "a=b"));
+}
