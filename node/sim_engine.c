@@ -220,6 +220,13 @@ static void end_run(struct engine_run *run, enum engine_end end, const char *why
         tell_end(run);
 }
 
+static bool put_buf(struct engine_run *run, const struct buf *bytes)
+{
+    size_t n = buf_size(bytes);
+
+    return put(run, n == 0 ? NULL : buf_head(bytes), n);
+}
+
 /* The last bytes of an answer. */
 static void put_last(struct engine_run *run, const struct buf *bytes)
 {
@@ -228,7 +235,7 @@ static void put_last(struct engine_run *run, const struct buf *bytes)
         end_run(run, ENGINE_END_LOST, "out of memory");
         return;
     }
-    if (put(run, buf_head(bytes), buf_size(bytes)))
+    if (put_buf(run, bytes))
         end_run(run, ENGINE_END_OK, "");
 }
 
@@ -415,11 +422,11 @@ static void stream_token(struct engine_run *run, bool token)
         if (out->failed)
             end_run(run, ENGINE_END_LOST, "out of memory");
         else
-            (void)put(run, buf_head(out), buf_size(out));
+            (void)put_buf(run, out);
         return;
     }
     if (fault_due(run)) {
-        if (!put(run, buf_head(out), buf_size(out)) || !trip(run))
+        if (!put_buf(run, out) || !trip(run))
             return;
         buf_reset(out);
     }

@@ -182,7 +182,8 @@ static void start_response(struct client *client)
 static void flush(struct client *client)
 {
     struct buf *out = &client->out[client->filling];
-    h2o_iovec_t bytes = {.base = (char *)buf_head(out), .len = buf_size(out)};
+    /* `out` is never consumed in part, so its data is its head; NULL when it is empty. */
+    h2o_iovec_t bytes = {.base = (char *)out->data, .len = buf_size(out)};
     bool last = client->ended;
 
     if (client->sending)

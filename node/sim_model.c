@@ -9,8 +9,10 @@
 #include "base/error.h"
 
 /* A step that starts late, because the process did, starts where the last one ended, so that
- * the pace is right on average; but not further back than this. */
-#define MAX_LAG_US 20000
+ * the pace is right on average; but not further back than this.  A promised rate is caught up
+ * with for longer. */
+#define MAX_LAG_US      20000
+#define MAX_RATE_LAG_US 500000
 
 #define SLOT_SIMILARITY 0.10
 
@@ -351,6 +353,8 @@ static void end_step(struct sim_model *model, token_fn *on_token, void *data)
 uint64_t sim_model_advance(struct sim_model *model, uint64_t now_us, token_fn *on_token,
                            void *data)
 {
+    uint64_t max_lag_us = model->config.rate > 0 ? MAX_RATE_LAG_US : MAX_LAG_US;
+
     for (;;) {
         uint64_t start_us = now_us, took_us;
 
@@ -360,7 +364,7 @@ uint64_t sim_model_advance(struct sim_model *model, uint64_t now_us, token_fn *o
             return model->step_end_us;
         }
         if (model->step_end_us != 0) {
-            if (now_us - model->step_end_us <= MAX_LAG_US)
+            if (now_us - model->step_end_us <= max_lag_us)
                 start_us = model->step_end_us;
             model->step_end_us = 0;
             end_step(model, on_token, data);

@@ -268,7 +268,7 @@ static int read_text(struct reader *r)
     r->limit = UINT32_MAX;
     read_limit(r);
     out->want = SIM_WANT_TEXT;
-    out->place = sim_text_find(out->model->id, buf_head(r->scratch), buf_size(r->scratch),
+    out->place = sim_text_find(out->model->id, buf_cstr(r->scratch), buf_size(r->scratch),
                                prompt.answer_at, prompt.known);
     settle_length(r, natural_given);
     read_tools(r);

@@ -638,6 +638,25 @@ Test(sim_engine, errors_have_the_shape_of_their_api)
     down();
 }
 
+Test(sim_engine, a_body_cut_anywhere_is_refused)
+{
+    static const char BODY[] =
+        "{\"model\":\"sim\",\"max_tokens\":3,\"drover_sim\":{\"tokens\":2},"
+        "\"tools\":[{\"type\":\"function\"}],\"stop\":[\"\\u00e9\"]," LLAMAS "}";
+    struct seen seen;
+    size_t n;
+
+    up(QUICK);
+    for (n = 0; n < sizeof(BODY) - 1; n++) {
+        start_with(&seen, CHAT, NULL, BODY, n, NULL);
+        cr_assert(turn_until(&seen.ended));
+        cr_assert_eq(seen.status, 400, "cut after %zu bytes", n);
+        buf_finish(&seen.body);
+    }
+    expect(CHAT, BODY, 200, "\"completion_tokens\":2");
+    down();
+}
+
 Test(sim_engine, every_surface_streams_its_own_events)
 {
     up(QUICK);
