@@ -37,7 +37,7 @@ struct infer_request {
     bool aliased;                 /* they differ */
     const uint8_t *body;
     size_t body_len;
-    const char *content_type;   /* as the client sent it */
+    const char *content_type;   /* of a form as the client sent it, else application/json */
     bool stream;                /* the client wants a stream (Ollama: default true) */
     bool client_usage;          /* the client itself asked for usage in the stream */
     uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */

@@ -189,7 +189,7 @@ void teardown(void)
 /* ---- clients ----------------------------------------------------------------------------- */
 
 struct client clients[128];
-static unsigned clients_count;
+unsigned clients_count;
 
 struct client *dial(void)
 {

@@ -51,6 +51,7 @@ extern bool ready; /* what the owner says of readiness */
 extern struct exchange exchanges[512];
 extern unsigned exchanges_count;
 extern struct client clients[128];
+extern unsigned clients_count;
 
 void setup(void);
 void teardown(void);

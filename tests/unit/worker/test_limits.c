@@ -1,8 +1,10 @@
 /* test_limits.c - framing attacks, caps and time limits, over real sockets. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "http_fixture.h"
@@ -42,6 +44,50 @@ Test(limits, ambiguous_framing_is_refused_and_the_connection_closed)
     }
     cr_expect_eq(exchanges_count, 0);
     AWAIT(http_server_connections(server) == 0);
+}
+
+/* Whatever arrives, every connection comes to an end once the client has said all it will, and
+ * each request that got through has ended once. */
+Test(limits, mutated_requests_leave_nothing_behind)
+{
+    static const char *const seeds[] = {
+        "POST /v1/chat/completions HTTP/1.1\r\n" HOST
+        "content-length: 16\r\n\r\n{\"model\":\"echo\"}GET /v1/models HTTP/1.1\r\n" HOST
+        "\r\nHEAD / HTTP/1.1\r\n" HOST "\r\n",
+        "POST /api/chat HTTP/1.1\r\n" HOST "transfer-encoding: chunked\r\n\r\n"
+        "8\r\n{\"model\"\r\n8\r\n:\"wait\"}\r\n0\r\n\r\n",
+        "POST /v1/messages HTTP/1.1\r\n" HOST "expect: 100-continue\r\ncontent-length: 17\r\n"
+        "\r\n{\"model\":\"begin\"}GET /x HTTP/1.0\r\n\r\n",
+    };
+    static const char bytes[] = "\r\n :,\t\0\xff/019aA\"{}";
+    unsigned seed = 7;
+
+    start();
+    for (unsigned round = 0; round < 1500; round++) {
+        const char *text = seeds[round % ARRAY_LEN(seeds)];
+        char mutant[512];
+        size_t n = strlen(text);
+        struct client *c;
+
+        memcpy(mutant, text, n);
+        for (unsigned k = 0; k <= round % 3; k++)
+            mutant[(size_t)rand_r(&seed) % n] = bytes[(size_t)rand_r(&seed) % sizeof(bytes)];
+        if (round % 5 == 0)
+            n = (size_t)rand_r(&seed) % n;
+        c = dial();
+        say_n(c, mutant, n / 2);
+        turn();
+        say_n(c, mutant + n / 2, n - n / 2);
+        turn();
+        (void)shutdown(c->fd, SHUT_WR);
+        AWAIT(http_server_connections(server) == 0);
+        hang_up(c);
+        clients_count = 0;
+        for (unsigned i = 0; i < exchanges_count; i++)
+            cr_assert_eq(exchanges[i].done + exchanges[i].gone, 1);
+        exchanges_count = 0;
+    }
+    cr_expect_gt(counter(PROC_REQUESTS_TOTAL), 500);
 }
 
 Test(limits, http_2_is_not_spoken)
