@@ -47,8 +47,8 @@ static bool text_is(const struct json_value *value, const char *text)
 }
 
 static const char *const bodies[] = {
-    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"x\\\"\"}],"
-    "\"stream\":true,\"n\":-1.5e+3,\"z\":null,\"e\":{},\"a\":[],\"f\":false}",
+    ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"x\\\"\"}],"
+     "\"stream\":true,\"n\":-1.5e+3,\"z\":null,\"e\":{},\"a\":[],\"f\":false}"),
     "[[1,2,{\"a\":[true,[]]}],\"\\ud83d\\ude00 and \xf0\x9f\x98\x80\"]",
     "\"a string that is longer than eight bytes, with a \\\\ in it\"",
 };
