@@ -40,7 +40,7 @@ static inline size_t buf_size(const struct buf *b)
 }
 static inline uint8_t *buf_head(const struct buf *b)
 {
-    return b->data + b->off;
+    return b->data == NULL ? NULL : b->data + b->off; /* NULL + 0 is undefined in C17 */
 }
 
 /* Drops the first n unread bytes; n <= buf_size(). */
