@@ -51,7 +51,7 @@ main({
     assert.ok(error instanceof Anthropic.NotFoundError, error.constructor.name);
     assert.equal(error.error.type, 'error');
     assert.equal(error.error.error.type, 'not_found_error');
-    assert.ok(error.requestID, 'request id');
+    assert.ok(error.error.request_id, 'request id');
   },
 
   async errorBadRequest(url) {

@@ -260,7 +260,9 @@ class Cluster:
         def started():
             if not self.master.running():
                 raise AssertionError(f"drover ended at once:\n{self.master.log()}")
-            return (self.runtime / "addresses").exists() and self.worker_pids()
+            # A scoreboard that an earlier master left behind shows workers that are no more.
+            pids = self.worker_pids()
+            return pids and set(pids) <= set(children_of(self.master.pid))
         until(started, 10, "drover has started")
 
     def addresses(self):
@@ -289,6 +291,8 @@ class Cluster:
         if join:
             argv += ["--coordinator", "%s:%d" % self.address("registry"),
                      "--token-file", str(self.token_path)]
+        else:
+            argv += ["--insecure-no-token"]
         node = Node(Process(argv, self.dir / f"node-{name}-{len(self.nodes)}.log"), name)
         self.nodes.append(node)
         if wait:

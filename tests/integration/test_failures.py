@@ -113,7 +113,7 @@ def test_a_node_killed_in_mid_stream_gives_a_clean_error_in_the_surfaces_own_sha
 
 def test_a_node_that_refuses_every_request_leads_to_another_node(make_cluster):
     engine = FakeEngine(lambda handler, path, body: handler.drop(), models=(MODEL,))
-    cluster = make_cluster().start()
+    cluster = make_cluster(config={"policy": "round_robin"}).start()
     cluster.start_node("bad", engine=engine.url)
     cluster.start_node("good", "slots=8")
     for turn in range(6):

@@ -92,7 +92,7 @@ def test_a_reload_under_load_fails_no_request_and_the_new_config_is_in_force(pac
 
 
 def test_a_stream_that_began_before_a_reload_ends_whole_on_its_old_worker(paced):
-    with Load(paced.api, concurrency=1, tokens=150) as load:
+    with Load(paced.api, concurrency=1, tokens=150, prompts=1) as load:
         until(paced.open_requests, 5, "the stream is open")
         old = set(paced.worker_pids())
         paced.master.signal(signal.SIGHUP)
@@ -162,7 +162,7 @@ def test_the_health_process_is_restarted_and_traffic_does_not_notice(paced):
 
 
 def test_quit_finishes_open_streams_before_the_master_ends(paced):
-    with Load(paced.api, concurrency=8, tokens=60) as load:
+    with Load(paced.api, concurrency=8, tokens=60, prompts=1) as load:
         until(lambda: len(paced.open_requests()) >= 8, 5, "streams are open")
         load._stop.set()
         assert paced.stop_master(signal.SIGQUIT) == 0
@@ -203,7 +203,10 @@ def test_children_end_when_the_master_is_killed(paced):
     paced.master.signal(signal.SIGKILL)
     paced.master.popen.wait()
     until(lambda: not [pid for pid in children if alive(pid)], 10, "no child is left")
-    # What the dead master left behind does not keep the next one from starting.
+    # What the dead master left behind does not keep the next one from starting, and the nodes
+    # find it where the old one was.
+    registry = "%s:%d" % paced.address("registry")
+    paced.write_config(registry={"listen": registry})
     paced.launch()
     for name in ("a", "b"):
         paced.wait_up(name)

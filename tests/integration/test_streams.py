@@ -29,8 +29,8 @@ def test_a_thousand_streams_at_once_through_two_workers_arrive_byte_for_byte(mak
                                                     tokens)) for i in range(streams)]
         while not all(task.done() for task in tasks):
             rows = await loop.run_in_executor(None, cluster.worker_rows)
-            peak = max(peak, sum(row["open_requests"] for row in rows))
-            used = [row for row in rows if row["open_requests"] > 0]
+            peak = max(peak, sum(row["requests_open"] for row in rows))
+            used = [row for row in rows if row["requests_open"] > 0]
             if peak >= streams:
                 assert len(used) == 2, rows
                 break
@@ -140,14 +140,19 @@ ODD_BODY = (b'{ "messages" : [ {"role":"user","content":"caf\\u00e9 \\ud83d\\ude
             b'567890, "exp":1e+3,"future_option":{"a":[1,2.50,{}],"z":"\\/"},"seed":-0 }')
 
 
+# What the node adds in front of a chat body, so that it can count tokens as they come and give
+# the client one whole answer in the end.  Nothing else may differ.
+STREAMED = b'{"stream":true,"stream_options":{"include_usage":true},'
+
+
 def test_a_body_reaches_the_engine_byte_for_byte(make_cluster):
-    engine = FakeEngine()
+    engine = FakeEngine(lambda handler, path, body: handler.answer(200, {"data": []}))
     cluster = make_cluster().start()
     cluster.start_node("a", engine=engine.url)
-    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", ODD_BODY)
+    answer = fetch_now(cluster.api, "POST", "/v1/embeddings", ODD_BODY)
     assert answer.status == 200, answer.body
     (path, headers, body), = engine.posts()
-    assert path == "/v1/chat/completions"
+    assert path == "/v1/embeddings"
     assert body == ODD_BODY
     assert {k.lower(): v for k, v in headers.items()}["content-type"] == "application/json"
     engine.close()
@@ -160,7 +165,7 @@ def test_an_alias_changes_the_model_and_nothing_else_in_the_body(make_cluster):
     sent = ODD_BODY.replace(b"fake-model", b"gpt-x")
     answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", sent)
     assert answer.status == 200, answer.body
-    assert engine.posts()[0][2] == ODD_BODY
+    assert engine.posts()[0][2] == STREAMED + ODD_BODY[1:]
     engine.close()
 
 
@@ -174,7 +179,8 @@ def test_a_stream_asks_the_engine_for_usage_and_hides_it_from_a_client_that_did_
                       {"x-request-id": "quiet"})
     body = engine.posts()[0][2]
     assert json.loads(body)["stream_options"] == {"include_usage": True}
-    assert body.startswith(b'{"model":"fake-model","stream":true,"messages":[],"n":1.0')
+    assert body == (b'{"stream_options":{"include_usage":true},'
+                    b'"model":"fake-model","stream":true,"messages":[],"n":1.0}')
     assert b'"usage"' not in quiet.body
     assert b'"choices": []' not in quiet.body and b'"choices":[]' not in quiet.body
     assert quiet.body.count(b"data: ") == 5  # three words, the finish, [DONE]
@@ -209,26 +215,31 @@ def test_a_large_body_and_a_large_answer_pass(make_cluster):
     body = json.dumps({"model": FAKE, "messages": [], "image": image}).encode()
     answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", body)
     assert answer.status == 200, answer.body[:300]
-    assert answer.json()["echo"] == len(body)
+    assert answer.json()["echo"] == len(STREAMED) - 1 + len(body)
     assert len(answer.json()["fill"]) == 3 * 1024 * 1024
     engine.close()
 
 
-def test_a_multipart_upload_is_routed_by_its_model_field(make_cluster):
-    engine = FakeEngine(lambda handler, path, body: handler.answer(200, {"text": "hello"}))
-    cluster = make_cluster().start()
-    cluster.start_node("a", engine=engine.url)
-    boundary = "XyZ"
-    audio = bytes(range(256)) * 40
-    body = (f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+def multipart(model, boundary="XyZ"):
+    audio = bytes(range(256)) * 100
+    return (f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
             f'Content-Type: audio/wav\r\n\r\n').encode() + audio + (
                 f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
-                f'{FAKE}\r\n--{boundary}--\r\n').encode()
-    answer = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions", body,
-                       {"Content-Type": f"multipart/form-data; boundary={boundary}"})
-    assert answer.status == 200, answer.body
-    assert answer.json() == {"text": "hello"}
-    path, headers, got = engine.posts()[0]
-    assert path == "/v1/audio/transcriptions"
-    assert got == body
-    engine.close()
+                f'{model}\r\n--{boundary}--\r\n').encode()
+
+
+def test_a_multipart_upload_is_routed_by_its_model_field(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("a", "models=whisper;other")
+    for boundary in ("XyZ", "-" * 60):
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        answer = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions",
+                           multipart("whisper", boundary), kind)
+        assert answer.status == 200, answer.body
+        assert answer.json()["text"]
+        unknown = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions",
+                            multipart("unknown-model", boundary), kind)
+        assert unknown.status == 404 and b"unknown-model" in unknown.body
+    cut = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions",
+                    multipart("whisper")[:-300], {"Content-Type": "multipart/form-data; boundary=XyZ"})
+    assert cut.status == 400

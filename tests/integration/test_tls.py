@@ -75,7 +75,7 @@ def test_clients_are_served_over_tls_with_http_1(make_cluster, pki):
 def start_tls_node(cluster, pki, name="secure", cert="node"):
     process = Process(
         [program("drover-node"), "--engine", "sim:slots=8", "--name", name,
-         "--listen", "127.0.0.1:0", "--tls-cert", f"{pki}/{cert}.crt",
+         "--listen", "127.0.0.1:0", "--insecure-no-token", "--tls-cert", f"{pki}/{cert}.crt",
          "--tls-key", f"{pki}/{cert}.key", "--tls-ca", f"{pki}/ca.crt"],
         cluster.dir / f"node-{name}-{len(cluster.nodes)}.log")
     node = Node(process, name)
