@@ -277,7 +277,7 @@ static void drop(struct responder *r)
 
 void responder_lose(struct responder *r)
 {
-    r->lost = true;
+    r->aborted = true;
     flush_soon(r);
 }
 
@@ -483,10 +483,43 @@ static size_t frame_chunk(struct responder *r)
     return skip;
 }
 
+/* Everything that was to be written has been handed over? */
+static bool all_sent(const struct responder *r)
+{
+    return r->ended && r->fill.len == 0 && (!r->chunked || r->last_sent);
+}
+
+/* The write is in the socket. */
+static void written(struct responder *r)
+{
+    size_t n = r->flight_body;
+
+    r->in_flight = false;
+    r->flight_body = 0;
+    buf_shrink(&r->flight, KEEP_BYTES);
+    if (r->told) {
+        close_now(r);
+        return;
+    }
+    if (n != 0 && r->events.on_drain != NULL)
+        r->events.on_drain(r->data, n);
+    /* A client that has everything may leave: that is no loss. */
+    if (all_sent(r) && !r->aborted)
+        complete(r);
+    else if (r->fill.len != 0 || r->ended || r->lost || r->aborted)
+        flush_soon(r);
+}
+
+/*
+ * Once the head is out and nothing is under way in libh2o, a piece of a stream goes straight to
+ * the socket: a token costs one send(2) and not also libh2o's filters, write queue and
+ * callback. What the socket does not take at once, and all of TLS, goes through libh2o.
+ */
 static void send_gathered(struct responder *r)
 {
+    bool direct = r->head_sent && r->conn->sock->ssl == NULL;
     size_t skip = r->chunked ? frame_chunk(r) : 0;
-    struct buf written_out = r->flight;
+    struct buf emptied = r->flight;
     h2o_iovec_t vec;
 
     if (r->fill.failed) {
@@ -501,7 +534,7 @@ static void send_gathered(struct responder *r)
     }
     r->flight = r->fill;
     r->flight_body = r->fill_body;
-    r->fill = written_out;
+    r->fill = emptied;
     r->fill_body = 0;
     r->in_flight = true;
     r->flight_mono_us = loop_now_us(r->server->loop);
@@ -510,6 +543,18 @@ static void send_gathered(struct responder *r)
         h2o_start_response(r->req, &r->generator);
     }
     vec = h2o_iovec_init(r->flight.data + skip, r->flight.len - skip);
+    if (direct && vec.len != 0) {
+        ssize_t w = send(fd_of(r), vec.base, vec.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (w == (ssize_t)vec.len) {
+            written(r);
+            return;
+        }
+        if (w > 0) {
+            vec.base += w;
+            vec.len -= (size_t)w;
+        }
+    }
     h2o_send(r->req, &vec, vec.len == 0 ? 0 : 1, H2O_SEND_STATE_IN_PROGRESS);
 }
 
@@ -517,31 +562,16 @@ static void on_flush(struct deferred *deferred)
 {
     struct responder *r = CONTAINER_OF(deferred, struct responder, flush);
 
+    if (r->lost && !r->aborted && r->in_flight && all_sent(r))
+        return; /* it has left, perhaps with everything: the write will tell */
     if (r->lost || r->aborted)
         drop(r);
     else if (r->started && !r->in_flight && !r->told)
         send_gathered(r);
 }
 
-/* The write is in the socket. */
 static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
-    struct responder *r = CONTAINER_OF(generator, struct responder, generator);
-    size_t n = r->flight_body;
-
     (void)req;
-    r->in_flight = false;
-    r->flight_body = 0;
-    buf_shrink(&r->flight, KEEP_BYTES);
-    if (r->told) {
-        close_now(r);
-        return;
-    }
-    if (n != 0 && r->events.on_drain != NULL)
-        r->events.on_drain(r->data, n);
-    if (r->ended && r->fill.len == 0 && (!r->chunked || r->last_sent) && !r->lost &&
-        !r->aborted)
-        complete(r);
-    else if (r->fill.len != 0 || r->ended || r->lost || r->aborted)
-        flush_soon(r);
+    written(CONTAINER_OF(generator, struct responder, generator));
 }

@@ -306,6 +306,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     responder_create(conn, req, request);
     request->responder->method = copy(req, &req->input.method);
     request->responder->path = path.base;
+    request->path = path.base;
 
     /* After a body in chunks the connection is not used again: libh2o reads the chunks' own
      * lines leniently, and what follows could be somebody's smuggled request. */
