@@ -191,7 +191,7 @@ static void watch_load(struct probe *probe)
         probe->load_call != NULL)
         return;
     if (probe->token != NULL) {
-        join_call_proof(proof, probe->token, probe->node_id, probe->instance_id);
+        join_call_proof(proof, probe->token, probe->instance_id);
         options.metadata_count = 1;
     }
     request.interval_ms = LOAD_INTERVAL_MS;

@@ -200,8 +200,7 @@ bool agent_authorised(const struct agent *agent, const struct server_call *call)
     for (size_t i = 0; i < ARRAY_LEN(agent->tokens); i++) {
         if (agent->tokens[i][0] == '\0')
             continue;
-        join_call_proof(wanted, agent->tokens[i], agent->config.node_id,
-                        agent->config.instance_id);
+        join_call_proof(wanted, agent->tokens[i], agent->config.instance_id);
         good |= join_equal(proof, wanted);
     }
     return good;

@@ -66,14 +66,13 @@ void join_coordinator_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token,
     prove(out, "drover.v1 coordinator", token, facts);
 }
 
-void join_call_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token, const char *node_id,
+void join_call_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token,
                      const uint8_t instance_id[JOIN_INSTANCE_BYTES])
 {
     static const char label[] = "drover.v1 call";
     struct buf text = BUF_INIT;
 
     buf_add(&text, label, sizeof(label));
-    add_text(&text, node_id);
     buf_add(&text, instance_id, JOIN_INSTANCE_BYTES);
     seal(out, token, &text);
 }

@@ -3,7 +3,7 @@
  *
  *   join   HMAC-SHA-256(token, "drover.v1 join" 0 server_nonce node_nonce len16(node_id)
  * node_id instance_id len16(host) host port16) coord  the same with "drover.v1 coordinator"
- *   call   HMAC-SHA-256(token, "drover.v1 call" 0 len16(node_id) node_id instance_id), sent by
+ *   call   HMAC-SHA-256(token, "drover.v1 call" 0 instance_id), sent by
  *          workers as metadata drover-call-proof-bin with every Inference call to a node that
  * has a token.  It proves the token to this one instance; without TLS an eavesdropper can
  *          replay it against the same instance, so untrusted networks need TLS.
@@ -34,7 +34,7 @@ void join_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token,
                 const struct join_facts *facts);
 void join_coordinator_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token,
                             const struct join_facts *facts);
-void join_call_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token, const char *node_id,
+void join_call_proof(uint8_t out[JOIN_PROOF_BYTES], const char *token,
                      const uint8_t instance_id[JOIN_INSTANCE_BYTES]);
 
 /* Constant-time comparison. */

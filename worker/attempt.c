@@ -183,8 +183,7 @@ int attempt_start(struct attempt **out, struct fleet_node *node,
     attempt->data = data;
     attempt->arena = options->arena;
     if (options->config->tokens[0] != NULL) {
-        join_call_proof(proof, options->config->tokens[0], node->info.name,
-                        node->info.instance_id);
+        join_call_proof(proof, options->config->tokens[0], node->info.instance_id);
         call.metadata_count = 1;
     }
     rc = call_start(&attempt->call, node->channel, &call, &handler, attempt, err);

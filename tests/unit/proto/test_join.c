@@ -18,7 +18,7 @@ static const char join_hex[] =
 static const char coordinator_hex[] =
     "ee28a9cb38b7a61852094ebda245bcf132368eff84ba6f690b9bb94ad991eabd";
 static const char call_hex[] =
-    "a5499102198cdb5de14f294c5c8db4fd4582679e0ef4f60db38d83b1e6064de4";
+    "51e3f1be65cfb954223201b10ea6bfeb8fe19510ae71ec9c9e3fb7c8b9415915";
 
 static struct join_facts make_facts(void)
 {
@@ -53,7 +53,7 @@ Test(join, proofs_are_the_documented_hmacs)
     check(proof, join_hex);
     join_coordinator_proof(proof, "secret", &facts);
     check(proof, coordinator_hex);
-    join_call_proof(proof, "secret", "box1", facts.instance_id);
+    join_call_proof(proof, "secret", facts.instance_id);
     check(proof, call_hex);
 }
 
