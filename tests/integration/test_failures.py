@@ -252,6 +252,24 @@ def test_many_clients_that_leave_at_once_leave_nothing_behind(cluster):
     cluster.wait_idle(3)
 
 
+def test_a_client_that_closes_after_the_whole_answer_is_not_counted_as_gone(cluster):
+    async def one(number):
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("hi", 2), {"x-request-id": f"closer{number}"})
+        await answer.read_head()
+        await answer.read()
+        answer.close()
+    async def go():
+        for batch in range(20):
+            await asyncio.gather(*(one(batch * 10 + i) for i in range(10)))
+    asyncio.run(asyncio.wait_for(go(), 60))
+    lines = until(lambda: found if len(found := [
+        line for line in cluster.access_lines() if line["id"].startswith("closer")]) == 200
+        else None, 5, "200 lines of access log")
+    wrong = [line for line in lines if line["outcome"] != "ok"]
+    assert not wrong, f"{len(wrong)} of 200, for example {wrong[0]}"
+
+
 # ---- a worker dies ----
 
 def test_workers_killed_under_load_hurt_only_their_own_clients_and_gauges_stay_exact(
