@@ -1,0 +1,458 @@
+"""node_rig.py - drover-node between a gRPC client of grpcio's and an engine that follows a script.
+
+The engine is a raw TCP server, so that it can break HTTP on purpose.  A request names what should
+happen in its member "script", which drover-node passes on like any member it does not know.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+
+import grpc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("DROVER_BUILD", ROOT / "build"))
+
+
+def load_messages():
+    """The Python modules that protoc makes of our .proto files."""
+    out = pathlib.Path(tempfile.gettempdir()) / f"drover-stubs-{os.getpid()}"
+    if not out.exists():
+        out.mkdir()
+        subprocess.run(["protoc", f"--proto_path={ROOT}", f"--python_out={out}",
+                        *(f"proto/{p.name}" for p in (ROOT / "proto").glob("*.proto"))],
+                       check=True)
+    sys.path.insert(0, str(out))
+    from proto import (drover_common_pb2, drover_inference_pb2,  # pylint: disable=import-error
+                       drover_registry_pb2, grpc_health_v1_pb2)
+    return drover_common_pb2, drover_inference_pb2, drover_registry_pb2, grpc_health_v1_pb2
+
+
+common, inference, registry, health = load_messages()
+
+
+def until(condition, seconds=10, what="the condition"):
+    """Waits until condition() is true and returns what it gave."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"{what} did not come true in {seconds} s"
+        time.sleep(0.01)
+
+
+def delta(content=None, finish=None, **more):
+    body = {"choices": [{"finish_reason": finish, "index": 0,
+                         "delta": {} if content is None else {"content": content}}],
+            "created": 7, "id": "chatcmpl-7", "model": "tiny",
+            "object": "chat.completion.chunk", **more}
+    return f"data: {json.dumps(body)}\n\n".encode()
+
+
+ROLE = (b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant",'
+        b'"content":null}}],"created":7,"id":"chatcmpl-7","model":"tiny",'
+        b'"object":"chat.completion.chunk"}\n\n')
+USAGE = (b'data: {"choices":[],"created":7,"id":"chatcmpl-7","model":"tiny",'
+         b'"object":"chat.completion.chunk","usage":{"completion_tokens":2,"prompt_tokens":22,'
+         b'"total_tokens":24,"prompt_tokens_details":{"cached_tokens":21}}}\n\n')
+DONE = b"data: [DONE]\n\n"
+
+
+class Engine:
+    """A llama-server as far as drover-node can tell."""
+
+    def __init__(self, slots=2):
+        self.slots = slots
+        self.loading = False
+        self.requests = []           # (path, headers, body) of POSTs
+        self.closed = []             # instants at which a peer closed on us
+        self.busy = 0                # generations under way
+        self.release = threading.Event()
+        self.sockets = set()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self):
+        """As if the process had been killed: nothing listens, every connection is reset."""
+        if self.listener.fileno() == -1:
+            return
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for sock in list(self.sockets):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock):
+        self.sockets.add(sock)
+        try:
+            file = sock.makefile("rb")
+            while self._one(sock, file):
+                pass
+        except OSError:
+            pass
+        finally:
+            self.sockets.discard(sock)
+            sock.close()
+
+    def _one(self, sock, file):
+        line = file.readline()
+        if not line:
+            return False
+        method, path, _ = line.decode().split(" ", 2)
+        headers = {}
+        while (line := file.readline().strip()):
+            name, _, value = line.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        body = file.read(int(headers.get("content-length", 0)))
+        if method == "GET":
+            return self._get(sock, path)
+        self.requests.append((path, headers, body))
+        try:
+            script = json.loads(body).get("script", "ok")
+        except ValueError:
+            script = "ok"
+        self.busy += 1
+        try:
+            return getattr(self, "do_" + script)(sock, json.loads(body))
+        finally:
+            self.busy -= 1
+
+    def answer(self, sock, status, document, headers=()):
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
+        lines = [f"HTTP/1.1 {status} X", "Server: llama.cpp", "Content-Type: application/json",
+                 f"Content-Length: {len(data)}", *headers]
+        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        return True
+
+    def _get(self, sock, path):
+        if self.loading:
+            return self.answer(sock, 503, {"error": {"message": "Loading model",
+                                                     "type": "unavailable_error", "code": 503}})
+        pages = {
+            "/v1/models": {"object": "list", "data": [
+                {"id": "tiny", "aliases": ["small"], "owned_by": "llamacpp",
+                 "meta": {"n_ctx": 2048}}]},
+            "/props": {"default_generation_settings": {"n_ctx": 2048},
+                       "total_slots": self.slots, "build_info": "b10573"},
+            "/slots": [{"id": i, "is_processing": i < self.busy} for i in range(self.slots)],
+            "/health": {"status": "ok"},
+        }
+        if path in pages:
+            return self.answer(sock, 200, pages[path])
+        return self.answer(sock, 501, {"error": {"code": 501, "message": "no"}})
+
+    # ---- scripts ----------------------------------------------------------------------------
+
+    def begin(self, sock, content_type="text/event-stream", headers=()):
+        lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}", "Transfer-Encoding: chunked",
+                 *headers]
+        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+
+    def send(self, sock, data):
+        sock.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def end(self, sock):
+        sock.sendall(b"0\r\n\r\n")
+        return True
+
+    def wait_closed(self, sock):
+        """Until the peer closes; notes when."""
+        sock.settimeout(30)
+        try:
+            while sock.recv(65536):
+                pass
+        except OSError:
+            pass
+        self.closed.append(time.monotonic())
+        return False
+
+    def do_ok(self, sock, _):
+        self.begin(sock, headers=("X-Request-Id: from-engine", "Set-Cookie: a=b"))
+        for part in (ROLE + delta("Hel"), delta("lo"), delta(None, "length"), USAGE, DONE):
+            self.send(sock, part)
+        return self.end(sock)
+
+    def do_crlf(self, sock, _):
+        self.begin(sock)
+        text = (ROLE + b":\n\n" + delta("Hel") + delta("lo") + delta(None, "stop") + DONE)
+        for byte in text.replace(b"\n", b"\r\n"):
+            self.send(sock, bytes([byte]))
+        return self.end(sock)
+
+    def do_held(self, sock, body):
+        """A first token, then nothing until released."""
+        self.begin(sock)
+        self.send(sock, ROLE + delta("a"))
+        sock.settimeout(0.02)
+        while not self.release.is_set():
+            try:
+                if not sock.recv(1):
+                    self.closed.append(time.monotonic())
+                    return False
+            except TimeoutError:
+                pass
+        sock.settimeout(None)
+        self.send(sock, delta(None, "stop") + DONE)
+        return self.end(sock)
+
+    def do_silent(self, sock, _):
+        return self.wait_closed(sock)
+
+    def do_pinging(self, sock, _):
+        """Headers and pings, but never a token."""
+        self.begin(sock)
+        try:
+            while True:
+                self.send(sock, b":\n\n")
+                time.sleep(0.02)
+        except OSError:
+            self.closed.append(time.monotonic())
+            return False
+
+    def do_stalling(self, sock, _):
+        self.begin(sock)
+        self.send(sock, ROLE + delta("a"))
+        return self.wait_closed(sock)
+
+    def do_truncated(self, sock, _):
+        self.begin(sock)
+        self.send(sock, ROLE + delta("Hel"))
+        return False
+
+    def do_cut_in_event(self, sock, _):
+        self.begin(sock)
+        self.send(sock, ROLE + delta("Hel") + delta("lo")[:40])
+        return self.end(sock)
+
+    def do_incomplete(self, sock, _):
+        self.begin(sock)
+        self.send(sock, ROLE + delta("Hel"))
+        return self.end(sock)
+
+    def do_lost_after_done(self, sock, _):
+        self.begin(sock)
+        self.send(sock, delta("Hel") + delta(None, "stop") + DONE)
+        return False
+
+    def do_not_http(self, sock, _):
+        sock.sendall(b"220 smtp.example ESMTP\r\n")
+        return False
+
+    def do_no_answer(self, *_):
+        return False
+
+    def do_garbage_event(self, sock, _):
+        self.begin(sock)
+        self.send(sock, b"data: <html>oops</html>\n\n")
+        return self.end(sock)
+
+    def do_endless_event(self, sock, _):
+        self.begin(sock)
+        try:
+            while True:
+                self.send(sock, b"x" * 65536)
+        except OSError:
+            return False
+
+    def do_big_head(self, sock, _):
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" + b"X-Filler: " + b"y" * 60000 + b"\r\n" +
+                     b"X-Filler: " + b"y" * 60000 + b"\r\n\r\n")
+        return False
+
+    def do_error_first(self, sock, _):
+        self.begin(sock)
+        self.send(sock, b'data: {"error":{"code":500,"message":"Compute error."}}\n\n')
+        return self.end(sock)
+
+    def do_error_first_400(self, sock, _):
+        self.begin(sock)
+        self.send(sock, b'data: {"error":{"code":400,"message":"too long"}}\n\n')
+        return self.end(sock)
+
+    def do_error_later(self, sock, _):
+        self.begin(sock)
+        self.send(sock, ROLE + delta("Hel"))
+        self.send(sock, b'data: {"error":{"code":500,"message":"Compute error."}}\n\n')
+        return self.end(sock)
+
+    def do_json_parse(self, sock, _):
+        return self.answer(sock, 500, {"error": {
+            "code": 500, "message": "[json.exception.parse_error.101] parse error at line 1",
+            "type": "server_error"}})
+
+    def do_broken(self, sock, _):
+        return self.answer(sock, 500, {"error": {"code": 500, "message": "Compute error."}})
+
+    def do_busy(self, sock, _):
+        return self.answer(sock, 503, {"error": "server busy, please try again."})
+
+    def do_load(self, sock, _):
+        return self.answer(sock, 503, {"error": {"message": "Loading model", "code": 503}})
+
+    def do_context(self, sock, _):
+        return self.answer(sock, 400, {"error": {"code": 400, "message": "request exceeds the "
+                                                 "available context size"}},
+                           headers=("Retry-After: 3",))
+
+    def do_no_usage(self, sock, body):
+        if "stream_options" in body:
+            return self.answer(sock, 400, {"error": {"code": 400, "message":
+                                                     "unknown field stream_options"}})
+        self.begin(sock)
+        self.send(sock, ROLE + delta("x") + delta(None, "stop") + DONE)
+        return self.end(sock)
+
+    def do_plain(self, sock, _):
+        return self.answer(sock, 200, {"object": "list", "data": [{"embedding": [0.5]}],
+                                       "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+
+    def do_flood(self, sock, _):
+        """32 MiB as fast as they go; notes how many were sent."""
+        self.begin(sock)
+        self.sent = 0
+        part = delta("y" * 32000)
+        for _ in range(1024):
+            self.send(sock, part)
+            self.sent += len(part)
+        self.send(sock, delta(None, "stop") + DONE)
+        return self.end(sock)
+
+
+class Node:
+    """One drover-node process."""
+
+    def __init__(self, *arguments, engine=None, name="n1"):
+        self.log = tempfile.NamedTemporaryFile("w+b", suffix=".log")
+        self.name = name
+        self.process = subprocess.Popen(
+            [str(BUILD / "node" / "drover-node"), "--listen", "127.0.0.1:0", "--name", name,
+             "--engine", engine, "--log-level", "debug", *arguments],
+            stdout=self.log, stderr=self.log)
+        line = until(lambda: re.search(r"event=listening .*?port=(\d+)", self.text()),
+                     what="event=listening")
+        self.port = int(line.group(1))
+        self.channel = grpc.insecure_channel(
+            f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", 32 << 20)])
+
+    def text(self):
+        return pathlib.Path(self.log.name).read_text(errors="replace")
+
+    def ready(self):
+        """Until the engine is ready."""
+        until(lambda: self.describe().load.engine_reachable and not self.describe().load.loading,
+              what="the engine")
+        return self
+
+    def unary(self, method, request, response, **options):
+        call = self.channel.unary_unary(method, request_serializer=type(request).SerializeToString,
+                                        response_deserializer=response.FromString)
+        return call(request, timeout=10, **options)
+
+    def describe(self):
+        return self.unary("/drover.v1.Inference/Describe", inference.DescribeRequest(),
+                          inference.DescribeResponse)
+
+    def cancel(self, request_id, attempt=0, all_attempts=False, metadata=None):
+        return self.unary("/drover.v1.Inference/Cancel", inference.CancelRequest(
+            request_id=request_id, attempt=attempt, all_attempts=all_attempts),
+            inference.CancelResponse, metadata=metadata).cancelled
+
+    def health(self, service=""):
+        return self.unary("/grpc.health.v1.Health/Check",
+                          health.HealthCheckRequest(service=service),
+                          health.HealthCheckResponse).status
+
+    def infer(self, script="ok", body=None, timeout=20, metadata=None, **fields):
+        if body is None:
+            body = {"model": "tiny", "script": script,
+                    "messages": [{"role": "user", "content": "hi"}]}
+        request = inference.InferRequest(**{
+            "request_id": uuid.uuid4().hex, "operation": common.OPERATION_CHAT_COMPLETIONS,
+            "model": "tiny", "stream": True,
+            "body": body if isinstance(body, bytes) else json.dumps(body).encode(), **fields})
+        call = self.channel.unary_stream(
+            "/drover.v1.Inference/Infer",
+            request_serializer=inference.InferRequest.SerializeToString,
+            response_deserializer=inference.InferEvent.FromString)
+        return call(request, timeout=timeout, metadata=metadata)
+
+    def watch(self, interval_ms):
+        call = self.channel.unary_stream(
+            "/drover.v1.Inference/WatchLoad",
+            request_serializer=inference.WatchLoadRequest.SerializeToString,
+            response_deserializer=common.LoadReport.FromString)
+        return call(inference.WatchLoadRequest(interval_ms=interval_ms), timeout=20)
+
+    def stop(self, expect=0):
+        self.channel.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        assert code == expect, self.text()[-3000:]
+
+
+class Answer:
+    """Everything that one call gave."""
+
+    def __init__(self, call):
+        self.accepted, self.chunks, self.head, self.finish = [], [], None, None
+        self.status, self.message, self.call = grpc.StatusCode.OK, "", call
+        try:
+            for event in call:
+                kind = event.WhichOneof("event")
+                if kind == "accepted":
+                    self.accepted.append(event.accepted.queue_position)
+                elif kind == "chunk":
+                    self.chunks.append(event.chunk)
+                else:
+                    assert getattr(self, kind) is None, f"a second {kind}"
+                    setattr(self, kind, getattr(event, kind))
+        except grpc.RpcError as error:
+            self.status, self.message = error.code(), error.details()
+
+    @property
+    def data(self):
+        return b"".join(chunk.data for chunk in self.chunks)
+
+    @property
+    def json(self):
+        return json.loads(self.data)
+
+    @property
+    def text(self):
+        return "".join(chunk.text for chunk in self.chunks)
+
+
+def call_proof(token, instance_id):
+    text = b"drover.v1 call\0" + instance_id
+    return hmac.new(token.encode(), text, hashlib.sha256).digest()
