@@ -461,9 +461,15 @@ static bool take(struct h2_session *session, const uint8_t *bytes, size_t n)
 {
     ssize_t used;
 
+    if (session->closing)
+        return false; /* nothing that comes now matters; our GOAWAY is on its way out */
     session->total_bytes += n;
     used = nghttp2_session_mem_recv(session->h2, bytes, n);
     if (session->phase == H2_DEAD)
+        return false;
+    if (used == NGHTTP2_ERR_FLOODED)
+        h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, "flood");
+    if (session->closing)
         return false;
     if (used < 0) {
         h2_session_down(session, nghttp2_strerror((int)used));
@@ -532,8 +538,13 @@ static void read_some(struct h2_session *session)
         h2_session_down(session, "connection closed by peer");
         return;
     }
-    if (session->phase == H2_LINGER)
+    if (session->phase == H2_LINGER) {
+        /* What was under way fits into the window; who sends more is not leaving. */
+        session->lingered_bytes += (size_t)n;
+        if (session->lingered_bytes > session->config.connection_window_bytes + KEEP_BYTES)
+            h2_session_down(session, "connection closed");
         return;
+    }
     session->read_mono_us = clock_mono_us();
     session->heard = true;
     if (session->tls != NULL)

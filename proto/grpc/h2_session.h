@@ -211,6 +211,7 @@ struct h2_session {
     unsigned strikes;        /* PINGs that came too fast */
     uint64_t total_bytes;    /* received */
     uint64_t useful_bytes;   /* header and DATA payload received, and DATA sent */
+    uint64_t lingered_bytes; /* thrown away in LINGER */
     struct h2_rate pings, settings, faults, refusals;
     unsigned open; /* length of `streams` */
     struct h2_stream *streams;
