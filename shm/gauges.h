@@ -6,6 +6,10 @@
  * reader sums a node's row and skips words of another generation, so that requests sent to an
  * earlier tenant of the slot are not charged to the present one.  The master zeroes a dead
  * worker's column.
+ *
+ * Beside it a second word per (node, worker), with the same rules: since when that worker's
+ * oldest request there has waited for its first token.  A node that has stalled shows by it,
+ * long before anything fails.
  */
 #ifndef DROVER_SHM_GAUGES_H
 #define DROVER_SHM_GAUGES_H
@@ -20,6 +24,7 @@ struct scoreboard;
 struct gauge {
     uint32_t inflight;       /* requests sent and neither finished nor abandoned */
     uint64_t pending_tokens; /* uncached prompt tokens sent and not yet at first token */
+    uint64_t oldest_mono_us; /* only by gauges_sum_oldest(): see gauges_oldest(); else 0 */
 };
 
 /*
@@ -48,6 +53,16 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation);
 struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
                          uint32_t generation);
+
+/* The caller's oldest request on the node that has not had its first token was sent at
+ * `since_mono_us`; 0 = it has none such.  Ignored when the slot has another generation. */
+void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
+                       uint32_t generation, uint64_t since_mono_us);
+/* The least of these over all workers; 0 = none. */
+uint64_t gauges_oldest(const struct scoreboard *board, unsigned node, uint32_t generation);
+/* gauges_sum() and gauges_oldest() in one pass over the node's row. */
+struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
+                               uint32_t generation);
 
 /* W: master, for a worker that is gone. */
 void gauges_clear_worker(struct scoreboard *board, unsigned worker);

@@ -14,6 +14,8 @@
  * What is where:  procs.h  the processes.   nodes.h  identity and state of the nodes (health
  * writes). gauges.h  requests and prompt tokens in flight (each worker its own cells). stats.h
  * histograms, counters, learned speeds (any worker adds).   requests.h  open requests.
+ * prefix.h  which node has seen which prompts.   lines.h  who waits.   decisions.h  why a
+ * request went where.   budget.h  how much may be retried.   loads.h  who loads a model.
  */
 #ifndef DROVER_SHM_SCOREBOARD_H
 #define DROVER_SHM_SCOREBOARD_H
@@ -31,6 +33,8 @@ struct scoreboard_params {
     uint32_t max_nodes;           /* 1..1024 */
     uint32_t max_workers;         /* 1..128: process slots, draining generations included */
     uint32_t requests_per_worker; /* 1..65536: rows of each worker's request table */
+    uint32_t prefix_entries;      /* windows the prefix index holds; 0 = PREFIX_DEFAULT_ENTRIES,
+                                     at most PREFIX_MAX_ENTRIES; rounded up to whole sets */
 };
 
 /*

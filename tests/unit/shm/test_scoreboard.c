@@ -61,7 +61,7 @@ Test(scoreboard, attaching_shows_what_the_creator_wrote)
 
 Test(scoreboard, a_new_one_replaces_the_old_file_and_leaves_its_mappings_alone)
 {
-    const struct scoreboard_params params = {8, 2, 4};
+    const struct scoreboard_params params = {8, 2, 4, 0};
     struct temporary t;
     struct scoreboard *old = board_make(&t, 16, 4, 32), *new, *reader;
     uint32_t generation, workers;
@@ -92,7 +92,8 @@ Test(scoreboard, its_pages_come_into_being_when_they_are_written)
 Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
 {
     static const struct scoreboard_params wrong[] = {
-        {0, 1, 1}, {1025, 1, 1}, {1, 0, 1}, {1, 129, 1}, {1, 1, 0}, {1, 1, 65537}, {~0u, 1, 1}};
+        {0, 1, 1, 0}, {1025, 1, 1, 0},  {1, 0, 1, 0},   {1, 129, 1, 0},
+        {1, 1, 0, 0}, {1, 1, 65537, 0}, {~0u, 1, 1, 0}, {1, 1, 1, ~0u}};
     struct scoreboard *board;
     struct error err;
 
@@ -101,7 +102,7 @@ Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
         cr_assert_null(board);
     }
     cr_assert_eq(scoreboard_create(&board, "/nonexistent/dir/x",
-                                   &(struct scoreboard_params){1, 1, 1}, &err),
+                                   &(struct scoreboard_params){1, 1, 1, 0}, &err),
                  DRV_ESYS);
     cr_assert_not_null(strstr(err.text, "No such file"));
     scoreboard_detach(NULL);
