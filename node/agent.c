@@ -48,6 +48,8 @@ void agent_changed(struct agent *agent, unsigned changes)
 {
     struct agent_listener *listener, *next;
 
+    if ((changes & AGENT_MODELS_CHANGED) != 0)
+        agent->models_version++;
     loop_defer(agent->loop, &agent->turn, on_turn);
     for (listener = agent->listeners.next; listener != &agent->listeners; listener = next) {
         next = listener->next;

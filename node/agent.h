@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "node/admission.h"
 #include "node/describe.h"
@@ -64,12 +65,14 @@ struct agent {
     char tokens[2][AGENT_TOKEN_BYTES]; /* newest, previous; "" = none */
     bool has_token;                    /* false: Infer is open to everyone */
     uint64_t load_seq;
+    uint64_t models_version;                 /* grows with every AGENT_MODELS_CHANGED */
     uint64_t looked_mono_us;                 /* of the look last taken into account */
     struct agent_listener listeners;         /* list head */
     struct exec *table[AGENT_TABLE_BUCKETS]; /* open executions by request id */
     struct exec *dead;                       /* to be freed at the end of the turn */
     struct deferred turn;                    /* frees the dead, starts the waiting */
     struct wire_arena arena;
+    struct log_limit failures;     /* of engine failures in the log */
     struct health_service *health; /* owned; destroyed after the server */
     struct server_method methods[AGENT_METHODS];
 };

@@ -286,6 +286,8 @@ static bool take_event(struct exec *exec, const struct sse_event *event)
         break;
     case SEEN_NOTHING:
     case SEEN_DONE:
+        if (!observe_streams(exec->operation) && !event->comment)
+            note_content(exec, 0); /* a stream that nobody here can read, of a transcription */
         break;
     }
     if (exec->mode == ANSWER_ASSEMBLED) {
@@ -492,7 +494,8 @@ static void end_answer(struct exec *exec, bool whole, const char *why)
         if (whole && !take_rest(exec))
             return;
         /* A connection that breaks after the last event took nothing with it. */
-        if (!exec->observer.done && (!whole || !exec->observer.finished)) {
+        if (!exec->observer.done &&
+            (!whole || (!exec->observer.finished && observe_streams(exec->operation)))) {
             if (!flush(exec) || !whole)
                 break;
             exec_fail(exec, GRPC_DATA_LOSS, "the engine's stream ended before its answer did");

@@ -60,8 +60,9 @@ struct attach {
     struct pacer pacer;      /* runs while JOINED or LEAVING */
     struct wire_arena arena;
     uint64_t backoff_us;
-    uint32_t spread_ms; /* the coordinator's wish; 0 = none yet */
-    unsigned token;     /* which token to prove: 0 newest, 1 previous */
+    uint32_t spread_ms;      /* the coordinator's wish; 0 = none yet */
+    unsigned token;          /* which token to prove: 0 newest, 1 previous */
+    uint64_t models_version; /* of the agent's, that Register told */
     uint8_t server_nonce[JOIN_NONCE_BYTES];
     uint8_t node_nonce[JOIN_NONCE_BYTES];
     struct log_limit limit;
@@ -207,6 +208,7 @@ static void send_register(struct attach *attach)
     fill_facts(attach, &facts);
     join_proof(proof, agent->tokens[attach->token], &facts);
     agent_describe(agent, d);
+    attach->models_version = agent->models_version;
     agent_load(agent, &load);
     message.node_id = agent->config.node_id;
     message.instance_id.data = agent->config.instance_id;
@@ -278,6 +280,9 @@ static void on_registered(struct attach *attach, const Drover__V1__Registered *r
              log_quote(attach->coordinator), (unsigned)heartbeat_ms,
              (unsigned)registered->lease_ms, registered->resumed != 0);
     pacer_start(&attach->pacer, attach->agent, heartbeat_ms * US_PER_MS, on_pace);
+    /* What changed while the coordinator checked our proof, nobody was told. */
+    if (attach->models_version != attach->agent->models_version && !send_models(attach))
+        return;
     (void)send_heartbeat(attach);
 }
 

@@ -27,8 +27,8 @@
 #define LOOK_TIMEOUT_MS    2000L
 #define CONNECT_TIMEOUT_MS 3000L
 
-/* After a cancelled run the engine is looked at sooner: its slot may be free long before the
- * next regular look, or busy long after the connection closed. */
+/* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
+ * before the next regular look, or busy long after the connection closed. */
 #define HURRY_FIRST_US (20 * US_PER_MS)
 
 struct http_run {
@@ -86,6 +86,8 @@ static void set_common(struct http_engine *engine, CURL *easy, const char *path)
     (void)curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS);
     (void)curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    /* llama-server closes an idle connection after 5 s: do not race with it. */
+    (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, 4L);
     (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
 }
 
@@ -247,14 +249,27 @@ static enum engine_end end_of(const struct http_run *run, CURLcode code)
     }
 }
 
+static void on_look_due(struct timer *timer);
+
+/* The next looks come soon: something happened to the engine that we cannot see from here. */
+static void hurry(struct http_engine *engine)
+{
+    engine->hurry_us = HURRY_FIRST_US;
+    if (timer_running(&engine->look_timer))
+        timer_start(engine->loop, &engine->look_timer, HURRY_FIRST_US, on_look_due);
+}
+
 static void on_run_done(struct curl_job *job, CURLcode code)
 {
     struct http_run *run = CONTAINER_OF(job, struct http_run, job);
 
     if (!run->cancelled) {
         const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
+        enum engine_end end = end_of(run, code);
 
-        run->events->on_end(run->data, end_of(run, code), why);
+        if (end != ENGINE_END_OK)
+            hurry(run->engine); /* it may be down: coordinators want to know */
+        run->events->on_end(run->data, end, why);
     }
     free_run(run);
 }
@@ -335,8 +350,6 @@ static int http_start(struct engine *base, struct engine_run **out,
     return 0;
 }
 
-static void on_look_due(struct timer *timer);
-
 static void http_cancel(struct engine_run *opaque)
 {
     struct http_run *run = (struct http_run *)(void *)opaque;
@@ -344,9 +357,7 @@ static void http_cancel(struct engine_run *opaque)
 
     run->cancelled = true;
     loop_defer(engine->loop, &engine->chores, do_chores);
-    engine->hurry_us = HURRY_FIRST_US;
-    if (timer_running(&engine->look_timer))
-        timer_start(engine->loop, &engine->look_timer, HURRY_FIRST_US, on_look_due);
+    hurry(engine);
 }
 
 static void http_pause(struct engine_run *opaque, bool paused)
@@ -495,7 +506,7 @@ static const struct engine_ops http_ops = {
 static int clean_url(char **out, const char *url, struct error *err)
 {
     CURLU *parts = curl_url();
-    char *scheme = NULL, *query = NULL;
+    char *scheme = NULL, *query = NULL, *user = NULL;
     size_t n = strlen(url);
     int rc = 0;
 
@@ -505,6 +516,11 @@ static int clean_url(char **out, const char *url, struct error *err)
         (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) ||
         curl_url_get(parts, CURLUPART_QUERY, &query, 0) == CURLUE_OK || n > 900)
         rc = error_set(err, DRV_EINVAL, "\"%s\" is not http://HOST:PORT", url);
+    else if (curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK)
+        rc = error_set(err, DRV_EINVAL,
+                       "the engine's URL holds credentials: use "
+                       "--engine-key-file");
+    curl_free(user);
     curl_free(scheme);
     curl_free(query);
     curl_url_cleanup(parts);

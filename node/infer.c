@@ -94,6 +94,23 @@ static void finish(struct exec *exec)
     agent_changed(agent, AGENT_LOAD_CHANGED);
 }
 
+/* What the engine did wrong is for the operator; what callers do is for those who debug. */
+static void log_failure(const struct exec *exec, enum grpc_status status, const char *text)
+{
+    bool engine = exec->phase == EXEC_RUNNING &&
+                  (status == GRPC_INTERNAL || status == GRPC_UNAVAILABLE ||
+                   status == GRPC_DATA_LOSS || status == GRPC_DEADLINE_EXCEEDED);
+    enum log_level level = LOG_LEVEL_DEBUG;
+    uint32_t missed = 0;
+
+    if (engine && log_limit_ok(&exec->agent->failures, 5, &missed))
+        level = LOG_LEVEL_WARN;
+    if (log_enabled(level))
+        log_line(level, "event=infer_failed id=%s attempt=%u status=%s detail=%s missed=%u",
+                 exec->request_id, (unsigned)exec->attempt, grpc_status_name(status),
+                 log_quote(text), (unsigned)missed);
+}
+
 void exec_fail(struct exec *exec, enum grpc_status status, const char *format, ...)
 {
     struct server_call *call = exec->call;
@@ -109,8 +126,7 @@ void exec_fail(struct exec *exec, enum grpc_status status, const char *format, .
         for (char *p = text; *p != '\0'; p++)
             if ((*p & 0x80) != 0)
                 *p = '?';
-    log_debug("event=infer_failed id=%s attempt=%u status=%s detail=%s", exec->request_id,
-              (unsigned)exec->attempt, grpc_status_name(status), log_quote(text));
+    log_failure(exec, status, text);
     if (status == GRPC_CANCELLED)
         exec->agent->totals.cancelled++;
     else
