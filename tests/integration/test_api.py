@@ -313,9 +313,14 @@ def test_a_full_queue_is_429_and_a_long_wait_is_503_both_with_retry_after(make_c
     cluster.start_node("a", "slots=1,rate=5", extra=("--queue", "0"))
 
     async def run():
-        return await asyncio.gather(*(
-            fetch(cluster.api, "POST", "/v1/chat/completions",
-                  chat_body(f"{i}", 40 if i == 0 else 2)) for i in range(6)))
+        long = asyncio.create_task(fetch(cluster.api, "POST", "/v1/chat/completions",
+                                         chat_body("long", 40)))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: until(cluster.open_requests, 5,
+                                                       "the only slot is taken"))
+        return await asyncio.gather(long, *(
+            fetch(cluster.api, "POST", "/v1/chat/completions", chat_body(f"{i}", 2))
+            for i in range(5)))
     answers = asyncio.run(run())
     statuses = sorted(answer.status for answer in answers)
     assert statuses.count(200) == 1 and statuses.count(429) == 3 and statuses.count(503) == 2, \

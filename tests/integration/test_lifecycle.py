@@ -223,7 +223,7 @@ def test_a_second_master_on_the_same_runtime_directory_refuses_to_start(paced):
 
 def test_a_worker_that_crashes_is_replaced(paced):
     victim = paced.worker_pids()[0]
-    os.kill(victim, signal.SIGSEGV)
+    os.kill(victim, signal.SIGABRT)
     until(lambda: len(pids := paced.worker_pids()) == 2 and victim not in pids, 10,
           "two workers again")
 
