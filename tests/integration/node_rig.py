@@ -159,7 +159,8 @@ class Engine:
                 {"id": "tiny", "aliases": ["small"], "owned_by": "llamacpp",
                  "meta": {"n_ctx": 2048}}]},
             "/props": {"default_generation_settings": {"n_ctx": 2048},
-                       "total_slots": self.slots, "build_info": "b10573"},
+                       "total_slots": self.slots, "build_info": "b10573",
+                       "modalities": {"audio": True}},
             "/slots": [{"id": i, "is_processing": i < self.busy} for i in range(self.slots)],
             "/health": {"status": "ok"},
         }
@@ -331,6 +332,12 @@ class Engine:
     def do_plain(self, sock, _):
         return self.answer(sock, 200, {"object": "list", "data": [{"embedding": [0.5]}],
                                        "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+
+    def do_transcript(self, sock, _):
+        self.begin(sock)
+        self.send(sock, b'data: {"type":"transcript.text.delta","delta":"hi"}\n\n')
+        self.send(sock, b'data: {"type":"transcript.text.done","text":"hi"}\n\n')
+        return self.end(sock)
 
     def do_flood(self, sock, _):
         """32 MiB as fast as they go; notes how many were sent."""

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from concurrent import futures
 
@@ -112,6 +113,13 @@ def test_embeddings_pass_as_they_are(node, engine):
     assert path == "/v1/embeddings" and "stream" not in json.loads(body)
     assert answer.json["data"] == [{"embedding": [0.5]}]
     assert answer.finish.usage.prompt_tokens == 5
+
+
+def test_a_transcription_that_streams_passes_without_a_finish_reason(node, engine):
+    answer = Answer(node.infer("transcript", operation=common.OPERATION_TRANSCRIPTIONS))
+    assert engine.requests[-1][0] == "/v1/audio/transcriptions"
+    assert answer.status is Code.OK and answer.head.event_stream
+    assert answer.data.count(b"\n\n") == 2 and answer.chunks[0].content
 
 
 def test_only_allowed_headers_reach_the_engine(node, engine):
@@ -444,6 +452,8 @@ class Coordinator:
     def __init__(self, token="join-token", port=0, left=True):
         self.token, self.left, self.frames, self.registers = token, left, [], []
         self.verdict = None          # an Evicted to send instead of Registered
+        self.welcome = threading.Event()  # when to send Registered
+        self.welcome.set()
         self.server = grpc.server(futures.ThreadPoolExecutor(8))
         handler = grpc.method_handlers_generic_handler("drover.v1.Registry", {
             "Attach": grpc.stream_stream_rpc_method_handler(
@@ -477,6 +487,7 @@ class Coordinator:
                 if self.verdict is not None:
                     yield registry.CoordinatorFrame(evicted=self.verdict)
                     return
+                self.welcome.wait(20)
                 yield registry.CoordinatorFrame(registered=registry.Registered(
                     coordinator_proof=self.proof(b"coordinator", nonce, r), lease_ms=3000,
                     heartbeat_ms=200, reconnect_spread_ms=50))
@@ -521,6 +532,19 @@ def test_a_node_joins_heartbeats_and_leaves(start, engine, coordinator, token_fi
     leave = coordinator.of("leave")
     assert len(leave) == 1 and leave[0].reason == "SIGTERM"
     assert "event=left" in node.text()
+
+
+def test_models_that_change_while_the_node_joins_are_told(start, engine, coordinator, token_file):
+    engine.loading = True
+    coordinator.welcome.clear()
+    node = start("--token-file", token_file, "--coordinator", f"127.0.0.1:{coordinator.port}")
+    until(lambda: coordinator.registers)
+    assert not coordinator.registers[0].models
+    engine.loading = False
+    node.ready()
+    coordinator.welcome.set()
+    until(lambda: coordinator.of("models"))
+    assert [m.id for m in coordinator.of("models")[0].models] == ["tiny"]
 
 
 def test_a_node_drains_before_it_leaves(start, engine, coordinator, token_file):
