@@ -13,6 +13,7 @@
 struct rig {
     struct observer o;
     struct assembler *a;
+    unsigned refused; /* events that the assembler did not take */
 };
 
 static void add(void *data, const struct sse_event *event)
@@ -245,4 +246,63 @@ Test(assemble, an_absurd_index_is_refused)
     cr_assert_eq(json_check(&root, text, sizeof(text) - 1, NULL), 0);
     cr_assert_eq(assembler_add(a, &root), DRV_EINVAL);
     assembler_destroy(a);
+}
+
+/* A small generator whose numbers are the same on every machine. */
+static uint32_t next_random(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static void add_if_taken(void *data, const struct sse_event *event)
+{
+    struct rig *rig = data;
+    struct seen seen;
+
+    observe_event(&rig->o, event, &seen);
+    if (seen.root.type != JSON_NONE)
+        rig->refused += assembler_add(rig->a, &seen.root) != 0;
+}
+
+Test(assemble, whatever_an_engine_sends_the_answer_is_json_or_none)
+{
+    static const struct {
+        int operation;
+        const char *stream;
+    } seeds[] = {
+        {OP(CHAT_COMPLETIONS), RIG_LLAMA_CHAT}, {OP(COMPLETIONS), RIG_LLAMA_CHAT},
+        {OP(MESSAGES), RIG_LLAMA_MESSAGES},     {OP(RESPONSES), RIG_LLAMA_RESPONSES},
+        {OP(OLLAMA_CHAT), RIG_OLLAMA_CHAT},     {OP(OLLAMA_GENERATE), RIG_OLLAMA_CHAT},
+    };
+    static const char alphabet[] = "'{}[]:,0123456789nulltruefalse\\ud83d\n\r :xindexcontent";
+    unsigned answers = 0;
+    uint32_t state = 1;
+
+    for (unsigned round = 0; round < 6000; round++) {
+        char text[4096];
+        size_t n = strlcpy(text, seeds[round % ARRAY_LEN(seeds)].stream, sizeof(text));
+        struct buf out = BUF_INIT;
+        struct json_value root;
+        struct rig rig = {0};
+
+        cr_assert_lt(n, sizeof(text));
+        for (uint32_t changes = next_random(&state) % 6; changes != 0; changes--)
+            text[next_random(&state) % n] =
+                alphabet[next_random(&state) % (sizeof(alphabet) - 1)];
+        observer_init(&rig.o, seeds[round % ARRAY_LEN(seeds)].operation, true);
+        rig.a = assembler_create(rig.o.operation);
+        cr_assert_not_null(rig.a);
+        rig_events(observe_is_ndjson(rig.o.operation) ? SSE_LINES : SSE_EVENTS, text,
+                   add_if_taken, &rig);
+        if (assembler_write(rig.a, &out, NULL) == 0) {
+            answers++;
+            cr_assert_eq(json_check(&root, buf_head(&out), buf_size(&out), NULL), 0,
+                         "from %s\ncame %s", text, buf_cstr(&out));
+        }
+        assembler_destroy(rig.a);
+        observer_finish(&rig.o);
+        buf_finish(&out);
+    }
+    cr_assert_gt(answers, 3000);
 }
