@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* Memory that a reader keeps between split messages. */
-#define KEEP_BYTES 65536
+/* Memory that a reader keeps between split messages; there are thousands of readers. */
+#define KEEP_BYTES 8192
 
 void frame_reader_init(struct frame_reader *reader, size_t max_bytes)
 {

@@ -65,13 +65,6 @@ void h2_guard_leave(struct h2_guard *guard)
         guard->free_owner(guard);
 }
 
-void h2_guard_doom(struct h2_guard *guard)
-{
-    guard->doomed = true;
-    if (guard->depth == 0)
-        guard->free_owner(guard);
-}
-
 /* ---- streams on a session -----------------------------------------------------------------
  */
 
@@ -577,7 +570,7 @@ static void go(struct h2_session *session)
 {
     session->phase = session->tls != NULL ? H2_TLS : H2_SETTINGS;
     h2o_socket_read_start(session->sock, on_socket_readable);
-    if (session->phase == H2_TLS) {
+    if (session->phase == H2_TLS && !session->role->server) {
         struct error err = {0};
 
         /* The client's hello; a server has nothing to say yet. */

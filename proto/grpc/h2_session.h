@@ -47,8 +47,6 @@ static inline void h2_guard_enter(struct h2_guard *guard)
     guard->depth++;
 }
 void h2_guard_leave(struct h2_guard *guard);
-/* Frees the owner, now or when the last callback has returned. */
-void h2_guard_doom(struct h2_guard *guard);
 
 /* ---- streams ------------------------------------------------------------------------------
  */

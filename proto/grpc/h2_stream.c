@@ -16,7 +16,7 @@
 
 #include "base/error.h"
 
-#define KEEP_BYTES 65536 /* of an empty send queue */
+#define KEEP_BYTES 4096 /* of an empty send queue: thousands of streams stay open for long */
 
 void h2_stream_init(struct h2_stream *stream, size_t max_message_bytes,
                     void (*free_fn)(struct h2_stream *stream))
@@ -122,7 +122,7 @@ static ssize_t read_out(nghttp2_session *h2, int32_t id, uint8_t *to, size_t n, 
         session->useful_bytes += n;
     }
     if (n == have) {
-        buf_shrink(&stream->out, KEEP_BYTES);
+        buf_shrink(&stream->out, stream->eof ? 0 : KEEP_BYTES);
         if (stream->eof) {
             *flags |= NGHTTP2_DATA_FLAG_EOF;
             if (session->role->on_drained(stream))

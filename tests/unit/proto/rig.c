@@ -93,19 +93,30 @@ static void pour_more(struct server_call *call)
     }
 }
 
-static void pour(struct server_call *call, const uint8_t *message, size_t n)
+static void pour_start(struct server_call *call, void *data)
 {
     struct pour *pour = calloc(1, sizeof(*pour));
+
+    pour->rig = data;
+    pour->rig->started++;
+    server_call_set_data(call, pour);
+}
+
+static void pour(struct server_call *call, const uint8_t *message, size_t n)
+{
+    struct pour *pour = server_call_data(call);
     char text[64];
 
-    cr_assert_lt(n, sizeof(text));
+    n = n < sizeof(text) ? n : sizeof(text) - 1;
     memcpy(text, message, n);
     text[n] = '\0';
-    pour->rig = rig_of(call);
-    cr_assert_eq(sscanf(text, "%lu %zu", &pour->left, &pour->size), 2);
+    if (sscanf(text, "%lu %zu", &pour->left, &pour->size) != 2 || pour->size > 4000000) {
+        pour->done = true;
+        server_call_finish(call, GRPC_INVALID_ARGUMENT, "COUNT SIZE");
+        return;
+    }
     pour->bytes = malloc(pour->size);
     memset(pour->bytes, 'p', pour->size);
-    server_call_set_data(call, pour);
     pour_more(call);
 }
 
@@ -131,7 +142,7 @@ static const struct server_handler hang_handler = {
     .on_start = on_start, .on_message = hang, .on_gone = hang_gone, .on_closed = on_closed};
 static const struct server_handler fail_handler = {
     .on_start = on_start, .on_message = fail, .on_gone = on_gone, .on_closed = on_closed};
-static const struct server_handler pour_handler = {.on_start = on_start,
+static const struct server_handler pour_handler = {.on_start = pour_start,
                                                    .on_message = pour,
                                                    .on_gone = pour_over,
                                                    .on_closed = pour_over,

@@ -57,9 +57,11 @@ struct result {
     enum call_end end;
 };
 
+enum speaks { SPEAKS_H2, SPEAKS_HTTP1, SPEAKS_NO_ALPN, SPEAKS_CLEARTEXT };
+
 /* One call with these files; NULL = not given. */
 static struct result attempt(const char *server_ca, const char *client_identity,
-                             const char *client_ca, const char *name, bool server_tls)
+                             const char *client_ca, const char *name, enum speaks speaks)
 {
     struct config_tls server = {
         .enabled = true, .cert = path("good.pem"), .key = path("good.key")};
@@ -83,11 +85,15 @@ static struct result attempt(const char *server_ca, const char *client_identity,
         (void)snprintf(identity, sizeof(identity), "%s.key", client_identity);
         client.key = path(identity);
     }
-    cr_assert_eq(tls_server_context(&server_ctx, &server, TLS_PROTOCOL_H2, &err), 0, "%s",
-                 err.text);
+    cr_assert_eq(
+        tls_server_context(&server_ctx, &server,
+                           speaks == SPEAKS_HTTP1 ? TLS_PROTOCOL_HTTP1 : TLS_PROTOCOL_H2, &err),
+        0, "%s", err.text);
     cr_assert_eq(tls_client_context(&client_ctx, &client, &err), 0, "%s", err.text);
     rig_init(&rig);
-    if (server_tls)
+    if (speaks == SPEAKS_NO_ALPN)
+        SSL_CTX_set_alpn_select_cb(server_ctx, NULL, NULL);
+    if (speaks != SPEAKS_CLEARTEXT)
         rig.server_config.tls = server_ctx;
     rig.channel_config.tls = client_ctx;
     rig.channel_config.tls_name = name;
@@ -117,27 +123,27 @@ static struct result attempt(const char *server_ca, const char *client_identity,
 Test(tls, a_verified_server_is_talked_to_by_name_and_by_address, .init = make_certificates,
      .fini = remove_certificates)
 {
-    struct result r = attempt(NULL, NULL, "good-ca.pem", "node.test", true);
+    struct result r = attempt(NULL, NULL, "good-ca.pem", "node.test", SPEAKS_H2);
 
     cr_expect_eq(r.status, GRPC_OK, "%s", r.text);
-    r = attempt(NULL, NULL, "good-ca.pem", "127.0.0.1", true);
+    r = attempt(NULL, NULL, "good-ca.pem", "127.0.0.1", SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_OK, "%s", r.text);
-    r = attempt(NULL, NULL, "good-ca.pem", NULL, true);
+    r = attempt(NULL, NULL, "good-ca.pem", NULL, SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_OK, "%s", r.text);
 }
 
 Test(tls, a_server_of_another_ca_or_name_is_refused_with_the_reason, .init = make_certificates,
      .fini = remove_certificates)
 {
-    struct result r = attempt(NULL, NULL, "evil-ca.pem", "node.test", true);
+    struct result r = attempt(NULL, NULL, "evil-ca.pem", "node.test", SPEAKS_H2);
 
     cr_expect_eq(r.status, GRPC_UNAVAILABLE);
     cr_expect_eq(r.end, CALL_END_CONNECT);
     cr_expect_not_null(strstr(r.text, "certificate"), "%s", r.text);
-    r = attempt(NULL, NULL, "good-ca.pem", "other.test", true);
+    r = attempt(NULL, NULL, "good-ca.pem", "other.test", SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_UNAVAILABLE);
     cr_expect_not_null(strstr(r.text, "hostname mismatch"), "%s", r.text);
-    r = attempt(NULL, NULL, "good-ca.pem", "127.0.0.2", true);
+    r = attempt(NULL, NULL, "good-ca.pem", "127.0.0.2", SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_UNAVAILABLE);
     cr_expect_not_null(strstr(r.text, "IP address mismatch"), "%s", r.text);
 }
@@ -145,21 +151,32 @@ Test(tls, a_server_of_another_ca_or_name_is_refused_with_the_reason, .init = mak
 Test(tls, a_server_that_demands_a_certificate_takes_only_its_own_cas, .init = make_certificates,
      .fini = remove_certificates)
 {
-    struct result r = attempt("good-ca.pem", "good", "good-ca.pem", "node.test", true);
+    struct result r = attempt("good-ca.pem", "good", "good-ca.pem", "node.test", SPEAKS_H2);
 
     cr_expect_eq(r.status, GRPC_OK, "%s", r.text);
-    r = attempt("good-ca.pem", NULL, "good-ca.pem", "node.test", true);
+    r = attempt("good-ca.pem", NULL, "good-ca.pem", "node.test", SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_UNAVAILABLE, "%s", r.text);
-    r = attempt("good-ca.pem", "evil", "good-ca.pem", "node.test", true);
+    r = attempt("good-ca.pem", "evil", "good-ca.pem", "node.test", SPEAKS_H2);
     cr_expect_eq(r.status, GRPC_UNAVAILABLE, "%s", r.text);
 }
 
 Test(tls, a_cleartext_server_is_not_mistaken_for_a_tls_one, .init = make_certificates,
      .fini = remove_certificates)
 {
-    struct result r = attempt(NULL, NULL, "good-ca.pem", "node.test", false);
+    struct result r = attempt(NULL, NULL, "good-ca.pem", "node.test", SPEAKS_CLEARTEXT);
 
     cr_expect_eq(r.status, GRPC_UNAVAILABLE);
+}
+
+Test(tls, both_sides_demand_alpn_h2, .init = make_certificates, .fini = remove_certificates)
+{
+    struct result r = attempt(NULL, NULL, "good-ca.pem", "node.test", SPEAKS_HTTP1);
+
+    cr_expect_eq(r.status, GRPC_UNAVAILABLE);
+    cr_expect_not_null(strstr(r.text, "no application protocol"), "%s", r.text);
+    r = attempt(NULL, NULL, "good-ca.pem", "node.test", SPEAKS_NO_ALPN);
+    cr_expect_eq(r.status, GRPC_UNAVAILABLE);
+    cr_expect_not_null(strstr(r.text, "no ALPN h2"), "%s", r.text);
 }
 
 Test(tls, a_bad_file_is_named, .init = make_certificates, .fini = remove_certificates)
