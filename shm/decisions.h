@@ -71,7 +71,7 @@ struct decision {
 void decisions_add(struct scoreboard *board, unsigned worker, const struct decision *decision);
 
 #define DECISIONS_NEWEST UINT32_MAX
-/* The last decision for a request's attempt, or of its newest attempt.  False: unknown, or
+/* The last decision for this attempt of the request, or for any.  False: unknown, or
  * overwritten since.  Text is NUL-terminated, counts and slots are in range and numbers finite
  * whatever the bytes.  `out` is about 1.5 KiB. */
 MUST_CHECK bool decisions_find(const struct scoreboard *board, const char *id, uint32_t attempt,

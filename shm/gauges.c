@@ -31,6 +31,10 @@
  * the stopped process resumes, or is reaped and its column zeroed.  This is why whoever waits
  * for a place must also try again from time to time and not only at releases.
  *
+ * Not the whole row is read but only the columns that were ever used, whose number only grows.
+ * A worker raises it, if need be, before it sets its bit; that too is sequentially consistent,
+ * so a look that began after the bit was set reads that far, and the argument above holds.
+ *
  * A reader's sum over the row is no snapshot: a place that moves from one word to another
  * during the look may be seen twice.  Before giving up for "full", the row is read again until
  * two looks agree.
@@ -68,12 +72,13 @@ static uint64_t own_word(const _Atomic uint64_t *cell, uint32_t generation)
     return word & ~SB_GAUGE_CLAIMING;
 }
 
-static struct look look_over(const _Atomic uint64_t *row, uint32_t n_workers, unsigned worker,
-                             uint32_t generation)
+static struct look look_over(const struct scoreboard *board, const _Atomic uint64_t *row,
+                             unsigned worker, uint32_t generation)
 {
+    uint32_t columns = segment_columns(board);
     struct look look = {0};
 
-    for (uint32_t w = 0; w < n_workers; w++) {
+    for (uint32_t w = 0; w < columns; w++) {
         uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst);
 
         if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
@@ -114,10 +119,11 @@ bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint
     inflight = SB_GAUGE_INFLIGHT(mine);
     if (inflight == SB_GAUGE_MAX_INFLIGHT)
         return false;
+    segment_use_column(board, worker);
     atomic_store_explicit(&row[worker], mine | SB_GAUGE_CLAIMING, memory_order_seq_cst);
 
     for (int i = 0; i < CLAIM_LOOKS && !won; i++) {
-        struct look look = look_over(row, board->geometry.n_workers, worker, generation);
+        struct look look = look_over(board, row, worker, generation);
 
         if (look.held >= cap) {
             if (look.held == full_before)
@@ -167,8 +173,10 @@ static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
     pending = SB_GAUGE_TOKENS(word);
     inflight -= requests < inflight ? requests : inflight;
     pending -= tokens < pending ? tokens : pending;
+    /* Not only release: whoever gives back and then looks at the lines (shm/lines.h) must not
+     * do so in the other order. */
     atomic_store_explicit(&row[worker], make_word(generation, inflight, pending),
-                          memory_order_release);
+                          memory_order_seq_cst);
 }
 
 void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned node,
@@ -198,17 +206,96 @@ struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsign
                           .pending_tokens = SB_GAUGE_TOKENS(word)};
 }
 
-struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation)
+/* Adds up `columns` words of a row.  Sequentially consistent for the sake of shm/lines.h: who
+ * has published a line sees every place that was given back before its releaser looked. */
+static struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns, uint32_t generation)
 {
     struct gauge sum = {0};
 
-    for (uint32_t w = 0; w < board->geometry.n_workers; w++) {
-        struct gauge one = gauges_read(board, w, node, generation);
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst);
 
-        sum.inflight += one.inflight;
-        sum.pending_tokens += one.pending_tokens;
+        if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+            continue;
+        sum.inflight += SB_GAUGE_INFLIGHT(word);
+        sum.pending_tokens += SB_GAUGE_TOKENS(word);
     }
     return sum;
+}
+
+/* The least of the instants in the second half of a row; 0 = none. */
+static uint64_t oldest_in(const _Atomic uint64_t *oldest, uint32_t columns, uint32_t generation)
+{
+    uint64_t least = 0;
+
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&oldest[w], memory_order_relaxed);
+        uint64_t since_mono_us = SB_OLDEST_MONO_US(word);
+
+        if (since_mono_us == 0 || SB_OLDEST_GENERATION(word) != (uint16_t)generation)
+            continue;
+        if (least == 0 || since_mono_us < least)
+            least = since_mono_us;
+    }
+    return least;
+}
+
+struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+
+    if (row == NULL)
+        return (struct gauge){0};
+    return sum_row(row, segment_columns(board), generation);
+}
+
+uint64_t gauges_oldest(const struct scoreboard *board, unsigned node, uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+
+    if (row == NULL)
+        return 0;
+    return oldest_in(row + segment_oldest_at(board), segment_columns(board), generation);
+}
+
+struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
+                               uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+    uint32_t columns = segment_columns(board);
+    struct gauge sum;
+
+    if (row == NULL)
+        return (struct gauge){0};
+    sum = sum_row(row, columns, generation);
+    if (sum.inflight != 0) /* otherwise nobody has anything there, and half the row is saved */
+        sum.oldest_mono_us = oldest_in(row + segment_oldest_at(board), columns, generation);
+    return sum;
+}
+
+void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
+                       uint32_t generation, uint64_t since_mono_us)
+{
+    _Atomic uint64_t *row = row_for(board, worker, node, generation);
+    _Atomic uint64_t *cell;
+    uint64_t word = 0;
+
+    if (row == NULL)
+        return;
+    cell = row + segment_oldest_at(board) + worker;
+    if (since_mono_us != 0)
+        word = (uint64_t)(uint16_t)generation << 48 | SB_OLDEST_MONO_US(since_mono_us);
+    if (atomic_load_explicit(cell, memory_order_relaxed) == word)
+        return; /* the readers keep their copy of the cache line */
+    segment_use_column(board, worker);
+    atomic_store_explicit(cell, word, memory_order_relaxed);
+}
+
+/* A look first, to leave alone the cache lines that other workers are using. */
+static void zero_word(_Atomic uint64_t *word)
+{
+    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
+        atomic_store_explicit(word, 0, memory_order_release);
 }
 
 void gauges_clear_worker(struct scoreboard *board, unsigned worker)
@@ -218,8 +305,7 @@ void gauges_clear_worker(struct scoreboard *board, unsigned worker)
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
         _Atomic uint64_t *cell = segment_gauges(board, node) + worker;
 
-        /* A look first, to leave alone the cache lines that other workers are using. */
-        if (atomic_load_explicit(cell, memory_order_relaxed) != 0)
-            atomic_store_explicit(cell, 0, memory_order_release);
+        zero_word(cell);
+        zero_word(cell + segment_oldest_at(board));
     }
 }

@@ -11,10 +11,17 @@
  *   sb_live                                        a few words about the whole
  *   sb_proc   [n_workers + 2]                      the last two: health, master
  *   sb_node   [n_nodes]
- *   sb gauges [n_nodes][gauge_stride]              one 8-byte word per node and worker
+ *   sb gauges [n_nodes][gauge_stride]              two 8-byte words per node and worker
  *   sb_stats  [n_nodes]
  *   sb_table  [n_workers]                          counts of the request tables
  *   sb_request[n_workers][requests_per_worker]
+ *   sb_prefix_set[n_prefix_sets]                   which node has seen which prompts
+ *   sb_session_set[n_session_sets]                 where a session was last
+ *   waiting   [n_workers]                          one 4-byte word per worker
+ *   sb_lines  [n_workers]
+ *   sb_ring   [n_workers]                          the last routing decisions
+ *   budgets   [BUDGET_MODELS]                      one 8-byte word per model
+ *   sb_loads  [n_nodes]
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -34,14 +41,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shm/budget.h"
+#include "shm/decisions.h"
 #include "shm/histogram.h"
+#include "shm/lines.h"
+#include "shm/loads.h"
 #include "shm/nodes.h"
+#include "shm/prefix.h"
 #include "shm/procs.h"
 #include "shm/requests.h"
 #include "shm/stats.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 1u
+#define SB_LAYOUT_VERSION 2u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -49,16 +61,20 @@
 #define SB_MAX_WORKERS  128u
 #define SB_MAX_REQUESTS 65536u
 
-/* Where the parts are.  A reader computes the same from the three counts and compares. */
+/* Where the parts are.  A reader computes the same from the four counts and compares. */
 struct sb_geometry {
     uint32_t n_nodes;
     uint32_t n_workers;
     uint32_t requests_per_worker;
-    uint32_t gauge_stride; /* words from one node's row of gauges to the next */
-    uint32_t proc_bytes;   /* sizeof of the elements, so that two builds that disagree notice */
+    uint32_t n_prefix_sets;
+    uint32_t n_session_sets; /* follows from n_prefix_sets */
+    uint32_t gauge_stride;   /* words from one node's row of gauges to the next */
+    uint32_t proc_bytes; /* sizeof of the elements, so that two builds that disagree notice */
     uint32_t node_bytes;
     uint32_t stats_bytes;
     uint32_t request_bytes;
+    uint32_t lines_bytes;
+    uint32_t ring_bytes;
     uint64_t live_offset;
     uint64_t procs_offset;
     uint64_t nodes_offset;
@@ -66,6 +82,13 @@ struct sb_geometry {
     uint64_t stats_offset;
     uint64_t tables_offset;
     uint64_t requests_offset;
+    uint64_t prefix_offset;
+    uint64_t sessions_offset;
+    uint64_t waiting_offset;
+    uint64_t lines_offset;
+    uint64_t rings_offset;
+    uint64_t budgets_offset;
+    uint64_t loads_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -86,6 +109,9 @@ struct sb_live {
     /* W: health.  Grows with every change of a node's cold part or state.  order: release, so
      * that who sees it moved sees the change. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t nodes_epoch;
+    /* Only grows, by master and workers: worker columns ever used are below this.  order:
+     * sequentially consistent, see shm/gauges.c. */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t columns;
 };
 
 struct sb_proc {
@@ -149,6 +175,11 @@ struct sb_node {
 #define SB_GAUGE_TOKENS(word)     ((uint32_t)(word))
 #define SB_GAUGE_MAX_INFLIGHT     0x7fffu
 
+/* The second half of a node's row: since when the worker's oldest request without a first
+ * token has been there.  W: as above. */
+#define SB_OLDEST_GENERATION(word) ((uint16_t)((word) >> 48))
+#define SB_OLDEST_MONO_US(word)    ((word) & ((UINT64_C(1) << 48) - 1)) /* 0 = none */
+
 /* Any worker adds; health zeroes it all for a new tenant of the slot. */
 struct sb_histogram {
     _Atomic uint64_t bucket[HISTOGRAM_BUCKETS];
@@ -189,6 +220,68 @@ struct sb_request {
     _Atomic uint64_t text[SB_REQUEST_TEXT_WORDS];
 };
 
+/*
+ * The prefix index.  W: any worker.  An entry belongs to one hash; a hash that more nodes hold
+ * than fit one entry has several entries in its set.  order: see shm/prefix.c.
+ *
+ * `hash` below SB_PREFIX_RESERVED is not a hash: 0 = free, else 1 + the stamp of the second in
+ * which somebody began to fill the entry.
+ *
+ * A holder: bits 31..18 stamp (last use, in seconds, never 0), 17..10 low bits of the slot's
+ * generation, 9..0 node slot; 0 = none.
+ */
+#define SB_PREFIX_WAYS     4u
+#define SB_PREFIX_HOLDERS  6u
+#define SB_PREFIX_RESERVED UINT64_C(0x10000)
+struct sb_prefix_entry {
+    _Atomic uint64_t hash;
+    _Atomic uint32_t holder[SB_PREFIX_HOLDERS];
+};
+struct sb_prefix_set {
+    alignas(SB_CACHE_LINE) struct sb_prefix_entry way[SB_PREFIX_WAYS];
+};
+/* Sessions.  W: any worker.  Low half of the session's hash << 32 | a holder as above. */
+#define SB_SESSION_WAYS 8u
+struct sb_session_set {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t word[SB_SESSION_WAYS];
+};
+
+/* W: worker w, for [w]; the master once worker w is dead.  `waiting`, the sum of the counts, is
+ * packed side by side with those of the other workers, against rule 3: everybody reads all of
+ * them at every release, and they are written only while requests wait. */
+struct sb_line {
+    _Atomic uint64_t model_hash;
+    _Atomic uint64_t key;
+    _Atomic uint32_t count; /* 0 = the line is free */
+    uint32_t reserved0;     /* zero */
+};
+struct sb_lines {
+    alignas(SB_CACHE_LINE) struct sb_line line[LINES_PER_WORKER];
+};
+
+#define SB_DECISION_WORDS ((sizeof(struct decision) + 7) / 8)
+struct sb_decision {
+    _Atomic uint32_t seq;                        /* of `content` */
+    uint32_t reserved0;                          /* zero */
+    _Atomic uint64_t content[SB_DECISION_WORDS]; /* struct decision, up to its last candidate */
+};
+/* W: worker w, for [w].  Never cleared. */
+struct sb_ring {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t count; /* ever written; order: release */
+    alignas(SB_CACHE_LINE) struct sb_decision entry[DECISIONS_PER_WORKER];
+};
+
+/*
+ * Budgets.  W: any worker, compare-and-swap.  Bits 63..32 tag of the model (never 0), 31..14
+ * last use in seconds, 13..0 thousandths of tokens that are missing from the bucket; 0 = free.
+ *
+ * Loads.  W: any worker, compare-and-swap.  Bits 63..40 tag of model and generation (never 0),
+ * 39..0 the claim's end in milliseconds on CLOCK_MONOTONIC; 0 = free.
+ */
+struct sb_loads {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t word[LOADS_PER_NODE];
+};
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -197,10 +290,10 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 96, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 128, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 168, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 200, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
-static_assert(sizeof(struct sb_live) == 128, "sb_live: new layout version");
+static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
 static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
@@ -214,5 +307,13 @@ static_assert(sizeof(struct sb_stats) == 13760, "sb_stats: new layout version");
 static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");
 static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version");
 static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");
+static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
+static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
+static_assert(sizeof(struct sb_lines) == 384, "sb_lines: new layout version");
+static_assert(sizeof(struct decision_candidate) == 76, "decision: new layout version");
+static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
+static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
+static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
+static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "shm/gauges.h"
+#include "shm/lines.h"
 #include "shm/requests.h"
 #include "shm/segment.h"
 
@@ -68,6 +69,8 @@ void procs_assign(struct scoreboard *board, unsigned slot, uint32_t generation, 
     atomic_store_explicit(&proc->heartbeat_mono_us, now_mono_us, memory_order_relaxed);
     if (crashed)
         atomic_fetch_add_explicit(&proc->restarts, 1, memory_order_relaxed);
+    if (slot < board->geometry.n_workers)
+        segment_use_column(board, slot);
     store_state(proc, PROC_STARTING);
 }
 
@@ -88,6 +91,7 @@ void procs_clear(struct scoreboard *board, unsigned slot)
     if (slot < board->geometry.n_workers) {
         gauges_clear_worker(board, slot);
         requests_clear_worker(board, slot);
+        lines_clear_worker(board, slot);
     }
     atomic_store_explicit(&proc->counter[PROC_CONNECTIONS_OPEN], 0, memory_order_relaxed);
     atomic_store_explicit(&proc->pid, 0, memory_order_relaxed);

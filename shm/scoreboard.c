@@ -2,7 +2,7 @@
  * scoreboard.c - creating, checking and mapping the segment.
  *
  * A header is believed only when everything in it equals what this program computes from its
- * three counts, and when the file is exactly as long as that demands.
+ * four counts, and when the file is exactly as long as that demands.
  */
 #include "shm/scoreboard.h"
 
@@ -30,9 +30,14 @@ static bool counts_in_range(uint32_t nodes, uint32_t workers, uint32_t requests)
            requests >= 1 && requests <= SB_MAX_REQUESTS;
 }
 
-/* Everything follows from the three counts, which are in range: nothing overflows. */
+static bool prefix_sets_in_range(uint32_t sets)
+{
+    return sets >= 1 && sets <= PREFIX_MAX_ENTRIES / SB_PREFIX_WAYS;
+}
+
+/* Everything follows from the four counts, which are in range: nothing overflows. */
 static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t workers,
-                             uint32_t requests)
+                             uint32_t requests, uint32_t prefix_sets)
 {
     uint64_t at;
 
@@ -40,11 +45,17 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
         .n_nodes = nodes,
         .n_workers = workers,
         .requests_per_worker = requests,
-        .gauge_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
+        .n_prefix_sets = prefix_sets,
+        /* As many sessions as windows, or a little more. */
+        .n_session_sets =
+            (prefix_sets * SB_PREFIX_WAYS + SB_SESSION_WAYS - 1) / SB_SESSION_WAYS,
+        .gauge_stride = 2 * (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
         .proc_bytes = sizeof(struct sb_proc),
         .node_bytes = sizeof(struct sb_node),
         .stats_bytes = sizeof(struct sb_stats),
         .request_bytes = sizeof(struct sb_request),
+        .lines_bytes = sizeof(struct sb_lines),
+        .ring_bytes = sizeof(struct sb_ring),
     };
     at = align_up(sizeof(struct sb_header), SB_PAGE);
     g->live_offset = at;
@@ -61,6 +72,20 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (uint64_t)workers * sizeof(struct sb_table), SB_PAGE);
     g->requests_offset = at;
     at = align_up(at + (uint64_t)workers * requests * sizeof(struct sb_request), SB_PAGE);
+    g->prefix_offset = at;
+    at = align_up(at + (uint64_t)prefix_sets * sizeof(struct sb_prefix_set), SB_PAGE);
+    g->sessions_offset = at;
+    at = align_up(at + (uint64_t)g->n_session_sets * sizeof(struct sb_session_set), SB_PAGE);
+    g->waiting_offset = at;
+    at = align_up(at + (uint64_t)workers * sizeof(uint32_t), SB_PAGE);
+    g->lines_offset = at;
+    at = align_up(at + (uint64_t)workers * sizeof(struct sb_lines), SB_PAGE);
+    g->rings_offset = at;
+    at = align_up(at + (uint64_t)workers * sizeof(struct sb_ring), SB_PAGE);
+    g->budgets_offset = at;
+    at = align_up(at + BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
+    g->loads_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_loads), SB_PAGE);
     g->total_bytes = at;
 }
 
@@ -76,9 +101,10 @@ static int check_header(const struct sb_header *header, uint64_t file_bytes, str
         return error_set(err, DRV_EVERSION, "has layout version %u, this program reads %u",
                          header->layout_version, SB_LAYOUT_VERSION);
     if (header->header_bytes != sizeof(*header) ||
-        !counts_in_range(g->n_nodes, g->n_workers, g->requests_per_worker))
+        !counts_in_range(g->n_nodes, g->n_workers, g->requests_per_worker) ||
+        !prefix_sets_in_range(g->n_prefix_sets))
         return error_set(err, DRV_ECORRUPT, "its header is damaged");
-    compute_geometry(&want, g->n_nodes, g->n_workers, g->requests_per_worker);
+    compute_geometry(&want, g->n_nodes, g->n_workers, g->requests_per_worker, g->n_prefix_sets);
     if (memcmp(&want, g, sizeof(want)) != 0)
         return error_set(err, DRV_ECORRUPT, "its header contradicts itself");
     if (file_bytes != want.total_bytes)
@@ -183,6 +209,8 @@ int scoreboard_create(struct scoreboard **out, const char *path,
         .header_bytes = sizeof(header),
         .created_wall_ms = clock_wall_ms(),
     };
+    uint32_t windows =
+        params->prefix_entries == 0 ? PREFIX_DEFAULT_ENTRIES : params->prefix_entries;
     char *temporary = NULL;
     int fd = -1, rc;
 
@@ -195,8 +223,14 @@ int scoreboard_create(struct scoreboard **out, const char *path,
                        SB_MAX_NODES, SB_MAX_WORKERS, SB_MAX_REQUESTS);
         goto fail;
     }
+    if (windows > PREFIX_MAX_ENTRIES) {
+        rc = error_set(err, DRV_EINVAL, "%u windows in the prefix index: more than %u", windows,
+                       PREFIX_MAX_ENTRIES);
+        goto fail;
+    }
     compute_geometry(&header.geometry, params->max_nodes, params->max_workers,
-                     params->requests_per_worker);
+                     params->requests_per_worker,
+                     (windows + SB_PREFIX_WAYS - 1) / SB_PREFIX_WAYS);
     if (asprintf(&temporary, "%s.new.%ld", path, (long)getpid()) == -1) {
         temporary = NULL;
         rc = error_set(err, DRV_ENOMEM, "out of memory");

@@ -48,13 +48,20 @@ static inline struct sb_node *segment_node(const struct scoreboard *board, unsig
     return (struct sb_node *)(void *)(board->map + board->geometry.nodes_offset) + node;
 }
 
-/* The row of gauges of a node: geometry.n_workers words. */
+/* The row of gauges of a node: geometry.n_workers words, and from segment_oldest_at() on as
+ * many for the oldest requests. */
 static inline _Atomic uint64_t *segment_gauges(const struct scoreboard *board, unsigned node)
 {
     if (node >= board->geometry.n_nodes)
         return NULL;
     return (_Atomic uint64_t *)(void *)(board->map + board->geometry.gauges_offset) +
            (size_t)node * board->geometry.gauge_stride;
+}
+
+/* Where the second half of a row of gauges begins, in words. */
+static inline uint32_t segment_oldest_at(const struct scoreboard *board)
+{
+    return board->geometry.gauge_stride / 2;
 }
 
 static inline struct sb_stats *segment_stats(const struct scoreboard *board, unsigned node)
@@ -80,6 +87,53 @@ static inline struct sb_request *segment_request(const struct scoreboard *board,
            (size_t)worker * board->geometry.requests_per_worker + row;
 }
 
+/* `set` is below geometry.n_prefix_sets / n_session_sets, because the caller made it so. */
+static inline struct sb_prefix_set *segment_prefix_set(const struct scoreboard *board,
+                                                       uint32_t set)
+{
+    return (struct sb_prefix_set *)(void *)(board->map + board->geometry.prefix_offset) + set;
+}
+
+static inline struct sb_session_set *segment_session_set(const struct scoreboard *board,
+                                                         uint32_t set)
+{
+    return (struct sb_session_set *)(void *)(board->map + board->geometry.sessions_offset) +
+           set;
+}
+
+/* geometry.n_workers words. */
+static inline _Atomic uint32_t *segment_waiting(const struct scoreboard *board)
+{
+    return (_Atomic uint32_t *)(void *)(board->map + board->geometry.waiting_offset);
+}
+
+static inline struct sb_lines *segment_lines(const struct scoreboard *board, unsigned worker)
+{
+    if (worker >= board->geometry.n_workers)
+        return NULL;
+    return (struct sb_lines *)(void *)(board->map + board->geometry.lines_offset) + worker;
+}
+
+static inline struct sb_ring *segment_ring(const struct scoreboard *board, unsigned worker)
+{
+    if (worker >= board->geometry.n_workers)
+        return NULL;
+    return (struct sb_ring *)(void *)(board->map + board->geometry.rings_offset) + worker;
+}
+
+/* BUDGET_MODELS words. */
+static inline _Atomic uint64_t *segment_budgets(const struct scoreboard *board)
+{
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.budgets_offset);
+}
+
+static inline struct sb_loads *segment_loads(const struct scoreboard *board, unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (struct sb_loads *)(void *)(board->map + board->geometry.loads_offset) + node;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {
@@ -95,6 +149,26 @@ static inline struct sb_node *segment_node_rw(struct scoreboard *board, unsigned
 static inline uint32_t segment_generation(const struct sb_node *row)
 {
     return atomic_load_explicit(&row->generation, memory_order_acquire);
+}
+
+/* Worker columns from here on have never been used: nothing to read there. */
+static inline uint32_t segment_columns(const struct scoreboard *board)
+{
+    uint32_t n = atomic_load_explicit(&segment_live(board)->columns, memory_order_seq_cst);
+
+    return n < board->geometry.n_workers ? n : board->geometry.n_workers;
+}
+
+/* Before the first use of a worker's column. */
+static inline void segment_use_column(struct scoreboard *board, unsigned worker)
+{
+    _Atomic uint32_t *columns = &segment_live(board)->columns;
+    uint32_t now = atomic_load_explicit(columns, memory_order_seq_cst);
+
+    while (now <= worker &&
+           !atomic_compare_exchange_weak_explicit(columns, &now, worker + 1,
+                                                  memory_order_seq_cst, memory_order_seq_cst))
+        ;
 }
 
 /* Tells the readers of nodes_epoch() that something changed. */

@@ -29,17 +29,27 @@ static inline void temporary_remove(struct temporary *t)
     (void)rmdir(t->dir);
 }
 
-static inline struct scoreboard *board_make(struct temporary *t, uint32_t nodes,
-                                            uint32_t workers, uint32_t requests)
+static inline struct scoreboard *board_make_prefix(struct temporary *t, uint32_t nodes,
+                                                   uint32_t workers, uint32_t requests,
+                                                   uint32_t prefix_entries)
 {
-    const struct scoreboard_params params = {
-        .max_nodes = nodes, .max_workers = workers, .requests_per_worker = requests};
+    const struct scoreboard_params params = {.max_nodes = nodes,
+                                             .max_workers = workers,
+                                             .requests_per_worker = requests,
+                                             .prefix_entries = prefix_entries};
     struct scoreboard *board;
     struct error err = {0};
 
     temporary_make(t);
     cr_assert_eq(scoreboard_create(&board, t->path, &params, &err), 0, "%s", err.text);
     return board;
+}
+
+/* With a small prefix index. */
+static inline struct scoreboard *board_make(struct temporary *t, uint32_t nodes,
+                                            uint32_t workers, uint32_t requests)
+{
+    return board_make_prefix(t, nodes, workers, requests, 64);
 }
 
 static inline void board_drop(struct temporary *t, struct scoreboard *board)

@@ -70,6 +70,7 @@ Test(gauges, a_claimant_stopped_midway_delays_but_does_not_wedge_the_others)
 
     cr_assert_eq(nodes_claim(board, 1), 0);
     for (unsigned stopped = 0; stopped < 3; stopped += 2) { /* a lower and a greater number */
+        segment_use_column(board, stopped);
         segment_gauges(board, 0)[stopped] = claiming;
         cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0, "a claim is not yet a request");
         cr_assert_not(gauges_claim(board, 1, 0, 1, 1, 1));

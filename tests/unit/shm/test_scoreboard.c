@@ -159,15 +159,15 @@ Test(scoreboard, another_layout_version_is_named_in_the_error)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
-    const uint32_t old = 0, future = 4711;
+    const uint32_t old = 1, future = 4711;
     struct error err;
 
     overwrite(t.path, offsetof(struct sb_header, layout_version), &old, sizeof(old));
     cr_assert_eq(attach_code(t.path, &err), DRV_EVERSION);
-    cr_assert_not_null(strstr(err.text, "version 0, this program reads 1"), "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "version 1, this program reads 2"), "%s", err.text);
     overwrite(t.path, offsetof(struct sb_header, layout_version), &future, sizeof(future));
     cr_assert_eq(attach_code(t.path, &err), DRV_EVERSION);
-    cr_assert_not_null(strstr(err.text, "version 4711, this program reads 1"), "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "version 4711, this program reads 2"), "%s", err.text);
     board_drop(&t, board);
 }
 
