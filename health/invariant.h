@@ -3,8 +3,8 @@
  *
  * The two are written by workers at slightly different instants, so a single look proves
  * nothing.  A node counts as stable when two looks, one period apart, saw the same numbers and
- * nothing was sent or ended there in between; only then must the sum of its gauges equal the
- * requests that the tables say are on it.
+ * nothing was sent or ended there in between; only then must the sum of its gauges be the
+ * number of requests that the tables say are on it.
  */
 #ifndef DROVER_HEALTH_INVARIANT_H
 #define DROVER_HEALTH_INVARIANT_H
@@ -16,7 +16,8 @@
 struct invariant_look {
     uint32_t generation; /* of the slot; 0 = no look taken */
     uint32_t gauge;      /* sum of its gauges: requests in flight */
-    uint32_t open;       /* rows of request tables that are on it */
+    uint32_t open;       /* rows of request tables that are certainly on it */
+    uint32_t ending;     /* rows whose request may or may not hold its place any more */
     uint64_t traffic;    /* grows with everything sent there or ended there */
 };
 

@@ -110,6 +110,7 @@ struct member *member_adopt(struct table *table, unsigned slot, const struct nod
 void member_destroy(struct member *member, bool empty)
 {
     struct table *table = member->table;
+    struct node_status status;
 
     probe_destroy(member->probe);
     resolve_cancel(member->resolve);
@@ -121,7 +122,9 @@ void member_destroy(struct member *member, bool empty)
     free(member->tls_name);
     free(member->address);
     free(member->window);
-    if (empty)
+    /* A GONE row may have got another tenant in the turn that it had to wait for its burial. */
+    if (empty && nodes_status(table->board, member->slot, &status) &&
+        status.generation == member->generation)
         nodes_release(table->board, member->slot);
     member->prev->next = member->next;
     member->next->prev = member->prev;
@@ -258,20 +261,6 @@ void member_load(struct member *member, const Drover__V1__LoadReport *load)
     }
 }
 
-/* The name under which a static node presents itself may differ from the configuration's; with
- * a join token that matters, since proofs are made for a name. */
-static void check_name(struct member *member, const char *node_id)
-{
-    if (member->said_name || strcmp(node_id, member->info.name) == 0)
-        return;
-    member->said_name = true;
-    log_warn("event=node_name_differs node=%s calls_itself=%s%s", log_quote(member->info.name),
-             log_quote(node_id),
-             member->table->config->tokens[0] == NULL
-                 ? ""
-                 : " hint=\"with a join token both names must be the same\"");
-}
-
 static const struct config_node *configured(const struct member *member)
 {
     const struct config *config = member->table->config;
@@ -284,6 +273,24 @@ static const struct config_node *configured(const struct member *member)
     return &config->nodes[index - 1];
 }
 
+/* The stream of its lease tells the rest.  What counts here is that the address it gave leads
+ * to the process that proved the token; and the engine, which a node may recognise only after
+ * it has joined. */
+static enum node_reason describe_registry(struct member *member,
+                                          const Drover__V1__DescribeResponse *said)
+{
+    struct node_info next = member->info;
+
+    if (memcmp(next.instance_id, said->instance_id.data, sizeof(next.instance_id)) != 0 ||
+        strcmp(said->node_id, next.name) != 0)
+        return NODE_REASON_PROTOCOL;
+    if (identity_versions(&next, said->engine, said->engine_version, said->agent_version,
+                          NULL) != 0)
+        return NODE_REASON_PROTOCOL;
+    member_publish(member, &next);
+    return NODE_REASON_NONE;
+}
+
 static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, void *data)
 {
     struct member *member = data;
@@ -294,13 +301,8 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
                         sizeof(member->info.instance_id)) != 0;
     int rc;
 
-    if (member->info.origin == NODE_ORIGIN_REGISTRY) {
-        /* The stream of its lease tells the rest.  What counts here is that the address it gave
-         * leads to the process that proved the token. */
-        return other || strcmp(said->node_id, member->info.name) != 0 ? NODE_REASON_PROTOCOL
-                                                                      : NODE_REASON_NONE;
-    }
-    check_name(member, said->node_id);
+    if (member->info.origin == NODE_ORIGIN_REGISTRY)
+        return describe_registry(member, said);
     next = malloc(sizeof(*next));
     if (next == NULL)
         return NODE_REASON_NONE; /* the row stays as it was until the next description */

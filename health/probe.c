@@ -55,8 +55,7 @@ struct probe {
     char detail[256];
 
     unsigned checks_until_describe; /* 0 = due */
-    bool described;                 /* node_id and instance_id are known */
-    char node_id[NODE_NAME_BYTES];
+    bool described;                 /* instance_id is known */
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
     struct call *load_call; /* WatchLoad; NULL = not open */
     bool load_refused;      /* this instance does not want to tell */
@@ -266,7 +265,6 @@ static void on_describe_message(struct call *call, const uint8_t *message, size_
         memcmp(probe->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES) != 0)
         probe->load_refused = false;
     probe->described = true;
-    (void)snprintf(probe->node_id, sizeof(probe->node_id), "%s", said->node_id);
     memcpy(probe->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES);
     if (probe->serving)
         set_reason(probe, NODE_REASON_NONE, "");

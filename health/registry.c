@@ -428,6 +428,9 @@ static void on_models(struct attach *attach, const Drover__V1__ModelsUpdate *sai
     if (said->capacity != NULL)
         identity_capacity(next, said->capacity);
     member_publish(attach->member, next);
+    /* Other models may mean that the engine is another, or is known at last. */
+    if (attach->member->probe != NULL)
+        probe_describe(attach->member->probe);
 }
 
 static void on_leave(struct attach *attach, const Drover__V1__Leave *said)

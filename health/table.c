@@ -356,32 +356,40 @@ static void on_window(struct timer *timer)
 
 struct open_requests {
     uint32_t count;
+    uint32_t ending;
     uint64_t oldest_mono_us;
 };
 
-/* Counts the open requests of each node, by the workers' tables. */
-static void count_open(const struct table *table, struct open_requests *open)
+/* Counts the open requests of each node, by the workers' tables.  False: a table is full, so
+ * there are requests that have no row. */
+static bool count_open(const struct table *table, struct open_requests *open)
 {
     const struct scoreboard *board = table->board;
 
     for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
         uint32_t high = 0;
+        uint32_t count = requests_count(board, w, &high);
 
-        if (requests_count(board, w, &high) == 0)
+        if (count == 0)
             continue;
+        if (count >= scoreboard_requests_per_worker(board))
+            return false;
         for (uint32_t row = 0; row < high; row++) {
             struct request_view view;
 
             if (!requests_read(board, w, row, &view) ||
-                view.node >= scoreboard_max_nodes(board) ||
-                (view.phase != REQUEST_SENT && view.phase != REQUEST_PREFILL &&
-                 view.phase != REQUEST_DECODE))
+                view.node >= scoreboard_max_nodes(board) || view.phase == REQUEST_FREE ||
+                view.phase == REQUEST_QUEUED)
                 continue;
-            open[view.node].count++;
+            if (view.phase == REQUEST_FLUSH)
+                open[view.node].ending++;
+            else
+                open[view.node].count++;
             if (view.opened_mono_us < open[view.node].oldest_mono_us)
                 open[view.node].oldest_mono_us = view.opened_mono_us;
         }
     }
+    return true;
 }
 
 static uint64_t traffic(const struct table *table, unsigned slot)
@@ -401,6 +409,7 @@ static void look(struct member *member, const struct open_requests *open)
         .generation = member->generation,
         .gauge = gauge.inflight,
         .open = open->count,
+        .ending = open->ending,
         .traffic = traffic(table, member->slot),
     };
 
@@ -424,9 +433,10 @@ static void on_invariant(struct timer *timer)
     if (open != NULL) {
         for (unsigned i = 0; i < n; i++)
             open[i] = (struct open_requests){.oldest_mono_us = UINT64_MAX};
-        count_open(table, open);
-        for (struct member *m = table->members.next; m != &table->members; m = m->next)
-            look(m, &open[m->slot]);
+        if (count_open(table, open)) {
+            for (struct member *m = table->members.next; m != &table->members; m = m->next)
+                look(m, &open[m->slot]);
+        }
         free(open);
     }
     timer_start(table->loop, timer, INVARIANT_US, on_invariant);

@@ -48,7 +48,6 @@ struct member {
     enum node_reason load_bad; /* why it cannot serve, by that report; NODE_REASON_NONE */
     unsigned eager_left;       /* quick probes it may still have before the steady pace */
     bool adopted;              /* an earlier health process let it in */
-    bool said_name;            /* logged that it calls itself something else */
     struct invariant invariant;
     struct deferred burial; /* queued iff GONE */
 

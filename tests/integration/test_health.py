@@ -135,13 +135,16 @@ class Plant(Cluster):
     def node_row(self, name):
         return next((row for row in self.nodes_json() if row["name"] == name), None)
 
-    def worker_pids(self, state="RUNNING"):
-        try:
-            rows = self.metrics()["drover_process_running"][1]
-        except (OSError, AssertionError):
-            return []
-        return [labels["proc"] for _, labels, value in rows
-                if labels["proc"].startswith("worker") and value == 1]
+    def wait_started(self):
+        def started():
+            assert self.master.running(), f"drover ended at once:\n{self.master.log()}"
+            try:
+                rows = self.metrics()["drover_process_running"][1]
+            except OSError:
+                return False  # nobody listens yet, or nobody has said where
+            return any(labels["proc"].startswith("worker") and value == 1
+                       for _, labels, value in rows)
+        until(started, 10, "drover has started")
 
     def idle(self):
         return (all(row["inflight"] == 0 for row in self.nodes_json())
@@ -610,6 +613,13 @@ def test_models_can_change_while_attached(plant):
     assert [(m["id"], m.get("alias_of"), m["operations"]) for m in row["models"]] == [
         ("new", None, ["embeddings"]), ("newer", "new", ["embeddings"])]
     assert row["slots_open"] == 9 and row["queue"] == 1
+
+
+def test_an_engine_that_is_recognised_late_is_shown(plant):
+    node = plant.fake("a")
+    attachment = plant.join(node, engine=common.ENGINE_KIND_UNSPECIFIED)
+    attachment.send(models=registry.ModelsUpdate(models=node.model_list()))
+    until(lambda: plant.node_row("a")["engine"] == "simulated", 5, "the engine is known")
 
 
 def test_registering_twice_on_one_stream_is_a_protocol_error(plant):

@@ -69,3 +69,22 @@ Test(invariant, equal_numbers_are_fine_for_ever)
     for (int i = 0; i < 5; i++)
         cr_assert_not(step(&inv, look(7, 7, 3)));
 }
+
+Test(invariant, a_request_that_is_ending_may_hold_its_place_or_not)
+{
+    struct invariant inv = {0};
+    struct invariant_look at = look(2, 1, 3);
+
+    at.ending = 1;
+    for (int i = 0; i < 3; i++)
+        cr_assert_not(step(&inv, at));
+    at.gauge = 1;
+    for (int i = 0; i < 3; i++)
+        cr_assert_not(step(&inv, at));
+    at.gauge = 3;
+    (void)step(&inv, at);
+    cr_assert(step(&inv, at), "one more than can be");
+    at.gauge = 0;
+    (void)step(&inv, at);
+    cr_assert_not(step(&inv, at), "still wrong, and already counted");
+}
