@@ -116,3 +116,11 @@ bool loads_live(const struct scoreboard *board, unsigned node, uint32_t generati
     return loads != NULL &&
            tag_live(loads, tag_of(model_hash, generation), LOADS_PER_NODE, now_mono_us);
 }
+
+void loads_zero(struct scoreboard *board, unsigned node)
+{
+    struct sb_loads *loads = board->writable ? segment_loads(board, node) : NULL;
+
+    for (unsigned i = 0; loads != NULL && i < LOADS_PER_NODE; i++)
+        atomic_store_explicit(&loads->word[i], 0, memory_order_seq_cst);
+}

@@ -33,4 +33,7 @@ void loads_done(struct scoreboard *board, unsigned node, uint32_t generation,
 bool loads_live(const struct scoreboard *board, unsigned node, uint32_t generation,
                 uint64_t model_hash, uint64_t now_mono_us);
 
+/* W: health, for nodes_claim(). */
+void loads_zero(struct scoreboard *board, unsigned node);
+
 #endif

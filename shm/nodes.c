@@ -196,6 +196,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     info.slots = 1;
     atomic_store_explicit(&row->generation, info.generation, memory_order_release);
     stats_zero(board, (unsigned)node);
+    loads_zero(board, (unsigned)node);
     store_info(row, &info);
     zero_hot(row);
     set64(&row->since_mono_us, now_mono_us);

@@ -117,8 +117,8 @@ struct node_status {
 
 /* ---- writing: health only ---- */
 
-/* Takes an empty or GONE slot: bumps its generation, zeroes its histograms and counters, state
- * JOINING / NEW.  -1 when the table is full. */
+/* Takes an empty or GONE slot: bumps its generation, zeroes its histograms, counters and load
+ * claims, state JOINING / NEW.  -1 when the table is full. */
 MUST_CHECK int nodes_claim(struct scoreboard *board, uint64_t now_mono_us);
 /* Replaces the cold part (info->generation is ignored).  slots_now is clamped to info->slots;
  * if it was 0 it becomes info->slots. */

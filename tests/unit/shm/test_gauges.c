@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "board.h"
 #include "shm/nodes.h"
+#include "shm/procs.h"
 #include "shm/segment.h"
 
 Test(gauges, what_is_claimed_is_counted_and_given_back)
@@ -81,6 +82,61 @@ Test(gauges, a_claimant_stopped_midway_delays_but_does_not_wedge_the_others)
         cr_assert(gauges_claim(board, 1, 0, 1, 1, 1));
         gauges_release(board, 1, 0, 1, 1);
     }
+    board_drop(&t, board);
+}
+
+Test(gauges, the_oldest_request_is_the_least_over_all_workers)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 3, 1);
+    struct gauge g;
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert_eq(gauges_oldest(board, 0, 1), 0);
+    for (unsigned w = 0; w < 3; w++)
+        cr_assert(gauges_claim(board, w, 0, 1, 10, 9));
+    gauges_set_oldest(board, 0, 0, 1, 500);
+    gauges_set_oldest(board, 2, 0, 1, 300);
+    cr_assert_eq(gauges_oldest(board, 0, 1), 300);
+    g = gauges_sum_oldest(board, 0, 1);
+    cr_assert_eq(g.inflight, 3);
+    cr_assert_eq(g.pending_tokens, 30);
+    cr_assert_eq(g.oldest_mono_us, 300);
+    cr_assert_eq(gauges_sum(board, 0, 1).oldest_mono_us, 0, "only where it is asked for");
+    gauges_set_oldest(board, 2, 0, 1, 0);
+    cr_assert_eq(gauges_oldest(board, 0, 1), 500);
+    gauges_set_oldest(board, 2, 0, 1, 400);
+    gauges_clear_worker(board, 2);
+    cr_assert_eq(gauges_oldest(board, 0, 1), 500, "the dead one's is gone");
+    gauges_set_oldest(board, 0, 0, 7, 100); /* another generation */
+    cr_assert_eq(gauges_oldest(board, 0, 1), 500);
+    nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
+    cr_assert_eq(nodes_claim(board, 3), 0);
+    cr_assert_eq(gauges_oldest(board, 0, 2), 0);
+    gauges_set_oldest(board, 1, 0, 2, 600);
+    gauges_set_oldest(board, 1, 0, 1, 100); /* a late one of the old tenant */
+    cr_assert_eq(gauges_oldest(board, 0, 2), 600);
+    board_drop(&t, board);
+}
+
+Test(gauges, only_columns_that_were_ever_used_are_read)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 100, 1);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert_eq(segment_columns(board), 0);
+    procs_assign(board, 3, 1, false);
+    cr_assert_eq(segment_columns(board), 4);
+    cr_assert(gauges_claim(board, 97, 0, 1, 5, 9));
+    cr_assert_eq(segment_columns(board), 98);
+    cr_assert_eq(gauges_sum(board, 0, 1).inflight, 1);
+    procs_assign(board, procs_master_slot(board), 1, false);
+    procs_clear(board, 97);
+    cr_assert_eq(segment_columns(board), 98);
+    cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
+    segment_live(board)->columns = UINT32_MAX; /* nonsense is not believed */
+    cr_assert_eq(segment_columns(board), 100);
     board_drop(&t, board);
 }
 

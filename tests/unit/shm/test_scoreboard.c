@@ -7,7 +7,8 @@
 
 #include "board.h"
 #include "shm/gauges.h"
-#include "shm/layout.h"
+#include "shm/segment.h"
+#include "shm/words.h"
 
 static int attach_code(const char *path, struct error *err)
 {
@@ -215,6 +216,79 @@ Test(scoreboard, foreign_and_random_files_are_refused)
     temporary_remove(&t);
 }
 
+/* As read_everything(), for what the workers share to choose a node. */
+static void read_what_routing_shares(const struct scoreboard *board)
+{
+    const uint32_t nodes = scoreboard_max_nodes(board);
+    const struct sb_prefix_set *set = segment_prefix_set(board, 0);
+    uint32_t matched[4 + 1] = {[4] = 4711};
+    uint64_t hashes[SB_PREFIX_WAYS], models[5] = {0}, key;
+    struct decision_cursor cursor = {0};
+    struct decision d;
+    unsigned worker;
+
+    cr_assert_eq(nodes, 4);
+    for (unsigned w = 0; w < SB_PREFIX_WAYS; w++)
+        hashes[w] = set->way[w].hash; /* so that something is found */
+    cr_assert_leq(prefix_match(board, hashes, SB_PREFIX_WAYS, matched), SB_PREFIX_WAYS);
+    cr_assert_eq(matched[4], 4711);
+    for (unsigned w = 0; w < SB_SESSION_WAYS; w++)
+        cr_assert_lt(prefix_session_get(board, segment_session_set(board, 0)->word[w] >> 32),
+                     (int)nodes);
+    (void)lines_any(board);
+    (void)lines_waiting_total(board);
+    cr_assert_leq(lines_models(board, models, 5), 5);
+    for (unsigned m = 0; m < 5; m++) {
+        (void)lines_waiting(board, models[m]);
+        if (lines_first(board, models[m], 1, &worker, &key))
+            cr_assert_lt(worker, scoreboard_max_workers(board));
+        cr_assert_leq(budget_milli(board, models[m]), BUDGET_MAX_MILLI);
+    }
+    for (unsigned i = 0; i < BUDGET_MODELS; i++)
+        cr_assert_leq(budget_milli(board, segment_budgets(board)[i] | i), BUDGET_MAX_MILLI);
+    for (unsigned node = 0; node < nodes + 3; node++) {
+        (void)gauges_oldest(board, node, 1);
+        (void)gauges_sum_oldest(board, node, 1);
+        (void)loads_live(board, node, 1, 1, 1);
+    }
+    while (decisions_next(board, "x", &cursor, &d))
+        cr_assert_leq(d.candidates, DECISIONS_CANDIDATES);
+    for (unsigned w = 0; w < scoreboard_max_workers(board) + 3; w++) {
+        uint64_t count = decisions_count(board, w);
+
+        for (uint64_t back = 0; back <= DECISIONS_PER_WORKER; back++) {
+            if (!decisions_read(board, w, count - back, &d))
+                continue;
+            cr_assert_leq(d.candidates, DECISIONS_CANDIDATES);
+            cr_assert_lt(strnlen(d.id, sizeof(d.id)), sizeof(d.id));
+            cr_assert(d.node < nodes || d.node == DECISIONS_NO_NODE);
+        }
+    }
+}
+
+/* Makes the first few entries of each ring such that they are believed, whatever else is in
+ * them. */
+static void plant_decisions(struct scoreboard *board, uint64_t *seed)
+{
+    for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
+        struct sb_ring *ring = segment_ring(board, w);
+
+        ring->count = next_random(seed) % 8;
+        for (unsigned i = 0; i < 8; i++) {
+            struct decision d;
+
+            memset(&d, (int)(next_random(seed) & 0xff), sizeof(d));
+            d.worker = w;
+            d.number = i;
+            d.id[0] = 'x';
+            if (i % 2 == 0)
+                d.id[1] = '\0';
+            ring->entry[i].seq = 2;
+            words_store(ring->entry[i].content, &d, sizeof(d));
+        }
+    }
+}
+
 /* Calls every reader with every number, in range and out of it. */
 static void read_everything(const struct scoreboard *board)
 {
@@ -264,6 +338,7 @@ static void read_everything(const struct scoreboard *board)
         (void)gauges_read(board, 0, node, 1);
         (void)gauges_read(board, 4711, node, 1);
     }
+    read_what_routing_shares(board);
     for (unsigned w = 0; w < scoreboard_max_workers(board) + 3; w++) {
         uint32_t high;
 
@@ -303,6 +378,8 @@ Test(scoreboard, every_reader_is_safe_when_the_body_is_random_bytes)
             if (next_random(&seed) % 2 == 0)
                 bytes[at] &= 6, bytes[at + 1] &= 7, bytes[at + 2] = bytes[at + 3] = 0;
         overwrite(t.path, SB_PAGE, bytes, (size_t)st.st_size - SB_PAGE);
+        if (round % 4 >= 2)
+            plant_decisions(board, &seed);
         read_everything(reader);
         read_everything(board);
     }
@@ -347,6 +424,18 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         gauges_prefill_done(sb, n, 0, 0, 1);
         gauges_release(sb, 0, n, 0, 1);
         gauges_clear_worker(sb, n);
+        gauges_set_oldest(sb, n, 0, 0, 1);
+        gauges_set_oldest(sb, 0, n, 0, 1);
+        prefix_note(sb, n, 0, &(uint64_t){7}, 1, 1);
+        prefix_session_set(sb, 7, n, 0, 1);
+        cr_assert_not(lines_set(sb, n, 7, 1, 1));
+        lines_clear_worker(sb, n);
+        decisions_add(sb, n, &(struct decision){0});
+        cr_assert_not(loads_claim(sb, n, 0, 7, 1, 1));
+        loads_done(sb, n, 0, 7);
+        loads_zero(sb, n);
+        if (sb == reader)
+            budget_failure(sb, 7, 1);
         stats_note(sb, n, 0, STATS_E2E, 5);
         stats_count(sb, n, 0, STATS_OK, 1);
         stats_average(sb, n, 0, STATS_AVG_HOLD_S, 1, 0.1);
@@ -359,6 +448,8 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         requests_clear_worker(sb, n);
     }
     cr_assert_eq(nodes_epoch(board), 0);
+    cr_assert_eq(segment_columns(board), 0);
+    cr_assert_eq(decisions_count(board, 0), 0);
     scoreboard_detach(reader);
     board_drop(&t, board);
 }

@@ -14,8 +14,13 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "shm/decisions.h"
 #include "shm/gauges.h"
+#include "shm/lines.h"
+#include "shm/loads.h"
 #include "shm/nodes.h"
+#include "shm/prefix.h"
+#include "shm/procs.h"
 #include "shm/requests.h"
 #include "shm/segment.h"
 #include "shm/stats.h"
@@ -47,8 +52,10 @@ struct scene {
 
 static void scene_begin(struct scene *s)
 {
-    const struct scoreboard_params params = {
-        .max_nodes = 2, .max_workers = CLAIMANTS, .requests_per_worker = 8};
+    const struct scoreboard_params params = {.max_nodes = 2,
+                                             .max_workers = CLAIMANTS,
+                                             .requests_per_worker = 8,
+                                             .prefix_entries = 256};
     char path[] = "/tmp/drover-threads-XXXXXX";
     int fd = mkstemp(path);
 
@@ -337,6 +344,204 @@ static void of_two_that_race_for_the_last_place_exactly_one_gets_it(void)
     scene_end(&s);
 }
 
+/* ---- waiting and giving back ---- */
+
+/* One publishes that it waits and then looks for a place; the other gives the only place back
+ * and then looks whether anybody waits. */
+static void *wait_or_release(void *data)
+{
+    struct scene *s = data;
+    unsigned worker = s->next++;
+
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        if (worker == 1)
+            CHECK(gauges_claim(s->board, 1, 0, 1, 1, 1));
+        meet(s, 3 * round + 1);
+        if (worker == 0) {
+            (void)lines_set(s->board, 0, 7, round, 1);
+            if (gauges_sum(s->board, 0, 1).inflight == 0)
+                s->won[0]++;
+        } else {
+            gauges_release(s->board, 1, 0, 1, 1);
+            if (lines_any(s->board))
+                s->won[1]++;
+        }
+        meet(s, 3 * round + 2);
+        CHECK(s->won[0] + s->won[1] >= 1);
+        meet(s, 3 * round + 3);
+        s->won[worker] = 0;
+        if (worker == 0)
+            (void)lines_set(s->board, 0, 7, 0, 0);
+    }
+    return NULL;
+}
+
+static void who_waits_and_who_gives_back_cannot_miss_one_another(void)
+{
+    struct scene s;
+    pthread_t one, two;
+
+    scene_begin(&s);
+    one = spawn(wait_or_release, &s);
+    two = spawn(wait_or_release, &s);
+    join(one);
+    join(two);
+    scene_end(&s);
+}
+
+/* Models come and go in one worker's lines; every key tells its model. */
+static void *change_lines(void *data)
+{
+    struct scene *s = data;
+
+    procs_set_state(s->board, 0, PROC_RUNNING);
+    procs_heartbeat(s->board, 0, 1);
+    for (uint64_t i = 0; s->done == 0; i++) {
+        uint64_t model = 1 + i * 7919 % 23;
+
+        (void)lines_set(s->board, 0, model, i * 32 + model, 1);
+        (void)lines_set(s->board, 0, 1 + (i + 11) * 7919 % 23, 0, 0);
+        if (i % 64 == 0)
+            (void)sched_yield();
+    }
+    return NULL;
+}
+
+static void *watch_lines(void *data)
+{
+    struct scene *s = data;
+
+    for (uint64_t i = 0; s->good < 20000; i++) {
+        uint64_t model = 1 + i % 23, key;
+
+        if (!lines_first(s->second, model, 1, NULL, &key))
+            continue;
+        if (key % 32 == model)
+            s->good++;
+        else
+            s->wrong++;
+    }
+    s->done = 1;
+    return NULL;
+}
+
+static void a_key_is_never_taken_for_another_models(void)
+{
+    struct scene s;
+    pthread_t writer, reader;
+
+    scene_begin(&s);
+    writer = spawn(change_lines, &s);
+    reader = spawn(watch_lines, &s);
+    join(writer);
+    join(reader);
+    CHECK(s.wrong == 0);
+    scene_end(&s);
+}
+
+/* ---- decisions ---- */
+
+static void *decide(void *data)
+{
+    struct scene *s = data;
+
+    for (uint32_t v = 1; s->done == 0; v++) {
+        struct decision d = {.id = "x", .attempt = v, .at_mono_us = v, .candidates = 16};
+
+        for (unsigned i = 0; i < d.candidates; i++)
+            d.candidate[i].inflight = v;
+        decisions_add(s->board, 0, &d);
+        if (v % 8 == 0)
+            (void)sched_yield();
+    }
+    return NULL;
+}
+
+static void *watch_decisions(void *data)
+{
+    struct scene *s = data;
+
+    while (s->good < 20000) {
+        uint64_t count = decisions_count(s->second, 0);
+        struct decision d;
+        bool whole = true;
+
+        /* The oldest there is: the one that is just being overwritten. */
+        if (count == 0 || !decisions_read(s->second, 0, count > 256 ? count - 256 : 0, &d)) {
+            s->good += count > 256 ? 0 : 1;
+            continue;
+        }
+        for (unsigned i = 0; i < 16; i++)
+            whole = whole && d.candidate[i].inflight == d.attempt;
+        if (whole && d.at_mono_us == d.attempt && d.candidates == 16)
+            s->good++;
+        else
+            s->wrong++;
+    }
+    s->done = 1;
+    return NULL;
+}
+
+static void a_copy_of_a_decision_is_never_a_mix_of_two(void)
+{
+    struct scene s;
+    pthread_t writer, reader;
+
+    scene_begin(&s);
+    writer = spawn(decide, &s);
+    reader = spawn(watch_decisions, &s);
+    join(writer);
+    join(reader);
+    CHECK(s.wrong == 0);
+    scene_end(&s);
+}
+
+/* ---- prefix index and retry budget ---- */
+
+static void *note_and_match(void *data)
+{
+    struct scene *s = data;
+    unsigned me = s->next++;
+    uint32_t matched[2];
+
+    for (uint64_t i = 0; i < 20000; i++) {
+        /* Many more hashes than places, so that entries change hands all the time. */
+        uint64_t hash = (i * 2 + me % 2) * UINT64_C(0x9e3779b97f4a7c15);
+
+        prefix_note(s->board, 0, 1, &hash, 1, i * 1000);
+        s->good += prefix_match(s->second, &hash, 1, matched);
+        CHECK(matched[1] == 0);
+        prefix_session_set(s->board, hash, 0, 1, i * 1000);
+        CHECK(prefix_session_get(s->second, hash) <= 0);
+        if (i % 100 == 0)
+            budget_failure(s->board, 7, 1);
+        if (i % 100 == 50)
+            for (int k = 0; k < 10; k++)
+                budget_success(s->board, 7, 1);
+        if (loads_claim(s->board, 0, 1, 7, 1, 1)) {
+            s->plain++; /* guarded by nothing but the claim */
+            loads_done(s->board, 0, 1, 7);
+        }
+    }
+    return NULL;
+}
+
+static void what_all_workers_write_stays_usable(void)
+{
+    pthread_t thread[CLAIMANTS];
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        thread[i] = spawn(note_and_match, &s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        join(thread[i]);
+    CHECK(s.good > CLAIMANTS * 20000 * 9 / 10); /* what was just noted is nearly always there */
+    CHECK(s.plain > 0);
+    CHECK(budget_milli(s.second, 7) <= BUDGET_MAX_MILLI);
+    scene_end(&s);
+}
+
 int main(void)
 {
     (void)alarm(120); /* a thread that waits for ever is a failure too */
@@ -345,5 +550,9 @@ int main(void)
     no_sample_is_lost_when_many_add();
     the_only_place_is_a_lock();
     of_two_that_race_for_the_last_place_exactly_one_gets_it();
+    who_waits_and_who_gives_back_cannot_miss_one_another();
+    a_key_is_never_taken_for_another_models();
+    a_copy_of_a_decision_is_never_a_mix_of_two();
+    what_all_workers_write_stays_usable();
     return 0;
 }
