@@ -302,7 +302,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     request->operation = route.operation;
     request->id = request_id(req);
     request->client = conn->client; /* outlives the request */
-    request->received_mono_us = clock_mono_us();
+    request->received_mono_us = loop_now_us(server->loop);
     responder_create(conn, req, request);
     request->responder->method = copy(req, &req->input.method);
     request->responder->path = path.base;
