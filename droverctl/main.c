@@ -38,6 +38,7 @@ static const char usage[] =
     "  models                 which models are served, and where\n"
     "  histogram NODE [WHICH] how long things take there: ttft (the default),\n"
     "                         tpot, e2e or connect\n"
+    "  explain ID             why a request went to its node: what each cost\n"
     "\n"
     "Change:\n"
     "  drain NODE [--wait]    send it no more requests; --wait until it is idle\n"
@@ -72,6 +73,7 @@ enum view_kind {
     VIEW_REQUESTS,
     VIEW_MODELS,
     VIEW_HISTOGRAM,
+    VIEW_EXPLAIN,
 };
 
 static const struct {
@@ -82,9 +84,10 @@ static const struct {
     {"status", VIEW_STATUS, 0, 0},       {"nodes", VIEW_NODES, 0, 0},
     {"node", VIEW_NODE, 1, 1},           {"workers", VIEW_WORKERS, 0, 0},
     {"requests", VIEW_REQUESTS, 0, 0},   {"models", VIEW_MODELS, 0, 0},
-    {"histogram", VIEW_HISTOGRAM, 1, 2}, {"drain", VIEW_NONE, 1, 1},
-    {"undrain", VIEW_NONE, 1, 1},        {"reload", VIEW_NONE, 0, 0},
-    {"scale", VIEW_NONE, 1, 1},          {"stop", VIEW_NONE, 0, 0},
+    {"histogram", VIEW_HISTOGRAM, 1, 2}, {"explain", VIEW_EXPLAIN, 1, 1},
+    {"drain", VIEW_NONE, 1, 1},          {"undrain", VIEW_NONE, 1, 1},
+    {"reload", VIEW_NONE, 0, 0},         {"scale", VIEW_NONE, 1, 1},
+    {"stop", VIEW_NONE, 0, 0},
 };
 
 /* One line on standard error, whatever the text contains. */
@@ -147,6 +150,8 @@ static int make_view(struct view *view, enum view_kind kind, const struct option
         return show_histogram(view, options->argument[0],
                               options->argument[1] == NULL ? "ttft" : options->argument[1],
                               err);
+    case VIEW_EXPLAIN:
+        return show_explain(view, options->argument[0], err);
     }
     return 0;
 }

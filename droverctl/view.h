@@ -55,13 +55,14 @@ const char *view_engine_name(uint32_t engine);
 const char *view_model_state_name(uint32_t state);
 const char *view_operation_name(unsigned operation); /* NULL when there is none */
 
-/* The views.  DRV_ENOENT: no such node; DRV_EINVAL: no such histogram. */
+/* The views.  DRV_ENOENT: no such node or request; DRV_EINVAL: no such histogram. */
 void show_status(struct view *view);
 void show_workers(struct view *view);
 void show_requests(struct view *view);
 void show_nodes(struct view *view);
 void show_models(struct view *view);
 MUST_CHECK int show_node(struct view *view, const char *name, struct error *err);
+MUST_CHECK int show_explain(struct view *view, const char *id, struct error *err);
 MUST_CHECK int show_histogram(struct view *view, const char *name, const char *which,
                               struct error *err);
 

@@ -20,6 +20,7 @@
 #include "droverctl/guard.h"
 #include "droverctl/processes.h"
 #include "droverctl/text.h"
+#include "shm/decisions.h"
 #include "shm/gauges.h"
 #include "shm/requests.h"
 #include "shm/scoreboard.h"
@@ -29,7 +30,7 @@ static char dir[64], path[96];
 
 static struct scoreboard *make_board(void)
 {
-    const struct scoreboard_params params = {8, 4, 16, 0};
+    const struct scoreboard_params params = {8, 4, 16, 64};
     struct scoreboard *board;
 
     (void)snprintf(dir, sizeof(dir), "/tmp/drover-views-XXXXXX");
@@ -76,6 +77,9 @@ static bool run_view(struct view *view, unsigned which, const char *node, int *r
     case 8:
     case 9:
         *rc = show_histogram(view, node, histograms[which - 6], NULL);
+        return true;
+    case 10:
+        *rc = show_explain(view, node, NULL); /* a request that is called like the node */
         return true;
     default:
         return false;
@@ -137,6 +141,44 @@ static void add_node(struct scoreboard *board, const char *name, unsigned models
     nodes_set_state(board, (unsigned)node, NODE_UP, NODE_REASON_PROBES_PASS, clock_mono_us());
 }
 
+/* Decisions with the greatest and the smallest of everything. */
+static void decide_wildly(struct scoreboard *board, const char *id)
+{
+    static const float seconds[] = {0, -1e30f, 1e30f, 1e-30f, -1e-9f, 59.99f};
+    struct decision d = {.at_mono_us = 1,
+                         .attempt = UINT32_MAX,
+                         .policy = UINT32_MAX,
+                         .prompt_tokens = UINT32_MAX,
+                         .waited_us = UINT32_MAX,
+                         .candidates_total = UINT32_MAX,
+                         .candidates = DECISIONS_CANDIDATES};
+
+    (void)strlcpy(d.id, id, sizeof(d.id));
+    memset(d.model, '\x1b', sizeof(d.model) - 1);
+    memset(d.name, '\xff', sizeof(d.name) - 1);
+    for (unsigned i = 0; i < DECISIONS_CANDIDATES; i++) {
+        float s = seconds[i % ARRAY_LEN(seconds)];
+
+        d.candidate[i] = (struct decision_candidate){.node = i % 8,
+                                                     .inflight = UINT32_MAX,
+                                                     .slots = UINT32_MAX,
+                                                     .cap = UINT32_MAX,
+                                                     .pending_tokens = UINT32_MAX,
+                                                     .matched_tokens = UINT32_MAX,
+                                                     .prefill_per_s = s,
+                                                     .wait_s = s,
+                                                     .prefill_s = s,
+                                                     .load_s = s,
+                                                     .bonus_s = s,
+                                                     .cost_s = s,
+                                                     .bars = i % 2 == 0 ? UINT32_MAX : 0};
+        memset(d.candidate[i].name, (int)('a' + i), sizeof(d.candidate[i].name) - 1);
+    }
+    decisions_add(board, 3, &d);
+    d.candidates = 0;
+    decisions_add(board, 2, &d);
+}
+
 Test(views, an_empty_scoreboard_can_be_shown)
 {
     struct scoreboard *board = make_board();
@@ -159,6 +201,7 @@ Test(views, ordinary_nodes_and_requests_are_shown_by_name)
     requests_phase(board, 0, row, REQUEST_DECODE, clock_mono_us());
     for (uint64_t i = 1; i < 1000; i++)
         stats_note(board, 0, 1, STATS_TTFT, i * 1000);
+    decisions_add(board, 0, &(struct decision){.id = "box1", .node = 0, .name = "box1"});
     check_all_views(board, "box1", true);
 
     show_nodes(&view);
@@ -195,6 +238,81 @@ Test(views, unknown_names_are_refused_and_the_known_ones_listed)
     cr_assert_not_null(strstr(err.text, "ttft, tpot, e2e, connect"));
     cr_assert_eq(buf_size(&view.out), 0);
     buf_finish(&view.out);
+    drop_board(board);
+}
+
+Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
+{
+    static const char want[] =
+        "attempt 1, 5.0s ago: no node had room, the request waits\n"
+        "fastest, prompt of 1000 tokens, no wait, worker 0, model qwen3\n"
+        "   NODE    BUSY  CAP  QUEUED  CACHED  TOK/S  WAIT  PREFILL  COST  AGAINST\n"
+        "   tower    6/4    6       0       0      0     -        -     -  full\n"
+        "   laptop   0/1    2       0       0      0     -        -     -  state\n"
+        "and 1 more that were not kept\n"
+        "\n"
+        "attempt 1, 3.0s ago: tower\n"
+        "fastest, prompt of 1000 tokens, waited 2.0s, worker 0, model qwen3\n"
+        "   NODE    BUSY  CAP  QUEUED  CACHED  TOK/S   WAIT  PREFILL   COST\n"
+        "*  tower    5/4    6     400     800   2400  500ms    250ms  750ms\n"
+        "   laptop   0/1    2       0       0    500      -     2.0s   2.0s\n"
+        "and 1 more that were not kept\n";
+    struct scoreboard *board = make_board(), *reader;
+    struct decision d = {.id = "req-1",
+                         .model = "qwen3",
+                         .at_mono_us = 10 * US_PER_S,
+                         .policy = 0,
+                         .prompt_tokens = 1000,
+                         .node = DECISIONS_NO_NODE,
+                         .candidates_total = 3,
+                         .candidates = 2};
+    struct view view = {.now_mono_us = 15 * US_PER_S, .style = {.width = 80}};
+    struct error err;
+
+    d.candidate[0] = (struct decision_candidate){.node = 0,
+                                                 .name = "tower",
+                                                 .inflight = 6,
+                                                 .slots = 4,
+                                                 .cap = 6,
+                                                 .bars = DECISION_BAR_FULL};
+    d.candidate[1] = (struct decision_candidate){
+        .node = 1, .name = "laptop", .slots = 1, .cap = 2, .bars = DECISION_BAR_STATE};
+    decisions_add(board, 0, &d);
+    /* W + (Q + u) / p: 0.5 + (400 + 200) / 2400 = 0.75 s, and 1000 / 500 = 2 s */
+    d.at_mono_us = 12 * US_PER_S;
+    d.waited_us = 2 * US_PER_S;
+    d.node = 0;
+    (void)strlcpy(d.name, "tower", sizeof(d.name));
+    d.candidate[0] = (struct decision_candidate){.node = 1,
+                                                 .name = "laptop",
+                                                 .slots = 1,
+                                                 .cap = 2,
+                                                 .prefill_per_s = 500,
+                                                 .prefill_s = 2,
+                                                 .cost_s = 2};
+    d.candidate[1] = (struct decision_candidate){.node = 0,
+                                                 .name = "tower",
+                                                 .inflight = 5,
+                                                 .slots = 4,
+                                                 .cap = 6,
+                                                 .pending_tokens = 400,
+                                                 .matched_tokens = 800,
+                                                 .prefill_per_s = 2400,
+                                                 .wait_s = 0.5f,
+                                                 .prefill_s = 0.25f,
+                                                 .cost_s = 0.75f};
+    decisions_add(board, 0, &d);
+    procs_clear(board, 0);
+    cr_assert_eq(scoreboard_attach(&reader, path, NULL), 0);
+    view.board = reader;
+    cr_assert_eq(show_explain(&view, "req-1", &err), 0);
+    cr_assert_str_eq(buf_cstr(&view.out), want);
+    buf_reset(&view.out);
+    cr_assert_eq(show_explain(&view, "req-2", &err), DRV_ENOENT);
+    cr_assert_not_null(strstr(err.text, "\"req-2\""), "%s", err.text);
+    cr_assert_eq(buf_size(&view.out), 0);
+    buf_finish(&view.out);
+    scoreboard_detach(reader);
     drop_board(board);
 }
 
@@ -246,6 +364,7 @@ Test(views, extreme_values_still_fit_80_columns)
     row = requests_open(board, 3, info.models[0].id, info.models[1].id, UINT32_MAX, 1);
     requests_node(board, 3, row, (uint32_t)node, UINT32_MAX);
     requests_tokens(board, 3, row, UINT32_MAX);
+    decide_wildly(board, info.name);
     check_all_views(board, info.name, true);
     drop_board(board);
 }
