@@ -230,15 +230,17 @@ static void commit(struct exchange *x, bool whole)
 {
     struct responder *r = x->request->responder;
     const char *p = (const char *)buf_head(&x->headers);
-    const char *end = p + buf_size(&x->headers);
+    size_t left = buf_size(&x->headers);
 
     x->committed = true;
     drover_headers(x);
-    while (p < end) {
+    while (left != 0) {
         const char *value = p + strlen(p) + 1;
+        size_t n = (size_t)(value - p) + strlen(value) + 1;
 
         responder_header(r, p, value);
-        p = value + strlen(value) + 1;
+        p += n;
+        left -= n;
     }
     if (x->event_stream) {
         responder_header(r, "cache-control", "no-cache");
