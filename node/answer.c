@@ -50,8 +50,9 @@ static bool send_head(struct exec *exec)
     return exec_send(exec, &event, false);
 }
 
-/* The plain text gathered this turn, if there is any that a protobuf string can hold. */
-static void add_text(struct exec *exec, Drover__V1__Chunk *chunk)
+/* The plain text gathered this turn, if there is any that a protobuf string can hold.  After a
+ * finish reason there is nothing to continue, and after half an event nobody can. */
+static void add_text(struct exec *exec, Drover__V1__Chunk *chunk, bool whole)
 {
     struct observer *o = &exec->observer;
 
@@ -59,8 +60,8 @@ static void add_text(struct exec *exec, Drover__V1__Chunk *chunk)
         return;
     if (!wire_is_utf8(buf_head(&o->text), buf_size(&o->text)))
         o->plain = false;
-    chunk->resumable = o->plain;
-    if (o->plain && buf_size(&o->text) != 0)
+    chunk->resumable = exec->resumable && o->plain && !o->finished && whole;
+    if (exec->resumable && o->plain && buf_size(&o->text) != 0)
         chunk->text = (char *)(uintptr_t)buf_cstr(&o->text);
     if (!exec->content_sent && exec->out_content) {
         chunk->response_id = o->response_id;
@@ -85,7 +86,7 @@ static bool flush(struct exec *exec)
         chunk.data.len = n;
         chunk.tokens = exec->out_tokens;
         chunk.content = exec->out_content;
-        add_text(exec, &chunk);
+        add_text(exec, &chunk, n == buf_size(&exec->out));
         event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
         event.chunk = &chunk;
         if (!exec_send(exec, &event, false))
@@ -243,6 +244,10 @@ static void on_head(void *data, unsigned status, const char *content_type,
         exec->mode = ANSWER_ERROR;
         return;
     }
+    if (!events && exec->continues) {
+        exec_fail(exec, GRPC_INTERNAL, "the engine was asked for a stream and gave none");
+        return;
+    }
     if (!events && !lines) {
         exec->mode = ANSWER_PLAIN;
         return;
@@ -258,12 +263,42 @@ static void on_head(void *data, unsigned status, const char *content_type,
         exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
 }
 
+/* Is the event for the client?  *ended: the call has ended instead. */
+static bool is_shown(struct exec *exec, const struct seen *seen, bool *ended)
+{
+    *ended = false;
+    if (seen->usage_only && exec->usage_added)
+        return false;
+    if (!exec->continues)
+        return true;
+    switch (rejoin_judge(&exec->rejoin, &exec->observer, seen)) {
+    case REJOIN_SHOW:
+        return true;
+    case REJOIN_HIDE:
+        return false;
+    case REJOIN_ANEW:
+        break;
+    }
+    exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine began anew instead of continuing");
+    *ended = true;
+    return false;
+}
+
 /* One event.  False: the call has ended. */
 static bool take_event(struct exec *exec, const struct sse_event *event)
 {
+    struct sse_event rejoined;
     struct seen seen;
+    bool shown, ended;
     int rc;
 
+    if (exec->continues) {
+        if (rejoin_event(&exec->rejoin, event, &rejoined) != 0) {
+            exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+            return false;
+        }
+        event = &rejoined;
+    }
     observe_event(&exec->observer, event, &seen);
     switch (seen.kind) {
     case SEEN_ERROR:
@@ -282,14 +317,17 @@ static bool take_event(struct exec *exec, const struct sse_event *event)
                              : "the engine sent an event that is not JSON");
         return false;
     case SEEN_CONTENT:
-        note_content(exec, 1);
-        break;
     case SEEN_NOTHING:
     case SEEN_DONE:
-        if (!observe_streams(exec->operation) && !event->comment)
-            note_content(exec, 0); /* a stream that nobody here can read, of a transcription */
         break;
     }
+    shown = is_shown(exec, &seen, &ended);
+    if (ended)
+        return false;
+    if (seen.kind == SEEN_CONTENT)
+        note_content(exec, 1);
+    else if (!observe_streams(exec->operation) && !event->comment)
+        note_content(exec, 0); /* a stream that nobody here can read, of a transcription */
     if (exec->mode == ANSWER_ASSEMBLED) {
         if (seen.root.type == JSON_NONE)
             return true;
@@ -300,7 +338,7 @@ static bool take_event(struct exec *exec, const struct sse_event *event)
                   "the engine's stream cannot be made into one answer (%s)", error_name(rc));
         return false;
     }
-    if (seen.usage_only && exec->usage_added)
+    if (!shown)
         return true;
     if (event->comment && !exec->head_sent && buf_size(&exec->out) == 0)
         return true; /* a ping must not bind the caller to this node */
@@ -420,6 +458,13 @@ static void judge(struct exec *exec)
 
     judge_http(&verdict, exec->http_status, buf_head(&exec->out), buf_size(&exec->out),
                exec->usage_added);
+    if (exec->continues && verdict.judgement != JUDGE_FAIL &&
+        verdict.judgement != JUDGE_WITHOUT_USAGE) {
+        /* The client reads a stream that began well: an error page is no answer to it. */
+        exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine refused to continue: HTTP status %u",
+                  exec->http_status);
+        return;
+    }
     switch (verdict.judgement) {
     case JUDGE_PASS:
         pass(exec);
@@ -540,6 +585,17 @@ const struct engine_events answer_events = {
     .on_body = on_body,
     .on_end = on_end,
 };
+
+void answer_last(struct exec *exec)
+{
+    exec->mode = ANSWER_EVENTS;
+    exec->http_status = 200;
+    (void)strlcpy(exec->content_type, "text/event-stream", sizeof(exec->content_type));
+    if (exec->out.failed)
+        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    else
+        pass(exec);
+}
 
 void answer_reset(struct exec *exec)
 {

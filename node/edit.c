@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "node/form.h"
 #include "node/observe.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -92,6 +93,25 @@ static int plan_clamp(struct plan *plan, int operation, const struct json_value 
     return 0;
 }
 
+/* A form keeps all its bytes but those of its model's name.  A name with a line end in it could
+ * end its part of the form: there is no model of that name. */
+static void edit_form(struct buf *out, const void *body, size_t n,
+                      const struct edit_wishes *wishes)
+{
+    const char *bytes = body, *old;
+    size_t old_len, before;
+
+    if (wishes->model[0] == '\0' || strpbrk(wishes->model, "\r\n") != NULL ||
+        !form_find(wishes->content_type, body, n, "model", &old, &old_len)) {
+        buf_add(out, body, n);
+        return;
+    }
+    before = (size_t)(old - bytes);
+    buf_add(out, bytes, before);
+    buf_str(out, wishes->model);
+    buf_add(out, old + old_len, n - before - old_len);
+}
+
 static bool has_json_body(int operation)
 {
     return operation != OP(TRANSCRIPTIONS);
@@ -108,7 +128,7 @@ int edit_body(struct buf *out, int operation, const void *body, size_t n,
 
     memset(outcome, 0, sizeof(*outcome));
     if (!has_json_body(operation)) {
-        buf_add(out, body, n);
+        edit_form(out, body, n, wishes);
         return out->failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
     }
     outcome->json = true;

@@ -17,10 +17,11 @@ struct buf;
 struct error;
 
 struct edit_wishes {
-    const char *model; /* "" = keep */
-    bool usage;        /* ask for usage in a stream of chat completions and completions */
-    bool no_usage;     /* this engine refuses stream_options: never add it */
-    bool stream;       /* what the client asked for */
+    const char *model;        /* "" = keep */
+    const char *content_type; /* of the body; needed of a form only, may be NULL */
+    bool usage;    /* ask for usage in a stream of chat completions and completions */
+    bool no_usage; /* this engine refuses stream_options: never add it */
+    bool stream;   /* what the client asked for */
     uint32_t clamp_output_tokens; /* 0 = keep */
 };
 
@@ -32,8 +33,8 @@ struct edit_outcome {
 
 /*
  * Appends the body with the edits of `wishes` for `operation` to `out`; bytes that no edit
- * names are kept.  Operations without a JSON body are copied.  DRV_EINVAL: the body is not a
- * JSON object; DRV_ENOMEM.
+ * names are kept.  In a form only the field "model" is changed, where there is one. DRV_EINVAL:
+ * the body is not a JSON object; DRV_ENOMEM.
  */
 MUST_CHECK int edit_body(struct buf *out, int operation, const void *body, size_t n,
                          const struct edit_wishes *wishes, struct edit_outcome *outcome,

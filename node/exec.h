@@ -15,6 +15,7 @@
 #include "node/assemble.h"
 #include "node/headers.h"
 #include "node/observe.h"
+#include "node/rejoin.h"
 #include "node/sse.h"
 
 /* EXEC_OPENED -> EXEC_QUEUED -> EXEC_RUNNING -> EXEC_ENDED; every phase may go to EXEC_ENDED,
@@ -51,6 +52,8 @@ struct exec {
     bool stream, want_text;
     bool streaming;   /* the engine was asked for a stream */
     bool usage_added; /* by us: hidden from a client that streams */
+    bool continues;   /* an answer that another node began; `rejoin` is in use */
+    bool resumable;   /* another node could continue it, as far as the request goes */
     uint32_t first_token_ms, idle_token_ms;
     struct buf body;         /* owned: what the engine gets */
     struct buf request_text; /* owned: NUL-separated content type, header names and values */
@@ -64,6 +67,7 @@ struct exec {
     struct engine_header response_headers[HEADERS_MAX];
     size_t response_headers_count;
     struct sse sse;
+    struct rejoin rejoin;
     struct observer observer;
     struct assembler *assembler; /* owned; ANSWER_ASSEMBLED only */
     struct buf out;              /* owned: bytes for the next chunk */
@@ -103,6 +107,9 @@ void answer_writable(struct exec *exec);
 
 /* answer.c: begins to watch over the limits of silence; the engine call has started. */
 void answer_watch(struct exec *exec);
+
+/* answer.c: ends a stream with `out` as its last bytes, without an engine. */
+void answer_last(struct exec *exec);
 
 /* answer.c: forgets an answer that began, to ask again. */
 void answer_reset(struct exec *exec);

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "node/edit.h"
 #include "node/exec.h"
+#include "node/resume.h"
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
 
@@ -62,6 +63,7 @@ static void free_exec(struct exec *exec)
     buf_finish(&exec->out);
     buf_finish(&exec->whole);
     sse_finish(&exec->sse);
+    rejoin_finish(&exec->rejoin);
     observer_finish(&exec->observer);
     assembler_destroy(exec->assembler);
     free(exec);
@@ -168,13 +170,15 @@ void exec_succeed(struct exec *exec)
     struct agent *agent = exec->agent;
     struct observer *o = &exec->observer;
     uint64_t now = loop_now_us(agent->loop);
+    uint32_t given =
+        exec->continues ? exec->rejoin.tokens : 0; /* part of the usage, not ours */
 
     usage.prompt_tokens = o->usage.prompt_tokens;
     usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
     usage.output_tokens = o->usage.output_tokens;
     usage.from_engine = o->has_usage;
-    if (usage.output_tokens < o->tokens)
-        usage.output_tokens = o->tokens; /* several choices: engines report one of them */
+    if (usage.output_tokens < o->tokens + given)
+        usage.output_tokens = o->tokens + given; /* several choices: engines report one */
     message.reason = o->reason;
     message.usage = &usage;
     message.queue_ms = ms_between(exec->received_us, exec->started_us);
@@ -187,9 +191,9 @@ void exec_succeed(struct exec *exec)
     message.body_bytes = exec->body_bytes;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
     event.finish = &message;
-    agent->totals.prompt_tokens += usage.prompt_tokens;
-    if (usage.output_tokens > o->tokens)
-        agent->totals.output_tokens += usage.output_tokens - o->tokens;
+    agent->totals.prompt_tokens += usage.prompt_tokens + (o->has_usage ? given : 0);
+    if (usage.output_tokens > o->tokens + given)
+        agent->totals.output_tokens += usage.output_tokens - o->tokens - given;
     if (!exec_send(exec, &event, true))
         return;
     agent->totals.completed++;
@@ -208,21 +212,37 @@ void exec_run_over(struct exec *exec)
     agent_changed(exec->agent, AGENT_LOAD_CHANGED);
 }
 
+static int engine_kind(const struct exec *exec)
+{
+    struct engine *engine = exec->agent->engine;
+
+    return (int)engine->ops->facts(engine)->kind;
+}
+
 /* Asks the engine; the slot is counted already. */
 static void start_run(struct exec *exec)
 {
     struct agent *agent = exec->agent;
+    struct engine_header headers[HEADERS_MAX + 1];
     struct engine_request request = {
         .operation = exec->operation,
         .content_type = (const char *)buf_head(&exec->request_text),
         .body = buf_head(&exec->body),
         .body_len = buf_size(&exec->body),
-        .headers = exec->headers,
+        .headers = headers,
         .headers_count = exec->headers_count,
         .id = exec->request_id,
     };
     struct error err = {0};
+    char attempt[16];
 
+    memcpy(headers, exec->headers, exec->headers_count * sizeof(headers[0]));
+    if (engine_kind(exec) == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED) {
+        /* For faults that are to happen to one attempt only. */
+        (void)snprintf(attempt, sizeof(attempt), "%u", (unsigned)exec->attempt);
+        headers[request.headers_count++] =
+            (struct engine_header){.name = "x-drover-attempt", .value = attempt};
+    }
     if (agent->engine->ops->start(agent->engine, &exec->run, &request, &answer_events, exec,
                                   &err) != 0) {
         exec->run = NULL;
@@ -357,8 +377,8 @@ static bool check_service(struct exec *exec, const Drover__V1__InferRequest *req
     else if (model != NULL && model->operations != 0 &&
              (model->operations & (UINT32_C(1) << exec->operation)) == 0)
         exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine does not speak this API");
-    else if (request->resume != NULL && request->resume->text[0] != '\0')
-        exec_fail(exec, GRPC_UNIMPLEMENTED, "this node cannot continue an answer");
+    else if (request->resume != NULL && !resume_engine_can((int)facts->kind, exec->operation))
+        exec_fail(exec, GRPC_UNIMPLEMENTED, "this engine cannot continue an answer");
     else
         return true;
     return false;
@@ -388,6 +408,8 @@ static bool check_request(struct exec *exec, const Drover__V1__InferRequest *req
               memcmp(request->instance_id.data, config->instance_id,
                      sizeof(config->instance_id)) != 0))
         exec_fail(exec, GRPC_FAILED_PRECONDITION, "this is another instance of the node");
+    else if (request->resume != NULL && !request->stream)
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "only a stream can be continued");
     else if (table_has(exec->agent, request->request_id, request->attempt))
         exec_fail(exec, GRPC_ALREADY_EXISTS, "this attempt of the request is running");
     else
@@ -395,11 +417,77 @@ static bool check_request(struct exec *exec, const Drover__V1__InferRequest *req
     return false;
 }
 
-/* Takes over what is needed of the message, whose memory is the arena's. */
+/* The answer has reached its limit: what the client lacks is its end. */
+static void end_at_limit(struct exec *exec, const Drover__V1__InferRequest *request)
+{
+    const Drover__V1__Resume *resume = request->resume;
+    struct resume_last last = {.operation = exec->operation,
+                               .id = resume->response_id,
+                               .created = resume->created,
+                               .prompt_tokens = request->est_prompt_tokens,
+                               .output_tokens = resume->text_tokens};
+    struct json_value root;
+
+    if (json_check(&root, request->body.data, request->body.len, NULL) != 0)
+        root = (struct json_value){0};
+    resume_last_events(&exec->out, &root, &last);
+    exec->observer.usage.prompt_tokens = last.prompt_tokens;
+    (void)strlcpy(exec->observer.reason,
+                  exec->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ? "max_tokens"
+                                                                               : "length",
+                  sizeof(exec->observer.reason));
+    answer_last(exec);
+}
+
+/* Prepares to continue an answer; `body` becomes what asks for the rest of it.  False: the call
+ * has ended. */
+static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *request,
+                        struct edit_wishes *wishes, struct buf *body)
+{
+    const Drover__V1__Resume *resume = request->resume;
+    struct resume_request rest = {.operation = exec->operation,
+                                  .text = resume->text,
+                                  .text_len = resume_text_len(resume->text),
+                                  .tokens = resume->text_tokens};
+    struct rejoin_config config = {
+        .operation = exec->operation,
+        .id = resume->response_id,
+        .created = resume->created,
+        .tokens = resume->text_tokens,
+        .text = rest.text,
+        .text_len = rest.text_len,
+        .repeats = resume_engine_repeats(engine_kind(exec), exec->operation)};
+    struct error err = {0};
+    bool over;
+    int rc = rejoin_init(&exec->rejoin, &config);
+
+    exec->continues = true;
+    if (rc == 0)
+        rc = resume_body(body, request->body.data, request->body.len, &rest, &over, &err);
+    if (rc != 0) {
+        exec_fail(exec, rc == DRV_EINVAL ? GRPC_UNIMPLEMENTED : GRPC_UNAVAILABLE, "%s",
+                  rc == DRV_EINVAL ? err.text : "the node is out of memory");
+        return false;
+    }
+    if (wishes->clamp_output_tokens != 0) {
+        over |= wishes->clamp_output_tokens <= resume->text_tokens;
+        wishes->clamp_output_tokens -= over ? 0 : resume->text_tokens;
+    }
+    if (over)
+        end_at_limit(exec, request);
+    return !over;
+}
+
+/* Takes over what is needed of the message, whose memory is the arena's.  False: the call has
+ * ended. */
 static bool take_request(struct exec *exec, const Drover__V1__InferRequest *request)
 {
     struct edit_wishes wishes = {.model = "", .stream = request->stream};
+    const void *body = request->body.data;
+    size_t body_len = request->body.len;
+    struct buf rest = BUF_INIT;
     struct edit_outcome outcome;
+    struct json_value root;
     struct error err = {0};
     int rc;
 
@@ -408,15 +496,27 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
     exec->first_token_ms = request->first_token_ms;
     exec->idle_token_ms = request->idle_token_ms;
     exec->waiter.priority = request->priority;
-    observer_init(&exec->observer, exec->operation, exec->want_text);
     wishes.no_usage = exec->agent->no_stream_options;
+    wishes.content_type = request->content_type;
     if (request->edit != NULL) {
         wishes.model = request->edit->set_model;
         wishes.usage = request->edit->want_usage;
         wishes.clamp_output_tokens = request->edit->clamp_output_tokens;
     }
-    rc = edit_body(&exec->body, exec->operation, request->body.data, request->body.len, &wishes,
-                   &outcome, &err);
+    exec->resumable = exec->want_text && exec->stream &&
+                      json_check(&root, body, body_len, NULL) == 0 &&
+                      resume_possible(exec->operation, &root);
+    observer_init(&exec->observer, exec->operation, exec->resumable);
+    if (request->resume != NULL) {
+        if (!take_resume(exec, request, &wishes, &rest)) {
+            buf_finish(&rest);
+            return false;
+        }
+        body = buf_head(&rest);
+        body_len = buf_size(&rest);
+    }
+    rc = edit_body(&exec->body, exec->operation, body, body_len, &wishes, &outcome, &err);
+    buf_finish(&rest);
     if (rc == 0)
         rc = keep_headers(exec, request);
     if (rc != 0) {

@@ -16,6 +16,7 @@
 #include "node/attach.h"
 #include "node/engine.h"
 #include "node/options.h"
+#include "node/sim_engine.h"
 #include "node/sim_http.h"
 #include "proto/grpc/server.h"
 #include "proto/grpc/tls.h"
@@ -173,6 +174,8 @@ static int make_engine(struct node *node, struct error *err)
         return http_engine_create(&node->engine, &node->loop, o->engine, o->engine_key_file,
                                   POLL_MS, err);
     rc = sim_engine_create(&node->engine, &node->loop, o->engine + 4, err);
+    if (rc == 0)
+        sim_engine_set_name(node->engine, o->name);
     if (rc == 0 && o->sim_http != NULL)
         rc = sim_http_listen(node->engine, &node->loop, o->sim_http, err);
     return rc;

@@ -7,7 +7,7 @@
 #include <xxhash.h>
 
 #include "base/error.h"
-#include "node/sim_form.h"
+#include "node/form.h"
 #include "node/sim_prompt.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -195,6 +195,23 @@ static void settle_length(struct reader *r, bool natural_given)
     }
 }
 
+/* The part of the answer that the prompt already holds counts as the tokens it was given as, so
+ * that an answer in two parts costs as many tokens as one. */
+static void count_given(struct reader *r, bool wished)
+{
+    struct sim_request *out = r->out;
+    const struct sim_place *place = &out->place;
+    size_t bytes = place->skip;
+
+    if (place->index == 0 && place->skip == 0)
+        return;
+    for (uint32_t i = 0; i < place->index; i++)
+        bytes += sim_text_token(&place->text, i).text_len;
+    if (!wished)
+        out->prompt_tokens = sim_tokens(buf_size(r->scratch) - bytes);
+    out->prompt_tokens += place->index + (place->skip != 0);
+}
+
 static int make_blocks(struct reader *r, const struct buf *text)
 {
     struct sim_request *out = r->out;
@@ -238,7 +255,7 @@ static int read_text(struct reader *r)
     const cJSON *n = member(r->root, "n");
     struct sim_prompt prompt = {.text = r->scratch};
     struct error err = {0};
-    bool natural_given;
+    bool natural_given, wished;
     int rc = sim_prompt_build(&prompt, out->operation, r->root, &err);
 
     if (rc == DRV_EINVAL)
@@ -250,7 +267,8 @@ static int read_text(struct reader *r)
     out->stream = cJSON_IsBool(stream) ? cJSON_IsTrue(stream) : sim_is_ollama(out->operation);
     out->usage_event = cJSON_IsTrue(member(member(r->root, "stream_options"), "include_usage"));
     out->prompt_tokens = sim_tokens(buf_size(r->scratch));
-    if (count_of(wish, "prompt_tokens", &out->prompt_tokens) && out->prompt_tokens == 0)
+    wished = count_of(wish, "prompt_tokens", &out->prompt_tokens);
+    if (wished && out->prompt_tokens == 0)
         out->prompt_tokens = 1;
     if (out->operation == OP(COUNT_TOKENS)) {
         out->want = SIM_WANT_FACTS;
@@ -260,6 +278,9 @@ static int read_text(struct reader *r)
                    out->prompt_tokens, r->ident->fingerprint);
         return 0;
     }
+    out->place = sim_text_find(out->model->id, buf_cstr(r->scratch), buf_size(r->scratch),
+                               prompt.answer_at, prompt.known);
+    count_given(r, wished);
     rc = check_context(r);
     if (rc != 0)
         return rc;
@@ -268,8 +289,6 @@ static int read_text(struct reader *r)
     r->limit = UINT32_MAX;
     read_limit(r);
     out->want = SIM_WANT_TEXT;
-    out->place = sim_text_find(out->model->id, buf_cstr(r->scratch), buf_size(r->scratch),
-                               prompt.answer_at, prompt.known);
     settle_length(r, natural_given);
     read_tools(r);
     return make_blocks(r, r->scratch);
@@ -326,22 +345,22 @@ static int read_form(struct reader *r)
     uint64_t hash;
     int rc;
 
-    if (!sim_form_find(request->content_type, request->body, request->body_len, "file", &file,
-                       &file_len))
+    if (!form_find(request->content_type, request->body, request->body_len, "file", &file,
+                   &file_len))
         return refuse(r, "the form has no 'file'");
-    if (!sim_form_find(request->content_type, request->body, request->body_len, "model", &name,
-                       &name_len)) {
+    if (!form_find(request->content_type, request->body, request->body_len, "model", &name,
+                   &name_len)) {
         name = NULL;
         name_len = 0;
     }
     rc = choose_model(r, name, name_len);
     if (rc != 0)
         return rc;
-    if (sim_form_find(request->content_type, request->body, request->body_len,
-                      "response_format", &format, &format_len))
+    if (form_find(request->content_type, request->body, request->body_len, "response_format",
+                  &format, &format_len))
         out->plain = format_len == 4 && memcmp(format, "text", 4) == 0;
-    if (sim_form_find(request->content_type, request->body, request->body_len, "stream",
-                      &format, &format_len))
+    if (form_find(request->content_type, request->body, request->body_len, "stream", &format,
+                  &format_len))
         out->stream = format_len == 4 && memcmp(format, "true", 4) == 0;
     hash = XXH3_64bits(file, file_len);
     out->place = sim_text_find(out->model->id, &hash, sizeof(hash), sizeof(hash), true);

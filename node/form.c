@@ -1,5 +1,5 @@
-/* sim_form.c - the fields of a multipart/form-data body. */
-#include "node/sim_form.h"
+/* form.c - the fields of a multipart/form-data body. */
+#include "node/form.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,8 +40,8 @@ static bool head_names(const char *head, size_t len, const char *wanted)
     return false;
 }
 
-bool sim_form_find(const char *content_type, const void *body, size_t len, const char *name,
-                   const char **value, size_t *value_len)
+bool form_find(const char *content_type, const void *body, size_t len, const char *name,
+               const char **value, size_t *value_len)
 {
     char boundary[MAX_BOUNDARY + 3];
     const char *at = body, *end = at + len;
