@@ -250,10 +250,10 @@ struct sb_session_set {
  * packed side by side with those of the other workers, against rule 3: everybody reads all of
  * them at every release, and they are written only while requests wait. */
 struct sb_line {
-    _Atomic uint64_t model_hash;
+    _Atomic uint64_t model_hash; /* of whoever had the line last; 0 = nobody */
     _Atomic uint64_t key;
     _Atomic uint32_t count; /* 0 = the line is free */
-    uint32_t reserved0;     /* zero */
+    _Atomic uint32_t seq;   /* odd while the line goes to another model */
 };
 struct sb_lines {
     alignas(SB_CACHE_LINE) struct sb_line line[LINES_PER_WORKER];

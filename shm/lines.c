@@ -3,8 +3,8 @@
  *
  * A line is three words that its worker alone writes.  Key and count of a line may change on
  * their own; a reader that pairs a new one with an old one is a moment late, no more.  What it
- * must not do is to take one model's key for another's when a free line is used again, so the
- * hash is taken away first and stored last, and a reader looks at it before and after the key.
+ * must not do is to take one model's key for another's when a free line is used again: that
+ * goes under the line's sequence counter, as in shm/words.h.
  *
  * The total of a worker is stored last and sequentially consistent, and read so: together with
  * the gauges, which are as well, that is what lines.h promises about not missing one another.
@@ -13,6 +13,7 @@
 
 #include "shm/procs.h"
 #include "shm/segment.h"
+#include "shm/words.h"
 
 /* Stored as a model hash: no model.  A model that really has this hash counts as its
  * neighbour. */
@@ -76,9 +77,10 @@ bool lines_set(struct scoreboard *board, unsigned worker, uint64_t model_hash, u
     if (model_of(line) != model_hash) {
         if (count == 0)
             return true;
-        atomic_store_explicit(&line->model_hash, NO_MODEL, memory_order_relaxed);
-        atomic_store_explicit(&line->key, key, memory_order_release);
+        words_begin(&line->seq);
         atomic_store_explicit(&line->model_hash, model_hash, memory_order_release);
+        atomic_store_explicit(&line->key, key, memory_order_release);
+        words_end(&line->seq);
         segment_use_column(board, worker);
     } else if (count != 0) {
         atomic_store_explicit(&line->key, key, memory_order_release);
@@ -109,17 +111,29 @@ static bool worker_alive(const struct scoreboard *board, unsigned worker, uint64
            now_mono_us - heartbeat_mono_us <= LINES_STALE_US;
 }
 
+/* The key of a line, if it is the model's and anybody stands in it. */
+static bool read_line(const struct sb_line *line, uint64_t model_hash, uint64_t *key)
+{
+    for (int i = 0; i < WORDS_TRIES; i++) {
+        uint32_t before = atomic_load_explicit(&line->seq, memory_order_acquire);
+
+        if (model_of(line) != model_hash || count_of(line) == 0)
+            return false; /* or not any more, or not yet */
+        *key = atomic_load_explicit(&line->key, memory_order_acquire);
+        if ((before & 1u) == 0 &&
+            atomic_load_explicit(&line->seq, memory_order_relaxed) == before)
+            return true;
+        words_pause();
+    }
+    return false;
+}
+
 /* The key of a worker's line of the model, if anybody stands in it. */
 static bool read_key(const struct sb_lines *lines, uint64_t model_hash, uint64_t *key)
 {
-    for (unsigned i = 0; i < LINES_PER_WORKER; i++) {
-        const struct sb_line *line = &lines->line[i];
-
-        if (model_of(line) != model_hash || count_of(line) == 0)
-            continue;
-        *key = atomic_load_explicit(&line->key, memory_order_acquire);
-        return model_of(line) == model_hash;
-    }
+    for (unsigned i = 0; i < LINES_PER_WORKER; i++)
+        if (read_line(&lines->line[i], model_hash, key))
+            return true;
     return false;
 }
 
@@ -221,9 +235,13 @@ void lines_clear_worker(struct scoreboard *board, unsigned worker)
     if (lines == NULL)
         return;
     for (unsigned i = 0; i < LINES_PER_WORKER; i++) {
-        atomic_store_explicit(&lines->line[i].count, 0, memory_order_release);
-        atomic_store_explicit(&lines->line[i].model_hash, NO_MODEL, memory_order_release);
-        atomic_store_explicit(&lines->line[i].key, 0, memory_order_release);
+        struct sb_line *line = &lines->line[i];
+
+        words_begin(&line->seq); /* it may be odd already, by the dead one */
+        atomic_store_explicit(&line->count, 0, memory_order_release);
+        atomic_store_explicit(&line->model_hash, NO_MODEL, memory_order_release);
+        atomic_store_explicit(&line->key, 0, memory_order_release);
+        words_end(&line->seq);
     }
     atomic_store_explicit(&segment_waiting(board)[worker], 0, memory_order_seq_cst);
 }
