@@ -147,3 +147,23 @@ Test(edit, a_multipart_body_passes_whatever_it_holds)
 
     cr_assert_not(o.json);
 }
+
+Test(edit, the_model_in_a_form_is_replaced_and_no_other_byte)
+{
+#define FORM(model)                                        \
+    "--b\r\nContent-Disposition: form-data; name='file'; " \
+    "filename='model'\r\n\r\nRIFF\r\n--b\r\n"              \
+    "Content-Disposition: form-data; name='model'\r\n\r\n" model "\r\n--b--\r\n"
+    struct edit_wishes wishes = {.model = "whisper-1",
+                                 .content_type = "multipart/form-data; boundary=b"};
+
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("whisper-1"));
+    (void)expect(OP(TRANSCRIPTIONS), FORM(""), wishes, FORM("whisper-1"));
+    wishes.model = "";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
+    wishes.model = "a\r\n--b--";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
+    wishes.model = "whisper-1";
+    wishes.content_type = "multipart/form-data; boundary=c";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
+}
