@@ -274,9 +274,12 @@ static void change_messages(struct rejoin *r, struct splices *s, const struct js
     struct json_value delta = json_get(root, "delta");
     struct json_value usage = json_get(root, "usage");
     struct json_value text = json_get(&delta, "text");
+    struct json_value id = json_get(&message, "id");
 
     if (message.type == JSON_OBJECT)
         usage = json_get(&message, "usage");
+    if (id.type == JSON_STRING && buf_size(&r->id) != 0)
+        replace(s, &id, &r->id); /* hidden, but who goes on after us is told it too */
     change_anthropic_usage(r, s, &usage);
     if (repeats(r, &text))
         replace(s, &text, &r->inner);

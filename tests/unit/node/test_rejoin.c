@@ -298,6 +298,7 @@ Test(rejoin, a_message_goes_on_in_its_open_block)
             "null},'usage':{'output_tokens':5}}\n\n"
             "event: message_stop\ndata: {'type':'message_stop'}\n\n");
     cr_assert_str_eq(buf_cstr(&w.shown), buf_cstr(&want));
+    cr_assert_str_eq(w.o.response_id, "kept");
     cr_assert_eq(w.o.usage.prompt_tokens, 19);
     cr_assert_eq(w.o.usage.cached_prompt_tokens, 19);
     cr_assert_eq(w.o.usage.output_tokens, 5);
