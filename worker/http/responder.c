@@ -542,7 +542,8 @@ static void send_gathered(struct responder *r)
         r->head_sent = true;
         h2o_start_response(r->req, &r->generator);
     }
-    vec = h2o_iovec_init(r->flight.data + skip, r->flight.len - skip);
+    vec = r->flight.len == skip ? h2o_iovec_init(NULL, 0)
+                                : h2o_iovec_init(r->flight.data + skip, r->flight.len - skip);
     if (direct && vec.len != 0) {
         ssize_t w = send(fd_of(r), vec.base, vec.len, MSG_DONTWAIT | MSG_NOSIGNAL);
 
