@@ -276,7 +276,7 @@ struct sb_ring {
  * last use in seconds, 13..0 thousandths of tokens that are missing from the bucket; 0 = free.
  *
  * Loads.  W: any worker, compare-and-swap.  Bits 63..40 tag of model and generation (never 0),
- * 39..0 the claim's end in milliseconds on CLOCK_MONOTONIC; 0 = free.
+ * 39..32 worker, 31..0 the claim's end on CLOCK_MONOTONIC in units of 16 ms; 0 = free.
  */
 struct sb_loads {
     alignas(SB_CACHE_LINE) _Atomic uint64_t word[LOADS_PER_NODE];
@@ -315,5 +315,6 @@ static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
 static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
+static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");
 
 #endif

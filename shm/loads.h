@@ -4,7 +4,7 @@
  * Sending a request for a model that is not resident makes an engine load it, which takes
  * seconds to minutes.  Before a worker does that it takes a claim, so that the workers
  * together start the load once and let the other requests wait or go elsewhere.  A claim ends
- * by itself after its hold time: a worker that dies costs a delay, nothing more.
+ * by itself after its hold time, and the master takes those of a dead worker back.
  */
 #ifndef DROVER_SHM_LOADS_H
 #define DROVER_SHM_LOADS_H
@@ -24,14 +24,19 @@ struct scoreboard;
  * slot has another generation; or, rarely, two tried at the very same moment and both stepped
  * back, so try again at the next occasion.
  */
-MUST_CHECK bool loads_claim(struct scoreboard *board, unsigned node, uint32_t generation,
-                            uint64_t model_hash, uint64_t now_mono_us, uint64_t hold_us);
-/* The model is resident, or the load has failed. */
-void loads_done(struct scoreboard *board, unsigned node, uint32_t generation,
+MUST_CHECK bool loads_claim(struct scoreboard *board, unsigned worker, unsigned node,
+                            uint32_t generation, uint64_t model_hash, uint64_t now_mono_us,
+                            uint64_t hold_us);
+/* The model is resident, or the load has failed.  Ends the worker's own claim; does nothing
+ * when it has none, or not any more. */
+void loads_done(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation,
                 uint64_t model_hash);
 /* Is somebody loading it there?  Reads only. */
 bool loads_live(const struct scoreboard *board, unsigned node, uint32_t generation,
                 uint64_t model_hash, uint64_t now_mono_us);
+
+/* W: master, for a worker that is gone. */
+void loads_clear_worker(struct scoreboard *board, unsigned worker);
 
 /* W: health, for nodes_claim(). */
 void loads_zero(struct scoreboard *board, unsigned node);

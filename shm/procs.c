@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "shm/gauges.h"
 #include "shm/lines.h"
+#include "shm/loads.h"
 #include "shm/requests.h"
 #include "shm/segment.h"
 
@@ -92,6 +93,7 @@ void procs_clear(struct scoreboard *board, unsigned slot)
         gauges_clear_worker(board, slot);
         requests_clear_worker(board, slot);
         lines_clear_worker(board, slot);
+        loads_clear_worker(board, slot);
     }
     atomic_store_explicit(&proc->counter[PROC_CONNECTIONS_OPEN], 0, memory_order_relaxed);
     atomic_store_explicit(&proc->pid, 0, memory_order_relaxed);

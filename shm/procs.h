@@ -57,7 +57,7 @@ void procs_assign(struct scoreboard *board, unsigned slot, uint32_t generation, 
 /* W: master, right after fork() in the parent. */
 void procs_set_pid(struct scoreboard *board, unsigned slot, pid_t pid);
 /* W: master, after waitpid() said the process is gone.  Zeroes its gauges, its open
- * requests and its lines, never histograms, totals or decisions; then FREE. */
+ * requests, its lines and its load claims, never histograms, totals or decisions; then FREE. */
 void procs_clear(struct scoreboard *board, unsigned slot);
 
 /* W: the child itself. */

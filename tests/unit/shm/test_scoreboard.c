@@ -431,8 +431,9 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         cr_assert_not(lines_set(sb, n, 7, 1, 1));
         lines_clear_worker(sb, n);
         decisions_add(sb, n, &(struct decision){0});
-        cr_assert_not(loads_claim(sb, n, 0, 7, 1, 1));
-        loads_done(sb, n, 0, 7);
+        cr_assert_not(loads_claim(sb, 0, n, 0, 7, 1, 1));
+        loads_done(sb, 0, n, 0, 7);
+        loads_clear_worker(sb, n);
         loads_zero(sb, n);
         if (sb == reader)
             budget_failure(sb, 7, 1);

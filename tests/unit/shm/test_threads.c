@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "shm/decisions.h"
 #include "shm/gauges.h"
@@ -532,9 +533,9 @@ static void *note_and_match(void *data)
         if (i % 100 == 50)
             for (int k = 0; k < 10; k++)
                 budget_success(s->board, 7, 1);
-        if (loads_claim(s->board, 0, 1, 7, 1, 1)) {
+        if (loads_claim(s->board, me, 0, 1, 7, 1, US_PER_S)) {
             s->plain++; /* guarded by nothing but the claim */
-            loads_done(s->board, 0, 1, 7);
+            loads_done(s->board, me, 0, 1, 7);
         }
     }
     return NULL;
