@@ -216,7 +216,7 @@ static size_t make_bytes(const struct run *run, const struct request *r, uint64_
         } else {
             size_t from = (size_t)at - begin - content;
             take = BODY_END_LEN - from < left ? BODY_END_LEN - from : left;
-            memcpy(out + n, BODY_END + from, take);
+            memcpy(out + n, &BODY_END[from], take);
         }
         n += take;
         at += take;
