@@ -10,7 +10,7 @@ import re
 import threading
 import time
 
-from harness import MODEL, SLOW
+from harness import MODEL, POLL_S, SLOW
 
 LIMIT = 1 << 22
 
@@ -325,4 +325,4 @@ class Load:
                 self.failures.append((at, f"{type(failure).__name__}: {failure}"))
                 if len(self.failures) > 200:
                     return
-                await asyncio.sleep(0)  # a refused connection must not spin
+                await asyncio.sleep(POLL_S)  # a refused connection must not spin

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
-from harness import MODEL, until
+from harness import MODEL, POLL_S, until
 from load import (BadAnswer, Load, Reference, chat_body, check_one_attempt, checked_stream, fetch,
                   fetch_now, open_request, text_of)
 
@@ -197,7 +197,7 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(make_cluster, mom
                 break
         else:
             while not engine.open:
-                await asyncio.sleep(0)
+                await asyncio.sleep(POLL_S)
         answer.abort()
     asyncio.run(asyncio.wait_for(go(), 20))
     until(lambda: engine_idle(engine), 1, "the engine's connection is closed")
@@ -219,7 +219,7 @@ def test_a_client_that_leaves_while_queued_never_reaches_the_engine(make_cluster
         first = await open_request(cluster.api, "POST", "/v1/chat/completions",
                                    chat_body("first", 40, model=FAKE))
         while len(engine.posts()) < 1:
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL_S)
         second = await open_request(cluster.api, "POST", "/v1/chat/completions",
                                     chat_body("second", 40, model=FAKE),
                                     {"x-request-id": "queued"})
@@ -306,7 +306,7 @@ def test_workers_killed_under_load_hurt_only_their_own_clients_and_gauges_stay_e
             for _ in range(kills):
                 target = state["done"] + 15
                 while state["done"] < target:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(POLL_S)
                 pids = await loop.run_in_executor(None, cluster.worker_pids)
                 victim = choose.choice(pids)
                 os.kill(victim, signal.SIGKILL)

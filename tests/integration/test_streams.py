@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
-from harness import SLOW, until
+from harness import POLL_S, SLOW, until
 from load import (Reference, chat_body, checked_stream, fetch, fetch_now, make_request,
                   open_request)
 
@@ -34,7 +34,7 @@ def test_a_thousand_streams_at_once_through_two_workers_arrive_byte_for_byte(mak
             if peak >= streams:
                 assert len(used) == 2, rows
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_S)
         await asyncio.gather(*tasks)
         return peak
     peak = asyncio.run(asyncio.wait_for(run(), 150 * SLOW))
