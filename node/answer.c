@@ -20,6 +20,7 @@
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
 #define ERROR_MAX_BYTES (256 * 1024) /* of an error body that is kept */
 #define WHOLE_MAX_BYTES (1024 * 1024)
+#define TELL_US         US_PER_S /* between signs of progress of an assembled answer */
 
 /* ---- sending -------------------------------------------------------------------------------
  */
@@ -69,33 +70,45 @@ static void add_text(struct exec *exec, Drover__V1__Chunk *chunk, bool whole)
     }
 }
 
+/* Sends the first `n` of the gathered bytes, after the head.  False: the call has ended. */
+static bool send_chunk(struct exec *exec, size_t n)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Chunk chunk = DROVER__V1__CHUNK__INIT;
+
+    if (!send_head(exec))
+        return false;
+    chunk.data.data = buf_head(&exec->out);
+    chunk.data.len = n;
+    chunk.tokens = exec->out_tokens;
+    chunk.content = exec->out_content;
+    add_text(exec, &chunk, n == buf_size(&exec->out));
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
+    event.chunk = &chunk;
+    if (!exec_send(exec, &event, false))
+        return false;
+    exec->body_bytes += n;
+    exec->content_sent |= exec->out_content;
+    exec->out_tokens = 0;
+    exec->out_content = false;
+    buf_reset(&exec->observer.text);
+    return true;
+}
+
 /* Sends what was gathered.  False: the call has ended. */
 static bool flush(struct exec *exec)
 {
     loop_undefer(exec->agent->loop, &exec->flush);
+    if (exec->tell_progress && buf_size(&exec->out) == 0 && !send_chunk(exec, 0))
+        return false;
+    exec->tell_progress = false;
     while (buf_size(&exec->out) != 0) {
-        Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
-        Drover__V1__Chunk chunk = DROVER__V1__CHUNK__INIT;
         size_t n = buf_size(&exec->out);
 
-        if (!send_head(exec))
-            return false;
         if (n > CHUNK_MAX_BYTES)
             n = CHUNK_MAX_BYTES; /* one huge event, or a long plain answer */
-        chunk.data.data = buf_head(&exec->out);
-        chunk.data.len = n;
-        chunk.tokens = exec->out_tokens;
-        chunk.content = exec->out_content;
-        add_text(exec, &chunk, n == buf_size(&exec->out));
-        event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
-        event.chunk = &chunk;
-        if (!exec_send(exec, &event, false))
+        if (!send_chunk(exec, n))
             return false;
-        exec->body_bytes += n;
-        exec->content_sent |= exec->out_content;
-        exec->out_tokens = 0;
-        exec->out_content = false;
-        buf_reset(&exec->observer.text);
         buf_consume(&exec->out, n);
     }
     buf_shrink(&exec->out, 64 * 1024);
@@ -189,6 +202,13 @@ static void note_content(struct exec *exec, uint32_t tokens)
         exec->content_us = now;
         answer_watch(exec);
     }
+    /* An answer that is put together here shows nothing until it is whole: an empty chunk tells
+     * the caller when the first token came, and then that the engine gets on. */
+    if (exec->mode == ANSWER_ASSEMBLED && (first || now - exec->told_us >= TELL_US)) {
+        exec->told_us = now;
+        exec->tell_progress = true;
+        loop_defer(exec->agent->loop, &exec->flush, on_flush);
+    }
 }
 
 /* ---- what the engine sends -----------------------------------------------------------------
@@ -258,6 +278,7 @@ static void on_head(void *data, unsigned status, const char *content_type,
         return;
     }
     exec->mode = ANSWER_ASSEMBLED;
+    (void)strlcpy(exec->content_type, "application/json", sizeof(exec->content_type));
     exec->assembler = assembler_create(exec->operation);
     if (exec->assembler == NULL)
         exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");

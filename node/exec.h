@@ -80,6 +80,8 @@ struct exec {
 
     /* Instants on the monotonic clock; 0 = not yet. */
     uint64_t received_us, started_us, content_us, last_content_us;
+    uint64_t told_us;   /* when an assembled answer last showed progress */
+    bool tell_progress; /* an empty chunk is due */
     struct timer silence;
 };
 
