@@ -83,7 +83,7 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
     if (config->workers == 0)
         config->workers = default_workers();
     if (doc_find(doc, "policy") == NULL)
-        config->policy = POLICY_LEAST_CONN;
+        config->policy = POLICY_FASTEST;
     if (doc_find(doc, "log.level") == NULL)
         config->log_level = LOG_LEVEL_INFO;
     config_default_runtime_dir(dir, sizeof(dir));
@@ -222,6 +222,8 @@ const char *config_not_reloadable(const struct config *now, const struct config 
         return "log.file"; /* standard error may be long gone */
     if (now->limits.max_nodes != next->limits.max_nodes)
         return "limits.max_nodes";
+    if (now->prefix.entries != next->prefix.entries)
+        return "prefix.entries";
     if (now->limits.max_connections != next->limits.max_connections)
         return "limits.max_connections";
     return NULL;

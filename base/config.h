@@ -78,11 +78,20 @@ struct config_limits {
     uint32_t idle_token_ms;        /* node silent between tokens; 30000 */
     uint32_t connect_timeout_ms;   /* to a node; 3000 */
     uint32_t max_attempts;         /* per request, the first included; 3 */
+    uint32_t max_resumes;          /* of one answer, after its first content; 2 */
 };
 
 struct config_queue {
-    uint32_t max_waiting; /* per model, over all workers; 1024 */
-    uint32_t max_wait_ms; /* 30000 */
+    uint32_t max_waiting;      /* per model, over all workers; 1024 */
+    uint32_t max_wait_ms;      /* 30000 */
+    uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
+                                  never */
+};
+
+/* The index of prompt prefixes. */
+struct config_prefix {
+    uint32_t entries;      /* windows it can hold; 262144; not reloadable */
+    uint32_t window_bytes; /* of a canonical prompt; 1024 */
 };
 
 struct config_health {
@@ -108,12 +117,13 @@ struct config {
     enum log_level log_level;
     char *log_file;             /* NULL = standard error */
     char *access_log;           /* NULL = none, "-" = standard output */
-    enum policy_kind policy;    /* for models not named below; least_conn */
+    enum policy_kind policy;    /* for models not named below; fastest */
     uint32_t shutdown_grace_ms; /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
     char *node_token_file; /* NULL: registry.token_file */
     struct config_limits limits;
     struct config_queue queue;
+    struct config_prefix prefix;
     struct config_health health;
     struct config_node *nodes;
     unsigned nodes_count;

@@ -215,15 +215,6 @@ static int check_aliases(const struct config *config, const struct doc *doc, str
     return 0;
 }
 
-static int check_policy(const struct doc *doc, const struct doc_item *item,
-                        enum policy_kind kind, struct error *err)
-{
-    if (config_policy_available(kind))
-        return 0;
-    return doc_fail(doc, item, err, "policy '%s' is not available in this version",
-                    policy_name(kind));
-}
-
 static int check_models(const struct config *config, const struct doc *doc, struct error *err)
 {
     const struct doc_item *list = doc_find(doc, "models");
@@ -239,8 +230,6 @@ static int check_models(const struct config *config, const struct doc *doc, stru
         const struct doc_item *name = doc_get(item, "name");
 
         rc = check_model_name(doc, name, model->name, err);
-        if (rc == 0)
-            rc = check_policy(doc, doc_get(item, "policy"), model->policy, err);
         if (rc != 0)
             return rc;
         for (j = 0; j < i; j++) {
@@ -430,7 +419,7 @@ static int check_relations(const struct config *config, const struct doc *doc,
     if (config->runtime_dir[0] != '/' || strlen(config->runtime_dir) > RUNTIME_MAX_BYTES)
         return doc_fail(doc, item_near(doc->root, "runtime_dir"), err,
                         "must be an absolute path of at most %d bytes", RUNTIME_MAX_BYTES);
-    return check_policy(doc, doc_find(doc, "policy"), config->policy, err);
+    return 0;
 }
 
 int config_check(struct config *config, const struct doc *doc, struct error *err)

@@ -94,12 +94,20 @@ static const cyaml_schema_field_t limits_fields[] = {
     NUMBER("idle_token_ms", struct config_limits, idle_token_ms),
     NUMBER("connect_timeout_ms", struct config_limits, connect_timeout_ms),
     NUMBER("max_attempts", struct config_limits, max_attempts),
+    NUMBER("max_resumes", struct config_limits, max_resumes),
     CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t queue_fields[] = {
     NUMBER("max_waiting", struct config_queue, max_waiting),
     NUMBER("max_wait_ms", struct config_queue, max_wait_ms),
+    NUMBER("comment_after_ms", struct config_queue, comment_after_ms),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t prefix_fields[] = {
+    NUMBER("entries", struct config_prefix, entries),
+    NUMBER("window_bytes", struct config_prefix, window_bytes),
     CYAML_FIELD_END,
 };
 
@@ -162,6 +170,7 @@ static const cyaml_schema_field_t top_fields[] = {
     TEXT("node_token_file", OPTIONAL, struct config, node_token_file),
     BLOCK("limits", struct config, limits, limits_fields),
     BLOCK("queue", struct config, queue, queue_fields),
+    BLOCK("prefix", struct config, prefix, prefix_fields),
     BLOCK("health", struct config, health, health_fields),
     CYAML_FIELD_SEQUENCE_COUNT("nodes", OPTIONAL | CYAML_FLAG_POINTER, struct config, nodes,
                                nodes_count, &node_entry, 0, CYAML_UNLIMITED),
@@ -213,8 +222,13 @@ static const struct number numbers[] = {
     {"limits.connect_timeout_ms", offsetof(struct config, limits.connect_timeout_ms), 10,
      600000, 3000},
     {"limits.max_attempts", offsetof(struct config, limits.max_attempts), 1, 16, 3},
+    {"limits.max_resumes", offsetof(struct config, limits.max_resumes), 0, 16, 2},
     {"queue.max_waiting", offsetof(struct config, queue.max_waiting), 0, 1000000, 1024},
     {"queue.max_wait_ms", offsetof(struct config, queue.max_wait_ms), 0, DAY_MS, 30000},
+    {"queue.comment_after_ms", offsetof(struct config, queue.comment_after_ms), 0, DAY_MS,
+     10000},
+    {"prefix.entries", offsetof(struct config, prefix.entries), 1024, 16777216, 262144},
+    {"prefix.window_bytes", offsetof(struct config, prefix.window_bytes), 64, 65536, 1024},
     {"health.interval_ms", offsetof(struct config, health.interval_ms), 50, 3600000, 2000},
     {"health.timeout_ms", offsetof(struct config, health.timeout_ms), 10, 600000, 1000},
     {"health.rise", offsetof(struct config, health.rise), 1, 100, 2},
@@ -226,20 +240,6 @@ static const struct number node_numbers[] = {
     {"weight", offsetof(struct config_node, weight), 1, 1000, 100},
     {"queue", offsetof(struct config_node, queue), -1, 65535, -1},
 };
-
-bool config_policy_available(enum policy_kind kind)
-{
-    switch (kind) {
-    case POLICY_LEAST_CONN:
-    case POLICY_ROUND_ROBIN:
-        return true;
-    case POLICY_FASTEST:
-    case POLICY_RANDOM2:
-    case POLICY_PREFIX_HASH:
-        return false;
-    }
-    return false;
-}
 
 /* Levenshtein distance, for "did you mean": both texts are short. */
 static unsigned distance(const char *a, const char *b)
@@ -358,9 +358,6 @@ static int check_name_of(const struct doc *doc, const struct doc_item *item,
 
         if (strcmp(entry->str, item->text) == 0)
             return 0;
-        if (schema->enumeration.strings == policies &&
-            !config_policy_available((enum policy_kind)entry->val))
-            continue;
         w = snprintf(names + used, sizeof(names) - used, "%s%s", used == 0 ? "" : ", ",
                      entry->str);
         if (w > 0 && used + (size_t)w < sizeof(names))

@@ -28,7 +28,4 @@ MUST_CHECK int config_schema_load(struct config **out, const struct doc *doc, co
 /* Frees a config and every string in it, but the tokens. */
 void config_schema_free(struct config *config);
 
-/* Does this version of the program implement the policy? */
-bool config_policy_available(enum policy_kind kind);
-
 #endif

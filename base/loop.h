@@ -59,8 +59,8 @@ void loop_finish(struct loop *loop);
 /* One turn, waiting at most `max_wait_us` for something to happen. */
 void loop_turn(struct loop *loop, uint64_t max_wait_us);
 
-/* The turn's idea of now: read from the clock at its first use after the wait, so it is cheap, and
- * exact enough for anything but measuring this turn itself. */
+/* The turn's idea of now: read from the clock at its first use after the wait, so it is cheap,
+ * and exact enough for anything but measuring this turn itself. */
 static inline uint64_t loop_now_us(struct loop *loop)
 {
     if (loop->now_mono_us == 0)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -162,10 +163,23 @@ static int make_board(struct runtime *rt, const struct config *config, struct er
         .max_nodes = config->limits.max_nodes,
         .max_workers = RUNTIME_MAX_WORKERS,
         .requests_per_worker = (config->limits.max_connections + 63) / 64 * 64,
+        .prefix_entries = config->prefix.entries,
     };
 
     path_in(path, rt, SCOREBOARD_FILE_NAME);
     return scoreboard_create(&rt->board, path, &params, err);
+}
+
+/* Made before any fork, so that every worker can wake every other, also those of a later
+ * generation. */
+static int make_wake_fds(struct runtime *rt, struct error *err)
+{
+    for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++) {
+        rt->wake_fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        if (rt->wake_fds[i] == -1)
+            return error_sys(err, "eventfd");
+    }
+    return 0;
 }
 
 int runtime_open(struct runtime *rt, const struct config *config, const struct buf *text,
@@ -182,6 +196,8 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
                            .config_fd = -1,
                            .life_read = -1,
                            .life_write = -1};
+    for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
+        rt->wake_fds[i] = -1;
     (void)strlcpy(rt->dir, config->runtime_dir, sizeof(rt->dir));
     rc = make_dir(rt->dir, err);
     if (rc == 0)
@@ -212,7 +228,9 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
     }
     rt->life_read = life[0];
     rt->life_write = life[1];
-    rc = runtime_set_text(rt, text, err);
+    rc = make_wake_fds(rt, err);
+    if (rc == 0)
+        rc = runtime_set_text(rt, text, err);
     if (rc == 0)
         rc = write_addresses(rt, err);
     if (rc != 0)
@@ -262,6 +280,8 @@ void runtime_close(struct runtime *rt)
     close_listener(&rt->admin_fd);
     close_listener(&rt->registry_fd);
     close_fd(&rt->config_fd);
+    for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
+        close_fd(&rt->wake_fds[i]);
     close_fd(&rt->life_write);
     close_fd(&rt->life_read);
     scoreboard_detach(rt->board);

@@ -24,11 +24,12 @@ struct scoreboard;
 
 struct runtime {
     char dir[RUNTIME_PATH_BYTES];
-    int lock_fd;              /* the lock lives as long as this descriptor; never in a child */
-    int api_fd;               /* listening */
-    int admin_fd;             /* listening */
-    int registry_fd;          /* listening, or -1: not served */
-    int config_fd;            /* memfd: the text of the config in force */
+    int lock_fd;     /* the lock lives as long as this descriptor; never in a child */
+    int api_fd;      /* listening */
+    int admin_fd;    /* listening */
+    int registry_fd; /* listening, or -1: not served */
+    int config_fd;   /* memfd: the text of the config in force */
+    int wake_fds[RUNTIME_MAX_WORKERS]; /* eventfds, one per worker slot; -1 = none */
     int life_read;            /* children hold this end; end of file: the master is gone */
     int life_write;           /* the master alone holds this end */
     struct scoreboard *board; /* owned */

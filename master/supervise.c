@@ -144,6 +144,7 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
         .board = sup->rt->board,
         .slot = child->slot,
         .listen_fd = sup->rt->api_fd,
+        .wake_fds = sup->rt->wake_fds,
         .life_fd = sup->rt->life_read,
     };
 

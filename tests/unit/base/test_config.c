@@ -166,7 +166,7 @@ Test(config, wrong_types_are_named)
         {"runtime_dir: null\n", 1, "runtime_dir", "leave the key out"},
         {"runtime_dir: ''\n", 1, "runtime_dir", "missing"},
         {"log:\n  level: loud\n", 2, "log.level", "error, warn, info, debug; not 'loud'"},
-        {"policy: magic\n", 1, "policy", "one of least_conn, round_robin"},
+        {"policy: magic\n", 1, "policy", "one of fastest, least_conn, round_robin, random2"},
         {"runtime_dir: \"/a\\nb\"\n", 1, "runtime_dir", "control character"},
     };
 
@@ -249,10 +249,6 @@ Test(config, bad_aliases_and_models_are_named)
          "itself an alias"},
         {"aliases:\n- {name: a}\n", 2, "aliases[0]", "'model' is missing"},
         {"models:\n- {name: m}\n", 2, "models[0]", "'policy' is missing"},
-        {"models:\n- {name: m, policy: random2}\n", 2, "models[0].policy",
-         "policy 'random2' is not available in this version"},
-        {"policy: fastest\n", 1, "policy", "policy 'fastest' is not available in this version"},
-        {"policy: prefix_hash\n", 1, "policy", "not available"},
         {"models:\n- {name: m, policy: least_conn}\n- {name: m, policy: round_robin}\n", 3,
          "models[1].name", "models[0] is 'm'"},
         {"aliases: [{name: a, model: m}]\nmodels: [{name: a, policy: round_robin}]\n", 2,
@@ -304,7 +300,9 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->log_level, LOG_LEVEL_INFO);
     cr_assert_null(config->log_file);
     cr_assert_null(config->access_log);
-    cr_assert_eq(config->policy, POLICY_LEAST_CONN);
+    cr_assert_eq(config->policy, POLICY_FASTEST);
+    cr_assert_eq(config->prefix.entries, 262144);
+    cr_assert_eq(config->prefix.window_bytes, 1024);
     cr_assert_eq(config->shutdown_grace_ms, 30000);
     cr_assert_not(config->allow_half_close);
     cr_assert_eq(config->limits.max_connections, 8192);
