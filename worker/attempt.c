@@ -70,6 +70,9 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
         fail(attempt, "node sent a message that cannot be decoded");
         return;
     }
+    /* Only chunks have something in them that waits for the client. */
+    if (event->event_case != DROVER__V1__INFER_EVENT__EVENT_CHUNK)
+        attempt_release(attempt);
     /* Each branch may end the attempt: nothing of it is touched afterwards. */
     switch (event->event_case) {
     case DROVER__V1__INFER_EVENT__EVENT_CHUNK:
@@ -123,6 +126,7 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
 {
     Drover__V1__InferRequest message = DROVER__V1__INFER_REQUEST__INIT;
     Drover__V1__BodyEdit edit = DROVER__V1__BODY_EDIT__INIT;
+    Drover__V1__Resume resume = DROVER__V1__RESUME__INIT;
     Drover__V1__Header headers[REQUEST_MAX_FORWARD];
     Drover__V1__Header *list[REQUEST_MAX_FORWARD];
     static const uint8_t zero[JOIN_INSTANCE_BYTES];
@@ -152,7 +156,16 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
     message.headers = list;
     message.n_headers = request->forward_count;
     message.content_type = (char *)(uintptr_t)request->content_type;
-    message.est_prompt_tokens = request->est_prompt_tokens;
+    message.est_prompt_tokens = options->prompt_tokens;
+    message.priority = request_priority_number(request->priority);
+    message.want_text = request->stream && options->config->limits.max_resumes != 0;
+    if (options->resume_text != NULL) {
+        resume.text = (char *)(uintptr_t)options->resume_text;
+        resume.text_tokens = options->resume_tokens;
+        resume.response_id = (char *)(uintptr_t)options->response_id;
+        resume.created = options->created;
+        message.resume = &resume;
+    }
     message.first_token_ms = options->config->limits.first_token_ms;
     message.idle_token_ms = options->config->limits.idle_token_ms;
     return call_send(attempt->call, &message.base);

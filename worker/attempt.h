@@ -36,7 +36,12 @@ struct attempt_events {
 };
 
 struct attempt_options {
-    uint32_t number;     /* 0 = first */
+    uint32_t number;         /* 0 = first */
+    uint32_t prompt_tokens;  /* estimate, for the node */
+    const char *resume_text; /* to go on with an answer that another node began; else NULL */
+    uint32_t resume_tokens;  /* output tokens in it */
+    const char *response_id; /* to keep, with `created` */
+    uint64_t created;
     uint64_t timeout_us; /* what is left of the request's time */
     const struct config *config;
     struct wire_arena *arena; /* borrowed: shared by all attempts of the process */

@@ -1,9 +1,10 @@
 /*
- * choose.h - finds a node with room for an exchange and claims a place there.
+ * choose.h - finds a node for an exchange and claims a place there.
  *
- * Gathers who could serve it (model, operation, state, not excluded), asks the policy, and
- * claims through the shared gauges; when another worker was faster, chooses again among the
- * rest.
+ * Gathers who could serve it (model, operation, state, not excluded), what the scoreboard says
+ * of each, and how much of the prompt each has seen; asks the policy; claims through the shared
+ * gauges; and when another worker was faster, asks again about the rest.  Writes each decision
+ * into the ring that `droverctl explain` shows.
  */
 #ifndef DROVER_WORKER_CHOOSE_H
 #define DROVER_WORKER_CHOOSE_H
@@ -18,11 +19,15 @@ struct fleet_node;
 
 enum choose_result {
     CHOOSE_CLAIMED = 0, /* *out is the node; its gauges count the request */
-    CHOOSE_FULL,        /* some node could serve it, none has room */
+    CHOOSE_FULL,        /* some node could serve it, none may take it now */
     CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
     CHOOSE_NOBODY,      /* no node that could is up */
 };
 MUST_CHECK enum choose_result choose_node(struct exchange *x, struct fleet_node **out);
+
+/* Reads what routing needs of the request's prompt.  Once per exchange, before choose_node().
+ */
+void choose_read_prompt(struct exchange *x);
 
 /* Is any node of this model up and reachable, whatever its load? */
 bool choose_any_up(struct exchange_core *core, const char *model);

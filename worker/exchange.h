@@ -4,9 +4,10 @@
  * An exchange waits for a node with room, claims a place in the gauges, runs attempts until one
  * gives content, relays, and writes one line of access log.  Nothing of an answer is shown to
  * the client before its first content byte (or its end): until then a failed attempt is
- * followed by another on a node not yet tried, and the client sees only time.
+ * followed by another on a node not yet tried, and the client sees only time.  After it, a
+ * plain text goes on elsewhere from where it stopped.
  *
- *   WAITING    no node has room; in the line of its model, oldest first
+ *   WAITING    no node has room; in the line of its model
  *   RUNNING    an attempt is under way
  *   ANSWERED   everything has been given to the responder, which may still be writing
  */
@@ -24,9 +25,11 @@
 struct config;
 struct exchange; /* opaque */
 struct fleet;
+struct fleet_node;
 struct infer_request;
 struct log_sink;
 struct scoreboard;
+struct wait_line;
 
 /* What all exchanges of a process share. */
 struct exchange_core {
@@ -37,25 +40,29 @@ struct exchange_core {
     struct fleet *fleet;
     struct log_sink *access_log;
     struct wire_arena arena;
+    const int *wake_fds; /* an eventfd per worker slot, for waiting.c; borrowed */
 
-    /* private to exchange.c and waiting.c */
-    struct exchange *first, *last;           /* all */
-    struct exchange *wait_first, *wait_last; /* WAITING, oldest first */
-    size_t open_count, waiting_count;
+    /* private to exchange.c, choose.c and waiting.c */
+    struct exchange *first, *last; /* all */
+    size_t open_count;
+    struct wait_line *lines; /* owned; one per model that somebody waits for here */
+    size_t waiting_count;
     struct deferred wake;
-    struct timer wake_timer;    /* while anything waits: other workers release too */
+    struct timer wake_timer;    /* while anything waits */
     double release_interval_us; /* moving average of the time between own releases; 0 = none */
     uint64_t released_mono_us;  /* the last one */
     uint64_t random;            /* state of the tie-breaker */
+    uint32_t *matched;          /* owned; scratch of choose.c, one number per node slot */
 };
 
-void exchange_core_init(struct exchange_core *core);
+MUST_CHECK int exchange_core_init(struct exchange_core *core);
 void exchange_core_finish(struct exchange_core *core);
 
 /* Takes a valid request; the answer is the exchange's business from here on. */
 void exchange_start(struct exchange_core *core, struct infer_request *request);
 
-/* Something about the fleet changed: looks at the waiting ones at the end of this turn. */
+/* Something about the fleet, or a place elsewhere, changed: looks at the waiting ones at the
+ * end of this turn. */
 void exchange_wake(struct exchange_core *core);
 
 size_t exchange_open(const struct exchange_core *core);

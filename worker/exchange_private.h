@@ -1,10 +1,18 @@
-/* exchange_private.h - one exchange, as exchange.c (its life) and waiting.c (its place in line)
- * see it. */
+/*
+ * exchange_private.h - one exchange, as the files that share its life see it.
+ *
+ *   exchange.c  how it begins and ends, and what its client does
+ *   relay.c     what its node says, on the way to the client
+ *   recover.c   what fails, what takes too long, and what is done about it
+ *   waiting.c   its place in line
+ *   choose.c    which node it goes to
+ */
 #ifndef DROVER_WORKER_EXCHANGE_PRIVATE_H
 #define DROVER_WORKER_EXCHANGE_PRIVATE_H
 
 #include "base/buf.h"
 #include "shm/nodes.h"
+#include "shm/stats.h"
 #include "worker/exchange.h"
 #include "worker/http/surface.h"
 
@@ -27,37 +35,65 @@ struct exchange {
     struct exchange_core *core;
     struct infer_request *request; /* borrowed; NULL once the responder is done or gone */
     struct exchange *prev, *next;  /* in core->first */
-    struct exchange *wait_prev, *wait_next;
     enum exchange_phase phase;
-    uint64_t model_hash; /* of request->model, to skip lines that are stuck */
-    int row;             /* in the scoreboard's request table, or -1 */
+    int row; /* in the scoreboard's request table, or -1 */
+
+    /* What routing knows of the request. */
+    char model[NODE_MODEL_BYTES]; /* a copy: the request may be gone first */
+    uint64_t model_hash;
+    uint64_t session_hash; /* 0 = no session */
+    uint64_t *windows;     /* owned; chained hashes of the prompt, or NULL */
+    uint32_t windows_count;
+    uint64_t prompt_bytes;    /* of the canonical prompt */
+    uint32_t prompt_estimate; /* tokens; at least 1 */
+
+    /* In line: private to waiting.c. */
+    struct wait_line *line; /* NULL iff not in line */
+    struct exchange *wait_prev, *wait_next;
+    uint64_t key;          /* smaller goes first */
+    uint64_t wait_mono_us; /* when the present wait began */
+    uint64_t waited_us;    /* in all before that */
 
     struct attempt *attempt; /* NULL iff none is under way */
-    uint32_t attempts;       /* started so far */
+    uint32_t attempts;       /* started so far, full nodes not counted */
+    uint32_t resumes;
     struct exchange_excluded excluded[EXCHANGE_MAX_EXCLUDED];
     uint32_t excluded_count;
 
-    /* The claim on the node of the present attempt. */
+    /* The claim on the node of the present attempt: private to choose.c but for reading. */
     bool claimed;
     unsigned node;
     uint32_t generation;
-    uint32_t pending_tokens; /* added to the gauge and not given back */
+    uint32_t pending_tokens; /* u: added to the gauge and not given back */
+    uint64_t backlog_tokens; /* B: Q + u at dispatch */
+    bool had_slot;           /* no wait for a slot was in store at dispatch */
+    bool loads_model;        /* holds the claim to load it there */
+    struct fleet_node
+        *pending_node; /* in whose list of requests not yet at first content it is */
+    struct exchange *pending_prev, *pending_next;
     char node_name[NODE_NAME_BYTES];
 
     /* The answer. */
-    unsigned status; /* of the head; 0 = none yet */
+    unsigned status; /* of the engine's head; 0 = none yet */
     bool event_stream;
-    bool committed; /* the client has been shown the head */
-    bool finished;  /* finish came: the answer is whole */
+    bool head_shown;    /* the client has a status line */
+    bool content_shown; /* ... and content: no more unseen retries */
+    bool finished;      /* finish came: the answer is whole */
     char content_type[128];
     struct buf headers; /* name NUL value NUL ... of the held head */
-    struct buf held;    /* body bytes before the commit */
+    struct buf held;    /* body bytes not shown yet */
+
+    /* For going on elsewhere. */
+    bool resumable; /* all shown so far is in `text` */
+    struct buf text;
+    char response_id[128];
+    uint64_t created;
+    uint32_t resumed_tokens; /* output tokens of the attempts before this one */
 
     uint64_t started_mono_us;
-    uint64_t wait_mono_us;     /* when the present wait began */
-    uint64_t waited_us;        /* in line, so far */
     uint64_t dispatch_mono_us; /* of the present attempt */
     uint64_t content_mono_us;  /* of its first content; 0 = none yet */
+    uint64_t ttft_us;          /* of the exchange; 0 = no content yet */
     uint64_t progress_mono_us; /* last sign that it gets on */
     struct timer timer;        /* fires at the earliest of the limits that apply */
 
@@ -68,24 +104,65 @@ struct exchange {
     enum api_error told; /* the error the client was told, if any */
 };
 
-/* ---- waiting.c ---- */
+/* ---- exchange.c ---- */
 
-/* Is there already somebody in line for this model? */
-bool waiting_has_line(const struct exchange_core *core, const struct exchange *x);
-/* Puts x in line, unless the line is full (false). */
-bool waiting_add(struct exchange *x);
-void waiting_remove(struct exchange *x);
-/* Seconds until a place is likely to come free, for Retry-After: 1..60. */
-unsigned waiting_retry_after_s(const struct exchange_core *core);
-/* A place came free: feeds the estimate, and wakes the line. */
-void waiting_released(struct exchange_core *core);
-
-/* ---- exchange.c, for waiting.c ---- */
+/* Frees x once neither client nor node holds it.  Every path calls this last. */
+void exchange_release_if_over(struct exchange *x);
+/* Tries the nodes, or gets in line. */
+void exchange_place(struct exchange *x);
+/* Tells the client that it went wrong: a whole error answer, or the end of the one that has
+ * begun. */
+void exchange_answer_error(struct exchange *x, enum api_error error, const char *message,
+                           unsigned retry_after_s);
+/* The same, for what this worker refuses by itself. */
+void exchange_reject(struct exchange *x, enum api_error error, const char *message,
+                     unsigned retry_after_s);
 
 enum exchange_try {
     EXCHANGE_TRY_STARTED = 0, /* an attempt runs, or the exchange has ended */
-    EXCHANGE_TRY_NO_ROOM,     /* nodes could serve it, all are full */
+    EXCHANGE_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
 };
 enum exchange_try exchange_try_start(struct exchange *x);
+
+/* ---- relay.c ---- */
+
+extern const struct attempt_events relay_events;
+/* Opens the node's window again once little is left on its way to the client. */
+void relay_release_if_low(struct exchange *x);
+/* Begins a stream's answer before any node has: comments for a client that waits. */
+void relay_show_waiting(struct exchange *x);
+
+/* ---- recover.c ---- */
+
+/* Ends the attempt from our side, as a failure of the node. */
+void recover_abandon(struct exchange *x, enum api_error error, enum stats_counter counter,
+                     const char *message);
+/* The attempt has failed by itself; its claim is still held. */
+void recover_failed(struct exchange *x, enum api_error error, enum stats_counter counter,
+                    const char *message);
+/* (Re)starts the timer for the limits of the present phase. */
+void recover_arm(struct exchange *x);
+
+/* ---- waiting.c ---- */
+
+/* Does anybody wait for this model, in any worker? */
+bool waiting_has_line(const struct exchange *x);
+/* Puts x in line, unless the line is full (false). */
+bool waiting_add(struct exchange *x);
+void waiting_remove(struct exchange *x); /* fine when not in line */
+/* How many of this worker's are before x. */
+unsigned waiting_position(const struct exchange *x);
+/* Seconds until `places` places are likely to have come free, for Retry-After: 1..60. */
+unsigned waiting_seconds(const struct exchange_core *core, uint32_t places);
+/* A place for a model of this node came free: feeds the estimate, and wakes who is first in
+ * line. */
+void waiting_released(struct exchange_core *core);
+
+/* ---- choose.c ---- */
+
+/* First content: gives the prompt's tokens back and learns from how long they took. */
+void choose_note_content(struct exchange *x);
+/* The attempt is over: gives the place back, and counts how it went. */
+void choose_release(struct exchange *x, enum stats_counter outcome);
 
 #endif

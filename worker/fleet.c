@@ -241,6 +241,7 @@ static struct fleet_model *model_for(struct fleet_model **models, size_t *count,
     memset(grown, 0, sizeof(*grown));
     (void)strlcpy(grown->id, id, sizeof(grown->id));
     grown->hash = hash;
+    grown->bytes_per_token = FLEET_BYTES_PER_TOKEN;
     return grown;
 }
 
@@ -256,6 +257,7 @@ static void add_server(struct fleet_model *model, struct fleet_node *node,
     grown[model->servers_count++] = (struct fleet_server){
         .node = node,
         .state = served->state,
+        .load_ms = served->load_ms,
         .operations = served->operations,
     };
     model->operations |= served->operations;
@@ -283,8 +285,10 @@ static void renew_models(struct fleet *fleet)
     for (size_t i = 0; i < old_count; i++) {
         struct fleet_model *kept = fleet_find(fleet, old[i].id);
 
-        if (kept != NULL)
+        if (kept != NULL) {
             kept->cursor = old[i].cursor;
+            kept->bytes_per_token = old[i].bytes_per_token;
+        }
     }
     free_models(old, old_count);
 }

@@ -18,6 +18,7 @@
 
 struct channel;
 struct config;
+struct exchange;
 struct error;
 struct fleet; /* opaque */
 struct loop;
@@ -28,17 +29,24 @@ struct fleet_node {
     struct node_info info;   /* as of the last renewal */
     struct channel *channel; /* owned; NULL until the node is first UP */
     bool retired;
-    enum node_state state; /* at the last renewal; fleet_usable() looks live */
+    enum node_state state;  /* at the last renewal; fleet_usable() looks live */
+    uint64_t tried_mono_us; /* when this worker last sent it a request; 0 = never */
+    /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */
+    struct exchange *pending_first, *pending_last;
     /* private to fleet.c */
     struct fleet *fleet;
     unsigned refs;
     struct fleet_node *next_retired;
 };
 
+/* What is assumed of a model before anything was learned. */
+#define FLEET_BYTES_PER_TOKEN 4.0
+
 /* One model name (or alias a node gives) and who serves it. */
 struct fleet_server {
     struct fleet_node *node; /* borrowed: valid until fleet_renew() */
     uint32_t state;          /* enum drover.v1.ModelState */
+    uint32_t load_ms;
     uint32_t operations;
 };
 struct fleet_model {
@@ -47,7 +55,8 @@ struct fleet_model {
     uint32_t operations; /* of any server */
     struct fleet_server *servers;
     size_t servers_count;
-    uint32_t cursor; /* for policy_choose() */
+    uint32_t cursor;        /* for policy_choose() */
+    double bytes_per_token; /* of prompts; learned by this worker from reported usage */
 };
 
 MUST_CHECK int fleet_create(struct fleet **out, struct loop *loop, const struct config *config,

@@ -36,7 +36,7 @@ struct worker {
     struct exchange_core core;
     struct http_server *http;
     struct log_sink *access_log;
-    struct watch *signals, *life;
+    struct watch *signals, *life, *woken;
     int signal_fd;
     bool draining;
     bool over; /* leave the loop */
@@ -131,6 +131,18 @@ static void on_fleet_change(void *data)
     exchange_wake(&w->core);
 }
 
+/* Another worker freed a place, and somebody here is first in line. */
+static void on_woken(struct watch *watch, void *data)
+{
+    struct worker *w = data;
+    uint64_t count;
+
+    (void)watch;
+    if (read(w->params->wake_fds[w->params->slot], &count, sizeof(count)) ==
+        (ssize_t)sizeof(count))
+        exchange_wake(&w->core);
+}
+
 static int watch_signals(struct worker *w, struct error *err)
 {
     sigset_t set;
@@ -148,7 +160,8 @@ static int watch_signals(struct worker *w, struct error *err)
         return error_sys(err, "signalfd");
     w->signals = watch_start(&w->loop, w->signal_fd, on_signal, w, err);
     w->life = watch_start(&w->loop, w->params->life_fd, on_master_gone, w, err);
-    return w->signals == NULL || w->life == NULL ? DRV_ESYS : 0;
+    w->woken = watch_start(&w->loop, w->params->wake_fds[w->params->slot], on_woken, w, err);
+    return w->signals == NULL || w->life == NULL || w->woken == NULL ? DRV_ESYS : 0;
 }
 
 static int start(struct worker *w, struct error *err)
@@ -180,7 +193,9 @@ static int start(struct worker *w, struct error *err)
     w->core.board = params->board;
     w->core.slot = params->slot;
     w->core.access_log = w->access_log;
-    exchange_core_init(&w->core);
+    w->core.wake_fds = params->wake_fds;
+    if (exchange_core_init(&w->core) != 0)
+        return error_set(err, DRV_ENOMEM, "out of memory");
     rc = fleet_create(&w->core.fleet, &w->loop, params->config, params->board, on_fleet_change,
                       w, err);
     if (rc != 0)
@@ -244,6 +259,7 @@ int worker_main(const struct worker_params *params)
     fleet_destroy(w->core.fleet);
     watch_stop(w->signals);
     watch_stop(w->life);
+    watch_stop(w->woken);
     log_sink_close(w->access_log);
     if (w->signal_fd != -1)
         (void)close(w->signal_fd);

@@ -298,3 +298,37 @@ int inspect_multipart(struct inspected *out, const char *content_type, const uin
         return error_set(err, DRV_EINVAL, "the body is cut off");
     return 0;
 }
+
+/* ---- priority ------------------------------------------------------------------------------
+ */
+
+static bool is_word(const char *text, size_t n, const char *word)
+{
+    return n == strlen(word) && strncasecmp(text, word, n) == 0;
+}
+
+enum request_priority request_priority_parse(const char *text, size_t n)
+{
+    if (is_word(text, n, "interactive") || is_word(text, n, "system"))
+        return REQUEST_PRIORITY_INTERACTIVE;
+    if (is_word(text, n, "bulk"))
+        return REQUEST_PRIORITY_BULK;
+    if (n > 1 && text[0] == '-' && text[1] >= '1' && text[1] <= '9')
+        return REQUEST_PRIORITY_INTERACTIVE;
+    if (n > 0 && text[0] >= '1' && text[0] <= '9')
+        return REQUEST_PRIORITY_BULK;
+    return REQUEST_PRIORITY_DEFAULT;
+}
+
+int request_priority_number(enum request_priority priority)
+{
+    switch (priority) {
+    case REQUEST_PRIORITY_DEFAULT:
+        return 0;
+    case REQUEST_PRIORITY_INTERACTIVE:
+        return 1;
+    case REQUEST_PRIORITY_BULK:
+        return -1;
+    }
+    return 0;
+}

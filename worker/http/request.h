@@ -20,6 +20,18 @@ struct responder;
 #define REQUEST_MAX_FORWARD   16
 #define REQUEST_SESSION_BYTES 128 /* with NUL; a longer affinity key is ignored */
 
+/* How urgent a client says its request is. */
+enum request_priority {
+    REQUEST_PRIORITY_DEFAULT = 0,
+    REQUEST_PRIORITY_INTERACTIVE,
+    REQUEST_PRIORITY_BULK,
+};
+/* "interactive" (or "system"), "default", "bulk", or a number, of which less is more urgent
+ * (below 0 interactive, above 0 bulk), as vLLM reads it.  Anything else is default. */
+enum request_priority request_priority_parse(const char *text, size_t n);
+/* For the node, where higher runs first: 1, 0, -1. */
+int request_priority_number(enum request_priority priority);
+
 struct request_header {
     const char *name;  /* lower case */
     const char *value; /* printable ASCII */
@@ -41,9 +53,10 @@ struct infer_request {
     bool stream;                /* the client wants a stream (Ollama: default true) */
     bool client_usage;          /* the client itself asked for usage in the stream */
     uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
-    const char *session;        /* affinity key, or NULL */
-    const char *path;           /* as requested, without the query, for the log */
-    const char *client;         /* peer address as text, for the log */
+    enum request_priority priority;
+    const char *session; /* affinity key, or NULL */
+    const char *path;    /* as requested, without the query, for the log */
+    const char *client;  /* peer address as text, for the log */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */

@@ -365,6 +365,8 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
     if (r->told || r->started)
         return;
     responder_header(r, "x-request-id", r->request->id);
+    if (r->request->surface == SURFACE_ANTHROPIC)
+        responder_header(r, "request-id", r->request->id); /* where Anthropic's SDKs look */
     if (content_type != NULL) {
         responder_header(r, "content-type", content_type);
         if (strncmp(content_type, "text/event-stream", 17) == 0) {

@@ -117,6 +117,22 @@ static const char *find_session(h2o_req_t *req, const struct inspected *body)
     return session;
 }
 
+/* The first of these headers that is there. */
+static enum request_priority find_priority(h2o_req_t *req)
+{
+    static const char *const names[] = {"x-drover-priority", "x-request-priority",
+                                        "x-priority"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        ssize_t at = h2o_find_header_by_str(&req->headers, names[i], strlen(names[i]), -1);
+
+        if (at != -1)
+            return request_priority_parse(req->headers.entries[at].value.base,
+                                          req->headers.entries[at].value.len);
+    }
+    return REQUEST_PRIORITY_DEFAULT;
+}
+
 /* ---- the body ---------------------------------------------------------------------------- */
 
 /* The media type without its parameters. */
@@ -241,6 +257,7 @@ static void infer(struct infer_request *request, h2o_req_t *req)
     request->client_usage = body.client_usage;
     request->est_prompt_tokens = request->body_len < 4 ? 1 : (uint32_t)(request->body_len / 4);
     request->session = find_session(req, &body);
+    request->priority = find_priority(req);
     collect_forwarded(request, req);
     responder_watch(r);
     server->params.on_infer(request, server->params.data);

@@ -1,0 +1,143 @@
+/* test_prompt.c - equal prompts have equal hashes, whatever the spelling; different ones do
+ * not. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "worker/prompt.h"
+
+#define WINDOW 64
+
+static struct prompt read_body(const char *model, const char *body)
+{
+    struct prompt p;
+    struct json_value root;
+
+    cr_assert_eq(json_check(&root, body, strlen(body), NULL), 0, "not JSON: %s", body);
+    prompt_read(&p, model, &root, WINDOW);
+    return p;
+}
+
+/* Leading windows that two prompts share. */
+static uint32_t shared(const struct prompt *a, const struct prompt *b)
+{
+    uint32_t n = 0;
+
+    while (n < a->count && n < b->count && a->hash[n] == b->hash[n])
+        n++;
+    return n;
+}
+
+#define LONG_TEXT                                                                      \
+    "It was a dark and stormy night; the rain fell in torrents, except at occasional " \
+    "intervals, when it was checked by a violent gust of wind which swept up the streets."
+
+Test(prompt, spelling_of_the_json_does_not_matter)
+{
+    struct prompt a = read_body("m", "{\"model\":\"m\",\"messages\":[{\"role\":\"user\","
+                                     "\"content\":\"" LONG_TEXT "\"}]}");
+    struct prompt b = read_body("m", "{ \"messages\" : [ { \"content\" : \"\\u0049t was"
+                                     "" LONG_TEXT "\" , \"role\":\"user\" } ], \"x\": 1 }");
+    struct prompt c =
+        read_body("m", "{\"messages\":[ {\"content\":[{\"type\":\"text\",\"text\":\"" LONG_TEXT
+                       "\"}],\"role\":\"us\\u0065r\"} ],\"temperature\":0.5}");
+
+    cr_assert(a.count >= 2);
+    cr_assert_eq(shared(&a, &c), a.count);
+    cr_assert_eq(a.count, c.count);
+    cr_assert_eq(a.bytes, c.bytes);
+    cr_assert_eq(shared(&a, &b), 0, "different text must differ in the first window");
+}
+
+Test(prompt, a_longer_conversation_begins_like_the_shorter)
+{
+    struct prompt one =
+        read_body("m", "{\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT "\"}]}");
+    struct prompt two =
+        read_body("m", "{\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT "\"},"
+                       "{\"role\":\"assistant\",\"content\":\"" LONG_TEXT "\"},"
+                       "{\"role\":\"user\",\"content\":\"and then?\"}]}");
+
+    cr_assert(two.count > one.count);
+    cr_assert_eq(shared(&one, &two), one.count);
+}
+
+Test(prompt, tools_and_system_come_first)
+{
+    struct prompt plain =
+        read_body("m", "{\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT "\"}]}");
+    struct prompt tools =
+        read_body("m", "{\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT "\"}],"
+                       "\"tools\":[{\"name\":\"f\"}]}");
+    struct prompt spaced =
+        read_body("m", "{\"tools\":[ { \"name\" : \"f\" } ],"
+                       "\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT "\"}]}");
+    struct prompt system = read_body(
+        "m",
+        "{\"system\":\"be brief\",\"messages\":[{\"role\":\"user\",\"content\":\"" LONG_TEXT
+        "\"}]}");
+
+    cr_assert_eq(shared(&plain, &tools), 0);
+    cr_assert_eq(shared(&plain, &system), 0);
+    cr_assert_eq(shared(&tools, &spaced), tools.count);
+}
+
+Test(prompt, models_have_nothing_in_common)
+{
+    struct prompt a = read_body("a", "{\"prompt\":\"" LONG_TEXT "\"}");
+    struct prompt b = read_body("b", "{\"prompt\":\"" LONG_TEXT "\"}");
+
+    cr_assert(a.count > 0);
+    cr_assert_eq(shared(&a, &b), 0);
+}
+
+Test(prompt, where_a_message_ends_matters)
+{
+    struct prompt a = read_body(
+        "m", "{\"messages\":[{\"role\":\"user\",\"content\":\"ab\"},{\"role\":\"user\","
+             "\"content\":\"c" LONG_TEXT "\"}]}");
+    struct prompt b = read_body(
+        "m", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\","
+             "\"content\":\"bc" LONG_TEXT "\"}]}");
+
+    cr_assert_eq(shared(&a, &b), 0);
+}
+
+Test(prompt, the_unfinished_window_is_left_out)
+{
+    struct prompt p = read_body("m", "{\"prompt\":\"short\"}");
+
+    cr_assert_eq(p.count, 0);
+    cr_assert_eq(p.bytes, 2 + 5, "mark and text");
+}
+
+Test(prompt, pictures_count_as_a_picture_and_not_as_their_bytes)
+{
+    static char body[70000];
+    char data[60001];
+    struct prompt p;
+
+    memset(data, 'A', sizeof(data) - 1);
+    data[sizeof(data) - 1] = '\0';
+    (void)snprintf(body, sizeof(body),
+                   "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\","
+                   "\"image_url\":{\"url\":\"data:image/png;base64,%s\"}}]}]}",
+                   data);
+    p = read_body("m", body);
+    cr_assert(p.bytes < 8192, "%llu", (unsigned long long)p.bytes);
+    cr_assert(p.count > 900, "its bytes still tell it from another picture: %u", p.count);
+}
+
+Test(prompt, a_very_long_prompt_is_named_as_far_as_there_is_room)
+{
+    static char body[PROMPT_MAX_WINDOWS * WINDOW + 4096];
+    size_t n = (size_t)snprintf(body, sizeof(body), "{\"prompt\":\"");
+    struct prompt p;
+
+    memset(body + n, 'x', PROMPT_MAX_WINDOWS * WINDOW + 1000);
+    memcpy(body + n + PROMPT_MAX_WINDOWS * WINDOW + 1000, "\"}", 3);
+    p = read_body("m", body);
+    cr_assert_eq(p.count, PROMPT_MAX_WINDOWS);
+    cr_assert_eq(p.bytes, 2 + PROMPT_MAX_WINDOWS * WINDOW + 1000);
+}

@@ -1,0 +1,35 @@
+/*
+ * prompt.h - what a request's prompt begins with, as a chain of hashes.  Pure.
+ *
+ * Two requests can share an engine's prefix cache as far as their prompts are the same from the
+ * start.  The canonical prompt is what the chat template will see, whatever the spelling of the
+ * JSON: tools first, then a system text, then role and text of every message in order.  It is
+ * cut into windows of a fixed number of bytes; hash i covers windows 0..i, so an equal hash
+ * means an equal beginning.  The unfinished last window is left out.
+ */
+#ifndef DROVER_WORKER_PROMPT_H
+#define DROVER_WORKER_PROMPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct json_value;
+
+#define PROMPT_MAX_WINDOWS 1024
+
+struct prompt {
+    uint64_t bytes; /* of the canonical prompt */
+    uint32_t count; /* hashes; windows beyond PROMPT_MAX_WINDOWS are not named */
+    uint64_t hash[PROMPT_MAX_WINDOWS];
+};
+
+/*
+ * Reads the prompt of a checked JSON body.  `model` salts the chain: caches of different models
+ * have nothing in common.  window_bytes is at least 64 and at most 65536.
+ */
+void prompt_read(struct prompt *out, const char *model, const struct json_value *body,
+                 uint32_t window_bytes);
+
+#endif

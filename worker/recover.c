@@ -1,0 +1,250 @@
+/*
+ * recover.c - what fails, what takes too long, and what is done about it.
+ *
+ *   nothing shown yet     another node, under the retry budget and max_attempts
+ *   plain text shown      another node goes on from the text, at most max_resumes times
+ *   anything else         an error: an answer if none has begun, else the stream's last event
+ *
+ * A node that says it is full has not failed: it is passed over for a moment, and that is no
+ * attempt.
+ *
+ * Silence is judged by phase: in line, before the first content, between tokens.  Bytes without
+ * content are not progress.
+ */
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "shm/budget.h"
+#include "shm/stats.h"
+#include "worker/attempt.h"
+#include "worker/choose.h"
+#include "worker/exchange_private.h"
+#include "worker/http/request.h"
+
+/* How long a request waits when no node of its model is up: a node that restarts, or one that
+ * has just joined, should not cost anybody an error. */
+#define NO_NODE_GRACE_US (2 * US_PER_S)
+/* A node that said it is full is not asked again for this long. */
+#define FULL_PAUSE_US (50 * US_PER_MS)
+/* The node judges silence itself and knows better; this is for a node that is frozen. */
+#define SILENCE_SLACK_US (2 * US_PER_S)
+
+/* ---- failures ------------------------------------------------------------------------------
+ */
+
+static void exclude(struct exchange *x, uint64_t until_mono_us)
+{
+    struct exchange_excluded *e = NULL;
+    uint64_t now = loop_now_us(x->core->loop);
+
+    for (uint32_t i = 0; i < x->excluded_count && e == NULL; i++) {
+        if (x->excluded[i].until_mono_us <= now)
+            e = &x->excluded[i]; /* a pause that is over makes room */
+    }
+    if (e == NULL && x->excluded_count < EXCHANGE_MAX_EXCLUDED)
+        e = &x->excluded[x->excluded_count++];
+    if (e == NULL)
+        e = &x->excluded[0];
+    e->node = x->node;
+    e->generation = x->generation;
+    e->until_mono_us = until_mono_us;
+}
+
+static bool may_resume(const struct exchange *x)
+{
+    return x->resumable && buf_size(&x->text) != 0 &&
+           x->resumes < x->core->config->limits.max_resumes;
+}
+
+/* Another try, on another node. */
+static void go_on(struct exchange *x)
+{
+    x->status = 0;
+    buf_reset(&x->held);
+    buf_reset(&x->headers);
+    exchange_place(x);
+}
+
+static void retry(struct exchange *x)
+{
+    if (x->attempts >= x->core->config->limits.max_attempts ||
+        !budget_allows(x->core->board, x->model_hash)) {
+        exchange_answer_error(x, x->last_error, x->last_message, 0);
+        return;
+    }
+    stats_count(x->core->board, x->node, x->generation, STATS_RETRIED, 1);
+    go_on(x);
+}
+
+static void resume(struct exchange *x)
+{
+    x->resumes++;
+    x->resumed_tokens = x->output_tokens;
+    log_info("event=resuming id=%s node=%s tokens=%u reason=%s", x->request->id, x->node_name,
+             x->output_tokens, api_error_reason(x->last_error));
+    stats_count(x->core->board, x->node, x->generation, STATS_RETRIED, 1);
+    go_on(x);
+}
+
+void recover_failed(struct exchange *x, enum api_error error, enum stats_counter counter,
+                    const char *message)
+{
+    choose_release(x, counter);
+    if (x->request == NULL) {
+        exchange_release_if_over(x);
+        return;
+    }
+    if (counter == STATS_FULL) {
+        x->attempts--; /* it cost nothing there */
+        exclude(x, loop_now_us(x->core->loop) + FULL_PAUSE_US);
+        go_on(x);
+        return;
+    }
+    x->last_error = error;
+    (void)snprintf(x->last_message, sizeof(x->last_message), "%s", message);
+    if (error ==
+        API_ERROR_BAD_REQUEST) { /* the client's fault: no other node will like it better */
+        x->outcome = "client_error";
+        exchange_answer_error(x, error, message, 0);
+        return;
+    }
+    x->outcome = error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
+    /* One bad node among good ones is what retries are for.  What must not multiply is the load
+     * when they do not help, so the bucket is emptied by attempts that failed after another
+     * had. */
+    if (x->attempts > 1)
+        budget_failure(x->core->board, x->model_hash, loop_now_us(x->core->loop));
+    exclude(x, UINT64_MAX);
+    log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
+              x->request->id, x->node_name, x->attempts - 1, api_error_reason(error),
+              log_quote(message));
+    if (!x->content_shown)
+        retry(x);
+    else if (may_resume(x))
+        resume(x);
+    else
+        exchange_answer_error(x, error, message, 0);
+}
+
+void recover_abandon(struct exchange *x, enum api_error error, enum stats_counter counter,
+                     const char *message)
+{
+    attempt_cancel(x->attempt);
+    x->attempt = NULL;
+    recover_failed(x, error, counter, message);
+}
+
+/* ---- limits of time ------------------------------------------------------------------------
+ */
+
+static uint64_t deadline_mono_us(const struct exchange *x)
+{
+    return x->started_mono_us + x->core->config->limits.request_timeout_ms * US_PER_MS;
+}
+
+/* When the present wait is over.  Without any node up it ends early: nobody is working on it.
+ */
+static uint64_t wait_limit_mono_us(struct exchange *x)
+{
+    uint64_t limit = x->core->config->queue.max_wait_ms * US_PER_MS;
+
+    if (!choose_any_up(x->core, x->model) && limit > NO_NODE_GRACE_US)
+        limit = NO_NODE_GRACE_US;
+    return x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
+}
+
+static uint64_t silence_limit_mono_us(const struct exchange *x)
+{
+    const struct config_limits *limits = &x->core->config->limits;
+    uint32_t ms = x->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms;
+
+    return x->progress_mono_us + ms * US_PER_MS + SILENCE_SLACK_US;
+}
+
+static void wait_is_over(struct exchange *x)
+{
+    waiting_remove(x);
+    if (choose_any_up(x->core, x->model))
+        exchange_reject(x, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
+                        waiting_seconds(x->core, (uint32_t)x->core->waiting_count + 1));
+    else if (x->last_error != API_ERROR_NONE)
+        exchange_answer_error(x, x->last_error, x->last_message, 0);
+    else
+        exchange_reject(x, API_ERROR_NO_NODE,
+                        "no node that serves this model is up at the moment", 5);
+}
+
+static void time_is_up(struct exchange *x)
+{
+    waiting_remove(x);
+    if (x->attempt != NULL) {
+        attempt_cancel(x->attempt);
+        x->attempt = NULL;
+        choose_release(x, STATS_TIMEOUT);
+    }
+    x->outcome = "timeout";
+    exchange_answer_error(x, API_ERROR_DEADLINE,
+                          "the request took longer than request_timeout_ms", 0);
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct exchange *x = CONTAINER_OF(timer, struct exchange, timer);
+    uint64_t now = loop_now_us(x->core->loop);
+
+    if (x->request == NULL)
+        return;
+    if (now >= deadline_mono_us(x)) {
+        time_is_up(x);
+        return;
+    }
+    switch (x->phase) {
+    case EXCHANGE_WAITING:
+        if (now >= wait_limit_mono_us(x)) {
+            wait_is_over(x);
+            return;
+        }
+        relay_show_waiting(x);
+        break;
+    case EXCHANGE_RUNNING:
+        if (now >= silence_limit_mono_us(x)) {
+            recover_abandon(x, API_ERROR_NODE_TIMEOUT, STATS_TIMEOUT,
+                            x->content_mono_us == 0 ? "the node gave no first token in time"
+                                                    : "the node stopped giving tokens");
+            return;
+        }
+        break;
+    case EXCHANGE_ANSWERED:
+        return;
+    }
+    recover_arm(x);
+}
+
+/* Progress pushes limits back without touching the timer; it looks again when it fires. */
+void recover_arm(struct exchange *x)
+{
+    uint64_t now = loop_now_us(x->core->loop);
+    uint64_t due = deadline_mono_us(x);
+    uint64_t phase_due = 0;
+
+    switch (x->phase) {
+    case EXCHANGE_WAITING:
+        phase_due = wait_limit_mono_us(x);
+        /* The limit depends on the fleet, so look at least every half second; and there may be
+         * something to tell. */
+        if (phase_due > now + US_PER_S / 2)
+            phase_due = now + US_PER_S / 2;
+        break;
+    case EXCHANGE_RUNNING:
+        phase_due = silence_limit_mono_us(x);
+        break;
+    case EXCHANGE_ANSWERED:
+        return;
+    }
+    if (phase_due < due)
+        due = phase_due;
+    timer_start(x->core->loop, &x->timer, due > now ? due - now : 0, on_timer);
+}

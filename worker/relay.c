@@ -1,0 +1,372 @@
+/*
+ * relay.c - what the node says, on its way to the client.
+ *
+ * Until content comes everything is held, so that a node that fails first leaves no trace.  A
+ * single document (no event stream) is held until it is whole.  Afterwards a chunk goes to the
+ * responder as it is: nothing is parsed, and nothing is allocated per token.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/loop.h"
+#include "proto/grpc/client.h"
+#include "shm/budget.h"
+#include "shm/requests.h"
+#include "shm/stats.h"
+#include "worker/attempt.h"
+#include "worker/exchange_private.h"
+#include "worker/http/request.h"
+#include "worker/http/responder.h"
+
+/* An answer without content yet (role events, or one JSON document) is held up to here. */
+#define HOLD_BYTES (1024 * 1024)
+/* With less than this on its way to the client, the node may send more. */
+#define LOW_WATER_BYTES (64 * 1024)
+/* A longer text is not kept for going on elsewhere. */
+#define TEXT_BYTES (1024 * 1024)
+/* A waiting stream that has begun is told its place this often. */
+#define COMMENT_US (5 * US_PER_S)
+
+void relay_release_if_low(struct exchange *x)
+{
+    if (x->attempt == NULL || x->request == NULL)
+        return;
+    if (x->head_shown && responder_pending(x->request->responder) >= LOW_WATER_BYTES)
+        return;
+    attempt_release(x->attempt);
+}
+
+/* ---- the head ------------------------------------------------------------------------------
+ */
+
+static void drover_headers(struct exchange *x)
+{
+    struct responder *r = x->request->responder;
+    char number[32];
+
+    if (x->node_name[0] != '\0')
+        responder_header(r, "x-drover-node", x->node_name);
+    (void)snprintf(number, sizeof(number), "%llu",
+                   (unsigned long long)(x->waited_us / US_PER_MS));
+    responder_header(r, "x-drover-queue-ms", number);
+    (void)snprintf(number, sizeof(number), "%u", x->attempts);
+    responder_header(r, "x-drover-attempts", number);
+    responder_header(r, "x-drover-policy",
+                     policy_name(config_policy_for(x->core->config, x->model)));
+    if (x->request->aliased)
+        responder_header(r, "x-drover-model", x->model);
+}
+
+/* Shows the client the head and what was held.  `whole`: nothing follows. */
+static void show(struct exchange *x, bool whole)
+{
+    struct responder *r = x->request->responder;
+    const char *p = (const char *)buf_head(&x->headers);
+    size_t left = buf_size(&x->headers);
+
+    if (!x->head_shown) {
+        drover_headers(x);
+        while (left != 0) {
+            const char *value = p + strlen(p) + 1;
+            size_t n = (size_t)(value - p) + strlen(value) + 1;
+
+            responder_header(r, p, value);
+            p += n;
+            left -= n;
+        }
+        responder_start(r, x->status, x->content_type,
+                        whole && !x->event_stream ? (int64_t)buf_size(&x->held) : -1);
+        x->head_shown = true;
+    }
+    x->content_shown = true;
+    if (buf_size(&x->held) != 0)
+        responder_write(r, buf_head(&x->held), buf_size(&x->held));
+    buf_finish(&x->held);
+    buf_finish(&x->headers);
+}
+
+static bool speaks_events(int operation)
+{
+    switch (operation) {
+    case DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_RESPONSES:
+    case DROVER__V1__OPERATION__OPERATION_MESSAGES:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/*
+ * From here on the status is 200, and what goes wrong can only be said in the stream.  So this
+ * is done late (comment_after_ms), for a request that was checked as far as it can be here, and
+ * only where comments exist.
+ */
+void relay_show_waiting(struct exchange *x)
+{
+    uint64_t after_us = x->core->config->queue.comment_after_ms * US_PER_MS;
+    uint64_t now = loop_now_us(x->core->loop);
+    uint64_t waited = now - x->wait_mono_us + x->waited_us;
+    unsigned position;
+    char comment[96];
+    int n;
+
+    if (after_us == 0 || waited < after_us || !x->request->stream ||
+        !speaks_events(x->request->operation) ||
+        (x->head_shown && now - x->progress_mono_us < COMMENT_US))
+        return;
+    if (!x->head_shown) {
+        drover_headers(x);
+        responder_start(x->request->responder, 200, "text/event-stream", -1);
+        x->head_shown = true;
+    }
+    x->progress_mono_us = now;
+    position = waiting_position(x) + 1;
+    n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", position,
+                 waiting_seconds(x->core, position));
+    if (n > 0)
+        responder_write(x->request->responder, comment, (size_t)n);
+}
+
+/* ---- what the node says --------------------------------------------------------------------
+ */
+
+static void on_accepted(void *data, uint32_t queue_position)
+{
+    struct exchange *x = data;
+    uint64_t now = loop_now_us(x->core->loop);
+
+    x->progress_mono_us = now;
+    if (queue_position == 0)
+        requests_phase(x->core->board, x->core->slot, x->row, REQUEST_PREFILL, now);
+}
+
+static void on_head(void *data, const Drover__V1__ResponseHead *head)
+{
+    struct exchange *x = data;
+
+    x->progress_mono_us = loop_now_us(x->core->loop);
+    if (head->http_status == 429 || head->http_status >= 500) {
+        char message[64];
+
+        (void)snprintf(message, sizeof(message), "the engine answered HTTP %u",
+                       head->http_status);
+        if (head->http_status == 429)
+            recover_abandon(x, API_ERROR_QUEUE_FULL, STATS_FULL, message);
+        else
+            recover_abandon(x, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
+        return;
+    }
+    x->status = head->http_status;
+    if (x->content_shown && (x->status != 200 || !head->event_stream)) {
+        recover_abandon(x, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                        "the next node would not go on with the answer");
+        return;
+    }
+    x->event_stream = head->event_stream;
+    (void)snprintf(x->content_type, sizeof(x->content_type), "%s",
+                   head->content_type[0] == '\0' ? "application/json" : head->content_type);
+    for (size_t i = 0; i < head->n_headers && !x->head_shown; i++) {
+        buf_add(&x->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
+        buf_add(&x->headers, head->headers[i]->value, strlen(head->headers[i]->value) + 1);
+    }
+    if (x->headers.failed)
+        buf_finish(&x->headers);
+}
+
+static void note_content(struct exchange *x)
+{
+    struct exchange_core *core = x->core;
+    uint64_t now = loop_now_us(core->loop);
+
+    x->content_mono_us = now;
+    if (x->ttft_us == 0)
+        x->ttft_us = now - x->started_mono_us;
+    choose_note_content(x);
+    stats_note(core->board, x->node, x->generation, STATS_TTFT, now - x->dispatch_mono_us);
+    requests_phase(core->board, core->slot, x->row, REQUEST_DECODE, now);
+}
+
+/* Keeps the text so far, for as long as it is all there is. */
+static void keep_text(struct exchange *x, const Drover__V1__Chunk *chunk)
+{
+    if (!chunk->content)
+        return;
+    if (!chunk->resumable || (x->content_shown && !x->resumable)) {
+        x->resumable = false;
+        buf_finish(&x->text);
+        return;
+    }
+    buf_add(&x->text, chunk->text, strlen(chunk->text));
+    x->resumable = !x->text.failed && buf_size(&x->text) <= TEXT_BYTES;
+    if (x->response_id[0] == '\0' && chunk->response_id[0] != '\0') {
+        (void)strlcpy(x->response_id, chunk->response_id, sizeof(x->response_id));
+        x->created = chunk->created;
+    }
+}
+
+static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
+{
+    struct exchange *x = data;
+    struct exchange_core *core = x->core;
+
+    if (chunk->content) {
+        x->progress_mono_us = loop_now_us(core->loop);
+        if (x->content_mono_us == 0)
+            note_content(x);
+    }
+    if (chunk->tokens != 0) {
+        x->output_tokens += chunk->tokens;
+        requests_tokens(core->board, core->slot, x->row, x->output_tokens);
+    }
+    if (x->request == NULL)
+        return;
+    keep_text(x, chunk);
+    if (x->content_shown) {
+        responder_write(x->request->responder, chunk->data.data, chunk->data.len);
+        relay_release_if_low(x);
+        return;
+    }
+    buf_add(&x->held, chunk->data.data, chunk->data.len);
+    if (x->held.failed) {
+        recover_abandon(x, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
+        return;
+    }
+    if ((x->event_stream && chunk->content) ||
+        (buf_size(&x->held) > HOLD_BYTES && !x->head_shown))
+        show(x, false);
+    relay_release_if_low(x);
+}
+
+/* The engine refused a request whose stream we had to begin early: its own words, as an error
+ * event. */
+static void refuse_late(struct exchange *x)
+{
+    char message[256];
+
+    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s", x->status,
+                   buf_cstr(&x->held));
+    exchange_answer_error(x, API_ERROR_BAD_REQUEST, message, 0);
+}
+
+static void on_finish(void *data, const Drover__V1__Finish *finish)
+{
+    struct exchange *x = data;
+    struct exchange_core *core = x->core;
+
+    x->finished = true;
+    if (finish->usage != NULL) {
+        x->prompt_tokens = finish->usage->prompt_tokens;
+        x->cached_tokens = finish->usage->cached_prompt_tokens;
+        if (finish->usage->output_tokens != 0)
+            x->output_tokens = finish->usage->output_tokens;
+    }
+    if (x->content_mono_us == 0)
+        note_content(x);
+    x->outcome = x->status >= 400 ? "client_error" : "ok";
+    x->phase = EXCHANGE_ANSWERED;
+    timer_stop(core->loop, &x->timer);
+    requests_phase(core->board, core->slot, x->row, REQUEST_FLUSH, loop_now_us(core->loop));
+    if (x->request == NULL)
+        return;
+    if (x->head_shown && !x->content_shown && !x->event_stream) {
+        refuse_late(x);
+        return;
+    }
+    if (!x->content_shown)
+        show(x, true);
+    responder_end(x->request->responder);
+}
+
+/* ---- how it ends ---------------------------------------------------------------------------
+ */
+
+static void answered(struct exchange *x)
+{
+    struct exchange_core *core = x->core;
+    uint64_t now = loop_now_us(core->loop);
+    uint32_t here = x->output_tokens - x->resumed_tokens;
+
+    budget_success(core->board, x->model_hash, now);
+    if (x->status >= 400) {
+        choose_release(x, STATS_CLIENT_ERROR);
+        return;
+    }
+    stats_note(core->board, x->node, x->generation, STATS_E2E, now - x->dispatch_mono_us);
+    if (here > 1 && here <= x->output_tokens)
+        stats_note(core->board, x->node, x->generation, STATS_TPOT,
+                   (now - x->content_mono_us) / (here - 1));
+    stats_count(core->board, x->node, x->generation, STATS_PROMPT_TOKENS, x->prompt_tokens);
+    stats_count(core->board, x->node, x->generation, STATS_CACHED_TOKENS, x->cached_tokens);
+    stats_count(core->board, x->node, x->generation, STATS_OUTPUT_TOKENS, here);
+    choose_release(x, STATS_OK);
+}
+
+/* What a status stands for if no other node helps, and how it counts for this one. */
+static enum api_error classify(const struct call_result *result, enum stats_counter *counter)
+{
+    *counter = STATS_NODE_ERROR;
+    switch (result->status) {
+    case GRPC_INVALID_ARGUMENT:
+    case GRPC_OUT_OF_RANGE:
+        *counter = STATS_CLIENT_ERROR;
+        return API_ERROR_BAD_REQUEST;
+    case GRPC_RESOURCE_EXHAUSTED:
+        if (result->end == CALL_END_PROTOCOL)
+            break; /* a message over our limit, not a full node */
+        *counter = STATS_FULL;
+        return API_ERROR_QUEUE_FULL;
+    case GRPC_DEADLINE_EXCEEDED:
+        *counter = STATS_TIMEOUT;
+        return API_ERROR_NODE_TIMEOUT;
+    case GRPC_NOT_FOUND:
+        return API_ERROR_MODEL_NOT_FOUND;
+    case GRPC_UNIMPLEMENTED:
+        return API_ERROR_NOT_SUPPORTED;
+    case GRPC_OK:
+    case GRPC_CANCELLED:
+    case GRPC_UNKNOWN:
+    case GRPC_ALREADY_EXISTS:
+    case GRPC_PERMISSION_DENIED:
+    case GRPC_FAILED_PRECONDITION:
+    case GRPC_ABORTED:
+    case GRPC_INTERNAL:
+    case GRPC_UNAVAILABLE:
+    case GRPC_DATA_LOSS:
+    case GRPC_UNAUTHENTICATED:
+        break;
+    }
+    if (result->end == CALL_END_CONNECT)
+        *counter = STATS_CONNECT_FAILED;
+    return API_ERROR_NODE_FAILED;
+}
+
+static void on_end(void *data, const struct call_result *result)
+{
+    struct exchange *x = data;
+    enum stats_counter counter;
+    enum api_error error;
+
+    x->attempt = NULL;
+    if (x->finished) {
+        /* The answer was whole; how the stream was closed after it changes nothing. */
+        answered(x);
+        exchange_release_if_over(x);
+        return;
+    }
+    error = classify(result, &counter);
+    recover_failed(x, error, counter,
+                   result->message[0] == '\0' ? grpc_status_name(result->status)
+                                              : result->message);
+}
+
+const struct attempt_events relay_events = {
+    .on_accepted = on_accepted,
+    .on_head = on_head,
+    .on_chunk = on_chunk,
+    .on_finish = on_finish,
+    .on_end = on_end,
+};
