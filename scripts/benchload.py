@@ -103,15 +103,16 @@ def take_slice(requests, count, seed):
 
 # ---- generated sessions ----------------------------------------------------------------------
 
+# The lengths give prompts about as long as those of Mooncake's conversation trace.
 SESSIONS = {
-    "rate": 10.0,               # requests/s at factor 1
+    "rate": 5.0,                # requests/s at factor 1
     "system_prompts": 24,       # Zipf, exponent 1
     "system_tokens": (300, 2048),   # evenly over the logarithms, in an order without meaning
     "turns": (3, 10),           # uniform
-    "user_tokens": (400, 1.2, 16000),   # log-normal: median, sigma; at most
-    "answer_tokens": (120, 0.8, 1000),
+    "user_tokens": (800, 1.5, 64000),   # log-normal: median, sigma; at most
+    "answer_tokens": (250, 0.8, 1500),
     "think_s": 20.0,            # exponential, after the answer is read
-    "read_s_per_token": 0.03,
+    "read_s_per_token": 0.03,   # the answer comes and is read
 }
 UNSHARED = {
     "rate": 10.0,
