@@ -24,6 +24,8 @@
 #define HOLD_BYTES (1024 * 1024)
 /* With less than this on its way to the client, the node may send more. */
 #define LOW_WATER_BYTES (64 * 1024)
+/* ... but not for every token: so much is given back at once. */
+#define RELEASE_BYTES (16 * 1024)
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
 /* A waiting stream that has begun is told its place this often. */
@@ -31,7 +33,8 @@
 
 void relay_release_if_low(struct exchange *x)
 {
-    if (x->attempt == NULL || x->request == NULL)
+    if (x->attempt == NULL || x->request == NULL ||
+        attempt_unreleased(x->attempt) < RELEASE_BYTES)
         return;
     if (x->head_shown && responder_pending(x->request->responder) >= LOW_WATER_BYTES)
         return;

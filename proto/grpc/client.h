@@ -143,7 +143,8 @@ void call_half_close(struct call *call);
 /* Bytes queued and not yet handed to the connection. */
 size_t call_queued(const struct call *call);
 
-/* With manual_window: `n` message bytes, as counted by on_message, were disposed of. */
+/* With manual_window: `n` message bytes, as counted by on_message, were disposed of.  It is
+ * fine to gather up to 32 KiB of them and release them together. */
 void call_release(struct call *call, size_t n);
 
 /* RST_STREAM(CANCEL) (or nothing, if it never left), then frees.  on_end does not run. */

@@ -85,6 +85,7 @@ struct h2_stream {
     size_t unreleased; /* manual: message bytes delivered, not released */
     size_t held_bytes; /* a whole message that its owner keeps for later */
     size_t charged;    /* its share of guard->buffered_bytes */
+    size_t unopened;   /* manual: bytes of prefixes not yet given back to the window */
     size_t prepaid;    /* manual: of those and of the partial message, already given back */
     struct frame_reader reader;
     struct buf out; /* framed messages not yet taken by nghttp2 */

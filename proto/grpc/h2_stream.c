@@ -3,9 +3,9 @@
  *
  * Receive window.  The connection's window opens at once for every byte, so that no stream can
  * stall another.  A stream's own window opens at once too, unless it is `manual`: then the five
- * bytes before each message open it at once and the message's bytes when their owner has
+ * bytes before each message open it soon and the message's bytes when their owner has
  * disposed of them.  One exception keeps a message larger than the window from blocking itself:
- * while the owner holds nothing, what has been buffered of an incomplete message is given back
+ * while the owner holds little, what has been buffered of an incomplete message is given back
  * in advance (`prepaid`) and deducted from the release that follows.
  */
 #include "proto/grpc/h2_session.h"
@@ -148,6 +148,9 @@ nghttp2_data_provider h2_stream_provider(struct h2_stream *stream)
 /* ---- receiving ----------------------------------------------------------------------------
  */
 
+/* What may stay unreleased without holding up a message that is larger than the window. */
+#define FEW_BYTES (32 * 1024)
+
 static void open_window(struct h2_stream *stream, size_t n)
 {
     struct h2_session *session = stream->session;
@@ -158,13 +161,13 @@ static void open_window(struct h2_stream *stream, size_t n)
     }
 }
 
-/* Gives back what is buffered of an incomplete message, if nothing else will open the window.
- */
+/* Gives back what is buffered of an incomplete message, if nothing else is sure to open the
+ * window: an owner may sit on a few delivered bytes to save calls. */
 static void prepay(struct h2_stream *stream)
 {
     size_t buffered = buf_size(&stream->reader.partial);
 
-    if (stream->unreleased != 0 || !frame_reader_partial(&stream->reader) ||
+    if (stream->unreleased >= FEW_BYTES || !frame_reader_partial(&stream->reader) ||
         stream->reader.prefix_len < sizeof(stream->reader.prefix) ||
         buffered <= stream->prepaid)
         return;
@@ -248,7 +251,12 @@ int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n)
     if (stream->manual && !stream->over) {
         payload += buffered_bytes(stream);
         /* What is neither message nor left over from before is prefix. */
-        open_window(stream, total + before - payload);
+        /* A look-up in nghttp2 for five bytes a message is not worth it. */
+        stream->unopened += total + before - payload;
+        if (stream->unopened >= FEW_BYTES / 8) {
+            open_window(stream, stream->unopened);
+            stream->unopened = 0;
+        }
         prepay(stream);
     }
     return 0;
