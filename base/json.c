@@ -62,7 +62,7 @@ static const char *skip_plain(const char *p, const char *end)
     return p;
 }
 
-static int hex_value(char c)
+int json_hex_value(char c)
 {
     if (is_digit(c))
         return c - '0';
@@ -108,7 +108,7 @@ static bool check_string(struct check *c)
         if (*c->at == 'u') {
             c->at++;
             for (int i = 0; i < 4; i++, c->at++)
-                if (c->at == c->end || hex_value(*c->at) < 0)
+                if (c->at == c->end || json_hex_value(*c->at) < 0)
                     return fail(c, "bad \\u escape");
         } else if (*c->at != '\0' && strchr("\"\\/bfnrt", *c->at) != NULL) {
             c->at++;
@@ -484,7 +484,7 @@ static uint32_t hex4(const char *p)
     uint32_t v = 0;
 
     for (int i = 0; i < 4; i++)
-        v = v << 4 | (uint32_t)(hex_value(p[i]) & 0xF);
+        v = v << 4 | (uint32_t)(json_hex_value(p[i]) & 0xF);
     return v;
 }
 

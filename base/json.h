@@ -80,6 +80,9 @@ MUST_CHECK bool json_name(char *out, size_t cap, const struct json_value *string
 MUST_CHECK bool json_number(double *out, const struct json_value *number);
 MUST_CHECK bool json_uint(uint64_t *out, const struct json_value *number, uint64_t max);
 
+/* The value of a hexadecimal digit; -1 when it is none. */
+int json_hex_value(char c);
+
 /* Appends `n` bytes as a quoted JSON string, escaping as needed.  Invalid UTF-8 becomes U+FFFD.
  */
 void json_quote(struct buf *out, const void *bytes, size_t n);

@@ -314,9 +314,9 @@ static int read_op(enum control_op *out, const msgpack_object_map *map, struct e
     return error_set(err, DRV_EINVAL, "unknown op");
 }
 
-static int read_request(struct control_request *out, const msgpack_object_map *map,
-                        struct error *err)
+static int read_request(void *to, const msgpack_object_map *map, struct error *err)
 {
+    struct control_request *out = to;
     const msgpack_object *workers = get(map, "workers");
     const msgpack_object *node = get(map, "node");
     int rc = read_op(&out->op, map, err);
@@ -341,9 +341,9 @@ static int read_request(struct control_request *out, const msgpack_object_map *m
     return 0;
 }
 
-static int read_reply(struct control_reply *out, const msgpack_object_map *map,
-                      struct error *err)
+static int read_reply(void *to, const msgpack_object_map *map, struct error *err)
 {
+    struct control_reply *out = to;
     const msgpack_object *ok = get(map, "ok");
 
     if (ok == NULL) {
@@ -360,15 +360,18 @@ static int read_reply(struct control_reply *out, const msgpack_object_map *map,
     return 0;
 }
 
-int control_decode_request(struct control_request *out, struct buf *in, struct error *err)
+/* One message off the front of `in`, read by `read` into `out`; consumed even when it is
+ * garbage, so that what follows it can be read. */
+static int decode(void *out, struct buf *in,
+                  int (*read)(void *out, const msgpack_object_map *map, struct error *err),
+                  struct error *err)
 {
     msgpack_object_map map;
-    const uint8_t *body;
+    const uint8_t *body = NULL;
     msgpack_zone zone;
-    size_t n;
+    size_t n = 0;
     int rc;
 
-    *out = (struct control_request){0};
     rc = find_frame(&body, &n, in, err);
     if (rc != 0)
         return rc;
@@ -376,34 +379,30 @@ int control_decode_request(struct control_request *out, struct buf *in, struct e
         return error_set(err, DRV_ENOMEM, "out of memory");
     rc = unpack(&map, &zone, body, n, err);
     if (rc == 0)
-        rc = read_request(out, &map, err);
+        rc = read(out, &map, err);
     msgpack_zone_destroy(&zone);
+    buf_consume(in, FRAME_HEAD_BYTES + n);
+    return rc;
+}
+
+int control_decode_request(struct control_request *out, struct buf *in, struct error *err)
+{
+    int rc;
+
+    *out = (struct control_request){0};
+    rc = decode(out, in, read_request, err);
     if (rc != 0)
         *out = (struct control_request){0};
-    buf_consume(in, FRAME_HEAD_BYTES + n);
     return rc;
 }
 
 int control_decode_reply(struct control_reply *out, struct buf *in, struct error *err)
 {
-    msgpack_object_map map;
-    const uint8_t *body;
-    msgpack_zone zone;
-    size_t n;
     int rc;
 
     *out = (struct control_reply){0};
-    rc = find_frame(&body, &n, in, err);
-    if (rc != 0)
-        return rc;
-    if (!msgpack_zone_init(&zone, MSGPACK_ZONE_CHUNK_SIZE))
-        return error_set(err, DRV_ENOMEM, "out of memory");
-    rc = unpack(&map, &zone, body, n, err);
-    if (rc == 0)
-        rc = read_reply(out, &map, err);
-    msgpack_zone_destroy(&zone);
+    rc = decode(out, in, read_reply, err);
     if (rc != 0)
         *out = (struct control_reply){0};
-    buf_consume(in, FRAME_HEAD_BYTES + n);
     return rc;
 }

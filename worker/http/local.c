@@ -96,17 +96,6 @@ static void answer_models(struct infer_request *request)
     buf_finish(&out);
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 /* Undoes percent-encoding.  False: malformed, does not fit, or a NUL. */
 static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
 {
@@ -120,8 +109,8 @@ static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
 
             if (n - i < 3)
                 return false;
-            high = hex_value(text[i + 1]);
-            low = hex_value(text[i + 2]);
+            high = json_hex_value(text[i + 1]);
+            low = json_hex_value(text[i + 2]);
             if (high < 0 || low < 0)
                 return false;
             c = (char)(high * 16 + low);
