@@ -1,0 +1,314 @@
+"""An answer that has begun goes on when its node is lost, and fails cleanly where it cannot.
+
+The simulated engine's text depends on the prompt alone, so an answer from two nodes must be, to the
+byte, what one node gives.  Each attempt has a fingerprint of its own, which says how many there were.
+"""
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from harness import MODEL, Cluster, until
+from load import FINGERPRINT, chat_body, fetch_now, open_request
+from test_clients import BackgroundClient
+
+TOKENS = 60
+PACED = "slots=16,rate=60,cache=none"
+NODES = 13
+KILLS = 10
+
+SURFACES = {
+    "chat": ("/v1/chat/completions", {
+        "model": MODEL, "stream": True, "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": "Tell me of \"llamas\" \u2014 and g\u00e9n\u00e9raux."}],
+        "stream_options": {"include_usage": True}}),
+    "completions": ("/v1/completions", {
+        "model": MODEL, "stream": True, "max_tokens": TOKENS, "prompt": "Once upon a time",
+        "stream_options": {"include_usage": True}}),
+    "messages": ("/v1/messages", {
+        "model": MODEL, "stream": True, "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": "Say something of rivers."}]}),
+}
+
+
+def reset(**more):
+    return {"fault": "reset", **more}
+
+
+def documents(body):
+    """The JSON of each event; [DONE] is left out, and what has no data, as clients must do."""
+    assert body.endswith(b"\n\n")
+    found = []
+    for event in body.decode().split("\n\n")[:-1]:
+        _, field, data = event.rpartition("data: ")
+        if field and data != "[DONE]":
+            found.append(json.loads(data))
+    return found
+
+
+def gist(body):
+    """What an answer says, in whatever API: (text, ends, roles, ids, usage)."""
+    text, ends, roles, ids, usage = "", [], 0, set(), []
+    for document in documents(body):
+        assert "error" not in document, document
+        if "choices" in document:
+            ids.add(document["id"])
+            if document.get("usage"):
+                usage.append(document["usage"])
+            for choice in document["choices"]:
+                delta = choice.get("delta", {})
+                roles += "role" in delta
+                text += choice.get("text") or delta.get("content") or ""
+                if choice.get("finish_reason"):
+                    ends.append(choice["finish_reason"])
+        elif document["type"] == "message_start":
+            ids.add(document["message"]["id"])
+            roles += 1
+        elif document["type"] == "content_block_delta":
+            text += document["delta"]["text"]
+        elif document["type"] == "message_delta":
+            ends.append(document["delta"]["stop_reason"])
+            usage.append(document["usage"])
+        elif document["type"] == "message_stop":
+            ends.append("stop")
+    return text, ends, roles, ids, usage
+
+
+def error_of(answer):
+    """The one error event that ends a stream, checked to be the last thing said."""
+    found = documents(answer.body)
+    assert "error" in found[-1], found[-2:]
+    assert sum("error" in document for document in found) == 1
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    for document in found[:-1]:
+        for choice in document["choices"]:
+            assert not choice.get("finish_reason"), "it failed, and says that it is whole"
+    return found[-1]["error"]
+
+
+def text_before_error(answer):
+    return "".join(choice["delta"].get("content") or "" for document in documents(answer.body)
+                   if "choices" in document for choice in document["choices"])
+
+
+def fingerprints(body):
+    return set(FINGERPRINT.findall(body))
+
+
+def post(cluster, path, body, request_id=None):
+    return fetch_now(cluster.api, "POST", path, body,
+                     {"x-request-id": request_id} if request_id else None)
+
+
+def node_of(cluster, request_id):
+    def find():
+        for row in cluster.open_requests():
+            if row["id"] == request_id and row["node"]:
+                return row["node"]
+        return None
+    name = until(find, 5, f"{request_id} is at a node")
+    return next(node for node in cluster.nodes if node.name == name)
+
+
+def lose(cluster, node):
+    node.process.kill_all()
+    cluster.nodes.remove(node)
+
+
+@pytest.fixture(scope="module")
+def many(request):
+    """More nodes than are lost here; each is lost once and none comes back."""
+    made = Cluster("resume").start()
+    for number in range(NODES):
+        made.start_node(f"n{number}", PACED, wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    yield made
+    made.finish(request.session.testsfailed > 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many):
+    found = {}
+    for surface, (path, body) in SURFACES.items():
+        answer = post(many, path, body)
+        assert answer.status == 200, answer.body
+        assert len(fingerprints(answer.body)) == 1
+        found[surface] = gist(answer.body)
+        text, ends, roles, ids, usage = found[surface]
+        assert text and ends and len(ids) == 1 and usage, (surface, found[surface])
+    return found
+
+
+def test_streams_whose_node_is_killed_at_any_moment_read_as_if_nothing_had_happened(
+        many, undisturbed):
+    choose = random.Random(20)
+
+    async def stream(surface, request_id, kill_after):
+        path, body = SURFACES[surface]
+        loop = asyncio.get_running_loop()
+        answer = await open_request(many.api, "POST", path, body, {"x-request-id": request_id})
+        await answer.read_head()
+        assert answer.status == 200
+        count, victim = 0, None
+        async for event in answer.events():
+            count += 1
+            if count == kill_after:
+                victim = await loop.run_in_executor(None, node_of, many, request_id)
+                lose(many, victim)
+        answer.close()
+        return answer, victim
+
+    for turn in range(KILLS):
+        surface = ("chat", "completions", "messages")[turn % 3]
+        # Not in the last few events, lest the answer be whole before the node is gone.
+        kill_after = choose.randrange(3, TOKENS // 2)
+        request_id = f"cut{turn}"
+        answer, victim = asyncio.run(asyncio.wait_for(
+            stream(surface, request_id, kill_after), 60))
+        text, ends, roles, ids, usage = gist(answer.body)
+        whole = undisturbed[surface]
+        where = (turn, surface, kill_after, answer.body[-400:])
+        assert text == whole[0], where
+        assert ends == whole[1], where
+        assert roles == whole[2], where
+        assert len(ids) == 1, where
+        assert usage == whole[4], where
+        assert len(fingerprints(answer.body)) == 2, where
+        line = many.access_line(request_id)
+        assert line["outcome"] == "ok" and line["attempts"] == 2, line
+        assert line["node"] != victim.name
+        assert line["output_tokens"] == TOKENS, line
+    many.wait_idle()
+
+
+def test_the_openai_client_sees_nothing_of_a_node_that_was_lost(many):
+    # It compares the text of its stream with that of an answer in one piece.
+    for name in ("slow", "slow-too"):
+        many.start_node(name, "slots=16,rate=8,cache=none,models=only-there")
+    client = BackgroundClient("openai", many.url, "stream", model="only-there")
+    rows = until(lambda: [r for r in many.open_requests()
+                          if r["phase"] == "decode" and r["tokens_out"] >= 3], 10, "it streams")
+    lose(many, node_of(many, rows[0]["id"]))
+    assert client.result()
+    line = many.access_line(rows[0]["id"])
+    assert line["outcome"] == "ok" and line["attempts"] == 2, line
+
+
+# ---- where it cannot go on ----
+
+@pytest.fixture(scope="module")
+def cluster4(request):
+    made = Cluster("resume-limits", config={"limits": {"max_resumes": 2}}).start()
+    for name in "abcd":
+        made.start_node(name, "slots=16,speed=10,cache=none", wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    yield made
+    made.finish(request.session.testsfailed > 0)
+
+
+def test_an_answer_goes_on_at_most_max_resumes_times(cluster4):
+    path, body = SURFACES["chat"]
+    whole = gist(post(cluster4, path, body).body)[0]
+    twice = post(cluster4, path, {**body, "drover_sim": reset(after_tokens=5, only_attempt=0)})
+    assert gist(twice.body)[0] == whole
+    assert len(fingerprints(twice.body)) == 2
+    answer = post(cluster4, path, {**body, "drover_sim": reset(after_tokens=5)}, "each-fails")
+    assert answer.status == 200
+    assert error_of(answer)["code"]
+    text = text_before_error(answer)
+    assert text and whole.startswith(text)
+    assert len(fingerprints(answer.body)) == 3, "one attempt and two that went on"
+    line = cluster4.access_line("each-fails")
+    assert line["attempts"] == 3 and line["output_tokens"] == 15, line
+    assert line["outcome"] == "node_error"
+
+
+@pytest.mark.parametrize("more", [
+    {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+     "tool_choice": "required"},
+    {"response_format": {"type": "json_object"}},
+    {"logprobs": True},
+], ids=["a tool call", "a format", "log probabilities"])
+def test_what_is_more_than_plain_text_ends_in_an_error_event_and_is_not_stitched(cluster4, more):
+    path, body = SURFACES["chat"]
+    request_id = "odd-" + next(iter(more))
+    answer = post(cluster4, path, {**body, **more, "drover_sim": reset(
+        after_tokens=2, only_attempt=0)}, request_id)
+    assert answer.status == 200, answer.body
+    error = error_of(answer)
+    assert error["message"] and error["type"] and isinstance(error["code"], str)
+    assert len(fingerprints(answer.body)) == 1
+    assert cluster4.access_line(request_id)["attempts"] == 1
+
+
+def test_a_stream_that_ends_without_its_last_events_goes_on_elsewhere(cluster4):
+    path, body = SURFACES["chat"]
+    whole = gist(post(cluster4, path, body).body)
+    for fault in ("truncate", "garbage", "error_first", "5xx"):
+        answer = post(cluster4, path, {**body, "drover_sim": {
+            "fault": fault, "after_tokens": 7, "only_attempt": 0}}, f"cut-{fault}")
+        got = gist(answer.body)
+        assert got[0] == whole[0], (fault, answer.body[-600:])
+        assert got[1] == whole[1] and got[4] == whole[4], fault
+        assert cluster4.access_line(f"cut-{fault}")["attempts"] == 2
+
+
+def test_with_max_resumes_0_nothing_goes_on(make_cluster):
+    cluster = make_cluster(config={"limits": {"max_resumes": 0}}).start()
+    for name in "ab":
+        cluster.start_node(name, "slots=16,speed=10,cache=none", wait=False)
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+    path, body = SURFACES["chat"]
+    answer = post(cluster, path, {**body, "drover_sim": reset(after_tokens=5, only_attempt=0)},
+                  "never")
+    assert answer.status == 200
+    error_of(answer)
+    assert len(fingerprints(answer.body)) == 1
+    assert cluster.access_line("never")["attempts"] == 1
+
+
+def test_when_every_node_is_lost_streams_fail_cleanly_and_a_node_that_comes_back_serves(
+        make_cluster):
+    cluster = make_cluster().start()
+    for name in "ab":
+        cluster.start_node(name, "slots=16,rate=20", wait=False)
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+
+    async def stream(number, begun):
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body(f"story {number}", 5000),
+                                    {"x-request-id": f"lost{number}"})
+        await answer.read_head()
+        first = True
+        async for _ in answer.events():
+            if first:
+                begun.append(number)
+                first = False
+        answer.close()
+        return answer
+
+    async def go():
+        begun = []
+        tasks = [asyncio.create_task(stream(number, begun)) for number in range(12)]
+        while len(begun) < 12:
+            assert not [task for task in tasks if task.done()]
+            await asyncio.sleep(0.02)
+        for node in list(cluster.nodes):
+            lose(cluster, node)
+        return await asyncio.gather(*tasks)
+    for answer in asyncio.run(asyncio.wait_for(go(), 60)):
+        assert answer.status == 200
+        error_of(answer)
+    cluster.wait_idle()
+    cluster.start_node("a", "slots=16")
+    for number in range(4):
+        answer = post(cluster, "/v1/chat/completions", chat_body(f"again {number}", 4))
+        assert answer.status == 200 and answer.headers["x-drover-node"] == "a", answer.body
+    cluster.wait_idle()
+    assert cluster.violations() == 0

@@ -1,0 +1,516 @@
+"""Which node a request goes to, how often it is tried, and in which order requests wait for one."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+import urllib.request
+
+import pytest
+
+from fake_engine import MODEL as FAKE, FakeEngine
+from harness import MODEL, POLL_S, SLOW, Cluster, alive, children_of, until
+from load import chat_body, fetch, fetch_now, open_request, text_of
+from test_clients import BackgroundClient
+
+CHAT = "/v1/chat/completions"
+
+
+def start_nodes(cluster, names, spec):
+    started = [cluster.start_node(name, spec, wait=False) for name in names]
+    for node in started:
+        cluster.wait_up(node.name, node)
+
+
+def decisions(cluster, request_id):
+    return cluster.ctl_json("explain", request_id)["decisions"]
+
+
+# ---- retries before the first content ----
+
+@pytest.fixture(scope="module")
+def pair(request):
+    made = Cluster("retries", config={"limits": {"first_token_ms": int(300 * SLOW)}}).start()
+    start_nodes(made, "ab", "slots=8,speed=10")
+    yield made
+    made.finish(request.session.testsfailed > 0)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+@pytest.mark.parametrize("fault", ["reset", "hang", "5xx", "garbage", "error_first", "truncate"])
+def test_a_node_that_fails_before_content_is_replaced_by_the_other(pair, fault, stream):
+    request_id = f"retry-{fault}-{stream}"
+    answer = fetch_now(pair.api, "POST", CHAT, chat_body(
+        "hello", 6, stream, drover_sim={"fault": fault, "only_attempt": 0}),
+        {"x-request-id": request_id})
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-attempts"] == "2"
+    if stream:
+        assert text_of(answer.body)
+    else:
+        assert answer.json()["choices"][0]["message"]["content"]
+    nodes = [d["node"] for d in sorted(decisions(pair, request_id), key=lambda d: d["attempt"])]
+    assert sorted(nodes) == ["a", "b"]
+    assert answer.headers["x-drover-node"] == nodes[1]
+    assert pair.access_line(request_id)["attempts"] == 2
+
+
+def test_a_node_that_dies_or_refuses_the_connection_is_replaced_by_the_other(make_cluster):
+    cluster = make_cluster(workers=1, config={"policy": "round_robin"}).start()
+    start_nodes(cluster, "abc", "slots=8,speed=10")
+    # The node that gets the first attempt ends in the middle of it.
+    answer = fetch_now(cluster.api, "POST", CHAT, chat_body(
+        "hello", 6, drover_sim={"fault": "die", "only_attempt": 0}), {"x-request-id": "dies"})
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-attempts"] == "2"
+    text_of(answer.body)
+    died = next(node for node in cluster.nodes
+                if node.name == min(decisions(cluster, "dies"),
+                                    key=lambda d: d["attempt"])["node"])
+    died.process.wait()
+    cluster.nodes.remove(died)
+    # Nobody is there to say that another one is gone: those who try find a closed port.
+    health = cluster.health_pid()
+    victim = next(node for node in cluster.nodes)
+    os.kill(health, signal.SIGSTOP)
+    try:
+        victim.process.kill_all()
+        cluster.nodes.remove(victim)
+        for turn in range(6):
+            answer = fetch_now(cluster.api, "POST", CHAT, chat_body(f"hello {turn}", 6))
+            assert answer.status == 200, answer.body
+            assert answer.headers["x-drover-node"] == cluster.nodes[0].name
+            assert answer.headers["x-drover-attempts"] in ("1", "2")
+            text_of(answer.body)
+    finally:
+        os.kill(health, signal.SIGCONT)
+
+
+def test_an_engines_refusal_is_final(pair):
+    answer = fetch_now(pair.api, "POST", CHAT, chat_body("hello", 6, n=2),
+                       {"x-request-id": "refused"})
+    assert answer.status == 400, answer.body
+    assert answer.headers["x-drover-attempts"] == "1"
+    assert len(decisions(pair, "refused")) == 1
+
+
+@pytest.mark.parametrize("status,document,seen,tries", [
+    (422, {"error": {"message": "no", "type": "invalid_request_error", "code": 422}}, 422, 1),
+    (500, {"error": {"code": 500, "type": "server_error", "message":
+                     "[json.exception.parse_error.101] parse error at line 1"}}, 400, 1),
+    (500, {"error": {"code": 500, "type": "server_error", "message": "Compute error."}}, 502, 2),
+], ids=["422", "llama-server's 500 for bad JSON", "a true 500"])
+def test_only_what_the_engine_blames_on_itself_is_tried_elsewhere(
+        make_cluster, status, document, seen, tries):
+    engines = [FakeEngine(lambda handler, path, body: handler.answer(status, document))
+               for _ in range(2)]
+    cluster = make_cluster(workers=1).start()
+    for name, engine in zip("ab", engines):
+        cluster.start_node(name, engine=engine.url)
+    answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 4, model=FAKE),
+                       {"x-request-id": "once"})
+    assert answer.status == seen, answer.body
+    assert sum(len(engine.posts()) for engine in engines) == tries
+    assert cluster.access_line("once")["attempts"] == tries
+    for engine in engines:
+        engine.close()
+
+
+@pytest.mark.parametrize("path,body", [
+    (CHAT, chat_body("hi", 4)), (CHAT, chat_body("hi", 4, stream=False)),
+    ("/v1/completions", {"model": MODEL, "prompt": "x", "max_tokens": 4}),
+    ("/v1/embeddings", {"model": "sim-embed", "input": "x"}),
+    ("/v1/messages", {"model": MODEL, "max_tokens": 4, "stream": True,
+                      "messages": [{"role": "user", "content": "x"}]}),
+    ("/api/chat", {"model": MODEL, "options": {"num_predict": 4},
+                   "messages": [{"role": "user", "content": "x"}]}),
+    (CHAT, chat_body("hi", 4, n=2)),
+], ids=["stream", "document", "completions", "embeddings", "messages", "ollama", "refusal"])
+def test_every_answer_of_a_node_says_how_it_was_routed(pair, path, body):
+    answer = fetch_now(pair.api, "POST", path, body)
+    assert answer.headers["x-drover-node"] in ("a", "b")
+    assert int(answer.headers["x-drover-queue-ms"]) >= 0
+    assert answer.headers["x-drover-attempts"] == "1"
+    assert answer.headers["x-drover-policy"] == "fastest"
+
+
+# ---- the line ----
+
+class Gate:
+    """An engine that keeps each request until it may go on; it remembers the order they came in."""
+
+    def __init__(self):
+        self.open = False
+        self.order = []  # the prompts, as they reached the engine
+        self.at = []  # and when
+        self.engine = FakeEngine(self.behave)
+
+    def behave(self, handler, path, body):
+        self.order.append(json.loads(body)["messages"][0]["content"])
+        self.at.append(time.monotonic())
+        while not self.open and not self.engine.stopping.is_set():
+            time.sleep(0.005)
+        self.pause()
+        handler.chat(body)
+
+    def pause(self):
+        pass
+
+
+def waiting(cluster):
+    return [row for row in cluster.open_requests() if row["phase"] == "queued"]
+
+
+class Line:
+    """A cluster with one place to be served at, which is taken, and requests that wait for it."""
+
+    def __init__(self, make_cluster, gate=None, workers=2, **queue):
+        self.gate = gate or Gate()
+        self.cluster = make_cluster(workers=workers, config={
+            "queue": {"max_wait_ms": 120000, **queue}}).start()
+        self.cluster.start_node("only", engine=self.gate.engine.url,
+                                extra=("--slots", "1", "--queue", "0"))
+        self.tasks = []
+
+    async def look(self, condition, what, bound_s=10):
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, until, condition, bound_s, what)
+
+    def send(self, prompt, priority=None, stream=True):
+        headers = {"x-request-id": prompt}
+        if priority:
+            headers["x-drover-priority"] = priority
+        task = asyncio.create_task(fetch(self.cluster.api, "POST", CHAT,
+                                         chat_body(prompt, 4, stream, model=FAKE), headers))
+        self.tasks.append(task)
+        return task
+
+    async def begin(self):
+        """Takes the one place."""
+        self.send("first")
+        await self.look(lambda: self.gate.order, "the place is taken")
+
+    async def fill(self):
+        """Lets some wait at each of two workers; their names, in the order they came."""
+        names, share = [], {}
+        while len(share) < 2 or min(share.values()) < 3:
+            names.append(f"r{len(names)}")
+            assert len(names) < 200, "all connections go to one worker"
+            self.send(names[-1])
+            await self.queued(len(names))
+            workers = [row["worker"] for row in waiting(self.cluster)]
+            share = {worker: workers.count(worker) for worker in workers}
+        return names
+
+    async def queued(self, count):
+        await self.look(lambda: len(waiting(self.cluster)) == count, f"{count} wait")
+
+    async def finish(self):
+        self.gate.open = True
+        answers = await asyncio.gather(*self.tasks)
+        for answer in answers:
+            assert answer.status == 200, answer.body
+            text_of(answer.body)
+        return answers
+
+    def run(self, go, bound_s=60):
+        try:
+            return asyncio.run(asyncio.wait_for(go(), bound_s * SLOW))
+        finally:
+            self.gate.engine.close()
+
+
+def test_requests_are_served_in_the_order_they_came_over_all_workers(make_cluster):
+    line = Line(make_cluster)
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        return names, await line.finish()
+    names, answers = line.run(go)
+    assert line.gate.order == ["first"] + names
+    assert all(int(answer.headers["x-drover-queue-ms"]) > 0 for answer in answers[1:])
+
+
+def test_a_more_urgent_class_goes_first_and_each_class_keeps_its_order(make_cluster):
+    line = Line(make_cluster)
+
+    async def go():
+        await line.begin()
+        count = 0
+        for number in range(3):
+            for name in ("bulk", "default", "interactive"):
+                line.send(f"{name}{number}", name)
+                count += 1
+                await line.queued(count)
+        await line.finish()
+    line.run(go)
+    assert line.gate.order == ["first"] + [f"{name}{number}" for name in
+                                           ("interactive", "default", "bulk")
+                                           for number in range(3)]
+
+
+def test_a_bulk_request_under_constant_urgent_load_waits_20_s_and_no_longer(make_cluster):
+    gate = Gate()
+    gate.pause = lambda: time.sleep(0.1)
+    line = Line(make_cluster, gate)
+    sent = {}
+
+    async def go():
+        await line.begin()
+        patient = {}
+        for name in ("default", "bulk"):
+            sent[name] = time.monotonic()
+            patient[name] = line.send(name, name)
+        await line.queued(2)
+
+        async def urgent(number):
+            turn = 0
+            while not patient["bulk"].done():
+                name = f"u{number}-{turn}"
+                turn += 1
+                sent[name] = time.monotonic()
+                await line.send(name, "interactive")
+        pressing = [asyncio.create_task(urgent(number)) for number in range(4)]
+        await line.queued(6)
+        gate.open = True
+        await asyncio.gather(*pressing)
+        await line.finish()
+    line.run(go)
+    served = dict(zip(gate.order, gate.at))
+    # Four urgent ones at 0.1 s each: what came before a key's time may still be ahead of it.
+    for name, offset_s in (("default", 5), ("bulk", 20)):
+        waited = served[name] - sent[name]
+        assert offset_s - 0.5 <= waited <= offset_s + 3 * SLOW, (name, waited)
+        for other, at in sent.items():
+            if other.startswith("u") and other in served and at > sent[name] + offset_s + 0.5:
+                assert served[other] > served[name], (name, other)
+
+
+def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster):
+    line = Line(make_cluster, max_waiting=2)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        leaver = await open_request(cluster.api, "POST", CHAT,
+                                    chat_body("leaver", 4, model=FAKE))
+        line.send("stays")
+        await line.queued(2)
+        full = await fetch(cluster.api, "POST", CHAT, chat_body("no", 4, model=FAKE))
+        leaver.abort()
+        await line.queued(1)
+        line.send("instead")
+        await line.queued(2)
+        await line.finish()
+        return full
+    full = line.run(go)
+    assert full.status == 429, full.body
+    assert 1 <= int(full.headers["retry-after"]) <= 60
+    assert full.headers["x-drover-reason"] == "queue_full"
+    assert full.json()["error"]["code"]
+    assert line.gate.order == ["first", "stays", "instead"]
+
+
+def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster):
+    line = Line(make_cluster, max_wait_ms=300)
+
+    async def go():
+        await line.begin()
+        late = await fetch(line.cluster.api, "POST", CHAT, chat_body("late", 4, model=FAKE))
+        await line.finish()
+        return late
+    late = line.run(go)
+    assert late.status == 503, late.body
+    assert late.headers["x-drover-reason"] == "queue_timeout"
+    assert 1 <= int(late.headers["retry-after"]) <= 60
+    assert line.gate.order == ["first"]
+
+
+def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        rows = cluster.open_requests()
+        serving = next(row["worker"] for row in rows if row["id"] == "first")
+        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
+        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        os.kill(other["pid"], signal.SIGKILL)
+        await line.queued(len(names) - len(theirs))
+        line.gate.open = True
+        results = await asyncio.gather(*line.tasks, return_exceptions=True)
+        return names, theirs, results
+    names, theirs, results = line.run(go)
+    kept = [name for name in ["first"] + names if name not in theirs]
+    lost = {name for name, result in zip(["first"] + names, results)
+            if isinstance(result, Exception)}
+    assert lost == theirs and len(theirs) >= 3
+    assert all(result.status == 200 for result in results if not isinstance(result, Exception))
+    assert line.gate.order == kept
+    cluster.wait_idle()
+
+
+def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
+    line = Line(make_cluster, comment_after_ms=200)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        client = BackgroundClient("openai", cluster.url, "stream", model=FAKE)
+        await line.queued(1)
+        line.send("raw")
+        await line.queued(2)
+        plain = asyncio.create_task(fetch(cluster.api, "POST", CHAT,
+                                          chat_body("plain", 4, False, model=FAKE)))
+        await line.queued(3)
+        told = await open_request(cluster.api, "POST", CHAT, chat_body("told", 4, model=FAKE))
+        await told.read_head()
+        events = []
+        async for event in told.events():
+            events.append(event)
+            line.gate.open = True  # not before it was told
+        told.close()
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(None, client.result)
+        return told, events, text, await plain, (await line.finish())[-1]
+    told, events, text, plain, raw = line.run(go)
+    assert told.status == 200 and told.headers["content-type"].startswith("text/event-stream")
+    # One for each worker's line: what stands behind it in another worker's is not known.
+    assert re.fullmatch(rb": drover queued pos=[1-4] eta=[0-9]+s", events[0]), events[0]
+    assert text_of(told.body) == "Hello there."
+    assert b": drover queued pos=" in raw.body
+    assert text == "Hello there."
+    assert plain.status == 200 and plain.json()["choices"][0]["message"]["content"]
+
+
+def test_two_thousand_that_wait_are_all_served(make_cluster):
+    cluster = make_cluster(config={"queue": {"max_waiting": 3000, "max_wait_ms": 300000}}).start()
+    cluster.start_node("only", "slots=64,speed=100", extra=("--queue", "0"))
+    count, slots = 2000, 64
+
+    def queued():
+        text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"),
+                                      timeout=10 * SLOW).read().decode()
+        return int(re.search(r"^drover_requests_buffered (\d+)", text, re.M).group(1))
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        holders = await asyncio.gather(*(
+            open_request(cluster.api, "POST", CHAT,
+                         chat_body(f"hold {i}", 4, drover_sim={"fault": "hang"}))
+            for i in range(slots)))
+        await loop.run_in_executor(None, until, lambda: cluster.gauges()["only"][0] == slots,
+                                   20, "every slot is held")
+        opened = []
+        for start in range(0, count, 200):  # a listener's backlog is no queue of ours
+            opened += await asyncio.gather(*(
+                open_request(cluster.api, "POST", CHAT, chat_body(f"{i % 50}", 2))
+                for i in range(start, start + 200)))
+        await loop.run_in_executor(None, until, lambda: queued() == count, 30, "2000 wait")
+        for holder in holders:
+            holder.abort()
+        async def rest(answer):
+            await answer.read_head()
+            await answer.read()
+            answer.close()
+            assert answer.status == 200, answer.body
+            assert text_of(answer.body)
+            return answer.headers["x-drover-attempts"]
+        return await asyncio.gather(*(rest(answer) for answer in opened))
+    attempts = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
+    assert len(attempts) == count and set(attempts) == {"1"}
+    cluster.wait_idle()
+
+
+# ---- explaining ----
+
+def test_a_decision_can_be_explained_even_after_the_master_was_killed(make_cluster):
+    cluster = make_cluster().start()
+    start_nodes(cluster, "abc", "slots=4,rate=20")
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", CHAT, chat_body("a story", 5000),
+                                    {"x-request-id": "explained"})
+        await answer.read_head()
+        loop = asyncio.get_running_loop()
+        row = await loop.run_in_executor(None, until, lambda: [
+            row for row in cluster.open_requests() if row["phase"] == "decode"], 5, "decode")
+        text = await loop.run_in_executor(None, lambda: cluster.ctl("requests").stdout)
+        answer.abort()
+        return answer, row[0], text
+    answer, row, text = asyncio.run(asyncio.wait_for(go(), 30))
+    assert row["id"] == "explained" and row["node"] == answer.headers["x-drover-node"]
+    assert "explained" in text and "decode" in text
+
+    def check(status):
+        done = cluster.ctl("explain", "explained", "--json", check=False)
+        assert done.returncode == status, done.stderr
+        found = json.loads(done.stdout)["decisions"]
+        assert len(found) == 1
+        assert found[0]["node"] == answer.headers["x-drover-node"]
+        assert found[0]["policy"] == "fastest" and found[0]["attempt"] == 0
+        assert sorted(c["node"] for c in found[0]["candidates"]) == ["a", "b", "c"]
+        assert [c["node"] for c in found[0]["candidates"] if c["chosen"]] == [found[0]["node"]]
+        assert all(c["slots"] == 4 and c["eligible"] for c in found[0]["candidates"])
+        table = cluster.ctl("explain", "explained", check=False).stdout
+        for name in ("attempt 1", "fastest", "a", "b", "c"):
+            assert re.search(rf"\b{name}\b", table), table
+    check(0)
+    cluster.wait_idle()
+    children = children_of(cluster.master.pid)
+    cluster.master.signal(signal.SIGKILL)
+    cluster.master.popen.wait()
+    until(lambda: not [pid for pid in children if alive(pid)], 10, "no child is left")
+    check(3)  # shown, and said to be what a dead master left
+    unknown = cluster.ctl("explain", "never-seen", check=False)
+    assert unknown.returncode != 0 and "never-seen" in unknown.stderr
+
+
+# ---- affinity ----
+
+def test_the_second_turn_of_a_conversation_goes_where_its_beginning_is_cached(make_cluster):
+    cluster = make_cluster(config={"prefix": {"window_bytes": 256}}).start()
+    start_nodes(cluster, "abcd", "slots=4,prefill=20000,cache=block,block=64")
+    conversations, places, hits, kept = 12, set(), 0, 0
+    told = []
+    for number in range(conversations):
+        messages = [{"role": "user", "content": f"Topic {number}. " + f"word{number} " * 500}]
+        first = fetch_now(cluster.api, "POST", CHAT, {
+            "model": MODEL, "max_tokens": 8, "messages": messages})
+        assert first.status == 200, first.body
+        assert not first.json()["usage"].get("prompt_tokens_details", {}).get("cached_tokens")
+        places.add(first.headers["x-drover-node"])
+        told.append((messages, first))
+    for messages, first in told:
+        messages.append(first.json()["choices"][0]["message"])
+        messages.append({"role": "user", "content": "Go on."})
+        second = fetch_now(cluster.api, "POST", CHAT, {
+            "model": MODEL, "max_tokens": 8, "messages": messages})
+        assert second.status == 200, second.body
+        kept += second.headers["x-drover-node"] == first.headers["x-drover-node"]
+        hits += second.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    assert len(places) >= 2, "all went to one node: this proves nothing"
+    assert hits == kept == conversations, (hits, kept, conversations)
+
+
+def test_the_node_that_served_a_session_last_has_a_bonus(make_cluster):
+    cluster = make_cluster().start()
+    start_nodes(cluster, "abcd", "slots=4,speed=10")
+
+    def ask(request_id, session):
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body(request_id, 2), {
+            "x-request-id": request_id, "x-session-id": session})
+        assert answer.status == 200, answer.body
+        return answer.headers["x-drover-node"]
+    for number in range(4):
+        before = ask(f"first{number}", f"s{number}")
+        ask(f"again{number}", f"s{number}")
+        found = decisions(cluster, f"again{number}")[0]["candidates"]
+        assert [c["node"] for c in found if c["bonus_s"] != 0] == [before]
+        assert not [c for c in decisions(cluster, f"first{number}")[0]["candidates"]
+                    if c["bonus_s"] != 0]
