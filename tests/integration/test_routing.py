@@ -388,6 +388,79 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
     assert plain.status == 200 and plain.json()["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_after_a_stream_was_begun_for_waiting_is_an_event(make_cluster, status):
+    gate = Gate()
+    refuse = {"error": {"message": "it does not fit", "type": "x", "code": status}}
+    serve = gate.behave
+
+    def behave(handler, path, body):
+        if json.loads(body)["messages"][0]["content"] == "refuse":
+            handler.answer(status, refuse)
+        else:
+            serve(handler, path, body)
+    gate.engine.behave = behave
+    line = Line(make_cluster, gate, comment_after_ms=100)
+
+    async def go():
+        await line.begin()
+        told = await open_request(line.cluster.api, "POST", CHAT,
+                                  chat_body("refuse", 4, model=FAKE))
+        await told.read_head()
+        events = []
+        async for event in told.events():
+            events.append(event)
+            gate.open = True
+        told.close()
+        await line.finish()
+        return told, events
+    told, events = line.run(go)
+    assert told.status == 200
+    assert events[0].startswith(b": drover queued pos=1")
+    assert events[-1] == b"data: [DONE]"
+    error = json.loads(events[-2].removeprefix(b"data: "))["error"]
+    assert "it does not fit" in error["message"] or status == 500, error
+    assert error["type"] and isinstance(error["code"], str)
+
+
+def test_two_coordinators_share_a_node_that_knows_better_than_they_do(make_cluster):
+    gate = Gate()
+    clusters = []
+    address = None
+    for _ in range(2):
+        cluster = make_cluster(token=False, config={} if address is None else {
+            "nodes": [{"name": "shared", "address": address}]})
+        if address is None:
+            node = cluster.start_node("shared", engine=gate.engine.url, join=False, wait=False,
+                                      extra=("--slots", "1", "--queue", "0"))
+            address = node.address()
+            cluster.settings["nodes"] = [{"name": "shared", "address": address}]
+        cluster.start()
+        cluster.wait_up("shared")
+        clusters.append(cluster)
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        first = asyncio.create_task(fetch(clusters[0].api, "POST", CHAT,
+                                          chat_body("first", 4, model=FAKE)))
+        await loop.run_in_executor(None, until, lambda: gate.order, 5, "the place is taken")
+        others = [asyncio.create_task(fetch(clusters[1].api, "POST", CHAT,
+                                            chat_body(f"other{number}", 4, model=FAKE)))
+                  for number in range(5)]
+        await loop.run_in_executor(None, until, lambda: len(waiting(clusters[1])) >= 4, 5,
+                                   "the others wait")
+        assert gate.order == ["first"]
+        gate.open = True
+        return await asyncio.gather(first, *others)
+    answers = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
+    gate.engine.close()
+    for answer in answers:
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-drover-attempts"] == "1", "being full is no failure"
+        text_of(answer.body)
+    assert sorted(gate.order) == ["first"] + [f"other{number}" for number in range(5)]
+
+
 def test_two_thousand_that_wait_are_all_served(make_cluster):
     cluster = make_cluster(config={"queue": {"max_waiting": 3000, "max_wait_ms": 300000}}).start()
     cluster.start_node("only", "slots=64,speed=100", extra=("--queue", "0"))
