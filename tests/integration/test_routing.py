@@ -88,6 +88,73 @@ def test_a_node_that_dies_or_refuses_the_connection_is_replaced_by_the_other(mak
         os.kill(health, signal.SIGCONT)
 
 
+def test_a_node_that_fails_at_once_does_not_attract_requests(make_cluster):
+    bad = FakeEngine(lambda handler, path, body: handler.drop(), models=(MODEL,))
+    cluster = make_cluster().start()
+    cluster.start_node("bad", engine=bad.url)
+    cluster.start_node("good", "slots=8,speed=10")
+    count = 40
+    for number in range(count):
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body(f"number {number}", 4))
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-drover-node"] == "good"
+    assert len(bad.posts()) <= count // 4, "it is tried again and again"
+    bad.close()
+
+
+def test_when_nothing_helps_retries_stop_and_when_it_is_over_they_are_there_again(make_cluster):
+    state = {"healed": False}
+
+    def behave(handler, path, body):
+        if state["healed"]:
+            handler.chat(body)
+        else:
+            handler.answer(500, {"error": {"message": "Compute error.", "code": 500}})
+    engines = [FakeEngine(behave) for _ in range(3)]
+    cluster = make_cluster(workers=2).start()
+    for number, engine in enumerate(engines):
+        cluster.start_node(f"n{number}", engine=engine.url)
+
+    def tries():
+        before = sum(len(engine.posts()) for engine in engines)
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 4, model=FAKE))
+        assert answer.status == (200 if state["healed"] else 502), answer.body
+        return sum(len(engine.posts()) for engine in engines) - before
+    counts = [tries() for _ in range(40)]
+    assert counts[0] == 3
+    assert counts[-10:] == [1] * 10, counts
+    state["healed"] = True
+    for _ in range(100):
+        assert tries() == 1
+    state["healed"] = False
+    assert tries() > 1
+    for engine in engines:
+        engine.close()
+
+
+def test_a_document_whose_node_is_killed_is_made_anew_on_another(make_cluster):
+    cluster = make_cluster().start()
+    start_nodes(cluster, "ab", "slots=4,rate=30,cache=none")
+
+    async def go():
+        task = asyncio.create_task(fetch(cluster.api, "POST", CHAT,
+                                         chat_body("a tale", 40, stream=False)))
+        loop = asyncio.get_running_loop()
+        row = (await loop.run_in_executor(None, until, lambda: [
+            row for row in cluster.open_requests()
+            if row["phase"] not in ("queued", "sent") and row["node"]], 5, "it is at a node"))[0]
+        victim = next(node for node in cluster.nodes if node.name == row["node"])
+        victim.process.kill_all()
+        cluster.nodes.remove(victim)
+        return victim, await task
+    victim, answer = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-attempts"] == "2"
+    assert answer.headers["x-drover-node"] != victim.name
+    assert answer.json()["usage"]["completion_tokens"] == 40
+    cluster.wait_idle()
+
+
 def test_an_engines_refusal_is_final(pair):
     answer = fetch_now(pair.api, "POST", CHAT, chat_body("hello", 6, n=2),
                        {"x-request-id": "refused"})
@@ -353,6 +420,51 @@ def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
     assert all(result.status == 200 for result in results if not isinstance(result, Exception))
     assert line.gate.order == kept
     cluster.wait_idle()
+
+
+def test_a_worker_that_stands_still_does_not_hold_up_the_line_of_the_others(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        rows = cluster.open_requests()
+        serving = next(row["worker"] for row in rows if row["id"] == "first")
+        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
+        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        mine = {"first", *names} - theirs
+        os.kill(other["pid"], signal.SIGSTOP)
+        try:
+            line.gate.open = True
+            await line.look(lambda: set(line.gate.order) == mine, "those of the other are served")
+        finally:
+            os.kill(other["pid"], signal.SIGCONT)
+        await line.finish()
+        return names
+    names = line.run(go)
+    assert sorted(line.gate.order) == sorted(["first"] + names)
+
+
+def test_those_who_wait_during_a_reload_are_served(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        loop = asyncio.get_running_loop()
+        old = set(cluster.worker_pids())
+        await loop.run_in_executor(None, cluster.ctl, "reload")
+        await line.look(lambda: len(now := set(cluster.worker_pids())) == 2 and not now & old,
+                        "new workers")
+        for number in range(4):
+            line.send(f"new{number}")
+            await line.queued(len(names) + number + 1)
+        await line.finish()
+        return names
+    names = line.run(go)
+    assert line.gate.order == ["first"] + names + [f"new{number}" for number in range(4)]
 
 
 def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
