@@ -147,7 +147,7 @@ void recover_arm(struct exchange *x);
 
 /* Does anybody wait for this model, in any worker? */
 bool waiting_has_line(const struct exchange *x);
-/* Puts x in line, unless the line is full (false). */
+/* Puts x in line, unless the line is full and x is new (false). */
 bool waiting_add(struct exchange *x);
 void waiting_remove(struct exchange *x); /* fine when not in line */
 /* How many of this worker's are before x. */

@@ -207,13 +207,20 @@ bool waiting_has_line(const struct exchange *x)
     return lines_any(x->core->board) && lines_waiting(x->core->board, x->model_hash) != 0;
 }
 
+/* It was served or stood in line before: a node's failure must not cost it what it had. */
+static bool was_admitted(const struct exchange *x)
+{
+    return x->attempts != 0 || x->waited_us != 0;
+}
+
 bool waiting_add(struct exchange *x)
 {
     struct exchange_core *core = x->core;
     struct wait_line *line;
     struct exchange *after;
 
-    if (lines_waiting(core->board, x->model_hash) >= core->config->queue.max_waiting)
+    if (!was_admitted(x) &&
+        lines_waiting(core->board, x->model_hash) >= core->config->queue.max_waiting)
         return false;
     line = line_for(core, x->model_hash);
     if (line == NULL)

@@ -291,6 +291,51 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
     cluster.wait_idle()
 
 
+def test_a_full_line_does_not_refuse_an_answer_that_has_begun(make_cluster):
+    cluster = make_cluster(config={"queue": {"max_waiting": 1}}).start()
+    for name in "ab":
+        cluster.start_node(name, "slots=1,rate=60,cache=none", wait=False,
+                           extra=("--queue", "0"))
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+    path, body = SURFACES["chat"]
+    whole = gist(post(cluster, path, body).body)
+
+    def phases():
+        return {row["id"]: row["phase"] for row in cluster.open_requests()}
+
+    async def go():
+        loop = asyncio.get_running_loop()
+
+        async def look(condition, what):
+            return await loop.run_in_executor(None, until, condition, 10, what)
+
+        async def begin(name, **more):
+            return await open_request(cluster.api, "POST", path, {**body, **more},
+                                      {"x-request-id": name})
+        holder = await begin("holder", drover_sim={"fault": "hang"})
+        await look(lambda: phases().get("holder") not in (None, "queued"), "one place is held")
+        begun = await begin("begun")
+        await begun.read_head()
+        waiter = await begin("waiter")
+        await look(lambda: phases().get("waiter") == "queued", "the line is full")
+        held_at = await loop.run_in_executor(None, node_of, cluster, "holder")
+        lose(cluster, next(node for node in cluster.nodes if node is not held_at))
+        await look(lambda: phases().get("begun") in ("queued", None), "its node is gone")
+        holder.abort()
+        for answer in (begun, waiter):
+            if answer is waiter:
+                await answer.read_head()
+            await answer.read()
+            answer.close()
+        return begun, waiter
+    for answer in asyncio.run(asyncio.wait_for(go(), 60)):
+        assert answer.status == 200, answer.body
+        assert gist(answer.body)[:3] == whole[:3]
+    assert cluster.access_line("begun")["attempts"] == 2
+    cluster.wait_idle()
+
+
 # ---- where it cannot go on ----
 
 @pytest.fixture(scope="module")
