@@ -49,19 +49,21 @@ void decisions_add(struct scoreboard *board, unsigned worker, const struct decis
 {
     struct sb_ring *ring = board->writable ? segment_ring(board, worker) : NULL;
     struct sb_decision *entry;
-    struct decision copy;
+    struct decision copy; /* whole only as far as its candidates go */
     uint64_t number;
+    size_t bytes;
 
     if (ring == NULL)
         return;
     number = atomic_load_explicit(&ring->count, memory_order_relaxed);
     entry = &ring->entry[number % DECISIONS_PER_WORKER];
-    copy = *decision;
+    bytes = used_bytes(kept(decision->candidates));
+    memcpy(&copy, decision, bytes);
     copy.worker = worker;
     copy.number = number;
     copy.candidates = kept(copy.candidates);
     words_begin(&entry->seq);
-    words_store(entry->content, &copy, used_bytes(copy.candidates));
+    words_store(entry->content, &copy, bytes);
     words_end(&entry->seq);
     atomic_store_explicit(&ring->count, number + 1, memory_order_release);
 }

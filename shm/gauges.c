@@ -268,7 +268,7 @@ struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
     if (row == NULL)
         return (struct gauge){0};
     sum = sum_row(row, columns, generation);
-    if (sum.inflight != 0) /* otherwise nobody has anything there, and half the row is saved */
+    if (sum.pending_tokens != 0) /* otherwise nobody waits there, and half the row is saved */
         sum.oldest_mono_us = oldest_in(row + segment_oldest_at(board), columns, generation);
     return sum;
 }
