@@ -102,7 +102,7 @@ static void complain(const char *text)
 
 static int usage_error(const char *text)
 {
-    char line[256];
+    char line[ERROR_TEXT_BYTES + 32];
 
     (void)snprintf(line, sizeof(line), "%s; see droverctl --help", text);
     complain(line);

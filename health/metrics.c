@@ -234,7 +234,7 @@ static void build_counter(struct buf *out, const struct snapshot *snapshot, cons
         for (size_t c = 0; c < n; c++) {
             buf_printf(out, "%s{", name);
             label(out, "node", snapshot->nodes[i].info.name);
-            if (counters[c].value != NULL) {
+            if (label_name != NULL && counters[c].value != NULL) {
                 buf_str(out, ",");
                 label(out, label_name, counters[c].value);
             }

@@ -140,7 +140,7 @@ static int check_address(const char *option, const char *text, struct error *err
 
 static int take(struct options *o, int option, const char *value, struct error *err)
 {
-    uint32_t n;
+    uint32_t n = 0;
     int rc;
 
     switch (option) {
