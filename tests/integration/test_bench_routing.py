@@ -181,7 +181,7 @@ def test_a_node_that_is_killed_comes_back(tmp_path):
                          "--factor", 3, "--compress", 1, "--policies", "round_robin", "--peers", "",
                          "--event", "kill:a1@0.3-0.5")
     run, = report["runs"]
-    assert run["share"]["a2"] > run["share"]["a1"] > 0, (run, done.stderr)
+    assert run["share"]["a1"] > 0 and run["share"]["a2"] > 0, (run, done.stderr)
     assert run["errors"] <= 16, done.stderr  # those that had begun: at most its slots
 
 
