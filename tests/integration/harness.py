@@ -70,7 +70,8 @@ def alive(pid):
         return False
 
 
-def children_of(pid):
+def processes_where(field, value):
+    """The living processes whose field of /proc/PID/stat (1 = parent, 3 = session) is `value`."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -79,23 +80,17 @@ def children_of(pid):
                     fields = f.read().rsplit(b")", 1)[1].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(fields[1]) == pid and fields[0] not in (b"Z", b"X"):
+            if int(fields[field]) == value and fields[0] not in (b"Z", b"X"):
                 found.append(int(entry))
     return found
+
+
+def children_of(pid):
+    return processes_where(1, pid)
 
 
 def session_members(session):
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as f:
-                    fields = f.read().rsplit(b")", 1)[1].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
-                found.append(int(entry))
-    return found
+    return processes_where(3, session)
 
 
 def free_port():
