@@ -14,12 +14,12 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "droverctl/guard.h"
 #include "droverctl/operate.h"
 #include "droverctl/processes.h"
-#include "droverctl/text.h"
+#include "droverctl/show/text.h"
 #include "droverctl/view.h"
 #include "shm/scoreboard.h"
 

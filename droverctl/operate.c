@@ -11,11 +11,11 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "droverctl/command.h"
-#include "droverctl/emit.h"
 #include "droverctl/processes.h"
-#include "droverctl/text.h"
+#include "droverctl/show/emit.h"
+#include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/gauges.h"
+#include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
 
 #define MAX_WORKERS 64

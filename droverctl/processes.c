@@ -5,7 +5,7 @@
 #include <signal.h>
 
 #include "base/buf.h"
-#include "droverctl/text.h"
+#include "droverctl/show/text.h"
 #include "shm/scoreboard.h"
 
 bool processes_pid_exists(pid_t pid)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "droverctl/text.h"
+#include "droverctl/show/text.h"
 #include "shm/scoreboard.h"
 
 #define NAMES_SHOWN 12

@@ -12,7 +12,7 @@
 
 #include "base/attrs.h"
 #include "base/buf.h"
-#include "droverctl/table.h"
+#include "droverctl/show/table.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
 

@@ -11,14 +11,14 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "health/identity.h"
-#include "health/registry.h"
+#include "health/registry/identity.h"
+#include "health/registry/registry.h"
 #include "health/resolve.h"
 #include "health/table.h"
-#include "shm/gauges.h"
+#include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
 
 #define EAGER_PROBES  20u

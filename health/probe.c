@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "health/identity.h"
+#include "health/registry/identity.h"
 #include "proto/grpc/client.h"
 #include "proto/grpc_health_v1.pb-c.h"
 #include "proto/join.h"

@@ -11,17 +11,17 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "health/identity.h"
-#include "health/lease.h"
-#include "health/registry.h"
+#include "health/registry/identity.h"
+#include "health/registry/lease.h"
+#include "health/registry/registry.h"
 #include "health/resolve.h"
-#include "proto/grpc/tls.h"
-#include "shm/gauges.h"
+#include "proto/h2/tls.h"
 #include "shm/procs.h"
-#include "shm/requests.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
 
 #define INVARIANT_US      US_PER_S

@@ -6,7 +6,7 @@
 #include <openssl/ssl.h>
 #include <stdio.h>
 
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 
 static int fail(struct error *err, const char *where, const char *key, const char *path)

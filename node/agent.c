@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "node/infer.h"
-#include "node/pacer.h"
+#include "node/text/pacer.h"
 
 #define WATCH_DEFAULT_MS 1000
 #define WATCH_MIN_MS     100

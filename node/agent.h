@@ -16,7 +16,7 @@
 #include "base/loop.h"
 #include "node/admission.h"
 #include "node/describe.h"
-#include "node/engine.h"
+#include "node/engine/engine.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/grpc/server.h"
 #include "proto/join.h"

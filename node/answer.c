@@ -13,8 +13,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "node/exec.h"
-#include "node/judge.h"
+#include "node/engine/exec.h"
+#include "node/engine/judge.h"
 
 #define CHUNK_MAX_BYTES (256 * 1024)
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */

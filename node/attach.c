@@ -10,8 +10,8 @@
 #include "base/log.h"
 #include "base/net.h"
 #include "node/agent.h"
-#include "node/pacer.h"
 #include "node/resolve.h"
+#include "node/text/pacer.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/grpc/client.h"
 

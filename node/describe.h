@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "node/engine.h"
+#include "node/engine/engine.h"
 #include "proto/drover_common.pb-c.h"
 
 #define DESCRIBE_MAX_ALIASES    16

@@ -16,9 +16,9 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "node/edit.h"
-#include "node/exec.h"
-#include "node/resume.h"
+#include "node/engine/exec.h"
+#include "node/text/edit.h"
+#include "node/text/resume.h"
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
 

@@ -14,12 +14,12 @@
 #include "base/net.h"
 #include "node/agent.h"
 #include "node/attach.h"
-#include "node/engine.h"
+#include "node/engine/engine.h"
 #include "node/options.h"
-#include "node/sim_engine.h"
-#include "node/sim_http.h"
+#include "node/sim/sim_engine.h"
+#include "node/sim/sim_http.h"
 #include "proto/grpc/server.h"
-#include "proto/grpc/tls.h"
+#include "proto/h2/tls.h"
 
 #define POLL_MS        500
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */

@@ -41,15 +41,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "shm/budget.h"
-#include "shm/decisions.h"
 #include "shm/histogram.h"
-#include "shm/lines.h"
-#include "shm/loads.h"
 #include "shm/nodes.h"
-#include "shm/prefix.h"
 #include "shm/procs.h"
-#include "shm/requests.h"
+#include "shm/routing/budget.h"
+#include "shm/routing/decisions.h"
+#include "shm/routing/lines.h"
+#include "shm/routing/loads.h"
+#include "shm/routing/prefix.h"
+#include "shm/routing/requests.h"
 #include "shm/stats.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
@@ -110,7 +110,7 @@ struct sb_live {
      * that who sees it moved sees the change. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t nodes_epoch;
     /* Only grows, by master and workers: worker columns ever used are below this.  order:
-     * sequentially consistent, see shm/gauges.c. */
+     * sequentially consistent, see shm/routing/gauges.c. */
     alignas(SB_CACHE_LINE) _Atomic uint32_t columns;
 };
 
@@ -157,7 +157,7 @@ struct sb_node {
 
 /*
  * Gauges.  W: worker w, its words [n][w] of every row; the master zeroes them once worker w is
- * dead.  order: see shm/gauges.c.
+ * dead.  order: see shm/routing/gauges.c.
  *
  *   bits 63..48  low half of the node slot's generation
  *   bit  47      worker w is in the middle of a claim
@@ -222,7 +222,7 @@ struct sb_request {
 
 /*
  * The prefix index.  W: any worker.  An entry belongs to one hash; a hash that more nodes hold
- * than fit one entry has several entries in its set.  order: see shm/prefix.c.
+ * than fit one entry has several entries in its set.  order: see shm/routing/prefix.c.
  *
  * `hash` below SB_PREFIX_RESERVED is not a hash: 0 = free, else 1 + the stamp of the second in
  * which somebody began to fill the entry.

@@ -2,10 +2,10 @@
 #include "shm/procs.h"
 
 #include "base/clock.h"
-#include "shm/gauges.h"
-#include "shm/lines.h"
-#include "shm/loads.h"
-#include "shm/requests.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/lines.h"
+#include "shm/routing/loads.h"
+#include "shm/routing/requests.h"
 #include "shm/segment.h"
 
 const char *proc_state_name(enum proc_state state)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "proto/join.h"
 #include "proto/wire.h"

@@ -15,20 +15,20 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "shm/procs.h"
-#include "shm/requests.h"
+#include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
-#include "worker/choose.h"
 #include "worker/exchange_private.h"
 #include "worker/fleet.h"
 #include "worker/http/access_log.h"
 #include "worker/http/request.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
+#include "worker/routing/choose.h"
 
 /* ---- ends ----------------------------------------------------------------------------------
  */

@@ -13,8 +13,8 @@
 #include "base/buf.h"
 #include "shm/nodes.h"
 #include "shm/stats.h"
+#include "worker/api/surface.h"
 #include "worker/exchange.h"
-#include "worker/http/surface.h"
 
 #define EXCHANGE_MAX_EXCLUDED 8
 

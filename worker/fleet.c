@@ -6,13 +6,13 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
 #include "proto/grpc/client.h"
-#include "proto/grpc/tls.h"
+#include "proto/h2/tls.h"
 #include "shm/scoreboard.h"
 #include "shm/stats.h"
 

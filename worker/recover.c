@@ -14,15 +14,15 @@
 #include <stdio.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "shm/budget.h"
+#include "shm/routing/budget.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
-#include "worker/choose.h"
 #include "worker/exchange_private.h"
 #include "worker/http/request.h"
+#include "worker/routing/choose.h"
 
 /* How long a request waits when no node of its model is up: a node that restarts, or one that
  * has just joined, should not cost anybody an error. */

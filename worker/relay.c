@@ -9,11 +9,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/loop.h"
 #include "proto/grpc/client.h"
-#include "shm/budget.h"
-#include "shm/requests.h"
+#include "shm/routing/budget.h"
+#include "shm/routing/requests.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
 #include "worker/exchange_private.h"

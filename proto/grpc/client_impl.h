@@ -3,8 +3,8 @@
 #define DROVER_PROTO_GRPC_CLIENT_IMPL_H
 
 #include "proto/grpc/client.h"
-#include "proto/grpc/h2_session.h"
 #include "proto/grpc/metadata.h"
+#include "proto/h2/h2_session.h"
 
 struct channel {
     struct h2_guard guard;

@@ -3,9 +3,9 @@
 #ifndef DROVER_PROTO_GRPC_SERVER_IMPL_H
 #define DROVER_PROTO_GRPC_SERVER_IMPL_H
 
-#include "proto/grpc/h2_session.h"
 #include "proto/grpc/metadata.h"
 #include "proto/grpc/server.h"
+#include "proto/h2/h2_session.h"
 
 struct listener {
     struct grpc_server *server;

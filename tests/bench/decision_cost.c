@@ -1,7 +1,7 @@
 /* decision_cost.c - what one routing decision costs, on a real scoreboard. */
 /*
- * Does what choose_node() in worker/choose.c does for a request, in that order and with the
- * same functions: state, status, gauges and averages of each node, the prefix index for a
+ * Does what choose_node() in worker/routing/choose.c does for a request, in that order and with
+ * the same functions: state, status, gauges and averages of each node, the prefix index for a
  * prompt of 16 windows, the session, the policy, the claim, the record of the decision and the
  * notes that it leaves in gauges and index.  choose.c itself wants a loop, channels and a
  * client, so its loop is written again here; when that changes, this must.  Left out: what is
@@ -23,13 +23,13 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "shm/decisions.h"
-#include "shm/gauges.h"
 #include "shm/nodes.h"
-#include "shm/prefix.h"
+#include "shm/routing/decisions.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/prefix.h"
 #include "shm/scoreboard.h"
 #include "shm/stats.h"
-#include "worker/policy.h"
+#include "worker/routing/policy.h"
 
 #define MAX_NODES     256
 #define WINDOWS       16

@@ -1,9 +1,9 @@
 /* policy_model.c - a model of a fleet and of the worker's choice, for scripts/bench-policy. */
 /*
- * Replays a schedule against simulated engines (node/sim_model.h) in model time, so an hour of
- * trace takes a second.  The choice is worker/policy.c itself; what it is fed is kept as the
- * worker keeps it: exact gauges, speeds learned from requests that had a slot, the line in
- * order of arrival with a look behind the first for matches.
+ * Replays a schedule against simulated engines (node/sim/model/sim_model.h) in model time, so
+ * an hour of trace takes a second.  The choice is worker/routing/policy.c itself; what it is
+ * fed is kept as the worker keeps it: exact gauges, speeds learned from requests that had a
+ * slot, the line in order of arrival with a look behind the first for matches.
  *
  * It is a model.  There is one worker, no network and no time passes between a decision and its
  * effect; tokens are known exactly; the prefix index is a list of blocks for each node, as long
@@ -23,14 +23,14 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "node/sim_model.h"
-#include "worker/policy.h"
+#include "node/sim/model/sim_model.h"
+#include "worker/routing/policy.h"
 
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512
 #define CHUNK_TOKENS 512
-#define LOOK_BEHIND  16  /* as in worker/waiting.c */
-#define ALPHA        0.1 /* as in worker/choose.c, and so is the next */
+#define LOOK_BEHIND  16  /* as in worker/routing/waiting.c */
+#define ALPHA        0.1 /* as in worker/routing/choose.c, and so is the next */
 #define STALE_US     (10 * US_PER_S)
 
 struct request {
@@ -174,7 +174,7 @@ static bool try_start(struct world *world, struct request *r)
         describe(&candidates[i], world, &world->nodes[i], r);
         fastest = fmax(fastest, candidates[i].prefill_tokens_per_s);
     }
-    /* As trust_unproven() in worker/choose.c. */
+    /* As trust_unproven() in worker/routing/choose.c. */
     for (size_t i = 0; i < world->n_nodes; i++) {
         const struct node *node = &world->nodes[i];
 

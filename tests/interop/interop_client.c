@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "proto/grpc/client.h"
-#include "proto/grpc/tls.h"
+#include "proto/h2/tls.h"
 #include "proto/wire.h"
 #include "test.pb-c.h"
 

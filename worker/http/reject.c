@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "shm/procs.h"
 #include "worker/http/server_private.h"
 

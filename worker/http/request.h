@@ -11,7 +11,7 @@
 
 #include "base/attrs.h"
 #include "shm/nodes.h"
-#include "worker/http/surface.h"
+#include "worker/api/surface.h"
 
 struct config;
 struct error;

@@ -15,11 +15,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "proto/drover_common.pb-c.h"
-#include "proto/grpc/tls.h"
+#include "proto/h2/tls.h"
 #include "shm/procs.h"
 #include "worker/http/harden.h"
 #include "worker/http/server_private.h"

@@ -16,7 +16,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
-#include "worker/http/catalog.h"
+#include "worker/api/catalog.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 

@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/log.h"
 #include "worker/http/server_private.h"
 

@@ -1,5 +1,5 @@
 /* test_config.c - the configuration file: what it means, and what is said when it is wrong. */
-#include "base/config.h"
+#include "base/config/config.h"
 
 #include <criterion/criterion.h>
 #include <ctype.h>

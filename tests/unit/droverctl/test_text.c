@@ -1,5 +1,5 @@
 /* test_text.c - escaping, widths and short numbers. */
-#include "droverctl/text.h"
+#include "droverctl/show/text.h"
 
 #include <criterion/criterion.h>
 #include <locale.h>

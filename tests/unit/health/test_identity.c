@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "health/identity.h"
+#include "health/registry/identity.h"
 
 static struct node_info info;
 static struct error err;

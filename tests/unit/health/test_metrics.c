@@ -7,9 +7,9 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
-#include "health/metrics.h"
-#include "health/nodes_json.h"
-#include "health/snapshot.h"
+#include "health/admin/metrics.h"
+#include "health/admin/nodes_json.h"
+#include "health/admin/snapshot.h"
 
 static struct snapshot snapshot;
 static struct buf out;

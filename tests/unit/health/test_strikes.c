@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <netinet/in.h>
 
-#include "health/strikes.h"
+#include "health/registry/strikes.h"
 
 static struct strikes strikes;
 static const uint64_t start = UINT64_C(50000000);

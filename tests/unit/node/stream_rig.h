@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "node/sse.h"
+#include "node/text/sse.h"
 
 /* Appends `text` with every ' turned into ". */
 static inline void rig_add(struct buf *out, const char *text)

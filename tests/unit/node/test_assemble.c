@@ -3,8 +3,8 @@
 #include <criterion/criterion.h>
 
 #include "base/error.h"
-#include "node/assemble.h"
-#include "node/observe.h"
+#include "node/engine/observe.h"
+#include "node/text/assemble.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "base/error.h"
-#include "node/edit.h"
+#include "node/text/edit.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

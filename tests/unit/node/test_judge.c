@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/attrs.h"
-#include "node/judge.h"
+#include "node/engine/judge.h"
 
 static const struct {
     const char *body;

@@ -1,7 +1,7 @@
 /* test_observe.c - what counts as output, tokens, an end, an error. */
 #include <criterion/criterion.h>
 
-#include "node/observe.h"
+#include "node/engine/observe.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "node/headers.h"
+#include "node/engine/headers.h"
 #include "node/options.h"
 
 static int parse(struct options *o, struct error *err, const char *a, const char *b,

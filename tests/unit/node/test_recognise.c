@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "node/recognise.h"
+#include "node/engine/recognise.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

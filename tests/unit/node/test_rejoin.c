@@ -3,8 +3,8 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "node/observe.h"
-#include "node/rejoin.h"
+#include "node/engine/observe.h"
+#include "node/text/rejoin.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

@@ -9,8 +9,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "node/engine.h"
-#include "node/sim_engine.h"
+#include "node/engine/engine.h"
+#include "node/sim/sim_engine.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name

@@ -12,8 +12,8 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "node/engine.h"
-#include "node/sim_http.h"
+#include "node/engine/engine.h"
+#include "node/sim/sim_http.h"
 
 #define PATIENCE_US (20 * US_PER_S)
 #define LLAMAS      "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about llamas.\"}]"

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "node/sim_model.h"
+#include "node/sim/model/sim_model.h"
 
 #define MAX_TOKENS 64
 #define MS(n)      ((uint64_t)(n)*1000)

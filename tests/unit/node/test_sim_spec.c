@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "node/sim_spec.h"
+#include "node/sim/model/sim_spec.h"
 
 static struct sim_spec good(const char *text)
 {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "node/sim_text.h"
+#include "node/sim/model/sim_text.h"
 
 #define PROMPT "user\nTell me about llamas.\nassistant\n"
 

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "node/sse.h"
+#include "node/text/sse.h"
 
 /* Feeds `text` in pieces of `step` bytes and writes what comes out as "name|data;" (comments as
  * "#;"), raw bytes appended to `raw`. */

@@ -1,5 +1,5 @@
 /* test_budget.c - the retry throttle: 10 tokens, a failure costs 1, a success gives 0.1. */
-#include "shm/budget.h"
+#include "shm/routing/budget.h"
 
 #include "base/clock.h"
 #include "board.h"

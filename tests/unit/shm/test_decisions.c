@@ -1,6 +1,6 @@
 /* test_decisions.c - the rings of routing decisions: found again, overwritten, after a crash.
  */
-#include "shm/decisions.h"
+#include "shm/routing/decisions.h"
 
 #include <math.h>
 

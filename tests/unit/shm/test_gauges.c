@@ -1,5 +1,5 @@
 /* test_gauges.c - claiming and releasing, in one process and in eight. */
-#include "shm/gauges.h"
+#include "shm/routing/gauges.h"
 
 #include <sched.h>
 #include <signal.h>

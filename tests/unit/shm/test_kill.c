@@ -13,10 +13,10 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/gauges.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
-#include "shm/requests.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/requests.h"
 #include "shm/segment.h"
 #include "shm/stats.h"
 

@@ -1,5 +1,5 @@
 /* test_lines.c - one queue over all workers: who is first, who is passed over, who died. */
-#include "shm/lines.h"
+#include "shm/routing/lines.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -9,9 +9,9 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/gauges.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/routing/gauges.h"
 #include "shm/segment.h"
 
 #define MODEL_A UINT64_C(0xaaaa)

@@ -1,5 +1,5 @@
 /* test_loads.c - one load per node and model, whoever asks and whoever dies. */
-#include "shm/loads.h"
+#include "shm/routing/loads.h"
 
 #include <sched.h>
 #include <signal.h>

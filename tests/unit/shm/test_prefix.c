@@ -1,5 +1,5 @@
 /* test_prefix.c - which nodes have seen which prompts, and what is forgotten first. */
-#include "shm/prefix.h"
+#include "shm/routing/prefix.h"
 
 #include <sched.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 #include "board.h"
-#include "shm/gauges.h"
+#include "shm/routing/gauges.h"
 #include "shm/segment.h"
 #include "shm/words.h"
 

@@ -1,9 +1,9 @@
 /* test_tables.c - the process table, the request tables and the statistics. */
 #include "board.h"
-#include "shm/gauges.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
-#include "shm/requests.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/requests.h"
 #include "shm/stats.h"
 
 Test(procs, a_slot_goes_from_free_to_running_and_back)

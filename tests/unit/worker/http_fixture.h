@@ -15,7 +15,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/loop.h"
 #include "shm/procs.h"
 #include "worker/http/responder.h"

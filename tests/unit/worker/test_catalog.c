@@ -4,11 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/config.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
-#include "worker/http/catalog.h"
+#include "worker/api/catalog.h"
 
 #define READY    DROVER__V1__MODEL_STATE__MODEL_STATE_READY
 #define LOADABLE DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE

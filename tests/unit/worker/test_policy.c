@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "worker/policy.h"
+#include "worker/routing/policy.h"
 
 /* A node of 4 slots, idle, that takes in 1000 tokens/s and holds a slot for 2 s. */
 static struct policy_candidate idle(void)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "worker/prompt.h"
+#include "worker/routing/prompt.h"
 
 #define WINDOW 64
 

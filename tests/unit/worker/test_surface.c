@@ -5,7 +5,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "proto/drover_common.pb-c.h"
-#include "worker/http/surface.h"
+#include "worker/api/surface.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 

@@ -1,0 +1,168 @@
+/*
+ * config.h - what the configuration file says, as data.
+ *
+ * The file is YAML; docs/configuration.md is its reference and base/config/config.c its schema.
+ * A config is immutable once loaded.  The master loads it and its children inherit it by
+ * fork(); after a reload the health process parses the new text again from a descriptor that
+ * the master gives it.
+ *
+ * Every number with a dimension has its unit in the key: interval_ms, max_body_bytes.
+ */
+#ifndef DROVER_BASE_CONFIG_H
+#define DROVER_BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/log.h"
+
+struct buf;
+struct error;
+
+enum policy_kind {
+    POLICY_FASTEST = 0,
+    POLICY_LEAST_CONN = 1,
+    POLICY_ROUND_ROBIN = 2,
+    POLICY_RANDOM2 = 3,
+    POLICY_PREFIX_HASH = 4,
+};
+const char *policy_name(enum policy_kind kind);
+
+/* Files of a TLS endpoint; any may be NULL.  ca verifies the peer; with `ca` on a server a
+ * client certificate is demanded (mutual TLS). */
+struct config_tls {
+    bool enabled;
+    char *cert, *key, *ca;
+    char
+        *server_name; /* client side: the name to verify; NULL = the host part of the address */
+};
+
+struct config_node {
+    char *name;      /* [A-Za-z0-9._-]{1,63}, unique */
+    char *address;   /* HOST:PORT of its drover-node */
+    uint32_t slots;  /* 0: as the node reports */
+    uint32_t weight; /* percent of its share; 100 by default */
+    int32_t queue;   /* requests it may hold beyond its slots; -1: ceil(slots / 2) */
+    struct config_tls tls;
+};
+
+struct config_alias {
+    char *name;  /* what clients send */
+    char *model; /* what nodes serve */
+};
+
+struct config_model {
+    char *name;
+    enum policy_kind policy;
+};
+
+/* An address to listen on: "HOST:PORT", "[V6]:PORT" or "unix:/PATH"; NULL = not served. */
+struct config_listen {
+    char *address;
+    struct config_tls tls;
+};
+
+struct config_limits {
+    uint32_t max_connections;      /* per worker; 8192 */
+    uint32_t max_per_client;       /* connections per client address and worker; 0 = no cap */
+    uint32_t max_nodes;            /* rows of the node table; 256; not reloadable */
+    uint32_t max_body_bytes;       /* 15 MiB; at most 15 MiB (libh2o maps larger bodies) */
+    uint32_t max_body_total_bytes; /* per worker, bodies held at once; 512 MiB */
+    uint32_t request_timeout_ms;   /* whole request, queueing included; 600000 */
+    uint32_t header_timeout_ms;    /* head and body of a request; 30000 */
+    uint32_t idle_timeout_ms;      /* keep-alive connection with nothing on it; 75000 */
+    uint32_t write_stall_ms;       /* client that takes no byte; 30000 */
+    uint32_t first_token_ms;       /* node silent before its first content; 120000 */
+    uint32_t idle_token_ms;        /* node silent between tokens; 30000 */
+    uint32_t connect_timeout_ms;   /* to a node; 3000 */
+    uint32_t max_attempts;         /* per request, the first included; 3 */
+    uint32_t max_resumes;          /* of one answer, after its first content; 2 */
+};
+
+struct config_queue {
+    uint32_t max_waiting;      /* per model, over all workers; 1024 */
+    uint32_t max_wait_ms;      /* 30000 */
+    uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
+                                  never */
+};
+
+/* The index of prompt prefixes. */
+struct config_prefix {
+    uint32_t entries;      /* windows it can hold; 262144; not reloadable */
+    uint32_t window_bytes; /* of a canonical prompt; 1024 */
+};
+
+struct config_health {
+    uint32_t interval_ms; /* 2000, jittered by 20 % */
+    uint32_t timeout_ms;  /* 1000 */
+    uint32_t rise;        /* 2 */
+    uint32_t fall;        /* 2 */
+};
+
+struct config_registry {
+    struct config_listen listen;
+    char *token_file;      /* first line: the join token; a second line: the previous one */
+    uint32_t lease_ms;     /* 10000 */
+    uint32_t heartbeat_ms; /* 2000 */
+};
+
+struct config {
+    uint32_t workers; /* 1..64; default: number of processors, at most 8 */
+    struct config_listen api;
+    struct config_listen admin;
+    struct config_registry registry;
+    char *runtime_dir; /* scoreboard, control socket, pid file; owned */
+    enum log_level log_level;
+    char *log_file;             /* NULL = standard error */
+    char *access_log;           /* NULL = none, "-" = standard output */
+    enum policy_kind policy;    /* for models not named below; fastest */
+    uint32_t shutdown_grace_ms; /* 30000 */
+    bool allow_half_close; /* a client that shut down its write side still wants the answer */
+    char *node_token_file; /* NULL: registry.token_file */
+    struct config_limits limits;
+    struct config_queue queue;
+    struct config_prefix prefix;
+    struct config_health health;
+    struct config_node *nodes;
+    unsigned nodes_count;
+    struct config_alias *aliases;
+    unsigned aliases_count;
+    struct config_model *models;
+    unsigned models_count;
+
+    /* Read from the token files at load time, never printed.  Owned. */
+    char *tokens[2]; /* join tokens, newest first; NULL = none */
+};
+
+/*
+ * Loads and checks a file.  On success *out is owned by the caller (config_destroy).  On
+ * failure *out is NULL and `err` is one line that names file, line and key. DRV_ENOENT  no such
+ * file        DRV_ESYS   it cannot be read DRV_EINVAL  anything wrong in it: syntax, unknown
+ * key, type, range, address, duplicate node
+ */
+MUST_CHECK int config_load(struct config **out, const char *path, struct error *err);
+
+/* The same from memory; `name` stands for the file in messages. */
+MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
+                            struct error *err);
+void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */
+
+/* Appends the text of a file, but not more than a config may have plus a little, so that
+ * config_parse() can refuse it.  DRV_ENOENT, DRV_ESYS, DRV_ENOMEM. */
+MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err);
+
+/* The model that `name` stands for (itself when it is no alias). */
+const char *config_resolve_alias(const struct config *config, const char *name);
+enum policy_kind config_policy_for(const struct config *config, const char *model);
+
+/* What of `next` cannot take effect by a reload of `now`: NULL, or the name of the first key.
+ */
+const char *config_not_reloadable(const struct config *now, const struct config *next);
+
+/* $XDG_RUNTIME_DIR/drover, or /run/drover for root, or /tmp/drover-UID; for tools without a
+ * config. */
+void config_default_runtime_dir(char *out, size_t cap);
+
+#endif

@@ -1,0 +1,441 @@
+/* config_check.c - what must hold of a configuration beyond the type and range of each value.
+ */
+#include "base/config/config_check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/config/config.h"
+#include "base/config/config_doc.h"
+#include "base/config/config_schema.h"
+#include "base/error.h"
+#include "base/net.h"
+
+#define NAME_MAX_CHARS    63  /* of a node */
+#define MODEL_MAX_BYTES   127 /* of a model or alias; the scoreboard's row has 128 with NUL */
+#define LIST_MAX          1024
+#define RUNTIME_MAX_BYTES 90 /* leaves room for "/control.sock" in a Unix address */
+#define TOKEN_MIN_BYTES   8
+#define TOKEN_MAX_BYTES   256
+#define TOKEN_FILE_BYTES  4096
+
+/* The item at `path`, or the nearest one above it that the file has: where a message about a
+ * default belongs. */
+static const struct doc_item *item_near(const struct doc_item *top, const char *path)
+{
+    const struct doc_item *item = top, *next;
+    char key[64];
+
+    while (*path != '\0') {
+        size_t n = strcspn(path, ".");
+
+        if (n >= sizeof(key))
+            return item;
+        memcpy(key, path, n);
+        key[n] = '\0';
+        next = doc_get(item, key);
+        if (next == NULL)
+            return item;
+        item = next;
+        path += n + (path[n] == '.');
+    }
+    return item;
+}
+
+static int check_listen(const struct config_listen *listen, const struct doc *doc,
+                        const char *path, struct error *err)
+{
+    const struct doc_item *item = item_near(doc->root, path);
+    struct error why;
+    struct net_addr addr;
+    char host[256];
+    uint16_t port;
+    int rc;
+
+    if (listen->address == NULL)
+        return 0;
+    if (strncmp(listen->address, "unix:", 5) == 0)
+        rc = net_parse(&addr, listen->address, &why);
+    else
+        rc = net_split(listen->address, host, sizeof(host), &port, &why);
+    if (rc != 0)
+        return doc_fail(doc, item, err, "bad address '%.80s': %s", listen->address, why.text);
+    return 0;
+}
+
+/* A file we will have to open later.  Opening it is the only honest test. */
+static int check_readable(const struct doc *doc, const struct doc_item *item, const char *path,
+                          struct error *err)
+{
+    struct stat st;
+    int fd;
+
+    if (path == NULL)
+        return 0;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd == -1)
+        return doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+    if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode)) {
+        (void)close(fd);
+        return doc_fail(doc, item, err, "'%.120s' is not a file", path);
+    }
+    (void)close(fd);
+    return 0;
+}
+
+/* `block` is the "tls" item, NULL when the file has none. */
+static int check_tls(struct config_tls *tls, const struct doc *doc,
+                     const struct doc_item *block, bool server, struct error *err)
+{
+    int rc;
+
+    if (block == NULL)
+        return 0;
+    if (doc_get(block, "enabled") == NULL)
+        tls->enabled = true;
+    if (!tls->enabled)
+        return 0;
+    if (tls->cert != NULL && tls->key == NULL)
+        return doc_fail(doc, doc_get(block, "cert"), err, "a certificate needs its 'key' too");
+    if (tls->key != NULL && tls->cert == NULL)
+        return doc_fail(doc, doc_get(block, "key"), err, "a key needs its 'cert' too");
+    if (server && tls->cert == NULL)
+        return doc_fail(doc, block, err, "a server needs 'cert' and 'key'");
+    rc = check_readable(doc, doc_get(block, "cert"), tls->cert, err);
+    if (rc == 0)
+        rc = check_readable(doc, doc_get(block, "key"), tls->key, err);
+    if (rc == 0)
+        rc = check_readable(doc, doc_get(block, "ca"), tls->ca, err);
+    return rc;
+}
+
+static bool node_name_good(const char *name)
+{
+    size_t n = strlen(name);
+
+    return n >= 1 && n <= NAME_MAX_CHARS &&
+           strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+               n;
+}
+
+static int check_node(struct config *config, unsigned index, const struct doc *doc,
+                      const struct doc_item *item, struct error *err)
+{
+    struct config_node *node = &config->nodes[index];
+    const struct doc_item *address = doc_get(item, "address");
+    struct error why;
+    char host[256];
+    uint16_t port;
+
+    if (!node_name_good(node->name))
+        return doc_fail(doc, doc_get(item, "name"), err,
+                        "bad node name '%.80s': 1 to %d of A-Z a-z 0-9 . _ -", node->name,
+                        NAME_MAX_CHARS);
+    if (net_split(node->address, host, sizeof(host), &port, &why) != 0)
+        return doc_fail(doc, address, err, "bad address '%.80s': %s", node->address, why.text);
+    if (port == 0)
+        return doc_fail(doc, address, err, "bad address '%.80s': the port cannot be 0",
+                        node->address);
+    for (unsigned i = 0; i < index; i++) {
+        if (strcmp(config->nodes[i].name, node->name) == 0)
+            return doc_fail(doc, doc_get(item, "name"), err, "nodes[%u] is called '%s' already",
+                            i, node->name);
+        if (strcasecmp(config->nodes[i].address, node->address) == 0)
+            return doc_fail(doc, address, err, "nodes[%u] has the address %.80s already", i,
+                            node->address);
+    }
+    return check_tls(&node->tls, doc, doc_get(item, "tls"), false, err);
+}
+
+static int check_nodes(struct config *config, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *list = doc_find(doc, "nodes");
+    const struct doc_item *item = list == NULL ? NULL : list->first;
+    int rc = 0;
+
+    if (config->nodes_count > config->limits.max_nodes)
+        return doc_fail(doc, list, err, "%u nodes; limits.max_nodes allows %u",
+                        config->nodes_count, config->limits.max_nodes);
+    for (unsigned i = 0; i < config->nodes_count && rc == 0 && item != NULL; i++) {
+        rc = check_node(config, i, doc, item, err);
+        item = item->next;
+    }
+    return rc;
+}
+
+static int check_model_name(const struct doc *doc, const struct doc_item *item,
+                            const char *name, struct error *err)
+{
+    if (strlen(name) > MODEL_MAX_BYTES)
+        return doc_fail(doc, item, err, "a model name has at most %d bytes", MODEL_MAX_BYTES);
+    return 0;
+}
+
+static int check_aliases(const struct config *config, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *list = doc_find(doc, "aliases");
+    const struct doc_item *item;
+    unsigned i, j;
+    int rc;
+
+    if (config->aliases_count > LIST_MAX)
+        return doc_fail(doc, list, err, "%u aliases; at most %d", config->aliases_count,
+                        LIST_MAX);
+    for (i = 0; i < config->aliases_count; i++) {
+        const struct config_alias *alias = &config->aliases[i];
+        const struct doc_item *name, *model;
+
+        item = doc_at(list, i);
+        name = doc_get(item, "name");
+        model = doc_get(item, "model");
+        rc = check_model_name(doc, name, alias->name, err);
+        if (rc == 0)
+            rc = check_model_name(doc, model, alias->model, err);
+        if (rc != 0)
+            return rc;
+        if (strcmp(alias->name, alias->model) == 0)
+            return doc_fail(doc, model, err, "'%.80s' is an alias of itself", alias->name);
+        for (j = 0; j < i; j++) {
+            if (strcmp(config->aliases[j].name, alias->name) == 0)
+                return doc_fail(doc, name, err, "aliases[%u] is called '%.80s' already", j,
+                                alias->name);
+        }
+        for (j = 0; j < config->aliases_count; j++) {
+            if (strcmp(config->aliases[j].name, alias->model) == 0)
+                return doc_fail(doc, model, err,
+                                "'%.80s' is itself an alias; name the model it stands for",
+                                alias->model);
+        }
+    }
+    return 0;
+}
+
+static int check_models(const struct config *config, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *list = doc_find(doc, "models");
+    unsigned i, j;
+    int rc;
+
+    if (config->models_count > LIST_MAX)
+        return doc_fail(doc, list, err, "%u models; at most %d", config->models_count,
+                        LIST_MAX);
+    for (i = 0; i < config->models_count; i++) {
+        const struct config_model *model = &config->models[i];
+        const struct doc_item *item = doc_at(list, i);
+        const struct doc_item *name = doc_get(item, "name");
+
+        rc = check_model_name(doc, name, model->name, err);
+        if (rc != 0)
+            return rc;
+        for (j = 0; j < i; j++) {
+            if (strcmp(config->models[j].name, model->name) == 0)
+                return doc_fail(doc, name, err, "models[%u] is '%.80s' already", j,
+                                model->name);
+        }
+        for (j = 0; j < config->aliases_count; j++) {
+            if (strcmp(config->aliases[j].name, model->name) == 0)
+                return doc_fail(doc, name, err,
+                                "'%.80s' is an alias; name the model it stands for",
+                                model->name);
+        }
+    }
+    return 0;
+}
+
+/* Ends a line of a token file; the tokens are its lines without white space around. */
+static char *next_line(char **at)
+{
+    char *line = *at, *end;
+
+    if (line == NULL)
+        return NULL;
+    end = strchr(line, '\n');
+    *at = end == NULL ? NULL : end + 1;
+    if (end != NULL)
+        *end = '\0';
+    line += strspn(line, " \t\r");
+    for (end = line + strlen(line); end > line && strchr(" \t\r", end[-1]) != NULL;)
+        *--end = '\0';
+    return line;
+}
+
+static bool token_good(const char *token)
+{
+    size_t n = strlen(token);
+
+    if (n < TOKEN_MIN_BYTES || n > TOKEN_MAX_BYTES)
+        return false;
+    for (const char *p = token; *p != '\0'; p++) {
+        if (*p <= 0x20 || *p >= 0x7f)
+            return false;
+    }
+    return true;
+}
+
+/* Splits the text of a token file into config->tokens.  Says nothing of what it contains. */
+static int take_tokens(struct config *config, char *text, const struct doc *doc,
+                       const struct doc_item *item, const char *path, struct error *err)
+{
+    unsigned count = 0;
+    char *line;
+
+    while ((line = next_line(&text)) != NULL) {
+        if (line[0] == '\0' || line[0] == '#')
+            continue;
+        if (count == ARRAY_LEN(config->tokens))
+            return doc_fail(doc, item, err,
+                            "'%.120s' has more than two tokens (the present and the previous)",
+                            path);
+        if (!token_good(line))
+            return doc_fail(doc, item, err,
+                            "'%.120s': token %u is not %d to %d printable ASCII characters "
+                            "without spaces",
+                            path, count + 1, TOKEN_MIN_BYTES, TOKEN_MAX_BYTES);
+        config->tokens[count] = strdup(line);
+        if (config->tokens[count] == NULL)
+            return error_set(err, DRV_ENOMEM, "out of memory");
+        count++;
+    }
+    if (count == 0)
+        return doc_fail(doc, item, err, "'%.120s' is empty; it must hold a token", path);
+    return 0;
+}
+
+static int read_tokens(struct config *config, const char *path, const struct doc *doc,
+                       const struct doc_item *item, struct error *err)
+{
+    char text[TOKEN_FILE_BYTES];
+    struct stat st;
+    ssize_t n;
+    int fd, rc;
+
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd == -1)
+        return doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+    if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode)) {
+        rc = doc_fail(doc, item, err, "'%.120s' is not a file", path);
+        goto out;
+    }
+    if ((st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
+        rc = doc_fail(doc, item, err, "'%.120s' can be read by everyone; chmod 600 it", path);
+        goto out;
+    }
+    do {
+        n = read(fd, text, sizeof(text) - 1);
+    } while (n == -1 && errno == EINTR);
+    if (n == -1) {
+        rc = doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+    } else if (n == (ssize_t)sizeof(text) - 1 || memchr(text, '\0', (size_t)n) != NULL) {
+        rc = doc_fail(doc, item, err, "'%.120s' is not a token file", path);
+    } else {
+        text[n] = '\0';
+        rc = take_tokens(config, text, doc, item, path, err);
+    }
+    explicit_bzero(text, sizeof(text));
+out:
+    (void)close(fd);
+    return rc;
+}
+
+static int check_tokens(struct config *config, const struct doc *doc, struct error *err)
+{
+    const struct config_registry *registry = &config->registry;
+
+    if (registry->listen.address != NULL && registry->token_file == NULL)
+        return doc_fail(doc, doc_find(doc, "registry"), err,
+                        "'token_file' is missing: nodes that join must prove a token");
+    if (registry->token_file != NULL && config->node_token_file != NULL &&
+        strcmp(registry->token_file, config->node_token_file) != 0)
+        return doc_fail(doc, doc_find(doc, "node_token_file"), err,
+                        "differs from registry.token_file; leave it out, that token serves "
+                        "both ways");
+    if (registry->token_file != NULL)
+        return read_tokens(config, registry->token_file, doc,
+                           doc_find(doc, "registry.token_file"), err);
+    if (config->node_token_file != NULL)
+        return read_tokens(config, config->node_token_file, doc,
+                           doc_find(doc, "node_token_file"), err);
+    return 0;
+}
+
+static bool same_listener(const char *a, const char *b)
+{
+    size_t n;
+
+    if (a == NULL || b == NULL || strcasecmp(a, b) != 0)
+        return false;
+    n = strlen(a); /* any number of listeners may let the kernel choose */
+    return n < 2 || strcmp(a + n - 2, ":0") != 0;
+}
+
+static int check_listeners(struct config *config, const struct doc *doc, struct error *err)
+{
+    struct config_listen *api = &config->api, *registry = &config->registry.listen;
+    int rc;
+
+    rc = check_listen(api, doc, "api.listen", err);
+    if (rc == 0)
+        rc = check_listen(&config->admin, doc, "admin.listen", err);
+    if (rc == 0)
+        rc = check_listen(registry, doc, "registry.listen", err);
+    if (rc == 0)
+        rc = check_tls(&api->tls, doc, doc_find(doc, "api.tls"), true, err);
+    if (rc == 0)
+        rc = check_tls(&registry->tls, doc, doc_find(doc, "registry.tls"), true, err);
+    if (rc != 0)
+        return rc;
+    if (same_listener(api->address, config->admin.address))
+        return doc_fail(doc, item_near(doc->root, "admin.listen"), err,
+                        "%.80s is api.listen's address", api->address);
+    if (same_listener(api->address, registry->address))
+        return doc_fail(doc, item_near(doc->root, "registry.listen"), err,
+                        "%.80s is api.listen's address", api->address);
+    if (same_listener(config->admin.address, registry->address))
+        return doc_fail(doc, item_near(doc->root, "registry.listen"), err,
+                        "%.80s is admin.listen's address", registry->address);
+    return 0;
+}
+
+/* Values that are fine alone and make no sense together. */
+static int check_relations(const struct config *config, const struct doc *doc,
+                           struct error *err)
+{
+    const struct config_registry *registry = &config->registry;
+    const struct config_limits *limits = &config->limits;
+
+    if (registry->lease_ms < 2 * registry->heartbeat_ms)
+        return doc_fail(doc, item_near(doc->root, "registry.lease_ms"), err,
+                        "lease_ms (%u) is less than twice heartbeat_ms (%u)",
+                        registry->lease_ms, registry->heartbeat_ms);
+    if (limits->max_body_total_bytes < limits->max_body_bytes)
+        return doc_fail(doc, item_near(doc->root, "limits.max_body_total_bytes"), err,
+                        "max_body_total_bytes (%u) is less than max_body_bytes (%u)",
+                        limits->max_body_total_bytes, limits->max_body_bytes);
+    if (config->runtime_dir[0] != '/' || strlen(config->runtime_dir) > RUNTIME_MAX_BYTES)
+        return doc_fail(doc, item_near(doc->root, "runtime_dir"), err,
+                        "must be an absolute path of at most %d bytes", RUNTIME_MAX_BYTES);
+    return 0;
+}
+
+int config_check(struct config *config, const struct doc *doc, struct error *err)
+{
+    int rc;
+
+    rc = check_listeners(config, doc, err);
+    if (rc == 0)
+        rc = check_relations(config, doc, err);
+    if (rc == 0)
+        rc = check_nodes(config, doc, err);
+    if (rc == 0)
+        rc = check_aliases(config, doc, err);
+    if (rc == 0)
+        rc = check_models(config, doc, err);
+    if (rc == 0)
+        rc = check_tokens(config, doc, err);
+    return rc;
+}

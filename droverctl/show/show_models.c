@@ -1,0 +1,202 @@
+/* show_models.c - `models`: what the nodes serve, each model once. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "droverctl/show/emit.h"
+#include "droverctl/show/text.h"
+#include "droverctl/view.h"
+#include "shm/scoreboard.h"
+
+/* One model on one node. */
+struct offer {
+    char model[NODE_MODEL_BYTES];
+    char node[NODE_NAME_BYTES];
+    char alias_of[NODE_MODEL_BYTES]; /* "" = it is no alias */
+    bool up;
+    uint32_t slots;
+    uint32_t state;
+    uint32_t max_context;
+    uint32_t operations;
+};
+
+struct offers {
+    struct offer *at; /* owned */
+    size_t len, cap;
+    bool failed; /* out of memory */
+};
+
+static struct offer *add_offer(struct offers *list)
+{
+    if (list->len == list->cap) {
+        size_t cap = list->cap == 0 ? 64 : list->cap * 2;
+        struct offer *grown = reallocarray(list->at, cap, sizeof(*grown));
+
+        if (grown == NULL) {
+            list->failed = true;
+            return NULL;
+        }
+        list->at = grown;
+        list->cap = cap;
+    }
+    list->at[list->len] = (struct offer){0};
+    return &list->at[list->len++];
+}
+
+static void collect(struct offers *list, const struct scoreboard *board)
+{
+    for (unsigned node = 0; node < scoreboard_max_nodes(board); node++) {
+        enum node_state state = nodes_state(board, node);
+        struct node_info info;
+
+        if (state == NODE_GONE || !nodes_read(board, node, &info))
+            continue;
+        for (uint32_t m = 0; m < info.models_count; m++) {
+            const struct node_model *model = &info.models[m];
+            struct offer *offer = add_offer(list);
+
+            if (offer == NULL)
+                return;
+            (void)strlcpy(offer->model, model->id, sizeof(offer->model));
+            (void)strlcpy(offer->node, info.name, sizeof(offer->node));
+            if (model->alias_of != 0)
+                (void)strlcpy(offer->alias_of, info.models[model->alias_of - 1].id,
+                              sizeof(offer->alias_of));
+            offer->up = state == NODE_UP || state == NODE_TRIAL;
+            offer->slots = info.slots;
+            offer->state = model->state;
+            offer->max_context = model->max_context;
+            offer->operations = model->operations;
+        }
+    }
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct offer *x = a, *y = b;
+    int order = strcmp(x->model, y->model);
+
+    return order != 0 ? order : strcmp(x->node, y->node);
+}
+
+/* What the offers [0..n) of one model come to. */
+struct sum {
+    size_t n, up, resident;
+    uint64_t slots;       /* of the nodes that are up */
+    uint32_t least, most; /* context; 0 = unknown */
+    uint32_t operations;
+};
+
+static struct sum sum_up(const struct offer *offer, size_t n)
+{
+    struct sum sum = {.n = n};
+
+    for (size_t i = 0; i < n; i++) {
+        sum.operations |= offer[i].operations;
+        if (offer[i].max_context != 0 && (sum.least == 0 || offer[i].max_context < sum.least))
+            sum.least = offer[i].max_context;
+        if (offer[i].max_context > sum.most)
+            sum.most = offer[i].max_context;
+        if (!offer[i].up)
+            continue;
+        sum.up++;
+        sum.slots += offer[i].slots;
+        sum.resident += offer[i].state == 1; /* MODEL_STATE_READY */
+    }
+    return sum;
+}
+
+static void model_json(struct view *view, const struct offer *offer, const struct sum *sum)
+{
+    struct buf *out = &view->out;
+
+    emit_object(out, NULL);
+    emit_text(out, "id", offer->model);
+    if (offer->alias_of[0] != '\0')
+        emit_text(out, "alias_of", offer->alias_of);
+    emit_uint(out, "nodes_total", sum->n);
+    emit_uint(out, "nodes_up", sum->up);
+    emit_uint(out, "nodes_resident", sum->resident);
+    emit_uint(out, "slots", sum->slots);
+    emit_uint(out, "max_context_tokens", sum->most);
+    emit_uint(out, "min_context_tokens", sum->least);
+    emit_array(out, "operations");
+    for (unsigned op = 0; op < 32; op++)
+        if ((sum->operations >> op & 1u) != 0 && view_operation_name(op) != NULL)
+            emit_text(out, NULL, view_operation_name(op));
+    emit_end_array(out);
+    emit_array(out, "nodes");
+    for (size_t i = 0; i < sum->n; i++) {
+        emit_object(out, NULL);
+        emit_text(out, "name", offer[i].node);
+        emit_bool(out, "up", offer[i].up);
+        emit_text(out, "state", view_model_state_name(offer[i].state));
+        emit_end_object(out);
+    }
+    emit_end_array(out);
+    emit_end_object(out);
+}
+
+static void model_row(struct view *view, struct table *table, const struct offer *offer,
+                      const struct sum *sum)
+{
+    char a[TEXT_SHORT_BYTES];
+    struct buf names = BUF_INIT;
+
+    for (size_t i = 0; i < sum->n; i++) {
+        buf_str(&names, i == 0 ? "" : " ");
+        buf_str(&names, offer[i].node);
+    }
+    table_text(table, &view->style, TONE_PLAIN, offer->model);
+    table_printf(table, sum->up == 0 ? TONE_BAD : TONE_GOOD, "%zu/%zu", sum->up, sum->n);
+    table_printf(table, TONE_PLAIN, "%zu", sum->resident);
+    table_printf(table, TONE_PLAIN, "%s", text_count(a, sum->slots));
+    table_printf(table, TONE_PLAIN, "%s", sum->most == 0 ? "-" : text_count(a, sum->most));
+    table_text(table, &view->style, TONE_DIM, offer->alias_of);
+    table_text(table, &view->style, TONE_PLAIN, buf_cstr(&names));
+    buf_finish(&names);
+}
+
+void show_models(struct view *view)
+{
+    static const struct column columns[] = {
+        {"MODEL", false, 12, 24, 0}, {"UP", true, 0, 0, 0},      {"LOADED", true, 0, 0, 2},
+        {"SLOTS", true, 0, 0, 0},    {"CONTEXT", true, 0, 0, 1}, {"ALIAS OF", false, 8, 12, 3},
+        {"NODES", false, 6, 16, 0}};
+    struct offers list = {0};
+    struct table table;
+
+    table_init(&table, columns, ARRAY_LEN(columns));
+    collect(&list, view->board);
+    if (list.len != 0)
+        qsort(list.at, list.len, sizeof(*list.at), by_name);
+    if (view->json) {
+        emit_object(&view->out, NULL);
+        emit_array(&view->out, "models");
+    }
+    for (size_t i = 0; i < list.len;) {
+        struct sum sum;
+        size_t n = 1;
+
+        while (i + n < list.len && strcmp(list.at[i].model, list.at[i + n].model) == 0)
+            n++;
+        sum = sum_up(&list.at[i], n);
+        if (view->json)
+            model_json(view, &list.at[i], &sum);
+        else
+            model_row(view, &table, &list.at[i], &sum);
+        i += n;
+    }
+    if (view->json) {
+        emit_end_array(&view->out);
+        emit_end_object(&view->out);
+    } else if (list.len == 0) {
+        buf_str(&view->out, "No model is served.\n");
+    } else {
+        table_render(&table, &view->style, &view->out);
+    }
+    if (list.failed)
+        view->out.failed = true;
+    table_finish(&table);
+    free(list.at);
+}

@@ -1,0 +1,310 @@
+/*
+ * admin.c - the admin listener, on libh2o.
+ *
+ * libh2o's own timeouts follow the wall clock, so each connection also has a limit of ours, and
+ * its listener would spin when descriptors run out, so accepting pauses then.
+ */
+#include "health/admin/admin.h"
+
+#include <h2o.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "health/admin/metrics.h"
+#include "health/admin/nodes_json.h"
+#include "health/admin/snapshot.h"
+#include "proto/h2/tls.h"
+
+#define MAX_CONNECTIONS    64u
+#define ACCEPTS_PER_EVENT  16
+#define LIFE_US            (30 * US_PER_S)
+#define ACCEPT_PAUSE_US    (50 * US_PER_MS)
+#define REQUEST_TIMEOUT_MS 10000u
+#define MAX_BODY_BYTES     1024u /* of a request; nobody needs one */
+
+struct admin {
+    struct loop *loop;              /* borrowed */
+    const struct scoreboard *board; /* borrowed */
+    void (*counts)(struct snapshot_counts *out, void *data);
+    void *data;
+    h2o_globalconf_t config;
+    h2o_context_t context;
+    h2o_accept_ctx_t accept_ctx;
+    h2o_socket_t *listener;         /* owned */
+    SSL_CTX *tls;                   /* owned */
+    struct connection *connections; /* list; each owned by its socket */
+    unsigned connections_count;
+    struct timer pause;
+};
+
+/* One accepted connection: freed by libh2o's socket when that closes. */
+struct connection {
+    struct admin *admin;
+    struct connection **link, *next; /* *link is this one */
+    h2o_socket_t *sock;              /* borrowed: outlives this */
+    struct timer life;
+};
+
+/* A handler of libh2o, with the way back to us. */
+struct admin_handler {
+    h2o_handler_t super;
+    struct admin *admin;
+};
+
+/* ---- answers ----------------------------------------------------------------------------- */
+
+static void answer(h2o_req_t *req, int status, const char *reason, const char *type,
+                   const char *body, size_t n)
+{
+    req->res.status = status;
+    req->res.reason = reason;
+    req->http1_is_persistent = 0;
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, type,
+                   strlen(type));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store"));
+    req->res.content_length = n;
+    h2o_send_inline(req, body, n);
+}
+
+static void answer_text(h2o_req_t *req, int status, const char *reason, const char *text)
+{
+    answer(req, status, reason, "text/plain; charset=utf-8", text, strlen(text));
+}
+
+static void answer_built(h2o_req_t *req, const struct admin *admin, const char *type,
+                         void (*build)(struct buf *out, const struct snapshot *snapshot))
+{
+    struct snapshot_counts counts = {0};
+    struct snapshot snapshot;
+    struct buf body = BUF_INIT;
+
+    admin->counts(&counts, admin->data);
+    if (snapshot_take(&snapshot, admin->board, &counts, clock_mono_us(), clock_wall_ms()) !=
+        0) {
+        answer_text(req, 503, "Service Unavailable", "out of memory\n");
+        return;
+    }
+    build(&body, &snapshot);
+    snapshot_finish(&snapshot);
+    if (body.failed)
+        answer_text(req, 503, "Service Unavailable", "out of memory\n");
+    else
+        answer(req, 200, "OK", type, (const char *)buf_head(&body), buf_size(&body));
+    buf_finish(&body);
+}
+
+static void answer_ready(h2o_req_t *req, const struct admin *admin)
+{
+    const char *missing = snapshot_not_ready(admin->board);
+    char text[128];
+
+    if (missing == NULL) {
+        answer_text(req, 200, "OK", "ready\n");
+        return;
+    }
+    (void)snprintf(text, sizeof(text), "%s\n", missing);
+    answer_text(req, 503, "Service Unavailable", text);
+}
+
+static bool is(h2o_iovec_t text, const char *plain)
+{
+    return text.len == strlen(plain) && memcmp(text.base, plain, text.len) == 0;
+}
+
+static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+{
+    const struct admin *admin = ((struct admin_handler *)(void *)handler)->admin;
+
+    if (!is(req->method, "GET") && !is(req->method, "HEAD")) {
+        h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("allow"), 0, NULL,
+                              H2O_STRLIT("GET, HEAD"));
+        answer_text(req, 405, "Method Not Allowed", "only GET and HEAD\n");
+    } else if (is(req->path_normalized, "/livez")) {
+        answer_text(req, 200, "OK", "alive\n");
+    } else if (is(req->path_normalized, "/readyz")) {
+        answer_ready(req, admin);
+    } else if (is(req->path_normalized, "/metrics")) {
+        answer_built(req, admin, METRICS_CONTENT_TYPE, metrics_build);
+    } else if (is(req->path_normalized, "/nodes")) {
+        answer_built(req, admin, "application/json", nodes_json_build);
+    } else {
+        answer_text(req, 404, "Not Found",
+                    "there are /livez, /readyz, /metrics and /nodes here\n");
+    }
+    return 0;
+}
+
+/* ---- connections ------------------------------------------------------------------------- */
+
+static void on_connection_closed(void *data)
+{
+    struct connection *connection = data;
+
+    timer_stop(connection->admin->loop, &connection->life);
+    *connection->link = connection->next;
+    if (connection->next != NULL)
+        connection->next->link = connection->link;
+    connection->admin->connections_count--;
+    free(connection);
+}
+
+/* libh2o notices and closes. */
+static void hang_up(struct connection *connection)
+{
+    (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
+}
+
+static void on_life_over(struct timer *timer)
+{
+    hang_up(CONTAINER_OF(timer, struct connection, life));
+}
+
+static void on_accept(h2o_socket_t *listener, const char *err);
+
+static void on_pause_over(struct timer *timer)
+{
+    struct admin *admin = CONTAINER_OF(timer, struct admin, pause);
+
+    if (admin->listener != NULL)
+        h2o_socket_read_start(admin->listener, on_accept);
+}
+
+static void adopt(struct admin *admin, h2o_socket_t *sock)
+{
+    struct connection *connection =
+        admin->connections_count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
+
+    if (connection == NULL) {
+        h2o_socket_close(sock);
+        return;
+    }
+    connection->admin = admin;
+    connection->sock = sock;
+    sock->on_close.cb = on_connection_closed;
+    sock->on_close.data = connection;
+    connection->next = admin->connections;
+    connection->link = &admin->connections;
+    if (connection->next != NULL)
+        connection->next->link = &connection->next;
+    admin->connections = connection;
+    admin->connections_count++;
+    timer_start(admin->loop, &connection->life, LIFE_US, on_life_over);
+    h2o_accept(&admin->accept_ctx, sock);
+}
+
+static void on_accept(h2o_socket_t *listener, const char *err)
+{
+    struct admin *admin = listener->data;
+
+    if (err != NULL)
+        return;
+    for (int i = 0; i < ACCEPTS_PER_EVENT; i++) {
+        h2o_socket_t *sock = h2o_evloop_socket_accept(listener);
+
+        if (sock == NULL) {
+            /* No more of them, or no descriptors: the one costs a moment, the other would spin.
+             */
+            if (i == 0) {
+                h2o_socket_read_stop(listener);
+                timer_start(admin->loop, &admin->pause, ACCEPT_PAUSE_US, on_pause_over);
+            }
+            return;
+        }
+        adopt(admin, sock);
+    }
+}
+
+/* ---- life -------------------------------------------------------------------------------- */
+
+int admin_create(struct admin **out, struct loop *loop, const struct scoreboard *board,
+                 const struct config *config, int listen_fd,
+                 void (*counts)(struct snapshot_counts *out, void *data), void *data,
+                 struct error *err)
+{
+    struct admin *admin = calloc(1, sizeof(*admin));
+    h2o_hostconf_t *host;
+    h2o_pathconf_t *path;
+    struct admin_handler *handler;
+
+    *out = NULL;
+    if (admin == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    admin->loop = loop;
+    admin->board = board;
+    admin->counts = counts;
+    admin->data = data;
+    if (config->admin.tls.enabled) {
+        int rc = tls_server_context(&admin->tls, &config->admin.tls, TLS_PROTOCOL_HTTP1, err);
+
+        if (rc != 0) {
+            free(admin);
+            return error_wrap(err, rc, "admin.tls");
+        }
+    }
+    h2o_config_init(&admin->config);
+    admin->config.http1.upgrade_to_http2 = 0;
+    admin->config.http1.req_timeout = REQUEST_TIMEOUT_MS;
+    admin->config.max_request_entity_size = MAX_BODY_BYTES;
+    admin->config.server_name = h2o_iovec_init(H2O_STRLIT("drover"));
+    host =
+        h2o_config_register_host(&admin->config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    path = h2o_config_register_path(host, "/", 0);
+    handler = (struct admin_handler *)(void *)h2o_create_handler(path, sizeof(*handler));
+    handler->admin = admin;
+    handler->super.on_req = on_request;
+    h2o_context_init(&admin->context, loop->h2o, &admin->config);
+    admin->accept_ctx.ctx = &admin->context;
+    admin->accept_ctx.hosts = admin->config.hosts;
+    admin->accept_ctx.ssl_ctx = admin->tls;
+    admin->listener = h2o_evloop_socket_create(loop->h2o, listen_fd, H2O_SOCKET_FLAG_DONT_READ);
+    if (admin->listener == NULL) {
+        h2o_context_dispose(&admin->context);
+        h2o_config_dispose(&admin->config);
+        SSL_CTX_free(admin->tls);
+        free(admin);
+        return error_set(err, DRV_ESYS, "cannot listen for admin requests");
+    }
+    admin->listener->data = admin;
+    h2o_socket_read_start(admin->listener, on_accept);
+    *out = admin;
+    return 0;
+}
+
+void admin_stop(struct admin *admin)
+{
+    if (admin == NULL || admin->listener == NULL)
+        return;
+    timer_stop(admin->loop, &admin->pause);
+    h2o_socket_close(admin->listener);
+    admin->listener = NULL;
+    for (struct connection *c = admin->connections; c != NULL; c = c->next)
+        hang_up(c);
+}
+
+bool admin_idle(const struct admin *admin)
+{
+    return admin == NULL || admin->connections == NULL;
+}
+
+void admin_destroy(struct admin *admin)
+{
+    h2o_multithread_queue_t *queue;
+
+    if (admin == NULL || !admin_idle(admin))
+        return;
+    queue = admin->context.queue;
+    h2o_context_dispose(&admin->context);
+    free(queue); /* libh2o 2.2.5 forgets to */
+    h2o_config_dispose(&admin->config);
+    SSL_CTX_free(admin->tls);
+    free(admin);
+}

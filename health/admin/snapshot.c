@@ -1,0 +1,109 @@
+/* snapshot.c - everything the admin listener tells, copied out of the scoreboard. */
+#include "health/admin/snapshot.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "shm/routing/requests.h"
+#include "shm/scoreboard.h"
+
+static bool take_node(struct snapshot_node *out, const struct scoreboard *board, unsigned slot)
+{
+    if (!nodes_read(board, slot, &out->info) || !nodes_status(board, slot, &out->status))
+        return false;
+    out->slot = slot;
+    out->gauge = gauges_sum(board, slot, out->info.generation);
+    for (unsigned h = 0; h < STATS_HISTOGRAMS; h++)
+        stats_read_histogram(board, slot, (enum stats_histogram)h, &out->histogram[h]);
+    for (unsigned c = 0; c < STATS_COUNTERS; c++)
+        out->counter[c] = stats_read_counter(board, slot, (enum stats_counter)c);
+    for (unsigned a = 0; a < STATS_AVERAGES; a++)
+        out->average[a] = stats_read_average(board, slot, (enum stats_average)a);
+    return true;
+}
+
+static bool take_proc(struct snapshot_proc *out, const struct scoreboard *board, unsigned slot)
+{
+    uint32_t high = 0;
+
+    if (!procs_read(board, slot, &out->view) || out->view.state == PROC_FREE)
+        return false;
+    out->worker = slot < scoreboard_max_workers(board);
+    if (slot == procs_health_slot(board))
+        (void)snprintf(out->name, sizeof(out->name), "health");
+    else if (slot == procs_master_slot(board))
+        (void)snprintf(out->name, sizeof(out->name), "master");
+    else
+        (void)snprintf(out->name, sizeof(out->name), "worker%u", slot);
+    if (!out->worker)
+        return true;
+    out->requests_open = requests_count(board, slot, &high);
+    for (uint32_t row = 0; row < high && out->requests_open != 0; row++) {
+        struct request_view view;
+
+        if (requests_read(board, slot, row, &view) && view.phase == REQUEST_QUEUED)
+            out->requests_queued++;
+    }
+    return true;
+}
+
+int snapshot_take(struct snapshot *out, const struct scoreboard *board,
+                  const struct snapshot_counts *counts, uint64_t now_mono_us,
+                  uint64_t now_wall_ms)
+{
+    unsigned rows = 0;
+
+    memset(out, 0, sizeof(*out));
+    out->now_mono_us = now_mono_us;
+    out->now_wall_ms = now_wall_ms;
+    out->created_wall_ms = scoreboard_created_wall_ms(board);
+    out->counts = *counts;
+    scoreboard_config(board, &out->config_generation, &out->workers_wanted);
+    for (unsigned i = 0; i < scoreboard_max_nodes(board); i++)
+        rows += nodes_state(board, i) != NODE_NONE;
+    out->nodes = calloc(rows + 1, sizeof(*out->nodes));
+    out->procs = calloc(procs_slots(board), sizeof(*out->procs));
+    if (out->nodes == NULL || out->procs == NULL) {
+        snapshot_finish(out);
+        return DRV_ENOMEM;
+    }
+    /* Only this process claims rows, so there are no more of them now than just counted. */
+    for (unsigned i = 0; i < scoreboard_max_nodes(board) && out->nodes_count < rows; i++) {
+        if (nodes_state(board, i) != NODE_NONE &&
+            take_node(&out->nodes[out->nodes_count], board, i))
+            out->nodes_count++;
+    }
+    for (unsigned i = 0; i < procs_slots(board); i++) {
+        if (take_proc(&out->procs[out->procs_count], board, i))
+            out->procs_count++;
+    }
+    return 0;
+}
+
+void snapshot_finish(struct snapshot *snapshot)
+{
+    free(snapshot->nodes);
+    free(snapshot->procs);
+    snapshot->nodes = NULL;
+    snapshot->procs = NULL;
+    snapshot->nodes_count = 0;
+    snapshot->procs_count = 0;
+}
+
+const char *snapshot_not_ready(const struct scoreboard *board)
+{
+    bool worker = false, node = false;
+    struct proc_view view;
+
+    for (unsigned i = 0; i < scoreboard_max_workers(board) && !worker; i++)
+        worker = procs_read(board, i, &view) && view.state == PROC_RUNNING;
+    for (unsigned i = 0; i < scoreboard_max_nodes(board) && !node; i++)
+        node = nodes_state(board, i) == NODE_UP;
+    if (!worker)
+        return "no worker is running";
+    if (!node)
+        return "no node is up";
+    return NULL;
+}

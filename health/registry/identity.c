@@ -1,0 +1,229 @@
+/* identity.c - what a node says of itself, checked. */
+#include "health/registry/identity.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "proto/wire.h"
+
+#define MAX_ALIASES        16u
+#define MAX_ENGINE_VERSION 127u
+#define MAX_AGENT_VERSION  63u
+
+#define DEFAULT_OPERATIONS                                       \
+    ((1u << DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS) | \
+     (1u << DROVER__V1__OPERATION__OPERATION_COMPLETIONS))
+
+static const char *const engine_names[] = {
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_UNSPECIFIED] = "unknown",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER] = "llama-server",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA] = "ollama",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM] = "vllm",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SGLANG] = "sglang",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OPENAI] = "openai",
+    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED] = "simulated",
+};
+
+static const char *const model_state_names[] = {
+    [DROVER__V1__MODEL_STATE__MODEL_STATE_UNSPECIFIED] = "unknown",
+    [DROVER__V1__MODEL_STATE__MODEL_STATE_READY] = "ready",
+    [DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE] = "loadable",
+    [DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING] = "loading",
+    [DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED] = "failed",
+};
+
+static const char *const operation_names[] = {
+    [DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS] = "chat_completions",
+    [DROVER__V1__OPERATION__OPERATION_COMPLETIONS] = "completions",
+    [DROVER__V1__OPERATION__OPERATION_EMBEDDINGS] = "embeddings",
+    [DROVER__V1__OPERATION__OPERATION_RESPONSES] = "responses",
+    [DROVER__V1__OPERATION__OPERATION_RERANK] = "rerank",
+    [DROVER__V1__OPERATION__OPERATION_MESSAGES] = "messages",
+    [DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS] = "count_tokens",
+    [DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS] = "transcriptions",
+    [DROVER__V1__OPERATION__OPERATION_OLLAMA_CHAT] = "ollama_chat",
+    [DROVER__V1__OPERATION__OPERATION_OLLAMA_GENERATE] = "ollama_generate",
+    [DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBED] = "ollama_embed",
+    [DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBEDDINGS] = "ollama_embeddings",
+    [DROVER__V1__OPERATION__OPERATION_OLLAMA_SHOW] = "ollama_show",
+};
+
+const char *identity_engine_name(uint32_t engine)
+{
+    return engine < ARRAY_LEN(engine_names) ? engine_names[engine] : "unknown";
+}
+
+const char *identity_model_state_name(uint32_t state)
+{
+    return state < ARRAY_LEN(model_state_names) ? model_state_names[state] : "unknown";
+}
+
+const char *identity_operation_name(unsigned operation)
+{
+    return operation < ARRAY_LEN(operation_names) ? operation_names[operation] : NULL;
+}
+
+static bool has_model(const struct node_info *info, const char *id)
+{
+    for (uint32_t i = 0; i < info->models_count; i++) {
+        if (strcmp(info->models[i].id, id) == 0)
+            return true;
+    }
+    return false;
+}
+
+static uint32_t operations_of(const Drover__V1__Model *model)
+{
+    uint32_t mask = 0;
+
+    for (size_t i = 0; i < model->n_operations; i++) {
+        unsigned op = (unsigned)model->operations[i];
+
+        if (identity_operation_name(op) != NULL)
+            mask |= 1u << op;
+    }
+    /* A list with nothing in it that this version knows is not an empty list. */
+    return model->n_operations == 0 ? DEFAULT_OPERATIONS : mask;
+}
+
+static int add_model(struct node_info *info, const Drover__V1__Model *model, struct error *err)
+{
+    struct node_model *row = &info->models[info->models_count];
+    uint32_t state = (uint32_t)model->state;
+
+    if (!wire_is_label(model->id, NODE_MODEL_BYTES - 1))
+        return error_set(err, DRV_EINVAL, "model id %s is no printable text of 1 to %d bytes",
+                         log_quote(model->id), NODE_MODEL_BYTES - 1);
+    if (has_model(info, model->id))
+        return error_set(err, DRV_EINVAL, "model %s is listed twice", log_quote(model->id));
+    if (model->n_aliases > MAX_ALIASES)
+        return error_set(err, DRV_EINVAL, "model %s has %zu aliases, more than %u",
+                         log_quote(model->id), model->n_aliases, MAX_ALIASES);
+    memset(row, 0, sizeof(*row));
+    (void)snprintf(row->id, sizeof(row->id), "%s", model->id);
+    row->state = state < ARRAY_LEN(model_state_names) ? state : 0;
+    row->max_context = model->max_context_tokens;
+    row->operations = operations_of(model);
+    row->load_ms = model->load_ms_hint;
+    info->models_count++;
+    return 0;
+}
+
+static int add_alias(struct node_info *info, uint32_t of, const char *alias, struct error *err)
+{
+    struct node_model *row;
+
+    if (!wire_is_label(alias, NODE_MODEL_BYTES - 1))
+        return error_set(err, DRV_EINVAL, "alias %s is no printable text of 1 to %d bytes",
+                         log_quote(alias), NODE_MODEL_BYTES - 1);
+    /* An alias that is also a model or an alias of another one: the first counts. */
+    if (info->models_count == NODE_MAX_MODELS || has_model(info, alias))
+        return 0;
+    row = &info->models[info->models_count++];
+    *row = info->models[of];
+    (void)snprintf(row->id, sizeof(row->id), "%s", alias);
+    row->alias_of = of + 1;
+    return 0;
+}
+
+int identity_models(struct node_info *info, Drover__V1__Model *const *models, size_t n,
+                    struct error *err)
+{
+    int rc = 0;
+
+    if (n > NODE_MAX_MODELS)
+        return error_set(err, DRV_EINVAL, "%zu models, more than %d", n, NODE_MAX_MODELS);
+    info->models_count = 0;
+    memset(info->models, 0, sizeof(info->models));
+    /* Models first: an alias never takes the place of a model. */
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = add_model(info, models[i], err);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        for (size_t a = 0; a < models[i]->n_aliases && rc == 0; a++)
+            rc = add_alias(info, (uint32_t)i, models[i]->aliases[a], err);
+    }
+    return rc;
+}
+
+static float speed(float tokens_per_s)
+{
+    return isfinite(tokens_per_s) && tokens_per_s > 0.0f ? tokens_per_s : 0.0f;
+}
+
+static uint32_t at_most(uint32_t n, uint32_t most)
+{
+    return n > most ? most : n;
+}
+
+static uint32_t half(uint32_t slots)
+{
+    return slots / 2 + slots % 2;
+}
+
+void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capacity)
+{
+    info->slots = 1;
+    info->queue = 0;
+    info->prefill_tokens_per_s = 0.0f;
+    info->decode_tokens_per_s = 0.0f;
+    if (capacity == NULL)
+        return;
+    if (capacity->slots != 0)
+        info->slots = at_most(capacity->slots, IDENTITY_MAX_SLOTS);
+    info->queue = at_most(capacity->queue, half(info->slots));
+    info->prefill_tokens_per_s = speed(capacity->prefill_tokens_per_s);
+    info->decode_tokens_per_s = speed(capacity->decode_tokens_per_s);
+}
+
+/* Copies, cutting between two characters when it does not fit. */
+static void cut_text(char *out, size_t cap, const char *text)
+{
+    size_t n = strlen(text);
+
+    if (n >= cap) {
+        n = cap - 1;
+        while (n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80)
+            n--;
+    }
+    memcpy(out, text, n);
+    out[n] = '\0';
+}
+
+int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
+                      const char *engine_version, const char *agent_version, struct error *err)
+{
+    if (engine_version[0] != '\0' && !wire_is_label(engine_version, MAX_ENGINE_VERSION))
+        return error_set(err, DRV_EINVAL, "engine_version is no printable text of %u bytes",
+                         MAX_ENGINE_VERSION);
+    if (agent_version[0] != '\0' && !wire_is_label(agent_version, MAX_AGENT_VERSION))
+        return error_set(err, DRV_EINVAL, "agent_version is no printable text of %u bytes",
+                         MAX_AGENT_VERSION);
+    info->engine = (size_t)engine < ARRAY_LEN(engine_names) ? (uint32_t)engine : 0;
+    cut_text(info->engine_version, sizeof(info->engine_version), engine_version);
+    cut_text(info->agent_version, sizeof(info->agent_version), agent_version);
+    return 0;
+}
+
+void identity_override(struct node_info *info, uint32_t slots, int32_t queue)
+{
+    if (slots != 0) {
+        info->slots = at_most(slots, IDENTITY_MAX_SLOTS);
+        info->queue = at_most(info->queue, half(info->slots));
+    }
+    if (queue >= 0)
+        info->queue = at_most((uint32_t)queue, IDENTITY_MAX_SLOTS);
+}
+
+enum node_reason identity_load_reason(const Drover__V1__LoadReport *load)
+{
+    if (load->draining)
+        return NODE_REASON_LEAVING;
+    if (load->loading)
+        return NODE_REASON_ENGINE_LOADING;
+    if (!load->engine_reachable)
+        return NODE_REASON_ENGINE_DOWN;
+    return NODE_REASON_NONE;
+}

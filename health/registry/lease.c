@@ -1,0 +1,192 @@
+/* lease.c - the life of nodes that join by themselves. */
+#include "health/registry/lease.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/log.h"
+#include "health/registry/registry.h"
+#include "health/table.h"
+#include "shm/scoreboard.h"
+
+#define GAP_US           (2 * US_PER_S)
+#define DEFAULT_DRAIN_MS 30000u
+#define MAX_DRAIN_MS     3600000u
+#define MAX_SPREAD_MS    2000u
+
+static void on_lease(struct timer *timer);
+
+static uint64_t lease_us(const struct table *table)
+{
+    return table->config->registry.lease_ms * US_PER_MS;
+}
+
+/* Silence after which an attached node counts as lost: two heartbeats and a half. */
+static uint64_t silence_us(const struct table *table)
+{
+    uint64_t us = table->config->registry.heartbeat_ms * US_PER_MS * 5 / 2;
+    uint64_t most = lease_us(table) * 3 / 4;
+
+    return us < most ? us : most;
+}
+
+static void arm(struct member *member, uint64_t now_mono_us)
+{
+    uint64_t silent = now_mono_us - member->heard_mono_us;
+    uint64_t limit = lease_us(member->table);
+
+    if (member->attach != NULL && !member->verdict.lease_lost &&
+        silent < silence_us(member->table))
+        limit = silence_us(member->table);
+    timer_start(member->table->loop, &member->lease_timer, limit > silent ? limit - silent : 0,
+                on_lease);
+}
+
+static void on_lease(struct timer *timer)
+{
+    struct member *member = CONTAINER_OF(timer, struct member, lease_timer);
+    struct table *table = member->table;
+    uint64_t now = clock_mono_us();
+    uint64_t silent;
+
+    lease_check_gap(table);
+    silent = now > member->heard_mono_us ? now - member->heard_mono_us : 0;
+    if (silent >= lease_us(table)) {
+        if (member->attach != NULL) {
+            attach_expire(member->attach);
+            member->attach = NULL;
+        }
+        member_event(member, VERDICT_LEASE_END, NODE_REASON_LEASE_LOST);
+        return;
+    }
+    if (member->attach != NULL && silent >= silence_us(table) && !member->verdict.lease_lost) {
+        log_warn("event=node_silent node=%s silent_ms=%llu", member->info.name,
+                 (unsigned long long)(silent / US_PER_MS));
+        member_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
+    }
+    arm(member, now);
+}
+
+void lease_check_gap(struct table *table)
+{
+    uint64_t now = clock_mono_us();
+    uint64_t gap = now - table->alive_mono_us;
+
+    table->alive_mono_us = now;
+    if (gap <= GAP_US)
+        return;
+    log_warn("event=loop_stood_still gap_ms=%llu", (unsigned long long)(gap / US_PER_MS));
+    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+        if (m->info.origin != NODE_ORIGIN_REGISTRY || m->verdict.state == NODE_GONE)
+            continue;
+        /* Not into the future: what came before the gap was noticed has been heard already. */
+        m->heard_mono_us = m->heard_mono_us + gap < now ? m->heard_mono_us + gap : now;
+        arm(m, now);
+    }
+}
+
+/* The operator's wish is about the machine, not about one process there. */
+static bool wished(const struct member *member)
+{
+    return member != NULL && member->verdict.drain_wish;
+}
+
+enum lease_answer lease_join(struct member **out, struct table *table,
+                             const struct node_info *info, const struct net_addr *addr,
+                             struct attach *attach)
+{
+    struct member *old = table_find(table, info->name);
+    struct member *member = old;
+    struct node_info merged = *info;
+    bool drain = wished(old);
+
+    *out = NULL;
+    if (old != NULL && old->info.origin == NODE_ORIGIN_STATIC)
+        return LEASE_RESERVED;
+    if (old != NULL && old->attach != NULL) {
+        bool same =
+            memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0;
+
+        attach_supersede(old->attach, same);
+        old->attach = NULL;
+    }
+    if (old != NULL &&
+        memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0) {
+        merged.weight = old->info.weight;
+        member->attach = attach;
+        member->adopted = false;
+        member->heard_mono_us = clock_mono_us();
+        member_publish(member, &merged);
+        member_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
+        if (member->verdict.leaving != NODE_REASON_NONE)
+            member_event(member, VERDICT_STAY, NODE_REASON_NONE);
+        member_probe(member, addr);
+        arm(member, member->heard_mono_us);
+        *out = member;
+        return LEASE_RESUMED;
+    }
+    if (old != NULL) {
+        log_info("event=node_superseded node=%s", old->info.name);
+        member_destroy(old, true);
+    }
+    member = member_create(table, info);
+    if (member == NULL)
+        return LEASE_FULL;
+    member->attach = attach;
+    member->heard_mono_us = clock_mono_us();
+    if (drain) {
+        nodes_set_drain_wish(table->board, member->slot, true);
+        member_event(member, VERDICT_DRAIN, NODE_REASON_OPERATOR);
+    }
+    member_probe(member, addr);
+    arm(member, member->heard_mono_us);
+    *out = member;
+    return LEASE_JOINED;
+}
+
+void lease_heard(struct member *member)
+{
+    bool lost = member->verdict.lease_lost;
+
+    member->heard_mono_us = clock_mono_us();
+    if (lost)
+        member_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
+    /* The timer finds out by itself that silence has ended; it is only put off when the last
+     * thing it was set to is the end of the lease. */
+    if (lost)
+        arm(member, member->heard_mono_us);
+}
+
+void lease_broken(struct member *member)
+{
+    member->attach = NULL;
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        return; /* it goes anyway; what is open there decides */
+    member_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
+    arm(member, clock_mono_us());
+}
+
+void lease_leave(struct member *member, uint32_t drain_ms)
+{
+    uint32_t ms = drain_ms == 0 ? DEFAULT_DRAIN_MS : drain_ms;
+
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        return;
+    member_leave(member, NODE_REASON_LEAVING,
+                 (ms < MAX_DRAIN_MS ? ms : MAX_DRAIN_MS) * US_PER_MS);
+}
+
+void lease_adopt(struct member *member)
+{
+    member->heard_mono_us = clock_mono_us();
+    arm(member, member->heard_mono_us);
+}
+
+uint32_t lease_spread_ms(const struct table *table)
+{
+    uint32_t ms = 100 + 10 * table->count;
+
+    return ms < MAX_SPREAD_MS ? ms : MAX_SPREAD_MS;
+}

@@ -1,0 +1,748 @@
+/*
+ * registry.c - the service through which nodes join.
+ *
+ * A stream's life:
+ *
+ *   GREETED  -> MEMBER    a good proof came, and there is room
+ *   GREETED  -> REFUSING  a bad proof came: the answer waits a random moment, so that neither
+ *                         its time nor its haste tells anything
+ *   any      -> ENDING    server_call_finish() was called
+ *
+ * and it is freed when the server says that the call is gone or closed.
+ */
+#include "health/registry/registry.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "health/admin/snapshot.h"
+#include "health/registry/identity.h"
+#include "health/registry/lease.h"
+#include "health/registry/strikes.h"
+#include "health/table.h"
+#include "proto/drover_registry.pb-c.h"
+#include "proto/grpc/server.h"
+#include "proto/h2/tls.h"
+#include "proto/join.h"
+#include "proto/wire.h"
+#include "shm/scoreboard.h"
+
+#define MAX_PENDING          256u
+#define MAX_PENDING_PER_PEER 128u
+#define REGISTER_US          (5 * US_PER_S)
+#define REFUSE_MIN_US        (50 * US_PER_MS)
+#define REFUSE_SPAN_US       100000u
+#define MAX_MESSAGE_BYTES    (256u * 1024)
+#define MAX_REASON_BYTES     127u
+#define PUSHBACK_MS          1000
+#define MAX_STREAMS          16u /* of one connection; a node needs one */
+
+enum attach_phase {
+    ATTACH_GREETED = 0,
+    ATTACH_REFUSING,
+    ATTACH_MEMBER,
+    ATTACH_ENDING,
+};
+
+struct attach {
+    struct registry *registry;
+    struct attach *prev, *next;
+    struct server_call *call; /* borrowed: valid until on_gone or on_closed */
+    enum attach_phase phase;
+    uint64_t peer_key; /* strikes_key() of the peer */
+    struct timer timer;
+    struct member *member;   /* NULL unless phase == ATTACH_MEMBER */
+    struct join_facts facts; /* server_nonce from the start, the rest while registering */
+};
+
+struct registry {
+    struct loop *loop;             /* borrowed */
+    struct table *table;           /* borrowed */
+    const struct config *config;   /* borrowed */
+    struct grpc_server *server;    /* owned */
+    struct health_service *health; /* owned */
+    struct server_method methods[3];
+    SSL_CTX *tls;           /* owned */
+    struct attach attaches; /* list head */
+    unsigned pending;       /* attaches that are GREETED or REFUSING */
+    unsigned attached;      /* attaches that are MEMBER */
+    struct strikes strikes;
+    struct wire_arena arena;
+    struct log_limit refused_limit;
+    struct node_info scratch; /* too big for the stack of a callback */
+    uint64_t joins, refused;
+    char id[64]; /* this coordinator, for the logs of nodes */
+    bool stopping;
+    bool *stopped; /* borrowed; see registry_stop() */
+};
+
+/* ---- sending and ending ------------------------------------------------------------------ */
+
+static bool send_frame(struct attach *attach, Drover__V1__CoordinatorFrame *frame)
+{
+    return server_call_send(attach->call, &frame->base) == 0;
+}
+
+/* The one place that leaves GREETED, REFUSING and MEMBER. */
+static void leave_phase(struct attach *attach, enum attach_phase next)
+{
+    struct registry *registry = attach->registry;
+
+    if (attach->phase == ATTACH_MEMBER)
+        registry->attached--;
+    else if (attach->phase != ATTACH_ENDING && next != ATTACH_REFUSING)
+        registry->pending--;
+    if (next == ATTACH_MEMBER)
+        registry->attached++;
+    attach->phase = next;
+}
+
+static void finish(struct attach *attach, enum grpc_status status, const char *message)
+{
+    if (attach->phase == ATTACH_ENDING)
+        return;
+    timer_stop(attach->registry->loop, &attach->timer);
+    leave_phase(attach, ATTACH_ENDING);
+    attach->member = NULL;
+    server_call_finish(attach->call, status, message);
+}
+
+static void evict(struct attach *attach, Drover__V1__Evicted__Reason reason,
+                  enum grpc_status status, const char *detail)
+{
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__Evicted evicted = DROVER__V1__EVICTED__INIT;
+
+    if (attach->phase == ATTACH_ENDING)
+        return;
+    evicted.reason = reason;
+    evicted.detail = (char *)(uintptr_t)detail;
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_EVICTED;
+    frame.evicted = &evicted;
+    (void)send_frame(attach, &frame); /* the status tells as well */
+    finish(attach, status, detail);
+}
+
+void attach_supersede(struct attach *attach, bool same)
+{
+    if (same)
+        finish(attach, GRPC_ABORTED, "this instance has opened another stream");
+    else
+        evict(attach, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
+              "another instance has taken this node's name");
+}
+
+void attach_expire(struct attach *attach)
+{
+    evict(attach, DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED, GRPC_DEADLINE_EXCEEDED,
+          "nothing was heard for the time of the lease");
+}
+
+void attach_left(struct attach *attach)
+{
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__Left left = DROVER__V1__LEFT__INIT;
+
+    if (attach->phase == ATTACH_ENDING)
+        return;
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_LEFT;
+    frame.left = &left;
+    (void)send_frame(attach, &frame);
+    finish(attach, GRPC_OK, NULL);
+}
+
+void attach_drain_order(struct attach *attach, bool drain)
+{
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__DrainOrder order = DROVER__V1__DRAIN_ORDER__INIT;
+
+    if (attach->phase != ATTACH_MEMBER)
+        return;
+    order.drain = drain;
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_DRAIN;
+    frame.drain = &order;
+    (void)send_frame(attach, &frame); /* a stream that cannot send is about to end anyway */
+}
+
+/* The peer broke a rule of the protocol.  A member goes the way of a broken stream. */
+static void protocol_error(struct attach *attach, const char *detail)
+{
+    struct registry *registry = attach->registry;
+    struct member *member = attach->member;
+    uint32_t missed;
+
+    registry->refused++;
+    strikes_note(&registry->strikes, attach->peer_key, clock_mono_us());
+    if (log_limit_ok(&registry->refused_limit, 10, &missed))
+        log_warn("event=registry_protocol node=%s why=%s missed=%u",
+                 log_quote(member == NULL ? "" : member->info.name), log_quote(detail), missed);
+    evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_INVALID_ARGUMENT, detail);
+    if (member != NULL)
+        lease_broken(member);
+}
+
+/* ---- register ---------------------------------------------------------------------------- */
+
+static void on_refuse_timer(struct timer *timer)
+{
+    struct attach *attach = CONTAINER_OF(timer, struct attach, timer);
+
+    finish(attach, GRPC_UNAUTHENTICATED, "the join token was not proven");
+}
+
+static void refuse(struct attach *attach, const char *node_id)
+{
+    struct registry *registry = attach->registry;
+    struct net_addr peer;
+    char text[NET_TEXT_BYTES];
+    uint32_t missed;
+
+    registry->refused++;
+    strikes_note(&registry->strikes, attach->peer_key, clock_mono_us());
+    server_call_peer(attach->call, &peer);
+    net_format(text, sizeof(text), &peer);
+    if (log_limit_ok(&registry->refused_limit, 10, &missed))
+        log_warn("event=join_refused node=%s peer=%s why=\"bad proof\" missed=%u",
+                 log_quote(node_id), log_quote(text), missed);
+    leave_phase(attach, ATTACH_REFUSING);
+    timer_start(registry->loop, &attach->timer,
+                REFUSE_MIN_US + arc4random_uniform(REFUSE_SPAN_US), on_refuse_timer);
+}
+
+/* The token that was proven, or NULL.  Both are always tried, so that the time it takes does
+ * not tell which one it was. */
+static const char *proven_token(const struct registry *registry, const struct join_facts *facts,
+                                const uint8_t *proof)
+{
+    const char *proven = NULL;
+
+    for (size_t i = ARRAY_LEN(registry->config->tokens); i-- > 0;) {
+        const char *token = registry->config->tokens[i];
+        uint8_t wanted[JOIN_PROOF_BYTES];
+
+        if (token == NULL)
+            continue;
+        join_proof(wanted, token, facts);
+        if (join_equal(proof, wanted))
+            proven = token;
+    }
+    return proven;
+}
+
+/* Checks the form of what the proof is about; a reason why it is wrong, or NULL. */
+static const char *take_facts(struct attach *attach, const Drover__V1__Register *said)
+{
+    struct join_facts *facts = &attach->facts;
+
+    if (!wire_is_name(said->node_id, NODE_NAME_BYTES - 1))
+        return "node_id is no name of 1 to 63 characters";
+    if (said->instance_id.len != JOIN_INSTANCE_BYTES)
+        return "instance_id is not 16 bytes";
+    if (said->node_nonce.len != JOIN_NONCE_BYTES)
+        return "node_nonce is not 32 bytes";
+    if (said->join_proof.len != JOIN_PROOF_BYTES)
+        return "join_proof is not 32 bytes";
+    if (said->port < 1 || said->port > UINT16_MAX)
+        return "port is not 1 to 65535";
+    if (strlen(said->host) >= NODE_ADDRESS_BYTES)
+        return "host is too long";
+    memcpy(facts->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES);
+    memcpy(facts->node_nonce, said->node_nonce.data, JOIN_NONCE_BYTES);
+    facts->node_id = said->node_id;
+    facts->host = said->host;
+    facts->port = (uint16_t)said->port;
+    return NULL;
+}
+
+/* Where the node says it serves; without a host, where this stream comes from. */
+static int take_address(struct net_addr *out, struct attach *attach,
+                        const Drover__V1__Register *said, struct error *err)
+{
+    char text[NET_TEXT_BYTES + 16];
+    char host[NET_TEXT_BYTES];
+
+    if (said->host[0] == '\0') {
+        struct net_addr peer;
+
+        server_call_peer(attach->call, &peer);
+        if (peer.sa.ss_family == AF_UNIX)
+            return error_set(err, DRV_EINVAL, "host is empty and the stream has no address");
+        net_format_host(host, sizeof(host), &peer);
+    } else {
+        (void)snprintf(host, sizeof(host), "%s", said->host);
+    }
+    (void)snprintf(text, sizeof(text), strchr(host, ':') == NULL ? "%s:%u" : "[%s]:%u", host,
+                   (unsigned)said->port);
+    return net_parse(out, text, err);
+}
+
+static int take_info(struct node_info *info, const Drover__V1__Register *said,
+                     struct error *err)
+{
+    int rc;
+
+    memset(info, 0, sizeof(*info));
+    (void)snprintf(info->name, sizeof(info->name), "%s", said->node_id);
+    memcpy(info->instance_id, said->instance_id.data, sizeof(info->instance_id));
+    info->origin = NODE_ORIGIN_REGISTRY;
+    info->weight = 100;
+    info->tls = said->tls != 0;
+    rc = identity_versions(info, said->engine, said->engine_version, said->agent_version, err);
+    if (rc == 0)
+        rc = identity_models(info, said->models, said->n_models, err);
+    if (rc == 0)
+        identity_capacity(info, said->capacity);
+    return rc;
+}
+
+static bool send_registered(struct attach *attach, const char *token, bool resumed)
+{
+    const struct config_registry *config = &attach->registry->config->registry;
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__Registered registered = DROVER__V1__REGISTERED__INIT;
+    uint8_t proof[JOIN_PROOF_BYTES];
+    uint32_t third = config->lease_ms / 3;
+
+    join_coordinator_proof(proof, token, &attach->facts);
+    registered.coordinator_proof.data = proof;
+    registered.coordinator_proof.len = sizeof(proof);
+    registered.lease_ms = config->lease_ms;
+    registered.heartbeat_ms = config->heartbeat_ms < third ? config->heartbeat_ms : third;
+    registered.reconnect_spread_ms = lease_spread_ms(attach->registry->table);
+    registered.resumed = resumed;
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_REGISTERED;
+    frame.registered = &registered;
+    return send_frame(attach, &frame);
+}
+
+static void join(struct attach *attach, const Drover__V1__Register *said, const char *token)
+{
+    struct registry *registry = attach->registry;
+    struct node_info *info = &registry->scratch;
+    struct error err = {0};
+    struct net_addr addr;
+    struct member *member = NULL;
+    enum lease_answer answer;
+
+    if (take_address(&addr, attach, said, &err) != 0 || take_info(info, said, &err) != 0) {
+        protocol_error(attach, err.text);
+        return;
+    }
+    if (info->tls && registry->table->registry_tls == NULL) {
+        evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_FAILED_PRECONDITION,
+              "the node serves TLS, and this coordinator has no registry.listen.tls to check "
+              "it with");
+        return;
+    }
+    net_format(info->address, sizeof(info->address), &addr);
+    answer = lease_join(&member, registry->table, info, &addr, attach);
+    switch (answer) {
+    case LEASE_FULL:
+        evict(attach, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL, GRPC_RESOURCE_EXHAUSTED,
+              "the node table is full");
+        return;
+    case LEASE_RESERVED:
+        evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_ALREADY_EXISTS,
+              "a node of the coordinator's configuration has this name");
+        return;
+    case LEASE_JOINED:
+    case LEASE_RESUMED:
+        break;
+    }
+    timer_stop(registry->loop, &attach->timer);
+    leave_phase(attach, ATTACH_MEMBER);
+    attach->member = member;
+    registry->joins++;
+    log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
+             log_quote(info->name), log_quote(info->address),
+             identity_engine_name(info->engine), info->models_count, info->slots,
+             answer == LEASE_RESUMED ? "yes" : "no");
+    if (!send_registered(attach, token, answer == LEASE_RESUMED)) {
+        finish(attach, GRPC_UNAVAILABLE, "out of memory");
+        lease_broken(member);
+        return;
+    }
+    if (member->verdict.drain_wish)
+        attach_drain_order(attach, true);
+    if (said->load != NULL) {
+        /* Numbered from 1 by each instance; a resumed one goes on. */
+        if (answer == LEASE_JOINED)
+            member->load_seq = 0;
+        member_load(member, said->load);
+    }
+}
+
+static void on_register(struct attach *attach, const Drover__V1__Register *said)
+{
+    const char *wrong = take_facts(attach, said);
+    const char *token;
+
+    if (wrong != NULL) {
+        protocol_error(attach, wrong);
+        return;
+    }
+    token = proven_token(attach->registry, &attach->facts, said->join_proof.data);
+    if (token == NULL)
+        refuse(attach, said->node_id);
+    else
+        join(attach, said, token);
+    /* Borrowed from the message. */
+    attach->facts.node_id = "";
+    attach->facts.host = "";
+}
+
+/* ---- the messages of a member ------------------------------------------------------------ */
+
+static void on_heartbeat(struct attach *attach, const Drover__V1__Heartbeat *said)
+{
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__HeartbeatAck ack = DROVER__V1__HEARTBEAT_ACK__INIT;
+
+    if (said->load != NULL) {
+        ack.load_seq = said->load->seq;
+        member_load(attach->member, said->load);
+    }
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_HEARTBEAT_ACK;
+    frame.heartbeat_ack = &ack;
+    (void)send_frame(attach, &frame);
+}
+
+static void on_models(struct attach *attach, const Drover__V1__ModelsUpdate *said)
+{
+    struct node_info *next = &attach->registry->scratch;
+    struct error err = {0};
+
+    *next = attach->member->info;
+    if (identity_models(next, said->models, said->n_models, &err) != 0) {
+        protocol_error(attach, err.text);
+        return;
+    }
+    if (said->capacity != NULL)
+        identity_capacity(next, said->capacity);
+    member_publish(attach->member, next);
+    /* Other models may mean that the engine is another, or is known at last. */
+    if (attach->member->probe != NULL)
+        probe_describe(attach->member->probe);
+}
+
+static void on_leave(struct attach *attach, const Drover__V1__Leave *said)
+{
+    if (said->reason[0] != '\0' && !wire_is_label(said->reason, MAX_REASON_BYTES)) {
+        protocol_error(attach, "the reason for leaving is no printable text");
+        return;
+    }
+    log_info("event=node_leaves node=%s why=%s drain_ms=%u",
+             log_quote(attach->member->info.name), log_quote(said->reason), said->drain_ms);
+    lease_leave(attach->member, said->drain_ms);
+}
+
+static void on_member_frame(struct attach *attach, const Drover__V1__NodeFrame *frame)
+{
+    lease_heard(attach->member);
+    switch (frame->frame_case) {
+    case DROVER__V1__NODE_FRAME__FRAME_REGISTER:
+        protocol_error(attach, "register came twice");
+        break;
+    case DROVER__V1__NODE_FRAME__FRAME_HEARTBEAT:
+        on_heartbeat(attach, frame->heartbeat);
+        break;
+    case DROVER__V1__NODE_FRAME__FRAME_MODELS:
+        on_models(attach, frame->models);
+        break;
+    case DROVER__V1__NODE_FRAME__FRAME_LEAVE:
+        on_leave(attach, frame->leave);
+        break;
+    case DROVER__V1__NODE_FRAME__FRAME__NOT_SET:
+        break; /* of a newer minor version */
+#if defined(__clang__) || defined(__GNUC__)
+    case _DROVER__V1__NODE_FRAME__FRAME__CASE_IS_INT_SIZE:
+        break;
+#endif
+    }
+}
+
+static void on_message(struct server_call *call, const uint8_t *message, size_t n)
+{
+    struct attach *attach = server_call_data(call);
+    const Drover__V1__NodeFrame *frame;
+    struct error err = {0};
+
+    if (attach == NULL || attach->phase == ATTACH_ENDING || attach->phase == ATTACH_REFUSING)
+        return;
+    frame = (const Drover__V1__NodeFrame *)wire_unpack(
+        &drover__v1__node_frame__descriptor, &attach->registry->arena, message, n, &err);
+    if (frame == NULL) {
+        protocol_error(attach, err.text);
+        return;
+    }
+    if (attach->phase == ATTACH_MEMBER)
+        on_member_frame(attach, frame);
+    else if (frame->frame_case == DROVER__V1__NODE_FRAME__FRAME_REGISTER)
+        on_register(attach, frame->register_);
+    else
+        protocol_error(attach, "the first message is not register");
+}
+
+/* ---- streams ----------------------------------------------------------------------------- */
+
+static void on_register_timer(struct timer *timer)
+{
+    struct attach *attach = CONTAINER_OF(timer, struct attach, timer);
+
+    attach->registry->refused++;
+    finish(attach, GRPC_DEADLINE_EXCEEDED, "register did not come in time");
+}
+
+static bool too_many_pending(const struct registry *registry, uint64_t peer_key)
+{
+    unsigned of_peer = 0;
+
+    if (registry->pending >= MAX_PENDING)
+        return true;
+    for (const struct attach *a = registry->attaches.next; a != &registry->attaches;
+         a = a->next)
+        of_peer += a->peer_key == peer_key && peer_key != 0 &&
+                   (a->phase == ATTACH_GREETED || a->phase == ATTACH_REFUSING);
+    return of_peer >= MAX_PENDING_PER_PEER;
+}
+
+static bool send_hello(struct attach *attach)
+{
+    Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
+    Drover__V1__Hello hello = DROVER__V1__HELLO__INIT;
+
+    hello.server_nonce.data = attach->facts.server_nonce;
+    hello.server_nonce.len = sizeof(attach->facts.server_nonce);
+    hello.coordinator_id = attach->registry->id;
+    frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_HELLO;
+    frame.hello = &hello;
+    return send_frame(attach, &frame);
+}
+
+static void on_start(struct server_call *call, void *method_data)
+{
+    struct registry *registry = method_data;
+    struct attach *attach;
+    struct net_addr peer;
+    uint64_t key;
+
+    server_call_set_data(call, NULL);
+    server_call_peer(call, &peer);
+    key = strikes_key((const struct sockaddr *)&peer.sa);
+    if (registry->stopping) {
+        server_call_finish(call, GRPC_UNAVAILABLE, "the coordinator stops");
+        return;
+    }
+    if (strikes_blocked(&registry->strikes, key, clock_mono_us()) ||
+        too_many_pending(registry, key)) {
+        registry->refused++;
+        server_call_finish_pushback(call, GRPC_RESOURCE_EXHAUSTED,
+                                    "too many registrations from this address", PUSHBACK_MS);
+        return;
+    }
+    attach = calloc(1, sizeof(*attach));
+    if (attach == NULL) {
+        server_call_finish(call, GRPC_UNAVAILABLE, "out of memory");
+        return;
+    }
+    attach->registry = registry;
+    attach->call = call;
+    attach->peer_key = key;
+    attach->facts.node_id = "";
+    attach->facts.host = "";
+    arc4random_buf(attach->facts.server_nonce, sizeof(attach->facts.server_nonce));
+    attach->prev = registry->attaches.prev;
+    attach->next = &registry->attaches;
+    registry->attaches.prev->next = attach;
+    registry->attaches.prev = attach;
+    registry->pending++;
+    server_call_set_data(call, attach);
+    timer_start(registry->loop, &attach->timer, REGISTER_US, on_register_timer);
+    if (!send_hello(attach))
+        finish(attach, GRPC_UNAVAILABLE, "out of memory");
+}
+
+static void free_attach(struct attach *attach)
+{
+    timer_stop(attach->registry->loop, &attach->timer);
+    attach->prev->next = attach->next;
+    attach->next->prev = attach->prev;
+    free(attach);
+}
+
+/* The node sends no more: it is as good as gone, unless it said that it leaves. */
+static void on_half_close(struct server_call *call)
+{
+    struct attach *attach = server_call_data(call);
+    struct member *member = attach == NULL ? NULL : attach->member;
+
+    if (attach == NULL || (member != NULL && member->verdict.leaving != NODE_REASON_NONE))
+        return;
+    finish(attach, GRPC_OK, NULL);
+    if (member != NULL)
+        lease_broken(member);
+}
+
+static void on_gone(struct server_call *call)
+{
+    struct attach *attach = server_call_data(call);
+    struct member *member;
+
+    if (attach == NULL)
+        return;
+    member = attach->member;
+    leave_phase(attach, ATTACH_ENDING);
+    free_attach(attach);
+    if (member != NULL) {
+        log_info("event=node_stream_broken node=%s", log_quote(member->info.name));
+        lease_broken(member);
+    }
+}
+
+static void on_closed(struct server_call *call)
+{
+    struct attach *attach = server_call_data(call);
+
+    if (attach != NULL)
+        free_attach(attach);
+}
+
+static const struct server_handler attach_handler = {
+    .on_start = on_start,
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_gone,
+    .on_closed = on_closed,
+};
+
+/* ---- life -------------------------------------------------------------------------------- */
+
+static int start_server(struct registry *registry, int listen_fd, struct error *err)
+{
+    const struct config_tls *tls = &registry->config->registry.listen.tls;
+    struct server_config config = {
+        .methods = registry->methods,
+        .methods_count = ARRAY_LEN(registry->methods),
+        .max_connections = 2 * scoreboard_max_nodes(registry->table->board) + MAX_PENDING,
+        .max_streams = MAX_STREAMS,
+    };
+    int rc;
+
+    if (tls->enabled) {
+        rc = tls_server_context(&registry->tls, tls, TLS_PROTOCOL_H2, err);
+        if (rc != 0)
+            return error_wrap(err, rc, "registry.listen.tls");
+        config.tls = registry->tls;
+    }
+    rc = health_service_create(&registry->health, err);
+    if (rc != 0)
+        return rc;
+    health_service_set(registry->health, "", true);
+    health_service_set(registry->health, "drover.v1.Registry", true);
+    health_service_methods(registry->health, &registry->methods[1]);
+    registry->methods[0] = (struct server_method){
+        .path = "/drover.v1.Registry/Attach",
+        .handler = &attach_handler,
+        .client_streaming = true,
+        .max_message_bytes = MAX_MESSAGE_BYTES,
+        .data = registry,
+    };
+    rc = grpc_server_create(&registry->server, registry->loop, &config, err);
+    if (rc != 0)
+        return rc;
+    return grpc_server_listen(registry->server, listen_fd, err);
+}
+
+int registry_create(struct registry **out, struct loop *loop, struct table *table,
+                    const struct config *config, int listen_fd, struct error *err)
+{
+    struct registry *registry = calloc(1, sizeof(*registry));
+    char host[40] = "";
+    int rc;
+
+    *out = NULL;
+    if (registry == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    registry->loop = loop;
+    registry->table = table;
+    registry->config = config;
+    registry->attaches.next = &registry->attaches;
+    registry->attaches.prev = &registry->attaches;
+    wire_arena_init(&registry->arena);
+    (void)gethostname(host, sizeof(host) - 1);
+    (void)snprintf(registry->id, sizeof(registry->id), "%s/%d",
+                   wire_is_label(host, sizeof(host)) ? host : "drover", (int)getpid());
+    rc = start_server(registry, listen_fd, err);
+    if (rc != 0) {
+        registry_destroy(registry);
+        return rc;
+    }
+    *out = registry;
+    return 0;
+}
+
+static void on_idle(struct grpc_server *server, void *data)
+{
+    struct registry *registry = data;
+
+    (void)server;
+    *registry->stopped = true;
+}
+
+void registry_stop(struct registry *registry, uint64_t grace_us, bool *done)
+{
+    struct attach *next;
+
+    if (registry->stopping)
+        return;
+    registry->stopping = true;
+    registry->stopped = done;
+    for (struct attach *a = registry->attaches.next; a != &registry->attaches; a = next) {
+        next = a->next;
+        if (a->member != NULL)
+            a->member->attach = NULL; /* its row is left as it is */
+        evict(a, DROVER__V1__EVICTED__REASON__REASON_SHUTDOWN, GRPC_UNAVAILABLE,
+              "the coordinator stops");
+    }
+    grpc_server_shutdown(registry->server, grace_us, on_idle, registry);
+}
+
+void registry_destroy(struct registry *registry)
+{
+    if (registry == NULL)
+        return;
+    registry->stopping = true;
+    for (struct attach *a = registry->attaches.next; a != &registry->attaches; a = a->next) {
+        if (a->member != NULL)
+            a->member->attach = NULL;
+        a->member = NULL;
+    }
+    grpc_server_destroy(registry->server);
+    /* Streams that were ending have no on_gone. */
+    while (registry->attaches.next != &registry->attaches)
+        free_attach(registry->attaches.next);
+    health_service_destroy(registry->health);
+    SSL_CTX_free(registry->tls);
+    wire_arena_finish(&registry->arena);
+    free(registry);
+}
+
+void registry_reload(struct registry *registry, const struct config *config)
+{
+    registry->config = config;
+}
+
+void registry_counts(const struct registry *registry, struct snapshot_counts *out)
+{
+    out->registry_joins = registry->joins;
+    out->registry_refused = registry->refused;
+    out->registry_attached = registry->attached;
+}

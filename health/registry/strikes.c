@@ -1,0 +1,64 @@
+/* strikes.c - who has failed too often of late, by address. */
+#include "health/registry/strikes.h"
+
+#include <netinet/in.h>
+#include <string.h>
+
+uint64_t strikes_key(const struct sockaddr *sa)
+{
+    uint64_t key = 0;
+
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)sa;
+
+        memcpy(&key, &in->sin_addr, sizeof(in->sin_addr));
+        key |= UINT64_C(1) << 63;
+    } else if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
+
+        memcpy(&key, &in6->sin6_addr, sizeof(key));
+        key |= UINT64_C(1) << 62;
+    }
+    return key;
+}
+
+/* A bucket is kept as the instant at which it will be full again: `allowed` strikes lie between
+ * that and now. */
+void strikes_note(struct strikes *strikes, uint64_t key, uint64_t now_mono_us)
+{
+    struct strikes_place *at = &strikes->place[0];
+
+    if (key == 0)
+        return;
+    for (unsigned i = 0; i < STRIKES_PLACES; i++) {
+        struct strikes_place *place = &strikes->place[i];
+
+        if (place->key == key) {
+            at = place;
+            break;
+        }
+        if (place->clear_mono_us < at->clear_mono_us)
+            at = place;
+    }
+    if (at->key != key || at->clear_mono_us < now_mono_us) {
+        at->key = key;
+        at->clear_mono_us = now_mono_us;
+    }
+    at->clear_mono_us += STRIKES_REFILL_US;
+    if (at->clear_mono_us > now_mono_us + STRIKES_ALLOWED * STRIKES_REFILL_US)
+        at->clear_mono_us = now_mono_us + STRIKES_ALLOWED * STRIKES_REFILL_US;
+}
+
+bool strikes_blocked(const struct strikes *strikes, uint64_t key, uint64_t now_mono_us)
+{
+    if (key == 0)
+        return false;
+    for (unsigned i = 0; i < STRIKES_PLACES; i++) {
+        const struct strikes_place *place = &strikes->place[i];
+
+        if (place->key == key)
+            return place->clear_mono_us >
+                   now_mono_us + (STRIKES_ALLOWED - 1) * STRIKES_REFILL_US;
+    }
+    return false;
+}

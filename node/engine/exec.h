@@ -1,0 +1,119 @@
+/*
+ * exec.h - one request inside the agent; shared by infer.c (admission, beginning and end) and
+ * answer.c (what the engine sends).
+ */
+#ifndef DROVER_NODE_EXEC_H
+#define DROVER_NODE_EXEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+#include "node/agent.h"
+#include "node/engine/headers.h"
+#include "node/engine/observe.h"
+#include "node/text/assemble.h"
+#include "node/text/rejoin.h"
+#include "node/text/sse.h"
+
+/* EXEC_OPENED -> EXEC_QUEUED -> EXEC_RUNNING -> EXEC_ENDED; every phase may go to EXEC_ENDED,
+ * and EXEC_OPENED may go straight to EXEC_RUNNING. */
+enum exec_phase {
+    EXEC_OPENED = 0, /* the call has begun, its message has not come */
+    EXEC_QUEUED,     /* waits for a slot */
+    EXEC_RUNNING,    /* has a slot; `run` is set until the engine has ended */
+    EXEC_ENDED,      /* `call` is finished or gone; freed at the end of the turn */
+};
+
+/* What is made of the engine's answer; settled by its head. */
+enum answer_mode {
+    ANSWER_UNKNOWN = 0, /* no head yet */
+    ANSWER_EVENTS,      /* whole events go to the client as they come */
+    ANSWER_ASSEMBLED,   /* events become one JSON answer */
+    ANSWER_PLAIN,       /* bytes pass */
+    ANSWER_ERROR,       /* collected, judged at the end */
+};
+
+struct exec {
+    struct agent *agent;
+    struct server_call *call; /* NULL iff phase == EXEC_ENDED */
+    struct engine_run *run;   /* NULL unless the engine works on it */
+    enum exec_phase phase;
+    enum answer_mode mode;
+    struct waiter waiter;
+    struct exec *next; /* in the table's bucket, or among the dead */
+
+    /* The request. */
+    char request_id[65];
+    uint32_t attempt;
+    int operation; /* enum drover.v1.Operation */
+    bool stream, want_text;
+    bool streaming;   /* the engine was asked for a stream */
+    bool usage_added; /* by us: hidden from a client that streams */
+    bool continues;   /* an answer that another node began; `rejoin` is in use */
+    bool resumable;   /* another node could continue it, as far as the request goes */
+    uint32_t first_token_ms, idle_token_ms;
+    struct buf body;         /* owned: what the engine gets */
+    struct buf request_text; /* owned: NUL-separated content type, header names and values */
+    struct engine_header headers[HEADERS_MAX];
+    size_t headers_count;
+
+    /* The answer. */
+    unsigned http_status;
+    char content_type[128];
+    struct buf response_text; /* owned: NUL-separated names and values */
+    struct engine_header response_headers[HEADERS_MAX];
+    size_t response_headers_count;
+    struct sse sse;
+    struct rejoin rejoin;
+    struct observer observer;
+    struct assembler *assembler; /* owned; ANSWER_ASSEMBLED only */
+    struct buf out;              /* owned: bytes for the next chunk */
+    struct buf whole;            /* owned: the start of a plain JSON answer, for its usage */
+    uint32_t out_tokens;
+    bool out_content;
+    bool head_sent, content_sent, paused;
+    struct deferred flush;
+    uint64_t body_bytes;
+
+    /* Instants on the monotonic clock; 0 = not yet. */
+    uint64_t received_us, started_us, content_us, last_content_us;
+    uint64_t told_us;   /* when an assembled answer last showed progress */
+    bool tell_progress; /* an empty chunk is due */
+    struct timer silence;
+};
+
+/* Ends the call with a status that is not OK, and the engine's run with it. */
+void exec_fail(struct exec *exec, enum grpc_status status, const char *format, ...)
+    PRINTF_LIKE(3, 4);
+
+/* Ends the call with OK; the engine's run is over. */
+void exec_succeed(struct exec *exec);
+
+/* Sends an event, with a load report if `load`.  False: the call has ended by it. */
+MUST_CHECK bool exec_send(struct exec *exec, Drover__V1__InferEvent *event, bool load);
+
+/* The engine's run has ended by itself: the slot is free. */
+void exec_run_over(struct exec *exec);
+
+/* Asks the engine (again), in the slot that exec holds. */
+void exec_run(struct exec *exec);
+
+/* answer.c: what the engine's events do. */
+extern const struct engine_events answer_events;
+
+/* answer.c: the call's send queue has room again. */
+void answer_writable(struct exec *exec);
+
+/* answer.c: begins to watch over the limits of silence; the engine call has started. */
+void answer_watch(struct exec *exec);
+
+/* answer.c: ends a stream with `out` as its last bytes, without an engine. */
+void answer_last(struct exec *exec);
+
+/* answer.c: forgets an answer that began, to ask again. */
+void answer_reset(struct exec *exec);
+
+#endif

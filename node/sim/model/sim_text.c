@@ -1,0 +1,238 @@
+/* sim_text.c - the words of the simulated engine. */
+#include "node/sim/model/sim_text.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/buf.h"
+
+#define WORD(s)                            \
+    {                                      \
+        " " s, " " s, sizeof(s), sizeof(s) \
+    }
+#define ODD(plain, json)                                 \
+    {                                                    \
+        plain, json, sizeof(plain) - 1, sizeof(json) - 1 \
+    }
+
+/* Words that an English prompt hardly ends with.  The odd ones are here because they are what
+ * a relay gets wrong: several bytes a character, and bytes that JSON or SSE must escape. */
+static const struct sim_token VOCABULARY[] = {
+    WORD("lorem"),
+    WORD("ipsum"),
+    WORD("dolor"),
+    WORD("amet"),
+    WORD("consectetur"),
+    WORD("adipiscing"),
+    WORD("elit"),
+    WORD("eiusmod"),
+    WORD("tempor"),
+    WORD("incididunt"),
+    WORD("labore"),
+    WORD("dolore"),
+    WORD("magna"),
+    WORD("aliqua"),
+    WORD("enim"),
+    WORD("minim"),
+    WORD("veniam"),
+    WORD("quis"),
+    WORD("nostrud"),
+    WORD("ullamco"),
+    WORD("laboris"),
+    WORD("nisi"),
+    WORD("aliquip"),
+    WORD("commodo"),
+    WORD("consequat"),
+    WORD("duis"),
+    WORD("aute"),
+    WORD("irure"),
+    WORD("reprehenderit"),
+    WORD("voluptate"),
+    WORD("velit"),
+    WORD("esse"),
+    WORD("cillum"),
+    WORD("fugiat"),
+    WORD("nulla"),
+    WORD("pariatur"),
+    WORD("excepteur"),
+    WORD("sint"),
+    WORD("occaecat"),
+    WORD("cupidatat"),
+    WORD("proident"),
+    WORD("sunt"),
+    WORD("culpa"),
+    WORD("officia"),
+    WORD("deserunt"),
+    WORD("mollit"),
+    WORD("anim"),
+    WORD("laborum"),
+    WORD("curabitur"),
+    WORD("pretium"),
+    WORD("tincidunt"),
+    WORD("lacus"),
+    WORD("gravida"),
+    WORD("orci"),
+    WORD("odio"),
+    WORD("nullam"),
+    WORD("varius"),
+    WORD("turpis"),
+    WORD("pharetra"),
+    WORD("eros"),
+    WORD("bibendum"),
+    WORD("nec"),
+    WORD("luctus"),
+    WORD("felis"),
+    WORD("sollicitudin"),
+    WORD("mauris"),
+    WORD("vulputate"),
+    WORD("pellentesque"),
+    WORD("habitant"),
+    WORD("morbi"),
+    WORD("tristique"),
+    WORD("senectus"),
+    WORD("netus"),
+    WORD("malesuada"),
+    WORD("fames"),
+    WORD("egestas"),
+    WORD("vestibulum"),
+    WORD("tortor"),
+    WORD("feugiat"),
+    WORD("vitae"),
+    WORD("ultricies"),
+    WORD("leo"),
+    WORD("integer"),
+    WORD("porta"),
+    WORD("sapien"),
+    WORD("rutrum"),
+    WORD("quam"),
+    WORD("viverra"),
+    WORD("justo"),
+    WORD("lectus"),
+    WORD("blandit"),
+    WORD("cursus"),
+    WORD("risus"),
+    WORD("ultrices"),
+    WORD("mattis"),
+    WORD("augue"),
+    WORD("semper"),
+    WORD("auctor"),
+    WORD("neque"),
+    WORD("convallis"),
+    WORD("posuere"),
+    WORD("sodales"),
+    WORD("dignissim"),
+    WORD("suspendisse"),
+    ODD(" g\xc3\xa9n\xc3\xa9ral", " g\xc3\xa9n\xc3\xa9ral"),
+    ODD(" \xe7\xbe\x8a\xe9\xa7\x9d", " \xe7\xbe\x8a\xe9\xa7\x9d"),
+    ODD(" \xf0\x9f\xa6\x99", " \xf0\x9f\xa6\x99"),
+    ODD(" \"citat\"", " \\\"citat\\\""),
+    ODD(",", ","),
+    ODD(",", ","),
+    ODD(",", ","),
+    ODD(".", "."),
+    ODD(".", "."),
+    ODD(".", "."),
+    ODD("\n", "\\n"),
+};
+#define VOCABULARY_SIZE (sizeof(VOCABULARY) / sizeof(VOCABULARY[0]))
+
+/* The finaliser of splitmix64: spreads neighbouring inputs over all 64 bits. */
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= UINT64_C(0xbf58476d1ce4e5b9);
+    x ^= x >> 27;
+    x *= UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* A hash that is cheap to extend by a byte, so that every possible beginning can be tried. */
+static uint64_t roll(uint64_t hash, uint8_t byte)
+{
+    return (hash ^ byte) * UINT64_C(0x100000001b3);
+}
+
+struct sim_token sim_text_token(const struct sim_text *text, uint32_t index)
+{
+    uint64_t hash = mix(text->key + (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15));
+    struct sim_token token = VOCABULARY[hash % VOCABULARY_SIZE];
+
+    if (index == 0 && text->bare_first && token.text[0] == ' ') {
+        token.text++;
+        token.json++;
+        token.text_len--;
+        token.json_len--;
+    }
+    return token;
+}
+
+/* Is given[0..len) a beginning of the text?  If so *place is where it ends; in the middle of a
+ * token only if `inside`. */
+static bool fits(struct sim_place *place, const struct sim_text *text, const char *given,
+                 size_t len, bool inside)
+{
+    uint32_t index;
+
+    for (index = 0; len != 0; index++) {
+        struct sim_token token = sim_text_token(text, index);
+        size_t n = token.text_len < len ? token.text_len : len;
+
+        if (memcmp(token.text, given, n) != 0)
+            return false;
+        if (n < token.text_len) {
+            if (!inside || token.json_len != token.text_len)
+                return false;
+            *place = (struct sim_place){*text, index, (uint32_t)n};
+            return true;
+        }
+        given += n;
+        len -= n;
+    }
+    *place = (struct sim_place){*text, index, 0};
+    return true;
+}
+
+struct sim_place sim_text_find(const char *model, const void *prompt, size_t len,
+                               size_t answer_at, bool known)
+{
+    const char *p = prompt;
+    uint64_t hash = XXH3_64bits_withSeed(p, answer_at, XXH3_64bits(model, strlen(model)));
+    struct sim_place place;
+    size_t at;
+
+    for (at = answer_at; at < len; at++) {
+        struct sim_text text = {.key = mix(hash), .bare_first = known && at == answer_at};
+
+        if (fits(&place, &text, p + at, len - at, text.bare_first))
+            return place;
+        hash = roll(hash, (uint8_t)p[at]);
+    }
+    return (struct sim_place){
+        .text = {.key = mix(hash), .bare_first = known && at == answer_at}};
+}
+
+struct sim_token sim_text_first(const struct sim_place *place)
+{
+    struct sim_token token = sim_text_token(&place->text, place->index);
+
+    token.text += place->skip;
+    token.json += place->skip;
+    token.text_len = (uint8_t)(token.text_len - place->skip);
+    token.json_len = (uint8_t)(token.json_len - place->skip);
+    return token;
+}
+
+void sim_text_add(struct buf *out, const struct sim_place *place, uint32_t count, bool json)
+{
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        struct sim_token token =
+            i == 0 ? sim_text_first(place) : sim_text_token(&place->text, place->index + i);
+
+        if (json)
+            buf_add(out, token.json, token.json_len);
+        else
+            buf_add(out, token.text, token.text_len);
+    }
+}

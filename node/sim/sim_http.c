@@ -1,0 +1,575 @@
+/*
+ * sim_http.c - the simulated engine as a plain HTTP/1.1 server.
+ *
+ * The output of a request gathers in one of two buffers and leaves in one write at the end of
+ * the loop's turn, while the other may still be on its way.  A client that leaves is noticed by
+ * an epoll set of our own (libh2o does not read from a connection whose answer is under way),
+ * and its run is cancelled at once.
+ *
+ * A client's struct lives in its request's memory pool, so it dies exactly when libh2o lets go
+ * of the request: after the last byte, or when the connection breaks.
+ */
+#include "node/sim/sim_http.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/net.h"
+#include "node/engine/engine.h"
+#include "node/sim/sim_answer.h"
+#include "node/sim/sim_engine.h"
+#include "node/sim/sim_request.h"
+#include "proto/drover_common.pb-c.h"
+
+#define BACKLOG 4096
+
+/* Connections taken in one go, and how long to wait when descriptors run out. */
+#define ACCEPT_BATCH    64
+#define ACCEPT_PAUSE_US 50000
+
+/* Unsent output at which the engine is told to wait, and at which to go on. */
+#define PAUSE_BYTES  (256u * 1024)
+#define RESUME_BYTES (64u * 1024)
+
+struct sim_http {
+    struct engine *engine; /* borrowed */
+    struct loop *loop;     /* borrowed */
+    h2o_globalconf_t conf;
+    h2o_context_t context;
+    h2o_accept_ctx_t accept;
+    h2o_socket_t *listener; /* owned; NULL once stopped */
+    struct timer accept_timer;
+    int gone_fd; /* owned: epoll set of the connections with an answer under way */
+    struct watch *gone_watch;
+    uint64_t created_s;
+    char address[NET_TEXT_BYTES];
+};
+
+/* libh2o hands a handler itself and no more. */
+struct handler {
+    h2o_handler_t super;
+    struct sim_http *http;
+};
+
+/* One request for the engine. */
+struct client {
+    h2o_generator_t generator;
+    struct sim_http *http;
+    h2o_req_t *req;
+    struct engine_run *run; /* NULL once it ended or was cancelled */
+    struct deferred flush;
+    struct buf out[2]; /* owned: [filling] gathers, the other is being sent */
+    unsigned filling;  /* 0 or 1 */
+    int fd;            /* of the connection; in gone_fd iff >= 0 */
+    unsigned status;   /* 0 before the head */
+    char content_type[64];
+    bool started; /* the head went to libh2o */
+    bool sending; /* a write is under way */
+    bool ended;   /* the answer is complete */
+    bool broken;  /* it never will be: cut the connection */
+    bool paused;  /* the engine waits for us */
+};
+
+static const char *reason(int status)
+{
+    switch (status) {
+    case 200:
+        return "OK";
+    case 400:
+        return "Bad Request";
+    case 404:
+        return "Not Found";
+    case 405:
+        return "Method Not Allowed";
+    case 413:
+        return "Payload Too Large";
+    case 503:
+        return "Service Unavailable";
+    default:
+        return "Internal Server Error";
+    }
+}
+
+/* ---- the end of a request ------------------------------------------------------------------
+ */
+
+static void drop_run(struct client *client)
+{
+    if (client->run != NULL)
+        client->http->engine->ops->cancel(client->run);
+    client->run = NULL;
+}
+
+static void unwatch(struct client *client)
+{
+    if (client->fd != -1)
+        (void)epoll_ctl(client->http->gone_fd, EPOLL_CTL_DEL, client->fd, NULL);
+    client->fd = -1;
+}
+
+/* libh2o is done with the request, whatever the reason. */
+static void on_dispose(void *p)
+{
+    struct client *client = p;
+
+    drop_run(client);
+    unwatch(client);
+    loop_undefer(client->http->loop, &client->flush);
+    buf_finish(&client->out[0]);
+    buf_finish(&client->out[1]);
+}
+
+/* Cuts the connection.  `client` may be gone afterwards. */
+static void cut(struct client *client)
+{
+    h2o_req_t *req = client->req;
+    bool started = client->started;
+
+    drop_run(client);
+    client->broken = true;
+    if (client->fd != -1)
+        (void)shutdown(client->fd, SHUT_RDWR);
+    if (client->sending)
+        return; /* the write fails, and libh2o closes */
+    req->http1_is_persistent = 0;
+    client->ended = true;
+    client->sending = true;
+    if (!started) {
+        client->started = true;
+        req->res.status = 500;
+        req->res.reason = reason(500);
+        req->res.content_length = 0;
+        h2o_start_response(req, &client->generator);
+        h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
+    } else {
+        h2o_send(req, NULL, 0, H2O_SEND_STATE_ERROR);
+    }
+}
+
+/* ---- sending -------------------------------------------------------------------------------
+ */
+
+static void start_response(struct client *client)
+{
+    h2o_req_t *req = client->req;
+    bool events = strcmp(client->content_type, "text/event-stream") == 0;
+
+    client->started = true;
+    req->res.status = (int)client->status;
+    req->res.reason = reason(req->res.status);
+    if (client->ended)
+        req->res.content_length = buf_size(&client->out[client->filling]);
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
+                   client->content_type, strlen(client->content_type));
+    if (events)
+        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                       H2O_STRLIT("no-cache"));
+    h2o_start_response(req, &client->generator);
+}
+
+/* Sends what has gathered, unless a write is under way.  `client` may be gone afterwards. */
+static void flush(struct client *client)
+{
+    struct buf *out = &client->out[client->filling];
+    /* `out` is never consumed in part, so its data is its head; NULL when it is empty. */
+    h2o_iovec_t bytes = {.base = (char *)out->data, .len = buf_size(out)};
+    bool last = client->ended;
+
+    if (client->sending)
+        return;
+    if (client->out[0].failed || client->out[1].failed ||
+        (client->broken && (client->status == 0 || bytes.len == 0))) {
+        cut(client); /* what came before it broke has been sent */
+        return;
+    }
+    if (client->status == 0 || (bytes.len == 0 && !last))
+        return;
+    if (!client->started)
+        start_response(client);
+    client->filling = 1 - client->filling;
+    client->sending = true;
+    h2o_send(client->req, &bytes, bytes.len == 0 ? 0 : 1,
+             last ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+}
+
+/* The write is over. */
+static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
+    struct client *client = CONTAINER_OF(generator, struct client, generator);
+
+    (void)req;
+    client->sending = false;
+    buf_reset(&client->out[1 - client->filling]);
+    if (client->paused && buf_size(&client->out[client->filling]) < RESUME_BYTES) {
+        client->paused = false;
+        if (client->run != NULL)
+            client->http->engine->ops->pause(client->run, false);
+    }
+    flush(client);
+}
+
+static void on_flush(struct deferred *deferred)
+{
+    flush(CONTAINER_OF(deferred, struct client, flush));
+}
+
+/* ---- the engine's events -------------------------------------------------------------------
+ */
+
+static void on_head(void *data, unsigned status, const char *content_type,
+                    const struct engine_header *headers, size_t headers_count)
+{
+    struct client *client = data;
+
+    (void)headers;
+    (void)headers_count;
+    client->status = status;
+    (void)strlcpy(client->content_type, content_type, sizeof(client->content_type));
+}
+
+static void on_body(void *data, const uint8_t *bytes, size_t n)
+{
+    struct client *client = data;
+    struct buf *out = &client->out[client->filling];
+
+    buf_add(out, bytes, n);
+    if (!client->paused && buf_size(out) > PAUSE_BYTES) {
+        client->paused = true;
+        client->http->engine->ops->pause(client->run, true);
+    }
+    loop_defer(client->http->loop, &client->flush, on_flush);
+}
+
+static void on_end(void *data, enum engine_end end, const char *why)
+{
+    struct client *client = data;
+
+    (void)why;
+    client->run = NULL;
+    if (end == ENGINE_END_OK)
+        client->ended = true;
+    else
+        client->broken = true;
+    loop_defer(client->http->loop, &client->flush, on_flush);
+}
+
+/* ---- clients that leave --------------------------------------------------------------------
+ */
+
+static void on_gone(struct watch *watch, void *data)
+{
+    struct sim_http *http = data;
+    struct epoll_event events[64];
+    int n, i;
+
+    (void)watch;
+    do {
+        n = epoll_wait(http->gone_fd, events, ARRAY_LEN(events), 0);
+        for (i = 0; i < n; i++) {
+            struct client *client = events[i].data.ptr;
+
+            if (!client->broken)
+                cut(client);
+        }
+    } while (n == ARRAY_LEN(events));
+}
+
+static void watch_client(struct client *client)
+{
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = client};
+    h2o_conn_t *conn = client->req->conn;
+    int fd = h2o_socket_get_fd(conn->callbacks->get_socket(conn));
+
+    client->fd = -1;
+    if (epoll_ctl(client->http->gone_fd, EPOLL_CTL_ADD, fd, &event) == 0)
+        client->fd = fd;
+}
+
+/* ---- requests ------------------------------------------------------------------------------
+ */
+
+/* A whole answer that needs no engine. */
+static void answer(h2o_req_t *req, int status, struct buf *body)
+{
+    req->res.status = status;
+    req->res.reason = reason(status);
+    req->res.content_length = buf_size(body);
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
+                   H2O_STRLIT("application/json; charset=utf-8"));
+    h2o_send_inline(req, (char *)buf_head(body), buf_size(body)); /* copies */
+    buf_finish(body);
+}
+
+static void answer_error(h2o_req_t *req, int status, const char *type, const char *message)
+{
+    struct buf body = BUF_INIT;
+
+    sim_error_body(&body, 0, (unsigned)status, type, NULL, message);
+    answer(req, status, &body);
+}
+
+static void answer_health(struct sim_http *http, h2o_req_t *req)
+{
+    struct buf body = BUF_INIT;
+
+    if (http->engine->ops->facts(http->engine)->loading) {
+        answer_error(req, 503, "unavailable_error", "Loading model");
+        return;
+    }
+    buf_str(&body, "{\"status\":\"ok\",\"simulated\":true}");
+    answer(req, 200, &body);
+}
+
+static void answer_props(struct sim_http *http, h2o_req_t *req)
+{
+    const struct sim_spec *spec = sim_engine_spec(http->engine);
+    struct buf body = BUF_INIT;
+
+    buf_printf(&body,
+               "{\"total_slots\":%u,\"default_generation_settings\":{\"n_ctx\":%u},"
+               "\"model_alias\":\"%s\",\"build_info\":\"simulated " DROVER_VERSION
+               "\",\"simulated\":true}",
+               spec->model.slots, spec->models[0].context, spec->models[0].id);
+    answer(req, 200, &body);
+}
+
+static void answer_models(struct sim_http *http, h2o_req_t *req)
+{
+    struct buf body = BUF_INIT;
+
+    sim_models_body(&body, sim_engine_spec(http->engine), http->created_s);
+    answer(req, 200, &body);
+}
+
+static bool path_is(const h2o_req_t *req, const char *path)
+{
+    return h2o_memis(req->path_normalized.base, req->path_normalized.len, path, strlen(path));
+}
+
+static int get(struct sim_http *http, h2o_req_t *req)
+{
+    if (path_is(req, "/v1/models") || path_is(req, "/models"))
+        answer_models(http, req);
+    else if (path_is(req, "/health") || path_is(req, "/v1/health"))
+        answer_health(http, req);
+    else if (path_is(req, "/props"))
+        answer_props(http, req);
+    else
+        answer_error(req, 404, "not_found_error", "File Not Found");
+    return 0;
+}
+
+/* The operation of a path, with or without its /v1; 0 when there is none. */
+static int operation_of(const h2o_req_t *req)
+{
+    int operation;
+    const char *path;
+
+    for (operation = 1; (path = engine_path(operation)) != NULL; operation++) {
+        if (path_is(req, path) || (strncmp(path, "/v1/", 4) == 0 && path_is(req, path + 3)))
+            return operation;
+    }
+    return 0;
+}
+
+/* The value of a header as a string, or NULL. */
+static const char *header_value(h2o_req_t *req, const char *name)
+{
+    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
+
+    if (at == -1)
+        return NULL;
+    return h2o_strdup(&req->pool, req->headers.entries[at].value.base,
+                      req->headers.entries[at].value.len)
+        .base;
+}
+
+static int post(struct sim_http *http, h2o_req_t *req)
+{
+    int operation = operation_of(req);
+    struct engine_header attempt = {.name = "x-drover-attempt",
+                                    .value = header_value(req, "x-drover-attempt")};
+    struct engine_request request = {
+        .operation = operation,
+        .content_type = header_value(req, "content-type"),
+        .body = (const uint8_t *)req->entity.base,
+        .body_len = req->entity.len,
+        .headers = &attempt,
+        .headers_count = attempt.value != NULL,
+        .id = "",
+    };
+    static const struct engine_events EVENTS = {
+        .on_head = on_head, .on_body = on_body, .on_end = on_end};
+    struct client *client;
+    struct error err;
+
+    if (operation == 0) {
+        answer_error(req, 404, "not_found_error", "File Not Found");
+        return 0;
+    }
+    client = h2o_mem_alloc_shared(&req->pool, sizeof(*client), on_dispose);
+    memset(client, 0, sizeof(*client));
+    client->generator.proceed = on_proceed;
+    client->http = http;
+    client->req = req;
+    client->fd = -1;
+    if (http->engine->ops->start(http->engine, &client->run, &request, &EVENTS, client, &err) !=
+        0) {
+        answer_error(req, 500, "server_error", err.text);
+        return 0;
+    }
+    watch_client(client);
+    return 0;
+}
+
+static int on_req(h2o_handler_t *self, h2o_req_t *req)
+{
+    struct sim_http *http = ((struct handler *)self)->http;
+
+    if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("GET")))
+        return get(http, req);
+    if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST")))
+        return post(http, req);
+    answer_error(req, 405, "invalid_request_error", "method not allowed");
+    return 0;
+}
+
+/* ---- connections ---------------------------------------------------------------------------
+ */
+
+static void on_accept(h2o_socket_t *listener, const char *err);
+
+static void on_accept_again(struct timer *timer)
+{
+    struct sim_http *http = CONTAINER_OF(timer, struct sim_http, accept_timer);
+
+    h2o_socket_read_start(http->listener, on_accept);
+}
+
+static void on_accept(h2o_socket_t *listener, const char *err)
+{
+    struct sim_http *http = listener->data;
+    h2o_socket_t *sock;
+    unsigned i;
+
+    if (err != NULL)
+        return;
+    for (i = 0; i < ACCEPT_BATCH; i++) {
+        sock = h2o_evloop_socket_accept(listener);
+        if (sock == NULL) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                /* The listener stays readable: looking again at once would only spin. */
+                h2o_socket_read_stop(listener);
+                timer_start(http->loop, &http->accept_timer, ACCEPT_PAUSE_US, on_accept_again);
+            }
+            return;
+        }
+        h2o_accept(&http->accept, sock);
+    }
+}
+
+static void configure(struct sim_http *http)
+{
+    h2o_hostconf_t *host;
+    h2o_pathconf_t *path;
+    struct handler *handler;
+
+    h2o_config_init(&http->conf);
+    http->conf.server_name = h2o_iovec_init(H2O_STRLIT("drover-simulated"));
+    http->conf.http1.upgrade_to_http2 = 0; /* libh2o 2.2.5 is not safe with HTTP/2 clients */
+    http->conf.http1.req_timeout = 600000; /* peers keep idle connections */
+    http->conf.max_request_entity_size = SIM_MAX_BODY_BYTES;
+    host = h2o_config_register_host(&http->conf, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    path = h2o_config_register_path(host, "/", 0);
+    handler = (struct handler *)(void *)h2o_create_handler(path, sizeof(*handler));
+    handler->super.on_req = on_req;
+    handler->http = http;
+    h2o_context_init(&http->context, http->loop->h2o, &http->conf);
+    http->accept.ctx = &http->context;
+    http->accept.hosts = http->conf.hosts;
+}
+
+int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
+                  const char *address, struct error *err)
+{
+    struct sim_http *http = calloc(1, sizeof(*http));
+    struct net_addr local;
+    int fd = -1, rc;
+
+    *out = NULL;
+    if (http == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    http->engine = sim;
+    http->loop = loop;
+    http->created_s = clock_wall_ms() / 1000;
+    http->gone_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (http->gone_fd == -1) {
+        rc = error_sys(err, "epoll_create1");
+        goto fail;
+    }
+    http->gone_watch = watch_start(loop, http->gone_fd, on_gone, http, err);
+    if (http->gone_watch == NULL) {
+        rc = DRV_ESYS;
+        goto fail;
+    }
+    fd = net_listen(address, BACKLOG, err);
+    if (fd < 0) {
+        rc = fd;
+        goto fail;
+    }
+    rc = net_local(&local, fd, err);
+    if (rc != 0)
+        goto fail;
+    net_format(http->address, sizeof(http->address), &local);
+    (void)signal(SIGPIPE, SIG_IGN);
+    configure(http);
+    http->listener = h2o_evloop_socket_create(loop->h2o, fd, H2O_SOCKET_FLAG_DONT_READ);
+    http->listener->data = http;
+    h2o_socket_read_start(http->listener, on_accept);
+    log_info("event=sim_http address=%s", http->address);
+    *out = http;
+    return 0;
+
+fail: /* `rc` and `err` are set */
+    if (fd >= 0)
+        (void)close(fd);
+    watch_stop(http->gone_watch);
+    if (http->gone_fd != -1)
+        (void)close(http->gone_fd);
+    free(http);
+    return error_wrap(err, rc, "HTTP of the simulated engine");
+}
+
+const char *sim_http_address(const struct sim_http *http)
+{
+    return http->address;
+}
+
+void sim_http_stop(struct sim_http *http)
+{
+    if (http->listener == NULL)
+        return;
+    timer_stop(http->loop, &http->accept_timer);
+    h2o_socket_read_stop(http->listener);
+    h2o_socket_close(http->listener);
+    http->listener = NULL;
+}
+
+int sim_http_listen(struct engine *sim, struct loop *loop, const char *address,
+                    struct error *err)
+{
+    struct sim_http *http;
+
+    return sim_http_open(&http, sim, loop, address, err);
+}

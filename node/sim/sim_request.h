@@ -1,0 +1,64 @@
+/*
+ * sim_request.h - what a request to the simulated engine asks for.
+ *
+ * Turns a body into what the engine needs to run it; the body is not needed afterwards.
+ * Everything a client can get wrong ends here, as an error body in its API's shape.  Pure.
+ */
+#ifndef DROVER_NODE_SIM_REQUEST_H
+#define DROVER_NODE_SIM_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+#include "node/sim/model/sim_spec.h"
+#include "node/sim/model/sim_text.h"
+#include "node/sim/sim_answer.h"
+
+struct engine_request;
+
+#define SIM_MAX_BODY_BYTES (32u * 1024 * 1024)
+#define SIM_TOOL_BYTES     65
+
+enum sim_want {
+    SIM_WANT_ERROR = 0, /* `body` with `status`, at once */
+    SIM_WANT_FACTS,     /* `body`, at once */
+    SIM_WANT_VECTORS,   /* `body`, after the prompt's prefill */
+    SIM_WANT_TEXT,
+    SIM_WANT_TOOL, /* one call of `tool` */
+};
+
+struct sim_request {
+    enum sim_want want;
+    int operation;                      /* enum drover.v1.Operation */
+    const struct sim_spec_model *model; /* borrowed from the spec; NULL iff ERROR */
+    unsigned status;                    /* HTTP */
+    struct buf body;                    /* owned */
+    bool stream, usage_event;           /* usage_event: stream_options.include_usage */
+    bool plain;                         /* transcription as text/plain */
+    struct sim_place place;
+    uint32_t prompt_tokens;
+    uint32_t output_tokens; /* how many this run gives */
+    bool cut;               /* a limit ends it, not the text */
+    uint64_t *blocks;       /* owned */
+    size_t n_blocks;
+    char tool[SIM_TOOL_BYTES];
+    struct sim_fault fault;
+};
+
+/*
+ * Reads a request.  `scratch` is memory to work in.  DRV_ENOMEM is the only failure; whatever
+ * is wrong with the request itself gives SIM_WANT_ERROR.  Release with sim_request_finish() in
+ * any case.
+ */
+MUST_CHECK int sim_request_read(struct sim_request *out, const struct sim_spec *spec,
+                                const struct engine_request *request,
+                                const struct sim_ident *ident, struct buf *scratch);
+void sim_request_finish(struct sim_request *request);
+
+/* Which operations a model has, as engine_model.operations. */
+uint32_t sim_operations(const struct sim_spec_model *model);
+
+#endif

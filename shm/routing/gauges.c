@@ -1,0 +1,312 @@
+/*
+ * gauges.c - requests in flight per node: who may have one more place.
+ *
+ * Each worker writes only its own word of a node's row, so nothing is ever lost or counted
+ * twice, and a dead worker's share is exactly one column.  The price is that taking a place
+ * needs a protocol, because nobody can test and add in one step over the whole row.
+ *
+ * A claim: set the claiming bit in the own word, then look over the row.  Let H be the places
+ * held in it, L and G the claimants with a lower and a greater worker number.
+ *
+ *   H >= cap                  full: give up
+ *   H + L + 1 + G <= cap      room for all: turn the claiming bit into a held place
+ *   H + L + 1 <= cap          room if the greater numbers step back: look again
+ *   else                      step back (clear the bit) and look until there is room or it is
+ *                             full, then start over
+ *
+ * Never more than cap holders.  Suppose cap + 1 places are held at some instant.  Each was
+ * announced by setting a claiming bit, and from that store until its release it counts for one
+ * in its word without a gap, because bit and place are exchanged in one store.  Setting the bit
+ * and reading the row are sequentially consistent, so there is one order of all of them.  Take
+ * the holder that set its bit last: its look over the row began after that, so it read every
+ * other holder's word when that already counted, and found cap + 1.  But it went ahead only
+ * after finding at most cap.  (A worker whose several requests sit in one word counts for each
+ * of them, and the argument does not change.)
+ *
+ * The last place is not lost.  Among claimants that compete for it the lowest number never
+ * steps back for another claimant, and each greater one does as soon as it has looked; after
+ * that nothing stands in the way of the lowest.  What no protocol of plain reads and writes can
+ * do is to finish when a competitor is stopped in the middle (that would be wait-free
+ * consensus), so every look is counted and the claim fails in the end.  Such a failure passes:
+ * the stopped process resumes, or is reaped and its column zeroed.  This is why whoever waits
+ * for a place must also try again from time to time and not only at releases.
+ *
+ * Not the whole row is read but only the columns that were ever used, whose number only grows.
+ * A worker raises it, if need be, before it sets its bit; that too is sequentially consistent,
+ * so a look that began after the bit was set reads that far, and the argument above holds.
+ *
+ * A reader's sum over the row is no snapshot: a place that moves from one word to another
+ * during the look may be seen twice.  Before giving up for "full", the row is read again until
+ * two looks agree.
+ */
+#include "shm/routing/gauges.h"
+
+#include <sched.h>
+
+#include "shm/segment.h"
+#include "shm/words.h"
+
+/* Looks before a claim gives up; from SPINS on the processor is offered to others in between,
+ * because the one we wait for may be waiting for this very processor. */
+#define CLAIM_SPINS 64
+#define CLAIM_LOOKS 96
+
+struct look {
+    uint32_t held;    /* H, the own included */
+    uint32_t lower;   /* L */
+    uint32_t greater; /* G */
+};
+
+static uint64_t make_word(uint32_t generation, uint32_t inflight, uint32_t tokens)
+{
+    return (uint64_t)(uint16_t)generation << 48 | (uint64_t)inflight << 32 | tokens;
+}
+
+/* The own word; one of another generation reads as an empty one of this. */
+static uint64_t own_word(const _Atomic uint64_t *cell, uint32_t generation)
+{
+    uint64_t word = atomic_load_explicit(cell, memory_order_relaxed);
+
+    if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+        word = make_word(generation, 0, 0);
+    return word & ~SB_GAUGE_CLAIMING;
+}
+
+static struct look look_over(const struct scoreboard *board, const _Atomic uint64_t *row,
+                             unsigned worker, uint32_t generation)
+{
+    uint32_t columns = segment_columns(board);
+    struct look look = {0};
+
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst);
+
+        if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+            continue;
+        look.held += SB_GAUGE_INFLIGHT(word);
+        if ((word & SB_GAUGE_CLAIMING) != 0) {
+            look.lower += w < worker;
+            look.greater += w > worker;
+        }
+    }
+    return look;
+}
+
+/* The row and the own cell, or NULL: out of range, read-only, or not this tenant's row. */
+static _Atomic uint64_t *row_for(struct scoreboard *board, unsigned worker, unsigned node,
+                                 uint32_t generation)
+{
+    const struct sb_node *slot = segment_node(board, node);
+
+    if (!board->writable || slot == NULL || worker >= board->geometry.n_workers ||
+        segment_generation(slot) != generation)
+        return NULL;
+    return segment_gauges(board, node);
+}
+
+bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation,
+                  uint32_t tokens, uint32_t cap)
+{
+    _Atomic uint64_t *row = row_for(board, worker, node, generation);
+    uint32_t full_before = UINT32_MAX; /* `held` of the last look, if that was full */
+    bool claiming = true, won = false;
+    uint64_t mine;
+    uint32_t inflight, pending;
+
+    if (row == NULL)
+        return false;
+    mine = own_word(&row[worker], generation);
+    inflight = SB_GAUGE_INFLIGHT(mine);
+    if (inflight == SB_GAUGE_MAX_INFLIGHT)
+        return false;
+    segment_use_column(board, worker);
+    atomic_store_explicit(&row[worker], mine | SB_GAUGE_CLAIMING, memory_order_seq_cst);
+
+    for (int i = 0; i < CLAIM_LOOKS && !won; i++) {
+        struct look look = look_over(board, row, worker, generation);
+
+        if (look.held >= cap) {
+            if (look.held == full_before)
+                break;
+            full_before = look.held;
+            continue;
+        }
+        full_before = UINT32_MAX;
+        if (claiming && look.lower + look.greater + 1 <= cap - look.held) {
+            won = true;
+        } else if (claiming && look.lower + 1 > cap - look.held) {
+            atomic_store_explicit(&row[worker], mine, memory_order_seq_cst);
+            claiming = false;
+        } else if (!claiming && look.lower + 1 <= cap - look.held) {
+            atomic_store_explicit(&row[worker], mine | SB_GAUGE_CLAIMING, memory_order_seq_cst);
+            claiming = true;
+            continue; /* nothing to wait for: look at once */
+        }
+        if (!won && i < CLAIM_SPINS)
+            words_pause();
+        else if (!won)
+            (void)sched_yield();
+    }
+    if (won) {
+        pending = SB_GAUGE_TOKENS(mine);
+        pending = tokens > UINT32_MAX - pending ? UINT32_MAX : pending + tokens;
+        mine = make_word(generation, inflight + 1, pending);
+    }
+    atomic_store_explicit(&row[worker], mine, memory_order_seq_cst);
+    return won;
+}
+
+/* Takes from the own word, never below zero; leaves a word of another generation alone. */
+static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
+                      uint32_t generation, uint32_t requests, uint32_t tokens)
+{
+    _Atomic uint64_t *row = segment_gauges(board, node);
+    uint64_t word;
+    uint32_t inflight, pending;
+
+    if (!board->writable || row == NULL || worker >= board->geometry.n_workers)
+        return;
+    word = atomic_load_explicit(&row[worker], memory_order_relaxed);
+    if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+        return;
+    inflight = SB_GAUGE_INFLIGHT(word);
+    pending = SB_GAUGE_TOKENS(word);
+    inflight -= requests < inflight ? requests : inflight;
+    pending -= tokens < pending ? tokens : pending;
+    /* Not only release: whoever gives back and then looks at the lines (shm/routing/lines.h)
+     * must not do so in the other order. */
+    atomic_store_explicit(&row[worker], make_word(generation, inflight, pending),
+                          memory_order_seq_cst);
+}
+
+void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned node,
+                         uint32_t generation, uint32_t tokens)
+{
+    give_back(board, worker, node, generation, 0, tokens);
+}
+
+void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
+                    uint32_t generation, uint32_t tokens)
+{
+    give_back(board, worker, node, generation, 1, tokens);
+}
+
+struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
+                         uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+    uint64_t word;
+
+    if (row == NULL || worker >= board->geometry.n_workers)
+        return (struct gauge){0};
+    word = atomic_load_explicit(&row[worker], memory_order_acquire);
+    if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+        return (struct gauge){0};
+    return (struct gauge){.inflight = SB_GAUGE_INFLIGHT(word),
+                          .pending_tokens = SB_GAUGE_TOKENS(word)};
+}
+
+/* Adds up `columns` words of a row.  Sequentially consistent for the sake of
+ * shm/routing/lines.h: who has published a line sees every place that was given back before its
+ * releaser looked. */
+static struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns, uint32_t generation)
+{
+    struct gauge sum = {0};
+
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst);
+
+        if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+            continue;
+        sum.inflight += SB_GAUGE_INFLIGHT(word);
+        sum.pending_tokens += SB_GAUGE_TOKENS(word);
+    }
+    return sum;
+}
+
+/* The least of the instants in the second half of a row; 0 = none. */
+static uint64_t oldest_in(const _Atomic uint64_t *oldest, uint32_t columns, uint32_t generation)
+{
+    uint64_t least = 0;
+
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&oldest[w], memory_order_relaxed);
+        uint64_t since_mono_us = SB_OLDEST_MONO_US(word);
+
+        if (since_mono_us == 0 || SB_OLDEST_GENERATION(word) != (uint16_t)generation)
+            continue;
+        if (least == 0 || since_mono_us < least)
+            least = since_mono_us;
+    }
+    return least;
+}
+
+struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+
+    if (row == NULL)
+        return (struct gauge){0};
+    return sum_row(row, segment_columns(board), generation);
+}
+
+uint64_t gauges_oldest(const struct scoreboard *board, unsigned node, uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+
+    if (row == NULL)
+        return 0;
+    return oldest_in(row + segment_oldest_at(board), segment_columns(board), generation);
+}
+
+struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
+                               uint32_t generation)
+{
+    const _Atomic uint64_t *row = segment_gauges(board, node);
+    uint32_t columns = segment_columns(board);
+    struct gauge sum;
+
+    if (row == NULL)
+        return (struct gauge){0};
+    sum = sum_row(row, columns, generation);
+    if (sum.pending_tokens != 0) /* otherwise nobody waits there, and half the row is saved */
+        sum.oldest_mono_us = oldest_in(row + segment_oldest_at(board), columns, generation);
+    return sum;
+}
+
+void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
+                       uint32_t generation, uint64_t since_mono_us)
+{
+    _Atomic uint64_t *row = row_for(board, worker, node, generation);
+    _Atomic uint64_t *cell;
+    uint64_t word = 0;
+
+    if (row == NULL)
+        return;
+    cell = row + segment_oldest_at(board) + worker;
+    if (since_mono_us != 0)
+        word = (uint64_t)(uint16_t)generation << 48 | SB_OLDEST_MONO_US(since_mono_us);
+    if (atomic_load_explicit(cell, memory_order_relaxed) == word)
+        return; /* the readers keep their copy of the cache line */
+    segment_use_column(board, worker);
+    atomic_store_explicit(cell, word, memory_order_relaxed);
+}
+
+/* A look first, to leave alone the cache lines that other workers are using. */
+static void zero_word(_Atomic uint64_t *word)
+{
+    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
+        atomic_store_explicit(word, 0, memory_order_release);
+}
+
+void gauges_clear_worker(struct scoreboard *board, unsigned worker)
+{
+    if (!board->writable || worker >= board->geometry.n_workers)
+        return;
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        _Atomic uint64_t *cell = segment_gauges(board, node) + worker;
+
+        zero_word(cell);
+        zero_word(cell + segment_oldest_at(board));
+    }
+}

@@ -1,0 +1,168 @@
+/* catalog.c - the models of the fleet, added up. */
+#include "worker/api/catalog.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/attrs.h"
+#include "base/config/config.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/scoreboard.h"
+
+void catalog_finish(struct catalog *catalog)
+{
+    free(catalog->models);
+    *catalog = (struct catalog){0};
+}
+
+static void add(struct catalog *catalog, const struct catalog_model *model)
+{
+    if (catalog->count == catalog->cap) {
+        size_t cap = catalog->cap == 0 ? 16 : catalog->cap * 2;
+        struct catalog_model *grown = reallocarray(catalog->models, cap, sizeof(*grown));
+
+        if (grown == NULL)
+            return;
+        catalog->models = grown;
+        catalog->cap = cap;
+    }
+    catalog->models[catalog->count++] = *model;
+}
+
+/* A node that is down may be back in a moment, and a model that vanishes from the list makes
+ * clients drop it for good; a node that has left, or has never answered, does not count. */
+static bool is_listed(enum node_state state)
+{
+    return state == NODE_UP || state == NODE_EJECTED || state == NODE_TRIAL ||
+           state == NODE_DOWN || state == NODE_DRAINING;
+}
+
+static void add_node(struct catalog *catalog, const struct node_info *info,
+                     enum node_state state)
+{
+    bool able = state == NODE_UP || state == NODE_TRIAL;
+
+    for (uint32_t i = 0; i < info->models_count; i++) {
+        const struct node_model *from = &info->models[i];
+        struct catalog_model model = {
+            .max_context = from->max_context,
+            .able = able,
+            .loaded = able && from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
+            .simulated = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED,
+            .alias = from->alias_of != 0,
+        };
+
+        if (from->id[0] == '\0' || from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED)
+            continue;
+        (void)strlcpy(model.id, from->id, sizeof(model.id));
+        add(catalog, &model);
+    }
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const struct catalog_model *x = a, *y = b;
+
+    return strcmp(x->id, y->id);
+}
+
+static uint32_t least_known(uint32_t a, uint32_t b)
+{
+    if (a == 0 || b == 0)
+        return a | b;
+    return a < b ? a : b;
+}
+
+/* `more` is the same model on another node. */
+static void merge(struct catalog_model *into, const struct catalog_model *more)
+{
+    if (into->able == more->able)
+        into->max_context = least_known(into->max_context, more->max_context);
+    else if (more->able)
+        into->max_context = more->max_context;
+    into->able |= more->able;
+    into->loaded |= more->loaded;
+    into->simulated &= more->simulated;
+    into->alias &= more->alias;
+}
+
+static void sort_and_merge(struct catalog *catalog)
+{
+    size_t kept = 0;
+
+    if (catalog->count == 0)
+        return;
+    qsort(catalog->models, catalog->count, sizeof(catalog->models[0]), by_id);
+    for (size_t i = 1; i < catalog->count; i++) {
+        if (by_id(&catalog->models[kept], &catalog->models[i]) == 0)
+            merge(&catalog->models[kept], &catalog->models[i]);
+        else
+            catalog->models[++kept] = catalog->models[i];
+    }
+    catalog->count = kept + 1;
+}
+
+static void add_aliases(struct catalog *catalog, const struct config *config)
+{
+    size_t count = catalog->count; /* an alias of an alias is not followed */
+
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        const struct config_alias *alias = &config->aliases[i];
+
+        for (size_t k = 0; k < count; k++) {
+            struct catalog_model model = catalog->models[k];
+
+            if (strcmp(model.id, alias->model) != 0)
+                continue;
+            (void)strlcpy(model.id, alias->name, sizeof(model.id));
+            model.alias = true;
+            add(catalog, &model);
+            break;
+        }
+    }
+}
+
+void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
+                     const struct config *config)
+{
+    uint64_t epoch = nodes_epoch(board);
+    struct node_info info;
+
+    if (catalog->made && catalog->epoch == epoch)
+        return;
+    catalog->count = 0;
+    for (unsigned node = 0; node < scoreboard_max_nodes(board); node++) {
+        enum node_state state = nodes_state(board, node);
+
+        if (is_listed(state) && nodes_read(board, node, &info))
+            add_node(catalog, &info, state);
+    }
+    sort_and_merge(catalog);
+    add_aliases(catalog, config);
+    sort_and_merge(catalog);
+    catalog->epoch = epoch;
+    catalog->made = true;
+}
+
+const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id)
+{
+    struct catalog_model key;
+
+    if (catalog->count == 0 || strlcpy(key.id, id, sizeof(key.id)) >= sizeof(key.id))
+        return NULL;
+    return bsearch(&key, catalog->models, catalog->count, sizeof(key), by_id);
+}
+
+const struct catalog_model *catalog_only(const struct catalog *catalog)
+{
+    const struct catalog_model *only = NULL;
+
+    for (size_t i = 0; i < catalog->count; i++) {
+        if (catalog->models[i].alias)
+            continue;
+        if (only != NULL)
+            return NULL;
+        only = &catalog->models[i];
+    }
+    return only;
+}

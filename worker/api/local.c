@@ -1,0 +1,273 @@
+/* local.c - answers that need no node: health, versions, and lists of models. */
+#include <inttypes.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/config/config.h"
+#include "base/json.h"
+#include "shm/scoreboard.h"
+#include "worker/http/server_private.h"
+
+/* The Ollama whose API we follow: the first with /v1/messages.  Clients compare it to decide
+ * what they may use. */
+#define OLLAMA_VERSION "0.14.0"
+
+static void answer(struct infer_request *request, unsigned status, const char *content_type,
+                   const struct buf *body)
+{
+    struct responder *r = request->responder;
+
+    if (body->failed) {
+        reject(request, API_ERROR_INTERNAL, "out of memory", NULL, 0);
+        return;
+    }
+    r->outcome = "local";
+    responder_start(r, status, content_type, (int64_t)buf_size(body));
+    responder_write(r, buf_head(body), buf_size(body));
+    responder_end(r);
+}
+
+static void answer_json(struct infer_request *request, const struct buf *body)
+{
+    answer(request, 200, "application/json", body);
+}
+
+static void add_instant(struct buf *out, uint64_t wall_ms)
+{
+    time_t wall_s = (time_t)(wall_ms / 1000);
+    char text[32];
+    struct tm tm;
+
+    if (gmtime_r(&wall_s, &tm) == NULL || strftime(text, sizeof(text), "%FT%TZ", &tm) == 0)
+        (void)strlcpy(text, "1970-01-01T00:00:00Z", sizeof(text));
+    json_quote_str(out, text);
+}
+
+/* ---- OpenAI and Anthropic ---------------------------------------------------------------- */
+
+/* One model in both shapes at once: each library ignores the other's members. */
+static void add_model(struct buf *out, const struct catalog_model *model, uint64_t created_ms)
+{
+    buf_str(out, "{\"id\":");
+    json_quote_str(out, model->id);
+    buf_printf(out, ",\"object\":\"model\",\"created\":%" PRIu64 ",\"owned_by\":\"drover\"",
+               created_ms / 1000);
+    if (model->max_context != 0)
+        buf_printf(out, ",\"max_model_len\":%" PRIu32 ",\"context_length\":%" PRIu32,
+                   model->max_context, model->max_context);
+    if (model->simulated)
+        buf_str(out, ",\"simulated\":true");
+    buf_str(out, ",\"type\":\"model\",\"display_name\":");
+    json_quote_str(out, model->id);
+    buf_str(out, ",\"created_at\":");
+    add_instant(out, created_ms);
+    buf_str(out, "}");
+}
+
+static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_t at)
+{
+    if (catalog->count == 0)
+        buf_str(out, "null");
+    else
+        json_quote_str(out, catalog->models[at].id);
+}
+
+static void answer_models(struct infer_request *request)
+{
+    struct http_server *server = request->responder->server;
+    const struct catalog *catalog = &server->catalog;
+    uint64_t created_ms = scoreboard_created_wall_ms(server->params.board);
+    struct buf out = BUF_INIT;
+
+    buf_str(&out, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < catalog->count; i++) {
+        if (i != 0)
+            buf_str(&out, ",");
+        add_model(&out, &catalog->models[i], created_ms);
+    }
+    buf_str(&out, "],\"has_more\":false,\"first_id\":");
+    add_id_or_null(&out, catalog, 0);
+    buf_str(&out, ",\"last_id\":");
+    add_id_or_null(&out, catalog, catalog->count == 0 ? 0 : catalog->count - 1);
+    buf_str(&out, "}");
+    answer_json(request, &out);
+    buf_finish(&out);
+}
+
+/* Undoes percent-encoding.  False: malformed, does not fit, or a NUL. */
+static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+
+        if (c == '%') {
+            int high, low;
+
+            if (n - i < 3)
+                return false;
+            high = json_hex_value(text[i + 1]);
+            low = json_hex_value(text[i + 2]);
+            if (high < 0 || low < 0)
+                return false;
+            c = (char)(high * 16 + low);
+            i += 2;
+        }
+        if (c == '\0' || len + 1 >= cap)
+            return false;
+        out[len++] = c;
+    }
+    out[len] = '\0';
+    return true;
+}
+
+static void answer_model(struct infer_request *request, const struct route *route)
+{
+    struct http_server *server = request->responder->server;
+    const struct catalog_model *model = NULL;
+    char id[NODE_MODEL_BYTES];
+    struct buf out = BUF_INIT;
+
+    if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
+        model = catalog_find(&server->catalog, id);
+    if (model == NULL) {
+        reject(request, API_ERROR_MODEL_NOT_FOUND, "no node serves this model", "model", 0);
+        return;
+    }
+    add_model(&out, model, scoreboard_created_wall_ms(server->params.board));
+    answer_json(request, &out);
+    buf_finish(&out);
+}
+
+/* ---- Ollama ------------------------------------------------------------------------------ */
+
+/* Clients show the first twelve digits of a digest and take it for a key, so there must be one;
+ * this is the name's. */
+static void add_digest(struct buf *out, const char *id)
+{
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+
+    (void)SHA256((const unsigned char *)id, strlen(id), digest);
+    for (size_t i = 0; i < sizeof(digest); i++)
+        buf_printf(out, "%02x", digest[i]);
+}
+
+static void add_ollama_model(struct buf *out, const struct catalog_model *model,
+                             uint64_t created_ms, bool running)
+{
+    buf_str(out, "{\"name\":");
+    json_quote_str(out, model->id);
+    buf_str(out, ",\"model\":");
+    json_quote_str(out, model->id);
+    buf_str(out, running ? ",\"expires_at\":\"9999-12-31T23:59:59Z\"" : ",\"modified_at\":");
+    if (!running)
+        add_instant(out, created_ms);
+    buf_str(out, ",\"size\":0,\"digest\":\"");
+    add_digest(out, model->id);
+    buf_str(out, "\"");
+    if (running)
+        buf_printf(out, ",\"size_vram\":0,\"context_length\":%" PRIu32, model->max_context);
+    if (model->simulated)
+        buf_str(out, ",\"simulated\":true");
+    buf_str(out, ",\"details\":{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":\"\","
+                 "\"families\":[],\"parameter_size\":\"\",\"quantization_level\":\"\"}}");
+}
+
+static void answer_tags(struct infer_request *request, bool running)
+{
+    struct http_server *server = request->responder->server;
+    const struct catalog *catalog = &server->catalog;
+    struct buf out = BUF_INIT;
+    bool first = true;
+
+    buf_str(&out, "{\"models\":[");
+    for (size_t i = 0; i < catalog->count; i++) {
+        if (running && (!catalog->models[i].loaded || catalog->models[i].alias))
+            continue;
+        if (!first)
+            buf_str(&out, ",");
+        first = false;
+        add_ollama_model(&out, &catalog->models[i],
+                         scoreboard_created_wall_ms(server->params.board), running);
+    }
+    buf_str(&out, "]}");
+    answer_json(request, &out);
+    buf_finish(&out);
+}
+
+/* ---- health ------------------------------------------------------------------------------ */
+
+static void answer_text(struct infer_request *request, const char *content_type,
+                        const char *text)
+{
+    struct buf out = BUF_INIT;
+
+    buf_str(&out, text);
+    answer(request, 200, content_type, &out);
+    buf_finish(&out);
+}
+
+/* llama.cpp's shape, which load balancers and its web page know. */
+static void answer_health(struct infer_request *request)
+{
+    struct http_server *server = request->responder->server;
+    const char *why = NULL;
+    struct buf out = BUF_INIT;
+
+    if (server->draining)
+        why = "draining";
+    else if (!server->params.ready(server->params.data))
+        why = "no node can serve";
+    if (why == NULL) {
+        answer_text(request, "application/json", "{\"status\":\"ok\"}");
+        return;
+    }
+    buf_printf(&out,
+               "{\"error\":{\"code\":503,\"message\":\"%s\",\"type\":\"unavailable_error\"}}",
+               why);
+    answer(request, 503, "application/json", &out);
+    buf_finish(&out);
+}
+
+void local_answer(struct infer_request *request, const struct route *route)
+{
+    struct http_server *server = request->responder->server;
+
+    switch (route->kind) {
+    case ROUTE_MODELS:
+        catalog_refresh(&server->catalog, server->params.board, server->config);
+        answer_models(request);
+        return;
+    case ROUTE_MODEL:
+        catalog_refresh(&server->catalog, server->params.board, server->config);
+        answer_model(request, route);
+        return;
+    case ROUTE_TAGS:
+    case ROUTE_PS:
+        catalog_refresh(&server->catalog, server->params.board, server->config);
+        answer_tags(request, route->kind == ROUTE_PS);
+        return;
+    case ROUTE_VERSION:
+        answer_text(request, "application/json",
+                    "{\"version\":\"" OLLAMA_VERSION "\",\"drover\":\"" DROVER_VERSION "\"}");
+        return;
+    case ROUTE_ROOT:
+        /* Word for word: Ollama's clients look for it. */
+        answer_text(request, "text/plain; charset=utf-8", "Ollama is running");
+        return;
+    case ROUTE_HEALTH:
+        answer_health(request);
+        return;
+    case ROUTE_LIVE:
+        answer_text(request, "application/json", "{\"status\":\"ok\"}");
+        return;
+    case ROUTE_UNKNOWN:
+    case ROUTE_BAD_METHOD:
+    case ROUTE_INFER:
+        break;
+    }
+    reject(request, API_ERROR_INTERNAL, "not a local route", NULL, 0);
+}

@@ -1,0 +1,264 @@
+/* surface.c - paths to operations, errors to the shape that a client's library parses. */
+#include "worker/api/surface.h"
+
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "proto/drover_common.pb-c.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+/* ---- routes ------------------------------------------------------------------------------ */
+
+enum prefix {
+    PREFIX_NONE, /* the path as it is */
+    PREFIX_V1,   /* with "/v1" only */
+    PREFIX_BOTH, /* with "/v1" or without: clients differ in what they call the base URL */
+};
+
+struct path_rule {
+    const char *path; /* after the prefix */
+    enum prefix prefix;
+    enum surface surface;
+    enum route_kind kind;
+    int operation; /* ROUTE_INFER only */
+};
+
+static const struct path_rule path_rules[] = {
+    {"/chat/completions", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(CHAT_COMPLETIONS)},
+    {"/completions", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(COMPLETIONS)},
+    {"/embeddings", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(EMBEDDINGS)},
+    {"/responses", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RESPONSES)},
+    {"/rerank", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
+    {"/reranking", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
+    {"/audio/transcriptions", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(TRANSCRIPTIONS)},
+    {"/messages", PREFIX_V1, SURFACE_ANTHROPIC, ROUTE_INFER, OP(MESSAGES)},
+    {"/messages/count_tokens", PREFIX_V1, SURFACE_ANTHROPIC, ROUTE_INFER, OP(COUNT_TOKENS)},
+    {"/api/chat", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_CHAT)},
+    {"/api/generate", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_GENERATE)},
+    {"/api/embed", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_EMBED)},
+    {"/api/embeddings", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_EMBEDDINGS)},
+    {"/api/show", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_SHOW)},
+    {"/models", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_MODELS, 0},
+    {"/api/tags", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_TAGS, 0},
+    {"/api/ps", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_PS, 0},
+    {"/api/version", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_VERSION, 0},
+    {"/", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_ROOT, 0},
+    {"/health", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_HEALTH, 0},
+    {"/healthz", PREFIX_NONE, SURFACE_OPENAI, ROUTE_HEALTH, 0},
+    {"/readyz", PREFIX_NONE, SURFACE_OPENAI, ROUTE_HEALTH, 0},
+    {"/readiness", PREFIX_NONE, SURFACE_OPENAI, ROUTE_HEALTH, 0},
+    {"/livez", PREFIX_NONE, SURFACE_OPENAI, ROUTE_LIVE, 0},
+    {"/live", PREFIX_NONE, SURFACE_OPENAI, ROUTE_LIVE, 0},
+    {"/liveness", PREFIX_NONE, SURFACE_OPENAI, ROUTE_LIVE, 0},
+};
+
+static bool starts_with(const char *path, size_t n, const char *prefix)
+{
+    size_t len = strlen(prefix);
+
+    return n >= len && memcmp(path, prefix, len) == 0;
+}
+
+static bool equals(const char *text, size_t n, const char *expected)
+{
+    return n == strlen(expected) && memcmp(text, expected, n) == 0;
+}
+
+static bool rule_matches(const struct path_rule *rule, bool v1, const char *bare,
+                         size_t bare_len, const char *path, size_t path_len)
+{
+    switch (rule->prefix) {
+    case PREFIX_NONE:
+        return equals(path, path_len, rule->path);
+    case PREFIX_V1:
+        return v1 && equals(bare, bare_len, rule->path);
+    case PREFIX_BOTH:
+        return equals(bare, bare_len, rule->path);
+    }
+    return false;
+}
+
+/* The surface in whose shape an unknown path is refused. */
+static enum surface guess_surface(const char *path, size_t path_len)
+{
+    if (starts_with(path, path_len, "/api/"))
+        return SURFACE_OLLAMA;
+    if (starts_with(path, path_len, "/v1/messages"))
+        return SURFACE_ANTHROPIC;
+    return SURFACE_OPENAI;
+}
+
+static struct route with_method(struct route route, const char *method, size_t method_len)
+{
+    bool post = route.kind == ROUTE_INFER;
+
+    route.allow = post ? "POST" : "GET, HEAD";
+    if (post ? !equals(method, method_len, "POST")
+             : !equals(method, method_len, "GET") && !equals(method, method_len, "HEAD"))
+        route.kind = ROUTE_BAD_METHOD;
+    return route;
+}
+
+struct route surface_route(const char *method, size_t method_len, const char *path,
+                           size_t path_len)
+{
+    struct route route = {.surface = guess_surface(path, path_len)};
+    const char *bare;
+    size_t bare_len;
+    bool v1;
+
+    if (path_len > 1 && path[path_len - 1] == '/')
+        path_len--;
+    v1 = starts_with(path, path_len, "/v1/");
+    bare = v1 ? path + 3 : path;
+    bare_len = v1 ? path_len - 3 : path_len;
+    for (size_t i = 0; i < ARRAY_LEN(path_rules); i++) {
+        const struct path_rule *rule = &path_rules[i];
+
+        if (!rule_matches(rule, v1, bare, bare_len, path, path_len))
+            continue;
+        route.surface = rule->surface;
+        route.kind = rule->kind;
+        route.operation = rule->operation;
+        return with_method(route, method, method_len);
+    }
+    if (starts_with(bare, bare_len, "/models/")) {
+        route.kind = ROUTE_MODEL;
+        route.tail = bare + strlen("/models/");
+        route.tail_len = bare_len - strlen("/models/");
+        return with_method(route, method, method_len);
+    }
+    return route;
+}
+
+/* ---- errors ------------------------------------------------------------------------------ */
+
+struct error_shape {
+    unsigned status;
+    const char *reason; /* x-drover-reason, and `code` of the OpenAI shape */
+    const char *openai_type;
+    const char *anthropic_type;
+};
+
+static const struct error_shape error_shapes[] = {
+    [API_ERROR_NONE] = {200, "none", "server_error", "api_error"},
+    [API_ERROR_BAD_REQUEST] = {400, "bad_request", "invalid_request_error",
+                               "invalid_request_error"},
+    [API_ERROR_NOT_FOUND] = {404, "not_found", "not_found_error", "not_found_error"},
+    [API_ERROR_METHOD] = {405, "method_not_allowed", "invalid_request_error",
+                          "invalid_request_error"},
+    [API_ERROR_MODEL_NOT_FOUND] = {404, "model_not_found", "invalid_request_error",
+                                   "not_found_error"},
+    [API_ERROR_TOO_LARGE] = {413, "request_too_large", "invalid_request_error",
+                             "request_too_large"},
+    [API_ERROR_MEDIA_TYPE] = {415, "unsupported_media_type", "invalid_request_error",
+                              "invalid_request_error"},
+    [API_ERROR_NOT_SUPPORTED] = {501, "not_supported", "server_error", "api_error"},
+    [API_ERROR_QUEUE_FULL] = {429, "queue_full", "rate_limit_error", "overloaded_error"},
+    [API_ERROR_QUEUE_TIMEOUT] = {503, "queue_timeout", "service_unavailable",
+                                 "overloaded_error"},
+    [API_ERROR_NO_NODE] = {503, "no_node", "service_unavailable", "api_error"},
+    [API_ERROR_NODE_FAILED] = {502, "node_failed", "server_error", "api_error"},
+    [API_ERROR_NODE_TIMEOUT] = {504, "node_timeout", "server_error", "timeout_error"},
+    [API_ERROR_DEADLINE] = {504, "deadline", "server_error", "timeout_error"},
+    [API_ERROR_SHUTTING_DOWN] = {503, "shutting_down", "service_unavailable", "api_error"},
+    [API_ERROR_INTERNAL] = {500, "internal", "server_error", "api_error"},
+    [API_ERROR_OVERLOADED] = {503, "overloaded", "service_unavailable", "overloaded_error"},
+};
+
+static const struct error_shape *shape_of(enum api_error error)
+{
+    size_t i = (size_t)error;
+
+    return &error_shapes[i < ARRAY_LEN(error_shapes) ? i : API_ERROR_INTERNAL];
+}
+
+unsigned api_error_status(enum api_error error, enum surface surface)
+{
+    if (error == API_ERROR_QUEUE_FULL && surface == SURFACE_ANTHROPIC)
+        return 529;
+    return shape_of(error)->status;
+}
+
+const char *api_error_reason(enum api_error error)
+{
+    return shape_of(error)->reason;
+}
+
+static void add_nullable(struct buf *out, const char *text)
+{
+    if (text == NULL)
+        buf_str(out, "null");
+    else
+        json_quote_str(out, text);
+}
+
+/* {"message":...}: what OpenAI's libraries expect under "error". */
+static void add_openai_error(struct buf *out, enum api_error error, const char *message,
+                             const char *param)
+{
+    buf_str(out, "{\"message\":");
+    json_quote_str(out, message);
+    buf_printf(out, ",\"type\":\"%s\",\"param\":", shape_of(error)->openai_type);
+    add_nullable(out, param);
+    buf_printf(out, ",\"code\":\"%s\",\"src\":\"drover\"}", shape_of(error)->reason);
+}
+
+void surface_error_body(struct buf *out, enum surface surface, enum api_error error,
+                        const char *message, const char *param, const char *request_id)
+{
+    switch (surface) {
+    case SURFACE_OPENAI:
+        buf_str(out, "{\"error\":");
+        add_openai_error(out, error, message, param);
+        buf_str(out, "}");
+        return;
+    case SURFACE_ANTHROPIC:
+        buf_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":",
+                   shape_of(error)->anthropic_type);
+        json_quote_str(out, message);
+        buf_str(out, "},\"request_id\":");
+        add_nullable(out, request_id);
+        buf_str(out, "}");
+        return;
+    case SURFACE_OLLAMA:
+        buf_str(out, "{\"error\":");
+        json_quote_str(out, message);
+        buf_str(out, "}");
+        return;
+    }
+}
+
+void surface_error_event(struct buf *out, enum surface surface, int operation,
+                         enum api_error error, const char *message, const char *request_id)
+{
+    switch (surface) {
+    case SURFACE_OPENAI:
+        if (operation == OP(RESPONSES)) {
+            /* The Responses API names its events and has no [DONE].  The libraries raise what
+             * is under "error", so it is there beside the documented members. */
+            buf_str(out, "event: error\ndata: {\"type\":\"error\",\"sequence_number\":0,");
+            buf_printf(out, "\"code\":\"%s\",\"message\":", shape_of(error)->reason);
+            json_quote_str(out, message);
+            buf_str(out, ",\"param\":null,\"error\":");
+            add_openai_error(out, error, message, NULL);
+            buf_str(out, "}\n\n");
+            return;
+        }
+        buf_str(out, "data: ");
+        surface_error_body(out, surface, error, message, NULL, request_id);
+        buf_str(out, "\n\ndata: [DONE]\n\n");
+        return;
+    case SURFACE_ANTHROPIC:
+        buf_str(out, "event: error\ndata: ");
+        surface_error_body(out, surface, error, message, NULL, request_id);
+        buf_str(out, "\n\n");
+        return;
+    case SURFACE_OLLAMA:
+        surface_error_body(out, surface, error, message, NULL, request_id);
+        buf_str(out, "\n");
+        return;
+    }
+}

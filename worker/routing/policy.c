@@ -1,0 +1,242 @@
+/* policy.c - which node gets a request. */
+#include "worker/routing/policy.h"
+
+#include <math.h>
+
+#define SESSION_DISCOUNT   0.2
+#define LOAD_BOUND_PCT     125 /* prefix_hash: of the fair share */
+#define GUESS_TOKENS_PER_S 1000.0
+/* A first token takes a while on any node; only a silence beyond this says something about
+ * speed. */
+#define SILENCE_S 1.0
+
+static uint64_t next_random(uint64_t *random)
+{
+    *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *random >> 33;
+}
+
+/* The n-th tie replaces the one held with probability 1/n, so each of them is as likely. */
+static bool replaces(uint64_t *random, uint32_t ties)
+{
+    return next_random(random) % ties == 0;
+}
+
+static bool has_slot(const struct policy_candidate *c)
+{
+    return c->inflight < c->cap && c->inflight < c->slots;
+}
+
+/* a's share of use after one more against b's: < 0 when a's is less.  No product passes 2^64.
+ */
+static int compare_use(const struct policy_candidate *a, const struct policy_candidate *b)
+{
+    uint64_t left = ((uint64_t)a->inflight + 1) * b->slots * b->weight;
+    uint64_t right = ((uint64_t)b->inflight + 1) * a->slots * a->weight;
+
+    return (left > right) - (left < right);
+}
+
+/* ---- fastest -------------------------------------------------------------------------------
+ */
+
+void policy_terms(struct policy_terms *out, const struct policy_candidate *c,
+                  const struct policy_request *request)
+{
+    double n = c->inflight, slots = c->slots == 0 ? 1 : c->slots;
+    double p = c->prefill_tokens_per_s;
+    double waiting = n - slots + 1;
+
+    out->uncached_tokens =
+        c->matched_tokens < request->tokens ? request->tokens - c->matched_tokens : 1;
+    out->wait_s = waiting > 0 ? waiting * c->hold_s / slots : 0;
+    out->prefill_s =
+        ((double)c->pending_tokens + (double)out->uncached_tokens) / p * (1 + n / slots);
+    out->load_s = c->load_s;
+    out->cost_s = (out->wait_s + out->prefill_s) * 100 / c->weight + out->load_s;
+    out->bonus_s = c->same_session ? out->cost_s * SESSION_DISCOUNT : 0;
+    out->cost_s -= out->bonus_s;
+    out->eligible = has_slot(c) || (c->inflight < c->cap && c->matched_tokens != 0 &&
+                                    c->matched_tokens / p >= out->wait_s);
+}
+
+static int fastest(const struct policy_candidate *candidates, size_t n,
+                   const struct policy_request *request, uint64_t random)
+{
+    int best = -1;
+    double best_cost = 0;
+    uint32_t ties = 1;
+
+    for (size_t i = 0; i < n; i++) {
+        struct policy_terms terms;
+
+        if (candidates[i].inflight >= candidates[i].cap)
+            continue;
+        policy_terms(&terms, &candidates[i], request);
+        if (!terms.eligible)
+            continue;
+        if (best == -1 || terms.cost_s < best_cost) {
+            ties = 1;
+        } else if (terms.cost_s <= best_cost) {
+            ties++;
+            if (!replaces(&random, ties))
+                continue;
+        } else {
+            continue;
+        }
+        best = (int)i;
+        best_cost = terms.cost_s;
+    }
+    return best;
+}
+
+double policy_prefill_speed(double average_backlog, double average_ttft_s,
+                            double reported_tokens_per_s, uint64_t pending_tokens,
+                            double oldest_pending_s)
+{
+    double p = GUESS_TOKENS_PER_S;
+
+    if (average_ttft_s > 0 && average_backlog > 0)
+        p = average_backlog / average_ttft_s;
+    else if (reported_tokens_per_s > 0)
+        p = reported_tokens_per_s;
+    if (oldest_pending_s > SILENCE_S && pending_tokens != 0)
+        p = fmin(p, (double)pending_tokens / oldest_pending_s);
+    return fmax(p, 1);
+}
+
+/* ---- the others ----------------------------------------------------------------------------
+ */
+
+static int least_conn(const struct policy_candidate *candidates, size_t n, uint64_t random)
+{
+    int best = -1;
+    uint32_t ties = 1;
+
+    for (size_t i = 0; i < n; i++) {
+        int order;
+
+        if (!has_slot(&candidates[i]))
+            continue;
+        order = best == -1 ? -1 : compare_use(&candidates[i], &candidates[best]);
+        if (order < 0) {
+            ties = 1;
+        } else if (order == 0) {
+            ties++;
+            if (!replaces(&random, ties))
+                continue;
+        } else {
+            continue;
+        }
+        best = (int)i;
+    }
+    return best;
+}
+
+/* The k-th candidate that has a slot. */
+static int nth_with_slot(const struct policy_candidate *candidates, size_t n, uint64_t k)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (has_slot(&candidates[i]) && k-- == 0)
+            return (int)i;
+    }
+    return -1;
+}
+
+static int random2(const struct policy_candidate *candidates, size_t n, uint64_t random)
+{
+    uint64_t room = 0, a, b;
+    int first, second;
+
+    for (size_t i = 0; i < n; i++)
+        room += has_slot(&candidates[i]);
+    if (room == 0)
+        return -1;
+    a = next_random(&random) % room;
+    if (room == 1)
+        return nth_with_slot(candidates, n, a);
+    b = next_random(&random) % (room - 1);
+    b += b >= a; /* the second draw is never the first again */
+    first = nth_with_slot(candidates, n, a);
+    second = nth_with_slot(candidates, n, b);
+    return compare_use(&candidates[second], &candidates[first]) < 0 ? second : first;
+}
+
+static int round_robin(const struct policy_candidate *candidates, size_t n, uint32_t *cursor)
+{
+    for (size_t step = 0; step < n; step++) {
+        size_t i = (*cursor + step) % n;
+
+        if (has_slot(&candidates[i])) {
+            *cursor = (uint32_t)((i + 1) % n);
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+/* splitmix64's finisher: every bit of the input moves every bit of the output. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+/* Rendezvous hashing, weighted by capacity: -capacity / ln(h), greatest first, gives each node
+ * keys in proportion to its capacity and moves only a lost node's keys. */
+static double rendezvous(const struct policy_candidate *c, uint64_t key)
+{
+    uint64_t h = mix(key ^ mix(c->id + UINT64_C(0x9e3779b97f4a7c15)));
+    double unit = ((double)(h >> 11) + 0.5) / 9007199254740992.0;
+
+    return -(double)c->slots * c->weight / log(unit);
+}
+
+static int prefix_hash(const struct policy_candidate *candidates, size_t n, uint64_t key)
+{
+    uint64_t total = 1, capacity = 0;
+    double best_score = 0;
+    int best = -1;
+
+    for (size_t i = 0; i < n; i++) {
+        if (candidates[i].cap == 0)
+            continue;
+        total += candidates[i].inflight;
+        capacity += (uint64_t)candidates[i].slots * candidates[i].weight;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct policy_candidate *c = &candidates[i];
+        /* inflight + 1 <= ceil(1.25 * total * share / capacity), in whole numbers */
+        uint64_t share = (uint64_t)c->slots * c->weight * total * LOAD_BOUND_PCT;
+        uint64_t bound = capacity == 0 ? 0 : (share + capacity * 100 - 1) / (capacity * 100);
+        double score;
+
+        if (!has_slot(c) || (uint64_t)c->inflight + 1 > bound)
+            continue;
+        score = rendezvous(c, key);
+        if (best == -1 || score > best_score) {
+            best = (int)i;
+            best_score = score;
+        }
+    }
+    return best;
+}
+
+int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates, size_t n,
+                  const struct policy_request *request, uint32_t *cursor, uint64_t random)
+{
+    switch (kind) {
+    case POLICY_FASTEST:
+        return fastest(candidates, n, request, random);
+    case POLICY_LEAST_CONN:
+        return least_conn(candidates, n, random);
+    case POLICY_ROUND_ROBIN:
+        return round_robin(candidates, n, cursor);
+    case POLICY_RANDOM2:
+        return random2(candidates, n, random);
+    case POLICY_PREFIX_HASH:
+        return prefix_hash(candidates, n, request->key);
+    }
+    return -1;
+}

@@ -1,0 +1,97 @@
+/*
+ * policy.h - which node gets a request.  Pure: candidates, the request's size, random bits and
+ * a cursor in, an index out.
+ *
+ * fastest, the default: the node that will give the first token earliest.
+ *
+ *   tokens    the request's prompt            m  of these, in the node's prefix cache already
+ *   u         max(1, tokens - m)              Q  uncached prompt tokens on their way to a first
+ * token there n         requests in flight there        S  slots open there p         prompt
+ * tokens/s it takes in     h  seconds a slot is held
+ *
+ *   wait  = n >= S ? (n - S + 1) * h / S : 0           until a slot comes free
+ *   cost  = (wait + (Q + u) / p * (1 + n / S)) * 100 / weight + load        seconds
+ *
+ * `load` is the time until the model is resident there.  The factor 1 + n / S is the price of
+ * sharing the engine's steps with n others, as LMetric (arXiv 2603.15202) charges it; there is
+ * no constant to tune.
+ *
+ * A place beyond the slots (up to `cap`) is taken only for a cache match that saves at least
+ * the wait for the slot: m / p >= wait.  Anybody else waits at the coordinator, where the
+ * choice can still be made anew. Committing without a match was the one case in which plain
+ * least_conn was better: with no shared prefixes and slots as the bottleneck.
+ * docs/benchmarks.md has the measurement.
+ *
+ * The node that last served the same session costs 20 % less: a bonus, never a veto.
+ *
+ * least_conn    least (n + 1) / (S * weight): the share in use after taking this one.  The "+
+ * 1" lets an idle large node win over an idle small one; nginx leaves it out. random2       the
+ * better, in that sense, of two drawn at random (power of two choices). round_robin   the next
+ * one after the cursor that has room. prefix_hash   consistent hashing with bounded load
+ * (Mirrokni et al., 2016): nodes in the order of hash(key, node), the first whose load is at
+ * most 1.25 times its fair share.
+ *
+ * Ties are broken at random.  Only `fastest` uses places beyond the slots.
+ */
+#ifndef DROVER_WORKER_POLICY_H
+#define DROVER_WORKER_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/config/config.h"
+
+struct policy_candidate {
+    uint32_t id;       /* of the node, the same for all workers */
+    uint32_t inflight; /* n, over all workers */
+    uint32_t cap;      /* may hold this many; 0 = out of the question */
+    uint32_t slots;    /* S; at least 1 when cap != 0 */
+    uint32_t weight;   /* percent; at least 1 */
+    /* For fastest: */
+    uint64_t pending_tokens;     /* Q */
+    uint32_t matched_tokens;     /* m */
+    double prefill_tokens_per_s; /* p; > 0 */
+    double hold_s;               /* h; 0 = not known yet */
+    double load_s;
+    bool same_session;
+};
+
+struct policy_request {
+    uint32_t tokens; /* estimate of the prompt; at least 1 */
+    uint64_t key;    /* for prefix_hash: equal keys begin alike */
+};
+
+/* The terms of one node's cost, for people. */
+struct policy_terms {
+    uint32_t uncached_tokens; /* u */
+    double wait_s;
+    double prefill_s; /* (Q + u) / p * (1 + n / S) */
+    double load_s;
+    double bonus_s; /* taken off for the session's node */
+    double cost_s;
+    bool eligible;
+};
+void policy_terms(struct policy_terms *out, const struct policy_candidate *candidate,
+                  const struct policy_request *request);
+
+/*
+ * The index of the chosen candidate, or -1 when none may take it.  `cursor` is the caller's
+ * memory from one choice to the next (round_robin); `random` is 64 fresh random bits.
+ */
+MUST_CHECK int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates,
+                             size_t n, const struct policy_request *request, uint32_t *cursor,
+                             uint64_t random);
+
+/*
+ * The effective prefill speed: what was learned (tokens per second = average backlog / average
+ * TTFT), else what the node reports, else a guess; and never more than the oldest request not
+ * yet at its first token allows: a node that has had B tokens for t seconds and given nothing
+ * does not do more than B / t.
+ */
+double policy_prefill_speed(double average_backlog, double average_ttft_s,
+                            double reported_tokens_per_s, uint64_t pending_tokens,
+                            double oldest_pending_s);
+
+#endif

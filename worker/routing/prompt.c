@@ -1,0 +1,202 @@
+/*
+ * prompt.c - what a request's prompt begins with, as a chain of hashes.
+ *
+ * Text goes through one window buffer, decoded piece by piece; nothing of the prompt's size is
+ * allocated beyond the decoding of its longest single string.
+ */
+#include "worker/routing/prompt.h"
+
+#include <stdbool.h>
+
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/buf.h"
+#include "base/json.h"
+
+#define MAX_WINDOW_BYTES 65536
+/* A picture or a sound takes about a thousand tokens, however many bytes its base64 has. */
+#define PICTURE_BYTES 4096
+
+struct reader {
+    struct prompt *out;
+    uint32_t window_bytes;
+    uint32_t used; /* bytes in `window` */
+    uint64_t chain;
+    struct buf text; /* scratch for decoding */
+    uint8_t window[MAX_WINDOW_BYTES];
+};
+
+static void feed(struct reader *r, const void *bytes, size_t n)
+{
+    const uint8_t *p = bytes;
+
+    r->out->bytes += n;
+    while (n != 0) {
+        size_t room = r->window_bytes - r->used;
+        size_t take = n < room ? n : room;
+
+        if (r->out->count == PROMPT_MAX_WINDOWS)
+            return;
+        memcpy(r->window + r->used, p, take);
+        r->used += (uint32_t)take;
+        p += take;
+        n -= take;
+        if (r->used < r->window_bytes)
+            return;
+        r->chain = XXH64(r->window, r->window_bytes, r->chain);
+        r->out->hash[r->out->count++] = r->chain;
+        r->used = 0;
+    }
+}
+
+static void feed_string(struct reader *r, const struct json_value *string)
+{
+    buf_reset(&r->text);
+    json_decode(&r->text, string);
+    if (!r->text.failed)
+        feed(r, buf_head(&r->text), buf_size(&r->text));
+}
+
+/* A value that is not plain text, without the white space between its tokens. */
+static void feed_compact(struct reader *r, const struct json_value *value)
+{
+    const char *p = value->text, *end = p + value->len, *from = p;
+    bool in_string = false;
+
+    for (; p < end; p++) {
+        if (in_string) {
+            if (*p == '\\')
+                p++;
+            else if (*p == '"')
+                in_string = false;
+        } else if (*p == '"') {
+            in_string = true;
+        } else if (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r') {
+            feed(r, from, (size_t)(p - from));
+            from = p + 1;
+        }
+    }
+    if (from < end)
+        feed(r, from, (size_t)(end - from));
+}
+
+/* Marks where one part ends, so that "ab" + "c" differs from "a" + "bc". */
+static void feed_mark(struct reader *r, char kind)
+{
+    const char mark[2] = {'\x1e', kind};
+
+    feed(r, mark, sizeof(mark));
+}
+
+/* Message content: a string, or parts of which the text ones count as their text. */
+static void feed_content(struct reader *r, const struct json_value *content)
+{
+    struct json_iter it;
+    struct json_value key, part;
+
+    if (content->type == JSON_STRING) {
+        feed_string(r, content);
+        return;
+    }
+    if (content->type != JSON_ARRAY) {
+        if (content->type != JSON_NONE && content->type != JSON_NULL)
+            feed_compact(r, content);
+        return;
+    }
+    json_iter_init(&it, content);
+    while (json_iter_next(&it, &key, &part)) {
+        struct json_value text = json_get(&part, "text");
+
+        if (text.type == JSON_STRING) {
+            feed_string(r, &text);
+        } else {
+            uint64_t before = r->out->bytes;
+
+            feed_mark(r, 'p');
+            feed_compact(r, &part);
+            r->out->bytes = before + PICTURE_BYTES;
+        }
+    }
+}
+
+static void feed_message(struct reader *r, const struct json_value *message)
+{
+    static const char *const others[] = {"tool_calls", "tool_call_id", "name", "images"};
+    struct json_value role = json_get(message, "role");
+    struct json_value content = json_get(message, "content");
+
+    feed_mark(r, 'm');
+    if (role.type == JSON_STRING)
+        feed_string(r, &role);
+    feed_mark(r, 'c');
+    feed_content(r, &content);
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        struct json_value other = json_get(message, others[i]);
+
+        if (other.type != JSON_NONE && other.type != JSON_NULL) {
+            feed_mark(r, 'o');
+            feed_compact(r, &other);
+        }
+    }
+}
+
+/* A member that is part of the prompt as a whole: tools, a system text, a plain prompt. */
+static void feed_member(struct reader *r, const struct json_value *body, const char *name,
+                        char kind)
+{
+    struct json_value value = json_get(body, name);
+
+    if (value.type == JSON_NONE || value.type == JSON_NULL)
+        return;
+    feed_mark(r, kind);
+    feed_content(r, &value);
+}
+
+static void feed_messages(struct reader *r, const struct json_value *messages)
+{
+    struct json_iter it;
+    struct json_value key, message;
+
+    if (messages->type == JSON_STRING) {
+        feed_mark(r, 'i');
+        feed_string(r, messages);
+        return;
+    }
+    if (messages->type != JSON_ARRAY)
+        return;
+    json_iter_init(&it, messages);
+    while (json_iter_next(&it, &key, &message)) {
+        if (message.type == JSON_OBJECT) {
+            feed_message(r, &message);
+        } else {
+            feed_mark(r, 'i');
+            feed_content(r, &message);
+        }
+    }
+}
+
+void prompt_read(struct prompt *out, const char *model, const struct json_value *body,
+                 uint32_t window_bytes)
+{
+    static struct reader r; /* one thread; the window is too large for the stack */
+    struct json_value messages;
+
+    out->bytes = 0;
+    out->count = 0;
+    r.out = out;
+    r.window_bytes = window_bytes < 64                 ? 64
+                     : window_bytes > MAX_WINDOW_BYTES ? MAX_WINDOW_BYTES
+                                                       : window_bytes;
+    r.used = 0;
+    r.chain = XXH64(model, strlen(model), 0);
+    feed_member(&r, body, "tools", 't');
+    feed_member(&r, body, "system", 's');       /* Anthropic, Ollama */
+    feed_member(&r, body, "instructions", 's'); /* OpenAI responses */
+    messages = json_get(body, "messages");
+    if (messages.type == JSON_NONE)
+        messages = json_get(body, "input");
+    feed_messages(&r, &messages);
+    feed_member(&r, body, "prompt", 'q');
+    buf_shrink(&r.text, 1024 * 1024);
+}
