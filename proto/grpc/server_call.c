@@ -46,6 +46,7 @@ struct server_call {
     bool finished;  /* by server_call_finish() */
     bool told;      /* on_gone or on_closed has run */
     bool responded; /* the response's headers were submitted */
+    bool ended;     /* and so was its end: trailers, or all in one */
     enum grpc_status status;
     int64_t pushback_ms;
     struct buf message;  /* percent-encoded */
@@ -131,12 +132,28 @@ static void submit_trailers_only(struct server_call *call)
     size_t n = head_fields(fields);
 
     call->responded = true;
+    call->ended = true;
     n += fields_unpack(fields + n, (const char *)buf_head(&call->headers),
                        buf_size(&call->headers));
     n += trailer_fields(call, fields + n, &text);
     if (nghttp2_submit_response(session->h2, call->stream.id, fields, n, NULL) != 0)
         h2_stream_reset(&call->stream, NGHTTP2_INTERNAL_ERROR);
     h2_session_flush_later(session);
+}
+
+static void submit_trailers(struct server_call *call)
+{
+    nghttp2_nv fields[3 + FIELDS_MAX_CUSTOM];
+    struct trailer_text text;
+    size_t n;
+
+    if (call->ended)
+        return;
+    call->ended = true;
+    n = trailer_fields(call, fields, &text);
+    if (nghttp2_submit_trailer(call->stream.session->h2, call->stream.id, fields, n) != 0)
+        h2_stream_reset(&call->stream, NGHTTP2_INTERNAL_ERROR);
+    h2_session_flush_later(call->stream.session);
 }
 
 /* The stream hears nothing from here on, and ends with this status once its queue is out. */
@@ -159,13 +176,7 @@ static void conclude(struct server_call *call, enum grpc_status status, const ch
 
 static bool on_drained(struct h2_stream *stream)
 {
-    nghttp2_nv fields[3 + FIELDS_MAX_CUSTOM];
-    struct trailer_text text;
-    struct server_call *call = call_of(stream);
-    size_t n = trailer_fields(call, fields, &text);
-
-    if (nghttp2_submit_trailer(stream->session->h2, stream->id, fields, n) != 0)
-        h2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+    submit_trailers(call_of(stream));
     return true;
 }
 
@@ -187,6 +198,22 @@ static void fail(struct server_call *call, enum grpc_status status, const char *
     tell_gone(call);
 }
 
+/* What is queued came too late.  The trailers go past it, whatever the window: a reset would
+ * tell the client no more than that somebody cancelled. */
+static void end_late(struct server_call *call)
+{
+    call->stream.over = true;
+    call->stream.eof = true;
+    if (call->ended)
+        return;
+    buf_finish(&call->stream.out);
+    buf_finish(&call->message);
+    call->status = GRPC_DEADLINE_EXCEEDED;
+    call->pushback_ms = -2;
+    grpc_message_encode(&call->message, "deadline exceeded");
+    submit_trailers(call);
+}
+
 static void on_deadline(struct timer *timer)
 {
     struct server_call *call = CONTAINER_OF(timer, struct server_call, deadline);
@@ -194,9 +221,7 @@ static void on_deadline(struct timer *timer)
 
     h2_guard_enter(guard);
     if (call->responded) {
-        /* What is queued came too late, and so do trailers. */
-        call->stream.over = true;
-        h2_stream_reset(&call->stream, NGHTTP2_CANCEL);
+        end_late(call);
         if (!call->finished)
             tell_gone(call);
     } else {

@@ -218,12 +218,24 @@ def test_an_early_answer_stops_the_upload(raw):
     assert (status(raw.streams[1]), raw.streams[1]["reset"]) == ("13", NO_ERROR)
 
 
-def test_a_deadline_ends_a_call_that_has_begun_to_answer(raw):
+@pytest.mark.parametrize("window", [65535, 0], ids=["open", "shut"])
+@pytest.mark.parametrize("half_closed", [False, True], ids=["sending", "waiting"])
+def test_a_deadline_ends_a_call_that_has_begun_to_answer(raw, window, half_closed):
+    # A reset would say CANCELLED, and could come before the client has seen its own deadline pass.
     plan = b"\x12\x02\x08\x01\x12\x06\x08\x01\x10\x80\x89\x7a\x12\x02\x08\x01"  # 1 B, 1 B then 2 s, 1 B
-    raw.send(frame(HEADERS, END_HEADERS, 1, raw.head(DUPLEX, grpc_timeout="100m")) + frame(DATA, 0, 1, framed(plan)))
-    raw.until(lambda: raw.streams.get(1, {}).get("reset") is not None)
-    assert raw.streams[1]["reset"] == 8
-    assert raw.streams[1]["data"] != b""
+    raw.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, window)))
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.head(DUPLEX, grpc_timeout="100m"))
+             + frame(DATA, END_STREAM if half_closed else 0, 1, framed(plan)))
+    raw.until(lambda: raw.streams.get(1, {}).get("end"))
+    got = raw.streams[1]
+    assert (status(got), got["headers"]["grpc-message"]) == ("4", "deadline exceeded")
+    assert (got["data"] != b"") == (window != 0)
+    if not half_closed:
+        raw.until(lambda: raw.streams[1]["reset"] is not None)
+        assert got["reset"] == NO_ERROR
+    raw.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65535)))
+    raw.request(3)  # and the connection lives
+    assert status(raw.answer(3)) == "0"
 
 
 @pytest.mark.parametrize("more", [[("x-big", "v" * 9000)], [("x-many", "v")] * 80], ids=["bytes", "fields"])
