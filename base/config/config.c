@@ -75,6 +75,22 @@ static int default_text(char **field, const char *text, struct error *err)
     return *field == NULL ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
 }
 
+/* A model has what the whole has, where it says nothing. */
+static void add_model_defaults(struct config *config, const struct doc *doc)
+{
+    const struct doc_item *models = doc_find(doc, "models");
+
+    for (unsigned i = 0; i < config->models_count; i++) {
+        struct config_model *model = &config->models[i];
+        const struct doc_item *item = doc_at(models, i);
+
+        if (doc_get(item, "policy") == NULL)
+            model->policy = config->policy;
+        if (doc_get(item, "priority") == NULL)
+            model->priority = config->priority;
+    }
+}
+
 static int add_defaults(struct config *config, const struct doc *doc, struct error *err)
 {
     char dir[256];
@@ -86,6 +102,7 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
         config->policy = POLICY_FASTEST;
     if (doc_find(doc, "log.level") == NULL)
         config->log_level = LOG_LEVEL_INFO;
+    add_model_defaults(config, doc);
     config_default_runtime_dir(dir, sizeof(dir));
     rc = default_text(&config->runtime_dir, dir, err);
     if (rc == 0)
@@ -194,13 +211,27 @@ const char *config_resolve_alias(const struct config *config, const char *name)
     return name;
 }
 
-enum policy_kind config_policy_for(const struct config *config, const char *model)
+static const struct config_model *find_model(const struct config *config, const char *name)
 {
     for (unsigned i = 0; i < config->models_count; i++) {
-        if (strcmp(config->models[i].name, model) == 0)
-            return config->models[i].policy;
+        if (strcmp(config->models[i].name, name) == 0)
+            return &config->models[i];
     }
-    return config->policy;
+    return NULL;
+}
+
+enum policy_kind config_policy_for(const struct config *config, const char *model)
+{
+    const struct config_model *own = find_model(config, model);
+
+    return own == NULL ? config->policy : own->policy;
+}
+
+enum request_priority config_priority_for(const struct config *config, const char *model)
+{
+    const struct config_model *own = find_model(config, model);
+
+    return own == NULL ? config->priority : own->priority;
 }
 
 static bool same_text(const char *a, const char *b)

@@ -30,6 +30,13 @@ enum policy_kind {
 };
 const char *policy_name(enum policy_kind kind);
 
+/* Who goes first when requests wait. */
+enum request_priority {
+    REQUEST_PRIORITY_DEFAULT = 0,
+    REQUEST_PRIORITY_INTERACTIVE,
+    REQUEST_PRIORITY_BULK,
+};
+
 /* Files of a TLS endpoint; any may be NULL.  ca verifies the peer; with `ca` on a server a
  * client certificate is demanded (mutual TLS). */
 struct config_tls {
@@ -53,9 +60,11 @@ struct config_alias {
     char *model; /* what nodes serve */
 };
 
+/* What is left out is as the config has it for all models. */
 struct config_model {
     char *name;
     enum policy_kind policy;
+    enum request_priority priority;
 };
 
 /* An address to listen on: "HOST:PORT", "[V6]:PORT" or "unix:/PATH"; NULL = not served. */
@@ -115,10 +124,11 @@ struct config {
     struct config_registry registry;
     char *runtime_dir; /* scoreboard, control socket, pid file; owned */
     enum log_level log_level;
-    char *log_file;             /* NULL = standard error */
-    char *access_log;           /* NULL = none, "-" = standard output */
-    enum policy_kind policy;    /* for models not named below; fastest */
-    uint32_t shutdown_grace_ms; /* 30000 */
+    char *log_file;                 /* NULL = standard error */
+    char *access_log;               /* NULL = none, "-" = standard output */
+    enum policy_kind policy;        /* for models not named below; fastest */
+    enum request_priority priority; /* of requests that name none; default */
+    uint32_t shutdown_grace_ms;     /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
     char *node_token_file; /* NULL: registry.token_file */
     struct config_limits limits;
@@ -156,6 +166,7 @@ MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err
 /* The model that `name` stands for (itself when it is no alias). */
 const char *config_resolve_alias(const struct config *config, const char *name);
 enum policy_kind config_policy_for(const struct config *config, const char *model);
+enum request_priority config_priority_for(const struct config *config, const char *model);
 
 /* What of `next` cannot take effect by a reload of `now`: NULL, or the name of the first key.
  */

@@ -19,6 +19,12 @@ static const cyaml_strval_t policies[] = {
     {"prefix_hash", POLICY_PREFIX_HASH},
 };
 
+static const cyaml_strval_t priorities[] = {
+    {"default", REQUEST_PRIORITY_DEFAULT},
+    {"interactive", REQUEST_PRIORITY_INTERACTIVE},
+    {"bulk", REQUEST_PRIORITY_BULK},
+};
+
 static const cyaml_strval_t levels[] = {
     {"error", LOG_LEVEL_ERROR},
     {"warn", LOG_LEVEL_WARN},
@@ -137,8 +143,10 @@ static const cyaml_schema_field_t alias_fields[] = {
 
 static const cyaml_schema_field_t model_fields[] = {
     TEXT("name", REQUIRED, struct config_model, name),
-    CYAML_FIELD_ENUM("policy", CYAML_FLAG_STRICT, struct config_model, policy, policies,
-                     ARRAY_LEN(policies)),
+    CYAML_FIELD_ENUM("policy", OPTIONAL | CYAML_FLAG_STRICT, struct config_model, policy,
+                     policies, ARRAY_LEN(policies)),
+    CYAML_FIELD_ENUM("priority", OPTIONAL | CYAML_FLAG_STRICT, struct config_model, priority,
+                     priorities, ARRAY_LEN(priorities)),
     CYAML_FIELD_END,
 };
 
@@ -165,6 +173,8 @@ static const cyaml_schema_field_t top_fields[] = {
     },
     CYAML_FIELD_ENUM("policy", OPTIONAL | CYAML_FLAG_STRICT, struct config, policy, policies,
                      ARRAY_LEN(policies)),
+    CYAML_FIELD_ENUM("priority", OPTIONAL | CYAML_FLAG_STRICT, struct config, priority,
+                     priorities, ARRAY_LEN(priorities)),
     NUMBER("shutdown_grace_ms", struct config, shutdown_grace_ms),
     CYAML_FIELD_BOOL("allow_half_close", OPTIONAL, struct config, allow_half_close),
     TEXT("node_token_file", OPTIONAL, struct config, node_token_file),

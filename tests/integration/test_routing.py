@@ -233,10 +233,10 @@ def waiting(cluster):
 class Line:
     """A cluster with one place to be served at, which is taken, and requests that wait for it."""
 
-    def __init__(self, make_cluster, gate=None, workers=2, **queue):
+    def __init__(self, make_cluster, gate=None, workers=2, config=None, **queue):
         self.gate = gate or Gate()
         self.cluster = make_cluster(workers=workers, config={
-            "queue": {"max_wait_ms": 120000, **queue}}).start()
+            **(config or {}), "queue": {"max_wait_ms": 120000, **queue}}).start()
         self.cluster.start_node("only", engine=self.gate.engine.url,
                                 extra=("--slots", "1", "--queue", "0"))
         self.tasks = []
@@ -317,6 +317,21 @@ def test_a_more_urgent_class_goes_first_and_each_class_keeps_its_order(make_clus
     assert line.gate.order == ["first"] + [f"{name}{number}" for name in
                                            ("interactive", "default", "bulk")
                                            for number in range(3)]
+
+
+def test_the_configuration_gives_a_class_to_those_who_name_none(make_cluster):
+    line = Line(make_cluster, config={
+        "priority": "bulk", "models": [{"name": FAKE, "priority": "interactive"}]})
+
+    async def go():
+        await line.begin()
+        for count, (name, priority) in enumerate(
+                [("says bulk", "bulk"), ("says default", "default"), ("says nothing", None)], 1):
+            line.send(name, priority)
+            await line.queued(count)
+        await line.finish()
+    line.run(go)
+    assert line.gate.order == ["first", "says nothing", "says default", "says bulk"]
 
 
 def test_a_bulk_request_under_constant_urgent_load_waits_20_s_and_no_longer(make_cluster):

@@ -10,24 +10,19 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/config/config.h"
 #include "shm/nodes.h"
 #include "worker/api/surface.h"
 
-struct config;
 struct error;
 struct responder;
 
 #define REQUEST_MAX_FORWARD   16
 #define REQUEST_SESSION_BYTES 128 /* with NUL; a longer affinity key is ignored */
 
-/* How urgent a client says its request is. */
-enum request_priority {
-    REQUEST_PRIORITY_DEFAULT = 0,
-    REQUEST_PRIORITY_INTERACTIVE,
-    REQUEST_PRIORITY_BULK,
-};
-/* "interactive" (or "system"), "default", "bulk", or a number, of which less is more urgent
- * (below 0 interactive, above 0 bulk), as vLLM reads it.  Anything else is default. */
+/* How urgent a client says its request is: "interactive" (or "system"), "default", "bulk", or a
+ * number, of which less is more urgent (below 0 interactive, above 0 bulk), as vLLM reads it.
+ * Anything else is default. */
 enum request_priority request_priority_parse(const char *text, size_t n);
 /* For the node, where higher runs first: 1, 0, -1. */
 int request_priority_number(enum request_priority priority);

@@ -117,8 +117,9 @@ static const char *find_session(h2o_req_t *req, const struct inspected *body)
     return session;
 }
 
-/* The first of these headers that is there. */
-static enum request_priority find_priority(h2o_req_t *req)
+/* What the first of these headers says, or the configuration for requests without any. */
+static enum request_priority find_priority(h2o_req_t *req, const struct config *config,
+                                           const char *model)
 {
     static const char *const names[] = {"x-drover-priority", "x-request-priority",
                                         "x-priority"};
@@ -130,7 +131,7 @@ static enum request_priority find_priority(h2o_req_t *req)
             return request_priority_parse(req->headers.entries[at].value.base,
                                           req->headers.entries[at].value.len);
     }
-    return REQUEST_PRIORITY_DEFAULT;
+    return config_priority_for(config, model);
 }
 
 /* ---- the body ---------------------------------------------------------------------------- */
@@ -257,7 +258,7 @@ static void infer(struct infer_request *request, h2o_req_t *req)
     request->client_usage = body.client_usage;
     request->est_prompt_tokens = request->body_len < 4 ? 1 : (uint32_t)(request->body_len / 4);
     request->session = find_session(req, &body);
-    request->priority = find_priority(req);
+    request->priority = find_priority(req, server->config, request->model);
     collect_forwarded(request, req);
     responder_watch(r);
     server->params.on_infer(request, server->params.data);

@@ -248,7 +248,10 @@ Test(config, bad_aliases_and_models_are_named)
         {"aliases:\n- {name: a, model: b}\n- {name: b, model: m}\n", 2, "aliases[0].model",
          "itself an alias"},
         {"aliases:\n- {name: a}\n", 2, "aliases[0]", "'model' is missing"},
-        {"models:\n- {name: m}\n", 2, "models[0]", "'policy' is missing"},
+        {"models:\n- {policy: random2}\n", 2, "models[0]", "'name' is missing"},
+        {"models:\n- {name: m, priority: 7}\n", 2, "models[0].priority",
+         "one of default, interactive, bulk"},
+        {"priority: urgent\n", 1, "priority", "one of default, interactive, bulk"},
         {"models:\n- {name: m, policy: least_conn}\n- {name: m, policy: round_robin}\n", 3,
          "models[1].name", "models[0] is 'm'"},
         {"aliases: [{name: a, model: m}]\nmodels: [{name: a, policy: round_robin}]\n", 2,
@@ -356,7 +359,8 @@ Test(config, every_value_arrives_where_it_belongs)
         "  tls: {server_name: b.lan}\n"
         "- {name: c, address: 'c:3', tls: {enabled: false, ca: /none}}\n"
         "aliases: [{name: gpt, model: qwen}]\n"
-        "models: [{name: embed, policy: least_conn}]\n";
+        "priority: interactive\n"
+        "models: [{name: embed, policy: least_conn}, {name: night, priority: bulk}]\n";
     struct config *config;
     struct error err;
 
@@ -395,7 +399,11 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert_str_eq(config_resolve_alias(config, "gpt"), "qwen");
     cr_assert_str_eq(config_resolve_alias(config, "qwen"), "qwen");
     cr_assert_eq(config_policy_for(config, "embed"), POLICY_LEAST_CONN);
+    cr_assert_eq(config_policy_for(config, "night"), POLICY_ROUND_ROBIN);
     cr_assert_eq(config_policy_for(config, "other"), POLICY_ROUND_ROBIN);
+    cr_assert_eq(config_priority_for(config, "embed"), REQUEST_PRIORITY_INTERACTIVE);
+    cr_assert_eq(config_priority_for(config, "night"), REQUEST_PRIORITY_BULK);
+    cr_assert_eq(config_priority_for(config, "other"), REQUEST_PRIORITY_INTERACTIVE);
     config_destroy(config);
 }
 
