@@ -16,7 +16,9 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/secure/api_keys.h"
 #include "droverctl/guard.h"
+#include "droverctl/key.h"
 #include "droverctl/operate.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/text.h"
@@ -46,6 +48,10 @@ static const char usage[] =
     "  reload                 put the changed configuration file into force\n"
     "  scale N                run N workers (1 to 64)\n"
     "  stop [--quick]         finish open requests and end; --quick: soon\n"
+    "\n"
+    "Make:\n"
+    "  key new NAME           an API key: its line for api.keys_file on standard output,\n"
+    "                         the key itself on standard error\n"
     "\n"
     "Options:\n"
     "  -d, --runtime-dir DIR  where the scoreboard and the control socket are\n"
@@ -247,6 +253,15 @@ static int change(const struct options *options)
     return status;
 }
 
+static int make_key(const struct options *options)
+{
+    if (options->arguments != 2 || strcmp(options->argument[0], "new") != 0)
+        return usage_error("key: it is `key new NAME`");
+    if (!api_key_name_good(options->argument[1]))
+        return usage_error("key: a name is 1 to 63 of A-Z a-z 0-9 . _ -");
+    return key_new(options->argument[1]);
+}
+
 /* -1: go on.  Else the exit status. */
 static int parse_options(struct options *options, int argc, char **argv)
 {
@@ -327,6 +342,8 @@ int main(int argc, char **argv)
         return usage_error("--quick goes with stop only");
     if (options.wait && strcmp(options.command, "drain") != 0)
         return usage_error("--wait goes with drain only");
+    if (strcmp(options.command, "key") == 0)
+        return make_key(&options);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
         if (strcmp(options.command, commands[i].name) != 0)
             continue;

@@ -22,6 +22,7 @@
  *   sb_ring   [n_workers]                          the last routing decisions
  *   budgets   [BUDGET_MODELS]                      one 8-byte word per model
  *   sb_loads  [n_nodes]
+ *   sb_usage  [USAGE_ROWS]
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -51,9 +52,10 @@
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
 #include "shm/stats.h"
+#include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 2u
+#define SB_LAYOUT_VERSION 3u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -89,6 +91,7 @@ struct sb_geometry {
     uint64_t rings_offset;
     uint64_t budgets_offset;
     uint64_t loads_offset;
+    uint64_t usage_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -282,6 +285,13 @@ struct sb_loads {
     alignas(SB_CACHE_LINE) _Atomic uint64_t word[LOADS_PER_NODE];
 };
 
+/* W: any worker: `owner` by compare-and-swap, the name of a row that it owns, and it adds. */
+struct sb_usage {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t owner; /* hash of the name; 0 = free */
+    _Atomic uint64_t counter[USAGE_COUNTERS];
+    alignas(SB_CACHE_LINE) _Atomic uint64_t name[USAGE_NAME_BYTES / 8];
+};
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -290,8 +300,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 168, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 200, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 176, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 208, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -314,6 +324,7 @@ static_assert(sizeof(struct decision_candidate) == 76, "decision: new layout ver
 static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
 static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
+static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");
 

@@ -27,10 +27,11 @@ const char *proc_state_name(enum proc_state state);
 
 enum proc_counter {
     PROC_CONNECTIONS_TOTAL,
-    PROC_CONNECTIONS_OPEN,  /* a level, not a total */
-    PROC_REQUESTS_TOTAL,    /* requests whose head was read */
-    PROC_REQUESTS_REJECTED, /* refused here: bad framing, no model, queue full, ... */
-    PROC_LOG_LOST,          /* lines that a log could not take */
+    PROC_CONNECTIONS_OPEN,      /* a level, not a total */
+    PROC_REQUESTS_TOTAL,        /* requests whose head was read */
+    PROC_REQUESTS_REJECTED,     /* refused here: bad framing, no model, queue full, ... */
+    PROC_REQUESTS_UNAUTHORIZED, /* of these, without a valid API key */
+    PROC_LOG_LOST,              /* lines that a log could not take */
     PROC_COUNTERS
 };
 

@@ -86,6 +86,8 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
     g->loads_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_loads), SB_PAGE);
+    g->usage_offset = at;
+    at = align_up(at + USAGE_ROWS * sizeof(struct sb_usage), SB_PAGE);
     g->total_bytes = at;
 }
 

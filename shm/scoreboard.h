@@ -16,6 +16,7 @@
  * histograms, counters, learned speeds (any worker adds).   requests.h  open requests.
  * prefix.h  which node has seen which prompts.   lines.h  who waits.   decisions.h  why a
  * request went where.   budget.h  how much may be retried.   loads.h  who loads a model.
+ * usage.h  what each API key has used.
  */
 #ifndef DROVER_SHM_SCOREBOARD_H
 #define DROVER_SHM_SCOREBOARD_H

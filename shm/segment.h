@@ -134,6 +134,13 @@ static inline struct sb_loads *segment_loads(const struct scoreboard *board, uns
     return (struct sb_loads *)(void *)(board->map + board->geometry.loads_offset) + node;
 }
 
+static inline struct sb_usage *segment_usage(const struct scoreboard *board, unsigned row)
+{
+    if (row >= USAGE_ROWS)
+        return NULL;
+    return (struct sb_usage *)(void *)(board->map + board->geometry.usage_offset) + row;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {

@@ -21,6 +21,7 @@
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
 #include "shm/stats.h"
+#include "shm/usage.h"
 #include "worker/attempt.h"
 #include "worker/exchange_private.h"
 #include "worker/fleet.h"
@@ -63,6 +64,7 @@ static void log_access(struct exchange *x, bool gone)
     const struct access_record record = {
         .id = request->id,
         .client = request->client,
+        .key = request->key_name,
         .method = "POST",
         .path = request->path,
         .model = request->client_model,
@@ -84,6 +86,8 @@ static void log_access(struct exchange *x, bool gone)
     };
 
     access_log_write(x->core->access_log, &record);
+    usage_add(x->core->board, request->usage_row, USAGE_PROMPT_TOKENS, x->prompt_tokens);
+    usage_add(x->core->board, request->usage_row, USAGE_OUTPUT_TOKENS, x->output_tokens);
 }
 
 static void on_gone(void *data)

@@ -199,6 +199,7 @@ void config_destroy(struct config *config)
         free(config->tokens[i]);
         config->tokens[i] = NULL;
     }
+    api_keys_finish(&config->api.keys);
     config_schema_free(config);
 }
 

@@ -17,6 +17,7 @@
 
 #include "base/attrs.h"
 #include "base/log.h"
+#include "base/secure/api_keys.h"
 
 struct buf;
 struct error;
@@ -73,6 +74,14 @@ struct config_listen {
     struct config_tls tls;
 };
 
+/* Where clients come in. */
+struct config_api {
+    char *address;
+    struct config_tls tls;
+    char *keys_file;      /* NULL: no key is asked for */
+    struct api_keys keys; /* read from it at load time */
+};
+
 struct config_limits {
     uint32_t max_connections;      /* per worker; 8192 */
     uint32_t max_per_client;       /* connections per client address and worker; 0 = no cap */
@@ -119,7 +128,7 @@ struct config_registry {
 
 struct config {
     uint32_t workers; /* 1..64; default: number of processors, at most 8 */
-    struct config_listen api;
+    struct config_api api;
     struct config_listen admin;
     struct config_registry registry;
     char *runtime_dir; /* scoreboard, control socket, pid file; owned */

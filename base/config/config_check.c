@@ -23,6 +23,7 @@
 #define TOKEN_MIN_BYTES   8
 #define TOKEN_MAX_BYTES   256
 #define TOKEN_FILE_BYTES  4096
+#define KEYS_FILE_BYTES   65536
 
 /* The item at `path`, or the nearest one above it that the file has: where a message about a
  * default belongs. */
@@ -47,8 +48,8 @@ static const struct doc_item *item_near(const struct doc_item *top, const char *
     return item;
 }
 
-static int check_listen(const struct config_listen *listen, const struct doc *doc,
-                        const char *path, struct error *err)
+static int check_listen(const char *address, const struct doc *doc, const char *path,
+                        struct error *err)
 {
     const struct doc_item *item = item_near(doc->root, path);
     struct error why;
@@ -57,14 +58,14 @@ static int check_listen(const struct config_listen *listen, const struct doc *do
     uint16_t port;
     int rc;
 
-    if (listen->address == NULL)
+    if (address == NULL)
         return 0;
-    if (strncmp(listen->address, "unix:", 5) == 0)
-        rc = net_parse(&addr, listen->address, &why);
+    if (strncmp(address, "unix:", 5) == 0)
+        rc = net_parse(&addr, address, &why);
     else
-        rc = net_split(listen->address, host, sizeof(host), &port, &why);
+        rc = net_split(address, host, sizeof(host), &port, &why);
     if (rc != 0)
-        return doc_fail(doc, item, err, "bad address '%.80s': %s", listen->address, why.text);
+        return doc_fail(doc, item, err, "bad address '%.80s': %s", address, why.text);
     return 0;
 }
 
@@ -306,13 +307,14 @@ static int take_tokens(struct config *config, char *text, const struct doc *doc,
     return 0;
 }
 
-static int read_tokens(struct config *config, const char *path, const struct doc *doc,
-                       const struct doc_item *item, struct error *err)
+/* Reads a file of secrets into `text`, which has room for `cap` bytes, with a NUL at its end.
+ * `what` is "a token file"; nothing is said of what it contains. */
+static int read_secrets(char *text, size_t cap, const char *path, const char *what,
+                        const struct doc *doc, const struct doc_item *item, struct error *err)
 {
-    char text[TOKEN_FILE_BYTES];
     struct stat st;
     ssize_t n;
-    int fd, rc;
+    int fd, rc = 0;
 
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd == -1)
@@ -326,19 +328,48 @@ static int read_tokens(struct config *config, const char *path, const struct doc
         goto out;
     }
     do {
-        n = read(fd, text, sizeof(text) - 1);
+        n = read(fd, text, cap - 1);
     } while (n == -1 && errno == EINTR);
-    if (n == -1) {
+    if (n == -1)
         rc = doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
-    } else if (n == (ssize_t)sizeof(text) - 1 || memchr(text, '\0', (size_t)n) != NULL) {
-        rc = doc_fail(doc, item, err, "'%.120s' is not a token file", path);
-    } else {
+    else if (n == (ssize_t)cap - 1 || memchr(text, '\0', (size_t)n) != NULL)
+        rc = doc_fail(doc, item, err, "'%.120s' is not %s", path, what);
+    else
         text[n] = '\0';
-        rc = take_tokens(config, text, doc, item, path, err);
-    }
-    explicit_bzero(text, sizeof(text));
 out:
     (void)close(fd);
+    return rc;
+}
+
+static int read_tokens(struct config *config, const char *path, const struct doc *doc,
+                       const struct doc_item *item, struct error *err)
+{
+    char text[TOKEN_FILE_BYTES];
+    int rc = read_secrets(text, sizeof(text), path, "a token file", doc, item, err);
+
+    if (rc == 0)
+        rc = take_tokens(config, text, doc, item, path, err);
+    explicit_bzero(text, sizeof(text));
+    return rc;
+}
+
+static int check_keys(struct config *config, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *item = doc_find(doc, "api.keys_file");
+    const char *path = config->api.keys_file;
+    struct error why;
+    char *text;
+    int rc;
+
+    if (path == NULL)
+        return 0;
+    text = malloc(KEYS_FILE_BYTES);
+    if (text == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    rc = read_secrets(text, KEYS_FILE_BYTES, path, "a keys file", doc, item, err);
+    if (rc == 0 && api_keys_parse(&config->api.keys, text, &why) != 0)
+        rc = doc_fail(doc, item, err, "'%.120s': %.160s", path, why.text);
+    free(text);
     return rc;
 }
 
@@ -375,14 +406,15 @@ static bool same_listener(const char *a, const char *b)
 
 static int check_listeners(struct config *config, const struct doc *doc, struct error *err)
 {
-    struct config_listen *api = &config->api, *registry = &config->registry.listen;
+    struct config_api *api = &config->api;
+    struct config_listen *registry = &config->registry.listen;
     int rc;
 
-    rc = check_listen(api, doc, "api.listen", err);
+    rc = check_listen(api->address, doc, "api.listen", err);
     if (rc == 0)
-        rc = check_listen(&config->admin, doc, "admin.listen", err);
+        rc = check_listen(config->admin.address, doc, "admin.listen", err);
     if (rc == 0)
-        rc = check_listen(registry, doc, "registry.listen", err);
+        rc = check_listen(registry->address, doc, "registry.listen", err);
     if (rc == 0)
         rc = check_tls(&api->tls, doc, doc_find(doc, "api.tls"), true, err);
     if (rc == 0)
@@ -437,5 +469,7 @@ int config_check(struct config *config, const struct doc *doc, struct error *err
         rc = check_models(config, doc, err);
     if (rc == 0)
         rc = check_tokens(config, doc, err);
+    if (rc == 0)
+        rc = check_keys(config, doc, err);
     return rc;
 }

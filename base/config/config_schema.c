@@ -58,8 +58,9 @@ static const cyaml_schema_field_t client_tls_fields[] = {
 };
 
 static const cyaml_schema_field_t api_fields[] = {
-    TEXT("listen", OPTIONAL, struct config_listen, address),
-    BLOCK("tls", struct config_listen, tls, server_tls_fields),
+    TEXT("listen", OPTIONAL, struct config_api, address),
+    BLOCK("tls", struct config_api, tls, server_tls_fields),
+    TEXT("keys_file", OPTIONAL, struct config_api, keys_file),
     CYAML_FIELD_END,
 };
 

@@ -408,6 +408,8 @@ static void build_procs(struct buf *out, const struct snapshot *snapshot)
          PROC_REQUESTS_TOTAL},
         {"drover_worker_requests_rejected_total", "counter", "Requests refused by the worker.",
          PROC_REQUESTS_REJECTED},
+        {"drover_worker_requests_unauthorized_total", "counter",
+         "Requests without a valid API key.", PROC_REQUESTS_UNAUTHORIZED},
         {"drover_worker_log_lines_lost_total", "counter", "Lines a log could not take.",
          PROC_LOG_LOST},
     };
@@ -492,10 +494,36 @@ static void build_totals(struct buf *out, const struct snapshot *snapshot)
            snapshot->counts.registry_refused);
 }
 
+static void build_usage(struct buf *out, const struct snapshot *snapshot)
+{
+    static const struct {
+        const char *name, *help;
+        enum usage_counter which;
+    } counters[] = {
+        {"drover_key_requests_total", "Requests with the API key of this name.",
+         USAGE_REQUESTS},
+        {"drover_key_prompt_tokens_total", "Prompt tokens of these requests.",
+         USAGE_PROMPT_TOKENS},
+        {"drover_key_output_tokens_total", "Output tokens of these requests.",
+         USAGE_OUTPUT_TOKENS},
+    };
+
+    for (size_t c = 0; c < ARRAY_LEN(counters) && snapshot->usage_count != 0; c++) {
+        head(out, counters[c].name, "counter", counters[c].help);
+        for (unsigned i = 0; i < snapshot->usage_count; i++) {
+            buf_printf(out, "%s{", counters[c].name);
+            label(out, "key", snapshot->usage[i].name);
+            buf_str(out, "}");
+            value_u(out, snapshot->usage[i].counter[counters[c].which]);
+        }
+    }
+}
+
 void metrics_build(struct buf *out, const struct snapshot *snapshot)
 {
     build_totals(out, snapshot);
     build_procs(out, snapshot);
+    build_usage(out, snapshot);
     build_node_states(out, snapshot);
     build_node_gauges(out, snapshot);
     build_node_counters(out, snapshot);

@@ -65,7 +65,8 @@ int snapshot_take(struct snapshot *out, const struct scoreboard *board,
         rows += nodes_state(board, i) != NODE_NONE;
     out->nodes = calloc(rows + 1, sizeof(*out->nodes));
     out->procs = calloc(procs_slots(board), sizeof(*out->procs));
-    if (out->nodes == NULL || out->procs == NULL) {
+    out->usage = calloc(USAGE_ROWS, sizeof(*out->usage));
+    if (out->nodes == NULL || out->procs == NULL || out->usage == NULL) {
         snapshot_finish(out);
         return DRV_ENOMEM;
     }
@@ -79,6 +80,10 @@ int snapshot_take(struct snapshot *out, const struct scoreboard *board,
         if (take_proc(&out->procs[out->procs_count], board, i))
             out->procs_count++;
     }
+    for (unsigned i = 0; i < USAGE_ROWS; i++) {
+        if (usage_read(board, i, &out->usage[out->usage_count]))
+            out->usage_count++;
+    }
     return 0;
 }
 
@@ -86,10 +91,13 @@ void snapshot_finish(struct snapshot *snapshot)
 {
     free(snapshot->nodes);
     free(snapshot->procs);
+    free(snapshot->usage);
     snapshot->nodes = NULL;
     snapshot->procs = NULL;
+    snapshot->usage = NULL;
     snapshot->nodes_count = 0;
     snapshot->procs_count = 0;
+    snapshot->usage_count = 0;
 }
 
 const char *snapshot_not_ready(const struct scoreboard *board)

@@ -15,6 +15,7 @@
 #include "shm/procs.h"
 #include "shm/routing/gauges.h"
 #include "shm/stats.h"
+#include "shm/usage.h"
 
 struct scoreboard;
 
@@ -53,6 +54,8 @@ struct snapshot {
     unsigned nodes_count;
     struct snapshot_proc *procs; /* owned; those that are not FREE */
     unsigned procs_count;
+    struct usage_view *usage; /* owned; one for each API key's name */
+    unsigned usage_count;
     struct snapshot_counts counts;
 };
 

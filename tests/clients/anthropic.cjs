@@ -46,6 +46,14 @@ main({
     return text;
   },
 
+  async apiKey(url, key) {
+    const error = await failure(client(url).messages.create(request));
+    assert.ok(error instanceof Anthropic.AuthenticationError, error.constructor.name);
+    assert.equal(error.error.error.type, 'authentication_error');
+    await client(url, { apiKey: key }).messages.create(request);
+    await client(url, { apiKey: null, authToken: key }).messages.create(request);
+  },
+
   async errorUnknownModel(url) {
     const error = await failure(client(url).messages.create({ ...request, model: 'no-such-model' }));
     assert.ok(error instanceof Anthropic.NotFoundError, error.constructor.name);

@@ -42,6 +42,15 @@ main({
     return text;
   },
 
+  async apiKey(url, key) {
+    const chat = { model: MODEL, messages, options, stream: false };
+    const error = await failure(new Ollama({ host: url }).chat(chat));
+    assert.equal(error.status_code, 401);
+    assert.ok(error.message.includes('API key'), error.message);
+    const headers = { Authorization: `Bearer ${key}` };
+    await new Ollama({ host: url, headers }).chat(chat);
+  },
+
   async generate(url) {
     const answer = await new Ollama({ host: url }).generate({ model: MODEL, prompt: 'Once upon', options, stream: false });
     assert.equal(answer.done, true);

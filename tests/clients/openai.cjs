@@ -95,6 +95,16 @@ main({
     return ids;
   },
 
+  async apiKey(url, key) {
+    const error = await failure(client(url).chat.completions.create({ model: MODEL, messages }));
+    assert.ok(error instanceof OpenAI.AuthenticationError, error.constructor.name);
+    assert.equal(error.status, 401);
+    assert.equal(error.code, 'invalid_api_key');
+    assert.ok(error.requestID, 'x-request-id');
+    const answer = await client(url, { apiKey: key }).chat.completions.create({ model: MODEL, messages, max_tokens: 4 });
+    assert.ok(answer.choices[0].message.content.length > 0);
+  },
+
   async errorUnknownModel(url) {
     const error = await failure(client(url).chat.completions.create({ model: 'no-such-model', messages }));
     assert.ok(error instanceof OpenAI.NotFoundError, error.constructor.name);

@@ -166,6 +166,8 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_SHUTTING_DOWN] = {503, "shutting_down", "service_unavailable", "api_error"},
     [API_ERROR_INTERNAL] = {500, "internal", "server_error", "api_error"},
     [API_ERROR_OVERLOADED] = {503, "overloaded", "service_unavailable", "overloaded_error"},
+    [API_ERROR_UNAUTHORIZED] = {401, "invalid_api_key", "authentication_error",
+                                "authentication_error"},
 };
 
 static const struct error_shape *shape_of(enum api_error error)

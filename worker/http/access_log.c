@@ -61,6 +61,7 @@ void access_log_write(struct log_sink *sink, const struct access_record *record)
     add_time(&line);
     add_text(&line, "id", record->id);
     add_text(&line, "client", record->client);
+    add_text(&line, "key", record->key);
     add_text(&line, "method", record->method);
     add_text(&line, "path", record->path);
     add_number(&line, "status", record->status);

@@ -13,6 +13,7 @@ struct log_sink;
 struct access_record {
     const char *id;
     const char *client;        /* address */
+    const char *key;           /* name of the API key */
     const char *method, *path; /* path without query */
     const char *model;         /* as the client named it */
     const char *node;          /* of the last attempt */

@@ -81,6 +81,7 @@ static const char *should_retry(enum api_error error)
     case API_ERROR_NODE_TIMEOUT:
     case API_ERROR_DEADLINE:
     case API_ERROR_INTERNAL:
+    case API_ERROR_UNAUTHORIZED:
         return "false";
     }
     return "false";

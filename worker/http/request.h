@@ -49,9 +49,11 @@ struct infer_request {
     bool client_usage;          /* the client itself asked for usage in the stream */
     uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
     enum request_priority priority;
-    const char *session; /* affinity key, or NULL */
-    const char *path;    /* as requested, without the query, for the log */
-    const char *client;  /* peer address as text, for the log */
+    const char *session;  /* affinity key, or NULL */
+    const char *path;     /* as requested, without the query, for the log */
+    const char *client;   /* peer address as text, for the log */
+    const char *key_name; /* of its API key, for the log; NULL: none was asked for */
+    int usage_row;        /* where its tokens are counted, shm/usage.h; -1: nowhere */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */

@@ -67,6 +67,7 @@ static void log_own(const struct responder *r)
     struct access_record record = {
         .id = request->id,
         .client = request->client,
+        .key = request->key_name,
         .method = r->method,
         .path = r->path,
         .model = request->client_model[0] == '\0' ? NULL : request->client_model,

@@ -4,7 +4,7 @@
  *
  * libh2o calls on_req() when head and body are complete.  Everything that can be wrong with a
  * request is found here, in an order in which each step may rely on the ones before: framing,
- * path and method, body type, body, model.
+ * API key, path and method, body type, body, model.
  */
 #include "worker/http/server.h"
 
@@ -332,7 +332,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
         req->http1_is_persistent = 0;
     if (why != NULL)
         reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
-    else
+    else if (caller_admit(request, req, &route))
         dispatch(request, req, &route);
     return 0;
 }
@@ -391,7 +391,9 @@ int http_server_create(struct http_server **out, const struct http_server_params
         }
     }
     configure(server);
-    rc = responders_init(server, err);
+    rc = callers_init(server, err);
+    if (rc == 0)
+        rc = responders_init(server, err);
     if (rc == 0)
         rc = accept_init(server, err);
     if (rc != 0) {
@@ -437,5 +439,6 @@ void http_server_destroy(struct http_server *server)
     h2o_config_dispose(&server->globalconf);
     SSL_CTX_free(server->ssl);
     catalog_finish(&server->catalog);
+    callers_finish(server);
     free(server);
 }

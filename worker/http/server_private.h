@@ -6,6 +6,7 @@
  *   sweep.c      time limits of connections, on the monotonic clock
  *   responder.c  one answer
  *   reject.c     errors of ours, and of libh2o put into our shape
+ *   caller.c     API keys
  *   local.c      answers that need no node
  *   catalog.c    the models of the fleet, added up
  */
@@ -53,6 +54,7 @@ struct http_server {
     uint64_t drain_mono_us;
     size_t body_bytes; /* request bodies held */
     struct catalog catalog;
+    int *usage_rows; /* owned; shm/usage.h's row of each key; NULL when none is asked for */
 
     /* accept.c */
     h2o_socket_t *listener; /* on a duplicate of params.listen_fd; NULL once draining */
@@ -148,6 +150,13 @@ void reject(struct infer_request *request, enum api_error error, const char *mes
             const char *param, unsigned retry_after_s);
 /* The client's id if it is fit, else a new one; in the pool. */
 const char *request_id(h2o_req_t *req);
+
+/* ---- caller.c ---- */
+MUST_CHECK int callers_init(struct http_server *server, struct error *err);
+void callers_finish(struct http_server *server);
+/* True: the request may go on, and knows its key's name.  False: it has been refused. */
+MUST_CHECK bool caller_admit(struct infer_request *request, h2o_req_t *req,
+                             const struct route *route);
 
 /* ---- local.c ---- */
 void local_answer(struct infer_request *request, const struct route *route);

@@ -40,6 +40,12 @@ static void make_files(void)
     write_file("short", "abc\n", 0600);
     write_file("spaced", "two words here\n", 0600);
     write_file("open", "correct-horse-battery\n", 0644);
+    write_file(
+        "keys",
+        "alice sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n",
+        0640);
+    write_file("openkeys", "", 0644);
+    write_file("badkeys", "alice correct-horse-battery\n", 0600);
     write_file("cert", "", 0644);
     write_file("key", "", 0600);
 }
@@ -274,6 +280,10 @@ Test(config, files_that_are_missing_empty_or_open_to_all_are_named)
         {"registry:\n  token_file: DIR/three\n", 2, "registry.token_file", "more than two"},
         {"registry:\n  token_file: DIR\n", 2, "registry.token_file", "not a file"},
         {"registry:\n  token_file: /dev/zero\n", 2, "registry.token_file", "not a file"},
+        {"api: {keys_file: DIR/none}\n", 1, "api.keys_file", "No such file"},
+        {"api: {keys_file: DIR/openkeys}\n", 1, "api.keys_file", "chmod 600"},
+        {"api: {keys_file: DIR/empty}\n", 1, "api.keys_file", "holds no key"},
+        {"api: {keys_file: DIR/badkeys}\n", 1, "api.keys_file", "line 1: after the name"},
         {"node_token_file: DIR/none\n", 1, "node_token_file", "No such file"},
         {"registry: {token_file: DIR/token}\nnode_token_file: DIR/tokens\n", 2,
          "node_token_file", "leave it out"},
@@ -336,7 +346,8 @@ Test(config, every_value_arrives_where_it_belongs)
 {
     static const char text[] =
         "workers: 4\n"
-        "api: {listen: '[::1]:1', tls: {cert: DIR/cert, key: DIR/key, ca: DIR/cert}}\n"
+        "api: {listen: '[::1]:1', tls: {cert: DIR/cert, key: DIR/key, ca: DIR/cert},\n"
+        "      keys_file: DIR/keys}\n"
         "admin: {listen: 'unix:/tmp/x.sock'}\n"
         "registry:\n"
         "  listen: 0.0.0.0:2\n"
@@ -373,6 +384,8 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert_not(config->registry.listen.tls.enabled);
     cr_assert_eq(config->registry.lease_ms, 5000);
     cr_assert_eq(config->registry.heartbeat_ms, 500);
+    cr_assert_eq(config->api.keys.count, 1);
+    cr_assert_str_eq(config->api.keys.list[0].name, "alice");
     cr_assert_str_eq(config->tokens[0], "new-token-1");
     cr_assert_str_eq(config->tokens[1], "old-token-1");
     cr_assert_eq(config->log_level, LOG_LEVEL_DEBUG);

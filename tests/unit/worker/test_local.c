@@ -7,6 +7,7 @@
 #include "http_fixture.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/nodes.h"
+#include "shm/usage.h"
 
 TestSuite(local, .init = setup, .fini = teardown, .timeout = 60);
 
@@ -81,6 +82,70 @@ Test(local, an_error_of_the_owner_carries_what_clients_act_on)
     cr_expect_not_null(strstr(a, "x-drover-reason: queue_full\r\n"));
     cr_expect_not_null(strstr(a, "\"type\":\"overloaded_error\",\"message\":\"busy\""));
     cr_expect_str_eq(logged(), "", "the owner logs its own");
+}
+
+/* printf %s abc | sha256sum */
+static struct api_key one_key = {.name = "alice",
+                                 .digest = {0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea,
+                                            0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23,
+                                            0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c,
+                                            0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad}};
+
+/* The answer to a chat request with these header lines. */
+static const char *chat_with(const char *path, const char *headers)
+{
+    static const char body[] = "{\"model\":\"echo\"}";
+    static struct buf out;
+
+    buf_reset(&out);
+    buf_printf(&out, "POST %s HTTP/1.1\r\n" HOST "connection: close\r\n%s", path, headers);
+    buf_printf(&out, "content-length: %zu\r\n\r\n%s", sizeof(body) - 1, body);
+    return ask(buf_cstr(&out));
+}
+
+Test(local, where_keys_are_asked_for_each_surface_refuses_in_its_own_shape)
+{
+    struct usage_view usage;
+    const char *a;
+
+    config.api.keys = (struct api_keys){&one_key, 1};
+    start();
+    a = chat_with("/v1/chat/completions", "");
+    cr_expect(begins(a, "HTTP/1.1 401 "), "%s", a);
+    cr_expect_not_null(strcasestr(a, "www-authenticate: Bearer\r\n"));
+    cr_expect_not_null(strstr(a, "\"type\":\"authentication_error\""));
+    cr_expect_not_null(strstr(a, "\"code\":\"invalid_api_key\""));
+    cr_expect_not_null(strstr(a, "x-should-retry: false\r\n"));
+    a = chat_with("/v1/messages", "x-api-key: abd\r\n");
+    cr_expect(begins(a, "HTTP/1.1 401 "), "%s", a);
+    cr_expect_not_null(strstr(a, "{\"type\":\"error\",\"error\":{\"type\":"
+                                 "\"authentication_error\",\"message\":\"the API key is not"));
+    a = chat_with("/api/chat", "Authorization: Basic abc\r\n");
+    cr_expect(begins(a, "HTTP/1.1 401 "), "%s", a);
+    cr_expect_not_null(strstr(a, "\r\n\r\n{\"error\":\"an API key is needed"));
+    cr_expect(begins(get("/v1/nothing"), "HTTP/1.1 401 "),
+              "what is there is nobody's business");
+    cr_expect(begins(get("/v1/models"), "HTTP/1.1 401 "));
+    cr_expect(begins(get("/"), "HTTP/1.1 401 "));
+    cr_expect(begins(get("/health"), "HTTP/1.1 200 "));
+    cr_expect(begins(get("/livez"), "HTTP/1.1 200 "));
+    cr_expect(begins(get("/readyz"), "HTTP/1.1 200 "));
+    cr_expect_eq(exchanges_count, 0);
+    cr_expect_eq(counter(PROC_REQUESTS_UNAUTHORIZED), 6);
+    cr_expect_null(strstr(logged(), "abd"));
+
+    cr_expect(begins(chat_with("/v1/chat/completions", "authorization: bearer  abc\r\n"),
+                     "HTTP/1.1 200 "));
+    cr_expect(begins(chat_with("/v1/messages", "x-api-key: abc\r\n"), "HTTP/1.1 200 "));
+    cr_expect(begins(chat_with("/api/chat", "Authorization: Bearer abc\r\n"), "HTTP/1.1 200 "));
+    cr_expect(begins(chat_with("/v1/messages", "Authorization: Bearer x\r\nx-api-key: abc\r\n"),
+                     "HTTP/1.1 200 "),
+              "either of the two");
+    cr_expect_eq(exchanges_count, 4);
+    cr_assert(usage_read(board, 0, &usage));
+    cr_expect_str_eq(usage.name, "alice");
+    cr_expect_eq(usage.counter[USAGE_REQUESTS], 4);
+    config.api.keys = (struct api_keys){0};
 }
 
 static void add_model(const char *id)

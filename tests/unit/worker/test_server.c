@@ -451,7 +451,8 @@ Test(server, the_access_log_tells_who_left)
     cr_assert_not_null(get("/livez"));
     AWAIT(strstr(logged(), "\n") != NULL);
     cr_expect(begins(logged(), "{\"time\":\"2"));
-    cr_expect_not_null(strstr(logged(), "\"client\":\"127.0.0.1\",\"method\":\"GET\",\"path\":"
-                                        "\"/livez\",\"status\":200,\"outcome\":\"local\","
+    cr_expect_not_null(strstr(logged(), "\"client\":\"127.0.0.1\",\"key\":null,"
+                                        "\"method\":\"GET\",\"path\":\"/livez\","
+                                        "\"status\":200,\"outcome\":\"local\","
                                         "\"reason\":null,\"model\":null"));
 }
