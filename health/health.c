@@ -24,6 +24,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/secure/sandbox.h"
 #include "health/admin/admin.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/lease.h"
@@ -273,6 +274,8 @@ static int start(struct health *health, struct error *err)
     if (rc == 0 && params->admin_fd != -1)
         rc = admin_create(&health->admin, &health->loop, params->board, params->config,
                           params->admin_fd, give_counts, health, err);
+    if (rc == 0)
+        rc = sandbox_enter(SANDBOX_HEALTH, params->config->seccomp, err);
     return rc;
 }
 

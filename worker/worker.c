@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/secure/sandbox.h"
 #include "shm/procs.h"
 #include "worker/exchange.h"
 #include "worker/fleet.h"
@@ -202,7 +203,8 @@ static int start(struct worker *w, struct error *err)
         return rc;
     fleet_renew(w->core.fleet);
     http.access_log = w->access_log;
-    return http_server_create(&w->http, &http, err);
+    rc = http_server_create(&w->http, &http, err);
+    return rc != 0 ? rc : sandbox_enter(SANDBOX_WORKER, params->config->seccomp, err);
 }
 
 static void tell_lost_lines(struct worker *w)

@@ -18,6 +18,7 @@
 #include "base/attrs.h"
 #include "base/log.h"
 #include "base/secure/api_keys.h"
+#include "base/secure/sandbox.h"
 
 struct buf;
 struct error;
@@ -139,7 +140,8 @@ struct config {
     enum request_priority priority; /* of requests that name none; default */
     uint32_t shutdown_grace_ms;     /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
-    char *node_token_file; /* NULL: registry.token_file */
+    enum sandbox_mode seccomp; /* on */
+    char *node_token_file;     /* NULL: registry.token_file */
     struct config_limits limits;
     struct config_queue queue;
     struct config_prefix prefix;

@@ -32,6 +32,12 @@ static const cyaml_strval_t levels[] = {
     {"debug", LOG_LEVEL_DEBUG},
 };
 
+static const cyaml_strval_t sandbox_modes[] = {
+    {"on", SANDBOX_ON},
+    {"off", SANDBOX_OFF},
+    {"log", SANDBOX_LOG},
+};
+
 #define OPTIONAL CYAML_FLAG_OPTIONAL
 #define REQUIRED CYAML_FLAG_DEFAULT
 #define TEXT(key, flags, type, member) \
@@ -178,6 +184,8 @@ static const cyaml_schema_field_t top_fields[] = {
                      priorities, ARRAY_LEN(priorities)),
     NUMBER("shutdown_grace_ms", struct config, shutdown_grace_ms),
     CYAML_FIELD_BOOL("allow_half_close", OPTIONAL, struct config, allow_half_close),
+    CYAML_FIELD_ENUM("seccomp", OPTIONAL | CYAML_FLAG_STRICT, struct config, seccomp,
+                     sandbox_modes, ARRAY_LEN(sandbox_modes)),
     TEXT("node_token_file", OPTIONAL, struct config, node_token_file),
     BLOCK("limits", struct config, limits, limits_fields),
     BLOCK("queue", struct config, queue, queue_fields),
