@@ -20,7 +20,7 @@
  *   waiting   [n_workers]                          one 4-byte word per worker
  *   sb_lines  [n_workers]
  *   sb_ring   [n_workers]                          the last routing decisions
- *   budgets   [BUDGET_MODELS]                      one 8-byte word per model
+ *   budgets   [2][BUDGET_MODELS]                   one 8-byte word per model: retries, hedges
  *   sb_loads  [n_nodes]
  *   sb_usage  [USAGE_ROWS]
  *
@@ -55,7 +55,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 3u
+#define SB_LAYOUT_VERSION 4u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -276,7 +276,8 @@ struct sb_ring {
 
 /*
  * Budgets.  W: any worker, compare-and-swap.  Bits 63..32 tag of the model (never 0), 31..14
- * last use in seconds, 13..0 thousandths of tokens that are missing from the bucket; 0 = free.
+ * last use in seconds, 13..0 thousandths of tokens that are missing from the bucket (retries)
+ * or are in it (hedges); 0 = free.
  *
  * Loads.  W: any worker, compare-and-swap.  Bits 63..40 tag of model and generation (never 0),
  * 39..32 worker, 31..0 the claim's end on CLOCK_MONOTONIC in units of 16 ms; 0 = free.

@@ -83,7 +83,7 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     g->rings_offset = at;
     at = align_up(at + (uint64_t)workers * sizeof(struct sb_ring), SB_PAGE);
     g->budgets_offset = at;
-    at = align_up(at + BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
+    at = align_up(at + 2 * BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
     g->loads_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_loads), SB_PAGE);
     g->usage_offset = at;

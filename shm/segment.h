@@ -121,7 +121,7 @@ static inline struct sb_ring *segment_ring(const struct scoreboard *board, unsig
     return (struct sb_ring *)(void *)(board->map + board->geometry.rings_offset) + worker;
 }
 
-/* BUDGET_MODELS words. */
+/* BUDGET_MODELS words for retries, and as many for hedges. */
 static inline _Atomic uint64_t *segment_budgets(const struct scoreboard *board)
 {
     return (_Atomic uint64_t *)(void *)(board->map + board->geometry.budgets_offset);

@@ -40,12 +40,18 @@ const char *stats_counter_name(enum stats_counter which)
         return "node_error";
     case STATS_TIMEOUT:
         return "timeout";
+    case STATS_OVERTAKEN:
+        return "overtaken";
     case STATS_FULL:
         return "full";
     case STATS_CONNECT_FAILED:
         return "connect_failed";
     case STATS_RETRIED:
         return "retried";
+    case STATS_HEDGES:
+        return "hedges";
+    case STATS_HEDGES_WON:
+        return "hedges_won";
     case STATS_PROMPT_TOKENS:
         return "prompt_tokens";
     case STATS_CACHED_TOKENS:

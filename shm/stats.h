@@ -16,7 +16,7 @@
 struct scoreboard;
 
 enum stats_histogram {
-    STATS_TTFT,    /* dispatch to first content */
+    STATS_TTFT,    /* dispatch to first content, or to when a hedge overtook it */
     STATS_TPOT,    /* time per output token after the first, one sample a request */
     STATS_E2E,     /* dispatch to end, successful requests */
     STATS_CONNECT, /* TCP connect to HTTP/2 SETTINGS */
@@ -31,9 +31,12 @@ enum stats_counter {
     STATS_CLIENT_GONE,  /* cancelled because the client left */
     STATS_NODE_ERROR,   /* engine 5xx, lost connection, garbage */
     STATS_TIMEOUT,      /* no progress, or deadline */
+    STATS_OVERTAKEN,    /* cancelled because another attempt of the request was first */
     STATS_FULL,         /* the node said RESOURCE_EXHAUSTED */
     STATS_CONNECT_FAILED,
-    STATS_RETRIED, /* attempts here that were followed by one elsewhere */
+    STATS_RETRIED,    /* attempts here that were followed by one elsewhere */
+    STATS_HEDGES,     /* attempts sent here beside one that was slow elsewhere ... */
+    STATS_HEDGES_WON, /* ... and those of them that were the first to give content */
     STATS_PROMPT_TOKENS,
     STATS_CACHED_TOKENS,
     STATS_OUTPUT_TOKENS,

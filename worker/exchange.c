@@ -2,9 +2,9 @@
  * exchange.c - how an exchange begins and ends, and what its client does.
  *
  * Two things can outlive each other here and are let go of separately: the client's side
- * (`request`, NULL once the responder is done or gone) and the node's (`attempt`, NULL once it
- * has ended).  An exchange is freed when both are NULL, in exchange_release_if_over(), which
- * every path calls last.
+ * (`request`, NULL once the responder is done or gone) and the nodes' (`attempt` of each leg,
+ * NULL once it has ended).  An exchange is freed when all are NULL, in
+ * exchange_release_if_over(), which every path calls last.
  *
  * The access-log line is written when the client's side ends, because that is when its memory
  * goes.
@@ -38,7 +38,7 @@ void exchange_release_if_over(struct exchange *x)
 {
     struct exchange_core *core = x->core;
 
-    if (x->request != NULL || x->attempt != NULL)
+    if (x->request != NULL || x->leg->attempt != NULL || x->hedge != NULL)
         return;
     timer_stop(core->loop, &x->timer);
     if (x->prev != NULL)
@@ -50,10 +50,12 @@ void exchange_release_if_over(struct exchange *x)
     else
         core->last = x->prev;
     core->open_count--;
-    requests_close(core->board, core->slot, x->row);
+    requests_close(core->board, core->slot, x->leg->row);
     free(x->windows);
-    buf_finish(&x->headers);
-    buf_finish(&x->held);
+    for (size_t i = 0; i < ARRAY_LEN(x->legs); i++) {
+        buf_finish(&x->legs[i].headers);
+        buf_finish(&x->legs[i].held);
+    }
     buf_finish(&x->text);
     free(x);
 }
@@ -68,12 +70,15 @@ static void log_access(struct exchange *x, bool gone)
         .method = "POST",
         .path = request->path,
         .model = request->client_model,
-        .node = x->node_name[0] == '\0' ? NULL : x->node_name,
+        .node = x->leg->node_name[0] == '\0' ? NULL : x->leg->node_name,
         .policy = policy_name(config_policy_for(x->core->config, x->model)),
         .outcome = gone ? "client_gone" : x->outcome,
         .reason = x->told == API_ERROR_NONE ? NULL : api_error_reason(x->told),
         .status = gone ? 499 : x->status,
         .attempts = x->attempts,
+        .hedge = !x->hedged     ? NULL
+                 : x->hedge_won ? "won"
+                                : "lost",
         .stream = request->stream,
         .bytes_in = request->body_len,
         .bytes_out = responder_written(request->responder),
@@ -98,11 +103,8 @@ static void on_gone(void *data)
     x->phase = EXCHANGE_ANSWERED;
     log_access(x, true);
     x->request = NULL;
-    if (x->attempt != NULL && !x->finished) {
-        attempt_cancel(x->attempt);
-        x->attempt = NULL;
-        choose_release(x, STATS_CLIENT_GONE);
-    }
+    if (!x->finished)
+        exchange_stop_legs(x, STATS_CLIENT_GONE);
     exchange_release_if_over(x);
 }
 
@@ -117,8 +119,10 @@ static void on_done(void *data)
 
 static void on_drain(void *data, size_t n)
 {
+    struct exchange *x = data;
+
     (void)n;
-    relay_release_if_low(data);
+    relay_release_if_low(x->leg);
 }
 
 static const struct responder_events client_events = {
@@ -136,7 +140,7 @@ void exchange_answer_error(struct exchange *x, enum api_error error, const char 
     x->phase = EXCHANGE_ANSWERED;
     x->told = error;
     timer_stop(x->core->loop, &x->timer);
-    requests_phase(x->core->board, x->core->slot, x->row, REQUEST_FLUSH,
+    requests_phase(x->core->board, x->core->slot, x->leg->row, REQUEST_FLUSH,
                    loop_now_us(x->core->loop));
     if (!x->head_shown) {
         x->status = api_error_status(error, request->surface);
@@ -166,8 +170,24 @@ void exchange_reject(struct exchange *x, enum api_error error, const char *messa
 /* ---- attempts ------------------------------------------------------------------------------
  */
 
-static void begin_attempt(struct exchange *x, struct fleet_node *node)
+void exchange_stop_legs(struct exchange *x, enum stats_counter outcome)
 {
+    for (size_t i = 0; i < ARRAY_LEN(x->legs); i++) {
+        struct leg *leg = &x->legs[i];
+
+        if (leg->attempt == NULL)
+            continue;
+        attempt_cancel(leg->attempt);
+        leg->attempt = NULL;
+        choose_release(leg, outcome);
+        if (leg == x->hedge)
+            (void)hedge_leave(leg);
+    }
+}
+
+int exchange_begin_attempt(struct leg *leg, struct fleet_node *node)
+{
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
     uint64_t limit_us = core->config->limits.request_timeout_ms * US_PER_MS;
@@ -180,27 +200,36 @@ static void begin_attempt(struct exchange *x, struct fleet_node *node)
         .arena = &core->arena,
     };
     struct error err = {0};
+    int rc;
 
     if (x->content_shown) {
         options.resume_text = buf_cstr(&x->text);
         options.resume_tokens = x->resumed_tokens;
         options.response_id = x->response_id;
         options.created = x->created;
-    } else {
-        x->output_tokens = 0;
     }
-    x->progress_mono_us = now;
+    leg->number = x->attempts++;
+    leg->progress_mono_us = now;
+    requests_node(core->board, core->slot, leg->row, node->slot, leg->number);
+    requests_phase(core->board, core->slot, leg->row, REQUEST_SENT, now);
+    stats_count(core->board, leg->node, leg->generation, STATS_DISPATCHED, 1);
+    rc = attempt_start(&leg->attempt, node, x->request, &options, &relay_events, leg, &err);
+    if (rc != 0)
+        choose_release(leg, STATS_CLIENT_GONE); /* our trouble, not the node's */
+    return rc;
+}
+
+static void begin(struct exchange *x, struct fleet_node *node)
+{
+    if (!x->content_shown)
+        x->output_tokens = 0;
     x->content_mono_us = 0;
-    x->attempts++;
     x->phase = EXCHANGE_RUNNING;
-    requests_node(core->board, core->slot, x->row, node->slot, options.number);
-    requests_phase(core->board, core->slot, x->row, REQUEST_SENT, now);
-    stats_count(core->board, x->node, x->generation, STATS_DISPATCHED, 1);
-    if (attempt_start(&x->attempt, node, x->request, &options, &relay_events, x, &err) != 0) {
-        choose_release(x, STATS_CLIENT_GONE); /* our trouble, not the node's */
-        exchange_answer_error(x, API_ERROR_INTERNAL, err.text, 0);
+    if (exchange_begin_attempt(x->leg, node) != 0) {
+        exchange_answer_error(x, API_ERROR_INTERNAL, "out of memory", 0);
         return;
     }
+    hedge_plan(x);
     recover_arm(x);
 }
 
@@ -208,10 +237,11 @@ enum exchange_try exchange_try_start(struct exchange *x)
 {
     struct fleet_node *node = NULL;
 
-    switch (choose_node(x, &node)) {
+    x->leg->is_hedge = false;
+    switch (choose_node(x->leg, &node)) {
     case CHOOSE_CLAIMED:
         waiting_remove(x);
-        begin_attempt(x, node);
+        begin(x, node);
         return EXCHANGE_TRY_STARTED;
     case CHOOSE_ALL_FAILED:
         /* Waiting will not help. */
@@ -238,7 +268,8 @@ void exchange_place(struct exchange *x)
                         waiting_seconds(core, core->config->queue.max_waiting));
         return;
     }
-    requests_phase(core->board, core->slot, x->row, REQUEST_QUEUED, loop_now_us(core->loop));
+    requests_phase(core->board, core->slot, x->leg->row, REQUEST_QUEUED,
+                   loop_now_us(core->loop));
     recover_arm(x);
 }
 
@@ -289,6 +320,11 @@ void exchange_start(struct exchange_core *core, struct infer_request *request)
     x->started_mono_us = request->received_mono_us;
     x->outcome = "node_error";
     x->phase = EXCHANGE_RUNNING;
+    for (size_t i = 0; i < ARRAY_LEN(x->legs); i++) {
+        x->legs[i].x = x;
+        x->legs[i].row = -1;
+    }
+    x->leg = &x->legs[0];
     (void)strlcpy(x->model, request->model, sizeof(x->model));
     x->model_hash = hash_text(x->model);
     x->session_hash = request->session == NULL ? 0 : hash_text(request->session);
@@ -301,8 +337,8 @@ void exchange_start(struct exchange_core *core, struct infer_request *request)
     core->open_count++;
     responder_set_events(request->responder, &client_events, x);
     choose_read_prompt(x);
-    x->row = requests_open(core->board, core->slot, request->id, request->client_model,
-                           x->prompt_estimate, loop_now_us(core->loop));
+    x->leg->row = requests_open(core->board, core->slot, request->id, request->client_model,
+                                x->prompt_estimate, loop_now_us(core->loop));
     if (!refuse_at_once(x))
         exchange_place(x);
 }
@@ -316,11 +352,7 @@ void exchange_stop_all(struct exchange_core *core)
         if (x->phase == EXCHANGE_ANSWERED || x->request == NULL)
             continue;
         waiting_remove(x);
-        if (x->attempt != NULL) {
-            attempt_cancel(x->attempt);
-            x->attempt = NULL;
-            choose_release(x, STATS_CLIENT_GONE);
-        }
+        exchange_stop_legs(x, STATS_CLIENT_GONE);
         exchange_reject(x, API_ERROR_SHUTTING_DOWN, "the coordinator is shutting down", 1);
     }
 }

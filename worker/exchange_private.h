@@ -4,6 +4,7 @@
  *   exchange.c  how it begins and ends, and what its client does
  *   relay.c     what its node says, on the way to the client
  *   recover.c   what fails, what takes too long, and what is done about it
+ *   hedge.c     a second attempt beside one that is slow
  *   waiting.c   its place in line
  *   choose.c    which node it goes to
  */
@@ -31,12 +32,44 @@ struct exchange_excluded {
     uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full */
 };
 
+/*
+ * One leg of an exchange: a place on one node, the attempt that runs there, and what that said
+ * before it was shown.  An exchange has one leg, and for a while two when it is hedged.
+ */
+struct leg {
+    struct exchange *x;      /* whose it is */
+    struct attempt *attempt; /* NULL iff none is under way */
+    uint32_t number;         /* of the attempt */
+    int row;                 /* in the scoreboard's request table, or -1 */
+    bool is_hedge;           /* began as the second of two */
+
+    /* The claim on the node: private to choose.c but for reading. */
+    bool claimed;
+    unsigned node;
+    uint32_t generation;
+    uint32_t pending_tokens;         /* u: added to the gauge and not given back */
+    uint64_t backlog_tokens;         /* B: Q + u at dispatch */
+    bool had_slot;                   /* no wait for a slot was in store at dispatch */
+    bool loads_model;                /* holds the claim to load it there */
+    struct fleet_node *pending_node; /* in whose list of legs not yet at first content it is */
+    struct leg *pending_prev, *pending_next;
+    char node_name[NODE_NAME_BYTES];
+    uint64_t dispatch_mono_us;
+    uint64_t progress_mono_us; /* last sign that it gets on */
+
+    /* The answer as far as it is held. */
+    unsigned status; /* of the engine's head; 0 = none yet */
+    bool event_stream;
+    char content_type[128];
+    struct buf headers; /* name NUL value NUL ... of the held head */
+    struct buf held;    /* body bytes not shown yet */
+};
+
 struct exchange {
     struct exchange_core *core;
     struct infer_request *request; /* borrowed; NULL once the responder is done or gone */
     struct exchange *prev, *next;  /* in core->first */
     enum exchange_phase phase;
-    int row; /* in the scoreboard's request table, or -1 */
 
     /* What routing knows of the request. */
     char model[NODE_MODEL_BYTES]; /* a copy: the request may be gone first */
@@ -54,34 +87,22 @@ struct exchange {
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
 
-    struct attempt *attempt; /* NULL iff none is under way */
-    uint32_t attempts;       /* started so far, full nodes not counted */
+    struct leg legs[2];
+    struct leg *leg;   /* in legs: whose answer is, or will be, the client's */
+    struct leg *hedge; /* the other one while it runs, else NULL: private to hedge.c */
+    uint32_t attempts; /* started so far, full nodes not counted */
     uint32_t resumes;
+    bool hedged;                /* it had its second leg: there is one in a request's life */
+    bool hedge_won;             /* ... and that is whose answer the client got */
+    uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
     struct exchange_excluded excluded[EXCHANGE_MAX_EXCLUDED];
     uint32_t excluded_count;
 
-    /* The claim on the node of the present attempt: private to choose.c but for reading. */
-    bool claimed;
-    unsigned node;
-    uint32_t generation;
-    uint32_t pending_tokens; /* u: added to the gauge and not given back */
-    uint64_t backlog_tokens; /* B: Q + u at dispatch */
-    bool had_slot;           /* no wait for a slot was in store at dispatch */
-    bool loads_model;        /* holds the claim to load it there */
-    struct fleet_node
-        *pending_node; /* in whose list of requests not yet at first content it is */
-    struct exchange *pending_prev, *pending_next;
-    char node_name[NODE_NAME_BYTES];
-
     /* The answer. */
-    unsigned status; /* of the engine's head; 0 = none yet */
-    bool event_stream;
+    unsigned status;    /* as the client sees it; 0 = nothing yet */
     bool head_shown;    /* the client has a status line */
     bool content_shown; /* ... and content: no more unseen retries */
     bool finished;      /* finish came: the answer is whole */
-    char content_type[128];
-    struct buf headers; /* name NUL value NUL ... of the held head */
-    struct buf held;    /* body bytes not shown yet */
 
     /* For going on elsewhere. */
     bool resumable; /* all shown so far is in `text` */
@@ -91,11 +112,10 @@ struct exchange {
     uint32_t resumed_tokens; /* output tokens of the attempts before this one */
 
     uint64_t started_mono_us;
-    uint64_t dispatch_mono_us; /* of the present attempt */
-    uint64_t content_mono_us;  /* of its first content; 0 = none yet */
-    uint64_t ttft_us;          /* of the exchange; 0 = no content yet */
-    uint64_t progress_mono_us; /* last sign that it gets on */
-    struct timer timer;        /* fires at the earliest of the limits that apply */
+    uint64_t content_mono_us; /* first content of the present attempt; 0 = none yet */
+    uint64_t ttft_us;         /* of the exchange; 0 = no content yet */
+    uint64_t comment_mono_us; /* when the client was last told that it waits */
+    struct timer timer;       /* fires at the earliest of the limits that apply */
 
     uint32_t prompt_tokens, cached_tokens, output_tokens;
     enum api_error last_error; /* of the last failed attempt */
@@ -123,25 +143,45 @@ enum exchange_try {
     EXCHANGE_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
 };
 enum exchange_try exchange_try_start(struct exchange *x);
+/* Sends the request to a node where the leg holds a place.  DRV_ENOMEM: the place is given
+ * back. */
+MUST_CHECK int exchange_begin_attempt(struct leg *leg, struct fleet_node *node);
+/* Stops what still runs, without blame: the place counts as `outcome`. */
+void exchange_stop_legs(struct exchange *x, enum stats_counter outcome);
 
 /* ---- relay.c ---- */
 
 extern const struct attempt_events relay_events;
 /* Opens the node's window again once little is left on its way to the client. */
-void relay_release_if_low(struct exchange *x);
+void relay_release_if_low(struct leg *leg);
 /* Begins a stream's answer before any node has: comments for a client that waits. */
 void relay_show_waiting(struct exchange *x);
 
 /* ---- recover.c ---- */
 
 /* Ends the attempt from our side, as a failure of the node. */
-void recover_abandon(struct exchange *x, enum api_error error, enum stats_counter counter,
+void recover_abandon(struct leg *leg, enum api_error error, enum stats_counter counter,
                      const char *message);
 /* The attempt has failed by itself; its claim is still held. */
-void recover_failed(struct exchange *x, enum api_error error, enum stats_counter counter,
+void recover_failed(struct leg *leg, enum api_error error, enum stats_counter counter,
                     const char *message);
 /* (Re)starts the timer for the limits of the present phase. */
 void recover_arm(struct exchange *x);
+
+/* ---- hedge.c ---- */
+
+/* An attempt has begun without a rival: works out when it is to be hedged. */
+void hedge_plan(struct exchange *x);
+/* It is hedge_due_mono_us: starts the second leg, or looks again a little later. */
+void hedge_try(struct exchange *x);
+/* This leg gave content, or a whole answer: it is the client's from here on, and the other, if
+ * there is one, is stopped. */
+void hedge_adopt(struct leg *leg);
+/* This leg is over and its place given back.  True: there is another, now x->leg; else x->leg
+ * stays what it is. */
+bool hedge_leave(struct leg *leg);
+/* An answer was whole: a little more may be hedged. */
+void hedge_earn(struct exchange *x);
 
 /* ---- waiting.c ---- */
 
@@ -161,8 +201,8 @@ void waiting_released(struct exchange_core *core);
 /* ---- choose.c ---- */
 
 /* First content: gives the prompt's tokens back and learns from how long they took. */
-void choose_note_content(struct exchange *x);
+void choose_note_content(struct leg *leg);
 /* The attempt is over: gives the place back, and counts how it went. */
-void choose_release(struct exchange *x, enum stats_counter outcome);
+void choose_release(struct leg *leg, enum stats_counter outcome);
 
 #endif

@@ -18,9 +18,9 @@
 
 struct channel;
 struct config;
-struct exchange;
 struct error;
 struct fleet; /* opaque */
+struct leg;
 struct loop;
 struct scoreboard;
 
@@ -32,7 +32,7 @@ struct fleet_node {
     enum node_state state;  /* at the last renewal; fleet_usable() looks live */
     uint64_t tried_mono_us; /* when this worker last sent it a request; 0 = never */
     /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */
-    struct exchange *pending_first, *pending_last;
+    struct leg *pending_first, *pending_last;
     /* private to fleet.c */
     struct fleet *fleet;
     unsigned refs;

@@ -35,8 +35,9 @@
 /* ---- failures ------------------------------------------------------------------------------
  */
 
-static void exclude(struct exchange *x, uint64_t until_mono_us)
+static void exclude(const struct leg *leg, uint64_t until_mono_us)
 {
+    struct exchange *x = leg->x;
     struct exchange_excluded *e = NULL;
     uint64_t now = loop_now_us(x->core->loop);
 
@@ -48,8 +49,8 @@ static void exclude(struct exchange *x, uint64_t until_mono_us)
         e = &x->excluded[x->excluded_count++];
     if (e == NULL)
         e = &x->excluded[0];
-    e->node = x->node;
-    e->generation = x->generation;
+    e->node = leg->node;
+    e->generation = leg->generation;
     e->until_mono_us = until_mono_us;
 }
 
@@ -62,9 +63,9 @@ static bool may_resume(const struct exchange *x)
 /* Another try, on another node. */
 static void go_on(struct exchange *x)
 {
-    x->status = 0;
-    buf_reset(&x->held);
-    buf_reset(&x->headers);
+    x->leg->status = 0;
+    buf_reset(&x->leg->held);
+    buf_reset(&x->leg->headers);
     exchange_place(x);
 }
 
@@ -75,7 +76,7 @@ static void retry(struct exchange *x)
         exchange_answer_error(x, x->last_error, x->last_message, 0);
         return;
     }
-    stats_count(x->core->board, x->node, x->generation, STATS_RETRIED, 1);
+    stats_count(x->core->board, x->leg->node, x->leg->generation, STATS_RETRIED, 1);
     go_on(x);
 }
 
@@ -83,44 +84,56 @@ static void resume(struct exchange *x)
 {
     x->resumes++;
     x->resumed_tokens = x->output_tokens;
-    log_info("event=resuming id=%s node=%s tokens=%u reason=%s", x->request->id, x->node_name,
-             x->output_tokens, api_error_reason(x->last_error));
-    stats_count(x->core->board, x->node, x->generation, STATS_RETRIED, 1);
+    log_info("event=resuming id=%s node=%s tokens=%u reason=%s", x->request->id,
+             x->leg->node_name, x->output_tokens, api_error_reason(x->last_error));
+    stats_count(x->core->board, x->leg->node, x->leg->generation, STATS_RETRIED, 1);
     go_on(x);
 }
 
-void recover_failed(struct exchange *x, enum api_error error, enum stats_counter counter,
+void recover_failed(struct leg *leg, enum api_error error, enum stats_counter counter,
                     const char *message)
 {
-    choose_release(x, counter);
+    struct exchange *x = leg->x;
+    uint64_t now = loop_now_us(x->core->loop);
+    bool survives;
+
+    choose_release(leg, counter);
+    survives = hedge_leave(leg);
     if (x->request == NULL) {
         exchange_release_if_over(x);
         return;
     }
+    exclude(leg, counter == STATS_FULL ? now + FULL_PAUSE_US : UINT64_MAX);
+    log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
+              x->request->id, leg->node_name, leg->number, api_error_reason(error),
+              log_quote(message));
+    if (error == API_ERROR_BAD_REQUEST) {
+        /* The client's fault: no other node will like it better. */
+        x->outcome = "client_error";
+        exchange_stop_legs(x, STATS_OVERTAKEN);
+        exchange_answer_error(x, error, message, 0);
+        return;
+    }
+    if (survives) {
+        /* It was alone with the request before, and the other one is now. */
+        if (counter != STATS_FULL)
+            stats_count(x->core->board, leg->node, leg->generation, STATS_RETRIED, 1);
+        recover_arm(x);
+        return;
+    }
     if (counter == STATS_FULL) {
         x->attempts--; /* it cost nothing there */
-        exclude(x, loop_now_us(x->core->loop) + FULL_PAUSE_US);
         go_on(x);
         return;
     }
     x->last_error = error;
     (void)snprintf(x->last_message, sizeof(x->last_message), "%s", message);
-    if (error ==
-        API_ERROR_BAD_REQUEST) { /* the client's fault: no other node will like it better */
-        x->outcome = "client_error";
-        exchange_answer_error(x, error, message, 0);
-        return;
-    }
     x->outcome = error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
     /* One bad node among good ones is what retries are for.  What must not multiply is the load
      * when they do not help, so the bucket is emptied by attempts that failed after another
      * had. */
     if (x->attempts > 1)
-        budget_failure(x->core->board, x->model_hash, loop_now_us(x->core->loop));
-    exclude(x, UINT64_MAX);
-    log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
-              x->request->id, x->node_name, x->attempts - 1, api_error_reason(error),
-              log_quote(message));
+        budget_failure(x->core->board, x->model_hash, now);
     if (!x->content_shown)
         retry(x);
     else if (may_resume(x))
@@ -129,12 +142,12 @@ void recover_failed(struct exchange *x, enum api_error error, enum stats_counter
         exchange_answer_error(x, error, message, 0);
 }
 
-void recover_abandon(struct exchange *x, enum api_error error, enum stats_counter counter,
+void recover_abandon(struct leg *leg, enum api_error error, enum stats_counter counter,
                      const char *message)
 {
-    attempt_cancel(x->attempt);
-    x->attempt = NULL;
-    recover_failed(x, error, counter, message);
+    attempt_cancel(leg->attempt);
+    leg->attempt = NULL;
+    recover_failed(leg, error, counter, message);
 }
 
 /* ---- limits of time ------------------------------------------------------------------------
@@ -156,12 +169,13 @@ static uint64_t wait_limit_mono_us(struct exchange *x)
     return x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
 }
 
-static uint64_t silence_limit_mono_us(const struct exchange *x)
+static uint64_t silence_limit_mono_us(const struct leg *leg)
 {
+    const struct exchange *x = leg->x;
     const struct config_limits *limits = &x->core->config->limits;
     uint32_t ms = x->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms;
 
-    return x->progress_mono_us + ms * US_PER_MS + SILENCE_SLACK_US;
+    return leg->progress_mono_us + ms * US_PER_MS + SILENCE_SLACK_US;
 }
 
 static void wait_is_over(struct exchange *x)
@@ -180,14 +194,17 @@ static void wait_is_over(struct exchange *x)
 static void time_is_up(struct exchange *x)
 {
     waiting_remove(x);
-    if (x->attempt != NULL) {
-        attempt_cancel(x->attempt);
-        x->attempt = NULL;
-        choose_release(x, STATS_TIMEOUT);
-    }
+    exchange_stop_legs(x, STATS_TIMEOUT);
     x->outcome = "timeout";
     exchange_answer_error(x, API_ERROR_DEADLINE,
                           "the request took longer than request_timeout_ms", 0);
+}
+
+static void give_up(struct leg *leg)
+{
+    recover_abandon(leg, API_ERROR_NODE_TIMEOUT, STATS_TIMEOUT,
+                    leg->x->content_mono_us == 0 ? "the node gave no first token in time"
+                                                 : "the node stopped giving tokens");
 }
 
 static void on_timer(struct timer *timer)
@@ -210,12 +227,14 @@ static void on_timer(struct timer *timer)
         relay_show_waiting(x);
         break;
     case EXCHANGE_RUNNING:
-        if (now >= silence_limit_mono_us(x)) {
-            recover_abandon(x, API_ERROR_NODE_TIMEOUT, STATS_TIMEOUT,
-                            x->content_mono_us == 0 ? "the node gave no first token in time"
-                                                    : "the node stopped giving tokens");
+        if (x->hedge != NULL && now >= silence_limit_mono_us(x->hedge))
+            give_up(x->hedge);
+        if (now >= silence_limit_mono_us(x->leg)) {
+            give_up(x->leg); /* where another leg survives, it has armed the timer */
             return;
         }
+        if (now >= x->hedge_due_mono_us)
+            hedge_try(x);
         break;
     case EXCHANGE_ANSWERED:
         return;
@@ -239,7 +258,11 @@ void recover_arm(struct exchange *x)
             phase_due = now + US_PER_S / 2;
         break;
     case EXCHANGE_RUNNING:
-        phase_due = silence_limit_mono_us(x);
+        phase_due = silence_limit_mono_us(x->leg);
+        if (x->hedge_due_mono_us < phase_due)
+            phase_due = x->hedge_due_mono_us;
+        if (x->hedge != NULL && silence_limit_mono_us(x->hedge) < phase_due)
+            phase_due = silence_limit_mono_us(x->hedge);
         break;
     case EXCHANGE_ANSWERED:
         return;

@@ -31,14 +31,16 @@
 /* A waiting stream that has begun is told its place this often. */
 #define COMMENT_US (5 * US_PER_S)
 
-void relay_release_if_low(struct exchange *x)
+void relay_release_if_low(struct leg *leg)
 {
-    if (x->attempt == NULL || x->request == NULL ||
-        attempt_unreleased(x->attempt) < RELEASE_BYTES)
+    const struct exchange *x = leg->x;
+
+    if (leg->attempt == NULL || x->request == NULL ||
+        attempt_unreleased(leg->attempt) < RELEASE_BYTES)
         return;
     if (x->head_shown && responder_pending(x->request->responder) >= LOW_WATER_BYTES)
         return;
-    attempt_release(x->attempt);
+    attempt_release(leg->attempt);
 }
 
 /* ---- the head ------------------------------------------------------------------------------
@@ -49,8 +51,8 @@ static void drover_headers(struct exchange *x)
     struct responder *r = x->request->responder;
     char number[32];
 
-    if (x->node_name[0] != '\0')
-        responder_header(r, "x-drover-node", x->node_name);
+    if (x->leg->node_name[0] != '\0')
+        responder_header(r, "x-drover-node", x->leg->node_name);
     (void)snprintf(number, sizeof(number), "%llu",
                    (unsigned long long)(x->waited_us / US_PER_MS));
     responder_header(r, "x-drover-queue-ms", number);
@@ -66,9 +68,11 @@ static void drover_headers(struct exchange *x)
 static void show(struct exchange *x, bool whole)
 {
     struct responder *r = x->request->responder;
-    const char *p = (const char *)buf_head(&x->headers);
-    size_t left = buf_size(&x->headers);
+    struct leg *leg = x->leg;
+    const char *p = (const char *)buf_head(&leg->headers);
+    size_t left = buf_size(&leg->headers);
 
+    x->status = leg->status;
     if (!x->head_shown) {
         drover_headers(x);
         while (left != 0) {
@@ -79,15 +83,15 @@ static void show(struct exchange *x, bool whole)
             p += n;
             left -= n;
         }
-        responder_start(r, x->status, x->content_type,
-                        whole && !x->event_stream ? (int64_t)buf_size(&x->held) : -1);
+        responder_start(r, x->status, leg->content_type,
+                        whole && !leg->event_stream ? (int64_t)buf_size(&leg->held) : -1);
         x->head_shown = true;
     }
     x->content_shown = true;
-    if (buf_size(&x->held) != 0)
-        responder_write(r, buf_head(&x->held), buf_size(&x->held));
-    buf_finish(&x->held);
-    buf_finish(&x->headers);
+    if (buf_size(&leg->held) != 0)
+        responder_write(r, buf_head(&leg->held), buf_size(&leg->held));
+    buf_finish(&leg->held);
+    buf_finish(&leg->headers);
 }
 
 static bool speaks_events(int operation)
@@ -119,14 +123,14 @@ void relay_show_waiting(struct exchange *x)
 
     if (after_us == 0 || waited < after_us || !x->request->stream ||
         !speaks_events(x->request->operation) ||
-        (x->head_shown && now - x->progress_mono_us < COMMENT_US))
+        (x->head_shown && now - x->comment_mono_us < COMMENT_US))
         return;
     if (!x->head_shown) {
         drover_headers(x);
         responder_start(x->request->responder, 200, "text/event-stream", -1);
         x->head_shown = true;
     }
-    x->progress_mono_us = now;
+    x->comment_mono_us = now;
     position = waiting_position(x) + 1;
     n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", position,
                  waiting_seconds(x->core, position));
@@ -139,58 +143,62 @@ void relay_show_waiting(struct exchange *x)
 
 static void on_accepted(void *data, uint32_t queue_position)
 {
-    struct exchange *x = data;
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
     uint64_t now = loop_now_us(x->core->loop);
 
-    x->progress_mono_us = now;
+    leg->progress_mono_us = now;
     if (queue_position == 0)
-        requests_phase(x->core->board, x->core->slot, x->row, REQUEST_PREFILL, now);
+        requests_phase(x->core->board, x->core->slot, leg->row, REQUEST_PREFILL, now);
 }
 
 static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
-    struct exchange *x = data;
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
 
-    x->progress_mono_us = loop_now_us(x->core->loop);
+    leg->progress_mono_us = loop_now_us(x->core->loop);
     if (head->http_status == 429 || head->http_status >= 500) {
         char message[64];
 
         (void)snprintf(message, sizeof(message), "the engine answered HTTP %u",
                        head->http_status);
         if (head->http_status == 429)
-            recover_abandon(x, API_ERROR_QUEUE_FULL, STATS_FULL, message);
+            recover_abandon(leg, API_ERROR_QUEUE_FULL, STATS_FULL, message);
         else
-            recover_abandon(x, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
+            recover_abandon(leg, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
         return;
     }
-    x->status = head->http_status;
-    if (x->content_shown && (x->status != 200 || !head->event_stream)) {
-        recover_abandon(x, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+    leg->status = head->http_status;
+    if (x->content_shown && (leg->status != 200 || !head->event_stream)) {
+        recover_abandon(leg, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
                         "the next node would not go on with the answer");
         return;
     }
-    x->event_stream = head->event_stream;
-    (void)snprintf(x->content_type, sizeof(x->content_type), "%s",
+    leg->event_stream = head->event_stream;
+    (void)snprintf(leg->content_type, sizeof(leg->content_type), "%s",
                    head->content_type[0] == '\0' ? "application/json" : head->content_type);
     for (size_t i = 0; i < head->n_headers && !x->head_shown; i++) {
-        buf_add(&x->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
-        buf_add(&x->headers, head->headers[i]->value, strlen(head->headers[i]->value) + 1);
+        buf_add(&leg->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
+        buf_add(&leg->headers, head->headers[i]->value, strlen(head->headers[i]->value) + 1);
     }
-    if (x->headers.failed)
-        buf_finish(&x->headers);
+    if (leg->headers.failed)
+        buf_finish(&leg->headers);
 }
 
-static void note_content(struct exchange *x)
+static void note_content(struct leg *leg)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
 
     x->content_mono_us = now;
     if (x->ttft_us == 0)
         x->ttft_us = now - x->started_mono_us;
-    choose_note_content(x);
-    stats_note(core->board, x->node, x->generation, STATS_TTFT, now - x->dispatch_mono_us);
-    requests_phase(core->board, core->slot, x->row, REQUEST_DECODE, now);
+    choose_note_content(leg);
+    stats_note(core->board, leg->node, leg->generation, STATS_TTFT,
+               now - leg->dispatch_mono_us);
+    requests_phase(core->board, core->slot, leg->row, REQUEST_DECODE, now);
 }
 
 /* Keeps the text so far, for as long as it is all there is. */
@@ -213,53 +221,60 @@ static void keep_text(struct exchange *x, const Drover__V1__Chunk *chunk)
 
 static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 {
-    struct exchange *x = data;
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
 
     if (chunk->content) {
-        x->progress_mono_us = loop_now_us(core->loop);
+        hedge_adopt(leg);
+        leg->progress_mono_us = loop_now_us(core->loop);
         if (x->content_mono_us == 0)
-            note_content(x);
+            note_content(leg);
     }
     if (chunk->tokens != 0) {
         x->output_tokens += chunk->tokens;
-        requests_tokens(core->board, core->slot, x->row, x->output_tokens);
+        requests_tokens(core->board, core->slot, leg->row, x->output_tokens);
     }
     if (x->request == NULL)
         return;
     keep_text(x, chunk);
     if (x->content_shown) {
         responder_write(x->request->responder, chunk->data.data, chunk->data.len);
-        relay_release_if_low(x);
+        relay_release_if_low(leg);
         return;
     }
-    buf_add(&x->held, chunk->data.data, chunk->data.len);
-    if (x->held.failed) {
-        recover_abandon(x, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
+    buf_add(&leg->held, chunk->data.data, chunk->data.len);
+    if (leg->held.failed) {
+        recover_abandon(leg, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return;
     }
-    if ((x->event_stream && chunk->content) ||
-        (buf_size(&x->held) > HOLD_BYTES && !x->head_shown))
+    if ((leg->event_stream && chunk->content) ||
+        (buf_size(&leg->held) > HOLD_BYTES && !x->head_shown)) {
+        hedge_adopt(leg);
         show(x, false);
-    relay_release_if_low(x);
+    }
+    relay_release_if_low(leg);
 }
 
 /* The engine refused a request whose stream we had to begin early: its own words, as an error
  * event. */
 static void refuse_late(struct exchange *x)
 {
+    struct leg *leg = x->leg;
     char message[256];
 
-    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s", x->status,
-                   buf_cstr(&x->held));
+    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s", leg->status,
+                   buf_cstr(&leg->held));
     exchange_answer_error(x, API_ERROR_BAD_REQUEST, message, 0);
 }
 
 static void on_finish(void *data, const Drover__V1__Finish *finish)
 {
-    struct exchange *x = data;
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
 
+    hedge_adopt(leg);
     x->finished = true;
     if (finish->usage != NULL) {
         x->prompt_tokens = finish->usage->prompt_tokens;
@@ -268,14 +283,14 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
             x->output_tokens = finish->usage->output_tokens;
     }
     if (x->content_mono_us == 0)
-        note_content(x);
-    x->outcome = x->status >= 400 ? "client_error" : "ok";
+        note_content(leg);
+    x->outcome = leg->status >= 400 ? "client_error" : "ok";
     x->phase = EXCHANGE_ANSWERED;
     timer_stop(core->loop, &x->timer);
-    requests_phase(core->board, core->slot, x->row, REQUEST_FLUSH, loop_now_us(core->loop));
+    requests_phase(core->board, core->slot, leg->row, REQUEST_FLUSH, loop_now_us(core->loop));
     if (x->request == NULL)
         return;
-    if (x->head_shown && !x->content_shown && !x->event_stream) {
+    if (x->head_shown && !x->content_shown && !leg->event_stream) {
         refuse_late(x);
         return;
     }
@@ -287,25 +302,27 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
 /* ---- how it ends ---------------------------------------------------------------------------
  */
 
-static void answered(struct exchange *x)
+static void answered(struct leg *leg)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
     uint32_t here = x->output_tokens - x->resumed_tokens;
 
     budget_success(core->board, x->model_hash, now);
-    if (x->status >= 400) {
-        choose_release(x, STATS_CLIENT_ERROR);
+    hedge_earn(x);
+    if (leg->status >= 400) {
+        choose_release(leg, STATS_CLIENT_ERROR);
         return;
     }
-    stats_note(core->board, x->node, x->generation, STATS_E2E, now - x->dispatch_mono_us);
+    stats_note(core->board, leg->node, leg->generation, STATS_E2E, now - leg->dispatch_mono_us);
     if (here > 1 && here <= x->output_tokens)
-        stats_note(core->board, x->node, x->generation, STATS_TPOT,
+        stats_note(core->board, leg->node, leg->generation, STATS_TPOT,
                    (now - x->content_mono_us) / (here - 1));
-    stats_count(core->board, x->node, x->generation, STATS_PROMPT_TOKENS, x->prompt_tokens);
-    stats_count(core->board, x->node, x->generation, STATS_CACHED_TOKENS, x->cached_tokens);
-    stats_count(core->board, x->node, x->generation, STATS_OUTPUT_TOKENS, here);
-    choose_release(x, STATS_OK);
+    stats_count(core->board, leg->node, leg->generation, STATS_PROMPT_TOKENS, x->prompt_tokens);
+    stats_count(core->board, leg->node, leg->generation, STATS_CACHED_TOKENS, x->cached_tokens);
+    stats_count(core->board, leg->node, leg->generation, STATS_OUTPUT_TOKENS, here);
+    choose_release(leg, STATS_OK);
 }
 
 /* What a status stands for if no other node helps, and how it counts for this one. */
@@ -349,19 +366,20 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
 
 static void on_end(void *data, const struct call_result *result)
 {
-    struct exchange *x = data;
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
     enum stats_counter counter;
     enum api_error error;
 
-    x->attempt = NULL;
+    leg->attempt = NULL;
     if (x->finished) {
         /* The answer was whole; how the stream was closed after it changes nothing. */
-        answered(x);
+        answered(leg);
         exchange_release_if_over(x);
         return;
     }
     error = classify(result, &counter);
-    recover_failed(x, error, counter,
+    recover_failed(leg, error, counter,
                    result->message[0] == '\0' ? grpc_status_name(result->status)
                                               : result->message);
 }

@@ -83,11 +83,20 @@ static void add_model_defaults(struct config *config, const struct doc *doc)
     for (unsigned i = 0; i < config->models_count; i++) {
         struct config_model *model = &config->models[i];
         const struct doc_item *item = doc_at(models, i);
+        const struct doc_item *hedge = doc_get(item, "hedge");
 
         if (doc_get(item, "policy") == NULL)
             model->policy = config->policy;
         if (doc_get(item, "priority") == NULL)
             model->priority = config->priority;
+        if (doc_get(hedge, "enabled") == NULL)
+            model->hedge.enabled = hedge != NULL || config->hedge.enabled;
+        if (doc_get(hedge, "budget_pct") == NULL)
+            model->hedge.budget_pct = config->hedge.budget_pct;
+        if (doc_get(hedge, "floor_ms") == NULL)
+            model->hedge.floor_ms = config->hedge.floor_ms;
+        if (doc_get(hedge, "min_samples") == NULL)
+            model->hedge.min_samples = config->hedge.min_samples;
     }
 }
 
@@ -100,6 +109,8 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
         config->workers = default_workers();
     if (doc_find(doc, "policy") == NULL)
         config->policy = POLICY_FASTEST;
+    if (doc_find(doc, "hedge") != NULL && doc_find(doc, "hedge.enabled") == NULL)
+        config->hedge.enabled = true;
     if (doc_find(doc, "log.level") == NULL)
         config->log_level = LOG_LEVEL_INFO;
     add_model_defaults(config, doc);
@@ -233,6 +244,13 @@ enum request_priority config_priority_for(const struct config *config, const cha
     const struct config_model *own = find_model(config, model);
 
     return own == NULL ? config->priority : own->priority;
+}
+
+const struct config_hedge *config_hedge_for(const struct config *config, const char *model)
+{
+    const struct config_model *own = find_model(config, model);
+
+    return own == NULL ? &config->hedge : &own->hedge;
 }
 
 static bool same_text(const char *a, const char *b)

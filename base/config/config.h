@@ -62,11 +62,20 @@ struct config_alias {
     char *model; /* what nodes serve */
 };
 
+/* A second attempt beside one that is slow to its first token. */
+struct config_hedge {
+    bool enabled;
+    uint32_t budget_pct;  /* hedges, of a hundred answered requests; 5 */
+    uint32_t floor_ms;    /* none sooner than this after dispatch; 100 */
+    uint32_t min_samples; /* first tokens a node must have given before it can be slow; 20 */
+};
+
 /* What is left out is as the config has it for all models. */
 struct config_model {
     char *name;
     enum policy_kind policy;
     enum request_priority priority;
+    struct config_hedge hedge;
 };
 
 /* An address to listen on: "HOST:PORT", "[V6]:PORT" or "unix:/PATH"; NULL = not served. */
@@ -145,6 +154,7 @@ struct config {
     struct config_limits limits;
     struct config_queue queue;
     struct config_prefix prefix;
+    struct config_hedge hedge; /* for models not named below; off */
     struct config_health health;
     struct config_node *nodes;
     unsigned nodes_count;
@@ -178,6 +188,7 @@ MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err
 const char *config_resolve_alias(const struct config *config, const char *name);
 enum policy_kind config_policy_for(const struct config *config, const char *model);
 enum request_priority config_priority_for(const struct config *config, const char *model);
+const struct config_hedge *config_hedge_for(const struct config *config, const char *model);
 
 /* What of `next` cannot take effect by a reload of `now`: NULL, or the name of the first key.
  */

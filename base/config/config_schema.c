@@ -124,6 +124,14 @@ static const cyaml_schema_field_t prefix_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t hedge_fields[] = {
+    CYAML_FIELD_BOOL("enabled", OPTIONAL, struct config_hedge, enabled),
+    NUMBER("budget_pct", struct config_hedge, budget_pct),
+    NUMBER("floor_ms", struct config_hedge, floor_ms),
+    NUMBER("min_samples", struct config_hedge, min_samples),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t health_fields[] = {
     NUMBER("interval_ms", struct config_health, interval_ms),
     NUMBER("timeout_ms", struct config_health, timeout_ms),
@@ -154,6 +162,7 @@ static const cyaml_schema_field_t model_fields[] = {
                      policies, ARRAY_LEN(policies)),
     CYAML_FIELD_ENUM("priority", OPTIONAL | CYAML_FLAG_STRICT, struct config_model, priority,
                      priorities, ARRAY_LEN(priorities)),
+    BLOCK("hedge", struct config_model, hedge, hedge_fields),
     CYAML_FIELD_END,
 };
 
@@ -190,6 +199,7 @@ static const cyaml_schema_field_t top_fields[] = {
     BLOCK("limits", struct config, limits, limits_fields),
     BLOCK("queue", struct config, queue, queue_fields),
     BLOCK("prefix", struct config, prefix, prefix_fields),
+    BLOCK("hedge", struct config, hedge, hedge_fields),
     BLOCK("health", struct config, health, health_fields),
     CYAML_FIELD_SEQUENCE_COUNT("nodes", OPTIONAL | CYAML_FLAG_POINTER, struct config, nodes,
                                nodes_count, &node_entry, 0, CYAML_UNLIMITED),
@@ -248,6 +258,10 @@ static const struct number numbers[] = {
      10000},
     {"prefix.entries", offsetof(struct config, prefix.entries), 1024, 16777216, 262144},
     {"prefix.window_bytes", offsetof(struct config, prefix.window_bytes), 64, 65536, 1024},
+    /* those of models[].hedge have the same ranges; config.c fills them in */
+    {"hedge.budget_pct", offsetof(struct config, hedge.budget_pct), 1, 100, 5},
+    {"hedge.floor_ms", offsetof(struct config, hedge.floor_ms), 1, DAY_MS, 100},
+    {"hedge.min_samples", offsetof(struct config, hedge.min_samples), 1, 1000000, 20},
     {"health.interval_ms", offsetof(struct config, health.interval_ms), 50, 3600000, 2000},
     {"health.timeout_ms", offsetof(struct config, health.timeout_ms), 10, 600000, 1000},
     {"health.rise", offsetof(struct config, health.rise), 1, 100, 2},

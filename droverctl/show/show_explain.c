@@ -82,6 +82,7 @@ static void decision_json(struct view *view, const struct decision *d)
 
     emit_object(out, NULL);
     emit_uint(out, "attempt", d->attempt);
+    emit_bool(out, "hedge", d->hedge != 0);
     emit_uint(out, "age_ms",
               view->now_mono_us > d->at_mono_us ? (view->now_mono_us - d->at_mono_us) / 1000
                                                 : 0);
@@ -212,8 +213,8 @@ static void decision_text(struct view *view, const struct decision *d)
     char text[256], a[TEXT_SHORT_BYTES], b[TEXT_SHORT_BYTES];
 
     (void)snprintf(
-        text, sizeof(text), "attempt %llu, %s ago: %s", (unsigned long long)d->attempt + 1,
-        text_age(a, view->now_mono_us, d->at_mono_us),
+        text, sizeof(text), "attempt %llu%s, %s ago: %s", (unsigned long long)d->attempt + 1,
+        d->hedge != 0 ? " (hedge)" : "", text_age(a, view->now_mono_us, d->at_mono_us),
         d->node == DECISIONS_NO_NODE ? "no node had room, the request waits" : d->name);
     add_line(view, TONE_HEAD, text);
     (void)snprintf(text, sizeof(text), "%s, prompt of %s tokens, %s%s, worker %u, model %s",

@@ -248,12 +248,15 @@ static void build_node_counters(struct buf *out, const struct snapshot *snapshot
 {
     static const struct node_counter dispatched = {STATS_DISPATCHED, NULL};
     static const struct node_counter retried = {STATS_RETRIED, NULL};
+    static const struct node_counter hedges = {STATS_HEDGES, NULL};
+    static const struct node_counter hedges_won = {STATS_HEDGES_WON, NULL};
     static const struct node_counter outcomes[] = {
         {STATS_OK, "ok"},
         {STATS_CLIENT_ERROR, "client_error"},
         {STATS_CLIENT_GONE, "client_gone"},
         {STATS_NODE_ERROR, "node_error"},
         {STATS_TIMEOUT, "timeout"},
+        {STATS_OVERTAKEN, "overtaken"},
         {STATS_FULL, "full"},
         {STATS_CONNECT_FAILED, "connect_failed"},
     };
@@ -267,6 +270,12 @@ static void build_node_counters(struct buf *out, const struct snapshot *snapshot
                   NULL, &dispatched, 1);
     build_counter(out, snapshot, "drover_node_retried_total",
                   "Attempts on the node that were followed by one elsewhere.", NULL, &retried,
+                  1);
+    build_counter(out, snapshot, "drover_node_hedges_total",
+                  "Attempts sent to the node beside one that was slow elsewhere.", NULL,
+                  &hedges, 1);
+    build_counter(out, snapshot, "drover_node_hedges_won_total",
+                  "Hedges on the node that were the first to give content.", NULL, &hedges_won,
                   1);
     build_counter(out, snapshot, "drover_node_attempts_total", "Ended attempts by outcome.",
                   "outcome", outcomes, ARRAY_LEN(outcomes));

@@ -1,10 +1,11 @@
 /*
- * budget.c - how much may be retried.
+ * budget.c - how much may be retried and hedged.
  *
- * A model's bucket is one word: tag, second of the last use, and what is missing from the
- * bucket, so that zeroed memory is a table of full buckets.  It lives in one of WINDOW places
- * that begin at the model's home; places are taken over but never become free again, so a
- * search ends at the first free one.
+ * A bucket is one word: tag of the model, second of the last use, and an amount: what is
+ * missing from the bucket for retries, or what is in the one for hedges, so that zeroed memory
+ * is a table of full ones and of empty ones.  It lives in one of WINDOW places that begin at
+ * the model's home; places are taken over but never become free again, so a search ends at the
+ * first free one.
  */
 #include "shm/routing/budget.h"
 
@@ -13,11 +14,22 @@
 
 #define WINDOW      8u
 #define TRIES       16
-#define MISSING(w)  ((uint32_t)(w)&0x3fffu)
+#define AMOUNT(w)   ((uint32_t)(w)&0x3fffu)
 #define USED_S(w)   ((uint32_t)(w) >> 14) /* 18 bits: three days */
 #define USED_S_MASK 0x3ffffu
 #define AHEAD_S     60u /* uses this far in the future are another worker's newer clock */
 #define NO_PLACE    BUDGET_MODELS
+
+/* The two tables. */
+static _Atomic uint64_t *retries(const struct scoreboard *board)
+{
+    return segment_budgets(board);
+}
+
+static _Atomic uint64_t *hedges(const struct scoreboard *board)
+{
+    return segment_budgets(board) + BUDGET_MODELS;
+}
 
 static uint32_t tag_of(uint64_t model_hash)
 {
@@ -26,35 +38,30 @@ static uint32_t tag_of(uint64_t model_hash)
     return tag == 0 ? 1 : tag;
 }
 
-static uint64_t make_word(uint32_t tag, uint64_t now_mono_us, uint32_t missing)
+static uint64_t make_word(uint32_t tag, uint64_t now_mono_us, uint32_t amount)
 {
     uint32_t used_s = (uint32_t)(now_mono_us / US_PER_S) & USED_S_MASK;
 
-    return (uint64_t)tag << 32 | (uint64_t)used_s << 14 | missing;
+    return (uint64_t)tag << 32 | (uint64_t)used_s << 14 | amount;
 }
 
-static uint32_t missing_of(uint64_t word)
+static uint32_t amount_of(uint64_t word)
 {
-    uint32_t missing = MISSING(word);
+    uint32_t amount = AMOUNT(word);
 
-    return missing < BUDGET_MAX_MILLI ? missing : BUDGET_MAX_MILLI;
-}
-
-static uint64_t load(const struct scoreboard *board, unsigned place)
-{
-    return atomic_load_explicit(&segment_budgets(board)[place], memory_order_relaxed);
+    return amount < BUDGET_MAX_MILLI ? amount : BUDGET_MAX_MILLI;
 }
 
 /* The model's place and its word; NO_PLACE when it has none.  Then `spare` (may be NULL) is
  * where it could go: a free place, or the one unused for longest. */
-static unsigned find(const struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us,
+static unsigned find(const _Atomic uint64_t *table, uint64_t model_hash, uint64_t now_mono_us,
                      uint64_t *word, unsigned *spare)
 {
     uint32_t now_s = (uint32_t)(now_mono_us / US_PER_S), longest_s = 0;
 
     for (unsigned i = 0; i < WINDOW; i++) {
         unsigned place = (unsigned)(model_hash + i) % BUDGET_MODELS;
-        uint64_t here = load(board, place);
+        uint64_t here = atomic_load_explicit(&table[place], memory_order_relaxed);
         uint32_t unused_s = (now_s - USED_S(here)) & USED_S_MASK;
 
         if (unused_s > USED_S_MASK - AHEAD_S)
@@ -74,50 +81,75 @@ static unsigned find(const struct scoreboard *board, uint64_t model_hash, uint64
     return NO_PLACE;
 }
 
-/* Takes `more` thousandths from the bucket, after putting `back` into it. */
-static void change(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us,
-                   uint32_t back, uint32_t more)
+static uint32_t read_amount(const _Atomic uint64_t *table, uint64_t model_hash)
 {
+    uint64_t word;
+
+    return find(table, model_hash, 0, &word, NULL) == NO_PLACE ? 0 : amount_of(word);
+}
+
+/* Takes `less` thousandths from the amount, then adds `more`, within 0 .. BUDGET_MAX_MILLI. One
+ * that is empty or full already, the common case, is written once a second at most.  False:
+ * there is less than `at_least`, or too many others were faster. */
+static bool change(const struct scoreboard *board, _Atomic uint64_t *table, uint64_t model_hash,
+                   uint64_t now_mono_us, uint32_t less, uint32_t more, uint32_t at_least)
+{
+    uint32_t second = (uint32_t)(now_mono_us / US_PER_S) & USED_S_MASK;
+
     for (int i = 0; board->writable && i < TRIES; i++) {
         uint64_t word = 0;
         unsigned spare = 0;
-        unsigned place = find(board, model_hash, now_mono_us, &word, &spare);
-        uint32_t missing = place == NO_PLACE ? 0 : missing_of(word);
+        unsigned place = find(table, model_hash, now_mono_us, &word, &spare);
+        uint32_t now = place == NO_PLACE ? 0 : amount_of(word), next = now;
 
-        if (back != 0 && missing == 0)
-            return; /* it is full, or was never needed: the common case writes nothing */
-        missing -= back < missing ? back : missing;
-        missing += more;
-        if (missing > BUDGET_MAX_MILLI)
-            missing = BUDGET_MAX_MILLI;
+        if (now < at_least)
+            return false;
+        next -= less < next ? less : next;
+        next = next + more < BUDGET_MAX_MILLI ? next + more : BUDGET_MAX_MILLI;
+        if (next == now && (now == 0 || USED_S(word) == second))
+            return true;
         if (atomic_compare_exchange_strong_explicit(
-                &segment_budgets(board)[place == NO_PLACE ? spare : place], &word,
-                make_word(tag_of(model_hash), now_mono_us, missing), memory_order_relaxed,
+                &table[place == NO_PLACE ? spare : place], &word,
+                make_word(tag_of(model_hash), now_mono_us, next), memory_order_relaxed,
                 memory_order_relaxed))
-            return;
+            return true;
     }
+    return false;
 }
 
 void budget_failure(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us)
 {
-    change(board, model_hash, now_mono_us, 0, BUDGET_FAILURE_MILLI);
+    (void)change(board, retries(board), model_hash, now_mono_us, 0, BUDGET_FAILURE_MILLI, 0);
 }
 
 void budget_success(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us)
 {
-    change(board, model_hash, now_mono_us, BUDGET_SUCCESS_MILLI, 0);
+    (void)change(board, retries(board), model_hash, now_mono_us, BUDGET_SUCCESS_MILLI, 0, 0);
 }
 
 uint32_t budget_milli(const struct scoreboard *board, uint64_t model_hash)
 {
-    uint64_t word;
-
-    if (find(board, model_hash, 0, &word, NULL) == NO_PLACE)
-        return BUDGET_MAX_MILLI;
-    return BUDGET_MAX_MILLI - missing_of(word);
+    return BUDGET_MAX_MILLI - read_amount(retries(board), model_hash);
 }
 
 bool budget_allows(const struct scoreboard *board, uint64_t model_hash)
 {
     return budget_milli(board, model_hash) > BUDGET_THRESHOLD_MILLI;
+}
+
+void budget_save(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us,
+                 uint32_t milli)
+{
+    (void)change(board, hedges(board), model_hash, now_mono_us, 0, milli, 0);
+}
+
+bool budget_spend(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us)
+{
+    return change(board, hedges(board), model_hash, now_mono_us, BUDGET_HEDGE_MILLI, 0,
+                  BUDGET_HEDGE_MILLI);
+}
+
+uint32_t budget_saved_milli(const struct scoreboard *board, uint64_t model_hash)
+{
+    return read_amount(hedges(board), model_hash);
 }

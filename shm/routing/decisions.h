@@ -63,6 +63,7 @@ struct decision {
     char name[DECISIONS_NAME_BYTES]; /* of the chosen node; "" if none */
     uint32_t candidates_total;       /* there were; may be more than are kept here */
     uint32_t candidates;             /* kept, at most DECISIONS_CANDIDATES */
+    uint32_t hedge;                  /* 1: a second attempt beside one that is slow */
     struct decision_candidate candidate[DECISIONS_CANDIDATES];
 };
 

@@ -71,6 +71,7 @@ void access_log_write(struct log_sink *sink, const struct access_record *record)
     add_text(&line, "node", record->node);
     add_text(&line, "policy", record->policy);
     add_number(&line, "attempts", record->attempts);
+    add_text(&line, "hedge", record->hedge);
     buf_printf(&line, ",\"stream\":%s", record->stream ? "true" : "false");
     add_number(&line, "bytes_in", record->bytes_in);
     add_number(&line, "bytes_out", record->bytes_out);

@@ -23,6 +23,7 @@ struct access_record {
     const char *reason;  /* api_error_reason(), or NULL */
     unsigned status;     /* as sent; 499 when the client left before the end */
     uint32_t attempts;
+    const char *hedge; /* "won", "lost", or NULL: there was none */
     bool stream;
     uint64_t bytes_in, bytes_out;
     uint32_t prompt_tokens, cached_tokens, output_tokens; /* * */

@@ -200,9 +200,10 @@ static void gather(const struct exchange *x, const struct fleet_model *model,
 /* ---- the decision --------------------------------------------------------------------------
  */
 
-static void record(const struct exchange *x, const struct choice *choice,
+static void record(const struct leg *leg, const struct choice *choice,
                    const struct policy_request *request, int chosen)
 {
+    const struct exchange *x = leg->x;
     static struct decision d; /* one thread; large */
     struct exchange_core *core = x->core;
 
@@ -211,6 +212,7 @@ static void record(const struct exchange *x, const struct choice *choice,
     (void)strlcpy(d.model, x->request->model, sizeof(d.model));
     d.at_mono_us = loop_now_us(core->loop);
     d.attempt = x->attempts;
+    d.hedge = leg->is_hedge;
     d.policy = config_policy_for(core->config, x->request->model);
     d.prompt_tokens = request->tokens;
     d.waited_us = x->waited_us > UINT32_MAX ? UINT32_MAX : (uint32_t)x->waited_us;
@@ -252,56 +254,72 @@ static void record(const struct exchange *x, const struct choice *choice,
 
 /* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
  */
-static bool claim(struct exchange *x, const struct policy_candidate *c, uint32_t tokens)
+static bool claim(struct leg *leg, const struct policy_candidate *c, uint32_t tokens)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint32_t cap = c->inflight < c->slots ? c->slots : c->cap;
 
     if (c->load_s > 0) {
         uint64_t hold_us = (uint64_t)(c->load_s * 2 * (double)US_PER_S) + US_PER_S;
 
-        x->loads_model = loads_claim(core->board, core->slot, x->node, x->generation,
-                                     x->model_hash, loop_now_us(core->loop), hold_us);
-        if (!x->loads_model)
+        leg->loads_model = loads_claim(core->board, core->slot, leg->node, leg->generation,
+                                       x->model_hash, loop_now_us(core->loop), hold_us);
+        if (!leg->loads_model)
             return false;
     }
-    if (gauges_claim(core->board, core->slot, x->node, x->generation, tokens, cap))
+    if (gauges_claim(core->board, core->slot, leg->node, leg->generation, tokens, cap))
         return true;
-    if (x->loads_model)
-        loads_done(core->board, core->slot, x->node, x->generation, x->model_hash);
-    x->loads_model = false;
+    if (leg->loads_model)
+        loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
+    leg->loads_model = false;
     return false;
 }
 
-static void hold(struct exchange *x, struct fleet_node *node, const struct policy_candidate *c,
+static void hold(struct leg *leg, struct fleet_node *node, const struct policy_candidate *c,
                  uint32_t tokens)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
 
-    x->claimed = true;
-    x->pending_tokens = tokens;
-    x->backlog_tokens = c->pending_tokens + tokens;
-    x->had_slot = c->inflight < c->slots && c->load_s == 0;
-    x->dispatch_mono_us = now;
+    leg->claimed = true;
+    leg->pending_tokens = tokens;
+    leg->backlog_tokens = c->pending_tokens + tokens;
+    leg->had_slot = c->inflight < c->slots && c->load_s == 0;
+    leg->dispatch_mono_us = now;
     node->tried_mono_us = now;
-    (void)strlcpy(x->node_name, node->info.name, sizeof(x->node_name));
+    (void)strlcpy(leg->node_name, node->info.name, sizeof(leg->node_name));
     if (x->windows != NULL)
-        prefix_note(core->board, x->node, x->generation, x->windows, x->windows_count, now);
-    if (x->session_hash != 0)
-        prefix_session_set(core->board, x->session_hash, x->node, x->generation, now);
+        prefix_note(core->board, leg->node, leg->generation, x->windows, x->windows_count, now);
+    if (x->session_hash != 0 && !leg->is_hedge)
+        prefix_session_set(core->board, x->session_hash, leg->node, leg->generation, now);
     /* The list is in the order of dispatch, so its head is the oldest. */
     fleet_hold(node);
-    x->pending_node = node;
-    x->pending_next = NULL;
-    x->pending_prev = node->pending_last;
+    leg->pending_node = node;
+    leg->pending_next = NULL;
+    leg->pending_prev = node->pending_last;
     if (node->pending_last != NULL) {
-        node->pending_last->pending_next = x;
+        node->pending_last->pending_next = leg;
     } else {
-        node->pending_first = x;
-        gauges_set_oldest(core->board, core->slot, x->node, x->generation, now);
+        node->pending_first = leg;
+        gauges_set_oldest(core->board, core->slot, leg->node, leg->generation, now);
     }
-    node->pending_last = x;
+    node->pending_last = leg;
+}
+
+/* A hedge is a luxury: it goes elsewhere, where it takes no place that anybody waits for and
+ * nothing has to be loaded. */
+static void only_free_slots(struct choice *choice, unsigned but_not)
+{
+    for (size_t i = 0; i < choice->count; i++) {
+        struct policy_candidate *c = &choice->candidates[i];
+
+        if (choice->servers[i]->node->slot == but_not || c->load_s > 0)
+            c->cap = 0;
+        else if (c->cap > c->slots)
+            c->cap = c->slots;
+    }
 }
 
 static uint64_t next_random(struct exchange_core *core)
@@ -310,9 +328,10 @@ static uint64_t next_random(struct exchange_core *core)
     return core->random;
 }
 
-enum choose_result choose_node(struct exchange *x, struct fleet_node **out)
+enum choose_result choose_node(struct leg *leg, struct fleet_node **out)
 {
     static struct choice choice; /* one thread, no recursion; too large for the stack */
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     struct fleet_model *model = fleet_find(core->fleet, x->request->model);
     enum policy_kind policy = config_policy_for(core->config, x->request->model);
@@ -324,6 +343,8 @@ enum choose_result choose_node(struct exchange *x, struct fleet_node **out)
     if (x->windows_count != 0)
         request.key = x->windows[x->windows_count > 1 ? 1 : 0];
     gather(x, model, &choice);
+    if (leg->is_hedge)
+        only_free_slots(&choice, x->leg->node);
     for (;;) {
         int at = policy_choose(policy, choice.candidates, choice.count, &request,
                                &model->cursor, next_random(core));
@@ -334,11 +355,11 @@ enum choose_result choose_node(struct exchange *x, struct fleet_node **out)
             break;
         c = &choice.candidates[at];
         policy_terms(&terms, c, &request);
-        x->node = choice.servers[at]->node->slot;
-        x->generation = choice.servers[at]->node->info.generation;
-        if (claim(x, c, terms.uncached_tokens)) {
-            record(x, &choice, &request, at);
-            hold(x, choice.servers[at]->node, c, terms.uncached_tokens);
+        leg->node = choice.servers[at]->node->slot;
+        leg->generation = choice.servers[at]->node->info.generation;
+        if (claim(leg, c, terms.uncached_tokens)) {
+            record(leg, &choice, &request, at);
+            hold(leg, choice.servers[at]->node, c, terms.uncached_tokens);
             *out = choice.servers[at]->node;
             return CHOOSE_CLAIMED;
         }
@@ -352,86 +373,107 @@ enum choose_result choose_node(struct exchange *x, struct fleet_node **out)
 /* ---- afterwards ----------------------------------------------------------------------------
  */
 
-static void leave_pending(struct exchange *x)
+static void leave_pending(struct leg *leg)
 {
-    struct exchange_core *core = x->core;
-    struct fleet_node *node = x->pending_node;
+    struct exchange_core *core = leg->x->core;
+    struct fleet_node *node = leg->pending_node;
 
     if (node == NULL)
         return;
-    if (x->pending_next != NULL)
-        x->pending_next->pending_prev = x->pending_prev;
+    if (leg->pending_next != NULL)
+        leg->pending_next->pending_prev = leg->pending_prev;
     else
-        node->pending_last = x->pending_prev;
-    if (x->pending_prev != NULL) {
-        x->pending_prev->pending_next = x->pending_next;
+        node->pending_last = leg->pending_prev;
+    if (leg->pending_prev != NULL) {
+        leg->pending_prev->pending_next = leg->pending_next;
     } else {
-        node->pending_first = x->pending_next;
-        gauges_set_oldest(core->board, core->slot, x->node, x->generation,
-                          x->pending_next == NULL ? 0 : x->pending_next->dispatch_mono_us);
+        node->pending_first = leg->pending_next;
+        gauges_set_oldest(core->board, core->slot, leg->node, leg->generation,
+                          leg->pending_next == NULL ? 0 : leg->pending_next->dispatch_mono_us);
     }
-    x->pending_node = NULL;
+    leg->pending_node = NULL;
     fleet_let_go(node);
 }
 
-static void learn_prefill(struct exchange *x, double ttft_s)
+static void learn_prefill(struct leg *leg, double ttft_s)
 {
-    struct scoreboard *board = x->core->board;
+    struct scoreboard *board = leg->x->core->board;
 
-    stats_average(board, x->node, x->generation, STATS_AVG_TTFT_S, ttft_s, ALPHA);
-    stats_average(board, x->node, x->generation, STATS_AVG_BACKLOG, (double)x->backlog_tokens,
-                  ALPHA);
+    stats_average(board, leg->node, leg->generation, STATS_AVG_TTFT_S, ttft_s, ALPHA);
+    stats_average(board, leg->node, leg->generation, STATS_AVG_BACKLOG,
+                  (double)leg->backlog_tokens, ALPHA);
 }
 
-void choose_note_content(struct exchange *x)
+void choose_note_content(struct leg *leg)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
-    double ttft_s = (double)(loop_now_us(core->loop) - x->dispatch_mono_us) / (double)US_PER_S;
+    double ttft_s =
+        (double)(loop_now_us(core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
 
-    gauges_prefill_done(core->board, core->slot, x->node, x->generation, x->pending_tokens);
-    x->pending_tokens = 0;
-    leave_pending(x);
-    if (x->had_slot)
-        learn_prefill(x, ttft_s);
-    if (x->loads_model)
-        loads_done(core->board, core->slot, x->node, x->generation, x->model_hash);
-    x->loads_model = false;
+    gauges_prefill_done(core->board, core->slot, leg->node, leg->generation,
+                        leg->pending_tokens);
+    leg->pending_tokens = 0;
+    leave_pending(leg);
+    if (leg->is_hedge && x->session_hash != 0) /* it won: its cache is the one that matters */
+        prefix_session_set(core->board, x->session_hash, leg->node, leg->generation,
+                           loop_now_us(core->loop));
+    if (leg->had_slot)
+        learn_prefill(leg, ttft_s);
+    if (leg->loads_model)
+        loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
+    leg->loads_model = false;
+}
+
+/* Overtaken by a hedge: its first token was still to come, so it would have taken longer than
+ * this.  The sample keeps both what routing thinks of the node and the quantile that decides
+ * about hedges from being made of the fast answers alone. */
+static void learn_overtaken(struct leg *leg)
+{
+    uint64_t took_us = loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us;
+
+    stats_note(leg->x->core->board, leg->node, leg->generation, STATS_TTFT, took_us);
+    if (leg->had_slot)
+        learn_prefill(leg, (double)took_us / (double)US_PER_S);
 }
 
 /* A node that fails fast must not look fast: a failure counts as a first token that took ten
  * times as long as they do there, and never less than a second. */
-static void learn_failure(struct exchange *x)
+static void learn_failure(struct leg *leg)
 {
-    double usual_s = stats_read_average(x->core->board, x->node, STATS_AVG_TTFT_S);
+    double usual_s = stats_read_average(leg->x->core->board, leg->node, STATS_AVG_TTFT_S);
     double took_s =
-        (double)(loop_now_us(x->core->loop) - x->dispatch_mono_us) / (double)US_PER_S;
+        (double)(loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
 
-    learn_prefill(x, fmax(took_s, fmax(1, 10 * usual_s)));
+    learn_prefill(leg, fmax(took_s, fmax(1, 10 * usual_s)));
 }
 
-void choose_release(struct exchange *x, enum stats_counter outcome)
+void choose_release(struct leg *leg, enum stats_counter outcome)
 {
+    struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
 
-    if (!x->claimed)
+    if (!leg->claimed)
         return;
-    x->claimed = false;
-    if (x->pending_node != NULL && (outcome == STATS_NODE_ERROR || outcome == STATS_TIMEOUT ||
-                                    outcome == STATS_CONNECT_FAILED))
-        learn_failure(x);
-    leave_pending(x);
-    if (x->loads_model)
-        loads_done(core->board, core->slot, x->node, x->generation, x->model_hash);
-    x->loads_model = false;
-    gauges_release(core->board, core->slot, x->node, x->generation, x->pending_tokens);
-    x->pending_tokens = 0;
-    stats_count(core->board, x->node, x->generation, outcome, 1);
+    leg->claimed = false;
+    if (leg->pending_node != NULL && (outcome == STATS_NODE_ERROR || outcome == STATS_TIMEOUT ||
+                                      outcome == STATS_CONNECT_FAILED))
+        learn_failure(leg);
+    if (outcome == STATS_OVERTAKEN && !leg->is_hedge)
+        learn_overtaken(leg);
+    leave_pending(leg);
+    if (leg->loads_model)
+        loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
+    leg->loads_model = false;
+    gauges_release(core->board, core->slot, leg->node, leg->generation, leg->pending_tokens);
+    leg->pending_tokens = 0;
+    stats_count(core->board, leg->node, leg->generation, outcome, 1);
     if (outcome == STATS_OK) {
         struct fleet_model *model = fleet_find(core->fleet, x->model);
 
-        stats_average(core->board, x->node, x->generation, STATS_AVG_HOLD_S,
-                      (double)(now - x->dispatch_mono_us) / (double)US_PER_S, ALPHA);
+        stats_average(core->board, leg->node, leg->generation, STATS_AVG_HOLD_S,
+                      (double)(now - leg->dispatch_mono_us) / (double)US_PER_S, ALPHA);
         if (model != NULL && x->prompt_tokens != 0) {
             double ratio = (double)x->prompt_bytes / x->prompt_tokens;
 

@@ -16,6 +16,7 @@
 struct exchange;
 struct exchange_core;
 struct fleet_node;
+struct leg;
 
 enum choose_result {
     CHOOSE_CLAIMED = 0, /* *out is the node; its gauges count the request */
@@ -23,7 +24,8 @@ enum choose_result {
     CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
     CHOOSE_NOBODY,      /* no node that could is up */
 };
-MUST_CHECK enum choose_result choose_node(struct exchange *x, struct fleet_node **out);
+/* For a leg that is a hedge: one with a free slot, and not that of the other leg. */
+MUST_CHECK enum choose_result choose_node(struct leg *leg, struct fleet_node **out);
 
 /* Reads what routing needs of the request's prompt.  Once per exchange, before choose_node().
  */

@@ -258,6 +258,9 @@ Test(config, bad_aliases_and_models_are_named)
         {"models:\n- {name: m, priority: 7}\n", 2, "models[0].priority",
          "one of default, interactive, bulk"},
         {"priority: urgent\n", 1, "priority", "one of default, interactive, bulk"},
+        {"models:\n- {name: m, hedge: {budget_pct: 101}}\n", 2, "models[0].hedge.budget_pct",
+         "101"},
+        {"models:\n- {name: m, hedge: true}\n", 2, "models[0].hedge", "must be keys"},
         {"models:\n- {name: m, policy: least_conn}\n- {name: m, policy: round_robin}\n", 3,
          "models[1].name", "models[0] is 'm'"},
         {"aliases: [{name: a, model: m}]\nmodels: [{name: a, policy: round_robin}]\n", 2,
@@ -602,4 +605,42 @@ Test(config, every_mutation_of_the_example_is_good_or_gets_one_line_with_its_pla
     cr_assert_gt(good, 200);
     cr_assert_gt(refused, 1000);
     buf_finish(&example);
+}
+
+static void expect_hedge(const struct config *config, const char *model, bool enabled,
+                         uint32_t budget_pct, uint32_t floor_ms, uint32_t min_samples)
+{
+    const struct config_hedge *hedge = config_hedge_for(config, model);
+
+    cr_assert_eq(hedge->enabled, enabled, "%s", model);
+    cr_assert_eq(hedge->budget_pct, budget_pct, "%s: %u", model, hedge->budget_pct);
+    cr_assert_eq(hedge->floor_ms, floor_ms, "%s: %u", model, hedge->floor_ms);
+    cr_assert_eq(hedge->min_samples, min_samples, "%s: %u", model, hedge->min_samples);
+}
+
+Test(config, hedging_is_off_and_a_model_takes_what_it_does_not_say_from_all)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(parse(&config, "models: [{name: a}, {name: b, hedge: {floor_ms: 7}}]\n", &err),
+                 0, "%s", err.text);
+    expect_hedge(config, "other", false, 5, 100, 20);
+    expect_hedge(config, "a", false, 5, 100, 20);
+    expect_hedge(config, "b", true, 5, 7, 20);
+    cr_assert_eq(config_policy_for(config, "a"), POLICY_FASTEST);
+    config_destroy(config);
+    cr_assert_eq(parse(&config,
+                       "hedge: {budget_pct: 2, min_samples: 50}\n"
+                       "policy: random2\n"
+                       "models:\n"
+                       "- {name: a, hedge: {enabled: false}}\n"
+                       "- {name: b, hedge: {budget_pct: 10}}\n",
+                       &err),
+                 0, "%s", err.text);
+    expect_hedge(config, "other", true, 2, 100, 50);
+    expect_hedge(config, "a", false, 2, 100, 50);
+    expect_hedge(config, "b", true, 10, 100, 50);
+    cr_assert_eq(config_policy_for(config, "a"), POLICY_RANDOM2);
+    config_destroy(config);
 }

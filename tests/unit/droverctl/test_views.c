@@ -251,7 +251,7 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
         "   laptop   0/1    2       0       0      0     -        -     -  state\n"
         "and 1 more that were not kept\n"
         "\n"
-        "attempt 1, 3.0s ago: tower\n"
+        "attempt 2 (hedge), 3.0s ago: tower\n"
         "fastest, prompt of 1000 tokens, waited 2.0s, worker 0, model qwen3\n"
         "   NODE    BUSY  CAP  QUEUED  CACHED  TOK/S   WAIT  PREFILL   COST\n"
         "*  tower    5/4    6     400     800   2400  500ms    250ms  750ms\n"
@@ -280,6 +280,8 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
     decisions_add(board, 0, &d);
     /* W + (Q + u) / p: 0.5 + (400 + 200) / 2400 = 0.75 s, and 1000 / 500 = 2 s */
     d.at_mono_us = 12 * US_PER_S;
+    d.attempt = 1;
+    d.hedge = 1;
     d.waited_us = 2 * US_PER_S;
     d.node = 0;
     (void)strlcpy(d.name, "tower", sizeof(d.name));

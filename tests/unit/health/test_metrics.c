@@ -145,6 +145,9 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     a->counter[STATS_DISPATCHED] = 12;
     a->counter[STATS_OK] = 9;
     a->counter[STATS_NODE_ERROR] = 3;
+    a->counter[STATS_OVERTAKEN] = 2;
+    a->counter[STATS_HEDGES] = 5;
+    a->counter[STATS_HEDGES_WON] = 4;
     a->counter[STATS_OUTPUT_TOKENS] = 900;
     a->gauge.inflight = 6; /* two of them wait in the node */
     a->gauge.pending_tokens = 512;
@@ -159,6 +162,9 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     cr_assert(has("drover_node_dispatched_total{node=\"a\"} 12"));
     cr_assert(has("drover_node_attempts_total{node=\"a\",outcome=\"ok\"} 9"));
     cr_assert(has("drover_node_attempts_total{node=\"a\",outcome=\"node_error\"} 3"));
+    cr_assert(has("drover_node_attempts_total{node=\"a\",outcome=\"overtaken\"} 2"));
+    cr_assert(has("drover_node_hedges_total{node=\"a\"} 5"));
+    cr_assert(has("drover_node_hedges_won_total{node=\"a\"} 4"));
     cr_assert(has("drover_node_tokens_total{node=\"a\",kind=\"output\"} 900"));
     cr_assert(has("drover_node_requests_inflight{node=\"a\"} 6"));
     cr_assert(has("drover_node_prompt_tokens_pending{node=\"a\"} 512"));

@@ -1,4 +1,5 @@
-/* test_budget.c - the retry throttle: 10 tokens, a failure costs 1, a success gives 0.1. */
+/* test_budget.c - the retry throttle (10 tokens, a failure costs 1, a success gives 0.1) and
+ * the savings for hedges. */
 #include "shm/routing/budget.h"
 
 #include "base/clock.h"
@@ -95,5 +96,43 @@ Test(budget, a_use_in_the_near_future_is_not_taken_for_an_old_one)
     budget_failure(board, crowded(8), NOW);
     cr_assert_eq(budget_milli(board, crowded(7)), 10000);
     cr_assert_eq(budget_milli(board, crowded(5)), 9000);
+    board_drop(&t, board);
+}
+
+Test(budget, a_hedge_needs_what_twenty_answers_save_at_5_percent)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1), *reader;
+
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    cr_assert_not(budget_spend(board, 7, NOW), "the bucket is empty at first");
+    for (int i = 0; i < 19; i++)
+        budget_save(board, 7, NOW, 50);
+    cr_assert_eq(budget_saved_milli(reader, 7), 950);
+    cr_assert_not(budget_spend(board, 7, NOW));
+    cr_assert_eq(budget_saved_milli(reader, 7), 950, "nothing is taken in vain");
+    budget_save(board, 7, NOW, 50);
+    cr_assert_not(budget_spend(reader, 7, NOW), "a reader spends nothing");
+    cr_assert(budget_spend(board, 7, NOW));
+    cr_assert_eq(budget_saved_milli(reader, 7), 0);
+    cr_assert_not(budget_spend(board, 7, NOW));
+    cr_assert_eq(budget_milli(reader, 7), 10000, "retries have a bucket of their own");
+    scoreboard_detach(reader);
+    board_drop(&t, board);
+}
+
+Test(budget, at_most_ten_hedges_are_saved_up)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    int hedges = 0;
+
+    for (int i = 0; i < 1000; i++)
+        budget_save(board, 7, NOW + (uint64_t)i * US_PER_S, 50);
+    cr_assert_eq(budget_saved_milli(board, 7), 10000);
+    while (budget_spend(board, 7, NOW))
+        hedges++;
+    cr_assert_eq(hedges, 10);
+    cr_assert_eq(budget_saved_milli(board, 8), 0, "another model has its own");
     board_drop(&t, board);
 }
