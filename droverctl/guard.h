@@ -9,4 +9,7 @@
  */
 void guard_install(void);
 
+/* From now on it also puts the terminal back as it is at this moment. */
+void guard_keep_terminal(void);
+
 #endif

@@ -22,6 +22,7 @@
 #include "droverctl/operate.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/text.h"
+#include "droverctl/top.h"
 #include "droverctl/view.h"
 #include "shm/scoreboard.h"
 
@@ -41,6 +42,7 @@ static const char usage[] =
     "  histogram NODE [WHICH] how long things take there: ttft (the default),\n"
     "                         tpot, e2e or connect\n"
     "  explain ID             why a request went to its node: what each cost\n"
+    "  top                    status and one of these tables, live; q ends it\n"
     "\n"
     "Change:\n"
     "  drain NODE [--wait]    send it no more requests; --wait until it is idle\n"
@@ -162,22 +164,6 @@ static int make_view(struct view *view, enum view_kind kind, const struct option
     return 0;
 }
 
-/* Adds the sentences about what is wrong, one or more lines each. */
-static void add_warnings(struct view *view, const struct processes *processes)
-{
-    struct buf lines = BUF_INIT;
-
-    processes_warn(&lines, processes);
-    if (buf_size(&lines) != 0)
-        buf_str(&view->out, "\n");
-    for (const char *line = buf_cstr(&lines), *end; (end = strchr(line, '\n')) != NULL;
-         line = end + 1) {
-        style_add(&view->out, &view->style, TONE_BAD, "warning: ", 9);
-        buf_add(&view->out, line, (size_t)(end - line) + 1);
-    }
-    buf_finish(&lines);
-}
-
 static int print(const struct buf *out)
 {
     if (out->failed) {
@@ -223,7 +209,7 @@ static int look(enum view_kind kind, const struct options *options)
         if (view.json)
             buf_str(&view.out, "\n");
         else
-            add_warnings(&view, &processes);
+            view_add_warnings(&view, &processes);
         status = print(&view.out);
         if (status == EXIT_STATUS_OK && processes.master == PROCESS_DEAD)
             status = EXIT_STATUS_NOT_RUNNING;
@@ -251,6 +237,18 @@ static int change(const struct options *options)
     if (status != EXIT_STATUS_OK)
         complain(err.text);
     return status;
+}
+
+static int watch(const struct options *options)
+{
+    struct style style;
+
+    if (options->arguments != 0)
+        return usage_error("top: unexpected argument");
+    if (options->json)
+        return usage_error("--json does not go with top");
+    style_init(&style, options->no_color);
+    return top_run(options->runtime_dir, style.color);
 }
 
 static int make_key(const struct options *options)
@@ -344,6 +342,8 @@ int main(int argc, char **argv)
         return usage_error("--wait goes with drain only");
     if (strcmp(options.command, "key") == 0)
         return make_key(&options);
+    if (strcmp(options.command, "top") == 0)
+        return watch(&options);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
         if (strcmp(options.command, commands[i].name) != 0)
             continue;

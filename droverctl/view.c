@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "droverctl/processes.h"
 #include "droverctl/show/text.h"
 #include "shm/scoreboard.h"
 
@@ -130,4 +131,19 @@ const char *view_operation_name(unsigned operation)
                                         "ollama_show"};
 
     return operation < ARRAY_LEN(names) ? names[operation] : NULL;
+}
+
+void view_add_warnings(struct view *view, const struct processes *processes)
+{
+    struct buf lines = BUF_INIT;
+
+    processes_warn(&lines, processes);
+    if (buf_size(&lines) != 0)
+        buf_str(&view->out, "\n");
+    for (const char *line = buf_cstr(&lines), *end; (end = strchr(line, '\n')) != NULL;
+         line = end + 1) {
+        style_add(&view->out, &view->style, TONE_BAD, "warning: ", 9);
+        buf_add(&view->out, line, (size_t)(end - line) + 1);
+    }
+    buf_finish(&lines);
 }

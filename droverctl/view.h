@@ -17,6 +17,7 @@
 #include "shm/procs.h"
 
 struct error;
+struct processes;
 struct scoreboard;
 
 /* Exit statuses; documented in droverctl(1). */
@@ -49,6 +50,9 @@ MUST_CHECK int view_find_node(const struct view *view, const char *name, struct 
 void view_known_nodes(char *text, size_t cap, const struct scoreboard *board);
 
 enum tone view_state_tone(enum node_state state);
+
+/* Appends what is wrong with the processes, a line each. */
+void view_add_warnings(struct view *view, const struct processes *processes);
 
 /* Names of numbers that only travel as numbers; "unknown" for those from the future. */
 const char *view_engine_name(uint32_t engine);

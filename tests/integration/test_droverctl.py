@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -45,6 +46,54 @@ def test_the_views_name_nodes_workers_models_and_open_requests(make_cluster):
         assert rows[0]["node"] == "tower"
         assert rows[0]["model"] == MODEL
         assert rows[0]["id"] in cluster.ctl("requests").stdout or cluster.open_requests()
+
+
+class Terminal:
+    """A program on a terminal of its own: what it drew, and keys for it."""
+
+    def __init__(self, *argv):
+        self.drawn = b""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm", LC_ALL="C.UTF-8")
+            os.execv(argv[0], argv)
+        os.set_blocking(self.fd, False)
+
+    def shows(self, text):
+        """Has this been drawn since the last key?"""
+        try:
+            self.drawn += os.read(self.fd, 65536)
+        except OSError:
+            pass
+        return text.encode() in self.drawn
+
+    def press(self, key):
+        self.drawn = b""
+        os.write(self.fd, key.encode())
+
+    def ended(self):
+        self.shows("")
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return pid != 0 and [os.waitstatus_to_exitcode(status)]
+
+
+def test_top_shows_the_views_live_and_leaves_the_terminal_as_it_was(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("tower")
+    top = Terminal(program("droverctl"), "--runtime-dir", str(cluster.runtime), "top")
+    until(lambda: top.shows("tower") and top.shows("load"), 10, "the nodes are shown")
+    cluster.start_node("desk")
+    until(lambda: top.shows("desk"), 10, "a node that joins is shown by itself")
+    for key, text in (("r", "No request is open"), ("m", MODEL), ("w", "BEAT"), ("n", "STATE")):
+        top.press(key)
+        until(lambda text=text: top.shows(text), 10, f"{key} shows {text}")
+    cluster.stop_master()
+    until(lambda: top.shows("drover is not running"), 10, "it outlives the master")
+    top.press("q")
+    assert until(top.ended, 10) == [0]
+    assert b"\x1b[?1049l" in top.drawn, "the alternate screen is left"
+    done = cluster.ctl("top", check=False)
+    assert done.returncode == 1 and "terminal" in done.stderr
 
 
 def test_an_unknown_node_or_command_is_an_error_in_one_line(cluster):
