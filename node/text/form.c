@@ -44,12 +44,13 @@ bool form_find(const char *content_type, const void *body, size_t len, const cha
                const char **value, size_t *value_len)
 {
     char boundary[MAX_BOUNDARY + 3];
-    const char *at = body, *end = at + len;
+    const char *at = body, *end;
     size_t boundary_len;
 
     if (len == 0 || !boundary_of(content_type, boundary, sizeof(boundary)))
         return false;
     boundary_len = strlen(boundary);
+    end = at + len;
     at = memmem(at, len, boundary, boundary_len);
     while (at != NULL) {
         const char *head = at + boundary_len;

@@ -133,6 +133,12 @@ static int give(struct sse *sse, struct sse_event *event, size_t n)
     return 1;
 }
 
+/* An NDJSON line of nothing, perhaps of an engine that ends its lines in \r\n. */
+static bool blank(const uint8_t *line, size_t n)
+{
+    return n == 0 || (n == 1 && line[0] == '\r');
+}
+
 int sse_next(struct sse *sse, struct sse_event *event)
 {
     if (sse->given != 0) {
@@ -158,12 +164,18 @@ int sse_next(struct sse *sse, struct sse_event *event)
         size_t end;
         bool empty_line;
 
-        while (at < have && p[at] != '\n' && p[at] != '\r')
+        while (at < have && p[at] != '\n' && (p[at] != '\r' || sse->mode == SSE_LINES))
             at++;
         sse->scanned = at;
         if (at == have)
             break;
         end = at + 1;
+        if (sse->mode == SSE_LINES) {
+            if (!blank(p, at))
+                return end > SSE_MAX_EVENT_BYTES ? DRV_ETOOBIG : give(sse, event, end);
+            drop(sse, end);
+            continue;
+        }
         if (p[at] == '\n') {
             sse->saw_lf = true;
         } else if (end < have) {
@@ -181,7 +193,7 @@ int sse_next(struct sse *sse, struct sse_event *event)
         sse->scanned = end;
         if (empty_line && at == 0)
             drop(sse, end); /* a blank line between events */
-        else if (empty_line || sse->mode == SSE_LINES)
+        else if (empty_line)
             return end > SSE_MAX_EVENT_BYTES ? DRV_ETOOBIG : give(sse, event, end);
         if (sse->skip_lf)
             break; /* the input ends in a lone \r: whether a \n follows is yet unknown */

@@ -1,9 +1,10 @@
 /*
  * sse.h - cuts the body of a streamed answer into whole server-sent events, or NDJSON lines.
  *
- * Lines may end in \n, \r\n or \r (HTML Living Standard, 9.2.6), a byte-order mark at the very
- * start is dropped, and an event of more than SSE_MAX_EVENT_BYTES is an error: an engine that
- * never ends an event must not fill the memory.  Pure; allocates the buffer only.
+ * Lines of events may end in \n, \r\n or \r (HTML Living Standard, 9.2.6), those of NDJSON end
+ * in \n and a \r is white space; a byte-order mark at the very start is dropped, and an event
+ * of more than SSE_MAX_EVENT_BYTES is an error: an engine that never ends an event must not
+ * fill the memory.  Pure; allocates the buffer only.
  */
 #ifndef DROVER_NODE_SSE_H
 #define DROVER_NODE_SSE_H

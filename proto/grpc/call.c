@@ -359,7 +359,8 @@ static void on_headers(struct h2_stream *stream, bool end_stream)
     if (!call->started && call->http_status >= 100 && call->http_status < 200)
         return;
     if (call->bad_metadata) {
-        call_end(call, GRPC_INTERNAL, CALL_END_PROTOCOL, "bad base64 in the response metadata");
+        call_end(call, GRPC_INTERNAL, CALL_END_PROTOCOL,
+                 "bad or too much base64 in the response metadata");
         return;
     }
     if (call->started || end_stream) {

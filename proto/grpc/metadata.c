@@ -62,6 +62,10 @@ static int add_bin(struct metadata *metadata, const void *name, size_t name_len,
             rc = DRV_ENOMEM;
             break;
         }
+        if (buf_size(&metadata->fields) + name_len + buf_size(&bytes) > METADATA_MAX_BYTES) {
+            rc = DRV_ETOOBIG;
+            break;
+        }
         add(metadata, name, name_len, buf_head(&bytes), buf_size(&bytes));
         if (comma == NULL)
             break;
@@ -79,13 +83,18 @@ static int add_bin(struct metadata *metadata, const void *name, size_t name_len,
 int metadata_add(struct metadata *metadata, const void *name, size_t name_len,
                  const void *value, size_t value_len)
 {
+    size_t before = metadata->fields.len;
     int rc = 0;
 
     if (name_len > 4 && memcmp((const char *)name + name_len - 4, "-bin", 4) == 0)
         rc = add_bin(metadata, name, name_len, value, value_len);
     else
         add(metadata, name, name_len, value, value_len);
-    return metadata->fields.failed ? DRV_ENOMEM : rc;
+    if (metadata->fields.failed)
+        return DRV_ENOMEM;
+    if (rc != 0)
+        metadata->fields.len = before;
+    return rc;
 }
 
 const void *metadata_get(const struct metadata *metadata, const char *name, size_t *n)

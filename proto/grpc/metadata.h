@@ -17,8 +17,13 @@ void metadata_finish(struct metadata *metadata);
 /* Is this field kept?  Not: pseudo fields, grpc-*, and what HTTP itself uses. */
 MUST_CHECK bool metadata_is_custom(const void *name, size_t n);
 
+/* Every comma of a "-bin" value makes a record, so few bytes of a peer's could make many here.
+ */
+#define METADATA_MAX_BYTES 16384
+
 /* Appends a field; "-bin" values are decoded, each part of a comma-separated list by itself.
- * DRV_EINVAL: bad base64.  DRV_ENOMEM. */
+ * Nothing is appended when it fails.  DRV_EINVAL: bad base64.  DRV_ETOOBIG: a "-bin" value that
+ * would go over METADATA_MAX_BYTES.  DRV_ENOMEM. */
 MUST_CHECK int metadata_add(struct metadata *metadata, const void *name, size_t name_len,
                             const void *value, size_t value_len);
 

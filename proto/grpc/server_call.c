@@ -378,7 +378,7 @@ static void on_headers(struct h2_stream *stream, bool end_stream)
     } else if (call->bad_timeout) {
         fail(call, GRPC_INTERNAL, "malformed grpc-timeout");
     } else if (call->bad_metadata) {
-        fail(call, GRPC_INTERNAL, "bad base64 in the metadata");
+        fail(call, GRPC_INTERNAL, "bad or too much base64 in the metadata");
     } else {
         if (call->method->max_message_bytes != 0)
             stream->reader.max_bytes = call->method->max_message_bytes;

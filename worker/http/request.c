@@ -246,7 +246,7 @@ int inspect_multipart(struct inspected *out, const char *content_type, const uin
 {
     char delimiter[4 + MAX_BOUNDARY_BYTES] = "\r\n--";
     struct span boundary;
-    const char *p = (const char *)body, *end = p + n;
+    const char *p = n == 0 ? "" : (const char *)body, *end = p + n;
     size_t delimiter_len;
     bool saw_stream = false;
 
@@ -261,7 +261,7 @@ int inspect_multipart(struct inspected *out, const char *content_type, const uin
     if (n >= delimiter_len - 2 && memcmp(p, delimiter + 2, delimiter_len - 2) == 0) {
         p += delimiter_len - 2;
     } else {
-        p = n == 0 ? NULL : memmem(p, n, delimiter, delimiter_len);
+        p = memmem(p, n, delimiter, delimiter_len);
         if (p == NULL)
             return error_set(err, DRV_EINVAL, "the body has no part");
         p += delimiter_len;

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "node/text/edit.h"
+#include "node/text/form.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 
@@ -146,6 +147,14 @@ Test(edit, a_multipart_body_passes_whatever_it_holds)
                                    (struct edit_wishes){.model = "m"}, "--x\r\nnot json");
 
     cr_assert_not(o.json);
+}
+
+Test(edit, no_body_at_all_is_a_form_without_fields)
+{
+    const char *value;
+    size_t n;
+
+    cr_assert_not(form_find("multipart/form-data; boundary=b", NULL, 0, "model", &value, &n));
 }
 
 Test(edit, the_model_in_a_form_is_replaced_and_no_other_byte)

@@ -112,6 +112,20 @@ Test(sse, ndjson_lines_are_events_even_without_the_last_newline)
            "|{\"a\":1};|{\"b\":2};cut|{\"c\":3};");
 }
 
+Test(sse, the_raw_bytes_of_all_lines_are_the_body_wherever_it_is_cut)
+{
+    static const char text[] = "{\"a\":1}\r\n{\"b\":\r2}\r\n";
+    char out[64];
+
+    for (size_t step = 1; step < sizeof(text); step++) {
+        struct buf raw = BUF_INIT;
+
+        run(SSE_LINES, text, step, out, sizeof(out), &raw);
+        cr_assert_str_eq(buf_cstr(&raw), text, "in steps of %zu", step);
+        buf_finish(&raw);
+    }
+}
+
 Test(sse, the_raw_bytes_of_all_events_are_the_body)
 {
     static const char text[] = "event: a\r\ndata: 1\r\n\r\n: c\r\n\r\ndata: 2\r\n\r\n";

@@ -178,6 +178,7 @@ Test(request, a_form_that_can_be_read_in_two_ways_is_refused)
 
     for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++)
         cr_expect_eq(form(TYPE, bodies[i]), DRV_EINVAL, "%s", bodies[i]);
+    cr_expect_eq(inspect_multipart(&seen, TYPE, NULL, 0, &err), DRV_EINVAL);
     cr_expect_eq(form("multipart/form-data", "--XX--"), DRV_EINVAL);
     cr_expect_eq(form("multipart/form-data; boundary=", "----"), DRV_EINVAL);
     cr_expect_eq(form("multipart/form-data; boundary=\"XX", "--XX--"), DRV_EINVAL);

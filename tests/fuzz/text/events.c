@@ -1,0 +1,128 @@
+/*
+ * events.c - what an engine streams, through the node: cut into events, observed, fitted to an
+ * answer that another node began, and assembled into a whole one.
+ *
+ * Input: a byte for the operation, a byte for the size of the pieces, then the stream.
+ */
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "node/engine/observe.h"
+#include "node/text/assemble.h"
+#include "node/text/rejoin.h"
+#include "node/text/sse.h"
+#include "tests/fuzz/fuzz.h"
+
+struct listener {
+    int operation;
+    uint32_t sum, events; /* of what the cutter gave out */
+    struct observer o, rejoined;
+    struct rejoin rejoin;
+    struct assembler *assembler;
+};
+
+static uint32_t add(uint32_t sum, const void *bytes, size_t n)
+{
+    const uint8_t *p = bytes;
+
+    for (size_t i = 0; i < n; i++)
+        sum = sum * 31 + p[i] + 1;
+    return sum * 31 + (uint32_t)n;
+}
+
+static void hear(struct listener *l, const struct sse_event *event)
+{
+    struct sse_event changed;
+    struct seen seen;
+    size_t raw_len = event->raw_len;
+
+    l->events++;
+    /* A \n that comes later than its \r, which was an end by itself, may be left out. */
+    while (raw_len != 0 && (event->raw[raw_len - 1] == '\r' || event->raw[raw_len - 1] == '\n'))
+        raw_len--;
+    l->sum = add(l->sum, event->raw, raw_len);
+    l->sum = add(l->sum, event->data, event->data_len);
+    l->sum = add(l->sum, event->name, event->name_len);
+    observe_event(&l->o, event, &seen);
+    MUST(memchr(l->o.reason, '\0', sizeof(l->o.reason)) != NULL);
+    MUST(memchr(l->o.response_id, '\0', sizeof(l->o.response_id)) != NULL);
+    MUST(l->o.tokens <= l->events);
+    if (seen.root.type != JSON_NONE && seen.kind != SEEN_ERROR && seen.kind != SEEN_DONE)
+        (void)assembler_add(l->assembler, &seen.root);
+    MUST(rejoin_event(&l->rejoin, event, &changed) == 0);
+    observe_event(&l->rejoined, &changed, &seen);
+    (void)rejoin_judge(&l->rejoin, &l->rejoined, &seen);
+}
+
+static void begin(struct listener *l, int operation)
+{
+    static const char text[] = "Hello \xe2\x98\xba";
+    const struct rejoin_config config = {.operation = operation,
+                                         .id = "chatcmpl-1",
+                                         .created = 7,
+                                         .tokens = 2,
+                                         .text = text,
+                                         .text_len = sizeof(text) - 1};
+
+    memset(l, 0, sizeof(*l));
+    l->operation = operation;
+    observer_init(&l->o, operation, true);
+    observer_init(&l->rejoined, operation, true);
+    MUST(rejoin_init(&l->rejoin, &config) == 0);
+    l->assembler = assembler_create(operation);
+    MUST(l->assembler != NULL);
+}
+
+static void end(struct listener *l)
+{
+    struct json_value root;
+    struct error err = {0};
+    struct buf out = BUF_INIT;
+
+    if (assembler_write(l->assembler, &out, &err) == 0)
+        MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
+    buf_finish(&out);
+    assembler_destroy(l->assembler);
+    rejoin_finish(&l->rejoin);
+    observer_finish(&l->o);
+    observer_finish(&l->rejoined);
+}
+
+static void run(struct listener *l, int operation, const uint8_t *bytes, size_t n, size_t step)
+{
+    struct input in = {bytes, n};
+    struct sse_event event;
+    struct sse sse;
+    size_t len;
+    int rc;
+
+    begin(l, operation);
+    sse_init(&sse, observe_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS);
+    do {
+        const uint8_t *piece = input_piece(&in, step, &len);
+
+        MUST(sse_feed(&sse, piece, len) == 0);
+        while ((rc = sse_next(&sse, &event)) == 1)
+            hear(l, &event);
+    } while (in.left != 0 && rc == 0);
+    if (rc == 0 && sse_end(&sse, &event) == 1)
+        hear(l, &event);
+    sse_finish(&sse);
+    end(l);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const int streaming[] = {1, 2, 4, 6, 9, 10};
+    struct input in = {data, size};
+    int operation = streaming[input_byte(&in) % 6];
+    size_t step = input_byte(&in);
+    struct listener whole, cut;
+
+    MUST(observe_streams(operation));
+    run(&whole, operation, in.at, in.left, 0);
+    run(&cut, operation, in.at, in.left, step);
+    MUST(whole.events == cut.events);
+    MUST(whole.sum == cut.sum);
+    return 0;
+}

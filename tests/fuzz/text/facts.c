@@ -1,0 +1,78 @@
+/*
+ * facts.c - what an engine says about itself and about its failures: recognition from its
+ * answers, Prometheus text, error bodies.
+ *
+ * Input: answers, one after the other: a byte for the status, a byte for the Server header, two
+ * bytes of length, the body.  The last body is also read as an error and as metrics.
+ */
+#include "base/json.h"
+#include "node/describe.h"
+#include "node/engine/judge.h"
+#include "node/engine/observe.h"
+#include "node/engine/recognise.h"
+#include "tests/fuzz/fuzz.h"
+
+static void check_facts(const struct engine_facts *facts)
+{
+    MUST(facts->models_count <= ENGINE_MAX_MODELS);
+    MUST(memchr(facts->version, '\0', sizeof(facts->version)) != NULL);
+    MUST(memchr(facts->detail, '\0', sizeof(facts->detail)) != NULL);
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        MUST(memchr(facts->models[i].id, '\0', ENGINE_MODEL_BYTES) != NULL);
+        MUST(facts->models[i].alias_of <= facts->models_count);
+    }
+}
+
+static void read_error(const char *body, size_t n)
+{
+    struct verdict verdict;
+    uint32_t status = 0;
+    double value;
+    char text[128];
+
+    (void)observe_error(body, n, text, sizeof(text), &status);
+    MUST(memchr(text, '\0', sizeof(text)) != NULL);
+    for (unsigned http = 400; http < 600; http += 33) {
+        judge_http(&verdict, http, body, n, (http & 1) != 0);
+        MUST(memchr(verdict.text, '\0', sizeof(verdict.text)) != NULL);
+    }
+    (void)judge_event(status);
+    (void)recognise_metric(body, n, "llamacpp:requests_processing", &value);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const unsigned statuses[] = {200, 200, 200, 200, 0, 404, 401, 503};
+    static const char *const servers[] = {"", "llama.cpp", "uvicorn", "nginx"};
+    static struct describe description;
+    struct input in = {data, size};
+    struct recogniser r;
+    const char *path;
+    unsigned asked = 0;
+
+    recognise_init(&r);
+    do {
+        path = recognise_begin(&r);
+        while (path != NULL) {
+            struct recognise_answer answer = {.why = "refused"};
+            size_t n;
+            char *body;
+
+            answer.status = statuses[input_byte(&in) % 8];
+            answer.server = servers[input_byte(&in) % 4];
+            n = input_byte(&in) << 8;
+            n |= input_byte(&in);
+            body = input_copy(input_bytes(&in, n, &n), n);
+            answer.body = (const uint8_t *)body;
+            answer.n = n;
+            path = recognise_next(&r, &answer);
+            read_error(body, n);
+            free(body);
+            MUST(++asked < 10000);
+        }
+        check_facts(&r.facts);
+        describe_fill(&description, &r.facts, 0, 0, 1 << 20);
+        MUST(!describe_differs(&r.facts, &r.facts));
+    } while (in.left != 0);
+    return 0;
+}

@@ -1,0 +1,78 @@
+/*
+ * surface.c - the API families: routes, error bodies and error events, and the strict reading
+ * of a request's head.
+ *
+ * Input: a byte (surface, error), a byte for the operation, then `METHOD PATH` and a line end,
+ * then anything.
+ */
+#include "worker/api/surface.h"
+
+#include "base/buf.h"
+#include "base/json.h"
+#include "tests/fuzz/fuzz.h"
+#include "worker/http/harden.h"
+
+static void route(const char *text, size_t n)
+{
+    const char *space = memchr(text, ' ', n);
+    size_t method = space == NULL ? n : (size_t)(space - text);
+    const char *path = space == NULL ? text + n : space + 1;
+    struct route r = surface_route(text, method, path, (size_t)(text + n - path));
+
+    MUST(r.kind != ROUTE_BAD_METHOD || r.allow != NULL);
+    MUST(r.kind != ROUTE_INFER || (r.operation >= 1 && r.operation <= 13));
+    if (r.kind == ROUTE_MODEL)
+        MUST(r.tail >= path && r.tail + r.tail_len <= text + n);
+}
+
+/* The JSON of one event or line; all of `out` must be such. */
+static void check_event(struct buf *out, enum surface surface)
+{
+    char *text = input_text(buf_head(out), buf_size(out));
+    struct json_value root;
+
+    for (char *line = text, *next; *line != '\0'; line = next) {
+        next = line + strcspn(line, "\n");
+        if (*next == '\n')
+            *next++ = '\0';
+        MUST(strchr(line, '\r') == NULL);
+        if (surface != SURFACE_OLLAMA && strncmp(line, "data: ", 6) != 0) {
+            MUST(line[0] == '\0' || strncmp(line, "event: error", 12) == 0);
+            continue;
+        }
+        if (surface != SURFACE_OLLAMA)
+            line += 6;
+        MUST(strcmp(line, "[DONE]") == 0 || json_check(&root, line, strlen(line), NULL) == 0);
+    }
+    free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct input in = {data, size};
+    uint32_t choice = input_byte(&in);
+    enum surface surface = (enum surface)(choice % 3);
+    enum api_error error = (enum api_error)(1 + choice / 3 % API_ERROR_OVERLOADED);
+    int operation = (int)(input_byte(&in) % 14);
+    char *raw = input_copy(in.at, in.left), *text = input_text(in.at, in.left);
+    struct hardened head;
+    struct json_value root;
+    struct buf out = BUF_INIT;
+
+    route(raw, in.left);
+    MUST(api_error_status(error, surface) >= 400 && api_error_reason(error)[0] != '\0');
+    surface_error_body(&out, surface, error, text, (choice & 128) != 0 ? text : NULL, "id");
+    MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
+    buf_reset(&out);
+    surface_error_event(&out, surface, operation, error, text, "id");
+    check_event(&out, surface);
+    if (harden_check_head(&head, raw, in.left) == NULL) {
+        MUST(head.head_len <= in.left && head.head_len <= HARDEN_MAX_HEAD_BYTES);
+        MUST(memchr(raw, '\0', head.head_len) == NULL);
+        MUST(memcmp(raw + head.head_len - 4, "\r\n\r\n", 4) == 0);
+    }
+    buf_finish(&out);
+    free(raw);
+    free(text);
+    return 0;
+}
