@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
@@ -232,14 +233,16 @@ static void read_request(struct console *console, struct session *session)
         answer(session, false, "bad request: %s", err.text);
 }
 
-/* Root may ask, and whoever runs us. */
-static bool allowed(int fd)
+/* Root may ask, whoever runs us, and whom our children run as. */
+static bool allowed(const struct console *console, int fd)
 {
     struct ucred peer;
+    const struct privileges *run_as = &console->master->reload.config->run_as;
     socklen_t n = sizeof(peer);
 
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 &&
-           (peer.uid == 0 || peer.uid == geteuid());
+           (peer.uid == 0 || peer.uid == geteuid() ||
+            (run_as->wanted && peer.uid == run_as->uid));
 }
 
 static struct session *free_session(struct console *console)
@@ -267,7 +270,7 @@ static void accept_sessions(struct console *console, uint64_t now_mono_us)
                                     .phase = SESSION_READING,
                                     .id = ++console->last_id,
                                     .deadline_mono_us = now_mono_us + READ_WITHIN_US};
-        if (!allowed(fd))
+        if (!allowed(console, fd))
             answer(session, false, "only root and the user that runs drover may do this");
     }
 }

@@ -51,9 +51,14 @@ static void on_term(struct master *master)
 
 static void reopen_logs(struct master *master)
 {
+    const struct privileges *run_as = &master->reload.config->run_as;
     struct error err;
+    int rc;
 
-    if (log_reopen(&err) != 0)
+    privileges_borrow(run_as);
+    rc = log_reopen(&err);
+    privileges_return(run_as);
+    if (rc != 0)
         log_error("event=log_reopen_failed error=%s", log_quote(err.text));
     supervise_signal(&master->sup, SIGUSR1);
     log_info("event=logs_reopened");
@@ -185,12 +190,14 @@ int master_run(const char *config_path, struct config *config, const struct buf 
 {
     static struct master master; /* large, and found by a debugger */
     struct error err;
-    int status = MASTER_EXIT_OK;
+    int status = MASTER_EXIT_OK, rc;
 
     log_set_proc("master");
     log_set_level(config->log_level);
-    if (log_open(config->log_file, &err) != 0 ||
-        runtime_open(&master.rt, config, text, &err) != 0) {
+    privileges_borrow(&config->run_as);
+    rc = log_open(config->log_file, &err);
+    privileges_return(&config->run_as);
+    if (rc != 0 || runtime_open(&master.rt, config, text, &err) != 0) {
         status = fail_start(config, &err);
         config_destroy(config);
         return status;
@@ -203,7 +210,8 @@ int master_run(const char *config_path, struct config *config, const struct buf 
     master.sup.in_child = in_child;
     master.sup.arg = &master;
     master.signal_fd = signals_open(&err);
-    if (master.signal_fd < 0 || console_open(&master.console, &master, &err) != 0) {
+    if (master.signal_fd < 0 || console_open(&master.console, &master, &err) != 0 ||
+        runtime_share(&master.rt, &config->run_as, &err) != 0) {
         status = fail_start(config, &err);
         goto out;
     }

@@ -37,8 +37,11 @@ uint64_t reload_want(struct reload *reload)
 
 MUST_CHECK static int apply_log(const struct config *config, struct error *err)
 {
-    int rc = log_open(config->log_file, err);
+    int rc;
 
+    privileges_borrow(&config->run_as);
+    rc = log_open(config->log_file, err);
+    privileges_return(&config->run_as);
     if (rc == 0)
         log_set_level(config->log_level);
     return rc;

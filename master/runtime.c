@@ -17,6 +17,8 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/net.h"
+#include "base/secure/privileges.h"
+#include "proto/control.h"
 #include "shm/scoreboard.h"
 
 #define LISTEN_BACKLOG 4096 /* the kernel cuts it to net.core.somaxconn */
@@ -246,6 +248,18 @@ fail_early: /* the files there, if any, are another master's */
         (void)close(rt->lock_fd);
     rt->lock_fd = -1;
     return rc;
+}
+
+int runtime_share(const struct runtime *rt, const struct privileges *run_as, struct error *err)
+{
+    char path[RUNTIME_PATH_BYTES + 32];
+    int rc;
+
+    /* By its group, and not as its owner, who could cut it short under the master's feet. */
+    path_in(path, rt, SCOREBOARD_FILE_NAME);
+    rc = privileges_share(run_as, path, 0640, err);
+    path_in(path, rt, CONTROL_SOCKET_NAME);
+    return rc != 0 ? rc : privileges_share(run_as, path, 0660, err);
 }
 
 static void close_fd(int *fd)

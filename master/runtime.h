@@ -15,6 +15,7 @@
 struct buf;
 struct config;
 struct error;
+struct privileges;
 struct scoreboard;
 
 #define RUNTIME_LOCK_NAME      "drover.lock" /* holds the pid, as text for people */
@@ -38,6 +39,11 @@ struct runtime {
 /* Makes everything.  On failure nothing is left open, and `err` has one line. */
 MUST_CHECK int runtime_open(struct runtime *rt, const struct config *config,
                             const struct buf *text, struct error *err);
+
+/* Lets the user of the children read the scoreboard and use the control socket, which is there
+ * by now: what droverctl needs.  DRV_ESYS. */
+MUST_CHECK int runtime_share(const struct runtime *rt, const struct privileges *run_as,
+                             struct error *err);
 
 /* Closes everything and removes the files of a master that has ended in order. */
 void runtime_close(struct runtime *rt);

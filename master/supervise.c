@@ -121,6 +121,15 @@ static void close_in_child(int fd)
 /* What both kinds do first.  Signals stay blocked: the child's own loop takes them. */
 static void enter_child(const struct supervisor *sup, pid_t master, const char *name)
 {
+    struct error err;
+
+    log_set_proc(name);
+    if (privileges_drop(&sup->config->run_as, &err) != 0) {
+        log_error("event=start_failed why=%s", log_quote(err.text));
+        _exit(1);
+    }
+    privileges_lock(sup->config->core_dumps);
+    /* Only now: becoming another user forgets it. */
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != master)
         _exit(0);
     /* A group of its own: what the terminal sends on Ctrl-C or when its window changes is for
@@ -132,7 +141,6 @@ static void enter_child(const struct supervisor *sup, pid_t master, const char *
     close_in_child(sup->rt->life_write);
     if (sup->wish_fd != -1)
         (void)close(sup->wish_fd);
-    log_set_proc(name);
 }
 
 _Noreturn static void be_worker(const struct supervisor *sup, const struct child *child,
@@ -149,6 +157,7 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
     };
 
     (void)snprintf(name, sizeof(name), "worker%u", child->slot);
+    privileges_offer_to_oom();
     enter_child(sup, master, name);
     close_in_child(sup->rt->admin_fd);
     close_in_child(sup->rt->registry_fd);

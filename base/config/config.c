@@ -268,6 +268,10 @@ const char *config_not_reloadable(const struct config *now, const struct config 
         return "admin.listen";
     if (!same_text(now->registry.listen.address, next->registry.listen.address))
         return "registry.listen";
+    if (!same_text(now->user, next->user))
+        return "user";
+    if (!same_text(now->group, next->group))
+        return "group";
     if (now->log_file != NULL && next->log_file == NULL)
         return "log.file"; /* standard error may be long gone */
     if (now->limits.max_nodes != next->limits.max_nodes)

@@ -18,6 +18,7 @@
 #include "base/attrs.h"
 #include "base/log.h"
 #include "base/secure/api_keys.h"
+#include "base/secure/privileges.h"
 #include "base/secure/sandbox.h"
 
 struct buf;
@@ -149,6 +150,9 @@ struct config {
     enum request_priority priority; /* of requests that name none; default */
     uint32_t shutdown_grace_ms;     /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
+    char *user, *group;    /* of the children; NULL = as the master */
+    struct privileges run_as;  /* who that is */
+    bool core_dumps;           /* children may leave memory images */
     enum sandbox_mode seccomp; /* on */
     char *node_token_file;     /* NULL: registry.token_file */
     struct config_limits limits;

@@ -454,22 +454,50 @@ static int check_relations(const struct config *config, const struct doc *doc,
     return 0;
 }
 
-int config_check(struct config *config, const struct doc *doc, struct error *err)
+static int check_user(struct config *config, const struct doc *doc, struct error *err)
+{
+    struct error why;
+    int rc;
+
+    if (config->group != NULL && config->user == NULL)
+        return doc_fail(doc, doc_find(doc, "group"), err, "a group needs its 'user' too");
+    rc = privileges_find(&config->run_as, config->user, config->group, &why);
+    if (rc != 0)
+        return doc_fail(
+            doc, doc_find(doc, rc == DRV_ENOENT && config->group != NULL ? "group" : "user"),
+            err, "%.160s", why.text);
+    return 0;
+}
+
+/* What must be done with the rights of `user`: everything that opens a file. */
+static int check_files(struct config *config, const struct doc *doc, struct error *err)
 {
     int rc;
 
+    privileges_borrow(&config->run_as);
     rc = check_listeners(config, doc, err);
     if (rc == 0)
-        rc = check_relations(config, doc, err);
-    if (rc == 0)
         rc = check_nodes(config, doc, err);
-    if (rc == 0)
-        rc = check_aliases(config, doc, err);
-    if (rc == 0)
-        rc = check_models(config, doc, err);
     if (rc == 0)
         rc = check_tokens(config, doc, err);
     if (rc == 0)
         rc = check_keys(config, doc, err);
+    privileges_return(&config->run_as);
+    return rc;
+}
+
+int config_check(struct config *config, const struct doc *doc, struct error *err)
+{
+    int rc;
+
+    rc = check_user(config, doc, err);
+    if (rc == 0)
+        rc = check_files(config, doc, err);
+    if (rc == 0)
+        rc = check_relations(config, doc, err);
+    if (rc == 0)
+        rc = check_aliases(config, doc, err);
+    if (rc == 0)
+        rc = check_models(config, doc, err);
     return rc;
 }

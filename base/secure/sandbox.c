@@ -15,17 +15,6 @@
 
 #include "base/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_SANITIZER true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_SANITIZER true
-#endif
-#endif
-#ifndef WITH_SANITIZER
-#define WITH_SANITIZER false
-#endif
-
 /* What both kinds may do without a look at the arguments.  A name that this processor's kernel
  * does not have is passed over. */
 static const char *const common[] = {
@@ -197,5 +186,9 @@ int sandbox_install(enum sandbox_kind kind, enum sandbox_mode mode, bool sanitiz
 
 int sandbox_enter(enum sandbox_kind kind, enum sandbox_mode mode, struct error *err)
 {
-    return sandbox_install(kind, mode, WITH_SANITIZER, err);
+#ifdef DROVER_ASAN
+    return sandbox_install(kind, mode, true, err);
+#else
+    return sandbox_install(kind, mode, false, err);
+#endif
 }

@@ -1,10 +1,16 @@
 """What the processes of a running Drover may do, and what of it can be seen from outside."""
 
+import os
+import pwd
+import signal
+import socket
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness import children_of
+from harness import Process, children_of, program, until
 from load import chat_body, fetch_now
 
 
@@ -27,3 +33,139 @@ def test_the_children_serve_under_a_filter_of_system_calls(make_cluster, mode, f
     children = children_of(cluster.master.pid)
     assert len(children) == 3
     assert {status_of(pid)["Seccomp"] for pid in children} == {filtered}
+
+
+# ---- another user for the children ----
+
+def low_port():
+    """A free port that only root may bind."""
+    for port in range(1023, 512, -1):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("no free port below 1024")
+
+
+@pytest.fixture
+def nobody():
+    if os.geteuid() != 0:
+        pytest.skip("only root can start as root")
+    return pwd.getpwnam("nobody")
+
+
+def cluster_as(make_cluster, user, **config):
+    cluster = make_cluster(config={"user": user.pw_name, **config})
+    for path in (cluster.dir, cluster.token_path):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    cluster.runtime.chmod(0o755)
+    return cluster
+
+
+def run_as(user, *argv):
+    return subprocess.run(argv, user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+                          capture_output=True, text=True, timeout=60)
+
+
+def check_child(pid, user):
+    status = status_of(pid)
+    assert status["Uid"].split() == [str(user.pw_uid)] * 4
+    assert status["Gid"].split() == [str(user.pw_gid)] * 4
+    assert set(status["Groups"].split()) <= {str(user.pw_gid)}
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    assert [line.split()[-3:-1] for line in limits if line.startswith("Max core file size")] \
+        == [["0", "0"]]
+
+
+def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, nobody):
+    port = low_port()
+    cluster = cluster_as(make_cluster, nobody, api={"listen": f"127.0.0.1:{port}"}).start()
+    assert cluster.api == ("127.0.0.1", port)
+    cluster.start_node("a")
+    serve_one(cluster)
+    assert status_of(cluster.master.pid)["Uid"].split()[0] == "0"
+    children = children_of(cluster.master.pid)
+    assert len(children) == 3
+    for pid in children:
+        check_child(pid, nobody)
+    # Workers are killed before the master and health when memory runs out.
+    scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in children}
+    own = int(Path(f"/proc/{cluster.master.pid}/oom_score_adj").read_text())
+    assert sorted(scores.values()) == [own, min(own + 100, 1000), min(own + 100, 1000)]
+    # What a child can do to these files is to read them and to speak to the master.
+    for name, mode in (("scoreboard", 0o640), ("control.sock", 0o660)):
+        info = (cluster.runtime / name).stat()
+        assert (info.st_uid, info.st_gid) == (0, nobody.pw_gid)
+        assert stat.S_IMODE(info.st_mode) == mode
+    # A killed worker's successor is no more than it was; a reload and new logs work without root.
+    victim = cluster.worker_pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(cluster.worker_pids()) == 2 and victim not in cluster.worker_pids(), 10)
+    cluster.access_log_path.rename(cluster.dir / "access.log.1")
+    cluster.master.signal(signal.SIGUSR1)
+    until(cluster.access_log_path.exists, 10, "a new access log")
+    assert cluster.access_log_path.stat().st_uid == nobody.pw_uid
+    assert "reloaded" in cluster.ctl("reload").stdout
+    until(lambda: "proc=health" in cluster.master.log() and
+          "event=reloaded nodes=" in cluster.master.log(), 10, "health has read its token again")
+    serve_one(cluster)
+    for pid in children_of(cluster.master.pid):
+        check_child(pid, nobody)
+
+
+def test_the_user_of_the_children_may_use_droverctl_and_another_may_not(make_cluster, nobody,
+                                                                       tmp_path):
+    cluster = cluster_as(make_cluster, nobody).start()
+    # Where anybody may run it from.
+    tool = cluster.dir / "droverctl"
+    tool.write_bytes(Path(program("droverctl")).read_bytes())
+    tool.chmod(0o755)
+    cluster.dir.chmod(0o755)
+    ctl = [str(tool), "--runtime-dir", str(cluster.runtime)]
+    assert run_as(nobody, *ctl, "status").returncode == 0
+    done = run_as(nobody, *ctl, "scale", "1")
+    assert done.returncode == 0, done.stderr
+    daemon = pwd.getpwnam("daemon")
+    for command, says in (("status", "Permission denied"), ("stop", "not allowed")):
+        done = run_as(daemon, *ctl, command)
+        assert done.returncode == 1 and says in done.stderr, done
+    tool.unlink()
+
+
+@pytest.mark.parametrize("what", ["token", "certificate's key", "log"])
+def test_what_the_user_cannot_read_or_write_is_said_at_the_start(make_cluster, nobody, what):
+    cluster = cluster_as(make_cluster, nobody)
+    secret = cluster.dir / "root-only"
+    secret.touch(mode=0o600)
+    if what == "token":
+        os.chown(cluster.token_path, 0, 0)
+        says = f"registry.token_file: cannot read '{cluster.token_path}': Permission denied"
+    elif what == "log":
+        cluster.settings["log"]["file"] = str(secret)
+        says = f"log file {secret}: open: Permission denied"
+    else:
+        cluster.settings["api"]["tls"] = {"cert": str(cluster.config_path), "key": str(secret)}
+        says = f"api.tls.key: cannot read '{secret}': Permission denied"
+    cluster.write_config()
+    done = Process([program("drover"), "-c", str(cluster.config_path)], cluster.dir / "start.log")
+    cluster.others.append(done)
+    assert done.wait(10) == 1
+    cluster.others.remove(done)
+    assert says in done.log()
+
+
+@pytest.mark.parametrize("settings,says", [
+    ({"user": "no-such-user"}, "user: there is no user 'no-such-user'"),
+    ({"user": "daemon", "group": "no-such-group"}, "group: there is no group 'no-such-group'"),
+    ({"group": "daemon"}, "group: a group needs its 'user' too"),
+])
+def test_a_user_that_cannot_be_is_refused(make_cluster, settings, says):
+    cluster = make_cluster(config=settings)
+    cluster.write_config()
+    done = subprocess.run([program("drover"), "-t", "-c", str(cluster.config_path)],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and says in done.stderr

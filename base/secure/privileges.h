@@ -1,0 +1,57 @@
+/*
+ * privileges.h - from root to somebody harmless, and what every child gives up on its way.
+ *
+ * The master may run as root, to bind low ports; its children, who read what strangers send,
+ * run as `user`.  They become that user right after the fork, so everything that the
+ * configuration names (certificates, keys, tokens, logs) is opened as that user.  To find out
+ * at once and not at the first reload that he may not, the master opens those files with his
+ * rights too: between privileges_borrow() and privileges_return().
+ */
+#ifndef DROVER_BASE_PRIVILEGES_H
+#define DROVER_BASE_PRIVILEGES_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "base/attrs.h"
+
+struct error;
+
+#define PRIVILEGES_MAX_GROUPS 32
+
+struct privileges {
+    bool wanted; /* false: stay as we are; the rest is then of no meaning */
+    uid_t uid;
+    gid_t gid;
+    gid_t groups[PRIVILEGES_MAX_GROUPS]; /* supplementary ones, as the system's tables say */
+    int groups_count;
+};
+
+/*
+ * Who `user` is (NULL = stay), with `group` in the place of his own (NULL = his own).  When
+ * that is who we are already, nothing is wanted. DRV_ENOENT  no such user or group DRV_EINVAL
+ * it is root, or he has too many groups DRV_EPERM   we are not root, and somebody else
+ */
+MUST_CHECK int privileges_find(struct privileges *out, const char *user, const char *group,
+                               struct error *err);
+
+/* Becomes that user for good; on return the way back has been tried and is closed.  DRV_EPERM.
+ */
+MUST_CHECK int privileges_drop(const struct privileges *p, struct error *err);
+
+/* Files are opened with that user's rights, and new ones belong to him, until the return. */
+void privileges_borrow(const struct privileges *p);
+void privileges_return(const struct privileges *p);
+
+/* Lets that user's group have a file of root's, by `mode`.  DRV_ESYS. */
+MUST_CHECK int privileges_share(const struct privileges *p, const char *path, mode_t mode,
+                                struct error *err);
+
+/* No more rights by exec, and, unless `core_dumps`, no memory image in a file or for a debugger
+ * of the same user: prompts and tokens are in there. */
+void privileges_lock(bool core_dumps);
+
+/* Makes this process a likelier victim than its parent when memory runs out. */
+void privileges_offer_to_oom(void);
+
+#endif
