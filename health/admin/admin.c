@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "health/admin/dashboard.h"
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"
@@ -128,6 +129,12 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("allow"), 0, NULL,
                               H2O_STRLIT("GET, HEAD"));
         answer_text(req, 405, "Method Not Allowed", "only GET and HEAD\n");
+    } else if (is(req->path_normalized, "/")) {
+        h2o_add_header_by_str(&req->pool, &req->res.headers,
+                              H2O_STRLIT("content-security-policy"), 0, NULL,
+                              H2O_STRLIT(DASHBOARD_POLICY));
+        answer(req, 200, "OK", "text/html; charset=utf-8", (const char *)dashboard_page,
+               dashboard_page_bytes);
     } else if (is(req->path_normalized, "/livez")) {
         answer_text(req, 200, "OK", "alive\n");
     } else if (is(req->path_normalized, "/readyz")) {
@@ -138,7 +145,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         answer_built(req, admin, "application/json", nodes_json_build);
     } else {
         answer_text(req, 404, "Not Found",
-                    "there are /livez, /readyz, /metrics and /nodes here\n");
+                    "there are /, /livez, /readyz, /metrics and /nodes here\n");
     }
     return 0;
 }

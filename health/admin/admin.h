@@ -1,5 +1,6 @@
 /*
- * admin.h - the admin listener: /livez, /readyz, /metrics, /nodes over HTTP/1.1.
+ * admin.h - the admin listener: /livez, /readyz, /metrics, /nodes, and a page for people at /,
+ * over HTTP/1.1.
  *
  * For operators and their tools, not for the Internet: it has no accounts.  GET and HEAD only;
  * one request a connection, which lives 30 s at most, so a slow or hostile peer holds little

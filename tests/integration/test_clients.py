@@ -8,6 +8,7 @@ import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine
 from harness import Cluster, MODEL, ROOT, SLOW, until
+from load import fetch_now
 
 MODULES = os.environ.get("DROVER_NODE_MODULES", str(ROOT / "tests/npm/node_modules"))
 
@@ -25,6 +26,24 @@ def run_client(client, url, case, *args, model=MODEL):
                           capture_output=True, text=True, timeout=60 * SLOW)
     assert done.returncode == 0, f"{client} {case}:\n{done.stdout}{done.stderr}"
     return json.loads(done.stdout)
+
+
+def test_the_admin_page_shows_the_nodes_as_text(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("tower", "slots=3")
+    cluster.start_node("desk", "slots=5")
+    cluster.ctl("drain", "desk")
+    admin = cluster.address("admin")
+    page = fetch_now(admin, "GET", "/")
+    assert page.status == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert b"http://" not in page.body and b"https://" not in page.body, "it needs no other place"
+    seen = run_client("dashboard", "http://%s:%d" % admin, "show", "2")
+    assert seen["figures"].startswith("1 / 2|nodes up|0 / 3|requests on slots")
+    rows = {row.split("|")[0]: row.split("|") for row in seen["nodes"]}
+    assert rows["tower"][1] == "UP" and "0 / 3" in "|".join(rows["tower"])
+    assert rows["desk"][1].startswith("DRAINING (")
+    assert MODEL in rows["tower"][-1]
 
 
 class BackgroundClient:
