@@ -55,7 +55,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 4u
+#define SB_LAYOUT_VERSION 5u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -255,8 +255,9 @@ struct sb_session_set {
 struct sb_line {
     _Atomic uint64_t model_hash; /* of whoever had the line last; 0 = nobody */
     _Atomic uint64_t key;
-    _Atomic uint32_t count; /* 0 = the line is free */
-    _Atomic uint32_t seq;   /* odd while the line goes to another model */
+    _Atomic uint32_t count;           /* 0 = the line is free */
+    _Atomic uint32_t seq;             /* odd while the line goes to another model */
+    _Atomic uint64_t pressed_mono_us; /* somebody was last turned away from it; 0 = nobody */
 };
 struct sb_lines {
     alignas(SB_CACHE_LINE) struct sb_line line[LINES_PER_WORKER];
@@ -320,7 +321,7 @@ static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version"
 static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");
 static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
 static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
-static_assert(sizeof(struct sb_lines) == 384, "sb_lines: new layout version");
+static_assert(sizeof(struct sb_lines) == 512, "sb_lines: new layout version");
 static_assert(sizeof(struct decision_candidate) == 76, "decision: new layout version");
 static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
 static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");

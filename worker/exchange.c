@@ -240,6 +240,8 @@ enum exchange_try exchange_try_start(struct exchange *x)
     x->leg->is_hedge = false;
     switch (choose_node(x->leg, &node)) {
     case CHOOSE_CLAIMED:
+        if (x->line == NULL)
+            waiting_not_needed(x);
         waiting_remove(x);
         begin(x, node);
         return EXCHANGE_TRY_STARTED;
@@ -255,6 +257,13 @@ enum exchange_try exchange_try_start(struct exchange *x)
     return EXCHANGE_TRY_NO_ROOM;
 }
 
+static void turn_away(struct exchange *x)
+{
+    exchange_reject(x, API_ERROR_QUEUE_FULL,
+                    "too many requests are waiting for this model: come back later",
+                    waiting_turn_away(x));
+}
+
 void exchange_place(struct exchange *x)
 {
     struct exchange_core *core = x->core;
@@ -263,9 +272,12 @@ void exchange_place(struct exchange *x)
     if ((x->attempts != 0 || !waiting_has_line(x)) &&
         exchange_try_start(x) == EXCHANGE_TRY_STARTED)
         return;
+    if (waiting_refuses(x)) {
+        turn_away(x);
+        return;
+    }
     if (!waiting_add(x)) {
-        exchange_reject(x, API_ERROR_QUEUE_FULL, "too many requests are waiting for this model",
-                        waiting_seconds(core, core->config->queue.max_waiting));
+        exchange_reject(x, API_ERROR_OVERLOADED, "out of memory", 1);
         return;
     }
     requests_phase(core->board, core->slot, x->leg->row, REQUEST_QUEUED,
@@ -336,6 +348,11 @@ void exchange_start(struct exchange_core *core, struct infer_request *request)
     core->last = x;
     core->open_count++;
     responder_set_events(request->responder, &client_events, x);
+    /* Turning away must be cheap: before the prompt is looked at. */
+    if (waiting_has_line(x) && waiting_refuses(x)) {
+        turn_away(x);
+        return;
+    }
     choose_read_prompt(x);
     x->leg->row = requests_open(core->board, core->slot, request->id, request->client_model,
                                 x->prompt_estimate, loop_now_us(core->loop));

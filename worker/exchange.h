@@ -48,11 +48,9 @@ struct exchange_core {
     struct wait_line *lines; /* owned; one per model that somebody waits for here */
     size_t waiting_count;
     struct deferred wake;
-    struct timer wake_timer;    /* while anything waits */
-    double release_interval_us; /* moving average of the time between own releases; 0 = none */
-    uint64_t released_mono_us;  /* the last one */
-    uint64_t random;            /* state of the tie-breaker */
-    uint32_t *matched;          /* owned; scratch of choose.c, one number per node slot */
+    struct timer wake_timer; /* while anything waits */
+    uint64_t random;         /* state of the tie-breaker */
+    uint32_t *matched;       /* owned; scratch of choose.c, one number per node slot */
 };
 
 MUST_CHECK int exchange_core_init(struct exchange_core *core);

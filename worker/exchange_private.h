@@ -187,15 +187,22 @@ void hedge_earn(struct exchange *x);
 
 /* Does anybody wait for this model, in any worker? */
 bool waiting_has_line(const struct exchange *x);
-/* Puts x in line, unless the line is full and x is new (false). */
+/* Is the line too long for x, which is new?  See worker/routing/admission.h. */
+bool waiting_refuses(const struct exchange *x);
+/* Puts x in line; false when memory is short. */
 bool waiting_add(struct exchange *x);
 void waiting_remove(struct exchange *x); /* fine when not in line */
 /* How many of this worker's are before x. */
 unsigned waiting_position(const struct exchange *x);
-/* Seconds until `places` places are likely to have come free, for Retry-After: 1..60. */
-unsigned waiting_seconds(const struct exchange_core *core, uint32_t places);
-/* A place for a model of this node came free: feeds the estimate, and wakes who is first in
- * line. */
+/* How long one of the model's line may wait at present. */
+uint64_t waiting_limit_us(const struct exchange *x);
+/* Seconds until x, which is in line, is likely to be served: 1..60. */
+unsigned waiting_eta_s(const struct exchange *x);
+/* x is turned away: notes that the line is too long, and gives the seconds for Retry-After. */
+unsigned waiting_turn_away(struct exchange *x);
+/* x found a place without standing in line: nobody who was turned away wanted it. */
+void waiting_not_needed(const struct exchange *x);
+/* A place for a model of this node came free: wakes who is first in line. */
 void waiting_released(struct exchange_core *core);
 
 /* ---- choose.c ---- */

@@ -288,6 +288,7 @@ static void renew_models(struct fleet *fleet)
         if (kept != NULL) {
             kept->cursor = old[i].cursor;
             kept->bytes_per_token = old[i].bytes_per_token;
+            kept->return_mono_us = old[i].return_mono_us;
         }
     }
     free_models(old, old_count);

@@ -57,6 +57,11 @@ struct fleet_model {
     size_t servers_count;
     uint32_t cursor;        /* for policy_choose() */
     double bytes_per_token; /* of prompts; learned by this worker from reported usage */
+    /* For waiting.c: what the nodes that are up can do, as of `measured_mono_us`. */
+    uint64_t measured_mono_us;
+    uint32_t slots;
+    double places_per_s;     /* 0 = not known yet */
+    uint64_t return_mono_us; /* the last one turned away was asked to come back then */
 };
 
 MUST_CHECK int fleet_create(struct fleet **out, struct loop *loop, const struct config *config,

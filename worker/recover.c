@@ -162,7 +162,7 @@ static uint64_t deadline_mono_us(const struct exchange *x)
  */
 static uint64_t wait_limit_mono_us(struct exchange *x)
 {
-    uint64_t limit = x->core->config->queue.max_wait_ms * US_PER_MS;
+    uint64_t limit = waiting_limit_us(x);
 
     if (!choose_any_up(x->core, x->model) && limit > NO_NODE_GRACE_US)
         limit = NO_NODE_GRACE_US;
@@ -183,7 +183,7 @@ static void wait_is_over(struct exchange *x)
     waiting_remove(x);
     if (choose_any_up(x->core, x->model))
         exchange_reject(x, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
-                        waiting_seconds(x->core, (uint32_t)x->core->waiting_count + 1));
+                        waiting_turn_away(x));
     else if (x->last_error != API_ERROR_NONE)
         exchange_answer_error(x, x->last_error, x->last_message, 0);
     else

@@ -133,7 +133,7 @@ void relay_show_waiting(struct exchange *x)
     x->comment_mono_us = now;
     position = waiting_position(x) + 1;
     n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", position,
-                 waiting_seconds(x->core, position));
+                 waiting_eta_s(x));
     if (n > 0)
         responder_write(x->request->responder, comment, (size_t)n);
 }

@@ -62,6 +62,18 @@ static void store_total(struct scoreboard *board, unsigned worker)
                           memory_order_seq_cst);
 }
 
+/* Gives a free line to another model. */
+static void take_over(struct scoreboard *board, unsigned worker, struct sb_line *line,
+                      uint64_t model_hash, uint64_t key)
+{
+    words_begin(&line->seq);
+    atomic_store_explicit(&line->model_hash, model_hash, memory_order_release);
+    atomic_store_explicit(&line->key, key, memory_order_release);
+    atomic_store_explicit(&line->pressed_mono_us, 0, memory_order_release);
+    words_end(&line->seq);
+    segment_use_column(board, worker);
+}
+
 bool lines_set(struct scoreboard *board, unsigned worker, uint64_t model_hash, uint64_t key,
                uint32_t count)
 {
@@ -77,17 +89,30 @@ bool lines_set(struct scoreboard *board, unsigned worker, uint64_t model_hash, u
     if (model_of(line) != model_hash) {
         if (count == 0)
             return true;
-        words_begin(&line->seq);
-        atomic_store_explicit(&line->model_hash, model_hash, memory_order_release);
-        atomic_store_explicit(&line->key, key, memory_order_release);
-        words_end(&line->seq);
-        segment_use_column(board, worker);
+        take_over(board, worker, line, model_hash, key);
     } else if (count != 0) {
         atomic_store_explicit(&line->key, key, memory_order_release);
     }
     atomic_store_explicit(&line->count, count, memory_order_release);
     store_total(board, worker);
     return true;
+}
+
+void lines_press(struct scoreboard *board, unsigned worker, uint64_t model_hash,
+                 uint64_t now_mono_us)
+{
+    struct sb_lines *lines = board->writable ? segment_lines(board, worker) : NULL;
+    struct sb_line *line;
+
+    if (lines == NULL)
+        return;
+    model_hash = usable(model_hash);
+    line = find_own(lines, model_hash);
+    if (line == NULL)
+        return;
+    if (model_of(line) != model_hash)
+        take_over(board, worker, line, model_hash, 0);
+    atomic_store_explicit(&line->pressed_mono_us, now_mono_us, memory_order_release);
 }
 
 /* Requests that wait in a worker. */
@@ -185,6 +210,42 @@ uint32_t lines_waiting(const struct scoreboard *board, uint64_t model_hash)
     return sum;
 }
 
+/* 0 unless the line is the model's. */
+static uint64_t read_pressed(const struct sb_line *line, uint64_t model_hash)
+{
+    for (int i = 0; i < WORDS_TRIES; i++) {
+        uint32_t before = atomic_load_explicit(&line->seq, memory_order_acquire);
+        uint64_t pressed_mono_us;
+
+        if (model_of(line) != model_hash)
+            return 0;
+        pressed_mono_us = atomic_load_explicit(&line->pressed_mono_us, memory_order_acquire);
+        if ((before & 1u) == 0 &&
+            atomic_load_explicit(&line->seq, memory_order_relaxed) == before)
+            return pressed_mono_us;
+        words_pause();
+    }
+    return 0;
+}
+
+uint64_t lines_pressed(const struct scoreboard *board, uint64_t model_hash)
+{
+    uint32_t columns = segment_columns(board);
+    uint64_t last = 0;
+
+    model_hash = usable(model_hash);
+    for (uint32_t w = 0; w < columns; w++) {
+        const struct sb_lines *lines = segment_lines(board, w);
+
+        for (unsigned i = 0; i < LINES_PER_WORKER; i++) {
+            uint64_t one = read_pressed(&lines->line[i], model_hash);
+
+            last = one > last ? one : last;
+        }
+    }
+    return last;
+}
+
 uint32_t lines_waiting_total(const struct scoreboard *board)
 {
     uint32_t columns = segment_columns(board), sum = 0;
@@ -241,6 +302,7 @@ void lines_clear_worker(struct scoreboard *board, unsigned worker)
         atomic_store_explicit(&line->count, 0, memory_order_release);
         atomic_store_explicit(&line->model_hash, NO_MODEL, memory_order_release);
         atomic_store_explicit(&line->key, 0, memory_order_release);
+        atomic_store_explicit(&line->pressed_mono_us, 0, memory_order_release);
         words_end(&line->seq);
     }
     atomic_store_explicit(&segment_waiting(board)[worker], 0, memory_order_seq_cst);

@@ -44,6 +44,15 @@ bool lines_set(struct scoreboard *board, unsigned worker, uint64_t model_hash, u
 MUST_CHECK bool lines_first(const struct scoreboard *board, uint64_t model_hash,
                             uint64_t now_mono_us, unsigned *worker, uint64_t *key);
 
+/*
+ * Somebody was turned away from the model's line, because it is too long already.  Remembered
+ * while this worker has a line to spare for the model, with anybody in it or not.
+ */
+void lines_press(struct scoreboard *board, unsigned worker, uint64_t model_hash,
+                 uint64_t now_mono_us);
+/* When any worker last turned somebody away; 0 = never, as far as is remembered. */
+uint64_t lines_pressed(const struct scoreboard *board, uint64_t model_hash);
+
 /* How many wait for the model; how many wait at all.  All workers count, stopped ones too. */
 uint32_t lines_waiting(const struct scoreboard *board, uint64_t model_hash);
 uint32_t lines_waiting_total(const struct scoreboard *board);

@@ -14,20 +14,24 @@
  * Those behind the first may take a place beyond the slots, which only a cache match admits
  * (see policy.h): that place is none the first could have had.
  */
-#include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
+#include "shm/nodes.h"
 #include "shm/routing/lines.h"
+#include "shm/stats.h"
 #include "worker/exchange_private.h"
+#include "worker/fleet.h"
 #include "worker/http/request.h"
+#include "worker/routing/admission.h"
 
 #define POLL_US     (20 * US_PER_MS)
 #define LOOK_BEHIND 16 /* how many behind the first are looked at for a cache match */
-#define RATE_ALPHA  0.1
+/* The nodes' rates are added up anew after so long. */
+#define MEASURE_US (100 * US_PER_MS)
 
 /* What the classes cost.  Both are less than the usual longest wait (queue.max_wait_ms). */
 #define DEFAULT_CLASS_US (5 * US_PER_S)
@@ -73,15 +77,6 @@ void waiting_released(struct exchange_core *core)
     uint64_t models[16];
     uint32_t n;
 
-    if (core->released_mono_us != 0) {
-        double interval = (double)(now - core->released_mono_us);
-
-        core->release_interval_us =
-            core->release_interval_us == 0
-                ? interval
-                : core->release_interval_us * (1 - RATE_ALPHA) + interval * RATE_ALPHA;
-    }
-    core->released_mono_us = now;
     if (!lines_any(core->board))
         return;
     n = lines_models(core->board, models, ARRAY_LEN(models));
@@ -219,9 +214,6 @@ bool waiting_add(struct exchange *x)
     struct wait_line *line;
     struct exchange *after;
 
-    if (!was_admitted(x) &&
-        lines_waiting(core->board, x->model_hash) >= core->config->queue.max_waiting)
-        return false;
     line = line_for(core, x->model_hash);
     if (line == NULL)
         return false;
@@ -287,11 +279,120 @@ unsigned waiting_position(const struct exchange *x)
     return before;
 }
 
-unsigned waiting_seconds(const struct exchange_core *core, uint32_t places)
-{
-    double seconds = ceil(core->release_interval_us * (double)places / (double)US_PER_S);
+/* ---- how long it takes ---------------------------------------------------------------------
+ */
 
-    if (!(seconds > 1))
-        return 1;
-    return seconds > 60 ? 60 : (unsigned)seconds;
+/* What the nodes of the model can do; all of it is shared, so every worker finds the same. */
+static void measure(const struct exchange_core *core, struct fleet_model *model)
+{
+    uint64_t now = loop_now_us(core->loop);
+
+    if (model->measured_mono_us != 0 && now - model->measured_mono_us < MEASURE_US)
+        return;
+    model->measured_mono_us = now;
+    model->slots = 0;
+    model->places_per_s = 0;
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct fleet_node *node = model->servers[i].node;
+        struct node_status status;
+        double hold_s;
+
+        if (!fleet_usable(node) || !nodes_status(core->board, node->slot, &status))
+            continue;
+        hold_s = stats_read_average(core->board, node->slot, STATS_AVG_HOLD_S);
+        model->slots += status.slots_now;
+        if (hold_s > 0)
+            model->places_per_s += status.slots_now / hold_s;
+    }
+}
+
+/* How many of all lines of the model would go before x: those in this worker's, and as large a
+ * share of the others'. */
+static uint32_t count_ahead(const struct exchange *x, uint32_t waiting)
+{
+    const struct wait_line *line = x->core->lines;
+    uint64_t key = x->line != NULL ? x->key : key_of(x);
+    uint32_t behind = 0, ahead;
+
+    while (line != NULL && line->model_hash != x->model_hash)
+        line = line->next;
+    if (line == NULL)
+        return waiting;
+    for (const struct exchange *w = line->last; w != NULL && (w->key > key || w == x);
+         w = w->wait_prev)
+        behind++;
+    ahead = line->count - behind;
+    if (waiting <= line->count)
+        return ahead;
+    return ahead + (uint32_t)((uint64_t)(waiting - line->count) * ahead / line->count);
+}
+
+/* NULL when no node names the model. */
+static struct fleet_model *look(const struct exchange *x, struct admission_line *line)
+{
+    const struct exchange_core *core = x->core;
+    struct fleet_model *model = fleet_find(core->fleet, x->model);
+    uint64_t pressed = lines_pressed(core->board, x->model_hash);
+
+    *line = (struct admission_line){
+        .max_waiting = core->config->queue.max_waiting,
+        .max_wait_us = core->config->queue.max_wait_ms * US_PER_MS,
+        .waiting = lines_waiting(core->board, x->model_hash),
+        .pressed = pressed != 0 && pressed + ADMISSION_CALM_US > loop_now_us(core->loop),
+    };
+    line->ahead = count_ahead(x, line->waiting);
+    if (model == NULL)
+        return NULL;
+    measure(core, model);
+    line->slots = model->slots;
+    line->places_per_s = model->places_per_s;
+    return model;
+}
+
+bool waiting_refuses(const struct exchange *x)
+{
+    struct admission_line line;
+
+    if (was_admitted(x))
+        return false;
+    (void)look(x, &line);
+    return !admission_allows(&line);
+}
+
+uint64_t waiting_limit_us(const struct exchange *x)
+{
+    struct admission_line line;
+
+    if (x->attempts != 0)
+        return x->core->config->queue.max_wait_ms * US_PER_MS;
+    (void)look(x, &line);
+    return admission_limit_us(&line);
+}
+
+unsigned waiting_eta_s(const struct exchange *x)
+{
+    struct admission_line line;
+
+    (void)look(x, &line);
+    return admission_seconds(admission_wait_us(&line));
+}
+
+unsigned waiting_turn_away(struct exchange *x)
+{
+    struct exchange_core *core = x->core;
+    struct admission_line line;
+    struct fleet_model *model = look(x, &line);
+    uint64_t now = loop_now_us(core->loop), alone = 0;
+
+    lines_press(core->board, core->slot, x->model_hash, now);
+    return admission_return_s(&line, now, 1.0 / core->config->workers,
+                              model == NULL ? &alone : &model->return_mono_us);
+}
+
+void waiting_not_needed(const struct exchange *x)
+{
+    struct fleet_model *model = fleet_find(x->core->fleet, x->model);
+
+    if (model != NULL)
+        model->return_mono_us = 0;
 }

@@ -303,3 +303,40 @@ Test(lines, lines_and_oldest_requests_are_exact_after_workers_were_killed, .time
     (void)munmap(shared, sizeof(*shared));
     board_drop(&t, board);
 }
+
+Test(lines, who_was_turned_away_is_remembered_beyond_the_end_of_the_line)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 4, 1), *reader;
+
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    cr_assert_eq(lines_pressed(reader, MODEL_A), 0);
+    lines_press(board, 1, MODEL_A, 500);
+    cr_assert(lines_set(board, 2, MODEL_A, 10, 3));
+    lines_press(board, 2, MODEL_A, 400);
+    cr_assert(lines_set(board, 2, MODEL_A, 0, 0));
+    cr_assert_eq(lines_pressed(reader, MODEL_A), 500, "the latest of all workers");
+    cr_assert_eq(lines_pressed(reader, MODEL_B), 0);
+    cr_assert_not(lines_any(reader), "nobody waits");
+    lines_press(reader, 3, MODEL_A, 900);
+    cr_assert_eq(lines_pressed(reader, MODEL_A), 500, "a reader writes nothing");
+    lines_clear_worker(board, 1);
+    cr_assert_eq(lines_pressed(reader, MODEL_A), 400);
+    scoreboard_detach(reader);
+    board_drop(&t, board);
+}
+
+Test(lines, another_model_that_takes_the_line_over_does_not_inherit_it)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 4, 1);
+
+    for (uint64_t model = 1; model <= LINES_PER_WORKER; model++)
+        lines_press(board, 0, model, 100);
+    lines_press(board, 0, MODEL_A, 200);
+    cr_assert_eq(lines_pressed(board, MODEL_A), 200);
+    cr_assert_eq(lines_pressed(board, 1), 0, "the first free line was taken");
+    cr_assert(lines_set(board, 0, MODEL_B, 1, 1));
+    cr_assert_eq(lines_pressed(board, MODEL_B), 0);
+    board_drop(&t, board);
+}

@@ -1,0 +1,61 @@
+/*
+ * admission.h - may one more get in line?  Pure.
+ *
+ * Who could not be served within the wait that the operator allows is refused at once and told
+ * when to come back, instead of waiting in vain.  What the wait would be follows from Little's
+ * law: the slots of the model's nodes, each held for so many seconds on average, come free at a
+ * rate of sum(slots / seconds).
+ *
+ * Two lengths.  `max_wait_us` is for bursts, which a long line absorbs.  A line that has grown
+ * to that is no burst: as many are refused as with a short line, and those who are served have
+ * only waited longer.  So from the moment somebody had to be turned away, and until nobody has
+ * been for ADMISSION_CALM_US, nobody stands in it for longer than a slot is held, or a second
+ * if that is more: enough that no slot that comes free stays idle, and that those who were
+ * asked back at one whole second find room.  (A long line that nobody was turned away from,
+ * such as a fixed number of agents keeps, stays as it is.)
+ *
+ * Averages say little about the next few, so as many as there are slots get in always.
+ */
+#ifndef DROVER_WORKER_ADMISSION_H
+#define DROVER_WORKER_ADMISSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+#define ADMISSION_CALM_US  UINT64_C(5000000)
+#define ADMISSION_SHORT_US UINT64_C(1000000)
+
+/* The line of one model, over all workers. */
+struct admission_line {
+    uint32_t max_waiting; /* configured */
+    uint64_t max_wait_us; /* configured */
+    uint32_t waiting;
+    uint32_t ahead;      /* of these, who would go first */
+    uint32_t slots;      /* of the nodes that serve the model now */
+    double places_per_s; /* that come free there; 0 = not known yet */
+    bool pressed;        /* somebody was turned away in the last ADMISSION_CALM_US */
+};
+
+MUST_CHECK bool admission_allows(const struct admission_line *line);
+
+/* The longest wait now.  Who is in line already and has waited longer is refused, too. */
+uint64_t admission_limit_us(const struct admission_line *line);
+
+/* From now until the request would be served; 0 = not known. */
+uint64_t admission_wait_us(const struct admission_line *line);
+
+/*
+ * When who is refused now should come back: once the line is short enough again, and each of
+ * the refused after the one before, as far apart as places come free.  `share`: this caller
+ * does so large a part of all the refusing.  `last_return_mono_us` is its memory from one to
+ * the next.  Returns seconds for Retry-After, 1..60.
+ */
+unsigned admission_return_s(const struct admission_line *line, uint64_t now_mono_us,
+                            double share, uint64_t *last_return_mono_us);
+
+/* As whole seconds for people and headers: rounded up, 1..60. */
+unsigned admission_seconds(uint64_t us);
+
+#endif
