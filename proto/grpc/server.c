@@ -12,6 +12,7 @@
 #define ACCEPTS_PER_TURN 16
 #define RESUME_US        UINT64_C(50000) /* after accept() failed for want of descriptors */
 #define SETUP_US         UINT64_C(5000000)
+#define REQUEST_US       UINT64_C(60000000)
 
 static void on_acceptable(h2o_socket_t *sock, const char *err);
 
@@ -43,11 +44,27 @@ static void pause_accepting(struct grpc_server *server)
     timer_start(server->loop, &server->resume, RESUME_US, on_resume);
 }
 
+/* With all places taken, who has been silent longest and has no call open gives way: strangers
+ * that only hold connections keep nobody out. */
+static bool make_room(struct grpc_server *server)
+{
+    struct h2_session *session, *idlest = NULL;
+
+    for (session = server->sessions; session != NULL; session = session->next)
+        if (session->open == 0 &&
+            (idlest == NULL || session->read_mono_us < idlest->read_mono_us))
+            idlest = session;
+    if (idlest == NULL)
+        return false;
+    h2_session_down(idlest, "made room for another connection");
+    return true;
+}
+
 static void welcome(struct grpc_server *server, int fd, const struct net_addr *peer)
 {
     struct h2_session *session;
 
-    if (server->connections >= server->config.max_connections) {
+    if (server->connections >= server->config.max_connections && !make_room(server)) {
         (void)close(fd);
         return;
     }
@@ -139,6 +156,7 @@ int grpc_server_create(struct grpc_server **out, struct loop *loop,
     server->loop = loop;
     server->config = *config;
     server->config.max_connections = OR_DEFAULT(config->max_connections, 1024U);
+    server->config.request_timeout_us = OR_DEFAULT(config->request_timeout_us, REQUEST_US);
     server->h2 = (struct h2_config){
         .tls = config->tls,
         .setup_timeout_us = SETUP_US,
@@ -168,11 +186,27 @@ static void on_idle(struct deferred *deferred)
     h2_guard_leave(&server->guard);
 }
 
+/* Who floods us comes again: a line a second says enough. */
+static void log_blame(const struct h2_session *session)
+{
+    static struct log_limit limit;
+    char peer[NET_TEXT_BYTES];
+    uint32_t missed;
+
+    if (!log_limit_ok(&limit, 1, &missed))
+        return;
+    net_format_host(peer, sizeof(peer), &session->peer);
+    log_warn("event=peer_sent_away peer=%s why=%s missed=%u", log_quote(peer),
+             log_quote(session->blame), missed);
+}
+
 void server_on_down(struct h2_session *session, const char *why)
 {
     struct grpc_server *server = session->owner;
 
     (void)why;
+    if (session->blame != NULL)
+        log_blame(session);
     if (session->prev != NULL)
         session->prev->next = session->next;
     else

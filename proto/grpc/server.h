@@ -57,11 +57,12 @@ struct server_config {
     const struct server_method *methods; /* borrowed: outlives the server */
     size_t methods_count;
     SSL_CTX *tls;                  /* borrowed; NULL = cleartext */
-    uint32_t max_connections;      /* 0 = 1024 */
+    uint32_t max_connections;      /* 0 = 1024; beyond, the one idle longest gives way */
     uint32_t max_streams;          /* per connection, advertised; 0 = 1024 */
     uint64_t keepalive_us;         /* silence before we PING the client; 0 = 10 s */
     uint64_t keepalive_timeout_us; /* 0 = 5 s */
     uint64_t min_ping_interval_us; /* faster PINGs from clients are strikes; 0 = 5 s */
+    uint64_t request_timeout_us;   /* for a unary call's message to be whole; 0 = 60 s */
     size_t max_buffered_bytes;     /* of incomplete messages, all connections; 0 = 512 MiB */
 };
 

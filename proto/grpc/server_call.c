@@ -200,7 +200,7 @@ static void fail(struct server_call *call, enum grpc_status status, const char *
 
 /* What is queued came too late.  The trailers go past it, whatever the window: a reset would
  * tell the client no more than that somebody cancelled. */
-static void end_late(struct server_call *call)
+static void end_late(struct server_call *call, const char *text)
 {
     call->stream.over = true;
     call->stream.eof = true;
@@ -210,7 +210,7 @@ static void end_late(struct server_call *call)
     buf_finish(&call->message);
     call->status = GRPC_DEADLINE_EXCEEDED;
     call->pushback_ms = -2;
-    grpc_message_encode(&call->message, "deadline exceeded");
+    grpc_message_encode(&call->message, text);
     submit_trailers(call);
 }
 
@@ -218,16 +218,35 @@ static void on_deadline(struct timer *timer)
 {
     struct server_call *call = CONTAINER_OF(timer, struct server_call, deadline);
     struct h2_guard *guard = &call->server->guard;
+    const char *text = call->due_mono_us != 0 && clock_mono_us() >= call->due_mono_us
+                           ? "deadline exceeded"
+                           : "the request did not come in time";
 
     h2_guard_enter(guard);
     if (call->responded) {
-        end_late(call);
+        end_late(call, text);
         if (!call->finished)
             tell_gone(call);
     } else {
-        fail(call, GRPC_DEADLINE_EXCEEDED, "deadline exceeded");
+        fail(call, GRPC_DEADLINE_EXCEEDED, text);
     }
     h2_guard_leave(guard);
+}
+
+/* The timer runs to the client's deadline, but not longer than a request may take to come.
+ * Streams of requests are their handler's to judge. */
+static void watch_time(struct server_call *call)
+{
+    uint64_t now = clock_mono_us(), due = call->due_mono_us;
+    bool coming = !call->method->client_streaming && !call->stream.remote_end;
+
+    if (coming && (due == 0 || due > now + call->server->config.request_timeout_us))
+        due = now + call->server->config.request_timeout_us;
+    if (due == 0)
+        timer_stop(call->server->loop, &call->deadline);
+    else
+        timer_start(call->server->loop, &call->deadline, due > now ? due - now : 0,
+                    on_deadline);
 }
 
 /* The stream is off its session: nothing can be sent or received any more. */
@@ -357,7 +376,6 @@ static void refuse(struct server_call *call, const char *http_status)
 static void on_headers(struct h2_stream *stream, bool end_stream)
 {
     struct server_call *call = call_of(stream);
-    uint64_t now;
 
     (void)end_stream;
     if (call->headers_in)
@@ -382,11 +400,7 @@ static void on_headers(struct h2_stream *stream, bool end_stream)
     } else {
         if (call->method->max_message_bytes != 0)
             stream->reader.max_bytes = call->method->max_message_bytes;
-        if (call->due_mono_us != 0) {
-            now = clock_mono_us();
-            timer_start(call->server->loop, &call->deadline,
-                        call->due_mono_us > now ? call->due_mono_us - now : 0, on_deadline);
-        }
+        watch_time(call);
         call->started = true;
         call->method->handler->on_start(call, call->method->data);
     }
@@ -463,6 +477,7 @@ static void on_remote_end(struct h2_stream *stream)
             fail(call, GRPC_UNIMPLEMENTED, "no message in a unary request");
             return;
         }
+        watch_time(call);
         handler->on_message(
             call, buf_size(&call->held) == 0 ? (const uint8_t *)"" : buf_head(&call->held),
             buf_size(&call->held));

@@ -1,9 +1,8 @@
 /*
  * h2_events.c - what nghttp2 tells a session, and the limits that nghttp2 does not have.
  *
- * nghttp2 bounds incoming RST_STREAM, CONTINUATION, SETTINGS entries and its queue of answers.
- * Counted here: fields and bytes of a header block, PINGs, SETTINGS frames, the resets that a
- * peer provokes from us, and (in h2_session.c) the share of bytes that carry something.
+ * Fields and bytes of a header block are bounded here; what is bounded over time is counted by
+ * flood.h.
  */
 #include "proto/h2/h2_session.h"
 
@@ -16,17 +15,6 @@
 #define MAX_HEADER_BYTES  8192 /* of a block: names, values and 32 for each field */
 #define MAX_HEADER_FIELDS 64
 #define MAX_STRIKES       3
-/* In 10 s. */
-#define MAX_PINGS    100
-#define MAX_SETTINGS 20
-#define MAX_FAULTS   50   /* resets of ours for what the peer sent */
-#define MAX_REFUSALS 2000 /* streams over the limit: honest before our SETTINGS arrive */
-
-static void calm_down(struct h2_session *session, const char *debug)
-{
-    h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, debug);
-}
-
 /* nghttp2 stops where it is as soon as a callback has ended the session. */
 static int outcome(const struct h2_session *session)
 {
@@ -41,7 +29,7 @@ static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void 
 
     (void)h2;
     if (hd->type == NGHTTP2_DATA || hd->type == NGHTTP2_HEADERS)
-        session->useful_bytes += hd->length;
+        session->flood.useful_bytes += hd->length;
     return 0;
 }
 
@@ -107,10 +95,9 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
 
 static void on_settings(struct h2_session *session, uint64_t now)
 {
-    if (h2_rate_over(&session->settings, now, MAX_SETTINGS)) {
-        calm_down(session, "too_many_settings");
+    h2_session_calm(session, flood_count(&session->flood, FLOOD_SETTINGS, now));
+    if (session->closing)
         return;
-    }
     if (session->phase != H2_SETTINGS) {
         session->role->on_room(session); /* the peer may take more streams now */
         return;
@@ -134,9 +121,8 @@ static void on_ping(struct h2_session *session, uint64_t now)
 
     session->ping_mono_us = now;
     if (session->role->server && fast && ++session->strikes > MAX_STRIKES)
-        calm_down(session, "too_many_pings");
-    else if (h2_rate_over(&session->pings, now, MAX_PINGS))
-        calm_down(session, "too_many_pings");
+        h2_session_calm(session, "too_many_pings");
+    h2_session_calm(session, flood_count(&session->flood, FLOOD_PING, now));
 }
 
 static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *user_data)
@@ -200,8 +186,7 @@ static int on_invalid_frame(nghttp2_session *h2, const nghttp2_frame *frame, int
     (void)h2;
     (void)frame;
     (void)lib_error;
-    if (h2_rate_over(&session->faults, clock_mono_us(), MAX_FAULTS))
-        calm_down(session, "too_many_errors");
+    h2_session_calm(session, flood_count(&session->flood, FLOOD_FAULT, clock_mono_us()));
     return outcome(session);
 }
 
@@ -211,18 +196,10 @@ static int on_invalid_frame(nghttp2_session *h2, const nghttp2_frame *frame, int
 /* A server's resets for what the client did wrong, each of which may leave work behind. */
 static void note_reset(struct h2_session *session, uint32_t h2_error_code)
 {
-    switch (h2_error_code) {
-    case NGHTTP2_NO_ERROR:
-    case NGHTTP2_CANCEL:
-        return;
-    case NGHTTP2_REFUSED_STREAM:
-        if (h2_rate_over(&session->refusals, clock_mono_us(), MAX_REFUSALS))
-            calm_down(session, "too_many_streams");
-        return;
-    default:
-        if (h2_rate_over(&session->faults, clock_mono_us(), MAX_FAULTS))
-            calm_down(session, "too_many_errors");
-    }
+    enum flood_event event = flood_of_reset(h2_error_code);
+
+    if (event != FLOOD_EVENTS)
+        h2_session_calm(session, flood_count(&session->flood, event, clock_mono_us()));
 }
 
 static int on_frame_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *user_data)
@@ -248,6 +225,10 @@ static int on_frame_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *
     case NGHTTP2_RST_STREAM:
         if (session->role->server)
             note_reset(session, frame->rst_stream.error_code);
+        break;
+    case NGHTTP2_GOAWAY: /* perhaps by nghttp2 itself */
+        if (frame->goaway.error_code != NGHTTP2_NO_ERROR && session->blame == NULL)
+            session->blame = nghttp2_http2_strerror(frame->goaway.error_code);
         break;
     default:
         break;

@@ -19,7 +19,6 @@
 #define KEEP_BYTES  65536             /* of an empty output buffer */
 #define LINGER_US   UINT64_C(1000000) /* for the peer to close after we did */
 #define DRAIN_US    UINT64_C(1000000) /* for the answer to the PING between two GOAWAYs */
-#define RATE_US     UINT64_C(10000000)
 
 /* Input is processed before the next socket is read, so all sessions of a thread share this. */
 static _Thread_local uint8_t input[READ_BYTES];
@@ -126,15 +125,6 @@ uint32_t h2_session_room(const struct h2_session *session)
     return max > session->open ? max - session->open : 0;
 }
 
-bool h2_rate_over(struct h2_rate *rate, uint64_t now_mono_us, unsigned limit)
-{
-    if (rate->since_mono_us == 0 || now_mono_us - rate->since_mono_us > RATE_US) {
-        rate->since_mono_us = now_mono_us;
-        rate->count = 0;
-    }
-    return ++rate->count > limit;
-}
-
 /* ---- the end ------------------------------------------------------------------------------
  */
 
@@ -192,6 +182,15 @@ void h2_session_terminate(struct h2_session *session, uint32_t h2_error_code, co
     /* If the socket takes nothing there will be no lingering, only an end. */
     timer_start(session->loop, &session->timer, LINGER_US, on_timer);
     h2_session_flush_later(session);
+}
+
+void h2_session_calm(struct h2_session *session, const char *blame)
+{
+    if (blame == NULL)
+        return;
+    if (session->blame == NULL)
+        session->blame = blame;
+    h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, blame);
 }
 
 void h2_session_retire(struct h2_session *session)
@@ -456,24 +455,21 @@ static bool take(struct h2_session *session, const uint8_t *bytes, size_t n)
 
     if (session->closing)
         return false; /* nothing that comes now matters; our GOAWAY is on its way out */
-    session->total_bytes += n;
+    session->flood.read_bytes += n;
     used = nghttp2_session_mem_recv(session->h2, bytes, n);
     if (session->phase == H2_DEAD)
         return false;
     if (used == NGHTTP2_ERR_FLOODED)
-        h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, "flood");
+        h2_session_calm(session, "too_many_answers_owed");
     if (session->closing)
         return false;
     if (used < 0) {
+        session->blame = nghttp2_strerror((int)used);
         h2_session_down(session, nghttp2_strerror((int)used));
         return false;
     }
-    /* Frames that carry nothing: empty DATA, PRIORITY, WINDOW_UPDATE and the like. */
-    if (session->total_bytes / 8 > session->useful_bytes + 1048576) {
-        h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, "flood");
-        return false;
-    }
-    return true;
+    h2_session_calm(session, flood_waste(&session->flood));
+    return !session->closing;
 }
 
 static void fail_tls(struct h2_session *session, const struct error *err)

@@ -24,6 +24,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "proto/grpc/frame.h"
+#include "proto/h2/flood.h"
 
 struct h2_session;
 struct h2_stream;
@@ -175,12 +176,6 @@ enum h2_phase {
     H2_DEAD,
 };
 
-/* Events of one kind within a span of time. */
-struct h2_rate {
-    uint64_t since_mono_us;
-    unsigned count;
-};
-
 struct h2_session {
     enum h2_phase phase;
     const struct h2_role *role; /* borrowed, static */
@@ -208,11 +203,10 @@ struct h2_session {
     uint64_t ready_mono_us;  /* the peer's SETTINGS; 0 = not yet */
     uint64_t ping_mono_us;   /* last PING of the peer */
     unsigned strikes;        /* PINGs that came too fast */
-    uint64_t total_bytes;    /* received */
-    uint64_t useful_bytes;   /* header and DATA payload received, and DATA sent */
     uint64_t lingered_bytes; /* thrown away in LINGER */
-    struct h2_rate pings, settings, faults, refusals;
-    unsigned open; /* length of `streams` */
+    struct flood flood;
+    const char *blame; /* static: what the peer did that made us end it; NULL = nothing */
+    unsigned open;     /* length of `streams` */
     struct h2_stream *streams;
     struct h2_stream *batch, **batch_tail;
     struct h2_stream *writable;
@@ -248,8 +242,8 @@ void h2_session_flush_later(struct h2_session *session);
 /* Streams the peer would take now. */
 uint32_t h2_session_room(const struct h2_session *session);
 
-/* Has this kind of event come more often than `limit` times in 10 s? */
-MUST_CHECK bool h2_rate_over(struct h2_rate *rate, uint64_t now_mono_us, unsigned limit);
+/* Sends the peer away, who has done too much of something; NULL = it has not. */
+void h2_session_calm(struct h2_session *session, const char *blame);
 
 /* h2_events.c: makes session->h2 with its callbacks and limits, and queues our SETTINGS. */
 MUST_CHECK int h2_events_start(struct h2_session *session);

@@ -119,7 +119,7 @@ static ssize_t read_out(nghttp2_session *h2, int32_t id, uint8_t *to, size_t n, 
     if (n != 0) {
         memcpy(to, buf_head(&stream->out), n);
         buf_consume(&stream->out, n);
-        session->useful_bytes += n;
+        session->flood.useful_bytes += n;
     }
     if (n == have) {
         buf_shrink(&stream->out, stream->eof ? 0 : KEEP_BYTES);

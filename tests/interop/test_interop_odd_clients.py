@@ -1,123 +1,19 @@
 """Our server against clients that are wrong, hostile, or merely unusual."""
 import resource
-import socket
 import struct
 import subprocess
 import time
 
-import hpack
 import pytest
 
 from conftest import Server, program, read_line
+from h2raw import (CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, NO_ERROR, PADDED, PING, PRIORITY,
+                   RST, SETTINGS, WINDOW, Raw, frame, framed)
 
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 UNARY = "/grpc.testing.TestService/UnaryCall"
 INPUT = "/grpc.testing.TestService/StreamingInputCall"
 DUPLEX = "/grpc.testing.TestService/FullDuplexCall"
 EMPTY = "/grpc.testing.TestService/EmptyCall"
-CALM, NO_ERROR = 11, 0
-
-
-def frame(kind, flags=0, stream=0, body=b""):
-    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
-
-
-def framed(message, flag=0):
-    return struct.pack(">BI", flag, len(message)) + message
-
-
-class Raw:
-    """A client that writes frames as it is told and collects what comes back."""
-
-    def __init__(self, port, greet=True):
-        self.sock = socket.create_connection(("127.0.0.1", port), 10)
-        self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
-        self.buffer = b""
-        self.streams = {}
-        self.goaways = []
-        self.pings = 0
-        if greet:
-            self.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.sock.close()
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def head(self, path=EMPTY, more=(), **instead):
-        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers",
-                  "content-type": "application/grpc"}
-        fields.update({name.replace("_", "-") if name[0] != "_" else ":" + name[1:]: value
-                       for name, value in instead.items()})
-        return self.encoder.encode([(k, v) for k, v in fields.items() if v is not None] + list(more))
-
-    def request(self, stream, body=framed(b""), end=True, **kwargs):
-        self.send(frame(HEADERS, END_HEADERS, stream, self.head(**kwargs))
-                  + frame(DATA, END_STREAM if end else 0, stream, body))
-
-    def read_frame(self):
-        """Takes in one frame; None when the connection has ended."""
-        while len(self.buffer) < 9 or len(self.buffer) < 9 + int.from_bytes(self.buffer[:3], "big"):
-            try:
-                data = self.sock.recv(65536)
-            except ConnectionError:
-                return None
-            if not data:
-                return None
-            self.buffer += data
-        size = int.from_bytes(self.buffer[:3], "big")
-        kind, flags = self.buffer[3], self.buffer[4]
-        stream = int.from_bytes(self.buffer[5:9], "big")
-        body, self.buffer = self.buffer[9:9 + size], self.buffer[9 + size:]
-        got = self.streams.setdefault(stream, {"headers": {}, "data": b"", "end": False, "reset": None})
-        if kind == HEADERS:
-            got["headers"].update(self.decoder.decode(body))
-        elif kind == DATA:
-            got["data"] += body
-        elif kind == RST:
-            got["reset"] = int.from_bytes(body, "big")
-        elif kind == GOAWAY:
-            self.goaways.append((int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big"), body[8:]))
-        elif kind == PING and flags & ACK:
-            self.pings += 1
-        elif kind == PING:
-            self.send(frame(PING, ACK, 0, body))
-        if kind in (HEADERS, DATA) and flags & END_STREAM:
-            got["end"] = True
-        return kind
-
-    def until(self, condition):
-        while not condition():
-            if self.read_frame() is None:
-                raise AssertionError("the connection ended first")
-
-    def answer(self, stream):
-        """The response of a stream, when it is over."""
-        self.until(lambda: stream in self.streams
-                   and (self.streams[stream]["end"] or self.streams[stream]["reset"] is not None))
-        return self.streams[stream]
-
-    def drain(self):
-        """Reads until the server closes."""
-        while self.read_frame() is not None:
-            pass
-
-    def flood(self, piece, limit=64 << 20):
-        """Sends the same bytes until the server has had enough; returns how many it took."""
-        total = 0
-        self.sock.settimeout(20)
-        try:
-            while total < limit:
-                self.sock.sendall(piece)
-                total += len(piece)
-        except OSError:
-            pass
-        return total
 
 
 @pytest.fixture(name="server", scope="module")

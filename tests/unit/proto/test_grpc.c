@@ -248,6 +248,58 @@ Test(grpc, a_deadline_ends_the_call_on_both_sides)
     rig_finish(&rig);
 }
 
+Test(grpc, a_request_that_does_not_come_is_not_waited_for)
+{
+    struct rig rig;
+    struct probe silent = {0}, whole = {0};
+
+    rig_init(&rig);
+    rig.server_config.request_timeout_us = 50000;
+    rig_start(&rig);
+    rig_call(&rig, &silent, &echo_options, NULL, 0);
+    rig_call(&rig, &whole, &(struct call_options){.path = "/t.T/Hang"}, "x", 1);
+    cr_assert(RIG_WAIT(&rig, silent.ends == 1));
+    cr_assert_eq(silent.status, GRPC_DEADLINE_EXCEEDED);
+    cr_assert_str_eq(silent.text, "the request did not come in time");
+    cr_assert(RIG_WAIT(&rig, rig.gone == 1));
+    cr_assert_eq(whole.ends, 0); /* it said all it has to say; the answer may take its time */
+    call_cancel(whole.call);
+    rig_finish(&rig);
+}
+
+Test(grpc, a_full_server_makes_room_by_closing_the_idlest_connection)
+{
+    struct rig rig;
+    struct error err = {0};
+    struct probe open = {0}, late = {0};
+    struct channel *idle, *third;
+
+    rig_init(&rig);
+    rig.server_config.max_connections = 2;
+    rig_start(&rig);
+    rig_call(&rig, &open, &(struct call_options){.path = "/t.T/Hang"}, "x", 1);
+    cr_assert(RIG_WAIT(&rig, rig.hanging == 1));
+    rig.channel_config.on_state = NULL;
+    cr_assert_eq(channel_create(&idle, &rig.loop, &rig.channel_config, &err), 0);
+    channel_connect(idle);
+    cr_assert(RIG_WAIT(&rig, channel_state(idle) == CHANNEL_READY));
+
+    cr_assert_eq(channel_create(&third, &rig.loop, &rig.channel_config, &err), 0);
+    channel_connect(third);
+    cr_assert(RIG_WAIT(&rig, channel_state(third) == CHANNEL_READY));
+    cr_assert(RIG_WAIT(&rig, channel_state(idle) != CHANNEL_READY));
+    cr_assert_eq(rig.hanging, 1);
+    cr_assert_eq(grpc_server_connections(rig.server), 2);
+    channel_destroy(idle);
+    call_cancel(open.call);
+    channel_destroy(third);
+    rig_call(&rig, &late, &echo_options, "x", 1);
+    cr_assert(RIG_WAIT(&rig, late.ends == 1));
+    cr_assert_eq(late.status, GRPC_OK);
+    probe_finish(&late);
+    rig_finish(&rig);
+}
+
 Test(grpc, a_message_over_the_limit_is_refused_by_either_side)
 {
     struct rig rig;
