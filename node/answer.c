@@ -82,6 +82,7 @@ static bool send_chunk(struct exec *exec, size_t n)
     chunk.data.len = n;
     chunk.tokens = exec->out_tokens;
     chunk.content = exec->out_content;
+    chunk.next_sequence = exec->observer.next_sequence;
     add_text(exec, &chunk, n == buf_size(&exec->out));
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
     event.chunk = &chunk;
@@ -359,7 +360,7 @@ static bool take_event(struct exec *exec, const struct sse_event *event)
                   "the engine's stream cannot be made into one answer (%s)", error_name(rc));
         return false;
     }
-    if (!shown)
+    if (!shown || event->silent)
         return true;
     if (event->comment && !exec->head_sent && buf_size(&exec->out) == 0)
         return true; /* a ping must not bind the caller to this node */

@@ -144,6 +144,7 @@ void exchange_answer_error(struct exchange *x, enum api_error error, const char 
                    loop_now_us(x->core->loop));
     if (!x->head_shown) {
         x->status = api_error_status(error, request->surface);
+        relay_add_headers(x);
         http_reply_error(request, error, message, retry_after_s);
         return;
     }
@@ -153,7 +154,7 @@ void exchange_answer_error(struct exchange *x, enum api_error error, const char 
         return;
     }
     surface_error_event(&event, request->surface, request->operation, error, message,
-                        request->id);
+                        request->id, x->next_sequence);
     responder_write(request->responder, buf_head(&event), buf_size(&event));
     responder_end(request->responder);
     buf_finish(&event);

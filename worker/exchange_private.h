@@ -99,10 +99,11 @@ struct exchange {
     uint32_t excluded_count;
 
     /* The answer. */
-    unsigned status;    /* as the client sees it; 0 = nothing yet */
-    bool head_shown;    /* the client has a status line */
-    bool content_shown; /* ... and content: no more unseen retries */
-    bool finished;      /* finish came: the answer is whole */
+    unsigned status;        /* as the client sees it; 0 = nothing yet */
+    bool head_shown;        /* the client has a status line */
+    bool content_shown;     /* ... and content: no more unseen retries */
+    bool finished;          /* finish came: the answer is whole */
+    uint32_t next_sequence; /* of an event after those shown, where they are numbered */
 
     /* For going on elsewhere. */
     bool resumable; /* all shown so far is in `text` */
@@ -152,6 +153,8 @@ void exchange_stop_legs(struct exchange *x, enum stats_counter outcome);
 /* ---- relay.c ---- */
 
 extern const struct attempt_events relay_events;
+/* Tells how the request was routed, in the head of its answer, which has not begun. */
+void relay_add_headers(struct exchange *x);
 /* Opens the node's window again once little is left on its way to the client. */
 void relay_release_if_low(struct leg *leg);
 /* Begins a stream's answer before any node has: comments for a client that waits. */

@@ -63,6 +63,8 @@ static bool may_resume(const struct exchange *x)
 /* Another try, on another node. */
 static void go_on(struct exchange *x)
 {
+    if (!x->content_shown)
+        x->next_sequence = 0;
     x->leg->status = 0;
     buf_reset(&x->leg->held);
     buf_reset(&x->leg->headers);

@@ -46,7 +46,7 @@ void relay_release_if_low(struct leg *leg)
 /* ---- the head ------------------------------------------------------------------------------
  */
 
-static void drover_headers(struct exchange *x)
+void relay_add_headers(struct exchange *x)
 {
     struct responder *r = x->request->responder;
     char number[32];
@@ -74,7 +74,7 @@ static void show(struct exchange *x, bool whole)
 
     x->status = leg->status;
     if (!x->head_shown) {
-        drover_headers(x);
+        relay_add_headers(x);
         while (left != 0) {
             const char *value = p + strlen(p) + 1;
             size_t n = (size_t)(value - p) + strlen(value) + 1;
@@ -126,7 +126,7 @@ void relay_show_waiting(struct exchange *x)
         (x->head_shown && now - x->comment_mono_us < COMMENT_US))
         return;
     if (!x->head_shown) {
-        drover_headers(x);
+        relay_add_headers(x);
         responder_start(x->request->responder, 200, "text/event-stream", -1);
         x->head_shown = true;
     }
@@ -237,6 +237,8 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     }
     if (x->request == NULL)
         return;
+    if (chunk->next_sequence != 0)
+        x->next_sequence = chunk->next_sequence;
     keep_text(x, chunk);
     if (x->content_shown) {
         responder_write(x->request->responder, chunk->data.data, chunk->data.len);

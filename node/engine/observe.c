@@ -334,8 +334,11 @@ static enum seen_kind see_responses(struct observer *o, struct seen *seen)
     struct json_value type = json_get(&seen->root, "type");
     struct json_value response = json_get(&seen->root, "response");
     struct json_value delta = json_get(&seen->root, "delta");
-    uint32_t index = 0;
+    uint32_t index = 0, sequence;
 
+    o->next_sequence++;
+    if (get_count(&seen->root, "sequence_number", &sequence))
+        o->next_sequence = sequence + 1;
     if (response.type == JSON_OBJECT)
         note_identity(o, &response);
     if (type_is(&type, "response.failed")) {

@@ -27,18 +27,20 @@ struct observe_usage {
 };
 
 struct observer {
-    int operation;        /* enum drover.v1.Operation */
-    bool want_text;       /* collect `text` */
-    bool plain;           /* all output so far is plain text of one choice */
-    bool finished;        /* a finish_reason, a terminal event or [DONE] was seen */
-    bool done;            /* and it was the very last event of the format */
-    bool has_usage;       /* `usage` is from the engine */
-    uint64_t choices;     /* bit per choice (of the first 64) that an event named */
-    uint64_t ended;       /* bit per choice that has its finish_reason */
-    uint32_t tokens;      /* content events seen */
-    char reason[32];      /* finish reason of choice 0, in OpenAI's words where they exist */
-    char response_id[96]; /* "" until seen */
-    uint64_t created;     /* 0 until seen */
+    int operation;          /* enum drover.v1.Operation */
+    bool want_text;         /* collect `text` */
+    bool plain;             /* all output so far is plain text of one choice */
+    bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
+    bool done;              /* and it was the very last event of the format */
+    bool has_usage;         /* `usage` is from the engine */
+    uint64_t choices;       /* bit per choice (of the first 64) that an event named */
+    uint64_t ended;         /* bit per choice that has its finish_reason */
+    uint32_t tokens;        /* content events seen */
+    char reason[32];        /* finish reason of choice 0, in OpenAI's words where they exist */
+    char response_id[96];   /* "" until seen */
+    uint64_t created;       /* 0 until seen */
+    uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
+                               the number of events where the engine gives none */
     struct observe_usage usage;
     struct buf text; /* owned: plain text since the caller last emptied it */
 };

@@ -54,9 +54,9 @@ static bool skip_mark(struct sse *sse)
     return true;
 }
 
-/* One line of the event: its field name and value go where they belong. */
-static void take_line(struct sse *sse, struct sse_event *event, const char *line, size_t n,
-                      unsigned *data_lines)
+/* One line of the event that is no comment: its name and value go where they belong. */
+static void take_field(struct sse *sse, struct sse_event *event, const char *line, size_t n,
+                       unsigned *data_lines)
 {
     const char *colon = memchr(line, ':', n);
     size_t name_len = colon == NULL ? n : (size_t)(colon - line);
@@ -96,7 +96,7 @@ static void take_line(struct sse *sse, struct sse_event *event, const char *line
 static int give(struct sse *sse, struct sse_event *event, size_t n)
 {
     const char *text = (const char *)buf_head(&sse->in);
-    unsigned data_lines = 0;
+    unsigned data_lines = 0, fields = 0;
     size_t at = 0;
 
     memset(event, 0, sizeof(*event));
@@ -115,8 +115,10 @@ static int give(struct sse *sse, struct sse_event *event, size_t n)
 
             while (end < n && text[end] != '\n' && text[end] != '\r')
                 end++;
-            if (end != at)
-                take_line(sse, event, text + at, end - at, &data_lines);
+            if (end != at && text[at] != ':') {
+                take_field(sse, event, text + at, end - at, &data_lines);
+                fields++;
+            }
             at = end + 1;
         }
         if (data_lines > 1) {
@@ -125,7 +127,8 @@ static int give(struct sse *sse, struct sse_event *event, size_t n)
             event->data = (const char *)buf_head(&sse->joined);
             event->data_len = buf_size(&sse->joined);
         }
-        event->comment = data_lines == 0;
+        event->comment = event->data_len == 0; /* an empty data line is none, by the standard */
+        event->silent = event->comment && fields != 0;
     }
     sse->given = n;
     sse->scanned = 0;

@@ -45,8 +45,10 @@ struct sse_event {
     size_t data_len;
     const char *name; /* of the event field; "" (length 0) when there is none */
     size_t name_len;
-    bool comment; /* no data: comments (pings) or other fields only */
-    bool cut;     /* sse_end(): the event lacks its blank line */
+    bool comment; /* no data: comments (pings), or a `silent` one */
+    bool silent; /* no data, but fields that clients read (id, retry, event): by the standard it
+                    is no event, and the usual client libraries stumble over it */
+    bool cut;    /* sse_end(): the event lacks its blank line */
 };
 
 void sse_init(struct sse *sse, enum sse_mode mode);

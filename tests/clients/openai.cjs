@@ -73,6 +73,33 @@ main({
     assert.ok(answer.choices[0].text.length > 0);
   },
 
+  async streamCompletions(url) {
+    const request = { model: MODEL, prompt: 'Once upon', max_tokens: 12 };
+    const stream = await client(url).completions.create({ ...request, stream: true });
+    let text = '', finish = null;
+    const ids = new Set();
+    for await (const part of stream) {
+      assert.equal(part.object, 'text_completion');
+      assert.equal(finish, null, 'text after finish_reason');
+      ids.add(part.id);
+      text += part.choices[0].text;
+      finish = part.choices[0].finish_reason;
+    }
+    assert.ok(finish);
+    assert.equal(ids.size, 1);
+    const whole = await client(url).completions.create(request);
+    assert.equal(text, whole.choices[0].text);
+    return text;
+  },
+
+  // An engine that sends blocks without data: to the client they are not there.
+  async silentBlocks(url) {
+    const stream = await client(url).chat.completions.create({ model: MODEL, messages, stream: true });
+    let text = '';
+    for await (const chunk of stream) text += chunk.choices[0]?.delta?.content ?? '';
+    return text;
+  },
+
   async embeddings(url) {
     // The client asks for base64 and decodes it, unless told otherwise.
     for (const encoding_format of [undefined, 'float']) {

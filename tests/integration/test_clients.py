@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from fake_engine import MODEL as FAKE, FakeEngine
+from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import Cluster, MODEL, ROOT, SLOW, until
 from load import fetch_now
 
@@ -76,6 +76,7 @@ def shared(request):
 
 
 @pytest.mark.parametrize("case", ["chat", "stream", "streamWithoutUsage", "completions",
+                                  "streamCompletions",
                                   "embeddings", "models", "errorUnknownModel",
                                   "errorBadRequest"])
 def test_the_openai_client_is_served(shared, case):
@@ -96,6 +97,23 @@ def test_the_ollama_client_is_served(shared, case):
 def test_all_three_surfaces_stream_the_text_they_also_give_whole(shared):
     for client, whole in (("openai", "chat"), ("anthropic", "messages"), ("ollama", "chat")):
         assert run_client(client, shared.url, whole) == run_client(client, shared.url, "stream")
+
+
+def test_blocks_without_data_do_not_reach_a_client_that_would_stumble_over_them(make_cluster):
+    def behave(handler, path, body):
+        handler.begin_stream()
+        handler.send_piece(b"retry: 3000\n\nevent: ping\n\n")
+        handler.send_event(chunk("Hello"))
+        handler.send_piece(b"event: ping\n\nid: 7\n\ndata:\n\n: a comment\n\n")
+        handler.send_event(chunk(" there"))
+        handler.send_event(chunk(finish="stop"))
+        handler.send_event(b"[DONE]")
+        handler.end_stream()
+    engine = FakeEngine(behave)
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+    assert run_client("openai", cluster.url, "silentBlocks", model=FAKE) == "Hello there"
+    engine.close()
 
 
 def test_an_abort_by_the_openai_client_frees_the_slot_within_a_second(make_cluster):

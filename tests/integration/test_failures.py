@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 
 import pytest
@@ -21,6 +22,8 @@ STREAMS = {
     "openai": ("/v1/chat/completions", lambda n: chat_body("a long story", n)),
     "openai-completions": ("/v1/completions", lambda n: {
         "model": MODEL, "prompt": "a long story", "stream": True, "max_tokens": n}),
+    "responses": ("/v1/responses", lambda n: {
+        "model": MODEL, "input": "a long story", "stream": True, "max_output_tokens": n}),
     "anthropic": ("/v1/messages", lambda n: {
         "model": MODEL, "max_tokens": n, "stream": True,
         "messages": [{"role": "user", "content": "a long story"}]}),
@@ -64,7 +67,7 @@ def test_a_node_killed_before_the_first_byte_costs_the_client_nothing(make_clust
         return victim, answer
     victim, answer = asyncio.run(asyncio.wait_for(go(), 60))
     assert answer.status == 200, answer.body
-    assert b'"error"' not in answer.body
+    assert not re.search(rb'"error": ?["{]', answer.body)
     line = cluster.access_line("survivor")
     assert line["attempts"] >= 2
     assert line["node"] != victim.name
@@ -98,6 +101,11 @@ def test_a_node_killed_in_mid_stream_gives_a_clean_error_in_the_surfaces_own_sha
         error = json.loads(events[-2].removeprefix(b"data: "))["error"]
         assert error["message"] and error["type"] and isinstance(error["code"], str)
         assert sum(b'"error"' in event for event in events) == 1
+    elif surface == "responses":
+        documents = [json.loads(event.partition(b"data: ")[2]) for event in events]
+        assert [d["sequence_number"] for d in documents] == list(range(len(documents)))
+        assert documents[-1]["type"] == "error" and documents[-1]["message"]
+        assert events[-1].startswith(b"event: error\n")
     elif surface == "anthropic":
         name, data = events[-1].split(b"\n")
         assert name == b"event: error"

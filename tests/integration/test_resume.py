@@ -10,14 +10,15 @@ import random
 
 import pytest
 
+from fake_engine import MODEL as FAKE, FakeEngine, chunk as fake_chunk
 from harness import MODEL, POLL_S, Cluster, until
 from load import FINGERPRINT, chat_body, fetch_now, open_request
 from test_clients import BackgroundClient
 
 TOKENS = 60
 PACED = "slots=16,rate=60,cache=none"
-NODES = 13
-KILLS = 10
+NODES = 23
+KILLS = 20
 
 SURFACES = {
     "chat": ("/v1/chat/completions", {
@@ -184,11 +185,14 @@ def test_streams_whose_node_is_killed_at_any_moment_read_as_if_nothing_had_happe
     many.wait_idle()
 
 
-def test_the_openai_client_sees_nothing_of_a_node_that_was_lost(many):
-    # It compares the text of its stream with that of an answer in one piece.
-    for name in ("slow", "slow-too"):
-        many.start_node(name, "slots=16,rate=8,cache=none,models=only-there")
-    client = BackgroundClient("openai", many.url, "stream", model="only-there")
+@pytest.mark.parametrize("sdk,case", [("openai", "stream"), ("openai", "streamCompletions"),
+                                      ("anthropic", "stream")])
+def test_the_official_clients_see_nothing_of_a_node_that_was_lost(many, sdk, case):
+    # They compare the text of their stream with that of an answer in one piece.
+    model = f"only-for-{case}-of-{sdk}"
+    for number in range(2):
+        many.start_node(f"{sdk}-{case}-{number}", f"slots=16,rate=8,cache=none,models={model}")
+    client = BackgroundClient(sdk, many.url, case, model=model)
     rows = until(lambda: [r for r in many.open_requests()
                           if r["phase"] == "decode" and r["tokens_out"] >= 3], 10, "it streams")
     lose(many, node_of(many, rows[0]["id"]))
@@ -382,6 +386,53 @@ def test_what_is_more_than_plain_text_ends_in_an_error_event_and_is_not_stitched
     assert error["message"] and error["type"] and isinstance(error["code"], str)
     assert len(fingerprints(answer.body)) == 1
     assert cluster4.access_line(request_id)["attempts"] == 1
+
+
+def say(handler, *choices):
+    """An event for each of these, and then the connection breaks."""
+    handler.begin_stream()
+    for number, choice in enumerate(choices):
+        document = fake_chunk()
+        document["choices"] = choice if isinstance(choice, list) else [
+            {"index": 0, "finish_reason": None, "delta": choice}]
+        handler.send_event(document)
+    handler.drop()
+
+
+def two_choices():
+    return [{"index": index, "finish_reason": None, "delta": {"content": "x"}}
+            for index in range(2)]
+
+
+@pytest.mark.parametrize("more,said", [
+    ({"n": 2}, [two_choices()]),
+    ({}, [two_choices()]),
+    ({}, [{"reasoning_content": "let me see"}]),
+    ({}, [{"reasoning_content": "let me see"}, {"content": "Yes"}]),
+    ({}, [{"content": "Yes"}, {"tool_calls": [{"index": 0, "id": "c", "type": "function",
+                                               "function": {"name": "f", "arguments": ""}}]}]),
+    ({}, [{"refusal": "no"}]),
+    ({"grammar": "root ::= [a-z]+"}, [{"content": "yes"}]),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}},
+     [{"content": "{"}]),
+    ({"logprobs": True, "top_logprobs": 2}, [{"content": "Yes"}]),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+     [{"content": "Yes"}]),
+], ids=["two choices", "two choices unasked", "reasoning", "reasoning before text", "a tool call",
+        "a refusal", "a grammar", "a schema", "log probabilities", "tools offered"])
+def test_what_cannot_be_continued_to_the_letter_is_not_continued(make_cluster, more, said):
+    engines = [FakeEngine(lambda handler, path, body: say(handler, *said)) for _ in range(2)]
+    cluster = make_cluster(workers=1).start()
+    for name, engine in zip("ab", engines):
+        cluster.start_node(name, engine=engine.url)
+    answer = post(cluster, "/v1/chat/completions", chat_body("hi", 9, model=FAKE, **more), "odd")
+    assert answer.status == 200
+    assert error_of(answer)["code"] == "node_failed"
+    assert sum(len(engine.posts()) for engine in engines) == 1
+    line = cluster.access_line("odd")
+    assert line["attempts"] == 1 and line["outcome"] == "node_error"
+    for engine in engines:
+        engine.close()
 
 
 def test_a_stream_that_ends_without_its_last_events_goes_on_elsewhere(cluster4):

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from fake_engine import MODEL as FAKE, FakeEngine
+from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import MODEL, POLL_S, SLOW, Cluster, alive, children_of, until
 from load import chat_body, fetch, fetch_now, open_request, text_of
 from test_clients import BackgroundClient
@@ -201,6 +201,67 @@ def test_every_answer_of_a_node_says_how_it_was_routed(pair, path, body):
     assert int(answer.headers["x-drover-queue-ms"]) >= 0
     assert answer.headers["x-drover-attempts"] == "1"
     assert answer.headers["x-drover-policy"] == "fastest"
+
+
+def test_errors_say_how_the_request_was_routed_too(make_cluster):
+    cluster = make_cluster(config={"policy": "least_conn", "queue": {"max_wait_ms": 100}}).start()
+    for name in "ab":
+        cluster.start_node(name, "slots=1,speed=10", extra=("--queue", "0"), wait=False)
+    for node in cluster.nodes:
+        cluster.wait_up(node.name, node)
+    answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 4, drover_sim={"fault": "5xx"}))
+    assert answer.status == 502, answer.body
+    assert answer.headers["x-drover-node"] in ("a", "b")
+    assert answer.headers["x-drover-attempts"] == "2"
+    assert answer.headers["x-drover-policy"] == "least_conn"
+
+    async def go():
+        held = [await open_request(cluster.api, "POST", CHAT, chat_body(
+            "hi", 4, drover_sim={"fault": "hang"})) for _ in "ab"]
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, until, lambda: len([
+            row for row in cluster.open_requests() if row["phase"] != "queued"]) == 2, 10, "full")
+        refused = await fetch(cluster.api, "POST", CHAT, chat_body("hi", 4))
+        for answer in held:
+            answer.abort()
+        return refused
+    answer = asyncio.run(go())
+    assert answer.status == 503 and answer.headers["x-drover-reason"] == "queue_timeout"
+    assert "x-drover-node" not in answer.headers, "it was never at one"
+    assert answer.headers["x-drover-attempts"] == "0"
+    assert int(answer.headers["x-drover-queue-ms"]) >= 100
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+def test_what_is_no_content_yet_is_held_back_and_forgotten_with_its_node(make_cluster, stream):
+    """A role, empty texts, a ping: then the connection breaks, and nobody sees that it was there."""
+    arrived = []
+
+    def behave(handler, path, body):
+        arrived.append(handler)
+        if len(arrived) > 1:
+            handler.chat(body)
+            return
+        handler.begin_stream()
+        first = chunk()
+        first["choices"][0]["delta"] = {"role": "assistant", "content": None}
+        first["id"] = "chatcmpl-of-the-lost-one"
+        handler.send_event(first)
+        handler.send_event({**chunk(""), "id": "chatcmpl-of-the-lost-one"})
+        handler.send_piece(b": ping\n\n")
+        handler.drop()
+    engines = [FakeEngine(behave) for _ in range(2)]
+    cluster = make_cluster(workers=1).start()
+    for name, engine in zip("ab", engines):
+        cluster.start_node(name, engine=engine.url)
+    answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 4, stream, model=FAKE))
+    assert answer.status == 200 and answer.headers["x-drover-attempts"] == "2"
+    assert len(arrived) == 2
+    assert b"lost" not in answer.body and b"ping" not in answer.body
+    said = text_of(answer.body) if stream else answer.json()["choices"][0]["message"]["content"]
+    assert said == "Hello there."
+    for engine in engines:
+        engine.close()
 
 
 # ---- the line ----

@@ -234,15 +234,18 @@ void surface_error_body(struct buf *out, enum surface surface, enum api_error er
 }
 
 void surface_error_event(struct buf *out, enum surface surface, int operation,
-                         enum api_error error, const char *message, const char *request_id)
+                         enum api_error error, const char *message, const char *request_id,
+                         uint32_t sequence)
 {
     switch (surface) {
     case SURFACE_OPENAI:
         if (operation == OP(RESPONSES)) {
             /* The Responses API names its events and has no [DONE].  The libraries raise what
              * is under "error", so it is there beside the documented members. */
-            buf_str(out, "event: error\ndata: {\"type\":\"error\",\"sequence_number\":0,");
-            buf_printf(out, "\"code\":\"%s\",\"message\":", shape_of(error)->reason);
+            buf_printf(out,
+                       "event: error\ndata: {\"type\":\"error\",\"sequence_number\":%u,"
+                       "\"code\":\"%s\",\"message\":",
+                       sequence, shape_of(error)->reason);
             json_quote_str(out, message);
             buf_str(out, ",\"param\":null,\"error\":");
             add_openai_error(out, error, message, NULL);

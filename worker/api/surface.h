@@ -77,8 +77,10 @@ void surface_error_body(struct buf *out, enum surface surface, enum api_error er
                         const char *message, const char *param, const char *request_id);
 
 /* Appends what ends a stream that has already begun: an error event (and for OpenAI `data:
- * [DONE]`), or for Ollama one NDJSON line. */
+ * [DONE]`), or for Ollama one NDJSON line.  `sequence` is for the Responses API, which numbers
+ * its events. */
 void surface_error_event(struct buf *out, enum surface surface, int operation,
-                         enum api_error error, const char *message, const char *request_id);
+                         enum api_error error, const char *message, const char *request_id,
+                         uint32_t sequence);
 
 #endif

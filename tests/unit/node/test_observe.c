@@ -122,6 +122,26 @@ Test(observe, anthropic_usage_adds_the_cached_tokens_to_the_prompt)
     observer_finish(&w.o);
 }
 
+Test(observe, events_of_responses_are_numbered_or_counted)
+{
+    struct watch w;
+
+    observe(&w, OP(RESPONSES),
+            "data: {'type':'response.created','response':{}}\n\n"
+            ": ping\n\n"
+            "data: {'type':'response.output_text.delta','delta':'a'}\n\n");
+    cr_assert_eq(w.o.next_sequence, 2, "counted: the engine gives no numbers");
+    observer_finish(&w.o);
+    observe(&w, OP(RESPONSES),
+            "data: {'type':'response.created','response':{},'sequence_number':4}\n\n"
+            "data: {'type':'response.output_text.delta','delta':'a','sequence_number':9}\n\n");
+    cr_assert_eq(w.o.next_sequence, 10);
+    observer_finish(&w.o);
+    observe(&w, OP(CHAT_COMPLETIONS), RIG_LLAMA_CHAT);
+    cr_assert_eq(w.o.next_sequence, 0);
+    observer_finish(&w.o);
+}
+
 Test(observe, responses_end_with_their_completed_event)
 {
     struct watch w;

@@ -6,7 +6,7 @@
 #include "node/text/sse.h"
 
 /* Feeds `text` in pieces of `step` bytes and writes what comes out as "name|data;" (comments as
- * "#;"), raw bytes appended to `raw`. */
+ * "#;", silent ones as "-;"), raw bytes appended to `raw`. */
 static void run(enum sse_mode mode, const char *text, size_t step, char *out, size_t cap,
                 struct buf *raw)
 {
@@ -20,7 +20,9 @@ static void run(enum sse_mode mode, const char *text, size_t step, char *out, si
     for (size_t at = 0; at < n; at += step) {
         cr_assert_eq(sse_feed(&sse, text + at, n - at < step ? n - at : step), 0);
         while ((rc = sse_next(&sse, &event)) == 1) {
-            if (event.comment)
+            if (event.silent)
+                buf_str(&seen, "-;");
+            else if (event.comment)
                 buf_str(&seen, "#;");
             else
                 buf_printf(&seen, "%.*s|%.*s;", (int)event.name_len, event.name,
@@ -88,6 +90,15 @@ Test(sse, comments_are_recognised_and_blank_lines_between_events_are_nothing)
 Test(sse, a_comment_inside_an_event_does_not_make_it_one)
 {
     expect(SSE_EVENTS, ": note\ndata: a\n\n", "|a;");
+}
+
+Test(sse, fields_without_data_are_no_event)
+{
+    expect(SSE_EVENTS, "event: ping\n\ndata: a\n\n", "-;|a;");
+    expect(SSE_EVENTS, "retry: 3000\n\nid: 7\n\n: c\n\n", "-;-;#;");
+    expect(SSE_EVENTS, ": c\nevent: x\n\ndata:\n\ndata: \r\n\r\n", "-;-;-;");
+    expect(SSE_EVENTS, "event: x\nid: 1\ndata: a\n\n", "x|a;");
+    expect(SSE_EVENTS, "data:\ndata:\n\n", "|\n;"); /* a line feed is something */
 }
 
 Test(sse, several_data_lines_are_joined)

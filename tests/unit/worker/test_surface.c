@@ -179,26 +179,28 @@ Test(surface, a_stream_is_ended_as_its_library_expects)
     struct buf out = BUF_INIT;
 
     surface_error_event(&out, SURFACE_OPENAI, OP(CHAT_COMPLETIONS), API_ERROR_NODE_FAILED, "m",
-                        "r");
+                        "r", 0);
     cr_expect_str_eq(buf_cstr(&out),
                      "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":"
                      "null,\"code\":\"node_failed\",\"src\":\"drover\"}}\n\ndata: [DONE]\n\n");
     buf_reset(&out);
-    surface_error_event(&out, SURFACE_OPENAI, OP(RESPONSES), API_ERROR_NODE_FAILED, "m", "r");
+    surface_error_event(&out, SURFACE_OPENAI, OP(RESPONSES), API_ERROR_NODE_FAILED, "m", "r",
+                        7);
     cr_expect_str_eq(buf_cstr(&out),
                      "event: error\ndata: "
-                     "{\"type\":\"error\",\"sequence_number\":0,\"code\":\"node_failed\","
+                     "{\"type\":\"error\",\"sequence_number\":7,\"code\":\"node_failed\","
                      "\"message\":\"m\",\"param\":null,\"error\":{\"message\":\"m\",\"type\":"
                      "\"server_error\","
                      "\"param\":null,\"code\":\"node_failed\",\"src\":\"drover\"}}\n\n");
     buf_reset(&out);
-    surface_error_event(&out, SURFACE_ANTHROPIC, OP(MESSAGES), API_ERROR_NODE_TIMEOUT, "m",
-                        "r");
+    surface_error_event(&out, SURFACE_ANTHROPIC, OP(MESSAGES), API_ERROR_NODE_TIMEOUT, "m", "r",
+                        0);
     cr_expect_str_eq(buf_cstr(&out),
                      "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":"
                      "\"timeout_error\",\"message\":\"m\"},\"request_id\":\"r\"}\n\n");
     buf_reset(&out);
-    surface_error_event(&out, SURFACE_OLLAMA, OP(OLLAMA_CHAT), API_ERROR_NODE_FAILED, "m", "r");
+    surface_error_event(&out, SURFACE_OLLAMA, OP(OLLAMA_CHAT), API_ERROR_NODE_FAILED, "m", "r",
+                        0);
     cr_expect_str_eq(buf_cstr(&out), "{\"error\":\"m\"}\n");
     buf_finish(&out);
 }
