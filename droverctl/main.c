@@ -48,6 +48,7 @@ static const char usage[] =
     "  drain NODE [--wait]    send it no more requests; --wait until it is idle\n"
     "  undrain NODE           send it requests again\n"
     "  reload                 put the changed configuration file into force\n"
+    "  upgrade                let the program file as it is now take over\n"
     "  scale N                run N workers (1 to 64)\n"
     "  stop [--quick]         finish open requests and end; --quick: soon\n"
     "\n"
@@ -94,8 +95,8 @@ static const struct {
     {"requests", VIEW_REQUESTS, 0, 0},   {"models", VIEW_MODELS, 0, 0},
     {"histogram", VIEW_HISTOGRAM, 1, 2}, {"explain", VIEW_EXPLAIN, 1, 1},
     {"drain", VIEW_NONE, 1, 1},          {"undrain", VIEW_NONE, 1, 1},
-    {"reload", VIEW_NONE, 0, 0},         {"scale", VIEW_NONE, 1, 1},
-    {"stop", VIEW_NONE, 0, 0},
+    {"reload", VIEW_NONE, 0, 0},         {"upgrade", VIEW_NONE, 0, 0},
+    {"scale", VIEW_NONE, 1, 1},          {"stop", VIEW_NONE, 0, 0},
 };
 
 /* One line on standard error, whatever the text contains. */

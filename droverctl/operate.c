@@ -63,6 +63,7 @@ int operate_parse(struct control_request *out, const char *command, const char *
     case CONTROL_SCALE:
         return parse_workers(&out->workers, argument == NULL ? "" : argument, err);
     case CONTROL_RELOAD:
+    case CONTROL_UPGRADE:
     case CONTROL_STOP:
         break;
     }

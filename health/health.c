@@ -117,6 +117,46 @@ static void begin_stop(struct health *health, const char *why)
         health->told_all = true;
 }
 
+static void give_counts(struct snapshot_counts *out, void *data)
+{
+    struct health *health = data;
+
+    out->invariant_violations = health->table->violations;
+    if (health->registry != NULL)
+        registry_counts(health->registry, out);
+}
+
+static int open_admin(struct health *health, struct error *err)
+{
+    const struct health_params *params = health->params;
+
+    return admin_create(&health->admin, &health->loop, params->board, params->config,
+                        params->admin_fd, give_counts, health, err);
+}
+
+/* Another master takes over, or this process belongs to the one that does. */
+static void follow(struct health *health, enum health_order order)
+{
+    struct error err = {0};
+
+    switch (order) {
+    case HEALTH_LEAVE_NODES:
+        log_info("event=leaving_nodes");
+        health->table->leases_held = true;
+        if (health->registry != NULL)
+            registry_stop(health->registry, STOP_GRACE_US, &health->told_all);
+        break;
+    case HEALTH_LEAVE_ADMIN:
+        admin_stop(health->admin);
+        break;
+    case HEALTH_OPEN_ADMIN:
+        if (health->admin == NULL && health->params->admin_fd != -1 &&
+            open_admin(health, &err) != 0)
+            log_error("event=admin_failed why=%s", log_quote(err.text));
+        break;
+    }
+}
+
 static void on_signal(struct watch *watch, void *data)
 {
     struct health *health = data;
@@ -125,6 +165,10 @@ static void on_signal(struct watch *watch, void *data)
 
     (void)watch;
     while (read(health->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if ((int)info.ssi_signo == HEALTH_ORDER_SIGNAL) {
+            follow(health, (enum health_order)info.ssi_int);
+            continue;
+        }
         switch ((int)info.ssi_signo) {
         case SIGHUP:
             reload(health);
@@ -219,15 +263,6 @@ static void on_wish(struct watch *watch, void *data)
 
 /* ---- life -------------------------------------------------------------------------------- */
 
-static void give_counts(struct snapshot_counts *out, void *data)
-{
-    struct health *health = data;
-
-    out->invariant_violations = health->table->violations;
-    if (health->registry != NULL)
-        registry_counts(health->registry, out);
-}
-
 static int start_watches(struct health *health, struct error *err)
 {
     sigset_t set;
@@ -238,6 +273,7 @@ static int start_watches(struct health *health, struct error *err)
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGQUIT);
+    (void)sigaddset(&set, HEALTH_ORDER_SIGNAL);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     health->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -271,9 +307,8 @@ static int start(struct health *health, struct error *err)
     if (rc == 0 && params->registry_fd != -1)
         rc = registry_create(&health->registry, &health->loop, health->table, params->config,
                              params->registry_fd, err);
-    if (rc == 0 && params->admin_fd != -1)
-        rc = admin_create(&health->admin, &health->loop, params->board, params->config,
-                          params->admin_fd, give_counts, health, err);
+    if (rc == 0 && params->admin_fd != -1 && !params->admin_later)
+        rc = open_admin(health, err);
     if (rc == 0)
         rc = sandbox_enter(SANDBOX_HEALTH, params->config->seccomp, err);
     return rc;

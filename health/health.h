@@ -2,6 +2,8 @@
 #ifndef DROVER_HEALTH_HEALTH_H
 #define DROVER_HEALTH_HEALTH_H
 
+#include <stdbool.h>
+
 struct config;
 struct scoreboard;
 
@@ -13,9 +15,19 @@ struct health_params {
     int admin_fd;             /* listening, or -1 */
     int registry_fd;          /* listening, or -1 */
     int config_fd;            /* memfd with the text of the active config, re-read at HUP */
-    int wish_fd; /* datagram socket: control requests (drain, undrain) from the master,
-                    each answered with one control reply */
-    int life_fd; /* read end of a pipe: end of file means the master is gone */
+    int wish_fd;      /* datagram socket: control requests (drain, undrain) from the master,
+                         each answered with one control reply */
+    int life_fd;      /* read end of a pipe: end of file means the master is gone */
+    bool admin_later; /* the admin listener is another process's until HEALTH_OPEN_ADMIN */
+};
+
+/* What the master says in an upgrade, as the value of the queued signal HEALTH_ORDER_SIGNAL. */
+#define HEALTH_ORDER_SIGNAL SIGRTMIN
+enum health_order {
+    HEALTH_LEAVE_NODES = 1, /* nodes that joined shall join another process: close the registry
+                               and keep them as if they were configured */
+    HEALTH_LEAVE_ADMIN,     /* close the admin listener */
+    HEALTH_OPEN_ADMIN,      /* after admin_later: open it */
 };
 
 /* Runs until told to stop; returns the exit status.  Called in the child, right after fork(),

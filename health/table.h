@@ -78,6 +78,7 @@ struct table {
     SSL_CTX *registry_tls;  /* owned; to probe nodes that joined with TLS; NULL = cannot */
     uint64_t alive_mono_us; /* end of the last turn of the loop; see lease_check_gap() */
     uint64_t violations;    /* of the invariant, since the start */
+    bool leases_held; /* nodes that joined have been sent to another process: none expires */
     struct timer window_timer, invariant_timer;
     struct window_sample *sample; /* owned; scratch */
 };

@@ -17,11 +17,12 @@
 #include "master/master.h"
 #include "proto/control.h"
 
-#define READ_WITHIN_US   (5 * US_PER_S)
-#define WISH_WITHIN_US   (2 * US_PER_S)
-#define RELOAD_WITHIN_US (60 * US_PER_S) /* it may have to wait for process slots */
-#define WRITE_WITHIN_US  (5 * US_PER_S)
-#define READ_CHUNK       4096
+#define READ_WITHIN_US    (5 * US_PER_S)
+#define WISH_WITHIN_US    (2 * US_PER_S)
+#define RELOAD_WITHIN_US  (60 * US_PER_S) /* it may have to wait for process slots */
+#define UPGRADE_WITHIN_US (60 * US_PER_S) /* a reload may have to end first */
+#define WRITE_WITHIN_US   (5 * US_PER_S)
+#define READ_CHUNK        4096
 
 static void end_session(struct session *session)
 {
@@ -32,7 +33,8 @@ static void end_session(struct session *session)
     *session = (struct session){.fd = -1};
 }
 
-static void write_out(struct session *session)
+/* Sends what it can.  True: nothing is left to send, or nobody to send it to. */
+static bool flush_out(struct session *session)
 {
     ssize_t n;
 
@@ -40,13 +42,17 @@ static void write_out(struct session *session)
         n = send(session->fd, buf_head(&session->out), buf_size(&session->out), MSG_NOSIGNAL);
         if (n == -1 && errno == EINTR)
             continue;
-        if (n == -1 && errno == EAGAIN)
-            return;
         if (n == -1)
-            break;
+            return errno != EAGAIN;
         buf_consume(&session->out, (size_t)n);
     }
-    end_session(session);
+    return true;
+}
+
+static void write_out(struct session *session)
+{
+    if (flush_out(session))
+        end_session(session);
 }
 
 /* The last thing a session says. */
@@ -70,7 +76,8 @@ static void answer(struct session *session, bool ok, const char *fmt, ...)
 
 /* ---- wishes to the health process ---- */
 
-static void pass_wish(struct console *console, struct session *session,
+/* `id`: of the session that waits for the reply; 0: nobody does. */
+static bool send_wish(struct console *console, uint64_t id,
                       const struct control_request *request)
 {
     struct buf message = BUF_INIT;
@@ -78,15 +85,27 @@ static void pass_wish(struct console *console, struct session *session,
     ssize_t n = -1;
 
     control_encode_request(&message, request);
-    errno = ENOTCONN;
     if (fd != -1 && console->wishes_count < CONSOLE_WISHES && !message.failed)
         n = send(fd, buf_head(&message), buf_size(&message), MSG_NOSIGNAL);
     buf_finish(&message);
-    if (n == -1) {
+    if (n == -1)
+        return false;
+    console->wishes[console->wishes_count++] = id;
+    return true;
+}
+
+bool console_wish(struct console *console, const struct control_request *wish)
+{
+    return send_wish(console, 0, wish);
+}
+
+static void pass_wish(struct console *console, struct session *session,
+                      const struct control_request *request)
+{
+    if (!send_wish(console, session->id, request)) {
         answer(session, false, "the health process cannot be reached; try again");
         return;
     }
-    console->wishes[console->wishes_count++] = session->id;
     session->phase = SESSION_WISHING;
     session->deadline_mono_us = clock_mono_us() + WISH_WITHIN_US;
 }
@@ -158,13 +177,41 @@ void console_reload_done(struct console *console, uint64_t serial, const char *e
     for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
         struct session *session = &console->sessions[i];
 
-        if (session->phase != SESSION_RELOADING || session->reload_serial > serial)
+        if (session->phase != SESSION_RELOADING || session->serial > serial)
             continue;
         if (error != NULL)
             answer(session, false, "%s", error);
         else
             answer(session, true, "reloaded: generation %u, %u workers",
                    console->master->sup.generation, supervise_workers(&console->master->sup));
+    }
+}
+
+/* What a session hears before its reply. */
+static void add_progress(struct session *session, const char *text)
+{
+    struct control_reply reply = {0};
+
+    (void)strlcpy(reply.text, text, sizeof(reply.text));
+    control_encode_reply(&session->out, &reply);
+    if (session->out.failed)
+        end_session(session);
+    else
+        flush_out(session);
+}
+
+void console_upgrade_news(struct console *console, uint64_t serial, bool done, bool ok,
+                          const char *text)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        struct session *session = &console->sessions[i];
+
+        if (session->phase != SESSION_UPGRADING || session->serial > serial)
+            continue;
+        if (done)
+            answer(session, ok, "%s", text);
+        else
+            add_progress(session, text);
     }
 }
 
@@ -187,7 +234,12 @@ static void handle(struct console *console, struct session *session,
     case CONTROL_RELOAD:
         session->phase = SESSION_RELOADING;
         session->deadline_mono_us = clock_mono_us() + RELOAD_WITHIN_US;
-        session->reload_serial = reload_want(&master->reload);
+        session->serial = reload_want(&master->reload);
+        break;
+    case CONTROL_UPGRADE:
+        session->phase = SESSION_UPGRADING;
+        session->deadline_mono_us = clock_mono_us() + UPGRADE_WITHIN_US;
+        session->serial = upgrade_want(&master->upgrade);
         break;
     case CONTROL_SCALE:
         if (request->workers < 1 || request->workers > SUPERVISE_MAX_WORKERS) {
@@ -277,15 +329,23 @@ static void accept_sessions(struct console *console, uint64_t now_mono_us)
 
 /* ---- the socket ---- */
 
-int console_open(struct console *console, struct master *master, struct error *err)
+static void socket_path(char out[RUNTIME_PATH_BYTES + 32], const struct console *console,
+                        bool staged)
 {
-    char address[RUNTIME_PATH_BYTES + 32];
+    (void)snprintf(out, RUNTIME_PATH_BYTES + 32, "%s/" CONTROL_SOCKET_NAME "%s",
+                   console->master->rt.dir, staged ? ".next" : "");
+}
+
+int console_open(struct console *console, struct master *master, bool staged, struct error *err)
+{
+    char path[RUNTIME_PATH_BYTES + 32], address[RUNTIME_PATH_BYTES + 40];
     mode_t old;
 
-    *console = (struct console){.master = master, .listen_fd = -1};
+    *console = (struct console){.master = master, .listen_fd = -1, .staged = staged};
     for (size_t i = 0; i < CONSOLE_SESSIONS; i++)
         console->sessions[i].fd = -1;
-    (void)snprintf(address, sizeof(address), "unix:%s/%s", master->rt.dir, CONTROL_SOCKET_NAME);
+    socket_path(path, console, staged);
+    (void)snprintf(address, sizeof(address), "unix:%s", path);
     old = umask(0177); /* nobody else may connect, not even between bind and chmod */
     console->listen_fd = net_listen(address, CONSOLE_SESSIONS, err);
     (void)umask(old);
@@ -296,6 +356,25 @@ int console_open(struct console *console, struct master *master, struct error *e
         return error_wrap(err, rc, "control socket %s", address);
     }
     return 0;
+}
+
+int console_publish(struct console *console, struct error *err)
+{
+    char from[RUNTIME_PATH_BYTES + 32], to[RUNTIME_PATH_BYTES + 32];
+
+    socket_path(from, console, true);
+    socket_path(to, console, false);
+    if (rename(from, to) == -1)
+        return error_sys(err, to);
+    console->staged = false;
+    return 0;
+}
+
+void console_cede(struct console *console)
+{
+    if (console->listen_fd != -1)
+        (void)close(console->listen_fd);
+    console->listen_fd = -1;
 }
 
 void console_leave(struct console *console)
@@ -311,10 +390,10 @@ void console_close(struct console *console)
 {
     char path[RUNTIME_PATH_BYTES + 32];
 
-    if (console->listen_fd == -1)
-        return;
-    (void)snprintf(path, sizeof(path), "%s/%s", console->master->rt.dir, CONTROL_SOCKET_NAME);
-    (void)unlink(path);
+    if (console->listen_fd != -1) {
+        socket_path(path, console, console->staged);
+        (void)unlink(path);
+    }
     console_leave(console);
 }
 
@@ -354,6 +433,7 @@ static void step_session(struct console *console, struct session *session)
         break;
     case SESSION_WISHING:
     case SESSION_RELOADING:
+    case SESSION_UPGRADING:
         end_session(session); /* it hung up; what it asked for goes on */
         break;
     case SESSION_REPLYING:
@@ -381,6 +461,9 @@ static void check_deadlines(struct console *console, uint64_t now_mono_us)
             break;
         case SESSION_RELOADING:
             answer(session, false, "the reload is still waiting for earlier workers to finish");
+            break;
+        case SESSION_UPGRADING:
+            answer(session, false, "the upgrade is still waiting for a reload to end");
             break;
         }
     }

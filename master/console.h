@@ -16,6 +16,7 @@
 #include "base/attrs.h"
 #include "base/buf.h"
 
+struct control_request;
 struct error;
 struct master;
 
@@ -28,6 +29,7 @@ enum session_phase {
     SESSION_READING, /* the request is coming in */
     SESSION_WISHING, /* health has been asked */
     SESSION_RELOADING,
+    SESSION_UPGRADING,
     SESSION_REPLYING, /* the reply is going out; then the end */
 };
 
@@ -35,14 +37,15 @@ struct session {
     enum session_phase phase;
     int fd; /* -1 iff SESSION_FREE */
     uint64_t deadline_mono_us;
-    uint64_t reload_serial; /* of the attempt it waits for */
-    uint64_t id;            /* never used twice */
-    struct buf in, out;     /* owned */
+    uint64_t serial;    /* of the reload or upgrade it waits for */
+    uint64_t id;        /* never used twice */
+    struct buf in, out; /* owned */
 };
 
 struct console {
     struct master *master;       /* borrowed */
     int listen_fd;               /* or -1 */
+    bool staged;                 /* it has another name, until console_publish() */
     uint64_t deaf_until_mono_us; /* no descriptors left: do not accept until then */
     uint64_t last_id;
     struct session sessions[CONSOLE_SESSIONS];
@@ -52,9 +55,19 @@ struct console {
     unsigned wishes_count;
 };
 
-/* Opens the socket in the runtime directory, for our own user and root only. */
-MUST_CHECK int console_open(struct console *console, struct master *master, struct error *err);
+/* Opens the socket in the runtime directory, for our own user and root only; `staged`: under
+ * another name, because a master before us has the right one. */
+MUST_CHECK int console_open(struct console *console, struct master *master, bool staged,
+                            struct error *err);
 void console_close(struct console *console);
+
+/* After `staged`: the right name.  DRV_ESYS. */
+MUST_CHECK int console_publish(struct console *console, struct error *err);
+/* The name is a successor's now: nobody new is heard, open sessions are finished. */
+void console_cede(struct console *console);
+
+/* Passes a wish of the master's own to the health process; false: not now. */
+MUST_CHECK bool console_wish(struct console *console, const struct control_request *wish);
 
 /* Closes the descriptors, in a child. */
 void console_leave(struct console *console);
@@ -69,6 +82,9 @@ int console_wait_ms(const struct console *console, uint64_t now_mono_us, int max
 
 /* A reload attempt has ended; `error` NULL: well. */
 void console_reload_done(struct console *console, uint64_t serial, const char *error);
+/* How an upgrade goes; `done`: it has ended, well or not. */
+void console_upgrade_news(struct console *console, uint64_t serial, bool done, bool ok,
+                          const char *text);
 /* The health process is gone, and its replies with it. */
 void console_health_lost(struct console *console);
 

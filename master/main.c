@@ -9,6 +9,8 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "master/master.h"
+#include "master/upgrade/handover.h"
+#include "master/upgrade/inherit.h"
 #include "master/verify.h"
 
 static const char usage_text[] =
@@ -46,18 +48,28 @@ static int check_only(const char *path)
     return MASTER_EXIT_OK;
 }
 
+/* A master that waits for us hears why we end; people read it where we write. */
+static int fail(const struct inherited *in, const struct error *err)
+{
+    (void)fprintf(stderr, "drover: %s\n", err->text);
+    handover_say(in->fd[INHERIT_CHANNEL], "failed", err->text);
+    return MASTER_EXIT_FAILED;
+}
+
 static int run(const char *path)
 {
     struct buf text = BUF_INIT;
     struct config *config;
+    struct inherited in;
     struct error err;
-    int status = MASTER_EXIT_FAILED;
+    int status;
 
-    if (config_read(&text, path, &err) != 0 ||
+    if (inherit_take(&in, &err) != 0 || config_read(&text, path, &err) != 0 ||
         config_parse(&config, (const char *)text.data, buf_size(&text), path, &err) != 0)
-        (void)fprintf(stderr, "drover: %s\n", err.text);
+        status = fail(&in, &err);
     else
-        status = master_run(path, config, &text);
+        status = master_run(path, config, &text, &in);
+    inherit_close(&in);
     buf_finish(&text);
     return status;
 }

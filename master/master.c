@@ -22,6 +22,8 @@
 #include "shm/procs.h"
 #include "shm/scoreboard.h"
 
+#define OWN_FDS 3
+#define SOON_MS 20  /* the sleep while something is awaited that cannot wake us */
 #define TURN_MS 500 /* the longest sleep: our own heartbeat must not look stale */
 
 void master_end(struct master *master, enum child_order order)
@@ -30,6 +32,11 @@ void master_end(struct master *master, enum child_order order)
         return;
     log_info("event=ending order=%s children=%u", child_order_name(order),
              supervise_alive(&master->sup));
+    upgrade_abandon(&master->upgrade);
+    if (successor_busy(&master->successor))
+        successor_fail(&master->successor, "it was told to end");
+    else if (order >= ORDER_STOP)
+        successor_pass_order(&master->successor, order == ORDER_DIE);
     supervise_end(&master->sup, order);
     procs_set_state(master->rt.board, procs_master_slot(master->rt.board), PROC_DRAINING);
 }
@@ -93,6 +100,9 @@ static void on_signal(struct master *master, int number)
     case SIGUSR1:
         reopen_logs(master);
         break;
+    case SIGUSR2:
+        (void)upgrade_want(&master->upgrade);
+        break;
     case SIGCHLD:
         break; /* every turn reaps */
     }
@@ -112,11 +122,36 @@ static void on_health_lost(void *arg)
     console_health_lost(&master->console);
 }
 
+static void on_stranger(void *arg, pid_t pid, int status)
+{
+    struct master *master = arg;
+
+    upgrade_reaped(&master->upgrade, pid, status);
+}
+
+static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, const char *text)
+{
+    struct master *master = arg;
+
+    console_upgrade_news(&master->console, serial, done, ok, text);
+    if (!done || !ok)
+        return;
+    console_cede(&master->console);
+    master_end(master, ORDER_FINISH);
+}
+
+static void on_upgrade_order(void *arg, bool at_once)
+{
+    master_end(arg, at_once ? ORDER_DIE : ORDER_STOP);
+}
+
 static void in_child(void *arg)
 {
     struct master *master = arg;
 
     console_leave(&master->console);
+    upgrade_finish(&master->upgrade);
+    successor_finish(&master->successor);
     (void)close(master->signal_fd);
 }
 
@@ -125,32 +160,61 @@ static int wait_ms(const struct master *master, uint64_t now_mono_us)
     int ms = supervise_wait_ms(&master->sup, now_mono_us, TURN_MS);
 
     ms = reload_wait_ms(&master->reload, ms);
-    /* The first children report by shared memory, which cannot wake us. */
-    if (!master->sup.proven && ms > 20)
-        ms = 20;
+    /* Children and nodes report by shared memory, which cannot wake us. */
+    if ((!master->sup.proven || successor_busy(&master->successor)) && ms > SOON_MS)
+        ms = SOON_MS;
     return console_wait_ms(&master->console, now_mono_us, ms);
+}
+
+/* We could not get as far as serving. */
+static void give_up(struct master *master, const char *why)
+{
+    if (master->status != MASTER_EXIT_OK)
+        return;
+    master->status = MASTER_EXIT_FAILED;
+    log_error("event=start_failed error=%s", log_quote(why));
+    successor_fail(&master->successor, why);
+    supervise_end(&master->sup, ORDER_STOP);
+}
+
+/* Both sides of an upgrade: to the one after us, and from the one before us. */
+static void step_upgrade(struct master *master, uint64_t now_mono_us)
+{
+    bool may_begin = master->sup.order == ORDER_SERVE && !reload_under_way(&master->reload) &&
+                     !successor_busy(&master->successor);
+    struct error err;
+
+    if (master->upgrade.wanted && may_begin)
+        successor_pass_order(&master->successor, false); /* three at once is one too many */
+    upgrade_step(&master->upgrade, now_mono_us, may_begin);
+    if (successor_step(&master->successor, now_mono_us, &err) != 0)
+        give_up(master, err.text);
 }
 
 static void turn(struct master *master)
 {
-    struct pollfd fds[1 + CONSOLE_FDS];
+    struct pollfd fds[OWN_FDS + CONSOLE_FDS];
     uint64_t now_mono_us = clock_mono_us();
-    size_t n = 1;
+    size_t n = OWN_FDS;
     int number;
 
     fds[0] = (struct pollfd){.fd = master->signal_fd, .events = POLLIN};
-    n += console_watch(&master->console, fds + 1, now_mono_us);
+    fds[1] = (struct pollfd){.fd = master->upgrade.channel, .events = POLLIN};
+    fds[2] = (struct pollfd){.fd = master->successor.channel, .events = POLLIN};
+    n += console_watch(&master->console, fds + OWN_FDS, now_mono_us);
     if (poll(fds, (nfds_t)n, wait_ms(master, now_mono_us)) == -1) {
         log_error("event=poll_failed error=%d", errno);
         return;
     }
     now_mono_us = clock_mono_us();
     procs_heartbeat(master->rt.board, procs_master_slot(master->rt.board), now_mono_us);
-    console_step(&master->console, fds + 1, n - 1, now_mono_us);
+    console_step(&master->console, fds + OWN_FDS, n - OWN_FDS, now_mono_us);
     while ((number = signals_next(master->signal_fd)) != 0)
         on_signal(master, number);
     supervise_reap(&master->sup);
-    reload_step(&master->reload, now_mono_us);
+    if (!upgrade_busy(&master->upgrade))
+        reload_step(&master->reload, now_mono_us);
+    step_upgrade(master, now_mono_us);
     supervise_tick(&master->sup, now_mono_us);
 }
 
@@ -177,65 +241,117 @@ static void sign_in(const struct master *master)
     procs_heartbeat(master->rt.board, slot, clock_mono_us());
 }
 
+/* The parts that can fail before there is anything to close but these. */
+static int open_runtime(struct master *master, struct config *config, const struct buf *text,
+                        struct inherited *in, struct error *err)
+{
+    int rc = successor_init(&master->successor, inherit_claim(in, INHERIT_CHANNEL),
+                            inherit_claim(in, INHERIT_HANDOVER), err);
+
+    if (rc != 0)
+        return rc;
+    privileges_borrow(&config->run_as);
+    rc = log_open(config->log_file, err);
+    privileges_return(&config->run_as);
+    if (rc == 0)
+        rc = runtime_open(&master->rt, config, text, in,
+                          successor_is(&master->successor) ? &master->successor.from : NULL,
+                          err);
+    return rc;
+}
+
+static int open_ears(struct master *master, const struct config *config, struct error *err)
+{
+    int rc;
+
+    master->signal_fd = signals_open(err);
+    if (master->signal_fd < 0)
+        return master->signal_fd;
+    rc = console_open(&master->console, master, successor_is(&master->successor), err);
+    return rc == 0 ? runtime_share(&master->rt, &config->run_as, err) : rc;
+}
+
+static void connect_parts(struct master *master, const char *config_path, struct config *config)
+{
+    reload_init(&master->reload, config_path, &master->rt, &master->sup, config);
+    master->reload.on_done = on_reload_done;
+    master->reload.arg = master;
+    supervise_init(&master->sup, &master->rt, config);
+    master->sup.on_health_lost = on_health_lost;
+    master->sup.on_stranger = on_stranger;
+    master->sup.in_child = in_child;
+    master->sup.arg = master;
+    upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
+    master->upgrade.on_news = on_upgrade_news;
+    master->upgrade.on_order = on_upgrade_order;
+    master->upgrade.arg = master;
+}
+
 /* Says it to whoever started us, and to the log if that is elsewhere. */
-static int fail_start(const struct config *config, const struct error *err)
+static int fail_start(struct master *master, const struct config *config,
+                      const struct error *err)
 {
     (void)fprintf(stderr, "drover: %s\n", err->text);
     if (config->log_file != NULL)
         log_error("event=start_failed error=%s", log_quote(err->text));
+    successor_fail(&master->successor, err->text);
     return MASTER_EXIT_FAILED;
 }
 
-int master_run(const char *config_path, struct config *config, const struct buf *text)
+static void begin(struct master *master, const char *config_path, const struct config *config)
+{
+    setproctitle("master");
+    sign_in(master);
+    if (successor_is(&master->successor))
+        successor_begin(&master->successor, &master->rt, &master->sup, &master->console,
+                        config->workers, clock_mono_us());
+    else
+        supervise_set_workers(&master->sup, config->workers);
+    log_started(master, config_path);
+    supervise_tick(&master->sup, clock_mono_us());
+}
+
+/* Is there anything left to do or to wait for? */
+static bool living(const struct master *master)
+{
+    return master->sup.order == ORDER_SERVE || supervise_alive(&master->sup) != 0 ||
+           !successor_alone(&master->successor) || upgrade_undoing(&master->upgrade);
+}
+
+int master_run(const char *config_path, struct config *config, const struct buf *text,
+               struct inherited *in)
 {
     static struct master master; /* large, and found by a debugger */
     struct error err;
-    int status = MASTER_EXIT_OK, rc;
 
     log_set_proc("master");
     log_set_level(config->log_level);
-    privileges_borrow(&config->run_as);
-    rc = log_open(config->log_file, &err);
-    privileges_return(&config->run_as);
-    if (rc != 0 || runtime_open(&master.rt, config, text, &err) != 0) {
-        status = fail_start(config, &err);
+    if (open_runtime(&master, config, text, in, &err) != 0) {
+        master.status = fail_start(&master, config, &err);
+        successor_finish(&master.successor);
         config_destroy(config);
-        return status;
+        return master.status;
     }
-    reload_init(&master.reload, config_path, &master.rt, &master.sup, config);
-    master.reload.on_done = on_reload_done;
-    master.reload.arg = &master;
-    supervise_init(&master.sup, &master.rt, config);
-    master.sup.on_health_lost = on_health_lost;
-    master.sup.in_child = in_child;
-    master.sup.arg = &master;
-    master.signal_fd = signals_open(&err);
-    if (master.signal_fd < 0 || console_open(&master.console, &master, &err) != 0 ||
-        runtime_share(&master.rt, &config->run_as, &err) != 0) {
-        status = fail_start(config, &err);
+    connect_parts(&master, config_path, config);
+    if (open_ears(&master, config, &err) != 0) {
+        master.status = fail_start(&master, config, &err);
         goto out;
     }
-    setproctitle("master");
-    sign_in(&master);
-    supervise_set_workers(&master.sup, config->workers);
-    log_started(&master, config_path);
-    supervise_tick(&master.sup, clock_mono_us());
-
-    while (master.sup.order == ORDER_SERVE || supervise_alive(&master.sup) != 0) {
+    begin(&master, config_path, config);
+    while (living(&master)) {
         turn(&master);
-        if (master.sup.start_failed && status == MASTER_EXIT_OK) {
-            log_error("event=start_failed error=\"a child could not start\"");
-            status = MASTER_EXIT_FAILED;
-            supervise_end(&master.sup, ORDER_STOP);
-        }
+        if (master.sup.start_failed)
+            give_up(&master, "a child could not start");
     }
-    log_info("event=stopped status=%d", status);
+    log_info("event=stopped status=%d", master.status);
     console_close(&master.console);
 out:
     if (master.signal_fd >= 0)
         (void)close(master.signal_fd);
+    upgrade_finish(&master.upgrade);
+    successor_finish(&master.successor);
     supervise_finish(&master.sup);
     runtime_close(&master.rt);
     reload_finish(&master.reload);
-    return status;
+    return master.status;
 }

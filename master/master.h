@@ -12,6 +12,8 @@
 #include "master/reload.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
+#include "master/upgrade/successor.h"
+#include "master/upgrade/upgrade.h"
 
 struct buf;
 struct config;
@@ -21,7 +23,10 @@ struct master {
     struct supervisor sup;
     struct reload reload;
     struct console console;
+    struct upgrade upgrade;     /* to a master after us */
+    struct successor successor; /* of a master before us */
     int signal_fd;
+    int status; /* MASTER_EXIT_* */
 };
 
 /* Exit statuses, a promise to scripts and service managers. */
@@ -31,8 +36,10 @@ enum {
     MASTER_EXIT_USAGE = 2,
 };
 
-/* Runs a whole life: takes ownership of `config`, which `text` is the source of. */
-int master_run(const char *config_path, struct config *config, const struct buf *text);
+/* Runs a whole life: takes ownership of `config`, which `text` is the source of, and of what it
+ * needs of `in`. */
+int master_run(const char *config_path, struct config *config, const struct buf *text,
+               struct inherited *in);
 
 /* Ends everything in the given way; a lower order than an earlier one is ignored. */
 void master_end(struct master *master, enum child_order order);

@@ -35,6 +35,11 @@ uint64_t reload_want(struct reload *reload)
     return reload->serial + 1;
 }
 
+bool reload_under_way(const struct reload *reload)
+{
+    return reload->next != NULL;
+}
+
 MUST_CHECK static int apply_log(const struct config *config, struct error *err)
 {
     int rc;

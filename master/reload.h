@@ -41,6 +41,8 @@ void reload_finish(struct reload *reload);
 /* Wants the file read again; the attempt that will do it has the returned serial number. */
 uint64_t reload_want(struct reload *reload);
 
+bool reload_under_way(const struct reload *reload);
+
 /* Goes on with whatever is under way.  Calls on_done when an attempt has ended. */
 void reload_step(struct reload *reload, uint64_t now_mono_us);
 

@@ -16,12 +16,19 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/net.h"
 #include "base/secure/privileges.h"
+#include "master/upgrade/handover.h"
 #include "proto/control.h"
 #include "shm/scoreboard.h"
 
 #define LISTEN_BACKLOG 4096 /* the kernel cuts it to net.core.somaxconn */
+#define STAGED         ".next"
+#define SHELVED        ".old"
+
+/* What an upgrade must be able to put back. */
+static const char *const shelved[] = {SCOREBOARD_FILE_NAME, CONTROL_SOCKET_NAME};
 
 static void path_in(char out[RUNTIME_PATH_BYTES + 32], const struct runtime *rt,
                     const char *name)
@@ -48,6 +55,17 @@ static int make_dir(const char *dir, struct error *err)
     return 0;
 }
 
+static int write_pid(const struct runtime *rt, struct error *err)
+{
+    char pid[32];
+
+    (void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+    if (ftruncate(rt->lock_fd, 0) == -1 ||
+        pwrite(rt->lock_fd, pid, strlen(pid), 0) != (ssize_t)strlen(pid))
+        return error_sys(err, RUNTIME_LOCK_NAME);
+    return 0;
+}
+
 /* The lock decides, never the pid in the file: a pid may be stale, or somebody else's by now.
  */
 static int take_lock(struct runtime *rt, struct error *err)
@@ -67,17 +85,43 @@ static int take_lock(struct runtime *rt, struct error *err)
         pid[strspn(pid, "0123456789")] = '\0';
         return error_set(err, DRV_EEXIST, "already running (pid %s)", pid);
     }
-    (void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-    if (ftruncate(rt->lock_fd, 0) == -1 ||
-        write(rt->lock_fd, pid, strlen(pid)) != (ssize_t)strlen(pid))
-        return error_wrap(err, error_sys(err, "write"), "%s", path);
+    return write_pid(rt, err);
+}
+
+/* The lock came with us, held already; it must be the one of our directory. */
+static int check_lock(const struct runtime *rt, struct error *err)
+{
+    char path[RUNTIME_PATH_BYTES + 32];
+    struct stat ours, there;
+
+    path_in(path, rt, RUNTIME_LOCK_NAME);
+    if (fstat(rt->lock_fd, &ours) == -1 || stat(path, &there) == -1 ||
+        ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
+        return error_set(err, DRV_EPERM, "runtime_dir cannot change by an upgrade");
     return 0;
+}
+
+/* Is this socket where the configuration wants it? */
+static bool bound_to(int fd, const char *address)
+{
+    char is[NET_TEXT_BYTES], wanted[NET_TEXT_BYTES];
+    struct net_addr local, addr;
+
+    if (net_local(&local, fd, NULL) != 0 || net_resolve(&addr, address, NULL) != 0)
+        return false;
+    if (net_port(&addr) == 0) { /* any port will do; a Unix socket has none to compare */
+        net_format_host(is, sizeof(is), &local);
+        net_format_host(wanted, sizeof(wanted), &addr);
+        if (addr.sa.ss_family != AF_UNIX)
+            return strcmp(is, wanted) == 0;
+    }
+    net_format(is, sizeof(is), &local);
+    net_format(wanted, sizeof(wanted), &addr);
+    return strcmp(is, wanted) == 0;
 }
 
 static int listen_on(int *fd, const char *key, const char *address, struct error *err)
 {
-    if (address == NULL)
-        return 0;
     *fd = net_listen(address, LISTEN_BACKLOG, err);
     if (*fd < 0) {
         int rc = *fd;
@@ -86,6 +130,44 @@ static int listen_on(int *fd, const char *key, const char *address, struct error
         return error_wrap(err, rc, "%s %s", key, address);
     }
     return 0;
+}
+
+/* One listener: the socket that came for it, or a new one. */
+static int open_listener(struct runtime *rt, int *fd, enum inherit_what what,
+                         const char *address, struct inherited *in, struct error *err)
+{
+    char key[24];
+    int came = inherit_claim(in, what);
+
+    (void)snprintf(key, sizeof(key), "%s.listen", inherit_name(what));
+    if (address == NULL && came != -1 && rt->activated[what]) {
+        (void)close(came);
+        return error_set(err, DRV_EINVAL, "a socket came for %s, which is not configured", key);
+    }
+    if (came != -1 && (rt->activated[what] || (address != NULL && bound_to(came, address)))) {
+        *fd = came;
+        return 0;
+    }
+    rt->activated[what] = false;
+    if (came != -1)
+        (void)close(came);
+    return address == NULL ? 0 : listen_on(fd, key, address, err);
+}
+
+static int open_listeners(struct runtime *rt, const struct config *config, struct inherited *in,
+                          const struct handover *from, struct error *err)
+{
+    int rc;
+
+    for (int i = 0; i < INHERIT_LISTENERS; i++)
+        rt->activated[i] = from == NULL ? in->fd[i] != -1 : from->activated[i];
+    rc = open_listener(rt, &rt->api_fd, INHERIT_API, config->api.address, in, err);
+    if (rc == 0)
+        rc = open_listener(rt, &rt->admin_fd, INHERIT_ADMIN, config->admin.address, in, err);
+    if (rc == 0)
+        rc = open_listener(rt, &rt->registry_fd, INHERIT_REGISTRY,
+                           config->registry.listen.address, in, err);
+    return rc;
 }
 
 void runtime_address(char *out, size_t cap, int fd)
@@ -168,7 +250,9 @@ static int make_board(struct runtime *rt, const struct config *config, struct er
         .prefix_entries = config->prefix.entries,
     };
 
-    path_in(path, rt, SCOREBOARD_FILE_NAME);
+    path_in(path, rt,
+            rt->files == RUNTIME_FILES_STAGED ? SCOREBOARD_FILE_NAME STAGED
+                                              : SCOREBOARD_FILE_NAME);
     return scoreboard_create(&rt->board, path, &params, err);
 }
 
@@ -185,7 +269,7 @@ static int make_wake_fds(struct runtime *rt, struct error *err)
 }
 
 int runtime_open(struct runtime *rt, const struct config *config, const struct buf *text,
-                 struct error *err)
+                 struct inherited *in, const struct handover *from, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32];
     int life[2];
@@ -201,20 +285,19 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
     for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
         rt->wake_fds[i] = -1;
     (void)strlcpy(rt->dir, config->runtime_dir, sizeof(rt->dir));
+    rt->lock_fd = inherit_claim(in, INHERIT_LOCK);
     rc = make_dir(rt->dir, err);
     if (rc == 0)
-        rc = take_lock(rt, err);
+        rc = rt->lock_fd != -1 ? check_lock(rt, err) : take_lock(rt, err);
     if (rc != 0)
-        goto fail_early;
-    /* One of a master that was killed would send people to ports that are gone. */
-    path_in(path, rt, RUNTIME_ADDRESSES_NAME);
-    (void)unlink(path);
-    rc = listen_on(&rt->api_fd, "api.listen", config->api.address, err);
-    if (rc == 0)
-        rc = listen_on(&rt->admin_fd, "admin.listen", config->admin.address, err);
-    if (rc == 0)
-        rc = listen_on(&rt->registry_fd, "registry.listen", config->registry.listen.address,
-                       err);
+        goto fail;
+    rt->files = from != NULL ? RUNTIME_FILES_STAGED : RUNTIME_FILES_OURS;
+    if (from == NULL) {
+        /* One of a master that was killed would send people to ports that are gone. */
+        path_in(path, rt, RUNTIME_ADDRESSES_NAME);
+        (void)unlink(path);
+    }
+    rc = open_listeners(rt, config, in, from, err);
     if (rc == 0)
         rc = make_board(rt, config, err);
     if (rc != 0)
@@ -233,7 +316,7 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
     rc = make_wake_fds(rt, err);
     if (rc == 0)
         rc = runtime_set_text(rt, text, err);
-    if (rc == 0)
+    if (rc == 0 && rt->files == RUNTIME_FILES_OURS)
         rc = write_addresses(rt, err);
     if (rc != 0)
         goto fail;
@@ -242,23 +325,18 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
 fail:
     runtime_close(rt);
     return rc;
-
-fail_early: /* the files there, if any, are another master's */
-    if (rt->lock_fd != -1)
-        (void)close(rt->lock_fd);
-    rt->lock_fd = -1;
-    return rc;
 }
 
 int runtime_share(const struct runtime *rt, const struct privileges *run_as, struct error *err)
 {
+    bool staged = rt->files == RUNTIME_FILES_STAGED;
     char path[RUNTIME_PATH_BYTES + 32];
     int rc;
 
     /* By its group, and not as its owner, who could cut it short under the master's feet. */
-    path_in(path, rt, SCOREBOARD_FILE_NAME);
+    path_in(path, rt, staged ? SCOREBOARD_FILE_NAME STAGED : SCOREBOARD_FILE_NAME);
     rc = privileges_share(run_as, path, 0640, err);
-    path_in(path, rt, CONTROL_SOCKET_NAME);
+    path_in(path, rt, staged ? CONTROL_SOCKET_NAME STAGED : CONTROL_SOCKET_NAME);
     return rc != 0 ? rc : privileges_share(run_as, path, 0660, err);
 }
 
@@ -269,30 +347,50 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-static void close_listener(int *fd)
+/* `remove`: a Unix socket's name goes too, if the socket was bound here. */
+static void close_listener(struct runtime *rt, int *fd, enum inherit_what what, bool remove)
 {
     struct net_addr addr;
     char text[NET_TEXT_BYTES];
 
-    if (*fd != -1 && net_local(&addr, *fd, NULL) == 0 && addr.sa.ss_family == AF_UNIX) {
+    if (remove && *fd != -1 && !rt->activated[what] && net_local(&addr, *fd, NULL) == 0 &&
+        addr.sa.ss_family == AF_UNIX) {
         net_format(text, sizeof(text), &addr);
         (void)unlink(text + strlen("unix:"));
     }
     close_fd(fd);
 }
 
-void runtime_close(struct runtime *rt)
+static void close_listeners(struct runtime *rt, bool remove)
 {
-    static const char *const files[] = {SCOREBOARD_FILE_NAME, RUNTIME_ADDRESSES_NAME};
+    close_listener(rt, &rt->api_fd, INHERIT_API, remove);
+    close_listener(rt, &rt->admin_fd, INHERIT_ADMIN, remove);
+    close_listener(rt, &rt->registry_fd, INHERIT_REGISTRY, remove);
+}
+
+static void remove_files(struct runtime *rt)
+{
+    static const char *const ours[] = {SCOREBOARD_FILE_NAME, RUNTIME_ADDRESSES_NAME};
+    static const char *const staged[] = {SCOREBOARD_FILE_NAME STAGED};
     char path[RUNTIME_PATH_BYTES + 32];
 
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        path_in(path, rt, files[i]);
+    for (size_t i = 0; i < ARRAY_LEN(ours) && rt->files == RUNTIME_FILES_OURS; i++) {
+        path_in(path, rt, ours[i]);
         (void)unlink(path);
     }
-    close_listener(&rt->api_fd);
-    close_listener(&rt->admin_fd);
-    close_listener(&rt->registry_fd);
+    for (size_t i = 0; i < ARRAY_LEN(staged) && rt->files == RUNTIME_FILES_STAGED; i++) {
+        path_in(path, rt, staged[i]);
+        (void)unlink(path);
+    }
+    /* The lock's file stays: removing it would let two masters lock two files of one name. */
+    if (rt->files == RUNTIME_FILES_OURS && ftruncate(rt->lock_fd, 0) == -1)
+        (void)0; /* only text for people */
+}
+
+void runtime_close(struct runtime *rt)
+{
+    remove_files(rt);
+    close_listeners(rt, rt->files == RUNTIME_FILES_OURS);
     close_fd(&rt->config_fd);
     for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
         close_fd(&rt->wake_fds[i]);
@@ -300,8 +398,70 @@ void runtime_close(struct runtime *rt)
     close_fd(&rt->life_read);
     scoreboard_detach(rt->board);
     rt->board = NULL;
-    /* The lock's file stays: removing it would let two masters lock two files of one name. */
-    if (rt->lock_fd != -1 && ftruncate(rt->lock_fd, 0) == -1)
-        (void)0; /* only text for people */
+    rt->files = RUNTIME_FILES_NONE;
+    close_fd(&rt->lock_fd);
+}
+
+/* ---- two masters, one directory ---- */
+
+int runtime_publish(struct runtime *rt, struct error *err)
+{
+    char staged[RUNTIME_PATH_BYTES + 32], path[RUNTIME_PATH_BYTES + 32];
+    int rc;
+
+    path_in(staged, rt, SCOREBOARD_FILE_NAME STAGED);
+    path_in(path, rt, SCOREBOARD_FILE_NAME);
+    if (rename(staged, path) == -1)
+        return error_sys(err, path);
+    rt->files = RUNTIME_FILES_OURS;
+    rc = write_addresses(rt, err);
+    return rc == 0 ? write_pid(rt, err) : rc;
+}
+
+int runtime_shelve(struct runtime *rt, struct error *err)
+{
+    char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
+
+    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
+        path_in(path, rt, shelved[i]);
+        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+        (void)unlink(second);
+        if (link(path, second) == -1)
+            return error_sys(err, second);
+    }
+    return 0;
+}
+
+void runtime_unshelve(struct runtime *rt)
+{
+    static const char *const staged[] = {SCOREBOARD_FILE_NAME STAGED,
+                                         CONTROL_SOCKET_NAME STAGED};
+    char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
+    struct error err;
+
+    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
+        path_in(path, rt, shelved[i]);
+        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+        if (rename(second, path) == -1 && errno != ENOENT)
+            log_warn("event=file_not_put_back file=%s error=%d", log_quote(path), errno);
+        (void)unlink(second); /* rename() of two names of one file does nothing */
+        path_in(path, rt, staged[i]);
+        (void)unlink(path);
+    }
+    if (write_addresses(rt, &err) != 0 || write_pid(rt, &err) != 0)
+        log_warn("event=file_not_put_back error=%s", log_quote(err.text));
+}
+
+void runtime_cede(struct runtime *rt)
+{
+    char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
+
+    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
+        path_in(path, rt, shelved[i]);
+        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+        (void)unlink(second);
+    }
+    rt->files = RUNTIME_FILES_NONE;
+    close_listeners(rt, false);
     close_fd(&rt->lock_fd);
 }

@@ -4,17 +4,25 @@
  *
  * Order matters: the lock is taken before anything is bound or written, so a second master
  * changes nothing.
+ *
+ * In an upgrade two masters share one directory.  The new one inherits the lock and writes its
+ * files under other names until runtime_publish(); the old one keeps second names of its own
+ * files (shelve) until it knows which of the two goes on (unshelve, cede).
  */
 #ifndef DROVER_MASTER_RUNTIME_H
 #define DROVER_MASTER_RUNTIME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/attrs.h"
 
+#include "master/upgrade/inherit.h"
+
 struct buf;
 struct config;
 struct error;
+struct handover;
 struct privileges;
 struct scoreboard;
 
@@ -23,8 +31,16 @@ struct scoreboard;
 #define RUNTIME_MAX_WORKERS    128           /* process slots; two generations of 64 */
 #define RUNTIME_PATH_BYTES     128
 
+enum runtime_files {
+    RUNTIME_FILES_NONE = 0, /* none of the names in the directory is ours */
+    RUNTIME_FILES_STAGED,   /* ours have other names; a master before us has the right ones */
+    RUNTIME_FILES_OURS,
+};
+
 struct runtime {
     char dir[RUNTIME_PATH_BYTES];
+    enum runtime_files files;
+    bool activated[INHERIT_LISTENERS]; /* the socket is a service manager's */
     int lock_fd;     /* the lock lives as long as this descriptor; never in a child */
     int api_fd;      /* listening */
     int admin_fd;    /* listening */
@@ -36,9 +52,14 @@ struct runtime {
     struct scoreboard *board; /* owned */
 };
 
-/* Makes everything.  On failure nothing is left open, and `err` has one line. */
+/*
+ * Makes everything, from what `in` has where it fits: a service manager's sockets as they are,
+ * a master's if they are bound to what the configuration says.  `from` is that master's
+ * handover; NULL: there is none.  On failure nothing is left open, and `err` has one line.
+ */
 MUST_CHECK int runtime_open(struct runtime *rt, const struct config *config,
-                            const struct buf *text, struct error *err);
+                            const struct buf *text, struct inherited *in,
+                            const struct handover *from, struct error *err);
 
 /* Lets the user of the children read the scoreboard and use the control socket, which is there
  * by now: what droverctl needs.  DRV_ESYS. */
@@ -47,6 +68,16 @@ MUST_CHECK int runtime_share(const struct runtime *rt, const struct privileges *
 
 /* Closes everything and removes the files of a master that has ended in order. */
 void runtime_close(struct runtime *rt);
+
+/* STAGED -> OURS: the files get their right names, the lock our pid.  DRV_ESYS. */
+MUST_CHECK int runtime_publish(struct runtime *rt, struct error *err);
+
+/* An upgrade begins: our files get second names.  DRV_ESYS. */
+MUST_CHECK int runtime_shelve(struct runtime *rt, struct error *err);
+/* It failed: the files are what they were. */
+void runtime_unshelve(struct runtime *rt);
+/* It succeeded: lock, sockets and names are the successor's alone. */
+void runtime_cede(struct runtime *rt);
 
 /* Replaces the text that health reads at HUP. */
 MUST_CHECK int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *err);

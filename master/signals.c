@@ -9,8 +9,8 @@
 
 #include "base/error.h"
 
-static const int wanted[] = {SIGTERM, SIGINT,   SIGQUIT, SIGHUP, SIGTTIN,
-                             SIGTTOU, SIGWINCH, SIGUSR1, SIGCHLD};
+static const int wanted[] = {SIGTERM, SIGINT,   SIGQUIT, SIGHUP,  SIGTTIN,
+                             SIGTTOU, SIGWINCH, SIGUSR1, SIGUSR2, SIGCHLD};
 
 /* A process that has failed must be able to die of it, and of a watchdog's ABRT. */
 static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};

@@ -23,7 +23,6 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "health/health.h"
 #include "shm/procs.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
@@ -178,6 +177,7 @@ _Noreturn static void be_health(const struct supervisor *sup, const struct child
         .config_fd = sup->rt->config_fd,
         .wish_fd = wish_fd,
         .life_fd = sup->rt->life_read,
+        .admin_later = sup->held,
     };
 
     enter_child(sup, master, "health");
@@ -372,6 +372,31 @@ void supervise_end(struct supervisor *sup, enum child_order order)
     }
 }
 
+void supervise_hold_workers(struct supervisor *sup, bool held)
+{
+    sup->held = held;
+}
+
+bool supervise_health_serves(const struct supervisor *sup)
+{
+    return sup->health.child != NULL && has_served(sup, sup->health.child);
+}
+
+void supervise_order_health(const struct supervisor *sup, enum health_order order)
+{
+    union sigval value = {.sival_int = (int)order};
+
+    if (sup->health.child != NULL &&
+        sigqueue(sup->health.child->pid, HEALTH_ORDER_SIGNAL, value) == -1)
+        log_warn("event=order_lost kind=health order=%d error=%d", (int)order, errno);
+}
+
+void supervise_renew_health(struct supervisor *sup)
+{
+    if (sup->order == ORDER_SERVE)
+        give_order(sup, sup->health.child, ORDER_STOP, clock_mono_us());
+}
+
 void supervise_signal(const struct supervisor *sup, int signal_number)
 {
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
@@ -458,20 +483,27 @@ static void bury(struct supervisor *sup, struct child *child, int status)
     *child = (struct child){0};
 }
 
+static struct child *find_child(struct supervisor *sup, pid_t pid)
+{
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        if (sup->children[i].kind != CHILD_NONE && sup->children[i].pid == pid)
+            return &sup->children[i];
+    }
+    return NULL;
+}
+
 void supervise_reap(struct supervisor *sup)
 {
     int status;
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
-            struct child *child = &sup->children[i];
+        struct child *child = find_child(sup, pid);
 
-            if (child->kind != CHILD_NONE && child->pid == pid) {
-                bury(sup, child, status);
-                break;
-            }
-        }
+        if (child != NULL)
+            bury(sup, child, status);
+        else if (sup->on_stranger != NULL)
+            sup->on_stranger(sup->arg, pid, status);
     }
 }
 
@@ -504,7 +536,7 @@ static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
 
 static void check_proven(struct supervisor *sup)
 {
-    if (sup->proven || sup->health.child == NULL || !has_served(sup, sup->health.child))
+    if (sup->proven || sup->held || !supervise_health_serves(sup))
         return;
     for (unsigned i = 0; i < supervise_workers(sup); i++) {
         if (sup->seats[i].child == NULL || !has_served(sup, sup->seats[i].child))
@@ -518,7 +550,7 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
 {
     if (sup->order == ORDER_SERVE) {
         fill_seat(sup, &sup->health, CHILD_HEALTH, now_mono_us);
-        for (unsigned i = 0; i < supervise_workers(sup); i++)
+        for (unsigned i = 0; i < supervise_workers(sup) && !sup->held; i++)
             fill_seat(sup, &sup->seats[i], CHILD_WORKER, now_mono_us);
         check_proven(sup);
     } else if (workers_alive(sup) == 0) {

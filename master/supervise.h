@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "base/attrs.h"
+#include "health/health.h"
 #include "master/backoff.h"
 #include "master/runtime.h"
 
@@ -78,10 +79,13 @@ struct supervisor {
     unsigned switch_target;    /* workers of the new generation */
     unsigned switch_old_count; /* seats of the old one */
     uint32_t switch_from;      /* generation of the old one */
+    bool held;         /* no worker is started, and health leaves the admin listener alone */
     bool proven;       /* every first child has served once: crashes are now worked around */
     bool start_failed; /* before that, a child gave up with an error */
     uint64_t beat_mono_us;             /* last look at the heartbeats */
     void (*on_health_lost)(void *arg); /* its replies still owed will never come; may be NULL */
+    /* A process was reaped that is no child of the table's; may be NULL. */
+    void (*on_stranger)(void *arg, pid_t pid, int status);
     void (*in_child)(void *arg); /* closes, in a new child, what is the master's; may be NULL */
     void *arg;
 };
@@ -101,6 +105,17 @@ unsigned supervise_workers(const struct supervisor *sup);
 
 /* Wants `count` workers, 0 .. SUPERVISE_MAX_WORKERS.  The newest are the first to go. */
 void supervise_set_workers(struct supervisor *sup, unsigned count);
+
+/* In an upgrade: while `held`, the health process runs alone. */
+void supervise_hold_workers(struct supervisor *sup, bool held);
+
+/* Does the health process do its work? */
+MUST_CHECK bool supervise_health_serves(const struct supervisor *sup);
+
+void supervise_order_health(const struct supervisor *sup, enum health_order order);
+
+/* Ends the health process in order; another one takes its seat. */
+void supervise_renew_health(struct supervisor *sup);
 
 /* Reaps every child that has ended. */
 void supervise_reap(struct supervisor *sup);

@@ -29,6 +29,8 @@ const char *control_op_name(enum control_op op)
         return "undrain";
     case CONTROL_RELOAD:
         return "reload";
+    case CONTROL_UPGRADE:
+        return "upgrade";
     case CONTROL_SCALE:
         return "scale";
     case CONTROL_STOP:
@@ -299,8 +301,8 @@ static int unpack(msgpack_object_map *map, msgpack_zone *zone, const uint8_t *bo
 
 static int read_op(enum control_op *out, const msgpack_object_map *map, struct error *err)
 {
-    static const enum control_op all[] = {CONTROL_DRAIN, CONTROL_UNDRAIN, CONTROL_RELOAD,
-                                          CONTROL_SCALE, CONTROL_STOP};
+    static const enum control_op all[] = {CONTROL_DRAIN,   CONTROL_UNDRAIN, CONTROL_RELOAD,
+                                          CONTROL_UPGRADE, CONTROL_SCALE,   CONTROL_STOP};
     const msgpack_object *op = get(map, "op");
 
     if (op == NULL)

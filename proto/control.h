@@ -11,6 +11,7 @@
  *   drain     node                forwards the wish to the health process
  *   undrain   node                likewise
  *   reload                        as SIGHUP; the reply has the outcome
+ *   upgrade                       as SIGUSR2; progress, then the outcome
  *   scale     workers (1..64)     as TTIN/TTOU
  *   stop      quick (bool)        as QUIT, or TERM when quick
  */
@@ -34,6 +35,7 @@ enum control_op {
     CONTROL_DRAIN,
     CONTROL_UNDRAIN,
     CONTROL_RELOAD,
+    CONTROL_UPGRADE,
     CONTROL_SCALE,
     CONTROL_STOP,
 };

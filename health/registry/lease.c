@@ -51,6 +51,8 @@ static void on_lease(struct timer *timer)
     uint64_t now = clock_mono_us();
     uint64_t silent;
 
+    if (table->leases_held)
+        return; /* probes go on telling how it is */
     lease_check_gap(table);
     silent = now > member->heard_mono_us ? now - member->heard_mono_us : 0;
     if (silent >= lease_us(table)) {

@@ -36,6 +36,7 @@ Test(control, every_request_comes_back_as_it_was)
     static const struct control_request all[] = {{.op = CONTROL_DRAIN, .node = "box1"},
                                                  {.op = CONTROL_UNDRAIN, .node = "b"},
                                                  {.op = CONTROL_RELOAD},
+                                                 {.op = CONTROL_UPGRADE},
                                                  {.op = CONTROL_SCALE, .workers = 64},
                                                  {.op = CONTROL_SCALE, .workers = 1},
                                                  {.op = CONTROL_STOP},

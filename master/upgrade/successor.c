@@ -1,0 +1,242 @@
+/* successor.c - the new master's side of an upgrade. */
+#include "master/upgrade/successor.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "master/console.h"
+#include "master/runtime.h"
+#include "master/supervise.h"
+#include "proto/control.h"
+#include "shm/nodes.h"
+#include "shm/scoreboard.h"
+
+/* The nodes that are there then must do.  The master before us waits 10 s for everything. */
+#define GATHER_US  (6 * US_PER_S)
+#define LATE_US    (60 * US_PER_S) /* who has not come by then is forgotten */
+#define MAX_TEXT   (1u << 20)
+#define READ_BYTES 65536
+
+static int read_text(struct handover *out, int fd, struct error *err)
+{
+    struct buf text = BUF_INIT;
+    ssize_t n = 1;
+    int rc;
+
+    while (n > 0 && buf_size(&text) < MAX_TEXT) {
+        uint8_t *to = buf_reserve(&text, READ_BYTES);
+
+        n = to == NULL ? -1 : pread(fd, to, READ_BYTES, (off_t)buf_size(&text));
+        if (n > 0)
+            text.len += (size_t)n;
+    }
+    if (n == -1)
+        rc = error_sys(err, "cannot read the handover");
+    else
+        rc = handover_decode(out, (const char *)buf_head(&text), buf_size(&text), err);
+    buf_finish(&text);
+    return rc;
+}
+
+int successor_init(struct successor *succ, int channel, int text_fd, struct error *err)
+{
+    int rc = 0;
+
+    *succ = (struct successor){.channel = channel};
+    if (channel != -1 && text_fd != -1) {
+        succ->phase = SUCCESSOR_STARTING;
+        rc = read_text(&succ->from, text_fd, err);
+    }
+    if (text_fd != -1)
+        (void)close(text_fd);
+    return rc;
+}
+
+void successor_finish(struct successor *succ)
+{
+    if (succ->channel != -1)
+        (void)close(succ->channel);
+    succ->channel = -1;
+    handover_finish(&succ->from);
+}
+
+bool successor_is(const struct successor *succ)
+{
+    return succ->phase != SUCCESSOR_NONE;
+}
+
+bool successor_busy(const struct successor *succ)
+{
+    return succ->phase != SUCCESSOR_NONE && succ->phase != SUCCESSOR_SERVING;
+}
+
+bool successor_alone(const struct successor *succ)
+{
+    return succ->channel == -1;
+}
+
+void successor_begin(struct successor *succ, struct runtime *rt, struct supervisor *sup,
+                     struct console *console, unsigned workers, uint64_t now_mono_us)
+{
+    succ->rt = rt;
+    succ->sup = sup;
+    succ->console = console;
+    succ->workers = succ->from.workers != 0 ? succ->from.workers : workers;
+    succ->since_mono_us = now_mono_us;
+    supervise_hold_workers(sup, true);
+    log_info("event=taking_over nodes=%zu workers=%u", succ->from.nodes_count, succ->workers);
+}
+
+void successor_fail(struct successor *succ, const char *why)
+{
+    if (!successor_busy(succ) || succ->channel == -1)
+        return;
+    handover_say(succ->channel, "failed", why);
+    (void)close(succ->channel);
+    succ->channel = -1;
+}
+
+void successor_pass_order(const struct successor *succ, bool at_once)
+{
+    handover_say(succ->channel, at_once ? "die" : "stop", "");
+}
+
+static void enter(struct successor *succ, enum successor_phase phase, uint64_t now_mono_us)
+{
+    succ->phase = phase;
+    succ->since_mono_us = now_mono_us;
+}
+
+/* Is this node as it was with the master before us? */
+static bool settled(struct successor *succ, const struct handover_node *node)
+{
+    int slot = nodes_find(succ->rt->board, node->name);
+    struct control_request wish = {.op = CONTROL_DRAIN};
+
+    if (slot == -1)
+        return false;
+    if (node->state == HANDOVER_UP)
+        return nodes_state(succ->rt->board, (unsigned)slot) == NODE_UP;
+    (void)strlcpy(wish.node, node->name, sizeof(wish.node));
+    return console_wish(succ->console, &wish);
+}
+
+/* Looks at the nodes that are not yet as they were; returns how many are UP. */
+static unsigned gather(struct successor *succ, unsigned *wanted, bool *all)
+{
+    unsigned up = 0;
+
+    *wanted = 0;
+    *all = true;
+    for (size_t i = 0; i < succ->from.nodes_count; i++) {
+        struct handover_node *node = &succ->from.nodes[i];
+
+        if (!node->done)
+            node->done = settled(succ, node);
+        *all = *all && node->done;
+        *wanted += node->state == HANDOVER_UP;
+        up += node->state == HANDOVER_UP && node->done;
+    }
+    return up;
+}
+
+static void step_gathering(struct successor *succ, uint64_t now_mono_us)
+{
+    bool late = now_mono_us - succ->since_mono_us >= GATHER_US, all;
+    unsigned wanted, up;
+    char text[40];
+
+    up = gather(succ, &wanted, &all);
+    if (up != succ->told) {
+        (void)snprintf(text, sizeof(text), "%u %u", up, wanted);
+        handover_say(succ->channel, "nodes", text);
+        succ->told = up;
+    }
+    /* With none of them we would turn every request away. */
+    if (!all && !(late && (up != 0 || wanted == 0)))
+        return;
+    if (!all)
+        log_warn("event=nodes_missing up=%u of=%u", up, wanted);
+    supervise_hold_workers(succ->sup, false);
+    supervise_set_workers(succ->sup, succ->workers);
+    enter(succ, SUCCESSOR_FILLING, now_mono_us);
+}
+
+static int take_over(struct successor *succ, uint64_t now_mono_us, struct error *err)
+{
+    int rc = runtime_publish(succ->rt, err);
+
+    if (rc == 0)
+        rc = console_publish(succ->console, err);
+    if (rc != 0)
+        return rc;
+    supervise_order_health(succ->sup, HEALTH_OPEN_ADMIN);
+    handover_say(succ->channel, "ready", "");
+    enter(succ, SUCCESSOR_WAITING, now_mono_us);
+    return 0;
+}
+
+static void serve(struct successor *succ, uint64_t now_mono_us)
+{
+    log_info("event=took_over nodes=%u", succ->told);
+    enter(succ, SUCCESSOR_SERVING, now_mono_us);
+}
+
+/* What the master before us says, and whether it is there. */
+static void hear(struct successor *succ, uint64_t now_mono_us)
+{
+    char message[HANDOVER_MESSAGE_BYTES];
+    int rc;
+
+    while (succ->channel != -1 && (rc = handover_hear(succ->channel, message)) != 0) {
+        if (rc == -1) {
+            log_info("event=predecessor_ended");
+            (void)close(succ->channel);
+            succ->channel = -1;
+        }
+        if (succ->phase == SUCCESSOR_WAITING && rc == 1 && strcmp(message, "go") == 0)
+            serve(succ, now_mono_us);
+    }
+    /* If it was killed half-way, we are what is left, and go on. */
+    if (succ->phase == SUCCESSOR_WAITING && succ->channel == -1)
+        serve(succ, now_mono_us);
+}
+
+int successor_step(struct successor *succ, uint64_t now_mono_us, struct error *err)
+{
+    unsigned wanted;
+    bool all;
+    int rc = 0;
+
+    hear(succ, now_mono_us);
+    switch (succ->phase) {
+    case SUCCESSOR_NONE:
+    case SUCCESSOR_WAITING:
+        break;
+    case SUCCESSOR_STARTING:
+        if (supervise_health_serves(succ->sup)) {
+            handover_say(succ->channel, "started", "");
+            enter(succ, SUCCESSOR_GATHERING, now_mono_us);
+        }
+        break;
+    case SUCCESSOR_GATHERING:
+        step_gathering(succ, now_mono_us);
+        break;
+    case SUCCESSOR_FILLING:
+        if (succ->sup->proven)
+            rc = take_over(succ, now_mono_us, err);
+        break;
+    case SUCCESSOR_SERVING:
+        /* A drained node may come late. */
+        (void)gather(succ, &wanted, &all);
+        if (all || now_mono_us - succ->since_mono_us >= LATE_US)
+            handover_finish(&succ->from);
+        break;
+    }
+    return rc;
+}

@@ -1,0 +1,69 @@
+/*
+ * successor.h - the new master's side of an upgrade; upgrade.h tells the whole.
+ *
+ * A process that was not started by a master has none of this to do: its phase is NONE.
+ */
+#ifndef DROVER_MASTER_UPGRADE_SUCCESSOR_H
+#define DROVER_MASTER_UPGRADE_SUCCESSOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "master/upgrade/handover.h"
+
+struct console;
+struct error;
+struct runtime;
+struct supervisor;
+
+enum successor_phase {
+    SUCCESSOR_NONE = 0,
+    SUCCESSOR_STARTING,  /* health is on its way */
+    SUCCESSOR_GATHERING, /* nodes are */
+    SUCCESSOR_FILLING,   /* workers are */
+    SUCCESSOR_WAITING,   /* ready, and we have said so */
+    SUCCESSOR_SERVING,   /* we are the master */
+};
+
+struct successor {
+    enum successor_phase phase;
+    int channel; /* owned; to the master before us, -1 once it is gone */
+    struct handover from;
+    struct runtime *rt;      /* borrowed */
+    struct supervisor *sup;  /* borrowed */
+    struct console *console; /* borrowed */
+    unsigned workers;        /* to start */
+    unsigned told;           /* nodes UP, as last said */
+    uint64_t since_mono_us;  /* when the phase began */
+};
+
+/* Reads the handover, if there is one.  Owns the two descriptors. */
+MUST_CHECK int successor_init(struct successor *succ, int channel, int text_fd,
+                              struct error *err);
+void successor_finish(struct successor *succ);
+
+/* Is this process the successor of a running master? */
+bool successor_is(const struct successor *succ);
+
+/* Gives it the parts it works with, once they exist; `workers` is what the configuration says.
+ * No worker starts before the nodes are there. */
+void successor_begin(struct successor *succ, struct runtime *rt, struct supervisor *sup,
+                     struct console *console, unsigned workers, uint64_t now_mono_us);
+
+/* Goes on.  DRV_ESYS: the files could not be put into place; we have to end. */
+MUST_CHECK int successor_step(struct successor *succ, uint64_t now_mono_us, struct error *err);
+
+/* Is something to be watched for that cannot wake us? */
+bool successor_busy(const struct successor *succ);
+
+/* Tells the master before us that we end, if it still waits for us. */
+void successor_fail(struct successor *succ, const char *why);
+
+/* Passes an order to end on to the master before us, which may still have streams. */
+void successor_pass_order(const struct successor *succ, bool at_once);
+
+/* Has the master before us ended, or was there none? */
+bool successor_alone(const struct successor *succ);
+
+#endif

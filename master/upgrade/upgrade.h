@@ -1,0 +1,83 @@
+/*
+ * upgrade.h - another master takes over, started from the binary's path as it is now.
+ *
+ * The old master's side; successor.h is the new one's.  The order of things:
+ *
+ *   1. The old one starts the binary with its listening sockets, its lock and a channel.  It
+ *      goes on serving; the sockets are never closed, so no connection is ever refused.
+ *   2. The new one checks its configuration, makes a scoreboard of its own and starts a health
+ *      process.  "started": the old health process lets go of the nodes that had joined, which
+ *      then join the new one.  The old workers go on with the nodes they know.
+ *   3. When the nodes that were UP are UP with the new one, it starts its workers, puts its
+ *      files into place and says "ready".
+ *   4. The old one lets its workers finish their streams, however long they take, and ends.
+ *
+ * Any failure before "ready" (no such file, it ends, it is not ready within 10 s) ends the new
+ * one, puts the files back and, if nodes had been let go, starts a fresh health process, which
+ * knows them from the old scoreboard.
+ */
+#ifndef DROVER_MASTER_UPGRADE_UPGRADE_H
+#define DROVER_MASTER_UPGRADE_UPGRADE_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/attrs.h"
+#include "master/upgrade/handover.h"
+
+struct runtime;
+struct supervisor;
+
+enum upgrade_phase {
+    UPGRADE_NONE = 0,
+    UPGRADE_STARTING,  /* the new process runs; nothing of ours has changed */
+    UPGRADE_GATHERING, /* nodes are on their way to it */
+    UPGRADE_UNDOING,   /* it has failed and is being ended */
+    UPGRADE_DONE,      /* it serves; we only finish */
+};
+
+struct upgrade {
+    const char *config_path; /* borrowed */
+    char program[PATH_MAX];  /* where we were started from; "" = unknown */
+    struct runtime *rt;      /* borrowed */
+    struct supervisor *sup;  /* borrowed */
+    enum upgrade_phase phase;
+    bool wanted;
+    uint64_t serial; /* attempts begun */
+    pid_t pid;       /* of the new process, until it is reaped; 0 = none */
+    int channel;     /* to it, or -1; owned */
+    bool released;   /* nodes have been let go */
+    uint64_t deadline_mono_us;
+    char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = not yet said */
+    /* How an attempt goes: `done` false: `text` is progress.  Else `ok` says how it ended. */
+    void (*on_news)(void *arg, uint64_t serial, bool done, bool ok, const char *text);
+    /* What the new master wishes of us when we only finish: SIGTERM or SIGKILL's meaning. */
+    void (*on_order)(void *arg, bool at_once);
+    void *arg;
+};
+
+void upgrade_init(struct upgrade *up, const char *config_path, struct runtime *rt,
+                  struct supervisor *sup);
+void upgrade_finish(struct upgrade *up);
+
+/* Wants an upgrade; the attempt that will do it has the returned serial number. */
+uint64_t upgrade_want(struct upgrade *up);
+
+/* Between an attempt's begin and its failure, or for good when it succeeded. */
+bool upgrade_busy(const struct upgrade *up);
+
+/* Is a failed attempt's process still being ended? */
+bool upgrade_undoing(const struct upgrade *up);
+
+/* Goes on with whatever is under way; begins only when `may_begin`. */
+void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin);
+
+/* A process has been reaped that is no child of the supervisor's. */
+void upgrade_reaped(struct upgrade *up, pid_t pid, int status);
+
+/* We are to end: an attempt under way is called off. */
+void upgrade_abandon(struct upgrade *up);
+
+#endif

@@ -1,0 +1,338 @@
+"""Another program file takes over under load: no request fails, and no failure of it matters."""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+
+import pytest
+
+import harness
+from harness import Process, alive, children_of, program, until
+from load import Load, chat_body, fetch_now, open_request
+
+LOAD = dict(concurrency=16, tokens=24)
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Adopted(Process):
+    """A process that another one started; it came to us when that one ended."""
+
+    def __init__(self, pid, log_path):  # pylint: disable=super-init-not-called
+        self.argv = ["drover"]
+        self.log_path = log_path
+        self.pid = pid
+        self.popen = self
+        self.returncode = None
+
+    def poll(self):
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # its parent is not gone yet
+                return None if alive(self.pid) else 0
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, bound_s=10.0):
+        until(lambda: self.poll() is not None, bound_s, "end of the new master")
+        return self.returncode
+
+
+class Upgradable:
+    """A cluster whose master runs from a file of its own, which tests replace."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.file = cluster.dir / "bin" / "drover"
+        self.file.parent.mkdir()
+        shutil.copy(program("drover"), self.file)
+
+    def launch(self):
+        cluster = self.cluster
+        cluster.write_config()
+        cluster.master = Process([str(self.file), "-c", str(cluster.config_path)],
+                                 cluster.dir / "drover.log")
+        cluster.wait_started()
+        return self
+
+    def replace(self, path=None, text=None, mode=0o755):
+        """As a package manager does it: a new file under the old name."""
+        new = self.file.with_suffix(".new")
+        if text is None:
+            shutil.copy(path or program("drover"), new)
+        else:
+            new.write_text(text)
+        new.chmod(mode)
+        new.rename(self.file)
+
+    def follow(self):
+        """The successor is the cluster's master from now on."""
+        old = self.cluster.master
+        pid = int((self.cluster.runtime / "drover.lock").read_text())
+        assert pid != old.pid
+        self.cluster.others.append(old)
+        self.cluster.master = Adopted(pid, old.log_path)
+        # kill_all() and the search for leftovers go by session, which they share.
+        return old
+
+
+@pytest.fixture(autouse=True)
+def reaper():
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def up(make_cluster):
+    made = make_cluster()
+    rig = Upgradable(made).launch()
+    for name in ("a", "b"):
+        made.start_node(name, "slots=32,rate=100", wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    return rig
+
+
+def more_done(load, count):
+    target = load.done + count
+    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
+
+
+def assert_clean(load, at_least=20):
+    assert not load.failures, f"{len(load.failures)} failed: {load.failures[:3]}"
+    assert load.done >= at_least, f"only {load.done} requests were made"
+
+
+def test_an_upgrade_under_load_fails_no_request(up):
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 10)
+        for _ in range(2):
+            api = cluster.api
+            up.replace()
+            done = cluster.ctl("upgrade")
+            assert "serves" in done.stdout, done.stdout
+            old = up.follow()
+            assert cluster.api == api
+            more_done(load, 20)
+            assert old.wait(30) == 0, old.log()
+    assert_clean(load)
+    assert set(cluster.worker_pids()) <= set(children_of(cluster.master.pid))
+    for name in ("a", "b"):
+        cluster.wait_up(name)
+    log = cluster.master.log()
+    assert log.count("event=upgraded ") == 2
+    assert not [name for name in os.listdir(cluster.runtime)
+                if name.endswith((".old", ".next"))]
+
+
+def test_a_stream_that_began_before_an_upgrade_ends_whole_on_the_old_program(up):
+    cluster = up.cluster
+    with Load(cluster.api, concurrency=1, tokens=400, prompts=1) as load:
+        until(cluster.open_requests, 5, "the stream is open")
+        cluster.ctl("upgrade")
+        old = up.follow()
+        assert old.running()
+        more_done(load, 2)
+        assert old.wait(30) == 0
+    assert_clean(load, 2)
+
+
+def test_usr2_upgrades_too_and_static_nodes_are_probed_first(make_cluster):
+    cluster = make_cluster(token=False)
+    nodes = [cluster.start_node(name, "slots=32,rate=100", join=False, wait=False)
+             for name in ("a", "b")]
+    cluster.settings["nodes"] = [{"name": node.name, "address": node.address()}
+                                 for node in nodes]
+    rig = Upgradable(cluster).launch()
+    for node in nodes:
+        cluster.wait_up(node.name)
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 10)
+        cluster.master.signal(signal.SIGUSR2)
+        until(lambda: "event=upgraded " in cluster.master.log(), 15, "the upgrade")
+        old = rig.follow()
+        more_done(load, 20)
+        assert old.wait(30) == 0
+    assert_clean(load)
+
+
+def test_a_drained_node_and_a_scale_outlive_an_upgrade(up):
+    cluster = up.cluster
+    cluster.ctl("drain", "a")
+    cluster.ctl("scale", "3")
+    until(lambda: len(cluster.worker_pids()) == 3, 10)
+    cluster.ctl("upgrade")
+    up.follow()
+    until(lambda: cluster.node_state("a") == "DRAINING", 10, "a is drained with the new one")
+    assert len(cluster.worker_pids()) == 3
+    cluster.ctl("undrain", "a")
+    cluster.wait_up("a")
+
+
+def refused(up, words, timeout=40):
+    """An upgrade that fails: said, and nothing has changed."""
+    cluster = up.cluster
+    master, workers = cluster.master.pid, set(cluster.worker_pids())
+    done = cluster.ctl("upgrade", check=False, timeout=timeout)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert words in done.stderr, done.stderr
+    assert words in cluster.master.log()
+    assert cluster.master.running() and cluster.master.pid == master
+    assert set(cluster.worker_pids()) == workers
+    assert int((cluster.runtime / "drover.lock").read_text()) == master
+    assert not [name for name in os.listdir(cluster.runtime)
+                if name.endswith((".old", ".next"))]
+
+
+def test_a_program_that_cannot_run_is_refused_and_nothing_changes(up):
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 5)
+        up.file.unlink()
+        refused(up, "No such file")
+        up.replace(text="this is no program")
+        refused(up, "Exec format error")
+        up.replace(mode=0o644)
+        refused(up, "Permission denied")
+        up.replace(text="#!/bin/sh\nexit 7\n")
+        refused(up, "status 7")
+        up.replace(text="#!/bin/sh\nkill -SEGV $$\n")
+        refused(up, "signal 11")
+        up.replace()
+        cluster.config_path.write_text(cluster.config_path.read_text() + "nonsense: 1\n")
+        refused(up, "nonsense")
+        more_done(load, 10)
+        cluster.write_config()
+        cluster.ctl("upgrade")
+        up.follow()
+        more_done(load, 10)
+    assert_clean(load)
+
+
+def test_a_program_that_hangs_is_given_up_after_ten_seconds(up):
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 5)
+        up.replace(text="#!/bin/sh\nexec sleep 1000\n")
+        refused(up, "not ready within 10 s")
+        more_done(load, 10)
+    assert_clean(load)
+    assert not [pid for pid in children_of(cluster.master.pid)
+                if "sleep" in open(f"/proc/{pid}/cmdline").read()]
+
+
+def test_a_program_that_does_not_know_upgrades_finds_the_lock_and_leaves(up):
+    """As an older one would: it knows neither the descriptors nor the channel."""
+    real = up.file.with_name("older")
+    shutil.copy(program("drover"), real)
+    up.replace(text=f'#!/bin/sh\nunset LISTEN_FDS LISTEN_PID LISTEN_FDNAMES\nexec {real} "$@"\n')
+    refused(up, "status 1")
+    assert "already running" in up.cluster.master.log()
+
+
+def test_a_failure_after_the_nodes_were_let_go_brings_them_back(up):
+    cluster = up.cluster
+    health = cluster.health_pid()
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 5)
+        cluster.master.signal(signal.SIGUSR2)
+        until(lambda: "event=leaving_nodes" in cluster.master.log(), 15, "nodes are let go")
+        victim = next(pid for pid in children_of(cluster.master.pid)
+                      if str(up.file) in open(f"/proc/{pid}/cmdline").read()
+                      or "master" in open(f"/proc/{pid}/cmdline").read())
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: "event=upgrade_failed" in cluster.master.log()
+              or "event=upgraded" in cluster.master.log(), 15)
+        more_done(load, 10)
+    assert_clean(load)
+    if "event=upgraded" in cluster.master.log():  # it was quicker than the signal
+        pytest.fail("the new process was ready before it could be killed")
+    until(lambda: (pid := cluster.health_pid()) and pid != health, 15, "a new health process")
+    until(lambda: cluster.master.log().count("event=node_joined") >= 4, 15, "nodes are back")
+    for name in ("a", "b"):
+        cluster.wait_up(name)
+
+
+def test_the_new_master_goes_on_when_the_old_one_is_killed_half_way(up):
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 5)
+        cluster.master.signal(signal.SIGUSR2)
+        until(lambda: "event=taking_over" in cluster.master.log(), 15, "the new one is there")
+        cluster.master.signal(signal.SIGKILL)
+        until(lambda: "event=took_over" in cluster.master.log(), 20, "the new one is the master")
+        old = up.follow()
+        assert old.wait(5) == -signal.SIGKILL
+        more_done(load, 10)
+    assert_clean(load)
+
+
+def test_term_during_an_upgrade_ends_both(up):
+    cluster = up.cluster
+    up.replace(text="#!/bin/sh\nexec sleep 1000\n")
+    cluster.master.signal(signal.SIGUSR2)
+    until(lambda: "event=upgrade_started" in cluster.master.log(), 5)
+    assert cluster.stop_master(signal.SIGTERM) == 0
+    assert "error=\"drover is stopping\"" in cluster.master.log()
+
+
+def test_term_to_the_new_master_ends_the_streams_of_the_old_one_within_the_grace(make_cluster):
+    cluster = make_cluster(config={"shutdown_grace_ms": 300})
+    rig = Upgradable(cluster).launch()
+    cluster.start_node("a", "slots=4,rate=20")
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("long", 100000))
+        await answer.read_head()
+        last, before, events = b"", b"", 0
+        async for event in answer.events():
+            events += 1
+            if events == 3:
+                await asyncio.to_thread(cluster.ctl, "upgrade")
+                old = rig.follow()
+                cluster.master.signal(signal.SIGTERM)
+            last, before = event, last
+        answer.close()
+        return old, before, last
+    old, before, last = asyncio.run(asyncio.wait_for(go(), 30 * harness.SLOW))
+    assert b'"error"' in before
+    assert last == b"data: [DONE]"
+    assert old.wait(10) == 0
+    assert cluster.master.wait(10) == 0
+
+
+def test_a_program_with_another_layout_of_the_scoreboard_takes_over(up):
+    other = harness.BUILD / "tests" / "drover_other_layout"
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        more_done(load, 10)
+        up.replace(path=other)
+        done = cluster.ctl("upgrade")
+        old = up.follow()
+        assert "serves" in done.stdout
+        more_done(load, 20)
+        assert old.wait(30) == 0
+        # droverctl of this build cannot read it, and says so.
+        unreadable = cluster.ctl("nodes", check=False)
+        assert unreadable.returncode == 1 and "layout version" in unreadable.stderr
+        # And back again, as after a mistake.
+        up.replace()
+        cluster.ctl("upgrade")
+        old = up.follow()
+        more_done(load, 20)
+        assert old.wait(30) == 0
+    assert_clean(load)
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                     chat_body("hello", 2, stream=False)).status == 200
