@@ -144,6 +144,8 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *user_
             session->role->on_remote_end(stream);
         break;
     case NGHTTP2_DATA:
+        if (frame->hd.length == frame->data.padlen) /* padding around nothing */
+            session->flood.useful_bytes -= frame->hd.length;
         if (stream == NULL || !end)
             break;
         stream->remote_end = true;
