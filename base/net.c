@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -212,6 +213,24 @@ static void remove_stale(const struct net_addr *addr)
         errno == ECONNREFUSED)
         (void)unlink(un->sun_path);
     (void)close(fd);
+}
+
+bool net_is_local(const char *text)
+{
+    struct in6_addr v6;
+    struct in_addr v4;
+    char host[HOST_BYTES];
+    uint16_t port;
+
+    if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
+        return true;
+    if (net_split(text, host, sizeof(host), &port, NULL) != 0)
+        return false;
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+    if (inet_pton(AF_INET6, host, &v6) == 1)
+        return IN6_IS_ADDR_LOOPBACK(&v6);
+    return strcasecmp(host, "localhost") == 0;
 }
 
 int net_listen(const char *text, int backlog, struct error *err)

@@ -38,6 +38,10 @@ void net_format(char *out, size_t cap, const struct net_addr *addr);
 void net_format_host(char *out, size_t cap, const struct net_addr *addr);
 uint16_t net_port(const struct net_addr *addr);
 
+/* Does only this machine reach what listens there: a loopback address, "localhost", a Unix
+ * socket? By the text alone: any other name counts as reachable. */
+MUST_CHECK bool net_is_local(const char *text);
+
 /* Binds and listens: close-on-exec, non-blocking, SO_REUSEADDR.  A stale Unix socket file is
  * replaced.  Returns the descriptor, or DRV_ESYS / DRV_EINVAL / DRV_ENOENT with `err` set. */
 MUST_CHECK int net_listen(const char *text, int backlog, struct error *err);

@@ -94,6 +94,8 @@ static void reload(struct health *health)
     table_reload(health->table, next);
     if (health->registry != NULL)
         registry_reload(health->registry, next);
+    if (health->admin != NULL)
+        admin_reload(health->admin, next);
     log_set_level(next->log_level);
     config_destroy(health->own);
     health->own = next;

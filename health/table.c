@@ -187,6 +187,26 @@ static int config_index(const struct config *config, const char *name)
     return -1;
 }
 
+/* A probe keeps its context for as long as it lives: what has changed is put into that. */
+static void renew_client_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose)
+{
+    struct error err = {0};
+    SSL_CTX *fresh;
+    int rc = tls_client_context(&fresh, config, &err);
+
+    if (rc == 0 && *tls == NULL) {
+        *tls = fresh;
+        return;
+    }
+    if (rc == 0) {
+        rc = tls_context_take(*tls, fresh);
+        SSL_CTX_free(fresh);
+    }
+    if (rc != 0)
+        log_error("event=tls_not_renewed towards=%s why=%s", log_quote(whose),
+                  log_quote(err.text));
+}
+
 /* The same node, said differently: slots, queue, weight, place in the list. */
 static void update_static(struct member *member, const struct config_node *before,
                           unsigned index)
@@ -196,6 +216,8 @@ static void update_static(struct member *member, const struct config_node *befor
     struct node_info next = member->info;
 
     apply_config(&next, config, index);
+    if (node->tls.enabled)
+        renew_client_tls(&member->tls, &node->tls, node->name);
     if (before->slots == node->slots && before->queue == node->queue) {
         member_publish(member, &next);
         return;
@@ -261,6 +283,8 @@ void table_reload(struct table *table, const struct config *config)
     const struct config *before = table->config;
 
     table->config = config;
+    if (config->registry.listen.tls.enabled)
+        renew_client_tls(&table->registry_tls, &config->registry.listen.tls, "joined nodes");
     take_config(table, config, before);
 }
 

@@ -85,12 +85,19 @@ struct config_listen {
     struct config_tls tls;
 };
 
-/* Where clients come in. */
+/* Where clients come in: address as in config_listen. */
 struct config_api {
     char *address;
     struct config_tls tls;
     char *keys_file;      /* NULL: no key is asked for */
     struct api_keys keys; /* read from it at load time */
+};
+
+/* Metrics, liveness and readiness, for operators. */
+struct config_admin {
+    char *address;
+    struct config_tls tls;
+    bool allow_remote; /* it may be reached from other machines without a certificate */
 };
 
 struct config_limits {
@@ -140,7 +147,7 @@ struct config_registry {
 struct config {
     uint32_t workers; /* 1..64; default: number of processors, at most 8 */
     struct config_api api;
-    struct config_listen admin;
+    struct config_admin admin;
     struct config_registry registry;
     char *runtime_dir; /* scoreboard, control socket, pid file; owned */
     enum log_level log_level;

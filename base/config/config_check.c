@@ -404,6 +404,19 @@ static bool same_listener(const char *a, const char *b)
     return n < 2 || strcmp(a + n - 2, ":0") != 0;
 }
 
+/* It tells anybody who asks the names of models and nodes, and has no accounts. */
+static int check_admin(const struct config_admin *admin, const struct doc *doc,
+                       struct error *err)
+{
+    if (net_is_local(admin->address) || admin->allow_remote ||
+        (admin->tls.enabled && admin->tls.ca != NULL))
+        return 0;
+    return doc_fail(doc, item_near(doc->root, "admin.listen"), err,
+                    "other machines can reach %.80s; take a loopback address or unix:/PATH, or "
+                    "demand certificates by admin.tls with 'ca', or say allow_remote: true",
+                    admin->address);
+}
+
 static int check_listeners(struct config *config, const struct doc *doc, struct error *err)
 {
     struct config_api *api = &config->api;
@@ -419,6 +432,8 @@ static int check_listeners(struct config *config, const struct doc *doc, struct 
         rc = check_tls(&api->tls, doc, doc_find(doc, "api.tls"), true, err);
     if (rc == 0)
         rc = check_tls(&registry->tls, doc, doc_find(doc, "registry.tls"), true, err);
+    if (rc == 0)
+        rc = check_tls(&config->admin.tls, doc, doc_find(doc, "admin.tls"), true, err);
     if (rc != 0)
         return rc;
     if (same_listener(api->address, config->admin.address))
@@ -430,7 +445,7 @@ static int check_listeners(struct config *config, const struct doc *doc, struct 
     if (same_listener(config->admin.address, registry->address))
         return doc_fail(doc, item_near(doc->root, "registry.listen"), err,
                         "%.80s is admin.listen's address", registry->address);
-    return 0;
+    return check_admin(&config->admin, doc, err);
 }
 
 /* Values that are fine alone and make no sense together. */

@@ -71,7 +71,9 @@ static const cyaml_schema_field_t api_fields[] = {
 };
 
 static const cyaml_schema_field_t admin_fields[] = {
-    TEXT("listen", OPTIONAL, struct config_listen, address),
+    TEXT("listen", OPTIONAL, struct config_admin, address),
+    BLOCK("tls", struct config_admin, tls, server_tls_fields),
+    CYAML_FIELD_BOOL("allow_remote", OPTIONAL, struct config_admin, allow_remote),
     CYAML_FIELD_END,
 };
 

@@ -18,7 +18,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/net.h"
 #include "health/admin/dashboard.h"
+#include "health/admin/host.h"
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"
@@ -44,6 +46,7 @@ struct admin {
     struct connection *connections; /* list; each owned by its socket */
     unsigned connections_count;
     struct timer pause;
+    bool local_only; /* on a loopback address: browsers of this machine are the danger */
 };
 
 /* One accepted connection: freed by libh2o's socket when that closes. */
@@ -125,7 +128,10 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
 {
     const struct admin *admin = ((struct admin_handler *)(void *)handler)->admin;
 
-    if (!is(req->method, "GET") && !is(req->method, "HEAD")) {
+    if (admin->local_only && !host_is_local(req->authority.base, req->authority.len)) {
+        answer_text(req, 421, "Misdirected Request",
+                    "this listener goes by its address or as localhost\n");
+    } else if (!is(req->method, "GET") && !is(req->method, "HEAD")) {
         h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("allow"), 0, NULL,
                               H2O_STRLIT("GET, HEAD"));
         answer_text(req, 405, "Method Not Allowed", "only GET and HEAD\n");
@@ -257,13 +263,16 @@ int admin_create(struct admin **out, struct loop *loop, const struct scoreboard 
             return error_wrap(err, rc, "admin.tls");
         }
     }
+    admin->local_only =
+        strncmp(config->admin.address, "unix:", 5) != 0 && net_is_local(config->admin.address);
     h2o_config_init(&admin->config);
     admin->config.http1.upgrade_to_http2 = 0;
     admin->config.http1.req_timeout = REQUEST_TIMEOUT_MS;
     admin->config.max_request_entity_size = MAX_BODY_BYTES;
     admin->config.server_name = h2o_iovec_init(H2O_STRLIT("drover"));
-    host =
-        h2o_config_register_host(&admin->config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    /* Also what libh2o takes a request to mean that has no Host. */
+    host = h2o_config_register_host(&admin->config, h2o_iovec_init(H2O_STRLIT("localhost")),
+                                    65535);
     path = h2o_config_register_path(host, "/", 0);
     handler = (struct admin_handler *)(void *)h2o_create_handler(path, sizeof(*handler));
     handler->admin = admin;
@@ -284,6 +293,21 @@ int admin_create(struct admin **out, struct loop *loop, const struct scoreboard 
     h2o_socket_read_start(admin->listener, on_accept);
     *out = admin;
     return 0;
+}
+
+void admin_reload(struct admin *admin, const struct config *config)
+{
+    struct error err = {0};
+    SSL_CTX *fresh = NULL;
+
+    if (config->admin.tls.enabled &&
+        tls_server_context(&fresh, &config->admin.tls, TLS_PROTOCOL_HTTP1, &err) != 0) {
+        log_error("event=tls_not_renewed listener=admin why=%s", log_quote(err.text));
+        return;
+    }
+    admin->accept_ctx.ssl_ctx = fresh;
+    SSL_CTX_free(admin->tls); /* connections have their own reference */
+    admin->tls = fresh;
 }
 
 void admin_stop(struct admin *admin)

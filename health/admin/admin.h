@@ -28,6 +28,9 @@ MUST_CHECK int admin_create(struct admin **out, struct loop *loop,
                             void (*counts)(struct snapshot_counts *out, void *data), void *data,
                             struct error *err);
 
+/* Reads the TLS files again; what cannot be used leaves things as they are. */
+void admin_reload(struct admin *admin, const struct config *config);
+
 /* Stops accepting and hangs up on everybody. */
 void admin_stop(struct admin *admin);
 

@@ -735,9 +735,27 @@ void registry_destroy(struct registry *registry)
     free(registry);
 }
 
+/* Certificates may have new contents under old names.  What cannot be used leaves things as
+ * they are. */
+static void renew_tls(struct registry *registry)
+{
+    const struct config_tls *tls = &registry->config->registry.listen.tls;
+    struct error err = {0};
+    SSL_CTX *fresh = NULL;
+
+    if (tls->enabled && tls_server_context(&fresh, tls, TLS_PROTOCOL_H2, &err) != 0) {
+        log_error("event=tls_not_renewed listener=registry why=%s", log_quote(err.text));
+        return;
+    }
+    grpc_server_set_tls(registry->server, fresh);
+    SSL_CTX_free(registry->tls); /* connections have their own reference */
+    registry->tls = fresh;
+}
+
 void registry_reload(struct registry *registry, const struct config *config)
 {
     registry->config = config;
+    renew_tls(registry);
 }
 
 void registry_counts(const struct registry *registry, struct snapshot_counts *out)

@@ -266,6 +266,12 @@ void grpc_server_destroy(struct grpc_server *server)
     h2_guard_leave(&server->guard);
 }
 
+void grpc_server_set_tls(struct grpc_server *server, SSL_CTX *tls)
+{
+    server->config.tls = tls;
+    server->h2.tls = tls;
+}
+
 unsigned grpc_server_connections(const struct grpc_server *server)
 {
     return server->connections;

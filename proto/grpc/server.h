@@ -81,6 +81,10 @@ void grpc_server_shutdown(struct grpc_server *server, uint64_t grace_us,
 /* Closes everything; on_gone runs for each open call first.  NULL is allowed. */
 void grpc_server_destroy(struct grpc_server *server);
 
+/* Connections from now on are over TLS with this context (borrowed), or in clear for NULL;
+ * those that exist stay as they are. */
+void grpc_server_set_tls(struct grpc_server *server, SSL_CTX *tls);
+
 unsigned grpc_server_connections(const struct grpc_server *server);
 
 void *server_call_data(const struct server_call *call); /* what server_call_set_data() stored */

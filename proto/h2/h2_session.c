@@ -12,6 +12,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "base/net.h"
 #include "proto/h2/tls_stream.h"
 
 #define READ_BYTES  131072            /* taken from a socket in one turn */
@@ -472,8 +474,26 @@ static bool take(struct h2_session *session, const uint8_t *bytes, size_t n)
     return !session->closing;
 }
 
+/* A server says whom it did not let in; a client's owner is told and says so itself. */
+static void log_refusal(const struct h2_session *session, const char *why)
+{
+    static struct log_limit limit;
+    char peer[NET_TEXT_BYTES] = "";
+    struct net_addr addr = {.len = sizeof(addr.sa)};
+    uint32_t missed;
+
+    if (!session->role->server || session->phase != H2_TLS || !log_limit_ok(&limit, 1, &missed))
+        return;
+    if (getpeername(h2o_socket_get_fd(session->sock), (struct sockaddr *)&addr.sa, &addr.len) ==
+        0)
+        net_format(peer, sizeof(peer), &addr);
+    log_warn("event=tls_refused peer=%s why=%s missed=%u", log_quote(peer), log_quote(why),
+             missed);
+}
+
 static void fail_tls(struct h2_session *session, const struct error *err)
 {
+    log_refusal(session, err->text);
     tls_stream_drain(session->tls, &session->out); /* the alert, if it fits */
     if (!session->blocked)
         (void)send(h2o_socket_get_fd(session->sock), buf_head(&session->out),

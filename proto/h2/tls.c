@@ -165,3 +165,17 @@ int tls_client_context(SSL_CTX **out, const struct config_tls *tls, struct error
     *out = ctx;
     return 0;
 }
+
+int tls_context_take(SSL_CTX *to, SSL_CTX *from)
+{
+    X509 *cert = SSL_CTX_get0_certificate(from);
+    EVP_PKEY *key = SSL_CTX_get0_privatekey(from);
+    STACK_OF(X509) *chain = NULL;
+
+    (void)SSL_CTX_get0_chain_certs(from, &chain);
+    if (cert != NULL && key != NULL && SSL_CTX_use_cert_and_key(to, cert, key, chain, 1) != 1)
+        return no_memory(NULL);
+    SSL_CTX_set1_cert_store(to, SSL_CTX_get_cert_store(from));
+    SSL_CTX_set_verify(to, SSL_CTX_get_verify_mode(from), NULL);
+    return 0;
+}

@@ -27,4 +27,9 @@ MUST_CHECK int tls_server_context(SSL_CTX **out, const struct config_tls *tls,
 MUST_CHECK int tls_client_context(SSL_CTX **out, const struct config_tls *tls,
                                   struct error *err);
 
+/* Gives a context that is in use the certificate, key and authorities of another, of the same
+ * side; connections that exist are not touched.  DRV_ENOMEM: nothing has changed, or not all.
+ */
+MUST_CHECK int tls_context_take(SSL_CTX *to, SSL_CTX *from);
+
 #endif

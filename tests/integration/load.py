@@ -26,7 +26,7 @@ class Closed(BadAnswer):
 def make_request(method, path, body=b"", headers=None):
     if isinstance(body, (dict, list)):
         body = json.dumps(body).encode()
-    lines = {"Host": "drover.test"}
+    lines = {"Host": "localhost"}
     if body or method == "POST":
         lines["Content-Type"] = "application/json"
         lines["Content-Length"] = str(len(body))

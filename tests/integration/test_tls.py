@@ -1,66 +1,57 @@
-"""TLS towards clients, and mutual TLS between coordinator and nodes."""
+"""TLS towards clients.  Between coordinator and nodes: test_mutual_tls.py."""
 
 import json
+import socket
 import ssl
-import subprocess
-import urllib.error
+import time
 import urllib.request
 
 import pytest
 
-from harness import Node, Process, program, until
+from harness import until
 from load import chat_body
+from pki import Pki
 
 
-def openssl(*args):
-    subprocess.run(["openssl", *args], check=True, capture_output=True)
+pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
-    """A certificate authority, one certificate each for server and client, and a stranger's."""
-    folder = tmp_path_factory.mktemp("pki")
-    for ca in ("ca", "other"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                "-keyout", f"{folder}/{ca}.key", "-out", f"{folder}/{ca}.crt", "-days", "2",
-                "-subj", f"/CN=test {ca}")
-    for name, ca in (("api", "ca"), ("node", "ca"), ("coordinator", "ca"), ("stranger", "other")):
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.csr",
-                "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-        openssl("x509", "-req", "-in", f"{folder}/{name}.csr", "-CA", f"{folder}/{ca}.crt",
-                "-CAkey", f"{folder}/{ca}.key", "-CAcreateserial", "-days", "2",
-                "-extfile", f"{folder}/{name}.ext", "-out", f"{folder}/{name}.crt")
-    return folder
+    made = Pki(tmp_path_factory.mktemp("pki"))
+    made.authority("ca")
+    for name in ("api", "client"):
+        made.issue(name)
+    return made
+
+
+def tls_cluster(make_cluster, pki, name="api", **config):
+    return make_cluster(config={"api": {"tls": pki.server(name)}, **config}).start()
+
+
+def trusting(pki):
+    return ssl.create_default_context(cafile=pki.cert("ca"))
+
+
+def dial(cluster, context):
+    return context.wrap_socket(socket.create_connection(cluster.api, 30),
+                               server_hostname="localhost")
 
 
 def https(cluster, pki, path, body=None):
-    context = ssl.create_default_context(cafile=f"{pki}/ca.crt")
-    context.set_alpn_protocols(["h2", "http/1.1"])
     request = urllib.request.Request(
         "https://127.0.0.1:%d%s" % (cluster.api[1], path),
         data=json.dumps(body).encode() if body else None,
         headers={"Content-Type": "application/json"})
-    return urllib.request.urlopen(request, context=context, timeout=30)
+    return urllib.request.urlopen(request, context=trusting(pki), timeout=30)
 
 
-def test_clients_are_served_over_tls_with_http_1(make_cluster, pki):
-    cluster = make_cluster(config={"api": {"tls": {
-        "enabled": True, "cert": f"{pki}/api.crt", "key": f"{pki}/api.key"}}}).start()
+def test_clients_are_served_over_tls(make_cluster, pki):
+    cluster = tls_cluster(make_cluster, pki)
     cluster.start_node("a")
     with https(cluster, pki, "/v1/chat/completions", chat_body("hi", 4)) as answer:
         assert answer.status == 200
-        data = answer.read()
-    assert data.endswith(b"data: [DONE]\n\n")
-    # Even a client that would rather speak HTTP/2 gets HTTP/1.1.
-    context = ssl.create_default_context(cafile=f"{pki}/ca.crt")
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    import socket
-    with context.wrap_socket(socket.create_connection(cluster.api, 10),
-                             server_hostname="localhost") as s:
-        assert s.selected_alpn_protocol() in (None, "http/1.1")
-        assert s.version() in ("TLSv1.2", "TLSv1.3")
+        assert answer.read().endswith(b"data: [DONE]\n\n")
     # Cleartext on the TLS port is no way in, and hurts nobody.
     with socket.create_connection(cluster.api, 10) as s:
         s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -72,46 +63,78 @@ def test_clients_are_served_over_tls_with_http_1(make_cluster, pki):
         assert answer.status == 200
 
 
-def start_tls_node(cluster, pki, name="secure", cert="node"):
-    process = Process(
-        [program("drover-node"), "--engine", "sim:slots=8", "--name", name,
-         "--listen", "127.0.0.1:0", "--insecure-no-token", "--tls-cert", f"{pki}/{cert}.crt",
-         "--tls-key", f"{pki}/{cert}.key", "--tls-ca", f"{pki}/ca.crt"],
-        cluster.dir / f"node-{name}-{len(cluster.nodes)}.log")
-    node = Node(process, name)
-    cluster.nodes.append(node)
-    return node
+def test_only_tls_1_2_and_newer_and_only_http_1(make_cluster, pki):
+    cluster = tls_cluster(make_cluster, pki)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = trusting(pki)
+        context.minimum_version = context.maximum_version = version
+        # Even a client that would rather speak HTTP/2 gets HTTP/1.1.
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with dial(cluster, context) as s:
+            assert s.selected_alpn_protocol() == "http/1.1"
+    context = trusting(pki)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError):
+        dial(cluster, context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    dial(cluster, context).close()
+    context = trusting(pki)
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(ssl.SSLError):
+        dial(cluster, context)
 
 
-def cluster_with_tls_node(make_cluster, pki, node_cert="node", our_cert="coordinator"):
-    cluster = make_cluster(token=False)
-    node = start_tls_node(cluster, pki, cert=node_cert)
-    cluster.settings["nodes"] = [{
-        "name": "secure", "address": node.address(),
-        "tls": {"enabled": True, "ca": f"{pki}/ca.crt", "cert": f"{pki}/{our_cert}.crt",
-                "key": f"{pki}/{our_cert}.key"}}]
-    return cluster.start()
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"],
+                         ids=["nothing", "half a ClientHello"])
+def test_a_handshake_that_does_not_end_is_ended(make_cluster, pki, said):
+    cluster = tls_cluster(make_cluster, pki, limits={"header_timeout_ms": 300})
+    with socket.create_connection(cluster.api, 30) as s:
+        s.sendall(said)
+        s.settimeout(30)
+        assert s.recv(1) == b"", "hung up on"
+    with https(cluster, pki, "/livez") as answer:
+        assert answer.status == 200
 
 
-def test_coordinator_and_node_talk_over_mutual_tls(make_cluster, pki):
-    cluster = cluster_with_tls_node(make_cluster, pki)
-    cluster.wait_up("secure")
-    from load import fetch_now
-    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body("hi", 4))
-    assert answer.status == 200, answer.body
-    assert answer.headers["x-drover-node"] == "secure"
+def test_a_listener_can_demand_client_certificates(make_cluster, pki):
+    cluster = make_cluster(config={"api": {"tls": pki.server("api", ca="ca")}}).start()
+
+    def first_line(context):
+        try:
+            with dial(cluster, context) as s:
+                s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                return s.recv(15)
+        except OSError:
+            return b""
+
+    context = trusting(pki)
+    assert first_line(context) == b""
+    context.load_cert_chain(pki.cert("client"), pki.key("client"))
+    assert first_line(context) == b"HTTP/1.1 200 OK"
 
 
-@pytest.mark.parametrize("node_cert,our_cert", [("stranger", "coordinator"),
-                                                ("node", "stranger")],
-                         ids=["the node's certificate is foreign", "ours is foreign to the node"])
-def test_a_peer_with_a_certificate_of_another_authority_is_not_used(make_cluster, pki, node_cert,
-                                                                   our_cert):
-    cluster = cluster_with_tls_node(make_cluster, pki, node_cert, our_cert)
-    until(lambda: cluster.node_row("secure")["reason"] not in ("new", "none"), 10,
-          "a verdict on the node")
-    assert cluster.node_state("secure") != "UP"
-    from load import fetch_now
-    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions",
-                       chat_body("hi", 4), timeout_s=60)
-    assert answer.status in (404, 503)
+def test_a_new_certificate_comes_by_reload_and_leaves_running_answers_alone(make_cluster, pki):
+    pki.issue("renewed")
+    cluster = tls_cluster(make_cluster, pki, "renewed")
+    cluster.start_node("a", "rate=40")
+
+    def serial():
+        with dial(cluster, trusting(pki)) as s:
+            return s.getpeercert()["serialNumber"]
+
+    old = serial()
+    body = json.dumps(chat_body("hi", 60)).encode()
+    with dial(cluster, trusting(pki)) as s:
+        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                  b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                  % (len(body), body))
+        data = s.recv(65536)
+        pki.issue("renewed")
+        cluster.ctl("reload")
+        until(lambda: serial() != old, 10, "the new certificate is shown")
+        begun = time.monotonic()
+        while piece := s.recv(65536):
+            data += piece
+        assert time.monotonic() > begun, "it was still running"
+    assert data.count(b'"content":') >= 60 and data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")

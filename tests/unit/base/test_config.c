@@ -145,7 +145,12 @@ Test(config, unknown_and_repeated_keys_are_named)
         {"workers: 2\nworkers: 3\n", 2, "workers", "twice"},
         {"nodes:\n  - name: a\n    address: h:1\n    adress: h:2\n", 4, "nodes[0].adress",
          "did you mean 'address'?"},
-        {"admin: {tls: {cert: x}}\n", 1, "admin.tls", "unknown key"},
+        {"admin: {tls: {cert: x}}\n", 1, "admin.tls.cert", "needs its 'key'"},
+        {"admin:\n  listen: 0.0.0.0:80\n", 2, "admin.listen", "other machines can reach"},
+        {"admin:\n  listen: '[::]:80'\n", 2, "admin.listen", "other machines can reach"},
+        {"admin:\n  listen: 127.0.0.1.example.com:80\n", 2, "admin.listen", "other machines"},
+        {"admin:\n  listen: 0.0.0.0:80\n  tls: {cert: DIR/cert, key: DIR/key}\n", 2,
+         "admin.listen", "demand certificates"},
         {"api: {tls: {server_name: x}}\n", 1, "api.tls.server_name", "unknown key"},
     };
 
@@ -423,6 +428,26 @@ Test(config, every_value_arrives_where_it_belongs)
     config_destroy(config);
 }
 
+Test(config, the_admin_listener_is_open_to_others_only_where_that_is_said)
+{
+    static const char *const good[] = {
+        "admin: {listen: 'localhost:80'}\n",
+        "admin: {listen: '127.8.0.1:80'}\n",
+        "admin: {listen: '[::1]:80'}\n",
+        "admin: {listen: 'unix:/tmp/a.sock'}\n",
+        "admin: {listen: '0.0.0.0:80', allow_remote: true}\n",
+        "admin: {listen: '0.0.0.0:80', tls: {cert: DIR/cert, key: DIR/key, ca: DIR/cert}}\n",
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        struct config *config;
+        struct error err;
+
+        cr_expect_eq(parse(&config, good[i], &err), 0, "%s: %s", good[i], err.text);
+        config_destroy(config);
+    }
+}
+
 Test(config, the_nodes_token_serves_when_there_is_no_registry)
 {
     struct config *config;
@@ -453,7 +478,7 @@ Test(config, what_a_reload_cannot_change_is_named)
         {"workers: 9\npolicy: round_robin\nnodes: []\nshutdown_grace_ms: 1\n", NULL},
         {"runtime_dir: /tmp/other\n", "runtime_dir"},
         {"api: {listen: 'h:5'}\n", "api.listen"},
-        {"admin: {listen: 'h:5'}\n", "admin.listen"},
+        {"admin: {listen: '127.0.0.1:5'}\n", "admin.listen"},
         {"registry: {listen: 'h:5', token_file: DIR/token}\n", "registry.listen"},
         {"limits: {max_nodes: 3}\n", "limits.max_nodes"},
         {"limits: {max_connections: 3}\n", "limits.max_connections"},
