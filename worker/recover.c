@@ -97,7 +97,7 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
 {
     struct exchange *x = leg->x;
     uint64_t now = loop_now_us(x->core->loop);
-    bool survives;
+    bool survives, spared;
 
     choose_release(leg, counter);
     survives = hedge_leave(leg);
@@ -105,7 +105,9 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         exchange_release_if_over(x);
         return;
     }
-    exclude(leg, counter == STATS_FULL ? now + FULL_PAUSE_US : UINT64_MAX);
+    /* It was full, or there was no descriptor here to reach it with: no fault of its. */
+    spared = counter == STATS_FULL || error == API_ERROR_OVERLOADED;
+    exclude(leg, spared ? now + FULL_PAUSE_US : UINT64_MAX);
     log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
               x->request->id, leg->node_name, leg->number, api_error_reason(error),
               log_quote(message));
@@ -118,12 +120,12 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
     }
     if (survives) {
         /* It was alone with the request before, and the other one is now. */
-        if (counter != STATS_FULL)
+        if (!spared)
             stats_count(x->core->board, leg->node, leg->generation, STATS_RETRIED, 1);
         recover_arm(x);
         return;
     }
-    if (counter == STATS_FULL) {
+    if (spared) {
         x->attempts--; /* it cost nothing there */
         go_on(x);
         return;

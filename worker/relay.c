@@ -361,6 +361,10 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
     case GRPC_UNAUTHENTICATED:
         break;
     }
+    if (result->end == CALL_END_LOCAL) {
+        *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
+        return API_ERROR_OVERLOADED;
+    }
     if (result->end == CALL_END_CONNECT)
         *counter = STATS_CONNECT_FAILED;
     return API_ERROR_NODE_FAILED;

@@ -668,6 +668,13 @@ static int create(struct h2_session **out, struct loop *loop, const struct h2_ro
     return 0;
 }
 
+/* Nothing was sent: no port, no buffer or no memory to be had on this machine. */
+static bool is_local(int failure)
+{
+    return failure == EADDRNOTAVAIL || failure == EAGAIN || failure == ENOBUFS ||
+           failure == ENOMEM;
+}
+
 int h2_session_connect(struct h2_session **out, struct loop *loop, const struct h2_role *role,
                        struct h2_guard *guard, void *owner, const struct h2_config *config,
                        const struct net_addr *addr, struct error *err)
@@ -682,7 +689,7 @@ int h2_session_connect(struct h2_session **out, struct loop *loop, const struct 
     }
     if (connect(fd, (const struct sockaddr *)&addr->sa, addr->len) == -1 &&
         errno != EINPROGRESS) {
-        rc = error_set(err, DRV_ESYS, "%s", strerror(errno));
+        rc = error_set(err, is_local(errno) ? DRV_EFULL : DRV_ESYS, "%s", strerror(errno));
         (void)close(fd);
         return rc;
     }

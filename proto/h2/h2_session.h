@@ -214,8 +214,8 @@ struct h2_session {
     struct h2_session *next_dead;   /* in guard->sessions */
 };
 
-/* Connects, without calling back.  DRV_ENOMEM; DRV_EFULL: no descriptor to be had; DRV_ESYS:
- * connect(2) failed at once. */
+/* Connects, without calling back.  DRV_ENOMEM; DRV_EFULL: no descriptor or port to be
+ * had here; DRV_ESYS: connect(2) failed at once. */
 MUST_CHECK int h2_session_connect(struct h2_session **out, struct loop *loop,
                                   const struct h2_role *role, struct h2_guard *guard,
                                   void *owner, const struct h2_config *config,

@@ -3,9 +3,13 @@
  *
  * The listening socket is shared by all workers.  At most ACCEPT_BATCH connections are taken
  * per event, so that a burst spreads over the workers and the open streams get their turn.
- * Without descriptors accept() fails and the listener stays readable: reading it is stopped and
- * tried again by timer, for otherwise the loop would spin.  A full worker stops reading the
- * listener, and the others take what comes.
+ * A worker that can take no more, because it has as many connections as it may or because there
+ * are no descriptors, stops reading the listener, which stays readable and would make the loop
+ * spin; the others take what comes.  It tries again by timer, and when a connection closes. Who
+ * has waited for a second then has been left by everybody, and is turned away with an answer.
+ *
+ * So many connections are taken that descriptors remain for everything else: the nodes, the
+ * logs.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -16,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,6 +35,11 @@
 
 /* Failures in a row (one second) after which waiting clients are turned away instead. */
 #define SHED_AFTER 20
+#define SHED_BATCH 16
+
+/* Descriptors of a worker that are neither clients nor nodes: logs, epoll sets, timers,
+ * signals, what the master passed on; and some to spare. */
+#define OTHER_FDS 96u
 
 /* Connections of one client: an IPv4 address, or the /64 of an IPv6 address. */
 struct client_count {
@@ -39,6 +49,7 @@ struct client_count {
 };
 
 static void start_listening(struct http_server *server);
+static void on_retry(struct timer *timer);
 
 /* ---- clients ----------------------------------------------------------------------------- */
 
@@ -143,8 +154,7 @@ static void on_close(void *data)
     procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
     free(conn);
-    if (!server->listening && !timer_running(&server->accept_timer))
-        start_listening(server);
+    start_listening(server);
 }
 
 static int admit(struct http_server *server, int fd, const struct sockaddr_storage *sa,
@@ -177,23 +187,33 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     return 0;
 }
 
-/* Over its share: told so if that can be done without waiting. */
-static void turn_away(struct http_server *server, int fd)
+/* Turned away, and told so if that can be done without waiting. */
+static void turn_away(struct http_server *server, int fd, const char *answer)
 {
-    static const char answer[] =
-        "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
-        "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
-        "content-length: 132\r\n\r\n"
-        "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
-        "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n";
+    char unread[4096];
+
+    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
+    if (server->ssl == NULL) {
+        (void)!send(fd, answer, strlen(answer), MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)shutdown(fd, SHUT_WR);
+        /* With unread bytes close() resets the connection, and the answer may be lost. */
+        (void)!recv(fd, unread, sizeof(unread), MSG_DONTWAIT);
+    }
+    (void)close(fd);
+}
+
+static void over_share(struct http_server *server, int fd)
+{
     static struct log_limit limit;
     uint32_t missed;
 
-    if (server->ssl == NULL) {
-        (void)!send(fd, answer, sizeof(answer) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        (void)shutdown(fd, SHUT_WR);
-    }
-    (void)close(fd);
+    turn_away(server, fd,
+              "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
+              "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
+              "content-length: 132\r\n\r\n"
+              "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
+              "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n");
     if (log_limit_ok(&limit, 1, &missed))
         log_warn("event=client_over_share missed=%u", missed);
 }
@@ -208,24 +228,55 @@ static void stop_listening(struct http_server *server)
     server->listening = false;
 }
 
-static void on_retry(struct timer *timer)
+/* Those who have waited for a second; the spare descriptor is enough for one after the other.
+ */
+static void shed(struct http_server *server)
 {
-    start_listening(CONTAINER_OF(timer, struct http_server, accept_timer));
-}
-
-/* Somebody has waited for a second: with the spare descriptor the connection can at least be
- * refused. */
-static void shed_one(struct http_server *server)
-{
+    static struct log_limit limit;
+    unsigned n = 0;
+    uint32_t missed;
     int fd;
 
-    if (server->spare_fd == -1)
-        return;
-    (void)close(server->spare_fd);
-    fd = accept4(server->params.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd != -1)
-        (void)close(fd);
+    if (server->spare_fd != -1)
+        (void)close(server->spare_fd);
+    while (n < SHED_BATCH && (fd = accept4(server->params.listen_fd, NULL, NULL,
+                                           SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
+        turn_away(server, fd,
+                  "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 2\r\n"
+                  "x-drover-reason: overloaded\r\ncontent-type: application/json\r\n"
+                  "content-length: 107\r\n\r\n"
+                  "{\"error\":{\"message\":\"too many connections\",\"type\":"
+                  "\"service_unavailable\",\"param\":null,\"code\":\"overloaded\"}}\n");
+        n++;
+    }
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (n != 0 && log_limit_ok(&limit, 1, &missed))
+        log_warn("event=connections_shed count=%u connections=%u missed=%u", n,
+                 server->connections_count, missed);
+}
+
+/* This worker takes no more for now. */
+static void hold_off(struct http_server *server)
+{
+    stop_listening(server);
+    timer_start(server->loop, &server->accept_timer, ACCEPT_RETRY_US, on_retry);
+}
+
+static bool is_full(const struct http_server *server)
+{
+    return server->connections_count >= server->max_connections;
+}
+
+static void on_retry(struct timer *timer)
+{
+    struct http_server *server = CONTAINER_OF(timer, struct http_server, accept_timer);
+
+    if (++server->held_off > SHED_AFTER)
+        shed(server);
+    if (is_full(server))
+        hold_off(server);
+    else
+        start_listening(server);
 }
 
 static void out_of_descriptors(struct http_server *server)
@@ -236,10 +287,7 @@ static void out_of_descriptors(struct http_server *server)
     if (log_limit_ok(&limit, 1, &missed))
         log_error("event=accept_failed error=%s connections=%u missed=%u",
                   log_quote(strerror(errno)), server->connections_count, missed);
-    if (++server->accept_failures > SHED_AFTER)
-        shed_one(server);
-    stop_listening(server);
-    timer_start(server->loop, &server->accept_timer, ACCEPT_RETRY_US, on_retry);
+    hold_off(server);
 }
 
 /* One connection.  False: no more for now. */
@@ -258,9 +306,9 @@ static bool accept_one(struct http_server *server)
             out_of_descriptors(server);
         return false; /* EAGAIN: another worker was first */
     }
-    server->accept_failures = 0;
+    server->held_off = 0;
     if (!client_take(server, &sa, &counted)) {
-        turn_away(server, fd);
+        over_share(server, fd);
         return true;
     }
     if (admit(server, fd, &sa, counted) != 0) {
@@ -276,8 +324,8 @@ static void on_acceptable(h2o_socket_t *listener, const char *err)
 
     (void)err;
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        if (server->connections_count >= server->config->limits.max_connections) {
-            stop_listening(server); /* on_close() goes on */
+        if (is_full(server)) {
+            hold_off(server);
             return;
         }
         if (!accept_one(server))
@@ -287,16 +335,41 @@ static void on_acceptable(h2o_socket_t *listener, const char *err)
 
 static void start_listening(struct http_server *server)
 {
-    if (server->listener == NULL || server->listening ||
-        server->connections_count >= server->config->limits.max_connections)
+    if (server->listener == NULL || server->listening || is_full(server))
         return;
+    timer_stop(server->loop, &server->accept_timer);
     h2o_socket_read_start(server->listener, on_acceptable);
     server->listening = true;
+}
+
+/* limits.max_connections, or what the limit of descriptors leaves for clients.  The soft limit
+ * is often 1024 for the sake of select(2), which nobody uses here: it is raised as far as
+ * needed. */
+static unsigned connections_limit(const struct http_server *server)
+{
+    const struct config_limits *limits = &server->config->limits;
+    rlim_t others = (rlim_t)limits->max_nodes + OTHER_FDS;
+    rlim_t wanted = others + limits->max_connections;
+    struct rlimit files;
+    unsigned fit;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == -1 || files.rlim_cur >= wanted)
+        return limits->max_connections;
+    files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur == wanted)
+        return limits->max_connections;
+    fit =
+        (unsigned)(files.rlim_cur > 2 * others ? files.rlim_cur - others : files.rlim_cur / 2);
+    log_warn("event=few_descriptors limit=%llu max_connections=%u connections=%u",
+             (unsigned long long)files.rlim_cur, limits->max_connections, fit);
+    return fit;
 }
 
 int accept_init(struct http_server *server, struct error *err)
 {
     int copy;
+
+    server->max_connections = connections_limit(server);
 
     server->connections.prev = &server->connections;
     server->connections.next = &server->connections;
