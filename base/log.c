@@ -15,14 +15,21 @@
 #include "base/error.h"
 
 #define LINE_BYTES 2048
+#define ALARM_US   (60 * US_PER_S)
 
 struct log_sink {
     char *path; /* owned; NULL: the descriptor is borrowed (standard output or error) */
     int fd;
-    uint64_t lost;     /* lines dropped since the sink was opened */
-    uint64_t unsaid;   /* of these, not yet reported in a line of the log */
+    uint64_t lost;          /* lines dropped since the sink was opened */
+    uint64_t counted;       /* of these, already given to log_count_lost() */
+    uint64_t alarmed;       /* of these, already in an alarm */
+    uint64_t alarm_mono_us; /* the last alarm; 0 = none yet */
+    uint64_t unsaid;        /* of these, not yet reported in a line of the log */
     bool broken_noted; /* a partial line is in the file; start the next one with a newline */
 };
+
+static void write_line(struct log_sink *sink, enum log_level level, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
 
 static struct log_sink main_sink = {.fd = STDERR_FILENO};
 static enum log_level max_level = LOG_LEVEL_INFO;
@@ -77,7 +84,9 @@ static void make_nonblocking(int fd)
 
 static int open_path(const char *path, struct error *err)
 {
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+    /* O_NONBLOCK: a FIFO that nobody reads is an error, not a wait. */
+    int fd =
+        open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 
     if (fd == -1)
         return error_wrap(err, error_sys(err, "open"), "log file %s", path);
@@ -168,9 +177,47 @@ void log_sink_close(struct log_sink *sink)
     free(sink);
 }
 
-uint64_t log_sink_lost(const struct log_sink *sink)
+static uint64_t take_fresh(struct log_sink *sink)
 {
-    return sink == NULL ? 0 : sink->lost;
+    uint64_t fresh = sink->lost - sink->counted;
+
+    sink->counted = sink->lost;
+    return fresh;
+}
+
+/* How many lines an alarm is due for. */
+static uint64_t due_alarm(struct log_sink *sink)
+{
+    uint64_t now = clock_mono_us(), lines = sink->lost - sink->alarmed;
+
+    if (lines == 0 || (sink->alarm_mono_us != 0 && now - sink->alarm_mono_us < ALARM_US))
+        return 0;
+    sink->alarmed = sink->lost;
+    sink->alarm_mono_us = now;
+    return lines;
+}
+
+uint64_t log_count_lost(struct log_sink *sink)
+{
+    uint64_t fresh = take_fresh(&main_sink), lines;
+
+    if (sink != NULL)
+        fresh += take_fresh(sink);
+    if (fresh == 0)
+        return 0;
+    lines = due_alarm(&main_sink);
+    if (lines != 0 && main_sink.fd != STDERR_FILENO) {
+        struct log_sink to_stderr = {.fd = STDERR_FILENO};
+
+        make_nonblocking(STDERR_FILENO);
+        write_line(&to_stderr, LOG_LEVEL_ERROR, "event=log_lines_lost log=%s lines=%llu",
+                   log_quote(main_sink.path), (unsigned long long)lines);
+    }
+    lines = sink == NULL ? 0 : due_alarm(sink);
+    if (lines != 0)
+        log_error("event=log_lines_lost log=%s lines=%llu",
+                  log_quote(sink->path == NULL ? "-" : sink->path), (unsigned long long)lines);
+    return fresh;
 }
 
 void log_sink_write(struct log_sink *sink, const void *bytes, size_t n)
@@ -194,17 +241,15 @@ void log_sink_write(struct log_sink *sink, const void *bytes, size_t n)
     sink->unsaid++;
 }
 
-void log_line(enum log_level level, const char *fmt, ...)
+static void write_args(struct log_sink *sink, enum log_level level, const char *fmt, va_list ap)
 {
     char line[LINE_BYTES];
     struct timespec ts;
     struct tm tm;
+    uint64_t unsaid;
     size_t used;
     int n;
-    va_list ap;
 
-    if (!log_enabled(level))
-        return;
     (void)clock_gettime(CLOCK_REALTIME, &ts);
     (void)gmtime_r(&ts.tv_sec, &tm);
     used = strftime(line, sizeof(line), "at=%Y-%m-%dT%H:%M:%S", &tm);
@@ -212,16 +257,13 @@ void log_line(enum log_level level, const char *fmt, ...)
                  ts.tv_nsec / 1000000, log_level_name(level), proc_name, (int)getpid());
     if (n > 0)
         used += (size_t)n;
-    if (main_sink.unsaid != 0) {
+    if (sink->unsaid != 0) {
         n = snprintf(line + used, sizeof(line) - used, "lines_lost=%llu ",
-                     (unsigned long long)main_sink.unsaid);
+                     (unsigned long long)sink->unsaid);
         if (n > 0)
             used += (size_t)n;
-        main_sink.unsaid = 0;
     }
-    va_start(ap, fmt);
     n = vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
-    va_end(ap);
     if (n < 0)
         return;
     used += (size_t)n;
@@ -232,7 +274,30 @@ void log_line(enum log_level level, const char *fmt, ...)
             line[i] = '?';
     }
     line[used++] = '\n';
-    log_sink_write(&main_sink, line, used);
+    unsaid = sink->unsaid;
+    log_sink_write(sink, line, used);
+    if (sink->unsaid == unsaid)
+        sink->unsaid = 0; /* it has been said */
+}
+
+static void write_line(struct log_sink *sink, enum log_level level, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    write_args(sink, level, fmt, ap);
+    va_end(ap);
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (!log_enabled(level))
+        return;
+    va_start(ap, fmt);
+    write_args(&main_sink, level, fmt, ap);
+    va_end(ap);
 }
 
 const char *log_quote(const char *text)

@@ -3,7 +3,8 @@
  *
  * Writing never blocks: the descriptor is made non-blocking when it is a pipe, a line that does
  * not fit is dropped and counted, and the next line that fits says how many were lost.  Bytes
- * that are not printable ASCII are escaped, so no client or node can forge a line.
+ * that are not printable ASCII are escaped, so no client or node can forge a line.  A full disk
+ * loses lines in the same way, and they come again when there is room.
  *
  * What goes where: info is a change that an operator cares about; warn is worked around; error
  * lost a request or a child; debug is the rest.  Nothing per token.
@@ -78,7 +79,11 @@ MUST_CHECK int log_sink_reopen(struct log_sink *sink, struct error *err);
 void log_sink_close(struct log_sink *sink); /* NULL is allowed */
 /* Writes `n` bytes, which must end in a newline, whole or not at all. */
 void log_sink_write(struct log_sink *sink, const void *bytes, size_t n);
-/* Lines lost because the destination could not take them. */
-uint64_t log_sink_lost(const struct log_sink *sink);
+/*
+ * For a counter: how many lines the log and `sink` (may be NULL) have lost since the last call.
+ * Says so as well, at most once a minute each: the log for `sink`, standard error for the log.
+ * Call it now and then.
+ */
+uint64_t log_count_lost(struct log_sink *sink);
 
 #endif

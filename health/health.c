@@ -357,6 +357,7 @@ int health_main(const struct health_params *params)
         loop_turn(&health.loop, TURN_US);
         lease_check_gap(health.table);
         procs_heartbeat(params->board, params->slot, clock_mono_us());
+        procs_count(params->board, params->slot, PROC_LOG_LOST, (int64_t)log_count_lost(NULL));
     }
     finish(&health);
     log_info("event=stopped");

@@ -216,6 +216,8 @@ static void turn(struct master *master)
         reload_step(&master->reload, now_mono_us);
     step_upgrade(master, now_mono_us);
     supervise_tick(&master->sup, now_mono_us);
+    procs_count(master->rt.board, procs_master_slot(master->rt.board), PROC_LOG_LOST,
+                (int64_t)log_count_lost(NULL));
 }
 
 static void log_started(const struct master *master, const char *config_path)

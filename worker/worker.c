@@ -42,7 +42,6 @@ struct worker {
     bool draining;
     bool over; /* leave the loop */
     struct timer grace;
-    uint64_t log_lost; /* as last told to the scoreboard */
 };
 
 static void on_flushed(struct timer *timer)
@@ -209,13 +208,10 @@ static int start(struct worker *w, struct error *err)
 
 static void tell_lost_lines(struct worker *w)
 {
-    uint64_t lost = log_sink_lost(w->access_log);
+    uint64_t lost = log_count_lost(w->access_log);
 
-    if (lost == w->log_lost)
-        return;
-    procs_count(w->params->board, w->params->slot, PROC_LOG_LOST,
-                (int64_t)(lost - w->log_lost));
-    w->log_lost = lost;
+    if (lost != 0)
+        procs_count(w->params->board, w->params->slot, PROC_LOG_LOST, (int64_t)lost);
 }
 
 static void run(struct worker *w)

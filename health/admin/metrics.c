@@ -419,8 +419,6 @@ static void build_procs(struct buf *out, const struct snapshot *snapshot)
          PROC_REQUESTS_REJECTED},
         {"drover_worker_requests_unauthorized_total", "counter",
          "Requests without a valid API key.", PROC_REQUESTS_UNAUTHORIZED},
-        {"drover_worker_log_lines_lost_total", "counter", "Lines a log could not take.",
-         PROC_LOG_LOST},
     };
 
     head(out, "drover_process_running", "gauge",
@@ -442,6 +440,11 @@ static void build_procs(struct buf *out, const struct snapshot *snapshot)
     for (unsigned i = 0; i < snapshot->procs_count; i++) {
         proc_line(out, "drover_process_restarts_total", &snapshot->procs[i]);
         value_u(out, snapshot->procs[i].view.restarts);
+    }
+    head(out, "drover_process_log_lines_lost_total", "counter", "Lines a log could not take.");
+    for (unsigned i = 0; i < snapshot->procs_count; i++) {
+        proc_line(out, "drover_process_log_lines_lost_total", &snapshot->procs[i]);
+        value_u(out, snapshot->procs[i].view.counter[PROC_LOG_LOST]);
     }
     for (size_t c = 0; c < ARRAY_LEN(counters); c++) {
         head(out, counters[c].name, counters[c].type, counters[c].help);

@@ -87,6 +87,19 @@ async def offer(address, rate, seconds, tokens, prompt_words=40, seed=1, come_ba
     return await asyncio.gather(*tasks)
 
 
+async def capacity(address, clients, seconds, tokens):
+    """Chats a second that the fleet does when there is always one more to do."""
+    begun = time.monotonic()
+
+    async def client(number):
+        done = 0
+        while time.monotonic() - begun < seconds:
+            outcome = await one_chat(address, chat_body(f"{number} {done}", tokens), begun)
+            done += outcome.status == 200 and time.monotonic() - begun < seconds
+        return done
+    return sum(await asyncio.gather(*(client(i) for i in range(clients)))) / seconds
+
+
 def percentile(values, share):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -1,0 +1,243 @@
+"""What runs out: descriptors, room for logs, memory, places in the accept queue.  Each costs what it must
+and no more, and all is as before when there is enough again."""
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from harness import SLOW, until
+from load import chat_body, fetch, fetch_now, make_request, open_request, text_of
+
+CHAT = "/v1/chat/completions"
+
+
+def metric(cluster, name):
+    """The sum over all labels."""
+    text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"),
+                                  timeout=10 * SLOW).read().decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+
+def failures_of(cluster, node):
+    text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"),
+                                  timeout=10 * SLOW).read().decode()
+    return {outcome: float(value) for outcome, value in re.findall(
+        rf'^drover_node_attempts_total{{node="{node}",outcome="(\w+)"}} (\S+)$', text, re.M)}
+
+
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rsplit(b")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def chat(cluster, prompt="hello", tokens=4):
+    return fetch_now(cluster.api, "POST", CHAT, chat_body(prompt, tokens))
+
+
+class Descriptors:
+    """with Descriptors(pid): the process cannot open one more."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __enter__(self):
+        self.before = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        # The limit is on the number of a descriptor, so gaps below the highest are left...
+        taken = {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
+        lowest = next(number for number in range(1 << 20) if number not in taken)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (lowest, self.before[1]))
+
+    def __exit__(self, *exc):
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, self.before)
+
+
+def connect_and_say(address, data):
+    s = socket.create_connection(address, 30 * SLOW)
+    s.sendall(data)
+    return s
+
+
+def read_all(s):
+    data = b""
+    while True:
+        try:
+            piece = s.recv(65536)
+        except ConnectionResetError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+def test_without_descriptors_streams_go_on_and_newcomers_get_a_quick_503(make_cluster):
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a", "slots=64,rate=20")
+    worker = cluster.worker_pids()[0]
+    request = make_request("POST", CHAT, chat_body("new", 4))
+
+    async def go():
+        streams = [await open_request(cluster.api, "POST", CHAT, chat_body(f"long {i}", 100))
+                   for i in range(10)]
+        for stream in streams:
+            await stream.read_head()
+        loop = asyncio.get_running_loop()
+        seen = await loop.run_in_executor(None, exhausted)
+        for stream in streams:
+            await stream.read()
+            stream.close()
+            assert text_of(stream.body)
+        return seen
+
+    def exhausted():
+        with Descriptors(worker):
+            begun, used = time.monotonic(), cpu_s(worker)
+            late = [connect_and_say(cluster.api, request) for _ in range(5)]
+            answers = [read_all(s) for s in late]
+            took = time.monotonic() - begun
+            # A log that cannot be opened again stays as it is.
+            os.kill(worker, signal.SIGUSR1)
+            until(lambda: "event=log_reopen_failed" in cluster.master.log(), 5)
+            # A node that comes now cannot be reached from this worker, for no fault of its own.
+            cluster.start_node("b", "slots=64,rate=20")
+            until(lambda: re.search(r"event=node_connection_failed node=b", cluster.master.log()), 5)
+            begun_idle, used_idle = time.monotonic(), cpu_s(worker)
+            waiting = connect_and_say(cluster.api, request)
+            answers.append(read_all(waiting))
+            idle = (cpu_s(worker) - used_idle) / (time.monotonic() - begun_idle)
+        return answers, took, (cpu_s(worker) - used), idle
+    answers, took, _, idle = asyncio.run(go())
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: " in head, answer
+        assert json.loads(body)["error"]["code"] == "overloaded"
+    assert took < 3 * SLOW, "a second of patience, and then all at once"
+    assert idle < 0.3, f"the worker spins: {idle:.0%} of a processor for ten streams"
+    assert chat(cluster).status == 200
+    assert cluster.node_state("b") == "UP"
+    for node in "ab":
+        counts = failures_of(cluster, node)
+        assert counts and counts["connect_failed"] == counts["node_error"] == 0, counts
+
+    def used_b():
+        chat(cluster)
+        return failures_of(cluster, "b")["ok"] > 0
+    until(used_b, 10, "b is used once it can be reached")
+    assert cluster.access_lines(), "the access log went on"
+
+
+def test_a_worker_that_is_full_turns_away_who_nobody_takes(make_cluster):
+    cluster = make_cluster(workers=2, config={"limits": {"max_connections": 20}}).start()
+    cluster.start_node("a")
+    held = [socket.create_connection(cluster.api, 10) for _ in range(40)]
+    until(lambda: metric(cluster, "drover_worker_connections") == 40, 10)
+    late = connect_and_say(cluster.api, make_request("GET", "/livez"))
+    answer = read_all(late)
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after" in answer, answer
+    held.pop().close()
+    until(lambda: metric(cluster, "drover_worker_connections") == 39, 10)
+    assert chat(cluster).status == 200
+    for s in held:
+        s.close()
+
+
+# ---- logs ----
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "drover-test", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def alarms(cluster):
+    return re.findall(r"event=log_lines_lost log=\S+ lines=\d+", cluster.master.log())
+
+
+def test_a_full_disk_loses_log_lines_and_nothing_else(make_cluster, small_disk):
+    cluster = make_cluster(workers=1, config={"log": {
+        "file": str(small_disk / "drover.log"), "access": str(small_disk / "access.log")}})
+    cluster.access_log_path = small_disk / "access.log"
+    cluster.start().start_node("a", "slots=64,speed=50")
+    assert chat(cluster).status == 200
+    filler = small_disk / "filler"
+    with open(filler, "wb") as f:
+        try:
+            while True:
+                f.write(b"x" * 4096)
+                f.flush()
+        except OSError:
+            pass
+        try:
+            f.close()
+        except OSError:
+            pass
+
+    def lost():
+        assert chat(cluster).status == 200
+        return metric(cluster, "drover_process_log_lines_lost_total") > 20
+    until(lost, 20, "lines are lost")
+    # The log itself is full as well: it says so on standard error, and only once.
+    os.kill(cluster.worker_pids()[0], signal.SIGUSR1)
+    assert len(alarms(cluster)) <= 3, alarms(cluster)
+    filler.unlink()
+
+    def logged():
+        assert chat(cluster, "again").status == 200
+        return len(cluster_lines(small_disk / "access.log")) > before
+    before = len(cluster_lines(small_disk / "access.log"))
+    until(logged, 10, "the log goes on")
+    for line in cluster_lines(small_disk / "access.log"):
+        assert line.startswith("{")
+    (small_disk / "access.log").write_text("")
+
+
+def cluster_lines(path):
+    return [line for line in path.read_text().splitlines() if line]
+
+
+def test_nobody_waits_for_a_log_whose_reader_is_stuck(make_cluster, tmp_path):
+    pipe = tmp_path / "access.pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    cluster = make_cluster(workers=1, config={"log": {"access": str(pipe)}}).start()
+    cluster.start_node("a", "slots=64,speed=50")
+
+    async def many():
+        answers = []
+        for _ in range(20):
+            answers += await asyncio.gather(*(fetch(cluster.api, "GET", "/v1/models")
+                                              for _ in range(25)))
+        return answers
+    answers = asyncio.run(many())
+    assert {answer.status for answer in answers} == {200}
+    assert metric(cluster, "drover_process_log_lines_lost_total") > 0, "64 KiB do not hold 500 lines"
+    until(lambda: alarms(cluster), 5, "the log says that the access log loses lines")
+    assert len(alarms(cluster)) == 1, "one alarm a minute"
+    got = os.read(reader, 1 << 20)
+    assert chat(cluster, "after").status == 200
+    until(lambda: b'"path":"/v1/chat/completions"' in os.read(reader, 1 << 16), 5,
+          "lines come again")
+    assert all(json.loads(line) for line in got.splitlines())
+    os.close(reader)
+
+
+def test_a_log_that_nobody_reads_is_an_error_at_start_and_not_a_wait(make_cluster, tmp_path):
+    pipe = tmp_path / "log.pipe"
+    os.mkfifo(pipe)
+    cluster = make_cluster(config={"log": {"file": str(pipe)}})
+    with pytest.raises(AssertionError, match="log file"):
+        cluster.start()
