@@ -86,8 +86,7 @@ struct node_info {
     uint32_t queue;          /* requests it may hold beyond its slots */
     uint32_t weight;         /* percent */
     uint32_t tls;            /* 1: connect with TLS */
-    uint32_t
-        config_index; /* NODE_ORIGIN_STATIC: 1 + index in config->nodes, for its TLS files */
+    uint32_t config_index;   /* static nodes: 1 + index in config->nodes, for its TLS files */
     float prefill_tokens_per_s; /* as reported; 0 = unknown */
     float decode_tokens_per_s;
     uint32_t models_count;

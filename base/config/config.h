@@ -45,8 +45,7 @@ enum request_priority {
 struct config_tls {
     bool enabled;
     char *cert, *key, *ca;
-    char
-        *server_name; /* client side: the name to verify; NULL = the host part of the address */
+    char *server_name; /* client side: the name to verify; NULL = the host of the address */
 };
 
 struct config_node {

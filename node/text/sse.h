@@ -40,8 +40,7 @@ struct sse {
 struct sse_event {
     const uint8_t *raw; /* as the engine sent it, blank line included */
     size_t raw_len;
-    const char
-        *data; /* the data lines joined by \n, or the whole NDJSON line; not terminated */
+    const char *data; /* data lines joined by \n, or the NDJSON line; not terminated */
     size_t data_len;
     const char *name; /* of the event field; "" (length 0) when there is none */
     size_t name_len;

@@ -93,8 +93,8 @@ enum call_end {
 struct call_result {
     enum grpc_status status;
     enum call_end end;
-    const char
-        *message; /* percent-decoded, UTF-8 checked; "" when none; borrowed for the callback */
+    /* Percent-decoded, UTF-8 checked; "" when none; borrowed for the callback. */
+    const char *message;
     int64_t pushback_ms; /* grpc-retry-pushback-ms; -1 = told not to retry; -2 = absent */
 };
 

@@ -25,9 +25,8 @@
 #define ALPHA          0.1  /* of the moving averages */
 /* A load nobody gave a time for. */
 #define DEFAULT_LOAD_MS 10000
-#define RATIO_MIN                                                              \
-    1.0 /* bytes per token; what is outside is a mistake of the engine's count \
-         */
+/* Bytes per token; what is outside is a mistake of the engine's count. */
+#define RATIO_MIN 1.0
 #define RATIO_MAX 16.0
 
 /* What was learned of an idle node longer ago than this is not held against it. */

@@ -2,36 +2,43 @@
  * policy.h - which node gets a request.  Pure: candidates, the request's size, random bits and
  * a cursor in, an index out.
  *
- * fastest, the default: the node that will give the first token earliest.
+ * `fastest`, the default, takes the node that will give the first token earliest.  Of a request
+ * and a node:
  *
- *   tokens    the request's prompt            m  of these, in the node's prefix cache already
- *   u         max(1, tokens - m)              Q  uncached prompt tokens on their way to a first
- * token there n         requests in flight there        S  slots open there p         prompt
- * tokens/s it takes in     h  seconds a slot is held
+ *   m   tokens of the prompt that are in the node's prefix cache already
+ *   u   the others, at least 1
+ *   Q   uncached prompt tokens that are on their way to a first token there
+ *   p   prompt tokens per second that the node takes in
+ *   n   requests in flight there
+ *   S   slots open there
+ *   h   seconds a slot is held
  *
- *   wait  = n >= S ? (n - S + 1) * h / S : 0           until a slot comes free
- *   cost  = (wait + (Q + u) / p * (1 + n / S)) * 100 / weight + load        seconds
+ *   wait = (n - S + 1) * h / S  if n >= S, else 0
+ *   cost = (wait + (Q + u) / p * (1 + n / S)) * 100 / weight + load
  *
- * `load` is the time until the model is resident there.  The factor 1 + n / S is the price of
- * sharing the engine's steps with n others, as LMetric (arXiv 2603.15202) charges it; there is
+ * wait is the time until a slot comes free, load the time until the model is resident; both and
+ * the cost are in seconds, so unequal nodes compare.  The factor 1 + n / S is the price of
+ * sharing the engine's steps with n others, as LMetric (arXiv 2603.15202) charges it.  There is
  * no constant to tune.
  *
  * A place beyond the slots (up to `cap`) is taken only for a cache match that saves at least
  * the wait for the slot: m / p >= wait.  Anybody else waits at the coordinator, where the
- * choice can still be made anew. Committing without a match was the one case in which plain
- * least_conn was better: with no shared prefixes and slots as the bottleneck.
- * docs/benchmarks.md has the measurement.
+ * choice can still be made anew.  docs/architecture.md says what was measured without this.
  *
- * The node that last served the same session costs 20 % less: a bonus, never a veto.
+ * The node that last served the same session costs a fifth less: a bonus, never a veto.
  *
- * least_conn    least (n + 1) / (S * weight): the share in use after taking this one.  The "+
- * 1" lets an idle large node win over an idle small one; nginx leaves it out. random2       the
- * better, in that sense, of two drawn at random (power of two choices). round_robin   the next
- * one after the cursor that has room. prefix_hash   consistent hashing with bounded load
- * (Mirrokni et al., 2016): nodes in the order of hash(key, node), the first whose load is at
- * most 1.25 times its fair share.
+ * The others use slots only, never places beyond them:
  *
- * Ties are broken at random.  Only `fastest` uses places beyond the slots.
+ *   least_conn    least (n + 1) / (S * weight): the share in use after taking this one.  The
+ *                 "+ 1", which nginx leaves out, lets an idle large node win over an idle small
+ *                 one.
+ *   random2       the better, in that sense, of two drawn at random (power of two choices).
+ *   round_robin   the next one after the cursor.
+ *   prefix_hash   consistent hashing with bounded loads (Mirrokni et al., 2016): nodes in the
+ *                 order of hash(key, node), the first whose load after taking this one is at
+ *                 most 1.25 times its fair share.
+ *
+ * Ties are broken at random.
  */
 #ifndef DROVER_WORKER_POLICY_H
 #define DROVER_WORKER_POLICY_H
