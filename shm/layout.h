@@ -11,6 +11,7 @@
  *   sb_live                                        a few words about the whole
  *   sb_proc   [n_workers + 2]                      the last two: health, master
  *   sb_node   [n_nodes]
+ *   sb_hot    [n_nodes]                            what a routing decision reads of each node
  *   sb gauges [n_nodes][gauge_stride]              two 8-byte words per node and worker
  *   sb_stats  [n_nodes]
  *   sb_table  [n_workers]                          counts of the request tables
@@ -55,7 +56,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 5u
+#define SB_LAYOUT_VERSION 6u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -80,6 +81,7 @@ struct sb_geometry {
     uint64_t live_offset;
     uint64_t procs_offset;
     uint64_t nodes_offset;
+    uint64_t hot_offset;
     uint64_t gauges_offset;
     uint64_t stats_offset;
     uint64_t tables_offset;
@@ -135,14 +137,12 @@ struct sb_proc {
 
 /* W: health, all of it. */
 struct sb_node {
-    alignas(SB_CACHE_LINE) _Atomic uint32_t generation; /* of the slot; order: release */
-    _Atomic uint32_t seq;             /* of `info`; odd while it changes.  See shm/words.h */
-    _Atomic uint32_t state_reason;    /* enum node_state | enum node_reason << 8: never torn */
+    /* Of `info`; odd while it changes.  See shm/words.h. */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t seq;
     _Atomic uint32_t drain_wish;      /* 0 or 1 */
     _Atomic uint64_t since_mono_us;   /* when the state took its value */
     _Atomic uint64_t checked_mono_us; /* last verdict; 0 = never */
     _Atomic uint64_t report_mono_us;  /* last load report; 0 = never */
-    _Atomic uint32_t slots_now;
     _Atomic uint32_t rtt_us;
     _Atomic uint32_t reported_running;
     _Atomic uint32_t reported_queued;
@@ -153,9 +153,24 @@ struct sb_node {
     _Atomic uint32_t requests_per_s;
     _Atomic uint32_t tokens_per_s;
     _Atomic uint32_t success_fraction;
-    uint32_t reserved0; /* zero */
     /* struct node_info, word by word; its own fields are all of fixed width. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t info[SB_NODE_INFO_WORDS];
+};
+
+/*
+ * The rest of what a routing decision reads of a node, beside its gauges: one cache line, in a
+ * table without gaps, because a decision goes through all nodes.  That is why words of health
+ * and of the workers share a line, against rule 3: whoever reads the ones wants the others.
+ */
+struct sb_hot {
+    /* W: health. */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t generation; /* of the slot; order: release */
+    _Atomic uint32_t state_reason; /* enum node_state | enum node_reason << 8: never torn */
+    _Atomic uint32_t slots_now;
+    uint32_t reserved0; /* zero */
+    /* Bits of a double.  Any worker, by compare-and-swap; health zeroes them for a new tenant.
+     */
+    _Atomic uint64_t average[STATS_AVERAGES];
 };
 
 /*
@@ -193,7 +208,6 @@ struct sb_histogram {
 struct sb_stats {
     alignas(SB_CACHE_LINE) struct sb_histogram histogram[STATS_HISTOGRAMS];
     _Atomic uint64_t counter[STATS_COUNTERS];
-    alignas(SB_CACHE_LINE) _Atomic uint64_t average[STATS_AVERAGES]; /* bits of a double */
 };
 
 /* W: worker w, for table [w]; the master once worker w is dead. */
@@ -302,8 +316,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 176, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 208, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 184, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 216, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -314,8 +328,9 @@ static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout 
 static_assert(offsetof(struct node_info, models) == 324, "node_info: new layout version");
 static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
+static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
 static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
-static_assert(sizeof(struct sb_stats) == 13760, "sb_stats: new layout version");
+static_assert(sizeof(struct sb_stats) == 13696, "sb_stats: new layout version");
 static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");
 static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version");
 static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");

@@ -118,9 +118,9 @@ static void set64(_Atomic uint64_t *word, uint64_t value)
 /* ---- writing ---- */
 
 /* Order: release, so that who sees a node UP also sees what was written before. */
-static void store_state(struct sb_node *row, enum node_state state, enum node_reason reason)
+static void store_state(struct sb_hot *hot, enum node_state state, enum node_reason reason)
 {
-    atomic_store_explicit(&row->state_reason, (uint32_t)state | (uint32_t)reason << 8,
+    atomic_store_explicit(&hot->state_reason, (uint32_t)state | (uint32_t)reason << 8,
                           memory_order_release);
 }
 
@@ -131,9 +131,9 @@ static void store_info(struct sb_node *row, const struct node_info *info)
     words_end(&row->seq);
 }
 
-static enum node_state load_state(const struct sb_node *row, enum node_reason *reason)
+static enum node_state load_state(const struct sb_hot *hot, enum node_reason *reason)
 {
-    uint32_t word = atomic_load_explicit(&row->state_reason, memory_order_acquire);
+    uint32_t word = atomic_load_explicit(&hot->state_reason, memory_order_acquire);
     uint32_t state = word & 0xffu, why = word >> 8;
 
     if (reason != NULL)
@@ -149,7 +149,7 @@ static int slot_to_claim(const struct scoreboard *board)
 
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
         const struct sb_node *row = segment_node(board, node);
-        enum node_state state = load_state(row, NULL);
+        enum node_state state = load_state(segment_hot(board, node), NULL);
 
         if (state == NODE_NONE)
             return (int)node;
@@ -161,14 +161,14 @@ static int slot_to_claim(const struct scoreboard *board)
     return oldest;
 }
 
-/* Everything but generation, state and cold part. */
-static void zero_hot(struct sb_node *row)
+/* Everything but generation, state, averages and cold part. */
+static void zero_status(struct sb_node *row, struct sb_hot *hot)
 {
+    set32(&hot->slots_now, 0);
     set32(&row->drain_wish, 0);
     set64(&row->since_mono_us, 0);
     set64(&row->checked_mono_us, 0);
     set64(&row->report_mono_us, 0);
-    set32(&row->slots_now, 0);
     set32(&row->rtt_us, 0);
     set32(&row->reported_running, 0);
     set32(&row->reported_queued, 0);
@@ -185,22 +185,24 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
 {
     int node = board->writable ? slot_to_claim(board) : -1;
     struct sb_node *row;
+    struct sb_hot *hot;
     struct node_info info = {0};
 
     if (node == -1)
         return -1;
     row = segment_node(board, (unsigned)node);
+    hot = segment_hot(board, (unsigned)node);
     /* The old tenant must not be seen with the new one's generation. */
-    store_state(row, NODE_NONE, NODE_REASON_NONE);
-    info.generation = get32(&row->generation) + 1;
+    store_state(hot, NODE_NONE, NODE_REASON_NONE);
+    info.generation = get32(&hot->generation) + 1;
     info.slots = 1;
-    atomic_store_explicit(&row->generation, info.generation, memory_order_release);
+    atomic_store_explicit(&hot->generation, info.generation, memory_order_release);
     stats_zero(board, (unsigned)node);
     loads_zero(board, (unsigned)node);
     store_info(row, &info);
-    zero_hot(row);
+    zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);
-    store_state(row, NODE_JOINING, NODE_REASON_NEW);
+    store_state(hot, NODE_JOINING, NODE_REASON_NEW);
     segment_touch_nodes(board);
     return node;
 }
@@ -208,18 +210,19 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
 void nodes_publish(struct scoreboard *board, unsigned node, const struct node_info *info)
 {
     struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
     struct node_info copy = *info;
     uint32_t slots_now;
 
     if (row == NULL)
         return;
-    copy.generation = get32(&row->generation);
+    copy.generation = get32(&hot->generation);
     if (copy.slots == 0)
         copy.slots = 1;
     store_info(row, &copy);
-    slots_now = get32(&row->slots_now);
+    slots_now = get32(&hot->slots_now);
     if (slots_now == 0 || slots_now > copy.slots)
-        set32(&row->slots_now, copy.slots);
+        set32(&hot->slots_now, copy.slots);
     segment_touch_nodes(board);
 }
 
@@ -227,17 +230,18 @@ void nodes_set_state(struct scoreboard *board, unsigned node, enum node_state st
                      enum node_reason reason, uint64_t now_mono_us)
 {
     struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
     enum node_reason old_reason;
     enum node_state old_state;
 
     if (row == NULL)
         return;
-    old_state = load_state(row, &old_reason);
+    old_state = load_state(hot, &old_reason);
     if (old_state == state && old_reason == reason)
         return;
     if (old_state != state)
         set64(&row->since_mono_us, now_mono_us);
-    store_state(row, state, reason);
+    store_state(hot, state, reason);
     segment_touch_nodes(board);
 }
 
@@ -264,10 +268,10 @@ void nodes_set_drain_wish(struct scoreboard *board, unsigned node, bool drain)
 
 void nodes_set_slots_now(struct scoreboard *board, unsigned node, uint32_t slots)
 {
-    struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
 
-    if (row != NULL)
-        set32(&row->slots_now, slots);
+    if (board->writable && hot != NULL)
+        set32(&hot->slots_now, slots);
 }
 
 void nodes_set_load(struct scoreboard *board, unsigned node, uint32_t running, uint32_t queued,
@@ -301,22 +305,23 @@ void nodes_release(struct scoreboard *board, unsigned node)
 {
     static const struct node_info nobody;
     struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
 
     if (row == NULL)
         return;
-    store_state(row, NODE_NONE, NODE_REASON_NONE);
+    store_state(hot, NODE_NONE, NODE_REASON_NONE);
     store_info(row, &nobody);
-    zero_hot(row);
+    zero_status(row, hot);
     segment_touch_nodes(board);
 }
 
 /* Has the row a tenant that was claimed, but never given a name? */
-static bool nameless(const struct sb_node *row)
+static bool nameless(const struct sb_node *row, const struct sb_hot *hot)
 {
     struct node_info part = {0};
 
     words_load(&part, row->info, NAME_PART_BYTES);
-    return load_state(row, NULL) != NODE_NONE && part.name[0] == '\0';
+    return load_state(hot, NULL) != NODE_NONE && part.name[0] == '\0';
 }
 
 void nodes_repair(struct scoreboard *board)
@@ -326,7 +331,7 @@ void nodes_repair(struct scoreboard *board)
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
         struct sb_node *row = segment_node(board, node);
 
-        if ((get32(&row->seq) & 1u) != 0 || nameless(row))
+        if ((get32(&row->seq) & 1u) != 0 || nameless(row, segment_hot(board, node)))
             nodes_release(board, node);
     }
 }
@@ -366,7 +371,7 @@ bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info 
     struct sb_node *row = segment_node(board, node);
 
     memset(out, 0, sizeof(*out));
-    if (row == NULL || load_state(row, NULL) == NODE_NONE)
+    if (row == NULL || load_state(segment_hot(board, node), NULL) == NODE_NONE)
         return false;
     if (!words_read(out, row->info, sizeof(*out), &row->seq))
         return false;
@@ -376,20 +381,21 @@ bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info 
 
 bool nodes_status(const struct scoreboard *board, unsigned node, struct node_status *out)
 {
-    struct sb_node *row = segment_node(board, node);
+    const struct sb_node *row = segment_node(board, node);
+    const struct sb_hot *hot = segment_hot(board, node);
 
     *out = (struct node_status){0};
     if (row == NULL)
         return false;
     for (int i = 0; i < WORDS_TRIES; i++) {
-        out->generation = segment_generation(row);
-        out->state = load_state(row, &out->reason);
+        out->generation = segment_generation(hot);
+        out->state = load_state(hot, &out->reason);
         if (out->state == NODE_NONE)
             return false;
         out->drain_wish = get32(&row->drain_wish) != 0;
         out->since_mono_us = get64(&row->since_mono_us);
         out->checked_mono_us = get64(&row->checked_mono_us);
-        out->slots_now = get32(&row->slots_now);
+        out->slots_now = get32(&hot->slots_now);
         out->rtt_us = get32(&row->rtt_us);
         out->reported_running = get32(&row->reported_running);
         out->reported_queued = get32(&row->reported_queued);
@@ -403,17 +409,33 @@ bool nodes_status(const struct scoreboard *board, unsigned node, struct node_sta
         out->success_fraction = safe_float(get32(&row->success_fraction));
         if (out->success_fraction > 1)
             out->success_fraction = 1;
-        if (segment_generation(row) == out->generation)
+        if (segment_generation(hot) == out->generation)
             return true; /* the slot did not change hands meanwhile */
+    }
+    return false;
+}
+
+bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *out)
+{
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    if (hot == NULL)
+        return false;
+    for (int i = 0; i < WORDS_TRIES; i++) {
+        out->generation = segment_generation(hot);
+        out->state = load_state(hot, NULL);
+        out->slots_now = get32(&hot->slots_now);
+        if (segment_generation(hot) == out->generation)
+            return out->state != NODE_NONE;
     }
     return false;
 }
 
 enum node_state nodes_state(const struct scoreboard *board, unsigned node)
 {
-    const struct sb_node *row = segment_node(board, node);
+    const struct sb_hot *hot = segment_hot(board, node);
 
-    return row == NULL ? NODE_NONE : load_state(row, NULL);
+    return hot == NULL ? NODE_NONE : load_state(hot, NULL);
 }
 
 int nodes_find(const struct scoreboard *board, const char *name)
@@ -424,7 +446,7 @@ int nodes_find(const struct scoreboard *board, const char *name)
         return -1;
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
         struct sb_node *row = segment_node(board, node);
-        enum node_state state = load_state(row, NULL);
+        enum node_state state = load_state(segment_hot(board, node), NULL);
         struct node_info part = {0};
 
         if (state == NODE_NONE || !words_read(&part, row->info, NAME_PART_BYTES, &row->seq))

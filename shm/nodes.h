@@ -114,6 +114,13 @@ struct node_status {
     float success_fraction; /* of finished requests; 1 when there were none */
 };
 
+/* The part of it that a routing decision goes by. */
+struct node_hot {
+    uint32_t generation;
+    enum node_state state;
+    uint32_t slots_now;
+};
+
 /* ---- writing: health only ---- */
 
 /* Takes an empty or GONE slot: bumps its generation, zeroes its histograms, counters and load
@@ -149,6 +156,8 @@ MUST_CHECK bool nodes_read(const struct scoreboard *board, unsigned node,
                            struct node_info *out);
 MUST_CHECK bool nodes_status(const struct scoreboard *board, unsigned node,
                              struct node_status *out);
+/* False: as above.  One cache line is read, which stats_read_averages() needs too. */
+MUST_CHECK bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *out);
 /* Just the state; NODE_NONE when out of range.  Cheap. */
 enum node_state nodes_state(const struct scoreboard *board, unsigned node);
 /* The slot of the node called `name`, whatever its state; -1 when there is none. */

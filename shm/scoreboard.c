@@ -64,6 +64,8 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (workers + UINT64_C(2)) * sizeof(struct sb_proc), SB_PAGE);
     g->nodes_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_node), SB_PAGE);
+    g->hot_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_hot), SB_PAGE);
     g->gauges_offset = at;
     at = align_up(at + (uint64_t)nodes * g->gauge_stride * 8, SB_PAGE);
     g->stats_offset = at;

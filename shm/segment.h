@@ -48,6 +48,13 @@ static inline struct sb_node *segment_node(const struct scoreboard *board, unsig
     return (struct sb_node *)(void *)(board->map + board->geometry.nodes_offset) + node;
 }
 
+static inline struct sb_hot *segment_hot(const struct scoreboard *board, unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (struct sb_hot *)(void *)(board->map + board->geometry.hot_offset) + node;
+}
+
 /* The row of gauges of a node: geometry.n_workers words, and from segment_oldest_at() on as
  * many for the oldest requests. */
 static inline _Atomic uint64_t *segment_gauges(const struct scoreboard *board, unsigned node)
@@ -153,9 +160,9 @@ static inline struct sb_node *segment_node_rw(struct scoreboard *board, unsigned
 }
 
 /* The present generation of a node slot. */
-static inline uint32_t segment_generation(const struct sb_node *row)
+static inline uint32_t segment_generation(const struct sb_hot *hot)
 {
-    return atomic_load_explicit(&row->generation, memory_order_acquire);
+    return atomic_load_explicit(&hot->generation, memory_order_acquire);
 }
 
 /* Worker columns from here on have never been used: nothing to read there. */

@@ -68,7 +68,7 @@ const char *stats_counter_name(enum stats_counter which)
  * under way while the slot changes hands may land with the new tenant: one, and harmless. */
 static struct sb_stats *stats_for(struct scoreboard *board, unsigned node, uint32_t generation)
 {
-    const struct sb_node *slot = segment_node(board, node);
+    const struct sb_hot *slot = segment_hot(board, node);
 
     if (!board->writable || slot == NULL || segment_generation(slot) != generation)
         return NULL;
@@ -116,17 +116,18 @@ static uint64_t to_bits(double value)
 void stats_average(struct scoreboard *board, unsigned node, uint32_t generation,
                    enum stats_average which, double sample, double alpha)
 {
-    struct sb_stats *stats = stats_for(board, node, generation);
+    struct sb_hot *hot = segment_hot(board, node);
     uint64_t bits;
 
-    if (stats == NULL || (unsigned)which >= STATS_AVERAGES || !isfinite(sample))
+    if (!board->writable || hot == NULL || segment_generation(hot) != generation ||
+        (unsigned)which >= STATS_AVERAGES || !isfinite(sample))
         return;
-    bits = atomic_load_explicit(&stats->average[which], memory_order_relaxed);
+    bits = atomic_load_explicit(&hot->average[which], memory_order_relaxed);
     for (int i = 0; i < AVERAGE_TRIES; i++) {
         double now = from_bits(bits);
         double next = bits == 0 ? sample : now + alpha * (sample - now);
 
-        if (atomic_compare_exchange_weak_explicit(&stats->average[which], &bits, to_bits(next),
+        if (atomic_compare_exchange_weak_explicit(&hot->average[which], &bits, to_bits(next),
                                                   memory_order_relaxed, memory_order_relaxed))
             return;
     }
@@ -161,11 +162,22 @@ uint64_t stats_read_counter(const struct scoreboard *board, unsigned node,
 double stats_read_average(const struct scoreboard *board, unsigned node,
                           enum stats_average which)
 {
-    struct sb_stats *stats = segment_stats(board, node);
+    const struct sb_hot *hot = segment_hot(board, node);
 
-    if (stats == NULL || (unsigned)which >= STATS_AVERAGES)
+    if (hot == NULL || (unsigned)which >= STATS_AVERAGES)
         return 0;
-    return from_bits(atomic_load_explicit(&stats->average[which], memory_order_relaxed));
+    return from_bits(atomic_load_explicit(&hot->average[which], memory_order_relaxed));
+}
+
+void stats_read_averages(const struct scoreboard *board, unsigned node,
+                         double out[STATS_AVERAGES])
+{
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    for (unsigned a = 0; a < STATS_AVERAGES; a++)
+        out[a] = hot == NULL
+                     ? 0
+                     : from_bits(atomic_load_explicit(&hot->average[a], memory_order_relaxed));
 }
 
 void stats_zero(struct scoreboard *board, unsigned node)
@@ -182,5 +194,5 @@ void stats_zero(struct scoreboard *board, unsigned node)
     for (unsigned c = 0; c < STATS_COUNTERS; c++)
         atomic_store_explicit(&stats->counter[c], 0, memory_order_relaxed);
     for (unsigned a = 0; a < STATS_AVERAGES; a++)
-        atomic_store_explicit(&stats->average[a], 0, memory_order_relaxed);
+        atomic_store_explicit(&segment_hot(board, node)->average[a], 0, memory_order_relaxed);
 }

@@ -68,6 +68,9 @@ uint64_t stats_read_counter(const struct scoreboard *board, unsigned node,
                             enum stats_counter which);
 double stats_read_average(const struct scoreboard *board, unsigned node,
                           enum stats_average which); /* 0 = no sample */
+/* All of them at once, for a routing decision. */
+void stats_read_averages(const struct scoreboard *board, unsigned node,
+                         double out[STATS_AVERAGES]);
 
 /* W: health, for nodes_claim(). */
 void stats_zero(struct scoreboard *board, unsigned node);

@@ -54,10 +54,18 @@ static inline void words_end(_Atomic uint32_t *seq)
 /* Between begin and end.  `bytes` need not be a multiple of 8. */
 static inline void words_store(_Atomic uint64_t *to, const void *from, size_t bytes)
 {
-    for (size_t at = 0; at < bytes; at += 8) {
+    size_t at;
+
+    for (at = 0; at + 8 <= bytes; at += 8) {
+        uint64_t word;
+
+        memcpy(&word, (const char *)from + at, sizeof(word));
+        atomic_store_explicit(&to[at / 8], word, memory_order_release);
+    }
+    if (at < bytes) {
         uint64_t word = 0;
 
-        memcpy(&word, (const char *)from + at, bytes - at < 8 ? bytes - at : 8);
+        memcpy(&word, (const char *)from + at, bytes - at);
         atomic_store_explicit(&to[at / 8], word, memory_order_release);
     }
 }

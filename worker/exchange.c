@@ -380,12 +380,10 @@ size_t exchange_open(const struct exchange_core *core)
     return core->open_count;
 }
 
-int exchange_core_init(struct exchange_core *core)
+void exchange_core_init(struct exchange_core *core)
 {
     wire_arena_init(&core->arena);
     core->random = ((uint64_t)arc4random() << 32) | arc4random();
-    core->matched = calloc(scoreboard_max_nodes(core->board), sizeof(*core->matched));
-    return core->matched == NULL ? DRV_ENOMEM : 0;
 }
 
 void exchange_core_finish(struct exchange_core *core)
@@ -393,6 +391,4 @@ void exchange_core_finish(struct exchange_core *core)
     timer_stop(core->loop, &core->wake_timer);
     loop_undefer(core->loop, &core->wake);
     wire_arena_finish(&core->arena);
-    free(core->matched);
-    core->matched = NULL;
 }

@@ -50,10 +50,9 @@ struct exchange_core {
     struct deferred wake;
     struct timer wake_timer; /* while anything waits */
     uint64_t random;         /* state of the tie-breaker */
-    uint32_t *matched;       /* owned; scratch of choose.c, one number per node slot */
 };
 
-MUST_CHECK int exchange_core_init(struct exchange_core *core);
+void exchange_core_init(struct exchange_core *core);
 void exchange_core_finish(struct exchange_core *core);
 
 /* Takes a valid request; the answer is the exchange's business from here on. */

@@ -16,6 +16,7 @@
 #include "shm/stats.h"
 #include "worker/api/surface.h"
 #include "worker/exchange.h"
+#include "worker/routing/candidates.h"
 
 #define EXCHANGE_MAX_EXCLUDED 8
 
@@ -23,13 +24,6 @@ enum exchange_phase {
     EXCHANGE_WAITING = 0,
     EXCHANGE_RUNNING,
     EXCHANGE_ANSWERED,
-};
-
-/* A node this exchange will not ask (again) before `until_mono_us`. */
-struct exchange_excluded {
-    unsigned node;
-    uint32_t generation;
-    uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full */
 };
 
 /*
@@ -95,7 +89,7 @@ struct exchange {
     bool hedged;                /* it had its second leg: there is one in a request's life */
     bool hedge_won;             /* ... and that is whose answer the client got */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
-    struct exchange_excluded excluded[EXCHANGE_MAX_EXCLUDED];
+    struct candidates_barred excluded[EXCHANGE_MAX_EXCLUDED];
     uint32_t excluded_count;
 
     /* The answer. */

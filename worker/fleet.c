@@ -57,6 +57,7 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
     struct fleet_node *node = data;
     struct fleet *fleet = node->fleet;
 
+    node->reachable = state != CHANNEL_BACKOFF;
     switch (state) {
     case CHANNEL_READY:
         log_debug("event=node_connected node=%s", node->info.name);
@@ -124,6 +125,7 @@ static void open_channel(struct fleet *fleet, struct fleet_node *node)
                  log_quote(err.text));
         return;
     }
+    node->reachable = true;
     channel_connect(node->channel);
 }
 
@@ -259,6 +261,11 @@ static void add_server(struct fleet_model *model, struct fleet_node *node,
         .state = served->state,
         .load_ms = served->load_ms,
         .operations = served->operations,
+        .slot = node->slot,
+        .generation = node->info.generation,
+        .queue = node->info.queue,
+        .weight = node->info.weight == 0 ? 1 : node->info.weight,
+        .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
     };
     model->operations |= served->operations;
 }
@@ -344,8 +351,7 @@ bool fleet_any_up(const struct fleet *fleet)
 
 bool fleet_usable(const struct fleet_node *node)
 {
-    return nodes_state(node->fleet->board, node->slot) == NODE_UP && node->channel != NULL &&
-           channel_state(node->channel) != CHANNEL_BACKOFF;
+    return node->reachable && nodes_state(node->fleet->board, node->slot) == NODE_UP;
 }
 
 /* ---- life ----------------------------------------------------------------------------------

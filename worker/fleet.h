@@ -24,19 +24,21 @@ struct leg;
 struct loop;
 struct scoreboard;
 
+/* What a routing decision needs comes first, on one cache line. */
 struct fleet_node {
     unsigned slot;
-    struct node_info info;   /* as of the last renewal */
-    struct channel *channel; /* owned; NULL until the node is first UP */
     bool retired;
-    enum node_state state;  /* at the last renewal; fleet_usable() looks live */
-    uint64_t tried_mono_us; /* when this worker last sent it a request; 0 = never */
+    bool reachable;          /* there is a channel, and it is not backing off */
+    enum node_state state;   /* at the last renewal; fleet_usable() looks live */
+    uint64_t tried_mono_us;  /* when this worker last sent it a request; 0 = never */
+    struct channel *channel; /* owned; NULL until the node is first UP */
     /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */
     struct leg *pending_first, *pending_last;
     /* private to fleet.c */
     struct fleet *fleet;
     unsigned refs;
     struct fleet_node *next_retired;
+    struct node_info info; /* as of the last renewal */
 };
 
 /* What is assumed of a model before anything was learned. */
@@ -48,6 +50,12 @@ struct fleet_server {
     uint32_t state;          /* enum drover.v1.ModelState */
     uint32_t load_ms;
     uint32_t operations;
+    /* Copies from `node`, so that a routing decision reads one dense table. */
+    uint32_t slot;
+    uint32_t generation;
+    uint32_t queue;
+    uint32_t weight; /* at least 1 */
+    float prefill_tokens_per_s;
 };
 struct fleet_model {
     char id[NODE_MODEL_BYTES];

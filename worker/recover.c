@@ -38,7 +38,7 @@
 static void exclude(const struct leg *leg, uint64_t until_mono_us)
 {
     struct exchange *x = leg->x;
-    struct exchange_excluded *e = NULL;
+    struct candidates_barred *e = NULL;
     uint64_t now = loop_now_us(x->core->loop);
 
     for (uint32_t i = 0; i < x->excluded_count && e == NULL; i++) {

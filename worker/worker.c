@@ -194,8 +194,7 @@ static int start(struct worker *w, struct error *err)
     w->core.slot = params->slot;
     w->core.access_log = w->access_log;
     w->core.wake_fds = params->wake_fds;
-    if (exchange_core_init(&w->core) != 0)
-        return error_set(err, DRV_ENOMEM, "out of memory");
+    exchange_core_init(&w->core);
     rc = fleet_create(&w->core.fleet, &w->loop, params->config, params->board, on_fleet_change,
                       w, err);
     if (rc != 0)

@@ -45,27 +45,21 @@ static uint32_t kept(uint32_t candidates)
     return candidates < DECISIONS_CANDIDATES ? candidates : DECISIONS_CANDIDATES;
 }
 
-void decisions_add(struct scoreboard *board, unsigned worker, const struct decision *decision)
+void decisions_add(struct scoreboard *board, unsigned worker, struct decision *decision)
 {
     struct sb_ring *ring = board->writable ? segment_ring(board, worker) : NULL;
     struct sb_decision *entry;
-    struct decision copy; /* whole only as far as its candidates go */
-    uint64_t number;
-    size_t bytes;
 
     if (ring == NULL)
         return;
-    number = atomic_load_explicit(&ring->count, memory_order_relaxed);
-    entry = &ring->entry[number % DECISIONS_PER_WORKER];
-    bytes = used_bytes(kept(decision->candidates));
-    memcpy(&copy, decision, bytes);
-    copy.worker = worker;
-    copy.number = number;
-    copy.candidates = kept(copy.candidates);
+    decision->worker = worker;
+    decision->number = atomic_load_explicit(&ring->count, memory_order_relaxed);
+    decision->candidates = kept(decision->candidates);
+    entry = &ring->entry[decision->number % DECISIONS_PER_WORKER];
     words_begin(&entry->seq);
-    words_store(entry->content, &copy, bytes);
+    words_store(entry->content, decision, used_bytes(decision->candidates));
     words_end(&entry->seq);
-    atomic_store_explicit(&ring->count, number + 1, memory_order_release);
+    atomic_store_explicit(&ring->count, decision->number + 1, memory_order_release);
 }
 
 uint64_t decisions_count(const struct scoreboard *board, unsigned worker)

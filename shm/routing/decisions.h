@@ -52,7 +52,7 @@ struct decision_candidate {
 struct decision {
     char id[REQUEST_ID_BYTES];
     char model[REQUEST_MODEL_BYTES]; /* cut if longer */
-    uint32_t worker;                 /* filled by the reader; ignored by decisions_add() */
+    uint32_t worker;                 /* set by decisions_add() */
     uint64_t number;                 /* in that worker's ring, from 0; likewise */
     uint64_t at_mono_us;
     uint32_t attempt;       /* 0 = first */
@@ -67,9 +67,9 @@ struct decision {
     struct decision_candidate candidate[DECISIONS_CANDIDATES];
 };
 
-/* Writes the worker's next entry.  Of more than DECISIONS_CANDIDATES candidates the caller
- * chooses which to keep. */
-void decisions_add(struct scoreboard *board, unsigned worker, const struct decision *decision);
+/* Writes the worker's next entry, after setting `worker` and `number` in it.  Of more than
+ * DECISIONS_CANDIDATES candidates the caller chooses which to keep. */
+void decisions_add(struct scoreboard *board, unsigned worker, struct decision *decision);
 
 #define DECISIONS_NEWEST UINT32_MAX
 /* The last decision for this attempt of the request, or for any.  False: unknown, or

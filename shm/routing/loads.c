@@ -64,7 +64,7 @@ static bool tag_live(const struct sb_loads *loads, uint64_t tag, unsigned except
 static struct sb_loads *loads_for(const struct scoreboard *board, unsigned node,
                                   uint32_t generation)
 {
-    const struct sb_node *slot = segment_node(board, node);
+    const struct sb_hot *slot = segment_hot(board, node);
 
     if (slot == NULL || segment_generation(slot) != generation)
         return NULL;

@@ -59,7 +59,7 @@ static uint32_t age_of(uint32_t stamp, uint32_t now)
 /* Is that a node, and still the same one? */
 static bool holder_live(const struct scoreboard *board, uint32_t word)
 {
-    const struct sb_node *slot = segment_node(board, HOLDER_NODE(word));
+    const struct sb_hot *slot = segment_hot(board, HOLDER_NODE(word));
 
     return word != 0 && slot != NULL &&
            (uint8_t)segment_generation(slot) == HOLDER_GENERATION(word);
@@ -152,27 +152,38 @@ static void put_holder(const struct place *place, uint64_t hash, uint32_t word)
     }
 }
 
-/* Looks through an entry of the hash.  True: the node is there and its use has been noted.
- * Otherwise `place` becomes the best place so far. */
-static bool note_in_entry(const struct scoreboard *board, struct sb_prefix_entry *entry,
-                          uint64_t hash, uint32_t word, struct place *place)
+/* Looks for the node in an entry of the hash.  True: it is there, and its use has been noted.
+ */
+static bool note_use(struct sb_prefix_entry *entry, uint64_t hash, uint32_t word)
 {
     for (unsigned i = 0; i < SB_PREFIX_HOLDERS; i++) {
-        _Atomic uint32_t *holder = &entry->holder[i];
-        uint32_t seen = atomic_load_explicit(holder, memory_order_relaxed);
-        struct place here = {holder, &entry->hash, seen, UINT32_MAX};
+        uint32_t seen = atomic_load_explicit(&entry->holder[i], memory_order_relaxed);
 
-        if (seen != 0 && HOLDER_WHO(seen) == HOLDER_WHO(word)) {
-            if (seen != word)
-                put_holder(&here, hash, word);
-            return true;
+        if (HOLDER_WHO(seen) != HOLDER_WHO(word) || seen == 0)
+            continue;
+        if (seen != word) {
+            struct place here = {&entry->holder[i], &entry->hash, seen, 0};
+
+            put_holder(&here, hash, word);
         }
+        return true;
+    }
+    return false;
+}
+
+/* `place` becomes the best one for the node so far. */
+static void find_place(const struct scoreboard *board, struct sb_prefix_entry *entry,
+                       uint32_t word, struct place *place)
+{
+    for (unsigned i = 0; i < SB_PREFIX_HOLDERS; i++) {
+        uint32_t seen = atomic_load_explicit(&entry->holder[i], memory_order_relaxed);
+        struct place here = {&entry->holder[i], &entry->hash, seen, UINT32_MAX};
+
         if (holder_live(board, seen))
             here.age = age_of(HOLDER_STAMP(seen), HOLDER_STAMP(word));
         if (place->holder == NULL || here.age > place->age)
             *place = here;
     }
-    return false;
 }
 
 static void note_window(struct scoreboard *board, uint64_t hash, uint32_t word)
@@ -186,8 +197,12 @@ static void note_window(struct scoreboard *board, uint64_t hash, uint32_t word)
     hash = usable(hash);
     for (unsigned w = 0; w < SB_PREFIX_WAYS; w++) {
         seen[w] = atomic_load_explicit(&set->way[w].hash, memory_order_acquire);
-        if (seen[w] == hash && note_in_entry(board, &set->way[w], hash, word, &place))
+        if (seen[w] == hash && note_use(&set->way[w], hash, word))
             return;
+    }
+    for (unsigned w = 0; w < SB_PREFIX_WAYS; w++) {
+        if (seen[w] == hash)
+            find_place(board, &set->way[w], word, &place);
     }
     if (place.holder != NULL && place.age == UINT32_MAX) {
         put_holder(&place, hash, word);
@@ -215,7 +230,7 @@ static void note_window(struct scoreboard *board, uint64_t hash, uint32_t word)
 /* Is the caller's knowledge of this node of any use? */
 static bool node_current(const struct scoreboard *board, unsigned node, uint32_t generation)
 {
-    const struct sb_node *slot = segment_node(board, node);
+    const struct sb_hot *slot = segment_hot(board, node);
 
     return board->writable && slot != NULL && segment_generation(slot) == generation;
 }
@@ -257,7 +272,7 @@ static bool match_window(const struct scoreboard *board, uint64_t hash, uint32_t
         if (atomic_load_explicit(&entry->hash, memory_order_relaxed) != hash)
             continue; /* it changed hands under us */
         for (unsigned i = 0; i < SB_PREFIX_HOLDERS; i++) {
-            if (!holder_live(board, holder[i]))
+            if (holder[i] == 0 || !holder_live(board, holder[i]))
                 continue;
             matched[HOLDER_NODE(holder[i])] = windows;
             any = true;

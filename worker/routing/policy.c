@@ -40,8 +40,9 @@ static int compare_use(const struct policy_candidate *a, const struct policy_can
 /* ---- fastest -------------------------------------------------------------------------------
  */
 
-void policy_terms(struct policy_terms *out, const struct policy_candidate *c,
-                  const struct policy_request *request)
+/* Inline, because it is all that a decision does with most candidates. */
+static inline void compute_terms(struct policy_terms *out, const struct policy_candidate *c,
+                                 const struct policy_request *request)
 {
     double n = c->inflight, slots = c->slots == 0 ? 1 : c->slots;
     double p = c->prefill_tokens_per_s;
@@ -60,6 +61,12 @@ void policy_terms(struct policy_terms *out, const struct policy_candidate *c,
                                     c->matched_tokens / p >= out->wait_s);
 }
 
+void policy_terms(struct policy_terms *out, const struct policy_candidate *candidate,
+                  const struct policy_request *request)
+{
+    compute_terms(out, candidate, request);
+}
+
 static int fastest(const struct policy_candidate *candidates, size_t n,
                    const struct policy_request *request, uint64_t random)
 {
@@ -72,7 +79,7 @@ static int fastest(const struct policy_candidate *candidates, size_t n,
 
         if (candidates[i].inflight >= candidates[i].cap)
             continue;
-        policy_terms(&terms, &candidates[i], request);
+        compute_terms(&terms, &candidates[i], request);
         if (!terms.eligible)
             continue;
         if (best == -1 || terms.cost_s < best_cost) {
@@ -90,6 +97,11 @@ static int fastest(const struct policy_candidate *candidates, size_t n,
     return best;
 }
 
+static double least(double a, double b)
+{
+    return a < b ? a : b;
+}
+
 double policy_prefill_speed(double average_backlog, double average_ttft_s,
                             double reported_tokens_per_s, uint64_t pending_tokens,
                             double oldest_pending_s)
@@ -101,8 +113,8 @@ double policy_prefill_speed(double average_backlog, double average_ttft_s,
     else if (reported_tokens_per_s > 0)
         p = reported_tokens_per_s;
     if (oldest_pending_s > SILENCE_S && pending_tokens != 0)
-        p = fmin(p, (double)pending_tokens / oldest_pending_s);
-    return fmax(p, 1);
+        p = least(p, (double)pending_tokens / oldest_pending_s);
+    return p > 1 ? p : 1;
 }
 
 /* ---- the others ----------------------------------------------------------------------------

@@ -50,6 +50,7 @@
 #include "base/attrs.h"
 #include "base/config/config.h"
 
+/* One cache line. */
 struct policy_candidate {
     uint32_t id;       /* of the node, the same for all workers */
     uint32_t inflight; /* n, over all workers */
@@ -57,8 +58,8 @@ struct policy_candidate {
     uint32_t slots;    /* S; at least 1 when cap != 0 */
     uint32_t weight;   /* percent; at least 1 */
     /* For fastest: */
-    uint64_t pending_tokens;     /* Q */
     uint32_t matched_tokens;     /* m */
+    uint64_t pending_tokens;     /* Q */
     double prefill_tokens_per_s; /* p; > 0 */
     double hold_s;               /* h; 0 = not known yet */
     double load_s;

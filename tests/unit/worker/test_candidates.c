@@ -1,0 +1,313 @@
+/* test_candidates.c - from the scoreboard to a place on a node, with the numbers worked out. */
+#include "worker/routing/candidates.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/nodes.h"
+#include "shm/routing/decisions.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/loads.h"
+#include "shm/routing/prefix.h"
+#include "shm/stats.h"
+#include "tests/unit/shm/board.h"
+#include "worker/fleet.h"
+
+#define NODES 20
+#define NOW   (100 * US_PER_S)
+#define CHAT  DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS
+#define MODEL 77 /* its hash */
+
+/* A fleet of idle nodes n0, n1, ...: 4 slots and 2 places beyond, 1000 tokens/s by their own
+ * word, and nothing learned. */
+struct scene {
+    struct temporary t;
+    struct scoreboard *board;
+    struct fleet_node node[NODES];
+    struct fleet_server server[NODES];
+    struct fleet_model model;
+    struct candidates_request request; /* 1000 tokens */
+    uint64_t random;
+};
+static struct scene s;
+static struct candidates all;
+
+static void set_up(unsigned nodes)
+{
+    memset(&s, 0, sizeof(s));
+    s.board = board_make(&s.t, NODES, 3, 1);
+    for (unsigned n = 0; n < nodes; n++) {
+        struct node_info info = {.slots = 4, .queue = 2, .weight = 100};
+
+        cr_assert_eq(nodes_claim(s.board, NOW), (int)n);
+        (void)snprintf(info.name, sizeof(info.name), "n%u", n);
+        nodes_publish(s.board, n, &info);
+        nodes_set_state(s.board, n, NODE_UP, NODE_REASON_PROBES_PASS, NOW);
+        cr_assert(nodes_read(s.board, n, &s.node[n].info));
+        s.node[n].slot = n;
+        s.node[n].reachable = true;
+        s.node[n].tried_mono_us = NOW;
+        s.server[n] = (struct fleet_server){.node = &s.node[n],
+                                            .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
+                                            .operations = UINT32_C(1) << CHAT,
+                                            .slot = n,
+                                            .generation = 1,
+                                            .queue = 2,
+                                            .weight = 100,
+                                            .prefill_tokens_per_s = 1000};
+    }
+    s.model.servers = s.server;
+    s.model.servers_count = nodes;
+    s.request = (struct candidates_request){
+        .policy = {.tokens = 1000}, .operation = CHAT, .model_hash = MODEL, .now_mono_us = NOW};
+}
+
+static void tear_down(void)
+{
+    board_drop(&s.t, s.board);
+}
+
+static void gather(void)
+{
+    candidates_gather(&all, s.board, &s.model, &s.request);
+}
+
+/* The node that worker 0 gets a place on, or -1. */
+static int claim(struct candidates_place *place)
+{
+    uint32_t cursor = 0;
+
+    if (!candidates_claim(&all, s.board, 0, POLICY_FASTEST, &s.request, &cursor, &s.random,
+                          place))
+        return -1;
+    return (int)all.of[place->at].id;
+}
+
+/* What was learned: `speed` tokens per second. */
+static void learn(unsigned node, double speed)
+{
+    stats_average(s.board, node, 1, STATS_AVG_BACKLOG, speed * 2, 0.1);
+    stats_average(s.board, node, 1, STATS_AVG_TTFT_S, 2, 0.1);
+    stats_average(s.board, node, 1, STATS_AVG_HOLD_S, 8, 0.1);
+}
+
+static void hold_places(unsigned worker, unsigned node, unsigned n)
+{
+    while (n-- != 0)
+        cr_assert(gauges_claim(s.board, worker, node, 1, 100, 99));
+}
+
+Test(candidates, a_candidate_has_what_the_scoreboard_says)
+{
+    const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60, UINT64_C(3) << 60};
+
+    set_up(2);
+    learn(1, 500);
+    hold_places(0, 1, 1);
+    hold_places(2, 1, 2);
+    prefix_note(s.board, 1, 1, windows, 2, NOW);
+    prefix_session_set(s.board, 5, 1, 1, NOW);
+    s.request.windows = windows;
+    s.request.windows_count = 3;
+    s.request.tokens_per_window = 300;
+    s.request.session_hash = 5;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert(all.any_usable && !all.any_failed);
+    cr_assert_eq(all.of[0].inflight, 0);
+    cr_assert_eq(all.of[0].matched_tokens, 0);
+    cr_assert_not(all.of[0].same_session);
+    cr_assert_eq(all.of[1].id, 1);
+    cr_assert_eq(all.of[1].inflight, 3);
+    cr_assert_eq(all.of[1].pending_tokens, 300);
+    cr_assert_eq(all.of[1].slots, 4);
+    cr_assert_eq(all.of[1].cap, 6, "4 slots and 2 places beyond");
+    cr_assert_eq(all.of[1].matched_tokens, 600, "2 windows of 300 tokens");
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 500, 1e-9);
+    cr_assert_float_eq(all.of[1].hold_s, 8, 1e-9);
+    cr_assert(all.of[1].same_session);
+    tear_down();
+}
+
+Test(candidates, a_silent_node_is_no_faster_than_its_silence)
+{
+    set_up(1);
+    learn(0, 500);
+    hold_places(1, 0, 1);
+    gauges_set_oldest(s.board, 1, 0, 1, NOW - 5 * US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 20, 1e-9, "100 tokens in 5 s");
+    tear_down();
+}
+
+Test(candidates, who_cannot_serve_is_none)
+{
+    set_up(7);
+    s.server[0].operations = 0;
+    s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING;
+    s.server[2].state = DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
+    s.node[3].reachable = false;
+    nodes_set_state(s.board, 4, NODE_DRAINING, NODE_REASON_OPERATOR, NOW);
+    s.server[5].generation = 9; /* the slot has another tenant than the one we know */
+    gather();
+    cr_assert_eq(all.count, 1);
+    cr_assert_eq(all.of[0].id, 6);
+    tear_down();
+}
+
+Test(candidates, a_full_node_is_left_out_for_its_pause_and_a_failed_one_for_good)
+{
+    const struct candidates_barred barred[] = {
+        {.node = 0, .generation = 1, .until_mono_us = UINT64_MAX},
+        {.node = 1, .generation = 1, .until_mono_us = NOW + 1},
+        {.node = 2, .generation = 1, .until_mono_us = NOW},        /* over */
+        {.node = 3, .generation = 2, .until_mono_us = UINT64_MAX}, /* another tenant */
+    };
+
+    set_up(4);
+    s.request.barred = barred;
+    s.request.barred_count = 4;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert_eq(all.of[0].id, 2);
+    cr_assert_eq(all.of[1].id, 3);
+    s.model.servers_count = 2;
+    gather();
+    cr_assert_eq(all.count, 0);
+    cr_assert(all.any_usable, "n1 is only full");
+    s.model.servers_count = 1;
+    gather();
+    cr_assert(!all.any_usable && all.any_failed);
+    tear_down();
+}
+
+Test(candidates, an_idle_node_nothing_new_is_known_of_counts_as_the_fastest)
+{
+    set_up(3);
+    learn(0, 4000);
+    learn(1, 50);
+    gather();
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "tried just now");
+    cr_assert_float_eq(all.of[2].prefill_tokens_per_s, 4000, 1e-9, "never tried");
+    s.node[1].tried_mono_us = NOW - 10 * US_PER_S - 1;
+    gather();
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 4000, 1e-9);
+    hold_places(1, 1, 1);
+    gather();
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "it has a request already");
+    tear_down();
+}
+
+Test(candidates, a_model_on_disk_costs_its_load_and_is_loaded_once)
+{
+    struct candidates_place place;
+
+    set_up(2);
+    s.server[0].state = s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    s.server[0].load_ms = 3000;
+    gather();
+    cr_assert_float_eq(all.of[0].load_s, 3, 1e-9);
+    cr_assert_float_eq(all.of[1].load_s, 10, 1e-9, "nobody said how long");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert(place.loads_model);
+    gather();
+    cr_assert_eq(all.of[0].cap, 0, "it is being loaded there");
+    cr_assert_eq(all.bars[0], DECISION_BAR_LOADING);
+    cr_assert_eq(claim(&place), 1);
+    gather();
+    cr_assert_eq(claim(&place), -1);
+    cr_assert(all.any_usable);
+    loads_done(s.board, 0, 0, 1, MODEL);
+    gather();
+    cr_assert_eq(all.of[0].cap, 6);
+    tear_down();
+}
+
+Test(candidates, a_claim_counts_the_uncached_tokens_in_the_own_gauge)
+{
+    struct candidates_place place;
+
+    set_up(1);
+    learn(0, 1000);
+    gather();
+    all.of[0].matched_tokens = 400;
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_eq(place.terms.uncached_tokens, 600);
+    cr_assert_eq(gauges_read(s.board, 0, 0, 1).inflight, 1);
+    cr_assert_eq(gauges_read(s.board, 0, 0, 1).pending_tokens, 600);
+    tear_down();
+}
+
+Test(candidates, a_place_that_another_worker_took_meanwhile_is_not_taken_twice)
+{
+    struct candidates_place place;
+
+    set_up(2);
+    learn(0, 4000); /* the better one */
+    learn(1, 1000);
+    gather();
+    hold_places(1, 0, 4);
+    cr_assert_eq(claim(&place), 1);
+    cr_assert_eq(all.bars[0], DECISION_BAR_LOST);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 4);
+    tear_down();
+}
+
+Test(candidates, the_record_has_every_term_and_says_why_not)
+{
+    static struct decision d, read;
+    struct candidates_place place;
+
+    set_up(3);
+    learn(0, 1000);
+    learn(1, 1000);
+    learn(2, 1000);
+    hold_places(1, 1, 1); /* 100 tokens on their way */
+    hold_places(1, 2, 4);
+    prefix_session_set(s.board, 5, 0, 1, NOW);
+    s.request.session_hash = 5;
+    gather();
+    cr_assert_eq(claim(&place), 0);
+    (void)strlcpy(d.id, "req-1", sizeof(d.id));
+    candidates_record(&all, s.board, 0, &s.request, place.at, &d);
+    cr_assert(decisions_find(s.board, "req-1", DECISIONS_NEWEST, &read));
+    cr_assert_eq(read.node, 0);
+    cr_assert_str_eq(read.name, "n0");
+    cr_assert_eq(read.prompt_tokens, 1000);
+    cr_assert_eq(read.candidates, 3);
+    cr_assert_str_eq(read.candidate[1].name, "n1");
+    cr_assert_eq(read.candidate[0].bars, 0);
+    /* n0: 1000 / 1000 * 1, a fifth less for the session. */
+    cr_assert_float_eq(read.candidate[0].prefill_s, 1, 1e-6);
+    cr_assert_float_eq(read.candidate[0].bonus_s, 0.2, 1e-6);
+    cr_assert_float_eq(read.candidate[0].cost_s, 0.8, 1e-6);
+    /* n1: (100 + 1000) / 1000 * (1 + 1/4). */
+    cr_assert_float_eq(read.candidate[1].cost_s, 1.375, 1e-6);
+    /* n2: full: a wait of 1 * 8 / 4, and (400 + 1000) / 1000 * (1 + 4/4). */
+    cr_assert_float_eq(read.candidate[2].wait_s, 2, 1e-6);
+    cr_assert_float_eq(read.candidate[2].cost_s, 4.8, 1e-6);
+    cr_assert_eq(read.candidate[2].bars, DECISION_BAR_FULL);
+    tear_down();
+}
+
+Test(candidates, of_many_candidates_the_chosen_one_is_always_recorded)
+{
+    static struct decision d, read;
+    struct candidates_place place;
+
+    set_up(NODES);
+    for (unsigned n = 0; n < NODES; n++)
+        learn(n, n == 18 ? 5000 : 1000);
+    gather();
+    cr_assert_eq(claim(&place), 18);
+    (void)strlcpy(d.id, "req-2", sizeof(d.id));
+    candidates_record(&all, s.board, 0, &s.request, place.at, &d);
+    cr_assert(decisions_find(s.board, "req-2", DECISIONS_NEWEST, &read));
+    cr_assert_eq(read.candidates_total, NODES);
+    cr_assert_eq(read.candidates, DECISIONS_CANDIDATES);
+    cr_assert_eq(read.candidate[DECISIONS_CANDIDATES - 2].node, 14);
+    cr_assert_eq(read.candidate[DECISIONS_CANDIDATES - 1].node, 18);
+    tear_down();
+}

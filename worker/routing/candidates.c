@@ -1,0 +1,257 @@
+/* candidates.c - the nodes that could serve a request: what is known, and a place on one. */
+#include "worker/routing/candidates.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/nodes.h"
+#include "shm/routing/decisions.h"
+#include "shm/routing/gauges.h"
+#include "shm/routing/loads.h"
+#include "shm/routing/prefix.h"
+#include "shm/stats.h"
+#include "worker/fleet.h"
+
+/* A load nobody gave a time for. */
+#define DEFAULT_LOAD_MS 10000
+
+/* What was learned of an idle node longer ago than this is not held against it. */
+#define STALE_US (10 * US_PER_S)
+
+/* What is known of the request before any node is looked at. */
+struct outlook {
+    uint32_t matched[CANDIDATES_MAX]; /* windows each node slot has seen */
+    int session_node;                 /* -1: none */
+};
+
+/* ---- gathering -----------------------------------------------------------------------------
+ */
+
+static bool can_serve(const struct fleet_server *server, int operation)
+{
+    return (server->operations & (UINT32_C(1) << operation)) != 0 && server->node->reachable &&
+           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING &&
+           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
+}
+
+static const struct candidates_barred *find_barred(const struct candidates_request *request,
+                                                   const struct fleet_server *server)
+{
+    for (uint32_t i = 0; i < request->barred_count; i++) {
+        const struct candidates_barred *b = &request->barred[i];
+
+        if (b->node == server->slot && b->generation == server->generation &&
+            b->until_mono_us > request->now_mono_us)
+            return b;
+    }
+    return NULL;
+}
+
+/* Seconds since an instant; 0 when there is none, or not yet. */
+static double seconds_since(uint64_t since_mono_us, uint64_t now)
+{
+    return since_mono_us == 0 || since_mono_us > now
+               ? 0
+               : (double)(now - since_mono_us) / (double)US_PER_S;
+}
+
+/* Fills in c.  True: nothing is known of the node's speed, or nothing new. */
+static inline bool describe(struct policy_candidate *c, const struct scoreboard *board,
+                            const struct fleet_server *server, const struct node_hot *hot,
+                            const struct candidates_request *request,
+                            const struct outlook *outlook)
+{
+    struct gauge gauge = gauges_sum_oldest(board, server->slot, server->generation);
+    double average[STATS_AVERAGES];
+
+    stats_read_averages(board, server->slot, average);
+    c->id = server->slot;
+    c->inflight = gauge.inflight;
+    c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
+    c->cap = c->slots + server->queue;
+    c->weight = server->weight;
+    c->pending_tokens = gauge.pending_tokens;
+    c->matched_tokens = (uint32_t)(request->tokens_per_window * outlook->matched[server->slot]);
+    c->prefill_tokens_per_s = policy_prefill_speed(
+        average[STATS_AVG_BACKLOG], average[STATS_AVG_TTFT_S], server->prefill_tokens_per_s,
+        gauge.pending_tokens, seconds_since(gauge.oldest_mono_us, request->now_mono_us));
+    c->hold_s = average[STATS_AVG_HOLD_S];
+    c->load_s = 0;
+    c->same_session = outlook->session_node == (int)server->slot;
+    return gauge.inflight == 0 &&
+           (average[STATS_AVG_TTFT_S] == 0 ||
+            request->now_mono_us - server->node->tried_mono_us > STALE_US);
+}
+
+/* A node that has the model on disk.  One load at a time: the others wait for it, or go where
+ * the model is. */
+static uint8_t describe_load(struct policy_candidate *c, const struct scoreboard *board,
+                             const struct fleet_server *server,
+                             const struct candidates_request *request)
+{
+    c->load_s = (server->load_ms == 0 ? DEFAULT_LOAD_MS : server->load_ms) / 1000.0;
+    if (!loads_live(board, server->slot, server->generation, request->model_hash,
+                    request->now_mono_us))
+        return 0;
+    c->cap = 0;
+    return DECISION_BAR_LOADING;
+}
+
+void candidates_gather(struct candidates *out, const struct scoreboard *board,
+                       const struct fleet_model *model,
+                       const struct candidates_request *request)
+{
+    static struct outlook outlook; /* one thread; too large for the stack */
+    static uint32_t unproven[CANDIDATES_MAX];
+    size_t unproven_count = 0;
+    double best = 0;
+
+    out->count = 0;
+    out->any_usable = false;
+    out->any_failed = false;
+    outlook.session_node =
+        request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
+    (void)prefix_match(board, request->windows, request->windows_count, outlook.matched);
+    for (size_t i = 0; i < model->servers_count && out->count < CANDIDATES_MAX; i++) {
+        const struct fleet_server *server = &model->servers[i];
+        const struct candidates_barred *barred;
+        struct policy_candidate *c = &out->of[out->count];
+        struct node_hot hot;
+
+        if (!can_serve(server, request->operation) || !nodes_hot(board, server->slot, &hot) ||
+            hot.state != NODE_UP)
+            continue;
+        barred = find_barred(request, server);
+        if (barred != NULL && barred->until_mono_us == UINT64_MAX) {
+            out->any_failed = true;
+            continue;
+        }
+        out->any_usable = true;
+        if (barred != NULL || hot.generation != server->generation)
+            continue;
+        if (describe(c, board, server, &hot, request, &outlook))
+            unproven[unproven_count++] = (uint32_t)out->count;
+        out->bars[out->count] = 0;
+        if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
+            out->bars[out->count] = describe_load(c, board, server, request);
+        if (c->prefill_tokens_per_s > best)
+            best = c->prefill_tokens_per_s;
+        out->server[out->count++] = server;
+    }
+    /*
+     * A node that is never chosen is never measured, so a bad first impression, or none, would
+     * last.  One that nothing fresh is known of counts as being as fast as the fastest
+     * candidate: it gets a request, and with it an average of its own.
+     */
+    for (size_t i = 0; i < unproven_count; i++)
+        out->of[unproven[i]].prefill_tokens_per_s = best;
+}
+
+/* ---- claiming ------------------------------------------------------------------------------
+ */
+
+static uint64_t next_random(uint64_t *random)
+{
+    *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *random;
+}
+
+/* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
+ */
+static bool claim(struct scoreboard *board, unsigned worker, const struct fleet_server *server,
+                  const struct policy_candidate *c, const struct candidates_request *request,
+                  struct candidates_place *place)
+{
+    uint32_t cap = c->inflight < c->slots ? c->slots : c->cap;
+
+    place->loads_model = false;
+    if (c->load_s > 0) {
+        uint64_t hold_us = (uint64_t)(c->load_s * 2 * (double)US_PER_S) + US_PER_S;
+
+        place->loads_model = loads_claim(board, worker, server->slot, server->generation,
+                                         request->model_hash, request->now_mono_us, hold_us);
+        if (!place->loads_model)
+            return false;
+    }
+    if (gauges_claim(board, worker, server->slot, server->generation,
+                     place->terms.uncached_tokens, cap))
+        return true;
+    if (place->loads_model)
+        loads_done(board, worker, server->slot, server->generation, request->model_hash);
+    return false;
+}
+
+bool candidates_claim(struct candidates *candidates, struct scoreboard *board, unsigned worker,
+                      enum policy_kind policy, const struct candidates_request *request,
+                      uint32_t *cursor, uint64_t *random, struct candidates_place *out)
+{
+    for (;;) {
+        int at = policy_choose(policy, candidates->of, candidates->count, &request->policy,
+                               cursor, next_random(random));
+        struct policy_candidate *c;
+
+        if (at < 0)
+            return false;
+        c = &candidates->of[at];
+        policy_terms(&out->terms, c, &request->policy);
+        out->at = at;
+        if (claim(board, worker, candidates->server[at], c, request, out))
+            return true;
+        c->cap = 0; /* another worker was faster */
+        candidates->bars[at] |= DECISION_BAR_LOST;
+    }
+}
+
+/* ---- the record ----------------------------------------------------------------------------
+ */
+
+static void describe_for_people(struct decision_candidate *to, const struct policy_candidate *c,
+                                const struct fleet_server *server, uint8_t bars,
+                                const struct policy_request *request)
+{
+    struct policy_terms terms;
+
+    policy_terms(&terms, c, request);
+    to->node = server->slot;
+    memcpy(to->name, server->node->info.name, sizeof(to->name) - 1);
+    to->name[sizeof(to->name) - 1] = '\0';
+    to->inflight = c->inflight;
+    to->slots = c->slots;
+    to->cap = c->cap;
+    to->pending_tokens =
+        c->pending_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)c->pending_tokens;
+    to->matched_tokens = c->matched_tokens;
+    to->prefill_per_s = (float)c->prefill_tokens_per_s;
+    to->wait_s = (float)terms.wait_s;
+    to->prefill_s = (float)terms.prefill_s;
+    to->load_s = (float)terms.load_s;
+    to->bonus_s = (float)terms.bonus_s;
+    to->cost_s = (float)terms.cost_s;
+    to->bars = bars != 0 || terms.eligible ? bars : (uint32_t)DECISION_BAR_FULL;
+}
+
+void candidates_record(const struct candidates *candidates, struct scoreboard *board,
+                       unsigned worker, const struct candidates_request *request, int chosen,
+                       struct decision *decision)
+{
+    size_t last = candidates->count;
+
+    decision->at_mono_us = request->now_mono_us;
+    decision->prompt_tokens = request->policy.tokens;
+    decision->node = candidates->server[chosen]->slot;
+    (void)strlcpy(decision->name, candidates->server[chosen]->node->info.name,
+                  sizeof(decision->name));
+    decision->candidates_total = (uint32_t)candidates->count;
+    decision->candidates = 0;
+    if (last > DECISIONS_CANDIDATES)
+        last = DECISIONS_CANDIDATES;
+    for (size_t i = 0; i < last; i++) {
+        /* The chosen one is always kept, in the last place if need be. */
+        size_t from = i == last - 1 && (size_t)chosen >= last ? (size_t)chosen : i;
+
+        describe_for_people(&decision->candidate[decision->candidates++], &candidates->of[from],
+                            candidates->server[from], candidates->bars[from], &request->policy);
+    }
+    decisions_add(board, worker, decision);
+}
