@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -85,6 +86,8 @@ int main(int argc, char **argv, char **envp)
     bool test = false;
     int c;
 
+    /* Whoever started us may have been careless: nobody else writes to what we make. */
+    (void)umask(umask(S_IWGRP | S_IWOTH) | S_IWGRP | S_IWOTH);
     setproctitle_init(argc, argv, envp);
     while ((c = getopt_long(argc, argv, "c:tfVh", options, NULL)) != -1) {
         switch (c) {
