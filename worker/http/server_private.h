@@ -36,6 +36,7 @@ struct connection {
     struct client_count *counted;   /* NULL when nobody counts this address */
     uint64_t since_mono_us;         /* accepted, or the last answer ended */
     uint64_t reading_mono_us;       /* a part of a request was first seen; 0 = none is there */
+    uint64_t base_bytes;            /* received before reading_mono_us */
     bool fresh;                     /* no complete request yet */
     char client[CLIENT_TEXT_BYTES]; /* address without port */
 };

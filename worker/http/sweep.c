@@ -7,6 +7,8 @@
  *
  *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
  *                      included
+ *                      or twice max_body_bytes read for it, most of which must then be the
+ *                      frames of chunks, or trailers
  *   idle_timeout_ms    nothing at all, after an answer
  *   write_stall_ms     the client's kernel has taken no byte of an answer
  *
@@ -21,6 +23,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/log.h"
+#include "worker/http/harden.h"
 #include "worker/http/server_private.h"
 
 /* Connections that are idle when draining begins are given this long: a request that is already
@@ -33,32 +36,44 @@ static void shut(const struct connection *conn, const char *why)
     (void)shutdown(h2o_socket_get_fd(conn->sock), SHUT_RDWR);
 }
 
-/* Bytes of all answers that the peer's kernel has acknowledged; 0 when it cannot be known. */
-static uint64_t acked_bytes(const struct connection *conn)
+/* What the kernel knows of a connection; all 0 when it does not, as of a Unix socket. */
+static void count_bytes(const struct connection *conn, uint64_t *acked, uint64_t *received)
 {
     struct tcp_info info = {0};
     socklen_t len = sizeof(info);
 
     if (getsockopt(h2o_socket_get_fd(conn->sock), IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
-        len < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
-        return 0;
-    return info.tcpi_bytes_acked;
+        len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
+        info = (struct tcp_info){0};
+    *acked = info.tcpi_bytes_acked;
+    *received = info.tcpi_bytes_received;
+}
+
+/* A crowd may stall at once: a few lines tell it. */
+static void log_stall(const struct connection *conn)
+{
+    static struct log_limit limit;
+    const struct responder *r = conn->current;
+    uint32_t missed;
+
+    if (log_limit_ok(&limit, 5, &missed))
+        log_info("event=write_stall client=%s id=%s pending_bytes=%zu missed=%u", conn->client,
+                 r->request->id, responder_pending(r), missed);
 }
 
 static void check_writing(struct http_server *server, struct connection *conn, uint64_t now)
 {
     struct responder *r = conn->current;
-    uint64_t acked;
+    uint64_t acked, received;
 
     if (!r->in_flight || r->told || now - r->flight_mono_us < server->sweep_us)
         return;
-    acked = acked_bytes(conn);
+    count_bytes(conn, &acked, &received);
     if (acked != r->acked_bytes) {
         r->acked_bytes = acked;
         r->flight_mono_us = now;
     } else if (now - r->flight_mono_us >= server->config->limits.write_stall_ms * US_PER_MS) {
-        log_info("event=write_stall client=%s id=%s pending_bytes=%zu", conn->client,
-                 r->request->id, responder_pending(r));
+        log_stall(conn);
         responder_lose(r);
     }
 }
@@ -67,14 +82,20 @@ static void check_reading(struct http_server *server, struct connection *conn, u
 {
     const struct config_limits *limits = &server->config->limits;
     bool reading = conn->sock->input != NULL && conn->sock->input->size != 0;
-    uint64_t since;
+    uint64_t since, acked, received;
 
-    if (reading && conn->reading_mono_us == 0)
-        conn->reading_mono_us = now;
     if (reading || conn->fresh) {
+        count_bytes(conn, &acked, &received);
+        if (reading && conn->reading_mono_us == 0) {
+            conn->reading_mono_us = now;
+            conn->base_bytes = conn->fresh ? 0 : received;
+        }
         since = reading && !conn->fresh ? conn->reading_mono_us : conn->since_mono_us;
         if (now - since >= limits->header_timeout_ms * US_PER_MS)
             shut(conn, "request");
+        else if (received - conn->base_bytes >
+                 2 * (uint64_t)limits->max_body_bytes + HARDEN_MAX_HEAD_BYTES)
+            shut(conn, "too_many_bytes");
         return;
     }
     if (now - conn->since_mono_us >= limits->idle_timeout_ms * US_PER_MS)
