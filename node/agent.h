@@ -45,8 +45,9 @@ struct agent_listener {
 struct agent_config {
     char node_id[AGENT_NODE_ID_BYTES];
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
-    uint32_t slots; /* 0 = what the engine says, or 1 */
-    int32_t queue;  /* -1 = half the slots, rounded up */
+    uint32_t slots;  /* 0 = what the engine says, or 1 */
+    int32_t queue;   /* -1 = half the slots, rounded up */
+    bool resume_ids; /* ask the engine for token ids where it can tell them */
 };
 
 struct agent_totals {

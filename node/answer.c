@@ -62,8 +62,12 @@ static void add_text(struct exec *exec, Drover__V1__Chunk *chunk, bool whole)
     if (!wire_is_utf8(buf_head(&o->text), buf_size(&o->text)))
         o->plain = false;
     chunk->resumable = exec->resumable && o->plain && !o->finished && whole;
-    if (exec->resumable && o->plain && buf_size(&o->text) != 0)
+    if (exec->resumable && o->plain && buf_size(&o->text) != 0) {
         chunk->text = (char *)(uintptr_t)buf_cstr(&o->text);
+        chunk->token_ids =
+            (uint32_t *)(uintptr_t)token_ids_of_text(&exec->ids, &chunk->n_token_ids);
+        chunk->vocabulary = chunk->n_token_ids == 0 ? 0 : exec->vocabulary;
+    }
     if (!exec->content_sent && exec->out_content) {
         chunk->response_id = o->response_id;
         chunk->created = o->created;
@@ -93,6 +97,7 @@ static bool send_chunk(struct exec *exec, size_t n)
     exec->out_tokens = 0;
     exec->out_content = false;
     buf_reset(&exec->observer.text);
+    token_ids_taken(&exec->ids);
     return true;
 }
 
@@ -309,11 +314,18 @@ static bool is_shown(struct exec *exec, const struct seen *seen, bool *ended)
 /* One event.  False: the call has ended. */
 static bool take_event(struct exec *exec, const struct sse_event *event)
 {
-    struct sse_event rejoined;
+    struct sse_event stripped, rejoined;
     struct seen seen;
     bool shown, ended;
     int rc;
 
+    if (exec->ids_asked) {
+        if (token_ids_event(&exec->ids, event, &stripped) != 0) {
+            exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+            return false;
+        }
+        event = &stripped;
+    }
     if (exec->continues) {
         if (rejoin_event(&exec->rejoin, event, &rejoined) != 0) {
             exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
@@ -454,24 +466,30 @@ static void pass_as_400(struct exec *exec, const char *text)
     pass(exec);
 }
 
-static void ask_without_usage(struct exec *exec)
+/* Asks again with one member less in the body. */
+static void ask_without(struct exec *exec, const char *name)
 {
-    const struct json_edit edit = {.name = "stream_options", .value = NULL};
+    const struct json_edit edit = {.name = name, .value = NULL};
     struct buf body = BUF_INIT;
     struct json_value root;
 
-    exec->agent->no_stream_options = true;
     if (json_check(&root, buf_head(&exec->body), buf_size(&exec->body), NULL) != 0 ||
         json_edit(&body, &root, &edit, 1) != 0) {
         buf_finish(&body);
-        exec_fail(exec, GRPC_INTERNAL, "the engine refuses stream_options");
+        exec_fail(exec, GRPC_INTERNAL, "the engine refuses %s", name);
         return;
     }
     buf_finish(&exec->body);
     exec->body = body;
-    exec->usage_added = false;
     answer_reset(exec);
     exec_run(exec);
+}
+
+static void ask_without_usage(struct exec *exec)
+{
+    exec->agent->no_stream_options = true;
+    exec->usage_added = false;
+    ask_without(exec, "stream_options");
 }
 
 static void judge(struct exec *exec)
@@ -480,6 +498,12 @@ static void judge(struct exec *exec)
 
     judge_http(&verdict, exec->http_status, buf_head(&exec->out), buf_size(&exec->out),
                exec->usage_added);
+    if (exec->ids_asked && verdict.judgement != JUDGE_FAIL) {
+        /* It may be what we added that it does not like: the client's own request decides. */
+        exec->ids_asked = false;
+        ask_without(exec, "logprobs");
+        return;
+    }
     if (exec->continues && verdict.judgement != JUDGE_FAIL &&
         verdict.judgement != JUDGE_WITHOUT_USAGE) {
         /* The client reads a stream that began well: an error page is no answer to it. */

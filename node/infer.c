@@ -63,6 +63,7 @@ static void free_exec(struct exec *exec)
     buf_finish(&exec->out);
     buf_finish(&exec->whole);
     sse_finish(&exec->sse);
+    token_ids_finish(&exec->ids);
     rejoin_finish(&exec->rejoin);
     observer_finish(&exec->observer);
     assembler_destroy(exec->assembler);
@@ -359,6 +360,18 @@ static const struct engine_model *find_model(const struct engine_facts *facts, c
     return NULL;
 }
 
+/* Whose token ids an answer is made of; 0 where ids are neither told nor taken. */
+static uint64_t vocabulary_of(const struct exec *exec, const char *model_id)
+{
+    struct engine *engine = exec->agent->engine;
+    const struct engine_facts *facts = engine->ops->facts(engine);
+    const struct engine_model *model = find_model(facts, model_id);
+
+    if (model == NULL || !resume_engine_knows_ids((int)facts->kind, exec->operation))
+        return 0;
+    return model->vocabulary;
+}
+
 /* Can this node serve it at all?  False: the call has ended. */
 static bool check_service(struct exec *exec, const Drover__V1__InferRequest *request)
 {
@@ -459,9 +472,16 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
         .repeats = resume_engine_repeats(engine_kind(exec), exec->operation)};
     struct error err = {0};
     bool over;
-    int rc = rejoin_init(&exec->rejoin, &config);
+    int rc;
 
     exec->continues = true;
+    if (resume->vocabulary != 0 && resume->vocabulary == exec->vocabulary) {
+        rest.token_ids = resume->token_ids;
+        rest.token_ids_count = resume->n_token_ids;
+    }
+    if (rest.token_ids_count != 0)
+        config.text_len = 0; /* whoever goes on from ids says nothing again */
+    rc = rejoin_init(&exec->rejoin, &config);
     if (rc == 0)
         rc = resume_body(body, request->body.data, request->body.len, &rest, &over, &err);
     if (rc != 0) {
@@ -507,6 +527,9 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
                       json_check(&root, body, body_len, NULL) == 0 &&
                       resume_possible(exec->operation, &root);
     observer_init(&exec->observer, exec->operation, exec->resumable);
+    exec->vocabulary = vocabulary_of(exec, request->model);
+    wishes.token_ids =
+        exec->agent->config.resume_ids && exec->resumable && exec->vocabulary != 0;
     if (request->resume != NULL) {
         if (!take_resume(exec, request, &wishes, &rest)) {
             buf_finish(&rest);
@@ -526,6 +549,8 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
     }
     exec->streaming = outcome.streaming;
     exec->usage_added = outcome.usage_added;
+    exec->ids_asked = wishes.token_ids;
+    token_ids_init(&exec->ids);
     return true;
 }
 

@@ -241,7 +241,8 @@ static int serve(struct node *node, uint16_t *port, struct error *err)
 static int start(struct node *node, struct error *err)
 {
     const struct options *o = &node->options;
-    struct agent_config config = {.slots = o->slots, .queue = o->queue};
+    struct agent_config config = {
+        .slots = o->slots, .queue = o->queue, .resume_ids = o->resume_ids};
     struct attach_config joining = {.host = o->advertise};
     uint16_t port = 0;
     int rc;

@@ -23,6 +23,9 @@ const char options_help[] =
     "  --engine URL             llama-server, Ollama, vLLM, or any OpenAI HTTP server\n"
     "  --engine sim:SPEC        the simulated engine, for demos and tests\n"
     "  --engine-key-file FILE   API key for the engine\n"
+    "  --resume-ids             ask a llama-server for token ids, so that completions that go "
+    "on\n"
+    "                           elsewhere are exact; costs it a look at all tokens for each\n"
     "  --coordinator HOST:PORT  join this coordinator; may be repeated\n"
     "  --token-file FILE        join token: newest on line 1, previous on line 2\n"
     "  --insecure-no-token      run without a token: anyone who reaches us may use us\n"
@@ -54,6 +57,7 @@ enum {
     OPT_SLOTS,
     OPT_QUEUE,
     OPT_ENGINE_KEY_FILE,
+    OPT_RESUME_IDS,
     OPT_TLS_CERT,
     OPT_TLS_KEY,
     OPT_TLS_CA,
@@ -75,6 +79,7 @@ static const struct option long_options[] = {
     {"slots", required_argument, NULL, OPT_SLOTS},
     {"queue", required_argument, NULL, OPT_QUEUE},
     {"engine-key-file", required_argument, NULL, OPT_ENGINE_KEY_FILE},
+    {"resume-ids", no_argument, NULL, OPT_RESUME_IDS},
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"tls-ca", required_argument, NULL, OPT_TLS_CA},
@@ -181,6 +186,9 @@ static int take(struct options *o, int option, const char *value, struct error *
         if (rc == 0)
             o->queue = (int32_t)n;
         return rc;
+    case OPT_RESUME_IDS:
+        o->resume_ids = true;
+        return 0;
     case OPT_ENGINE_KEY_FILE:
         o->engine_key_file = value;
         return 0;

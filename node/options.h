@@ -27,6 +27,7 @@ struct options {
     uint32_t slots; /* 0 = as the engine says */
     int32_t queue;  /* -1 = half the slots */
     const char *engine_key_file;
+    bool resume_ids; /* ask the engine for token ids */
     const char *tls_cert, *tls_key, *tls_ca;
     const char *coordinator_tls_ca;
     const char *sim_http;

@@ -162,6 +162,9 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
     if (options->resume_text != NULL) {
         resume.text = (char *)(uintptr_t)options->resume_text;
         resume.text_tokens = options->resume_tokens;
+        resume.token_ids = (uint32_t *)(uintptr_t)options->resume_ids;
+        resume.n_token_ids = options->resume_ids_count;
+        resume.vocabulary = options->vocabulary;
         resume.response_id = (char *)(uintptr_t)options->response_id;
         resume.created = options->created;
         message.resume = &resume;

@@ -36,10 +36,13 @@ struct attempt_events {
 };
 
 struct attempt_options {
-    uint32_t number;         /* 0 = first */
-    uint32_t prompt_tokens;  /* estimate, for the node */
-    const char *resume_text; /* to go on with an answer that another node began; else NULL */
-    uint32_t resume_tokens;  /* output tokens in it */
+    uint32_t number;            /* 0 = first */
+    uint32_t prompt_tokens;     /* estimate, for the node */
+    const char *resume_text;    /* to go on with an answer that another node began; else NULL */
+    uint32_t resume_tokens;     /* output tokens in it */
+    const uint32_t *resume_ids; /* the same as token ids, if known; else NULL */
+    size_t resume_ids_count;
+    uint64_t vocabulary;     /* whose ids */
     const char *response_id; /* to keep, with `created` */
     uint64_t created;
     uint64_t timeout_us; /* what is left of the request's time */

@@ -57,6 +57,7 @@ void exchange_release_if_over(struct exchange *x)
         buf_finish(&x->legs[i].held);
     }
     buf_finish(&x->text);
+    buf_finish(&x->ids);
     free(x);
 }
 
@@ -206,6 +207,12 @@ int exchange_begin_attempt(struct leg *leg, struct fleet_node *node)
     if (x->content_shown) {
         options.resume_text = buf_cstr(&x->text);
         options.resume_tokens = x->resumed_tokens;
+        if (!x->ids_lost && buf_size(&x->ids) != 0) {
+            /* Only added to, so the head is where malloc() put it. */
+            options.resume_ids = (const uint32_t *)(const void *)buf_head(&x->ids);
+            options.resume_ids_count = buf_size(&x->ids) / sizeof(uint32_t);
+            options.vocabulary = x->vocabulary;
+        }
         options.response_id = x->response_id;
         options.created = x->created;
     }

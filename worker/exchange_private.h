@@ -102,6 +102,9 @@ struct exchange {
     /* For going on elsewhere. */
     bool resumable; /* all shown so far is in `text` */
     struct buf text;
+    struct buf ids;      /* of the text, uint32_t each; of use unless ids_lost */
+    uint64_t vocabulary; /* whose ids; 0 = none yet */
+    bool ids_lost;       /* of some of the text they are not known */
     char response_id[128];
     uint64_t created;
     uint32_t resumed_tokens; /* output tokens of the attempts before this one */

@@ -201,6 +201,22 @@ static void note_content(struct leg *leg)
     requests_phase(core->board, core->slot, leg->row, REQUEST_DECODE, now);
 }
 
+/* Keeps the token ids of the text so far, for as long as all are known and of one vocabulary.
+ */
+static void keep_ids(struct exchange *x, const Drover__V1__Chunk *chunk)
+{
+    if (x->ids_lost || chunk->text[0] == '\0')
+        return;
+    if (x->vocabulary == 0)
+        x->vocabulary = chunk->vocabulary;
+    x->ids_lost = chunk->n_token_ids == 0 || chunk->vocabulary != x->vocabulary;
+    if (!x->ids_lost)
+        buf_add(&x->ids, chunk->token_ids, chunk->n_token_ids * sizeof(uint32_t));
+    x->ids_lost |= x->ids.failed;
+    if (x->ids_lost)
+        buf_finish(&x->ids);
+}
+
 /* Keeps the text so far, for as long as it is all there is. */
 static void keep_text(struct exchange *x, const Drover__V1__Chunk *chunk)
 {
@@ -209,9 +225,11 @@ static void keep_text(struct exchange *x, const Drover__V1__Chunk *chunk)
     if (!chunk->resumable || (x->content_shown && !x->resumable)) {
         x->resumable = false;
         buf_finish(&x->text);
+        buf_finish(&x->ids);
         return;
     }
     buf_add(&x->text, chunk->text, strlen(chunk->text));
+    keep_ids(x, chunk);
     x->resumable = !x->text.failed && buf_size(&x->text) <= TEXT_BYTES;
     if (x->response_id[0] == '\0' && chunk->response_id[0] != '\0') {
         (void)strlcpy(x->response_id, chunk->response_id, sizeof(x->response_id));

@@ -31,6 +31,9 @@ struct engine_model {
     uint32_t operations;  /* bit (1 << drover.v1.Operation) */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
+    /* Tells vocabularies apart, where the engine takes token ids and can tell them: equal
+     * numbers, equal meaning of the ids.  0 = it does not. */
+    uint64_t vocabulary;
 };
 
 /* What the engine is and how it does; kept fresh by the engine in the background. */

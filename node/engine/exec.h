@@ -17,6 +17,7 @@
 #include "node/text/assemble.h"
 #include "node/text/rejoin.h"
 #include "node/text/sse.h"
+#include "node/text/token_ids.h"
 
 /* EXEC_OPENED -> EXEC_QUEUED -> EXEC_RUNNING -> EXEC_ENDED; every phase may go to EXEC_ENDED,
  * and EXEC_OPENED may go straight to EXEC_RUNNING. */
@@ -53,7 +54,10 @@ struct exec {
     bool streaming;   /* the engine was asked for a stream */
     bool usage_added; /* by us: hidden from a client that streams */
     bool continues;   /* an answer that another node began; `rejoin` is in use */
-    bool resumable;   /* another node could continue it, as far as the request goes */
+    bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
+                     */
+    uint64_t vocabulary; /* whose ids */
+    bool resumable;      /* another node could continue it, as far as the request goes */
     uint32_t first_token_ms, idle_token_ms;
     struct buf body;         /* owned: what the engine gets */
     struct buf request_text; /* owned: NUL-separated content type, header names and values */
@@ -68,6 +72,7 @@ struct exec {
     size_t response_headers_count;
     struct sse sse;
     struct rejoin rejoin;
+    struct token_ids ids;
     struct observer observer;
     struct assembler *assembler; /* owned; ANSWER_ASSEMBLED only */
     struct buf out;              /* owned: bytes for the next chunk */

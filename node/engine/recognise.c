@@ -190,6 +190,7 @@ static void add_alias(struct engine_facts *facts, uint32_t of, const char *id)
     alias->alias_of = of + 1;
     alias->state = facts->models[of].state;
     alias->max_context = facts->models[of].max_context;
+    alias->vocabulary = facts->models[of].vocabulary;
 }
 
 static uint32_t ops_of(uint32_t kind)
@@ -277,6 +278,24 @@ static void read_router_model(struct recogniser *r, struct engine_model *model,
         r->next.slots = parallel;
 }
 
+/* What llama-server says of a model's vocabulary, and enough of the model to tell it from
+ * another with a vocabulary of the same size.  How it was quantised does not matter. */
+static uint64_t vocabulary_of(const struct json_value *meta)
+{
+    static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct json_value v = json_get(meta, names[i]);
+        uint64_t n;
+
+        if (!json_uint(&n, &v, INT64_MAX))
+            return 0;
+        hash = (hash ^ n) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
 static void read_models(struct recogniser *r, const struct json_value *root, const char *server)
 {
     struct json_value data = json_get(root, "data");
@@ -311,6 +330,8 @@ static void read_models(struct recogniser *r, const struct json_value *root, con
             added->max_context = count_in(&model, "max_model_len");
         if (added->max_context == 0)
             added->max_context = count_in(&model, "context_length");
+        if (facts->kind == KIND(LLAMA_SERVER))
+            added->vocabulary = vocabulary_of(&meta);
         if (facts->kind == KIND(LLAMA_SERVER) && status.type == JSON_OBJECT)
             read_router_model(r, added, &status);
         aliases = json_get(&model, "aliases");

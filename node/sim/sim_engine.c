@@ -27,6 +27,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "node/sim/model/sim_model.h"
+#include "node/sim/model/sim_text.h"
 #include "node/sim/sim_answer.h"
 #include "node/sim/sim_reply.h"
 #include "node/sim/sim_request.h"
@@ -678,6 +679,7 @@ static void init_facts(struct sim_engine *sim)
         f->models[i].max_context = from->context;
         f->models[i].operations = sim_operations(from);
         f->models[i].load_ms = from->load_ms;
+        f->models[i].vocabulary = sim_text_ids();
     }
 }
 

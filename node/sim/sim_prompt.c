@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "node/sim/model/sim_text.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -126,14 +127,40 @@ static int build_messages(struct sim_prompt *prompt, int operation, const cJSON 
     return 0;
 }
 
-/* A string, a list with one string, or a list of token ids. */
+/* A text and the ids of tokens that follow it, as llama-server takes them. */
+static int add_mixed(struct sim_prompt *prompt, const cJSON *list, struct error *err)
+{
+    const cJSON *item;
+
+    cJSON_ArrayForEach(item, list)
+    {
+        struct sim_token token;
+
+        if (cJSON_IsString(item)) {
+            buf_str(prompt->text, item->valuestring);
+            continue;
+        }
+        if (!cJSON_IsNumber(item) || item->valuedouble < 0 ||
+            item->valuedouble >= sim_text_ids())
+            return error_set(err, DRV_EINVAL, "'prompt' holds what is no token id");
+        token = sim_text_of_id((uint32_t)item->valuedouble);
+        buf_add(prompt->text, token.text, token.text_len);
+    }
+    return 0;
+}
+
+/* A string, a list with one string, a string and token ids, or a list of token ids. */
 static int build_completion(struct sim_prompt *prompt, const cJSON *root, struct error *err)
 {
     const cJSON *text = cJSON_GetObjectItemCaseSensitive(root, "prompt");
 
     if (text == NULL || cJSON_IsNull(text))
         return error_set(err, DRV_EINVAL, "'prompt' is required");
+    prompt->answer_at = 0;
+    prompt->known = false;
     if (cJSON_IsArray(text) && cJSON_IsString(text->child)) {
+        if (cJSON_IsNumber(text->child->next))
+            return add_mixed(prompt, text, err);
         if (text->child->next != NULL)
             return error_set(err, DRV_EINVAL,
                              "'prompt' holds several prompts; the simulated engine takes one");
@@ -142,8 +169,6 @@ static int build_completion(struct sim_prompt *prompt, const cJSON *root, struct
     if (!cJSON_IsString(text) && !(cJSON_IsArray(text) && cJSON_IsNumber(text->child)))
         return error_set(err, DRV_EINVAL, "'prompt' must be a string or a list of token ids");
     sim_prompt_add(prompt->text, text);
-    prompt->answer_at = 0;
-    prompt->known = false;
     return 0;
 }
 

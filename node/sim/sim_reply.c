@@ -205,6 +205,28 @@ static void tool_event(struct sim_reply *reply, struct buf *out, uint32_t index)
     buf_str(out, reply->request->usage_event ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
+/* As llama-server writes it: the token's id and bytes lie in its log probabilities. */
+static void logprobs_event(struct sim_reply *reply, struct buf *out, uint32_t index)
+{
+    const struct sim_place *place = &reply->request->place;
+    struct sim_token said =
+        index == 0 ? sim_text_first(place) : sim_text_token(&place->text, place->index + index);
+    struct sim_token token = sim_text_token(&place->text, place->index + index);
+    const char *comma = "";
+
+    buf_str(out, reply->before);
+    buf_add(out, said.json, said.json_len);
+    buf_printf(out, "\",\"index\":0,\"logprobs\":{\"content\":[{\"id\":%u,\"token\":\"",
+               sim_text_id(&place->text, place->index + index));
+    buf_add(out, token.json, token.json_len);
+    buf_str(out, "\",\"bytes\":[");
+    for (size_t i = 0; i < token.text_len; i++, comma = ",")
+        buf_printf(out, "%s%u", comma, (unsigned)(uint8_t)token.text[i]);
+    buf_str(out, "],\"logprob\":-0.5,\"top_logprobs\":[]}]},\"finish_reason\":null}],");
+    tail(reply, out);
+    buf_str(out, reply->request->usage_event ? ",\"usage\":null}\n\n" : "}\n\n");
+}
+
 void sim_reply_token(struct sim_reply *reply, struct buf *out, uint32_t index)
 {
     const struct sim_place *place = &reply->request->place;
@@ -213,6 +235,10 @@ void sim_reply_token(struct sim_reply *reply, struct buf *out, uint32_t index)
 
     if (reply->request->want == SIM_WANT_TOOL) {
         tool_event(reply, out, index);
+        return;
+    }
+    if (reply->request->logprobs) {
+        logprobs_event(reply, out, index);
         return;
     }
     token =

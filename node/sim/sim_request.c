@@ -256,6 +256,7 @@ static int read_text(struct reader *r)
     struct sim_prompt prompt = {.text = r->scratch};
     struct error err = {0};
     bool natural_given, wished;
+    uint32_t probabilities;
     int rc = sim_prompt_build(&prompt, out->operation, r->root, &err);
 
     if (rc == DRV_EINVAL)
@@ -266,6 +267,8 @@ static int read_text(struct reader *r)
         return refuse(r, "'n' is more than 1; the simulated engine gives one choice");
     out->stream = cJSON_IsBool(stream) ? cJSON_IsTrue(stream) : sim_is_ollama(out->operation);
     out->usage_event = cJSON_IsTrue(member(member(r->root, "stream_options"), "include_usage"));
+    out->logprobs = out->stream && out->operation == OP(COMPLETIONS) &&
+                    count_of(r->root, "logprobs", &probabilities) && probabilities != 0;
     out->prompt_tokens = sim_tokens(buf_size(r->scratch));
     wished = count_of(wish, "prompt_tokens", &out->prompt_tokens);
     if (wished && out->prompt_tokens == 0)

@@ -37,6 +37,7 @@ struct sim_request {
     unsigned status;                    /* HTTP */
     struct buf body;                    /* owned */
     bool stream, usage_event;           /* usage_event: stream_options.include_usage */
+    bool logprobs;                      /* in a stream of completions: tells token ids */
     bool plain;                         /* transcription as text/plain */
     struct sim_place place;
     uint32_t prompt_tokens;

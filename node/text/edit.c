@@ -12,7 +12,7 @@
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
-#define MAX_EDITS 6
+#define MAX_EDITS 7
 
 struct plan {
     struct json_edit edits[MAX_EDITS];
@@ -160,6 +160,8 @@ int edit_body(struct buf *out, int operation, const void *body, size_t n,
             outcome->usage_added = true;
         }
     }
+    if (wishes->token_ids)
+        add(&plan, "logprobs", "1");
     if (wishes->clamp_output_tokens != 0 && observe_streams(operation)) {
         rc = plan_clamp(&plan, operation, &root, wishes->clamp_output_tokens, digits,
                         sizeof(digits), &options);

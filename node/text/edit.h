@@ -19,9 +19,10 @@ struct error;
 struct edit_wishes {
     const char *model;        /* "" = keep */
     const char *content_type; /* of the body; needed of a form only, may be NULL */
-    bool usage;    /* ask for usage in a stream of chat completions and completions */
-    bool no_usage; /* this engine refuses stream_options: never add it */
-    bool stream;   /* what the client asked for */
+    bool usage;     /* ask for usage in a stream of chat completions and completions */
+    bool no_usage;  /* this engine refuses stream_options: never add it */
+    bool token_ids; /* ask for the log probabilities that a llama-server tells ids with */
+    bool stream;    /* what the client asked for */
     uint32_t clamp_output_tokens; /* 0 = keep */
 };
 

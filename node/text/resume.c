@@ -176,6 +176,12 @@ bool resume_engine_can(int kind, int operation)
     }
 }
 
+bool resume_engine_knows_ids(int kind, int operation)
+{
+    return operation == OP(COMPLETIONS) &&
+           (kind == KIND(LLAMA_SERVER) || kind == KIND(SIMULATED));
+}
+
 bool resume_engine_repeats(int kind, int operation)
 {
     return kind == KIND(LLAMA_SERVER) && operation == OP(MESSAGES);
@@ -245,6 +251,18 @@ static void plan_prompt(struct plan *plan, const struct json_value *prompt,
     add(plan, "prompt", buf_cstr(&plan->input));
 }
 
+/* "prompt" becomes ["prompt",1,2,3]: a text and the ids that follow it. */
+static void plan_ids(struct plan *plan, const struct json_value *prompt,
+                     const struct resume_request *request)
+{
+    buf_str(&plan->input, "[");
+    buf_add(&plan->input, prompt->text, prompt->len);
+    for (size_t i = 0; i < request->token_ids_count; i++)
+        buf_printf(&plan->input, ",%u", (unsigned)request->token_ids[i]);
+    buf_str(&plan->input, "]");
+    add(plan, "prompt", buf_cstr(&plan->input));
+}
+
 /* 0, negative and unreadable limits are none, as for the engines that gave the text so far. */
 static void plan_limits(struct plan *plan, const struct json_value *root, uint32_t tokens,
                         bool *over)
@@ -282,7 +300,10 @@ int resume_body(struct buf *out, const void *body, size_t n,
         return error_wrap(err, rc, "the body is not JSON");
     if (!resume_possible(request->operation, &root))
         return error_set(err, DRV_EINVAL, "an answer to this request cannot be continued");
-    if (request->text_len == 0) {
+    if (request->token_ids_count != 0 && request->operation == OP(COMPLETIONS)) {
+        input = json_get(&root, "prompt");
+        plan_ids(&plan, &input, request);
+    } else if (request->text_len == 0) {
         /* what was said so far leaves nothing to go on from */
     } else if (request->operation == OP(COMPLETIONS)) {
         input = json_get(&root, "prompt");

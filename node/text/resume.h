@@ -27,6 +27,11 @@ MUST_CHECK bool resume_possible(int operation, const struct json_value *root);
 /* Does an engine of this kind (enum drover.v1.EngineKind) go on from a text given to it? */
 MUST_CHECK bool resume_engine_can(int kind, int operation);
 
+/* Does it go on from token ids, and tell them when asked for log probabilities?  The chat
+ * endpoints take none, and what a llama-server makes of a chat's output (reasoning, calls,
+ * stops of the template) it does not do for completions: so a chat goes on from its text. */
+MUST_CHECK bool resume_engine_knows_ids(int kind, int operation);
+
 /* Does such an engine begin by saying the given text again? */
 MUST_CHECK bool resume_engine_repeats(int kind, int operation);
 
@@ -39,6 +44,9 @@ struct resume_request {
     const char *text; /* the answer so far, UTF-8 */
     size_t text_len;  /* 0: nothing to continue from, only limits change */
     uint32_t tokens;  /* output tokens in it */
+    const uint32_t
+        *token_ids;         /* the same text as ids that this engine knows: better than text */
+    size_t token_ids_count; /* 0: not known */
 };
 
 /*

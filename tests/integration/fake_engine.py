@@ -24,7 +24,7 @@ def chunk(content=None, finish=None, usage=None, **more):
 class FakeEngine:
     """`behave(handler, path, body)` answers a POST; handler.stream() and .answer() help it."""
 
-    def __init__(self, behave=None, models=(MODEL,)):
+    def __init__(self, behave=None, models=(MODEL,), about=None):
         engine = self
         self.requests = []  # (path, headers, body), in order of arrival
         self.behave = behave or (lambda handler, path, body: handler.chat(body))
@@ -42,7 +42,8 @@ class FakeEngine:
             def do_GET(self):
                 if self.path == "/v1/models":
                     self.answer(200, {"object": "list", "data": [
-                        {"id": model, "object": "model", "created": 1, "owned_by": "fake"}
+                        {"id": model, "object": "model", "created": 1, "owned_by": "fake",
+                         **(about or {})}
                         for model in engine.models]})
                 elif self.path == "/health":
                     self.answer(200, {"status": "ok"})

@@ -74,7 +74,8 @@ DONE = b"data: [DONE]\n\n"
 class Engine:
     """A llama-server as far as drover-node can tell."""
 
-    def __init__(self, slots=2):
+    def __init__(self, slots=2, n_vocab=1259):
+        self.n_vocab = n_vocab
         self.slots = slots
         self.loading = False
         self.requests = []           # (path, headers, body) of POSTs
@@ -157,7 +158,8 @@ class Engine:
         pages = {
             "/v1/models": {"object": "list", "data": [
                 {"id": "tiny", "aliases": ["small"], "owned_by": "llamacpp",
-                 "meta": {"n_ctx": 2048}}]},
+                 "meta": {"n_ctx": 2048, "vocab_type": 2, "n_vocab": self.n_vocab,
+                          "n_embd": 192, "n_params": 2058048}}]},
             "/props": {"default_generation_settings": {"n_ctx": 2048},
                        "total_slots": self.slots, "build_info": "b10573",
                        "modalities": {"audio": True}},

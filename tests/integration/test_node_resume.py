@@ -288,3 +288,142 @@ def test_an_error_page_is_no_continuation(node, script):
 def test_failures_of_the_engine_are_what_they_are(node):
     assert Answer(node.infer("busy", resume=inference.Resume(**RESUME))).status is Code.UNAVAILABLE
     assert Answer(node.infer("plain", resume=inference.Resume(**RESUME))).status is Code.INTERNAL
+
+
+# ---- from token ids -----------------------------------------------------------------------------
+
+
+def words(*tokens, told=True):
+    """The stream of a llama-server's /v1/completions: (text, id, bytes) each."""
+    out = b""
+    for text, number, raw in tokens:
+        logprobs = {"content": [{"id": number, "token": text, "bytes": list(raw), "logprob": -1.0,
+                                 "top_logprobs": []}]} if told else None
+        out += b"data: " + json.dumps({
+            "choices": [{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": None}],
+            "created": 5, "model": "tiny", "object": "text_completion",
+            "id": "new"}).encode() + b"\n\n"
+    out += (b'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],'
+            b'"created":5,"model":"tiny","object":"text_completion","id":"new"}\n\n')
+    return out + DONE
+
+
+PLAIN = [(" ex", 372, b" ex"), ("po", 647, b"po"), ("s", 115, b"s")]
+HELD = PLAIN[:1] + [("\U0001f999", 153, b"\x99")] + PLAIN[1:]  # three of its four ids are not told
+
+
+class Telling(Engine):
+    def do_words(self, sock, body):
+        self.begin(sock)
+        self.send(sock, words(*PLAIN, told=bool(body.get("logprobs"))))
+        return self.end(sock)
+
+    def do_held(self, sock, body):
+        self.begin(sock)
+        for event in words(*HELD, told=bool(body.get("logprobs"))).split(b"\n\n")[:-1]:
+            self.send(sock, event + b"\n\n")
+        return self.end(sock)
+
+    def do_no_logprobs(self, sock, body):
+        if "logprobs" in body:
+            return self.answer(sock, 400, {"error": {"code": 400, "message": "no logprobs here",
+                                                     "type": "invalid_request_error"}})
+        return self.do_words(sock, body)
+
+    def do_wrong(self, sock, body):
+        return self.answer(sock, 400, {"error": {"code": 400, "message": "the client's own",
+                                                 "type": "invalid_request_error"}})
+
+
+@pytest.fixture(scope="module")
+def telling():
+    """The same model twice, asked for ids and not, and one of another vocabulary."""
+    engines = [Telling(), Telling(), Telling(n_vocab=99)]
+    made = [Node("--insecure-no-token", *more, engine=each.url).ready()
+            for each, more in zip(engines, (["--resume-ids"], [], ["--resume-ids"]))]
+    yield list(zip(made, engines))
+    for each in made:
+        each.stop()
+    for each in engines:
+        each.stop()
+
+
+def complete(node, script="words", resume=None, **more):
+    body = {"model": "tiny", "script": script, "prompt": "The server", "max_tokens": 9, **more}
+    return Answer(node.infer(body=body, operation=COMPLETIONS, want_text=True, resume=resume))
+
+
+def known_ids(answer):
+    return [number for chunk in answer.chunks for number in chunk.token_ids]
+
+
+def test_ids_are_asked_for_on_demand_and_leave_no_trace_in_the_answer(telling):
+    (node, engine), (other, other_engine), _ = telling
+    answer = complete(node)
+    assert json.loads(engine.requests[-1][2])["logprobs"] == 1
+    assert known_ids(answer) == [372, 647, 115]
+    assert answer.text == " expos" and all(c.vocabulary for c in answer.chunks if c.text)
+    plain = complete(other)
+    assert "logprobs" not in json.loads(other_engine.requests[-1][2])
+    assert known_ids(plain) == [] and not any(chunk.vocabulary for chunk in plain.chunks)
+    assert answer.data == plain.data == words(*PLAIN, told=False)
+    # A client that asks for them itself gets them.
+    body = {"model": "tiny", "script": "words", "prompt": "x", "logprobs": 1}
+    asked = Answer(node.infer(body=body, operation=COMPLETIONS, want_text=True))
+    assert asked.data == words(*PLAIN) and not known_ids(asked)
+
+
+def test_ids_are_given_to_an_engine_of_the_same_vocabulary_only(telling):
+    vocabulary = next(chunk.vocabulary for chunk in complete(telling[0][0]).chunks)
+    resume = inference.Resume(text=" ex", text_tokens=1, token_ids=[372], vocabulary=vocabulary,
+                              response_id="old", created=3)
+    prompts = []
+    for node, engine in telling:
+        answer = complete(node, resume=resume)
+        assert answer.status is Code.OK, answer.message
+        sent = json.loads(engine.requests[-1][2])
+        assert sent["max_tokens"] == 8
+        prompts.append(sent["prompt"])
+        assert b'"old"' in answer.data and b'"new"' not in answer.data
+        assert b'"content"' not in answer.data
+    assert prompts == [["The server", 372], ["The server", 372], "The server ex"]
+
+
+def test_a_character_of_several_tokens_makes_ids_unknown_from_there_on(telling):
+    answer = complete(telling[0][0], "held")
+    assert answer.status is Code.OK and "\U0001f999" in answer.text
+    # However the events were gathered into chunks: none that has the character or what follows it
+    # has ids, and none is wrong.
+    assert known_ids(answer) in ([], [372])
+    assert answer.data == words(*HELD, told=False)
+
+
+def test_an_engine_that_refuses_to_tell_is_asked_without(telling):
+    node, engine = telling[0]
+    before = len(engine.requests)
+    answer = complete(node, "no_logprobs")
+    assert answer.status is Code.OK and answer.head.http_status == 200
+    assert answer.data == words(*PLAIN, told=False) and not known_ids(answer)
+    assert len(engine.requests) == before + 2
+    answer = complete(node, "wrong")
+    assert answer.head.http_status == 400 and b"the client's own" in answer.data
+
+
+def test_the_simulated_engine_tells_and_takes_ids():
+    made = [Node("--insecure-no-token", "--resume-ids", engine="sim:speed=10,cache=none").ready()
+            for _ in range(2)]
+    whole = ask(made[0], COMPLETIONS)
+    ids = known_ids(whole)
+    assert len(ids) == TOKENS
+    for k in (1, 7, TOKENS - 1):
+        first, text = cut(whole, k)
+        response_id, created = identity(whole)
+        rest = ask(made[1], COMPLETIONS, inference.Resume(
+            text="not this", token_ids=ids[:k], vocabulary=whole.chunks[0].vocabulary,
+            text_tokens=k, created=created, response_id=response_id))
+        assert rest.status is Code.OK, rest.message
+        assert text + rest.text == whole.text
+        assert events(first + rest.data) == events(whole.data)
+        assert known_ids(rest) == ids[k:]
+    for node in made:
+        node.stop()

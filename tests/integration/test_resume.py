@@ -340,6 +340,46 @@ def test_a_full_line_does_not_refuse_an_answer_that_has_begun(make_cluster):
     cluster.wait_idle()
 
 
+def test_completions_go_on_from_token_ids_where_they_are_known(make_cluster):
+    """The text alone would not do here: the second engine's prompt must be a text and ids."""
+    prompts = []
+
+    def behave(handler, path, body):
+        request = json.loads(body)
+        prompts.append(request["prompt"])
+        handler.begin_stream()
+        for text, number in ((" ex", 372), ("po", 647), ("s", 115))[len(prompts) - 1:]:
+            handler.send_event({"id": f"of-{len(prompts)}", "created": 1, "model": FAKE,
+                                "object": "text_completion", "choices": [{
+                                    "text": text, "index": 0, "finish_reason": None,
+                                    "logprobs": {"content": [{
+                                        "id": number, "token": text, "bytes": list(text.encode()),
+                                        "logprob": -1, "top_logprobs": []}]}}]})
+            if len(prompts) < 3:
+                handler.drop()
+                return
+        handler.send_event({"id": "of-last", "created": 1, "model": FAKE,
+                            "object": "text_completion", "choices": [{
+                                "text": "", "index": 0, "logprobs": None,
+                                "finish_reason": "stop"}]})
+        handler.send_event(b"[DONE]")
+        handler.end_stream()
+    meta = {"vocab_type": 2, "n_vocab": 1259, "n_embd": 192, "n_params": 2058048}
+    engines = [FakeEngine(behave, about={"owned_by": "llamacpp", "meta": meta}) for _ in range(3)]
+    cluster = make_cluster().start()
+    for name, engine in zip("abc", engines):
+        cluster.start_node(name, engine=engine.url, extra=("--resume-ids",))
+    answer = post(cluster, "/v1/completions", {
+        "model": FAKE, "stream": True, "prompt": "The server"}, "by-ids")
+    text, ends, _, ids, _ = gist(answer.body)
+    assert prompts == ["The server", ["The server", 372], ["The server", 372, 647]]
+    assert text == " expos" and ends == ["stop"] and ids == {"of-1"}
+    assert b'"content"' not in answer.body, "log probabilities that nobody asked for"
+    assert cluster.access_line("by-ids")["attempts"] == 3
+    for engine in engines:
+        engine.close()
+
+
 # ---- where it cannot go on ----
 
 @pytest.fixture(scope="module")

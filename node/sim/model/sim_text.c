@@ -134,7 +134,7 @@ static const struct sim_token VOCABULARY[] = {
     ODD(".", "."),
     ODD("\n", "\\n"),
 };
-#define VOCABULARY_SIZE (sizeof(VOCABULARY) / sizeof(VOCABULARY[0]))
+#define VOCABULARY_SIZE ((uint32_t)(sizeof(VOCABULARY) / sizeof(VOCABULARY[0])))
 
 /* The finaliser of splitmix64: spreads neighbouring inputs over all 64 bits. */
 static uint64_t mix(uint64_t x)
@@ -152,18 +152,50 @@ static uint64_t roll(uint64_t hash, uint8_t byte)
     return (hash ^ byte) * UINT64_C(0x100000001b3);
 }
 
-struct sim_token sim_text_token(const struct sim_text *text, uint32_t index)
+/* The same word without the space in front. */
+static struct sim_token bare(struct sim_token token)
 {
-    uint64_t hash = mix(text->key + (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15));
-    struct sim_token token = VOCABULARY[hash % VOCABULARY_SIZE];
-
-    if (index == 0 && text->bare_first && token.text[0] == ' ') {
+    if (token.text[0] == ' ') {
         token.text++;
         token.json++;
         token.text_len--;
         token.json_len--;
     }
     return token;
+}
+
+static uint32_t place_in_vocabulary(const struct sim_text *text, uint32_t index)
+{
+    uint64_t hash = mix(text->key + (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15));
+
+    return (uint32_t)(hash % VOCABULARY_SIZE);
+}
+
+struct sim_token sim_text_token(const struct sim_text *text, uint32_t index)
+{
+    struct sim_token token = VOCABULARY[place_in_vocabulary(text, index)];
+
+    return index == 0 && text->bare_first ? bare(token) : token;
+}
+
+/* Words without their space have ids of their own, behind the others. */
+uint32_t sim_text_id(const struct sim_text *text, uint32_t index)
+{
+    uint32_t id = place_in_vocabulary(text, index);
+
+    return index == 0 && text->bare_first ? VOCABULARY_SIZE + id : id;
+}
+
+struct sim_token sim_text_of_id(uint32_t id)
+{
+    if (id >= 2 * VOCABULARY_SIZE)
+        return (struct sim_token){"", "", 0, 0};
+    return id < VOCABULARY_SIZE ? VOCABULARY[id] : bare(VOCABULARY[id - VOCABULARY_SIZE]);
+}
+
+uint32_t sim_text_ids(void)
+{
+    return 2 * VOCABULARY_SIZE;
 }
 
 /* Is given[0..len) a beginning of the text?  If so *place is where it ends; in the middle of a

@@ -35,6 +35,12 @@ struct sim_text {
 /* Token number `index` of the text. */
 struct sim_token sim_text_token(const struct sim_text *text, uint32_t index);
 
+/* Its id in the vocabulary; and the token of an id, empty when there is none. */
+uint32_t sim_text_id(const struct sim_text *text, uint32_t index);
+struct sim_token sim_text_of_id(uint32_t id);
+/* How many ids there are. */
+uint32_t sim_text_ids(void);
+
 /* Where to go on. */
 struct sim_place {
     struct sim_text text;

@@ -34,6 +34,9 @@ Test(options, an_engine_is_enough)
     cr_assert_eq(o.queue, -1);
     cr_assert_eq(o.drain_timeout_s, 60);
     cr_assert_neq(o.name[0], '\0');
+    cr_assert_not(o.resume_ids);
+    cr_assert_eq(parse(&o, NULL, "--engine", "sim:", "--resume-ids", NULL), 0);
+    cr_assert(o.resume_ids);
 }
 
 Test(options, coordinators_add_up)

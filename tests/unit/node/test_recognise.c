@@ -81,6 +81,46 @@ static const struct page llama[] = {
     {"/health", 200, "{'status':'ok'}"},
 };
 
+/* What a llama-server at hand says of its model: the vocabulary it tells. */
+static uint64_t vocabulary(const char *meta)
+{
+    static struct recogniser r;
+    char models[512];
+    const struct page pages[] = {{"/v1/models", 200, models},
+                                 {"/props", 200, LLAMA_PROPS},
+                                 {"/slots", 200, LLAMA_SLOTS},
+                                 {"/metrics", 200, LLAMA_METRICS},
+                                 {"/health", 200, "{'status':'ok'}"}};
+    struct site site = SITE("llama.cpp", pages);
+
+    (void)snprintf(models, sizeof(models),
+                   "{'object':'list','data':[{'id':'tiny','aliases':['small'],'owned_by':"
+                   "'llamacpp','meta':%s}]}",
+                   meta);
+    recognise_init(&r);
+    look(&r, &site);
+    cr_assert_eq(r.facts.models_count, 2);
+    cr_assert_eq(r.facts.models[1].vocabulary, r.facts.models[0].vocabulary, "an alias");
+    return r.facts.models[0].vocabulary;
+}
+
+Test(recognise, equal_vocabularies_are_told_from_others_however_a_model_is_quantised)
+{
+    uint64_t tiny =
+        vocabulary("{'vocab_type':2,'n_vocab':1259,'n_ctx':2048,'n_ctx_train':32768,"
+                   "'n_embd':192,'n_params':2058048,'size':8232192,'ftype':'all F32'}");
+
+    cr_assert_neq(tiny, 0);
+    cr_assert_eq(tiny, vocabulary("{'vocab_type':2,'n_vocab':1259,'n_ctx':512,'n_embd':192,"
+                                  "'n_params':2058048,'size':2058048,'ftype':'Q8_0'}"));
+    cr_assert_neq(tiny, vocabulary("{'vocab_type':2,'n_vocab':1260,'n_embd':192,'n_params':"
+                                   "2058048}"));
+    cr_assert_neq(tiny, vocabulary("{'vocab_type':1,'n_vocab':1259,'n_embd':192,'n_params':"
+                                   "2058048}"));
+    cr_assert_eq(vocabulary("{'n_ctx':2048}"), 0, "not told");
+    cr_assert_eq(vocabulary("null"), 0);
+}
+
 Test(recognise, a_llama_server_shows_models_slots_context_and_load)
 {
     struct site site = SITE("llama.cpp", llama);

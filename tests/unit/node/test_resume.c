@@ -239,6 +239,36 @@ Test(resume, a_prompt_is_lengthened_inside_its_quotes)
     buf_finish(&out);
 }
 
+Test(resume, token_ids_follow_the_prompt_in_a_list)
+{
+    static const char body[] = "{\"n\":1, \"prompt\" : \"a\\\"\",\"max_tokens\":9}";
+    static const uint32_t ids[] = {372, 0, UINT32_MAX};
+    struct resume_request request = {.operation = OP(COMPLETIONS),
+                                     .text = "b",
+                                     .text_len = 1,
+                                     .tokens = 3,
+                                     .token_ids = ids,
+                                     .token_ids_count = 3};
+    struct buf out = BUF_INIT;
+    struct error err = {0};
+    bool over;
+
+    cr_assert_eq(resume_body(&out, body, strlen(body), &request, &over, &err), 0);
+    cr_assert_str_eq(buf_cstr(&out),
+                     "{\"n\":1, \"prompt\" : [\"a\\\"\",372,0,4294967295],\"max_tokens\":6}");
+    buf_finish(&out);
+}
+
+Test(resume, ids_are_for_completions_of_engines_that_take_them)
+{
+    cr_assert(resume_engine_knows_ids(KIND(LLAMA_SERVER), OP(COMPLETIONS)));
+    cr_assert(resume_engine_knows_ids(KIND(SIMULATED), OP(COMPLETIONS)));
+    cr_assert_not(resume_engine_knows_ids(KIND(LLAMA_SERVER), OP(CHAT_COMPLETIONS)));
+    cr_assert_not(resume_engine_knows_ids(KIND(LLAMA_SERVER), OP(MESSAGES)));
+    cr_assert_not(resume_engine_knows_ids(KIND(OLLAMA), OP(COMPLETIONS)));
+    cr_assert_not(resume_engine_knows_ids(KIND(OPENAI), OP(COMPLETIONS)));
+}
+
 Test(resume, limits_are_lowered_by_the_tokens_that_were_given)
 {
     cr_assert_not(expect(OP(COMPLETIONS), "{'max_tokens':50,'prompt':'a'}", "b", 49,
