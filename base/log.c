@@ -34,6 +34,8 @@ static void write_line(struct log_sink *sink, enum log_level level, const char *
 static struct log_sink main_sink = {.fd = STDERR_FILENO};
 static enum log_level max_level = LOG_LEVEL_INFO;
 static char proc_name[32] = "drover";
+static char *last_error; /* borrowed; see log_keep_last_error() */
+static size_t last_error_bytes;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -61,6 +63,12 @@ void log_set_proc(const char *name)
 void log_set_level(enum log_level level)
 {
     max_level = level;
+}
+
+void log_keep_last_error(char *where, size_t n)
+{
+    last_error = where;
+    last_error_bytes = n;
 }
 
 bool log_enabled(enum log_level level)
@@ -247,7 +255,7 @@ static void write_args(struct log_sink *sink, enum log_level level, const char *
     struct timespec ts;
     struct tm tm;
     uint64_t unsaid;
-    size_t used;
+    size_t used, text;
     int n;
 
     (void)clock_gettime(CLOCK_REALTIME, &ts);
@@ -263,6 +271,7 @@ static void write_args(struct log_sink *sink, enum log_level level, const char *
         if (n > 0)
             used += (size_t)n;
     }
+    text = used;
     n = vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
     if (n < 0)
         return;
@@ -272,6 +281,10 @@ static void write_args(struct log_sink *sink, enum log_level level, const char *
     for (size_t i = 0; i < used; i++) {
         if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
             line[i] = '?';
+    }
+    if (sink == &main_sink && level == LOG_LEVEL_ERROR && last_error != NULL) {
+        line[used] = '\0';
+        (void)strlcpy(last_error, line + text, last_error_bytes);
     }
     line[used++] = '\n';
     unsaid = sink->unsaid;

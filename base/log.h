@@ -45,6 +45,11 @@ bool log_enabled(enum log_level level);
 MUST_CHECK int log_open(const char *path, struct error *err);
 MUST_CHECK int log_reopen(struct error *err);
 
+/* From now on the text of the last error line is also written to `where` (n > 0 bytes, NUL at
+ * its end, outlives the process's logging): what a parent tells of a child that died.  NULL: no
+ * more. */
+void log_keep_last_error(char *where, size_t n);
+
 /* One line.  `fmt` makes the whole text after the fixed fields: `event=reload workers=%u`.
  * Text from outside must go through log_quote(). */
 void log_line(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);

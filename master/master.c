@@ -343,7 +343,7 @@ int master_run(const char *config_path, struct config *config, const struct buf 
     while (living(&master)) {
         turn(&master);
         if (master.sup.start_failed)
-            give_up(&master, "a child could not start");
+            give_up(&master, master.sup.why_not_served);
     }
     log_info("event=stopped status=%d", master.status);
     console_close(&master.console);

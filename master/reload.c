@@ -148,6 +148,7 @@ static void take_over(struct reload *reload)
 
 void reload_step(struct reload *reload, uint64_t now_mono_us)
 {
+    char why[SUPERVISE_WORDS_BYTES + 80];
     bool late;
 
     if (reload->next == NULL) {
@@ -165,8 +166,10 @@ void reload_step(struct reload *reload, uint64_t now_mono_us)
         take_over(reload);
         break;
     case SWITCH_FAILED:
-        give_up(reload, "a worker of the new configuration ended before it served; see its "
-                        "lines in the log");
+        (void)snprintf(why, sizeof(why),
+                       "a worker of the new configuration could not serve: %s",
+                       reload->sup->why_not_served);
+        give_up(reload, why);
         break;
     case SWITCH_WAITING:
         /* One that serves shows that the configuration works; the others are slow. */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -27,9 +28,7 @@
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
 
-#define KILL_AFTER_US    (2 * US_PER_S) /* beyond the grace that the child keeps by itself */
-#define STALE_US         (5 * US_PER_S)
-#define BEAT_INTERVAL_US US_PER_S
+#define KILL_AFTER_US (2 * US_PER_S) /* beyond the grace that the child keeps by itself */
 
 const char *child_order_name(enum child_order order)
 {
@@ -63,6 +62,11 @@ void supervise_init(struct supervisor *sup, struct runtime *rt, const struct con
 {
     *sup = (struct supervisor){
         .rt = rt, .config = config, .generation = 1, .last_generation = 1, .wish_fd = -1};
+    /* Without it children still work; only why they died is told by themselves alone. */
+    sup->words = mmap(NULL, ARRAY_LEN(sup->children) * sizeof(*sup->words),
+                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (sup->words == MAP_FAILED)
+        sup->words = NULL;
     scoreboard_set_config(rt->board, sup->generation, 0);
 }
 
@@ -72,6 +76,9 @@ void supervise_finish(struct supervisor *sup)
     if (sup->wish_fd != -1)
         (void)close(sup->wish_fd);
     sup->wish_fd = -1;
+    if (sup->words != NULL)
+        (void)munmap(sup->words, ARRAY_LEN(sup->children) * sizeof(*sup->words));
+    sup->words = NULL;
 }
 
 unsigned supervise_alive(const struct supervisor *sup)
@@ -118,11 +125,14 @@ static void close_in_child(int fd)
 }
 
 /* What both kinds do first.  Signals stay blocked: the child's own loop takes them. */
-static void enter_child(const struct supervisor *sup, pid_t master, const char *name)
+static void enter_child(const struct supervisor *sup, const struct child *child, pid_t master,
+                        const char *name)
 {
     struct error err;
 
     log_set_proc(name);
+    if (sup->words != NULL)
+        log_keep_last_error(sup->words[child - sup->children], sizeof(*sup->words));
     if (privileges_drop(&sup->config->run_as, &err) != 0) {
         log_error("event=start_failed why=%s", log_quote(err.text));
         _exit(1);
@@ -157,7 +167,7 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
 
     (void)snprintf(name, sizeof(name), "worker%u", child->slot);
     privileges_offer_to_oom();
-    enter_child(sup, master, name);
+    enter_child(sup, child, master, name);
     close_in_child(sup->rt->admin_fd);
     close_in_child(sup->rt->registry_fd);
     close_in_child(sup->rt->config_fd);
@@ -180,7 +190,7 @@ _Noreturn static void be_health(const struct supervisor *sup, const struct child
         .admin_later = sup->held,
     };
 
-    enter_child(sup, master, "health");
+    enter_child(sup, child, master, "health");
     close_in_child(sup->rt->api_fd);
     setproctitle("health");
     exit(health_main(&params));
@@ -239,6 +249,8 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
         .generation = sup->generation,
         .started_mono_us = clock_mono_us(),
     };
+    if (sup->words != NULL)
+        sup->words[child - sup->children][0] = '\0';
     procs_assign(board, child->slot, child->generation, crashed);
     child->pid = fork();
     if (child->pid == 0) {
@@ -426,30 +438,44 @@ static void forget_previous(struct supervisor *sup, const struct child *child)
     }
 }
 
-static void log_end(const struct child *child, int status, bool expected, uint64_t up_us,
-                    uint64_t wait_us)
+/* Copies a dead child's last error line; "" when it has left none. */
+static void last_words(char out[SUPERVISE_WORDS_BYTES], const struct supervisor *sup,
+                       const struct child *child)
+{
+    out[0] = '\0';
+    if (sup->words == NULL)
+        return;
+    memcpy(out, sup->words[child - sup->children], SUPERVISE_WORDS_BYTES);
+    out[SUPERVISE_WORDS_BYTES - 1] = '\0';
+}
+
+/* "signal=11 name=SEGV core=0", "status=1" */
+static void format_cause(char *out, size_t cap, int status)
+{
+    const char *name = WIFSIGNALED(status) ? sigabbrev_np(WTERMSIG(status)) : NULL;
+
+    if (WIFSIGNALED(status))
+        (void)snprintf(out, cap, "cause=signal signal=%d name=%s core=%d", WTERMSIG(status),
+                       name != NULL ? name : "?", WCOREDUMP(status) ? 1 : 0);
+    else
+        (void)snprintf(out, cap, "cause=exit status=%d", WEXITSTATUS(status));
+}
+
+static void log_end(const struct child *child, int status, const char *words, bool expected,
+                    uint64_t up_us, uint64_t wait_us)
 {
     enum log_level level = expected ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR;
-    char again[40] = "";
+    char cause[80], again[40] = "";
 
+    format_cause(cause, sizeof(cause), status);
     if (wait_us != UINT64_MAX)
         (void)snprintf(again, sizeof(again), " restart_in_ms=%llu",
                        (unsigned long long)(wait_us / US_PER_MS));
-    if (WIFSIGNALED(status))
-        log_line(level,
-                 "event=child_ended kind=%s slot=%u child=%d cause=signal signal=%d name=%s "
-                 "core=%d order=%s up_ms=%llu%s",
-                 kind_name(child->kind), child->slot, (int)child->pid, WTERMSIG(status),
-                 sigabbrev_np(WTERMSIG(status)) != NULL ? sigabbrev_np(WTERMSIG(status)) : "?",
-                 WCOREDUMP(status) ? 1 : 0, child_order_name(child->order),
-                 (unsigned long long)(up_us / US_PER_MS), again);
-    else
-        log_line(level,
-                 "event=child_ended kind=%s slot=%u child=%d cause=exit status=%d order=%s "
-                 "up_ms=%llu%s",
-                 kind_name(child->kind), child->slot, (int)child->pid, WEXITSTATUS(status),
-                 child_order_name(child->order), (unsigned long long)(up_us / US_PER_MS),
-                 again);
+    log_line(level, "event=child_ended kind=%s slot=%u child=%d %s order=%s up_ms=%llu%s%s%s%s",
+             kind_name(child->kind), child->slot, (int)child->pid, cause,
+             child_order_name(child->order), (unsigned long long)(up_us / US_PER_MS), again,
+             child->stalled ? " stalled=1" : "", words[0] != '\0' ? " last_error=" : "",
+             words[0] != '\0' ? log_quote(words) : "");
 }
 
 /* The one function in which children die. */
@@ -461,7 +487,14 @@ static void bury(struct supervisor *sup, struct child *child, int status)
     bool served = has_served(sup, child);
     bool expected = child->order != ORDER_SERVE || sup->order != ORDER_SERVE;
     uint64_t wait_us = UINT64_MAX; /* until it is started again: never */
+    char words[SUPERVISE_WORDS_BYTES];
 
+    last_words(words, sup, child);
+    if (!served) {
+        format_cause(sup->why_not_served, sizeof(sup->why_not_served), status);
+        if (words[0] != '\0')
+            (void)strlcpy(sup->why_not_served, words, sizeof(sup->why_not_served));
+    }
     procs_clear(sup->rt->board, child->slot);
     forget_previous(sup, child);
     if (seat != NULL && !expected) {
@@ -477,7 +510,7 @@ static void bury(struct supervisor *sup, struct child *child, int status)
         seat->child = NULL;
     if (child->kind == CHILD_HEALTH && sup->on_health_lost != NULL)
         sup->on_health_lost(sup->arg);
-    log_end(child, status, expected, up_us, wait_us);
+    log_end(child, status, words, expected, up_us, wait_us);
     if (!expected && crash_meter_note(&sup->crashes, now_mono_us))
         log_error("event=crash_loop crashes=%u per=minute", sup->crashes.count);
     *child = (struct child){0};
@@ -509,28 +542,28 @@ void supervise_reap(struct supervisor *sup)
 
 /* ---- time ---- */
 
-/* The watchdog's eyes.  For now it only tells; see docs/architecture.md. */
+/* Whoever does not turn its loop serves nobody, and holds the streams of those who wait. */
 static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
 {
     struct proc_view view;
 
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
         struct child *child = &sup->children[i];
-        bool stale;
+        uint64_t silent_us;
 
-        if (child->kind == CHILD_NONE || !procs_read(sup->rt->board, child->slot, &view))
+        if (child->kind == CHILD_NONE || child->stalled ||
+            !procs_read(sup->rt->board, child->slot, &view))
             continue;
-        /* The heartbeat is the child's word about itself: it may lie in our future. */
-        stale = view.heartbeat_mono_us < now_mono_us &&
-                now_mono_us - view.heartbeat_mono_us > STALE_US;
-        if (stale && !child->stale)
-            log_warn("event=child_stalled kind=%s slot=%u child=%d silent_ms=%llu",
-                     kind_name(child->kind), child->slot, (int)child->pid,
-                     (unsigned long long)((now_mono_us - view.heartbeat_mono_us) / US_PER_MS));
-        else if (!stale && child->stale)
-            log_info("event=child_recovered kind=%s slot=%u child=%d", kind_name(child->kind),
-                     child->slot, (int)child->pid);
-        child->stale = stale;
+        silent_us = pulse_silent_us(&sup->pulse, view.heartbeat_mono_us, now_mono_us);
+        if (silent_us <= PULSE_LIMIT_US)
+            continue;
+        child->stalled = true;
+        log_error("event=child_stalled kind=%s slot=%u child=%d silent_ms=%llu",
+                  kind_name(child->kind), child->slot, (int)child->pid,
+                  (unsigned long long)(silent_us / US_PER_MS));
+        (void)kill(child->pid, SIGABRT);
+        if (child->kill_at_mono_us == 0 || child->kill_at_mono_us > now_mono_us + PULSE_KILL_US)
+            child->kill_at_mono_us = now_mono_us + PULSE_KILL_US;
     }
 }
 
@@ -565,10 +598,8 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
             give_order(sup, child, ORDER_DIE, now_mono_us);
         }
     }
-    if (now_mono_us - sup->beat_mono_us >= BEAT_INTERVAL_US) {
-        sup->beat_mono_us = now_mono_us;
+    if (pulse_due(&sup->pulse, now_mono_us))
         check_heartbeats(sup, now_mono_us);
-    }
 }
 
 static void earlier(uint64_t *due_mono_us, uint64_t at_mono_us)

@@ -21,11 +21,13 @@
 #include "base/attrs.h"
 #include "health/health.h"
 #include "master/backoff.h"
+#include "master/pulse.h"
 #include "master/runtime.h"
 
 struct config;
 struct error;
 
+#define SUPERVISE_WORDS_BYTES 256
 #define SUPERVISE_MAX_WORKERS 64 /* seats; the process table has room for two generations */
 
 enum child_kind {
@@ -51,7 +53,7 @@ struct child {
     uint32_t generation;
     uint64_t started_mono_us;
     uint64_t kill_at_mono_us; /* 0 = never */
-    bool stale;               /* its heartbeat is overdue, and we have said so */
+    bool stalled;             /* its heartbeat is overdue: it was told to abort */
 };
 
 struct seat {
@@ -82,7 +84,12 @@ struct supervisor {
     bool held;         /* no worker is started, and health leaves the admin listener alone */
     bool proven;       /* every first child has served once: crashes are now worked around */
     bool start_failed; /* before that, a child gave up with an error */
-    uint64_t beat_mono_us;             /* last look at the heartbeats */
+    struct pulse pulse;
+    /* The last error line of each child, by its place in the table, in memory shared with it;
+     * NULL: there is none.  Owned. */
+    char (*words)[SUPERVISE_WORDS_BYTES];
+    char
+        why_not_served[SUPERVISE_WORDS_BYTES]; /* of the last one that ended before it served */
     void (*on_health_lost)(void *arg); /* its replies still owed will never come; may be NULL */
     /* A process was reaped that is no child of the table's; may be NULL. */
     void (*on_stranger)(void *arg, pid_t pid, int status);
@@ -120,7 +127,8 @@ void supervise_renew_health(struct supervisor *sup);
 /* Reaps every child that has ended. */
 void supervise_reap(struct supervisor *sup);
 
-/* Starts what is due, kills what is overdue, looks at heartbeats once a second. */
+/* Starts what is due, kills what is overdue, looks at heartbeats once a second: a child that
+ * has not turned its loop for PULSE_LIMIT_US is ended and so replaced. */
 void supervise_tick(struct supervisor *sup, uint64_t now_mono_us);
 
 /* How long nothing is due, in milliseconds; at most max_ms. */

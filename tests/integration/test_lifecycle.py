@@ -1,12 +1,15 @@
 """Processes come and go under load, and no request notices that it should not."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
-from harness import MODEL, alive, children_of, program, until
+from harness import MODEL, SLOW, alive, children_of, program, until
 from load import Load, chat_body, fetch_now
 
 LOAD = dict(concurrency=24, tokens=24)
@@ -226,6 +229,73 @@ def test_a_worker_that_crashes_is_replaced(paced):
     os.kill(victim, signal.SIGABRT)
     until(lambda: len(pids := paced.worker_pids()) == 2 and victim not in pids, 10,
           "two workers again")
+
+
+def whole_time(seconds):
+    """Lets time pass, because its passing is what is tested."""
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() >= end, seconds + 1)
+
+
+def test_a_worker_that_does_not_turn_its_loop_is_replaced_within_ten_seconds(paced):
+    victim = paced.worker_pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    begun = time.monotonic()
+    with Load(paced.api, **LOAD) as load:
+        until(lambda: len(pids := paced.worker_pids()) == 2 and victim not in pids, 20,
+              "two workers that turn")
+        assert 4.5 < time.monotonic() - begun < 10 * SLOW
+        more_done(load, 10)
+    assert_clean(load)
+    assert "stalled=1" in paced.master.log()
+    assert not alive(victim)
+
+
+def test_a_health_process_that_does_not_turn_its_loop_is_replaced(paced):
+    victim = paced.health_pid()
+    os.kill(victim, signal.SIGSTOP)
+    with Load(paced.api, **LOAD) as load:
+        until(lambda: (pid := paced.health_pid()) and pid != victim, 20, "a new health process")
+        more_done(load, 10)
+    assert_clean(load)
+    for name in ("a", "b"):
+        paced.wait_up(name)
+
+
+def test_a_machine_that_slept_finds_all_its_processes_well(paced):
+    """A suspended machine, seen from inside: everything stands still, then everything goes on."""
+    before = sorted(paced.worker_pids() + [paced.health_pid()])
+    group = [paced.master.pid] + children_of(paced.master.pid)
+    for pid in group:
+        os.kill(pid, signal.SIGSTOP)
+    whole_time(7)
+    os.kill(paced.master.pid, signal.SIGCONT)
+    whole_time(2)  # the master alone has woken up: its children's last beats are old
+    for pid in group:
+        os.kill(pid, signal.SIGCONT)
+    assert fetch_now(paced.api, "GET", "/livez").status == 200
+    whole_time(2)
+    assert "event=child_stalled" not in paced.master.log()
+    assert sorted(paced.worker_pids() + [paced.health_pid()]) == before
+
+
+def test_a_child_that_cannot_start_is_tried_ever_more_rarely_and_the_master_says_why(paced):
+    """The access log's directory goes away after the start: no new worker can open it."""
+    folder = paced.dir / "logs"
+    folder.mkdir()
+    paced.write_config(log={"access": str(folder / "access.log")})
+    paced.ctl("reload")
+    shutil.rmtree(folder)
+    for pid in paced.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    ended = re.compile(r"event=child_ended kind=worker [^\n]*restart_in_ms=(\d+) "
+                       r"last_error=\"[^\n]*access.log: open: No such file")
+    until(lambda: len(ended.findall(paced.master.log())) >= 6, 20, "six failed starts")
+    waits = [int(ms) for ms in ended.findall(paced.master.log())]
+    assert max(waits) >= 400, waits
+    folder.mkdir()
+    until(lambda: len(paced.worker_pids()) == 2, 15, "workers are back")
+    until(lambda: fetch_now(paced.api, "GET", "/readyz").status == 200, 15)
 
 
 def test_processes_have_titles_and_a_pid_file(paced):
