@@ -97,6 +97,8 @@ static void reload(struct health *health)
     if (health->admin != NULL)
         admin_reload(health->admin, next);
     log_set_level(next->log_level);
+    if (log_open(next->log_file, &err) != 0)
+        log_error("event=log_open_failed why=%s", log_quote(err.text));
     config_destroy(health->own);
     health->own = next;
     log_info("event=reloaded nodes=%u", next->nodes_count);

@@ -150,6 +150,7 @@ static void in_child(void *arg)
     struct master *master = arg;
 
     console_leave(&master->console);
+    reload_leave(&master->reload);
     upgrade_finish(&master->upgrade);
     successor_finish(&master->successor);
     (void)close(master->signal_fd);

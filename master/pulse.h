@@ -12,11 +12,12 @@
 
 #include "base/attrs.h"
 
-#define PULSE_LOOK_US  UINT64_C(1000000) /* between two looks */
-#define PULSE_GAP_US   UINT64_C(2500000) /* between two looks: we stood still */
-#define PULSE_LIMIT_US UINT64_C(5000000) /* of silence; then the child gets ABRT, for a core \
-                                          */
-#define PULSE_KILL_US UINT64_C(2000000)  /* after that, KILL */
+#define PULSE_LOOK_US UINT64_C(1000000) /* between two looks */
+#define PULSE_GAP_US  UINT64_C(2500000) /* between two looks: we stood still */
+#define PULSE_LIMIT_US                                                                      \
+    UINT64_C(5000000)                   /* of silence; then the child gets ABRT, for a core \
+                                         */
+#define PULSE_KILL_US UINT64_C(2000000) /* after that, KILL */
 
 struct pulse {
     uint64_t looked_mono_us;  /* 0 = never */

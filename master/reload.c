@@ -1,14 +1,19 @@
 /* reload.c - a new configuration takes over, or everything stays as it was. */
 #include "master/reload.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/secure/privileges.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
+#include "master/verify.h"
 
 #define SERVE_WITHIN_US (5 * US_PER_S)
 #define GAP_US          (US_PER_S / 2) /* between attempts, so that a storm of HUPs is few reloads */
@@ -17,11 +22,25 @@
 void reload_init(struct reload *reload, const char *path, struct runtime *rt,
                  struct supervisor *sup, struct config *config)
 {
-    *reload = (struct reload){.path = path, .rt = rt, .sup = sup, .config = config};
+    *reload =
+        (struct reload){.path = path, .rt = rt, .sup = sup, .config = config, .check_fd = -1};
+}
+
+static void end_check(struct reload *reload)
+{
+    if (reload->check_fd != -1)
+        (void)close(reload->check_fd);
+    reload->check_fd = -1;
+}
+
+void reload_leave(struct reload *reload)
+{
+    end_check(reload);
 }
 
 void reload_finish(struct reload *reload)
 {
+    end_check(reload);
     config_destroy(reload->config);
     config_destroy(reload->next);
     reload->config = NULL;
@@ -57,6 +76,7 @@ static void conclude(struct reload *reload, const char *error)
 {
     uint64_t took_us = clock_mono_us() - reload->since_mono_us;
 
+    end_check(reload);
     config_destroy(reload->next);
     reload->next = NULL;
     buf_finish(&reload->text);
@@ -109,6 +129,39 @@ static unsigned workers_wanted(const struct reload *reload)
                                                                         : now;
 }
 
+/* In a child: do the certificates and keys load, as the user that will use them? */
+_Noreturn static void check(const struct reload *reload, int fd)
+{
+    struct error err = {0};
+    int rc = privileges_drop(&reload->next->run_as, &err);
+
+    if (rc == 0)
+        rc = verify_tls(reload->next, &err);
+    if (rc != 0)
+        rc = error_wrap(&err, rc, "%s", reload->path);
+    _exit(rc == 0 || write(fd, err.text, strlen(err.text)) == -1 ? 0 : 1);
+}
+
+static int start_check(struct reload *reload, struct error *err)
+{
+    int ends[2];
+    pid_t pid;
+
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) == -1)
+        return error_sys(err, "pipe");
+    pid = fork();
+    if (pid == 0)
+        check(reload, ends[1]);
+    (void)close(ends[1]);
+    if (pid == -1) {
+        (void)error_sys(err, "fork");
+        (void)close(ends[0]);
+        return DRV_ESYS;
+    }
+    reload->check_fd = ends[0];
+    return 0;
+}
+
 static void begin(struct reload *reload, uint64_t now_mono_us)
 {
     struct error err;
@@ -123,11 +176,39 @@ static void begin(struct reload *reload, uint64_t now_mono_us)
     reload->since_mono_us = now_mono_us;
     rc = read_next(reload, &err);
     if (rc == 0)
-        rc = apply_log(reload->next, &err);
+        rc = start_check(reload, &err);
+    if (rc != 0)
+        conclude(reload, err.text);
+}
+
+/* The check has passed: new workers. */
+static void switch_over(struct reload *reload)
+{
+    struct error err;
+    int rc = apply_log(reload->next, &err);
+
     if (rc == 0 && supervise_switch(reload->sup, reload->next, workers_wanted(reload)) != 0)
         rc = error_set(&err, DRV_EAGAIN, "drover is stopping");
     if (rc != 0)
         conclude(reload, err.text);
+}
+
+static void step_check(struct reload *reload, uint64_t now_mono_us)
+{
+    char text[ERROR_TEXT_BYTES];
+    ssize_t n = read(reload->check_fd, text, sizeof(text) - 1);
+
+    if (reload->sup->order != ORDER_SERVE) {
+        conclude(reload, "drover is stopping");
+    } else if (n > 0) { /* short enough to be written at once */
+        text[n] = '\0';
+        conclude(reload, text);
+    } else if (n == 0) {
+        end_check(reload);
+        switch_over(reload);
+    } else if (now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US) {
+        conclude(reload, "the certificates could not be read within 5 s");
+    }
 }
 
 static void take_over(struct reload *reload)
@@ -154,6 +235,10 @@ void reload_step(struct reload *reload, uint64_t now_mono_us)
     if (reload->next == NULL) {
         if (reload->wanted)
             begin(reload, now_mono_us);
+        return;
+    }
+    if (reload->check_fd != -1) {
+        step_check(reload, now_mono_us);
         return;
     }
     if (!reload->sup->switching) { /* a stop came in between */

@@ -1,9 +1,11 @@
 /*
  * reload.h - a new configuration takes over, or everything stays as it was.
  *
- * One attempt: read and check the file, start new workers from it, and when they serve, let the
- * old ones finish and tell health.  Any failure on the way keeps the old configuration and its
- * workers.  Wishes that arrive during an attempt are served together by one more attempt.
+ * One attempt: read and check the file, have a child load what it names (a TLS context in the
+ * master would be copied into every later child), start new workers from it, and when they
+ * serve, let the old ones finish and tell health.  Any failure on the way keeps the old
+ * configuration and its workers.  Wishes that arrive during an attempt are served together by
+ * one more attempt.
  */
 #ifndef DROVER_MASTER_RELOAD_H
 #define DROVER_MASTER_RELOAD_H
@@ -24,6 +26,7 @@ struct reload {
     struct supervisor *sup; /* borrowed */
     struct config *config;  /* owned: in force */
     struct config *next;    /* owned: being tried; NULL iff no attempt is under way */
+    int check_fd;           /* what the checker says of it; -1: it is done; owned */
     struct buf text;        /* of `next` */
     bool wanted;
     uint64_t serial; /* attempts begun */
@@ -37,6 +40,8 @@ struct reload {
 void reload_init(struct reload *reload, const char *path, struct runtime *rt,
                  struct supervisor *sup, struct config *config);
 void reload_finish(struct reload *reload);
+/* Closes the descriptors, in a child. */
+void reload_leave(struct reload *reload);
 
 /* Wants the file read again; the attempt that will do it has the returned serial number. */
 uint64_t reload_want(struct reload *reload);

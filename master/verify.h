@@ -1,9 +1,8 @@
 /*
  * verify.h - do the certificates and keys that a configuration names load, and fit each other?
  *
- * For `drover -t` alone: the master itself never makes a TLS context, because its children
- * would inherit it.  At a start or reload the first worker finds out, and the start or reload
- * fails.
+ * For `drover -t`, and for a child of its own at a reload: the master itself never makes a TLS
+ * context, because its children would inherit it.
  */
 #ifndef DROVER_MASTER_VERIFY_H
 #define DROVER_MASTER_VERIFY_H

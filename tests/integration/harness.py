@@ -108,7 +108,7 @@ def to_yaml(value, indent=0):
         if isinstance(item, dict):
             out.append(f"{pad}{key}:\n{to_yaml(item, indent + 1)}")
         elif isinstance(item, list):
-            out.append(f"{pad}{key}:\n")
+            out.append(f"{pad}{key}:\n" if item else f"{pad}{key}: []\n")
             for element in item:
                 if isinstance(element, dict):
                     text = to_yaml(element, indent + 2)

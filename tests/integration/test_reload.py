@@ -1,0 +1,205 @@
+"""A reload changes everything that can change, cuts nothing, and refuses the rest by name."""
+
+import re
+import signal
+import ssl
+import subprocess
+
+import pytest
+
+from harness import until
+from load import Load, chat_body, fetch_now
+
+LOAD = dict(concurrency=16, tokens=24)
+
+
+def more_done(load, count):
+    target = load.done + count
+    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
+
+
+@pytest.fixture
+def paced(make_cluster):
+    made = make_cluster().start()
+    for name in ("a", "b"):
+        made.start_node(name, "slots=32,rate=100", wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    return made
+
+
+@pytest.fixture
+def loaded(paced):
+    """Reloads happen while streams run; none may fail."""
+    with Load(paced.api, **LOAD) as load:
+        more_done(load, 5)
+        yield paced
+        more_done(load, 10)
+    assert not load.failures, load.failures[:3]
+
+
+def test_static_nodes_come_and_go(loaded):
+    guest = loaded.start_node("guest", "slots=32,rate=100", join=False, wait=False)
+    loaded.write_config(nodes=[{"name": "guest", "address": guest.address()}])
+    loaded.ctl("reload")
+    loaded.wait_up("guest")
+    until(lambda: loaded.node_row("guest")["inflight"] > 0, 10, "it has work")
+    loaded.write_config(nodes=[{"name": "guest", "address": guest.address(), "slots": 7}])
+    loaded.ctl("reload")
+    until(lambda: loaded.node_row("guest")["slots"] == 7, 10, "its slots are overridden")
+    loaded.write_config(nodes=[])
+    loaded.ctl("reload")
+    until(lambda: loaded.node_state("guest") in ("GONE", None), 30, "it has drained and gone")
+
+
+def test_aliases_policies_and_limits(loaded):
+    loaded.write_config(policy="round_robin", limits={"max_body_bytes": 2048},
+                        aliases=[{"name": "other", "model": "sim-small"}])
+    loaded.ctl("reload")
+
+    def ask(text, model="other"):
+        return fetch_now(loaded.api, "POST", "/v1/chat/completions",
+                         chat_body(text, 2, stream=False, model=model))
+    answer = ask("hello")
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-policy"] == "round_robin"
+    assert ask("x" * 4000).status == 413
+    loaded.write_config(aliases=[], limits={"max_body_bytes": 65536})
+    loaded.ctl("reload")
+    assert ask("hello").status == 404
+    assert ask("x" * 4000, "sim-small").status == 200
+
+
+def test_workers_and_log_level_and_log_files(loaded):
+    log = loaded.dir / "drover-own.log"
+    access = loaded.dir / "access-2.log"
+    loaded.write_config(workers=3, log={"level": "debug", "file": str(log),
+                                        "access": str(access)})
+    done = loaded.ctl("reload")
+    assert "3 workers" in done.stdout
+    assert len(loaded.worker_pids()) == 3
+    until(lambda: "event=reloaded" in log.read_text() and "proc=health" in log.read_text(), 10,
+          "master and health write to the new file")
+    until(access.exists, 10)
+    until(lambda: access.read_text().count("\n") > 3, 30, "and workers")
+    loaded.write_config(workers=1)
+    loaded.ctl("reload")
+    until(lambda: len(loaded.worker_rows_all()) == 1, 30, "one worker is left")
+
+
+def test_the_join_token_is_replaced_in_two_steps(loaded):
+    old = loaded.token_path.read_text()
+    new = "another-integration-token-0123456789abcdef\n"
+    loaded.token_path.write_text(new + old)
+    loaded.ctl("reload")
+    later = loaded.dir / "later-token"
+    later.write_text(new)
+    later.chmod(0o600)
+    first, loaded.token_path = loaded.token_path, later
+    loaded.start_node("c", "slots=32,rate=100")  # with the new token alone
+    loaded.token_path = first
+    loaded.start_node("d", "slots=32,rate=100")  # its file has both
+    for name in ("a", "b"):
+        assert loaded.node_state(name) == "UP"
+
+
+def certificate(folder, name, serial):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{folder}/{name}.key",
+                    "-out", f"{folder}/{name}.crt", "-days", "2", "-set_serial", str(serial),
+                    "-subj", "/CN=localhost"], check=True, capture_output=True)
+
+
+def serial_of(address):
+    pem = ssl.get_server_certificate(address)
+    text = subprocess.run(["openssl", "x509", "-noout", "-serial"], input=pem, check=True,
+                          capture_output=True, text=True).stdout
+    return int(text.strip().split("=")[1], 16)
+
+
+def test_certificates_are_renewed_on_every_listener(make_cluster):
+    cluster = make_cluster()
+    certificate(cluster.dir, "server", 41)
+    tls = {"cert": f"{cluster.dir}/server.crt", "key": f"{cluster.dir}/server.key"}
+    cluster.settings["api"]["tls"] = tls
+    cluster.settings["registry"]["tls"] = tls
+    cluster.start()
+    pids = cluster.worker_pids()
+    for which in ("api", "registry"):
+        assert serial_of(cluster.address(which)) == 41
+    # A key that does not fit is refused before anything changes.
+    whole = (cluster.dir / "server.key").read_text()
+    certificate(cluster.dir, "server", 42)
+    fresh = (cluster.dir / "server.key").read_text()
+    (cluster.dir / "server.key").write_text(whole)
+    refused = cluster.ctl("reload", check=False)
+    assert refused.returncode == 1
+    assert str(cluster.config_path) in refused.stderr and "api.tls.key" in refused.stderr
+    assert cluster.worker_pids() == pids
+    assert serial_of(cluster.address("api")) == 41
+    (cluster.dir / "server.key").write_text(fresh)
+    cluster.ctl("reload")
+    for which in ("api", "registry"):
+        until(lambda which=which: serial_of(cluster.address(which)) == 42, 10, which)
+
+
+@pytest.mark.parametrize("name,change", [
+    ("api.listen", {"api": {"listen": "127.0.0.1:1"}}),
+    ("admin.listen", {"admin": {"listen": "127.0.0.1:1"}}),
+    ("registry.listen", {"registry": {"listen": "127.0.0.1:1"}}),
+    ("runtime_dir", {"runtime_dir": "/tmp/elsewhere"}),
+    ("limits.max_nodes", {"limits": {"max_nodes": 17}}),
+    ("limits.max_connections", {"limits": {"max_connections": 17}}),
+    ("prefix.entries", {"prefix": {"entries": 2048}}),
+])
+def test_what_cannot_change_is_refused_by_name(make_cluster, name, change):
+    cluster = make_cluster(workers=1).start()
+    cluster.write_config(**change)
+    refused = cluster.ctl("reload", check=False)
+    assert refused.returncode == 1
+    assert f"{name} cannot change by a reload" in refused.stderr, refused.stderr
+    assert f"{name} cannot change by a reload" in cluster.master.log()
+    assert fetch_now(cluster.api, "GET", "/livez").status == 200
+
+
+def test_a_broken_configuration_changes_nothing_and_is_named(loaded):
+    path = loaded.config_path
+    good = path.read_text()
+    lines = good.count("\n")
+    pids = loaded.worker_pids()
+    cases = [
+        (good + "queue: [unclosed\n", rf"{path}:{lines + 2}:1: "),
+        (good + "nonsense: true\n", rf"{path}:{lines + 1}:\d+: nonsense"),
+        (good + "workers: 2\n", rf"{path}:{lines + 1}"),  # given twice
+        (good.replace("workers: 2", "workers: many"), rf"{path}:1:\d+: workers"),
+        ("", rf"{path}:1:1: the file is empty"),
+        ("#" * (10 << 20), rf"{path}:1:1: larger than 1 MiB"),
+        (good + "policy: \0\n", rf"{path}:{lines + 1}"),
+        (None, rf"{path}.*No such file"),
+    ]
+    for number, (text, words) in enumerate(cases):
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+        refused = loaded.ctl("reload", check=False)
+        assert refused.returncode == 1, f"case {number}: {refused.stdout}"
+        assert re.search(words, refused.stderr), f"case {number}: {refused.stderr}"
+    assert loaded.worker_pids() == pids
+    path.write_text(good)
+    loaded.ctl("reload")
+    assert not set(loaded.worker_pids()) & set(pids)
+
+
+def test_a_hundred_reloads_in_a_few_seconds_become_a_few(loaded):
+    before = loaded.master.log().count("event=reloaded")
+    generations = set()
+    for _ in range(100):
+        loaded.master.signal(signal.SIGHUP)
+        rows = loaded.worker_rows_all()
+        generations.add(len({row["generation"] for row in rows if row["state"] != "DRAINING"}))
+    until(lambda: loaded.ctl("reload").returncode == 0, 30, "one more, and its outcome")
+    reloads = loaded.master.log().count("event=reloaded") - before
+    assert 1 <= reloads <= 60, reloads
+    assert max(generations) <= 2, generations
+    assert "event=reload_failed" not in loaded.master.log()
