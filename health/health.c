@@ -126,6 +126,8 @@ static void give_counts(struct snapshot_counts *out, void *data)
     struct health *health = data;
 
     out->invariant_violations = health->table->violations;
+    out->ejections = health->table->ejections;
+    out->spared = health->table->spared;
     if (health->registry != NULL)
         registry_counts(health->registry, out);
 }

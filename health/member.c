@@ -83,6 +83,7 @@ struct member *member_create(struct table *table, const struct node_info *info)
     verdict_init(&member->verdict, table->config->health.rise, table->config->health.fall);
     memset(table->sample, 0, sizeof(*table->sample));
     window_init(member->window, table->sample, now);
+    passive_init(member);
     member_publish(member, info);
     log_info("event=node_known node=%s origin=%s address=%s slot=%u generation=%u",
              log_quote(info->name), info->origin == NODE_ORIGIN_STATIC ? "static" : "registry",
@@ -104,6 +105,7 @@ struct member *member_adopt(struct table *table, unsigned slot, const struct nod
                   table->config->health.fall);
     table_sample(table, slot);
     window_init(member->window, table->sample, clock_mono_us());
+    passive_init(member);
     return member;
 }
 
@@ -185,6 +187,7 @@ void member_event(struct member *member, enum verdict_event event, enum node_rea
         return;
     }
     now = member->verdict.state;
+    passive_turned(member, before); /* before others can see it UP or on TRIAL */
     nodes_set_state(table->board, member->slot, now, member->verdict.reason, clock_mono_us());
     if (now != before)
         log_info("event=node_state node=%s from=%s to=%s reason=%s by=%s",
@@ -234,8 +237,7 @@ void member_publish(struct member *member, const struct node_info *info)
         return;
     member->info = next;
     nodes_publish(member->table->board, member->slot, &member->info);
-    /* The whole capacity is open at once; nothing ramps it yet. */
-    nodes_set_slots_now(member->table->board, member->slot, member->info.slots);
+    passive_open_slots(member);
 }
 
 void member_load(struct member *member, const Drover__V1__LoadReport *load)
@@ -248,6 +250,7 @@ void member_load(struct member *member, const Drover__V1__LoadReport *load)
     member->load_seq = load->seq;
     member->load_mono_us = clock_mono_us();
     member->load_bad = bad;
+    passive_progress(member, load->progress);
     nodes_set_load(member->table->board, member->slot, load->running, load->queued,
                    load->kv_used_fraction, member->load_mono_us);
     if (bad != NODE_REASON_NONE) {
@@ -321,6 +324,8 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
                      next->models_count, next->slots);
             member->load_seq = 0;
             member->load_bad = NODE_REASON_NONE;
+            /* What failed there was another process. */
+            member_event(member, VERDICT_ABSOLVE, NODE_REASON_NONE);
         }
         member_publish(member, next);
         if (said->load != NULL)

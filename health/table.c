@@ -503,6 +503,7 @@ int table_create(struct table **out, struct loop *loop, struct scoreboard *board
     take_config(table, config, NULL);
     timer_start(loop, &table->window_timer, WINDOW_STEP_US, on_window);
     timer_start(loop, &table->invariant_timer, INVARIANT_US, on_invariant);
+    passive_start(table);
     *out = table;
     return 0;
 }
@@ -515,6 +516,7 @@ void table_destroy(struct table *table)
         member_destroy(table->members.next, false);
     timer_stop(table->loop, &table->window_timer);
     timer_stop(table->loop, &table->invariant_timer);
+    passive_stop(table);
     SSL_CTX_free(table->registry_tls);
     free(table->sample);
     free(table);

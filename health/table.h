@@ -20,6 +20,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "health/invariant.h"
+#include "health/passive/passive.h"
 #include "health/probe.h"
 #include "health/verdict.h"
 #include "health/window.h"
@@ -49,6 +50,7 @@ struct member {
     unsigned eager_left;       /* quick probes it may still have before the steady pace */
     bool adopted;              /* an earlier health process let it in */
     struct invariant invariant;
+    struct passive passive;
     struct deferred burial; /* queued iff GONE */
 
     /* Leaving: the scoreboard is looked at until nothing is open there. */
@@ -79,7 +81,8 @@ struct table {
     uint64_t alive_mono_us; /* end of the last turn of the loop; see lease_check_gap() */
     uint64_t violations;    /* of the invariant, since the start */
     bool leases_held; /* nodes that joined have been sent to another process: none expires */
-    struct timer window_timer, invariant_timer;
+    uint64_t ejections, spared; /* since the start; see health/passive/passive.h */
+    struct timer window_timer, invariant_timer, passive_timer;
     struct window_sample *sample; /* owned; scratch */
 };
 

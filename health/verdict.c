@@ -6,8 +6,8 @@
 #include "base/attrs.h"
 
 static const char *const event_names[] = {
-    "none",      "pass",  "fail",    "refused", "lease_lost", "lease_back",
-    "lease_end", "drain", "undrain", "leave",   "stay",       "idle",
+    "none",  "pass", "fail",    "refused", "lease_lost", "lease_back", "lease_end", "eject",
+    "spare", "try",  "absolve", "drain",   "undrain",    "leave",      "stay",      "idle",
 };
 _Static_assert(ARRAY_LEN(event_names) == VERDICT_EVENTS, "a name for every event");
 
@@ -34,6 +34,9 @@ void verdict_adopt(struct verdict *verdict, const struct node_status *status, ui
     verdict->drain_wish = status->drain_wish;
     verdict->lease_lost =
         status->state == NODE_DOWN && status->reason == NODE_REASON_LEASE_LOST;
+    if (status->state == NODE_EJECTED || status->state == NODE_TRIAL)
+        verdict->ejected = status->reason;
+    verdict->trial = status->state == NODE_TRIAL;
     if (status->state == NODE_DRAINING && status->reason != NODE_REASON_OPERATOR)
         verdict->leaving = status->reason;
 }
@@ -52,6 +55,15 @@ static void rejoin(struct verdict *verdict)
     move(verdict, NODE_JOINING, NODE_REASON_NEW);
 }
 
+/* Traffic for a node whose probes pass: as much as its record allows. */
+static void admit(struct verdict *verdict)
+{
+    if (verdict->ejected == NODE_REASON_NONE)
+        move(verdict, NODE_UP, NODE_REASON_PROBES_PASS);
+    else
+        move(verdict, verdict->trial ? NODE_TRIAL : NODE_EJECTED, verdict->ejected);
+}
+
 static void pass(struct verdict *verdict)
 {
     verdict->failures = 0;
@@ -64,7 +76,7 @@ static void pass(struct verdict *verdict)
     switch (verdict->state) {
     case NODE_JOINING:
     case NODE_DOWN:
-        move(verdict, NODE_UP, NODE_REASON_PROBES_PASS);
+        admit(verdict);
         break;
     case NODE_UP:
     case NODE_EJECTED:
@@ -76,7 +88,7 @@ static void pass(struct verdict *verdict)
     }
 }
 
-/* `enough`: this failure alone, or the run it ends, takes a node that is UP down. */
+/* `enough`: this failure alone, or the run it ends, takes down a node that has traffic. */
 static void fail(struct verdict *verdict, bool enough, enum node_reason why)
 {
     verdict->passes = 0;
@@ -84,6 +96,8 @@ static void fail(struct verdict *verdict, bool enough, enum node_reason why)
         verdict->failures++;
     switch (verdict->state) {
     case NODE_UP:
+    case NODE_EJECTED:
+    case NODE_TRIAL:
         if (enough || verdict->failures >= verdict->fall)
             move(verdict, NODE_DOWN, why);
         break;
@@ -92,8 +106,6 @@ static void fail(struct verdict *verdict, bool enough, enum node_reason why)
         if (!verdict->lease_lost)
             verdict->reason = why;
         break;
-    case NODE_EJECTED:
-    case NODE_TRIAL:
     case NODE_DRAINING:
     case NODE_NONE:
     case NODE_GONE:
@@ -108,16 +120,43 @@ static void lose_lease(struct verdict *verdict)
     switch (verdict->state) {
     case NODE_JOINING:
     case NODE_UP:
+    case NODE_EJECTED:
+    case NODE_TRIAL:
     case NODE_DOWN:
         move(verdict, NODE_DOWN, NODE_REASON_LEASE_LOST);
         break;
-    case NODE_EJECTED:
-    case NODE_TRIAL:
     case NODE_DRAINING:
     case NODE_NONE:
     case NODE_GONE:
         break;
     }
+}
+
+static void eject(struct verdict *verdict, enum node_reason why)
+{
+    if (verdict->state != NODE_UP && verdict->state != NODE_TRIAL)
+        return;
+    verdict->ejected = why;
+    verdict->trial = false;
+    move(verdict, NODE_EJECTED, why);
+}
+
+static void try_again(struct verdict *verdict)
+{
+    if (verdict->ejected == NODE_REASON_NONE)
+        return;
+    verdict->trial = true;
+    if (verdict->state == NODE_EJECTED)
+        admit(verdict);
+}
+
+static void absolve(struct verdict *verdict)
+{
+    verdict->ejected = NODE_REASON_NONE;
+    verdict->trial = false;
+    if (verdict->state == NODE_UP || verdict->state == NODE_EJECTED ||
+        verdict->state == NODE_TRIAL)
+        admit(verdict);
 }
 
 bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_reason why)
@@ -148,6 +187,19 @@ bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_r
     case VERDICT_LEASE_END:
         verdict->lease_lost = true;
         move(verdict, NODE_GONE, NODE_REASON_LEASE_LOST);
+        break;
+    case VERDICT_EJECT:
+        eject(verdict, why);
+        break;
+    case VERDICT_SPARE:
+        if (verdict->state == NODE_UP)
+            verdict->reason = NODE_REASON_SPARED;
+        break;
+    case VERDICT_TRY:
+        try_again(verdict);
+        break;
+    case VERDICT_ABSOLVE:
+        absolve(verdict);
         break;
     case VERDICT_DRAIN:
         verdict->drain_wish = true;
@@ -190,9 +242,9 @@ bool verdict_in_doubt(const struct verdict *verdict)
     case NODE_DOWN:
         return verdict->passes != 0;
     case NODE_UP:
-        return verdict->failures != 0;
     case NODE_EJECTED:
     case NODE_TRIAL:
+        return verdict->failures != 0;
     case NODE_DRAINING:
     case NODE_NONE:
     case NODE_GONE:

@@ -24,6 +24,7 @@
  *   budgets   [2][BUDGET_MODELS]                   one 8-byte word per model: retries, hedges
  *   sb_loads  [n_nodes]
  *   sb_usage  [USAGE_ROWS]
+ *   sb_outcomes[n_nodes]                           what passive ejection goes by
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -45,6 +46,7 @@
 
 #include "shm/histogram.h"
 #include "shm/nodes.h"
+#include "shm/outcomes.h"
 #include "shm/procs.h"
 #include "shm/routing/budget.h"
 #include "shm/routing/decisions.h"
@@ -56,7 +58,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 6u
+#define SB_LAYOUT_VERSION 7u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -94,6 +96,7 @@ struct sb_geometry {
     uint64_t budgets_offset;
     uint64_t loads_offset;
     uint64_t usage_offset;
+    uint64_t outcomes_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -308,6 +311,14 @@ struct sb_usage {
     alignas(SB_CACHE_LINE) _Atomic uint64_t name[USAGE_NAME_BYTES / 8];
 };
 
+/* Any worker adds; health zeroes it all for a new tenant of the slot. */
+struct sb_outcomes {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t total[OUTCOMES];
+    _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
+    _Atomic uint32_t run;              /* failures since the last success */
+    _Atomic uint32_t tried;            /* 0 or 1: see outcomes_tried() */
+};
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -316,8 +327,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 184, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 216, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 192, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 224, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -342,6 +353,7 @@ static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
 static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
+static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");
 

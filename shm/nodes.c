@@ -73,6 +73,10 @@ const char *node_reason_name(enum node_reason reason)
         return "success_rate";
     case NODE_REASON_NO_PROGRESS:
         return "no_progress";
+    case NODE_REASON_SPARED:
+        return "spared";
+    case NODE_REASON_FLAPPING:
+        return "flapping";
     }
     return "unknown";
 }
@@ -137,7 +141,7 @@ static enum node_state load_state(const struct sb_hot *hot, enum node_reason *re
     uint32_t state = word & 0xffu, why = word >> 8;
 
     if (reason != NULL)
-        *reason = why <= NODE_REASON_NO_PROGRESS ? (enum node_reason)why : NODE_REASON_NONE;
+        *reason = why <= NODE_REASON_FLAPPING ? (enum node_reason)why : NODE_REASON_NONE;
     return state <= NODE_GONE ? (enum node_state)state : NODE_NONE;
 }
 
@@ -199,6 +203,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     atomic_store_explicit(&hot->generation, info.generation, memory_order_release);
     stats_zero(board, (unsigned)node);
     loads_zero(board, (unsigned)node);
+    outcomes_zero(board, (unsigned)node);
     store_info(row, &info);
     zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);

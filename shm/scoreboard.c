@@ -90,6 +90,8 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_loads), SB_PAGE);
     g->usage_offset = at;
     at = align_up(at + USAGE_ROWS * sizeof(struct sb_usage), SB_PAGE);
+    g->outcomes_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_outcomes), SB_PAGE);
     g->total_bytes = at;
 }
 

@@ -148,6 +148,14 @@ static inline struct sb_usage *segment_usage(const struct scoreboard *board, uns
     return (struct sb_usage *)(void *)(board->map + board->geometry.usage_offset) + row;
 }
 
+static inline struct sb_outcomes *segment_outcomes(const struct scoreboard *board,
+                                                   unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (struct sb_outcomes *)(void *)(board->map + board->geometry.outcomes_offset) + node;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {

@@ -44,6 +44,8 @@ struct leg {
     uint32_t pending_tokens;         /* u: added to the gauge and not given back */
     uint64_t backlog_tokens;         /* B: Q + u at dispatch */
     bool had_slot;                   /* no wait for a slot was in store at dispatch */
+    bool on_trial;                   /* the node was, at dispatch */
+    bool excused;                    /* if the attempt fails, it is not the node's fault */
     bool loads_model;                /* holds the claim to load it there */
     struct fleet_node *pending_node; /* in whose list of legs not yet at first content it is */
     struct leg *pending_prev, *pending_next;
@@ -167,6 +169,8 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
                     const char *message);
 /* (Re)starts the timer for the limits of the present phase. */
 void recover_arm(struct exchange *x);
+/* How long the node may be silent in the present phase. */
+uint64_t recover_silence_us(const struct exchange *x);
 
 /* ---- hedge.c ---- */
 

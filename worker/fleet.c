@@ -263,6 +263,7 @@ static void add_server(struct fleet_model *model, struct fleet_node *node,
         .operations = served->operations,
         .slot = node->slot,
         .generation = node->info.generation,
+        .slots = node->info.slots,
         .queue = node->info.queue,
         .weight = node->info.weight == 0 ? 1 : node->info.weight,
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
@@ -335,6 +336,13 @@ struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
     return NULL;
 }
 
+struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation)
+{
+    struct fleet_node *node = slot < fleet->nodes_cap ? fleet->nodes[slot] : NULL;
+
+    return node != NULL && node->info.generation == generation ? node : NULL;
+}
+
 size_t fleet_size(const struct fleet *fleet)
 {
     return fleet->nodes_count;
@@ -351,7 +359,9 @@ bool fleet_any_up(const struct fleet *fleet)
 
 bool fleet_usable(const struct fleet_node *node)
 {
-    return node->reachable && nodes_state(node->fleet->board, node->slot) == NODE_UP;
+    enum node_state state = nodes_state(node->fleet->board, node->slot);
+
+    return node->reachable && (state == NODE_UP || state == NODE_TRIAL);
 }
 
 /* ---- life ----------------------------------------------------------------------------------

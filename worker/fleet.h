@@ -31,6 +31,7 @@ struct fleet_node {
     bool reachable;          /* there is a channel, and it is not backing off */
     enum node_state state;   /* at the last renewal; fleet_usable() looks live */
     uint64_t tried_mono_us;  /* when this worker last sent it a request; 0 = never */
+    uint64_t lost_mono_us;   /* when its connection last took requests with it; 0 = never */
     struct channel *channel; /* owned; NULL until the node is first UP */
     /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */
     struct leg *pending_first, *pending_last;
@@ -53,7 +54,7 @@ struct fleet_server {
     /* Copies from `node`, so that a routing decision reads one dense table. */
     uint32_t slot;
     uint32_t generation;
-    uint32_t queue;
+    uint32_t slots, queue;
     uint32_t weight; /* at least 1 */
     float prefill_tokens_per_s;
 };
@@ -83,11 +84,14 @@ void fleet_renew(struct fleet *fleet);
 
 /* The model called `id`, or NULL when no node names it. */
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id);
+/* Who holds the slot, or NULL if the slot has another generation here. */
+struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation);
 /* How many nodes are known; is any of them UP? */
 size_t fleet_size(const struct fleet *fleet);
 bool fleet_any_up(const struct fleet *fleet);
 
-/* May a request be sent there now?  UP by the table, and its channel is not backing off. */
+/* May a request be sent there now?  UP or on TRIAL by the table, and its channel is not backing
+ * off. */
 bool fleet_usable(const struct fleet_node *node);
 
 /* An attempt holds on to the node, and lets go. */

@@ -173,13 +173,17 @@ static uint64_t wait_limit_mono_us(struct exchange *x)
     return x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
 }
 
+uint64_t recover_silence_us(const struct exchange *x)
+{
+    const struct config_limits *limits = &x->core->config->limits;
+
+    return (x->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms) *
+           US_PER_MS;
+}
+
 static uint64_t silence_limit_mono_us(const struct leg *leg)
 {
-    const struct exchange *x = leg->x;
-    const struct config_limits *limits = &x->core->config->limits;
-    uint32_t ms = x->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms;
-
-    return leg->progress_mono_us + ms * US_PER_MS + SILENCE_SLACK_US;
+    return leg->progress_mono_us + recover_silence_us(leg->x) + SILENCE_SLACK_US;
 }
 
 static void wait_is_over(struct exchange *x)

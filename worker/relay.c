@@ -12,11 +12,13 @@
 #include "base/config/config.h"
 #include "base/loop.h"
 #include "proto/grpc/client.h"
+#include "shm/outcomes.h"
 #include "shm/routing/budget.h"
 #include "shm/routing/requests.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
 #include "worker/exchange_private.h"
+#include "worker/fleet.h"
 #include "worker/http/request.h"
 #include "worker/http/responder.h"
 
@@ -171,6 +173,7 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
     }
     leg->status = head->http_status;
     if (x->content_shown && (leg->status != 200 || !head->event_stream)) {
+        leg->excused = true; /* what it was given came from another node */
         recover_abandon(leg, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
                         "the next node would not go on with the answer");
         return;
@@ -246,6 +249,7 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     if (chunk->content) {
         hedge_adopt(leg);
         leg->progress_mono_us = loop_now_us(core->loop);
+        outcomes_progress(core->board, leg->node, leg->generation, leg->progress_mono_us);
         if (x->content_mono_us == 0)
             note_content(leg);
     }
@@ -385,7 +389,32 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
     }
     if (result->end == CALL_END_CONNECT)
         *counter = STATS_CONNECT_FAILED;
+    else if (result->end == CALL_END_LOCAL)
+        *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
     return API_ERROR_NODE_FAILED;
+}
+
+/*
+ * Does this end say nothing of how well the node does?  What a client can bring about by asking
+ * for something else than the node has, must not cost the node its traffic.  And a connection
+ * that breaks is one failure, however many requests were on it.
+ */
+static bool is_excused(const struct leg *leg, const struct call_result *result)
+{
+    uint64_t now = loop_now_us(leg->x->core->loop);
+    struct fleet_node *node;
+
+    if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
+        result->status == GRPC_FAILED_PRECONDITION)
+        return true;
+    if (result->end != CALL_END_LOST && result->end != CALL_END_REFUSED &&
+        result->end != CALL_END_CONNECT)
+        return false;
+    node = fleet_at(leg->x->core->fleet, leg->node, leg->generation);
+    if (node == NULL || node->lost_mono_us == now)
+        return true;
+    node->lost_mono_us = now;
+    return false;
 }
 
 static void on_end(void *data, const struct call_result *result)
@@ -403,6 +432,7 @@ static void on_end(void *data, const struct call_result *result)
         return;
     }
     error = classify(result, &counter);
+    leg->excused = is_excused(leg, result);
     recover_failed(leg, error, counter,
                    result->message[0] == '\0' ? grpc_status_name(result->status)
                                               : result->message);

@@ -130,10 +130,17 @@ struct config_prefix {
 };
 
 struct config_health {
-    uint32_t interval_ms; /* 2000, jittered by 20 % */
-    uint32_t timeout_ms;  /* 1000 */
-    uint32_t rise;        /* 2 */
-    uint32_t fall;        /* 2 */
+    uint32_t interval_ms;          /* 2000, jittered by 20 % */
+    uint32_t timeout_ms;           /* 1000 */
+    uint32_t rise;                 /* 2 */
+    uint32_t fall;                 /* 2 */
+    uint32_t eject_failures;       /* in a row; 5; 0 = never for that */
+    uint32_t eject_success_pct;    /* less is too little; 80; 0 = never for that */
+    uint32_t eject_min_requests;   /* in the window, to judge by success; 5 */
+    uint32_t eject_window_ms;      /* 30000 */
+    uint32_t eject_backoff_ms;     /* of the first ejection; 5000 */
+    uint32_t eject_backoff_max_ms; /* 300000 */
+    uint32_t ramp_ms;              /* from the first slot to all; 30000; 0 = all at once */
 };
 
 struct config_registry {

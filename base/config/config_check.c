@@ -459,6 +459,10 @@ static int check_relations(const struct config *config, const struct doc *doc,
         return doc_fail(doc, item_near(doc->root, "registry.lease_ms"), err,
                         "lease_ms (%u) is less than twice heartbeat_ms (%u)",
                         registry->lease_ms, registry->heartbeat_ms);
+    if (config->health.eject_backoff_max_ms < config->health.eject_backoff_ms)
+        return doc_fail(doc, item_near(doc->root, "health.eject_backoff_max_ms"), err,
+                        "eject_backoff_max_ms (%u) is less than eject_backoff_ms (%u)",
+                        config->health.eject_backoff_max_ms, config->health.eject_backoff_ms);
     if (limits->max_body_total_bytes < limits->max_body_bytes)
         return doc_fail(doc, item_near(doc->root, "limits.max_body_total_bytes"), err,
                         "max_body_total_bytes (%u) is less than max_body_bytes (%u)",

@@ -139,6 +139,13 @@ static const cyaml_schema_field_t health_fields[] = {
     NUMBER("timeout_ms", struct config_health, timeout_ms),
     NUMBER("rise", struct config_health, rise),
     NUMBER("fall", struct config_health, fall),
+    NUMBER("eject_failures", struct config_health, eject_failures),
+    NUMBER("eject_success_pct", struct config_health, eject_success_pct),
+    NUMBER("eject_min_requests", struct config_health, eject_min_requests),
+    NUMBER("eject_window_ms", struct config_health, eject_window_ms),
+    NUMBER("eject_backoff_ms", struct config_health, eject_backoff_ms),
+    NUMBER("eject_backoff_max_ms", struct config_health, eject_backoff_max_ms),
+    NUMBER("ramp_ms", struct config_health, ramp_ms),
     CYAML_FIELD_END,
 };
 
@@ -271,6 +278,17 @@ static const struct number numbers[] = {
     {"health.timeout_ms", offsetof(struct config, health.timeout_ms), 10, 600000, 1000},
     {"health.rise", offsetof(struct config, health.rise), 1, 100, 2},
     {"health.fall", offsetof(struct config, health.fall), 1, 100, 2},
+    {"health.eject_failures", offsetof(struct config, health.eject_failures), 0, 10000, 5},
+    {"health.eject_success_pct", offsetof(struct config, health.eject_success_pct), 0, 100, 80},
+    {"health.eject_min_requests", offsetof(struct config, health.eject_min_requests), 1, 100000,
+     5},
+    {"health.eject_window_ms", offsetof(struct config, health.eject_window_ms), 1000, 3600000,
+     30000},
+    {"health.eject_backoff_ms", offsetof(struct config, health.eject_backoff_ms), 10, DAY_MS,
+     5000},
+    {"health.eject_backoff_max_ms", offsetof(struct config, health.eject_backoff_max_ms), 10,
+     DAY_MS, 300000},
+    {"health.ramp_ms", offsetof(struct config, health.ramp_ms), 0, DAY_MS, 30000},
 };
 
 static const struct number node_numbers[] = {

@@ -497,6 +497,12 @@ static void build_totals(struct buf *out, const struct snapshot *snapshot)
     single(out, "drover_invariant_violations_total", "counter",
            "Times a node's gauges disagreed with the open requests; must stay 0.",
            snapshot->counts.invariant_violations);
+    single(out, "drover_ejections_total", "counter",
+           "Times a node was taken out because requests failed there.",
+           snapshot->counts.ejections);
+    single(out, "drover_ejections_spared_total", "counter",
+           "Times a node was not taken out, because too few would have been left.",
+           snapshot->counts.spared);
     single(out, "drover_registry_attached", "gauge", "Nodes attached to the registry.",
            snapshot->counts.registry_attached);
     single(out, "drover_registry_joins_total", "counter", "Nodes that joined or came back.",

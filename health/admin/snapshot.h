@@ -40,6 +40,8 @@ struct snapshot_proc {
 /* What only the health process counts. */
 struct snapshot_counts {
     uint64_t invariant_violations;
+    uint64_t ejections;
+    uint64_t spared; /* ejections that would have left too few nodes */
     uint64_t registry_joins;
     uint64_t registry_refused; /* wrong proof, bad message, over a limit */
     uint32_t registry_attached;

@@ -153,6 +153,7 @@ static void add_node(struct scene *scene, unsigned slot)
         .operations = 1u << DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS,
         .slot = slot,
         .generation = node->info.generation,
+        .slots = info.slots,
         .queue = info.queue,
         .weight = info.weight,
         .prefill_tokens_per_s = info.prefill_tokens_per_s,

@@ -224,7 +224,10 @@ class Cluster:
             "log": {"access": str(self.access_log_path),
                     "level": "debug" if os.environ.get("DROVER_TEST_DEBUG") else "info"},
             "shutdown_grace_ms": 5000,
-            "health": {"interval_ms": 100, "timeout_ms": int(1000 * SLOW), "rise": 1, "fall": 2},
+            # Tests that make requests fail on purpose want their nodes kept, and at once when
+            # they are back; test_ejection.py is about what happens otherwise.
+            "health": {"interval_ms": 100, "timeout_ms": int(1000 * SLOW), "rise": 1, "fall": 2,
+                       "eject_failures": 0, "eject_success_pct": 0, "ramp_ms": 0},
         }
         if token:
             self.settings["registry"] = {

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/nodes.h"
+#include "shm/outcomes.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
@@ -69,7 +70,8 @@ static inline bool describe(struct policy_candidate *c, const struct scoreboard 
     c->id = server->slot;
     c->inflight = gauge.inflight;
     c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
-    c->cap = c->slots + server->queue;
+    /* Nothing waits at a node whose slots are not all open yet. */
+    c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
     c->weight = server->weight;
     c->pending_tokens = gauge.pending_tokens;
     c->matched_tokens = (uint32_t)(request->tokens_per_window * outlook->matched[server->slot]);
@@ -82,6 +84,14 @@ static inline bool describe(struct policy_candidate *c, const struct scoreboard 
     return gauge.inflight == 0 &&
            (average[STATS_AVG_TTFT_S] == 0 ||
             request->now_mono_us - server->node->tried_mono_us > STALE_US);
+}
+
+/* One place, and none once the trial has a result. */
+static void limit_trial(struct policy_candidate *c, const struct scoreboard *board,
+                        const struct fleet_server *server)
+{
+    c->slots = 1;
+    c->cap = outcomes_tried(board, server->slot) ? 0 : 1;
 }
 
 /* A node that has the model on disk.  One load at a time: the others wait for it, or go where
@@ -120,7 +130,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
         struct node_hot hot;
 
         if (!can_serve(server, request->operation) || !nodes_hot(board, server->slot, &hot) ||
-            hot.state != NODE_UP)
+            (hot.state != NODE_UP && hot.state != NODE_TRIAL))
             continue;
         barred = find_barred(request, server);
         if (barred != NULL && barred->until_mono_us == UINT64_MAX) {
@@ -133,6 +143,9 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
         if (describe(c, board, server, &hot, request, &outlook))
             unproven[unproven_count++] = (uint32_t)out->count;
         out->bars[out->count] = 0;
+        out->on_trial[out->count] = hot.state == NODE_TRIAL;
+        if (hot.state == NODE_TRIAL)
+            limit_trial(c, board, server);
         if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
             out->bars[out->count] = describe_load(c, board, server, request);
         if (c->prefill_tokens_per_s > best)

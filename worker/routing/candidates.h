@@ -54,6 +54,7 @@ struct candidates {
     bool any_failed; /* some node could have, but has already failed for this request */
     struct policy_candidate of[CANDIDATES_MAX];
     const struct fleet_server *server[CANDIDATES_MAX];
+    bool on_trial[CANDIDATES_MAX];
     uint8_t bars[CANDIDATES_MAX]; /* enum decision_bar, or-ed: why `cap` is 0 */
 };
 

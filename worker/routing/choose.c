@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/loop.h"
 #include "shm/nodes.h"
+#include "shm/outcomes.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
@@ -113,6 +114,20 @@ static void only_free_slots(struct candidates *candidates, unsigned but_not)
     }
 }
 
+/* Who has failed once already is not made to try out a node, while another could serve it; nor
+ * is a hedge. */
+static void no_trials(struct candidates *candidates)
+{
+    bool other = false;
+
+    for (size_t i = 0; i < candidates->count; i++)
+        other |= !candidates->on_trial[i];
+    for (size_t i = 0; other && i < candidates->count; i++) {
+        if (candidates->on_trial[i])
+            candidates->of[i].cap = 0;
+    }
+}
+
 /* Two windows tell conversations apart that share their beginning. */
 static uint64_t key_of(const struct exchange *x)
 {
@@ -165,6 +180,8 @@ enum choose_result choose_node(struct leg *leg, struct fleet_node **out)
     candidates_gather(&candidates, core->board, model, &request);
     if (leg->is_hedge)
         only_free_slots(&candidates, x->leg->node);
+    if (x->attempts != 0)
+        no_trials(&candidates);
     if (!candidates_claim(&candidates, core->board, core->slot, policy, &request,
                           &model->cursor, &core->random, &place)) {
         if (candidates.any_usable)
@@ -175,6 +192,8 @@ enum choose_result choose_node(struct leg *leg, struct fleet_node **out)
     leg->node = server->slot;
     leg->generation = server->generation;
     leg->loads_model = place.loads_model;
+    leg->on_trial = candidates.on_trial[place.at];
+    leg->excused = false;
     record(leg, &candidates, &request, policy, place.at);
     hold(leg, server->node, &candidates.of[place.at], place.terms.uncached_tokens);
     *out = server->node;
@@ -259,6 +278,51 @@ static void learn_failure(struct leg *leg)
     learn_prefill(leg, fmax(took_s, fmax(1, 10 * usual_s)));
 }
 
+/* A node that has been silent for most of what its phase allows. */
+static bool was_silent(const struct leg *leg)
+{
+    return loop_now_us(leg->x->core->loop) - leg->progress_mono_us >=
+           recover_silence_us(leg->x) / 4 * 3;
+}
+
+/* Did anybody get a token there since this request last got on? */
+static bool others_get_on(const struct leg *leg)
+{
+    struct outcomes there;
+
+    outcomes_read(leg->x->core->board, leg->node, &there);
+    return there.progress_mono_us > leg->progress_mono_us;
+}
+
+/* What the end of the attempt says of the node, for passive ejection. */
+static void note_outcome(const struct leg *leg, enum stats_counter how)
+{
+    enum outcome what = OUTCOME_FAILED;
+
+    switch (how) {
+    case STATS_OK:
+        what = leg->on_trial ? OUTCOME_TRIAL_OK : OUTCOME_OK;
+        break;
+    case STATS_TIMEOUT:
+        /* Otherwise the request's own time was up, and the node did what it could. */
+        if (!was_silent(leg))
+            return;
+        if (!others_get_on(leg))
+            what = OUTCOME_STALLED;
+        break;
+    case STATS_NODE_ERROR:
+    case STATS_CONNECT_FAILED:
+        if (leg->excused)
+            return;
+        break;
+    default: /* the client's doing, a full node, trouble of our own, a hedge that came second */
+        return;
+    }
+    if (what != OUTCOME_OK && what != OUTCOME_TRIAL_OK && leg->on_trial)
+        what = OUTCOME_TRIAL_FAILED;
+    outcomes_note(leg->x->core->board, leg->node, leg->generation, what);
+}
+
 void choose_release(struct leg *leg, enum stats_counter outcome)
 {
     struct exchange *x = leg->x;
@@ -268,6 +332,7 @@ void choose_release(struct leg *leg, enum stats_counter outcome)
     if (!leg->claimed)
         return;
     leg->claimed = false;
+    note_outcome(leg, outcome);
     if (leg->pending_node != NULL && (outcome == STATS_NODE_ERROR || outcome == STATS_TIMEOUT ||
                                       outcome == STATS_CONNECT_FAILED))
         learn_failure(leg);

@@ -345,6 +345,13 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->health.timeout_ms, 1000);
     cr_assert_eq(config->health.rise, 2);
     cr_assert_eq(config->health.fall, 2);
+    cr_assert_eq(config->health.eject_failures, 5);
+    cr_assert_eq(config->health.eject_success_pct, 80);
+    cr_assert_eq(config->health.eject_min_requests, 5);
+    cr_assert_eq(config->health.eject_window_ms, 30000);
+    cr_assert_eq(config->health.eject_backoff_ms, 5000);
+    cr_assert_eq(config->health.eject_backoff_max_ms, 300000);
+    cr_assert_eq(config->health.ramp_ms, 30000);
     cr_assert_eq(config->nodes_count + config->aliases_count + config->models_count, 0);
     cr_assert_null(config->tokens[0]);
     config_destroy(config);

@@ -224,6 +224,11 @@ Test(verdict, the_end_of_a_lease_makes_any_live_node_gone)
     }
 }
 
+static bool has_traffic(enum node_state state)
+{
+    return state == NODE_UP || state == NODE_EJECTED || state == NODE_TRIAL;
+}
+
 /* What the state becomes by one event out of a fresh state (no passes, no failures, no wish),
  * with rise and fall of 2 and 3: where the header lists no edge, the state itself. */
 static enum node_state expected(enum node_state state, enum verdict_event event)
@@ -236,10 +241,16 @@ static enum node_state expected(enum node_state state, enum verdict_event event)
         return NODE_DRAINING;
     if (event == VERDICT_LEASE_END)
         return NODE_GONE;
-    if (event == VERDICT_LEASE_LOST && (state == NODE_JOINING || state == NODE_UP))
+    if (event == VERDICT_LEASE_LOST && state != NODE_DRAINING)
         return NODE_DOWN;
-    if (event == VERDICT_REFUSED && state == NODE_UP)
+    if (event == VERDICT_REFUSED && has_traffic(state))
         return NODE_DOWN;
+    if (event == VERDICT_EJECT && (state == NODE_UP || state == NODE_TRIAL))
+        return NODE_EJECTED;
+    if (event == VERDICT_TRY && state == NODE_EJECTED)
+        return NODE_TRIAL;
+    if (event == VERDICT_ABSOLVE && has_traffic(state))
+        return NODE_UP;
     if (event == VERDICT_UNDRAIN && state == NODE_DRAINING)
         return NODE_JOINING;
     return state;
@@ -251,6 +262,8 @@ Test(verdict, every_other_pair_of_state_and_event_leaves_the_state_alone)
         for (int event = VERDICT_NONE; event < VERDICT_EVENTS; event++) {
             struct verdict v = in_state((enum node_state)state, NODE_REASON_OPERATOR);
 
+            if (state == NODE_EJECTED || state == NODE_TRIAL)
+                v.ejected = NODE_REASON_FAILURES;
             (void)verdict_step(&v, (enum verdict_event)event, NODE_REASON_LEAVING);
             cr_assert_eq(v.state, expected((enum node_state)state, (enum verdict_event)event),
                          "%s + %s gave %s", node_state_name((enum node_state)state),
@@ -279,4 +292,118 @@ Test(verdict, an_adopted_node_goes_on_where_it_was)
     verdict_adopt(&v, &wished, 1, 1);
     cr_assert_not(step(&v, VERDICT_IDLE));
     cr_assert(step(&v, VERDICT_UNDRAIN));
+}
+
+static struct verdict ejected(void)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    cr_assert(verdict_step(&v, VERDICT_EJECT, NODE_REASON_FAILURES));
+    return v;
+}
+
+Test(verdict, an_ejected_node_says_why_is_tried_and_comes_back_when_that_goes_well)
+{
+    struct verdict v = ejected();
+
+    cr_assert_eq(v.state, NODE_EJECTED);
+    cr_assert_eq(v.reason, NODE_REASON_FAILURES);
+    cr_assert(step(&v, VERDICT_TRY));
+    cr_assert_eq(v.state, NODE_TRIAL);
+    cr_assert_eq(v.reason, NODE_REASON_FAILURES, "it is on trial for what it did");
+    cr_assert(step(&v, VERDICT_ABSOLVE));
+    cr_assert_eq(v.state, NODE_UP);
+    cr_assert_eq(v.reason, NODE_REASON_PROBES_PASS);
+}
+
+Test(verdict, a_failed_trial_ejects_again_with_its_own_reason)
+{
+    struct verdict v = ejected();
+
+    (void)step(&v, VERDICT_TRY);
+    cr_assert(verdict_step(&v, VERDICT_EJECT, NODE_REASON_NO_PROGRESS));
+    cr_assert_eq(v.state, NODE_EJECTED);
+    cr_assert_eq(v.reason, NODE_REASON_NO_PROGRESS);
+    (void)step(&v, VERDICT_PASS);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_EJECTED, "probes do not overrule what requests showed");
+}
+
+Test(verdict, an_ejection_outlasts_going_down)
+{
+    struct verdict v = ejected();
+
+    for (int i = 0; i < 3; i++)
+        (void)verdict_step(&v, VERDICT_FAIL, NODE_REASON_PROBE_TIMEOUT);
+    cr_assert_eq(v.state, NODE_DOWN);
+    cr_assert_eq(v.reason, NODE_REASON_PROBE_TIMEOUT);
+    (void)step(&v, VERDICT_PASS);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_EJECTED);
+    cr_assert_eq(v.reason, NODE_REASON_FAILURES);
+}
+
+Test(verdict, time_that_runs_out_while_a_node_is_down_makes_it_come_back_on_trial)
+{
+    struct verdict v = ejected();
+
+    cr_assert(verdict_step(&v, VERDICT_REFUSED, NODE_REASON_ENGINE_DOWN));
+    cr_assert_not(step(&v, VERDICT_TRY));
+    cr_assert_eq(v.state, NODE_DOWN);
+    (void)step(&v, VERDICT_PASS);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_TRIAL);
+}
+
+Test(verdict, draining_an_ejected_node_does_not_absolve_it)
+{
+    struct verdict v = ejected();
+
+    (void)step(&v, VERDICT_DRAIN);
+    (void)step(&v, VERDICT_UNDRAIN);
+    (void)step(&v, VERDICT_PASS);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_EJECTED);
+}
+
+Test(verdict, a_node_that_is_absolved_while_down_comes_back_up)
+{
+    struct verdict v = ejected();
+
+    (void)step(&v, VERDICT_LEASE_LOST);
+    cr_assert_not(step(&v, VERDICT_ABSOLVE));
+    (void)step(&v, VERDICT_LEASE_BACK);
+    (void)step(&v, VERDICT_PASS);
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_UP);
+}
+
+Test(verdict, a_spared_node_stays_up_and_says_so_until_it_does_well)
+{
+    struct verdict v = in_state(NODE_UP, NODE_REASON_PROBES_PASS);
+
+    cr_assert(step(&v, VERDICT_SPARE));
+    cr_assert_eq(v.state, NODE_UP);
+    cr_assert_eq(v.reason, NODE_REASON_SPARED);
+    cr_assert_not(step(&v, VERDICT_SPARE), "said once");
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.reason, NODE_REASON_SPARED, "a probe is no request");
+    cr_assert(step(&v, VERDICT_ABSOLVE));
+    cr_assert_eq(v.reason, NODE_REASON_PROBES_PASS);
+}
+
+Test(verdict, an_adopted_ejection_goes_on)
+{
+    struct node_status out = {.state = NODE_EJECTED, .reason = NODE_REASON_SUCCESS_RATE};
+    struct node_status tried = {.state = NODE_TRIAL, .reason = NODE_REASON_FAILURES};
+    struct verdict v;
+
+    verdict_adopt(&v, &out, 1, 1);
+    cr_assert_eq(v.ejected, NODE_REASON_SUCCESS_RATE);
+    cr_assert(step(&v, VERDICT_TRY));
+    cr_assert_eq(v.reason, NODE_REASON_SUCCESS_RATE);
+    verdict_adopt(&v, &tried, 1, 1);
+    cr_assert(verdict_step(&v, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED));
+    (void)step(&v, VERDICT_PASS);
+    cr_assert_eq(v.state, NODE_TRIAL);
 }

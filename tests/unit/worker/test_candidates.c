@@ -54,6 +54,7 @@ static void set_up(unsigned nodes)
                                             .operations = UINT32_C(1) << CHAT,
                                             .slot = n,
                                             .generation = 1,
+                                            .slots = 4,
                                             .queue = 2,
                                             .weight = 100,
                                             .prefill_tokens_per_s = 1000};

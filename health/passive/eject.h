@@ -1,0 +1,69 @@
+/*
+ * eject.h - has a node failed often enough to be taken out, for how long, and may it be?  Pure.
+ *
+ * The rule is the failure accrual of Finagle (twitter/finagle, liveness/FailureAccrualPolicy):
+ * a node is taken out after `failures` in a row, or when less than `success_pct` of what ended
+ * within the window went well, given a minimum volume.  It stays out for a back-off that
+ * doubles from one ejection to the next, with equal jitter: half of it is certain, the other
+ * half random, so that nodes that failed together are not tried together.  A node that then
+ * serves for as long as the longest back-off starts from the shortest again.
+ *
+ * A third reason is ours: a request was silent for the whole limit of its phase, and nobody
+ * else got a token there either.  One such is enough, for a node that answers pings and never
+ * tokens would otherwise cost `failures` times that limit.  It is off when that rule is.
+ */
+#ifndef DROVER_HEALTH_EJECT_H
+#define DROVER_HEALTH_EJECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/nodes.h"
+#include "shm/outcomes.h"
+
+#define EJECT_STEPS 30u
+
+struct eject_limits {
+    uint32_t failures;    /* in a row; 0 = this rule is off */
+    uint32_t success_pct; /* 0 = this rule is off */
+    uint32_t min_requests;
+    uint64_t window_us;
+    uint64_t backoff_us, backoff_max_us;
+};
+
+struct eject_step {
+    uint32_t ok, failed;
+};
+
+struct eject {
+    struct outcomes last; /* as of the last look */
+    uint64_t failed_then; /* total of failures when judging (re)started */
+    struct eject_step step[EJECT_STEPS];
+    unsigned now;           /* the step being filled */
+    uint64_t step_mono_us;  /* when it began */
+    uint32_t times;         /* ejections that count for the back-off */
+    uint64_t since_mono_us; /* when judging (re)started */
+};
+
+/* Starts with a clean record: what `now` shows was before. */
+void eject_init(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us);
+
+/* The same for a node that returns to traffic, but its ejections are remembered. */
+void eject_restart(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us);
+
+/* Takes a look at a node that is UP.  FAILURES, SUCCESS_RATE, NO_PROGRESS, or NONE: it is all
+ * right.  `advances`: the node's own count of work grows, so its silence is no standstill. */
+enum node_reason eject_look(struct eject *eject, const struct eject_limits *limits,
+                            const struct outcomes *now, bool advances, uint64_t now_mono_us);
+
+/* Counts an ejection and returns how long it lasts.  `random`: any 64 bits. */
+uint64_t eject_begin(struct eject *eject, const struct eject_limits *limits, uint64_t random);
+
+/* A node on TRIAL: FAILURES: a request failed; PROBES_PASS: one went well; NONE: none ended. */
+enum node_reason eject_trial(struct eject *eject, const struct outcomes *now);
+
+/* Never below half: may one more of a model's `total` nodes be taken out when `serving` of them
+ * are UP, the one in question included? */
+bool eject_allowed(uint32_t serving, uint32_t total);
+
+#endif

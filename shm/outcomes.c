@@ -1,0 +1,96 @@
+/* outcomes.c - how requests fare on each node. */
+#include "shm/outcomes.h"
+
+#include "base/clock.h"
+#include "shm/segment.h"
+
+#define PROGRESS_STEP_US (100 * US_PER_MS)
+
+static struct sb_outcomes *outcomes_for(struct scoreboard *board, unsigned node,
+                                        uint32_t generation)
+{
+    const struct sb_node *slot = segment_node(board, node);
+
+    if (!board->writable || slot == NULL || segment_generation(slot) != generation)
+        return NULL;
+    return segment_outcomes(board, node);
+}
+
+static void add(struct sb_outcomes *row, enum outcome what)
+{
+    atomic_fetch_add_explicit(&row->total[what], 1, memory_order_relaxed);
+}
+
+void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
+                   enum outcome what)
+{
+    struct sb_outcomes *row = outcomes_for(board, node, generation);
+
+    if (row == NULL || (unsigned)what >= OUTCOMES)
+        return;
+    add(row, what);
+    if (what == OUTCOME_TRIAL_OK || what == OUTCOME_TRIAL_FAILED)
+        atomic_store_explicit(&row->tried, 1, memory_order_relaxed);
+    if (what == OUTCOME_STALLED)
+        add(row, OUTCOME_FAILED);
+    if (what == OUTCOME_OK || what == OUTCOME_TRIAL_OK)
+        atomic_store_explicit(&row->run, 0, memory_order_relaxed);
+    else
+        atomic_fetch_add_explicit(&row->run, 1, memory_order_relaxed);
+}
+
+void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generation,
+                       uint64_t now_mono_us)
+{
+    struct sb_outcomes *row = segment_outcomes(board, node);
+    uint64_t before;
+
+    if (row == NULL)
+        return;
+    before = atomic_load_explicit(&row->progress_mono_us, memory_order_relaxed);
+    if (now_mono_us < before + PROGRESS_STEP_US ||
+        outcomes_for(board, node, generation) == NULL)
+        return;
+    atomic_store_explicit(&row->progress_mono_us, now_mono_us, memory_order_relaxed);
+}
+
+bool outcomes_tried(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_outcomes *row = segment_outcomes(board, node);
+
+    return row == NULL || atomic_load_explicit(&row->tried, memory_order_relaxed) != 0;
+}
+
+void outcomes_begin_trial(struct scoreboard *board, unsigned node)
+{
+    struct sb_outcomes *row = board->writable ? segment_outcomes(board, node) : NULL;
+
+    if (row != NULL)
+        atomic_store_explicit(&row->tried, 0, memory_order_relaxed);
+}
+
+void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out)
+{
+    const struct sb_outcomes *row = segment_outcomes(board, node);
+
+    *out = (struct outcomes){0};
+    if (row == NULL)
+        return;
+    for (unsigned i = 0; i < OUTCOMES; i++)
+        out->total[i] = atomic_load_explicit(&row->total[i], memory_order_relaxed);
+    out->run = atomic_load_explicit(&row->run, memory_order_relaxed);
+    out->progress_mono_us = atomic_load_explicit(&row->progress_mono_us, memory_order_relaxed);
+}
+
+void outcomes_zero(struct scoreboard *board, unsigned node)
+{
+    struct sb_outcomes *row = board->writable ? segment_outcomes(board, node) : NULL;
+
+    if (row == NULL)
+        return;
+    for (unsigned i = 0; i < OUTCOMES; i++)
+        atomic_store_explicit(&row->total[i], 0, memory_order_relaxed);
+    atomic_store_explicit(&row->run, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->tried, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->progress_mono_us, 0, memory_order_relaxed);
+}

@@ -1,0 +1,56 @@
+/*
+ * outcomes.h - how requests fare on each node: what passive ejection goes by.
+ *
+ * Any worker writes, the health process reads.  Only what says something of the node is noted
+ * here: an answer is a success, whatever a client thinks of it; a failure is the node's alone.
+ * What a client did wrong, a client that left, a node that said it is full, and trouble of the
+ * worker itself (descriptors, ports, memory) are neither, and nobody notes them.
+ *
+ * Totals only grow, so a worker that is killed falsifies nothing.  The run of failures is set
+ * to 0 by each success: of a success and a failure at the same instant either may come first.
+ */
+#ifndef DROVER_SHM_OUTCOMES_H
+#define DROVER_SHM_OUTCOMES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct scoreboard;
+
+enum outcome {
+    OUTCOME_OK = 0,       /* the attempt ended as the engine meant it */
+    OUTCOME_FAILED,       /* the node's fault */
+    OUTCOME_STALLED,      /* the same, and nobody got a token there while it waited */
+    OUTCOME_TRIAL_OK,     /* sent while the node was on TRIAL, and a success */
+    OUTCOME_TRIAL_FAILED, /* ... and a failure of whatever kind */
+    OUTCOMES
+};
+
+struct outcomes {
+    uint64_t total[OUTCOMES];  /* since the node took its slot; STALLED are FAILED too */
+    uint32_t run;              /* failures since the last success */
+    uint64_t progress_mono_us; /* when a token last came, to within 100 ms; 0 = never */
+};
+
+/* Counts an attempt.  Ignored when the slot has another generation.  STALLED counts as FAILED
+ * too; the results of trials count in the run, but not in OK and FAILED. */
+void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
+                   enum outcome what);
+
+/* A token came.  Cheap enough to be called for each one. */
+void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generation,
+                       uint64_t now_mono_us);
+
+/* Has a request of the present trial ended, so that no other may be sent before the health
+ * process has drawn its conclusion? */
+bool outcomes_tried(const struct scoreboard *board, unsigned node);
+/* W: health, before the node is on TRIAL for everybody to see. */
+void outcomes_begin_trial(struct scoreboard *board, unsigned node);
+
+/* A private copy; all zero for a node that is out of range. */
+void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out);
+
+/* W: health, for nodes_claim(). */
+void outcomes_zero(struct scoreboard *board, unsigned node);
+
+#endif
