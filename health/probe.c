@@ -68,7 +68,7 @@ static void on_timer(struct timer *timer);
 
 static uint64_t next_delay_us(const struct probe *probe)
 {
-    uint64_t base = probe->interval_us;
+    uint64_t base = probe->interval_us, waited;
 
     switch (probe->pace) {
     case PROBE_STEADY:
@@ -81,7 +81,12 @@ static uint64_t next_delay_us(const struct probe *probe)
         break;
     }
     /* 80 % to 120 %. */
-    return base * 4 / 5 + arc4random_uniform((uint32_t)(base * 2 / 5) + 1);
+    base = base * 4 / 5 + arc4random_uniform((uint32_t)(base * 2 / 5) + 1);
+    if (probe->pace != PROBE_DOUBTING)
+        return base;
+    /* Who has waited for an answer in vain has waited enough. */
+    waited = clock_mono_us() - probe->asked_mono_us;
+    return waited < base ? base - waited : 0;
 }
 
 /* The question is over.  Tells the owner and waits for the next one. */

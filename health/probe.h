@@ -52,8 +52,8 @@ struct probe_config {
 /* How soon the next question comes; the owner sets it as it likes. */
 enum probe_pace {
     PROBE_STEADY = 0, /* every interval, give or take 20 % */
-    PROBE_DOUBTING,   /* a quarter of that: the verdict hangs on the next answers */
-    PROBE_EAGER,      /* 50 ms: a node has just come and may be ready any moment */
+    PROBE_DOUBTING, /* a quarter of that, from question to question: the verdict hangs on it */
+    PROBE_EAGER,    /* 50 ms: a node has just come and may be ready any moment */
 };
 
 /* Starts at once.  None of the events happens before this returns.  DRV_ENOMEM, DRV_ESYS. */

@@ -160,14 +160,37 @@ static bool gather(struct exec *exec, const void *bytes, size_t n)
 
 static void on_silence(struct timer *timer);
 
+/*
+ * Before the first token: does a prefill advance?  It does when the engine's count of work has
+ * grown while nobody here got a token; which of several prompts it works on cannot be told. The
+ * caller is told by another `accepted`.  False: the call has ended.
+ */
+static bool look_at_prefill(struct exec *exec, uint64_t now)
+{
+    struct agent *agent = exec->agent;
+    uint64_t progress = agent->engine->ops->facts(agent->engine)->progress;
+    uint64_t tokens = agent->totals.output_tokens;
+    bool advances = now != exec->started_us && progress > exec->progress &&
+                    tokens == exec->tokens_then && !exec->head_sent;
+
+    exec->progress = progress;
+    exec->tokens_then = tokens;
+    if (!advances)
+        return true;
+    exec->moved_us = now;
+    return exec_accepted(exec, 0);
+}
+
 void answer_watch(struct exec *exec)
 {
     uint64_t now = loop_now_us(exec->agent->loop);
-    uint64_t limit_us, since;
+    uint64_t limit_us, since, again_us;
 
     if (exec->content_us == 0) {
+        if (!look_at_prefill(exec, now))
+            return;
         limit_us = exec->first_token_ms * US_PER_MS;
-        since = exec->started_us;
+        since = exec->moved_us > exec->started_us ? exec->moved_us : exec->started_us;
     } else {
         limit_us = exec->mode == ANSWER_PLAIN ? 0 : exec->idle_token_ms * US_PER_MS;
         since = exec->last_content_us;
@@ -186,7 +209,10 @@ void answer_watch(struct exec *exec)
                   (unsigned)(limit_us / US_PER_MS));
         return;
     }
-    timer_start(exec->agent->loop, &exec->silence, since + limit_us - now, on_silence);
+    again_us = since + limit_us - now;
+    if (exec->content_us == 0 && again_us > limit_us / 4)
+        again_us = limit_us / 4;
+    timer_start(exec->agent->loop, &exec->silence, again_us, on_silence);
 }
 
 static void on_silence(struct timer *timer)

@@ -261,7 +261,7 @@ void exec_run(struct exec *exec)
     start_run(exec);
 }
 
-static bool send_accepted(struct exec *exec, uint32_t position)
+bool exec_accepted(struct exec *exec, uint32_t position)
 {
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
     Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
@@ -278,7 +278,7 @@ static void begin(struct exec *exec)
     exec->phase = EXEC_RUNNING;
     start_run(exec);
     if (exec->phase == EXEC_RUNNING)
-        (void)send_accepted(exec, 0);
+        (void)exec_accepted(exec, 0);
     agent_changed(exec->agent, AGENT_LOAD_CHANGED);
 }
 
@@ -589,7 +589,7 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
         begin(exec);
         break;
     case ADMIT_QUEUED:
-        if (send_accepted(exec, admission_position(&agent->admission, &exec->waiter)))
+        if (exec_accepted(exec, admission_position(&agent->admission, &exec->waiter)))
             agent_changed(agent, AGENT_LOAD_CHANGED);
         break;
     case ADMIT_FULL:

@@ -9,7 +9,8 @@
  * attempt.
  *
  * Silence is judged by phase: in line, before the first content, between tokens.  Bytes without
- * content are not progress.
+ * content are not progress.  A node that the health process has found to be out of reach is not
+ * given that time: what is silent there goes on elsewhere, if it can.
  */
 #include <stdio.h>
 
@@ -17,6 +18,7 @@
 #include "base/config/config.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "shm/nodes.h"
 #include "shm/routing/budget.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
@@ -31,6 +33,10 @@
 #define FULL_PAUSE_US (50 * US_PER_MS)
 /* The node judges silence itself and knows better; this is for a node that is frozen. */
 #define SILENCE_SLACK_US (2 * US_PER_S)
+/* ... and so long when the health process has found that it is, or that it is gone. */
+#define LOST_SILENCE_US (2 * US_PER_S)
+/* A running request looks this often whether that has happened. */
+#define LOOK_US US_PER_S
 
 /* ---- failures ------------------------------------------------------------------------------
  */
@@ -181,9 +187,50 @@ uint64_t recover_silence_us(const struct exchange *x)
            US_PER_MS;
 }
 
+/* Is the node, or the engine behind it, out of reach or standing still, so that nothing more
+ * is to be hoped for?  A node that drains, or that says it cannot serve, still finishes what it
+ * has. */
+static bool node_is_lost(const struct leg *leg)
+{
+    struct node_status status;
+
+    if (!nodes_status(leg->x->core->board, leg->node, &status) ||
+        status.generation != leg->generation)
+        return true; /* its row has been given away */
+    switch (status.state) {
+    case NODE_DOWN:
+    case NODE_GONE:
+        return status.reason == NODE_REASON_CONNECT_FAILED ||
+               status.reason == NODE_REASON_PROBE_TIMEOUT ||
+               status.reason == NODE_REASON_ENGINE_DOWN ||
+               status.reason == NODE_REASON_LEASE_LOST;
+    case NODE_EJECTED:
+    case NODE_TRIAL:
+        return status.reason == NODE_REASON_NO_PROGRESS;
+    case NODE_NONE:
+    case NODE_JOINING:
+    case NODE_UP:
+    case NODE_DRAINING:
+        return false;
+    }
+    return false;
+}
+
+/* Could another node take it without the client noticing? */
+static bool may_move(const struct exchange *x)
+{
+    if (x->content_shown ? !may_resume(x) : x->attempts >= x->core->config->limits.max_attempts)
+        return false;
+    return choose_any_up(x->core, x->model);
+}
+
 static uint64_t silence_limit_mono_us(const struct leg *leg)
 {
-    return leg->progress_mono_us + recover_silence_us(leg->x) + SILENCE_SLACK_US;
+    uint64_t limit = recover_silence_us(leg->x) + SILENCE_SLACK_US;
+
+    if (limit > LOST_SILENCE_US && node_is_lost(leg) && may_move(leg->x))
+        limit = LOST_SILENCE_US;
+    return leg->progress_mono_us + limit;
 }
 
 static void wait_is_over(struct exchange *x)
@@ -250,7 +297,8 @@ static void on_timer(struct timer *timer)
     recover_arm(x);
 }
 
-/* Progress pushes limits back without touching the timer; it looks again when it fires. */
+/* Progress pushes limits back without touching the timer; it looks again when it fires, which
+ * is at least once a second: limits depend on the state of the node as well. */
 void recover_arm(struct exchange *x)
 {
     uint64_t now = loop_now_us(x->core->loop);
@@ -271,6 +319,8 @@ void recover_arm(struct exchange *x)
             phase_due = x->hedge_due_mono_us;
         if (x->hedge != NULL && silence_limit_mono_us(x->hedge) < phase_due)
             phase_due = silence_limit_mono_us(x->hedge);
+        if (phase_due > now + LOOK_US)
+            phase_due = now + LOOK_US;
         break;
     case EXCHANGE_ANSWERED:
         return;

@@ -85,6 +85,9 @@ struct exec {
 
     /* Instants on the monotonic clock; 0 = not yet. */
     uint64_t received_us, started_us, content_us, last_content_us;
+    /* While there is no content: the engine's count of work and our count of tokens at the last
+     * look, and when the one grew without the other. */
+    uint64_t progress, tokens_then, moved_us;
     uint64_t told_us;   /* when an assembled answer last showed progress */
     bool tell_progress; /* an empty chunk is due */
     struct timer silence;
@@ -99,6 +102,10 @@ void exec_succeed(struct exec *exec);
 
 /* Sends an event, with a load report if `load`.  False: the call has ended by it. */
 MUST_CHECK bool exec_send(struct exec *exec, Drover__V1__InferEvent *event, bool load);
+
+/* Tells the caller where its request stands: 0 = the engine has it.  False: the call has ended
+ * by it. */
+MUST_CHECK bool exec_accepted(struct exec *exec, uint32_t position);
 
 /* The engine's run has ended by itself: the slot is free. */
 void exec_run_over(struct exec *exec);

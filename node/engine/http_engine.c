@@ -25,6 +25,7 @@
 #define HEAD_MAX_BYTES     (64 * 1024)
 #define LOOK_MAX_BYTES     (8 * 1024 * 1024)
 #define LOOK_TIMEOUT_MS    2000L
+#define HEALTH_TIMEOUT_MS  1000L /* of /health, which any engine answers at any time */
 #define CONNECT_TIMEOUT_MS 3000L
 
 /* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
@@ -64,7 +65,8 @@ struct http_engine {
     struct buf look_body;
     char look_server[64];
     struct timer look_timer;
-    uint64_t hurry_us; /* delay of the next look after a cancelled run; 0 = no hurry */
+    uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
+    uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
 };
 
 static struct http_engine *engine_of(struct engine *engine)
@@ -221,6 +223,7 @@ static size_t on_body_bytes(char *bytes, size_t size, size_t n, void *data)
     (void)size;
     if (run->cancelled || !run->sent_head)
         return 0;
+    run->engine->heard_mono_us = loop_now_us(run->engine->loop);
     if (n != 0)
         run->events->on_body(run->data, (const uint8_t *)bytes, n);
     return run->cancelled ? 0 : n;
@@ -415,6 +418,12 @@ static void on_look_done(struct curl_job *job, CURLcode code)
     answer.n = buf_size(&engine->look_body);
     answer.why = curl_easy_strerror(code);
     answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
+    if (answer.timed_out && engine->heard_mono_us >= engine->recogniser.next.looked_mono_us) {
+        /* Too busy to be looked at, but answers come: what is known stays. */
+        recognise_abandon(&engine->recogniser);
+        end_look(engine);
+        return;
+    }
     take_answer(engine, &answer);
 }
 
@@ -448,6 +457,8 @@ static void ask(struct http_engine *engine, const char *path)
     buf_shrink(&engine->look_body, 64 * 1024);
     engine->look_server[0] = '\0';
     set_common(engine, engine->look.easy, path);
+    (void)curl_easy_setopt(engine->look.easy, CURLOPT_TIMEOUT_MS,
+                           strcmp(path, "/health") == 0 ? HEALTH_TIMEOUT_MS : LOOK_TIMEOUT_MS);
     if (curl_loop_add(&engine->curl, &engine->look) != 0)
         take_answer(engine, &none); /* ends the look: an unanswered /health has no next step */
 }
@@ -565,7 +576,6 @@ static int prepare_look(struct http_engine *engine)
     engine->look.on_done = on_look_done;
     if (easy == NULL)
         return DRV_ENOMEM;
-    (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, LOOK_TIMEOUT_MS);
     (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_look_header);
     (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, engine);
     (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_look_bytes);

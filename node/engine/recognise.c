@@ -138,6 +138,12 @@ const char *recognise_begin(struct recogniser *r)
     return ask(r);
 }
 
+void recognise_abandon(struct recogniser *r)
+{
+    r->asking = 0;
+    r->todo = 0;
+}
+
 /* ---- reading -------------------------------------------------------------------------------
  */
 

@@ -61,6 +61,9 @@ const char *recognise_begin(struct recogniser *r);
 MUST_CHECK const char *recognise_next(struct recogniser *r,
                                       const struct recognise_answer *answer);
 
+/* Ends the look under way as if it had not begun: `facts` stay. */
+void recognise_abandon(struct recogniser *r);
+
 /* Sum over the samples of a metric in Prometheus' text format; false when there is none. */
 MUST_CHECK bool recognise_metric(const void *text, size_t n, const char *name, double *out);
 

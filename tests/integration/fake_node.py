@@ -18,6 +18,8 @@ from pathlib import Path
 
 import grpc
 
+from harness import SLOW
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -192,7 +194,7 @@ class Attachment:
 
     def next(self, bound_s=10):
         """The next frame, None at the end of the stream."""
-        return self.frames.get(timeout=bound_s)
+        return self.frames.get(timeout=bound_s * SLOW)
 
     def expect(self, kind, bound_s=10):
         """The next frame of that kind; acknowledgements in between are skipped."""

@@ -1,0 +1,123 @@
+"""A node that is frozen, its agent or its engine: out within five seconds, and nobody loses."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from harness import SLOW, Node, Process, until
+from load import chat_body, fetch, text_of
+
+CHAT = "/v1/chat/completions"
+OUT_S = 5
+# Everything that detection depends on, as it is when the configuration says nothing.
+DEFAULTS = {"health": {"interval_ms": 2000, "timeout_ms": 1000, "rise": 2, "fall": 2,
+                       "eject_failures": 5, "eject_success_pct": 80, "ramp_ms": 30000},
+            "registry": {"heartbeat_ms": 2000, "lease_ms": 10000}}
+CLIENTS = 12
+
+
+class Crowd:
+    """Clients that ask again and again; every answer must be whole and right."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.done = 0
+        self.failures = []
+        self.stop_asked = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+
+    def stop(self):
+        self.stop_asked.set()
+        self.thread.join(60 * SLOW)
+        assert not self.thread.is_alive(), "a request neither ended nor failed"
+
+    async def run(self):
+        await asyncio.gather(*(self.client(i) for i in range(CLIENTS)))
+
+    async def client(self, number):
+        prompt, stream, right = f"Tell me about {number}.", number % 2 == 0, None
+        while not self.stop_asked.is_set():
+            try:
+                answer = await fetch(self.cluster.api, "POST", CHAT,
+                                     chat_body(prompt, 12, stream))
+                assert answer.status == 200, (answer.status, answer.body[:300])
+                text = text_of(answer.body) if stream else \
+                    answer.json()["choices"][0]["message"]["content"]
+                right = right or text
+                assert text == right
+                self.done += 1
+            except Exception as failure:  # pylint: disable=broad-except
+                self.failures.append(repr(failure))
+                return
+
+
+def node_json(cluster, name):
+    rows = json.loads(urllib.request.urlopen("http://%s:%d/nodes" % cluster.address("admin"),
+                                             timeout=10 * SLOW).read())["nodes"]
+    return next(row for row in rows if row["name"] == name)
+
+
+def start_engine(cluster):
+    """A process that is an engine: the simulated one behind HTTP."""
+    argv = cluster.node_argv("engine", "sim:slots=2,speed=2", ["--sim-http", "127.0.0.1:0",
+                                                               "--insecure-no-token"])
+    # Its HTTP server lives as long as the process and is not taken apart at the end.
+    engine = Node(Process(argv, cluster.dir / "engine.log", {"ASAN_OPTIONS": "detect_leaks=0"}),
+                  "engine")
+    cluster.others.append(engine.process)
+    return engine
+
+
+@pytest.mark.parametrize("victim", ["agent", "engine", "static"])
+def test_a_frozen_node_is_out_within_five_seconds_and_clients_see_only_latency(make_cluster,
+                                                                                victim):
+    cluster = make_cluster(config=DEFAULTS).start()
+    engine = start_engine(cluster)
+    joins = victim != "static"
+    a = cluster.start_node("a", engine="http://%s:%d" % engine.http(), join=joins, wait=False,
+                           extra=["--slots", "2"])
+    cluster.start_node("b", "slots=4,speed=2", wait=False)
+    if not joins:
+        cluster.write_config(nodes=[{"name": "a", "address": a.address()}])
+        cluster.ctl("reload")
+    for name in "ab":
+        cluster.wait_up(name)
+    frozen = engine.pid if victim == "engine" else a.pid
+    with Crowd(cluster) as crowd:
+        until(lambda: cluster.gauges()["a"][0] >= 2 and crowd.done > CLIENTS, 20, "a works")
+        os.kill(frozen, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            row = until(lambda: node_json(cluster, "a"), 5)
+            while row["state"] == "UP":
+                assert time.monotonic() - began < OUT_S, row
+                row = node_json(cluster, "a")
+            assert row["state"] == "DOWN"
+            assert row["reason"] in (("engine_down",) if victim == "engine" else
+                                     ("probe_timeout", "lease_lost", "connect_failed"))
+            # What it had goes on elsewhere, and nothing new goes there.
+            until(lambda: cluster.gauges()["a"][0] == 0, 10, "nothing is open on a")
+            sent = node_json(cluster, "a")["counters"]["dispatched"]
+            before = crowd.done
+            until(lambda: crowd.done > before + 2 * CLIENTS, 30, "b does the work")
+            assert node_json(cluster, "a")["counters"]["dispatched"] == sent
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        until(lambda: cluster.node_state("a") == "UP", 30, "a is back")
+        until(lambda: cluster.gauges()["a"][0] > 0, 30, "a works again")
+        crowd.stop()
+    assert not crowd.failures, crowd.failures
+    cluster.wait_idle()
