@@ -9,7 +9,7 @@
 static struct sb_outcomes *outcomes_for(struct scoreboard *board, unsigned node,
                                         uint32_t generation)
 {
-    const struct sb_node *slot = segment_node(board, node);
+    const struct sb_hot *slot = segment_hot(board, node);
 
     if (!board->writable || slot == NULL || segment_generation(slot) != generation)
         return NULL;
