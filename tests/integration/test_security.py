@@ -12,6 +12,7 @@ import pytest
 
 from harness import Process, children_of, program, until
 from load import chat_body, fetch_now
+from test_upgrade import Upgradable, reaper  # noqa: F401
 
 
 def status_of(pid):
@@ -169,3 +170,19 @@ def test_a_user_that_cannot_be_is_refused(make_cluster, settings, says):
     done = subprocess.run([program("drover"), "-t", "-c", str(cluster.config_path)],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and says in done.stderr
+
+
+@pytest.mark.usefixtures("reaper")
+def test_another_user_for_the_children_outlives_an_upgrade(make_cluster, nobody):
+    cluster = cluster_as(make_cluster, nobody)
+    up = Upgradable(cluster).launch()
+    cluster.start_node("a")
+    up.replace()
+    cluster.ctl("upgrade", timeout=60)
+    up.follow()
+    serve_one(cluster)
+    for pid in cluster.worker_pids():
+        check_child(pid, nobody)
+    assert [stat.S_IMODE((cluster.runtime / name).stat().st_mode)
+            for name in ("scoreboard", "control.sock")] == [0o640, 0o660]
+    assert cluster.node_state("a") == "UP"
