@@ -105,15 +105,17 @@ struct config_limits {
     uint32_t max_nodes;            /* rows of the node table; 256; not reloadable */
     uint32_t max_body_bytes;       /* 15 MiB; at most 15 MiB (libh2o maps larger bodies) */
     uint32_t max_body_total_bytes; /* per worker, bodies held at once; 512 MiB */
-    uint32_t request_timeout_ms;   /* whole request, queueing included; 600000 */
-    uint32_t header_timeout_ms;    /* head and body of a request; 30000 */
-    uint32_t idle_timeout_ms;      /* keep-alive connection with nothing on it; 75000 */
-    uint32_t write_stall_ms;       /* client that takes no byte; 30000 */
-    uint32_t first_token_ms;       /* node silent before its first content; 120000 */
-    uint32_t idle_token_ms;        /* node silent between tokens; 30000 */
-    uint32_t connect_timeout_ms;   /* to a node; 3000 */
-    uint32_t max_attempts;         /* per request, the first included; 3 */
-    uint32_t max_resumes;          /* of one answer, after its first content; 2 */
+    uint32_t
+        worker_memory_bytes; /* per worker; more requests are refused then; 2 GiB; 0 = off */
+    uint32_t request_timeout_ms; /* whole request, queueing included; 600000 */
+    uint32_t header_timeout_ms;  /* head and body of a request; 30000 */
+    uint32_t idle_timeout_ms;    /* keep-alive connection with nothing on it; 75000 */
+    uint32_t write_stall_ms;     /* client that takes no byte; 30000 */
+    uint32_t first_token_ms;     /* node silent before its first content; 120000 */
+    uint32_t idle_token_ms;      /* node silent between tokens; 30000 */
+    uint32_t connect_timeout_ms; /* to a node; 3000 */
+    uint32_t max_attempts;       /* per request, the first included; 3 */
+    uint32_t max_resumes;        /* of one answer, after its first content; 2 */
 };
 
 struct config_queue {

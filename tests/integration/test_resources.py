@@ -9,14 +9,15 @@ import resource
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 
 import pytest
 
+import pressure
 from harness import SLOW, until
 from load import chat_body, fetch, fetch_now, make_request, open_request, text_of
+from pressure import anonymous_bytes
 
 CHAT = "/v1/chat/completions"
 
@@ -241,3 +242,196 @@ def test_a_log_that_nobody_reads_is_an_error_at_start_and_not_a_wait(make_cluste
     cluster = make_cluster(config={"log": {"file": str(pipe)}})
     with pytest.raises(AssertionError, match="log file"):
         cluster.start()
+
+
+# ---- memory ----
+
+def use_little_memory(monkeypatch):
+    """A sanitizer keeps what was freed; here it is to give it back."""
+    monkeypatch.setenv("ASAN_OPTIONS", ":".join(filter(None, [
+        os.environ.get("ASAN_OPTIONS"), "quarantine_size_mb=1", "thread_local_quarantine_size_kb=64",
+        "allocator_release_to_os_interval_ms=100", "allocator_may_return_null=1"])))
+
+
+def big_chat(mebibytes):
+    return chat_body("x" * (mebibytes << 20), 4)
+
+
+def test_a_worker_at_its_memory_limit_refuses_newcomers_until_there_is_room(make_cluster, monkeypatch):
+    use_little_memory(monkeypatch)
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a", "slots=64,ctx=1000000000,prefill=1000")
+    assert chat(cluster).status == 200
+    old = cluster.worker_pids()
+    cluster.write_config(limits={"worker_memory_bytes": anonymous_bytes(old[0]) + (64 << 20)})
+    cluster.ctl("reload")
+    until(lambda: (now := cluster.worker_pids()) and now != old, 10, "a new worker")
+
+    async def go():
+        opened = []
+        while len(opened) < 16:  # each is a body here and one on its way to the node
+            opened.append(await open_request(cluster.api, "POST", CHAT, big_chat(12)))
+            head = asyncio.create_task(opened[-1].read_head())
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, until, lambda: head.done()
+                                       or len(cluster.open_requests()) == len(opened), 20, "it is taken")
+            if head.done():
+                break
+            head.cancel()
+        refused = await opened[-1].read()
+        alive = await fetch(cluster.api, "GET", "/livez")
+        for answer in opened:
+            answer.abort()
+        return refused, alive
+    refused, alive = asyncio.run(go())
+    assert refused.status == 503 and "memory" in refused.json()["error"]["message"], refused.body
+    assert refused.headers["retry-after"] and refused.headers["x-drover-reason"] == "overloaded"
+    assert alive.status == 200
+    until(lambda: chat(cluster).status == 200, 10, "there is room again")
+    until(lambda: "event=memory_short" not in cluster.master.log()
+          or "event=memory_enough" in cluster.master.log(), 10)
+    assert cluster.worker_pids() != old and len(cluster.worker_pids()) == 1, "nobody died"
+
+
+def test_a_worker_that_gets_no_memory_is_replaced_at_worst(make_cluster, monkeypatch):
+    use_little_memory(monkeypatch)
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a", "slots=64,ctx=1000000000,prefill=1000")
+    worker, health = cluster.worker_pids()[0], cluster.health_pid()
+    with open(f"/proc/{worker}/status", encoding="ascii") as f:
+        data = int(re.search(r"VmData:\s+(\d+)", f.read()).group(1)) * 1024
+    resource.prlimit(worker, resource.RLIMIT_DATA, (data + (8 << 20), resource.RLIM_INFINITY))
+
+    async def go():
+        results = await asyncio.gather(*(
+            asyncio.wait_for(fetch(cluster.api, "POST", CHAT, big_chat(12)), 5)
+            for _ in range(4)), return_exceptions=True)
+        return [getattr(result, "status", type(result).__name__) for result in results]
+    results = asyncio.run(go())
+    assert 200 not in results, results
+    try:
+        resource.prlimit(worker, resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)
+    except ProcessLookupError:
+        pass  # it is gone: the master has a new one
+    until(lambda: cluster.worker_pids() and chat(cluster).status == 200, 15, "served again")
+    assert cluster.master.running() and cluster.health_pid() == health
+
+
+# ---- connections ----
+
+def test_ten_thousand_idle_connections_are_in_nobodys_way(make_cluster):
+    count = 10000
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 4096), hard))
+    cluster = make_cluster(workers=2).start()
+    cluster.start_node("a", "slots=64,speed=20")
+    before = {pid: anonymous_bytes(pid) for pid in cluster.worker_pids()}
+    idle = []
+    try:
+        for _ in range(count):
+            idle.append(socket.create_connection(cluster.api, 30 * SLOW))
+        until(lambda: metric(cluster, "drover_worker_connections") >= count, 20)
+        grown = sum(anonymous_bytes(pid) - held for pid, held in before.items())
+        assert grown / count < 16 << 10, f"{grown / count:.0f} bytes for an idle connection"
+
+        async def some():
+            answers = []
+            for _ in range(10):
+                answers += await asyncio.gather(*(
+                    pressure.one_chat(cluster.api, chat_body(f"{i}", 4), 0) for i in range(10)))
+            return answers
+        answers = asyncio.run(some())
+        assert {answer.status for answer in answers} == {200}
+        assert pressure.percentile([answer.ttft_s for answer in answers], 0.99) < 0.2 * SLOW
+    finally:
+        for s in idle:
+            s.close()
+    until(lambda: metric(cluster, "drover_worker_connections") < 20, 20, "all are counted out")
+
+
+def test_those_whom_a_full_accept_queue_kept_out_are_served_later(make_cluster):
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a")
+    worker, flood = cluster.worker_pids()[0], []
+    request = make_request("GET", "/livez", headers={"Connection": "close"})
+    with open("/proc/sys/net/core/somaxconn", encoding="ascii") as f:
+        count = min(int(f.read()), 4096) + 300
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 4096), hard))
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        for _ in range(count):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(cluster.api)
+            flood.append(s)
+        # The health process has a listener of its own.
+        assert metric(cluster, "drover_process_running") >= 1
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    for s in flood:
+        s.settimeout(30 * SLOW)
+        s.sendall(request)
+    assert all(read_all(s).startswith(b"HTTP/1.1 200 ") for s in flood)
+    for s in flood:
+        s.close()
+    assert chat(cluster).status == 200
+
+
+def stream_s(cluster, prompt, tokens):
+    begun = time.monotonic()
+    answer = chat(cluster, prompt, tokens)
+    assert answer.status == 200 and text_of(answer.body)
+    return time.monotonic() - begun
+
+
+def test_a_hundred_clients_that_do_not_read_hold_up_nobody(make_cluster, monkeypatch):
+    use_little_memory(monkeypatch)
+    cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": int(1000 * SLOW)}}).start()
+    cluster.start_node("a", "slots=256,rate=400,spread=16,ctx=1000000")
+    worker = cluster.worker_pids()[0]
+    usual = stream_s(cluster, "usual", 200)
+    before = anonymous_bytes(worker)
+    request = make_request("POST", CHAT, chat_body("slow", 100000))
+    slow = []
+    for _ in range(100):
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(cluster.api)
+        s.sendall(request)
+        slow.append(s)
+    until(lambda: cluster.gauges()["a"][0] == 100, 10)
+    meanwhile = stream_s(cluster, "meanwhile", 200)
+    assert meanwhile < 1.5 * usual + 0.5 * SLOW, (usual, meanwhile)
+    until(lambda: "event=write_stall" in cluster.master.log(), 10, "the first are given up")
+    grown = anonymous_bytes(worker) - before
+    assert grown < 100 << 20, f"{grown / 100:.0f} bytes for each"
+    until(lambda: cluster.gauges()["a"] == (0, 0), 20, "all are given up, and the node knows")
+    for s in slow:
+        s.close()
+
+
+def test_two_thousand_streams_that_break_off_at_once_are_cancelled_at_once(make_cluster):
+    count = 2000
+    cluster = make_cluster(workers=2).start()
+    cluster.start_node("a", f"slots={count + 96},rate=1,spread=64,ctx=1000000")
+
+    async def go():
+        streams = []
+        for start in range(0, count, 200):
+            streams += await asyncio.gather(*(
+                open_request(cluster.api, "POST", CHAT, chat_body(f"{i % 20}", 10000))
+                for i in range(start, start + 200)))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, until, lambda: cluster.gauges()["a"][0] == count, 20,
+                                   "all are under way")
+        for stream in streams:
+            stream.abort()
+        begun = time.monotonic()
+        await loop.run_in_executor(None, until, lambda: cluster.gauges()["a"] == (0, 0), 5)
+        return time.monotonic() - begun
+    with pressure.Watcher({"livez": (*cluster.api, "/livez")}, cluster.worker_pids()) as watcher:
+        took = asyncio.run(go())
+    assert took < 1 * SLOW, f"{took:.2f} s until the last was cancelled"
+    assert watcher.report["latencies"]["livez"]["bad"] == 0
+    until(lambda: cluster.node_row("a")["inflight"] == 0, 5)

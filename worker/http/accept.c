@@ -37,6 +37,10 @@
 #define SHED_AFTER 20
 #define SHED_BATCH 16
 
+/* What the kernel may hold of an answer that it could not send yet; beyond it the engine waits.
+ * Without a limit it takes megabytes for a client that does not read. */
+#define UNSENT_BYTES (128 * 1024)
+
 /* Descriptors of a worker that are neither clients nor nodes: logs, epoll sets, timers,
  * signals, what the master passed on; and some to spare. */
 #define OTHER_FDS 96u
@@ -161,12 +165,13 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
                  struct client_count *counted)
 {
     struct connection *conn = calloc(1, sizeof(*conn));
-    int on = 1;
+    int on = 1, unsent = UNSENT_BYTES;
 
     if (conn == NULL)
         return DRV_ENOMEM;
-    /* Fails on a Unix socket, where it is not needed. */
+    /* Both fail on a Unix socket, where they are not needed. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
     conn->server = server;
     conn->counted = counted;
     conn->since_mono_us = loop_now_us(server->loop);

@@ -247,6 +247,10 @@ static void infer(struct infer_request *request, h2o_req_t *req)
         reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
         return;
     }
+    if (sweep_memory_short(server, req->entity.len)) {
+        reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL, 2);
+        return;
+    }
     responder_take_body(r);
     if (inspect(&body, request, &param, &err) != 0) {
         reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
@@ -380,6 +384,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->config = params->config;
     server->gone_fd = -1;
     server->spare_fd = -1;
+    server->statm_fd = -1;
     /* libh2o writes with writev(), which cannot be told to spare us. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (server->config->api.tls.enabled) {

@@ -3,7 +3,7 @@
  *
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: taking them in, caps, counting them out
- *   sweep.c      time limits of connections, on the monotonic clock
+ *   sweep.c      time limits of connections, on the monotonic clock; the limit of memory
  *   responder.c  one answer
  *   reject.c     errors of ours, and of libh2o put into our shape
  *   caller.c     API keys
@@ -75,6 +75,11 @@ struct http_server {
     /* sweep.c */
     struct timer sweep_timer;
     uint64_t sweep_us;
+    int statm_fd;          /* /proc/self/statm; -1 = not to be had */
+    uint64_t memory_bytes; /* this process's own, at the last sweep; 0 = not known */
+    size_t memory_bodies;  /* `body_bytes` at that time */
+    uint64_t trim_mono_us; /* when malloc was last asked to give back what is free */
+    bool memory_short;     /* as last logged */
 };
 
 /* The answer to one request.  Allocated with the request's pool, and disposed of with it: that
@@ -129,6 +134,8 @@ void connection_close(struct connection *conn);
 /* ---- sweep.c ---- */
 void sweep_init(struct http_server *server);
 void sweep_finish(struct http_server *server);
+/* Would `more` bytes of request take the process over limits.worker_memory_bytes? */
+bool sweep_memory_short(const struct http_server *server, size_t more);
 
 /* ---- responder.c ---- */
 MUST_CHECK int responders_init(struct http_server *server, struct error *err);

@@ -12,13 +12,21 @@
  *   idle_timeout_ms    nothing at all, after an answer
  *   write_stall_ms     the client's kernel has taken no byte of an answer
  *
+ * Memory is looked at in the same round.  What the process holds of its own is asked of the
+ * kernel, so nothing can be forgotten in the count; what bodies have come since is added. Freed
+ * memory that malloc keeps is given back before anybody is refused for it.
+ *
  * A connection is ended by shutting its descriptor down; libh2o then sees the end of the stream
  * and closes it in its own way.
  */
+#include <fcntl.h>
 #include <linux/tcp.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/config/config.h"
@@ -105,6 +113,65 @@ static void check_reading(struct http_server *server, struct connection *conn, u
         shut(conn, "drain");
 }
 
+/* Giving freed memory back walks all of it: not more often than this. */
+#define TRIM_US (5 * US_PER_S)
+
+/* ---- memory ------------------------------------------------------------------------------ */
+
+/* What is resident and not shared with a file or another process; 0 = cannot be known. */
+static uint64_t own_memory(const struct http_server *server)
+{
+    unsigned long long resident, shared;
+    char text[128];
+    ssize_t n = pread(server->statm_fd, text, sizeof(text) - 1, 0);
+
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    if (sscanf(text, "%*u %llu %llu", &resident, &shared) != 2 || resident < shared)
+        return 0;
+    return (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+bool sweep_memory_short(const struct http_server *server, size_t more)
+{
+    uint64_t limit = server->config->limits.worker_memory_bytes;
+    uint64_t fresh = server->body_bytes > server->memory_bodies
+                         ? server->body_bytes - server->memory_bodies
+                         : 0;
+
+    return limit != 0 && server->memory_bytes + fresh + more > limit;
+}
+
+static void look_at_memory(struct http_server *server, uint64_t now)
+{
+    bool is_short;
+
+    if (server->config->limits.worker_memory_bytes == 0)
+        return;
+    server->memory_bytes = own_memory(server);
+    server->memory_bodies = server->body_bytes;
+    is_short = sweep_memory_short(server, 0);
+    if (is_short && now - server->trim_mono_us >= TRIM_US) {
+        server->trim_mono_us = now;
+        (void)malloc_trim(0);
+        server->memory_bytes = own_memory(server);
+        is_short = sweep_memory_short(server, 0);
+    }
+    if (is_short == server->memory_short)
+        return;
+    server->memory_short = is_short;
+    if (is_short)
+        log_error("event=memory_short bytes=%llu limit=%u bodies_bytes=%zu connections=%u",
+                  (unsigned long long)server->memory_bytes,
+                  server->config->limits.worker_memory_bytes, server->body_bytes,
+                  server->connections_count);
+    else
+        log_info("event=memory_enough bytes=%llu", (unsigned long long)server->memory_bytes);
+}
+
+/* ---- the round --------------------------------------------------------------------------- */
+
 /* Bytes of requests that are still being read. */
 static size_t reading_bytes(const struct connection *conn)
 {
@@ -121,6 +188,7 @@ static void on_sweep(struct timer *timer)
     struct connection *conn;
 
     timer_start(server->loop, timer, server->sweep_us, on_sweep);
+    look_at_memory(server, now);
     for (conn = server->connections.next; conn != &server->connections; conn = conn->next) {
         /* Nothing in here frees a connection: shutting down and losing take effect later. */
         if (conn->current != NULL)
@@ -150,10 +218,14 @@ void sweep_init(struct http_server *server)
     server->sweep_us = least(shortest_ms / 4, 500) * US_PER_MS;
     if (server->sweep_us < 10 * US_PER_MS)
         server->sweep_us = 10 * US_PER_MS;
+    server->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     timer_start(server->loop, &server->sweep_timer, server->sweep_us, on_sweep);
 }
 
 void sweep_finish(struct http_server *server)
 {
     timer_stop(server->loop, &server->sweep_timer);
+    if (server->statm_fd != -1)
+        (void)close(server->statm_fd);
+    server->statm_fd = -1;
 }

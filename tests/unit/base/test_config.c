@@ -331,6 +331,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->limits.max_nodes, 256);
     cr_assert_eq(config->limits.max_body_bytes, 15728640);
     cr_assert_eq(config->limits.max_body_total_bytes, 536870912);
+    cr_assert_eq(config->limits.worker_memory_bytes, UINT32_C(2147483648));
     cr_assert_eq(config->limits.request_timeout_ms, 600000);
     cr_assert_eq(config->limits.header_timeout_ms, 30000);
     cr_assert_eq(config->limits.idle_timeout_ms, 75000);
