@@ -24,14 +24,14 @@ SPECS = {
     "waiting": "slots=1,rate=20,models=waiting",
     "accepted": "slots=64,prefill=1,models=accepted",
     "streaming": "slots=64,rate=20,models=streaming",
-    "flushing": "slots=64,rate=20000,models=flushing",
+    "flushing": "slots=64,rate=20000,ctx=10000000,models=flushing",
 }
 
 
 class Client:
     """A request on a raw socket."""
 
-    def __init__(self, address, phase, name, tokens=100000):
+    def __init__(self, address, phase, name, tokens=100000, model=None):
         self.phase = phase
         self.name = name
         self.sock = socket.socket()
@@ -39,7 +39,7 @@ class Client:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.sock.settimeout(30)
         self.sock.connect(address)
-        body = json.dumps({"model": phase, "stream": True, "max_tokens": tokens,
+        body = json.dumps({"model": model or phase, "stream": True, "max_tokens": tokens,
                            "messages": [{"role": "user", "content": "hold still"}]}).encode()
         data = make_request("POST", "/v1/chat/completions", body, {"x-request-id": name})
         self.sock.sendall(data[:-10] if phase == "reading" else data)

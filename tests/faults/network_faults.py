@@ -69,7 +69,8 @@ def cut_off(run):
        clients="as W1", does="as W1",
        log=("event=probe_failed node=\"a\" reason=probe_timeout",
             "event=node_state node=\"a\" from=UP to=DOWN"),
-       ctl=("nodes: a +DOWN",), quick=True)
+       ctl=("nodes: a +DOWN",),
+       quick=True)
 def half_open(run):
     run.start(nodes=("b",), static=("a",), config=QUICK)
     crowd = run.crowd()
@@ -142,7 +143,8 @@ def slow_wire(run):
 
 
 @fault("W4b", "HTTP/2 frames of different streams arrive in another order, in pieces of 7 bytes",
-       "mangler", clients="nothing", does="nothing", ctl=("nodes: a +UP",), quick=True)
+       "mangler", clients="nothing", does="nothing", ctl=("nodes: a +UP",),
+       quick=True)
 def reordered(run):
     run.start(nodes=(), static=("a", "b"))
     for wire in run.wires.values():
@@ -161,7 +163,7 @@ def reordered(run):
        "mangler: RST and FIN after 100 to 4000 bytes, 12 times",
        clients="nothing: what broke goes on", does="look at what stands between",
        log=("event=node_connection_failed node=a", "event=resuming"),
-       metric=("drover_node_retried_total rises",), quick=True)
+       metric=("drover_node_retried_total rises",))
 def resets(run):
     run.start(nodes=("b",), static=("a",))
     crowd = run.crowd()

@@ -22,7 +22,8 @@ def until_busy(run, name):
        log=("event=node_stream_broken", "event=node_state to=DOWN reason=lease_lost",
             "event=resuming"),
        metric=('drover_node_state{node="a",state="DOWN"} is 1',),
-       ctl=("nodes: a +DOWN +lease_lost",), quick=True)
+       ctl=("nodes: a +DOWN +lease_lost",),
+       quick=True)
 def node_killed(run):
     run.start(nodes=("a", "b", "c"))
     crowd = run.crowd(kinds=("chat", "completion", "anthropic"))
@@ -81,7 +82,8 @@ def with_engine(run, **options):
        does="start the engine again; the node finds it",
        log=("event=node_state to=DOWN reason=engine_down", "node: event=engine state=unreachable"),
        metric=('drover_node_state{node="a",state="DOWN"} is 1',),
-       ctl=("nodes: a +DOWN +engine_down",), quick=True)
+       ctl=("nodes: a +DOWN +engine_down",),
+       quick=True)
 def engine_killed(run):
     engine = with_engine(run)
     crowd = run.crowd()
@@ -97,7 +99,7 @@ def engine_killed(run):
        does="nothing if it comes back; else look at that machine",
        log=("event=node_silent", "event=node_state reason="),
        metric=('drover_node_state{node="a",state="UP"} is 0',),
-       ctl=("nodes: a +(DOWN|GONE|EJECTED)",), quick=True)
+       ctl=("nodes: a +(DOWN|GONE|EJECTED)",))
 def node_stopped(run):
     run.start(nodes=("a", "b", "c"), config={
         "registry": {"heartbeat_ms": 500, "lease_ms": 3000}, "health": {"timeout_ms": 1000},
@@ -150,7 +152,7 @@ def engine_loads(run):
 @fault("N6", "a node leaves in order", "SIGTERM to drover-node",
        clients="nothing", does="nothing; switch the machine off when drover-node has ended",
        log=("event=node_leaves why=\"SIGTERM\"", "event=node_state to=DRAINING reason=leaving",
-            "node: event=drained"), quick=True)
+            "node: event=drained"))
 def node_leaves(run):
     run.start(nodes=("a", "b"))
     crowd = run.crowd(tokens=60)
@@ -168,7 +170,8 @@ def node_leaves(run):
 @fault("N7", "two machines use the name of one node", "a second drover-node of the same name",
        clients="nothing", does="give one of them another name (`--name`)",
        log=("event=node_superseded node=a", "node: event=evicted reason=superseded"),
-       ctl=("nodes: a +UP",))
+       ctl=("nodes: a +UP",),
+       quick=True)
 def same_name(run):
     run.start()
     crowd = run.crowd()
@@ -218,7 +221,8 @@ def lame(run):
        log=("event=node_state to=DOWN",),
        metric=('drover_nodes{state="UP"} is 0',),
        ctl=("status: nodes +2 DOWN",),
-       ends={End.REJECTED, End.ERROR_EVENT}, quick=True)
+       ends={End.REJECTED, End.ERROR_EVENT},
+       quick=True)
 def all_down(run):
     cluster = run.start()
     crowd = run.crowd()
@@ -241,7 +245,8 @@ def all_down(run):
        clients="nothing: another attempt, or the answer goes on",
        does="look at the engine's log",
        log=("event=resuming",),
-       metric=("drover_node_retried_total rises",))
+       metric=("drover_node_retried_total rises",),
+       quick=True)
 def engine_faults(run):
     cluster = run.start(spec="slots=16,speed=10")
     crowd = run.crowd()

@@ -13,11 +13,10 @@ Each check gives a list of complaints.  take() is made before the fault, judge()
 
 import os
 import re
-import time
 import urllib.request
 
 from crowd import End
-from harness import BUILD, SANITIZER_REPORT, SLOW, Timeout, children_of, program, until
+from harness import SANITIZER_REPORT, SLOW, Timeout, children_of, program, until
 
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{[^}]*\})? (\S+)$", re.M)
 FD_SLACK = 6            # connections to nodes are made again in any order, probes come and go
@@ -113,13 +112,13 @@ class Oracle:
                 [f"I4: {len(double)} requests have two access log lines: {double[:3]}"]
                 if double else [])
 
-    def orphans(self, bound_s=3):
-        """I2: no node reports work once nobody asks."""
+    def orphans(self, names=None, bound_s=3):
+        """I2: no node (of those `names`) reports work once nobody asks."""
         def idle():
             page = metrics(self.cluster)
             return not sum(total(page, f"drover_node_reported_{what}", f'node="{node.name}"')
                            for what in ("running", "queued") for node in self.cluster.nodes
-                           if node.process.running())
+                           if node.process.running() and (not names or node.name in names))
         try:
             until(idle, bound_s, "no engine works")
         except Timeout as failure:

@@ -25,7 +25,8 @@ def new_worker(run, old, count=2):
             "event=child_started kind=worker"),
        metric=("drover_process_restarts_total rises",),
        ctl=("workers: worker 0 +[0-9]+ +RUNNING",),
-       ends={End.CUT, End.UNANSWERED}, quick=True)
+       ends={End.CUT, End.UNANSWERED},
+       quick=True)
 def worker_killed(run):
     cluster = run.start(static=STATIC)
     crowd = run.crowd()
@@ -79,7 +80,7 @@ def crash_loop(run):
        does="nothing; a worker that does this again and again is a bug worth reporting",
        log=("event=child_stalled kind=worker",),
        ctl=("workers: worker 0 .* (stalled|does not turn)",),
-       ends={End.CUT, End.UNANSWERED}, quick=True)
+       ends={End.CUT, End.UNANSWERED})
 def worker_stopped(run):
     cluster = run.start()
     crowd = run.crowd()
@@ -102,7 +103,7 @@ def worker_stopped(run):
             "event=node_taken_over state=UP", "event=node_joined resumed=yes",
             "node: event=detached"),
        metric=('drover_process_restarts_total{proc="health"} rises',),
-       ctl=("status: health +pid [0-9]+, running",), quick=True)
+       ctl=("status: health +pid [0-9]+, running",))
 def health_killed(run):
     cluster = run.start()
     crowd = run.crowd(kinds=MIXED, concurrency=10)
@@ -126,7 +127,7 @@ def health_killed(run):
        clients="nothing",
        does="nothing; find out why the machine stood still",
        log=("event=loop_stood_still gap_ms=",),
-       ctl=("nodes: a +UP", "nodes: b +UP"), quick=True)
+       ctl=("nodes: a +UP", "nodes: b +UP"))
 def health_stopped(run):
     cluster = run.start(config={"registry": {"heartbeat_ms": 200, "lease_ms": 1500}})
     crowd = run.crowd()
@@ -165,7 +166,8 @@ def fix_addresses(run):
        does="let the supervisor start it again (systemd: `Restart=on-failure`)",
        log=("event=draining", "event=worker_stopped"),
        ctl=("status: not running",),
-       ends={End.UNANSWERED, End.REFUSED, End.REJECTED}, quick=True)
+       ends={End.UNANSWERED, End.REFUSED, End.REJECTED},
+       quick=True)
 def master_killed(run):
     cluster = run.start()
     fix_addresses(run)
@@ -233,7 +235,8 @@ def worker_exits(run):
 @fault("P9", "a second master is started", "drover -c with the same runtime_dir",
        clients="nothing",
        does="nothing; the second one says who runs and ends with status 1",
-       ctl=("status: master +pid [0-9]+, running",), quick=True)
+       ctl=("status: master +pid [0-9]+, running",),
+       quick=True)
 def second_master(run):
     cluster = run.start()
     crowd = run.crowd()

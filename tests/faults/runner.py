@@ -1,6 +1,7 @@
 """runner.py - runs the fault table; see scripts/test-faults."""
 
 import argparse
+import ctypes
 import importlib
 import sys
 import time
@@ -15,6 +16,7 @@ import hosts  # noqa: E402
 import operators_table  # noqa: E402
 from rig import TABLE, Run  # noqa: E402
 
+PR_SET_CHILD_SUBREAPER = 36
 FAMILIES = ("process", "node", "network", "protocol", "client", "resource", "memory", "operator")
 
 
@@ -91,6 +93,8 @@ def main():
     if args.soak:
         import soak  # pylint: disable=import-outside-toplevel
         return soak.main(seed, args.minutes)
+    # Masters that start their successors end before them; those come to us.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     passed = failed = 0
     for row in wanted(args):
         for _ in range(args.repeat):

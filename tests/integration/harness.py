@@ -234,6 +234,7 @@ class Cluster:
                 "listen": "127.0.0.1:0", "token_file": str(self.token_path),
                 "heartbeat_ms": 500, "lease_ms": int(3000 * SLOW)}
         merge(self.settings, config or {})
+        self.environment = None  # of the master: what differs from ours
         self.master = None
         self.nodes = []
         self.others = []
@@ -251,7 +252,7 @@ class Cluster:
 
     def launch(self):
         self.master = Process([program("drover"), "-c", str(self.config_path)],
-                              self.dir / "drover.log")
+                              self.dir / "drover.log", self.environment)
         self.wait_started()
 
     def wait_started(self):
