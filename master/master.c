@@ -32,6 +32,7 @@ void master_end(struct master *master, enum child_order order)
         return;
     log_info("event=ending order=%s children=%u", child_order_name(order),
              supervise_alive(&master->sup));
+    notify_stopping(&master->notify);
     upgrade_abandon(&master->upgrade);
     if (successor_busy(&master->successor))
         successor_fail(&master->successor, "it was told to end");
@@ -108,6 +109,13 @@ static void on_signal(struct master *master, int number)
     }
 }
 
+static void on_reload_begin(void *arg)
+{
+    struct master *master = arg;
+
+    notify_reloading(&master->notify, clock_mono_us());
+}
+
 static void on_reload_done(void *arg, uint64_t serial, const char *error)
 {
     struct master *master = arg;
@@ -136,6 +144,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
     console_upgrade_news(&master->console, serial, done, ok, text);
     if (!done || !ok)
         return;
+    notify_successor(&master->notify, master->upgrade.pid);
     console_cede(&master->console);
     master_end(master, ORDER_FINISH);
 }
@@ -151,6 +160,7 @@ static void in_child(void *arg)
 
     console_leave(&master->console);
     reload_leave(&master->reload);
+    notify_close(&master->notify);
     upgrade_finish(&master->upgrade);
     successor_finish(&master->successor);
     (void)close(master->signal_fd);
@@ -161,6 +171,7 @@ static int wait_ms(const struct master *master, uint64_t now_mono_us)
     int ms = supervise_wait_ms(&master->sup, now_mono_us, TURN_MS);
 
     ms = reload_wait_ms(&master->reload, ms);
+    ms = notify_wait_ms(&master->notify, now_mono_us, ms);
     /* Children and nodes report by shared memory, which cannot wake us. */
     if ((!master->sup.proven || successor_busy(&master->successor)) && ms > SOON_MS)
         ms = SOON_MS;
@@ -192,6 +203,24 @@ static void step_upgrade(struct master *master, uint64_t now_mono_us)
         give_up(master, err.text);
 }
 
+/* What the service manager is to know. */
+static void step_notify(struct master *master, uint64_t now_mono_us)
+{
+    const struct supervisor *sup = &master->sup;
+    char status[80];
+    bool well;
+
+    /* Before "go" the manager takes another process for the main one. */
+    if (!sup->proven || successor_busy(&master->successor))
+        return;
+    (void)snprintf(status, sizeof(status), "serving with %u workers", supervise_workers(sup));
+    if (!reload_under_way(&master->reload))
+        notify_ready(&master->notify, status);
+    /* An end takes as long as the streams take: that we turn is all there is to say. */
+    well = sup->order != ORDER_SERVE || supervise_turns(sup, now_mono_us);
+    notify_tick(&master->notify, well, now_mono_us);
+}
+
 static void turn(struct master *master)
 {
     struct pollfd fds[OWN_FDS + CONSOLE_FDS];
@@ -217,6 +246,7 @@ static void turn(struct master *master)
         reload_step(&master->reload, now_mono_us);
     step_upgrade(master, now_mono_us);
     supervise_tick(&master->sup, now_mono_us);
+    step_notify(master, now_mono_us);
     procs_count(master->rt.board, procs_master_slot(master->rt.board), PROC_LOG_LOST,
                 (int64_t)log_count_lost(NULL));
 }
@@ -277,6 +307,7 @@ static int open_ears(struct master *master, const struct config *config, struct 
 static void connect_parts(struct master *master, const char *config_path, struct config *config)
 {
     reload_init(&master->reload, config_path, &master->rt, &master->sup, config);
+    master->reload.on_begin = on_reload_begin;
     master->reload.on_done = on_reload_done;
     master->reload.arg = master;
     supervise_init(&master->sup, &master->rt, config);
@@ -284,6 +315,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->sup.on_stranger = on_stranger;
     master->sup.in_child = in_child;
     master->sup.arg = master;
+    notify_open(&master->notify);
     upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
     master->upgrade.on_news = on_upgrade_news;
     master->upgrade.on_order = on_upgrade_order;
@@ -351,6 +383,7 @@ int master_run(const char *config_path, struct config *config, const struct buf 
 out:
     if (master.signal_fd >= 0)
         (void)close(master.signal_fd);
+    notify_close(&master.notify);
     upgrade_finish(&master.upgrade);
     successor_finish(&master.successor);
     supervise_finish(&master.sup);

@@ -9,6 +9,7 @@
 
 #include "base/attrs.h"
 #include "master/console.h"
+#include "master/notify.h"
 #include "master/reload.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
@@ -23,6 +24,7 @@ struct master {
     struct supervisor sup;
     struct reload reload;
     struct console console;
+    struct notify notify;
     struct upgrade upgrade;     /* to a master after us */
     struct successor successor; /* of a master before us */
     int signal_fd;

@@ -174,6 +174,8 @@ static void begin(struct reload *reload, uint64_t now_mono_us)
     reload->wanted = false;
     reload->serial++;
     reload->since_mono_us = now_mono_us;
+    if (reload->on_begin != NULL)
+        reload->on_begin(reload->arg);
     rc = read_next(reload, &err);
     if (rc == 0)
         rc = start_check(reload, &err);

@@ -31,6 +31,7 @@ struct reload {
     bool wanted;
     uint64_t serial; /* attempts begun */
     uint64_t since_mono_us;
+    void (*on_begin)(void *arg); /* an attempt has begun; may be NULL */
     /* An attempt has ended.  `error` NULL: the new config is in force. */
     void (*on_done)(void *arg, uint64_t serial, const char *error);
     void *arg;

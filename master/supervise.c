@@ -567,6 +567,25 @@ static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
     }
 }
 
+static bool turns(const struct supervisor *sup, const struct child *child, uint64_t now_mono_us)
+{
+    struct proc_view view;
+
+    return child != NULL && has_served(sup, child) &&
+           procs_read(sup->rt->board, child->slot, &view) &&
+           pulse_silent_us(&sup->pulse, view.heartbeat_mono_us, now_mono_us) <= PULSE_LIMIT_US;
+}
+
+bool supervise_turns(const struct supervisor *sup, uint64_t now_mono_us)
+{
+    bool any = supervise_workers(sup) == 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children) && !any; i++)
+        any =
+            sup->children[i].kind == CHILD_WORKER && turns(sup, &sup->children[i], now_mono_us);
+    return any && turns(sup, sup->health.child, now_mono_us);
+}
+
 static void check_proven(struct supervisor *sup)
 {
     if (sup->proven || sup->held || !supervise_health_serves(sup))

@@ -131,6 +131,9 @@ void supervise_reap(struct supervisor *sup);
  * has not turned its loop for PULSE_LIMIT_US is ended and so replaced. */
 void supervise_tick(struct supervisor *sup, uint64_t now_mono_us);
 
+/* Do the health process and at least one worker, if any is wanted, turn their loops? */
+bool supervise_turns(const struct supervisor *sup, uint64_t now_mono_us);
+
 /* How long nothing is due, in milliseconds; at most max_ms. */
 int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int max_ms);
 
