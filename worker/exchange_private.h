@@ -80,6 +80,7 @@ struct exchange {
     struct wait_line *line; /* NULL iff not in line */
     struct exchange *wait_prev, *wait_next;
     uint64_t key;          /* smaller goes first */
+    uint32_t position;     /* how many were before it when last counted */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
 
@@ -196,7 +197,7 @@ bool waiting_refuses(const struct exchange *x);
 /* Puts x in line; false when memory is short. */
 bool waiting_add(struct exchange *x);
 void waiting_remove(struct exchange *x); /* fine when not in line */
-/* How many of this worker's are before x. */
+/* How many of this worker's are before x, which is in line; about, if they are many. */
 unsigned waiting_position(const struct exchange *x);
 /* How long one of the model's line may wait at present. */
 uint64_t waiting_limit_us(const struct exchange *x);

@@ -28,8 +28,11 @@
 #include "worker/http/request.h"
 #include "worker/routing/admission.h"
 
-#define POLL_US     (20 * US_PER_MS)
-#define LOOK_BEHIND 16 /* how many behind the first are looked at for a cache match */
+#define POLL_US (20 * US_PER_MS)
+/* Positions in a line of n are counted again after n times this, so that the whole costs next
+ * to nothing and who is near the front hears the truth. */
+#define COUNT_AGAIN_US 20
+#define LOOK_BEHIND    16 /* how many behind the first are looked at for a cache match */
 /* The nodes' rates are added up anew after so long. */
 #define MEASURE_US (100 * US_PER_MS)
 
@@ -42,7 +45,8 @@ struct wait_line {
     uint64_t model_hash;
     struct exchange *first, *last; /* by key */
     uint32_t count;
-    bool published; /* false: the worker has more lines than it can publish */
+    uint64_t counted_mono_us; /* when each got its `position` */
+    bool published;           /* false: the worker has more lines than it can publish */
 };
 
 static uint64_t key_of(const struct exchange *x)
@@ -226,6 +230,7 @@ bool waiting_add(struct exchange *x)
         after = after->wait_prev;
     x->wait_prev = after;
     x->wait_next = after == NULL ? line->first : after->wait_next;
+    x->position = after == NULL ? 0 : after->position + 1;
     if (x->wait_next != NULL)
         x->wait_next->wait_prev = x;
     else
@@ -272,11 +277,16 @@ void waiting_remove(struct exchange *x)
 
 unsigned waiting_position(const struct exchange *x)
 {
+    struct wait_line *line = x->line;
+    uint64_t now = loop_now_us(x->core->loop);
     unsigned before = 0;
 
-    for (const struct exchange *w = x->wait_prev; w != NULL; w = w->wait_prev)
-        before++;
-    return before;
+    if (now - line->counted_mono_us >= (uint64_t)COUNT_AGAIN_US * line->count) {
+        line->counted_mono_us = now;
+        for (struct exchange *w = line->first; w != NULL; w = w->wait_next)
+            w->position = before++;
+    }
+    return x->position < line->count ? x->position : line->count - 1;
 }
 
 /* ---- how long it takes ---------------------------------------------------------------------
@@ -311,17 +321,20 @@ static void measure(const struct exchange_core *core, struct fleet_model *model)
 static uint32_t count_ahead(const struct exchange *x, uint32_t waiting)
 {
     const struct wait_line *line = x->core->lines;
-    uint64_t key = x->line != NULL ? x->key : key_of(x);
-    uint32_t behind = 0, ahead;
+    uint64_t key = key_of(x);
+    uint32_t ahead;
 
     while (line != NULL && line->model_hash != x->model_hash)
         line = line->next;
     if (line == NULL)
         return waiting;
-    for (const struct exchange *w = line->last; w != NULL && (w->key > key || w == x);
-         w = w->wait_prev)
-        behind++;
-    ahead = line->count - behind;
+    if (x->line != NULL) {
+        ahead = waiting_position(x);
+    } else {
+        ahead = line->count;
+        for (const struct exchange *w = line->last; w != NULL && w->key > key; w = w->wait_prev)
+            ahead--;
+    }
     if (waiting <= line->count)
         return ahead;
     return ahead + (uint32_t)((uint64_t)(waiting - line->count) * ahead / line->count);
