@@ -241,12 +241,12 @@ static void begin(struct exchange *x, struct fleet_node *node)
     recover_arm(x);
 }
 
-enum exchange_try exchange_try_start(struct exchange *x)
+enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots)
 {
     struct fleet_node *node = NULL;
 
     x->leg->is_hedge = false;
-    switch (choose_node(x->leg, &node)) {
+    switch (choose_node(x->leg, beyond_slots, &node)) {
     case CHOOSE_CLAIMED:
         if (x->line == NULL)
             waiting_not_needed(x);
@@ -278,7 +278,7 @@ void exchange_place(struct exchange *x)
 
     /* Who was already being served does not go to the end of the line again. */
     if ((x->attempts != 0 || !waiting_has_line(x)) &&
-        exchange_try_start(x) == EXCHANGE_TRY_STARTED)
+        exchange_try_start(x, false) == EXCHANGE_TRY_STARTED)
         return;
     if (waiting_refuses(x)) {
         turn_away(x);

@@ -143,7 +143,8 @@ enum exchange_try {
     EXCHANGE_TRY_STARTED = 0, /* an attempt runs, or the exchange has ended */
     EXCHANGE_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
 };
-enum exchange_try exchange_try_start(struct exchange *x);
+/* `beyond_slots`: see choose_node(). */
+enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots);
 /* Sends the request to a node where the leg holds a place.  DRV_ENOMEM: the place is given
  * back. */
 MUST_CHECK int exchange_begin_attempt(struct leg *leg, struct fleet_node *node);

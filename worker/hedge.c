@@ -76,7 +76,7 @@ static bool claim(struct exchange *x, struct leg *leg, struct fleet_node **node)
         !budget_allows(core->board, x->model_hash) ||
         !budget_spend(core->board, x->model_hash, now))
         return false;
-    if (choose_node(leg, node) == CHOOSE_CLAIMED)
+    if (choose_node(leg, false, node) == CHOOSE_CLAIMED)
         return true;
     budget_save(core->board, x->model_hash, now, BUDGET_HEDGE_MILLI);
     return false;

@@ -128,6 +128,14 @@ static void no_trials(struct candidates *candidates)
     }
 }
 
+static void only_beyond_slots(struct candidates *candidates)
+{
+    for (size_t i = 0; i < candidates->count; i++) {
+        if (candidates->of[i].inflight < candidates->of[i].slots)
+            candidates->of[i].cap = 0;
+    }
+}
+
 /* Two windows tell conversations apart that share their beginning. */
 static uint64_t key_of(const struct exchange *x)
 {
@@ -151,7 +159,7 @@ static void record(const struct leg *leg, const struct candidates *candidates,
     candidates_record(candidates, x->core->board, x->core->slot, request, chosen, &d);
 }
 
-enum choose_result choose_node(struct leg *leg, struct fleet_node **out)
+enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_node **out)
 {
     static struct candidates candidates; /* one thread, no recursion; too large for the stack */
     struct exchange *x = leg->x;
@@ -180,6 +188,8 @@ enum choose_result choose_node(struct leg *leg, struct fleet_node **out)
     candidates_gather(&candidates, core->board, model, &request);
     if (leg->is_hedge)
         only_free_slots(&candidates, x->leg->node);
+    else if (beyond_slots)
+        only_beyond_slots(&candidates);
     if (x->attempts != 0)
         no_trials(&candidates);
     if (!candidates_claim(&candidates, core->board, core->slot, policy, &request,

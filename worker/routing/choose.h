@@ -24,8 +24,10 @@ enum choose_result {
     CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
     CHOOSE_NOBODY,      /* no node that could is up */
 };
-/* For a leg that is a hedge: one with a free slot, and not that of the other leg. */
-MUST_CHECK enum choose_result choose_node(struct leg *leg, struct fleet_node **out);
+/* For a leg that is a hedge: one with a free slot, and not that of the other leg.
+ * `beyond_slots`: only where all slots are taken, in a place that a cache match is worth. */
+MUST_CHECK enum choose_result choose_node(struct leg *leg, bool beyond_slots,
+                                          struct fleet_node **out);
 
 /* Reads what routing needs of the request's prompt.  Once per exchange, before choose_node().
  */

@@ -11,8 +11,9 @@
  * the one that is.  A slow timer covers what no wake-up can: a place freed by a process that
  * died, a claim that was lost in a race.
  *
- * Those behind the first may take a place beyond the slots, which only a cache match admits
- * (see policy.h): that place is none the first could have had.
+ * Those behind the first may take what it cannot have: a place beyond the slots, which only a
+ * cache match admits (see policy.h), and a slot on a node that has failed for the first, or
+ * that does not serve its operation.
  */
 #include <stdlib.h>
 #include <unistd.h>
@@ -107,29 +108,52 @@ static bool is_first_of_all(struct exchange_core *core, const struct wait_line *
     return false;
 }
 
+/* Could x have a slot that the first one, which has just found none, could not? */
+static bool differs(const struct exchange *x, const struct exchange *first)
+{
+    return first->excluded_count != 0 || x->request->operation != first->request->operation;
+}
+
+/* Those behind the first.  Only what is none of the first's: where it was the first of all, it
+ * has just been refused what it could have; where it was not, slots are the other worker's. */
+static void pass_behind(struct exchange_core *core, const struct wait_line *line,
+                        bool first_of_all)
+{
+    bool by_match = config_policy_for(core->config, line->first->model) == POLICY_FASTEST;
+    struct exchange *x, *next;
+    unsigned looks = 0;
+
+    /* The first stays, so the line does. */
+    for (x = line->first->wait_next; x != NULL && looks < LOOK_BEHIND; x = next, looks++) {
+        next = x->wait_next;
+        if (first_of_all && differs(x, line->first))
+            (void)exchange_try_start(x, false);
+        else if (by_match && x->windows_count != 0)
+            (void)exchange_try_start(x, true);
+    }
+}
+
+static struct wait_line *find_line(struct exchange_core *core, uint64_t model_hash)
+{
+    struct wait_line *line = core->lines;
+
+    while (line != NULL && line->model_hash != model_hash)
+        line = line->next;
+    return line;
+}
+
 /* Starts what may start.  A start takes x out of the line, and may free the line. */
 static void pass_line(struct exchange_core *core, uint64_t model_hash)
 {
     struct wait_line *line;
-    struct exchange *x, *next;
-    unsigned looks = 0;
 
-    for (;;) {
-        for (line = core->lines; line != NULL && line->model_hash != model_hash;)
-            line = line->next;
-        if (line == NULL)
-            return;
-        if (!is_first_of_all(core, line) ||
-            exchange_try_start(line->first) != EXCHANGE_TRY_STARTED)
-            break;
-    }
-    if (config_policy_for(core->config, line->first->model) != POLICY_FASTEST)
+    while ((line = find_line(core, model_hash)) != NULL) {
+        bool first_of_all = is_first_of_all(core, line);
+
+        if (first_of_all && exchange_try_start(line->first, false) == EXCHANGE_TRY_STARTED)
+            continue;
+        pass_behind(core, line, first_of_all);
         return;
-    for (x = line->first->wait_next; x != NULL && looks < LOOK_BEHIND; x = next, looks++) {
-        next = x->wait_next;
-        /* The first stays, so the line does. */
-        if (x->windows_count != 0)
-            (void)exchange_try_start(x);
     }
 }
 
@@ -176,12 +200,10 @@ static void publish(struct exchange_core *core, struct wait_line *line)
 
 static struct wait_line *line_for(struct exchange_core *core, uint64_t model_hash)
 {
-    struct wait_line *line;
+    struct wait_line *line = find_line(core, model_hash);
 
-    for (line = core->lines; line != NULL; line = line->next) {
-        if (line->model_hash == model_hash)
-            return line;
-    }
+    if (line != NULL)
+        return line;
     line = calloc(1, sizeof(*line));
     if (line == NULL)
         return NULL;
@@ -320,12 +342,10 @@ static void measure(const struct exchange_core *core, struct fleet_model *model)
  * share of the others'. */
 static uint32_t count_ahead(const struct exchange *x, uint32_t waiting)
 {
-    const struct wait_line *line = x->core->lines;
+    const struct wait_line *line = find_line(x->core, x->model_hash);
     uint64_t key = key_of(x);
     uint32_t ahead;
 
-    while (line != NULL && line->model_hash != x->model_hash)
-        line = line->next;
     if (line == NULL)
         return waiting;
     if (x->line != NULL) {

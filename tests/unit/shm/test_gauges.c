@@ -142,6 +142,8 @@ Test(gauges, only_columns_that_were_ever_used_are_read)
 
 /* What the forked claimants share besides the scoreboard. */
 struct arena {
+    _Atomic uint32_t there;      /* processes that run: nobody begins before all do */
+    _Atomic uint32_t content;    /* processes that have won SHARE times */
     _Atomic uint32_t inside;     /* holders, counted independently of the gauges */
     _Atomic uint32_t most;       /* the most ever seen inside */
     _Atomic uint32_t wins;       /* claims that returned true */
@@ -149,12 +151,18 @@ struct arena {
     _Atomic uint32_t wins_by[8]; /* of each process */
 };
 
+/* So often each of them must win before they stop. */
+#define SHARE 1000
+
 static void claimant(struct scoreboard *board, struct arena *arena, unsigned worker,
                      uint32_t cap, uint32_t goal)
 {
     uint64_t give_up = clock_mono_us() + 60 * US_PER_S;
 
-    while (arena->wins < goal && clock_mono_us() < give_up) {
+    arena->there++;
+    while (arena->there < 8 && clock_mono_us() < give_up)
+        (void)sched_yield();
+    while ((arena->wins < goal || arena->content < 8) && clock_mono_us() < give_up) {
         uint32_t now, most;
 
         if (!gauges_claim(board, worker, 0, 1, 10, cap)) {
@@ -167,7 +175,7 @@ static void claimant(struct scoreboard *board, struct arena *arena, unsigned wor
              now > most && !atomic_compare_exchange_weak(&arena->most, &most, now);)
             ;
         arena->wins++;
-        arena->wins_by[worker]++;
+        arena->content += ++arena->wins_by[worker] == SHARE;
         if (arena->wins % 16 == 0)
             (void)sched_yield(); /* hold it across a switch of processes now and then */
         arena->inside--;
@@ -202,6 +210,10 @@ static void contest(uint32_t cap, uint32_t goal)
     }
     cr_assert_leq(arena->most, cap, "%u held at once", arena->most);
     cr_assert_geq(arena->wins, goal, "%u wins, %u losses", arena->wins, arena->losses);
+    cr_assert_gt(arena->losses, 0, "nobody competed");
+    for (unsigned w = 0; w < 8; w++)
+        cr_assert_geq(arena->wins_by[w], SHARE, "process %u had %u places", w,
+                      arena->wins_by[w]);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
     cr_assert_eq(gauges_sum(board, 0, 1).pending_tokens, 0);
     (void)munmap(arena, sizeof(*arena));
