@@ -14,6 +14,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "health/passive/flap.h"
 #include "health/registry/identity.h"
 #include "health/registry/registry.h"
 #include "health/resolve.h"
@@ -195,6 +196,9 @@ void member_event(struct member *member, enum verdict_event event, enum node_rea
                  node_reason_name(member->verdict.reason), verdict_event_name(event));
     if (member->verdict.leaving == NODE_REASON_NONE)
         timer_stop(table->loop, &member->idle_timer);
+    if (now == NODE_DOWN && before != NODE_DOWN && before != NODE_JOINING)
+        flap_lost(table->flap, member->info.name,
+                  table->config->health.flap_wait_ms * US_PER_MS, clock_mono_us());
     if (now == NODE_GONE)
         end(member);
     else if (now == NODE_JOINING && before != NODE_JOINING)
@@ -352,6 +356,12 @@ static void on_result(const struct probe_result *result, void *data)
         now - member->load_mono_us < LOAD_FRESH_US) {
         reason = member->load_bad;
         detail = "by its load report";
+    }
+    /* Nor the record of a node that comes and goes. */
+    if (reason == NODE_REASON_NONE && !verdict_has_traffic(&member->verdict) &&
+        flap_wait_us(member->table->flap, member->info.name, now) != 0) {
+        reason = NODE_REASON_FLAPPING;
+        detail = "it came and went too often: it has to wait";
     }
     nodes_set_checked(member->table->board, member->slot, now, result->rtt_us);
     if (reason == NODE_REASON_NONE) {

@@ -14,6 +14,8 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "health/passive/flap.h"
+#include "health/registry/fence.h"
 #include "health/registry/identity.h"
 #include "health/registry/lease.h"
 #include "health/registry/registry.h"
@@ -468,6 +470,17 @@ static void on_invariant(struct timer *timer)
 
 /* ---- life -------------------------------------------------------------------------------- */
 
+/* Frees a table without members, timers or TLS.  NULL is allowed. */
+static void release(struct table *table)
+{
+    if (table == NULL)
+        return;
+    free(table->sample);
+    free(table->fence);
+    free(table->flap);
+    free(table);
+}
+
 int table_create(struct table **out, struct loop *loop, struct scoreboard *board,
                  const struct config *config, struct error *err)
 {
@@ -475,8 +488,13 @@ int table_create(struct table **out, struct loop *loop, struct scoreboard *board
     struct table *table = calloc(1, sizeof(*table));
 
     *out = NULL;
-    if (table == NULL || (table->sample = calloc(1, sizeof(*table->sample))) == NULL) {
-        free(table);
+    if (table != NULL) {
+        table->sample = calloc(1, sizeof(*table->sample));
+        table->fence = calloc(1, sizeof(*table->fence));
+        table->flap = calloc(1, sizeof(*table->flap));
+    }
+    if (table == NULL || table->sample == NULL || table->fence == NULL || table->flap == NULL) {
+        release(table);
         return error_set(err, DRV_ENOMEM, "out of memory");
     }
     table->loop = loop;
@@ -519,5 +537,7 @@ void table_destroy(struct table *table)
     passive_stop(table);
     SSL_CTX_free(table->registry_tls);
     free(table->sample);
+    free(table->fence);
+    free(table->flap);
     free(table);
 }

@@ -27,6 +27,8 @@
 #include "shm/nodes.h"
 
 struct attach;
+struct fence;
+struct flap;
 struct config;
 struct config_node;
 struct error;
@@ -83,6 +85,8 @@ struct table {
     bool leases_held; /* nodes that joined have been sent to another process: none expires */
     uint64_t ejections, spared; /* since the start; see health/passive/passive.h */
     struct timer window_timer, invariant_timer, passive_timer;
+    struct fence *fence;          /* owned */
+    struct flap *flap;            /* owned */
     struct window_sample *sample; /* owned; scratch */
 };
 

@@ -154,8 +154,7 @@ static void absolve(struct verdict *verdict)
 {
     verdict->ejected = NODE_REASON_NONE;
     verdict->trial = false;
-    if (verdict->state == NODE_UP || verdict->state == NODE_EJECTED ||
-        verdict->state == NODE_TRIAL)
+    if (verdict_has_traffic(verdict))
         admit(verdict);
 }
 
@@ -233,6 +232,12 @@ bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_r
         break;
     }
     return verdict->state != old_state || verdict->reason != old_reason;
+}
+
+bool verdict_has_traffic(const struct verdict *verdict)
+{
+    return verdict->state == NODE_UP || verdict->state == NODE_EJECTED ||
+           verdict->state == NODE_TRIAL;
 }
 
 bool verdict_in_doubt(const struct verdict *verdict)

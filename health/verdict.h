@@ -82,6 +82,9 @@ void verdict_adopt(struct verdict *verdict, const struct node_status *status, ui
  * changed. */
 bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_reason why);
 
+/* UP, EJECTED or TRIAL: its probes pass, and only its record decides how much it gets. */
+bool verdict_has_traffic(const struct verdict *verdict);
+
 /* Is the present run of probes likely to change the state with a few more like the last? */
 bool verdict_in_doubt(const struct verdict *verdict);
 

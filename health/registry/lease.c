@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/log.h"
+#include "health/registry/fence.h"
 #include "health/registry/registry.h"
 #include "health/table.h"
 #include "shm/scoreboard.h"
@@ -60,6 +61,7 @@ static void on_lease(struct timer *timer)
             attach_expire(member->attach);
             member->attach = NULL;
         }
+        fence_lost(table->fence, member->info.name, member->info.instance_id);
         member_event(member, VERDICT_LEASE_END, NODE_REASON_LEASE_LOST);
         return;
     }
@@ -107,6 +109,9 @@ enum lease_answer lease_join(struct member **out, struct table *table,
     *out = NULL;
     if (old != NULL && old->info.origin == NODE_ORIGIN_STATIC)
         return LEASE_RESERVED;
+    if (old != NULL && fence_is_older(table->fence, info->name, info->instance_id))
+        return LEASE_OLDER;
+    fence_holds(table->fence, info->name, info->instance_id);
     if (old != NULL && old->attach != NULL) {
         bool same =
             memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0;
@@ -131,6 +136,7 @@ enum lease_answer lease_join(struct member **out, struct table *table,
     }
     if (old != NULL) {
         log_info("event=node_superseded node=%s", old->info.name);
+        fence_lost(table->fence, old->info.name, old->info.instance_id);
         member_destroy(old, true);
     }
     member = member_create(table, info);

@@ -5,8 +5,9 @@
  *   silent for longer, or stream broken   the lease is lost: DOWN at once
  *   nothing heard for lease_ms            GONE; the node must register anew
  *
- * The same instance that registers again before the end keeps its row; another instance of the
- * same name takes its place.  Time in which this process itself was stopped does not count.
+ * The same instance that registers again before the end keeps its row; a newer instance of the
+ * same name takes its place, and an older one (see fence.h) is refused as long as the name is
+ * held.  Time in which this process itself was stopped does not count.
  *
  * A node taken over from an earlier health process has no stream yet: it stays as it was until
  * it attaches again or lease_ms after our start have passed.
@@ -31,6 +32,7 @@ enum lease_answer {
     LEASE_RESUMED,
     LEASE_FULL,     /* no row is free */
     LEASE_RESERVED, /* the name belongs to a node of the configuration */
+    LEASE_OLDER,    /* a newer instance holds the name */
 };
 
 /* A node that has proven the token.  On JOINED and RESUMED *out is its member and `attach` its

@@ -353,6 +353,13 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
         evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_ALREADY_EXISTS,
               "a node of the coordinator's configuration has this name");
         return;
+    case LEASE_OLDER:
+        registry->refused++;
+        log_warn("event=join_refused node=%s why=\"a newer instance has this name\"",
+                 log_quote(info->name));
+        evict(attach, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
+              "a newer instance has this node's name");
+        return;
     case LEASE_JOINED:
     case LEASE_RESUMED:
         break;

@@ -227,7 +227,8 @@ class Cluster:
             # Tests that make requests fail on purpose want their nodes kept, and at once when
             # they are back; test_ejection.py is about what happens otherwise.
             "health": {"interval_ms": 100, "timeout_ms": int(1000 * SLOW), "rise": 1, "fall": 2,
-                       "eject_failures": 0, "eject_success_pct": 0, "ramp_ms": 0},
+                       "eject_failures": 0, "eject_success_pct": 0, "ramp_ms": 0,
+                       "flap_wait_ms": 0},
         }
         if token:
             self.settings["registry"] = {

@@ -591,6 +591,46 @@ def test_a_newer_instance_takes_the_name_over(plant):
     assert len(plant.nodes_json()) == 1
 
 
+def test_an_older_instance_does_not_get_its_name_back_while_a_newer_holds_it(plant):
+    older, newer = plant.fake("a"), plant.fake("a")
+    cut = plant.join(older)
+    plant.wait_state("a", "UP")
+    cut.heart.stop()
+    cut.close()  # its network is cut: it hears nothing of its successor
+    attachment = plant.join(newer)
+    until(lambda: plant.node_row("a")["instance_id"] == newer.instance.hex(), 10, "the newer")
+    plant.wait_state("a", "UP")
+    back = plant.attach()
+    back.greet()
+    back.send(register=back.registration(older, TOKEN))
+    assert back.expect("evicted").reason == registry.Evicted.REASON_SUPERSEDED
+    assert back.ended() == grpc.StatusCode.ABORTED
+    assert attachment.status is None and plant.state("a") == ("UP", "probes_pass")
+    assert plant.node_row("a")["instance_id"] == newer.instance.hex()
+    # Once the newer has gone for good, the name is free for anybody.
+    attachment.send(leave=registry.Leave(reason="test"))
+    attachment.expect("left")
+    attachment.heart.stop()
+    plant.join(older)
+    until(lambda: plant.node_row("a")["instance_id"] == older.instance.hex(), 10, "the older")
+
+
+def test_a_node_that_comes_and_goes_has_to_wait(make_plant):
+    plant = make_plant(config={"health": {"flap_wait_ms": int(2000 * SLOW)}})
+    for losses in range(3):
+        node = plant.fake("a")  # a process of its own each time
+        attachment = plant.join(node)
+        plant.wait_state("a", "UP", "probes_pass")
+        attachment.heart.stop()
+        attachment.close()
+        plant.wait_state("a", "DOWN", "lease_lost")
+    began = time.monotonic()
+    attachment = plant.join(plant.fake("a"))
+    plant.wait_state("a", "JOINING", "flapping")
+    plant.wait_state("a", "UP", "probes_pass")
+    assert time.monotonic() - began > SLOW, "most of the two seconds"
+
+
 def test_a_second_stream_of_the_same_instance_replaces_the_first(plant):
     node = plant.fake("a")
     first = plant.join(node)

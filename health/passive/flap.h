@@ -1,0 +1,39 @@
+/*
+ * flap.h - a node that comes and goes must prove itself for longer each time.  Pure.
+ *
+ * A loss is a node that had traffic and went DOWN.  The third loss, each within a minute after
+ * the node could come back from the one before, makes it wait before its passed probes count;
+ * the next ones for twice as long, up to a minute.  A minute of peace and all is forgotten.
+ *
+ * Nodes are told apart by name, because a process that is started again and again is another
+ * instance each time.  The name not heard of for longest makes room.
+ */
+#ifndef DROVER_HEALTH_FLAP_H
+#define DROVER_HEALTH_FLAP_H
+
+#include <stdint.h>
+
+#include "shm/nodes.h"
+
+#define FLAP_PLACES   1024u
+#define FLAP_FREE     2u                 /* losses in a row that cost nothing */
+#define FLAP_PEACE_US UINT64_C(60000000) /* after this all is forgotten */
+#define FLAP_MAX_US   UINT64_C(60000000) /* the longest wait */
+
+struct flap_place {
+    char name[NODE_NAME_BYTES];
+    uint64_t until_mono_us; /* it waits so long; the time of the loss when it need not */
+    uint32_t losses;        /* in a row; 0 = the place is free */
+};
+
+struct flap {
+    struct flap_place place[FLAP_PLACES];
+};
+
+/* The node was lost.  `first_us`: the first wait; 0 = none ever. */
+void flap_lost(struct flap *flap, const char *name, uint64_t first_us, uint64_t now_mono_us);
+
+/* How much longer it has to wait; 0 = it need not. */
+uint64_t flap_wait_us(const struct flap *flap, const char *name, uint64_t now_mono_us);
+
+#endif
