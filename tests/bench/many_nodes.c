@@ -1,0 +1,139 @@
+/*
+ * many_nodes.c - a herd of nodes in one process: for tests of joining, routing and looking at
+ * hundreds of them.
+ *
+ *   many_nodes COUNT COORDINATOR TOKEN_FILE [SIM_SPEC]
+ *
+ * Each node is the real thing (agent, gRPC server, registry stream) on a simulated engine of
+ * its own, called n0, n1, ...; they share one event loop.  All begin to join at the same
+ * moment, after the line "ready".  On SIGTERM they say goodbye and the process ends.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "base/net.h"
+#include "node/agent.h"
+#include "node/attach.h"
+#include "node/options.h"
+#include "node/sim/sim_engine.h"
+#include "proto/grpc/server.h"
+
+#define MAX_COUNT 1024
+#define LEAVE_US  (5 * US_PER_S)
+
+struct herd_node {
+    struct engine *engine;
+    struct agent *agent;
+    struct grpc_server *server;
+    struct attach *attach;
+    uint16_t port;
+};
+
+static struct herd_node herd[MAX_COUNT];
+static volatile sig_atomic_t asked_to_stop;
+
+static void on_term(int number)
+{
+    (void)number;
+    asked_to_stop = 1;
+}
+
+static int start_node(struct herd_node *node, struct loop *loop, unsigned number,
+                      const char *spec, char tokens[2][AGENT_TOKEN_BYTES], struct error *err)
+{
+    struct agent_config config = {.queue = -1};
+    struct server_config server = {.methods_count = AGENT_METHODS, .max_streams = 256};
+    struct net_addr local;
+    int rc = sim_engine_create(&node->engine, loop, spec, err);
+    int fd;
+
+    if (rc != 0)
+        return rc;
+    (void)snprintf(config.node_id, sizeof(config.node_id), "n%u", number);
+    arc4random_buf(config.instance_id, sizeof(config.instance_id));
+    rc = agent_create(&node->agent, loop, node->engine, &config, err);
+    if (rc != 0)
+        return rc;
+    agent_set_tokens(node->agent, tokens[0], tokens[1]);
+    server.methods = node->agent->methods;
+    rc = grpc_server_create(&node->server, loop, &server, err);
+    if (rc != 0)
+        return rc;
+    fd = net_listen("127.0.0.1:0", 64, err);
+    if (fd < 0)
+        return fd;
+    rc = net_local(&local, fd, err);
+    if (rc == 0)
+        rc = grpc_server_listen(node->server, fd, err);
+    node->port = rc == 0 ? net_port(&local) : 0;
+    return rc;
+}
+
+static int run(unsigned count, const char *coordinator, const char *token_file,
+               const char *spec, struct error *err)
+{
+    char tokens[2][AGENT_TOKEN_BYTES] = {"", ""};
+    struct loop loop;
+    uint64_t until_mono_us;
+    unsigned left = 0;
+    int rc = loop_init(&loop, err);
+
+    if (rc == 0)
+        rc = options_read_tokens(token_file, tokens[0], tokens[1], err);
+    for (unsigned i = 0; rc == 0 && i < count; i++)
+        rc = start_node(&herd[i], &loop, i, spec, tokens, err);
+    if (rc != 0)
+        return rc;
+    (void)puts("ready");
+    (void)fflush(stdout);
+    for (unsigned i = 0; rc == 0 && i < count; i++) {
+        struct attach_config config = {
+            .coordinator = coordinator, .host = "127.0.0.1", .port = herd[i].port};
+
+        rc = attach_create(&herd[i].attach, herd[i].agent, &config, err);
+    }
+    while (rc == 0 && !asked_to_stop)
+        loop_turn(&loop, 100 * US_PER_MS);
+    for (unsigned i = 0; i < count && herd[i].attach != NULL; i++)
+        attach_leave(herd[i].attach, "SIGTERM", 1000);
+    until_mono_us = clock_mono_us() + LEAVE_US;
+    while (rc == 0 && left < count && clock_mono_us() < until_mono_us) {
+        loop_turn(&loop, 100 * US_PER_MS);
+        for (left = 0; left < count && attach_left(herd[left].attach);)
+            left++;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        attach_destroy(herd[i].attach);
+        grpc_server_destroy(herd[i].server);
+        agent_destroy(herd[i].agent);
+        if (herd[i].engine != NULL)
+            herd[i].engine->ops->destroy(herd[i].engine);
+    }
+    loop_finish(&loop);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct error err = {0};
+    unsigned count = argc < 4 ? 0 : (unsigned)strtoul(argv[1], NULL, 10);
+
+    if (count == 0 || count > MAX_COUNT) {
+        (void)fprintf(stderr, "usage: many_nodes COUNT COORDINATOR TOKEN_FILE [SIM_SPEC]\n");
+        return 2;
+    }
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGTERM, on_term);
+    log_set_proc("herd");
+    log_set_level(LOG_LEVEL_WARN);
+    if (run(count, argv[2], argv[3], argc > 4 ? argv[4] : "", &err) != 0) {
+        (void)fprintf(stderr, "many_nodes: %s\n", err.text);
+        return 1;
+    }
+    return 0;
+}
