@@ -215,6 +215,8 @@ def text_seeds():
     seed("events", "reasoning", b"\0\5" + delta(reasoning_content="hm").replace("\n\n", "\r\n\r\n").encode())
     seed("events", "again", b"\0\3" + (delta(role="assistant", content="Hello \u263a") + delta(content=" there")).encode())
     seed("events", "error", b"\0\0" + b'data: {"error":{"code":503,"message":"no slot"}}\n\n')
+    seed("events", "token-ids", b"\1\5" + b'data: {"choices":[{"text":" ex","index":0,"logprobs":{"content":[{"id":372,"token":" ex",'
+         b'"bytes":[32,101,120],"logprob":-1.09,"top_logprobs":[]}]},"finish_reason":null}]}\n\n')
     seed("events", "odd-lines", b"\1\2" + b'\xef\xbb\xbf: ping\r\revent: x\rdata: {"choices":[{"index":0,"text":"a"}]}\r\rdata: a\ndata:b\n\n')
     seed("events", "responses", b"\2\t" + b"".join(
         b"event: " + kind.encode() + b"\ndata: " + json.dumps({"type": kind, **more}).encode() + b"\n\n" for kind, more in [

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 import urllib.request
@@ -176,15 +178,22 @@ def content_of(answer, stream):
     return text_of(answer.body) if stream else answer.json()["choices"][0]["message"]["content"]
 
 
+def samples_of(rig, name):
+    return rig.cluster.ctl_json("node", name)["latency"]["ttft"]["count"]
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
 @pytest.mark.parametrize("slow", ["hold", "hold_after_role"])
 def test_a_node_that_is_slow_to_its_first_token_is_overtaken(make_rig, slow, stream):
     rig = make_rig({"budget_pct": 100})
     rig.script = [getattr(rig, slow), rig.answer]
     failures = rig.counter("node_error"), rig.counter("client_gone")
+    samples = {name: samples_of(rig, name) for name in "ab"}
     began = time.monotonic()
     answer = rig.ask("slow", stream)
     loser, winner = rig.arrived
+    assert samples_of(rig, loser) == samples[loser] + 1, "what it took is not forgotten"
+    assert samples_of(rig, winner) == samples[winner] + 1
     assert time.monotonic() - began >= FLOOR_MS / 1000
     assert winner != loser
     assert content_of(answer, stream) == f"from {winner}"
@@ -353,6 +362,25 @@ def test_a_client_that_leaves_ends_both(make_rig):
     until(lambda: sorted(rig.gone) == ["a", "b"], 10, "both engines are free")
     rig.cluster.wait_idle()
     assert rig.cluster.access_line("leaver")["outcome"] == "client_gone"
+
+
+def test_a_worker_that_is_killed_with_two_legs_open_leaves_no_place_taken(make_rig):
+    rig = make_rig({"budget_pct": 100})
+    rig.script = [rig.be_slow, rig.be_slow]
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(fetch(rig.cluster.api, "POST", CHAT, rig.body("scripted")))
+        await loop.run_in_executor(None, until, lambda: len(rig.arrived) == 2, 20, "two legs")
+        rows = await loop.run_in_executor(None, rig.cluster.open_requests)
+        assert len(rows) == 2 and len({row["node"] for row in rows}) == 2
+        os.kill(rig.cluster.worker_pids()[rows[0]["worker"]], signal.SIGKILL)
+        await asyncio.gather(task, return_exceptions=True)
+    asyncio.run(go())
+    until(lambda: sorted(rig.gone) == ["a", "b"], 10, "both engines are free")
+    rig.cluster.wait_idle()
+    assert rig.cluster.violations() == 0
+    rig.warm_up(1)
 
 
 def test_many_slow_requests_at_once_leave_nothing_behind(make_cluster):

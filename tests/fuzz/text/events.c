@@ -1,6 +1,6 @@
 /*
- * events.c - what an engine streams, through the node: cut into events, observed, fitted to an
- * answer that another node began, and assembled into a whole one.
+ * events.c - what an engine streams, through the node: cut into events, rid of token ids,
+ * observed, fitted to an answer that another node began, and assembled into a whole one.
  *
  * Input: a byte for the operation, a byte for the size of the pieces, then the stream.
  */
@@ -11,6 +11,7 @@
 #include "node/text/assemble.h"
 #include "node/text/rejoin.h"
 #include "node/text/sse.h"
+#include "node/text/token_ids.h"
 #include "tests/fuzz/fuzz.h"
 
 struct listener {
@@ -18,6 +19,7 @@ struct listener {
     uint32_t sum, events; /* of what the cutter gave out */
     struct observer o, rejoined;
     struct rejoin rejoin;
+    struct token_ids ids;
     struct assembler *assembler;
 };
 
@@ -28,6 +30,24 @@ static uint32_t add(uint32_t sum, const void *bytes, size_t n)
     for (size_t i = 0; i < n; i++)
         sum = sum * 31 + p[i] + 1;
     return sum * 31 + (uint32_t)n;
+}
+
+/* An event without its ids is as good as with them. */
+static void strip(struct listener *l, const struct sse_event *event)
+{
+    struct json_value before, after;
+    struct sse_event out;
+    size_t count;
+
+    MUST(token_ids_event(&l->ids, event, &out) == 0);
+    if (json_check(&before, event->data, event->data_len, NULL) == 0)
+        MUST(json_check(&after, out.data, out.data_len, NULL) == 0 &&
+             after.type == before.type);
+    else
+        MUST(out.raw == event->raw && out.raw_len == event->raw_len);
+    MUST(out.raw_len - out.data_len == event->raw_len - event->data_len);
+    (void)token_ids_of_text(&l->ids, &count);
+    MUST(!l->ids.lost || count == 0);
 }
 
 static void hear(struct listener *l, const struct sse_event *event)
@@ -49,6 +69,7 @@ static void hear(struct listener *l, const struct sse_event *event)
     MUST(l->o.tokens <= l->events);
     if (seen.root.type != JSON_NONE && seen.kind != SEEN_ERROR && seen.kind != SEEN_DONE)
         (void)assembler_add(l->assembler, &seen.root);
+    strip(l, event);
     MUST(rejoin_event(&l->rejoin, event, &changed) == 0);
     observe_event(&l->rejoined, &changed, &seen);
     (void)rejoin_judge(&l->rejoin, &l->rejoined, &seen);
@@ -68,6 +89,7 @@ static void begin(struct listener *l, int operation)
     l->operation = operation;
     observer_init(&l->o, operation, true);
     observer_init(&l->rejoined, operation, true);
+    token_ids_init(&l->ids);
     MUST(rejoin_init(&l->rejoin, &config) == 0);
     l->assembler = assembler_create(operation);
     MUST(l->assembler != NULL);
@@ -84,6 +106,7 @@ static void end(struct listener *l)
     buf_finish(&out);
     assembler_destroy(l->assembler);
     rejoin_finish(&l->rejoin);
+    token_ids_finish(&l->ids);
     observer_finish(&l->o);
     observer_finish(&l->rejoined);
 }
