@@ -277,8 +277,8 @@ static void begin(struct exec *exec)
 {
     exec->phase = EXEC_RUNNING;
     start_run(exec);
-    if (exec->phase == EXEC_RUNNING)
-        (void)exec_accepted(exec, 0);
+    if (exec->phase == EXEC_RUNNING && !exec_accepted(exec, 0))
+        return; /* it ended, and said so */
     agent_changed(exec->agent, AGENT_LOAD_CHANGED);
 }
 
