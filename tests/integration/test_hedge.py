@@ -25,13 +25,13 @@ class Rig:
     """Two engines behind two nodes.  Requests for anything but QUICK meet `script`: the first to
     arrive anywhere does script[0], the second script[1], ..."""
 
-    def __init__(self, make_cluster, hedge, slots=4):
+    def __init__(self, make_cluster, hedge, slots=4, about=None):
         self.lock = threading.Lock()
         self.script = []
         self.arrived = []  # names of engines, in the order the scripted requests came
         self.gone = []  # names of engines whose caller hung up before its answer began
         self.release = threading.Event()
-        self.engines = {name: FakeEngine(self.behave_as(name)) for name in "ab"}
+        self.engines = {name: FakeEngine(self.behave_as(name), about=about) for name in "ab"}
         config = {"policy": "round_robin"}
         if hedge is not None:
             config["hedge"] = {"floor_ms": FLOOR_MS, "min_samples": SAMPLES, **hedge}
@@ -87,6 +87,20 @@ class Rig:
         handler.send_event(chunk(finish="stop"))
         handler.send_event(b"[DONE]")
         handler.end_stream()
+
+    def begin_and_break(self, name, handler, body):
+        handler.begin_stream()
+        handler.send_event(chunk("from "))
+        handler.drop()
+
+    def end_as_begun(self, name, handler, body):
+        """Goes on, as a llama-server that was given the beginning."""
+        assert json.loads(body)["messages"][-1] == {"role": "assistant", "content": "from "}
+        handler.chat(body, words=(name,))
+
+    def end_when_released(self, name, handler, body):
+        assert self.wait(handler), "the caller left"
+        self.end_as_begun(name, handler, body)
 
     def fail(self, name, handler, body):
         handler.answer(500, {"error": {"message": "broken", "code": 500}})
@@ -298,6 +312,29 @@ def test_an_answer_that_has_begun_is_not_hedged(make_rig):
     rig.release.set()
     assert content_of(get(), True) == f"from {rig.arrived[0]}"
     assert rig.counter("hedges") == 0
+
+
+def test_an_answer_that_goes_on_elsewhere_is_not_hedged(make_rig):
+    rig = make_rig({"budget_pct": 100}, about={"owned_by": "llamacpp"})
+    rig.script = [rig.begin_and_break, rig.end_when_released, rig.answer]
+    get = rig.ask_aside("resumed")
+    until(lambda: len(rig.arrived) == 2, 10, "it goes on")
+    time.sleep(LONG_S)
+    assert len(rig.arrived) == 2
+    rig.release.set()
+    assert content_of(get(), True) == f"from {rig.arrived[1]}"
+    assert rig.counter("hedges") == 0
+
+
+def test_a_hedge_that_won_and_is_lost_goes_on_elsewhere_like_any_answer(make_rig):
+    rig = make_rig({"budget_pct": 100}, about={"owned_by": "llamacpp"})
+    rig.script = [rig.be_slow, rig.begin_and_break, rig.end_as_begun]
+    answer = rig.ask("won-and-lost")
+    first, second, third = rig.arrived
+    assert third == first != second, "who was overtaken has not failed"
+    assert content_of(answer, True) == f"from {third}"
+    line = rig.cluster.access_line("won-and-lost")
+    assert (line["hedge"], line["attempts"], line["outcome"]) == ("won", 3, "ok")
 
 
 def test_a_node_is_not_called_slow_before_enough_is_known_of_it(make_rig):

@@ -557,6 +557,38 @@ static void what_all_workers_write_stays_usable(void)
     scene_end(&s);
 }
 
+/* ---- savings for hedges ---- */
+
+static void *save_and_spend(void *data)
+{
+    struct scene *s = data;
+
+    for (unsigned i = 0; i < 20000; i++) {
+        budget_save(s->board, 7, 1, 50);
+        if (i % 3 == 0 && budget_spend(s->board, 7, 1))
+            s->good++;
+    }
+    return NULL;
+}
+
+/* However they race: what is spent was saved, and no more than the bucket's brim is left. */
+static void no_more_is_spent_than_was_saved(void)
+{
+    pthread_t thread[CLAIMANTS];
+    uint64_t saved_milli = UINT64_C(50) * 20000 * CLAIMANTS;
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        thread[i] = spawn(save_and_spend, &s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        join(thread[i]);
+    CHECK(s.good > 0);
+    CHECK(s.good * BUDGET_HEDGE_MILLI + budget_saved_milli(s.second, 7) <= saved_milli);
+    CHECK(budget_saved_milli(s.second, 7) <= BUDGET_MAX_MILLI);
+    scene_end(&s);
+}
+
 int main(void)
 {
     (void)alarm(120); /* a thread that waits for ever is a failure too */
@@ -569,5 +601,6 @@ int main(void)
     a_key_is_never_taken_for_another_models();
     a_copy_of_a_decision_is_never_a_mix_of_two();
     what_all_workers_write_stays_usable();
+    no_more_is_spent_than_was_saved();
     return 0;
 }
