@@ -125,7 +125,7 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         return;
     }
     if (survives) {
-        /* It was alone with the request before, and the other one is now. */
+        /* The other leg goes on; of this node it counts as any attempt followed by another. */
         if (!spared)
             stats_count(x->core->board, leg->node, leg->generation, STATS_RETRIED, 1);
         recover_arm(x);
