@@ -361,6 +361,8 @@ int master_run(const char *config_path, struct config *config, const struct buf 
 
     log_set_proc("master");
     log_set_level(config->log_level);
+    if (!config->core_dumps)
+        privileges_no_core();
     if (open_runtime(&master, config, text, in, &err) != 0) {
         master.status = fail_start(&master, config, &err);
         successor_finish(&master.successor);

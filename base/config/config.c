@@ -272,6 +272,8 @@ const char *config_not_reloadable(const struct config *now, const struct config 
         return "user";
     if (!same_text(now->group, next->group))
         return "group";
+    if (now->core_dumps != next->core_dumps)
+        return "core_dumps";
     if (now->log_file != NULL && next->log_file == NULL)
         return "log.file"; /* standard error may be long gone */
     if (now->limits.max_nodes != next->limits.max_nodes)

@@ -124,14 +124,19 @@ int privileges_share(const struct privileges *p, const char *path, mode_t mode,
     return 0;
 }
 
-void privileges_lock(bool core_dumps)
+void privileges_no_core(void)
 {
     const struct rlimit none = {0, 0};
 
+    (void)setrlimit(RLIMIT_CORE, &none);
+}
+
+void privileges_lock(bool core_dumps)
+{
     (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (core_dumps)
         return;
-    (void)setrlimit(RLIMIT_CORE, &none);
+    privileges_no_core();
     (void)prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0);
 }
 

@@ -47,8 +47,11 @@ void privileges_return(const struct privileges *p);
 MUST_CHECK int privileges_share(const struct privileges *p, const char *path, mode_t mode,
                                 struct error *err);
 
-/* No more rights by exec, and, unless `core_dumps`, no memory image in a file or for a debugger
- * of the same user: prompts and tokens are in there. */
+/* No core file of this process nor of its children: prompts and tokens are in there. */
+void privileges_no_core(void);
+
+/* No more rights by exec, and, unless `core_dumps`, no core file, and no debugger of the same
+ * user. */
 void privileges_lock(bool core_dumps);
 
 /* Makes this process a likelier victim than its parent when memory runs out. */

@@ -75,6 +75,13 @@ static void answer(h2o_req_t *req, int status, const char *reason, const char *t
                    strlen(type));
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
                    H2O_STRLIT("no-store"));
+    /* Of the page, its own script and the data of this listener are all that a browser runs. */
+    h2o_add_header_by_str(
+        &req->pool, &req->res.headers, H2O_STRLIT("content-security-policy"), 0, NULL,
+        H2O_STRLIT("default-src 'none'; script-src 'unsafe-inline'; style-src "
+                   "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'"));
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"),
+                          0, NULL, H2O_STRLIT("nosniff"));
     req->res.content_length = n;
     h2o_send_inline(req, body, n);
 }

@@ -14,8 +14,8 @@ from harness import program, until
 
 def control(cluster):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s.connect(str(cluster.runtime / "control.sock"))  # waits for a place in the backlog
     s.settimeout(30)
-    s.connect(str(cluster.runtime / "control.sock"))
     return s
 
 

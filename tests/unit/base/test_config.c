@@ -488,6 +488,7 @@ Test(config, what_a_reload_cannot_change_is_named)
         {"runtime_dir: /tmp/other\n", "runtime_dir"},
         {"api: {listen: 'h:5'}\n", "api.listen"},
         {"admin: {listen: '127.0.0.1:5'}\n", "admin.listen"},
+        {"core_dumps: true\n", "core_dumps"},
         {"registry: {listen: 'h:5', token_file: DIR/token}\n", "registry.listen"},
         {"limits: {max_nodes: 3}\n", "limits.max_nodes"},
         {"limits: {max_connections: 3}\n", "limits.max_connections"},
