@@ -10,6 +10,10 @@ sys.path.insert(0, os.path.dirname(__file__))
 from harness import Cluster  # noqa: E402
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "plain: needs programs that were built without sanitizers")
+
+
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield

@@ -236,6 +236,7 @@ class Cluster:
                 "heartbeat_ms": 500, "lease_ms": int(3000 * SLOW)}
         merge(self.settings, config or {})
         self.environment = None  # of the master: what differs from ours
+        self.node_environment = None
         self.master = None
         self.nodes = []
         self.others = []
@@ -293,7 +294,8 @@ class Cluster:
                      "--token-file", str(self.token_path)]
         else:
             argv += ["--insecure-no-token"]
-        node = Node(Process(argv, self.dir / f"node-{name}-{len(self.nodes)}.log"), name)
+        node = Node(Process(argv, self.dir / f"node-{name}-{len(self.nodes)}.log",
+                            self.node_environment), name)
         self.nodes.append(node)
         if wait:
             self.wait_up(name, node)
