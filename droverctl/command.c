@@ -93,10 +93,18 @@ static int receive_some(int fd, struct buf *in, uint64_t deadline_mono_us, struc
     return 0;
 }
 
-static int receive_reply(struct control_reply *reply, int fd,
-                         void (*progress)(const char *text), struct error *err)
+static uint64_t patience(uint64_t until_mono_us)
 {
     uint64_t deadline_mono_us = clock_mono_us() + PATIENCE_US;
+
+    return until_mono_us != 0 && until_mono_us < deadline_mono_us ? until_mono_us
+                                                                  : deadline_mono_us;
+}
+
+static int receive_reply(struct control_reply *reply, int fd, uint64_t until_mono_us,
+                         void (*progress)(const char *text), struct error *err)
+{
+    uint64_t deadline_mono_us = patience(until_mono_us);
     struct buf in = BUF_INIT;
     int rc;
 
@@ -112,6 +120,7 @@ static int receive_reply(struct control_reply *reply, int fd,
             rc = DRV_EPROTO;
         if (rc != 0 || reply->done)
             break;
+        deadline_mono_us = patience(until_mono_us);
         if (progress != NULL)
             progress(reply->text);
     }
@@ -120,8 +129,8 @@ static int receive_reply(struct control_reply *reply, int fd,
 }
 
 int command_send(struct control_reply *reply, const char *runtime_dir,
-                 const struct control_request *request, void (*progress)(const char *text),
-                 struct error *err)
+                 const struct control_request *request, uint64_t until_mono_us,
+                 void (*progress)(const char *text), struct error *err)
 {
     struct buf out = BUF_INIT;
     char path[512];
@@ -139,7 +148,7 @@ int command_send(struct control_reply *reply, const char *runtime_dir,
         rc = send_all(fd, &out, err);
     /* A master that refuses us may hang up first and still have said why. */
     if (rc == 0 || rc == DRV_ECLOSED)
-        rc = receive_reply(reply, fd, progress, err);
+        rc = receive_reply(reply, fd, until_mono_us, progress, err);
     buf_finish(&out);
     (void)close(fd);
     return rc;

@@ -29,6 +29,8 @@
 #define MIN_WIDTH 80u
 #define MAX_WIDTH 240u
 
+#define MAX_TIMEOUT_S 86400
+
 static const char usage[] =
     "Usage: droverctl [OPTION]... COMMAND [ARGUMENT]...\n"
     "\n"
@@ -51,6 +53,7 @@ static const char usage[] =
     "  upgrade                let the program file as it is now take over\n"
     "  scale N                run N workers (1 to 64)\n"
     "  stop [--quick]         finish open requests and end; --quick: soon\n"
+    "Each returns when it is done.  --timeout S: give up waiting after S seconds.\n"
     "\n"
     "Make:\n"
     "  key new NAME           an API key: its line for api.keys_file on standard output,\n"
@@ -68,6 +71,7 @@ static const char usage[] =
 struct options {
     char runtime_dir[256];
     bool json, no_color, quick, wait;
+    uint32_t timeout_s; /* 0 = none */
     const char *command;
     const char *argument[2]; /* NULL = not given */
     int arguments;
@@ -227,7 +231,8 @@ static int change(const struct options *options)
 {
     struct operation operation = {.json = options->json,
                                   .utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0,
-                                  .wait = options->wait};
+                                  .wait = options->wait,
+                                  .timeout_s = options->timeout_s};
     struct error err = {0};
     int status;
 
@@ -261,6 +266,18 @@ static int make_key(const struct options *options)
     return key_new(options->argument[1]);
 }
 
+/* 0: it is none. */
+static uint32_t parse_timeout(const char *text)
+{
+    unsigned long n;
+    char *end;
+
+    if (text[0] < '0' || text[0] > '9')
+        return 0;
+    n = strtoul(text, &end, 10);
+    return *end == '\0' && n <= MAX_TIMEOUT_S ? (uint32_t)n : 0;
+}
+
 /* -1: go on.  Else the exit status. */
 static int parse_options(struct options *options, int argc, char **argv)
 {
@@ -269,6 +286,7 @@ static int parse_options(struct options *options, int argc, char **argv)
         OPTION_NO_COLOR,
         OPTION_QUICK,
         OPTION_WAIT,
+        OPTION_TIMEOUT,
     };
     static const struct option names[] = {
         {"runtime-dir", required_argument, NULL, 'd'},
@@ -276,6 +294,7 @@ static int parse_options(struct options *options, int argc, char **argv)
         {"no-color", no_argument, NULL, OPTION_NO_COLOR},
         {"quick", no_argument, NULL, OPTION_QUICK},
         {"wait", no_argument, NULL, OPTION_WAIT},
+        {"timeout", required_argument, NULL, OPTION_TIMEOUT},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
@@ -302,6 +321,11 @@ static int parse_options(struct options *options, int argc, char **argv)
             break;
         case OPTION_WAIT:
             options->wait = true;
+            break;
+        case OPTION_TIMEOUT:
+            options->timeout_s = parse_timeout(optarg);
+            if (options->timeout_s == 0)
+                return usage_error("--timeout takes a number of seconds from 1 to 86400");
             break;
         case 'h':
             (void)fputs(usage, stdout);

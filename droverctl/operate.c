@@ -99,24 +99,38 @@ static void add_known_nodes(struct error *err, const char *runtime_dir, const ch
     scoreboard_detach(board);
 }
 
-static bool idle_now(const struct scoreboard *board, const char *name)
+/* Has the node nothing open any more?  *open gets how much it has. */
+static bool idle_now(const struct scoreboard *board, const char *name, uint32_t *open)
 {
     int node = nodes_find(board, name);
     struct node_status status;
 
+    *open = 0;
     if (node == -1 || !nodes_status(board, (unsigned)node, &status))
         return true; /* it has left meanwhile */
+    *open = gauges_sum(board, (unsigned)node, status.generation).inflight;
     if (status.state == NODE_UP || status.state == NODE_TRIAL)
         return false; /* the wish has not been followed yet */
-    return gauges_sum(board, (unsigned)node, status.generation).inflight == 0;
+    return *open == 0;
 }
 
-/* Waits until the node has no open request. */
-static int wait_until_idle(const char *runtime_dir, const char *name, struct error *err)
+static void print_open(uint32_t open, const char *name)
+{
+    char text[128];
+
+    (void)snprintf(text, sizeof(text), "%u request%s open on %s", open,
+                   open == 1 ? " is" : "s are", name);
+    print_progress(text);
+}
+
+/* Waits until the node has no open request, and shows how many it has when that changes. */
+static int wait_until_idle(const char *runtime_dir, const char *name, uint64_t until_mono_us,
+                           struct error *err)
 {
     const struct timespec pause = {.tv_nsec = POLL_US * 1000};
     struct scoreboard *board;
     char path[512];
+    uint32_t open, shown = 0;
     int idle = 0, rc;
 
     (void)snprintf(path, sizeof(path), "%s/%s", runtime_dir, SCOREBOARD_FILE_NAME);
@@ -131,7 +145,14 @@ static int wait_until_idle(const char *runtime_dir, const char *name, struct err
             rc = error_set(err, DRV_ENOENT, "the master ended while waiting for \"%s\"", name);
             break;
         }
-        idle = idle_now(board, name) ? idle + 1 : 0;
+        idle = idle_now(board, name, &open) ? idle + 1 : 0;
+        if (open != shown)
+            print_open(open, name);
+        shown = open;
+        if (until_mono_us != 0 && clock_mono_us() >= until_mono_us && idle < IDLE_LOOKS) {
+            rc = error_set(err, DRV_EAGAIN, "%u requests are still open on \"%s\"", open, name);
+            break;
+        }
         if (idle < IDLE_LOOKS)
             (void)nanosleep(&pause, NULL);
     }
@@ -139,51 +160,57 @@ static int wait_until_idle(const char *runtime_dir, const char *name, struct err
     return rc;
 }
 
-static void print_answer(const struct operation *operation, const char *text)
+static void print_answer(const struct operation *operation, bool ok, const char *text)
 {
     struct buf out = BUF_INIT;
 
     if (operation->json) {
         emit_object(&out, NULL);
-        emit_bool(&out, "ok", true);
+        emit_bool(&out, "ok", ok);
         emit_text(&out, "op", control_op_name(operation->request.op));
-        emit_text(&out, "text", text);
+        emit_text(&out, ok ? "text" : "error", text);
         emit_end_object(&out);
         (void)printf("%s\n", buf_cstr(&out));
         (void)fflush(stdout);
-    } else {
+    } else if (ok) {
         print_line(stdout, text[0] == '\0' ? "done" : text);
     }
     buf_finish(&out);
 }
 
-int operate_run(const struct operation *operation, const char *runtime_dir, struct error *err)
+/* The answer of the master, as a code. */
+static int ask(const struct operation *operation, const char *runtime_dir,
+               uint64_t until_mono_us, struct control_reply *reply, struct error *err)
 {
     const struct control_request *request = &operation->request;
     bool names_node = request->op == CONTROL_DRAIN || request->op == CONTROL_UNDRAIN;
+    int rc = command_send(reply, runtime_dir, request, until_mono_us, print_progress, err);
+
+    if (rc != 0 || reply->ok)
+        return rc;
+    rc = error_set(err, DRV_EINVAL, "%s: %.400s", control_op_name(request->op), reply->text);
+    if (names_node)
+        add_known_nodes(err, runtime_dir, request->node);
+    return rc;
+}
+
+int operate_run(const struct operation *operation, const char *runtime_dir, struct error *err)
+{
+    uint64_t until_mono_us =
+        operation->timeout_s == 0 ? 0 : clock_mono_us() + operation->timeout_s * US_PER_S;
     struct control_reply reply;
     int rc;
 
     utf8_output = operation->utf8;
-    rc = command_send(&reply, runtime_dir, request, print_progress, err);
+    rc = ask(operation, runtime_dir, until_mono_us, &reply, err);
+    if (rc == 0 && operation->wait) {
+        if (!operation->json)
+            print_line(stdout, reply.text);
+        rc = wait_until_idle(runtime_dir, operation->request.node, until_mono_us, err);
+        (void)strlcpy(reply.text, "idle: no request is open there", sizeof(reply.text));
+    }
+    print_answer(operation, rc == 0, rc == 0 ? reply.text : err->text);
     if (rc == DRV_ENOENT)
         return EXIT_STATUS_NOT_RUNNING;
-    if (rc != 0)
-        return EXIT_STATUS_FAILED;
-    if (!reply.ok) {
-        (void)error_set(err, DRV_EINVAL, "%s: %.400s", control_op_name(request->op),
-                        reply.text);
-        if (names_node)
-            add_known_nodes(err, runtime_dir, request->node);
-        return EXIT_STATUS_FAILED;
-    }
-    print_answer(operation, reply.text);
-    if (operation->wait) {
-        rc = wait_until_idle(runtime_dir, request->node, err);
-        if (rc != 0)
-            return rc == DRV_ENOENT ? EXIT_STATUS_NOT_RUNNING : EXIT_STATUS_FAILED;
-        if (!operation->json)
-            print_line(stdout, "idle: no request is open there");
-    }
-    return EXIT_STATUS_OK;
+    return rc == 0 ? EXIT_STATUS_OK : EXIT_STATUS_FAILED;
 }

@@ -1,8 +1,10 @@
-/* operate.h - the commands that change something: drain, undrain, reload, scale, stop. */
+/* operate.h - the commands that change something: drain, undrain, reload, upgrade, scale, stop.
+ */
 #ifndef DROVER_DROVERCTL_OPERATE_H
 #define DROVER_DROVERCTL_OPERATE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/attrs.h"
 #include "proto/control.h"
@@ -11,7 +13,8 @@ struct error;
 
 struct operation {
     struct control_request request;
-    bool wait; /* drain: until the node is idle */
+    bool wait;          /* drain: until the node is idle */
+    uint32_t timeout_s; /* for the outcome; 0: as long as it takes */
     bool json;
     bool utf8;
 };

@@ -2,6 +2,7 @@
 #include "master/console.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,8 @@
 #define READ_WITHIN_US    (5 * US_PER_S)
 #define WISH_WITHIN_US    (2 * US_PER_S)
 #define RELOAD_WITHIN_US  (60 * US_PER_S) /* it may have to wait for process slots */
+#define SCALE_WITHIN_US   (10 * US_PER_S)
+#define SOON_MS           20              /* between two looks at what cannot wake us */
 #define UPGRADE_WITHIN_US (60 * US_PER_S) /* a reload may have to end first */
 #define WRITE_WITHIN_US   (5 * US_PER_S)
 #define READ_CHUNK        4096
@@ -219,7 +222,6 @@ static void handle(struct console *console, struct session *session,
                    const struct control_request *request)
 {
     struct master *master = console->master;
-    unsigned before;
 
     log_info("event=operator op=%s node=%s workers=%u quick=%d", control_op_name(request->op),
              log_quote(request->node), request->workers, request->quick ? 1 : 0);
@@ -246,12 +248,15 @@ static void handle(struct console *console, struct session *session,
             answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
             break;
         }
-        before = master_scale(master, request->workers);
-        answer(session, true, "workers: %u -> %u", before, request->workers);
+        session->phase = SESSION_SCALING;
+        session->deadline_mono_us = clock_mono_us() + SCALE_WITHIN_US;
+        session->before = master_scale(master, request->workers);
+        session->goal = request->workers;
         break;
     case CONTROL_STOP:
-        answer(session, true,
-               request->quick ? "stopping" : "finishing open streams, then exit");
+        session->phase = SESSION_STOPPING;
+        session->deadline_mono_us = UINT64_MAX;
+        session->told = UINT_MAX;
         master_end(master, request->quick ? ORDER_STOP : ORDER_FINISH);
         break;
     }
@@ -434,11 +439,55 @@ static void step_session(struct console *console, struct session *session)
     case SESSION_WISHING:
     case SESSION_RELOADING:
     case SESSION_UPGRADING:
+    case SESSION_SCALING:
+    case SESSION_STOPPING:
         end_session(session); /* it hung up; what it asked for goes on */
         break;
     case SESSION_REPLYING:
         write_out(session);
         break;
+    }
+}
+
+static void step_scaling(struct console *console, struct session *session)
+{
+    const struct supervisor *sup = &console->master->sup;
+    unsigned wanted = supervise_workers(sup);
+
+    if (wanted != session->goal)
+        answer(session, false, "another order came meanwhile: %u workers", wanted);
+    else if (supervise_serving(sup) == wanted)
+        answer(session, true, "workers: %u -> %u", session->before, wanted);
+}
+
+static void step_stopping(struct console *console, struct session *session)
+{
+    unsigned workers, connections = supervise_connections(&console->master->sup, &workers);
+    char text[96];
+
+    if (connections == session->told)
+        return;
+    session->told = connections;
+    (void)snprintf(text, sizeof(text), "waiting for %u workers with %u connections", workers,
+                   connections);
+    add_progress(session, text);
+}
+
+static void step_waiting(struct console *console)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        if (console->sessions[i].phase == SESSION_SCALING)
+            step_scaling(console, &console->sessions[i]);
+        else if (console->sessions[i].phase == SESSION_STOPPING)
+            step_stopping(console, &console->sessions[i]);
+    }
+}
+
+void console_stopped(struct console *console)
+{
+    for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
+        if (console->sessions[i].phase == SESSION_STOPPING)
+            answer(&console->sessions[i], true, "drover has ended");
     }
 }
 
@@ -461,6 +510,15 @@ static void check_deadlines(struct console *console, uint64_t now_mono_us)
             break;
         case SESSION_RELOADING:
             answer(session, false, "the reload is still waiting for earlier workers to finish");
+            break;
+        case SESSION_SCALING:
+            answer(session, false, "%u of %u workers serve after %d s%s%s",
+                   supervise_serving(&console->master->sup), session->goal,
+                   (int)(SCALE_WITHIN_US / US_PER_S),
+                   console->master->sup.why_not_served[0] != '\0' ? ": " : "",
+                   console->master->sup.why_not_served);
+            break;
+        case SESSION_STOPPING:
             break;
         case SESSION_UPGRADING:
             answer(session, false, "the upgrade is still waiting for a reload to end");
@@ -496,6 +554,7 @@ void console_step(struct console *console, const struct pollfd *fds, size_t n,
     /* Last, so that no new descriptor has the number of one that was just closed. */
     if (knocked)
         accept_sessions(console, now_mono_us);
+    step_waiting(console);
     check_deadlines(console, now_mono_us);
 }
 
@@ -508,6 +567,9 @@ int console_wait_ms(const struct console *console, uint64_t now_mono_us, int max
 
         if (session->phase != SESSION_FREE && session->deadline_mono_us < due_mono_us)
             due_mono_us = session->deadline_mono_us;
+        if (session->phase == SESSION_SCALING && max_ms > SOON_MS &&
+            due_mono_us > now_mono_us + SOON_MS * US_PER_MS)
+            due_mono_us = now_mono_us + SOON_MS * US_PER_MS;
     }
     if (due_mono_us <= now_mono_us)
         return 0;

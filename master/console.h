@@ -30,6 +30,8 @@ enum session_phase {
     SESSION_WISHING, /* health has been asked */
     SESSION_RELOADING,
     SESSION_UPGRADING,
+    SESSION_SCALING,  /* until the workers wanted serve */
+    SESSION_STOPPING, /* until all is over */
     SESSION_REPLYING, /* the reply is going out; then the end */
 };
 
@@ -37,9 +39,11 @@ struct session {
     enum session_phase phase;
     int fd; /* -1 iff SESSION_FREE */
     uint64_t deadline_mono_us;
-    uint64_t serial;    /* of the reload or upgrade it waits for */
-    uint64_t id;        /* never used twice */
-    struct buf in, out; /* owned */
+    uint64_t serial;       /* of the reload or upgrade it waits for */
+    unsigned before, goal; /* workers, of a scaling */
+    unsigned told;         /* connections still open, as last said to one that stops */
+    uint64_t id;           /* never used twice */
+    struct buf in, out;    /* owned */
 };
 
 struct console {
@@ -85,6 +89,8 @@ void console_reload_done(struct console *console, uint64_t serial, const char *e
 /* How an upgrade goes; `done`: it has ended, well or not. */
 void console_upgrade_news(struct console *console, uint64_t serial, bool done, bool ok,
                           const char *text);
+/* All has ended: those who wait for that are told. */
+void console_stopped(struct console *console);
 /* The health process is gone, and its replies with it. */
 void console_health_lost(struct console *console);
 

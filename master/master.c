@@ -26,20 +26,43 @@
 #define SOON_MS 20  /* the sleep while something is awaited that cannot wake us */
 #define TURN_MS 500 /* the longest sleep: our own heartbeat must not look stale */
 
-void master_end(struct master *master, enum child_order order)
+/* The end that was decided begins. */
+static void begin_end(struct master *master)
 {
-    if (order <= master->sup.order)
-        return;
-    log_info("event=ending order=%s children=%u", child_order_name(order),
+    master->end_at_mono_us = 0;
+    log_info("event=ending order=%s children=%u", child_order_name(master->order),
              supervise_alive(&master->sup));
+    runtime_deafen(&master->rt);
+    supervise_end(&master->sup, master->order);
+}
+
+/* Decides it, and lets those know who ask whether we are ready. */
+static void decide_end(struct master *master, enum child_order order, uint64_t delay_us)
+{
+    bool first = master->order == ORDER_SERVE;
+
+    if (order <= master->order)
+        return;
+    master->order = order;
+    procs_set_state(master->rt.board, procs_master_slot(master->rt.board), PROC_DRAINING);
     notify_stopping(&master->notify);
     upgrade_abandon(&master->upgrade);
     if (successor_busy(&master->successor))
         successor_fail(&master->successor, "it was told to end");
     else if (order >= ORDER_STOP)
         successor_pass_order(&master->successor, order == ORDER_DIE);
-    supervise_end(&master->sup, order);
-    procs_set_state(master->rt.board, procs_master_slot(master->rt.board), PROC_DRAINING);
+    if (first && delay_us != 0 && order != ORDER_DIE) {
+        master->end_at_mono_us = clock_mono_us() + delay_us;
+        log_info("event=not_ready order=%s delay_ms=%llu", child_order_name(order),
+                 (unsigned long long)(delay_us / US_PER_MS));
+    } else if (order == ORDER_DIE || master->end_at_mono_us == 0) {
+        begin_end(master);
+    }
+}
+
+void master_end(struct master *master, enum child_order order)
+{
+    decide_end(master, order, master->sup.config->shutdown_delay_ms * US_PER_MS);
 }
 
 unsigned master_scale(struct master *master, unsigned count)
@@ -54,7 +77,7 @@ unsigned master_scale(struct master *master, unsigned count)
 /* TERM and INT: first within the grace, a second time at once. */
 static void on_term(struct master *master)
 {
-    master_end(master, master->sup.order >= ORDER_STOP ? ORDER_DIE : ORDER_STOP);
+    master_end(master, master->order >= ORDER_STOP ? ORDER_DIE : ORDER_STOP);
 }
 
 static void reopen_logs(struct master *master)
@@ -113,7 +136,8 @@ static void on_reload_begin(void *arg)
 {
     struct master *master = arg;
 
-    notify_reloading(&master->notify, clock_mono_us());
+    if (master->order == ORDER_SERVE)
+        notify_reloading(&master->notify, clock_mono_us());
 }
 
 static void on_reload_done(void *arg, uint64_t serial, const char *error)
@@ -146,7 +170,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
         return;
     notify_successor(&master->notify, master->upgrade.pid);
     console_cede(&master->console);
-    master_end(master, ORDER_FINISH);
+    decide_end(master, ORDER_FINISH, 0);
 }
 
 static void on_upgrade_order(void *arg, bool at_once)
@@ -175,6 +199,8 @@ static int wait_ms(const struct master *master, uint64_t now_mono_us)
     /* Children and nodes report by shared memory, which cannot wake us. */
     if ((!master->sup.proven || successor_busy(&master->successor)) && ms > SOON_MS)
         ms = SOON_MS;
+    if (master->end_at_mono_us != 0 && ms > SOON_MS)
+        ms = SOON_MS;
     return console_wait_ms(&master->console, now_mono_us, ms);
 }
 
@@ -192,8 +218,8 @@ static void give_up(struct master *master, const char *why)
 /* Both sides of an upgrade: to the one after us, and from the one before us. */
 static void step_upgrade(struct master *master, uint64_t now_mono_us)
 {
-    bool may_begin = master->sup.order == ORDER_SERVE && !reload_under_way(&master->reload) &&
-                     !successor_busy(&master->successor);
+    bool may_begin = master->order == ORDER_SERVE && master->sup.order == ORDER_SERVE &&
+                     !reload_under_way(&master->reload) && !successor_busy(&master->successor);
     struct error err;
 
     if (master->upgrade.wanted && may_begin)
@@ -245,6 +271,8 @@ static void turn(struct master *master)
     if (!upgrade_busy(&master->upgrade))
         reload_step(&master->reload, now_mono_us);
     step_upgrade(master, now_mono_us);
+    if (master->end_at_mono_us != 0 && now_mono_us >= master->end_at_mono_us)
+        begin_end(master);
     supervise_tick(&master->sup, now_mono_us);
     step_notify(master, now_mono_us);
     procs_count(master->rt.board, procs_master_slot(master->rt.board), PROC_LOG_LOST,
@@ -381,6 +409,7 @@ int master_run(const char *config_path, struct config *config, const struct buf 
             give_up(&master, master.sup.why_not_served);
     }
     log_info("event=stopped status=%d", master.status);
+    console_stopped(&master.console);
     console_close(&master.console);
 out:
     if (master.signal_fd >= 0)

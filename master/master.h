@@ -27,6 +27,8 @@ struct master {
     struct notify notify;
     struct upgrade upgrade;     /* to a master after us */
     struct successor successor; /* of a master before us */
+    enum child_order order;     /* decided; the children hear it at end_at_mono_us */
+    uint64_t end_at_mono_us;    /* 0 = nothing is due */
     int signal_fd;
     int status; /* MASTER_EXIT_* */
 };
@@ -43,7 +45,8 @@ enum {
 int master_run(const char *config_path, struct config *config, const struct buf *text,
                struct inherited *in);
 
-/* Ends everything in the given way; a lower order than an earlier one is ignored. */
+/* Ends everything in the given way, after shutdown_delay_ms; a lower order than an earlier one
+ * is ignored. */
 void master_end(struct master *master, enum child_order order);
 
 /* Wants `count` workers; returns how many were wanted before. */

@@ -260,7 +260,7 @@ void reload_step(struct reload *reload, uint64_t now_mono_us)
         break;
     case SWITCH_WAITING:
         /* One that serves shows that the configuration works; the others are slow. */
-        if (late && supervise_switch_serving(reload->sup) != 0)
+        if (late && supervise_serving(reload->sup) != 0)
             take_over(reload);
         else if (late)
             give_up(reload, "no worker of the new configuration served within 5 s");

@@ -368,6 +368,11 @@ static void close_listeners(struct runtime *rt, bool remove)
     close_listener(rt, &rt->registry_fd, INHERIT_REGISTRY, remove);
 }
 
+void runtime_deafen(struct runtime *rt)
+{
+    close_listener(rt, &rt->api_fd, INHERIT_API, rt->files == RUNTIME_FILES_OURS);
+}
+
 static void remove_files(struct runtime *rt)
 {
     static const char *const ours[] = {SCOREBOARD_FILE_NAME, RUNTIME_ADDRESSES_NAME};

@@ -691,7 +691,7 @@ int supervise_switch(struct supervisor *sup, const struct config *next, unsigned
     return 0;
 }
 
-unsigned supervise_switch_serving(const struct supervisor *sup)
+unsigned supervise_serving(const struct supervisor *sup)
 {
     unsigned n = 0;
 
@@ -700,12 +700,25 @@ unsigned supervise_switch_serving(const struct supervisor *sup)
     return n;
 }
 
+unsigned supervise_connections(const struct supervisor *sup, unsigned *workers)
+{
+    struct proc_view view;
+    uint64_t n = 0;
+
+    *workers = workers_alive(sup);
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        if (sup->children[i].kind == CHILD_WORKER &&
+            procs_read(sup->rt->board, sup->children[i].slot, &view))
+            n += view.counter[PROC_CONNECTIONS_OPEN];
+    }
+    return (unsigned)n;
+}
+
 enum switch_state supervise_switch_state(const struct supervisor *sup)
 {
     if (sup->switch_failed)
         return SWITCH_FAILED;
-    return supervise_switch_serving(sup) == supervise_workers(sup) ? SWITCH_READY
-                                                                   : SWITCH_WAITING;
+    return supervise_serving(sup) == supervise_workers(sup) ? SWITCH_READY : SWITCH_WAITING;
 }
 
 void supervise_commit(struct supervisor *sup)

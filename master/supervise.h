@@ -110,6 +110,13 @@ void supervise_finish(struct supervisor *sup); /* when no child is left */
 /* Workers wanted, those of a reload under way if there is one. */
 unsigned supervise_workers(const struct supervisor *sup);
 
+/* How many of those serve; during a reload, of the new ones. */
+unsigned supervise_serving(const struct supervisor *sup);
+
+/* Connections of clients that all workers have open, finishing ones too; *workers gets how many
+ * those are. */
+unsigned supervise_connections(const struct supervisor *sup, unsigned *workers);
+
 /* Wants `count` workers, 0 .. SUPERVISE_MAX_WORKERS.  The newest are the first to go. */
 void supervise_set_workers(struct supervisor *sup, unsigned count);
 
@@ -146,8 +153,6 @@ MUST_CHECK bool supervise_make_room(struct supervisor *sup, unsigned count);
 MUST_CHECK int supervise_switch(struct supervisor *sup, const struct config *next,
                                 unsigned count);
 enum switch_state supervise_switch_state(const struct supervisor *sup);
-/* How many of the new workers serve. */
-unsigned supervise_switch_serving(const struct supervisor *sup);
 /* The old ones finish their streams; those older still get the grace.  Health gets HUP. */
 void supervise_commit(struct supervisor *sup);
 /* The new ones go; `config` is the old one again. */

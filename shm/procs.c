@@ -125,6 +125,13 @@ void procs_count(struct scoreboard *board, unsigned slot, enum proc_counter whic
     atomic_fetch_add_explicit(&proc->counter[which], (uint64_t)add, memory_order_relaxed);
 }
 
+bool procs_ending(const struct scoreboard *board)
+{
+    struct proc_view view;
+
+    return procs_read(board, procs_master_slot(board), &view) && view.state == PROC_DRAINING;
+}
+
 bool procs_read(const struct scoreboard *board, unsigned slot, struct proc_view *out)
 {
     struct sb_proc *proc = segment_proc(board, slot);

@@ -66,6 +66,9 @@ void procs_set_state(struct scoreboard *board, unsigned slot, enum proc_state st
 void procs_heartbeat(struct scoreboard *board, unsigned slot, uint64_t now_mono_us);
 void procs_count(struct scoreboard *board, unsigned slot, enum proc_counter which, int64_t add);
 
+/* Any reader.  Has the master been told to end? */
+MUST_CHECK bool procs_ending(const struct scoreboard *board);
+
 /* Any reader.  False when `slot` is out of range. */
 MUST_CHECK bool procs_read(const struct scoreboard *board, unsigned slot,
                            struct proc_view *out);

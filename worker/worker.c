@@ -65,6 +65,8 @@ static void drain(struct worker *w, const char *why, bool limited)
         procs_set_state(w->params->board, w->params->slot, PROC_DRAINING);
         log_info("event=draining why=%s open_requests=%zu", why, exchange_open(&w->core));
         http_server_drain(w->http);
+        /* Else this copy would keep alive a queue of connections that nobody takes. */
+        (void)close(w->params->listen_fd);
     }
     if (limited && !timer_running(&w->grace))
         timer_start(&w->loop, &w->grace, w->params->config->shutdown_grace_ms * US_PER_MS,
@@ -121,7 +123,8 @@ static bool is_ready(void *data)
 {
     struct worker *w = data;
 
-    return !w->draining && fleet_any_up(w->core.fleet);
+    /* Who asks is to look elsewhere as soon as the end is decided, before it begins. */
+    return !w->draining && !procs_ending(w->params->board) && fleet_any_up(w->core.fleet);
 }
 
 static void on_fleet_change(void *data)

@@ -8,8 +8,8 @@ struct scoreboard;
 struct worker_params {
     const struct config *config; /* borrowed for the life of the process */
     struct scoreboard *board;    /* mapped by the master, writable */
-    unsigned slot;       /* this process's slot in the process table, already assigned */
-    int listen_fd;       /* shared listening socket of the API, non-blocking */
+    unsigned slot; /* this process's slot in the process table, already assigned */
+    int listen_fd; /* shared listening socket of the API, non-blocking; closed at the end */
     const int *wake_fds; /* an eventfd per worker slot: written by whoever frees a place */
     int life_fd;         /* read end of a pipe: end of file means the master is gone */
 };

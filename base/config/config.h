@@ -164,6 +164,7 @@ struct config {
     char *access_log;               /* NULL = none, "-" = standard output */
     enum policy_kind policy;        /* for models not named below; fastest */
     enum request_priority priority; /* of requests that name none; default */
+    uint32_t shutdown_delay_ms;     /* 0 */
     uint32_t shutdown_grace_ms;     /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
     char *user, *group;    /* of the children; NULL = as the master */

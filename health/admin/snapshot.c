@@ -105,6 +105,8 @@ const char *snapshot_not_ready(const struct scoreboard *board)
     bool worker = false, node = false;
     struct proc_view view;
 
+    if (procs_ending(board))
+        return "drover is stopping";
     for (unsigned i = 0; i < scoreboard_max_workers(board) && !worker; i++)
         worker = procs_read(board, i, &view) && view.state == PROC_RUNNING;
     for (unsigned i = 0; i < scoreboard_max_nodes(board) && !node; i++)

@@ -1,16 +1,20 @@
 """Processes come and go under load, and no request notices that it should not."""
 
+import asyncio
+import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
 import pytest
 
-from harness import MODEL, SLOW, alive, children_of, program, until
-from load import Load, chat_body, fetch_now
+from harness import MODEL, SLOW, alive, children_of, program, session_members, until
+from load import Load, chat_body, fetch_now, open_request
 
 LOAD = dict(concurrency=24, tokens=24)
 
@@ -146,6 +150,46 @@ def test_a_drained_node_finishes_its_streams_takes_no_more_and_comes_back(paced)
     assert_clean(load)
 
 
+def test_drain_waits_until_the_node_is_safe_and_shows_for_what(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("a", "slots=4,rate=20")
+    with Load(cluster.api, concurrency=2, tokens=60, prompts=1) as load:
+        until(lambda: cluster.node_row("a")["inflight"] >= 2, 10, "two streams are open")
+        load._stop.set()
+        late = cluster.ctl("drain", "a", "--wait", "--timeout", "1", "--json", check=False)
+        assert late.returncode == 1
+        assert json.loads(late.stdout)["ok"] is False
+        assert "still open" in late.stderr
+        done = cluster.ctl("drain", "a", "--wait")
+        assert "requests are open on a" in done.stderr
+        assert "idle" in done.stdout
+        assert cluster.node_row("a")["inflight"] == 0
+    assert not load.failures, load.failures
+
+
+def test_scale_returns_when_the_workers_serve(paced):
+    done = paced.ctl("scale", "4")
+    assert "2 -> 4" in done.stdout
+    assert len(paced.worker_pids()) == 4
+    assert json.loads(paced.ctl("scale", "1", "--json").stdout) == {
+        "ok": True, "op": "scale", "text": "workers: 4 -> 1"}
+
+
+def test_stop_returns_when_all_is_over_and_shows_what_it_waits_for(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("a", "slots=4,rate=20")
+    with Load(cluster.api, concurrency=1, tokens=30, prompts=1) as load:
+        until(cluster.open_requests, 5, "a stream is open")
+        load._stop.set()
+        done = cluster.ctl("stop", timeout=60)
+    assert not load.failures, load.failures
+    assert "ended" in done.stdout
+    assert "with 1 connections" in done.stderr, done.stderr
+    assert cluster.master.wait(5) == 0
+    gone = cluster.ctl("stop", check=False)
+    assert gone.returncode == 3
+
+
 def test_draining_an_unknown_node_is_an_error_that_names_it(paced):
     refused = paced.ctl("drain", "nobody", check=False)
     assert refused.returncode != 0
@@ -179,8 +223,6 @@ def test_quit_finishes_open_streams_before_the_master_ends(paced):
 def test_term_ends_open_streams_after_the_grace_with_an_error_event(make_cluster):
     cluster = make_cluster(config={"shutdown_grace_ms": 300}).start()
     cluster.start_node("a", "slots=4,rate=20")
-    import asyncio
-    from load import open_request
 
     async def go():
         answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
@@ -198,6 +240,95 @@ def test_term_ends_open_streams_after_the_grace_with_an_error_event(make_cluster
     assert b'"error"' in before
     assert last == b"data: [DONE]"
     assert cluster.master.wait(10) == 0
+
+
+def test_readiness_goes_first_and_requests_are_taken_meanwhile(make_cluster):
+    cluster = make_cluster(config={"shutdown_delay_ms": 60000}).start()
+    cluster.start_node("a", "slots=8,rate=200")
+    api, admin = cluster.api, cluster.address("admin")
+    assert fetch_now(api, "GET", "/readyz").status == 200
+    cluster.master.signal(signal.SIGTERM)
+    for address in (api, admin):
+        until(lambda address=address: fetch_now(address, "GET", "/readyz").status == 503, 5,
+              "not ready any more")
+        assert fetch_now(address, "GET", "/livez").status == 200
+    answer = fetch_now(api, "POST", "/v1/chat/completions", chat_body("hi", 2, stream=False))
+    assert answer.status == 200, answer.body
+    cluster.master.signal(signal.SIGTERM)  # the second one does not wait for the delay
+    assert cluster.master.wait(10) == 0
+
+
+def test_who_connects_while_streams_finish_is_refused_and_does_not_hang(make_cluster):
+    cluster = make_cluster().start()
+    cluster.start_node("a", "slots=8,rate=20")
+    api = cluster.api
+    with Load(api, concurrency=1, tokens=40, prompts=1) as load:
+        until(cluster.open_requests, 5, "the stream is open")
+        load._stop.set()
+        cluster.master.signal(signal.SIGQUIT)
+
+        def refused():
+            try:
+                socket.create_connection(api, 5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+        until(refused, 5, "connections are refused")
+        assert cluster.open_requests(), "the stream goes on"
+    assert not load.failures, load.failures
+    assert cluster.master.wait(15) == 0
+
+
+def test_a_second_term_ends_everything_at_once(make_cluster):
+    cluster = make_cluster(config={"shutdown_grace_ms": 600000}).start()
+    cluster.start_node("a", "slots=4,rate=20")
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("long", 100000))
+        await answer.read_head()
+        cluster.master.signal(signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: "event=ending" in cluster.master.log(), 5)
+        assert cluster.master.running()
+        cluster.master.signal(signal.SIGTERM)
+        await asyncio.to_thread(cluster.master.wait, 5)
+        answer.close()
+    asyncio.run(asyncio.wait_for(go(), 60))
+    assert cluster.master.popen.returncode == 0
+
+
+ORDERS = (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGWINCH, signal.SIGTTIN,
+          signal.SIGTTOU, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_signals_in_any_order_never_wedge_the_master(make_cluster, seed):
+    """Twenty signals by the seed, some at once and some after the master has turned; whatever
+    they were, TERM twice ends it, and nothing is left behind."""
+    choice = random.Random(seed)
+    cluster = make_cluster(config={"shutdown_grace_ms": 60000}).start()
+    session = cluster.master.pid
+    sent = []
+    for _ in range(20):
+        # Orders to end are rare, or every run would be a short one.
+        number = choice.choice(ORDERS[3:] if choice.random() < 0.9 else ORDERS)
+        sent.append(number.name)
+        if not cluster.master.running():
+            break
+        cluster.master.signal(number)
+        if choice.random() < 0.3:
+            asked = subprocess.run([program("droverctl"), "-d", str(cluster.runtime), "status"],
+                                   capture_output=True, timeout=60, check=False)
+            assert asked.returncode in (0, 3), sent
+    for _ in range(2):
+        for pid in session_members(session):
+            try:
+                if pid == session or children_of(pid):  # the master, or one that took over
+                    os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+    until(lambda: not session_members(session), 15, f"the end after {sent}")
+    assert not cluster.master.running()
 
 
 def test_children_end_when_the_master_is_killed(paced):

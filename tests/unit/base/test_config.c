@@ -324,6 +324,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->policy, POLICY_FASTEST);
     cr_assert_eq(config->prefix.entries, 262144);
     cr_assert_eq(config->prefix.window_bytes, 1024);
+    cr_assert_eq(config->shutdown_delay_ms, 0);
     cr_assert_eq(config->shutdown_grace_ms, 30000);
     cr_assert_not(config->allow_half_close);
     cr_assert_eq(config->limits.max_connections, 8192);
