@@ -290,6 +290,8 @@ static void log_started(const struct master *master, const char *config_path)
              "runtime_dir=%s",
              DROVER_VERSION, api, admin, registry, supervise_workers(&master->sup),
              log_quote(config_path), log_quote(master->rt.dir));
+    if (geteuid() == 0 && !master->reload.config->run_as.wanted)
+        log_warn("event=children_are_root hint=\"give 'user', or start drover as one\"");
 }
 
 static void sign_in(const struct master *master)

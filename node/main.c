@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
+#include "base/secure/privileges.h"
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/engine/engine.h"
@@ -319,6 +320,7 @@ int main(int argc, char **argv, char **environment)
         (void)puts("drover-node " DROVER_VERSION);
         return EXIT_SUCCESS;
     }
+    privileges_lock(node.options.core_dumps);
     log_set_proc("node");
     log_set_level(node.options.log_level);
     if (log_open(node.options.log_file, &err) != 0 || start(&node, &err) != 0) {

@@ -41,6 +41,7 @@ const char options_help[] =
     "  --drain-timeout SECONDS  longest wait for open requests on SIGTERM [60]\n"
     "  --log-level LEVEL        error, warn, info or debug [info]\n"
     "  --log-file FILE          log to a file instead of standard error\n"
+    "  --core-dumps             a crash may leave a core file: prompts and tokens are in it\n"
     "  -h, --help               this text\n"
     "  -V, --version            the version\n"
     "\n"
@@ -67,6 +68,7 @@ enum {
     OPT_LOG_LEVEL,
     OPT_LOG_FILE,
     OPT_INSECURE_NO_TOKEN,
+    OPT_CORE_DUMPS,
 };
 
 static const struct option long_options[] = {
@@ -89,6 +91,7 @@ static const struct option long_options[] = {
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
     {"insecure-no-token", no_argument, NULL, OPT_INSECURE_NO_TOKEN},
+    {"core-dumps", no_argument, NULL, OPT_CORE_DUMPS},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -219,6 +222,9 @@ static int take(struct options *o, int option, const char *value, struct error *
         return 0;
     case OPT_INSECURE_NO_TOKEN:
         o->insecure_no_token = true;
+        return 0;
+    case OPT_CORE_DUMPS:
+        o->core_dumps = true;
         return 0;
     case 'h':
         o->help = true;

@@ -35,6 +35,7 @@ struct options {
     enum log_level log_level;
     const char *log_file;
     bool insecure_no_token;
+    bool core_dumps;
     bool help, version;
 };
 

@@ -4,8 +4,9 @@
  * Framing: 4 bytes of big-endian length, then one msgpack map of that many bytes, at most 64
  * KiB. Request: {"v":1, "op":"drain", "node":"box1", ...}.  Reply: {"v":1, "ok":true, ...} or
  * {"v":1, "ok":false, "error":"one line"}.  One request and its reply per connection; a reply
- * may be preceded by progress messages {"v":1, "progress":"..."}.  The peer's uid must be 0 or
- * the master's own. Unknown keys are ignored; an unknown op is an error reply.
+ * may be preceded by progress messages {"v":1, "progress":"..."}.  The peer's uid must be 0,
+ * the master's own or that of `user` in the configuration. Unknown keys are ignored; an unknown
+ * op is an error reply.
  *
  *   op        arguments           what the master does
  *   drain     node                forwards the wish to the health process

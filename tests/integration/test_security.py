@@ -36,6 +36,26 @@ def test_the_children_serve_under_a_filter_of_system_calls(make_cluster, mode, f
     assert {status_of(pid)["Seccomp"] for pid in children} == {filtered}
 
 
+def core_limits(pid):
+    """[soft, hard] of the size of core files."""
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        if line.startswith("Max core file size"):
+            return line.split()[-3:-1]
+    raise AssertionError("no limit of core files")
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_core_files_are_off_unless_they_are_wanted(make_cluster, wanted):
+    before = core_limits("self")
+    cluster = make_cluster(config={"core_dumps": wanted}).start()
+    node = cluster.start_node("a", extra=["--core-dumps"] if wanted else [])
+    serve_one(cluster)
+    for pid in [cluster.master.pid, node.pid, *children_of(cluster.master.pid)]:
+        assert core_limits(pid) == (before if wanted else ["0", "0"])
+    for pid in [node.pid, *children_of(cluster.master.pid)]:
+        assert status_of(pid)["NoNewPrivs"] == "1"
+
+
 # ---- another user for the children ----
 
 def low_port():
@@ -77,9 +97,7 @@ def check_child(pid, user):
     assert set(status["Groups"].split()) <= {str(user.pw_gid)}
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     assert status["NoNewPrivs"] == "1"
-    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
-    assert [line.split()[-3:-1] for line in limits if line.startswith("Max core file size")] \
-        == [["0", "0"]]
+    assert core_limits(pid) == ["0", "0"]
 
 
 def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, nobody):
@@ -88,6 +106,7 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
     assert cluster.api == ("127.0.0.1", port)
     cluster.start_node("a")
     serve_one(cluster)
+    assert "event=children_are_root" not in cluster.master.log()
     assert status_of(cluster.master.pid)["Uid"].split()[0] == "0"
     children = children_of(cluster.master.pid)
     assert len(children) == 3
