@@ -107,17 +107,21 @@ static int parse_unix(struct net_addr *out, const char *path, struct error *err)
     return 0;
 }
 
-static int resolve(struct net_addr *out, const char *text, int flags, struct error *err)
+/* Stores up to `cap` addresses, and returns how many. */
+static int resolve(struct net_addr *out, size_t cap, const char *text, int flags,
+                   struct error *err)
 {
     char host[HOST_BYTES], service[8];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     struct addrinfo *list = NULL;
     uint16_t port;
-    int rc;
+    int rc, n = 0;
 
     memset(out, 0, sizeof(*out));
-    if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
-        return parse_unix(out, text + strlen(UNIX_PREFIX), err);
+    if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0) {
+        rc = parse_unix(out, text + strlen(UNIX_PREFIX), err);
+        return rc != 0 ? rc : 1;
+    }
     rc = net_split(text, host, sizeof(host), &port, err);
     if (rc != 0)
         return rc;
@@ -132,20 +136,32 @@ static int resolve(struct net_addr *out, const char *text, int flags, struct err
             return error_set(err, DRV_EINVAL, "the host is not a numeric address");
         return error_set(err, DRV_ENOENT, "%s", gai_strerror(rc));
     }
-    memcpy(&out->sa, list->ai_addr, list->ai_addrlen);
-    out->len = list->ai_addrlen;
+    for (const struct addrinfo *ai = list; ai != NULL && (size_t)n < cap; ai = ai->ai_next) {
+        memset(&out[n], 0, sizeof(out[n]));
+        memcpy(&out[n].sa, ai->ai_addr, ai->ai_addrlen);
+        out[n++].len = ai->ai_addrlen;
+    }
     freeaddrinfo(list);
-    return 0;
+    return n;
 }
 
 int net_resolve(struct net_addr *out, const char *text, struct error *err)
 {
-    return resolve(out, text, 0, err);
+    int n = resolve(out, 1, text, 0, err);
+
+    return n < 0 ? n : 0;
+}
+
+int net_resolve_all(struct net_addr *out, size_t cap, const char *text, struct error *err)
+{
+    return resolve(out, cap, text, 0, err);
 }
 
 int net_parse(struct net_addr *out, const char *text, struct error *err)
 {
-    return resolve(out, text, AI_NUMERICHOST, err);
+    int n = resolve(out, 1, text, AI_NUMERICHOST, err);
+
+    return n < 0 ? n : 0;
 }
 
 void net_format_host(char *out, size_t cap, const struct net_addr *addr)

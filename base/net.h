@@ -27,6 +27,11 @@ MUST_CHECK int net_split(const char *text, char *host, size_t host_cap, uint16_t
  * host. */
 MUST_CHECK int net_resolve(struct net_addr *out, const char *text, struct error *err);
 
+/* As net_resolve(), but all addresses, as the resolver has them, `cap` at most.  Returns how
+ * many were stored, at least 1, or the error. */
+MUST_CHECK int net_resolve_all(struct net_addr *out, size_t cap, const char *text,
+                               struct error *err);
+
 /* As net_resolve(), but HOST must be a numeric address; never blocks. */
 MUST_CHECK int net_parse(struct net_addr *out, const char *text, struct error *err);
 

@@ -17,7 +17,6 @@
 #include "health/passive/flap.h"
 #include "health/registry/identity.h"
 #include "health/registry/registry.h"
-#include "health/resolve.h"
 #include "health/table.h"
 #include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
@@ -116,14 +115,12 @@ void member_destroy(struct member *member, bool empty)
     struct node_status status;
 
     probe_destroy(member->probe);
-    resolve_cancel(member->resolve);
-    timer_stop(table->loop, &member->resolve_timer);
     timer_stop(table->loop, &member->idle_timer);
     timer_stop(table->loop, &member->lease_timer);
     loop_undefer(table->loop, &member->burial);
     SSL_CTX_free(member->tls);
     free(member->tls_name);
-    free(member->address);
+    free(member->config_name);
     free(member->window);
     /* A GONE row may have got another tenant in the turn that it had to wait for its burial. */
     if (empty && nodes_status(table->board, member->slot, &status) &&
@@ -274,8 +271,8 @@ static const struct config_node *configured(const struct member *member)
     uint32_t index = member->info.config_index;
 
     if (member->info.origin != NODE_ORIGIN_STATIC || index == 0 ||
-        index > config->nodes_count ||
-        strcmp(config->nodes[index - 1].name, member->info.name) != 0)
+        index > config->nodes_count || member->config_name == NULL ||
+        strcmp(config->nodes[index - 1].name, member->config_name) != 0)
         return NULL;
     return &config->nodes[index - 1];
 }

@@ -14,23 +14,20 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "health/names/addresses.h"
+#include "health/names/names.h"
 #include "health/passive/flap.h"
 #include "health/registry/fence.h"
 #include "health/registry/identity.h"
 #include "health/registry/lease.h"
 #include "health/registry/registry.h"
-#include "health/resolve.h"
 #include "proto/h2/tls.h"
 #include "shm/procs.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
 
-#define INVARIANT_US      US_PER_S
-#define RESOLVE_RETRY_US  (10 * US_PER_S)
-#define RESOLVE_RARELY_US (300 * US_PER_S)
-
-static void resolve_address(struct member *member);
+#define INVARIANT_US US_PER_S
 
 struct member *table_find(const struct table *table, const char *name)
 {
@@ -53,55 +50,6 @@ int table_drain(struct table *table, const char *name, bool drain)
     if (member->attach != NULL)
         attach_drain_order(member->attach, drain);
     return 0;
-}
-
-/* ---- addresses of static nodes ----------------------------------------------------------- */
-
-static void on_resolve_timer(struct timer *timer)
-{
-    resolve_address(CONTAINER_OF(timer, struct member, resolve_timer));
-}
-
-static void on_resolved(int rc, const struct net_addr *addr, const char *why, void *data)
-{
-    struct member *member = data;
-    uint64_t again_us = RESOLVE_RARELY_US;
-    char text[NET_TEXT_BYTES];
-
-    member->resolve = NULL;
-    if (rc != 0) {
-        if (member->probe == NULL)
-            member_event(member, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
-        log_warn("event=node_unresolved node=%s address=%s why=%s",
-                 log_quote(member->info.name), log_quote(member->address), log_quote(why));
-        again_us = RESOLVE_RETRY_US;
-    } else {
-        net_format(text, sizeof(text), addr);
-        if (member->probe == NULL || strcmp(text, member->info.address) != 0)
-            member_probe(member, addr);
-    }
-    timer_start(member->table->loop, &member->resolve_timer, again_us, on_resolve_timer);
-}
-
-/* Finds the address, at once when it is numeric. */
-static void resolve_address(struct member *member)
-{
-    struct net_addr addr = {0};
-    struct error err = {0};
-
-    resolve_cancel(member->resolve);
-    member->resolve = NULL;
-    if (net_parse(&addr, member->address, NULL) == 0) {
-        member_probe(member, &addr);
-        return;
-    }
-    if (resolve_start(&member->resolve, member->table->loop, member->address, on_resolved,
-                      member, &err) != 0) {
-        log_warn("event=resolve_failed node=%s why=%s", log_quote(member->info.name),
-                 log_quote(err.text));
-        timer_start(member->table->loop, &member->resolve_timer, RESOLVE_RETRY_US,
-                    on_resolve_timer);
-    }
 }
 
 /* ---- static nodes ------------------------------------------------------------------------ */
@@ -140,14 +88,14 @@ static void apply_config(struct node_info *info, const struct config *config, un
     info->config_index = index + 1;
 }
 
-static void add_static(struct table *table, unsigned index)
+struct member *table_add_static(struct table *table, unsigned index, const char *name)
 {
     const struct config_node *node = &table->config->nodes[index];
     struct node_info *info = calloc(1, sizeof(*info));
     struct member *member = NULL;
 
     if (info != NULL) {
-        (void)snprintf(info->name, sizeof(info->name), "%s", node->name);
+        (void)snprintf(info->name, sizeof(info->name), "%s", name);
         identity_capacity(info, NULL);
         identity_override(info, node->slots, node->queue);
         apply_config(info, table->config, index);
@@ -155,16 +103,32 @@ static void add_static(struct table *table, unsigned index)
         free(info);
     }
     if (member != NULL)
-        member->address = strdup(node->address);
-    if (member == NULL || member->address == NULL) {
+        member->config_name = strdup(node->name);
+    if (member == NULL || member->config_name == NULL) {
         log_error("event=node_not_added node=%s why=\"no room in the node table\"",
-                  log_quote(node->name));
+                  log_quote(name));
         if (member != NULL)
             member_destroy(member, true);
-        return;
+        return NULL;
     }
     set_tls(member, node);
-    resolve_address(member);
+    return member;
+}
+
+/* At its address, if the configuration has that; else see names.h. */
+static void add_static(struct table *table, unsigned index)
+{
+    const struct config_node *node = &table->config->nodes[index];
+    struct net_addr addr = {0};
+    struct member *member;
+
+    if (net_parse(&addr, node->address, NULL) != 0) {
+        names_add(table, index);
+        return;
+    }
+    member = table_add_static(table, index, node->name);
+    if (member != NULL)
+        member_probe(member, &addr);
 }
 
 static bool same_text(const char *a, const char *b)
@@ -232,14 +196,32 @@ static void update_static(struct member *member, const struct config_node *befor
         probe_describe(member->probe);
 }
 
+/* Ends those whose entry is no longer there, or names another peer. */
+static void forget_sources(struct table *table, const struct config *config,
+                           const struct config *before)
+{
+    struct source *next;
+
+    for (struct source *s = table->sources; s != NULL; s = next) {
+        int index = config_index(config, names_name(s));
+        int old = before == NULL ? -1 : config_index(before, names_name(s));
+
+        next = names_next(s);
+        if (index == -1 ||
+            (old != -1 && !same_peer(&before->nodes[old], &config->nodes[index])))
+            names_forget(s);
+    }
+}
+
 static void take_config(struct table *table, const struct config *config,
                         const struct config *before)
 {
     struct member *next;
 
     for (struct member *m = table->members.next; m != &table->members; m = next) {
-        int index = config_index(config, m->info.name);
-        int old = before == NULL ? -1 : config_index(before, m->info.name);
+        const char *name = m->config_name == NULL ? m->info.name : m->config_name;
+        int index = config_index(config, name);
+        int old = before == NULL ? -1 : config_index(before, name);
 
         next = m->next;
         if (m->verdict.state == NODE_GONE)
@@ -267,9 +249,12 @@ static void take_config(struct table *table, const struct config *config,
             update_static(m, &before->nodes[old], (unsigned)index);
         }
     }
+    forget_sources(table, config, before);
     for (unsigned i = 0; i < config->nodes_count; i++) {
         struct member *m = table_find(table, config->nodes[i].name);
 
+        if (names_find(table, config->nodes[i].name) != NULL)
+            continue; /* it looks after its nodes */
         if (m == NULL) {
             add_static(table, i);
         } else if (m->verdict.leaving != NODE_REASON_NONE) {
@@ -292,27 +277,45 @@ void table_reload(struct table *table, const struct config *config)
 
 /* ---- taking over ------------------------------------------------------------------------- */
 
+/* The entry of the configuration that the row of a static node belongs to, or -1: by name, or,
+ * for one of the nodes of a host name, by where the entry was. */
+static int adopted_index(const struct config *config, const struct node_info *info)
+{
+    int index = config_index(config, info->name);
+
+    if (index != -1 || info->config_index == 0 || info->config_index > config->nodes_count)
+        return index;
+    index = (int)info->config_index - 1;
+    return addresses_is_name(info->name, config->nodes[index].name) ? index : -1;
+}
+
 static void adopt_static(struct table *table, struct member *member)
 {
-    int index = config_index(table->config, member->info.name);
+    int index = adopted_index(table->config, &member->info);
     struct node_info next = member->info;
+    const struct config_node *node;
+    struct net_addr addr;
 
     if (index == -1) {
         /* It was to be removed, and still is. */
         member_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
         return;
     }
+    node = &table->config->nodes[index];
     if (member->verdict.leaving != NODE_REASON_NONE)
         member_event(member, VERDICT_STAY, NODE_REASON_NONE);
-    member->address = strdup(table->config->nodes[index].address);
-    if (member->address == NULL) {
+    member->config_name = strdup(node->name);
+    if (member->config_name == NULL) {
         member_destroy(member, true);
         return;
     }
     apply_config(&next, table->config, (unsigned)index);
     member_publish(member, &next);
-    set_tls(member, &table->config->nodes[index]);
-    resolve_address(member);
+    set_tls(member, node);
+    if (net_parse(&addr, node->address, NULL) == 0)
+        member_probe(member, &addr);
+    else
+        names_adopt(member, (unsigned)index);
 }
 
 static void adopt_registry(struct table *table, struct member *member)
@@ -530,6 +533,8 @@ void table_destroy(struct table *table)
 {
     if (table == NULL)
         return;
+    while (table->sources != NULL)
+        names_forget(table->sources);
     while (table->members.next != &table->members)
         member_destroy(table->members.next, false);
     timer_stop(table->loop, &table->window_timer);

@@ -32,7 +32,7 @@ struct flap;
 struct config;
 struct config_node;
 struct error;
-struct resolve;
+struct source;
 struct scoreboard;
 struct table;
 
@@ -61,11 +61,10 @@ struct member {
     uint64_t leave_by_mono_us; /* UINT64_MAX = no limit */
 
     /* Static members. */
-    char *address;           /* owned; as the configuration has it */
-    SSL_CTX *tls;            /* owned */
-    char *tls_name;          /* owned */
-    struct resolve *resolve; /* owned; NULL = no question under way */
-    struct timer resolve_timer;
+    char *config_name;     /* owned; of its entry in the configuration */
+    struct source *source; /* borrowed; NULL = its address is in the configuration */
+    SSL_CTX *tls;          /* owned */
+    char *tls_name;        /* owned */
 
     /* Registry members; see lease.h. */
     struct attach *attach; /* borrowed: its stream; NULL = none */
@@ -78,6 +77,7 @@ struct table {
     struct scoreboard *board;    /* borrowed */
     const struct config *config; /* borrowed: replaced by table_reload() */
     struct member members;       /* list head; only prev and next are used */
+    struct source *sources;      /* owned list; see health/names/names.h */
     unsigned count;
     SSL_CTX *registry_tls;  /* owned; to probe nodes that joined with TLS; NULL = cannot */
     uint64_t alive_mono_us; /* end of the last turn of the loop; see lease_check_gap() */
@@ -110,8 +110,13 @@ struct member *table_find(const struct table *table, const char *name);
 /* The operator's wish.  DRV_ENOENT: no such node. */
 MUST_CHECK int table_drain(struct table *table, const char *name, bool drain);
 
-/* ---- for member.c, lease.c, registry.c and table.c ----------------------------------------
+/* ---- for member.c, names.c, lease.c, registry.c and table.c
+ * ----------------------------------------
  */
+
+/* A new member for entry `index` of the configuration, called `name`, which still needs an
+ * address; NULL (logged) when there is no room. */
+struct member *table_add_static(struct table *table, unsigned index, const char *name);
 
 /* Reads a node's totals into table->sample. */
 void table_sample(struct table *table, unsigned slot);

@@ -142,6 +142,7 @@ struct config_health {
     uint32_t eject_window_ms;      /* 30000 */
     uint32_t eject_backoff_ms;     /* of the first ejection; 5000 */
     uint32_t eject_backoff_max_ms; /* 300000 */
+    uint32_t resolve_ms;           /* between two look-ups of a host name; 30000 */
     uint32_t flap_wait_ms;         /* the first wait of a node that flaps; 10000; 0 = none */
     uint32_t ramp_ms;              /* from the first slot to all; 30000; 0 = all at once */
 };

@@ -146,6 +146,7 @@ static const cyaml_schema_field_t health_fields[] = {
     NUMBER("eject_window_ms", struct config_health, eject_window_ms),
     NUMBER("eject_backoff_ms", struct config_health, eject_backoff_ms),
     NUMBER("eject_backoff_max_ms", struct config_health, eject_backoff_max_ms),
+    NUMBER("resolve_ms", struct config_health, resolve_ms),
     NUMBER("flap_wait_ms", struct config_health, flap_wait_ms),
     NUMBER("ramp_ms", struct config_health, ramp_ms),
     CYAML_FIELD_END,
@@ -294,6 +295,7 @@ static const struct number numbers[] = {
      5000},
     {"health.eject_backoff_max_ms", offsetof(struct config, health.eject_backoff_max_ms), 10,
      DAY_MS, 300000},
+    {"health.resolve_ms", offsetof(struct config, health.resolve_ms), 100, DAY_MS, 30000},
     {"health.flap_wait_ms", offsetof(struct config, health.flap_wait_ms), 0, 60000, 10000},
     {"health.ramp_ms", offsetof(struct config, health.ramp_ms), 0, DAY_MS, 30000},
 };

@@ -353,6 +353,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->health.eject_window_ms, 30000);
     cr_assert_eq(config->health.eject_backoff_ms, 5000);
     cr_assert_eq(config->health.eject_backoff_max_ms, 300000);
+    cr_assert_eq(config->health.resolve_ms, 30000);
     cr_assert_eq(config->health.flap_wait_ms, 10000);
     cr_assert_eq(config->health.ramp_ms, 30000);
     cr_assert_eq(config->nodes_count + config->aliases_count + config->models_count, 0);

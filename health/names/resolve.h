@@ -5,6 +5,8 @@
 #ifndef DROVER_HEALTH_RESOLVE_H
 #define DROVER_HEALTH_RESOLVE_H
 
+#include <stddef.h>
+
 #include "base/attrs.h"
 #include "base/net.h"
 
@@ -12,8 +14,11 @@ struct error;
 struct loop;
 struct resolve; /* opaque: one question under way */
 
-/* rc is net_resolve()'s; the question is over and freed afterwards. */
-typedef void resolve_cb(int rc, const struct net_addr *addr, const char *why, void *data);
+#define RESOLVE_MAX 128u /* addresses of one name */
+
+/* rc is 0 or net_resolve_all()'s; the question is over and freed afterwards. */
+typedef void resolve_cb(int rc, const struct net_addr *list, size_t n, const char *why,
+                        void *data);
 
 /* Asks for "HOST:PORT".  `cb` runs from the loop, once.  DRV_ENOMEM, DRV_ESYS. */
 MUST_CHECK int resolve_start(struct resolve **out, struct loop *loop, const char *text,

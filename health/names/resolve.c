@@ -1,5 +1,5 @@
 /* resolve.c - names to addresses without blocking the loop. */
-#include "health/resolve.h"
+#include "health/names/resolve.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,14 +12,15 @@
 #include "base/error.h"
 #include "base/loop.h"
 
-/* The loop and the thread hold one reference each.  The thread writes rc, addr and err before
+/* The loop and the thread hold one reference each.  The thread writes rc, list and err before
  * it signals the eventfd; the loop reads them after. */
 struct resolve {
     atomic_int refs;
     char *text; /* owned */
     int done_fd;
     int rc;
-    struct net_addr addr;
+    struct net_addr list[RESOLVE_MAX];
+    size_t count;
     struct error err;
 
     struct watch *watch; /* the loop's side alone */
@@ -40,8 +41,10 @@ static void *ask(void *data)
 {
     struct resolve *r = data;
     uint64_t one = 1;
+    int n = net_resolve_all(r->list, RESOLVE_MAX, r->text, &r->err);
 
-    r->rc = net_resolve(&r->addr, r->text, &r->err);
+    r->rc = n < 0 ? n : 0;
+    r->count = n < 0 ? 0 : (size_t)n;
     /* An eventfd takes a first write always. */
     (void)!write(r->done_fd, &one, sizeof(one));
     unref(r);
@@ -54,7 +57,7 @@ static void on_done(struct watch *watch, void *data)
 
     watch_stop(watch);
     r->watch = NULL;
-    r->cb(r->rc, &r->addr, r->err.text, r->data);
+    r->cb(r->rc, r->list, r->count, r->err.text, r->data);
     unref(r);
 }
 

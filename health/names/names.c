@@ -1,0 +1,261 @@
+/* names.c - static nodes that are configured by host name. */
+#include "health/names/names.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "health/names/addresses.h"
+#include "health/names/resolve.h"
+#include "health/table.h"
+
+#define RETRY_US (10 * US_PER_S) /* after a failure, if the interval is longer */
+
+struct source {
+    struct source *next;     /* in table->sources */
+    struct table *table;     /* borrowed */
+    char *name;              /* owned; of the entry in the configuration */
+    char *address;           /* owned; HOST:PORT of the entry */
+    struct resolve *resolve; /* owned; NULL = no question under way */
+    struct timer timer;      /* until the next question */
+    bool failing;            /* the last question got no answer: said once */
+};
+
+static void ask(struct source *source);
+
+struct source *names_find(const struct table *table, const char *name)
+{
+    struct source *source = table->sources;
+
+    while (source != NULL && strcmp(source->name, name) != 0)
+        source = source->next;
+    return source;
+}
+
+struct source *names_next(const struct source *source)
+{
+    return source->next;
+}
+
+const char *names_name(const struct source *source)
+{
+    return source->name;
+}
+
+/* ---- what the resolver says ----------------------------------------------------------------
+ */
+
+/* Has this member an address, a place to go on with? */
+static bool is_placed(const struct member *member)
+{
+    return member->probe != NULL;
+}
+
+static bool is_wanted(const struct source *source, const struct addresses *now,
+                      const struct member *member)
+{
+    char name[NODE_NAME_BYTES];
+
+    for (unsigned i = 0; i < now->count; i++) {
+        addresses_name(name, source->name, &now->at[i], now->count);
+        if (strcmp(name, member->info.name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Members whose address is gone drain; the one without an address makes room at once. */
+static void let_go(struct source *source, const struct addresses *now)
+{
+    struct table *table = source->table;
+    struct member *next;
+
+    for (struct member *m = table->members.next; m != &table->members; m = next) {
+        next = m->next;
+        if (m->source != source || m->verdict.state == NODE_GONE ||
+            m->verdict.leaving != NODE_REASON_NONE || is_wanted(source, now, m))
+            continue;
+        if (is_placed(m))
+            member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
+        else
+            member_destroy(m, true);
+    }
+}
+
+/* The node at one address: new, moved there, or as it was. */
+static void place(struct source *source, int index, const struct address *address,
+                  unsigned count)
+{
+    struct table *table = source->table;
+    struct member *member;
+    char name[NODE_NAME_BYTES];
+
+    addresses_name(name, source->name, address, count);
+    member = table_find(table, name);
+    if (member != NULL && member->source != source) {
+        log_error("event=node_not_added node=%s address=%s why=\"another node has this name\"",
+                  log_quote(name), log_quote(address->text));
+        return;
+    }
+    if (member != NULL && member->verdict.leaving != NODE_REASON_NONE) {
+        member_destroy(member, true); /* it is back before it had gone */
+        member = NULL;
+    }
+    if (member == NULL) {
+        member = table_add_static(table, (unsigned)index, name);
+        if (member == NULL)
+            return;
+        member->source = source;
+    }
+    if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
+        member_probe(member, &address->addr);
+}
+
+static void no_answer(struct source *source, const char *why)
+{
+    struct table *table = source->table;
+
+    if (!source->failing)
+        log_warn("event=node_unresolved node=%s address=%s why=%s", log_quote(source->name),
+                 log_quote(source->address), log_quote(why));
+    source->failing = true;
+    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+        if (m->source == source && !is_placed(m))
+            member_event(m, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+    }
+}
+
+static int config_index(const struct source *source)
+{
+    const struct config *config = source->table->config;
+
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        if (strcmp(config->nodes[i].name, source->name) == 0)
+            return (int)i;
+    }
+    return -1;
+}
+
+static void on_timer(struct timer *timer)
+{
+    ask(CONTAINER_OF(timer, struct source, timer));
+}
+
+static void ask_later(struct source *source)
+{
+    uint64_t us = source->table->config->health.resolve_ms * US_PER_MS;
+
+    if (source->failing && us > RETRY_US)
+        us = RETRY_US;
+    timer_start(source->table->loop, &source->timer, us, on_timer);
+}
+
+static void on_resolved(int rc, const struct net_addr *list, size_t n, const char *why,
+                        void *data)
+{
+    struct source *source = data;
+    int index = config_index(source);
+    struct addresses now;
+
+    source->resolve = NULL;
+    if (rc != 0 || n == 0 || index == -1) {
+        no_answer(source, why);
+        ask_later(source);
+        return;
+    }
+    source->failing = false;
+    addresses_set(&now, list, n);
+    let_go(source, &now);
+    for (unsigned i = 0; i < now.count; i++)
+        place(source, index, &now.at[i], now.count);
+    ask_later(source);
+}
+
+static void ask(struct source *source)
+{
+    struct error err = {0};
+
+    if (resolve_start(&source->resolve, source->table->loop, source->address, on_resolved,
+                      source, &err) == 0)
+        return;
+    no_answer(source, err.text);
+    ask_later(source);
+}
+
+/* ---- life ----------------------------------------------------------------------------------
+ */
+
+static struct source *create(struct table *table, unsigned index)
+{
+    const struct config_node *node = &table->config->nodes[index];
+    struct source *source = calloc(1, sizeof(*source));
+
+    if (source != NULL) {
+        source->table = table;
+        source->name = strdup(node->name);
+        source->address = strdup(node->address);
+    }
+    if (source == NULL || source->name == NULL || source->address == NULL) {
+        log_error("event=node_not_added node=%s why=\"out of memory\"", log_quote(node->name));
+        if (source != NULL) {
+            free(source->name);
+            free(source->address);
+        }
+        free(source);
+        return NULL;
+    }
+    source->next = table->sources;
+    table->sources = source;
+    timer_start(table->loop, &source->timer, 0, on_timer);
+    return source;
+}
+
+void names_add(struct table *table, unsigned index)
+{
+    struct source *source = create(table, index);
+    struct member *member;
+
+    if (source == NULL)
+        return;
+    member = table_add_static(table, index, source->name);
+    if (member != NULL)
+        member->source = source;
+}
+
+void names_adopt(struct member *member, unsigned index)
+{
+    struct table *table = member->table;
+    struct source *source = names_find(table, table->config->nodes[index].name);
+    struct net_addr addr;
+
+    if (source == NULL)
+        source = create(table, index);
+    member->source = source;
+    if (net_parse(&addr, member->info.address, NULL) == 0)
+        member_probe(member, &addr);
+}
+
+void names_forget(struct source *source)
+{
+    struct source **link;
+    struct table *table;
+
+    if (source == NULL)
+        return;
+    table = source->table;
+    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+        if (m->source == source)
+            m->source = NULL;
+    }
+    for (link = &table->sources; *link != source;)
+        link = &(*link)->next;
+    *link = source->next;
+    resolve_cancel(source->resolve);
+    timer_stop(table->loop, &source->timer);
+    free(source->name);
+    free(source->address);
+    free(source);
+}

@@ -1,0 +1,146 @@
+"""Static nodes by host name: looked up again, and as many nodes as the name has addresses.
+
+The names are made up in an /etc/hosts of the coordinator's own, in a mount namespace.
+"""
+
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from harness import Cluster, Process, free_port, program, until
+from load import chat_body, fetch_now, text_of
+
+CHAT = "/v1/chat/completions"
+NAME = "gpu.drover.test"
+
+
+def may_unshare():
+    return shutil.which("unshare") is not None and subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "true"], check=False,
+        stderr=subprocess.DEVNULL).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not may_unshare(), reason="no mount namespace may be made here")
+
+
+class Named(Cluster):
+    """A cluster that reads self.hosts as its /etc/hosts, and has one node `gpu` by name."""
+
+    def __init__(self, name, **options):
+        super().__init__(name=name, workers=1, **options)
+        self.port = free_port()
+        self.hosts = self.dir / "hosts"
+        self.hosts.write_text("127.0.0.1 localhost\n")
+        self.settings["nodes"] = [{"name": "gpu", "address": f"{NAME}:{self.port}"}]
+        self.settings["health"]["resolve_ms"] = 200
+
+    def launch(self):
+        self.master = Process(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c",
+             'mount --bind "$1" /etc/hosts && exec "$2" -c "$3"', "sh", str(self.hosts),
+             program("drover"), str(self.config_path)], self.dir / "drover.log")
+        self.wait_started()
+
+    def resolve_to(self, *addresses):
+        # In place: a mount stays with the file it was made of.
+        self.hosts.write_text("127.0.0.1 localhost\n" +
+                              "".join(f"{address} {NAME}\n" for address in addresses))
+
+    def serve_at(self, address):
+        return self.start_node(address.replace(".", "-"), "slots=2,speed=10", join=False,
+                               wait=False, extra=["--listen", f"{address}:{self.port}"])
+
+    def shown(self):
+        return {row["name"]: row["state"] for row in self.ctl_rows("nodes")
+                if row["state"] != "GONE"}
+
+
+@pytest.fixture
+def named(request):
+    made = Named(request.node.name)
+    yield made
+    report = getattr(request.node, "report_call", None)
+    made.finish(report is None or report.failed)
+
+
+def until_shown(cluster, **wanted):
+    wanted = {name.replace("_", "-", 1).replace("_", "."): state
+              for name, state in wanted.items()}
+    until(lambda: cluster.shown() == wanted, 10,
+          f"{wanted}; it is {cluster.shown()}\n{cluster.tails()}")
+
+
+def test_a_name_is_as_many_nodes_as_it_has_addresses(named):
+    for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+        named.serve_at(address)
+    named.start()
+    until_shown(named, gpu="JOINING")
+    until(lambda: "event=node_unresolved" in named.master.log(), 10)
+    named.resolve_to("127.0.0.2")
+    until_shown(named, gpu="UP")
+    assert named.node_row("gpu")["address"] == f"127.0.0.2:{named.port}"
+    named.resolve_to("127.0.0.3", "127.0.0.2")
+    until_shown(named, **{"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"})
+    three = named.node_row("gpu-127.0.0.3")
+    # One goes, one comes, and the third is left in peace.
+    named.resolve_to("127.0.0.4", "127.0.0.3")
+    until_shown(named, **{"gpu_127_0_0_3": "UP", "gpu_127_0_0_4": "UP"})
+    assert named.node_row("gpu-127.0.0.3")["generation"] == three["generation"]
+    answer = fetch_now(named.api, "POST", CHAT, chat_body("hello", 4))
+    assert answer.status == 200 and answer.headers["x-drover-node"].startswith("gpu-127.0.0.")
+    text_of(answer.body)
+    # The name of one address is the one that the configuration gives.
+    named.resolve_to("127.0.0.4")
+    until_shown(named, gpu="UP")
+
+
+def test_without_an_answer_the_last_addresses_stay(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address)
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    named.start()
+    both = {"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"}
+    until_shown(named, **both)
+    named.resolve_to()
+    until(lambda: "event=node_unresolved" in named.master.log(), 10, "no answer")
+    until_shown(named, **both)
+    assert fetch_now(named.api, "POST", CHAT, chat_body("hello", 4)).status == 200
+    named.resolve_to("127.0.0.2")
+    until_shown(named, gpu="UP")
+
+
+def test_a_node_that_moves_keeps_its_name_and_another_host_is_another_node(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address)
+    named.resolve_to("127.0.0.2")
+    named.start()
+    until_shown(named, gpu="UP")
+    named.resolve_to("127.0.0.3")
+    until(lambda: named.node_row("gpu")["address"] == f"127.0.0.3:{named.port}", 10, "it moved")
+    until_shown(named, gpu="UP")
+    named.write_config(nodes=[{"name": "gpu", "address": f"localhost:{named.port}"}])
+    named.serve_at("127.0.0.1")
+    named.ctl("reload")
+    until(lambda: named.node_row("gpu")["address"] == f"127.0.0.1:{named.port}", 10, "another")
+    until_shown(named, gpu="UP")
+    named.write_config(nodes=[])
+    named.ctl("reload")
+    until(lambda: named.shown() == {}, 10, "none is left")
+
+
+def test_the_nodes_of_a_name_outlive_the_health_process(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address)
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    named.start()
+    both = {"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"}
+    until_shown(named, **both)
+    before = {row["name"]: row["generation"] for row in named.ctl_rows("nodes")}
+    old = named.health_pid()
+    subprocess.run(["kill", f"-{int(signal.SIGKILL)}", str(old)], check=True)
+    until(lambda: named.health_pid() not in (None, old), 10, "another health process")
+    named.resolve_to("127.0.0.3", "127.0.0.2")
+    until_shown(named, **both)
+    assert {row["name"]: row["generation"] for row in named.ctl_rows("nodes")} == before
