@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/nodes.h"
+#include "shm/outcomes.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
@@ -129,6 +130,43 @@ Test(candidates, a_candidate_has_what_the_scoreboard_says)
     cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 500, 1e-9);
     cr_assert_float_eq(all.of[1].hold_s, 8, 1e-9);
     cr_assert(all.of[1].same_session);
+    tear_down();
+}
+
+Test(candidates, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
+{
+    struct candidates_place place;
+
+    set_up(1);
+    nodes_set_state(s.board, 0, NODE_TRIAL, NODE_REASON_FAILURES, NOW);
+    gather();
+    cr_assert(all.on_trial[0]);
+    cr_assert_eq(all.of[0].slots, 1);
+    cr_assert_eq(all.of[0].cap, 1);
+    cr_assert_eq(claim(&place), 0);
+    gather();
+    cr_assert_eq(claim(&place), -1, "one at a time");
+    gauges_release(s.board, 0, 0, 1, place.terms.uncached_tokens);
+    outcomes_note(s.board, 0, 1, OUTCOME_TRIAL_FAILED);
+    gather();
+    cr_assert_eq(all.of[0].cap, 0);
+    cr_assert_eq(claim(&place), -1, "the health process has not yet seen the result");
+    outcomes_begin_trial(s.board, 0);
+    gather();
+    cr_assert_eq(claim(&place), 0, "another trial");
+    tear_down();
+}
+
+Test(candidates, nothing_waits_at_a_node_whose_slots_are_not_all_open)
+{
+    set_up(1);
+    nodes_set_slots_now(s.board, 0, 3);
+    gather();
+    cr_assert_eq(all.of[0].slots, 3);
+    cr_assert_eq(all.of[0].cap, 3, "3 of 4 are open");
+    nodes_set_slots_now(s.board, 0, 4);
+    gather();
+    cr_assert_eq(all.of[0].cap, 6, "4 and 2 beyond");
     tear_down();
 }
 
