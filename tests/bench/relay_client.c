@@ -28,40 +28,26 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/bench/http_answer.h"
+
 #define READ_BYTES      65536
 #define MAX_PIDS        16
 #define OPEN_PER_TURN   32  /* connections begun per turn while ramping up */
 #define OPENING_AT_MOST 256 /* connections without an answer at any time */
 #define NO_LIMIT        UINT64_MAX
 
-/* Where the HTTP parser of one connection is.  HEAD -> SIZE -> DATA -> DATA_END -> SIZE ... ->
- * END for a chunked answer, HEAD -> RAW for one that ends with the connection. */
-enum part {
-    PART_HEAD = 0,
-    PART_SIZE,
-    PART_DATA,
-    PART_DATA_END,
-    PART_RAW,
-    PART_TRAILER,
-    PART_END
-};
-
 enum kind { KIND_STREAM = 0, KIND_PROBE_RELAY, KIND_PROBE_DIRECT };
 
 struct conn {
     int fd; /* -1: not open */
     enum kind kind;
-    enum part part;
     bool sent;
     bool answered;          /* first content event has come */
     uint64_t begun_mono_us; /* connect() was called */
-    uint64_t chunk_left;
-    uint32_t matched;  /* bytes of the blank line or head end seen so far */
-    uint32_t status;   /* 0 until the status line was read */
-    uint32_t head_len; /* bytes of the head kept in `head` */
-    uint32_t line_len; /* bytes of the event's present line, comments told from data */
-    bool line_data;    /* the event has a data line */
-    char head[1024];
+    struct http_answer answer;
+    uint32_t content_events; /* up to the first with content */
+    uint32_t line_len;       /* bytes of the event's present line, comments told from data */
+    bool line_data;          /* the event has a data line */
 };
 
 struct samples {
@@ -91,13 +77,6 @@ struct bench {
     uint64_t probe_every_us, probe_due_mono_us;
     bool in_window;
 };
-
-static uint64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
 
 static void die(const char *what)
 {
@@ -183,7 +162,7 @@ static void begin(struct bench *b, struct conn *c, enum kind kind)
 {
     memset(c, 0, sizeof(*c));
     c->kind = kind;
-    c->begun_mono_us = now_us();
+    c->begun_mono_us = http_answer_now_us();
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd == -1)
         die("socket");
@@ -208,13 +187,14 @@ static void end(struct conn *c)
 static void fail(struct bench *b, struct conn *c, const char *why)
 {
     if (b->failed++ == 0)
-        fprintf(stderr, "relay_client: a stream failed (%s, status %u)\n", why, c->status);
+        fprintf(stderr, "relay_client: a stream failed (%s, status %u)\n", why,
+                c->answer.status);
     end(c);
 }
 
 static void first_content(struct bench *b, struct conn *c)
 {
-    uint64_t us = now_us() - c->begun_mono_us;
+    uint64_t us = http_answer_now_us() - c->begun_mono_us;
     c->answered = true;
     switch (c->kind) {
     case KIND_STREAM:
@@ -240,7 +220,7 @@ static void scan_events(struct bench *b, struct conn *c, const char *p, size_t n
                     if (c->kind == KIND_STREAM)
                         b->events++;
                     /* The role-only first event is no content: take the second. */
-                    if (!c->answered && ++c->matched == 2)
+                    if (!c->answered && ++c->content_events == 2)
                         first_content(b, c);
                 }
                 c->line_data = false;
@@ -254,62 +234,22 @@ static void scan_events(struct bench *b, struct conn *c, const char *p, size_t n
     }
 }
 
-static void head_complete(struct conn *c)
-{
-    c->head[c->head_len] = '\0';
-    if (sscanf(c->head, "HTTP/1.%*c %u", &c->status) != 1)
-        c->status = 1;
-    c->matched = 0;
-    c->part = strcasestr(c->head, "\r\ntransfer-encoding: chunked") ? PART_SIZE : PART_RAW;
-}
-
 /* Takes the bytes of one read() apart. */
 static void feed(struct bench *b, struct conn *c, const char *p, size_t n)
 {
-    size_t i = 0;
-    while (i < n) {
-        switch (c->part) {
-        case PART_HEAD:
-            if (c->head_len < sizeof(c->head) - 1)
-                c->head[c->head_len++] = p[i];
-            c->matched = p[i] == "\r\n\r\n"[c->matched] ? c->matched + 1 : (p[i] == '\r');
-            i++;
-            if (c->matched == 4)
-                head_complete(c);
+    const char *body;
+    size_t body_len;
+
+    for (;;) {
+        switch (http_answer_next(&c->answer, &p, &n, &body, &body_len)) {
+        case HTTP_ANSWER_BODY:
+            scan_events(b, c, body, body_len);
             break;
-        case PART_SIZE:
-            if (p[i] == '\n')
-                c->part = c->chunk_left ? PART_DATA : PART_TRAILER;
-            else if (p[i] >= '0' && p[i] <= '9')
-                c->chunk_left = c->chunk_left * 16 + (uint64_t)(p[i] - '0');
-            else if ((p[i] | 32) >= 'a' && (p[i] | 32) <= 'f')
-                c->chunk_left = c->chunk_left * 16 + (uint64_t)((p[i] | 32) - 'a' + 10);
-            i++;
+        case HTTP_ANSWER_HEAD:
             break;
-        case PART_DATA: {
-            size_t take = n - i < c->chunk_left ? n - i : (size_t)c->chunk_left;
-            scan_events(b, c, p + i, take);
-            i += take;
-            c->chunk_left -= take;
-            if (c->chunk_left == 0)
-                c->part = PART_DATA_END;
-            break;
-        }
-        case PART_DATA_END:
-            if (p[i++] == '\n')
-                c->part = PART_SIZE;
-            break;
-        case PART_RAW:
-            scan_events(b, c, p + i, n - i);
-            i = n;
-            break;
-        case PART_TRAILER:
-            if (p[i++] == '\n')
-                c->part = PART_END;
-            break;
-        case PART_END:
-            i = n;
-            break;
+        case HTTP_ANSWER_MORE:
+        case HTTP_ANSWER_END:
+            return;
         }
     }
 }
@@ -338,14 +278,14 @@ static void on_ready(struct bench *b, struct conn *c, uint32_t events)
         }
         b->bytes += (uint64_t)n;
         feed(b, c, buffer, (size_t)n);
-        bool over = n == 0 || c->part == PART_END;
+        bool over = n == 0 || c->answer.part == HTTP_ANSWER_PART_END;
         if (c->kind != KIND_STREAM && (over || c->answered)) {
             if (!c->answered)
                 fail(b, c, "probe without content");
             end(c);
             return;
         }
-        if (over || (c->status != 0 && c->status != 200)) {
+        if (over || (c->answer.status != 0 && c->answer.status != 200)) {
             fail(b, c, over ? "ended early" : "not 200");
             return;
         }
@@ -356,7 +296,7 @@ static void on_ready(struct bench *b, struct conn *c, uint32_t events)
 
 static void probe(struct bench *b)
 {
-    uint64_t now = now_us();
+    uint64_t now = http_answer_now_us();
     if (!b->in_window || b->probe_every_us == 0 || b->probe.fd != -1 ||
         now < b->probe_due_mono_us)
         return;
@@ -368,9 +308,9 @@ static void probe(struct bench *b)
 static void run(struct bench *b, uint64_t until_mono_us)
 {
     struct epoll_event ready[512];
-    uint64_t begun = now_us();
+    uint64_t begun = http_answer_now_us();
     for (;;) {
-        uint64_t now = now_us();
+        uint64_t now = http_answer_now_us();
         if (until_mono_us == NO_LIMIT ? b->answered + b->failed >= b->streams_count
                                       : now >= until_mono_us)
             return;
@@ -517,18 +457,18 @@ int main(int argc, char **argv)
     b.probe_request = make_request(model, 2);
 
     struct cpu_use idle = all_use(&b);
-    uint64_t ramp_begin = now_us();
+    uint64_t ramp_begin = http_answer_now_us();
     run(&b, NO_LIMIT);
-    uint64_t ramp_us = now_us() - ramp_begin;
-    run(&b, now_us() + settle_s * 1000000u);
+    uint64_t ramp_us = http_answer_now_us() - ramp_begin;
+    run(&b, http_answer_now_us() + settle_s * 1000000u);
 
     b.probe_every_us = probes_per_s ? 1000000u / probes_per_s : 0;
     b.in_window = true;
     struct cpu_use before = all_use(&b);
-    uint64_t events = b.events, begun = now_us();
+    uint64_t events = b.events, begun = http_answer_now_us();
     run(&b, begun + window_s * 1000000u);
     struct cpu_use after = all_use(&b);
-    uint64_t elapsed_us = now_us() - begun;
+    uint64_t elapsed_us = http_answer_now_us() - begun;
     events = b.events - events;
 
     printf("{\"streams\":%u,\"failed\":%u,\"events\":%llu,\"window_us\":%llu,"

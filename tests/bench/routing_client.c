@@ -39,8 +39,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "tests/bench/http_answer.h"
 
 #define READ_BYTES   65536
 #define WRITE_BYTES  65536
@@ -58,17 +59,6 @@
 #define BODY_END     "\"}]}"
 #define BODY_END_LEN (sizeof(BODY_END) - 1)
 
-/* Where the HTTP parser of one connection is.  HEAD -> SIZE -> DATA -> DATA_END -> SIZE ... ->
- * END for a chunked answer, HEAD -> RAW for one that ends with the connection. */
-enum part {
-    PART_HEAD = 0,
-    PART_SIZE,
-    PART_DATA,
-    PART_DATA_END,
-    PART_RAW,
-    PART_END,
-};
-
 enum outcome {
     OUTCOME_OPEN = 0, /* not sent or not over */
     OUTCOME_OK,
@@ -82,13 +72,10 @@ enum outcome {
 /* What is only needed while the request is under way. */
 struct conn {
     int fd;
-    enum part part;
-    uint32_t matched; /* bytes of the head's end seen so far */
-    uint32_t head_len, event_len, begin_len;
+    struct http_answer answer;
+    uint32_t event_len, begin_len;
     uint64_t sent, total; /* bytes of the request */
-    uint64_t chunk_left;
-    char begin[512]; /* head and body of the request up to the content */
-    char head[1024]; /* of the answer */
+    char begin[512];      /* head and body of the request up to the content */
     char event[EVENT_BYTES];
 };
 
@@ -115,14 +102,6 @@ struct run {
     uint64_t begun_mono_us;
     uint64_t failed;
 };
-
-static uint64_t now_us(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
 
 static void die(const char *what)
 {
@@ -252,7 +231,7 @@ static void make_begin(const struct run *run, const struct request *r)
 
 static uint64_t since_due(const struct run *run, const struct request *r)
 {
-    return now_us() - run->begun_mono_us - r->due_us;
+    return http_answer_now_us() - run->begun_mono_us - r->due_us;
 }
 
 static void end(struct run *run, struct request *r, enum outcome outcome)
@@ -395,73 +374,36 @@ static enum outcome take_body(const struct run *run, struct request *r, const ch
     return OUTCOME_OPEN;
 }
 
-static enum outcome head_complete(struct request *r)
+static enum outcome take_head(struct request *r)
 {
-    struct conn *c = r->conn;
-    const char *node;
+    const struct http_answer *a = &r->conn->answer;
+    const char *node = strcasestr(a->head, "\r\nx-drover-node:");
 
-    c->head[c->head_len] = '\0';
-    if (sscanf(c->head, "HTTP/1.%*c %u", &r->status) != 1)
-        return OUTCOME_CUT;
-    node = strcasestr(c->head, "\r\nx-drover-node:");
+    r->status = a->status;
     if (node && sscanf(node + 16, " %63[^\r\n]", r->node) != 1)
         r->node[0] = '\0';
-    if (r->status == 100) {
-        c->head_len = 0;
-        return OUTCOME_OPEN;
-    }
-    c->part = strcasestr(c->head, "\r\ntransfer-encoding: chunked") ? PART_SIZE : PART_RAW;
-    return r->status == 200 ? OUTCOME_OPEN : OUTCOME_STATUS;
+    return r->status == 200 ? OUTCOME_OPEN : r->status < 100 ? OUTCOME_CUT : OUTCOME_STATUS;
 }
 
 /* Takes the bytes of one read() apart. */
 static enum outcome feed(const struct run *run, struct request *r, const char *p, size_t n)
 {
-    struct conn *c = r->conn;
     enum outcome outcome = OUTCOME_OPEN;
-    size_t i = 0;
+    const char *body;
+    size_t body_len;
 
-    while (i < n && outcome == OUTCOME_OPEN) {
-        switch (c->part) {
-        case PART_HEAD:
-            if (c->head_len < sizeof(c->head) - 1)
-                c->head[c->head_len++] = p[i];
-            c->matched = p[i] == "\r\n\r\n"[c->matched] ? c->matched + 1 : (p[i] == '\r');
-            i++;
-            if (c->matched == 4) {
-                c->matched = 0;
-                outcome = head_complete(r);
-            }
+    while (outcome == OUTCOME_OPEN) {
+        switch (http_answer_next(&r->conn->answer, &p, &n, &body, &body_len)) {
+        case HTTP_ANSWER_HEAD:
+            outcome = take_head(r);
             break;
-        case PART_SIZE:
-            if (p[i] == '\n')
-                c->part = c->chunk_left ? PART_DATA : PART_END;
-            else if (p[i] >= '0' && p[i] <= '9')
-                c->chunk_left = c->chunk_left * 16 + (uint64_t)(p[i] - '0');
-            else if ((p[i] | 32) >= 'a' && (p[i] | 32) <= 'f')
-                c->chunk_left = c->chunk_left * 16 + (uint64_t)((p[i] | 32) - 'a' + 10);
-            i++;
+        case HTTP_ANSWER_BODY:
+            outcome = take_body(run, r, body, body_len);
             break;
-        case PART_DATA: {
-            size_t take = n - i < c->chunk_left ? n - i : (size_t)c->chunk_left;
-
-            outcome = take_body(run, r, p + i, take);
-            i += take;
-            c->chunk_left -= take;
-            if (c->chunk_left == 0)
-                c->part = PART_DATA_END;
-            break;
-        }
-        case PART_DATA_END:
-            if (p[i++] == '\n')
-                c->part = PART_SIZE;
-            break;
-        case PART_RAW:
-            outcome = take_body(run, r, p + i, n - i);
-            i = n;
-            break;
-        case PART_END: /* without a [DONE] */
-            return OUTCOME_CUT;
+        case HTTP_ANSWER_END:
+            return OUTCOME_CUT; /* without a [DONE] */
+        case HTTP_ANSWER_MORE:
+            return OUTCOME_OPEN;
         }
     }
     return outcome;
@@ -502,9 +444,9 @@ static void play(struct run *run, uint64_t limit_us)
 {
     struct epoll_event ready[EVENTS_BATCH];
 
-    run->begun_mono_us = now_us();
+    run->begun_mono_us = http_answer_now_us();
     while (run->over < run->count) {
-        uint64_t now = now_us() - run->begun_mono_us, wait_us;
+        uint64_t now = http_answer_now_us() - run->begun_mono_us, wait_us;
         struct timespec wait;
         int n;
 
