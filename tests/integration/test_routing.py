@@ -700,6 +700,50 @@ def drain_many(make_cluster, count, slots):
     cluster.wait_idle()
 
 
+# ---- models that are not loaded ----
+
+LOAD_MS = int(500 * SLOW)
+
+
+def test_a_model_is_loaded_once_while_the_others_wait_for_it(make_cluster):
+    cluster = make_cluster(workers=2).start()
+    cluster.start_node("only", f"slots=8,models=big@8192@{LOAD_MS}")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(fetch(cluster.api, "POST", CHAT,
+                                           chat_body(f"{i}", 4, False, model="big")))
+                 for i in range(6)]
+        await loop.run_in_executor(None, until, lambda: len(waiting(cluster)) == 5, 10,
+                                   "one has the model loaded, five wait")
+        assert cluster.gauges()["only"][0] == 1
+        return await asyncio.gather(*tasks)
+    for answer in asyncio.run(asyncio.wait_for(go(), 60 * SLOW)):
+        assert answer.status == 200 and answer.headers["x-drover-attempts"] == "1"
+        assert answer.json()["choices"][0]["message"]["content"]
+    cluster.wait_idle()
+
+
+def test_requests_go_where_their_model_is_loaded(make_cluster):
+    cluster = make_cluster(workers=2).start()
+    start_nodes(cluster, "ab", f"slots=8,models=big@8192@{LOAD_MS}")
+
+    def ask(name):
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 4, model="big"),
+                           {"x-request-id": name})
+        assert answer.status == 200, answer.body
+        return answer.headers["x-drover-node"]
+    node = ask("loads")
+    until(lambda: [m["state"] for m in cluster.ctl_json("node", node)["models"]] == ["ready"], 10,
+          "the coordinator knows that it is loaded")
+    assert [ask(f"r{i}") for i in range(4)] == [node] * 4
+    costs = {c["node"]: c for c in decisions(cluster, "r3")[0]["candidates"]}
+    assert costs[node]["load_s"] == 0
+    other = costs["a" if node == "b" else "b"]
+    assert other["load_s"] > 0
+    assert other["cost_s"] > costs[node]["cost_s"]
+
+
 # ---- explaining ----
 
 def test_a_decision_can_be_explained_even_after_the_master_was_killed(make_cluster):

@@ -22,9 +22,6 @@
 #include "worker/routing/prompt.h"
 
 #define ALPHA 0.1 /* of the moving averages */
-/* Bytes per token; what is outside is a mistake of the engine's count. */
-#define RATIO_MIN 1.0
-#define RATIO_MAX 16.0
 
 /* ---- the request ---------------------------------------------------------------------------
  */
@@ -361,10 +358,8 @@ void choose_release(struct leg *leg, enum stats_counter outcome)
         stats_average(core->board, leg->node, leg->generation, STATS_AVG_HOLD_S,
                       (double)(now - leg->dispatch_mono_us) / (double)US_PER_S, ALPHA);
         if (model != NULL && x->prompt_tokens != 0) {
-            double ratio = (double)x->prompt_bytes / x->prompt_tokens;
-
-            ratio = fmin(fmax(ratio, RATIO_MIN), RATIO_MAX);
-            model->bytes_per_token += ALPHA * (ratio - model->bytes_per_token);
+            model->bytes_per_token =
+                prompt_learn_ratio(model->bytes_per_token, x->prompt_bytes, x->prompt_tokens);
         }
     }
     waiting_released(core);

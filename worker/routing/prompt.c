@@ -17,6 +17,10 @@
 #define MAX_WINDOW_BYTES 65536
 /* A picture or a sound takes about a thousand tokens, however many bytes its base64 has. */
 #define PICTURE_BYTES 4096
+/* Bytes per token. */
+#define RATIO_ALPHA 0.1
+#define RATIO_MIN   1.0
+#define RATIO_MAX   16.0
 
 struct reader {
     struct prompt *out;
@@ -199,4 +203,15 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
     feed_messages(&r, &messages);
     feed_member(&r, body, "prompt", 'q');
     buf_shrink(&r.text, 1024 * 1024);
+}
+
+double prompt_learn_ratio(double bytes_per_token, uint64_t bytes, uint32_t tokens)
+{
+    double ratio = (double)bytes / tokens;
+
+    if (ratio < RATIO_MIN)
+        ratio = RATIO_MIN;
+    if (ratio > RATIO_MAX)
+        ratio = RATIO_MAX;
+    return bytes_per_token + RATIO_ALPHA * (ratio - bytes_per_token);
 }
