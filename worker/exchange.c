@@ -232,6 +232,7 @@ static void begin(struct exchange *x, struct fleet_node *node)
     if (!x->content_shown)
         x->output_tokens = 0;
     x->content_mono_us = 0;
+    x->hope_mono_us = 0;
     x->phase = EXCHANGE_RUNNING;
     if (exchange_begin_attempt(x->leg, node) != 0) {
         exchange_answer_error(x, API_ERROR_INTERNAL, "out of memory", 0);
@@ -254,9 +255,9 @@ enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots)
         begin(x, node);
         return EXCHANGE_TRY_STARTED;
     case CHOOSE_ALL_FAILED:
-        /* Waiting will not help. */
         waiting_remove(x);
-        exchange_answer_error(x, x->last_error, x->last_message, 0);
+        if (!recover_hope(x))
+            exchange_answer_error(x, x->last_error, x->last_message, 0);
         return EXCHANGE_TRY_STARTED;
     case CHOOSE_FULL:
     case CHOOSE_NOBODY:

@@ -23,6 +23,7 @@
 enum exchange_phase {
     EXCHANGE_WAITING = 0,
     EXCHANGE_RUNNING,
+    EXCHANGE_HOPING,
     EXCHANGE_ANSWERED,
 };
 
@@ -116,6 +117,7 @@ struct exchange {
     uint64_t content_mono_us; /* first content of the present attempt; 0 = none yet */
     uint64_t ttft_us;         /* of the exchange; 0 = no content yet */
     uint64_t comment_mono_us; /* when the client was last told that it waits */
+    uint64_t hope_mono_us;    /* until when it hopes; 0 = it has not begun to */
     struct timer timer;       /* fires at the earliest of the limits that apply */
 
     uint32_t prompt_tokens, cached_tokens, output_tokens;
@@ -169,6 +171,9 @@ void recover_abandon(struct leg *leg, enum api_error error, enum stats_counter c
 /* The attempt has failed by itself; its claim is still held. */
 void recover_failed(struct leg *leg, enum api_error error, enum stats_counter counter,
                     const char *message);
+/* Every node that could take it has failed for it.  True: its answer has begun, so it looks
+ * again for a while; false: that is over, or was not worth it. */
+MUST_CHECK bool recover_hope(struct exchange *x);
 /* (Re)starts the timer for the limits of the present phase. */
 void recover_arm(struct exchange *x);
 /* How long the node may be silent in the present phase. */

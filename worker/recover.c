@@ -2,8 +2,9 @@
  * recover.c - what fails, what takes too long, and what is done about it.
  *
  *   nothing shown yet     another node, under the retry budget and max_attempts
- *   plain text shown      another node goes on from the text, at most max_resumes times
- *   anything else         an error: an answer if none has begun, else the stream's last event
+ *   plain text shown      another node goes on from the text, at most max_resumes times; when
+ * all have failed it is worth a moment's wait for one that comes back anything else         an
+ * error: an answer if none has begun, else the stream's last event
  *
  * A node that says it is full has not failed: it is passed over for a moment, and that is no
  * attempt.
@@ -20,6 +21,7 @@
 #include "base/loop.h"
 #include "shm/nodes.h"
 #include "shm/routing/budget.h"
+#include "shm/routing/requests.h"
 #include "shm/stats.h"
 #include "worker/attempt.h"
 #include "worker/exchange_private.h"
@@ -29,6 +31,8 @@
 /* How long a request waits when no node of its model is up: a node that restarts, or one that
  * has just joined, should not cost anybody an error. */
 #define NO_NODE_GRACE_US (2 * US_PER_S)
+/* While all nodes have failed for it, an answer that has begun looks again this often. */
+#define HOPE_LOOK_US (100 * US_PER_MS)
 /* A node that said it is full is not asked again for this long. */
 #define FULL_PAUSE_US (50 * US_PER_MS)
 /* The node judges silence itself and knows better; this is for a node that is frozen. */
@@ -160,6 +164,22 @@ void recover_abandon(struct leg *leg, enum api_error error, enum stats_counter c
     recover_failed(leg, error, counter, message);
 }
 
+bool recover_hope(struct exchange *x)
+{
+    uint64_t now = loop_now_us(x->core->loop);
+
+    if (!x->content_shown)
+        return false;
+    if (x->hope_mono_us == 0)
+        x->hope_mono_us = now + NO_NODE_GRACE_US;
+    if (now >= x->hope_mono_us)
+        return false;
+    x->phase = EXCHANGE_HOPING;
+    requests_phase(x->core->board, x->core->slot, x->leg->row, REQUEST_QUEUED, now);
+    recover_arm(x);
+    return true;
+}
+
 /* ---- limits of time ------------------------------------------------------------------------
  */
 
@@ -281,6 +301,9 @@ static void on_timer(struct timer *timer)
         }
         relay_show_waiting(x);
         break;
+    case EXCHANGE_HOPING:
+        exchange_place(x);
+        return;
     case EXCHANGE_RUNNING:
         if (x->hedge != NULL && now >= silence_limit_mono_us(x->hedge))
             give_up(x->hedge);
@@ -312,6 +335,9 @@ void recover_arm(struct exchange *x)
          * something to tell. */
         if (phase_due > now + US_PER_S / 2)
             phase_due = now + US_PER_S / 2;
+        break;
+    case EXCHANGE_HOPING:
+        phase_due = now + HOPE_LOOK_US;
         break;
     case EXCHANGE_RUNNING:
         phase_due = silence_limit_mono_us(x->leg);
