@@ -174,10 +174,14 @@ static const char *check_media_type(struct infer_request *request, h2o_req_t *re
         return NULL;
     }
     request->content_type = "application/json";
-    if (type.len == 0 || is_json_type(type))
+    if (is_json_type(type))
         return NULL;
-    /* What `curl -d` says when nobody tells it otherwise, as in all of Ollama's examples. */
-    if (h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded")))
+    /* None, or what `curl -d` says when nobody tells it otherwise, as in all of Ollama's
+     * examples.  But a web page can make its reader's browser send these two anywhere unasked;
+     * JSON it cannot, and a browser says whose page it is. */
+    if ((type.len == 0 ||
+         h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded"))) &&
+        h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1) == -1)
         return NULL;
     return "the content type must be application/json";
 }

@@ -70,6 +70,40 @@ Test(local, what_curl_sends_unasked_is_taken_for_json)
         "\r\n\r\n{\"model\":\"echo\"}"));
 }
 
+/* The answer to a chat request with these header lines. */
+static const char *chat_with(const char *path, const char *headers)
+{
+    static const char body[] = "{\"model\":\"echo\"}";
+    static struct buf out;
+
+    buf_reset(&out);
+    buf_printf(&out, "POST %s HTTP/1.1\r\n" HOST "connection: close\r\n%s", path, headers);
+    buf_printf(&out, "content-length: %zu\r\n\r\n%s", sizeof(body) - 1, body);
+    return ask(buf_cstr(&out));
+}
+
+Test(local, a_foreign_page_cannot_make_its_readers_browser_send_a_request)
+{
+    static const struct {
+        const char *headers, *begins;
+    } cases[] = {
+        {"origin: https://evil.example\r\n"
+         "content-type: application/x-www-form-urlencoded\r\n",
+         "HTTP/1.1 415 "},
+        {"origin: https://evil.example\r\ncontent-type: text/plain\r\n", "HTTP/1.1 415 "},
+        {"origin: null\r\n", "HTTP/1.1 415 "},
+        {"origin: https://ui.example\r\ncontent-type: application/json\r\n", "HTTP/1.1 200 "},
+        {"", "HTTP/1.1 200 "},
+    };
+
+    start();
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const char *a = chat_with("/v1/chat/completions", cases[i].headers);
+
+        cr_expect(begins(a, cases[i].begins), "%s: %s", cases[i].headers, a);
+    }
+}
+
 Test(local, an_error_of_the_owner_carries_what_clients_act_on)
 {
     const char *a;
@@ -90,18 +124,6 @@ static struct api_key one_key = {.name = "alice",
                                             0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23,
                                             0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c,
                                             0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad}};
-
-/* The answer to a chat request with these header lines. */
-static const char *chat_with(const char *path, const char *headers)
-{
-    static const char body[] = "{\"model\":\"echo\"}";
-    static struct buf out;
-
-    buf_reset(&out);
-    buf_printf(&out, "POST %s HTTP/1.1\r\n" HOST "connection: close\r\n%s", path, headers);
-    buf_printf(&out, "content-length: %zu\r\n\r\n%s", sizeof(body) - 1, body);
-    return ask(buf_cstr(&out));
-}
 
 Test(local, where_keys_are_asked_for_each_surface_refuses_in_its_own_shape)
 {
