@@ -166,15 +166,16 @@ class Group:
 class Drover(Group):
     """start() -> (port, pids of the workers)."""
 
-    def start(self, nodes, workers=1, config=""):
-        """`nodes`: (name, gRPC port) each; `config`: more lines of the configuration."""
+    def start(self, nodes, workers=1, config="", health="interval_ms: 200"):
+        """`nodes`: (name, gRPC port) each; `config`: more lines of the configuration; `health`:
+        what goes between its braces."""
         runtime = self.folder / "run"
         runtime.mkdir(mode=0o700, exist_ok=True)
         path = self.folder / "drover.yaml"
         path.write_text(
             f"workers: {workers}\napi: {{listen: '127.0.0.1:0'}}\nadmin: {{listen: '127.0.0.1:0'}}\n"
             f"runtime_dir: {runtime}\nlog: {{level: warn}}\n"
-            f"health: {{interval_ms: 200, rise: 1}}\n{config}nodes:\n"
+            f"health: {{rise: 1, {health}}}\n{config}nodes:\n"
             + "".join(f"  - {{name: {name}, address: '127.0.0.1:{port}'}}\n" for name, port in nodes))
         self.run([program("drover", self.build), "-c", str(path)], "drover.log")
         ctl = [program("droverctl", self.build), "--runtime-dir", str(runtime)]

@@ -185,6 +185,16 @@ def test_a_node_that_is_killed_comes_back(tmp_path):
     assert run["errors"] <= 16, done.stderr  # those that had begun: at most its slots
 
 
+def test_a_node_that_is_made_slow_stands_still_most_of_the_time_and_fails_nobody(tmp_path):
+    report, done = bench(tmp_path, "unshared", "--fleet", "2x16:200000:4:0.1:3000", "--requests", 60,
+                         "--factor", 3, "--compress", 1, "--policies", "fastest", "--peers", "",
+                         "--event", "slow:a1@0.2-0.8")
+    run, = report["runs"]
+    assert report["event"] == "slow:a1@0.2-0.8"
+    assert 0.7 < run["event_stopped"] <= 1, (run, done.stderr)
+    assert run["errors"] == 0, done.stderr
+
+
 @pytest.mark.parametrize("args", [
     ["--fleet", "3y"], ["--event", "slow:nobody@0.1-0.2"], ["--event", "slow:a1@0.5-0.2"],
     ["--peers", "caddy"], ["--policies", "best"],
