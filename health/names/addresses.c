@@ -51,9 +51,11 @@ void addresses_name(char out[NODE_NAME_BYTES], const char *name, const struct ad
         if (*p == ':' || *p == '%')
             *p = '_';
     }
-    host[NODE_NAME_BYTES - 3] = '\0'; /* an address is shorter; the compiler does not know */
+    host[NODE_NAME_BYTES - 3] = '\0'; /* longer than any address */
     room = NODE_NAME_BYTES - 2 - strlen(host);
-    (void)snprintf(out, NODE_NAME_BYTES, "%.*s-%s", (int)room, name, host);
+    (void)strlcpy(out, name, room + 1);
+    (void)strlcat(out, "-", NODE_NAME_BYTES);
+    (void)strlcat(out, host, NODE_NAME_BYTES);
 }
 
 bool addresses_is_name(const char *derived, const char *name)
