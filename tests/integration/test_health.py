@@ -945,7 +945,9 @@ def test_leases_do_not_run_out_because_the_health_process_was_stopped(plant):
     pid = plant.health_pid()
     os.kill(pid, signal.SIGSTOP)
     try:
-        time.sleep(4)  # longer than the lease, shorter than the master's patience
+        # Longer than the lease, shorter than the master's patience.
+        until(lambda: next(row["heartbeat_age_ms"] for row in plant.ctl_rows("workers")
+                           if row["kind"] == "health") > 4000, 10, "the health process is silent")
     finally:
         os.kill(pid, signal.SIGCONT)
     plant.hearts.append(Heart(attachment, plant.fakes[0]))
