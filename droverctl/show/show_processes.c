@@ -1,5 +1,6 @@
 /* show_processes.c - `status` and `workers`. */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,6 +11,8 @@
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
+
+#define LOOK_AT_MAX 10u /* nodes that `status` names */
 
 static const char *health_name(enum process_health health)
 {
@@ -188,6 +191,49 @@ static void warnings_json(struct buf *out, const struct processes *p)
     buf_finish(&lines);
 }
 
+/* Is there anything to say about the node beyond that it is UP? */
+static bool remarkable(const struct node_status *status)
+{
+    return status->state != NODE_GONE &&
+           (status->state != NODE_UP || status->reason != NODE_REASON_PROBES_PASS);
+}
+
+/* Calls `show` for the first `limit` nodes that are remarkable; how many there are in all. */
+static unsigned each_remarkable(struct view *view, unsigned limit,
+                                void (*show)(struct view *view, const struct node_info *info,
+                                             const struct node_status *status))
+{
+    unsigned count = 0;
+
+    for (unsigned node = 0; node < scoreboard_max_nodes(view->board); node++) {
+        struct node_status status;
+        struct node_info info;
+
+        if (!nodes_status(view->board, node, &status) || !remarkable(&status) ||
+            !nodes_read(view->board, node, &info))
+            continue;
+        if (count++ < limit)
+            show(view, &info, &status);
+    }
+    return count;
+}
+
+static void remarkable_json(struct view *view, const struct node_info *info,
+                            const struct node_status *status)
+{
+    struct buf *out = &view->out;
+    uint64_t age_us = view->now_mono_us > status->since_mono_us
+                          ? view->now_mono_us - status->since_mono_us
+                          : 0;
+
+    emit_object(out, NULL);
+    emit_text(out, "name", info->name);
+    emit_text(out, "state", node_state_name(status->state));
+    emit_text(out, "reason", node_reason_name(status->reason));
+    emit_uint(out, "state_age_ms", age_us / 1000);
+    emit_end_object(out);
+}
+
 static void status_json(struct view *view, const struct processes *p, const struct totals *t)
 {
     struct buf *out = &view->out;
@@ -217,6 +263,9 @@ static void status_json(struct view *view, const struct processes *p, const stru
     for (unsigned s = NODE_JOINING; s <= NODE_GONE; s++)
         emit_uint(out, node_state_name((enum node_state)s), t->nodes[s]);
     emit_end_object(out);
+    emit_array(out, "look_at");
+    (void)each_remarkable(view, UINT_MAX, remarkable_json);
+    emit_end_array(out);
     emit_uint(out, "slots", t->slots);
     emit_uint(out, "inflight", t->inflight);
     emit_uint(out, "pending_tokens", t->pending_tokens);
@@ -267,12 +316,33 @@ static void status_process(struct view *view, const char *label, enum process_he
     buf_str(&view->out, "\n");
 }
 
+static void remarkable_line(struct view *view, const struct node_info *info,
+                            const struct node_status *status)
+{
+    const char *state = node_state_name(status->state);
+    struct buf name = BUF_INIT;
+    char age[TEXT_SHORT_BYTES], rest[64];
+    int n = snprintf(rest, sizeof(rest), " (%s) for %s", node_reason_name(status->reason),
+                     text_age(age, view->now_mono_us, status->since_mono_us));
+    size_t taken = 11 + strlen(state) + (size_t)n; /* label, a space, and these */
+    size_t room = view->style.width > taken ? view->style.width - taken : 0;
+
+    text_escape(&name, info->name, view->style.utf8);
+    add_label(view, "look at");
+    buf_add(&view->out, buf_head(&name),
+            text_prefix((const char *)buf_head(&name), buf_size(&name), room));
+    buf_str(&view->out, " ");
+    style_add(&view->out, &view->style, view_state_tone(status->state), state, strlen(state));
+    buf_printf(&view->out, "%s\n", rest);
+    buf_finish(&name);
+}
+
 static void status_text(struct view *view, const struct processes *p, const struct totals *t)
 {
     struct buf *out = &view->out;
     char a[TEXT_SHORT_BYTES], b[TEXT_SHORT_BYTES];
     const char *between = "";
-    unsigned known = 0;
+    unsigned known = 0, shown;
 
     buf_printf(out, "Llama Drover %s", DROVER_VERSION);
     if (p->master_started_mono_us != 0 && p->master != PROCESS_DEAD)
@@ -298,6 +368,11 @@ static void status_text(struct view *view, const struct processes *p, const stru
         known += t->nodes[s];
     }
     buf_str(out, known == 0 ? "none\n" : "\n");
+    shown = each_remarkable(view, LOOK_AT_MAX, remarkable_line);
+    if (shown > LOOK_AT_MAX) {
+        add_label(view, "look at");
+        buf_printf(out, "%s more: droverctl nodes\n", text_count(a, shown - LOOK_AT_MAX));
+    }
 
     add_label(view, "load");
     buf_printf(out, "%s in flight on %s slots", text_count(a, t->inflight),

@@ -8,7 +8,7 @@ import signal
 import urllib.request
 
 from harness import MODEL, POLL_S, SLOW, Timeout, until
-from load import chat_body, fetch_now, open_request, text_of
+from load import chat_body, fetch, fetch_now, open_request, text_of
 
 CHAT = "/v1/chat/completions"
 EJECT = {"eject_failures": 5, "eject_success_pct": 80, "eject_backoff_ms": 400,
@@ -63,6 +63,9 @@ def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_clust
     assert metric(cluster, "drover_ejections_total") == 1
     text = cluster.ctl("nodes").stdout + cluster.ctl("node", "a").stdout
     assert "EJECTED" in text and "failures" in text
+    assert re.search(r"look at +a EJECTED \(failures\) for ", cluster.ctl("status").stdout)
+    assert [(row["name"], row["state"], row["reason"])
+            for row in cluster.ctl_json("status")["look_at"]] == [("a", "EJECTED", "failures")]
     rows = json.loads(urllib.request.urlopen("http://%s:%d/nodes" % cluster.address("admin"),
                                              timeout=10).read())["nodes"]
     shown = {row["name"]: row for row in rows}["a"]
@@ -161,6 +164,26 @@ def test_pings_without_tokens_are_no_progress(make_cluster):
     until_state(cluster, "a", ("EJECTED", "no_progress"),
                 lambda: ask(cluster, fault="hang", only_node="a"))
     assert len(re.findall('event=node_ejected node="a"', cluster.master.log())) == 1
+
+
+def test_a_connection_that_breaks_is_one_failure(make_cluster):
+    """A node that dies with ten requests is DOWN, which its next probe can undo; not EJECTED."""
+    cluster = start(make_cluster, "ab", {"eject_backoff_ms": 60000}, spec="slots=16,speed=10")
+
+    async def crowd():
+        held = [asyncio.ensure_future(fetch(cluster.api, "POST", CHAT, chat_body(
+            f"number {i}", 4, drover_sim={"fault": "hang", "only_node": "a"})))
+                for i in range(20)]
+        deadline = asyncio.get_running_loop().time() + 10 * SLOW
+        while cluster.gauges()["a"][0] < 8:
+            assert asyncio.get_running_loop().time() < deadline, cluster.gauges()
+            await asyncio.sleep(POLL_S)
+        cluster.nodes[0].process.signal(signal.SIGKILL)
+        for answer in await asyncio.gather(*held):
+            assert answer.status == 200, answer.body
+    asyncio.run(crowd())
+    until_state(cluster, "a", "DOWN")
+    assert "event=node_ejected" not in cluster.master.log()
 
 
 def test_slots_open_one_by_one_after_an_absence(make_cluster):

@@ -472,6 +472,25 @@ def test_a_stream_that_does_not_register_ends(plant):
     assert attachment.ended(20) == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_streams_that_do_not_register_are_limited_by_address(plant):
+    """128 from one address may be unregistered at once; the rest is told to come later."""
+    held = [plant.attach() for _ in range(140)]
+    answers = [attachment.next() for attachment in held]
+    refusals = [a.status[0] for a, first in zip(held, answers) if first is None]
+    assert refusals == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12
+    for attachment in held:
+        attachment.break_off()
+
+    def joined():
+        attachment = plant.attach()
+        first = attachment.next()
+        if first is None:
+            return False
+        attachment.hello = first.hello
+        return attachment.register(plant.fake("a"), TOKEN)
+    until(joined, 10, "there is room again")
+
+
 def test_a_full_table_evicts_the_newcomer_and_a_gone_row_makes_room(make_plant):
     plant = make_plant(config={"limits": {"max_nodes": 2}})
     first = plant.join(plant.fake("a"))
