@@ -22,7 +22,7 @@ def may_unshare():
         stderr=subprocess.DEVNULL).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not may_unshare(), reason="no mount namespace may be made here")
+pytestmark = pytest.mark.skipif(not may_unshare(), reason="only root can make a mount namespace")
 
 
 class Named(Cluster):
