@@ -116,7 +116,8 @@ static bool speaks_events(int operation)
  */
 void relay_show_waiting(struct exchange *x)
 {
-    uint64_t after_us = x->core->config->queue.comment_after_ms * US_PER_MS;
+    uint64_t after_us =
+        config_queue_for(x->core->config, x->model)->comment_after_ms * US_PER_MS;
     uint64_t now = loop_now_us(x->core->loop);
     uint64_t waited = now - x->wait_mono_us + x->waited_us;
     unsigned position;

@@ -84,6 +84,7 @@ static void add_model_defaults(struct config *config, const struct doc *doc)
         struct config_model *model = &config->models[i];
         const struct doc_item *item = doc_at(models, i);
         const struct doc_item *hedge = doc_get(item, "hedge");
+        const struct doc_item *queue = doc_get(item, "queue");
 
         if (doc_get(item, "policy") == NULL)
             model->policy = config->policy;
@@ -97,6 +98,12 @@ static void add_model_defaults(struct config *config, const struct doc *doc)
             model->hedge.floor_ms = config->hedge.floor_ms;
         if (doc_get(hedge, "min_samples") == NULL)
             model->hedge.min_samples = config->hedge.min_samples;
+        if (doc_get(queue, "max_waiting") == NULL)
+            model->queue.max_waiting = config->queue.max_waiting;
+        if (doc_get(queue, "max_wait_ms") == NULL)
+            model->queue.max_wait_ms = config->queue.max_wait_ms;
+        if (doc_get(queue, "comment_after_ms") == NULL)
+            model->queue.comment_after_ms = config->queue.comment_after_ms;
     }
 }
 
@@ -251,6 +258,13 @@ const struct config_hedge *config_hedge_for(const struct config *config, const c
     const struct config_model *own = find_model(config, model);
 
     return own == NULL ? &config->hedge : &own->hedge;
+}
+
+const struct config_queue *config_queue_for(const struct config *config, const char *model)
+{
+    const struct config_model *own = find_model(config, model);
+
+    return own == NULL ? &config->queue : &own->queue;
 }
 
 static bool same_text(const char *a, const char *b)

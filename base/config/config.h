@@ -70,12 +70,21 @@ struct config_hedge {
     uint32_t min_samples; /* first tokens a node must have given before it can be slow; 20 */
 };
 
+/* The line of requests that no node has room for. */
+struct config_queue {
+    uint32_t max_waiting;      /* per model, over all workers; 1024 */
+    uint32_t max_wait_ms;      /* 30000 */
+    uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
+                                  never */
+};
+
 /* What is left out is as the config has it for all models. */
 struct config_model {
     char *name;
     enum policy_kind policy;
     enum request_priority priority;
     struct config_hedge hedge;
+    struct config_queue queue;
 };
 
 /* An address to listen on: "HOST:PORT", "[V6]:PORT" or "unix:/PATH"; NULL = not served. */
@@ -116,13 +125,6 @@ struct config_limits {
     uint32_t connect_timeout_ms; /* to a node; 3000 */
     uint32_t max_attempts;       /* per request, the first included; 3 */
     uint32_t max_resumes;        /* of one answer, after its first content; 2 */
-};
-
-struct config_queue {
-    uint32_t max_waiting;      /* per model, over all workers; 1024 */
-    uint32_t max_wait_ms;      /* 30000 */
-    uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
-                                  never */
 };
 
 /* The index of prompt prefixes. */
@@ -174,7 +176,7 @@ struct config {
     enum sandbox_mode seccomp; /* on */
     char *node_token_file;     /* NULL: registry.token_file */
     struct config_limits limits;
-    struct config_queue queue;
+    struct config_queue queue; /* for models not named below */
     struct config_prefix prefix;
     struct config_hedge hedge; /* for models not named below; off */
     struct config_health health;
@@ -211,6 +213,7 @@ const char *config_resolve_alias(const struct config *config, const char *name);
 enum policy_kind config_policy_for(const struct config *config, const char *model);
 enum request_priority config_priority_for(const struct config *config, const char *model);
 const struct config_hedge *config_hedge_for(const struct config *config, const char *model);
+const struct config_queue *config_queue_for(const struct config *config, const char *model);
 
 /* What of `next` cannot take effect by a reload of `now`: NULL, or the name of the first key.
  */

@@ -175,6 +175,7 @@ static const cyaml_schema_field_t model_fields[] = {
     CYAML_FIELD_ENUM("priority", OPTIONAL | CYAML_FLAG_STRICT, struct config_model, priority,
                      priorities, ARRAY_LEN(priorities)),
     BLOCK("hedge", struct config_model, hedge, hedge_fields),
+    BLOCK("queue", struct config_model, queue, queue_fields),
     CYAML_FIELD_END,
 };
 
@@ -277,7 +278,7 @@ static const struct number numbers[] = {
      10000},
     {"prefix.entries", offsetof(struct config, prefix.entries), 1024, 16777216, 262144},
     {"prefix.window_bytes", offsetof(struct config, prefix.window_bytes), 64, 65536, 1024},
-    /* those of models[].hedge have the same ranges; config.c fills them in */
+    /* those of models[].hedge and .queue have the same ranges; config.c fills them in */
     {"hedge.budget_pct", offsetof(struct config, hedge.budget_pct), 1, 100, 5},
     {"hedge.floor_ms", offsetof(struct config, hedge.floor_ms), 1, DAY_MS, 100},
     {"hedge.min_samples", offsetof(struct config, hedge.min_samples), 1, 1000000, 20},

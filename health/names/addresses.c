@@ -1,7 +1,6 @@
 /* addresses.c - the addresses of a host name, and what the node at each is called. */
 #include "health/names/addresses.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

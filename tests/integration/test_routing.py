@@ -458,6 +458,21 @@ def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster)
     assert line.gate.order == ["first", "stays", "instead"]
 
 
+def test_a_models_own_limit_of_its_line_counts_and_not_that_of_all(make_cluster):
+    line = Line(make_cluster, config={"models": [{"name": FAKE, "queue": {"max_waiting": 2}}]})
+
+    async def go():
+        await line.begin()
+        for count in (1, 2):
+            line.send(f"waits {count}")
+            await line.queued(count)
+        refused = await fetch(line.cluster.api, "POST", CHAT, chat_body("third", 4, model=FAKE))
+        await line.finish()
+        return refused
+    refused = line.run(go)
+    assert refused.status == 429 and refused.headers["x-drover-reason"] == "queue_full"
+
+
 def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster):
     line = Line(make_cluster, max_wait_ms=300)
 

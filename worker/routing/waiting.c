@@ -365,11 +365,12 @@ static struct fleet_model *look(const struct exchange *x, struct admission_line 
 {
     const struct exchange_core *core = x->core;
     struct fleet_model *model = fleet_find(core->fleet, x->model);
+    const struct config_queue *queue = config_queue_for(core->config, x->model);
     uint64_t pressed = lines_pressed(core->board, x->model_hash);
 
     *line = (struct admission_line){
-        .max_waiting = core->config->queue.max_waiting,
-        .max_wait_us = core->config->queue.max_wait_ms * US_PER_MS,
+        .max_waiting = queue->max_waiting,
+        .max_wait_us = queue->max_wait_ms * US_PER_MS,
         .waiting = lines_waiting(core->board, x->model_hash),
         .pressed = pressed != 0 && pressed + ADMISSION_CALM_US > loop_now_us(core->loop),
     };
@@ -397,7 +398,7 @@ uint64_t waiting_limit_us(const struct exchange *x)
     struct admission_line line;
 
     if (x->attempts != 0)
-        return x->core->config->queue.max_wait_ms * US_PER_MS;
+        return config_queue_for(x->core->config, x->model)->max_wait_ms * US_PER_MS;
     (void)look(x, &line);
     return admission_limit_us(&line);
 }

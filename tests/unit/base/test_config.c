@@ -265,6 +265,8 @@ Test(config, bad_aliases_and_models_are_named)
         {"priority: urgent\n", 1, "priority", "one of default, interactive, bulk"},
         {"models:\n- {name: m, hedge: {budget_pct: 101}}\n", 2, "models[0].hedge.budget_pct",
          "101"},
+        {"models:\n- {name: m, queue: {max_waiting: 1000001}}\n", 2,
+         "models[0].queue.max_waiting", "1000001"},
         {"models:\n- {name: m, hedge: true}\n", 2, "models[0].hedge", "must be keys"},
         {"models:\n- {name: m, policy: least_conn}\n- {name: m, policy: round_robin}\n", 3,
          "models[1].name", "models[0] is 'm'"},
@@ -679,5 +681,35 @@ Test(config, hedging_is_off_and_a_model_takes_what_it_does_not_say_from_all)
     expect_hedge(config, "a", false, 2, 100, 50);
     expect_hedge(config, "b", true, 10, 100, 50);
     cr_assert_eq(config_policy_for(config, "a"), POLICY_RANDOM2);
+    config_destroy(config);
+}
+
+static void expect_queue(const struct config *config, const char *model, uint32_t max_waiting,
+                         uint32_t max_wait_ms, uint32_t comment_after_ms)
+{
+    const struct config_queue *queue = config_queue_for(config, model);
+
+    cr_assert_eq(queue->max_waiting, max_waiting, "%s: %u", model, queue->max_waiting);
+    cr_assert_eq(queue->max_wait_ms, max_wait_ms, "%s: %u", model, queue->max_wait_ms);
+    cr_assert_eq(queue->comment_after_ms, comment_after_ms, "%s", model);
+}
+
+Test(config, a_model_may_have_a_line_of_its_own_length)
+{
+    struct config *config;
+    struct error err;
+
+    cr_assert_eq(parse(&config,
+                       "queue: {max_wait_ms: 5000}\n"
+                       "models:\n"
+                       "- {name: a, queue: {max_waiting: 0}}\n"
+                       "- {name: b, queue: {max_wait_ms: 7, comment_after_ms: 0}}\n"
+                       "- {name: c, policy: random2}\n",
+                       &err),
+                 0, "%s", err.text);
+    expect_queue(config, "other", 1024, 5000, 10000);
+    expect_queue(config, "a", 0, 5000, 10000);
+    expect_queue(config, "b", 1024, 7, 0);
+    expect_queue(config, "c", 1024, 5000, 10000);
     config_destroy(config);
 }
