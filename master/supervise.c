@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +28,8 @@
 #include "shm/procs.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
+
+#define HEALTH_NICE (-5)
 
 #define KILL_AFTER_US (2 * US_PER_S) /* beyond the grace that the child keeps by itself */
 
@@ -190,6 +193,9 @@ _Noreturn static void be_health(const struct supervisor *sup, const struct child
         .admin_later = sup->held,
     };
 
+    /* Little work, and none that can wait: a late probe or heartbeat looks like a dead node. As
+     * much as the rights of this user allow. */
+    (void)setpriority(PRIO_PROCESS, 0, HEALTH_NICE);
     enter_child(sup, child, master, "health");
     close_in_child(sup->rt->api_fd);
     setproctitle("health");

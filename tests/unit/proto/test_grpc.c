@@ -1,9 +1,14 @@
 /* test_grpc.c - the gRPC client against the gRPC server, over loopback, in one process. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -422,6 +427,89 @@ Test(grpc, destroying_the_server_tells_each_open_call)
     cr_assert_eq(rig.gone, 1);
     cr_assert(RIG_WAIT(&rig, probe.ends == 1));
     cr_assert_eq(probe.status, GRPC_UNAVAILABLE);
+    rig_finish(&rig);
+}
+
+Test(grpc, a_connection_that_fails_for_want_of_descriptors_here_is_no_fault_of_the_peer)
+{
+    struct rig rig;
+    struct probe first = {0}, second = {0};
+    struct rlimit files, few;
+    int lowest;
+
+    rig_init(&rig);
+    rig.channel_config.backoff_min_us = 50000;
+    rig_start(&rig);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &files), 0);
+    lowest = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    cr_assert_neq(lowest, -1);
+    (void)close(lowest);
+    few = (struct rlimit){.rlim_cur = (rlim_t)lowest, .rlim_max = files.rlim_max};
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    rig_call(&rig, &first, &echo_options, "x", 1);
+    cr_assert(RIG_WAIT(&rig, first.ends == 1));
+    cr_assert_eq(first.end, CALL_END_LOCAL);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &files), 0);
+    cr_assert(RIG_WAIT(&rig, channel_state(rig.channel) != CHANNEL_BACKOFF));
+    rig_call(&rig, &second, &echo_options, "x", 1);
+    cr_assert(RIG_WAIT(&rig, second.ends == 1));
+    cr_assert_eq(second.status, GRPC_OK);
+    probe_finish(&first);
+    probe_finish(&second);
+    rig_finish(&rig);
+}
+
+/* A network of its own.  False: not allowed to. */
+static bool enter_lone_network(void)
+{
+    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    int fd;
+    bool made;
+
+    if (unshare(CLONE_NEWNET) == -1)
+        return false;
+    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    made = fd != -1 && ioctl(fd, SIOCSIFFLAGS, &lo) == 0;
+    (void)close(fd);
+    return made;
+}
+
+/* Leaves one port that connections can be made from. */
+static void narrow_ports(void)
+{
+    int fd = open("/proc/sys/net/ipv4/ip_local_port_range", O_WRONLY | O_CLOEXEC);
+
+    cr_assert_neq(fd, -1);
+    cr_assert_eq(write(fd, "20000 20000", 11), 11);
+    (void)close(fd);
+}
+
+Test(grpc, a_connection_that_fails_for_want_of_a_local_port_is_no_fault_of_the_peer)
+{
+    struct rig rig;
+    struct probe first = {0}, second = {0};
+    const struct linger reset = {.l_onoff = 1}; /* so that the port is free at once */
+    int taken;
+
+    if (!enter_lone_network())
+        cr_skip_test("only root can make a network");
+    rig_init(&rig);
+    rig.channel_config.backoff_min_us = 50000;
+    rig_start(&rig);
+    narrow_ports();
+    taken = socket(rig.addr.sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_eq(connect(taken, (const struct sockaddr *)&rig.addr.sa, rig.addr.len), 0);
+    rig_call(&rig, &first, &echo_options, "x", 1);
+    cr_assert(RIG_WAIT(&rig, first.ends == 1));
+    cr_assert_eq(first.end, CALL_END_LOCAL, "%s", first.text);
+    cr_assert_eq(setsockopt(taken, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+    (void)close(taken);
+    cr_assert(RIG_WAIT(&rig, channel_state(rig.channel) != CHANNEL_BACKOFF));
+    rig_call(&rig, &second, &echo_options, "x", 1);
+    cr_assert(RIG_WAIT(&rig, second.ends == 1));
+    cr_assert_eq(second.status, GRPC_OK);
+    probe_finish(&first);
+    probe_finish(&second);
     rig_finish(&rig);
 }
 
