@@ -119,6 +119,7 @@ def summary(outcomes, seconds):
         "served_per_s": len(served) / seconds,
         "ttft_p50_s": percentile([o.ttft_s for o in served], 0.5),
         "ttft_p99_s": percentile([o.ttft_s for o in served], 0.99),
+        "engine_p99_s": percentile([o.ttft_s - o.queue_s for o in served], 0.99),
         "queue_p99_s": percentile([o.queue_s for o in served], 0.99),
         "refusal_p99_s": percentile([o.total_s for o in refused], 0.99),
         "refusal_p50_s": percentile([o.total_s for o in refused], 0.5),

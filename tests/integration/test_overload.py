@@ -4,11 +4,15 @@ scripts/bench-overload is the same at full length, with figures.
 """
 
 import asyncio
+import json
+import subprocess
+import sys
+import threading
 
 import pytest
 
 import pressure
-from harness import SLOW, until
+from harness import BUILD, ROOT, SLOW, until
 from load import chat_body, fetch_now
 from pressure import CHAT, offer, summary
 
@@ -98,10 +102,21 @@ class busy_slots:
         self.cluster = cluster
 
     def __enter__(self):
-        import threading  # pylint: disable=import-outside-toplevel
         self.thread = threading.Thread(target=lambda: asyncio.run(
             offer(self.cluster.api, 6 * CAPACITY, 4, TOKENS)))
         self.thread.start()
 
     def __exit__(self, *exc):
         self.thread.join()
+
+
+def test_the_benchmark_of_overload_runs(tmp_path):
+    """A short one: that it measures and judges, not what it finds."""
+    result = tmp_path / "result.json"
+    done = subprocess.run([sys.executable, str(ROOT / "scripts/bench-overload"), "--build", str(BUILD),
+                           "--seconds", "6", "--quick", "--json", str(result)],
+                          capture_output=True, text=True, timeout=100 * SLOW, check=False)
+    assert done.returncode in (0, 1) and "targets met" in done.stdout, done.stdout + done.stderr
+    figures = json.loads(result.read_text())
+    assert figures["over"]["refused"] > figures["over"]["served"] > 0
+    assert figures["capacity_per_s"] > 5
