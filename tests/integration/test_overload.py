@@ -114,7 +114,7 @@ def test_the_benchmark_of_overload_runs(tmp_path):
     """A short one: that it measures and judges, not what it finds."""
     result = tmp_path / "result.json"
     done = subprocess.run([sys.executable, str(ROOT / "scripts/bench-overload"), "--build", str(BUILD),
-                           "--seconds", "6", "--quick", "--json", str(result)],
+                           "--seconds", "5", "--quick", "--json", str(result)],
                           capture_output=True, text=True, timeout=100 * SLOW, check=False)
     assert done.returncode in (0, 1) and "targets met" in done.stdout, done.stdout + done.stderr
     figures = json.loads(result.read_text())
