@@ -199,7 +199,7 @@ class Crowd:
             kind = self.kinds[turn % len(self.kinds)]
             prompt = self.prompts[turn // len(self.kinds) % len(self.prompts)]
             turn += 1
-            name = f"{self.label}-{number}-{turn}"
+            name = f"{self.label}-{kind}-{number}-{turn}"
             began = time.monotonic()
             self.sent += 1
             try:

@@ -60,7 +60,7 @@ class Upgradable:
         cluster = self.cluster
         cluster.write_config()
         cluster.master = Process([str(self.file), "-c", str(cluster.config_path)],
-                                 cluster.dir / "drover.log")
+                                 cluster.dir / "drover.log", cluster.environment)
         cluster.wait_started()
         return self
 
