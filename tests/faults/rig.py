@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from crowd import Crowd, End
-from harness import ROOT, SLOW, Cluster, Timeout, until
+from harness import ROOT, SLOW, Cluster, Timeout, merge, until
 from hosts import Hosts
 from mangler import Mangler
 from oracle import Oracle, metrics, total
@@ -88,9 +88,12 @@ class Run:
         """A master and nodes that join it, and nodes of the configuration (`static`: their names, or
         {name: engine}), each of those behind a mangler of its own: run.wires[name]."""
         # In turn, so that every node has work when a fault strikes it.
+        # Ejection as it is by default, with shorter pauses; other tests are without it.
         settings = {"policy": "round_robin",
+                    "health": {"eject_failures": 5, "eject_success_pct": 80,
+                               "eject_backoff_ms": 1000, "eject_backoff_max_ms": 4000},
                     "limits": {"request_timeout_ms": int(20000 * SLOW)}}
-        settings.update(config or {})
+        merge(settings, config or {})
         self.cluster = Cluster(name=self.row.id, workers=workers, config=settings)
         os.environ.setdefault("ASAN_OPTIONS", ASAN_OPTIONS)
         if not isinstance(static, dict):
