@@ -28,7 +28,8 @@ def small_disk(run, size="64k"):
 
 @fault("R1", "the disk of the access log is full", "tmpfs of 64 KiB",
        clients="nothing", does="make room; lines that found none are lost and counted",
-       metric=("drover_worker_log_lines_lost_total rises",), root=True,
+       log=("event=log_lines_lost log=",),
+       metric=("drover_process_log_lines_lost_total rises",), root=True,
        quick=True)
 def disk_full(run):
     folder = small_disk(run)
@@ -72,7 +73,8 @@ def log_rotated(run):
 
 
 @fault("R2b", "whoever reads the log stands still", "the access log is a pipe that is full and nobody reads",
-       clients="nothing", does="wake the reader; lines that found no room are lost and counted")
+       clients="nothing", does="wake the reader; lines that found no room are lost and counted",
+       metric=("drover_process_log_lines_lost_total rises",))
 def log_reader_stuck(run):
     cluster = run.start()
     fifo = cluster.dir / "access.pipe"
@@ -90,6 +92,7 @@ def log_reader_stuck(run):
     cluster.ctl("reload")
     until(lambda: (now := set(cluster.worker_pids())) and not now & old, 15, "new workers")
     run.more(crowd, 40)
+    run.operator_sees()
     run.lossy_log = True
 
 
