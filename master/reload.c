@@ -2,8 +2,10 @@
 #include "master/reload.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -135,6 +137,7 @@ _Noreturn static void check(const struct reload *reload, int fd)
     struct error err = {0};
     int rc = privileges_drop(&reload->next->run_as, &err);
 
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it holds what is the master's */
     if (rc == 0)
         rc = verify_tls(reload->next, &err);
     if (rc != 0)
@@ -159,6 +162,7 @@ static int start_check(struct reload *reload, struct error *err)
         return DRV_ESYS;
     }
     reload->check_fd = ends[0];
+    reload->check_pid = pid;
     return 0;
 }
 
@@ -209,6 +213,7 @@ static void step_check(struct reload *reload, uint64_t now_mono_us)
         end_check(reload);
         switch_over(reload);
     } else if (now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US) {
+        (void)kill(reload->check_pid, SIGKILL); /* not reaped: its end of the pipe is open */
         conclude(reload, "the certificates could not be read within 5 s");
     }
 }

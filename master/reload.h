@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/attrs.h"
 #include "base/buf.h"
@@ -27,6 +28,7 @@ struct reload {
     struct config *config;  /* owned: in force */
     struct config *next;    /* owned: being tried; NULL iff no attempt is under way */
     int check_fd;           /* what the checker says of it; -1: it is done; owned */
+    pid_t check_pid;        /* the checker, while check_fd is open */
     struct buf text;        /* of `next` */
     bool wanted;
     uint64_t serial; /* attempts begun */

@@ -124,7 +124,7 @@ def test_certificates_are_renewed_on_every_listener(make_cluster):
     cluster.settings["api"]["tls"] = tls
     cluster.settings["registry"]["tls"] = tls
     cluster.start()
-    pids = cluster.worker_pids()
+    pids = until(lambda: len(found := cluster.worker_pids()) == 2 and found, 10, "both workers")
     for which in ("api", "registry"):
         assert serial_of(cluster.address(which)) == 41
     # A key that does not fit is refused before anything changes.

@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 
 import pytest
 
@@ -148,6 +149,24 @@ def test_a_stream_that_began_before_an_upgrade_ends_whole_on_the_old_program(up)
     assert_clean(load, 2)
 
 
+def test_an_upgrade_with_every_slot_taken_and_a_line_before_them_fails_no_request(make_cluster):
+    """Old and new workers do not see each other's requests; the nodes' own admission does."""
+    cluster = make_cluster()
+    rig = Upgradable(cluster).launch()
+    for name in ("a", "b"):
+        cluster.start_node(name, "slots=3,rate=100")
+    with Load(cluster.api, concurrency=24, tokens=24) as load:
+        until(lambda: len([row for row in cluster.open_requests() if not row["node"]]) >= 8, 20,
+              "a line has formed")
+        for _ in range(2):
+            rig.replace()
+            cluster.ctl("upgrade")
+            old = rig.follow()
+            more_done(load, 24)
+            assert old.wait(60) == 0
+    assert_clean(load)
+
+
 def test_usr2_upgrades_too_and_static_nodes_are_probed_first(make_cluster):
     cluster = make_cluster(token=False)
     nodes = [cluster.start_node(name, "slots=32,rate=100", join=False, wait=False)
@@ -218,6 +237,21 @@ def test_a_program_that_cannot_run_is_refused_and_nothing_changes(up):
         up.follow()
         more_done(load, 10)
     assert_clean(load)
+
+
+def test_an_upgrade_may_move_a_listener_and_is_refused_a_port_in_use(up):
+    cluster = up.cluster
+    old_api = cluster.api
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        cluster.write_config(api={"listen": "127.0.0.1:%d" % taken.getsockname()[1]})
+        refused(up, "api.listen")
+        assert "Address already in use" in cluster.master.log()
+        assert cluster.api == old_api
+    cluster.write_config(api={"listen": "127.0.0.2:0"})
+    cluster.ctl("upgrade")
+    up.follow()
+    assert cluster.api[0] == "127.0.0.2"
+    assert fetch_now(cluster.api, "GET", "/livez").status == 200
 
 
 def test_a_program_that_hangs_is_given_up_after_ten_seconds(up):
