@@ -351,7 +351,9 @@ size_t fleet_size(const struct fleet *fleet)
 bool fleet_any_up(const struct fleet *fleet)
 {
     for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++) {
-        if (fleet->nodes[slot] != NULL && nodes_state(fleet->board, slot) == NODE_UP)
+        enum node_state state = nodes_state(fleet->board, slot);
+
+        if (fleet->nodes[slot] != NULL && (state == NODE_UP || state == NODE_TRIAL))
             return true;
     }
     return false;

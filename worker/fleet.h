@@ -86,7 +86,7 @@ void fleet_renew(struct fleet *fleet);
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id);
 /* Who holds the slot, or NULL if the slot has another generation here. */
 struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation);
-/* How many nodes are known; is any of them UP? */
+/* How many nodes are known; is any of them UP or on TRIAL? */
 size_t fleet_size(const struct fleet *fleet);
 bool fleet_any_up(const struct fleet *fleet);
 

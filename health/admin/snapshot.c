@@ -110,7 +110,7 @@ const char *snapshot_not_ready(const struct scoreboard *board)
     for (unsigned i = 0; i < scoreboard_max_workers(board) && !worker; i++)
         worker = procs_read(board, i, &view) && view.state == PROC_RUNNING;
     for (unsigned i = 0; i < scoreboard_max_nodes(board) && !node; i++)
-        node = nodes_state(board, i) == NODE_UP;
+        node = nodes_state(board, i) == NODE_UP || nodes_state(board, i) == NODE_TRIAL;
     if (!worker)
         return "no worker is running";
     if (!node)

@@ -68,8 +68,8 @@ MUST_CHECK int snapshot_take(struct snapshot *out, const struct scoreboard *boar
                              uint64_t now_wall_ms);
 void snapshot_finish(struct snapshot *snapshot);
 
-/* NULL when the system can take requests: a worker runs and a node is UP.  Otherwise one line
- * that says what is missing.  A look at the scoreboard, without a snapshot. */
+/* NULL when the system can take requests: a worker runs and a node is UP or on TRIAL. Otherwise
+ * one line that says what is missing.  A look at the scoreboard, without a snapshot. */
 const char *snapshot_not_ready(const struct scoreboard *board);
 
 #endif

@@ -117,8 +117,7 @@ def node_stopped(run):
 
 
 @fault("N4", "an engine stops, its drover-node lives", "SIGSTOP of the engine",
-       clients="those it had go on elsewhere when the engine was silent for too long "
-               "(`limits.first_token_ms`, `idle_token_ms`)",
+       clients="those it had wait until it is found out (3.5 s), then go on elsewhere",
        does="look at the engine; it gets no work until it answers",
        log=("event=node_state node=\"a\" from=UP",),
        metric=('drover_node_state{node="a",state="UP"} is 0',),

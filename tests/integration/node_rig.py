@@ -78,6 +78,7 @@ class Engine:
         self.n_vocab = n_vocab
         self.slots = slots
         self.loading = False
+        self.deaf = False            # questions get no answer; generations go on
         self.requests = []           # (path, headers, body) of POSTs
         self.closed = []             # instants at which a peer closed on us
         self.busy = 0                # generations under way
@@ -152,6 +153,8 @@ class Engine:
         return True
 
     def _get(self, sock, path):
+        if self.deaf:
+            return self.wait_closed(sock)
         if self.loading:
             return self.answer(sock, 503, {"error": {"message": "Loading model",
                                                      "type": "unavailable_error", "code": 503}})
@@ -221,6 +224,15 @@ class Engine:
             except TimeoutError:
                 pass
         sock.settimeout(None)
+        self.send(sock, delta(None, "stop") + DONE)
+        return self.end(sock)
+
+    def do_trickle(self, sock, _):
+        """A token ten times a second until released."""
+        self.begin(sock)
+        self.send(sock, ROLE)
+        while not self.release.wait(0.1):
+            self.send(sock, delta("a"))
         self.send(sock, delta(None, "stop") + DONE)
         return self.end(sock)
 

@@ -239,6 +239,23 @@ def test_an_engine_that_is_down_is_unavailable_and_comes_back(start, engine):
     assert answer.status is Code.UNAVAILABLE and "not reachable" in answer.message
 
 
+def test_an_engine_too_busy_to_be_looked_at_is_alive_as_long_as_answers_come(node, engine):
+    call = node.infer("trickle", timeout=60)
+    threading.Thread(target=lambda: Answer(call), daemon=True).start()
+    until(lambda: engine.busy == 1, what="a generation")
+    engine.deaf = True
+    looked = len(engine.closed)
+    # Two looks have had their time, 2 s each, and were given up.
+    until(lambda: len(engine.closed) >= looked + 2, what="looks without an answer")
+    assert node.describe().load.engine_reachable
+    engine.release.set()
+    until(lambda: engine.busy == 0, what="the end of the generation")
+    until(lambda: not node.describe().load.engine_reachable, what="no sign of life is left")
+    assert node.describe().load.engine_detail
+    engine.deaf = False
+    until(lambda: node.describe().load.engine_reachable, what="it answers again")
+
+
 def test_an_engine_that_loads_is_unavailable_until_it_has(start, engine):
     engine.loading = True
     node = start("--insecure-no-token")
