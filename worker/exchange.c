@@ -154,6 +154,9 @@ void exchange_answer_error(struct exchange *x, enum api_error error, const char 
         responder_abort(request->responder);
         return;
     }
+    /* What a node left unfinished must not swallow our own event. */
+    if (x->torn)
+        buf_str(&event, "\n\n");
     surface_error_event(&event, request->surface, request->operation, error, message,
                         request->id, x->next_sequence);
     responder_write(request->responder, buf_head(&event), buf_size(&event));
@@ -218,6 +221,7 @@ int exchange_begin_attempt(struct leg *leg, struct fleet_node *node)
     }
     leg->number = x->attempts++;
     leg->progress_mono_us = now;
+    leg->queue_position = UINT32_MAX;
     requests_node(core->board, core->slot, leg->row, node->slot, leg->number);
     requests_phase(core->board, core->slot, leg->row, REQUEST_SENT, now);
     stats_count(core->board, leg->node, leg->generation, STATS_DISPATCHED, 1);

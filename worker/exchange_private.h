@@ -53,6 +53,7 @@ struct leg {
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
     uint64_t progress_mono_us; /* last sign that it gets on */
+    uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
 
     /* The answer as far as it is held. */
     unsigned status; /* of the engine's head; 0 = none yet */
@@ -100,6 +101,7 @@ struct exchange {
     unsigned status;        /* as the client sees it; 0 = nothing yet */
     bool head_shown;        /* the client has a status line */
     bool content_shown;     /* ... and content: no more unseen retries */
+    bool torn;              /* what was shown last does not end an event */
     bool finished;          /* finish came: the answer is whole */
     uint32_t next_sequence; /* of an event after those shown, where they are numbered */
 

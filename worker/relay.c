@@ -28,6 +28,9 @@
 #define LOW_WATER_BYTES (64 * 1024)
 /* ... but not for every token: so much is given back at once. */
 #define RELEASE_BYTES (16 * 1024)
+/* Of a header that passes from an engine to the client. */
+#define MAX_HEADER_BYTES      1024
+#define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
 /* A waiting stream that has begun is told its place this often. */
@@ -66,6 +69,29 @@ void relay_add_headers(struct exchange *x)
         responder_header(r, "x-drover-model", x->model);
 }
 
+static bool speaks_events(int operation)
+{
+    switch (operation) {
+    case DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_RESPONSES:
+    case DROVER__V1__OPERATION__OPERATION_MESSAGES:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Bytes of the answer go to the client as they are.  Honest nodes send whole events. */
+static void pass(struct exchange *x, const uint8_t *bytes, size_t n)
+{
+    if (n == 0)
+        return;
+    x->torn = bytes[n - 1] != '\n' || (speaks_events(x->request->operation) && n > 1 &&
+                                       bytes[n - 2] != '\n' && bytes[n - 2] != '\r');
+    responder_write(x->request->responder, bytes, n);
+}
+
 /* Shows the client the head and what was held.  `whole`: nothing follows. */
 static void show(struct exchange *x, bool whole)
 {
@@ -91,22 +117,9 @@ static void show(struct exchange *x, bool whole)
     }
     x->content_shown = true;
     if (buf_size(&leg->held) != 0)
-        responder_write(r, buf_head(&leg->held), buf_size(&leg->held));
+        pass(x, buf_head(&leg->held), buf_size(&leg->held));
     buf_finish(&leg->held);
     buf_finish(&leg->headers);
-}
-
-static bool speaks_events(int operation)
-{
-    switch (operation) {
-    case DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS:
-    case DROVER__V1__OPERATION__OPERATION_COMPLETIONS:
-    case DROVER__V1__OPERATION__OPERATION_RESPONSES:
-    case DROVER__V1__OPERATION__OPERATION_MESSAGES:
-        return true;
-    default:
-        return false;
-    }
 }
 
 /*
@@ -141,6 +154,33 @@ void relay_show_waiting(struct exchange *x)
         responder_write(x->request->responder, comment, (size_t)n);
 }
 
+/* ---- what a node may say in the head -------------------------------------------------------
+ */
+
+static bool is_printable(const char *text, size_t max_bytes)
+{
+    size_t n = 0;
+
+    for (; text[n] != '\0'; n++)
+        if (text[n] < 0x20 || text[n] > 0x7e)
+            return false;
+    return n <= max_bytes;
+}
+
+/* drover-node lets no others through.  But a node may be anybody's, and a header could end the
+ * head, frame the body anew, or speak in our name. */
+static bool may_pass(const Drover__V1__Header *header)
+{
+    const char *name = header->name;
+
+    if (!is_printable(header->value, MAX_HEADER_BYTES))
+        return false;
+    if (strcmp(name, "retry-after") == 0)
+        return true;
+    return strncmp(name, "openai-", 7) == 0 && strlen(name) <= MAX_HEADER_NAME_BYTES &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(name);
+}
+
 /* ---- what the node says --------------------------------------------------------------------
  */
 
@@ -150,6 +190,10 @@ static void on_accepted(void *data, uint32_t queue_position)
     struct exchange *x = leg->x;
     uint64_t now = loop_now_us(x->core->loop);
 
+    /* Only moving up is progress: saying it again must not hold the client for ever. */
+    if (queue_position >= leg->queue_position)
+        return;
+    leg->queue_position = queue_position;
     leg->progress_mono_us = now;
     if (queue_position == 0)
         requests_phase(x->core->board, x->core->slot, leg->row, REQUEST_PREFILL, now);
@@ -179,10 +223,16 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
                         "the next node would not go on with the answer");
         return;
     }
-    leg->event_stream = head->event_stream;
+    /* Who asked for one document gets it whole or from another node, whatever this one says. */
+    leg->event_stream = head->event_stream && x->request != NULL && x->request->stream;
     (void)snprintf(leg->content_type, sizeof(leg->content_type), "%s",
-                   head->content_type[0] == '\0' ? "application/json" : head->content_type);
+                   head->content_type[0] != '\0' &&
+                           is_printable(head->content_type, sizeof(leg->content_type) - 1)
+                       ? head->content_type
+                       : "application/json");
     for (size_t i = 0; i < head->n_headers && !x->head_shown; i++) {
+        if (!may_pass(head->headers[i]))
+            continue;
         buf_add(&leg->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
         buf_add(&leg->headers, head->headers[i]->value, strlen(head->headers[i]->value) + 1);
     }
@@ -264,7 +314,7 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
         x->next_sequence = chunk->next_sequence;
     keep_text(x, chunk);
     if (x->content_shown) {
-        responder_write(x->request->responder, chunk->data.data, chunk->data.len);
+        pass(x, chunk->data.data, chunk->data.len);
         relay_release_if_low(leg);
         return;
     }

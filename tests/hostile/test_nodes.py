@@ -1,0 +1,367 @@
+"""Malicious nodes: whatever a node says, the client gets a good answer from another one or a proper
+error, and the worker goes on.
+
+There is one good node in the fleet; the bad one of each test has a name of its own.
+"""
+import http.client
+import itertools
+import json
+import random
+import re
+import struct
+import time
+import urllib.request
+
+import pytest
+
+from bad_node import (CONTINUATION, DONE, HEAD, BadNode, chunk_event, event, finish_event, framed, good_answer,
+                      head_event)
+from fake_node import common, inference
+from h2raw import DATA, END_HEADERS, HEADERS, PING, PRIORITY, SETTINGS, WINDOW, frame
+from harness import MODEL, until
+from watch import CHAT, Watch, rss_mb
+
+CONFIG = {"policy": "round_robin", "limits": {"first_token_ms": 500, "idle_token_ms": 500, "max_attempts": 3}}
+names = (f"bad-{n}" for n in itertools.count())
+OK = head_event() + chunk_event()
+
+
+def ask(fleet, stream, timeout=20):
+    """(status, headers, body) of a chat; a body that is cut short is None."""
+    connection = http.client.HTTPConnection(*fleet.api, timeout=timeout)
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": stream}),
+                           {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        try:
+            body = answer.read()
+        except http.client.HTTPException:
+            body = None
+        return answer.status, answer.headers, body
+    finally:
+        connection.close()
+
+
+def events(body):
+    blocks = (block.strip("\n") for block in body.decode().split("\n\n"))
+    return [block[6:] for block in blocks if block.startswith("data: ")]
+
+
+def ask_until_asked(fleet, bad, stream, enough=2):
+    """Asks until the bad node has been asked; all the answers."""
+    answers = []
+    for _ in range(12):
+        answers.append(ask(fleet, stream))
+        if bad.asked >= enough:
+            break
+    assert bad.asked, "the bad node was never asked"
+    return answers
+
+
+# ---- before the client has seen anything: another node helps --------------------------------------
+
+def says(body, status="0", **trailers):
+    return lambda c, s: c.answer(s, body, status, **trailers)
+
+
+def only(fields):
+    return lambda c, s: c.headers(s, fields, True)
+
+
+def endless_head(c, s):
+    c.send(frame(HEADERS, 0, s, c.encoder.encode(HEAD)))
+    for n in range(2000):
+        c.send(frame(CONTINUATION, 0, s, c.encoder.encode([(f"x-{n}", "v" * 900)])))
+
+
+def heads_again(c, s):
+    for _ in range(200000):
+        c.headers(s, [(":status", "103")])
+
+
+def flood(piece, times=30000):
+    def attack(c, s):
+        c.headers(s, HEAD)
+        for _ in range(times):
+            c.send(piece * 100)
+    return attack
+
+
+def accepted_for_ever(c, s):
+    c.headers(s, HEAD)
+    for _ in range(600):
+        c.data(s, event(accepted=inference.Accepted(queue_position=0)))
+        time.sleep(0.1)
+
+
+BEFORE = {
+    "length of 4 GiB": says(b"\0\xff\xff\xff\xff"),
+    "length over the limit": says(struct.pack(">BI", 0, 5 << 20) + bytes(100)),
+    "compressed": says(framed(b"x", 1)),
+    "flag 2": says(framed(b"x", 2)),
+    "cut in the prefix": says(good_answer()[:3]),
+    "cut in the message": says(good_answer()[:9]),
+    "no protobuf": says(framed(b"\xff\xff\xff\xff")),
+    "wrong wire types": says(framed(b"\x10\x01\x1d\0\0\0\0")),
+    "a length beyond the message": says(framed(b"\x12\x7fabc")),
+    "no UTF-8": says(framed(b"\x12\x07\x08\xc8\x01\x12\x02\xff\xfe")),
+    "NUL in a string": says(framed(b"\x12\x08\x08\xc8\x01\x12\x03a\0b")),
+    "many unknown fields": says(framed(b"\xa0\x06\x01" * 5000)),
+    "nested without end": says(framed(b"\x12" * 4000)),
+    "chunk before head": says(chunk_event()),
+    "finish before head": says(finish_event(0)),
+    "two heads": says(head_event() + head_event()),
+    "status 0": says(head_event(0)),
+    "status 101": says(head_event(101)),
+    "status 600": says(head_event(600)),
+    "status of 2^32-1": says(head_event(0xffffffff)),
+    "nothing": says(b""),
+    "nothing of an event": says(framed(b"") * 50),
+    "accepted and no more": says(event(accepted=inference.Accepted())),
+    "head and no more": says(head_event()),
+    "a lie about bytes": says(head_event() + finish_event(5)),
+    "grpc-status x": says(b"", "x"),
+    "grpc-status -1": says(b"", "-1"),
+    "grpc-status 99": says(b"", "99"),
+    "no grpc-status": says(head_event(), None, x_a="b"),
+    "message of 7 KB": says(b"", "14", grpc_message="m" * 7000),
+    "bad escapes": says(b"", "13", grpc_message="%zz%%4%ff%00"),
+    "HTML": lambda c, s: (c.headers(s, [(":status", "502"), ("content-type", "text/html")]), c.data(s, b"<html>", True)),
+    "redirect": only([(":status", "302"), ("location", "http://x/")]),
+    "status of three letters": only([(":status", "abc"), ("content-type", "application/grpc")]),
+    "no status": only([("content-type", "application/grpc")]),
+    "upper case": only(HEAD + [("X-Upper", "v"), ("grpc-status", "0")]),
+    "another codec": only([(":status", "200"), ("content-type", "application/json"), ("grpc-status", "0")]),
+    "informational for ever": heads_again,
+    "endless head": endless_head,
+    "a head of 60 KB": only(HEAD + [("x-big", "v" * 60000), ("grpc-status", "0")]),
+    "300 fields": only(HEAD + [("x-many", "v")] * 300 + [("grpc-status", "0")]),
+    "bad base64": only(HEAD + [("x-a-bin", "%%"), ("grpc-status", "0")]),
+    "commas": only(HEAD + [("x-a-bin", "," * 7000), ("grpc-status", "0")]),
+    "refused": lambda c, s: c.reset(s, 7),
+    "cancelled": lambda c, s: c.reset(s, 8),
+    "reset without error": lambda c, s: c.reset(s, 0),
+    "reset by a code from the future": lambda c, s: c.reset(s, 0xffffffff),
+    "goaway": lambda c, s: c.goaway(0),
+    "goaway twice": lambda c, s: (c.goaway(0x7fffffff), c.goaway(max(s - 2, 0))),
+    "goaway that rises": lambda c, s: (c.goaway(0), c.goaway(0x7fffffff)),
+    "goaway with an error": lambda c, s: c.goaway(0, 11),
+    "hangs up": lambda c, s: c.sock.shutdown(2),
+    "no HTTP/2": lambda c, s: c.send(b"HTTP/1.1 200 OK\r\n\r\nhello"),
+    "a frame of 16 MB": lambda c, s: c.send(b"\xff\xff\xff" + bytes([DATA, 0]) + struct.pack(">I", s) + bytes(100000)),
+    "data on no stream": lambda c, s: c.data(0, b"x"),
+    "data on a stream of the future": lambda c, s: c.data(s + 1000, b"x"),
+    "a push": lambda c, s: c.send(frame(5, END_HEADERS, s, struct.pack(">I", 2) + c.encoder.encode([(":path", "/")]))),
+    "window of nothing": lambda c, s: c.send(frame(WINDOW, 0, s, bytes(4))),
+    "window too wide": lambda c, s: c.send(frame(WINDOW, 0, 0, struct.pack(">I", 0x7fffffff)) * 2),
+    "frame size of 1": lambda c, s: c.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 5, 1))),
+    "window of 2^31": lambda c, s: c.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0x80000000))),
+    "pings": flood(frame(PING, 0, 0, bytes(8))),
+    "settings": flood(frame(SETTINGS)),
+    "empty data": lambda c, s: flood(frame(DATA, 0, s))(c, s),
+    "priorities": flood(frame(PRIORITY, 0, 1, bytes(5))),
+    "unknown frames": flood(frame(77, 0, 0)),
+    "silence": lambda c, s: None,
+    "a head and silence": lambda c, s: (c.headers(s, HEAD), c.data(s, head_event())),
+    "accepted for ever": accepted_for_ever,
+    "error 500": says(head_event(500, "application/json", False) + chunk_event(b"{}") + finish_event(2)),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_a_node_does_before_content_costs_the_client_nothing(fleet, name):
+    worker = fleet.worker_pids()[0]
+    with Watch(fleet, worker, serve=lambda: True) as watch, BadNode(fleet, next(names), BEFORE[name]) as bad:
+        for stream in (False, True):
+            for status, _, body in ask_until_asked(fleet, bad, stream, 1 + stream):
+                assert status == 200 and body and b"error" not in body, (status, body)
+    watch.expect(cpu=3, memory=64, lines=40)
+    assert fleet.worker_pids() == [worker]
+
+
+# ---- after the client has seen something: an error that its library understands -------------------
+
+AFTER = {
+    "reset": lambda c, s: c.reset(s, 2),
+    "refused": lambda c, s: c.reset(s, 7),
+    "reset without error": lambda c, s: c.reset(s, 0),
+    "hangs up": lambda c, s: c.sock.shutdown(2),
+    "no finish": lambda c, s: c.trailers(s),
+    "no trailers": lambda c, s: c.data(s, b"", True),
+    "another head": lambda c, s: c.data(s, head_event()),
+    "no protobuf": lambda c, s: c.data(s, framed(b"\xff\xff")),
+    "a lie about bytes": lambda c, s: (c.data(s, finish_event(1)), c.trailers(s)),
+    "too large": lambda c, s: c.data(s, struct.pack(">BI", 0, 5 << 20)),
+    "silence": lambda c, s: None,
+    "half an event": lambda c, s: (c.data(s, chunk_event(b'data: {"half":', content=True)), c.reset(s, 2)),
+    "half a line": lambda c, s: (c.data(s, chunk_event(b'data: {"half":\n', content=True)), c.reset(s, 2)),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_what_a_node_does_after_content_ends_in_an_error_event(fleet, name):
+    def attack(c, s):
+        c.headers(s, HEAD)
+        c.data(s, OK)
+        time.sleep(0.05)  # so that the worker shows it before the rest comes
+        AFTER[name](c, s)
+
+    with BadNode(fleet, next(names), attack) as bad:
+        cut = [answer for answer in ask_until_asked(fleet, bad, True, 1) if answer[1]["x-drover-node"] == bad.name]
+        assert cut
+        for status, _, body in cut:
+            assert status == 200 and b'"hi"' in body
+            said = events(body)
+            assert said[-1] == "[DONE]"
+            assert json.loads(said[-2])["error"]["src"] == "drover", said
+
+
+def test_finish_and_then_more_is_ignored(fleet):
+    body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n' + DONE
+
+    def attack(c, s):
+        c.answer(s, head_event() + chunk_event(body) + finish_event(len(body)) + chunk_event(b"data: evil\n\n"))
+
+    with BadNode(fleet, next(names), attack) as bad:
+        for status, _, got in ask_until_asked(fleet, bad, True, 1):
+            assert status == 200 and b"evil" not in got
+
+
+def test_an_answer_byte_by_byte_is_an_answer(fleet):
+    def attack(c, s):
+        c.headers(s, HEAD)
+        c.send(b"".join(frame(DATA, 0, s, bytes([byte])) + frame(DATA, 8, s, b"\2\0\0") for byte in good_answer()))
+        c.trailers(s)
+
+    with BadNode(fleet, next(names), attack) as bad:
+        answers = ask_until_asked(fleet, bad, True, 1)
+        (good,) = [answer for answer in answers if answer[1]["x-drover-node"] == bad.name]
+        assert events(good[2])[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("settings", [struct.pack(">HI", 3, 0), struct.pack(">HI", 3, 1), struct.pack(">HI", 4, 0),
+                                      struct.pack(">HIHI", 1, 0, 6, 1)],
+                         ids=["no streams", "one stream", "no window", "no table"])
+def test_settings_that_leave_no_room_delay_and_do_not_block(fleet, settings):
+    """What a node stops taking is sent elsewhere."""
+    with BadNode(fleet, next(names), says(good_answer())) as bad:
+        until(lambda: len(bad.connections) >= 2, 5, "the worker and the health process have connected")
+        for connection in bad.connections:
+            connection.send(frame(SETTINGS, 0, 0, settings))
+        for stream in (False, True, False, True):
+            status, _, body = ask(fleet, stream)
+            assert status == 200 and b'"error"' not in body
+
+
+# ---- what would do harm further on ----------------------------------------------------------------
+
+EVIL = [("content-length", "3"), ("transfer-encoding", "chunked"), ("connection", "upgrade"), ("set-cookie", "a=b"),
+        ("x-evil", "a\r\nset-cookie: c"), ("x-evil\r\nset-cookie", "d"), ("x-nul", "a b\x7f"), ("openai-version", "1"), ("openai-x\r\nset-cookie", "f"), ("openai-y", "a\r\nset-cookie: g"),
+        ("server", "evil"), ("x-drover-node", "somebody"), ("x-long", "v" * 5000), ("", "empty")]
+
+
+@pytest.mark.parametrize("content_type", ["application/json\r\nset-cookie: e", "text/html; charset=\x01", "x" * 3000, "\u2603"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_headers_of_a_node_cannot_split_or_frame_the_answer(fleet, content_type, stream):
+    body = b'{"choices":[]}'
+
+    def attack(c, s):
+        c.answer(s, head_event(200, content_type, False, EVIL) + chunk_event(body) + finish_event(len(body)))
+
+    with BadNode(fleet, next(names), attack) as bad:
+        for status, headers, got in ask_until_asked(fleet, bad, stream, 1):
+            assert status == 200 and got is not None
+            assert "set-cookie" not in headers and "upgrade" not in (headers["connection"] or "")
+            assert headers["server"] != "evil" and headers["x-drover-node"] != "somebody"
+            assert len(headers.get_all("content-type")) == 1
+            if headers["x-drover-node"] == bad.name:
+                assert headers["openai-version"] == "1" and got == body
+
+
+def test_a_node_that_lies_about_its_load_gets_no_more_than_its_share(fleet):
+    """N9: nothing to do, and fast; and then it stalls."""
+    with BadNode(fleet, next(names), lambda c, s: None, load={"running": 0, "queued": 0}) as bad:
+        begin = time.monotonic()
+        for _ in range(6):
+            assert ask(fleet, False)[0] == 200
+        assert bad.asked <= 4
+        assert time.monotonic() - begin < 30
+
+
+LOADS = [{"running": 0xffffffff, "queued": 0xffffffff}, {"kv_used_fraction": float("nan")},
+         {"kv_used_fraction": float("inf")}, {"kv_used_fraction": -1e30}, {"seq": 0}, {"seq": 0xffffffffffffffff},
+         {"engine_reachable": True, "engine_detail": "\x1b[31m\r\nforged event=ok " + "d" * 200}]
+
+
+@pytest.mark.parametrize("load", LOADS, ids=range(len(LOADS)))
+def test_a_wild_load_report_leaves_metrics_and_views_whole(fleet, load):
+    class Liar(BadNode):
+        def report(self):
+            self.seq += 1
+            return common.LoadReport(**{"seq": self.seq, "engine_reachable": True, **self.load})
+
+    with Liar(fleet, next(names), says(good_answer()), load=load):
+        for status, _, _ in [ask(fleet, False), ask(fleet, True)]:
+            assert status == 200
+        check_metrics(fleet)
+        assert "\x1b" not in fleet.master.log()
+
+
+def check_metrics(fleet):
+    text = urllib.request.urlopen("http://%s:%d/metrics" % fleet.address("admin"), timeout=20).read().decode()
+    sample = re.compile(r'^[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_]\w*="([^"\\\n]|\\[\\"n])*",?)*\})? '
+                        r'(NaN|[+-]Inf|-?[0-9.e+-]+)$')
+    for line in text.splitlines():
+        assert line.startswith("#") or sample.match(line), line
+    json.loads(urllib.request.urlopen("http://%s:%d/nodes" % fleet.address("admin"), timeout=20).read())
+    fleet.ctl_json("status")
+    fleet.ctl_json("nodes")
+    fleet.ctl_json("models")
+    return text
+
+
+def test_hostile_names_of_models_are_escaped_everywhere(fleet):
+    models = ['quote"brace}', "back\\slash", "a{b=c}", "\u202eright", "x" * 127, "<script>", "a,b", "%0a", "..", "' or 1"]
+    with BadNode(fleet, next(names), says(good_answer()), models=models):
+        check_metrics(fleet)
+        listed = json.loads(urllib.request.urlopen(fleet.url + "/v1/models", timeout=20).read())["data"]
+        assert set(models) <= {model["id"] for model in listed}
+        for row in fleet.ctl("models").stdout.splitlines():
+            assert row.isprintable()
+
+
+def test_many_nodes_with_many_models_do_not_flood_the_metrics(fleet):
+    before = len(check_metrics(fleet))
+    crowd = [BadNode(fleet, next(names), models=[f"m{n}-{i}" for i in range(64)]) for n in range(8)]
+    try:
+        # A node costs its 200 lines, whatever it serves.
+        grown = len(check_metrics(fleet)) - before
+        assert grown < 8 * 25000, f"{grown} bytes more for 8 nodes with 512 models"
+    finally:
+        for node in crowd:
+            node.__exit__()
+
+
+def test_random_damage_to_an_answer_harms_nobody(fleet):
+    rng, said = random.Random(20261124), []
+    worker = fleet.worker_pids()[0]
+
+    def attack(c, s):
+        text = bytearray(good_answer())
+        for _ in range(rng.randrange(1, 4)):
+            text[rng.randrange(len(text))] = rng.randrange(256)
+        said.append(bytes(text))
+        c.answer(s, said[-1])
+
+    with BadNode(fleet, next(names), attack) as bad:
+        for _ in range(100):
+            try:
+                status, _, body = ask(fleet, rng.random() < 0.5)
+            except http.client.HTTPException as problem:
+                raise AssertionError(f"after {said[-1:]}") from problem
+            # A node may answer with any status of the client's fault, so damage may too.
+            assert 200 <= status < 500 or status == 502, (status, body)
+        assert bad.asked
+    assert fleet.worker_pids() == [worker]
+    assert rss_mb(worker) < 700
+    until(fleet.idle, 10)
