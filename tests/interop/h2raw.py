@@ -20,8 +20,8 @@ def framed(message, flag=0):
 class Raw:
     """A client that writes frames as it is told and collects what comes back."""
 
-    def __init__(self, port, greet=True):
-        self.sock = socket.create_connection(("127.0.0.1", port), 10)
+    def __init__(self, port, greet=True, source="127.0.0.1"):
+        self.sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.buffer = b""
         self.streams = {}
