@@ -122,7 +122,12 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
     out->any_failed = false;
     outlook.session_node =
         request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
-    (void)prefix_match(board, request->windows, request->windows_count, outlook.matched);
+    if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
+        request->beyond_slots) {
+        out->any_usable =
+            true; /* perhaps; but nothing is cached anywhere, so nothing is for it */
+        return;
+    }
     for (size_t i = 0; i < model->servers_count && out->count < CANDIDATES_MAX; i++) {
         const struct fleet_server *server = &model->servers[i];
         const struct candidates_barred *barred;
@@ -148,6 +153,8 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
             limit_trial(c, board, server);
         if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
             out->bars[out->count] = describe_load(c, board, server, request);
+        if (request->beyond_slots && c->inflight < c->slots)
+            c->cap = 0;
         if (c->prefill_tokens_per_s > best)
             best = c->prefill_tokens_per_s;
         out->server[out->count++] = server;

@@ -45,6 +45,7 @@ struct candidates_request {
     double tokens_per_window;
     const struct candidates_barred *barred;
     uint32_t barred_count;
+    bool beyond_slots; /* only where all slots are taken: a place that only a match is worth */
     uint64_t now_mono_us;
 };
 

@@ -125,14 +125,6 @@ static void no_trials(struct candidates *candidates)
     }
 }
 
-static void only_beyond_slots(struct candidates *candidates)
-{
-    for (size_t i = 0; i < candidates->count; i++) {
-        if (candidates->of[i].inflight < candidates->of[i].slots)
-            candidates->of[i].cap = 0;
-    }
-}
-
 /* Two windows tell conversations apart that share their beginning. */
 static uint64_t key_of(const struct exchange *x)
 {
@@ -172,6 +164,7 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
         .windows_count = x->windows_count,
         .barred = x->excluded,
         .barred_count = x->excluded_count,
+        .beyond_slots = beyond_slots,
         .now_mono_us = loop_now_us(core->loop),
     };
     struct candidates_place place;
@@ -185,8 +178,6 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
     candidates_gather(&candidates, core->board, model, &request);
     if (leg->is_hedge)
         only_free_slots(&candidates, x->leg->node);
-    else if (beyond_slots)
-        only_beyond_slots(&candidates);
     if (x->attempts != 0)
         no_trials(&candidates);
     if (!candidates_claim(&candidates, core->board, core->slot, policy, &request,

@@ -264,6 +264,32 @@ Test(candidates, a_model_on_disk_costs_its_load_and_is_loaded_once)
     tear_down();
 }
 
+Test(candidates, beyond_the_slots_nobody_gets_a_free_slot)
+{
+    const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60};
+    struct candidates_place place;
+
+    set_up(2);
+    learn(0, 100); /* 600 tokens take it 6 s, longer than the 2 s until a slot comes free */
+    learn(1, 4000);
+    hold_places(1, 0, 4);
+    s.request.windows = windows;
+    s.request.windows_count = 2;
+    s.request.tokens_per_window = 300;
+    s.request.beyond_slots = true;
+    gather();
+    cr_assert_eq(all.count, 0, "nobody has any of the prompt");
+    cr_assert(all.any_usable);
+    cr_assert_eq(claim(&place), -1);
+    prefix_note(s.board, 0, 1, windows, 2, NOW);
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert_eq(all.of[1].cap, 0, "its slots are free, and for those who are first");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 5);
+    tear_down();
+}
+
 Test(candidates, a_claim_counts_the_uncached_tokens_in_the_own_gauge)
 {
     struct candidates_place place;
