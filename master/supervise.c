@@ -375,6 +375,9 @@ void supervise_end(struct supervisor *sup, enum child_order order)
     if (order <= sup->order)
         return;
     sup->order = order;
+    /* A reload that was under way is off, and its configuration is about to go. */
+    if (sup->switching)
+        sup->config = sup->switch_config;
     sup->switching = false;
     sup->seats_count = 0;
     memset(sup->seats, 0, sizeof(sup->seats));
@@ -687,6 +690,7 @@ int supervise_switch(struct supervisor *sup, const struct config *next, unsigned
         return DRV_EAGAIN;
     sup->switch_old_count = sup->seats_count;
     sup->switch_from = sup->generation;
+    sup->switch_config = sup->config;
     sup->switch_failed = false;
     sup->switching = true;
     sup->generation = ++sup->last_generation;

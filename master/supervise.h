@@ -81,6 +81,7 @@ struct supervisor {
     unsigned switch_target;    /* workers of the new generation */
     unsigned switch_old_count; /* seats of the old one */
     uint32_t switch_from;      /* generation of the old one */
+    const struct config *switch_config; /* borrowed: of the old one */
     bool held;         /* no worker is started, and health leaves the admin listener alone */
     bool proven;       /* every first child has served once: crashes are now worked around */
     bool start_failed; /* before that, a child gave up with an error */

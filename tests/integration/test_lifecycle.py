@@ -297,6 +297,18 @@ def test_a_second_term_ends_everything_at_once(make_cluster):
     assert cluster.master.popen.returncode == 0
 
 
+def test_a_stop_in_the_middle_of_a_reload_is_a_stop(make_cluster):
+    cluster = make_cluster(workers=4, config={"shutdown_grace_ms": 60000}).start()
+    until(lambda: "event=ready" in cluster.master.log(), 10)
+    cluster.master.signal(signal.SIGHUP)
+    until(lambda: "generation=2" in cluster.master.log(), 10, "the first new worker")
+    cluster.master.signal(signal.SIGQUIT)
+    until(lambda: "drover is stopping" in cluster.master.log()
+          or "event=reloaded" in cluster.master.log(), 10, "the reload is over")
+    cluster.master.signal(signal.SIGTERM)  # uses the grace of the configuration in force
+    assert cluster.master.wait(15) == 0
+
+
 ORDERS = (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGWINCH, signal.SIGTTIN,
           signal.SIGTTOU, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
