@@ -1,0 +1,486 @@
+"""Requests that wait for a place: in which order, for how long, and that none of them is lost."""
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import time
+import urllib.request
+
+import pytest
+
+from fake_engine import MODEL as FAKE, FakeEngine
+from harness import SLOW, until
+from load import chat_body, fetch, open_request, text_of
+from test_clients import BackgroundClient
+
+CHAT = "/v1/chat/completions"
+
+
+class Gate:
+    """An engine that keeps each request until it may go on; it remembers the order they came in."""
+
+    def __init__(self):
+        self.open = False
+        self.order = []  # the prompts, as they reached the engine
+        self.at = []  # and when
+        self.engine = FakeEngine(self.behave)
+
+    def behave(self, handler, path, body):
+        self.order.append(json.loads(body)["messages"][0]["content"])
+        self.at.append(time.monotonic())
+        while not self.open and not self.engine.stopping.is_set():
+            time.sleep(0.005)
+        self.pause()
+        handler.chat(body)
+
+    def pause(self):
+        pass
+
+
+def waiting(cluster):
+    return [row for row in cluster.open_requests() if row["phase"] == "queued"]
+
+
+class Line:
+    """A cluster with one place to be served at, which is taken, and requests that wait for it."""
+
+    def __init__(self, make_cluster, gate=None, workers=2, config=None, **queue):
+        self.gate = gate or Gate()
+        self.cluster = make_cluster(workers=workers, config={
+            **(config or {}), "queue": {"max_wait_ms": 120000, **queue}}).start()
+        self.cluster.start_node("only", engine=self.gate.engine.url,
+                                extra=("--slots", "1", "--queue", "0"))
+        self.tasks = []
+
+    async def look(self, condition, what, bound_s=10):
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, until, condition, bound_s, what)
+
+    def send(self, prompt, priority=None, stream=True):
+        headers = {"x-request-id": prompt}
+        if priority:
+            headers["x-drover-priority"] = priority
+        task = asyncio.create_task(fetch(self.cluster.api, "POST", CHAT,
+                                         chat_body(prompt, 4, stream, model=FAKE), headers))
+        self.tasks.append(task)
+        return task
+
+    async def begin(self):
+        """Takes the one place."""
+        self.send("first")
+        await self.look(lambda: self.gate.order, "the place is taken")
+
+    async def fill(self):
+        """Lets some wait at each of two workers; their names, in the order they came."""
+        names, share = [], {}
+        while len(share) < 2 or min(share.values()) < 3:
+            names.append(f"r{len(names)}")
+            assert len(names) < 200, "all connections go to one worker"
+            self.send(names[-1])
+            await self.queued(len(names))
+            workers = [row["worker"] for row in waiting(self.cluster)]
+            share = {worker: workers.count(worker) for worker in workers}
+        return names
+
+    async def queued(self, count):
+        await self.look(lambda: len(waiting(self.cluster)) == count, f"{count} wait")
+
+    async def finish(self):
+        self.gate.open = True
+        answers = await asyncio.gather(*self.tasks)
+        for answer in answers:
+            assert answer.status == 200, answer.body
+            text_of(answer.body)
+        return answers
+
+    def run(self, go, bound_s=60):
+        try:
+            return asyncio.run(asyncio.wait_for(go(), bound_s * SLOW))
+        finally:
+            self.gate.engine.close()
+
+
+def test_requests_are_served_in_the_order_they_came_over_all_workers(make_cluster):
+    line = Line(make_cluster)
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        return names, await line.finish()
+    names, answers = line.run(go)
+    assert line.gate.order == ["first"] + names
+    assert all(int(answer.headers["x-drover-queue-ms"]) > 0 for answer in answers[1:])
+
+
+def test_a_more_urgent_class_goes_first_and_each_class_keeps_its_order(make_cluster):
+    line = Line(make_cluster)
+
+    async def go():
+        await line.begin()
+        count = 0
+        for number in range(3):
+            for name in ("bulk", "default", "interactive"):
+                line.send(f"{name}{number}", name)
+                count += 1
+                await line.queued(count)
+        await line.finish()
+    line.run(go)
+    assert line.gate.order == ["first"] + [f"{name}{number}" for name in
+                                           ("interactive", "default", "bulk")
+                                           for number in range(3)]
+
+
+def test_the_configuration_gives_a_class_to_those_who_name_none(make_cluster):
+    line = Line(make_cluster, config={
+        "priority": "bulk", "models": [{"name": FAKE, "priority": "interactive"}]})
+
+    async def go():
+        await line.begin()
+        for count, (name, priority) in enumerate(
+                [("says bulk", "bulk"), ("says default", "default"), ("says nothing", None)], 1):
+            line.send(name, priority)
+            await line.queued(count)
+        await line.finish()
+    line.run(go)
+    assert line.gate.order == ["first", "says nothing", "says default", "says bulk"]
+
+
+def test_a_bulk_request_under_constant_urgent_load_waits_20_s_and_no_longer(make_cluster):
+    gate = Gate()
+    gate.pause = lambda: time.sleep(0.1)
+    line = Line(make_cluster, gate)
+    sent = {}
+
+    async def go():
+        await line.begin()
+        patient = {}
+        for name in ("default", "bulk"):
+            sent[name] = time.monotonic()
+            patient[name] = line.send(name, name)
+        await line.queued(2)
+
+        async def urgent(number):
+            turn = 0
+            while not patient["bulk"].done():
+                name = f"u{number}-{turn}"
+                turn += 1
+                sent[name] = time.monotonic()
+                await line.send(name, "interactive")
+        pressing = [asyncio.create_task(urgent(number)) for number in range(4)]
+        await line.queued(6)
+        gate.open = True
+        await asyncio.gather(*pressing)
+        await line.finish()
+    line.run(go)
+    served = dict(zip(gate.order, gate.at))
+    # Four urgent ones at 0.1 s each: what came before a key's time may still be ahead of it.
+    for name, offset_s in (("default", 5), ("bulk", 20)):
+        waited = served[name] - sent[name]
+        assert offset_s - 0.5 <= waited <= offset_s + 3 * SLOW, (name, waited)
+        for other, at in sent.items():
+            if other.startswith("u") and other in served and at > sent[name] + offset_s + 0.5:
+                assert served[other] > served[name], (name, other)
+
+
+def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster):
+    line = Line(make_cluster, max_waiting=2)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        leaver = await open_request(cluster.api, "POST", CHAT,
+                                    chat_body("leaver", 4, model=FAKE))
+        line.send("stays")
+        await line.queued(2)
+        full = await fetch(cluster.api, "POST", CHAT, chat_body("no", 4, model=FAKE))
+        leaver.abort()
+        await line.queued(1)
+        line.send("instead")
+        await line.queued(2)
+        await line.finish()
+        return full
+    full = line.run(go)
+    assert full.status == 429, full.body
+    assert 1 <= int(full.headers["retry-after"]) <= 60
+    assert full.headers["x-drover-reason"] == "queue_full"
+    assert full.json()["error"]["code"]
+    assert line.gate.order == ["first", "stays", "instead"]
+
+
+def test_a_models_own_limit_of_its_line_counts_and_not_that_of_all(make_cluster):
+    line = Line(make_cluster, config={"models": [{"name": FAKE, "queue": {"max_waiting": 2}}]})
+
+    async def go():
+        await line.begin()
+        for count in (1, 2):
+            line.send(f"waits {count}")
+            await line.queued(count)
+        refused = await fetch(line.cluster.api, "POST", CHAT, chat_body("third", 4, model=FAKE))
+        await line.finish()
+        return refused
+    refused = line.run(go)
+    assert refused.status == 429 and refused.headers["x-drover-reason"] == "queue_full"
+
+
+def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster):
+    line = Line(make_cluster, max_wait_ms=300)
+
+    async def go():
+        await line.begin()
+        late = await fetch(line.cluster.api, "POST", CHAT, chat_body("late", 4, model=FAKE))
+        await line.finish()
+        return late
+    late = line.run(go)
+    assert late.status == 503, late.body
+    assert late.headers["x-drover-reason"] == "queue_timeout"
+    assert 1 <= int(late.headers["retry-after"]) <= 60
+    assert line.gate.order == ["first"]
+
+
+def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        rows = cluster.open_requests()
+        serving = next(row["worker"] for row in rows if row["id"] == "first")
+        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
+        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        os.kill(other["pid"], signal.SIGKILL)
+        await line.queued(len(names) - len(theirs))
+        line.gate.open = True
+        results = await asyncio.gather(*line.tasks, return_exceptions=True)
+        return names, theirs, results
+    names, theirs, results = line.run(go)
+    kept = [name for name in ["first"] + names if name not in theirs]
+    lost = {name for name, result in zip(["first"] + names, results)
+            if isinstance(result, Exception)}
+    assert lost == theirs and len(theirs) >= 3
+    assert all(result.status == 200 for result in results if not isinstance(result, Exception))
+    assert line.gate.order == kept
+    cluster.wait_idle()
+
+
+def test_a_worker_that_stands_still_does_not_hold_up_the_line_of_the_others(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        rows = cluster.open_requests()
+        serving = next(row["worker"] for row in rows if row["id"] == "first")
+        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
+        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        mine = {"first", *names} - theirs
+        os.kill(other["pid"], signal.SIGSTOP)
+        try:
+            line.gate.open = True
+            await line.look(lambda: set(line.gate.order) == mine, "those of the other are served")
+        finally:
+            os.kill(other["pid"], signal.SIGCONT)
+        await line.finish()
+        return names
+    names = line.run(go)
+    assert sorted(line.gate.order) == sorted(["first"] + names)
+
+
+def test_those_who_wait_during_a_reload_are_served(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        names = await line.fill()
+        loop = asyncio.get_running_loop()
+        old = set(cluster.worker_pids())
+        await loop.run_in_executor(None, cluster.ctl, "reload")
+        await line.look(lambda: len(now := set(cluster.worker_pids())) == 2 and not now & old,
+                        "new workers")
+        for number in range(4):
+            line.send(f"new{number}")
+            await line.queued(len(names) + number + 1)
+        await line.finish()
+        return names
+    names = line.run(go)
+    assert line.gate.order == ["first"] + names + [f"new{number}" for number in range(4)]
+
+
+def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
+    line = Line(make_cluster, comment_after_ms=200)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        client = BackgroundClient("openai", cluster.url, "stream", model=FAKE)
+        await line.queued(1)
+        line.send("raw")
+        await line.queued(2)
+        plain = asyncio.create_task(fetch(cluster.api, "POST", CHAT,
+                                          chat_body("plain", 4, False, model=FAKE)))
+        await line.queued(3)
+        told = await open_request(cluster.api, "POST", CHAT, chat_body("told", 4, model=FAKE))
+        await told.read_head()
+        events = []
+        async for event in told.events():
+            events.append(event)
+            line.gate.open = True  # not before it was told
+        told.close()
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(None, client.result)
+        return told, events, text, await plain, (await line.finish())[-1]
+    told, events, text, plain, raw = line.run(go)
+    assert told.status == 200 and told.headers["content-type"].startswith("text/event-stream")
+    # One for each worker's line: what stands behind it in another worker's is not known.
+    assert re.fullmatch(rb": drover queued pos=[1-4] eta=[0-9]+s", events[0]), events[0]
+    assert text_of(told.body) == "Hello there."
+    assert b": drover queued pos=" in raw.body
+    assert text == "Hello there."
+    assert plain.status == 200 and plain.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_after_a_stream_was_begun_for_waiting_is_an_event(make_cluster, status):
+    gate = Gate()
+    refuse = {"error": {"message": "it does not fit", "type": "x", "code": status}}
+    serve = gate.behave
+
+    def behave(handler, path, body):
+        if json.loads(body)["messages"][0]["content"] == "refuse":
+            handler.answer(status, refuse)
+        else:
+            serve(handler, path, body)
+    gate.engine.behave = behave
+    line = Line(make_cluster, gate, comment_after_ms=100)
+
+    async def go():
+        await line.begin()
+        told = await open_request(line.cluster.api, "POST", CHAT,
+                                  chat_body("refuse", 4, model=FAKE))
+        await told.read_head()
+        events = []
+        async for event in told.events():
+            events.append(event)
+            gate.open = True
+        told.close()
+        await line.finish()
+        return told, events
+    told, events = line.run(go)
+    assert told.status == 200
+    assert events[0].startswith(b": drover queued pos=1")
+    assert events[-1] == b"data: [DONE]"
+    error = json.loads(events[-2].removeprefix(b"data: "))["error"]
+    assert "it does not fit" in error["message"] or status == 500, error
+    assert error["type"] and isinstance(error["code"], str)
+
+
+def test_two_coordinators_share_a_node_that_knows_better_than_they_do(make_cluster):
+    gate = Gate()
+    clusters = []
+    address = None
+    for _ in range(2):
+        cluster = make_cluster(token=False, config={} if address is None else {
+            "nodes": [{"name": "shared", "address": address}]})
+        if address is None:
+            node = cluster.start_node("shared", engine=gate.engine.url, join=False, wait=False,
+                                      extra=("--slots", "1", "--queue", "0"))
+            address = node.address()
+            cluster.settings["nodes"] = [{"name": "shared", "address": address}]
+        cluster.start()
+        cluster.wait_up("shared")
+        clusters.append(cluster)
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        first = asyncio.create_task(fetch(clusters[0].api, "POST", CHAT,
+                                          chat_body("first", 4, model=FAKE)))
+        await loop.run_in_executor(None, until, lambda: gate.order, 5, "the place is taken")
+        others = [asyncio.create_task(fetch(clusters[1].api, "POST", CHAT,
+                                            chat_body(f"other{number}", 4, model=FAKE)))
+                  for number in range(5)]
+        await loop.run_in_executor(None, until, lambda: len(waiting(clusters[1])) >= 4, 5,
+                                   "the others wait")
+        assert gate.order == ["first"]
+        gate.open = True
+        return await asyncio.gather(first, *others)
+    answers = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
+    gate.engine.close()
+    for answer in answers:
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-drover-attempts"] == "1", "being full is no failure"
+        text_of(answer.body)
+    assert sorted(gate.order) == ["first"] + [f"other{number}" for number in range(5)]
+
+
+def test_ten_thousand_that_wait_are_all_served(make_cluster):
+    count, slots = 10000, 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard > count + 1000, f"this test needs more than {hard} descriptors (ulimit -Hn)"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        drain_many(make_cluster, count, slots)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def drain_many(make_cluster, count, slots):
+    cluster = make_cluster(config={"queue": {"max_waiting": 2 * count, "max_wait_ms": 300000},
+                                   "limits": {"max_connections": 2 * count}}).start()
+    cluster.start_node("only", f"slots={slots},speed=100", extra=("--queue", "0"))
+
+    def queued():
+        text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"),
+                                      timeout=10 * SLOW).read().decode()
+        return int(re.search(r"^drover_requests_buffered (\d+)", text, re.M).group(1))
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        holders = await asyncio.gather(*(
+            open_request(cluster.api, "POST", CHAT,
+                         chat_body(f"hold {i}", 4, drover_sim={"fault": "hang"}))
+            for i in range(slots)))
+        await loop.run_in_executor(None, until, lambda: cluster.gauges()["only"][0] == slots,
+                                   20, "every slot is held")
+        opened = []
+        for start in range(0, count, 200):  # a listener's backlog is no queue of ours
+            opened += await asyncio.gather(*(
+                open_request(cluster.api, "POST", CHAT, chat_body(f"{i % 50}", 2))
+                for i in range(start, start + 200)))
+        await loop.run_in_executor(None, until, lambda: queued() == count, 30, f"{count} wait")
+        for holder in holders:
+            holder.abort()
+        async def rest(answer):
+            await answer.read_head()
+            await answer.read()
+            answer.close()
+            assert answer.status == 200, answer.body
+            assert text_of(answer.body)
+            return answer.headers["x-drover-attempts"]
+        return await asyncio.gather(*(rest(answer) for answer in opened))
+    attempts = asyncio.run(asyncio.wait_for(go(), 90 * SLOW))
+    assert len(attempts) == count and set(attempts) == {"1"}
+    cluster.wait_idle()
+
+
+def test_a_model_is_loaded_once_while_the_others_wait_for_it(make_cluster):
+    cluster = make_cluster(workers=2).start()
+    cluster.start_node("only", f"slots=8,models=big@8192@{int(500 * SLOW)}")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(fetch(cluster.api, "POST", CHAT,
+                                           chat_body(f"{i}", 4, False, model="big")))
+                 for i in range(6)]
+        await loop.run_in_executor(None, until, lambda: len(waiting(cluster)) == 5, 10,
+                                   "one has the model loaded, five wait")
+        assert cluster.gauges()["only"][0] == 1
+        return await asyncio.gather(*tasks)
+    for answer in asyncio.run(asyncio.wait_for(go(), 60 * SLOW)):
+        assert answer.status == 200 and answer.headers["x-drover-attempts"] == "1"
+        assert answer.json()["choices"][0]["message"]["content"]
+    cluster.wait_idle()
