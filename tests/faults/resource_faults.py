@@ -13,6 +13,7 @@ from pathlib import Path
 from crowd import End
 from harness import children_of, until
 from hosts import run as command
+from load import chat_body, fetch_now
 from rig import ASAN_OPTIONS, fault
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -129,19 +130,31 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@fault("R4", "the kernel kills a worker that needs too much memory", "SIGKILL as by the OOM killer",
+@fault("R4", "the kernel kills a worker that needs too much memory",
+       "cgroup of 4 MiB for what is new, bodies of 8 MB",
        clients="as P1", does="give it more memory, or lower `limits.max_body_total_bytes`",
        log=("event=child_ended kind=worker cause=signal name=KILL",),
        metric=("drover_process_restarts_total rises",),
-       ends={End.CUT, End.UNANSWERED})
+       ends={End.CUT, End.UNANSWERED}, root=True)
 def out_of_memory(run):
     cluster = run.start()
     crowd = run.crowd()
-    for _ in range(3):
-        pids = cluster.worker_pids()
-        run.kill(pids[0])
-        until(lambda pids=pids: pids[0] not in (now := cluster.worker_pids()) and len(now) == 2,
-              15, "a new worker")
+    victim = cluster.worker_pids()[0]
+    group = new_group(run, "memory")
+    (group / "memory.limit_in_bytes").write_text(str(4 << 20))
+    (group / "cgroup.procs").write_text(str(victim))
+    run.oracle.killed.add(victim)
+    run.workers_died = True
+    body = chat_body("x" * 8_000_000, 4)
+    deadline = time.monotonic() + 60
+    while victim in cluster.worker_pids() and time.monotonic() < deadline:
+        try:
+            fetch_now(cluster.api, "POST", "/v1/chat/completions", body)
+        except (OSError, AssertionError):
+            pass  # it came to the victim
+    run.within(lambda: victim not in (now := cluster.worker_pids()) and len(now) == 2, 15,
+               "a new worker", "replaced")
+    leave(group)
     run.more(crowd)
     run.operator_sees()
 
@@ -152,9 +165,7 @@ def out_of_memory(run):
 def starved(run):
     cluster = run.start(config={"registry": {"heartbeat_ms": 500, "lease_ms": 5000}})
     crowd = run.crowd(concurrency=4)
-    group = Path("/sys/fs/cgroup/cpu") / f"drover-faults-{os.getpid()}-{time.time_ns()}"
-    group.mkdir()
-    run.closers.append(lambda: _leave(group))
+    group = new_group(run, "cpu")
     (group / "cpu.cfs_period_us").write_text("50000")
     (group / "cpu.cfs_quota_us").write_text("10000")
     for pid in [cluster.master.pid, *children_of(cluster.master.pid)]:
@@ -163,12 +174,20 @@ def starved(run):
     until(lambda: time.monotonic() - began > 8 and crowd.done > done + 8, 40, "time passes")
     run.figure("answers", f"{(crowd.done - done) / (time.monotonic() - began):.1f}/s")
     run.operator_sees()
-    _leave(group)
+    leave(group)
     run.check("event=node_state" not in run.logs()[0], "a node was judged wrongly")
     run.more(crowd)
 
 
-def _leave(group):
+def new_group(run, controller):
+    group = Path("/sys/fs/cgroup") / controller / f"drover-faults-{time.time_ns()}"
+    group.mkdir()
+    run.closers.append(lambda: leave(group))
+    return group
+
+
+def leave(group):
+    """What is in a cgroup goes on without its limits."""
     if group.exists():
         for pid in (group / "cgroup.procs").read_text().split():
             (group.parent / "cgroup.procs").write_text(pid)
