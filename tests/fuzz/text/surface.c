@@ -64,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     surface_error_body(&out, surface, error, text, (choice & 128) != 0 ? text : NULL, "id");
     MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
     buf_reset(&out);
-    surface_error_event(&out, surface, operation, error, text, "id");
+    surface_error_event(&out, surface, operation, error, text, "id", choice);
     check_event(&out, surface);
     if (harden_check_head(&head, raw, in.left) == NULL) {
         MUST(head.head_len <= in.left && head.head_len <= HARDEN_MAX_HEAD_BYTES);
