@@ -30,7 +30,7 @@ static void on_start(struct server_call *call, void *data)
 {
     (void)data;
     started++;
-    (void)server_call_add_header(call, "x-echo", "1", 1);
+    MUST(server_call_add_header(call, "x-echo", "1", 1) == 0);
     (void)server_call_metadata(call, "x-any-bin", NULL);
 }
 
