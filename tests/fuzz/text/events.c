@@ -55,6 +55,7 @@ static void hear(struct listener *l, const struct sse_event *event)
     struct sse_event changed;
     struct seen seen;
     size_t raw_len = event->raw_len;
+    int rc = 0;
 
     l->events++;
     /* A \n that comes later than its \r, which was an end by itself, may be left out. */
@@ -68,11 +69,12 @@ static void hear(struct listener *l, const struct sse_event *event)
     MUST(memchr(l->o.response_id, '\0', sizeof(l->o.response_id)) != NULL);
     MUST(l->o.tokens <= l->events);
     if (seen.root.type != JSON_NONE && seen.kind != SEEN_ERROR && seen.kind != SEEN_DONE)
-        (void)assembler_add(l->assembler, &seen.root);
+        rc = assembler_add(l->assembler, &seen.root);
+    MUST(rc == 0 || rc == DRV_EINVAL || rc == DRV_ETOOBIG);
     strip(l, event);
     MUST(rejoin_event(&l->rejoin, event, &changed) == 0);
     observe_event(&l->rejoined, &changed, &seen);
-    (void)rejoin_judge(&l->rejoin, &l->rejoined, &seen);
+    MUST(rejoin_judge(&l->rejoin, &l->rejoined, &seen) <= REJOIN_ANEW);
 }
 
 static void begin(struct listener *l, int operation)

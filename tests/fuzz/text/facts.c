@@ -37,7 +37,8 @@ static void read_error(const char *body, size_t n)
         MUST(memchr(verdict.text, '\0', sizeof(verdict.text)) != NULL);
     }
     (void)judge_event(status);
-    (void)recognise_metric(body, n, "llamacpp:requests_processing", &value);
+    if (recognise_metric(body, n, "llamacpp:requests_processing", &value))
+        MUST(n != 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

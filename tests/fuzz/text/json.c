@@ -24,7 +24,8 @@ static void look(const struct json_value *value)
         MUST(json_equal(value, name) && strlen(name) < sizeof(name));
     if (json_uint(&integer, value, 1000000))
         MUST(integer <= 1000000);
-    (void)json_number(&number, value);
+    if (json_number(&number, value))
+        MUST(value->type == JSON_NUMBER);
     if (value->type != JSON_STRING)
         return;
     json_decode(&plain, value);
