@@ -187,16 +187,14 @@ void agent_set_tokens(struct agent *agent, const char *newest, const char *previ
     agent->has_token = newest[0] != '\0';
 }
 
-bool agent_authorised(const struct agent *agent, const struct server_call *call)
+/* All tokens are always tried, so that the time it takes does not tell which one it was. */
+static bool proves(const struct agent *agent, const struct server_call *call, const char *name)
 {
     uint8_t wanted[JOIN_PROOF_BYTES];
-    const uint8_t *proof;
     size_t n = 0;
+    const uint8_t *proof = server_call_metadata(call, name, &n);
     bool good = false;
 
-    if (!agent->has_token)
-        return true;
-    proof = server_call_metadata(call, JOIN_CALL_METADATA, &n);
     if (proof == NULL || n != JOIN_PROOF_BYTES)
         return false;
     for (size_t i = 0; i < ARRAY_LEN(agent->tokens); i++) {
@@ -206,6 +204,12 @@ bool agent_authorised(const struct agent *agent, const struct server_call *call)
         good |= join_equal(proof, wanted);
     }
     return good;
+}
+
+bool agent_authorised(const struct agent *agent, const struct server_call *call)
+{
+    return !agent->has_token || proves(agent, call, JOIN_CALL_METADATA) ||
+           proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
 }
 
 /* ---- Cancel --------------------------------------------------------------------------------

@@ -20,6 +20,8 @@
 #define JOIN_NONCE_BYTES    32
 #define JOIN_INSTANCE_BYTES 16
 #define JOIN_CALL_METADATA  "drover-call-proof-bin"
+/* A second proof, of the previous token, while there are two: a node may know only that. */
+#define JOIN_CALL_PREVIOUS_METADATA "drover-call-proof-previous-bin"
 
 struct join_facts {
     uint8_t server_nonce[JOIN_NONCE_BYTES];

@@ -92,6 +92,10 @@ def test_the_join_token_is_replaced_in_two_steps(loaded):
     new = "another-integration-token-0123456789abcdef\n"
     loaded.token_path.write_text(new + old)
     loaded.ctl("reload")
+    for _ in range(4):  # by nodes that know the old one alone
+        answer = fetch_now(loaded.api, "POST", "/v1/chat/completions",
+                           chat_body("hello", 2, stream=False))
+        assert answer.status == 200, answer.body
     later = loaded.dir / "later-token"
     later.write_text(new)
     later.chmod(0o600)
