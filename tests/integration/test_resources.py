@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -148,6 +149,21 @@ def test_a_worker_that_is_full_turns_away_who_nobody_takes(make_cluster):
     held.pop().close()
     until(lambda: metric(cluster, "drover_worker_connections") == 39, 10)
     assert chat(cluster).status == 200
+    for s in held:
+        s.close()
+
+
+def test_who_comes_to_a_full_worker_has_a_second_until_somebody_leaves(make_cluster):
+    cluster = make_cluster(workers=1, config={"limits": {"max_connections": 4}}).start()
+    held = [socket.create_connection(cluster.api, 10) for _ in range(4)]
+    until(lambda: metric(cluster, "drover_worker_connections") == 4, 10)
+    refused = connect_and_say(cluster.api, make_request("GET", "/livez"))
+    assert read_all(refused).startswith(b"HTTP/1.1 503 "), "nobody left in time"
+    late = connect_and_say(cluster.api, make_request("GET", "/livez",
+                                                     headers={"Connection": "close"}))
+    assert not select.select([late], [], [], 0.3)[0], "turned away without a wait"
+    held.pop().close()
+    assert read_all(late).startswith(b"HTTP/1.1 200 ")
     for s in held:
         s.close()
 

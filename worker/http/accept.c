@@ -5,8 +5,9 @@
  * per event, so that a burst spreads over the workers and the open streams get their turn.
  * A worker that can take no more, because it has as many connections as it may or because there
  * are no descriptors, stops reading the listener, which stays readable and would make the loop
- * spin; the others take what comes.  It tries again by timer, and when a connection closes. Who
- * has waited for a second then has been left by everybody, and is turned away with an answer.
+ * spin; the others take what comes.  It tries again by timer, and when a connection closes.  If
+ * somebody was waiting at each look for a second, nobody takes them: all are turned away, with
+ * an answer.
  *
  * So many connections are taken that descriptors remain for everything else: the nodes, the
  * logs.
@@ -17,6 +18,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +35,7 @@
 #define ACCEPT_BATCH    16
 #define ACCEPT_RETRY_US (50 * 1000)
 
-/* Failures in a row (one second) after which waiting clients are turned away instead. */
+/* Looks in a row (one second) that found clients waiting, before these are turned away. */
 #define SHED_AFTER 20
 #define SHED_BATCH 16
 
@@ -240,7 +242,7 @@ static void shed(struct http_server *server)
     static struct log_limit limit;
     unsigned n = 0;
     uint32_t missed;
-    int fd;
+    int fd = -1;
 
     if (server->spare_fd != -1)
         (void)close(server->spare_fd);
@@ -254,6 +256,8 @@ static void shed(struct http_server *server)
                   "\"service_unavailable\",\"param\":null,\"code\":\"overloaded\"}}\n");
         n++;
     }
+    if (fd == -1 && errno == EAGAIN)
+        server->held_off = 0; /* that was all: who comes now has not waited yet */
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (n != 0 && log_limit_ok(&limit, 1, &missed))
         log_warn("event=connections_shed count=%u connections=%u missed=%u", n,
@@ -272,11 +276,20 @@ static bool is_full(const struct http_server *server)
     return server->connections_count >= server->max_connections;
 }
 
+static bool somebody_waits(const struct http_server *server)
+{
+    struct pollfd listener = {.fd = server->params.listen_fd, .events = POLLIN};
+
+    return poll(&listener, 1, 0) == 1;
+}
+
 static void on_retry(struct timer *timer)
 {
     struct http_server *server = CONTAINER_OF(timer, struct http_server, accept_timer);
 
-    if (++server->held_off > SHED_AFTER)
+    if (!somebody_waits(server))
+        server->held_off = 0;
+    else if (++server->held_off > SHED_AFTER)
         shed(server);
     if (is_full(server))
         hold_off(server);

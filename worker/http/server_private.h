@@ -61,7 +61,7 @@ struct http_server {
     h2o_socket_t *listener; /* on a duplicate of params.listen_fd; NULL once draining */
     bool listening;         /* the listener is being read */
     struct timer accept_timer;
-    unsigned held_off;             /* retries since a connection was last taken */
+    unsigned held_off;             /* looks in a row that found clients waiting */
     unsigned max_connections;      /* limits.max_connections, or what descriptors allow */
     int spare_fd;                  /* given up to turn a connection away; -1 = gone */
     struct connection connections; /* list head */
