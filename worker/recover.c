@@ -3,8 +3,8 @@
  *
  *   nothing shown yet     another node, under the retry budget and max_attempts
  *   plain text shown      another node goes on from the text, at most max_resumes times; when
- * all have failed it is worth a moment's wait for one that comes back anything else         an
- * error: an answer if none has begun, else the stream's last event
+ *                         all have failed, a moment's wait for one that comes back
+ *   anything else         an error: an answer if none has begun, else the stream's last event
  *
  * A node that says it is full has not failed: it is passed over for a moment, and that is no
  * attempt.
@@ -70,11 +70,23 @@ static bool may_resume(const struct exchange *x)
            x->resumes < x->core->config->limits.max_resumes;
 }
 
+/* What an attempt said that nobody was shown is not for the next one to go on from. */
+static void forget_unseen(struct exchange *x)
+{
+    x->next_sequence = 0;
+    buf_reset(&x->text);
+    buf_reset(&x->ids);
+    x->ids_lost = false;
+    x->vocabulary = 0;
+    x->response_id[0] = '\0';
+    x->created = 0;
+}
+
 /* Another try, on another node. */
 static void go_on(struct exchange *x)
 {
     if (!x->content_shown)
-        x->next_sequence = 0;
+        forget_unseen(x);
     x->leg->status = 0;
     buf_reset(&x->leg->held);
     buf_reset(&x->leg->headers);

@@ -382,7 +382,9 @@ static void answered(struct leg *leg)
     struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
-    uint32_t here = x->output_tokens - x->resumed_tokens;
+    /* The node has the last word on the sum, which may be less than what others had counted. */
+    uint32_t here =
+        x->output_tokens > x->resumed_tokens ? x->output_tokens - x->resumed_tokens : 0;
 
     budget_success(core->board, x->model_hash, now);
     hedge_earn(x);
@@ -391,7 +393,7 @@ static void answered(struct leg *leg)
         return;
     }
     stats_note(core->board, leg->node, leg->generation, STATS_E2E, now - leg->dispatch_mono_us);
-    if (here > 1 && here <= x->output_tokens)
+    if (here > 1)
         stats_note(core->board, leg->node, leg->generation, STATS_TPOT,
                    (now - x->content_mono_us) / (here - 1));
     stats_count(core->board, leg->node, leg->generation, STATS_PROMPT_TOKENS, x->prompt_tokens);
@@ -440,8 +442,6 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
     }
     if (result->end == CALL_END_CONNECT)
         *counter = STATS_CONNECT_FAILED;
-    else if (result->end == CALL_END_LOCAL)
-        *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
     return API_ERROR_NODE_FAILED;
 }
 

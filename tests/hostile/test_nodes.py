@@ -3,6 +3,7 @@ error, and the worker goes on.
 
 There is one good node in the fleet; the bad one of each test has a name of its own.
 """
+import contextlib
 import http.client
 import itertools
 import json
@@ -26,11 +27,11 @@ names = (f"bad-{n}" for n in itertools.count())
 OK = head_event() + chunk_event()
 
 
-def ask(fleet, stream, timeout=20):
+def ask(fleet, stream, timeout=20, **fields):
     """(status, headers, body) of a chat; a body that is cut short is None."""
     connection = http.client.HTTPConnection(*fleet.api, timeout=timeout)
     try:
-        connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": stream}),
+        connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": stream, **fields}),
                            {"Content-Type": "application/json"})
         answer = connection.getresponse()
         try:
@@ -237,6 +238,59 @@ def test_an_answer_byte_by_byte_is_an_answer(fleet):
         answers = ask_until_asked(fleet, bad, True, 1)
         (good,) = [answer for answer in answers if answer[1]["x-drover-node"] == bad.name]
         assert events(good[2])[-1] == "[DONE]"
+
+
+def relay_race(fleet, model, *turns):
+    """Nodes that alone have the model, of which the n-th to be asked does turns[n]; what each was asked."""
+    asked = []
+
+    def attack(c, s):
+        asked.append(inference.InferRequest.FromString(c.bodies[s][5:]))
+        c.headers(s, HEAD)
+        turns[len(asked) - 1](c, s)
+
+    return [BadNode(fleet, next(names), attack, models=[model]) for _ in turns], asked
+
+
+def say_and_break(said):
+    def turn(c, s):
+        c.data(s, said)
+        time.sleep(0.05)  # so that the worker has it before the end comes
+        c.reset(s, 2)
+    return turn
+
+
+def end_well(c, s):
+    c.data(s, good_answer())
+    c.trailers(s)
+
+
+def test_an_answer_goes_on_from_what_the_client_has_and_nothing_else(fleet):
+    document = head_event(200, "application/json", False)
+    nodes, asked = relay_race(
+        fleet, "goes-on",
+        say_and_break(document + chunk_event(text="unseen", resumable=True, response_id="unseen", created=1)),
+        say_and_break(head_event() + chunk_event(text="hi", resumable=True, response_id="seen", created=2)), end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, True, model="goes-on")
+        assert status == 200 and events(body)[-1] == "[DONE]" and b"error" not in body
+        assert [message.HasField("resume") for message in asked] == [False, False, True]
+        resume = asked[2].resume
+        assert (resume.text, resume.response_id, resume.created) == ("hi", "seen", 2)
+
+
+def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
+    nodes, asked = relay_race(
+        fleet, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, True, model="takes-back")
+        assert status == 200 and events(body)[-1] == "[DONE]" and asked[1].resume.text_tokens == 50
+        for node in nodes:
+            assert fleet.ctl_json("node", node.name)["counters"]["output_tokens"] < 100
 
 
 @pytest.mark.parametrize("settings", [struct.pack(">HI", 3, 0), struct.pack(">HI", 3, 1), struct.pack(">HI", 4, 0),

@@ -7,14 +7,14 @@
  *
  *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
  *                      included
- *                      or twice max_body_bytes read for it, most of which must then be the
- *                      frames of chunks, or trailers
+ *   max_body_bytes     twice as much read for one request: most of that must be the frames of
+ *                      chunks, or trailers
  *   idle_timeout_ms    nothing at all, after an answer
  *   write_stall_ms     the client's kernel has taken no byte of an answer
  *
  * Memory is looked at in the same round.  What the process holds of its own is asked of the
- * kernel, so nothing can be forgotten in the count; what bodies have come since is added. Freed
- * memory that malloc keeps is given back before anybody is refused for it.
+ * kernel, so nothing can be forgotten in the count; what bodies have come since is added.
+ * Freed memory that malloc keeps is given back before anybody is refused for it.
  *
  * A connection is ended by shutting its descriptor down; libh2o then sees the end of the stream
  * and closes it in its own way.
@@ -37,6 +37,8 @@
 /* Connections that are idle when draining begins are given this long: a request that is already
  * on its way must not meet a closed door. */
 #define DRAIN_IDLE_US (1000 * US_PER_MS)
+/* Giving freed memory back walks all of it: not more often than this. */
+#define TRIM_US (5 * US_PER_S)
 
 static void shut(const struct connection *conn, const char *why)
 {
@@ -112,9 +114,6 @@ static void check_reading(struct http_server *server, struct connection *conn, u
              now - conn->since_mono_us >= DRAIN_IDLE_US)
         shut(conn, "drain");
 }
-
-/* Giving freed memory back walks all of it: not more often than this. */
-#define TRIM_US (5 * US_PER_S)
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
