@@ -423,7 +423,7 @@ int runtime_publish(struct runtime *rt, struct error *err)
     return rc == 0 ? write_pid(rt, err) : rc;
 }
 
-int runtime_shelve(struct runtime *rt, struct error *err)
+static void remove_second_names(struct runtime *rt)
 {
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
 
@@ -431,9 +431,27 @@ int runtime_shelve(struct runtime *rt, struct error *err)
         path_in(path, rt, shelved[i]);
         (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
         (void)unlink(second);
-        if (link(path, second) == -1)
-            return error_sys(err, second);
     }
+    rt->shelved = false;
+}
+
+int runtime_shelve(struct runtime *rt, struct error *err)
+{
+    char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
+
+    /* Those of a master that was killed half-way are of no use to anybody. */
+    remove_second_names(rt);
+    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
+        path_in(path, rt, shelved[i]);
+        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+        if (link(path, second) == -1) {
+            int rc = error_sys(err, second);
+
+            remove_second_names(rt);
+            return rc;
+        }
+    }
+    rt->shelved = true;
     return 0;
 }
 
@@ -444,28 +462,24 @@ void runtime_unshelve(struct runtime *rt)
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
     struct error err;
 
+    if (!rt->shelved)
+        return;
     for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
         path_in(path, rt, shelved[i]);
         (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
         if (rename(second, path) == -1 && errno != ENOENT)
             log_warn("event=file_not_put_back file=%s error=%d", log_quote(path), errno);
-        (void)unlink(second); /* rename() of two names of one file does nothing */
         path_in(path, rt, staged[i]);
         (void)unlink(path);
     }
+    remove_second_names(rt); /* rename() of two names of one file does nothing */
     if (write_addresses(rt, &err) != 0 || write_pid(rt, &err) != 0)
         log_warn("event=file_not_put_back error=%s", log_quote(err.text));
 }
 
 void runtime_cede(struct runtime *rt)
 {
-    char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
-
-    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
-        path_in(path, rt, shelved[i]);
-        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
-        (void)unlink(second);
-    }
+    remove_second_names(rt);
     rt->files = RUNTIME_FILES_NONE;
     close_listeners(rt, false);
     close_fd(&rt->lock_fd);

@@ -40,6 +40,7 @@ enum runtime_files {
 struct runtime {
     char dir[RUNTIME_PATH_BYTES];
     enum runtime_files files;
+    bool shelved;                      /* our files have second names */
     bool activated[INHERIT_LISTENERS]; /* the socket is a service manager's */
     int lock_fd;     /* the lock lives as long as this descriptor; never in a child */
     int api_fd;      /* listening */
@@ -78,7 +79,7 @@ MUST_CHECK int runtime_publish(struct runtime *rt, struct error *err);
 
 /* An upgrade begins: our files get second names.  DRV_ESYS. */
 MUST_CHECK int runtime_shelve(struct runtime *rt, struct error *err);
-/* It failed: the files are what they were. */
+/* It failed, or was not even begun: the files are what they were. */
 void runtime_unshelve(struct runtime *rt);
 /* It succeeded: lock, sockets and names are the successor's alone. */
 void runtime_cede(struct runtime *rt);

@@ -296,10 +296,19 @@ void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin)
                                    : "the new process was not ready within 10 s");
 }
 
+/* Of a process that is dead: that it was ready does not count any more. */
+static void hear_last_words(struct upgrade *up)
+{
+    char message[HANDOVER_MESSAGE_BYTES];
+
+    while (up->channel != -1 && handover_hear(up->channel, message) == 1) {
+        if (strncmp(message, "failed ", 7) == 0 && up->why[0] == '\0')
+            (void)snprintf(up->why, sizeof(up->why), "%s", message + 7);
+    }
+}
+
 void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
 {
-    char text[160];
-
     if (pid != up->pid)
         return;
     up->pid = 0;
@@ -307,19 +316,17 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
         log_warn("event=successor_ended status=%d", status);
         return;
     }
-    listen_to(up); /* its last words */
-    if (WIFSIGNALED(status))
-        (void)snprintf(text, sizeof(text), "the new process was ended by signal %d",
+    hear_last_words(up);
+    /* Else it has said itself what was wrong, or we have given it up. */
+    if (up->why[0] == '\0' && WIFSIGNALED(status))
+        (void)snprintf(up->why, sizeof(up->why), "the new process was ended by signal %d",
                        WTERMSIG(status));
-    else
-        (void)snprintf(text, sizeof(text),
+    else if (up->why[0] == '\0')
+        (void)snprintf(up->why, sizeof(up->why),
                        "the new process ended with status %d before it was ready; see its "
                        "lines in the log",
                        WEXITSTATUS(status));
-    if (up->phase == UPGRADE_UNDOING)
-        conclude_failure(up);
-    else
-        fail(up, text);
+    conclude_failure(up);
 }
 
 void upgrade_abandon(struct upgrade *up)

@@ -1,0 +1,172 @@
+/* test_upgrade.c - how an upgrade's attempt ends, with a directory and a channel, no process.
+ */
+#include <criterion/criterion.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/config/config.h"
+#include "master/supervise.h"
+#include "master/upgrade/upgrade.h"
+
+#define PID    4711 /* nobody's: only its death is told */
+#define KILLED 9    /* a wait status */
+
+struct rig {
+    struct runtime rt;
+    struct supervisor sup;
+    struct upgrade up;
+    int successor; /* the other end of the channel */
+    unsigned failed, succeeded;
+    char said[HANDOVER_MESSAGE_BYTES];
+};
+
+static void on_news(void *arg, uint64_t serial, bool done, bool ok, const char *text)
+{
+    struct rig *rig = arg;
+
+    (void)serial;
+    rig->failed += done && !ok;
+    rig->succeeded += done && ok;
+    (void)strlcpy(rig->said, text, sizeof(rig->said));
+}
+
+static void path_of(const struct rig *rig, char out[256], const char *name)
+{
+    (void)snprintf(out, 256, "%s/%s", rig->rt.dir, name);
+}
+
+static void write_file(const struct rig *rig, const char *name, const char *text)
+{
+    char path[256];
+    FILE *file;
+
+    path_of(rig, path, name);
+    file = fopen(path, "w");
+    cr_assert_not_null(file);
+    cr_assert(fputs(text, file) >= 0);
+    cr_assert_eq(fclose(file), 0);
+}
+
+static void assert_file(const struct rig *rig, const char *name, const char *text)
+{
+    char path[256], got[64] = "";
+    FILE *file;
+
+    path_of(rig, path, name);
+    file = fopen(path, "r");
+    if (text == NULL) {
+        cr_assert_null(file, "%s is there", name);
+        return;
+    }
+    cr_assert_not_null(file, "%s is gone", name);
+    (void)!fgets(got, sizeof(got), file);
+    (void)fclose(file);
+    cr_assert_str_eq(got, text, "%s", name);
+}
+
+/* A master that serves, with its files in a directory of its own. */
+static void start(struct rig *rig)
+{
+    static const struct config config;
+    char path[256];
+
+    *rig = (struct rig){
+        .rt = {.files = RUNTIME_FILES_OURS, .api_fd = -1, .admin_fd = -1, .registry_fd = -1},
+        .sup = {.config = &config, .wish_fd = -1, .proven = true},
+        .successor = -1};
+    (void)strlcpy(rig->rt.dir, "/tmp/drover-test-XXXXXX", sizeof(rig->rt.dir));
+    cr_assert_not_null(mkdtemp(rig->rt.dir));
+    path_of(rig, path, RUNTIME_LOCK_NAME);
+    rig->rt.lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    cr_assert(rig->rt.lock_fd >= 0);
+    write_file(rig, "scoreboard", "live");
+    write_file(rig, "control.sock", "live");
+    upgrade_init(&rig->up, "none.yaml", &rig->rt, &rig->sup);
+    rig->up.on_news = on_news;
+    rig->up.arg = rig;
+}
+
+/* As if it had started PID, and nodes were on their way there. */
+static void let_gather(struct rig *rig)
+{
+    int pair[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+    cr_assert_eq(runtime_shelve(&rig->rt, NULL), 0);
+    rig->up.channel = pair[0];
+    rig->successor = pair[1];
+    rig->up.pid = PID;
+    rig->up.phase = UPGRADE_GATHERING;
+    rig->up.released = true;
+}
+
+static void end(struct rig *rig)
+{
+    static const char *const names[] = {"scoreboard", "control.sock", "addresses",
+                                        "drover.lock"};
+    char path[256];
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        path_of(rig, path, names[i]);
+        (void)unlink(path);
+    }
+    cr_assert_eq(rmdir(rig->rt.dir), 0, "a file was left in %s", rig->rt.dir);
+    upgrade_finish(&rig->up);
+    (void)close(rig->successor);
+    (void)close(rig->rt.lock_fd);
+}
+
+Test(upgrade, a_successor_that_dies_after_ready_and_before_go_has_failed)
+{
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    handover_say(rig.successor, "ready", "");
+    upgrade_reaped(&rig.up, PID, KILLED);
+    cr_expect_eq(rig.succeeded, 0);
+    cr_expect_eq(rig.failed, 1);
+    cr_expect_eq(rig.up.phase, UPGRADE_NONE);
+    cr_expect_eq(rig.rt.files, RUNTIME_FILES_OURS, "it gave its files to a dead process");
+    cr_expect_neq(rig.rt.lock_fd, -1, "it gave its lock to a dead process");
+    assert_file(&rig, "scoreboard", "live");
+    end(&rig);
+}
+
+Test(upgrade, a_failure_heard_with_the_death_is_told_once_and_in_its_own_words)
+{
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    handover_say(rig.successor, "failed", "port 80 is taken");
+    upgrade_reaped(&rig.up, PID, KILLED);
+    cr_expect_eq(rig.failed, 1, "told %u times", rig.failed);
+    cr_expect_str_eq(rig.said, "port 80 is taken");
+    end(&rig);
+}
+
+/* A master that was killed in an upgrade leaves second names of files that are no longer. */
+Test(upgrade, what_an_earlier_master_left_is_never_put_back)
+{
+    struct rig rig;
+
+    start(&rig);
+    rig.sup.proven = false;
+    write_file(&rig, "scoreboard.old", "of a dead master");
+    (void)upgrade_want(&rig.up);
+    upgrade_step(&rig.up, 1, true);
+    cr_expect_eq(rig.failed, 1);
+    assert_file(&rig, "scoreboard", "live");
+    rig.sup.proven = true;
+    cr_assert_eq(runtime_shelve(&rig.rt, NULL), 0);
+    runtime_unshelve(&rig.rt);
+    assert_file(&rig, "scoreboard", "live");
+    assert_file(&rig, "scoreboard.old", NULL);
+    end(&rig);
+}
