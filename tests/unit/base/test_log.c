@@ -10,10 +10,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 #define LINE  "{\"a line\":\"of an access log, which is as long as any other one of these\"}\n"
 #define LINES 4000 /* far more than a pipe holds */
+
+/* In place of base/clock.c's, so that a minute passes when a test says so. */
+static uint64_t now_mono_us = 1;
+
+uint64_t clock_mono_us(void)
+{
+    return now_mono_us;
+}
 
 /* A sink whose reader is the returned descriptor, and does not read. */
 static int open_stuck(struct log_sink **sink)
@@ -87,6 +96,35 @@ Test(log, the_loss_is_told_once_a_minute_and_not_once_a_line)
     alarm = strstr(text, "event=log_lines_lost log=\"/proc/self/fd/");
     cr_assert_not_null(alarm, "%s", text);
     cr_assert_null(strstr(alarm + 1, "event=log_lines_lost"), "%s", text);
+    log_sink_close(sink);
+    (void)close(reader);
+    (void)close(file);
+    (void)unlink(path);
+}
+
+Test(log, what_was_lost_after_an_alarm_is_told_though_nothing_more_is_lost)
+{
+    char path[] = "/tmp/drover-log-XXXXXX", text[65536];
+    struct log_sink *sink;
+    struct error err = {0};
+    int file = mkstemp(path), reader = open_stuck(&sink);
+    uint64_t lost;
+    char expected[64];
+    ssize_t n;
+
+    cr_assert_eq(log_open(path, &err), 0, "%s", err.text);
+    write_lines(sink, LINES);
+    cr_assert_gt(log_count_lost(sink), 0, "the first alarm");
+    write_lines(sink, LINES);
+    lost = log_count_lost(sink);
+    cr_assert_eq(lost, LINES);
+    now_mono_us += 61 * US_PER_S;
+    cr_assert_eq(log_count_lost(sink), 0);
+    n = read(file, text, sizeof(text) - 1);
+    cr_assert_gt(n, 0);
+    text[n] = '\0';
+    (void)snprintf(expected, sizeof(expected), " lines=%llu\n", (unsigned long long)lost);
+    cr_assert_not_null(strstr(text, expected), "%s", text);
     log_sink_close(sink);
     (void)close(reader);
     (void)close(file);
