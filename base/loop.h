@@ -82,10 +82,6 @@ static inline bool timer_running(const struct timer *timer)
 void loop_defer(struct loop *loop, struct deferred *deferred,
                 void (*cb)(struct deferred *deferred));
 void loop_undefer(struct loop *loop, struct deferred *deferred);
-static inline bool loop_deferred(const struct deferred *deferred)
-{
-    return deferred->next != NULL;
-}
 
 /*
  * Calls `cb` in each turn in which `fd` is readable.  `fd` stays the caller's: the watch works

@@ -69,28 +69,3 @@ uint64_t histogram_quantile_us(const struct histogram *h, double fraction)
     return histogram_lower_us(found) +
            (histogram_upper_us(found) - histogram_lower_us(found)) / 2;
 }
-
-void histogram_difference(struct histogram *out, const struct histogram *now,
-                          const struct histogram *before)
-{
-    struct histogram d = {0};
-
-    /* Copies are taken while others add, and a slot's new tenant starts from zero: a bucket
-     * may seem to shrink. */
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        if (now->bucket[b] > before->bucket[b])
-            d.bucket[b] = now->bucket[b] - before->bucket[b];
-        d.count += d.bucket[b];
-    }
-    if (now->sum_us > before->sum_us)
-        d.sum_us = now->sum_us - before->sum_us;
-    *out = d;
-}
-
-void histogram_add(struct histogram *into, const struct histogram *from)
-{
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
-        into->bucket[b] += from->bucket[b];
-    into->count += from->count;
-    into->sum_us += from->sum_us;
-}

@@ -28,9 +28,4 @@ uint64_t histogram_upper_us(unsigned bucket);
  * at most half a bucket off; 0 without samples. */
 uint64_t histogram_quantile_us(const struct histogram *h, double fraction);
 
-/* Samples of `now` that are not in `before` (an earlier copy of the same). */
-void histogram_difference(struct histogram *out, const struct histogram *now,
-                          const struct histogram *before);
-void histogram_add(struct histogram *into, const struct histogram *from);
-
 #endif

@@ -28,21 +28,6 @@
 
 static void work(struct channel *channel);
 
-const char *channel_state_name(enum channel_state state)
-{
-    switch (state) {
-    case CHANNEL_IDLE:
-        return "idle";
-    case CHANNEL_CONNECTING:
-        return "connecting";
-    case CHANNEL_READY:
-        return "ready";
-    case CHANNEL_BACKOFF:
-        return "backoff";
-    }
-    return "unknown";
-}
-
 static void set_state(struct channel *channel, enum channel_state state, const char *why)
 {
     bool changed = channel->state != state;

@@ -38,7 +38,6 @@ enum channel_state {
     CHANNEL_READY,
     CHANNEL_BACKOFF, /* failed; will connect again by itself */
 };
-const char *channel_state_name(enum channel_state state);
 
 /* Zero in a number means the default in brackets. */
 struct channel_config {

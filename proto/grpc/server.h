@@ -95,9 +95,6 @@ void server_call_set_data(struct server_call *call, void *data);
 const void *server_call_metadata(const struct server_call *call, const char *name, size_t *n);
 void server_call_peer(const struct server_call *call, struct net_addr *out);
 
-/* Time left by grpc-timeout; UINT64_MAX = no deadline. */
-uint64_t server_call_time_left_us(const struct server_call *call);
-
 /* A field for the response's headers (before the first message) or trailers.  Copied; bytes
  * when the name ends in "-bin".  DRV_EINVAL: reserved name, NUL in text, more than 48, or too
  * late; DRV_ENOMEM. */

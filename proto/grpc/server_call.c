@@ -556,16 +556,6 @@ void server_call_peer(const struct server_call *call, struct net_addr *out)
     *out = call->peer;
 }
 
-uint64_t server_call_time_left_us(const struct server_call *call)
-{
-    uint64_t now;
-
-    if (call->due_mono_us == 0)
-        return UINT64_MAX;
-    now = clock_mono_us();
-    return call->due_mono_us > now ? call->due_mono_us - now : 0;
-}
-
 static int add_field(struct server_call *call, struct buf *packed, const char *name,
                      const void *value, size_t n)
 {

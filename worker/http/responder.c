@@ -395,11 +395,6 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
     flush_soon(r);
 }
 
-bool responder_started(const struct responder *r)
-{
-    return r->started;
-}
-
 void responder_write(struct responder *r, const void *bytes, size_t n)
 {
     assert(r->started && !r->ended);

@@ -39,7 +39,6 @@ void responder_set_events(struct responder *r, const struct responder_events *ev
 void responder_header(struct responder *r, const char *name, const char *value);
 void responder_start(struct responder *r, unsigned status, const char *content_type,
                      int64_t content_length);
-bool responder_started(const struct responder *r);
 
 /* Body bytes (copied).  After responder_start(). */
 void responder_write(struct responder *r, const void *bytes, size_t n);

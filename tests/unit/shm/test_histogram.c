@@ -81,23 +81,3 @@ Test(histogram, odd_arguments_have_sane_answers)
     memset(&h, 0xff, sizeof(h)); /* counts whose sum does not fit */
     cr_assert_gt(histogram_quantile_us(&h, 0.99), 0);
 }
-
-Test(histogram, difference_and_sum_are_each_others_inverse)
-{
-    struct histogram before = {0}, now = {0}, late = {0};
-
-    for (uint64_t i = 1; i < 1000; i++)
-        note(&before, i * i);
-    now = before;
-    for (uint64_t i = 1; i < 300; i++)
-        note(&now, i * 1000);
-    histogram_difference(&late, &now, &before);
-    cr_assert_eq(late.count, 299);
-    cr_assert_eq(late.sum_us, 299 * 300 / 2 * 1000);
-    histogram_add(&before, &late);
-    cr_assert_eq(memcmp(&before, &now, sizeof(now)), 0);
-    /* a slot with a new tenant counts from zero: nothing wraps */
-    histogram_difference(&late, &(struct histogram){0}, &now);
-    cr_assert_eq(late.count, 0);
-    cr_assert_eq(late.sum_us, 0);
-}
