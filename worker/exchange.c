@@ -237,6 +237,7 @@ static void begin(struct exchange *x, struct fleet_node *node)
         x->output_tokens = 0;
     x->content_mono_us = 0;
     x->hope_mono_us = 0;
+    x->lost_mono_us = 0;
     x->phase = EXCHANGE_RUNNING;
     if (exchange_begin_attempt(x->leg, node) != 0) {
         exchange_answer_error(x, API_ERROR_INTERNAL, "out of memory", 0);

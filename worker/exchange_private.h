@@ -85,6 +85,7 @@ struct exchange {
     uint32_t position;     /* how many were before it when last counted */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
+    uint64_t lost_mono_us; /* since when no node is up; 0 = one is */
 
     struct leg legs[2];
     struct leg *leg;   /* in legs: whose answer is, or will be, the client's */

@@ -200,15 +200,20 @@ static uint64_t deadline_mono_us(const struct exchange *x)
     return x->started_mono_us + x->core->config->limits.request_timeout_ms * US_PER_MS;
 }
 
-/* When the present wait is over.  Without any node up it ends early: nobody is working on it.
- */
+/* When the present wait is over.  Without any node up it ends early, as nobody is working on
+ * it, but not before a node that restarts has had its time. */
 static uint64_t wait_limit_mono_us(struct exchange *x)
 {
     uint64_t limit = waiting_limit_us(x);
+    uint64_t due = x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
 
-    if (!choose_any_up(x->core, x->model) && limit > NO_NODE_GRACE_US)
-        limit = NO_NODE_GRACE_US;
-    return x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
+    if (choose_any_up(x->core, x->model)) {
+        x->lost_mono_us = 0;
+        return due;
+    }
+    if (x->lost_mono_us == 0)
+        x->lost_mono_us = loop_now_us(x->core->loop);
+    return due < x->lost_mono_us + NO_NODE_GRACE_US ? due : x->lost_mono_us + NO_NODE_GRACE_US;
 }
 
 uint64_t recover_silence_us(const struct exchange *x)

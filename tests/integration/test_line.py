@@ -240,6 +240,26 @@ def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster)
     assert line.gate.order == ["first"]
 
 
+def test_a_moment_without_any_node_costs_nobody_who_has_waited_long_his_place(make_cluster):
+    line = Line(make_cluster)
+    cluster = line.cluster
+
+    async def go():
+        await line.begin()
+        line.send("waits")
+        await line.queued(1)
+        begun = time.monotonic()
+        await line.look(lambda: time.monotonic() - begun > 2.5, "longer than a wait for nodes")
+        cluster.ctl("drain", "only")
+        await line.look(lambda: cluster.node_state("only") == "DRAINING", "nobody is up")
+        await asyncio.sleep(0.7)  # what must not happen has no condition to wait for
+        assert len(waiting(cluster)) == 1
+        cluster.ctl("undrain", "only")
+        await line.finish()
+    line.run(go)
+    assert line.gate.order == ["first", "waits"]
+
+
 def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
     line = Line(make_cluster)
     cluster = line.cluster
