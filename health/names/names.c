@@ -85,6 +85,27 @@ static void let_go(struct source *source, const struct addresses *now)
     }
 }
 
+/* Has an operator drained the node that is, or was, at this address?  The wish is about the
+ * machine, not about what its node is called. */
+static bool is_drained(const struct source *source, const struct address *address)
+{
+    const struct table *table = source->table;
+
+    for (const struct member *m = table->members.next; m != &table->members; m = m->next) {
+        if (m->source == source && m->verdict.drain_wish &&
+            strcmp(m->info.address, address->text) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Is it a node of the configuration that is on its way out? */
+static bool makes_room(const struct member *member)
+{
+    return member->info.origin == NODE_ORIGIN_STATIC &&
+           member->verdict.leaving != NODE_REASON_NONE;
+}
+
 /* The node at one address: new, moved there, or as it was. */
 static void place(struct source *source, int index, const struct address *address,
                   unsigned count)
@@ -92,23 +113,27 @@ static void place(struct source *source, int index, const struct address *addres
     struct table *table = source->table;
     struct member *member;
     char name[NODE_NAME_BYTES];
+    bool drained;
 
     addresses_name(name, source->name, address, count);
     member = table_find(table, name);
+    drained = is_drained(source, address);
+    if (member != NULL && makes_room(member)) {
+        member_destroy(member, true); /* it is back before it had gone */
+        member = NULL;
+    }
     if (member != NULL && member->source != source) {
         log_error("event=node_not_added node=%s address=%s why=\"another node has this name\"",
                   log_quote(name), log_quote(address->text));
         return;
-    }
-    if (member != NULL && member->verdict.leaving != NODE_REASON_NONE) {
-        member_destroy(member, true); /* it is back before it had gone */
-        member = NULL;
     }
     if (member == NULL) {
         member = table_add_static(table, (unsigned)index, name);
         if (member == NULL)
             return;
         member->source = source;
+        if (drained)
+            (void)table_drain(table, name, true);
     }
     if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
         member_probe(member, &address->addr);

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from harness import Cluster, Process, free_port, program, until
-from load import chat_body, fetch_now, text_of
+from load import Load, chat_body, fetch_now, text_of
 
 CHAT = "/v1/chat/completions"
 NAME = "gpu.drover.test"
@@ -48,8 +48,8 @@ class Named(Cluster):
         self.hosts.write_text("127.0.0.1 localhost\n" +
                               "".join(f"{address} {NAME}\n" for address in addresses))
 
-    def serve_at(self, address):
-        return self.start_node(address.replace(".", "-"), "slots=2,speed=10", join=False,
+    def serve_at(self, address, behaviour="slots=2,speed=10"):
+        return self.start_node(address.replace(".", "-"), behaviour, join=False,
                                wait=False, extra=["--listen", f"{address}:{self.port}"])
 
     def shown(self):
@@ -144,3 +144,36 @@ def test_the_nodes_of_a_name_outlive_the_health_process(named):
     named.resolve_to("127.0.0.3", "127.0.0.2")
     until_shown(named, **both)
     assert {row["name"]: row["generation"] for row in named.ctl_rows("nodes")} == before
+
+
+def test_a_drained_machine_stays_drained_when_its_node_gets_another_name(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address)
+    named.resolve_to("127.0.0.2")
+    named.start()
+    until_shown(named, gpu="UP")
+    named.ctl("drain", "gpu")
+    until_shown(named, gpu="DRAINING")
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    until_shown(named, **{"gpu_127_0_0_2": "DRAINING", "gpu_127_0_0_3": "UP"})
+    named.ctl("undrain", "gpu-127.0.0.2")
+    until_shown(named, **{"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"})
+
+
+def test_a_name_that_is_back_before_its_nodes_have_gone_has_them_again(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address, "slots=2,rate=20")
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    named.start()
+    both = {"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"}
+    until_shown(named, **both)
+    entry = named.settings["nodes"]
+    with Load(named.api, concurrency=4, tokens=200):
+        until(lambda: sum(row["inflight"] for row in named.ctl_rows("nodes")) == 4, 10, "open")
+        named.write_config(nodes=[])
+        named.ctl("reload")
+        until(lambda: set(named.shown().values()) == {"DRAINING"}, 10, "they are leaving")
+        named.write_config(nodes=entry)
+        named.ctl("reload")
+        until_shown(named, **both)
+    assert "event=node_not_added" not in named.master.log()
