@@ -239,6 +239,10 @@ static void handle(struct console *console, struct session *session,
         session->serial = reload_want(&master->reload);
         break;
     case CONTROL_UPGRADE:
+        if (master->order != ORDER_SERVE) {
+            answer(session, false, "drover is stopping");
+            break;
+        }
         session->phase = SESSION_UPGRADING;
         session->deadline_mono_us = clock_mono_us() + UPGRADE_WITHIN_US;
         session->serial = upgrade_want(&master->upgrade);

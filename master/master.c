@@ -168,6 +168,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
     console_upgrade_news(&master->console, serial, done, ok, text);
     if (!done || !ok)
         return;
+    console_reload_done(&master->console, UINT64_MAX, "another master took over; try again");
     notify_successor(&master->notify, master->upgrade.pid);
     console_cede(&master->console);
     decide_end(master, ORDER_FINISH, 0);
@@ -268,7 +269,9 @@ static void turn(struct master *master)
     while ((number = signals_next(master->signal_fd)) != 0)
         on_signal(master, number);
     supervise_reap(&master->sup);
-    if (!upgrade_busy(&master->upgrade))
+    /* A successor reads the configuration as it is; its workers are not there yet to be
+     * switched. */
+    if (!upgrade_busy(&master->upgrade) && !successor_busy(&master->successor))
         reload_step(&master->reload, now_mono_us);
     step_upgrade(master, now_mono_us);
     if (master->end_at_mono_us != 0 && now_mono_us >= master->end_at_mono_us)
@@ -331,7 +334,12 @@ static int open_ears(struct master *master, const struct config *config, struct 
     if (master->signal_fd < 0)
         return master->signal_fd;
     rc = console_open(&master->console, master, successor_is(&master->successor), err);
-    return rc == 0 ? runtime_share(&master->rt, &config->run_as, err) : rc;
+    if (rc != 0)
+        return rc;
+    rc = runtime_share(&master->rt, &config->run_as, err);
+    if (rc != 0)
+        console_close(&master->console);
+    return rc;
 }
 
 static void connect_parts(struct master *master, const char *config_path, struct config *config)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/config/config.h"
@@ -148,6 +149,29 @@ Test(upgrade, a_failure_heard_with_the_death_is_told_once_and_in_its_own_words)
     upgrade_reaped(&rig.up, PID, KILLED);
     cr_expect_eq(rig.failed, 1, "told %u times", rig.failed);
     cr_expect_str_eq(rig.said, "port 80 is taken");
+    end(&rig);
+}
+
+/* Else its hang-up would wake us in every turn until it is reaped. */
+Test(upgrade, one_that_is_given_up_is_not_listened_to_any_more)
+{
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    rig.up.pid = fork();
+    if (rig.up.pid == 0) {
+        (void)pause();
+        _exit(0);
+    }
+    handover_say(rig.successor, "failed", "port 80 is taken");
+    upgrade_step(&rig.up, 0, false);
+    cr_expect(upgrade_undoing(&rig.up));
+    cr_expect_eq(rig.up.channel, -1);
+    cr_expect_eq(rig.failed, 0, "told before the process is gone");
+    cr_assert_eq(waitpid(rig.up.pid, NULL, 0), rig.up.pid);
+    upgrade_reaped(&rig.up, rig.up.pid, KILLED);
+    cr_expect_eq(rig.failed, 1);
     end(&rig);
 }
 
