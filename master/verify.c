@@ -57,8 +57,6 @@ int verify_tls(const struct config *config, struct error *err)
         rc = verify_one(&config->admin.tls, "admin", err);
     if (rc == 0)
         rc = verify_one(&config->registry.listen.tls, "registry", err);
-    if (rc == 0)
-        rc = verify_one(&config->admin.tls, "admin", err);
     for (unsigned i = 0; i < config->nodes_count && rc == 0; i++) {
         (void)snprintf(where, sizeof(where), "nodes[%u]", i);
         rc = verify_one(&config->nodes[i].tls, where, err);
