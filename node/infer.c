@@ -267,6 +267,7 @@ bool exec_accepted(struct exec *exec, uint32_t position)
     Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
 
     accepted.queue_position = position;
+    accepted.work = exec->progress;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
     event.accepted = &accepted;
     return exec_send(exec, &event, true);

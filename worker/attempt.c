@@ -94,7 +94,7 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
         return;
     case DROVER__V1__INFER_EVENT__EVENT_ACCEPTED:
         if (attempt->stage == STAGE_BEFORE_HEAD)
-            attempt->events->on_accepted(attempt->data, event->accepted->queue_position);
+            attempt->events->on_accepted(attempt->data, event->accepted);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_FINISH:
         take_finish(attempt, event->finish);

@@ -26,7 +26,7 @@ struct wire_arena;
 
 /* Messages are borrowed for the callback.  A callback may call attempt_cancel(). */
 struct attempt_events {
-    void (*on_accepted)(void *data, uint32_t queue_position);
+    void (*on_accepted)(void *data, const Drover__V1__Accepted *accepted);
     void (*on_head)(void *data, const Drover__V1__ResponseHead *head);
     void (*on_chunk)(void *data, const Drover__V1__Chunk *chunk);
     void (*on_finish)(void *data, const Drover__V1__Finish *finish);

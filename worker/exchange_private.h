@@ -54,6 +54,7 @@ struct leg {
     uint64_t dispatch_mono_us;
     uint64_t progress_mono_us; /* last sign that it gets on */
     uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
+    uint64_t node_work;        /* done by its engine, as it said then */
 
     /* The answer as far as it is held. */
     unsigned status; /* of the engine's head; 0 = none yet */

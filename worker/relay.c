@@ -184,18 +184,22 @@ static bool may_pass(const Drover__V1__Header *header)
 /* ---- what the node says --------------------------------------------------------------------
  */
 
-static void on_accepted(void *data, uint32_t queue_position)
+static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 {
     struct leg *leg = data;
     struct exchange *x = leg->x;
     uint64_t now = loop_now_us(x->core->loop);
 
-    /* Only moving up is progress: saying it again must not hold the client for ever. */
-    if (queue_position >= leg->queue_position)
+    bool moved_up = accepted->queue_position < leg->queue_position;
+
+    /* Saying it again must not hold the client for ever. */
+    if (!moved_up &&
+        (accepted->queue_position > leg->queue_position || accepted->work <= leg->node_work))
         return;
-    leg->queue_position = queue_position;
+    leg->queue_position = accepted->queue_position;
+    leg->node_work = accepted->work;
     leg->progress_mono_us = now;
-    if (queue_position == 0)
+    if (moved_up && accepted->queue_position == 0)
         requests_phase(x->core->board, x->core->slot, leg->row, REQUEST_PREFILL, now);
 }
 

@@ -426,6 +426,7 @@ Test(server, destroying_tells_every_open_request)
     say(dial(), "GET /livez HT");
     post(dial(), "", "{\"model\":\"wait\"}");
     post(dial(), "", "{\"model\":\"begin\"}");
+    AWAIT(exchanges_count == 2);
     stuck = dial();
     stuck->paused = true;
     post(stuck, "", "{\"model\":\"begin\"}");
