@@ -483,8 +483,3 @@ bool attach_left(const struct attach *attach)
 {
     return attach->phase == ATTACH_LEFT;
 }
-
-bool attach_joined(const struct attach *attach)
-{
-    return attach->phase == ATTACH_JOINED;
-}

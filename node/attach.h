@@ -39,6 +39,4 @@ void attach_leave(struct attach *attach, const char *reason, uint32_t drain_ms);
 /* After attach_leave(): the coordinator has answered, or there is none to wait for. */
 MUST_CHECK bool attach_left(const struct attach *attach);
 
-MUST_CHECK bool attach_joined(const struct attach *attach);
-
 #endif

@@ -58,7 +58,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 7u
+#define SB_LAYOUT_VERSION 8u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -316,7 +316,9 @@ struct sb_outcomes {
     alignas(SB_CACHE_LINE) _Atomic uint64_t total[OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
     _Atomic uint32_t run;              /* failures since the last success */
-    _Atomic uint32_t tried;            /* 0 or 1: see outcomes_tried() */
+    /* W: health.  Low half of the number of trials' results it had judged when the present
+     * trial began: see outcomes_tried(). */
+    _Atomic uint32_t trials_judged;
 };
 
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */

@@ -29,8 +29,6 @@ void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
     if (row == NULL || (unsigned)what >= OUTCOMES)
         return;
     add(row, what);
-    if (what == OUTCOME_TRIAL_OK || what == OUTCOME_TRIAL_FAILED)
-        atomic_store_explicit(&row->tried, 1, memory_order_relaxed);
     if (what == OUTCOME_STALLED)
         add(row, OUTCOME_FAILED);
     if (what == OUTCOME_OK || what == OUTCOME_TRIAL_OK)
@@ -54,19 +52,33 @@ void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generat
     atomic_store_explicit(&row->progress_mono_us, now_mono_us, memory_order_relaxed);
 }
 
+/* Results of trials, in 32 bits. */
+static uint32_t trials(const struct sb_outcomes *row)
+{
+    return (
+        uint32_t)(atomic_load_explicit(&row->total[OUTCOME_TRIAL_OK], memory_order_relaxed) +
+                  atomic_load_explicit(&row->total[OUTCOME_TRIAL_FAILED],
+                                       memory_order_relaxed));
+}
+
 bool outcomes_tried(const struct scoreboard *board, unsigned node)
 {
     const struct sb_outcomes *row = segment_outcomes(board, node);
 
-    return row == NULL || atomic_load_explicit(&row->tried, memory_order_relaxed) != 0;
+    return row == NULL ||
+           trials(row) != atomic_load_explicit(&row->trials_judged, memory_order_relaxed);
 }
 
-void outcomes_begin_trial(struct scoreboard *board, unsigned node)
+void outcomes_begin_trial(struct scoreboard *board, unsigned node,
+                          const struct outcomes *judged)
 {
     struct sb_outcomes *row = board->writable ? segment_outcomes(board, node) : NULL;
 
     if (row != NULL)
-        atomic_store_explicit(&row->tried, 0, memory_order_relaxed);
+        atomic_store_explicit(
+            &row->trials_judged,
+            (uint32_t)(judged->total[OUTCOME_TRIAL_OK] + judged->total[OUTCOME_TRIAL_FAILED]),
+            memory_order_relaxed);
 }
 
 void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out)
@@ -91,6 +103,6 @@ void outcomes_zero(struct scoreboard *board, unsigned node)
     for (unsigned i = 0; i < OUTCOMES; i++)
         atomic_store_explicit(&row->total[i], 0, memory_order_relaxed);
     atomic_store_explicit(&row->run, 0, memory_order_relaxed);
-    atomic_store_explicit(&row->tried, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->trials_judged, 0, memory_order_relaxed);
     atomic_store_explicit(&row->progress_mono_us, 0, memory_order_relaxed);
 }

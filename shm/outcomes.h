@@ -44,8 +44,10 @@ void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generat
 /* Has a request of the present trial ended, so that no other may be sent before the health
  * process has drawn its conclusion? */
 bool outcomes_tried(const struct scoreboard *board, unsigned node);
-/* W: health, before the node is on TRIAL for everybody to see. */
-void outcomes_begin_trial(struct scoreboard *board, unsigned node);
+/* W: health, before the node is on TRIAL for everybody to see.  `judged` is what it has seen so
+ * far: a result that came since is one of this trial, so none is lost between the two. */
+void outcomes_begin_trial(struct scoreboard *board, unsigned node,
+                          const struct outcomes *judged);
 
 /* A private copy; all zero for a node that is out of range. */
 void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out);

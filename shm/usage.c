@@ -10,18 +10,9 @@
 
 #include <string.h>
 
+#include "base/hash.h"
 #include "shm/segment.h"
 #include "shm/words.h"
-
-/* FNV-1a; never 0. */
-static uint64_t hash_of(const char *name)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-
-    for (; *name != '\0'; name++)
-        hash = (hash ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
-    return hash == 0 ? 1 : hash;
-}
 
 /* The row is ours, or its owner's name is the same. */
 static bool take(struct sb_usage *row, uint64_t hash)
@@ -36,7 +27,7 @@ static bool take(struct sb_usage *row, uint64_t hash)
 int usage_claim(struct scoreboard *board, const char *name)
 {
     char text[USAGE_NAME_BYTES] = "";
-    uint64_t hash = hash_of(name);
+    uint64_t hash = hash_text(name);
 
     if (!board->writable || strlcpy(text, name, sizeof(text)) >= sizeof(text))
         return -1;
@@ -72,5 +63,5 @@ bool usage_read(const struct scoreboard *board, unsigned row, struct usage_view 
     out->name[sizeof(out->name) - 1] = '\0';
     for (unsigned i = 0; i < USAGE_COUNTERS; i++)
         out->counter[i] = atomic_load_explicit(&usage->counter[i], memory_order_relaxed);
-    return owner != 0 && hash_of(out->name) == owner;
+    return owner != 0 && hash_text(out->name) == owner;
 }

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "shm/procs.h"
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
@@ -322,15 +323,6 @@ static bool refuse_at_once(struct exchange *x)
     }
     buf_finish(&message);
     return true;
-}
-
-static uint64_t hash_text(const char *s)
-{
-    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a, 64 bits: the same in every worker */
-
-    for (; *s != '\0'; s++)
-        h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
-    return h == 0 ? 1 : h;
 }
 
 void exchange_start(struct exchange_core *core, struct infer_request *request)

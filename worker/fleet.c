@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
@@ -38,15 +39,6 @@ struct fleet {
     uint64_t epoch;         /* of the table, when last renewed; 0 = never */
     uint64_t renew_mono_us; /* when last renewed */
 };
-
-static uint64_t hash_name(const char *s)
-{
-    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a, 64 bits */
-
-    for (; *s != '\0'; s++)
-        h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
-    return h;
-}
 
 /* ---- channels ------------------------------------------------------------------------------
  */
@@ -228,7 +220,7 @@ static void free_models(struct fleet_model *models, size_t count)
 
 static struct fleet_model *model_for(struct fleet_model **models, size_t *count, const char *id)
 {
-    uint64_t hash = hash_name(id);
+    uint64_t hash = hash_text(id);
     struct fleet_model *grown;
 
     for (size_t i = 0; i < *count; i++) {
@@ -327,7 +319,7 @@ void fleet_renew(struct fleet *fleet)
 
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
 {
-    uint64_t hash = hash_name(id);
+    uint64_t hash = hash_text(id);
 
     for (size_t i = 0; i < fleet->models_count; i++) {
         if (fleet->models[i].hash == hash && strcmp(fleet->models[i].id, id) == 0)

@@ -250,7 +250,7 @@ void passive_turned(struct member *member, enum node_state before)
     if (member->verdict.state == NODE_UP || member->verdict.state == NODE_TRIAL) {
         outcomes_read(member->table->board, member->slot, &now_there);
         eject_restart(&p->eject, &now_there, now);
-        outcomes_begin_trial(member->table->board, member->slot);
+        outcomes_begin_trial(member->table->board, member->slot, &now_there);
     }
     if (member->verdict.state == NODE_UP && before != NODE_JOINING)
         p->ramp_mono_us = now;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -289,7 +290,7 @@ static void read_router_model(struct recogniser *r, struct engine_model *model,
 static uint64_t vocabulary_of(const struct json_value *meta)
 {
     static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    uint64_t hash = HASH_BASIS;
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         struct json_value v = json_get(meta, names[i]);
@@ -297,7 +298,7 @@ static uint64_t vocabulary_of(const struct json_value *meta)
 
         if (!json_uint(&n, &v, INT64_MAX))
             return 0;
-        hash = (hash ^ n) * UINT64_C(0x100000001b3);
+        hash = hash_mix(hash, n);
     }
     return hash;
 }

@@ -65,6 +65,7 @@ Test(outcomes, the_first_result_of_a_trial_ends_it_until_another_begins)
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
     const enum outcome results[] = {OUTCOME_TRIAL_OK, OUTCOME_TRIAL_FAILED};
+    struct outcomes judged;
 
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert(outcomes_tried(board, 1), "out of range: send nothing there");
@@ -74,9 +75,14 @@ Test(outcomes, the_first_result_of_a_trial_ends_it_until_another_begins)
         cr_assert_not(outcomes_tried(board, 0), "these were sent before it");
         outcomes_note(board, 0, 1, results[i]);
         cr_assert(outcomes_tried(board, 0));
-        outcomes_begin_trial(board, 0);
+        outcomes_read(board, 0, &judged);
+        outcomes_begin_trial(board, 0, &judged);
         cr_assert_not(outcomes_tried(board, 0));
     }
+    outcomes_read(board, 0, &judged);
+    outcomes_note(board, 0, 1, OUTCOME_TRIAL_FAILED); /* a straggler, while health decides */
+    outcomes_begin_trial(board, 0, &judged);
+    cr_assert(outcomes_tried(board, 0), "it is not lost");
     board_drop(&t, board);
 }
 

@@ -136,6 +136,7 @@ Test(candidates, a_candidate_has_what_the_scoreboard_says)
 Test(candidates, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
 {
     struct candidates_place place;
+    struct outcomes judged;
 
     set_up(1);
     nodes_set_state(s.board, 0, NODE_TRIAL, NODE_REASON_FAILURES, NOW);
@@ -151,7 +152,8 @@ Test(candidates, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
     gather();
     cr_assert_eq(all.of[0].cap, 0);
     cr_assert_eq(claim(&place), -1, "the health process has not yet seen the result");
-    outcomes_begin_trial(s.board, 0);
+    outcomes_read(s.board, 0, &judged);
+    outcomes_begin_trial(s.board, 0, &judged);
     gather();
     cr_assert_eq(claim(&place), 0, "another trial");
     tear_down();

@@ -1,0 +1,29 @@
+/*
+ * hash.h - a 64-bit hash of short names, the same in every process and build: FNV-1a (Fowler,
+ * Noll, Vo).  Not for what a stranger chooses in bulk: who can pick many names can make them
+ * collide.
+ */
+#ifndef DROVER_BASE_HASH_H
+#define DROVER_BASE_HASH_H
+
+#include <stdint.h>
+
+#define HASH_BASIS UINT64_C(0xcbf29ce484222325)
+
+/* One step: the hash of what came before and one number more. */
+static inline uint64_t hash_mix(uint64_t hash, uint64_t n)
+{
+    return (hash ^ n) * UINT64_C(0x100000001b3);
+}
+
+/* Never 0. */
+static inline uint64_t hash_text(const char *text)
+{
+    uint64_t hash = HASH_BASIS;
+
+    for (; *text != '\0'; text++)
+        hash = hash_mix(hash, (unsigned char)*text);
+    return hash == 0 ? 1 : hash;
+}
+
+#endif
