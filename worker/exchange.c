@@ -82,7 +82,7 @@ static void log_access(struct exchange *x, bool gone)
                  : x->hedge_won ? "won"
                                 : "lost",
         .stream = request->stream,
-        .bytes_in = request->body_len,
+        .bytes_in = responder_read(request->responder),
         .bytes_out = responder_written(request->responder),
         .prompt_tokens = x->prompt_tokens,
         .cached_tokens = x->cached_tokens,

@@ -64,7 +64,7 @@ static void exclude(const struct leg *leg, uint64_t until_mono_us)
     e->until_mono_us = until_mono_us;
 }
 
-static bool may_resume(const struct exchange *x)
+bool recover_may_resume(const struct exchange *x)
 {
     return x->resumable && buf_size(&x->text) != 0 &&
            x->resumes < x->core->config->limits.max_resumes;
@@ -162,7 +162,7 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         budget_failure(x->core->board, x->model_hash, now);
     if (!x->content_shown)
         retry(x);
-    else if (may_resume(x))
+    else if (recover_may_resume(x))
         resume(x);
     else
         exchange_answer_error(x, error, message, 0);
@@ -256,7 +256,8 @@ static bool node_is_lost(const struct leg *leg)
 /* Could another node take it without the client noticing? */
 static bool may_move(const struct exchange *x)
 {
-    if (x->content_shown ? !may_resume(x) : x->attempts >= x->core->config->limits.max_attempts)
+    if (x->content_shown ? !recover_may_resume(x)
+                         : x->attempts >= x->core->config->limits.max_attempts)
         return false;
     return choose_any_up(x->core, x->model);
 }

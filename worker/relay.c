@@ -21,6 +21,7 @@
 #include "worker/fleet.h"
 #include "worker/http/request.h"
 #include "worker/http/responder.h"
+#include "worker/http/server.h"
 
 /* An answer without content yet (role events, or one JSON document) is held up to here. */
 #define HOLD_BYTES (1024 * 1024)
@@ -319,6 +320,8 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     keep_text(x, chunk);
     if (x->content_shown) {
         pass(x, chunk->data.data, chunk->data.len);
+        if (!recover_may_resume(x))
+            http_drop_body(x->request);
         relay_release_if_low(leg);
         return;
     }

@@ -243,3 +243,33 @@ def test_a_multipart_upload_is_routed_by_its_model_field(make_cluster):
     cut = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions",
                     multipart("whisper")[:-300], {"Content-Type": "multipart/form-data; boundary=XyZ"})
     assert cut.status == 400
+
+
+@pytest.mark.parametrize("resumes,status", [(0, 200), (1, 503)])
+def test_a_body_is_held_only_as_long_as_another_node_may_need_it(make_cluster, resumes, status):
+    body = chat_body("x" * 700_000, 400, drover_sim={"prompt_tokens": 4})
+    cluster = make_cluster(workers=1, config={"limits": {
+        "max_body_bytes": 1 << 20, "max_body_total_bytes": 1 << 20,
+        "max_resumes": resumes}}).start()
+    cluster.start_node("a", "slots=4,rate=20")
+
+    async def go():
+        first = await open_request(cluster.api, "POST", "/v1/chat/completions", body)
+        await first.read_head()
+        seen = 0
+        async for _ in first.events():
+            seen += 1
+            if seen == 4:
+                break
+        second = await fetch(cluster.api, "POST", "/v1/chat/completions",
+                             {**body, "max_tokens": 2})
+        first.close()
+        return second
+    second = asyncio.run(go())
+    assert second.status == status
+    if status == 503:
+        assert second.headers["x-drover-reason"] == "overloaded"
+    cluster.wait_idle()
+    lines = until(lambda: [line for line in cluster.access_lines()
+                           if line["outcome"] == "client_gone"], 5)
+    assert lines[0]["bytes_in"] > 700_000

@@ -440,6 +440,11 @@ size_t responder_pending(const struct responder *r)
     return r->fill_body + r->flight_body;
 }
 
+uint64_t responder_read(const struct responder *r)
+{
+    return r->body_in;
+}
+
 uint64_t responder_written(const struct responder *r)
 {
     return r->written;

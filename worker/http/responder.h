@@ -50,6 +50,7 @@ void responder_abort(struct responder *r);
 
 /* Body bytes written and not yet in the socket; total body bytes written. */
 size_t responder_pending(const struct responder *r);
+uint64_t responder_read(const struct responder *r); /* bytes of the request's body */
 uint64_t responder_written(const struct responder *r);
 
 #endif
