@@ -133,7 +133,7 @@ static void place(struct source *source, int index, const struct address *addres
             return;
         member->source = source;
         if (drained)
-            (void)table_drain(table, name, true);
+            (void)!table_drain(table, name, true); /* it is there */
     }
     if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
         member_probe(member, &address->addr);
