@@ -17,6 +17,7 @@
 #include "master/supervise.h"
 #include "master/verify.h"
 
+#define GOOD            "good"
 #define SERVE_WITHIN_US (5 * US_PER_S)
 #define GAP_US          (US_PER_S / 2) /* between attempts, so that a storm of HUPs is few reloads */
 #define POLL_MS         20 /* children say that they serve in shared memory, which cannot wake us */
@@ -131,7 +132,8 @@ static unsigned workers_wanted(const struct reload *reload)
                                                                         : now;
 }
 
-/* In a child: do the certificates and keys load, as the user that will use them? */
+/* In a child: do the certificates and keys load, as the user that will use them?  Says GOOD, or
+ * why not; one that dies without a word has not found them good. */
 _Noreturn static void check(const struct reload *reload, int fd)
 {
     struct error err = {0};
@@ -142,7 +144,8 @@ _Noreturn static void check(const struct reload *reload, int fd)
         rc = verify_tls(reload->next, &err);
     if (rc != 0)
         rc = error_wrap(&err, rc, "%s", reload->path);
-    _exit(rc == 0 || write(fd, err.text, strlen(err.text)) == -1 ? 0 : 1);
+    (void)!write(fd, rc == 0 ? GOOD : err.text, rc == 0 ? strlen(GOOD) : strlen(err.text));
+    _exit(rc == 0 ? 0 : 1);
 }
 
 static int start_check(struct reload *reload, struct error *err)
@@ -208,10 +211,14 @@ static void step_check(struct reload *reload, uint64_t now_mono_us)
         conclude(reload, "drover is stopping");
     } else if (n > 0) { /* short enough to be written at once */
         text[n] = '\0';
-        conclude(reload, text);
+        if (strcmp(text, GOOD) != 0) {
+            conclude(reload, text);
+        } else {
+            end_check(reload);
+            switch_over(reload);
+        }
     } else if (n == 0) {
-        end_check(reload);
-        switch_over(reload);
+        conclude(reload, "the process that reads the certificates died");
     } else if (now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US) {
         (void)kill(reload->check_pid, SIGKILL); /* not reaped: its end of the pipe is open */
         conclude(reload, "the certificates could not be read within 5 s");
