@@ -26,8 +26,7 @@ struct watch {
     struct watch *next_dead;
 };
 
-/* ---- timers --------------------------------------------------------------------------------
- */
+/* ---- timers ---------------------------------------------------------------------------- */
 
 static void heap_put(struct loop *loop, size_t at, struct timer *timer)
 {
@@ -149,8 +148,7 @@ static void run_timers(struct loop *loop)
     }
 }
 
-/* ---- deferred ------------------------------------------------------------------------------
- */
+/* ---- deferred -------------------------------------------------------------------------- */
 
 void loop_defer(struct loop *loop, struct deferred *deferred,
                 void (*cb)(struct deferred *deferred))
@@ -186,8 +184,7 @@ static void run_deferred(struct loop *loop)
     }
 }
 
-/* ---- watches -------------------------------------------------------------------------------
- */
+/* ---- watches --------------------------------------------------------------------------- */
 
 static void on_readable(h2o_socket_t *sock, const char *err)
 {
@@ -244,8 +241,7 @@ static void bury(struct loop *loop)
     }
 }
 
-/* ---- the loop ------------------------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------------------------- */
 
 int loop_init(struct loop *loop, struct error *err)
 {

@@ -17,8 +17,7 @@
 #define WATCH_MIN_MS     100
 #define WATCH_MAX_MS     60000
 
-/* ---- what changes --------------------------------------------------------------------------
- */
+/* ---- what changes ---------------------------------------------------------------------- */
 
 void agent_listen(struct agent *agent, struct agent_listener *listener)
 {
@@ -177,8 +176,7 @@ void agent_describe(struct agent *agent, struct describe *out)
                   agent->admission.queue, AGENT_MAX_REQUEST_BYTES);
 }
 
-/* ---- tokens --------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------- */
 
 void agent_set_tokens(struct agent *agent, const char *newest, const char *previous)
 {
@@ -212,8 +210,7 @@ bool agent_authorised(const struct agent *agent, const struct server_call *call)
            proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
 }
 
-/* ---- Cancel --------------------------------------------------------------------------------
- */
+/* ---- Cancel ---------------------------------------------------------------------------- */
 
 static void cancel_on_start(struct server_call *call, void *data)
 {
@@ -268,8 +265,7 @@ static const struct server_handler cancel_handler = {
     .on_gone = ignore_gone,
 };
 
-/* ---- Describe ------------------------------------------------------------------------------
- */
+/* ---- Describe -------------------------------------------------------------------------- */
 
 static void describe_on_start(struct server_call *call, void *data)
 {
@@ -312,8 +308,7 @@ static const struct server_handler describe_handler = {
     .on_gone = ignore_gone,
 };
 
-/* ---- WatchLoad -----------------------------------------------------------------------------
- */
+/* ---- WatchLoad ------------------------------------------------------------------------- */
 
 struct watcher {
     struct server_call *call; /* until gone or finished */
@@ -394,8 +389,7 @@ static const struct server_handler watch_handler = {
     .on_gone = watch_on_gone,
 };
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
                  const struct agent_config *config, struct error *err)

@@ -22,8 +22,7 @@
 #define WHOLE_MAX_BYTES (1024 * 1024)
 #define TELL_US         US_PER_S /* between signs of progress of an assembled answer */
 
-/* ---- sending -------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------- */
 
 static bool send_head(struct exec *exec)
 {
@@ -155,8 +154,7 @@ static bool gather(struct exec *exec, const void *bytes, size_t n)
     return true;
 }
 
-/* ---- the silence limits --------------------------------------------------------------------
- */
+/* ---- the silence limits ---------------------------------------------------------------- */
 
 static void on_silence(struct timer *timer);
 
@@ -243,8 +241,7 @@ static void note_content(struct exec *exec, uint32_t tokens)
     }
 }
 
-/* ---- what the engine sends -----------------------------------------------------------------
- */
+/* ---- what the engine sends ------------------------------------------------------------- */
 
 static bool starts(const char *text, const char *with)
 {
@@ -454,8 +451,7 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
     exec_fail(exec, GRPC_INTERNAL, "the engine sent a body before a head");
 }
 
-/* ---- how it ends ---------------------------------------------------------------------------
- */
+/* ---- how it ends ----------------------------------------------------------------------- */
 
 static void pass(struct exec *exec)
 {

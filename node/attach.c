@@ -124,8 +124,7 @@ static void retry(struct attach *attach, const char *why)
     timer_start(attach->loop, &attach->timer, pause_us, on_pause_over);
 }
 
-/* ---- sending -------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------- */
 
 static bool send_frame(struct attach *attach, Drover__V1__NodeFrame *frame)
 {
@@ -234,8 +233,7 @@ static void send_register(struct attach *attach)
     free(d);
 }
 
-/* ---- what the coordinator says -------------------------------------------------------------
- */
+/* ---- what the coordinator says --------------------------------------------------------- */
 
 static void on_hello(struct attach *attach, const Drover__V1__Hello *hello)
 {
@@ -372,8 +370,7 @@ static void on_end(struct call *call, const struct call_result *result, void *da
 
 static const struct call_handler call_handler = {.on_message = on_message, .on_end = on_end};
 
-/* ---- connecting ----------------------------------------------------------------------------
- */
+/* ---- connecting ------------------------------------------------------------------------ */
 
 static void on_handshake_late(struct timer *timer)
 {

@@ -22,8 +22,7 @@
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
 
-/* ---- the table of open executions ----------------------------------------------------------
- */
+/* ---- the table of open executions ------------------------------------------------------ */
 
 static struct exec **bucket_of(struct agent *agent, const char *request_id)
 {
@@ -52,8 +51,7 @@ static bool table_has(struct agent *agent, const char *request_id, uint32_t atte
     return false;
 }
 
-/* ---- the end -------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------- */
 
 static void free_exec(struct exec *exec)
 {
@@ -202,8 +200,7 @@ void exec_succeed(struct exec *exec)
     server_call_finish(call, GRPC_OK, NULL);
 }
 
-/* ---- running -------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------- */
 
 void exec_run_over(struct exec *exec)
 {
@@ -297,8 +294,7 @@ void infer_turn(struct agent *agent)
         begin(CONTAINER_OF(waiter, struct exec, waiter));
 }
 
-/* ---- what comes in -------------------------------------------------------------------------
- */
+/* ---- what comes in --------------------------------------------------------------------- */
 
 static void on_start(struct server_call *call, void *data)
 {

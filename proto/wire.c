@@ -107,8 +107,7 @@ static void arena_free(void *data, void *pointer)
     (void)pointer;
 }
 
-/* ---- the walk over the wire form -----------------------------------------------------------
- */
+/* ---- the walk over the wire form ------------------------------------------------------- */
 
 struct walk {
     const uint8_t *at, *end;
@@ -236,8 +235,7 @@ ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descriptor,
     return message;
 }
 
-/* ---- text ----------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------ */
 
 int wire_is_name(const char *text, size_t max_bytes)
 {

@@ -32,8 +32,7 @@
 #include "worker/http/server.h"
 #include "worker/routing/choose.h"
 
-/* ---- ends ----------------------------------------------------------------------------------
- */
+/* ---- ends ------------------------------------------------------------------------------ */
 
 void exchange_release_if_over(struct exchange *x)
 {
@@ -173,8 +172,7 @@ void exchange_reject(struct exchange *x, enum api_error error, const char *messa
     exchange_answer_error(x, error, message, retry_after_s);
 }
 
-/* ---- attempts ------------------------------------------------------------------------------
- */
+/* ---- attempts -------------------------------------------------------------------------- */
 
 void exchange_stop_legs(struct exchange *x, enum stats_counter outcome)
 {
@@ -300,8 +298,7 @@ void exchange_place(struct exchange *x)
     recover_arm(x);
 }
 
-/* ---- beginning -----------------------------------------------------------------------------
- */
+/* ---- beginning ------------------------------------------------------------------------- */
 
 /* Refuses what no amount of waiting can serve.  True: answered. */
 static bool refuse_at_once(struct exchange *x)

@@ -40,8 +40,7 @@ struct fleet {
     uint64_t renew_mono_us; /* when last renewed */
 };
 
-/* ---- channels ------------------------------------------------------------------------------
- */
+/* ---- channels -------------------------------------------------------------------------- */
 
 static void on_channel_state(struct channel *channel, enum channel_state state, const char *why,
                              void *data)
@@ -121,8 +120,7 @@ static void open_channel(struct fleet *fleet, struct fleet_node *node)
     channel_connect(node->channel);
 }
 
-/* ---- nodes ---------------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------------- */
 
 static void free_node(struct fleet_node *node)
 {
@@ -208,8 +206,7 @@ static void renew_slot(struct fleet *fleet, uint32_t slot, struct node_info *fre
     node->state = state;
 }
 
-/* ---- models --------------------------------------------------------------------------------
- */
+/* ---- models ---------------------------------------------------------------------------- */
 
 static void free_models(struct fleet_model *models, size_t count)
 {
@@ -314,8 +311,7 @@ void fleet_renew(struct fleet *fleet)
     fleet->on_change(fleet->data);
 }
 
-/* ---- queries -------------------------------------------------------------------------------
- */
+/* ---- queries --------------------------------------------------------------------------- */
 
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
 {
@@ -358,8 +354,7 @@ bool fleet_usable(const struct fleet_node *node)
     return node->reachable && (state == NODE_UP || state == NODE_TRIAL);
 }
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 static int make_tls(struct fleet *fleet, struct error *err)
 {

@@ -42,8 +42,7 @@
 /* A running request looks this often whether that has happened. */
 #define LOOK_US US_PER_S
 
-/* ---- failures ------------------------------------------------------------------------------
- */
+/* ---- failures -------------------------------------------------------------------------- */
 
 static void exclude(const struct leg *leg, uint64_t until_mono_us)
 {
@@ -192,8 +191,7 @@ bool recover_hope(struct exchange *x)
     return true;
 }
 
-/* ---- limits of time ------------------------------------------------------------------------
- */
+/* ---- limits of time -------------------------------------------------------------------- */
 
 static uint64_t deadline_mono_us(const struct exchange *x)
 {

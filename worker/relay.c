@@ -49,8 +49,7 @@ void relay_release_if_low(struct leg *leg)
     attempt_release(leg->attempt);
 }
 
-/* ---- the head ------------------------------------------------------------------------------
- */
+/* ---- the head -------------------------------------------------------------------------- */
 
 void relay_add_headers(struct exchange *x)
 {
@@ -155,8 +154,7 @@ void relay_show_waiting(struct exchange *x)
         responder_write(x->request->responder, comment, (size_t)n);
 }
 
-/* ---- what a node may say in the head -------------------------------------------------------
- */
+/* ---- what a node may say in the head --------------------------------------------------- */
 
 static bool is_printable(const char *text, size_t max_bytes)
 {
@@ -182,8 +180,7 @@ static bool may_pass(const Drover__V1__Header *header)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(name);
 }
 
-/* ---- what the node says --------------------------------------------------------------------
- */
+/* ---- what the node says ---------------------------------------------------------------- */
 
 static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 {
@@ -381,8 +378,7 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     responder_end(x->request->responder);
 }
 
-/* ---- how it ends ---------------------------------------------------------------------------
- */
+/* ---- how it ends ----------------------------------------------------------------------- */
 
 static void answered(struct leg *leg)
 {

@@ -45,8 +45,7 @@ const char *names_name(const struct source *source)
     return source->name;
 }
 
-/* ---- what the resolver says ----------------------------------------------------------------
- */
+/* ---- what the resolver says ------------------------------------------------------------ */
 
 /* Has this member an address, a place to go on with? */
 static bool is_placed(const struct member *member)
@@ -210,8 +209,7 @@ static void ask(struct source *source)
     ask_later(source);
 }
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 static struct source *create(struct table *table, unsigned index)
 {

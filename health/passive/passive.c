@@ -33,8 +33,7 @@ static uint64_t random64(void)
     return (uint64_t)arc4random() << 32 | arc4random();
 }
 
-/* ---- the share of a model's nodes ----------------------------------------------------------
- */
+/* ---- the share of a model's nodes ------------------------------------------------------ */
 
 static bool serves(const struct member *member, const char *model)
 {
@@ -74,8 +73,7 @@ static bool may_be_out(const struct member *member)
     return true;
 }
 
-/* ---- out, and in again ---------------------------------------------------------------------
- */
+/* ---- out, and in again ----------------------------------------------------------------- */
 
 static void take_out(struct member *member, enum node_reason why)
 {
@@ -221,8 +219,7 @@ void passive_stop(struct table *table)
     timer_stop(table->loop, &table->passive_timer);
 }
 
-/* ---- what happens to the member ------------------------------------------------------------
- */
+/* ---- what happens to the member -------------------------------------------------------- */
 
 void passive_init(struct member *member)
 {

@@ -93,8 +93,7 @@ static void set_common(struct http_engine *engine, CURL *easy, const char *path)
     (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
 }
 
-/* ---- runs ----------------------------------------------------------------------------------
- */
+/* ---- runs ------------------------------------------------------------------------------ */
 
 static void free_run(struct http_run *run)
 {
@@ -374,8 +373,7 @@ static void http_pause(struct engine_run *opaque, bool paused)
         loop_defer(run->engine->loop, &run->engine->chores, do_chores);
 }
 
-/* ---- looking at the engine -----------------------------------------------------------------
- */
+/* ---- looking at the engine ------------------------------------------------------------- */
 
 static void ask(struct http_engine *engine, const char *path);
 
@@ -478,8 +476,7 @@ static const struct engine_facts *http_facts(struct engine *base)
     return &engine_of(base)->recogniser.facts;
 }
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 static void http_destroy(struct engine *base)
 {

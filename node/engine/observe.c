@@ -34,8 +34,7 @@ bool observe_streams(int operation)
            observe_is_ndjson(operation);
 }
 
-/* ---- small readers -------------------------------------------------------------------------
- */
+/* ---- small readers --------------------------------------------------------------------- */
 
 /* A string with at least one character: what counts as output. */
 static bool has_text(const struct json_value *v)
@@ -152,8 +151,7 @@ static void note_ollama_usage(struct observer *o, const struct json_value *root)
         o->has_usage = true;
 }
 
-/* ---- errors --------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------- */
 
 static void copy_text(char *out, size_t cap, const struct json_value *text)
 {
@@ -235,8 +233,7 @@ bool observe_error(const void *body, size_t n, char *text, size_t cap, uint32_t 
     return false;
 }
 
-/* ---- one function a format -----------------------------------------------------------------
- */
+/* ---- one function a format ------------------------------------------------------------- */
 
 static enum seen_kind content(struct observer *o)
 {

@@ -145,8 +145,7 @@ void recognise_abandon(struct recogniser *r)
     r->todo = 0;
 }
 
-/* ---- reading -------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------- */
 
 static uint32_t count_in(const struct json_value *object, const char *name)
 {
@@ -577,8 +576,7 @@ static void read_ps(struct recogniser *r, const struct json_value *root)
     }
 }
 
-/* ---- the course of a look ------------------------------------------------------------------
- */
+/* ---- the course of a look -------------------------------------------------------------- */
 
 static const char *finish(struct recogniser *r)
 {

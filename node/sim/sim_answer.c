@@ -57,8 +57,7 @@ void sim_error_body(struct buf *out, int operation, unsigned status, const char 
     buf_str(out, ",\"simulated\":true}");
 }
 
-/* ---- vectors -------------------------------------------------------------------------------
- */
+/* ---- vectors --------------------------------------------------------------------------- */
 
 /* A unit vector that depends on the model and the text alone. */
 static void embed(float out[DIMENSIONS], const char *model, const void *text, size_t len)
@@ -117,8 +116,7 @@ static void add_base64(struct buf *out, const float v[DIMENSIONS])
     buf_str(out, "\"");
 }
 
-/* ---- lists of inputs -----------------------------------------------------------------------
- */
+/* ---- lists of inputs ------------------------------------------------------------------- */
 
 /* Several inputs as a NULL-ended walk over a string, a list of strings, or of lists. */
 static int check_inputs(const cJSON *input, const char *name, struct error *err)
@@ -231,8 +229,7 @@ static int build_ollama_embed(struct buf *out, int operation, const cJSON *root,
     return 0;
 }
 
-/* ---- ranking -------------------------------------------------------------------------------
- */
+/* ---- ranking --------------------------------------------------------------------------- */
 
 struct rank {
     double score;
@@ -311,8 +308,7 @@ static int build_rerank(struct buf *out, const cJSON *root, const struct sim_spe
     return 0;
 }
 
-/* ---- facts ---------------------------------------------------------------------------------
- */
+/* ---- facts ----------------------------------------------------------------------------- */
 
 static void build_show(struct buf *out, const struct sim_spec_model *model,
                        const struct sim_ident *ident)

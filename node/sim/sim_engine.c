@@ -105,8 +105,7 @@ static struct sim_engine *sim_of(struct engine *engine)
     return CONTAINER_OF(engine, struct sim_engine, super);
 }
 
-/* ---- the life of a run ---------------------------------------------------------------------
- */
+/* ---- the life of a run ----------------------------------------------------------------- */
 
 static void on_step(struct timer *timer);
 
@@ -275,8 +274,7 @@ static void pause_run(struct engine_run *run, bool paused)
         loop_defer(run->sim->loop, &run->deferred, on_flush);
 }
 
-/* ---- faults --------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------- */
 
 static void answer_error(struct engine_run *run, unsigned status, const char *type,
                          const char *message)
@@ -395,8 +393,7 @@ static bool fault_due(const struct engine_run *run)
            run->given == run->request.fault.after_tokens;
 }
 
-/* ---- tokens --------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------- */
 
 static void answer_whole(struct engine_run *run)
 {
@@ -472,8 +469,7 @@ static void on_step(struct timer *timer)
         timer_start(sim->loop, &sim->step_timer, due > now ? due - now : 0, on_step);
 }
 
-/* ---- loading -------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------- */
 
 static void tell_facts(struct sim_engine *sim)
 {
@@ -527,8 +523,7 @@ static void enter_model(struct engine_run *run)
     }
 }
 
-/* ---- start ---------------------------------------------------------------------------------
- */
+/* ---- start ----------------------------------------------------------------------------- */
 
 static void make_ident(struct sim_engine *sim, struct sim_ident *ident)
 {
@@ -623,8 +618,7 @@ static int start(struct engine *engine, struct engine_run **out,
     return 0;
 }
 
-/* ---- facts ---------------------------------------------------------------------------------
- */
+/* ---- facts ----------------------------------------------------------------------------- */
 
 static const struct engine_facts *facts(struct engine *engine)
 {
@@ -696,8 +690,7 @@ void sim_engine_set_name(struct engine *engine, const char *name)
         (void)strlcpy(spec->name, name, sizeof(spec->name));
 }
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 /* Runs that are left end without a word. */
 static void destroy(struct engine *engine)

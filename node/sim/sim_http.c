@@ -101,8 +101,7 @@ static const char *reason(int status)
     }
 }
 
-/* ---- the end of a request ------------------------------------------------------------------
- */
+/* ---- the end of a request -------------------------------------------------------------- */
 
 static void drop_run(struct client *client)
 {
@@ -157,8 +156,7 @@ static void cut(struct client *client)
     }
 }
 
-/* ---- sending -------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------- */
 
 static void start_response(struct client *client)
 {
@@ -224,8 +222,7 @@ static void on_flush(struct deferred *deferred)
     flush(CONTAINER_OF(deferred, struct client, flush));
 }
 
-/* ---- the engine's events -------------------------------------------------------------------
- */
+/* ---- the engine's events --------------------------------------------------------------- */
 
 static void on_head(void *data, unsigned status, const char *content_type,
                     const struct engine_header *headers, size_t headers_count)
@@ -264,8 +261,7 @@ static void on_end(void *data, enum engine_end end, const char *why)
     loop_defer(client->http->loop, &client->flush, on_flush);
 }
 
-/* ---- clients that leave --------------------------------------------------------------------
- */
+/* ---- clients that leave ---------------------------------------------------------------- */
 
 static void on_gone(struct watch *watch, void *data)
 {
@@ -296,8 +292,7 @@ static void watch_client(struct client *client)
         client->fd = fd;
 }
 
-/* ---- requests ------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------- */
 
 /* A whole answer that needs no engine. */
 static void answer(h2o_req_t *req, int status, struct buf *body)
@@ -445,8 +440,7 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
     return 0;
 }
 
-/* ---- connections ---------------------------------------------------------------------------
- */
+/* ---- connections ----------------------------------------------------------------------- */
 
 static void on_accept(h2o_socket_t *listener, const char *err);
 

@@ -30,8 +30,7 @@ static const char *const OLLAMA_CHAT_BEFORE =
     "{\"message\":{\"role\":\"assistant\",\"content\":\"";
 static const char *const OLLAMA_GENERATE_BEFORE = "{\"response\":\"";
 
-/* ---- what every event carries --------------------------------------------------------------
- */
+/* ---- what every event carries ---------------------------------------------------------- */
 
 static void add_marks(const struct sim_reply *reply, struct buf *out)
 {
@@ -160,8 +159,7 @@ const char *sim_reply_content_type(const struct sim_reply *reply)
                                  : "application/json; charset=utf-8";
 }
 
-/* ---- usage and reasons ---------------------------------------------------------------------
- */
+/* ---- usage and reasons ----------------------------------------------------------------- */
 
 static void add_usage(const struct sim_reply *reply, struct buf *out,
                       const struct sim_outcome *outcome)
@@ -186,8 +184,7 @@ static void add_text(const struct sim_reply *reply, struct buf *out, uint32_t co
     sim_text_add(out, &reply->request->place, count, !reply->request->plain);
 }
 
-/* ---- tokens --------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------- */
 
 static void tool_event(struct sim_reply *reply, struct buf *out, uint32_t index)
 {
@@ -254,8 +251,7 @@ void sim_reply_token(struct sim_reply *reply, struct buf *out, uint32_t index)
         buf_printf(out, ",\"sequence_number\":%u}\n\n", reply->sequence++);
 }
 
-/* ---- OpenAI: chat completions, completions -------------------------------------------------
- */
+/* ---- OpenAI: chat completions, completions --------------------------------------------- */
 
 static void chat_event(struct sim_reply *reply, struct buf *out, const char *choices,
                        const char *extra)
@@ -317,8 +313,7 @@ static void whole_openai(struct sim_reply *reply, struct buf *out,
     buf_str(out, "}");
 }
 
-/* ---- Anthropic -----------------------------------------------------------------------------
- */
+/* ---- Anthropic ------------------------------------------------------------------------- */
 
 static const char *stop_reason(const struct sim_reply *reply)
 {
@@ -389,8 +384,7 @@ static void whole_messages(struct sim_reply *reply, struct buf *out,
     buf_str(out, "}");
 }
 
-/* ---- OpenAI responses ----------------------------------------------------------------------
- */
+/* ---- OpenAI responses ------------------------------------------------------------------ */
 
 static void begin_event(struct buf *out, const char *type)
 {
@@ -507,8 +501,7 @@ static void close_responses(struct sim_reply *reply, struct buf *out,
     end_event(reply, out);
 }
 
-/* ---- Ollama and transcriptions -------------------------------------------------------------
- */
+/* ---- Ollama and transcriptions --------------------------------------------------------- */
 
 static void ollama_end(struct sim_reply *reply, struct buf *out,
                        const struct sim_outcome *outcome, uint32_t tokens_of_text)
@@ -556,8 +549,7 @@ static void whole_transcript(struct sim_reply *reply, struct buf *out,
     buf_str(out, "}");
 }
 
-/* ---- by operation --------------------------------------------------------------------------
- */
+/* ---- by operation ---------------------------------------------------------------------- */
 
 void sim_reply_open(struct sim_reply *reply, struct buf *out, uint32_t cached_tokens)
 {

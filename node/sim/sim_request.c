@@ -100,8 +100,7 @@ static int choose_model(struct reader *r, const char *name, size_t len)
     return refuse_code(r, 404, "model_not_found", text);
 }
 
-/* ---- drover_sim ----------------------------------------------------------------------------
- */
+/* ---- drover_sim ------------------------------------------------------------------------ */
 
 static uint32_t attempt_of(const struct engine_request *request)
 {
@@ -135,8 +134,7 @@ static int read_fault(struct reader *r, const cJSON *wish)
     return 0;
 }
 
-/* ---- text ----------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------ */
 
 /* The limit that the client set, in the words of its API. */
 static void read_limit(struct reader *r)
@@ -297,8 +295,7 @@ static int read_text(struct reader *r)
     return make_blocks(r, r->scratch);
 }
 
-/* ---- other bodies --------------------------------------------------------------------------
- */
+/* ---- other bodies ---------------------------------------------------------------------- */
 
 static int read_vectors(struct reader *r)
 {

@@ -139,8 +139,7 @@ static void keep_member(struct fields *f, const struct json_value *key,
         fields_set(f, key, value);
 }
 
-/* ---- chat completions and completions ------------------------------------------------------
- */
+/* ---- chat completions and completions -------------------------------------------------- */
 
 static int add_tool_call(struct part *part, const struct json_value *delta)
 {
@@ -331,8 +330,7 @@ static void write_openai(const struct assembler *a, struct buf *out)
     buf_str(out, "}");
 }
 
-/* ---- Anthropic messages --------------------------------------------------------------------
- */
+/* ---- Anthropic messages ---------------------------------------------------------------- */
 
 static int add_block_delta(struct part *part, const struct json_value *delta)
 {
@@ -452,8 +450,7 @@ static void write_messages(const struct assembler *a, struct buf *out)
     buf_str(out, "}}");
 }
 
-/* ---- Ollama --------------------------------------------------------------------------------
- */
+/* ---- Ollama ---------------------------------------------------------------------------- */
 
 static bool grows(const struct json_value *key)
 {
@@ -499,8 +496,7 @@ static void write_ollama(const struct assembler *a, struct buf *out)
     buf_str(out, "}");
 }
 
-/* ---- all -----------------------------------------------------------------------------------
- */
+/* ---- all ------------------------------------------------------------------------------- */
 
 /* The Responses API's last event holds the whole answer. */
 static int add_responses(struct assembler *a, const struct json_value *root)

@@ -57,8 +57,7 @@ void rejoin_finish(struct rejoin *r)
     buf_finish(&r->joined);
 }
 
-/* ---- splices -------------------------------------------------------------------------------
- */
+/* ---- splices --------------------------------------------------------------------------- */
 
 static void replace(struct splices *s, const struct json_value *old, const struct buf *with)
 {
@@ -84,8 +83,7 @@ static void apply(struct buf *out, const struct splices *s, const char *text, si
     buf_add(out, at, (size_t)(text + n - at));
 }
 
-/* ---- usage ---------------------------------------------------------------------------------
- */
+/* ---- usage ----------------------------------------------------------------------------- */
 
 void rejoin_less(uint32_t tokens, uint64_t *fresh, uint64_t *cached)
 {
@@ -189,8 +187,7 @@ static void change_anthropic_usage(struct rejoin *r, struct splices *s,
     replace(s, usage, &r->usage);
 }
 
-/* ---- text ----------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------ */
 
 /* The first text of the answer: if it repeats what was given, `r->inner` becomes the rest of
  * it, quoted, and the answer is true. */
@@ -238,8 +235,7 @@ static void change_delta(struct rejoin *r, struct splices *s, const struct json_
     replace(s, delta, &r->piece);
 }
 
-/* ---- events --------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------- */
 
 static void change_openai(struct rejoin *r, struct splices *s, const struct json_value *root)
 {
@@ -350,8 +346,7 @@ int rejoin_event(struct rejoin *r, const struct sse_event *in, struct sse_event 
     return splices.count == 0 ? 0 : rebuild(r, &splices, in, out);
 }
 
-/* ---- what becomes of them ------------------------------------------------------------------
- */
+/* ---- what becomes of them -------------------------------------------------------------- */
 
 static enum rejoin_step judge_openai(const struct seen *seen)
 {

@@ -13,8 +13,7 @@
 
 #define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
 
-/* ---- which answers -------------------------------------------------------------------------
- */
+/* ---- which answers --------------------------------------------------------------------- */
 
 /* Absent, or a way to say no. */
 static bool is_off(const struct json_value *v)
@@ -196,8 +195,7 @@ size_t resume_text_len(const char *text)
     return n;
 }
 
-/* ---- the body ------------------------------------------------------------------------------
- */
+/* ---- the body -------------------------------------------------------------------------- */
 
 #define MAX_EDITS 8
 
@@ -323,8 +321,7 @@ int resume_body(struct buf *out, const void *body, size_t n,
     return rc == 0 ? 0 : error_set(err, rc, "the body cannot be edited: out of memory");
 }
 
-/* ---- nothing is left -----------------------------------------------------------------------
- */
+/* ---- nothing is left ------------------------------------------------------------------- */
 
 /* An event of chat completions or completions up to its choices. */
 static void open_event(struct buf *out, const struct json_value *root,

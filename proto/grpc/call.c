@@ -34,8 +34,7 @@ static void free_call(struct h2_stream *stream)
     free(call);
 }
 
-/* ---- the end ------------------------------------------------------------------------------
- */
+/* ---- the end -------------------------------------------------------------------------- */
 
 /* From here on the user hears nothing, and the object goes as soon as nghttp2 lets it. */
 static void let_go(struct call *call)
@@ -128,8 +127,7 @@ static void on_deadline(struct timer *timer)
     h2_guard_leave(guard);
 }
 
-/* ---- the request --------------------------------------------------------------------------
- */
+/* ---- the request ---------------------------------------------------------------------- */
 
 /* call->head is the path, NUL, and the packed metadata. */
 static int pack_head(struct call *call, const struct call_options *options)
@@ -285,8 +283,7 @@ const void *call_metadata_get(const struct call *call, const char *name, size_t 
     return metadata_get(&call->metadata, name, n);
 }
 
-/* ---- the response -------------------------------------------------------------------------
- */
+/* ---- the response --------------------------------------------------------------------- */
 
 static bool is(const uint8_t *text, size_t n, const char *expected)
 {

@@ -39,8 +39,7 @@ static void set_state(struct channel *channel, enum channel_state state, const c
         channel->config.on_state(channel, state, channel->why, channel->config.data);
 }
 
-/* ---- waiting calls ------------------------------------------------------------------------
- */
+/* ---- waiting calls -------------------------------------------------------------------- */
 
 void channel_add_waiting(struct channel *channel, struct call *call)
 {
@@ -120,8 +119,7 @@ static void submit_waiting(struct channel *channel)
     }
 }
 
-/* ---- connecting ---------------------------------------------------------------------------
- */
+/* ---- connecting ----------------------------------------------------------------------- */
 
 /* The delay before the next attempt: jittered by 20 % either way, so that many clients that
  * lost the same server do not return in step. */
@@ -209,8 +207,7 @@ void channel_work_later(struct channel *channel)
         loop_defer(channel->loop, &channel->work, on_work);
 }
 
-/* ---- what the session says ----------------------------------------------------------------
- */
+/* ---- what the session says ------------------------------------------------------------ */
 
 void channel_on_ready(struct h2_session *session)
 {
@@ -280,8 +277,7 @@ void channel_on_down(struct h2_session *session, const char *why)
         session->next->prev = session->prev;
 }
 
-/* ---- client.h -----------------------------------------------------------------------------
- */
+/* ---- client.h ------------------------------------------------------------------------- */
 
 static void free_channel(struct h2_guard *guard)
 {

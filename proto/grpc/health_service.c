@@ -89,8 +89,7 @@ static const char *read_request(struct health_service *service, struct server_ca
     return name;
 }
 
-/* ---- Check --------------------------------------------------------------------------------
- */
+/* ---- Check ---------------------------------------------------------------------------- */
 
 static void check_start(struct server_call *call, void *method_data)
 {
@@ -125,8 +124,7 @@ static const struct server_handler check_handler = {
     .on_gone = check_gone,
 };
 
-/* ---- Watch --------------------------------------------------------------------------------
- */
+/* ---- Watch ---------------------------------------------------------------------------- */
 
 static void watch_start_call(struct server_call *call, void *method_data)
 {
@@ -192,8 +190,7 @@ static const struct server_handler watch_handler = {
     .on_closed = watch_gone,
 };
 
-/* ---- server.h -----------------------------------------------------------------------------
- */
+/* ---- server.h ------------------------------------------------------------------------- */
 
 void health_service_set(struct health_service *service, const char *name, bool serving)
 {

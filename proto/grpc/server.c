@@ -16,8 +16,7 @@
 
 static void on_acceptable(h2o_socket_t *sock, const char *err);
 
-/* ---- accepting ----------------------------------------------------------------------------
- */
+/* ---- accepting ------------------------------------------------------------------------ */
 
 static void on_resume(struct timer *timer)
 {
@@ -132,8 +131,7 @@ int grpc_server_listen(struct grpc_server *server, int fd, struct error *err)
     return 0;
 }
 
-/* ---- life ---------------------------------------------------------------------------------
- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 static void free_server(struct h2_guard *guard)
 {

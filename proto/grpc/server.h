@@ -114,8 +114,7 @@ void server_call_finish(struct server_call *call, enum grpc_status status, const
 void server_call_finish_pushback(struct server_call *call, enum grpc_status status,
                                  const char *message, int64_t pushback_ms);
 
-/* ---- grpc.health.v1, ready to be put into a method table ------------------------------------
- */
+/* ---- grpc.health.v1, ready to be put into a method table -------------------------------- */
 
 struct health_service; /* opaque */
 MUST_CHECK int health_service_create(struct health_service **out, struct error *err);

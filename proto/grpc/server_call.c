@@ -73,8 +73,7 @@ static void free_call(struct h2_stream *stream)
     free(call);
 }
 
-/* ---- the response -------------------------------------------------------------------------
- */
+/* ---- the response --------------------------------------------------------------------- */
 
 /* Fields that every response begins with. */
 static size_t head_fields(nghttp2_nv *fields)
@@ -180,8 +179,7 @@ static bool on_drained(struct h2_stream *stream)
     return true;
 }
 
-/* ---- the end ------------------------------------------------------------------------------
- */
+/* ---- the end -------------------------------------------------------------------------- */
 
 static void tell_gone(struct server_call *call)
 {
@@ -277,8 +275,7 @@ static void on_lost(struct h2_stream *stream, const char *why)
     leave(call_of(stream));
 }
 
-/* ---- the request --------------------------------------------------------------------------
- */
+/* ---- the request ---------------------------------------------------------------------- */
 
 static struct h2_stream *on_request(struct h2_session *session)
 {
@@ -533,8 +530,7 @@ const struct h2_role server_role = {
     .on_down = server_on_down,
 };
 
-/* ---- server.h -----------------------------------------------------------------------------
- */
+/* ---- server.h ------------------------------------------------------------------------- */
 
 void *server_call_data(const struct server_call *call)
 {

@@ -90,8 +90,7 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
     return stream == NULL ? 0 : h2_stream_data(stream, bytes, n);
 }
 
-/* ---- frames received ----------------------------------------------------------------------
- */
+/* ---- frames received ------------------------------------------------------------------ */
 
 static void on_settings(struct h2_session *session, uint64_t now)
 {
@@ -192,8 +191,7 @@ static int on_invalid_frame(nghttp2_session *h2, const nghttp2_frame *frame, int
     return outcome(session);
 }
 
-/* ---- frames sent --------------------------------------------------------------------------
- */
+/* ---- frames sent ---------------------------------------------------------------------- */
 
 /* A server's resets for what the client did wrong, each of which may leave work behind. */
 static void note_reset(struct h2_session *session, uint32_t h2_error_code)
@@ -279,8 +277,7 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t error_code,
     return outcome(session);
 }
 
-/* ---- making one ---------------------------------------------------------------------------
- */
+/* ---- making one ----------------------------------------------------------------------- */
 
 /* Never freed: one per thread, as long as the process. */
 static _Thread_local nghttp2_session_callbacks *callbacks;

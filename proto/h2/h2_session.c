@@ -28,8 +28,7 @@ static _Thread_local uint8_t decrypted[READ_BYTES];
 
 static void on_timer(struct timer *timer);
 
-/* ---- guard --------------------------------------------------------------------------------
- */
+/* ---- guard ---------------------------------------------------------------------------- */
 
 static void free_session(struct h2_session *session)
 {
@@ -66,8 +65,7 @@ void h2_guard_leave(struct h2_guard *guard)
         guard->free_owner(guard);
 }
 
-/* ---- streams on a session -----------------------------------------------------------------
- */
+/* ---- streams on a session ------------------------------------------------------------- */
 
 void h2_session_attach(struct h2_session *session, struct h2_stream *stream, int32_t id)
 {
@@ -127,8 +125,7 @@ uint32_t h2_session_room(const struct h2_session *session)
     return max > session->open ? max - session->open : 0;
 }
 
-/* ---- the end ------------------------------------------------------------------------------
- */
+/* ---- the end -------------------------------------------------------------------------- */
 
 void h2_session_down(struct h2_session *session, const char *why)
 {
@@ -231,8 +228,7 @@ void h2_session_shutdown(struct h2_session *session)
     h2_session_flush_later(session);
 }
 
-/* ---- timers -------------------------------------------------------------------------------
- */
+/* ---- timers --------------------------------------------------------------------------- */
 
 /* Silence is measured from the last byte read, whatever it was. */
 static void keep_alive(struct h2_session *session)
@@ -313,8 +309,7 @@ static void on_again(struct timer *timer)
     h2_guard_leave(guard);
 }
 
-/* ---- writing ------------------------------------------------------------------------------
- */
+/* ---- writing -------------------------------------------------------------------------- */
 
 static void push(struct h2_session *session);
 
@@ -432,8 +427,7 @@ void h2_session_flush_later(struct h2_session *session)
         loop_defer(session->loop, &session->flush, on_flush);
 }
 
-/* ---- reading ------------------------------------------------------------------------------
- */
+/* ---- reading -------------------------------------------------------------------------- */
 
 static void run_batch(struct h2_session *session)
 {
@@ -578,8 +572,7 @@ static void on_socket_readable(h2o_socket_t *sock, const char *err)
     h2_guard_leave(guard);
 }
 
-/* ---- the beginning ------------------------------------------------------------------------
- */
+/* ---- the beginning -------------------------------------------------------------------- */
 
 /* TCP is up. */
 static void go(struct h2_session *session)

@@ -31,8 +31,7 @@ struct h2_stream;
 struct tls_stream;
 struct error;
 
-/* ---- guard: what may be freed only when no callback of ours is on the stack ---------------
- */
+/* ---- guard: what may be freed only when no callback of ours is on the stack ----------- */
 
 struct h2_guard {
     unsigned depth;
@@ -49,8 +48,7 @@ static inline void h2_guard_enter(struct h2_guard *guard)
 }
 void h2_guard_leave(struct h2_guard *guard);
 
-/* ---- streams ------------------------------------------------------------------------------
- */
+/* ---- streams -------------------------------------------------------------------------- */
 
 /* A send queue is called full from here on, and writable again below. */
 #define H2_WRITABLE_BYTES 65536
@@ -114,8 +112,7 @@ bool h2_stream_charge(struct h2_stream *stream);
 /* DATA payload came for `stream`. */
 int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n);
 
-/* ---- sessions -----------------------------------------------------------------------------
- */
+/* ---- sessions ------------------------------------------------------------------------- */
 
 struct h2_role {
     bool server;

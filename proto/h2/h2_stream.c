@@ -45,8 +45,7 @@ void h2_stream_bury(struct h2_guard *guard, struct h2_stream *stream)
     guard->streams = stream;
 }
 
-/* ---- sending ------------------------------------------------------------------------------
- */
+/* ---- sending -------------------------------------------------------------------------- */
 
 uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n)
 {
@@ -145,8 +144,7 @@ nghttp2_data_provider h2_stream_provider(struct h2_stream *stream)
     return (nghttp2_data_provider){.source = {.ptr = stream}, .read_callback = read_out};
 }
 
-/* ---- receiving ----------------------------------------------------------------------------
- */
+/* ---- receiving ------------------------------------------------------------------------ */
 
 /* What may stay unreleased without holding up a message that is larger than the window. */
 #define FEW_BYTES (32 * 1024)

@@ -74,8 +74,7 @@ static uint64_t next_random(uint64_t *random)
     return *random;
 }
 
-/* ---- one decision --------------------------------------------------------------------------
- */
+/* ---- one decision ---------------------------------------------------------------------- */
 
 static void record(const struct scene *scene, const struct candidates *candidates,
                    const struct candidates_request *request, int chosen)
@@ -126,8 +125,7 @@ static void decide(struct scene *scene)
     scene->held_tokens = place.terms.uncached_tokens;
 }
 
-/* ---- the scene -----------------------------------------------------------------------------
- */
+/* ---- the scene ------------------------------------------------------------------------- */
 
 static void add_node(struct scene *scene, unsigned slot)
 {
@@ -228,8 +226,7 @@ static void free_scene(struct scene *scene)
     scoreboard_detach(scene->board);
 }
 
-/* ---- writers -------------------------------------------------------------------------------
- */
+/* ---- writers --------------------------------------------------------------------------- */
 
 /* Lives as a worker whose requests last no time, until it is killed. */
 static _Noreturn void write_on(const struct scene *scene, unsigned worker)
@@ -271,8 +268,7 @@ static void stop_writers(const struct scene *scene, const pid_t *pids)
     }
 }
 
-/* ---- measuring -----------------------------------------------------------------------------
- */
+/* ---- measuring ------------------------------------------------------------------------- */
 
 static double ns_of(clockid_t clock)
 {

@@ -78,8 +78,7 @@ struct world {
     bool released; /* a place came free in the present step */
 };
 
-/* ---- the choice ----------------------------------------------------------------------------
- */
+/* ---- the choice ------------------------------------------------------------------------ */
 
 static void describe(struct policy_candidate *c, struct world *world, struct node *node,
                      const struct request *r)
@@ -194,8 +193,7 @@ static bool try_start(struct world *world, struct request *r)
     return true;
 }
 
-/* ---- the line ------------------------------------------------------------------------------
- */
+/* ---- the line -------------------------------------------------------------------------- */
 
 static void join_line(struct world *world, struct request *r)
 {
@@ -233,8 +231,7 @@ static void pass(struct world *world)
     }
 }
 
-/* ---- the answers ---------------------------------------------------------------------------
- */
+/* ---- the answers ----------------------------------------------------------------------- */
 
 static void learn(double *average, double sample)
 {
@@ -311,8 +308,7 @@ static void run(struct world *world)
     }
 }
 
-/* ---- input ---------------------------------------------------------------------------------
- */
+/* ---- input ----------------------------------------------------------------------------- */
 
 static _Noreturn void die(const char *what)
 {

@@ -130,8 +130,7 @@ static const char *outcome_name(enum outcome outcome)
     return "?";
 }
 
-/* ---- the prompt ----------------------------------------------------------------------------
- */
+/* ---- the prompt ------------------------------------------------------------------------ */
 
 static uint64_t mix(uint64_t x)
 {
@@ -226,8 +225,7 @@ static void make_begin(const struct run *run, const struct request *r)
     c->total = (uint64_t)n + content_len(r) + BODY_END_LEN;
 }
 
-/* ---- a request's life ----------------------------------------------------------------------
- */
+/* ---- a request's life ------------------------------------------------------------------ */
 
 static uint64_t since_due(const struct run *run, const struct request *r)
 {
@@ -289,8 +287,7 @@ static bool send_more(const struct run *run, struct request *r)
     return true;
 }
 
-/* ---- the answer ----------------------------------------------------------------------------
- */
+/* ---- the answer ------------------------------------------------------------------------ */
 
 static const char *find(const char *in, size_t n, const char *what)
 {
@@ -437,8 +434,7 @@ static void on_ready(struct run *run, struct request *r, uint32_t ready)
     }
 }
 
-/* ---- the run -------------------------------------------------------------------------------
- */
+/* ---- the run --------------------------------------------------------------------------- */
 
 static void play(struct run *run, uint64_t limit_us)
 {

@@ -78,8 +78,7 @@ static void fail(const char *fmt, ...)
         }                                                                               \
     } while (0)
 
-/* ---- calls --------------------------------------------------------------------------------
- */
+/* ---- calls ---------------------------------------------------------------------------- */
 
 static void take_metadata(struct got *got, struct call *call)
 {
@@ -201,8 +200,7 @@ static void send_output(struct got *got, const int32_t *sizes, size_t count,
     free(payload.body.data);
 }
 
-/* ---- the cases ----------------------------------------------------------------------------
- */
+/* ---- the cases ------------------------------------------------------------------------ */
 
 static void empty_unary(void)
 {

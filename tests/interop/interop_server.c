@@ -112,8 +112,7 @@ static uint8_t *zeroes(int32_t n)
     return bytes;
 }
 
-/* ---- EmptyCall, UnaryCall -----------------------------------------------------------------
- */
+/* ---- EmptyCall, UnaryCall ------------------------------------------------------------- */
 
 static void empty_message(struct server_call *call, const uint8_t *message, size_t n)
 {
@@ -149,8 +148,7 @@ static void unary_message(struct server_call *call, const uint8_t *message, size
     server_call_finish(call, GRPC_OK, NULL);
 }
 
-/* ---- StreamingInputCall -------------------------------------------------------------------
- */
+/* ---- StreamingInputCall --------------------------------------------------------------- */
 
 static void input_message(struct server_call *call, const uint8_t *message, size_t n)
 {
@@ -175,8 +173,7 @@ static void input_end(struct server_call *call)
     server_call_finish(call, GRPC_OK, NULL);
 }
 
-/* ---- StreamingOutputCall, FullDuplexCall --------------------------------------------------
- */
+/* ---- StreamingOutputCall, FullDuplexCall ---------------------------------------------- */
 
 static void on_pause_over(struct timer *timer)
 {
@@ -293,8 +290,7 @@ static const struct server_method methods[] = {
      .client_streaming = true},
 };
 
-/* ---- main ---------------------------------------------------------------------------------
- */
+/* ---- main ----------------------------------------------------------------------------- */
 
 static void on_idle(struct grpc_server *server, void *data)
 {

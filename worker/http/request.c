@@ -299,8 +299,7 @@ int inspect_multipart(struct inspected *out, const char *content_type, const uin
     return 0;
 }
 
-/* ---- priority ------------------------------------------------------------------------------
- */
+/* ---- priority -------------------------------------------------------------------------- */
 
 static bool is_word(const char *text, size_t n, const char *word)
 {

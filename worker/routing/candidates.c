@@ -26,8 +26,7 @@ struct outlook {
     int session_node;                 /* -1: none */
 };
 
-/* ---- gathering -----------------------------------------------------------------------------
- */
+/* ---- gathering ------------------------------------------------------------------------- */
 
 static bool can_serve(const struct fleet_server *server, int operation)
 {
@@ -168,8 +167,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
         out->of[unproven[i]].prefill_tokens_per_s = best;
 }
 
-/* ---- claiming ------------------------------------------------------------------------------
- */
+/* ---- claiming -------------------------------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *random)
 {
@@ -223,8 +221,7 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
     }
 }
 
-/* ---- the record ----------------------------------------------------------------------------
- */
+/* ---- the record ------------------------------------------------------------------------ */
 
 static void describe_for_people(struct decision_candidate *to, const struct policy_candidate *c,
                                 const struct fleet_server *server, uint8_t bars,

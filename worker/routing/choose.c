@@ -23,8 +23,7 @@
 
 #define ALPHA 0.1 /* of the moving averages */
 
-/* ---- the request ---------------------------------------------------------------------------
- */
+/* ---- the request ----------------------------------------------------------------------- */
 
 void choose_read_prompt(struct exchange *x)
 {
@@ -62,8 +61,7 @@ bool choose_any_up(struct exchange_core *core, const char *model)
     return false;
 }
 
-/* ---- the decision --------------------------------------------------------------------------
- */
+/* ---- the decision ---------------------------------------------------------------------- */
 
 static void hold(struct leg *leg, struct fleet_node *node, const struct policy_candidate *c,
                  uint32_t tokens)
@@ -198,8 +196,7 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
     return CHOOSE_CLAIMED;
 }
 
-/* ---- afterwards ----------------------------------------------------------------------------
- */
+/* ---- afterwards ------------------------------------------------------------------------ */
 
 static void leave_pending(struct leg *leg)
 {

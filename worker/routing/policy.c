@@ -37,8 +37,7 @@ static int compare_use(const struct policy_candidate *a, const struct policy_can
     return (left > right) - (left < right);
 }
 
-/* ---- fastest -------------------------------------------------------------------------------
- */
+/* ---- fastest --------------------------------------------------------------------------- */
 
 /* Inline, because it is all that a decision does with most candidates. */
 static inline void compute_terms(struct policy_terms *out, const struct policy_candidate *c,
@@ -117,8 +116,7 @@ double policy_prefill_speed(double average_backlog, double average_ttft_s,
     return p > 1 ? p : 1;
 }
 
-/* ---- the others ----------------------------------------------------------------------------
- */
+/* ---- the others ------------------------------------------------------------------------ */
 
 static int least_conn(const struct policy_candidate *candidates, size_t n, uint64_t random)
 {

@@ -63,8 +63,7 @@ static uint64_t key_of(const struct exchange *x)
     return x->started_mono_us + DEFAULT_CLASS_US;
 }
 
-/* ---- waking --------------------------------------------------------------------------------
- */
+/* ---- waking ---------------------------------------------------------------------------- */
 
 static void wake_worker(struct exchange_core *core, unsigned worker)
 {
@@ -93,8 +92,7 @@ void waiting_released(struct exchange_core *core)
     }
 }
 
-/* ---- the pass ------------------------------------------------------------------------------
- */
+/* ---- the pass -------------------------------------------------------------------------- */
 
 static bool is_first_of_all(struct exchange_core *core, const struct wait_line *line)
 {
@@ -189,8 +187,7 @@ void exchange_wake(struct exchange_core *core)
         loop_defer(core->loop, &core->wake, on_wake);
 }
 
-/* ---- the lines -----------------------------------------------------------------------------
- */
+/* ---- the lines ------------------------------------------------------------------------- */
 
 static void publish(struct exchange_core *core, struct wait_line *line)
 {
@@ -311,8 +308,7 @@ unsigned waiting_position(const struct exchange *x)
     return x->position < line->count ? x->position : line->count - 1;
 }
 
-/* ---- how long it takes ---------------------------------------------------------------------
- */
+/* ---- how long it takes ----------------------------------------------------------------- */
 
 /* What the nodes of the model can do; all of it is shared, so every worker finds the same. */
 static void measure(const struct exchange_core *core, struct fleet_model *model)

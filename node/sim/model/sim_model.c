@@ -16,8 +16,7 @@
 
 #define SLOT_SIMILARITY 0.10
 
-/* ---- lists ---------------------------------------------------------------------------------
- */
+/* ---- lists ----------------------------------------------------------------------------- */
 
 static void list_append(struct sim_list *list, struct sim_seq *seq)
 {
@@ -44,8 +43,7 @@ static void list_remove(struct sim_list *list, struct sim_seq *seq)
     seq->next = NULL;
 }
 
-/* ---- life ----------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------ */
 
 int sim_model_init(struct sim_model *model, const struct sim_model_config *config)
 {
@@ -94,8 +92,7 @@ size_t sim_blocks(uint64_t *out, size_t max, uint64_t seed, const void *prompt, 
     return n;
 }
 
-/* ---- slots and cache -----------------------------------------------------------------------
- */
+/* ---- slots and cache ------------------------------------------------------------------- */
 
 static size_t common(const struct sim_slot *slot, const struct sim_seq *seq)
 {
@@ -253,8 +250,7 @@ void sim_model_remove(struct sim_model *model, struct sim_seq *seq)
     seq->due = false;
 }
 
-/* ---- time ----------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------ */
 
 typedef void token_fn(struct sim_seq *seq, void *data);
 

@@ -92,8 +92,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* ---- looking ------------------------------------------------------------------------------
- */
+/* ---- looking -------------------------------------------------------------------------- */
 
 static void check_text(struct view *view, int rc)
 {
@@ -169,8 +168,7 @@ static void look(const char *path)
     scoreboard_detach(board);
 }
 
-/* ---- damage -------------------------------------------------------------------------------
- */
+/* ---- damage --------------------------------------------------------------------------- */
 
 static void damage(struct input *in)
 {

@@ -23,8 +23,7 @@ static struct sockaddr_un addr = {.sun_family = AF_UNIX};
 static socklen_t addr_len = sizeof(addr);
 static unsigned started, ended;
 
-/* ---- methods: Echo answers each message with itself, Pour one with 100 KiB ------------------
- */
+/* ---- methods: Echo answers each message with itself, Pour one with 100 KiB -------------- */
 
 static void on_start(struct server_call *call, void *data)
 {

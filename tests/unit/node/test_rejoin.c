@@ -72,8 +72,7 @@ static void expect(const struct rejoin_config *config, const char *events, const
     end(&w);
 }
 
-/* ---- chats ---------------------------------------------------------------------------------
- */
+/* ---- chats ----------------------------------------------------------------------------- */
 
 #define TAIL_AS(id, created)                                                                 \
     "'created':" created ",'id':'" id "','model':'tiny','system_fingerprint':'b1','object':" \
@@ -217,8 +216,7 @@ Test(rejoin, errors_and_garbage_are_left_as_they_are)
     expect(&config, events, events);
 }
 
-/* ---- repeated text -------------------------------------------------------------------------
- */
+/* ---- repeated text --------------------------------------------------------------------- */
 
 Test(rejoin, text_that_the_engine_says_again_is_cut_off_its_first_event_only)
 {
@@ -271,8 +269,7 @@ Test(rejoin, a_short_text_may_come_twice_unless_the_engine_is_known_to_repeat)
     expect(&config, again, "data: {'choices':[{'delta':{'content':' ha'}}]}\n\n");
 }
 
-/* ---- messages ------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------- */
 
 Test(rejoin, a_message_goes_on_in_its_open_block)
 {
@@ -333,8 +330,7 @@ Test(rejoin, what_was_given_is_taken_from_the_fresh_tokens_first)
     cr_assert(fresh == 0 && cached == 0);
 }
 
-/* ---- engines that do not go on -------------------------------------------------------------
- */
+/* ---- engines that do not go on --------------------------------------------------------- */
 
 Test(rejoin, an_engine_that_thinks_or_calls_a_tool_first_began_anew)
 {
@@ -362,8 +358,7 @@ Test(rejoin, an_engine_that_thinks_or_calls_a_tool_first_began_anew)
     }
 }
 
-/* ---- damaged streams -----------------------------------------------------------------------
- */
+/* ---- damaged streams ------------------------------------------------------------------- */
 
 static void take(void *data, const struct sse_event *event)
 {

@@ -10,8 +10,7 @@
 #define OP(name)   DROVER__V1__OPERATION__OPERATION_##name
 #define KIND(name) DROVER__V1__ENGINE_KIND__ENGINE_KIND_##name
 
-/* ---- which --------------------------------------------------------------------------------
- */
+/* ---- which ---------------------------------------------------------------------------- */
 
 static bool possible(int operation, const char *body)
 {
@@ -170,8 +169,7 @@ Test(resume, replacement_characters_at_the_end_are_not_given_to_the_engine)
     cr_assert_eq(resume_text_len(""), 0);
 }
 
-/* ---- the body ------------------------------------------------------------------------------
- */
+/* ---- the body -------------------------------------------------------------------------- */
 
 /* True when a limit is reached. */
 static bool expect(int operation, const char *body, const char *text, uint32_t tokens,
@@ -325,8 +323,7 @@ Test(resume, requests_that_cannot_be_continued_are_refused)
     }
 }
 
-/* ---- the end -------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------- */
 
 static void expect_last(int operation, const char *body, const char *wanted)
 {
@@ -372,8 +369,7 @@ Test(resume, the_last_events_of_a_message_close_its_block)
                 "event: message_stop\ndata: {'type':'message_stop'}\n\n");
 }
 
-/* ---- damaged bodies ------------------------------------------------------------------------
- */
+/* ---- damaged bodies -------------------------------------------------------------------- */
 
 Test(resume, a_damaged_body_is_refused_or_becomes_another_json_object)
 {

@@ -436,8 +436,7 @@ Test(sim_engine, a_run_paused_before_its_head_gets_all_of_it_later)
     down();
 }
 
-/* ---- faults --------------------------------------------------------------------------------
- */
+/* ---- faults ---------------------------------------------------------------------------- */
 
 static void ask_fault(struct seen *seen, bool stream, const char *fault, const char *attempt)
 {
@@ -543,8 +542,7 @@ Test(sim_engine, die_ends_the_process, .exit_code = 1)
     (void)turn_until(&seen.ended);
 }
 
-/* ---- loading -------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------- */
 
 static void note_facts(void *data)
 {
@@ -596,8 +594,7 @@ Test(sim_engine, a_model_on_demand_is_loaded_by_its_first_request)
     down();
 }
 
-/* ---- the other surfaces --------------------------------------------------------------------
- */
+/* ---- the other surfaces ---------------------------------------------------------------- */
 
 /* Asks and expects a status and a few words in the answer. */
 static void expect(int operation, const char *body, unsigned status, const char *words)

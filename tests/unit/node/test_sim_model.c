@@ -268,8 +268,7 @@ Test(sim_model, a_late_call_does_not_lose_time_but_a_very_late_one_does)
     sim_model_finish(&b.model);
 }
 
-/* ---- caches --------------------------------------------------------------------------------
- */
+/* ---- caches ---------------------------------------------------------------------------- */
 
 /* Runs one prompt of `n` blocks and `tokens` tokens alone, and returns what was cached. */
 static uint32_t cached(struct bench *b, const uint64_t *blocks, size_t n, uint32_t tokens)

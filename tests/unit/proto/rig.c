@@ -17,8 +17,7 @@ struct pour {
     bool done;
 };
 
-/* ---- methods ------------------------------------------------------------------------------
- */
+/* ---- methods -------------------------------------------------------------------------- */
 
 static struct rig *rig_of(struct server_call *call)
 {
@@ -156,8 +155,7 @@ static struct server_method methods[7] = {
     {.path = "/t.T/Fail", .handler = &fail_handler},
 };
 
-/* ---- life ---------------------------------------------------------------------------------
- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 static void on_state(struct channel *channel, enum channel_state state, const char *why,
                      void *data)
@@ -208,8 +206,7 @@ void rig_finish(struct rig *rig)
     loop_finish(&rig->loop);
 }
 
-/* ---- calls --------------------------------------------------------------------------------
- */
+/* ---- calls ---------------------------------------------------------------------------- */
 
 static void on_message(struct call *call, const uint8_t *message, size_t n, void *data)
 {
