@@ -6,7 +6,7 @@ import json
 import pytest
 
 from harness import MODEL, until
-from load import chat_body, fetch, fetch_now, make_request, open_request, raw_exchange
+from load import chat_body, fetch, fetch_now, make_request, raw_exchange
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 INFER = {

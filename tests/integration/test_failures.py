@@ -11,8 +11,7 @@ import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import MODEL, POLL_S, until
-from load import (BadAnswer, Load, Reference, chat_body, check_one_attempt, checked_stream, fetch,
-                  fetch_now, open_request, text_of)
+from load import BadAnswer, Reference, chat_body, checked_stream, fetch_now, open_request, text_of
 
 SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
 PACED = "slots=32,rate=50"

@@ -7,8 +7,7 @@ import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import POLL_S, SLOW, until
-from load import (Reference, chat_body, checked_stream, fetch, fetch_now, make_request,
-                  open_request)
+from load import Reference, chat_body, checked_stream, fetch, fetch_now, open_request
 
 
 def test_a_thousand_streams_at_once_through_two_workers_arrive_byte_for_byte(make_cluster):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import BUILD, Process, children_of, program, until
+from harness import BUILD, Process, program, until
 from load import Load, chat_body, fetch_now
 from test_upgrade import Upgradable, reaper  # noqa: F401  pylint: disable=unused-import
 
