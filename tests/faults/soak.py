@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 
-from crowd import Crowd, End
+from crowd import End
 from harness import ROOT, SLOW, until
 from load import chat_body, open_request
 from oracle import metrics, total

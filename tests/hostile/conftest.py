@@ -15,7 +15,7 @@ for folder in (HERE, HERE.parent / "integration", HERE.parent / "interop"):
 # Freed memory that the sanitizer keeps for a while would look like a leak.
 os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=4"
 
-from harness import Cluster, program, Process  # noqa: E402  pylint: disable=unused-import
+from harness import Cluster  # noqa: E402
 
 
 @pytest.fixture(name="fleet", scope="module")

@@ -19,7 +19,7 @@ from bad_node import (CONTINUATION, DONE, HEAD, BadNode, chunk_event, event, fin
                       head_event)
 from fake_node import common, inference
 from h2raw import DATA, END_HEADERS, HEADERS, PING, PRIORITY, SETTINGS, WINDOW, frame
-from harness import MODEL, until
+from harness import until
 from watch import CHAT, Watch, rss_mb
 
 CONFIG = {"policy": "round_robin", "limits": {"first_token_ms": 500, "idle_token_ms": 500, "max_attempts": 3}}
