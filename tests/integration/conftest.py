@@ -51,3 +51,14 @@ def cluster(make_cluster):
     for node in made.nodes:
         made.wait_up(node.name, node)
     return made
+
+
+@pytest.fixture
+def paced(make_cluster):
+    """As `cluster`, with nodes slow enough that every change hits streams in the middle."""
+    made = make_cluster().start()
+    for name in ("a", "b"):
+        made.start_node(name, "slots=32,rate=100", wait=False)
+    for node in made.nodes:
+        made.wait_up(node.name, node)
+    return made

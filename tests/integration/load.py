@@ -10,7 +10,7 @@ import re
 import threading
 import time
 
-from harness import MODEL, POLL_S, SLOW
+from harness import MODEL, POLL_S, SLOW, until
 
 LIMIT = 1 << 22
 
@@ -277,6 +277,11 @@ class Load:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="load", daemon=True)
+
+    def more(self, count):
+        """Waits until `count` more requests are done: real traffic crossed the event."""
+        target = self.done + count
+        until(lambda: self.done >= target or self.failures, 30, f"{count} more requests")
 
     def __enter__(self):
         self._thread.start()

@@ -28,38 +28,21 @@ def assert_clean(load, at_least=20):
     assert load.done >= at_least, f"only {load.done} requests were made"
 
 
-def more_done(load, count):
-    """Waits until the load has finished `count` more requests: real traffic crossed the event."""
-    target = load.done + count
-    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
-
-
-@pytest.fixture
-def paced(make_cluster):
-    """Nodes slow enough that every change hits streams in the middle."""
-    made = make_cluster().start()
-    for name in ("a", "b"):
-        made.start_node(name, "slots=32,rate=100", wait=False)
-    for node in made.nodes:
-        made.wait_up(node.name, node)
-    return made
-
-
 def test_workers_scale_from_two_to_four_to_one_under_load_without_a_failed_request(paced):
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         for _ in range(2):
             before = worker_count(paced)
             paced.master.signal(signal.SIGTTIN)
             until(lambda before=before: worker_count(paced) == before + 1, 10, "one worker more")
         assert worker_count(paced) == 4
-        more_done(load, 30)
+        load.more(30)
         for _ in range(3):
             before = worker_count(paced)
             paced.master.signal(signal.SIGTTOU)
             until(lambda before=before: worker_count(paced) == before - 1, 10, "one worker less")
         assert worker_count(paced) == 1
-        more_done(load, 30)
+        load.more(30)
     assert_clean(load)
     until(lambda: len(paced.worker_rows_all()) == 1, 10, "drained workers have ended")
 
@@ -83,7 +66,7 @@ def test_droverctl_scales_the_workers(paced):
 
 def test_a_reload_under_load_fails_no_request_and_the_new_config_is_in_force(paced):
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         for turn in range(3):
             old = set(paced.worker_pids())
             paced.write_config(aliases=[{"name": f"alias-{turn}", "model": MODEL}])
@@ -93,7 +76,7 @@ def test_a_reload_under_load_fails_no_request_and_the_new_config_is_in_force(pac
             answer = fetch_now(paced.api, "POST", "/v1/chat/completions",
                                chat_body("hello", 2, stream=False, model=f"alias-{turn}"))
             assert answer.status == 200, answer.body
-            more_done(load, 15)
+            load.more(15)
     assert_clean(load)
     until(lambda: len(paced.worker_rows_all()) == 2, 15, "the old workers have ended")
 
@@ -104,7 +87,7 @@ def test_a_stream_that_began_before_a_reload_ends_whole_on_its_old_worker(paced)
         old = set(paced.worker_pids())
         paced.master.signal(signal.SIGHUP)
         until(lambda: (pids := set(paced.worker_pids())) and not pids & old, 15)
-        more_done(load, 2)
+        load.more(2)
     assert_clean(load, 2)
 
 
@@ -123,7 +106,7 @@ def test_a_reload_with_a_bad_config_keeps_the_old_one_and_says_why(paced):
 
 def test_a_node_joins_serves_drains_and_leaves_under_load_without_a_failed_request(paced):
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         for turn in range(2):
             name = f"guest{turn}"
             guest = paced.start_node(name, "slots=32,rate=100")
@@ -132,17 +115,17 @@ def test_a_node_joins_serves_drains_and_leaves_under_load_without_a_failed_reque
             status = paced.stop_node(guest, signal.SIGTERM)
             assert status == 0, guest.process.log()
             until(lambda name=name: paced.node_state(name) in ("GONE", None), 10, "it is gone")
-            more_done(load, 15)
+            load.more(15)
     assert_clean(load)
 
 
 def test_a_drained_node_finishes_its_streams_takes_no_more_and_comes_back(paced):
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         paced.ctl("drain", "a", "--wait")
         assert paced.node_state("a") == "DRAINING"
         assert paced.node_row("a")["inflight"] == 0
-        more_done(load, 20)
+        load.more(20)
         assert paced.node_row("a")["inflight"] == 0
         paced.ctl("undrain", "a")
         paced.wait_up("a")
@@ -198,11 +181,11 @@ def test_draining_an_unknown_node_is_an_error_that_names_it(paced):
 
 def test_the_health_process_is_restarted_and_traffic_does_not_notice(paced):
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         health = paced.health_pid()
         os.kill(health, signal.SIGKILL)
         until(lambda: (pid := paced.health_pid()) and pid != health, 10, "a new health process")
-        more_done(load, 20)
+        load.more(20)
         for name in ("a", "b"):
             paced.wait_up(name)
     assert_clean(load)
@@ -388,7 +371,7 @@ def test_a_worker_that_does_not_turn_its_loop_is_replaced_within_ten_seconds(pac
         until(lambda: len(pids := paced.worker_pids()) == 2 and victim not in pids, 20,
               "two workers that turn")
         assert 4.5 < time.monotonic() - begun < 10 * SLOW
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
     assert "stalled=1" in paced.master.log()
     assert not alive(victim)
@@ -399,7 +382,7 @@ def test_a_health_process_that_does_not_turn_its_loop_is_replaced(paced):
     os.kill(victim, signal.SIGSTOP)
     with Load(paced.api, **LOAD) as load:
         until(lambda: (pid := paced.health_pid()) and pid != victim, 20, "a new health process")
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
     for name in ("a", "b"):
         paced.wait_up(name)

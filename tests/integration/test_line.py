@@ -260,6 +260,14 @@ def test_a_moment_without_any_node_costs_nobody_who_has_waited_long_his_place(ma
     assert line.gate.order == ["first", "waits"]
 
 
+def worker_that_does_not_serve(cluster):
+    """The row of a worker other than the one that has `first`, and what waits there."""
+    rows = cluster.open_requests()
+    serving = next(row["worker"] for row in rows if row["id"] == "first")
+    other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
+    return other, {row["id"] for row in rows if row["worker"] == other["slot"]}
+
+
 def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
     line = Line(make_cluster)
     cluster = line.cluster
@@ -267,10 +275,7 @@ def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
     async def go():
         await line.begin()
         names = await line.fill()
-        rows = cluster.open_requests()
-        serving = next(row["worker"] for row in rows if row["id"] == "first")
-        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
-        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        other, theirs = worker_that_does_not_serve(cluster)
         os.kill(other["pid"], signal.SIGKILL)
         await line.queued(len(names) - len(theirs))
         line.gate.open = True
@@ -293,10 +298,7 @@ def test_a_worker_that_stands_still_does_not_hold_up_the_line_of_the_others(make
     async def go():
         await line.begin()
         names = await line.fill()
-        rows = cluster.open_requests()
-        serving = next(row["worker"] for row in rows if row["id"] == "first")
-        other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
-        theirs = {row["id"] for row in rows if row["worker"] == other["slot"]}
+        other, theirs = worker_that_does_not_serve(cluster)
         mine = {"first", *names} - theirs
         os.kill(other["pid"], signal.SIGSTOP)
         try:

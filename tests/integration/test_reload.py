@@ -13,28 +13,13 @@ from load import Load, chat_body, fetch_now
 LOAD = dict(concurrency=16, tokens=24)
 
 
-def more_done(load, count):
-    target = load.done + count
-    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
-
-
-@pytest.fixture
-def paced(make_cluster):
-    made = make_cluster().start()
-    for name in ("a", "b"):
-        made.start_node(name, "slots=32,rate=100", wait=False)
-    for node in made.nodes:
-        made.wait_up(node.name, node)
-    return made
-
-
 @pytest.fixture
 def loaded(paced):
     """Reloads happen while streams run; none may fail."""
     with Load(paced.api, **LOAD) as load:
-        more_done(load, 5)
+        load.more(5)
         yield paced
-        more_done(load, 10)
+        load.more(10)
     assert not load.failures, load.failures[:3]
 
 

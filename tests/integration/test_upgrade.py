@@ -104,11 +104,6 @@ def up(make_cluster):
     return rig
 
 
-def more_done(load, count):
-    target = load.done + count
-    until(lambda: load.done >= target or load.failures, 30, f"{count} more requests")
-
-
 def assert_clean(load, at_least=20):
     assert not load.failures, f"{len(load.failures)} failed: {load.failures[:3]}"
     assert load.done >= at_least, f"only {load.done} requests were made"
@@ -117,7 +112,7 @@ def assert_clean(load, at_least=20):
 def test_an_upgrade_under_load_fails_no_request(up):
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         for _ in range(2):
             api = cluster.api
             up.replace()
@@ -125,7 +120,7 @@ def test_an_upgrade_under_load_fails_no_request(up):
             assert "serves" in done.stdout, done.stdout
             old = up.follow()
             assert cluster.api == api
-            more_done(load, 20)
+            load.more(20)
             assert old.wait(30) == 0, old.log()
     assert_clean(load)
     assert set(cluster.worker_pids()) <= set(children_of(cluster.master.pid))
@@ -144,7 +139,7 @@ def test_a_stream_that_began_before_an_upgrade_ends_whole_on_the_old_program(up)
         cluster.ctl("upgrade")
         old = up.follow()
         assert old.running()
-        more_done(load, 2)
+        load.more(2)
         assert old.wait(30) == 0
     assert_clean(load, 2)
 
@@ -162,7 +157,7 @@ def test_an_upgrade_with_every_slot_taken_and_a_line_before_them_fails_no_reques
             rig.replace()
             cluster.ctl("upgrade")
             old = rig.follow()
-            more_done(load, 24)
+            load.more(24)
             assert old.wait(60) == 0
     assert_clean(load)
 
@@ -177,11 +172,11 @@ def test_usr2_upgrades_too_and_static_nodes_are_probed_first(make_cluster):
     for node in nodes:
         cluster.wait_up(node.name)
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         cluster.master.signal(signal.SIGUSR2)
         until(lambda: "event=upgraded " in cluster.master.log(), 15, "the upgrade")
         old = rig.follow()
-        more_done(load, 20)
+        load.more(20)
         assert old.wait(30) == 0
     assert_clean(load)
 
@@ -217,7 +212,7 @@ def refused(up, words, timeout=40):
 def test_a_program_that_cannot_run_is_refused_and_nothing_changes(up):
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 5)
+        load.more(5)
         up.file.unlink()
         refused(up, "No such file")
         up.replace(text="this is no program")
@@ -231,11 +226,11 @@ def test_a_program_that_cannot_run_is_refused_and_nothing_changes(up):
         up.replace()
         cluster.config_path.write_text(cluster.config_path.read_text() + "nonsense: 1\n")
         refused(up, "nonsense")
-        more_done(load, 10)
+        load.more(10)
         cluster.write_config()
         cluster.ctl("upgrade")
         up.follow()
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
 
 
@@ -257,10 +252,10 @@ def test_an_upgrade_may_move_a_listener_and_is_refused_a_port_in_use(up):
 def test_a_program_that_hangs_is_given_up_after_ten_seconds(up):
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 5)
+        load.more(5)
         up.replace(text="#!/bin/sh\nexec sleep 1000\n")
         refused(up, "not ready within 10 s")
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
     assert not [pid for pid in children_of(cluster.master.pid)
                 if "sleep" in open(f"/proc/{pid}/cmdline").read()]
@@ -279,7 +274,7 @@ def test_a_failure_after_the_nodes_were_let_go_brings_them_back(up):
     cluster = up.cluster
     health = cluster.health_pid()
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 5)
+        load.more(5)
         cluster.master.signal(signal.SIGUSR2)
         until(lambda: "event=leaving_nodes" in cluster.master.log(), 15, "nodes are let go")
         victim = next(pid for pid in children_of(cluster.master.pid)
@@ -288,7 +283,7 @@ def test_a_failure_after_the_nodes_were_let_go_brings_them_back(up):
         os.kill(victim, signal.SIGKILL)
         until(lambda: "event=upgrade_failed" in cluster.master.log()
               or "event=upgraded" in cluster.master.log(), 15)
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
     if "event=upgraded" in cluster.master.log():  # it was quicker than the signal
         pytest.fail("the new process was ready before it could be killed")
@@ -301,14 +296,14 @@ def test_a_failure_after_the_nodes_were_let_go_brings_them_back(up):
 def test_the_new_master_goes_on_when_the_old_one_is_killed_half_way(up):
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 5)
+        load.more(5)
         cluster.master.signal(signal.SIGUSR2)
         until(lambda: "event=taking_over" in cluster.master.log(), 15, "the new one is there")
         cluster.master.signal(signal.SIGKILL)
         until(lambda: "event=took_over" in cluster.master.log(), 20, "the new one is the master")
         old = up.follow()
         assert old.wait(5) == -signal.SIGKILL
-        more_done(load, 10)
+        load.more(10)
     assert_clean(load)
 
 
@@ -351,12 +346,12 @@ def test_a_program_with_another_layout_of_the_scoreboard_takes_over(up):
     other = harness.BUILD / "tests" / "drover_other_layout"
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
-        more_done(load, 10)
+        load.more(10)
         up.replace(path=other)
         done = cluster.ctl("upgrade")
         old = up.follow()
         assert "serves" in done.stdout
-        more_done(load, 20)
+        load.more(20)
         assert old.wait(30) == 0
         # droverctl of this build cannot read it, and says so.
         unreadable = cluster.ctl("nodes", check=False)
@@ -365,7 +360,7 @@ def test_a_program_with_another_layout_of_the_scoreboard_takes_over(up):
         up.replace()
         cluster.ctl("upgrade")
         old = up.follow()
-        more_done(load, 20)
+        load.more(20)
         assert old.wait(30) == 0
     assert_clean(load)
     assert fetch_now(cluster.api, "POST", "/v1/chat/completions",
