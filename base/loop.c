@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -241,6 +242,61 @@ static void bury(struct loop *loop)
     }
 }
 
+/* ---- libh2o's clock --------------------------------------------------------------------- */
+
+/* How far libh2o's clock is ahead of the monotonic one; 0 = not set yet.  One for the process,
+ * as gettimeofday() is. */
+static uint64_t h2o_ahead_us;
+
+static void set_h2o_clock(void)
+{
+    h2o_ahead_us = clock_wall_ms() * US_PER_MS - clock_mono_us() / US_PER_MS * US_PER_MS;
+}
+
+/* In place of the C library's, for libh2o. */
+int gettimeofday(struct timeval *restrict tv, void *restrict tz)
+{
+    uint64_t now_us;
+
+    (void)tz;
+    if (h2o_ahead_us == 0)
+        set_h2o_clock();
+    now_us = clock_mono_us() + h2o_ahead_us;
+    tv->tv_sec = (time_t)(now_us / US_PER_S);
+    tv->tv_usec = (suseconds_t)(now_us % US_PER_S);
+    return 0;
+}
+
+static uint64_t wall_clock_apart_us(void)
+{
+    uint64_t wall_us = clock_wall_ms() * US_PER_MS;
+    uint64_t ours_us = clock_mono_us() + h2o_ahead_us;
+
+    return wall_us > ours_us ? wall_us - ours_us : ours_us - wall_us;
+}
+
+/* The wall clock's steps reach libh2o here only, and its timers make them too. */
+static void follow_wall_clock(struct loop *loop)
+{
+    int64_t step_ms;
+
+    if (wall_clock_apart_us() >= US_PER_S)
+        set_h2o_clock();
+    if (loop->h2o_ahead_us == h2o_ahead_us)
+        return;
+    step_ms = (int64_t)(h2o_ahead_us - loop->h2o_ahead_us) / (int64_t)US_PER_MS;
+    for (h2o_linklist_t *a = loop->h2o->_timeouts.next; a != &loop->h2o->_timeouts;
+         a = a->next) {
+        h2o_timeout_t *timeout = H2O_STRUCT_FROM_MEMBER(h2o_timeout_t, _link, a);
+
+        for (h2o_linklist_t *b = timeout->_entries.next; b != &timeout->_entries; b = b->next)
+            H2O_STRUCT_FROM_MEMBER(h2o_timeout_entry_t, _link, b)->registered_at +=
+                (uint64_t)step_ms;
+    }
+    loop->h2o->_now += (uint64_t)step_ms;
+    loop->h2o_ahead_us = h2o_ahead_us;
+}
+
 /* ---- the loop -------------------------------------------------------------------------- */
 
 int loop_init(struct loop *loop, struct error *err)
@@ -252,6 +308,7 @@ int loop_init(struct loop *loop, struct error *err)
     if (loop->timer_fd == -1)
         return error_sys(err, "timerfd_create");
     loop->h2o = h2o_evloop_create();
+    loop->h2o_ahead_us = h2o_ahead_us;
     loop->now_mono_us = clock_mono_us();
     loop->timer_watch = watch_start(loop, loop->timer_fd, on_timer_fd, loop, err);
     if (loop->timer_watch == NULL) {
@@ -278,12 +335,9 @@ void loop_finish(struct loop *loop)
 
 void loop_turn(struct loop *loop, uint64_t max_wait_us)
 {
-    int32_t wait_ms = (int32_t)((max_wait_us + 999) / 1000);
+    int32_t wait_ms = loop->busy ? 0 : (int32_t)((max_wait_us + 999) / 1000);
 
-    if (wait_ms > 100)
-        wait_ms = 100; /* bounds what a step of the wall clock can do to libh2o's own timers */
-    if (loop->busy)
-        wait_ms = 0;
+    follow_wall_clock(loop);
     arm(loop);
     loop->busy = false;
     loop->now_mono_us = 0; /* whoever asks first after the wait reads the clock */

@@ -1,12 +1,17 @@
 /*
  * loop.h - one process's event loop: libh2o's, plus what libh2o lacks.
  *
- *   timers    on CLOCK_MONOTONIC with microsecond resolution.  libh2o's own timers follow the
- *             wall clock, so nothing of ours uses them for a deadline.
+ *   timers    on CLOCK_MONOTONIC with microsecond resolution.
  *   deferred  callbacks that run once at the end of the present turn, after every socket
  *             callback.  This is how many small events become one write per connection.
  *   watches   readability of a descriptor that is not a byte-stream socket of h2o's
  *             (signalfd, eventfd, an epoll set of another library).
+ *   a clock   for libh2o, which compares its deadlines with gettimeofday(): when somebody sets
+ *             the wall clock, connections would end or wait for hours.  Whoever links this
+ *             module therefore has a gettimeofday() of its own, for the whole process.  It runs
+ *             with CLOCK_MONOTONIC and takes a step of the wall clock over only between two
+ *             turns, together with libh2o's timers.  Right to a second, which is what libh2o's
+ *             Date header needs.
  *
  * A turn: wait, socket callbacks, timers, deferred callbacks.  Everything here is for one
  * thread. A callback may stop, start or free any timer, deferred or watch, its own included.
@@ -40,9 +45,10 @@ struct deferred {
 struct watch; /* opaque: one watched descriptor */
 
 struct loop {
-    h2o_loop_t *h2o;           /* owned */
-    uint64_t now_mono_us;      /* 0 = not read since the wait; see loop_now_us() */
-    struct timer **heap;       /* owned; binary heap by due_mono_us */
+    h2o_loop_t *h2o;       /* owned */
+    uint64_t h2o_ahead_us; /* what libh2o's clock was ahead of the monotonic one last turn */
+    uint64_t now_mono_us;  /* 0 = not read since the wait; see loop_now_us() */
+    struct timer **heap;   /* owned; binary heap by due_mono_us */
     size_t heap_len, heap_cap; /* cap grows in timer_start(), which aborts when out of memory */
     struct deferred queue;     /* list head */
     int timer_fd;              /* fires at the earliest timer, for sub-millisecond accuracy */

@@ -169,9 +169,16 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
     if (!done || !ok)
         return;
     console_reload_done(&master->console, UINT64_MAX, "another master took over; try again");
-    notify_successor(&master->notify, master->upgrade.pid);
     console_cede(&master->console);
     decide_end(master, ORDER_FINISH, 0);
+}
+
+/* What the service manager hears from a process that is not yet the main one, it ignores. */
+static void on_cede(void *arg, pid_t pid)
+{
+    struct master *master = arg;
+
+    notify_successor(&master->notify, pid);
 }
 
 static void on_upgrade_order(void *arg, bool at_once)
@@ -355,6 +362,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->sup.arg = master;
     notify_open(&master->notify);
     upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
+    master->upgrade.on_cede = on_cede;
     master->upgrade.on_news = on_upgrade_news;
     master->upgrade.on_order = on_upgrade_order;
     master->upgrade.arg = master;

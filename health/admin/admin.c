@@ -1,7 +1,7 @@
 /*
  * admin.c - the admin listener, on libh2o.
  *
- * libh2o's own timeouts follow the wall clock, so each connection also has a limit of ours, and
+ * libh2o's own timeouts do not cover writing, so each connection also has a limit of ours, and
  * its listener would spin when descriptors run out, so accepting pauses then.
  */
 #include "health/admin/admin.h"

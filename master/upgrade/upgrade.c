@@ -236,6 +236,8 @@ static void succeed(struct upgrade *up)
 {
     char text[160];
 
+    if (up->on_cede != NULL)
+        up->on_cede(up->arg, up->pid);
     handover_say(up->channel, "go", "");
     up->phase = UPGRADE_DONE;
     supervise_order_health(up->sup, HEALTH_LEAVE_ADMIN);

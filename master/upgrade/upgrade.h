@@ -51,6 +51,8 @@ struct upgrade {
     bool released;   /* nodes have been let go */
     uint64_t deadline_mono_us;
     char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = not yet said */
+    /* From here on process `pid` is the one: called before it may say so itself. */
+    void (*on_cede)(void *arg, pid_t pid);
     /* How an attempt goes: `done` false: `text` is progress.  Else `ok` says how it ended. */
     void (*on_news)(void *arg, uint64_t serial, bool done, bool ok, const char *text);
     /* What the new master wishes of us when we only finish: SIGTERM or SIGKILL's meaning. */

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
 from harness import SLOW, children_of, session_members, until
-from load import Load, chat_body, fetch, open_request
+from load import Answer, Load, chat_body, fetch, make_request, open_request
 
 CHAT = "/v1/chat/completions"
 WAIT_S = 5
@@ -44,6 +45,29 @@ def states_seen(cluster):
     return [line for line in cluster.master.log().splitlines() if "event=node_state" in line]
 
 
+async def half_before_the_jump(cluster, clock, offset_s):
+    """Requests whose first half comes before the jump: the times that their answers bear."""
+    whole = make_request("POST", CHAT, chat_body("half", 4, stream=False))
+    connections = [await asyncio.open_connection(*cluster.api) for _ in range(8)]
+    for _, writer in connections:
+        writer.write(whole[:40])
+        await writer.drain()
+    # A worker that answers what came later has read what came before.
+    await asyncio.gather(*(fetch(cluster.api, "GET", "/v1/models") for _ in range(8)))
+    clock.set(offset_s)
+    # A turn with the new time has passed when this has been answered.
+    await asyncio.gather(*(fetch(cluster.api, "GET", "/v1/models") for _ in range(8)))
+    dates = []
+    for reader, writer in connections:
+        writer.write(whole[40:])
+        answer = await Answer(reader, writer).read_head()
+        await answer.read()
+        answer.close()
+        assert answer.status == 200, answer.body
+        dates.append(parsedate_to_datetime(answer.headers["date"]).timestamp())
+    return dates
+
+
 @pytest.mark.plain  # libfaketime and a sanitizer do not go together
 def test_a_wall_clock_that_jumps_changes_nothing_but_the_logs(make_cluster, tmp_path):
     clock = WallClock(tmp_path)
@@ -58,7 +82,9 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_the_logs(make_cluster, tmp_
     with Load(cluster.api, concurrency=12, tokens=20) as load:
         for offset_s in (3600, -3600, 10 * 365 * 86400, 0):
             done, lines = load.done, len(hours_logged(cluster))
-            clock.set(offset_s)
+            dates = asyncio.run(half_before_the_jump(cluster, clock, offset_s))
+            off_s = [date - time.time() - offset_s for date in dates]
+            assert all(abs(s) < 3 * SLOW for s in off_s), f"Date is off by {off_s}"
             until(lambda: load.done >= done + 24, 10, f"streams go on at {offset_s:+d} s")
             assert len(hours_logged(cluster)) > lines
         load.stop()

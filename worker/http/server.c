@@ -29,7 +29,7 @@
 /* A header value that goes on to an engine is not longer than this. */
 #define MAX_FORWARD_BYTES 1024
 
-/* libh2o's own limit on reading a request follows the wall clock; it is the second line. */
+/* libh2o's own limits are the second line, behind sweep.c. */
 #define SECOND_LINE_MS (60 * 60 * 1000)
 
 struct api_handler {

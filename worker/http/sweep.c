@@ -1,9 +1,8 @@
 /*
  * sweep.c - connections that take too long, found by looking at all of them now and then.
  *
- * libh2o's own timers follow the wall clock, start again with every request part they please
- * to, and do not cover writing at all; they are set generously and these limits are the real
- * ones:
+ * libh2o's own timers start again with every request part they please to and do not cover
+ * writing at all; they are set generously and these limits are the real ones:
  *
  *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
  *                      included

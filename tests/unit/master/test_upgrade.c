@@ -22,7 +22,7 @@ struct rig {
     struct supervisor sup;
     struct upgrade up;
     int successor; /* the other end of the channel */
-    unsigned failed, succeeded;
+    unsigned failed, succeeded, ceded;
     char said[HANDOVER_MESSAGE_BYTES];
 };
 
@@ -39,6 +39,16 @@ static void on_news(void *arg, uint64_t serial, bool done, bool ok, const char *
 static void path_of(const struct rig *rig, char out[256], const char *name)
 {
     (void)snprintf(out, 256, "%s/%s", rig->rt.dir, name);
+}
+
+static void on_cede(void *arg, pid_t pid)
+{
+    struct rig *rig = arg;
+    char message[HANDOVER_MESSAGE_BYTES];
+
+    cr_expect_eq(pid, PID);
+    cr_expect_eq(handover_hear(rig->successor, message), 0, "it could already speak for us");
+    rig->ceded++;
 }
 
 static void write_file(const struct rig *rig, const char *name, const char *text)
@@ -88,6 +98,7 @@ static void start(struct rig *rig)
     write_file(rig, "scoreboard", "live");
     write_file(rig, "control.sock", "live");
     upgrade_init(&rig->up, "none.yaml", &rig->rt, &rig->sup);
+    rig->up.on_cede = on_cede;
     rig->up.on_news = on_news;
     rig->up.arg = rig;
 }
@@ -120,6 +131,23 @@ static void end(struct rig *rig)
     upgrade_finish(&rig->up);
     (void)close(rig->successor);
     (void)close(rig->rt.lock_fd);
+}
+
+/* systemd ignores what it hears from a process before it was told that this is the main one. */
+Test(upgrade, the_service_manager_knows_the_successor_before_it_may_speak)
+{
+    char message[HANDOVER_MESSAGE_BYTES];
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    handover_say(rig.successor, "ready", "");
+    upgrade_step(&rig.up, 1, false);
+    cr_expect_eq(rig.ceded, 1);
+    cr_expect_eq(rig.succeeded, 1);
+    cr_expect_eq(handover_hear(rig.successor, message), 1);
+    cr_expect(strncmp(message, "go", 2) == 0, "%s", message);
+    end(&rig);
 }
 
 Test(upgrade, a_successor_that_dies_after_ready_and_before_go_has_failed)
