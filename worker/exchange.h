@@ -9,9 +9,11 @@
  *
  *   WAITING    no node has room; in the line of its model
  *   RUNNING    an attempt is under way
+ *
  *   HOPING     every node that could go on with its answer has failed for it; in no line, so
- * that it holds up nobody, it looks for a moment whether one comes (back) ANSWERED   everything
- * has been given to the responder, which may still be writing
+ *              that it holds up nobody, it looks for a moment whether one comes (back)
+ *
+ *   ANSWERED   everything has been given to the responder, which may still be writing
  */
 #ifndef DROVER_WORKER_EXCHANGE_H
 #define DROVER_WORKER_EXCHANGE_H
