@@ -8,6 +8,7 @@ At the end of a test, Cluster.finish() stops everything and checks what must hol
 test: no request or gauge left open, no process left, no sanitizer report in any log.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -61,13 +62,18 @@ def until(condition, bound_s=10.0, what=None):
         time.sleep(POLL_S)
 
 
-def alive(pid):
-    """Is there such a process, and is it more than a zombie?"""
+def state_of(pid):
+    """The letter that the kernel has for what the process does, as in ps(1); None: it is no more."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:
-            return f.read().rsplit(b")", 1)[1].split()[0] not in (b"Z", b"X")
+            return f.read().rsplit(b")", 1)[1].split()[0].decode()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return None
+
+
+def alive(pid):
+    """Is there such a process, and is it more than a zombie?"""
+    return state_of(pid) not in (None, "Z", "X")
 
 
 def processes_where(field, value):
@@ -366,6 +372,19 @@ class Cluster:
             return []
         pids = [row["pid"] for row in rows if str(row["state"]).upper() == state]
         return pids if len(pids) >= 1 else []
+
+    @contextlib.contextmanager
+    def only_worker(self, pid):
+        """Meanwhile new connections are taken by this worker: the others stand still."""
+        others = [other for other in self.worker_pids() if other != pid]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        try:
+            until(lambda: all(state_of(other) == "T" for other in others), 5, "the others stand")
+            yield
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
 
     def gauges(self):
         """{node: (requests in flight, prompt tokens pending)} over all workers."""

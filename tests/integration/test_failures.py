@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
-from harness import MODEL, POLL_S, until
+from harness import MODEL, POLL_S, SLOW, until
 from load import BadAnswer, Reference, chat_body, checked_stream, fetch_now, open_request, text_of
 
 SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
@@ -333,25 +333,34 @@ def test_workers_killed_under_load_hurt_only_their_own_clients_and_gauges_stay_e
 
 def test_streams_of_other_workers_go_on_when_one_is_killed(make_cluster):
     cluster = make_cluster(workers=2).start()
-    cluster.start_node("a", "slots=64,rate=50")
+    each, tokens = 12, 120
+    quick = cluster.start_node("quick", "slots=4,rate=2000")
 
     async def run():
         loop = asyncio.get_running_loop()
         reference = Reference(cluster.api)
-        await reference.learn("steady", 100)
-        tasks = [asyncio.create_task(checked_stream(cluster.api, reference, "steady", 100,
-                                                    {"x-request-id": f"s{i}"}))
-                 for i in range(30)]
+        await reference.learn("steady", tokens)
+        await loop.run_in_executor(None, cluster.stop_node, quick)
+        cluster.nodes.remove(quick)
+        await loop.run_in_executor(None, cluster.start_node, "steady", "slots=64,rate=20")
+        streams = {}  # by name, of both workers in turn
+        for worker in cluster.worker_pids():
+            with cluster.only_worker(worker):
+                for _ in range(each):
+                    name = f"s{len(streams)}"
+                    streams[name] = asyncio.create_task(checked_stream(
+                        cluster.api, reference, "steady", tokens, {"x-request-id": name}))
+                await loop.run_in_executor(None, lambda: until(
+                    lambda: len(cluster.open_requests()) == len(streams), 10, "all are open"))
         rows = await loop.run_in_executor(None, lambda: until(
-            lambda: rows if len(rows := cluster.open_requests()) == 30
-            and all(r["phase"] == "decode" for r in rows) else None, 10, "30 streams flow"))
-        workers = cluster.worker_rows()
-        victim = workers[0]
-        theirs = {r["id"] for r in rows if r["worker"] == victim["slot"]}
+            lambda: rows if all(row["phase"] == "decode" for row in
+                                (rows := cluster.open_requests())) else None, 10, "they flow"))
+        victim = cluster.worker_rows()[0]
+        theirs = {row["id"] for row in rows if row["worker"] == victim["slot"]}
         os.kill(victim["pid"], signal.SIGKILL)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        failed = {f"s{i}" for i, r in enumerate(results) if isinstance(r, Exception)}
+        results = await asyncio.gather(*streams.values(), return_exceptions=True)
+        failed = {name for name, result in zip(streams, results) if isinstance(result, Exception)}
         return theirs, failed
-    theirs, failed = asyncio.run(asyncio.wait_for(run(), 60))
+    theirs, failed = asyncio.run(asyncio.wait_for(run(), 60 * SLOW))
     assert failed == theirs
-    assert len(theirs) < 30, "all connections went to one worker"
+    assert len(theirs) == each, "each worker has its share"

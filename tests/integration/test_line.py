@@ -337,31 +337,38 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
     line = Line(make_cluster, comment_after_ms=200)
     cluster = line.cluster
 
+    async def told_so(prompt, count):
+        """A stream that is the count-th to wait, and the first that it is told."""
+        answer = await open_request(cluster.api, "POST", CHAT, chat_body(prompt, 4, model=FAKE))
+        await line.queued(count)
+        await answer.read_head()
+        events = answer.events()
+        return answer, events, await anext(events)
+
     async def go():
         await line.begin()
         client = BackgroundClient("openai", cluster.url, "stream", model=FAKE)
         await line.queued(1)
-        line.send("raw")
-        await line.queued(2)
         plain = asyncio.create_task(fetch(cluster.api, "POST", CHAT,
                                           chat_body("plain", 4, False, model=FAKE)))
-        await line.queued(3)
-        told = await open_request(cluster.api, "POST", CHAT, chat_body("told", 4, model=FAKE))
-        await told.read_head()
-        events = []
-        async for event in told.events():
-            events.append(event)
-            line.gate.open = True  # not before it was told
-        told.close()
+        await line.queued(2)
+        told = [await told_so("one", 3), await told_so("another", 4)]
+        line.gate.open = True  # not before they were told
+        for answer, events, _ in told:
+            async for _ in events:
+                pass
+            answer.close()
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(None, client.result)
-        return told, events, text, await plain, (await line.finish())[-1]
-    told, events, text, plain, raw = line.run(go)
-    assert told.status == 200 and told.headers["content-type"].startswith("text/event-stream")
-    # One for each worker's line: what stands behind it in another worker's is not known.
-    assert re.fullmatch(rb": drover queued pos=[1-4] eta=[0-9]+s", events[0]), events[0]
-    assert text_of(told.body) == "Hello there."
-    assert b": drover queued pos=" in raw.body
+        await line.finish()
+        return told, text, await plain
+    told, text, plain = line.run(go)
+    for answer, _, first in told:
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        # One for each worker's line: what stands behind it in another worker's is not known.
+        assert re.fullmatch(rb": drover queued pos=[1-4] eta=[0-9]+s", first), first
+        assert text_of(answer.body) == "Hello there."
     assert text == "Hello there."
     assert plain.status == 200 and plain.json()["choices"][0]["message"]["content"]
 

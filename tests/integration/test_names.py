@@ -3,14 +3,15 @@
 The names are made up in an /etc/hosts of the coordinator's own, in a mount namespace.
 """
 
+import asyncio
 import shutil
 import signal
 import subprocess
 
 import pytest
 
-from harness import Cluster, Process, free_port, program, until
-from load import Load, chat_body, fetch_now, text_of
+from harness import SLOW, Cluster, Process, free_port, program, until
+from load import chat_body, fetch_now, open_request, text_of
 
 CHAT = "/v1/chat/completions"
 NAME = "gpu.drover.test"
@@ -168,12 +169,24 @@ def test_a_name_that_is_back_before_its_nodes_have_gone_has_them_again(named):
     both = {"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"}
     until_shown(named, **both)
     entry = named.settings["nodes"]
-    with Load(named.api, concurrency=4, tokens=200):
-        until(lambda: sum(row["inflight"] for row in named.ctl_rows("nodes")) == 4, 10, "open")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        streams = [await open_request(named.api, "POST", CHAT, chat_body("a long story", 8000))
+                   for _ in range(4)]
+        for stream in streams:  # they take what time is needed, and then are broken off
+            await stream.read_head()
+        await loop.run_in_executor(None, leave_and_come_back)
+        for stream in streams:
+            stream.abort()
+
+    def leave_and_come_back():
+        until(lambda: all(row["inflight"] == 2 for row in named.ctl_rows("nodes")), 10, "open")
         named.write_config(nodes=[])
         named.ctl("reload")
         until(lambda: set(named.shown().values()) == {"DRAINING"}, 10, "they are leaving")
         named.write_config(nodes=entry)
         named.ctl("reload")
         until_shown(named, **both)
+    asyncio.run(asyncio.wait_for(go(), 120 * SLOW))
     assert "event=node_not_added" not in named.master.log()
