@@ -41,6 +41,7 @@ struct node {
     struct engine *engine;
     struct agent *agent;
     struct grpc_server *server;
+    struct sim_http *sim_http; /* NULL = none */
     struct attach *attaches[OPTIONS_MAX_COORDINATORS];
     SSL_CTX *server_tls, *coordinator_tls;
     struct watch *signals;
@@ -177,8 +178,11 @@ static int make_engine(struct node *node, struct error *err)
     rc = sim_engine_create(&node->engine, &node->loop, o->engine + 4, err);
     if (rc == 0)
         sim_engine_set_name(node->engine, o->name);
-    if (rc == 0 && o->sim_http != NULL)
-        rc = sim_http_listen(node->engine, &node->loop, o->sim_http, err);
+    if (rc == 0 && o->sim_http != NULL) {
+        rc = sim_http_open(&node->sim_http, node->engine, &node->loop, o->sim_http, err);
+        if (rc == 0)
+            log_info("event=sim_http address=%s", sim_http_address(node->sim_http));
+    }
     return rc;
 }
 
@@ -288,6 +292,7 @@ static void finish(struct node *node)
     if (node->loop.h2o == NULL)
         return;
     timer_stop(&node->loop, &node->drain_timer);
+    sim_http_close(node->sim_http);
     for (size_t i = 0; i < node->options.coordinators_count; i++)
         attach_destroy(node->attaches[i]);
     grpc_server_destroy(node->server);

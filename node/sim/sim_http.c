@@ -42,6 +42,10 @@
 #define PAUSE_BYTES  (256u * 1024)
 #define RESUME_BYTES (64u * 1024)
 
+/* How long connections that were shut down may take to notice, and how often that is asked. */
+#define CLOSE_US      (2 * US_PER_S)
+#define CLOSE_TURN_US 10000
+
 struct sim_http {
     struct engine *engine; /* borrowed */
     struct loop *loop;     /* borrowed */
@@ -50,10 +54,17 @@ struct sim_http {
     h2o_accept_ctx_t accept;
     h2o_socket_t *listener; /* owned; NULL once stopped */
     struct timer accept_timer;
+    struct connection *connections; /* list; each owned by its socket */
     int gone_fd; /* owned: epoll set of the connections with an answer under way */
     struct watch *gone_watch;
     uint64_t created_s;
     char address[NET_TEXT_BYTES];
+};
+
+/* One accepted connection: freed when libh2o closes its socket. */
+struct connection {
+    h2o_socket_t *sock;              /* borrowed */
+    struct connection **link, *next; /* *link is this one */
 };
 
 /* libh2o hands a handler itself and no more. */
@@ -442,6 +453,35 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
 
 /* ---- connections ----------------------------------------------------------------------- */
 
+static void on_closed(void *data)
+{
+    struct connection *connection = data;
+
+    *connection->link = connection->next;
+    if (connection->next != NULL)
+        connection->next->link = connection->link;
+    free(connection);
+}
+
+static void take(struct sim_http *http, h2o_socket_t *sock)
+{
+    struct connection *connection = calloc(1, sizeof(*connection));
+
+    if (connection == NULL) {
+        h2o_socket_close(sock);
+        return;
+    }
+    connection->sock = sock;
+    connection->link = &http->connections;
+    connection->next = http->connections;
+    if (connection->next != NULL)
+        connection->next->link = &connection->next;
+    http->connections = connection;
+    sock->on_close.cb = on_closed;
+    sock->on_close.data = connection;
+    h2o_accept(&http->accept, sock);
+}
+
 static void on_accept(h2o_socket_t *listener, const char *err);
 
 static void on_accept_again(struct timer *timer)
@@ -469,7 +509,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
             }
             return;
         }
-        h2o_accept(&http->accept, sock);
+        take(http, sock);
     }
 }
 
@@ -531,7 +571,6 @@ int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
     http->listener = h2o_evloop_socket_create(loop->h2o, fd, H2O_SOCKET_FLAG_DONT_READ);
     http->listener->data = http;
     h2o_socket_read_start(http->listener, on_accept);
-    log_info("event=sim_http address=%s", http->address);
     *out = http;
     return 0;
 
@@ -550,20 +589,28 @@ const char *sim_http_address(const struct sim_http *http)
     return http->address;
 }
 
-void sim_http_stop(struct sim_http *http)
+void sim_http_close(struct sim_http *http)
 {
-    if (http->listener == NULL)
+    uint64_t until = clock_mono_us() + CLOSE_US;
+    h2o_multithread_queue_t *queue;
+
+    if (http == NULL)
         return;
     timer_stop(http->loop, &http->accept_timer);
     h2o_socket_read_stop(http->listener);
     h2o_socket_close(http->listener);
-    http->listener = NULL;
-}
-
-int sim_http_listen(struct engine *sim, struct loop *loop, const char *address,
-                    struct error *err)
-{
-    struct sim_http *http;
-
-    return sim_http_open(&http, sim, loop, address, err);
+    for (struct connection *c = http->connections; c != NULL; c = c->next)
+        (void)shutdown(h2o_socket_get_fd(c->sock), SHUT_RDWR);
+    /* libh2o sees the end of what it reads or writes, on_gone() that of an answer which waits. */
+    while (http->connections != NULL && clock_mono_us() < until)
+        loop_turn(http->loop, CLOSE_TURN_US);
+    if (http->connections != NULL)
+        return; /* the process may end all the same, but nothing may be freed under them */
+    watch_stop(http->gone_watch);
+    (void)close(http->gone_fd);
+    queue = http->context.queue;
+    h2o_context_dispose(&http->context);
+    free(queue); /* libh2o 2.2.5 forgets to */
+    h2o_config_dispose(&http->conf);
+    free(http);
 }

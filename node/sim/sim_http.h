@@ -16,8 +16,8 @@ struct loop;
 struct sim_http; /* opaque */
 
 /*
- * Serves `sim`, an engine of sim_engine_create(), at `address` (see net_listen()).  Logs
- * `event=sim_http address=HOST:PORT`.  SIGPIPE is ignored from then on: libh2o needs it so.
+ * Serves `sim`, an engine of sim_engine_create(), at `address` (see net_listen()).  SIGPIPE is
+ * ignored from then on: libh2o needs it so.
  * DRV_EINVAL, DRV_ENOENT, DRV_ESYS, DRV_ENOMEM, with `err` set.
  */
 MUST_CHECK int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
@@ -26,12 +26,8 @@ MUST_CHECK int sim_http_open(struct sim_http **out, struct engine *sim, struct l
 /* The address that it listens at. */
 const char *sim_http_address(const struct sim_http *http);
 
-/* Stops listening; the connections that are open stay, and need the engine and the loop as long
- * as the loop turns.  `http` itself must not be used any more. */
-void sim_http_stop(struct sim_http *http);
-
-/* As sim_http_open(), for a server that runs as long as its process. */
-MUST_CHECK int sim_http_listen(struct engine *sim, struct loop *loop, const char *address,
-                               struct error *err);
+/* Stops listening, breaks the connections off and frees `http`.  Turns the loop meanwhile, so
+ * the engine and all that hangs on the loop must still be there.  NULL is allowed. */
+void sim_http_close(struct sim_http *http);
 
 #endif

@@ -232,5 +232,42 @@ Test(sim_http, says_what_is_wrong_with_an_address)
     cr_assert_lt(sim_http_open(&none, engine, &loop, "127.0.0.1", &err), 0);
     cr_assert_eq(strncmp(err.text, "HTTP of the simulated engine: ", 30), 0, "%s", err.text);
     cr_assert_null(none);
-    sim_http_stop(http);
+    sim_http_close(http);
+    engine->ops->destroy(engine);
+    loop_finish(&loop);
+}
+
+Test(sim_http, closing_it_breaks_off_every_connection_and_leaves_nothing_behind)
+{
+    struct client clients[5] = {0}, *idle = &clients[0], *lazy = &clients[1], *held = &clients[2],
+                  *queued = &clients[3], *half = &clients[4];
+    int small = 65536;
+
+    up("rate=20000,slots=2,ctx=1000000");
+    for (size_t i = 0; i < ARRAY_LEN(clients); i++)
+        dial(&clients[i]);
+    expect(idle, "GET", "/health", "", "{\"status\":\"ok\"");
+    (void)setsockopt(lazy->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+    ask(lazy, "POST", "/v1/completions",
+        "{\"model\":\"sim\",\"prompt\":\"x\",\"stream\":true,\"max_tokens\":900000}");
+    turn_until_running(1);
+    ask(held, "POST", "/v1/chat/completions",
+        "{\"stream\":true,\"drover_sim\":{\"fault\":\"hang\",\"after_tokens\":1}," LLAMAS "}");
+    turn_until(held, "\"role\":\"assistant\"");
+    ask(queued, "POST", "/v1/chat/completions", "{" LLAMAS "}");
+    cr_assert_eq(send(half->fd, "POST /v1/chat", 13, MSG_NOSIGNAL), 13);
+    turn_until_running(2);
+    while (engine->ops->facts(engine)->queued != 1)
+        loop_turn(&loop, 1000);
+
+    sim_http_close(http);
+    cr_assert_eq(engine->ops->facts(engine)->running, 0);
+    cr_assert_eq(engine->ops->facts(engine)->queued, 0);
+    for (size_t i = 0; i < ARRAY_LEN(clients); i++) {
+        while (!clients[i].closed)
+            receive(&clients[i]);
+        hang_up(&clients[i]);
+    }
+    engine->ops->destroy(engine);
+    loop_finish(&loop);
 }
