@@ -392,7 +392,7 @@ void member_probe(struct member *member, const struct net_addr *addr)
         .interval_us = config->health.interval_ms * US_PER_MS,
         .timeout_us = config->health.timeout_ms * US_PER_MS,
         .watch_load = !registry,
-        .token = config->tokens[0],
+        .tokens = config->tokens,
     };
     struct error err = {0};
     char text[NET_TEXT_BYTES];

@@ -18,9 +18,9 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "health/registry/identity.h"
+#include "proto/call_proofs.h"
 #include "proto/grpc/client.h"
 #include "proto/grpc_health_v1.pb-c.h"
-#include "proto/join.h"
 #include "proto/wire.h"
 
 #define EAGER_US           (50 * US_PER_MS)
@@ -40,7 +40,7 @@ struct probe {
     const struct probe_events *events;
     void *data;
     uint64_t interval_us, timeout_us;
-    const char *token; /* borrowed */
+    char *const *tokens; /* borrowed */
     bool watch_load;
 
     enum probe_phase phase;
@@ -58,7 +58,7 @@ struct probe {
     bool described;                 /* instance_id is known */
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
     struct call *load_call; /* WatchLoad; NULL = not open */
-    bool load_refused;      /* this instance does not want to tell */
+    bool load_refused;      /* it does not want to tell; not asked before the next Describe */
     struct wire_arena arena;
 };
 
@@ -185,19 +185,14 @@ static void watch_load(struct probe *probe)
     static const struct call_handler handler = {.on_message = on_load_message,
                                                 .on_end = on_load_end};
     Drover__V1__WatchLoadRequest request = DROVER__V1__WATCH_LOAD_REQUEST__INIT;
-    uint8_t proof[JOIN_PROOF_BYTES];
-    struct call_metadata metadata = {
-        .name = JOIN_CALL_METADATA, .value = proof, .len = sizeof(proof)};
+    struct call_proofs proofs;
     struct call_options options = {.path = "/drover.v1.Inference/WatchLoad",
-                                   .metadata = &metadata};
+                                   .metadata = proofs.metadata};
 
     if (!probe->watch_load || !probe->described || probe->load_refused ||
         probe->load_call != NULL)
         return;
-    if (probe->token != NULL) {
-        join_call_proof(proof, probe->token, probe->instance_id);
-        options.metadata_count = 1;
-    }
+    options.metadata_count = call_proofs_make(&proofs, probe->tokens, probe->instance_id);
     request.interval_ms = LOAD_INTERVAL_MS;
     if (call_start(&probe->load_call, probe->channel, &options, &handler, probe, NULL) != 0) {
         probe->load_call = NULL;
@@ -266,9 +261,7 @@ static void on_describe_message(struct call *call, const uint8_t *message, size_
         set_reason(probe, NODE_REASON_PROTOCOL, "Describe: bad node_id or instance_id");
         return;
     }
-    if (!probe->described ||
-        memcmp(probe->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES) != 0)
-        probe->load_refused = false;
+    probe->load_refused = false; /* it may be another instance, or have another token by now */
     probe->described = true;
     memcpy(probe->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES);
     if (probe->serving)
@@ -442,7 +435,7 @@ int probe_create(struct probe **out, struct loop *loop, const struct probe_confi
     probe->data = data;
     probe->interval_us = config->interval_us;
     probe->timeout_us = config->timeout_us;
-    probe->token = config->token;
+    probe->tokens = config->tokens;
     probe->watch_load = config->watch_load;
     wire_arena_init(&probe->arena);
     rc = channel_create(&probe->channel, loop, &cc, err);
@@ -477,7 +470,8 @@ void probe_set_timing(struct probe *probe, uint64_t interval_us, uint64_t timeou
     probe->timeout_us = timeout_us;
 }
 
-void probe_set_token(struct probe *probe, const char *token)
+void probe_set_tokens(struct probe *probe, char *const tokens[2])
 {
-    probe->token = token;
+    probe->tokens = tokens;
+    probe->load_refused = false;
 }

@@ -45,8 +45,8 @@ struct probe_config {
     const char *tls_name; /* copied; NULL = do not verify a name */
     uint64_t interval_us;
     uint64_t timeout_us;
-    bool watch_load;   /* keep a stream of load reports open */
-    const char *token; /* borrowed: to prove WatchLoad with; NULL = none */
+    bool watch_load;     /* keep a stream of load reports open */
+    char *const *tokens; /* borrowed: two, newest first, to prove WatchLoad with; NULL = none */
 };
 
 /* How soon the next question comes; the owner sets it as it likes. */
@@ -65,7 +65,7 @@ void probe_destroy(struct probe *probe);
 
 void probe_set_pace(struct probe *probe, enum probe_pace pace);
 void probe_set_timing(struct probe *probe, uint64_t interval_us, uint64_t timeout_us);
-void probe_set_token(struct probe *probe, const char *token);
+void probe_set_tokens(struct probe *probe, char *const tokens[2]);
 
 /* Asks now instead of later (unless an answer is awaited already). */
 void probe_now(struct probe *probe);

@@ -231,7 +231,7 @@ static void take_config(struct table *table, const struct config *config,
         if (m->probe != NULL) {
             probe_set_timing(m->probe, config->health.interval_ms * US_PER_MS,
                              config->health.timeout_ms * US_PER_MS);
-            probe_set_token(m->probe, config->tokens[0]);
+            probe_set_tokens(m->probe, config->tokens);
         }
         if (m->info.origin == NODE_ORIGIN_REGISTRY) {
             if (index == -1)

@@ -335,8 +335,13 @@ static void watch_send(struct pacer *pacer, unsigned changes)
 
 static void watch_on_start(struct server_call *call, void *data)
 {
-    struct watcher *watcher = calloc(1, sizeof(*watcher));
+    struct watcher *watcher;
 
+    if (!agent_authorised(data, call)) {
+        server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
+        return;
+    }
+    watcher = calloc(1, sizeof(*watcher));
     if (watcher == NULL) {
         server_call_finish(call, GRPC_INTERNAL, "out of memory");
         return;

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "proto/join.h"
+#include "proto/call_proofs.h"
 #include "proto/wire.h"
 #include "worker/fleet.h"
 #include "worker/http/request.h"
@@ -180,15 +180,13 @@ int attempt_start(struct attempt **out, struct fleet_node *node,
 {
     static const struct call_handler handler = {.on_message = on_message, .on_end = on_end};
     struct attempt *attempt = calloc(1, sizeof(*attempt));
-    uint8_t proofs[2][JOIN_PROOF_BYTES];
-    const struct call_metadata metadata[] = {
-        {.name = JOIN_CALL_METADATA, .value = proofs[0], .len = sizeof(proofs[0])},
-        {.name = JOIN_CALL_PREVIOUS_METADATA, .value = proofs[1], .len = sizeof(proofs[1])},
-    };
+    struct call_proofs proofs;
     struct call_options call = {
         .path = "/drover.v1.Inference/Infer",
         .timeout_us = options->timeout_us,
-        .metadata = metadata,
+        .metadata = proofs.metadata,
+        .metadata_count =
+            call_proofs_make(&proofs, options->config->tokens, node->info.instance_id),
         .manual_window = true,
     };
     int rc;
@@ -200,10 +198,6 @@ int attempt_start(struct attempt **out, struct fleet_node *node,
     attempt->events = events;
     attempt->data = data;
     attempt->arena = options->arena;
-    for (size_t i = 0; i < ARRAY_LEN(proofs) && options->config->tokens[i] != NULL; i++) {
-        join_call_proof(proofs[i], options->config->tokens[i], node->info.instance_id);
-        call.metadata_count = i + 1;
-    }
     rc = call_start(&attempt->call, node->channel, &call, &handler, attempt, err);
     if (rc == 0) {
         rc = send_request(attempt, request, options);

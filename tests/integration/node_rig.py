@@ -423,12 +423,13 @@ class Node:
             response_deserializer=inference.InferEvent.FromString)
         return call(request, timeout=timeout, metadata=metadata)
 
-    def watch(self, interval_ms):
+    def watch(self, interval_ms, metadata=None):
         call = self.channel.unary_stream(
             "/drover.v1.Inference/WatchLoad",
             request_serializer=inference.WatchLoadRequest.SerializeToString,
             response_deserializer=common.LoadReport.FromString)
-        return call(inference.WatchLoadRequest(interval_ms=interval_ms), timeout=20)
+        return call(inference.WatchLoadRequest(interval_ms=interval_ms), timeout=20,
+                    metadata=metadata)
 
     def stop(self, expect=0):
         self.channel.close()

@@ -442,9 +442,17 @@ def test_calls_need_a_proof_of_either_token(start, engine, tmp_path):
     assert infer("new-token-1") is Code.OK
     assert infer("old-token-0") is Code.OK
     assert infer("other") is Code.UNAUTHENTICATED
-    with pytest.raises(grpc.RpcError) as caught:
-        node.cancel("x")
-    assert caught.value.code() is Code.UNAUTHENTICATED
+    previous = [("drover-call-proof-bin", call_proof("other", instance)),
+                ("drover-call-proof-previous-bin", call_proof("old-token-0", instance))]
+    assert Answer(node.infer(metadata=previous)).status is Code.OK
+    for refused in (lambda: node.cancel("x"), lambda: next(node.watch(1000)),
+                    lambda: next(node.watch(1000, metadata=previous[:1]))):
+        with pytest.raises(grpc.RpcError) as caught:
+            refused()
+        assert caught.value.code() is Code.UNAUTHENTICATED
+    assert node.cancel("x", metadata=previous) is False
+    watch = node.watch(1000, metadata=previous)
+    assert next(watch).engine_reachable
     tokens.write_text("newer-token-2\nnew-token-1\n")
     node.process.send_signal(signal.SIGHUP)
     until(lambda: infer("newer-token-2") is Code.OK)
