@@ -28,8 +28,11 @@ static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void 
     struct h2_session *session = user_data;
 
     (void)h2;
-    if (hd->type == NGHTTP2_DATA || hd->type == NGHTTP2_HEADERS)
+    if (hd->type == NGHTTP2_DATA || hd->type == NGHTTP2_HEADERS) {
         session->flood.useful_bytes += hd->length;
+        /* A PING that is out may reach the peer only after it had sent this. */
+        session->bare_pings = session->pinged ? 1 : 0;
+    }
     return 0;
 }
 

@@ -22,6 +22,13 @@
 #define LINGER_US   UINT64_C(1000000) /* for the peer to close after we did */
 #define DRAIN_US    UINT64_C(1000000) /* for the answer to the PING between two GOAWAYs */
 
+/* What servers of gRPC put up with; see patience(). */
+#define BARE_PINGS      3
+#define BARE_PINGS_IDLE 1
+#define BARE_PING_US    (320 * US_PER_S)
+
+#define MAX_TCP_IDLE_S 32767 /* what Linux takes */
+
 /* Input is processed before the next socket is read, so all sessions of a thread share this. */
 static _Thread_local uint8_t input[READ_BYTES];
 static _Thread_local uint8_t decrypted[READ_BYTES];
@@ -230,10 +237,32 @@ void h2_session_shutdown(struct h2_session *session)
 
 /* ---- timers --------------------------------------------------------------------------- */
 
+/*
+ * How long the peer may be silent before a PING; UINT64_MAX: no PING now.
+ *
+ * gRPC servers end a connection ("too_many_pings") for the third PING that came sooner than they
+ * like after the one before it, without HEADERS or DATA of theirs in between.  By default that
+ * is five minutes while a call is open, and two hours while none is (grpc-core, grpc-java and
+ * grpc-go alike).  The first PING after their data never counts.
+ */
+static uint64_t patience(const struct h2_session *session)
+{
+    const struct h2_config *config = &session->config;
+    bool polite = !session->role->server;
+
+    if (session->open == 0 &&
+        (!config->keepalive_idle || (polite && session->bare_pings >= BARE_PINGS_IDLE)))
+        return UINT64_MAX;
+    if (polite && session->bare_pings >= BARE_PINGS && config->keepalive_us < BARE_PING_US)
+        return BARE_PING_US;
+    return config->keepalive_us;
+}
+
 /* Silence is measured from the last byte read, whatever it was. */
 static void keep_alive(struct h2_session *session)
 {
     uint64_t now = clock_mono_us(), silence = now - session->read_mono_us;
+    uint64_t allowed = patience(session), left;
 
     if (session->pinged) {
         if (!session->heard) {
@@ -242,13 +271,15 @@ static void keep_alive(struct h2_session *session)
         }
         session->pinged = false;
     }
-    if (silence < session->config.keepalive_us) {
-        timer_start(session->loop, &session->timer, session->config.keepalive_us - silence,
+    if (silence < allowed) {
+        /* Not for longer than keepalive_us: a call may come, or data, and more be allowed. */
+        left = allowed - silence;
+        timer_start(session->loop, &session->timer,
+                    left < session->config.keepalive_us ? left : session->config.keepalive_us,
                     on_timer);
-    } else if (session->open == 0 && !session->config.keepalive_idle) {
-        timer_start(session->loop, &session->timer, session->config.keepalive_us, on_timer);
     } else {
         session->pinged = true;
+        session->bare_pings++;
         session->heard = false;
         (void)nghttp2_submit_ping(session->h2, NGHTTP2_FLAG_NONE, NULL);
         timer_start(session->loop, &session->timer, session->config.keepalive_timeout_us,
@@ -611,14 +642,22 @@ static void on_connected(h2o_socket_t *sock, const char *err)
     h2_guard_leave(guard);
 }
 
-static void tune(int fd, uint64_t user_timeout_us)
+/* TCP's own probes find a host that is gone also where no PING may be sent; TCP_USER_TIMEOUT
+ * says when they are given up.  All of this fails on Unix sockets, which need none of it. */
+static void tune(int fd, const struct h2_config *config)
 {
-    int on = 1;
-    unsigned timeout_ms = (unsigned)(user_timeout_us / US_PER_MS);
+    int on = 1, every_s = 1, idle_s = MAX_TCP_IDLE_S;
+    unsigned timeout_ms = (unsigned)(config->keepalive_timeout_us / US_PER_MS);
 
-    /* Both fail on Unix sockets, which need neither. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+    if (config->keepalive_us == UINT64_MAX)
+        return;
+    if (config->keepalive_us < MAX_TCP_IDLE_S * US_PER_S)
+        idle_s = (int)((config->keepalive_us + US_PER_S - 1) / US_PER_S);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
 /* Makes a session around `fd`, which it owns from here on, also when it fails. */
@@ -653,7 +692,7 @@ static int create(struct h2_session **out, struct loop *loop, const struct h2_ro
         free_session(session);
         return rc;
     }
-    tune(fd, config->keepalive_timeout_us);
+    tune(fd, config);
     session->sock = h2o_evloop_socket_create(loop->h2o, fd, H2O_SOCKET_FLAG_DONT_READ);
     session->sock->data = session;
     timer_start(loop, &session->timer, config->setup_timeout_us, on_timer);

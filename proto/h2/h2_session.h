@@ -191,6 +191,7 @@ struct h2_session {
     bool closing;     /* lingers once all output is out */
     bool heard;       /* bytes came since the last PING of ours */
     bool pinged;      /* a keepalive PING is out */
+    unsigned bare_pings; /* keepalive PINGs of ours since the peer's last HEADERS or DATA */
     struct deferred flush;
     struct timer timer;      /* setup, keepalive or linger, by phase */
     struct timer again;      /* more to write, or on_writable owed: next turn */

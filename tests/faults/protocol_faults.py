@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fake_node import FakeNode, inference
@@ -145,6 +146,54 @@ def tricks(run):
         run.check(proxy.tricked > before, f"{trick}: no request came by")
     run.more(crowd, 10)
     run.operator_sees()
+
+
+def connections_to(port):
+    """The connections that are open to this port, as pairs of addresses."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    return {(row[1], row[2]) for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"}
+
+
+@fault("G7", "a node made of gRPC's own library says nothing for a long time",
+       "grpcio with its defaults, which send away who PINGs a third time in vain",
+       clients="nothing", does="nothing",
+       ctl=("nodes: patient +UP", "requests: patient"))
+def patient_node(run):
+    cluster = run.start(nodes=("a",), config={"limits": {
+        "first_token_ms": 7200000, "request_timeout_ms": 7200000}})
+    node = FakeNode("patient")
+    node.models = ["patient-model"]
+    run.closers.append(node.stop)
+    cluster.write_config(nodes=[{"name": "patient", "address": f"127.0.0.1:{node.port}"}])
+    cluster.ctl("reload")
+    cluster.wait_up("patient")
+    crowd = run.crowd(concurrency=2)
+    silence_s = 60 * (run.minutes or 1)  # PINGs each 10 s: the fourth would be one too many
+
+    def ask():
+        return fetch_now(cluster.api, "POST", CHAT, chat_body(
+            "x", 4, stream=False, model="patient-model"), timeout_s=2 * silence_s)
+    with ThreadPoolExecutor(1) as pool:
+        for what in ("with a call", "idle"):
+            answer = pool.submit(ask)
+            run.check(node.infer_started.acquire(timeout=20 * SLOW), "it is asked")
+            if what == "idle":
+                node.infer_gate.set()
+                answer.result()
+            began, before = time.monotonic(), connections_to(node.port)
+            run.check(len(before) >= 2, "a worker and the health process are connected")
+            run.within(lambda began=began: time.monotonic() - began > silence_s, 2 * silence_s,
+                       "silence is over")
+            lost = before - connections_to(node.port)
+            run.check(not lost, f"{what}, {len(lost)} connections did not last")
+            if what == "with a call":
+                run.operator_sees()
+            node.infer_gate.set()
+            run.check(answer.result().status == 200, "the answer comes in the end")
+            node.infer_gate.clear()
+    run.figure("silent for", f"{2 * silence_s:.0f} s")
+    run.more(crowd, 20)
 
 
 def floods(raw):

@@ -62,8 +62,9 @@ class Broken(AssertionError):
 class Run:
     """One fault under way."""
 
-    def __init__(self, row, seed):
+    def __init__(self, row, seed, minutes=None):
         self.row = row
+        self.minutes = minutes  # how long what is slow by nature may take; None: as the row says
         self.choose = random.Random(f"{row.id}/{seed}")
         self.cluster = None
         self.oracle = None

@@ -46,6 +46,7 @@ static struct loop loop;
 static struct channel *channel;
 static struct wire_arena arena;
 static unsigned calls = 1, parallel = 1;
+static unsigned connections; /* made so far */
 
 static void fail(const char *fmt, ...) PRINTF_LIKE(1, 2);
 static void fail(const char *fmt, ...)
@@ -409,6 +410,24 @@ static void timeout_on_sleeping_server(void)
     empty_unary();
 }
 
+/* Silence, without a call and then within one, is no reason to be sent away. */
+static void silence(void)
+{
+    const struct call_options quiet = {.path = SERVICE "FullDuplexCall",
+                                       .timeout_us = 2600 * US_PER_MS};
+    uint64_t until = clock_mono_us() + 2200 * US_PER_MS;
+    struct got got;
+
+    empty_unary();
+    while (clock_mono_us() < until)
+        loop_turn(&loop, 100 * US_PER_MS);
+    start_with(&got, &quiet);
+    WAIT(got.ended, &got);
+    EXPECT(got.status == GRPC_DEADLINE_EXCEEDED, &got);
+    empty_unary();
+    EXPECT(connections == 1, &got);
+}
+
 static void concurrent_large_unary(void)
 {
     enum { COUNT = 100 };
@@ -458,6 +477,14 @@ static void report(void)
     free(got);
 }
 
+static void on_state(struct channel *of, enum channel_state state, const char *why, void *data)
+{
+    (void)of;
+    (void)why;
+    (void)data;
+    connections += state == CHANNEL_READY;
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -475,6 +502,7 @@ static const struct {
              {"cancel_after_begin", cancel_after_begin},
              {"cancel_after_first_response", cancel_after_first_response},
              {"timeout_on_sleeping_server", timeout_on_sleeping_server},
+             {"silence", silence},
              {"concurrent_large_unary", concurrent_large_unary},
              {"rpc_soak", rpc_soak},
              {"report", report}};
@@ -505,7 +533,7 @@ int main(int argc, char **argv)
                                           {"keepalive-ms", required_argument, NULL, 'K'},
                                           {NULL, 0, NULL, 0}};
     struct config_tls tls = {0};
-    struct channel_config config = {.backoff_min_us = 100000};
+    struct channel_config config = {.backoff_min_us = 100000, .on_state = on_state};
     const char *address = "", *name = "";
     struct error err = {0};
     int option;
@@ -538,6 +566,8 @@ int main(int argc, char **argv)
             break;
         case 'K':
             config.keepalive_us = strtoull(optarg, NULL, 10) * US_PER_MS;
+            config.keepalive_timeout_us = 10 * config.keepalive_us;
+            config.keepalive_idle = true;
             break;
         default:
             return 2;

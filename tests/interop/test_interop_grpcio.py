@@ -120,6 +120,12 @@ def test_our_client_keeps_to_their_stream_limit(messages):
         assert [row["status"] for row in rows] == ["OK"] * 20
 
 
+def test_our_keepalive_is_no_more_than_their_server_puts_up_with(messages):
+    """By default it sends away who PINGs a third time within five minutes and is not talked to."""
+    with Theirs(messages) as server:
+        assert_case(server.address, "silence", "--keepalive-ms", "50")
+
+
 # ---- their client ------------------------------------------------------------------------------
 
 class Stub:

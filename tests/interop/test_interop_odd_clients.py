@@ -175,6 +175,11 @@ def test_few_pings_are_answered(raw):
     raw.until(lambda: raw.pings == 3)
 
 
+def test_pings_that_come_too_often(raw, server):
+    raw.send(frame(PING, 0, 0, bytes(8)) * 6)
+    assert CALM in calm(raw, server)
+
+
 def test_settings_flood(raw, server):
     raw.flood(frame(SETTINGS), 9 * 100)
     assert CALM in calm(raw, server)

@@ -679,21 +679,78 @@ Test(grpc, a_quiet_but_living_connection_stays)
     rig_finish(&rig);
 }
 
-Test(grpc, a_client_that_pings_too_often_is_sent_away)
+/* The PINGs among the frames that came on `fd`; each is answered. */
+static unsigned take_pings(int fd, struct buf *in)
+{
+    uint8_t bytes[512], ack[17] = {0, 0, 8, 6, 1};
+    unsigned pings = 0;
+    ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+    const uint8_t *frame;
+    size_t len;
+
+    if (n > 0)
+        buf_add(in, bytes, (size_t)n);
+    while (buf_size(in) >= 9) {
+        frame = buf_head(in);
+        len = 9 + ((size_t)frame[0] << 16 | (size_t)frame[1] << 8 | frame[2]);
+        if (buf_size(in) < len)
+            break;
+        if (frame[3] == 6 && frame[4] == 0) {
+            pings++;
+            memcpy(ack + 9, frame + 9, 8);
+            cr_assert_eq(write(fd, ack, sizeof(ack)), (ssize_t)sizeof(ack));
+        }
+        buf_consume(in, len);
+    }
+    return pings;
+}
+
+Test(grpc, a_client_pings_no_more_than_grpc_servers_put_up_with)
 {
     struct rig rig;
     struct probe probe = {0};
     const struct call_options options = {.path = "/t.T/Hang"};
+    struct error err = {0};
+    struct buf in = BUF_INIT;
+    int listener = net_listen("127.0.0.1:0", 4, &err), fd;
+    unsigned pings = 0;
+    uint64_t until;
+    static const uint8_t settings[9] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
+    /* HEADERS on stream 1: ":status" 200, and "content-type", a literal of 16 bytes. */
+    static const uint8_t head[] = "\0\0\x13\1\4\0\0\0\1\x88\x5f\x10"
+                                  "application/grpc";
 
     rig_init(&rig);
-    rig.channel_config.keepalive_us = 20000;
-    rig.channel_config.keepalive_timeout_us = 20000;
+    rig.channel_config.keepalive_us = 10000;
+    rig.channel_config.keepalive_timeout_us = 50000;
+    rig.channel_config.keepalive_idle = true;
     rig_start(&rig);
+    channel_destroy(rig.channel);
+    cr_assert_eq(net_local(&rig.channel_config.addr, listener, &err), 0);
+    cr_assert_eq(channel_create(&rig.channel, &rig.loop, &rig.channel_config, &err), 0);
+    channel_connect(rig.channel);
+    cr_assert(RIG_WAIT(&rig, (fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) != -1));
+    cr_assert_eq(write(fd, settings, sizeof(settings)), (ssize_t)sizeof(settings));
+    cr_assert(RIG_WAIT(&rig, recv(fd, &(uint8_t[24]){0}, 24, MSG_DONTWAIT) == 24));
+
+    /* While no call is open, the first one, which no server counts, and no other. */
+    until = clock_mono_us() + 500000;
+    cr_assert(RIG_WAIT(&rig, (pings += take_pings(fd, &in), clock_mono_us() > until)));
+    cr_assert_eq(pings, 1);
+    /* Two more in an open call, and then none for a long time, ... */
     rig_call(&rig, &probe, &options, "x", 1);
-    cr_assert(RIG_WAIT(&rig, probe.ends == 1));
-    cr_assert_eq(probe.status, GRPC_UNAVAILABLE);
-    cr_assert_eq(rig.gone, 1);
-    cr_assert_str_eq(probe.text, "connection closed by peer");
+    cr_assert(RIG_WAIT(&rig, (pings += take_pings(fd, &in), pings == 3)));
+    until = clock_mono_us() + 500000;
+    cr_assert(RIG_WAIT(&rig, (pings += take_pings(fd, &in), clock_mono_us() > until)));
+    cr_assert_eq(pings, 3);
+    /* ... unless the server has something to say. */
+    cr_assert_eq(write(fd, head, sizeof(head) - 1), (ssize_t)sizeof(head) - 1);
+    cr_assert(RIG_WAIT(&rig, (pings += take_pings(fd, &in), pings == 6)));
+    cr_assert_eq(probe.ends, 0);
+    call_cancel(probe.call);
+    buf_finish(&in);
+    (void)close(fd);
+    (void)close(listener);
     rig_finish(&rig);
 }
 
