@@ -1,5 +1,6 @@
 /*
- * call_proofs.h - the metadata by which a caller proves the token to one instance of a node.  Pure.
+ * call_proofs.h - the metadata by which a caller proves the token to one instance of a node.
+ * Pure.
  *
  * A proof of the newest token, and while there are two, one of the previous token as well: the
  * node may know only that.  join.h has the bytes of a proof.

@@ -601,7 +601,8 @@ void sim_http_close(struct sim_http *http)
     h2o_socket_close(http->listener);
     for (struct connection *c = http->connections; c != NULL; c = c->next)
         (void)shutdown(h2o_socket_get_fd(c->sock), SHUT_RDWR);
-    /* libh2o sees the end of what it reads or writes, on_gone() that of an answer which waits. */
+    /* libh2o sees the end of what it reads or writes, on_gone() that of an answer which waits.
+     */
     while (http->connections != NULL && clock_mono_us() < until)
         loop_turn(http->loop, CLOSE_TURN_US);
     if (http->connections != NULL)

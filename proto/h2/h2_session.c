@@ -240,10 +240,10 @@ void h2_session_shutdown(struct h2_session *session)
 /*
  * How long the peer may be silent before a PING; UINT64_MAX: no PING now.
  *
- * gRPC servers end a connection ("too_many_pings") for the third PING that came sooner than they
- * like after the one before it, without HEADERS or DATA of theirs in between.  By default that
- * is five minutes while a call is open, and two hours while none is (grpc-core, grpc-java and
- * grpc-go alike).  The first PING after their data never counts.
+ * gRPC servers end a connection ("too_many_pings") for the third PING that came sooner than
+ * they like after the one before it, without HEADERS or DATA of theirs in between.  By default
+ * that is five minutes while a call is open, and two hours while none is (grpc-core, grpc-java
+ * and grpc-go alike).  The first PING after their data never counts.
  */
 static uint64_t patience(const struct h2_session *session)
 {

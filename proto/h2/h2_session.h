@@ -184,13 +184,13 @@ struct h2_session {
     nghttp2_session *h2;    /* owned */
     struct tls_stream *tls; /* owned; NULL = cleartext */
     struct net_addr peer;
-    struct buf out;   /* bytes for the socket */
-    struct buf clear; /* bytes for TLS, within one flush */
-    bool blocked;     /* the socket is full; waiting for on_socket_writable() */
-    bool draining;    /* GOAWAY sent or received: no new streams */
-    bool closing;     /* lingers once all output is out */
-    bool heard;       /* bytes came since the last PING of ours */
-    bool pinged;      /* a keepalive PING is out */
+    struct buf out;      /* bytes for the socket */
+    struct buf clear;    /* bytes for TLS, within one flush */
+    bool blocked;        /* the socket is full; waiting for on_socket_writable() */
+    bool draining;       /* GOAWAY sent or received: no new streams */
+    bool closing;        /* lingers once all output is out */
+    bool heard;          /* bytes came since the last PING of ours */
+    bool pinged;         /* a keepalive PING is out */
     unsigned bare_pings; /* keepalive PINGs of ours since the peer's last HEADERS or DATA */
     struct deferred flush;
     struct timer timer;      /* setup, keepalive or linger, by phase */

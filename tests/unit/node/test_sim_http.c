@@ -239,8 +239,8 @@ Test(sim_http, says_what_is_wrong_with_an_address)
 
 Test(sim_http, closing_it_breaks_off_every_connection_and_leaves_nothing_behind)
 {
-    struct client clients[5] = {0}, *idle = &clients[0], *lazy = &clients[1], *held = &clients[2],
-                  *queued = &clients[3], *half = &clients[4];
+    struct client clients[5] = {0}, *idle = &clients[0], *lazy = &clients[1],
+                  *held = &clients[2], *queued = &clients[3], *half = &clients[4];
     int small = 65536;
 
     up("rate=20000,slots=2,ctx=1000000");
