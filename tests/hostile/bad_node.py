@@ -15,7 +15,7 @@ import hpack
 from fake_node import Attachment, Heart, common, health, inference, registry
 from h2raw import (ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST, SETTINGS, WINDOW, frame,
                    framed)
-from harness import MODEL, until
+from harness import MODEL, SLOW, until
 
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 TOKEN = "integration-test-token-0123456789abcdef"
@@ -57,6 +57,7 @@ class Connection(threading.Thread):
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.lock = threading.Lock()
         self.paths, self.bodies, self.ended = {}, {}, set()
+        self.pings = {}  # by what they carry: set when the answer is there
         self.settings = b""
 
     def send(self, data):
@@ -88,6 +89,14 @@ class Connection(threading.Thread):
     def goaway(self, last, code=0):
         self.send(frame(GOAWAY, 0, 0, struct.pack(">II", last, code)))
 
+    def has_been_read(self):
+        """Waits until the other side has read all so far: its answer to a PING comes after that."""
+        text, answered = os.urandom(8), threading.Event()
+        self.pings[text] = answered
+        self.send(frame(PING, 0, 0, text))
+        if not answered.wait(10 * SLOW):
+            raise OSError("no answer to a PING")
+
     # ---- the honest part ----
 
     def run(self):
@@ -111,6 +120,8 @@ class Connection(threading.Thread):
             self.send(frame(SETTINGS, ACK))
         elif kind == PING and not flags & ACK:
             self.send(frame(PING, ACK, 0, body))
+        elif kind == PING and body in self.pings:
+            self.pings.pop(body).set()
         elif kind == HEADERS:
             self.paths[stream] = dict(self.decoder.decode(body))[":path"].rsplit("/", 1)[1]
             self.begin(stream)

@@ -23,7 +23,7 @@ def rss_mb(pid):
         return int(f.read().split()[1]) * PAGE / 1e6
 
 
-def chat(address, timeout=20, stream=False):
+def chat(address, timeout=20 * SLOW, stream=False):
     """One honest request; its status."""
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:

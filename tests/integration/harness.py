@@ -360,7 +360,7 @@ class Cluster:
     def violations(self):
         """How often the health process found gauges and open requests in disagreement."""
         text = urllib.request.urlopen("http://%s:%d/metrics" % self.address("admin"),
-                                      timeout=10).read().decode()
+                                      timeout=10 * SLOW).read().decode()
         values = re.findall(r"^drover_\w*violations?_total(?:\{[^}]*\})? (\S+)$", text, re.M)
         assert values, "no counter of violations in /metrics"
         return sum(float(value) for value in values)

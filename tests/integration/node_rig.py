@@ -24,6 +24,7 @@ import grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("DROVER_BUILD", ROOT / "build"))
+SLOW = float(os.environ.get("DROVER_TEST_SLOW", "1"))  # as in harness.py
 
 
 def load_messages():
@@ -45,12 +46,12 @@ common, inference, registry, health = load_messages()
 
 def until(condition, seconds=10, what="the condition"):
     """Waits until condition() is true and returns what it gave."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"{what} did not come true in {seconds} s"
+        assert time.monotonic() < end, f"{what} did not come true in {seconds * SLOW:.0f} s"
         time.sleep(0.01)
 
 
@@ -393,7 +394,7 @@ class Node:
     def unary(self, method, request, response, **options):
         call = self.channel.unary_unary(method, request_serializer=type(request).SerializeToString,
                                         response_deserializer=response.FromString)
-        return call(request, timeout=10, **options)
+        return call(request, timeout=10 * SLOW, **options)
 
     def describe(self):
         return self.unary("/drover.v1.Inference/Describe", inference.DescribeRequest(),
@@ -409,7 +410,7 @@ class Node:
                           health.HealthCheckRequest(service=service),
                           health.HealthCheckResponse).status
 
-    def infer(self, script="ok", body=None, timeout=20, metadata=None, **fields):
+    def infer(self, script="ok", body=None, timeout=20 * SLOW, metadata=None, **fields):
         if body is None:
             body = {"model": "tiny", "script": script,
                     "messages": [{"role": "user", "content": "hi"}]}
@@ -428,7 +429,7 @@ class Node:
             "/drover.v1.Inference/WatchLoad",
             request_serializer=inference.WatchLoadRequest.SerializeToString,
             response_deserializer=common.LoadReport.FromString)
-        return call(inference.WatchLoadRequest(interval_ms=interval_ms), timeout=20,
+        return call(inference.WatchLoadRequest(interval_ms=interval_ms), timeout=20 * SLOW,
                     metadata=metadata)
 
     def stop(self, expect=0):
@@ -436,7 +437,7 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(10)
+            code = self.process.wait(10 * SLOW)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

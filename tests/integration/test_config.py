@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from harness import ROOT, program
+from harness import ROOT, SLOW, program
 
 GOOD = """\
 workers: 2
@@ -26,7 +26,7 @@ def drover_t(tmp_path, text):
     else:
         path.write_text(text)
     return subprocess.run([program("drover"), "-t", "-c", str(path)], capture_output=True,
-                          text=True, timeout=20, errors="replace")
+                          text=True, timeout=20 * SLOW, errors="replace")
 
 
 def test_a_good_config_passes(tmp_path):
@@ -37,7 +37,7 @@ def test_a_good_config_passes(tmp_path):
 
 def test_the_example_config_passes():
     done = subprocess.run([program("drover"), "-t", "-c", str(ROOT / "docs/drover.example.yaml")],
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=20 * SLOW)
     assert done.returncode == 0, done.stderr
 
 
@@ -85,7 +85,7 @@ def test_what_is_not_a_configuration_is_refused_without_a_crash(tmp_path, text):
 
 def test_missing_files_are_named(tmp_path):
     done = subprocess.run([program("drover"), "-t", "-c", str(tmp_path / "none.yaml")],
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=20 * SLOW)
     assert done.returncode != 0 and "none.yaml" in done.stderr
     done = drover_t(tmp_path, GOOD.format(dir=tmp_path) +
                     f"registry:\n  listen: 127.0.0.1:0\n  token_file: {tmp_path}/no-token\n")
@@ -99,7 +99,7 @@ def test_a_start_with_a_bad_config_fails_with_the_same_line_and_leaves_nothing(t
     path = tmp_path / "drover.yaml"
     path.write_text(GOOD.format(dir=tmp_path).replace("workers: 2", "wrokers: 2"))
     done = subprocess.run([program("drover"), "-c", str(path)], capture_output=True, text=True,
-                          timeout=20)
+                          timeout=20 * SLOW)
     assert done.returncode != 0
     assert "drover.yaml:1" in done.stderr and "wrokers" in done.stderr
     assert not (tmp_path / "run" / "scoreboard").exists()
@@ -114,7 +114,7 @@ def test_a_port_that_is_taken_is_named(tmp_path):
         path = tmp_path / "drover.yaml"
         path.write_text(GOOD.format(dir=tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}", 1))
         done = subprocess.run([program("drover"), "-c", str(path)], capture_output=True,
-                              text=True, timeout=20)
+                              text=True, timeout=20 * SLOW)
         assert done.returncode != 0
         assert str(port) in done.stderr
 
@@ -122,9 +122,9 @@ def test_a_port_that_is_taken_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["drover", "drover-node", "droverctl"])
 def test_every_program_has_help_and_a_version(name):
     for flag in ("--help", "--version"):
-        done = subprocess.run([program(name), flag], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([program(name), flag], capture_output=True, text=True, timeout=20 * SLOW)
         assert done.returncode == 0, (name, flag, done.stderr)
         assert name in done.stdout
     done = subprocess.run([program(name), "--no-such-flag"], capture_output=True, text=True,
-                          timeout=20)
+                          timeout=20 * SLOW)
     assert done.returncode != 0 and done.stderr.strip()

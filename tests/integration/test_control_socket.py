@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from harness import program, until
+from harness import SLOW, program, until
 
 
 def control(cluster):
@@ -90,7 +90,7 @@ def test_the_kernel_is_asked_who_calls_whatever_the_mode_of_the_socket(make_clus
     cluster.runtime.chmod(0o755)
     path.chmod(0o666)
     done = subprocess.run(["/usr/bin/python3", "-c", ASK_AS, str(path)], user=daemon.pw_uid,
-                          group=daemon.pw_gid, extra_groups=[], capture_output=True, timeout=60,
+                          group=daemon.pw_gid, extra_groups=[], capture_output=True, timeout=60 * SLOW,
                           check=False)
     assert b"only root and the user that runs drover" in done.stdout, done
     assert cluster.master.running() and len(cluster.worker_pids()) == 2
@@ -109,6 +109,6 @@ def test_a_runtime_directory_that_others_could_have_prepared_is_refused(make_clu
     spoil(cluster.runtime, daemon)
     cluster.write_config()
     done = subprocess.run([program("drover"), "-c", str(cluster.config_path)],
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=60 * SLOW, check=False)
     assert done.returncode == 1
     assert f"runtime_dir {cluster.runtime}: {says}" in done.stderr

@@ -53,7 +53,7 @@ def until_state(cluster, name, wanted, meanwhile=lambda: None):
 
 def metric(cluster, name):
     text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"),
-                                  timeout=10).read().decode()
+                                  timeout=10 * SLOW).read().decode()
     return float(re.search(rf"^{name} (\S+)$", text, re.M).group(1))
 
 
@@ -67,7 +67,7 @@ def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_clust
     assert [(row["name"], row["state"], row["reason"])
             for row in cluster.ctl_json("status")["look_at"]] == [("a", "EJECTED", "failures")]
     rows = json.loads(urllib.request.urlopen("http://%s:%d/nodes" % cluster.address("admin"),
-                                             timeout=10).read())["nodes"]
+                                             timeout=10 * SLOW).read())["nodes"]
     shown = {row["name"]: row for row in rows}["a"]
     assert (shown["state"], shown["reason"]) == ("EJECTED", "failures")
     # Its trials fail, each costs one request one more try, and it is out for longer each time.
@@ -214,5 +214,6 @@ def test_an_ejection_outlives_the_health_process(make_cluster):
     old = cluster.health_pid()
     os.kill(old, signal.SIGKILL)
     until(lambda: cluster.health_pid() not in (None, old), 10, "another health process")
-    assert 'event=node_taken_over node="a" state=EJECTED reason=failures' in cluster.master.log()
+    until(lambda: 'event=node_taken_over node="a" state=EJECTED reason=failures'
+          in cluster.master.log(), 5, "it takes the node over")
     assert state(cluster, "a") == ("EJECTED", "failures")

@@ -64,7 +64,7 @@ def test_a_node_killed_before_the_first_byte_costs_the_client_nothing(make_clust
         await answer.read()
         answer.close()
         return victim, answer
-    victim, answer = asyncio.run(asyncio.wait_for(go(), 60))
+    victim, answer = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
     assert answer.status == 200, answer.body
     assert not re.search(rb'"error": ?["{]', answer.body)
     line = cluster.access_line("survivor")
@@ -93,7 +93,7 @@ def test_a_node_killed_in_mid_stream_gives_a_clean_error_in_the_surfaces_own_sha
                 node.process.kill_all()
         answer.close()
         return events
-    events = asyncio.run(asyncio.wait_for(go(), 30))
+    events = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
     cluster.nodes.remove(node)
     if surface.startswith("openai"):
         assert events[-1] == b"data: [DONE]"
@@ -206,7 +206,7 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(make_cluster, mom
             while not engine.open:
                 await asyncio.sleep(POLL_S)
         answer.abort()
-    asyncio.run(asyncio.wait_for(go(), 20))
+    asyncio.run(asyncio.wait_for(go(), 20 * SLOW))
     until(lambda: engine_idle(engine), 1, "the engine's connection is closed")
     assert gone == [True]
     until(cluster.idle, 1, "the slot is free")
@@ -238,7 +238,7 @@ def test_a_client_that_leaves_while_queued_never_reaches_the_engine(make_cluster
         await loop.run_in_executor(None, lambda: until(
             lambda: len(cluster.open_requests()) == 1, 1, "the second is gone"))
         first.abort()
-    asyncio.run(asyncio.wait_for(go(), 30))
+    asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
     until(lambda: engine_idle(engine) and cluster.idle(), 1, "all is free")
     assert len(engine.posts()) == 1
     assert cluster.access_line("queued")["status"] == 499
@@ -255,7 +255,7 @@ def test_many_clients_that_leave_at_once_leave_nothing_behind(cluster):
             break
         for answer in answers:
             answer.abort()
-    asyncio.run(asyncio.wait_for(go(), 30))
+    asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
     cluster.wait_idle(3)
 
 
@@ -269,7 +269,7 @@ def test_a_client_that_closes_after_the_whole_answer_is_not_counted_as_gone(clus
     async def go():
         for batch in range(20):
             await asyncio.gather(*(one(batch * 10 + i) for i in range(10)))
-    asyncio.run(asyncio.wait_for(go(), 60))
+    asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
     lines = until(lambda: found if len(found := [
         line for line in cluster.access_lines() if line["id"].startswith("closer")]) == 200
         else None, 5, "200 lines of access log")
@@ -323,7 +323,7 @@ def test_workers_killed_under_load_hurt_only_their_own_clients_and_gauges_stay_e
             state["stop"] = True
         await asyncio.gather(killer(), *(client(i) for i in range(24)))
         return state
-    state = asyncio.run(asyncio.wait_for(run(), 180))
+    state = asyncio.run(asyncio.wait_for(run(), 180 * SLOW))
     # At most all of one worker's clients are cut by each kill: not those of the other two.
     assert state["cut"] <= kills * 24 * 2 // 3, state
     assert state["done"] >= kills * 15
@@ -352,9 +352,10 @@ def test_streams_of_other_workers_go_on_when_one_is_killed(make_cluster):
                         cluster.api, reference, "steady", tokens, {"x-request-id": name}))
                 await loop.run_in_executor(None, lambda: until(
                     lambda: len(cluster.open_requests()) == len(streams), 10, "all are open"))
-        rows = await loop.run_in_executor(None, lambda: until(
-            lambda: rows if all(row["phase"] == "decode" for row in
-                                (rows := cluster.open_requests())) else None, 10, "they flow"))
+        def flowing():
+            rows = cluster.open_requests()
+            return rows if all(row["phase"] == "decode" for row in rows) else None
+        rows = await loop.run_in_executor(None, until, flowing, 10, "they flow")
         victim = cluster.worker_rows()[0]
         theirs = {row["id"] for row in rows if row["worker"] == victim["slot"]}
         os.kill(victim["pid"], signal.SIGKILL)

@@ -61,7 +61,7 @@ def test_metrics_are_valid_prometheus_text_and_carry_traffic(plant):
         request = urllib.request.Request(plant.url + "/v1/chat/completions", body.encode(),
                                          {"content-type": "application/json"})
         try:
-            return urllib.request.urlopen(request, timeout=10).status == 200
+            return urllib.request.urlopen(request, timeout=10 * SLOW).status == 200
         except urllib.error.HTTPError:
             return False
     until(served, 10, "a request is served")
@@ -109,7 +109,7 @@ def test_a_node_that_leaves_may_go_only_when_its_requests_are_done(plant):
         body = json.dumps({"model": "fake-model", "messages": []}).encode()
         answers.append(urllib.request.urlopen(urllib.request.Request(
             plant.url + "/v1/chat/completions", body, {"content-type": "application/json"}),
-            timeout=30).status)
+            timeout=30 * SLOW).status)
     until(lambda: plant.get("/readyz")[0] == 200, 5)
     client = threading.Thread(target=ask)
     client.start()
@@ -134,7 +134,7 @@ def test_a_node_that_leaves_does_not_wait_for_ever(plant):
     def ask():
         body = json.dumps({"model": "fake-model", "messages": []}).encode()
         try:
-            urllib.request.urlopen(plant.url + "/v1/chat/completions", body, timeout=30)
+            urllib.request.urlopen(plant.url + "/v1/chat/completions", body, timeout=30 * SLOW)
         except OSError:
             pass
     client = threading.Thread(target=ask, daemon=True)

@@ -16,8 +16,8 @@ from load import chat_body, check_one_attempt, fetch, fetch_now, text_of
 
 CHAT = "/v1/chat/completions"
 SAMPLES = 3
-FLOOR_MS = 150
-LONG_S = 4 * FLOOR_MS / 1000  # what must not happen has no condition to wait for
+FLOOR_MS = int(100 * max(SLOW, 1.5))  # what is quick must not look slow on a busy machine
+LONG_S = 2.5 * FLOOR_MS / 1000  # what must not happen has no condition to wait for
 QUICK = "quick"  # a prompt that is answered at once
 
 
@@ -160,7 +160,7 @@ class Rig:
 
     def metric(self, line):
         text = urllib.request.urlopen("http://%s:%d/metrics" % self.cluster.address("admin"),
-                                      timeout=10).read().decode()
+                                      timeout=10 * SLOW).read().decode()
         found = [row.rsplit(" ", 1)[1] for row in text.splitlines() if row.startswith(line + " ")]
         return float(found[0]) if found else None
 

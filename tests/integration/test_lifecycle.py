@@ -136,7 +136,7 @@ def test_a_drained_node_finishes_its_streams_takes_no_more_and_comes_back(paced)
 def test_drain_waits_until_the_node_is_safe_and_shows_for_what(make_cluster):
     cluster = make_cluster().start()
     cluster.start_node("a", "slots=4,rate=20")
-    with Load(cluster.api, concurrency=2, tokens=60, prompts=1) as load:
+    with Load(cluster.api, concurrency=2, tokens=80, prompts=1) as load:
         until(lambda: cluster.node_row("a")["inflight"] >= 2, 10, "two streams are open")
         load._stop.set()
         late = cluster.ctl("drain", "a", "--wait", "--timeout", "1", "--json", check=False)
@@ -161,7 +161,7 @@ def test_scale_returns_when_the_workers_serve(paced):
 def test_stop_returns_when_all_is_over_and_shows_what_it_waits_for(make_cluster):
     cluster = make_cluster().start()
     cluster.start_node("a", "slots=4,rate=20")
-    with Load(cluster.api, concurrency=1, tokens=30, prompts=1) as load:
+    with Load(cluster.api, concurrency=1, tokens=60, prompts=1) as load:
         until(cluster.open_requests, 5, "a stream is open")
         load._stop.set()
         done = cluster.ctl("stop", timeout=60)
@@ -219,7 +219,7 @@ def test_term_ends_open_streams_after_the_grace_with_an_error_event(make_cluster
             last, before = event, last
         answer.close()
         return before, last
-    before, last = asyncio.run(asyncio.wait_for(go(), 20))
+    before, last = asyncio.run(asyncio.wait_for(go(), 20 * SLOW))
     assert b'"error"' in before
     assert last == b"data: [DONE]"
     assert cluster.master.wait(10) == 0
@@ -245,7 +245,7 @@ def test_who_connects_while_streams_finish_is_refused_and_does_not_hang(make_clu
     cluster = make_cluster().start()
     cluster.start_node("a", "slots=8,rate=20")
     api = cluster.api
-    with Load(api, concurrency=1, tokens=40, prompts=1) as load:
+    with Load(api, concurrency=1, tokens=70, prompts=1) as load:
         until(cluster.open_requests, 5, "the stream is open")
         load._stop.set()
         cluster.master.signal(signal.SIGQUIT)
@@ -276,7 +276,7 @@ def test_a_second_term_ends_everything_at_once(make_cluster):
         cluster.master.signal(signal.SIGTERM)
         await asyncio.to_thread(cluster.master.wait, 5)
         answer.close()
-    asyncio.run(asyncio.wait_for(go(), 60))
+    asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
     assert cluster.master.popen.returncode == 0
 
 
@@ -313,7 +313,7 @@ def test_signals_in_any_order_never_wedge_the_master(make_cluster, seed):
         cluster.master.signal(number)
         if choice.random() < 0.3:
             asked = subprocess.run([program("droverctl"), "-d", str(cluster.runtime), "status"],
-                                   capture_output=True, timeout=60, check=False)
+                                   capture_output=True, timeout=60 * SLOW, check=False)
             assert asked.returncode in (0, 3), sent
     for _ in range(2):
         for pid in session_members(session):
@@ -343,7 +343,7 @@ def test_children_end_when_the_master_is_killed(paced):
 
 def test_a_second_master_on_the_same_runtime_directory_refuses_to_start(paced):
     second = subprocess.run([program("drover"), "-c", str(paced.config_path)],
-                            capture_output=True, text=True, timeout=20)
+                            capture_output=True, text=True, timeout=20 * SLOW)
     assert second.returncode != 0
     assert str(paced.master.pid) in second.stderr
     assert paced.master.running()

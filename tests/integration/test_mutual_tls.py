@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from harness import Node, Process, program, until
+from harness import SLOW, Node, Process, program, until
 from load import chat_body, fetch_now
 from pki import Pki
 
@@ -143,15 +143,15 @@ def test_the_admin_listener_can_demand_certificates(make_cluster, pki):
     url = "https://localhost:%d/livez" % cluster.address("admin")[1]
     context = ssl.create_default_context(cafile=pki.cert("ca"))
     with pytest.raises((ssl.SSLError, OSError)):
-        urllib.request.urlopen(url, context=context, timeout=10).read()
+        urllib.request.urlopen(url, context=context, timeout=10 * SLOW).read()
     context.load_cert_chain(pki.cert("coordinator"), pki.key("coordinator"))
-    assert urllib.request.urlopen(url, context=context, timeout=10).read() == b"alive\n"
+    assert urllib.request.urlopen(url, context=context, timeout=10 * SLOW).read() == b"alive\n"
     # The harness looks at the metrics in clear at the end; a reload may take TLS away.
     cluster.write_config(admin={"tls": {"enabled": False}, "allow_remote": True})
     cluster.ctl("reload")
     until(lambda: "event=reloaded nodes=" in cluster.master.log(), 10)
     assert "drover_info" in urllib.request.urlopen(
-        "http://127.0.0.1:%d/metrics" % cluster.address("admin")[1], timeout=10).read().decode()
+        "http://127.0.0.1:%d/metrics" % cluster.address("admin")[1], timeout=10 * SLOW).read().decode()
 
 
 def test_the_admin_listener_is_no_way_to_inference_and_the_api_none_to_metrics(cluster):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness import ROOT, Node, Process, free_port, program, until
+from harness import ROOT, SLOW, Node, Process, free_port, program, until
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/security.md").read_text(), re.M | re.S)
 
@@ -25,7 +25,7 @@ def shell(make_cluster):
     class Shell:
         def run(self, block, check=True):
             return subprocess.run(["sh", "-euc", adapt(block)], cwd=cluster.dir, env=env,
-                                  check=check, capture_output=True, text=True, timeout=120)
+                                  check=check, capture_output=True, text=True, timeout=120 * SLOW)
 
         def start(self, command, name):
             process = Process(["sh", "-euc", f"cd {cluster.dir}; exec {adapt(command)}"],

@@ -237,7 +237,11 @@ def test_the_address_of_another_node_does_not_get_a_liar_up(plant):
 
 # ---- leases ----
 
-def test_a_silent_node_is_down_first_and_gone_at_the_end_of_its_lease(plant):
+SHORT_LEASE = {"registry": {"lease_ms": int(1000 * max(SLOW, 2))}}  # it is to run out
+
+
+def test_a_silent_node_is_down_first_and_gone_at_the_end_of_its_lease(make_plant):
+    plant = make_plant(config=SHORT_LEASE)
     attachment = plant.join(plant.fake("a"))
     plant.wait_state("a", "UP")
     attachment.heart.stop()
@@ -273,7 +277,8 @@ def test_a_broken_stream_takes_the_node_out_at_once_and_the_same_instance_resume
     assert (after["slot"], after["generation"]) == (before["slot"], before["generation"])
 
 
-def test_a_broken_stream_that_is_not_resumed_ends_with_the_lease(plant):
+def test_a_broken_stream_that_is_not_resumed_ends_with_the_lease(make_plant):
+    plant = make_plant(config=SHORT_LEASE)
     node = plant.fake("a")
     attachment = plant.join(node)
     plant.wait_state("a", "UP")

@@ -11,7 +11,7 @@ import random
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk as fake_chunk
-from harness import MODEL, POLL_S, Cluster, until
+from harness import MODEL, POLL_S, SLOW, Cluster, until
 from load import FINGERPRINT, chat_body, fetch_now, open_request
 from test_clients import BackgroundClient
 
@@ -289,7 +289,7 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
         await answers["stayer"].read()
         answers["stayer"].close()
         return answers["stayer"]
-    answer = asyncio.run(asyncio.wait_for(go(), 60))
+    answer = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
     got = gist(answer.body)
     assert got[:3] == whole[:3] and got[4] == whole[4], answer.body[-500:]
     assert len(fingerprints(answer.body)) == 2

@@ -302,7 +302,7 @@ def test_a_decision_can_be_explained_even_after_the_master_was_killed(make_clust
         text = await loop.run_in_executor(None, lambda: cluster.ctl("requests").stdout)
         answer.abort()
         return answer, row[0], text
-    answer, row, text = asyncio.run(asyncio.wait_for(go(), 30))
+    answer, row, text = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
     assert row["id"] == "explained" and row["node"] == answer.headers["x-drover-node"]
     assert "explained" in text and "decode" in text
 

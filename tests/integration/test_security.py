@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Process, children_of, program, until
+from harness import SLOW, Process, children_of, program, until
 from load import chat_body, fetch_now
 from test_upgrade import Upgradable, reaper  # noqa: F401
 
@@ -87,7 +87,7 @@ def cluster_as(make_cluster, user, **config):
 
 def run_as(user, *argv):
     return subprocess.run(argv, user=user.pw_uid, group=user.pw_gid, extra_groups=[],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=60 * SLOW)
 
 
 def check_child(pid, user):
@@ -187,7 +187,7 @@ def test_a_user_that_cannot_be_is_refused(make_cluster, settings, says):
     cluster = make_cluster(config=settings)
     cluster.write_config()
     done = subprocess.run([program("drover"), "-t", "-c", str(cluster.config_path)],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=60 * SLOW)
     assert done.returncode == 1 and says in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_another_user_for_the_children_outlives_an_upgrade(make_cluster, nobody)
     up = Upgradable(cluster).launch()
     cluster.start_node("a")
     up.replace()
-    cluster.ctl("upgrade", timeout=60)
+    cluster.ctl("upgrade", timeout=60 * SLOW)
     up.follow()
     serve_one(cluster)
     for pid in cluster.worker_pids():

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import BUILD, Process, program, until
+from harness import BUILD, SLOW, Process, program, until
 from load import Load, chat_body, fetch_now
 from test_upgrade import Upgradable, reaper  # noqa: F401  pylint: disable=unused-import
 
@@ -284,10 +284,10 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", "--recursive-errors=no",
                            *(str(tmp_path / name) for name in
                              ("drover.service", "drover.socket", "drover-node.service"))],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=60 * SLOW)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "drover" in line]
     assert not ours and done.returncode == 0, done.stdout + done.stderr
     for name in ("drover.service", "drover-node.service"):
         rated = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--threshold=20",
-                                str(tmp_path / name)], capture_output=True, text=True, timeout=60)
+                                str(tmp_path / name)], capture_output=True, text=True, timeout=60 * SLOW)
         assert rated.returncode == 0, rated.stdout[-400:] + rated.stderr

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from harness import until
+from harness import SLOW, until
 from load import chat_body
 from pki import Pki
 
@@ -43,7 +43,7 @@ def https(cluster, pki, path, body=None):
         "https://127.0.0.1:%d%s" % (cluster.api[1], path),
         data=json.dumps(body).encode() if body else None,
         headers={"Content-Type": "application/json"})
-    return urllib.request.urlopen(request, context=trusting(pki), timeout=30)
+    return urllib.request.urlopen(request, context=trusting(pki), timeout=30 * SLOW)
 
 
 def test_clients_are_served_over_tls(make_cluster, pki):
