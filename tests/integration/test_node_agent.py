@@ -450,7 +450,7 @@ def test_calls_need_a_proof_of_either_token(start, engine, tmp_path):
         with pytest.raises(grpc.RpcError) as caught:
             refused()
         assert caught.value.code() is Code.UNAUTHENTICATED
-    assert node.cancel("x", metadata=previous) is False
+    assert node.cancel("x", metadata=previous) == 0
     watch = node.watch(1000, metadata=previous)
     assert next(watch).engine_reachable
     tokens.write_text("newer-token-2\nnew-token-1\n")

@@ -1,10 +1,12 @@
 """The join token is replaced while requests run: nodes first, then the coordinator."""
 
+import asyncio
 import signal
 
-from harness import until
-from load import Load
+from harness import SLOW, Node, Process, until
+from load import Load, chat_body, open_request
 
+OLD = "the-old-token-0123456789abcdef0123456789"
 NEW = "the-new-token-0123456789abcdef0123456789"
 
 
@@ -55,3 +57,31 @@ def test_the_token_is_replaced_without_a_failed_request(make_cluster):
     assert states.count("UP") == 4, cluster.tails()
     logs = cluster.master.log() + "".join(node.process.log() for node in cluster.nodes)
     assert old not in logs and NEW not in logs, "a token is never logged"
+
+
+def test_a_node_that_knows_the_previous_token_only_tells_its_load(make_cluster, tmp_path):
+    """What others do at a node of the configuration is told by the stream that health watches."""
+    old, both = tmp_path / "old", tmp_path / "both"
+    set_tokens(old, OLD)
+    set_tokens(both, NEW, OLD)
+    clusters = [make_cluster(token=False, config={
+        "node_token_file": str(both), "health": {"interval_ms": 60000}}) for _ in range(2)]
+    argv = clusters[0].node_argv("a", "sim:slots=4", ["--token-file", str(old)])
+    node = Node(Process(argv, clusters[0].dir / "node-a.log"), "a")
+    clusters[0].nodes.append(node)
+    for cluster in clusters:
+        cluster.settings["nodes"] = [{"name": "a", "address": node.address()}]
+        cluster.start()
+        cluster.wait_up("a")
+
+    def running():
+        return clusters[0].ctl_json("node", "a").get("reported", {}).get("running")
+
+    async def hold():
+        held = await open_request(clusters[1].api, "POST", "/v1/chat/completions", chat_body(
+            "x", 4, drover_sim={"fault": "hang", "after_tokens": 1}))
+        await held.read_head()
+        await asyncio.to_thread(until, lambda: running() == 1, 10, "the other one is told")
+        held.abort()
+    asyncio.run(asyncio.wait_for(hold(), 30 * SLOW))
+    until(lambda: running() == 0, 10, "and that it is over")
