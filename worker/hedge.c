@@ -26,11 +26,12 @@
 /* A hedge that found no free slot or no budget looks again after this long. */
 #define LOOK_AGAIN_US (100 * US_PER_MS)
 
-uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogram *ttft)
+uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogram *ttft,
+                        uint32_t attempts_left)
 {
     uint64_t quantile_us, floor_us = config->floor_ms * US_PER_MS;
 
-    if (!config->enabled || ttft->count < config->min_samples)
+    if (!config->enabled || attempts_left == 0 || ttft->count < config->min_samples)
         return 0;
     quantile_us = histogram_quantile_us(ttft, HEDGE_QUANTILE);
     return quantile_us > floor_us ? quantile_us : floor_us;
@@ -39,6 +40,7 @@ uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogra
 void hedge_plan(struct exchange *x)
 {
     const struct config_hedge *config = config_hedge_for(x->core->config, x->model);
+    uint32_t most = x->core->config->limits.max_attempts;
     const struct leg *leg = x->leg;
     struct histogram ttft;
     uint64_t delay_us;
@@ -47,7 +49,7 @@ void hedge_plan(struct exchange *x)
     if (!config->enabled || x->hedged || x->content_shown)
         return;
     stats_read_histogram(x->core->board, leg->node, STATS_TTFT, &ttft);
-    delay_us = hedge_delay_us(config, &ttft);
+    delay_us = hedge_delay_us(config, &ttft, x->attempts < most ? most - x->attempts : 0);
     if (delay_us != 0)
         x->hedge_due_mono_us = leg->dispatch_mono_us + delay_us;
 }
@@ -72,8 +74,7 @@ static bool claim(struct exchange *x, struct leg *leg, struct fleet_node **node)
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
 
-    if (x->attempts >= core->config->limits.max_attempts || waiting_has_line(x) ||
-        !budget_allows(core->board, x->model_hash) ||
+    if (waiting_has_line(x) || !budget_allows(core->board, x->model_hash) ||
         !budget_spend(core->board, x->model_hash, now))
         return false;
     if (choose_node(leg, false, node) == CHOOSE_CLAIMED)

@@ -17,8 +17,10 @@ struct histogram;
 
 #define HEDGE_QUANTILE 0.95
 
-/* From dispatch to the hedge; `ttft` is the node's.  0 = not to be hedged: it is off, or too
- * little is known of the node to call anything slow. */
-uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogram *ttft);
+/* From dispatch to the hedge; `ttft` is the node's, `attempts_left` how many more the request
+ * may have.  0 = not to be hedged: it is off, there is no attempt left, or too little is known
+ * of the node to call anything slow. */
+uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogram *ttft,
+                        uint32_t attempts_left);
 
 #endif

@@ -25,14 +25,14 @@ class Rig:
     """Two engines behind two nodes.  Requests for anything but QUICK meet `script`: the first to
     arrive anywhere does script[0], the second script[1], ..."""
 
-    def __init__(self, make_cluster, hedge, slots=4, about=None):
+    def __init__(self, make_cluster, hedge, slots=4, about=None, more=None):
         self.lock = threading.Lock()
         self.script = []
         self.arrived = []  # names of engines, in the order the scripted requests came
         self.gone = []  # names of engines whose caller hung up before its answer began
         self.release = threading.Event()
         self.engines = {name: FakeEngine(self.behave_as(name), about=about) for name in "ab"}
-        config = {"policy": "round_robin"}
+        config = {"policy": "round_robin", **(more or {})}
         if hedge is not None:
             config["hedge"] = {"floor_ms": FLOOR_MS, "min_samples": SAMPLES, **hedge}
         self.cluster = make_cluster(config=config).start()
@@ -300,6 +300,29 @@ def test_it_starts_only_where_a_slot_is_free_and_as_soon_as_one_is(make_rig):
     assert content_of(busy(), True) == f"from {rig.arrived[0]}"
     assert content_of(slow(), True) == f"from {rig.arrived[0]}"
     assert rig.cluster.access_line("slow")["hedge"] == "won"
+
+
+def test_there_is_none_while_retries_are_throttled(make_rig):
+    rig = make_rig({"budget_pct": 100},
+                   more={"health": {"eject_failures": 0, "eject_success_pct": 0}})
+    rig.script = [rig.fail] * 100
+    for number in range(20):
+        answer = rig.ask(f"fails-{number}")
+        assert answer.status == 502, answer.body
+        if answer.headers["x-drover-attempts"] == "1":
+            break
+    else:
+        raise AssertionError("retries were never throttled")
+    rig.arrived.clear()
+    rig.script = [rig.hold, rig.answer]
+    get = rig.ask_aside("throttled")
+    until(lambda: rig.arrived, 10, "it has begun")
+    time.sleep(LONG_S)
+    assert len(rig.arrived) == 1, "hedged while retries are throttled"
+    rig.warm_up(1)  # one answer more, and they are not
+    answer = get()
+    assert content_of(answer, True) == f"from {rig.arrived[1]}"
+    assert rig.cluster.access_line("throttled")["hedge"] == "won"
 
 
 def test_an_answer_that_has_begun_is_not_hedged(make_rig):
