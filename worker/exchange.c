@@ -218,6 +218,7 @@ int exchange_begin_attempt(struct leg *leg, struct fleet_node *node)
         options.response_id = x->response_id;
         options.created = x->created;
     }
+    x->placed = true;
     leg->number = x->attempts++;
     leg->progress_mono_us = now;
     leg->queue_position = UINT32_MAX;

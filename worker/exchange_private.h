@@ -12,6 +12,7 @@
 #define DROVER_WORKER_EXCHANGE_PRIVATE_H
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "shm/nodes.h"
 #include "shm/stats.h"
 #include "worker/api/surface.h"
@@ -19,6 +20,9 @@
 #include "worker/routing/candidates.h"
 
 #define EXCHANGE_MAX_EXCLUDED 8
+
+/* A node that said it is full is not asked again, by anybody here, for this long. */
+#define EXCHANGE_FULL_PAUSE_US (50 * US_PER_MS)
 
 enum exchange_phase {
     EXCHANGE_WAITING = 0,
@@ -74,7 +78,11 @@ struct exchange {
     char model[NODE_MODEL_BYTES]; /* a copy: the request may be gone first */
     uint64_t model_hash;
     uint64_t session_hash; /* 0 = no session */
-    uint64_t *windows;     /* owned; chained hashes of the prompt, or NULL */
+    /* Who held the session when the request got its first place: private to choose.c. */
+    bool session_looked;
+    int session_node; /* slot of a node that is not down; -1 = none */
+    uint32_t session_generation;
+    uint64_t *windows; /* owned; chained hashes of the prompt, or NULL */
     uint32_t windows_count;
     uint64_t prompt_bytes;    /* of the canonical prompt */
     uint32_t prompt_estimate; /* tokens; at least 1 */
@@ -92,7 +100,9 @@ struct exchange {
     struct leg *leg;   /* in legs: whose answer is, or will be, the client's */
     struct leg *hedge; /* the other one while it runs, else NULL: private to hedge.c */
     uint32_t attempts; /* started so far, full nodes not counted */
+    bool placed; /* it once had a place on a node: the line may not turn it away any more */
     uint32_t resumes;
+    uint32_t bounces;           /* full nodes met */
     bool hedged;                /* it had its second leg: there is one in a request's life */
     bool hedge_won;             /* ... and that is whose answer the client got */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
@@ -204,7 +214,8 @@ void hedge_earn(struct exchange *x);
 
 /* Does anybody wait for this model, in any worker? */
 bool waiting_has_line(const struct exchange *x);
-/* Is the line too long for x, which is new?  See worker/routing/admission.h. */
+/* Is the line too long for x?  Never for one that was let in before.  See
+ * worker/routing/admission.h. */
 bool waiting_refuses(const struct exchange *x);
 /* Puts x in line; false when memory is short. */
 bool waiting_add(struct exchange *x);
@@ -226,6 +237,9 @@ void waiting_released(struct exchange_core *core);
 
 /* First content: gives the prompt's tokens back and learns from how long they took. */
 void choose_note_content(struct leg *leg);
+/* The value of x-drover-session: whether the last attempt went to the node that held the
+ * session.  NULL: there is no session, or it went to no node. */
+const char *choose_session_text(const struct exchange *x);
 /* The attempt is over: gives the place back, and counts how it went. */
 void choose_release(struct leg *leg, enum stats_counter outcome);
 

@@ -7,7 +7,8 @@
  *   anything else         an error: an answer if none has begun, else the stream's last event
  *
  * A node that says it is full has not failed: it is passed over for a moment, and that is no
- * attempt.
+ * attempt.  That goes for all who wait here, or they would be refused there one after the
+ * other.
  *
  * Silence is judged by phase: in line, before the first content, between tokens.  Bytes without
  * content are not progress.  A node that the health process has found to be out of reach is not
@@ -33,8 +34,8 @@
 #define NO_NODE_GRACE_US (2 * US_PER_S)
 /* While all nodes have failed for it, an answer that has begun looks again this often. */
 #define HOPE_LOOK_US (100 * US_PER_MS)
-/* A node that said it is full is not asked again for this long. */
-#define FULL_PAUSE_US (50 * US_PER_MS)
+/* A request that meets full nodes again and again pauses twice as long each time, so often. */
+#define MAX_DOUBLINGS 3
 /* The node judges silence itself and knows better; this is for a node that is frozen. */
 #define SILENCE_SLACK_US (2 * US_PER_S)
 /* ... and so long when the health process has found that it is, or that it is gone. */
@@ -61,6 +62,16 @@ static void exclude(const struct leg *leg, uint64_t until_mono_us)
     e->node = leg->node;
     e->generation = leg->generation;
     e->until_mono_us = until_mono_us;
+}
+
+/* What makes a node say that it is full may be something about this request, so after a while
+ * it lets others try. */
+static uint64_t pause_us(struct exchange *x)
+{
+    uint32_t doublings = x->bounces < MAX_DOUBLINGS ? x->bounces : MAX_DOUBLINGS;
+
+    x->bounces++;
+    return EXCHANGE_FULL_PAUSE_US << doublings;
 }
 
 bool recover_may_resume(const struct exchange *x)
@@ -128,7 +139,7 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
     }
     /* It was full, or there was no descriptor here to reach it with: no fault of its. */
     spared = counter == STATS_FULL || error == API_ERROR_OVERLOADED;
-    exclude(leg, spared ? now + FULL_PAUSE_US : UINT64_MAX);
+    exclude(leg, spared ? now + pause_us(x) : UINT64_MAX);
     log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
               x->request->id, leg->node_name, leg->number, api_error_reason(error),
               log_quote(message));
@@ -141,7 +152,9 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
     }
     if (survives) {
         /* The other leg goes on; of this node it counts as any attempt followed by another. */
-        if (!spared)
+        if (spared)
+            x->attempts--;
+        else
             stats_count(x->core->board, leg->node, leg->generation, STATS_RETRIED, 1);
         recover_arm(x);
         return;

@@ -54,6 +54,7 @@ void relay_release_if_low(struct leg *leg)
 void relay_add_headers(struct exchange *x)
 {
     struct responder *r = x->request->responder;
+    const char *session = choose_session_text(x);
     char number[32];
 
     if (x->leg->node_name[0] != '\0')
@@ -65,6 +66,8 @@ void relay_add_headers(struct exchange *x)
     responder_header(r, "x-drover-attempts", number);
     responder_header(r, "x-drover-policy",
                      policy_name(config_policy_for(x->core->config, x->model)));
+    if (session != NULL)
+        responder_header(r, "x-drover-session", session);
     if (x->request->aliased)
         responder_header(r, "x-drover-model", x->model);
 }
@@ -471,6 +474,16 @@ static bool is_excused(const struct leg *leg, const struct call_result *result)
     return false;
 }
 
+/* The node has no room at all.  A place that we give back there makes some. */
+static void pause_node(const struct leg *leg)
+{
+    const struct exchange_core *core = leg->x->core;
+    struct fleet_node *node = fleet_at(core->fleet, leg->node, leg->generation);
+
+    if (node != NULL)
+        node->full_mono_us = loop_now_us(core->loop) + EXCHANGE_FULL_PAUSE_US;
+}
+
 static void on_end(void *data, const struct call_result *result)
 {
     struct leg *leg = data;
@@ -487,6 +500,8 @@ static void on_end(void *data, const struct call_result *result)
     }
     error = classify(result, &counter);
     leg->excused = is_excused(leg, result);
+    if (counter == STATS_FULL)
+        pause_node(leg);
     recover_failed(leg, error, counter,
                    result->message[0] == '\0' ? grpc_status_name(result->status)
                                               : result->message);

@@ -184,6 +184,54 @@ def test_an_alias_answers_under_the_name_the_client_used(shared):
     assert answer.headers.get("x-drover-model", MODEL) == MODEL
 
 
+ROUTED = ("x-request-id", "x-drover-queue-ms", "x-drover-attempts", "x-drover-policy")
+
+
+@pytest.mark.parametrize("surface", INFER)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+def test_an_answer_says_how_it_was_routed(shared, surface, stream):
+    answer = fetch_now(shared.api, "POST", INFER[surface], body_for(
+        surface, model="gpt-4o-mini", stream=stream), {"x-session-id": f"{surface}-{stream}"})
+    assert answer.status == 200, answer.body
+    assert not [name for name in ROUTED if name not in answer.headers]
+    assert answer.headers["x-drover-node"] in ("a", "b")
+    assert answer.headers["x-drover-model"] == MODEL
+    assert answer.headers["x-drover-session"] == "miss"
+    assert "x-drover-reason" not in answer.headers
+
+
+def test_an_error_says_how_it_was_routed(make_cluster):
+    cluster = make_cluster(config={"health": {"eject_failures": 0, "eject_success_pct": 0}}).start()
+    for name in ("a", "b"):
+        cluster.start_node(name)
+    for surface in INFER:
+        for stream in (True, False):
+            answer = fetch_now(cluster.api, "POST", INFER[surface], body_for(
+                surface, stream=stream, drover_sim={"fault": "5xx"}),
+                {"x-session-id": f"{surface}-{stream}"})
+            check_error(surface, answer, 502)
+            assert not [name for name in ROUTED if name not in answer.headers]
+            assert answer.headers["x-drover-reason"] == "node_failed"
+            assert answer.headers["x-drover-node"] in ("a", "b"), "who failed last"
+            assert answer.headers["x-drover-attempts"] in ("1", "2"), "retries end some time"
+            assert answer.headers["x-drover-session"] == "miss"
+
+
+@pytest.mark.parametrize("surface", INFER)
+def test_an_error_of_a_request_that_was_at_no_node_names_none(shared, surface):
+    unknown = fetch_now(shared.api, "POST", INFER[surface], body_for(surface, model="nope-13b"),
+                        {"x-session-id": "lost"})
+    check_error(surface, unknown, 404)
+    assert not [name for name in ROUTED if name not in unknown.headers]
+    assert unknown.headers["x-drover-reason"] == "model_not_found"
+    for name in ("x-drover-node", "x-drover-session"):
+        assert name not in unknown.headers
+    broken = fetch_now(shared.api, "POST", INFER[surface], b"{")
+    assert broken.headers["x-drover-reason"] == "bad_request"
+    for name in ROUTED[1:]:
+        assert name not in broken.headers, "it was not routed"
+
+
 def test_a_request_id_is_echoed_and_a_bad_one_is_replaced(shared):
     answer = fetch_now(shared.api, "POST", "/v1/chat/completions",
                        chat_body("hi", 3, stream=False), {"x-request-id": "my-id_1.2"})

@@ -6,12 +6,15 @@ import os
 import re
 import resource
 import signal
+import threading
 import time
 import urllib.request
 
+import grpc
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine
+from fake_node import FakeNode
 from harness import SLOW, until
 from load import chat_body, fetch, open_request, text_of
 from test_clients import BackgroundClient
@@ -406,6 +409,89 @@ def test_an_error_after_a_stream_was_begun_for_waiting_is_an_event(make_cluster,
     error = json.loads(events[-2].removeprefix(b"data: "))["error"]
     assert "it does not fit" in error["message"] or status == 500, error
     assert error["type"] and isinstance(error["code"], str)
+
+
+class Bouncing(Gate):
+    """Says once to "first" that it is full, after a while."""
+
+    def __init__(self):
+        self.full = threading.Event()
+        super().__init__()
+
+    def behave(self, handler, path, body):
+        if json.loads(body)["messages"][0]["content"] == "first" and "first" not in self.order:
+            self.order.append("first")
+            assert self.full.wait(60 * SLOW)
+            handler.answer(429, {"error": {"message": "full", "code": 429}})
+            return
+        super().behave(handler, path, body)
+
+
+def test_who_meets_a_full_node_is_not_turned_away_by_the_line_that_grew_meanwhile(make_cluster):
+    line = Line(make_cluster, gate=Bouncing(), workers=1, max_waiting=2)
+
+    async def go():
+        await line.begin()
+        for count in (1, 2):
+            line.send(f"waits {count}")
+            await line.queued(count)
+        refused = await fetch(line.cluster.api, "POST", CHAT, chat_body("late", 4, model=FAKE))
+        line.gate.full.set()
+        await line.look(lambda: len(line.gate.order) == 2, "the place is taken")
+        await line.queued(2)
+        answers = await line.finish()
+        return refused, answers[0]
+    refused, first = line.run(go)
+    assert refused.status == 429, "the line was as long as it may be"
+    assert first.status == 200 and first.headers["x-drover-attempts"] == "1"
+    assert line.gate.order == ["first", "first", "waits 1", "waits 2"]
+
+
+class FullNode(FakeNode):
+    """Its own admission refuses everybody until it is open."""
+
+    def __init__(self, name):
+        self.open = False
+        self.asked = []
+        super().__init__(name)
+        self.slots = 1
+        self.infer_gate.set()
+
+    def infer(self, request, context):
+        if not self.open:
+            self.asked.append((time.monotonic(), request.request_id))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        yield from super().infer(request, context)
+
+
+def test_a_full_node_is_not_asked_by_all_who_wait_one_after_the_other(make_cluster):
+    node = FullNode("box")
+    cluster = make_cluster(workers=1, token=False, config={
+        "nodes": [{"name": "box", "address": f"127.0.0.1:{node.port}"}]}).start()
+    cluster.wait_up("box")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for number in range(10):
+            tasks.append(asyncio.create_task(fetch(
+                cluster.api, "POST", CHAT, chat_body("x", 4, False, model="fake-model"),
+                {"x-request-id": f"r{number}"})))
+            await loop.run_in_executor(None, until, lambda: len(cluster.open_requests()) == len(tasks),
+                                       5, "it waits")
+        asked = len(node.asked)
+        await loop.run_in_executor(None, until, lambda: len(node.asked) >= asked + 20, 10,
+                                   "the node is asked again and again")
+        node.open = True
+        return await asyncio.gather(*tasks)
+    try:
+        answers = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
+    finally:
+        node.stop()
+    times, who = zip(*node.asked)
+    assert times[-1] - times[0] >= 0.8 * 0.05 * (len(times) - 1), "once every 50 ms, over all"
+    assert len(set(who)) > 1, "who is refused again and again does not hold up the others"
+    assert [answer.status for answer in answers] == [200] * 10
 
 
 def test_two_coordinators_share_a_node_that_knows_better_than_they_do(make_cluster):

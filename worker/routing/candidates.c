@@ -23,7 +23,7 @@
 /* What is known of the request before any node is looked at. */
 struct outlook {
     uint32_t matched[CANDIDATES_MAX]; /* windows each node slot has seen */
-    int session_node;                 /* -1: none */
+    int session_node;                 /* as in struct candidates */
 };
 
 /* ---- gathering ------------------------------------------------------------------------- */
@@ -121,6 +121,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
     out->any_failed = false;
     outlook.session_node =
         request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
+    out->session_node = outlook.session_node;
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->beyond_slots) {
         out->any_usable =
@@ -142,7 +143,8 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
             continue;
         }
         out->any_usable = true;
-        if (barred != NULL || hot.generation != server->generation)
+        if (barred != NULL || server->node->full_mono_us > request->now_mono_us ||
+            hot.generation != server->generation)
             continue;
         if (describe(c, board, server, &hot, request, &outlook))
             unproven[unproven_count++] = (uint32_t)out->count;

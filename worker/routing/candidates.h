@@ -51,8 +51,9 @@ struct candidates_request {
 
 struct candidates {
     size_t count;
-    bool any_usable; /* some node could serve it, though it may be full */
-    bool any_failed; /* some node could have, but has already failed for this request */
+    bool any_usable;  /* some node could serve it, though it may be full */
+    bool any_failed;  /* some node could have, but has already failed for this request */
+    int session_node; /* slot of the node that last served the session; -1 = none is known */
     struct policy_candidate of[CANDIDATES_MAX];
     const struct fleet_server *server[CANDIDATES_MAX];
     bool on_trial[CANDIDATES_MAX];

@@ -95,6 +95,33 @@ static void hold(struct leg *leg, struct fleet_node *node, const struct policy_c
     node->pending_last = leg;
 }
 
+/* Who held the session before this request: its own attempts move it. */
+static void look_for_session(struct exchange *x, int held_by)
+{
+    struct node_status status;
+
+    if (x->session_looked)
+        return;
+    x->session_looked = true;
+    x->session_node = -1;
+    if (held_by < 0 || !nodes_status(x->core->board, (unsigned)held_by, &status) ||
+        status.state == NODE_NONE || status.state == NODE_DOWN || status.state == NODE_GONE)
+        return;
+    x->session_node = held_by;
+    x->session_generation = status.generation;
+}
+
+const char *choose_session_text(const struct exchange *x)
+{
+    if (x->session_hash == 0 || x->leg->node_name[0] == '\0')
+        return NULL;
+    if (x->session_node == -1)
+        return "miss";
+    return x->session_node == (int)x->leg->node && x->session_generation == x->leg->generation
+               ? "hit"
+               : "repin";
+}
+
 /* A hedge is a luxury: it goes elsewhere, where it takes no place that anybody waits for and
  * nothing has to be loaded. */
 static void only_free_slots(struct candidates *candidates, unsigned but_not)
@@ -190,6 +217,7 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
     leg->loads_model = place.loads_model;
     leg->on_trial = candidates.on_trial[place.at];
     leg->excused = false;
+    look_for_session(x, candidates.session_node);
     record(leg, &candidates, &request, policy, place.at);
     hold(leg, server->node, &candidates.of[place.at], place.terms.uncached_tokens);
     *out = server->node;
@@ -339,6 +367,12 @@ void choose_release(struct leg *leg, enum stats_counter outcome)
     leg->loads_model = false;
     gauges_release(core->board, core->slot, leg->node, leg->generation, leg->pending_tokens);
     leg->pending_tokens = 0;
+    if (outcome != STATS_FULL) {
+        struct fleet_node *node = fleet_at(core->fleet, leg->node, leg->generation);
+
+        if (node != NULL)
+            node->full_mono_us = 0;
+    }
     stats_count(core->board, leg->node, leg->generation, outcome, 1);
     if (outcome == STATS_OK) {
         struct fleet_model *model = fleet_find(core->fleet, x->model);

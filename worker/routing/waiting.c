@@ -225,12 +225,6 @@ bool waiting_has_line(const struct exchange *x)
     return lines_any(x->core->board) && lines_waiting(x->core->board, x->model_hash) != 0;
 }
 
-/* It was served or stood in line before: a node's failure must not cost it what it had. */
-static bool was_admitted(const struct exchange *x)
-{
-    return x->attempts != 0 || x->waited_us != 0;
-}
-
 bool waiting_add(struct exchange *x)
 {
     struct exchange_core *core = x->core;
@@ -383,8 +377,8 @@ bool waiting_refuses(const struct exchange *x)
 {
     struct admission_line line;
 
-    if (was_admitted(x))
-        return false;
+    if (x->placed)
+        return false; /* a node that fails, or is full, must not cost it what it had */
     (void)look(x, &line);
     return !admission_allows(&line);
 }
