@@ -185,7 +185,7 @@ static bool try_start(struct world *world, struct request *r)
         at = choose_push(candidates, world->n_nodes, &request, next_random(world));
     else
         at = policy_choose(world->policy, candidates, world->n_nodes, &request, &world->cursor,
-                           next_random(world));
+                           next_random(world), NULL);
     if (at < 0)
         return false;
     policy_terms(&terms, &candidates[at], &request);

@@ -368,19 +368,23 @@ static unsigned connections_limit(const struct http_server *server)
     const struct config_limits *limits = &server->config->limits;
     rlim_t others = (rlim_t)limits->max_nodes + OTHER_FDS;
     rlim_t wanted = others + limits->max_connections;
-    struct rlimit files;
-    unsigned fit;
+    struct rlimit files, raised;
+    rlim_t fit;
 
     if (getrlimit(RLIMIT_NOFILE, &files) == -1 || files.rlim_cur >= wanted)
         return limits->max_connections;
-    files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur == wanted)
+    raised = files;
+    raised.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
+        files = raised;
+    if (files.rlim_cur >= wanted)
         return limits->max_connections;
-    fit =
-        (unsigned)(files.rlim_cur > 2 * others ? files.rlim_cur - others : files.rlim_cur / 2);
+    fit = files.rlim_cur > 2 * others ? files.rlim_cur - others : files.rlim_cur / 2;
+    if (fit > limits->max_connections)
+        fit = limits->max_connections;
     log_warn("event=few_descriptors limit=%llu max_connections=%u connections=%u",
-             (unsigned long long)files.rlim_cur, limits->max_connections, fit);
-    return fit;
+             (unsigned long long)files.rlim_cur, limits->max_connections, (unsigned)fit);
+    return (unsigned)fit;
 }
 
 int accept_init(struct http_server *server, struct error *err)
@@ -388,7 +392,6 @@ int accept_init(struct http_server *server, struct error *err)
     int copy;
 
     server->max_connections = connections_limit(server);
-
     server->connections.prev = &server->connections;
     server->connections.next = &server->connections;
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

@@ -1,6 +1,7 @@
 /* candidates.c - the nodes that could serve a request: what is known, and a place on one. */
 #include "worker/routing/candidates.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -171,12 +172,6 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
 
 /* ---- claiming -------------------------------------------------------------------------- */
 
-static uint64_t next_random(uint64_t *random)
-{
-    *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *random;
-}
-
 /* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
  */
 static bool claim(struct scoreboard *board, unsigned worker, const struct fleet_server *server,
@@ -208,7 +203,7 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
 {
     for (;;) {
         int at = policy_choose(policy, candidates->of, candidates->count, &request->policy,
-                               cursor, next_random(random));
+                               cursor, policy_random(random), candidates->cost_s);
         struct policy_candidate *c;
 
         if (at < 0)
@@ -250,27 +245,73 @@ static void describe_for_people(struct decision_candidate *to, const struct poli
     to->bars = bars != 0 || terms.eligible ? bars : (uint32_t)DECISION_BAR_FULL;
 }
 
+/* What each would cost: fastest has worked it out already. */
+static const float *costs(const struct candidates *candidates, const struct decision *decision,
+                          const struct policy_request *request)
+{
+    static float cost_s[CANDIDATES_MAX]; /* one thread */
+
+    if (decision->policy == (uint32_t)POLICY_FASTEST)
+        return candidates->cost_s;
+    for (size_t i = 0; i < candidates->count; i++) {
+        struct policy_terms terms;
+
+        policy_terms(&terms, &candidates->of[i], request);
+        cost_s[i] = terms.eligible ? (float)terms.cost_s : INFINITY;
+    }
+    return cost_s;
+}
+
+/* The chosen one and, of more than DECISIONS_CANDIDATES, the cheapest others, in that order. */
+static void keep_cheapest(uint16_t *kept, const float *cost_s, size_t count, size_t chosen)
+{
+    float cost[DECISIONS_CANDIDATES]; /* rising from 1 on */
+    size_t n = 1;
+
+    kept[0] = (uint16_t)chosen;
+    cost[0] = -INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        float c = cost_s[i];
+        size_t at;
+
+        if (i == chosen || (n == DECISIONS_CANDIDATES && c >= cost[n - 1]))
+            continue;
+        n += n < DECISIONS_CANDIDATES;
+        for (at = n - 1; cost[at - 1] > c; at--) {
+            cost[at] = cost[at - 1];
+            kept[at] = kept[at - 1];
+        }
+        cost[at] = c;
+        kept[at] = (uint16_t)i;
+    }
+}
+
 void candidates_record(const struct candidates *candidates, struct scoreboard *board,
                        unsigned worker, const struct candidates_request *request, int chosen,
                        struct decision *decision)
 {
-    size_t last = candidates->count;
+    uint16_t kept[DECISIONS_CANDIDATES];
 
+    decision->candidates = 0;
     decision->at_mono_us = request->now_mono_us;
     decision->prompt_tokens = request->policy.tokens;
     decision->node = candidates->server[chosen]->slot;
     (void)strlcpy(decision->name, candidates->server[chosen]->node->info.name,
                   sizeof(decision->name));
     decision->candidates_total = (uint32_t)candidates->count;
-    decision->candidates = 0;
-    if (last > DECISIONS_CANDIDATES)
-        last = DECISIONS_CANDIDATES;
-    for (size_t i = 0; i < last; i++) {
-        /* The chosen one is always kept, in the last place if need be. */
-        size_t from = i == last - 1 && (size_t)chosen >= last ? (size_t)chosen : i;
+    if (candidates->count > DECISIONS_CANDIDATES) {
+        keep_cheapest(kept, costs(candidates, decision, &request->policy), candidates->count,
+                      (size_t)chosen);
+        /* Names are what a decision reads of nobody else: all are fetched at once. */
+        for (size_t i = 0; i < DECISIONS_CANDIDATES; i++)
+            __builtin_prefetch(candidates->server[kept[i]]->node->info.name);
+    }
+    for (size_t i = 0; i < candidates->count && i < DECISIONS_CANDIDATES; i++) {
+        size_t from = candidates->count > DECISIONS_CANDIDATES ? kept[i] : i;
 
-        describe_for_people(&decision->candidate[decision->candidates++], &candidates->of[from],
+        describe_for_people(&decision->candidate[i], &candidates->of[from],
                             candidates->server[from], candidates->bars[from], &request->policy);
+        decision->candidates = (uint32_t)i + 1;
     }
     decisions_add(board, worker, decision);
 }

@@ -58,6 +58,7 @@ struct candidates {
     const struct fleet_server *server[CANDIDATES_MAX];
     bool on_trial[CANDIDATES_MAX];
     uint8_t bars[CANDIDATES_MAX]; /* enum decision_bar, or-ed: why `cap` is 0 */
+    float cost_s[CANDIDATES_MAX]; /* see policy_choose() */
 };
 
 /* Everybody who could serve the request, and how things stand there.  Not reentrant. */
@@ -82,7 +83,8 @@ MUST_CHECK bool candidates_claim(struct candidates *candidates, struct scoreboar
                                  uint64_t *random, struct candidates_place *out);
 
 /* Completes a decision, of which the caller has set id, model, attempt, policy and waited_us,
- * and adds it to the worker's ring.  `chosen`: index of a candidate. */
+ * and adds it to the worker's ring.  `chosen`: index of a candidate.  Of many candidates
+ * those with the least cost are kept, and the chosen one. */
 void candidates_record(const struct candidates *candidates, struct scoreboard *board,
                        unsigned worker, const struct candidates_request *request, int chosen,
                        struct decision *decision);

@@ -10,16 +10,26 @@
  * speed. */
 #define SILENCE_S 1.0
 
-static uint64_t next_random(uint64_t *random)
+#define GOLDEN UINT64_C(0x9e3779b97f4a7c15) /* 2^64 / the golden ratio */
+
+/* splitmix64's finisher: every bit of the input moves every bit of the output. */
+static uint64_t mix(uint64_t x)
 {
-    *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *random >> 33;
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+uint64_t policy_random(uint64_t *state)
+{
+    *state += GOLDEN;
+    return mix(*state);
 }
 
 /* The n-th tie replaces the one held with probability 1/n, so each of them is as likely. */
 static bool replaces(uint64_t *random, uint32_t ties)
 {
-    return next_random(random) % ties == 0;
+    return policy_random(random) % ties == 0;
 }
 
 static bool has_slot(const struct policy_candidate *c)
@@ -67,7 +77,7 @@ void policy_terms(struct policy_terms *out, const struct policy_candidate *candi
 }
 
 static int fastest(const struct policy_candidate *candidates, size_t n,
-                   const struct policy_request *request, uint64_t random)
+                   const struct policy_request *request, uint64_t random, float *cost_s)
 {
     int best = -1;
     double best_cost = 0;
@@ -76,11 +86,15 @@ static int fastest(const struct policy_candidate *candidates, size_t n,
     for (size_t i = 0; i < n; i++) {
         struct policy_terms terms;
 
+        if (cost_s != NULL)
+            cost_s[i] = INFINITY;
         if (candidates[i].inflight >= candidates[i].cap)
             continue;
         compute_terms(&terms, &candidates[i], request);
         if (!terms.eligible)
             continue;
+        if (cost_s != NULL)
+            cost_s[i] = (float)terms.cost_s;
         if (best == -1 || terms.cost_s < best_cost) {
             ties = 1;
         } else if (terms.cost_s <= best_cost) {
@@ -162,10 +176,10 @@ static int random2(const struct policy_candidate *candidates, size_t n, uint64_t
         room += has_slot(&candidates[i]);
     if (room == 0)
         return -1;
-    a = next_random(&random) % room;
+    a = policy_random(&random) % room;
     if (room == 1)
         return nth_with_slot(candidates, n, a);
-    b = next_random(&random) % (room - 1);
+    b = policy_random(&random) % (room - 1);
     b += b >= a; /* the second draw is never the first again */
     first = nth_with_slot(candidates, n, a);
     second = nth_with_slot(candidates, n, b);
@@ -185,19 +199,11 @@ static int round_robin(const struct policy_candidate *candidates, size_t n, uint
     return -1;
 }
 
-/* splitmix64's finisher: every bit of the input moves every bit of the output. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 /* Rendezvous hashing, weighted by capacity: -capacity / ln(h), greatest first, gives each node
  * keys in proportion to its capacity and moves only a lost node's keys. */
 static double rendezvous(const struct policy_candidate *c, uint64_t key)
 {
-    uint64_t h = mix(key ^ mix(c->id + UINT64_C(0x9e3779b97f4a7c15)));
+    uint64_t h = mix(key ^ mix(c->id + GOLDEN));
     double unit = ((double)(h >> 11) + 0.5) / 9007199254740992.0;
 
     return -(double)c->slots * c->weight / log(unit);
@@ -234,11 +240,12 @@ static int prefix_hash(const struct policy_candidate *candidates, size_t n, uint
 }
 
 int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates, size_t n,
-                  const struct policy_request *request, uint32_t *cursor, uint64_t random)
+                  const struct policy_request *request, uint32_t *cursor, uint64_t random,
+                  float *cost_s)
 {
     switch (kind) {
     case POLICY_FASTEST:
-        return fastest(candidates, n, request, random);
+        return fastest(candidates, n, request, random, cost_s);
     case POLICY_LEAST_CONN:
         return least_conn(candidates, n, random);
     case POLICY_ROUND_ROBIN:

@@ -87,10 +87,16 @@ void policy_terms(struct policy_terms *out, const struct policy_candidate *candi
 /*
  * The index of the chosen candidate, or -1 when none may take it.  `cursor` is the caller's
  * memory from one choice to the next (round_robin); `random` is 64 fresh random bits.
+ * `cost_s` (room for n, or NULL) gets what fastest has worked out on the way: the cost of each
+ * that may take it, and INFINITY for the others.
  */
 MUST_CHECK int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates,
                              size_t n, const struct policy_request *request, uint32_t *cursor,
-                             uint64_t random);
+                             uint64_t random, float *cost_s);
+
+/* The next of a sequence of random numbers of 64 bits: splitmix64 (Steele, Lea and Flood,
+ * 2014). Any state will do for a start. */
+uint64_t policy_random(uint64_t *state);
 
 /*
  * The effective prefill speed: what was learned (tokens per second = average backlog / average

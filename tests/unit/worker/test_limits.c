@@ -1,6 +1,8 @@
 /* test_limits.c - framing attacks, caps and time limits, over real sockets. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -8,6 +10,7 @@
 #include <unistd.h>
 
 #include "http_fixture.h"
+#include "worker/http/server_private.h"
 
 TestSuite(limits, .init = setup, .fini = teardown, .timeout = 60);
 
@@ -243,6 +246,63 @@ Test(limits, one_client_cannot_take_all_connections)
     c[2] = dial();
     say(c[2], "GET /livez HTTP/1.1\r\n" HOST "\r\n");
     expect(c[2], "200 OK");
+}
+
+/* 104 nodes and 96 descriptors of its own leave 300 of 500. */
+static void begin_with_descriptors(rlim_t soft, rlim_t hard, unsigned max_connections)
+{
+    const struct rlimit files = {.rlim_cur = soft, .rlim_max = hard};
+
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &files), 0);
+    config.limits.max_nodes = 104;
+    config.limits.max_connections = max_connections;
+    start();
+}
+
+static rlim_t soft_limit(void)
+{
+    struct rlimit files;
+
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &files), 0);
+    return files.rlim_cur;
+}
+
+Test(limits, the_limit_of_descriptors_is_raised_as_far_as_needed)
+{
+    begin_with_descriptors(256, 2000, 1000);
+    cr_expect_eq(server->max_connections, 1000);
+    cr_expect_eq(soft_limit(), 1200);
+}
+
+Test(limits, descriptors_that_cannot_be_had_are_not_given_to_clients)
+{
+    begin_with_descriptors(256, 500, 1000);
+    cr_expect_eq(server->max_connections, 300);
+    cr_expect_eq(soft_limit(), 500);
+}
+
+Test(limits, few_descriptors_do_not_let_in_more_than_the_configuration)
+{
+    begin_with_descriptors(200, 200, 20);
+    cr_expect_eq(server->max_connections, 20, "and not half of 200");
+}
+
+Test(limits, a_limit_of_descriptors_that_may_not_be_raised_counts_as_it_is)
+{
+    const struct rlimit files = {.rlim_cur = 500, .rlim_max = 2000};
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &files), 0);
+    config.limits.max_nodes = 104;
+    cr_assert_eq(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prlimit64), 1,
+                                  SCMP_A2(SCMP_CMP_NE, 0, 0)),
+                 0);
+    cr_assert_eq(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(setrlimit), 0), 0);
+    cr_assert_eq(seccomp_load(filter), 0);
+    seccomp_release(filter);
+    start();
+    cr_expect_eq(server->max_connections, 300);
+    cr_expect_eq(soft_limit(), 500);
 }
 
 Test(limits, running_out_of_descriptors_is_survived_without_spinning)

@@ -28,7 +28,7 @@ static int pick(enum policy_kind kind, const struct policy_candidate *c, size_t 
     const struct policy_request request = {.tokens = tokens, .key = 7};
     uint32_t cursor = 0;
 
-    return policy_choose(kind, c, n, &request, &cursor, random);
+    return policy_choose(kind, c, n, &request, &cursor, random, NULL);
 }
 
 #define NEAR(a, b) (fabs((a) - (b)) < 1e-9)
@@ -239,12 +239,12 @@ Test(policy, round_robin_goes_on_after_the_last_one_and_skips_full_ones)
     const struct policy_request request = {.tokens = 10};
     uint32_t cursor = 0;
 
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0), 0);
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0), 2);
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0), 0);
+    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
+    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 2);
+    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
     /* A fleet that shrank under the cursor is no trouble. */
     cursor = 7;
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 1, &request, &cursor, 0), 0);
+    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 1, &request, &cursor, 0, NULL), 0);
 }
 
 Test(policy, random2_takes_the_better_of_two_different_ones)
@@ -270,19 +270,19 @@ Test(policy, prefix_hash_keeps_a_key_where_it_is_until_the_bound)
         c[i] = busy(0, 16, 100);
         c[i].id = i;
     }
-    home = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1);
+    home = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
     cr_assert(home >= 0);
     for (uint64_t r = 2; r < 50; r++)
-        cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, r), home);
+        cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, r, NULL), home);
     /* 8 in flight there and 8 on each other node: total 33 with this one, a fair share of 8.25,
      * and ceil(1.25 * 8.25) = 11, so it still has room. */
     for (int i = 0; i < 4; i++)
         c[i].inflight = 8;
-    cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1), home);
+    cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL), home);
     /* 11 there, 7 elsewhere: total 33 again, and a twelfth would pass 11. */
     for (int i = 0; i < 4; i++)
         c[i].inflight = i == home ? 11 : 7;
-    other = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1);
+    other = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
     cr_assert(other >= 0 && other != home);
 }
 
@@ -297,11 +297,11 @@ Test(policy, prefix_hash_moves_only_the_keys_of_a_node_that_is_gone)
     }
     for (uint64_t key = 0; key < 1000; key++) {
         const struct policy_request request = {.tokens = 10, .key = key * 77777};
-        int before = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1);
+        int before = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
         int after;
 
         c[2].cap = 0;
-        after = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1);
+        after = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
         c[2].cap = 24;
         cr_assert_neq(after, 2);
         if (before != 2)
