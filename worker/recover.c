@@ -131,14 +131,20 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
     uint64_t now = loop_now_us(x->core->loop);
     bool survives, spared;
 
+    if (counter == STATS_FULL && x->content_mono_us != 0) {
+        counter = STATS_NODE_ERROR; /* who has begun has room */
+        error = API_ERROR_NODE_FAILED;
+    }
     choose_release(leg, counter);
     survives = hedge_leave(leg);
     if (x->request == NULL) {
         exchange_release_if_over(x);
         return;
     }
-    /* It was full, or there was no descriptor here to reach it with: no fault of its. */
-    spared = counter == STATS_FULL || error == API_ERROR_OVERLOADED;
+    /* It was full, or there was no descriptor here to reach it with: no fault of its.  In the
+     * middle of an answer that is one lost all the same. */
+    spared =
+        (counter == STATS_FULL || error == API_ERROR_OVERLOADED) && x->content_mono_us == 0;
     exclude(leg, spared ? now + pause_us(x) : UINT64_MAX);
     log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
               x->request->id, leg->node_name, leg->number, api_error_reason(error),

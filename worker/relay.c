@@ -411,6 +411,10 @@ static void answered(struct leg *leg)
 /* What a status stands for if no other node helps, and how it counts for this one. */
 static enum api_error classify(const struct call_result *result, enum stats_counter *counter)
 {
+    if (result->end == CALL_END_LOCAL) {
+        *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
+        return API_ERROR_OVERLOADED;
+    }
     *counter = STATS_NODE_ERROR;
     switch (result->status) {
     case GRPC_INVALID_ARGUMENT:
@@ -442,10 +446,6 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
     case GRPC_UNAUTHENTICATED:
         break;
     }
-    if (result->end == CALL_END_LOCAL) {
-        *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
-        return API_ERROR_OVERLOADED;
-    }
     if (result->end == CALL_END_CONNECT)
         *counter = STATS_CONNECT_FAILED;
     return API_ERROR_NODE_FAILED;
@@ -474,7 +474,8 @@ static bool is_excused(const struct leg *leg, const struct call_result *result)
     return false;
 }
 
-/* The node has no room at all.  A place that we give back there makes some. */
+/* The node has no room at all: it says when to come back, which a refusal of this one message
+ * does not.  A place that we give back there makes some. */
 static void pause_node(const struct leg *leg)
 {
     const struct exchange_core *core = leg->x->core;
@@ -500,7 +501,7 @@ static void on_end(void *data, const struct call_result *result)
     }
     error = classify(result, &counter);
     leg->excused = is_excused(leg, result);
-    if (counter == STATS_FULL)
+    if (counter == STATS_FULL && result->pushback_ms >= 0)
         pause_node(leg);
     recover_failed(leg, error, counter,
                    result->message[0] == '\0' ? grpc_status_name(result->status)

@@ -460,6 +460,7 @@ class FullNode(FakeNode):
     def infer(self, request, context):
         if not self.open:
             self.asked.append((time.monotonic(), request.request_id))
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "100"),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
         yield from super().infer(request, context)
 

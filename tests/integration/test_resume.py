@@ -584,3 +584,65 @@ def test_when_every_node_is_lost_streams_fail_cleanly_and_a_node_that_comes_back
         assert answer.status == 200 and answer.headers["x-drover-node"] == "a", answer.body
     cluster.wait_idle()
     assert cluster.violations() == 0
+
+
+# ---- a node that says it is full when it has begun ----
+
+def full_in_the_middle(handler, path, body):
+    handler.begin_stream()
+    handler.send_event(fake_chunk("one "))
+    handler.send_event({"error": {"message": "full", "code": 429, "type": "rate_limit"}})
+    handler.end_stream()
+
+
+@pytest.fixture
+def make_full(make_cluster):
+    """A cluster of two nodes whose engines break off as if they were full, the first `breaks` times."""
+    engines = []
+
+    def make(breaks):
+        met = []
+
+        def behave(handler, path, body):
+            met.append(json.loads(body))
+            if len(met) <= breaks:
+                full_in_the_middle(handler, path, body)
+            else:
+                handler.chat(body, words=("two",))
+        cluster = make_cluster(config={"health": {
+            "eject_failures": 0, "eject_success_pct": 0}}).start()
+        for name in "ab":
+            engines.append(FakeEngine(behave, about={"owned_by": "llamacpp"}))
+            cluster.start_node(name, engine=engines[-1].url)
+        return cluster, met
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def test_an_answer_that_cannot_go_on_is_not_begun_anew_as_its_node_says_it_is_full(make_full):
+    cluster, met = make_full(breaks=1)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    answer = post(cluster, "/v1/chat/completions",
+                  chat_body("hello", 8, model=FAKE, tools=[tool]))
+    assert answer.status == 200
+    error_of(answer)
+    assert text_before_error(answer) == "one ", "a second answer behind the first"
+    assert len(met) == 1
+
+
+def test_who_says_it_is_full_after_each_token_is_not_asked_for_ever(make_full):
+    cluster, met = make_full(breaks=1000)
+    answer = post(cluster, "/v1/chat/completions", chat_body("hello", 8, model=FAKE))
+    assert answer.status == 200
+    error_of(answer)
+    assert len(met) == 2, "each node was asked once"
+    assert cluster.ctl_json("node", "a")["counters"]["node_error"] == 1
+
+
+def test_a_plain_text_whose_node_says_it_is_full_goes_on_elsewhere(make_full):
+    cluster, met = make_full(breaks=1)
+    answer = post(cluster, "/v1/chat/completions", chat_body("hello", 8, model=FAKE))
+    assert gist(answer.body)[0] == "one two"
+    assert met[1]["messages"][-1] == {"role": "assistant", "content": "one "}
+    assert answer.headers["x-drover-attempts"] == "1", "as it was when the answer began"
