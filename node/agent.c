@@ -178,11 +178,10 @@ void agent_describe(struct agent *agent, struct describe *out)
 
 /* ---- tokens ---------------------------------------------------------------------------- */
 
-void agent_set_tokens(struct agent *agent, const char *newest, const char *previous)
+void agent_set_tokens(struct agent *agent, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1])
 {
-    (void)strlcpy(agent->tokens[0], newest, sizeof(agent->tokens[0]));
-    (void)strlcpy(agent->tokens[1], previous, sizeof(agent->tokens[1]));
-    agent->has_token = newest[0] != '\0';
+    memcpy(agent->tokens, tokens, sizeof(agent->tokens));
+    agent->has_token = tokens[0][0] != '\0';
 }
 
 /* All tokens are always tried, so that the time it takes does not tell which one it was. */

@@ -14,6 +14,7 @@
 #include "base/attrs.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/secure/tokens.h"
 #include "node/admission.h"
 #include "node/describe.h"
 #include "node/engine/engine.h"
@@ -28,7 +29,6 @@ struct exec; /* infer.c: one request */
 #define AGENT_METHODS           6
 #define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)
 #define AGENT_TABLE_BUCKETS     1024
-#define AGENT_TOKEN_BYTES       256
 #define AGENT_NODE_ID_BYTES     64
 
 /* What a listener is told about. */
@@ -60,11 +60,11 @@ struct agent {
     struct agent_config config;
     struct admission admission;
     struct agent_totals totals;
-    struct engine_facts told;          /* as the listeners know them */
-    bool draining;                     /* takes no new work */
-    bool no_stream_options;            /* this engine refused them */
-    char tokens[2][AGENT_TOKEN_BYTES]; /* newest, previous; "" = none */
-    bool has_token;                    /* false: Infer is open to everyone */
+    struct engine_facts told;                     /* as the listeners know them */
+    bool draining;                                /* takes no new work */
+    bool no_stream_options;                       /* this engine refused them */
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */
+    bool has_token;                               /* false: Infer is open to everyone */
     uint64_t load_seq;
     uint64_t models_version;                 /* grows with every AGENT_MODELS_CHANGED */
     uint64_t looked_mono_us;                 /* of the look last taken into account */
@@ -86,7 +86,7 @@ MUST_CHECK int agent_create(struct agent **out, struct loop *loop, struct engine
 void agent_destroy(struct agent *agent);
 
 /* The tokens that call proofs may come from; both "": Infer is open to everyone. */
-void agent_set_tokens(struct agent *agent, const char *newest, const char *previous);
+void agent_set_tokens(struct agent *agent, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]);
 
 /* Takes no new work from now on; what is queued or runs goes on. */
 void agent_drain(struct agent *agent);

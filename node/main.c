@@ -101,15 +101,14 @@ static void check_drained(struct node *node)
 
 static int load_tokens(struct node *node, struct error *err)
 {
-    char newest[AGENT_TOKEN_BYTES] = "", previous[AGENT_TOKEN_BYTES] = "";
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1] = {0};
     int rc = 0;
 
     if (node->options.token_file != NULL)
-        rc = options_read_tokens(node->options.token_file, newest, previous, err);
+        rc = options_read_tokens(tokens, node->options.token_file, err);
     if (rc == 0)
-        agent_set_tokens(node->agent, newest, previous);
-    explicit_bzero(newest, sizeof(newest));
-    explicit_bzero(previous, sizeof(previous));
+        agent_set_tokens(node->agent, tokens);
+    explicit_bzero(tokens, sizeof(tokens));
     return rc;
 }
 

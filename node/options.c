@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 #include "base/error.h"
 #include "base/net.h"
 
-#define DRAIN_DEFAULT_S 60
+#define DRAIN_DEFAULT_S  60
+#define TOKEN_FILE_BYTES 4096
 
 const char options_help[] =
     "usage: drover-node --engine URL|sim:SPEC [options]\n"
@@ -288,46 +290,34 @@ int options_parse(struct options *out, int argc, char **argv, struct error *err)
     return check_together(out, err);
 }
 
-/* One line without its end; "" when there is none.  False when it is too long or not text. */
-static bool read_line(FILE *file, char out[AGENT_TOKEN_BYTES])
+int options_read_tokens(char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1], const char *path,
+                        struct error *err)
 {
-    size_t n;
-
-    out[0] = '\0';
-    if (fgets(out, AGENT_TOKEN_BYTES, file) == NULL)
-        return true;
-    n = strlen(out);
-    if (n == AGENT_TOKEN_BYTES - 1 && out[n - 1] != '\n')
-        return false;
-    while (n > 0 && (out[n - 1] == '\n' || out[n - 1] == '\r' || out[n - 1] == ' '))
-        out[--n] = '\0';
-    for (size_t i = 0; i < n; i++)
-        if (out[i] < 0x21 || out[i] > 0x7e)
-            return false;
-    return true;
-}
-
-int options_read_tokens(const char *path, char newest[AGENT_TOKEN_BYTES],
-                        char previous[AGENT_TOKEN_BYTES], struct error *err)
-{
-    FILE *file = fopen(path, "re");
+    char text[TOKEN_FILE_BYTES];
     struct stat st;
-    bool good;
+    size_t n = 0;
+    ssize_t got;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
 
-    if (file == NULL)
+    if (fd == -1)
         return error_wrap(err, error_sys(err, "open"), "token file %s", path);
-    good = read_line(file, newest) && read_line(file, previous);
-    if (fstat(fileno(file), &st) == 0 && (st.st_mode & S_IROTH) != 0)
+    if (fstat(fd, &st) == 0 && (st.st_mode & S_IROTH) != 0)
         log_warn("event=token_file_readable path=%s hint=\"everyone on this host can read it\"",
                  log_quote(path));
-    (void)fclose(file);
-    if (!good)
-        return error_set(
-            err, DRV_EINVAL,
-            "token file %s: a token is one line of printable ASCII without spaces, "
-            "at most %d bytes",
-            path, AGENT_TOKEN_BYTES - 2);
-    if (newest[0] == '\0')
-        return error_set(err, DRV_EINVAL, "token file %s: the first line holds no token", path);
-    return 0;
+    while (n < sizeof(text) && (got = read(fd, text + n, sizeof(text) - n)) != 0) {
+        if (got == -1 && errno != EINTR) {
+            rc = error_sys(err, "read");
+            break;
+        }
+        n += got > 0 ? (size_t)got : 0;
+    }
+    (void)close(fd);
+    if (rc == 0 && (n == sizeof(text) || memchr(text, '\0', n) != NULL))
+        rc = error_set(err, DRV_EINVAL, "it is no text of a token or two");
+    if (rc == 0) {
+        text[n] = '\0';
+        rc = tokens_parse(out, text, err);
+    }
+    explicit_bzero(text, sizeof(text));
+    return rc == 0 ? 0 : error_wrap(err, rc, "token file %s", path);
 }

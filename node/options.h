@@ -8,6 +8,7 @@
 
 #include "base/attrs.h"
 #include "base/log.h"
+#include "base/secure/tokens.h"
 #include "node/agent.h"
 
 struct error;
@@ -45,9 +46,8 @@ MUST_CHECK int options_parse(struct options *out, int argc, char **argv, struct 
 /* The text of -h. */
 extern const char options_help[];
 
-/* Reads a token file: the first line is the newest token, a second one the previous.
- * DRV_EINVAL, DRV_ESYS. */
-MUST_CHECK int options_read_tokens(const char *path, char newest[AGENT_TOKEN_BYTES],
-                                   char previous[AGENT_TOKEN_BYTES], struct error *err);
+/* Reads a token file; see tokens_parse().  DRV_EINVAL, DRV_ENOENT, DRV_ESYS. */
+MUST_CHECK int options_read_tokens(char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1], const char *path,
+                                   struct error *err);
 
 #endif

@@ -15,13 +15,12 @@
 #include "base/config/config_schema.h"
 #include "base/error.h"
 #include "base/net.h"
+#include "base/secure/tokens.h"
 
 #define NAME_MAX_CHARS    63  /* of a node */
 #define MODEL_MAX_BYTES   127 /* of a model or alias; the scoreboard's row has 128 with NUL */
 #define LIST_MAX          1024
 #define RUNTIME_MAX_BYTES 90 /* leaves room for "/control.sock" in a Unix address */
-#define TOKEN_MIN_BYTES   8
-#define TOKEN_MAX_BYTES   256
 #define TOKEN_FILE_BYTES  4096
 #define KEYS_FILE_BYTES   65536
 
@@ -248,65 +247,6 @@ static int check_models(const struct config *config, const struct doc *doc, stru
     return 0;
 }
 
-/* Ends a line of a token file; the tokens are its lines without white space around. */
-static char *next_line(char **at)
-{
-    char *line = *at, *end;
-
-    if (line == NULL)
-        return NULL;
-    end = strchr(line, '\n');
-    *at = end == NULL ? NULL : end + 1;
-    if (end != NULL)
-        *end = '\0';
-    line += strspn(line, " \t\r");
-    for (end = line + strlen(line); end > line && strchr(" \t\r", end[-1]) != NULL;)
-        *--end = '\0';
-    return line;
-}
-
-static bool token_good(const char *token)
-{
-    size_t n = strlen(token);
-
-    if (n < TOKEN_MIN_BYTES || n > TOKEN_MAX_BYTES)
-        return false;
-    for (const char *p = token; *p != '\0'; p++) {
-        if (*p <= 0x20 || *p >= 0x7f)
-            return false;
-    }
-    return true;
-}
-
-/* Splits the text of a token file into config->tokens.  Says nothing of what it contains. */
-static int take_tokens(struct config *config, char *text, const struct doc *doc,
-                       const struct doc_item *item, const char *path, struct error *err)
-{
-    unsigned count = 0;
-    char *line;
-
-    while ((line = next_line(&text)) != NULL) {
-        if (line[0] == '\0' || line[0] == '#')
-            continue;
-        if (count == ARRAY_LEN(config->tokens))
-            return doc_fail(doc, item, err,
-                            "'%.120s' has more than two tokens (the present and the previous)",
-                            path);
-        if (!token_good(line))
-            return doc_fail(doc, item, err,
-                            "'%.120s': token %u is not %d to %d printable ASCII characters "
-                            "without spaces",
-                            path, count + 1, TOKEN_MIN_BYTES, TOKEN_MAX_BYTES);
-        config->tokens[count] = strdup(line);
-        if (config->tokens[count] == NULL)
-            return error_set(err, DRV_ENOMEM, "out of memory");
-        count++;
-    }
-    if (count == 0)
-        return doc_fail(doc, item, err, "'%.120s' is empty; it must hold a token", path);
-    return 0;
-}
-
 /* Reads a file of secrets into `text`, which has room for `cap` bytes, with a NUL at its end.
  * `what` is "a token file"; nothing is said of what it contains. */
 static int read_secrets(char *text, size_t cap, const char *path, const char *what,
@@ -344,12 +284,19 @@ out:
 static int read_tokens(struct config *config, const char *path, const struct doc *doc,
                        const struct doc_item *item, struct error *err)
 {
-    char text[TOKEN_FILE_BYTES];
+    char text[TOKEN_FILE_BYTES], tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1] = {0};
+    struct error why = {0};
     int rc = read_secrets(text, sizeof(text), path, "a token file", doc, item, err);
 
-    if (rc == 0)
-        rc = take_tokens(config, text, doc, item, path, err);
+    if (rc == 0 && tokens_parse(tokens, text, &why) != 0)
+        rc = doc_fail(doc, item, err, "'%.120s': %s", path, why.text);
+    for (size_t i = 0; rc == 0 && i < TOKENS_MAX && tokens[i][0] != '\0'; i++) {
+        config->tokens[i] = strdup(tokens[i]);
+        if (config->tokens[i] == NULL)
+            rc = error_set(err, DRV_ENOMEM, "out of memory");
+    }
     explicit_bzero(text, sizeof(text));
+    explicit_bzero(tokens, sizeof(tokens));
     return rc;
 }
 

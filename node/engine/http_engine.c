@@ -27,6 +27,7 @@
 #define LOOK_TIMEOUT_MS    2000L
 #define HEALTH_TIMEOUT_MS  1000L /* of /health, which any engine answers at any time */
 #define CONNECT_TIMEOUT_MS 3000L
+#define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
 
 /* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
  * before the next regular look, or busy long after the connection closed. */
@@ -544,7 +545,7 @@ static int clean_url(char **out, const char *url, struct error *err)
 
 static int read_key(char **out, const char *path, struct error *err)
 {
-    char key[1024];
+    char key[MAX_KEY_BYTES + 2]; /* its newline, and a NUL */
     FILE *file = fopen(path, "re");
     char *line;
 
@@ -554,6 +555,11 @@ static int read_key(char **out, const char *path, struct error *err)
     (void)fclose(file);
     if (line == NULL)
         return error_set(err, DRV_EINVAL, "%s: is empty", path);
+    if (strlen(key) == sizeof(key) - 1) {
+        explicit_bzero(key, sizeof(key));
+        return error_set(err, DRV_EINVAL, "%s: the key is longer than %d bytes", path,
+                         MAX_KEY_BYTES);
+    }
     key[strcspn(key, "\r\n")] = '\0';
     if (key[0] == '\0' || !headers_value_ok(key))
         return error_set(err, DRV_EINVAL, "%s: the first line is not a key", path);

@@ -44,7 +44,8 @@ static void on_term(int number)
 }
 
 static int start_node(struct herd_node *node, struct loop *loop, unsigned number,
-                      const char *spec, char tokens[2][AGENT_TOKEN_BYTES], struct error *err)
+                      const char *spec, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1],
+                      struct error *err)
 {
     struct agent_config config = {.queue = -1};
     struct server_config server = {.methods_count = AGENT_METHODS, .max_streams = 256};
@@ -59,7 +60,7 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
     rc = agent_create(&node->agent, loop, node->engine, &config, err);
     if (rc != 0)
         return rc;
-    agent_set_tokens(node->agent, tokens[0], tokens[1]);
+    agent_set_tokens(node->agent, tokens);
     server.methods = node->agent->methods;
     rc = grpc_server_create(&node->server, loop, &server, err);
     if (rc != 0)
@@ -77,14 +78,14 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
 static int run(unsigned count, const char *coordinator, const char *token_file,
                const char *spec, struct error *err)
 {
-    char tokens[2][AGENT_TOKEN_BYTES] = {"", ""};
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1] = {0};
     struct loop loop;
     uint64_t until_mono_us;
     unsigned left = 0;
     int rc = loop_init(&loop, err);
 
     if (rc == 0)
-        rc = options_read_tokens(token_file, tokens[0], tokens[1], err);
+        rc = options_read_tokens(tokens, token_file, err);
     for (unsigned i = 0; rc == 0 && i < count; i++)
         rc = start_node(&herd[i], &loop, i, spec, tokens, err);
     if (rc != 0)

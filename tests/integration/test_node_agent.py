@@ -688,6 +688,17 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words):
     assert done.returncode != 0 and len(lines) == 1 and words in lines[0]
 
 
+@pytest.mark.parametrize("text, words", [
+    ("", "is empty"), ("k\xe9y\n", "not a key"), ("k" * 1025 + "\n", "longer than 1024 bytes")])
+def test_an_engine_key_that_is_none_is_said_and_not_shown(tmp_path, text, words):
+    (tmp_path / "key").write_text(text)
+    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "http://127.0.0.1:9",
+                           "--listen", "127.0.0.1:0", "--engine-key-file", str(tmp_path / "key")],
+                          capture_output=True, text=True, timeout=20 * SLOW, check=False)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "kkk" not in done.stderr
+
+
 def test_a_taken_port_is_said(engine):
     done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "sim:", "--listen",
                            f"127.0.0.1:{engine.port}"], capture_output=True, text=True, timeout=20 * SLOW,

@@ -84,8 +84,7 @@ Test(options, what_is_wrong_is_named)
     }
 }
 
-static int read_tokens(const char *text, char newest[AGENT_TOKEN_BYTES],
-                       char previous[AGENT_TOKEN_BYTES])
+static int read_tokens(const char *text, char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1])
 {
     char path[] = "/tmp/drover-token-XXXXXX";
     int fd = mkstemp(path), rc;
@@ -93,23 +92,52 @@ static int read_tokens(const char *text, char newest[AGENT_TOKEN_BYTES],
     cr_assert_geq(fd, 0);
     cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
     (void)close(fd);
-    rc = options_read_tokens(path, newest, previous, NULL);
+    rc = options_read_tokens(out, path, NULL);
     (void)unlink(path);
     return rc;
 }
 
 Test(options, the_token_file_holds_one_or_two_tokens)
 {
-    char newest[AGENT_TOKEN_BYTES], previous[AGENT_TOKEN_BYTES];
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1], longest[TOKEN_MAX_BYTES + 1];
 
-    cr_assert_eq(read_tokens("new-token\n", newest, previous), 0);
-    cr_assert_str_eq(newest, "new-token");
-    cr_assert_str_eq(previous, "");
-    cr_assert_eq(read_tokens("new-token\r\nold-token", newest, previous), 0);
-    cr_assert_str_eq(newest, "new-token");
-    cr_assert_str_eq(previous, "old-token");
-    cr_assert_eq(read_tokens("\nold\n", newest, previous), DRV_EINVAL);
-    cr_assert_eq(read_tokens("two words\n", newest, previous), DRV_EINVAL);
+    cr_assert_eq(read_tokens("new-token\n", tokens), 0);
+    cr_assert_str_eq(tokens[0], "new-token");
+    cr_assert_str_eq(tokens[1], "");
+    cr_assert_eq(read_tokens("new-token\r\nold-token", tokens), 0);
+    cr_assert_str_eq(tokens[0], "new-token");
+    cr_assert_str_eq(tokens[1], "old-token");
+    /* What the coordinator reads, a node reads, too. */
+    cr_assert_eq(read_tokens("# of the fleet\n\n new-token \n#x\nold-token\n\n", tokens), 0);
+    cr_assert_str_eq(tokens[0], "new-token");
+    cr_assert_str_eq(tokens[1], "old-token");
+    memset(longest, 'x', sizeof(longest));
+    longest[TOKEN_MAX_BYTES] = '\0';
+    cr_assert_eq(read_tokens(longest, tokens), 0);
+    cr_assert_str_eq(tokens[0], longest);
+}
+
+Test(options, what_is_no_token_file_is_refused)
+{
+    static const char *const bad[] = {"",
+                                      "\n\n",
+                                      "# only words\n",
+                                      "short-7\n",
+                                      "two words\n",
+                                      "new-token\nold token\n",
+                                      "token-one\ntoken-two\ntoken-three\n",
+                                      "tok\ten-of-tabs\n",
+                                      "t\xf6ken-of-bytes\n"};
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1], text[8192];
+
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        cr_assert_eq(read_tokens(bad[i], tokens), DRV_EINVAL, "case %zu", i);
+    memset(text, 'x', sizeof(text));
+    text[TOKEN_MAX_BYTES + 1] = '\0';
+    cr_assert_eq(read_tokens(text, tokens), DRV_EINVAL, "a byte too long");
+    text[TOKEN_MAX_BYTES + 1] = 'x';
+    text[sizeof(text) - 1] = '\0';
+    cr_assert_eq(read_tokens(text, tokens), DRV_EINVAL, "more than a token file");
 }
 
 Test(headers, credentials_cookies_and_conversation_ids_stay_here)
