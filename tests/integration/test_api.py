@@ -362,7 +362,7 @@ def test_a_full_queue_is_429_and_a_long_wait_is_503_both_with_retry_after(make_c
 
     async def run():
         long = asyncio.create_task(fetch(cluster.api, "POST", "/v1/chat/completions",
-                                         chat_body("long", 40)))
+                                         chat_body("long", 25)))
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: until(cluster.open_requests, 5,
                                                        "the only slot is taken"))

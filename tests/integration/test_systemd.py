@@ -94,8 +94,14 @@ def test_the_watchdog_hears_nothing_while_no_worker_turns(make_cluster, manager)
     until(lambda: "event=child_stalled" in cluster.master.log(), 15)
     # From here to the new worker's first turn nothing may be said.
     silent_from = len(manager.read())
-    until(lambda: "event=child_ended" in cluster.master.log(), 15, "it has been killed")
-    assert not manager.said("WATCHDOG", silent_from)
+
+    def ended():
+        said = manager.said("WATCHDOG", silent_from)  # before the look at the log, in this order
+        if "event=child_ended" in cluster.master.log():
+            return True
+        assert not said, "while nobody turned"
+        return False
+    until(ended, 15, "it has been killed")
     manager.wait("WATCHDOG", silent_from)
     assert cluster.worker_pids() != [victim]
 
