@@ -310,7 +310,10 @@ static int start(struct health *health, struct error *err)
     rc = start_watches(health, err);
     if (rc == 0)
         rc = table_create(&health->table, &health->loop, params->board, params->config, err);
-    if (rc == 0 && params->registry_fd != -1)
+    /* Nodes that looked for the other master would come here as well, and be lost to it. */
+    if (rc == 0 && params->nodes_left)
+        health->table->leases_held = true;
+    if (rc == 0 && params->registry_fd != -1 && !params->nodes_left)
         rc = registry_create(&health->registry, &health->loop, health->table, params->config,
                              params->registry_fd, err);
     if (rc == 0 && params->admin_fd != -1 && !params->admin_later)

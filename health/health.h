@@ -19,6 +19,7 @@ struct health_params {
                          each answered with one control reply */
     int life_fd;      /* read end of a pipe: end of file means the master is gone */
     bool admin_later; /* the admin listener is another process's until HEALTH_OPEN_ADMIN */
+    bool nodes_left;  /* HEALTH_LEAVE_NODES was said to a process before this one */
 };
 
 /* What the master says in an upgrade, as the value of the queued signal HEALTH_ORDER_SIGNAL. */

@@ -218,6 +218,17 @@ void console_upgrade_news(struct console *console, uint64_t serial, bool done, b
     }
 }
 
+/* In an upgrade the other master would not hear of it: it was told when it was started.  False:
+ * the session has its answer. */
+static bool may_change(const struct master *master, struct session *session)
+{
+    if (!upgrade_undecided(&master->upgrade) && !upgrade_undoing(&master->upgrade) &&
+        !successor_busy(&master->successor))
+        return true;
+    answer(session, false, "an upgrade is under way; try again");
+    return false;
+}
+
 static void handle(struct console *console, struct session *session,
                    const struct control_request *request)
 {
@@ -231,7 +242,8 @@ static void handle(struct console *console, struct session *session,
         break;
     case CONTROL_DRAIN:
     case CONTROL_UNDRAIN:
-        pass_wish(console, session, request);
+        if (may_change(master, session))
+            pass_wish(console, session, request);
         break;
     case CONTROL_RELOAD:
         session->phase = SESSION_RELOADING;
@@ -248,6 +260,12 @@ static void handle(struct console *console, struct session *session,
         session->serial = upgrade_want(&master->upgrade);
         break;
     case CONTROL_SCALE:
+        if (master->order != ORDER_SERVE) {
+            answer(session, false, "drover is stopping");
+            break;
+        }
+        if (!may_change(master, session))
+            break;
         if (request->workers < 1 || request->workers > SUPERVISE_MAX_WORKERS) {
             answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
             break;

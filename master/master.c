@@ -47,10 +47,7 @@ static void decide_end(struct master *master, enum child_order order, uint64_t d
     procs_set_state(master->rt.board, procs_master_slot(master->rt.board), PROC_DRAINING);
     notify_stopping(&master->notify);
     upgrade_abandon(&master->upgrade);
-    if (successor_busy(&master->successor))
-        successor_fail(&master->successor, "it was told to end");
-    else if (order >= ORDER_STOP)
-        successor_pass_order(&master->successor, order == ORDER_DIE);
+    successor_pass_order(&master->successor, order);
     if (first && delay_us != 0 && order != ORDER_DIE) {
         master->end_at_mono_us = clock_mono_us() + delay_us;
         log_info("event=not_ready order=%s delay_ms=%llu", child_order_name(order),
@@ -65,12 +62,24 @@ void master_end(struct master *master, enum child_order order)
     decide_end(master, order, master->sup.config->shutdown_delay_ms * US_PER_MS);
 }
 
+static unsigned workers_wanted(const struct master *master)
+{
+    return successor_holds(&master->successor) ? master->successor.workers
+                                               : supervise_workers(&master->sup);
+}
+
 unsigned master_scale(struct master *master, unsigned count)
 {
-    unsigned before = supervise_workers(&master->sup);
+    unsigned before = workers_wanted(master);
+    char text[16];
 
     log_info("event=scale workers_before=%u workers=%u", before, count);
-    supervise_set_workers(&master->sup, count);
+    if (successor_holds(&master->successor))
+        master->successor.workers = count;
+    else
+        supervise_set_workers(&master->sup, count);
+    (void)snprintf(text, sizeof(text), "%u", count);
+    upgrade_pass_wish(&master->upgrade, "workers", text);
     return before;
 }
 
@@ -97,7 +106,7 @@ static void reopen_logs(struct master *master)
 
 static void on_signal(struct master *master, int number)
 {
-    unsigned workers = supervise_workers(&master->sup);
+    unsigned workers = workers_wanted(master);
 
     switch (number) {
     case SIGTERM:
@@ -109,6 +118,7 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGHUP:
         (void)reload_want(&master->reload);
+        upgrade_pass_wish(&master->upgrade, "reload", "");
         break;
     case SIGTTIN:
         if (workers < SUPERVISE_MAX_WORKERS)
@@ -123,6 +133,7 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGUSR1:
         reopen_logs(master);
+        upgrade_pass_wish(&master->upgrade, "reopen", "");
         break;
     case SIGUSR2:
         (void)upgrade_want(&master->upgrade);
@@ -181,9 +192,9 @@ static void on_cede(void *arg, pid_t pid)
     notify_successor(&master->notify, pid);
 }
 
-static void on_upgrade_order(void *arg, bool at_once)
+static void on_upgrade_order(void *arg, enum child_order order)
 {
-    master_end(arg, at_once ? ORDER_DIE : ORDER_STOP);
+    master_end(arg, order);
 }
 
 static void in_child(void *arg)
@@ -226,15 +237,24 @@ static void give_up(struct master *master, const char *why)
 /* Both sides of an upgrade: to the one after us, and from the one before us. */
 static void step_upgrade(struct master *master, uint64_t now_mono_us)
 {
+    /* The new master is told what the scoreboard says: no wish may be on its way there. */
     bool may_begin = master->order == ORDER_SERVE && master->sup.order == ORDER_SERVE &&
-                     !reload_under_way(&master->reload) && !successor_busy(&master->successor);
+                     master->console.wishes_count == 0 && !reload_under_way(&master->reload) &&
+                     !successor_busy(&master->successor);
     struct error err;
 
     if (master->upgrade.wanted && may_begin)
-        successor_pass_order(&master->successor, false); /* three at once is one too many */
+        successor_pass_order(&master->successor,
+                             ORDER_STOP); /* three at once is one too many */
     upgrade_step(&master->upgrade, now_mono_us, may_begin);
     if (successor_step(&master->successor, now_mono_us, &err) != 0)
         give_up(master, err.text);
+    if (master->successor.reload)
+        (void)reload_want(&master->reload);
+    if (master->successor.reopen)
+        reopen_logs(master);
+    master->successor.reload = false;
+    master->successor.reopen = false;
 }
 
 /* What the service manager is to know. */

@@ -191,6 +191,7 @@ _Noreturn static void be_health(const struct supervisor *sup, const struct child
         .wish_fd = wish_fd,
         .life_fd = sup->rt->life_read,
         .admin_later = sup->held,
+        .nodes_left = sup->nodes_left,
     };
 
     /* Little work, and none that can wait: a late probe or heartbeat looks like a dead node. As
@@ -412,8 +413,15 @@ void supervise_order_health(const struct supervisor *sup, enum health_order orde
         log_warn("event=order_lost kind=health order=%d error=%d", (int)order, errno);
 }
 
-void supervise_renew_health(struct supervisor *sup)
+void supervise_leave_nodes(struct supervisor *sup)
 {
+    sup->nodes_left = true;
+    supervise_order_health(sup, HEALTH_LEAVE_NODES);
+}
+
+void supervise_take_nodes(struct supervisor *sup)
+{
+    sup->nodes_left = false;
     if (sup->order == ORDER_SERVE)
         give_order(sup, sup->health.child, ORDER_STOP, clock_mono_us());
 }

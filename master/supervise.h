@@ -82,6 +82,7 @@ struct supervisor {
     unsigned switch_old_count; /* seats of the old one */
     uint32_t switch_from;      /* generation of the old one */
     const struct config *switch_config; /* borrowed: of the old one */
+    bool nodes_left;   /* the health process keeps the nodes it knows, and no new one joins */
     bool held;         /* no worker is started, and health leaves the admin listener alone */
     bool proven;       /* every first child has served once: crashes are now worked around */
     bool start_failed; /* before that, a child gave up with an error */
@@ -129,8 +130,11 @@ MUST_CHECK bool supervise_health_serves(const struct supervisor *sup);
 
 void supervise_order_health(const struct supervisor *sup, enum health_order order);
 
-/* Ends the health process in order; another one takes its seat. */
-void supervise_renew_health(struct supervisor *sup);
+/* In an upgrade: nodes that joined shall join another master's health process, and none comes
+ * back to ours, not even to one that takes the place of one that dies. */
+void supervise_leave_nodes(struct supervisor *sup);
+/* ... after all not: another health process takes the seat, and the nodes. */
+void supervise_take_nodes(struct supervisor *sup);
 
 /* Reaps every child that has ended. */
 void supervise_reap(struct supervisor *sup);

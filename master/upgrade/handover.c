@@ -10,8 +10,6 @@
 #include "base/buf.h"
 #include "base/error.h"
 
-#define MAX_WORKERS 64
-
 void handover_finish(struct handover *handover)
 {
     free(handover->nodes);
@@ -35,7 +33,7 @@ int handover_add_node(struct handover *handover, const char *name, enum handover
 
 void handover_encode(struct buf *out, const struct handover *handover)
 {
-    if (handover->workers != 0)
+    if (handover->scaled)
         buf_printf(out, "workers %u\n", handover->workers);
     for (int i = 0; i < INHERIT_LISTENERS; i++) {
         if (handover->activated[i])
@@ -46,13 +44,24 @@ void handover_encode(struct buf *out, const struct handover *handover)
                    handover->nodes[i].name);
 }
 
+bool handover_workers(unsigned *out, const char *text)
+{
+    char *end;
+    unsigned long n;
+
+    if (text[0] < '0' || text[0] > '9')
+        return false;
+    n = strtoul(text, &end, 10);
+    if (*end != '\0' || n > HANDOVER_MAX_WORKERS)
+        return false;
+    *out = (unsigned)n;
+    return true;
+}
+
 static int take_line(struct handover *out, const char *word, const char *rest)
 {
     if (strcmp(word, "workers") == 0) {
-        unsigned long n = strtoul(rest, NULL, 10);
-
-        if (n <= MAX_WORKERS)
-            out->workers = (unsigned)n;
+        out->scaled = handover_workers(&out->workers, rest);
     } else if (strcmp(word, "activated") == 0) {
         for (int i = 0; i < INHERIT_LISTENERS; i++)
             out->activated[i] =

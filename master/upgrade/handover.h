@@ -9,9 +9,13 @@
  *              "nodes GOT OF"   so many of those in the handover text are UP with it
  *              "ready"          its workers serve, its files are in place
  *              "failed REASON"  it ends
- *   master:    "go"             ready was heard in time: you are it
- *   successor: "stop", "die"    (after "go") end what you still finish: within the grace, at
- *                               once
+ *   master:    "workers N"      an operator wants so many: what the handover text says is old
+ *              "reload"         ... the configuration read again, once you serve
+ *              "reopen"         ... the log files opened again
+ *              "go"             ready was heard in time: you are it
+ *   successor: "finish", "stop", "die"
+ *                               (after "ready") we were told to end, so the whole shall: when
+ *                               your streams are done, within the grace, at once
  */
 #ifndef DROVER_MASTER_UPGRADE_HANDOVER_H
 #define DROVER_MASTER_UPGRADE_HANDOVER_H
@@ -27,6 +31,7 @@ struct error;
 
 #define HANDOVER_NAME_BYTES    64
 #define HANDOVER_MESSAGE_BYTES 512
+#define HANDOVER_MAX_WORKERS   64
 
 enum handover_state {
     HANDOVER_UP = 0,  /* serves: the successor waits for it */
@@ -40,7 +45,8 @@ struct handover_node {
 };
 
 struct handover {
-    unsigned workers;                  /* set by an operator; 0: as the configuration says */
+    bool scaled;                       /* an operator has set the number of workers ... */
+    unsigned workers;                  /* ... to this; else as the configuration says */
     bool activated[INHERIT_LISTENERS]; /* the socket is a service manager's */
     struct handover_node *nodes;       /* owned */
     size_t nodes_count;
@@ -57,6 +63,9 @@ void handover_encode(struct buf *out, const struct handover *handover);
 /* Lines that make no sense are skipped.  DRV_ENOMEM. */
 MUST_CHECK int handover_decode(struct handover *out, const char *text, size_t n,
                                struct error *err);
+
+/* "3", 0 .. HANDOVER_MAX_WORKERS; false: *out is left alone. */
+MUST_CHECK bool handover_workers(unsigned *out, const char *text);
 
 /* One message; lost if the other end is gone or does not read. */
 void handover_say(int channel, const char *word, const char *text);

@@ -86,24 +86,38 @@ void successor_begin(struct successor *succ, struct runtime *rt, struct supervis
     succ->rt = rt;
     succ->sup = sup;
     succ->console = console;
-    succ->workers = succ->from.workers != 0 ? succ->from.workers : workers;
+    succ->workers = succ->from.scaled ? succ->from.workers : workers;
     succ->since_mono_us = now_mono_us;
     supervise_hold_workers(sup, true);
     log_info("event=taking_over nodes=%zu workers=%u", succ->from.nodes_count, succ->workers);
 }
 
+/* Has the master before us been told that we are ready? */
+static bool is_ready(const struct successor *succ)
+{
+    return succ->phase == SUCCESSOR_WAITING || succ->phase == SUCCESSOR_SERVING;
+}
+
+bool successor_holds(const struct successor *succ)
+{
+    return succ->phase == SUCCESSOR_STARTING || succ->phase == SUCCESSOR_GATHERING;
+}
+
 void successor_fail(struct successor *succ, const char *why)
 {
-    if (!successor_busy(succ) || succ->channel == -1)
+    if (!successor_busy(succ) || is_ready(succ) || succ->channel == -1)
         return;
     handover_say(succ->channel, "failed", why);
     (void)close(succ->channel);
     succ->channel = -1;
 }
 
-void successor_pass_order(const struct successor *succ, bool at_once)
+void successor_pass_order(struct successor *succ, enum child_order order)
 {
-    handover_say(succ->channel, at_once ? "die" : "stop", "");
+    if (is_ready(succ))
+        handover_say(succ->channel, child_order_name(order), "");
+    else
+        successor_fail(succ, "it was told to end");
 }
 
 static void enter(struct successor *succ, enum successor_phase phase, uint64_t now_mono_us)
@@ -187,6 +201,26 @@ static void serve(struct successor *succ, uint64_t now_mono_us)
     enter(succ, SUCCESSOR_SERVING, now_mono_us);
 }
 
+static void take(struct successor *succ, const char *message, uint64_t now_mono_us)
+{
+    unsigned workers;
+
+    if (strcmp(message, "go") == 0 && succ->phase == SUCCESSOR_WAITING) {
+        serve(succ, now_mono_us);
+    } else if (strcmp(message, "reload") == 0) {
+        succ->reload = true;
+    } else if (strcmp(message, "reopen") == 0) {
+        succ->reopen = true;
+    } else if (strncmp(message, "workers ", 8) == 0 &&
+               handover_workers(&workers, message + 8)) {
+        log_info("event=scale workers=%u by=predecessor", workers);
+        if (successor_holds(succ))
+            succ->workers = workers;
+        else
+            supervise_set_workers(succ->sup, workers);
+    }
+}
+
 /* What the master before us says, and whether it is there. */
 static void hear(struct successor *succ, uint64_t now_mono_us)
 {
@@ -199,8 +233,8 @@ static void hear(struct successor *succ, uint64_t now_mono_us)
             (void)close(succ->channel);
             succ->channel = -1;
         }
-        if (succ->phase == SUCCESSOR_WAITING && rc == 1 && strcmp(message, "go") == 0)
-            serve(succ, now_mono_us);
+        if (rc == 1)
+            take(succ, message, now_mono_us);
     }
     /* If it was killed half-way, we are what is left, and go on. */
     if (succ->phase == SUCCESSOR_WAITING && succ->channel == -1)

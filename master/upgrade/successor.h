@@ -10,12 +10,12 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "master/supervise.h"
 #include "master/upgrade/handover.h"
 
 struct console;
 struct error;
 struct runtime;
-struct supervisor;
 
 enum successor_phase {
     SUCCESSOR_NONE = 0,
@@ -33,7 +33,8 @@ struct successor {
     struct runtime *rt;      /* borrowed */
     struct supervisor *sup;  /* borrowed */
     struct console *console; /* borrowed */
-    unsigned workers;        /* to start */
+    unsigned workers;        /* to start; an operator may change it before SUCCESSOR_FILLING */
+    bool reload, reopen;     /* wished of the master before us: whoever does it resets it */
     unsigned told;           /* nodes UP, as last said */
     uint64_t since_mono_us;  /* when the phase began */
 };
@@ -57,11 +58,16 @@ MUST_CHECK int successor_step(struct successor *succ, uint64_t now_mono_us, stru
 /* Is something to be watched for that cannot wake us? */
 bool successor_busy(const struct successor *succ);
 
-/* Tells the master before us that we end, if it still waits for us. */
+/* Are its workers still to be started, `workers` of them?  Then that is the number to change.
+ */
+bool successor_holds(const struct successor *succ);
+
+/* Tells the master before us that we end, if it still waits for us and may go on without. */
 void successor_fail(struct successor *succ, const char *why);
 
-/* Passes an order to end on to the master before us, which may still have streams. */
-void successor_pass_order(const struct successor *succ, bool at_once);
+/* We were told to end.  The master before us goes on if we are not ready; else, even if it has
+ * not yet heard that we are, its files are ours and the order is for both. */
+void successor_pass_order(struct successor *succ, enum child_order order);
 
 /* Has the master before us ended, or was there none? */
 bool successor_alone(const struct successor *succ);

@@ -67,6 +67,17 @@ bool upgrade_undoing(const struct upgrade *up)
     return up->phase == UPGRADE_UNDOING;
 }
 
+bool upgrade_undecided(const struct upgrade *up)
+{
+    return up->phase == UPGRADE_STARTING || up->phase == UPGRADE_GATHERING;
+}
+
+void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *text)
+{
+    if (upgrade_undecided(up))
+        handover_say(up->channel, word, text);
+}
+
 static void tell(const struct upgrade *up, bool done, bool ok, const char *text)
 {
     if (up->on_news != NULL)
@@ -82,7 +93,7 @@ static int collect(struct handover *out, const struct upgrade *up)
     unsigned workers = supervise_workers(up->sup);
     int rc = info == NULL ? DRV_ENOMEM : 0;
 
-    *out = (struct handover){.workers = workers != up->sup->config->workers ? workers : 0};
+    *out = (struct handover){.scaled = workers != up->sup->config->workers, .workers = workers};
     memcpy(out->activated, up->rt->activated, sizeof(out->activated));
     for (unsigned i = 0; i < scoreboard_max_nodes(board) && rc == 0; i++) {
         struct node_status status;
@@ -189,11 +200,13 @@ static void conclude_failure(struct upgrade *up)
     close_channel(up);
     runtime_unshelve(up->rt);
     if (up->released)
-        supervise_renew_health(up->sup);
+        supervise_take_nodes(up->sup);
     up->released = false;
     up->phase = UPGRADE_NONE;
     log_error("event=upgrade_failed error=%s", log_quote(up->why));
     tell(up, true, false, up->why);
+    if (up->order != ORDER_SERVE && up->on_order != NULL)
+        up->on_order(up->arg, up->order);
 }
 
 /* Ends the new process; what follows waits until it is gone, so that it cannot interfere. */
@@ -218,6 +231,7 @@ static void begin(struct upgrade *up, uint64_t now_mono_us)
     up->wanted = false;
     up->serial++;
     up->why[0] = '\0';
+    up->order = ORDER_SERVE;
     up->deadline_mono_us = now_mono_us + READY_WITHIN_US;
     log_info("event=upgrade_started program=%s", log_quote(up->program));
     if (!up->sup->proven)
@@ -248,18 +262,30 @@ static void succeed(struct upgrade *up)
     tell(up, true, true, text);
 }
 
+/* The order that this message is, or ORDER_SERVE. */
+static enum child_order order_of(const char *message)
+{
+    for (enum child_order order = ORDER_FINISH; order <= ORDER_DIE; order++) {
+        if (strcmp(message, child_order_name(order)) == 0)
+            return order;
+    }
+    return ORDER_SERVE;
+}
+
 static void hear(struct upgrade *up, const char *message)
 {
     if (up->phase == UPGRADE_DONE) {
-        if (strcmp(message, "stop") == 0 || strcmp(message, "die") == 0)
-            up->on_order(up->arg, message[0] == 'd');
+        enum child_order order = order_of(message);
+
+        if (order != ORDER_SERVE && up->on_order != NULL)
+            up->on_order(up->arg, order);
     } else if (strncmp(message, "failed ", 7) == 0) {
         (void)snprintf(up->why, sizeof(up->why), "%s", message + 7);
         fail(up, "");
     } else if (strcmp(message, "started") == 0 && up->phase == UPGRADE_STARTING) {
         up->phase = UPGRADE_GATHERING;
         up->released = true;
-        supervise_order_health(up->sup, HEALTH_LEAVE_NODES);
+        supervise_leave_nodes(up->sup);
         tell(up, false, false, "its health process runs; nodes are joining it");
     } else if (strncmp(message, "nodes ", 6) == 0) {
         char text[64];
@@ -295,13 +321,13 @@ void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin)
     if (up->phase == UPGRADE_NONE && up->wanted && may_begin)
         begin(up, now_mono_us);
     listen_to(up);
-    if ((up->phase == UPGRADE_STARTING || up->phase == UPGRADE_GATHERING) &&
-        now_mono_us >= up->deadline_mono_us)
+    if (upgrade_undecided(up) && now_mono_us >= up->deadline_mono_us)
         fail(up, up->channel == -1 ? "the new process closed its channel before it was ready"
                                    : "the new process was not ready within 10 s");
 }
 
-/* Of a process that is dead: that it was ready does not count any more. */
+/* Of a process that is dead: that it was ready does not count any more, but what an operator
+ * wanted of it does. */
 static void hear_last_words(struct upgrade *up)
 {
     char message[HANDOVER_MESSAGE_BYTES];
@@ -309,6 +335,8 @@ static void hear_last_words(struct upgrade *up)
     while (up->channel != -1 && handover_hear(up->channel, message) == 1) {
         if (strncmp(message, "failed ", 7) == 0 && up->why[0] == '\0')
             (void)snprintf(up->why, sizeof(up->why), "%s", message + 7);
+        else if (order_of(message) > up->order)
+            up->order = order_of(message);
     }
 }
 
@@ -337,6 +365,6 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
 void upgrade_abandon(struct upgrade *up)
 {
     up->wanted = false;
-    if (up->phase == UPGRADE_STARTING || up->phase == UPGRADE_GATHERING)
+    if (upgrade_undecided(up))
         fail(up, "drover is stopping");
 }

@@ -12,6 +12,9 @@
  *      files into place and says "ready".
  *   4. The old one lets its workers finish their streams, however long they take, and ends.
  *
+ * A health process of the old one that dies after 2 is followed by one that knows the same
+ * nodes and takes in no new ones: they all are to be the new one's.
+ *
  * Any failure before "ready" (no such file, it ends, it is not ready within 10 s) ends the new
  * one, puts the files back and, if nodes had been let go, starts a fresh health process, which
  * knows them from the old scoreboard.
@@ -25,10 +28,10 @@
 #include <sys/types.h>
 
 #include "base/attrs.h"
+#include "master/supervise.h"
 #include "master/upgrade/handover.h"
 
 struct runtime;
-struct supervisor;
 
 enum upgrade_phase {
     UPGRADE_NONE = 0,
@@ -51,12 +54,13 @@ struct upgrade {
     bool released;   /* nodes have been let go */
     uint64_t deadline_mono_us;
     char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = not yet said */
+    enum child_order order;           /* its last words were that all shall end */
     /* From here on process `pid` is the one: called before it may say so itself. */
     void (*on_cede)(void *arg, pid_t pid);
     /* How an attempt goes: `done` false: `text` is progress.  Else `ok` says how it ended. */
     void (*on_news)(void *arg, uint64_t serial, bool done, bool ok, const char *text);
-    /* What the new master wishes of us when we only finish: SIGTERM or SIGKILL's meaning. */
-    void (*on_order)(void *arg, bool at_once);
+    /* The new master was told to end, and so shall we; ORDER_FINISH or more. */
+    void (*on_order)(void *arg, enum child_order order);
     void *arg;
 };
 
@@ -72,6 +76,13 @@ bool upgrade_busy(const struct upgrade *up);
 
 /* Is a failed attempt's process still being ended? */
 bool upgrade_undoing(const struct upgrade *up);
+
+/* Has another master been started, of which it is not yet known whether it takes over? */
+bool upgrade_undecided(const struct upgrade *up);
+
+/* What an operator has wished of us: the new master shall know, if there is one on its way,
+ * because it was told how things are when it was started.  Words of handover.h. */
+void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *text);
 
 /* Goes on with whatever is under way; begins only when `may_begin`. */
 void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin);

@@ -194,6 +194,129 @@ def test_a_drained_node_and_a_scale_outlive_an_upgrade(up):
     cluster.wait_up("a")
 
 
+def successor_of(up):
+    """The pid of the new master, as long as the old one is there."""
+    cluster = up.cluster
+    return next(pid for pid in children_of(cluster.master.pid)
+                if str(up.file) in (line := open(f"/proc/{pid}/cmdline").read())
+                or "master" in line)
+
+
+def begun(up):
+    """An upgrade whose new master stands still: it has read what the old one told it."""
+    cluster = up.cluster
+    cluster.master.signal(signal.SIGUSR2)
+    until(lambda: "event=taking_over" in cluster.master.log(), 15, "the new one is there")
+    pid = successor_of(up)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def test_what_is_wished_during_an_upgrade_is_not_lost(up):
+    cluster = up.cluster
+    pid = begun(up)
+    for command in (("scale", "4"), ("drain", "a"), ("undrain", "a")):
+        told = cluster.ctl(*command, check=False)
+        assert told.returncode == 1 and "an upgrade is under way; try again" in told.stderr
+    cluster.master.signal(signal.SIGTTIN)
+    until(lambda: len(cluster.worker_pids()) == 3, 10, "one more at once")
+    cluster.write_config(log={"level": "debug"})
+    cluster.master.signal(signal.SIGHUP)
+    cluster.master.signal(signal.SIGUSR1)
+    until(lambda: "event=logs_reopened" in cluster.master.log(), 5, "the signals were taken")
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: "event=upgraded " in cluster.master.log(), 15, "the upgrade")
+    old = up.follow()
+    until(lambda: "event=reloaded" in old.log(), 15, "the new one reads the configuration again")
+    until(lambda: len(cluster.worker_pids()) == 3, 10, "and has as many workers")
+    assert old.log().count("event=logs_reopened") == 2
+    assert old.wait(30) == 0
+
+
+def test_workers_that_were_all_sent_home_stay_there_in_an_upgrade(up):
+    cluster = up.cluster
+    cluster.master.signal(signal.SIGWINCH)
+    until(lambda: not cluster.worker_rows_all(), 15, "no worker is left")
+    cluster.ctl("upgrade")
+    old = up.follow()
+    assert old.wait(30) == 0
+    assert not cluster.worker_rows_all()
+    cluster.ctl("scale", "2")
+    load_one = fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                         chat_body("hello", 2, stream=False))
+    assert load_one.status == 200
+
+
+@pytest.mark.parametrize("order", (signal.SIGTERM, signal.SIGQUIT))
+def test_an_order_to_the_new_master_that_is_ready_before_go_ends_both(make_cluster, order):
+    """The lock file names it, so it is whom an operator tells."""
+    cluster = make_cluster(token=False, config={"shutdown_grace_ms": 300})
+    node = cluster.start_node("a", "slots=4,rate=20", join=False, wait=False)
+    cluster.settings["nodes"] = [{"name": "a", "address": node.address()}]
+    rig = Upgradable(cluster).launch()
+    cluster.wait_up("a")
+    lock = cluster.runtime / "drover.lock"
+    old = cluster.master
+
+    def end_it():
+        old.signal(signal.SIGUSR2)
+        until(lambda: "event=taking_over" in old.log(), 15, "the new one is there")
+        old.signal(signal.SIGSTOP)
+        until(lambda: int(lock.read_text()) != old.pid, 15, "the new one is ready")
+        rig.follow()
+        cluster.master.signal(order)
+        until(lambda: "event=ending order=" in old.log(), 10, "it has heard the order")
+        assert "event=upgraded" not in old.log()
+        old.signal(signal.SIGCONT)
+
+    async def go():
+        answer = await open_request(cluster.api, "POST", "/v1/chat/completions",
+                                    chat_body("long", 100000 if order == signal.SIGTERM else 60))
+        await answer.read_head()
+        seen = []
+        async for event in answer.events():
+            seen.append(event)
+            if len(seen) == 3:
+                await asyncio.to_thread(end_it)
+        answer.close()
+        return seen
+    seen = asyncio.run(asyncio.wait_for(go(), 30 * harness.SLOW))
+    assert seen[-1] == b"data: [DONE]"
+    assert (b'"error"' in seen[-2]) == (order == signal.SIGTERM), seen[-2:]
+    assert old.wait(10) == 0
+    assert cluster.master.wait(10) == 0
+
+
+def test_a_health_process_that_dies_while_its_nodes_move_takes_none_back(up):
+    """The new master's health process stands still meanwhile: there is nobody else to join."""
+    cluster = up.cluster
+    health = cluster.health_pid()
+    with Load(cluster.api, **LOAD) as load:
+        load.more(5)
+        late = next(node.pid for node in cluster.nodes if node.name == "b")
+        os.kill(late, signal.SIGSTOP)  # it comes when there is nobody else to join
+        try:
+            cluster.master.signal(signal.SIGUSR2)
+            until(lambda: "event=leaving_nodes" in cluster.master.log(), 15, "nodes are let go")
+            other = children_of(successor_of(up))[0]
+            os.kill(health, signal.SIGKILL)
+            until(lambda: cluster.health_pid() not in (None, health), 15, "another one")
+            os.kill(other, signal.SIGSTOP)
+        finally:
+            os.kill(late, signal.SIGCONT)
+        load.more(30)
+        joined = cluster.master.log().count('event=node_joined node="b"')
+        os.kill(other, signal.SIGCONT)
+        until(lambda: "event=upgraded " in cluster.master.log(), 15, "the upgrade")
+        old = up.follow()
+        for name in ("a", "b"):
+            cluster.wait_up(name)
+        load.more(20)
+        assert old.wait(30) == 0
+    assert_clean(load)
+    assert joined == 1, "it joined a master that goes"
+
+
 def refused(up, words, timeout=40):
     """An upgrade that fails: said, and nothing has changed."""
     cluster = up.cluster

@@ -16,7 +16,8 @@
 
 Test(handover, comes_out_as_it_went_in)
 {
-    struct handover in = {.workers = 3, .activated = {[INHERIT_ADMIN] = true}}, out;
+    struct handover in = {.scaled = true, .workers = 3, .activated = {[INHERIT_ADMIN] = true}},
+                    out;
     struct buf text = BUF_INIT;
 
     cr_assert_eq(handover_add_node(&in, "desk", HANDOVER_UP), 0);
@@ -24,6 +25,7 @@ Test(handover, comes_out_as_it_went_in)
     handover_encode(&text, &in);
     cr_assert_str_eq(buf_cstr(&text), "workers 3\nactivated admin\nup desk\ndrained tower\n");
     cr_assert_eq(handover_decode(&out, buf_cstr(&text), buf_size(&text), NULL), 0);
+    cr_assert(out.scaled);
     cr_assert_eq(out.workers, 3);
     cr_assert(!out.activated[INHERIT_API] && out.activated[INHERIT_ADMIN]);
     cr_assert_eq(out.nodes_count, 2);
@@ -46,7 +48,7 @@ Test(handover, skips_what_a_later_version_may_say_and_what_makes_no_sense)
     struct handover out;
 
     cr_assert_eq(handover_decode(&out, text, sizeof(text) - 1, NULL), 0);
-    cr_assert_eq(out.workers, 0);
+    cr_assert_not(out.scaled);
     cr_assert_eq(out.nodes_count, 1);
     cr_assert_str_eq(out.nodes[0].name, "last");
     handover_finish(&out);

@@ -23,6 +23,7 @@ struct rig {
     struct upgrade up;
     int successor; /* the other end of the channel */
     unsigned failed, succeeded, ceded;
+    enum child_order ordered;
     char said[HANDOVER_MESSAGE_BYTES];
 };
 
@@ -34,6 +35,14 @@ static void on_news(void *arg, uint64_t serial, bool done, bool ok, const char *
     rig->failed += done && !ok;
     rig->succeeded += done && ok;
     (void)strlcpy(rig->said, text, sizeof(rig->said));
+}
+
+static void on_order(void *arg, enum child_order order)
+{
+    struct rig *rig = arg;
+
+    cr_expect(rig->failed + rig->succeeded == 1, "ordered before it was known how it ends");
+    rig->ordered = order;
 }
 
 static void path_of(const struct rig *rig, char out[256], const char *name)
@@ -100,6 +109,7 @@ static void start(struct rig *rig)
     upgrade_init(&rig->up, "none.yaml", &rig->rt, &rig->sup);
     rig->up.on_cede = on_cede;
     rig->up.on_news = on_news;
+    rig->up.on_order = on_order;
     rig->up.arg = rig;
 }
 
@@ -220,5 +230,58 @@ Test(upgrade, what_an_earlier_master_left_is_never_put_back)
     runtime_unshelve(&rig.rt);
     assert_file(&rig, "scoreboard", "live");
     assert_file(&rig, "scoreboard.old", NULL);
+    end(&rig);
+}
+
+/* The handover text says how things were when the successor was started. */
+Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
+{
+    char message[HANDOVER_MESSAGE_BYTES];
+    struct rig rig;
+
+    start(&rig);
+    upgrade_pass_wish(&rig.up, "workers", "2"); /* nobody to pass it to */
+    let_gather(&rig);
+    upgrade_pass_wish(&rig.up, "workers", "3");
+    upgrade_pass_wish(&rig.up, "reload", "");
+    cr_assert_eq(handover_hear(rig.successor, message), 1);
+    cr_expect_str_eq(message, "workers 3");
+    cr_assert_eq(handover_hear(rig.successor, message), 1);
+    cr_expect_str_eq(message, "reload");
+    handover_say(rig.successor, "ready", "");
+    upgrade_step(&rig.up, 1, false);
+    upgrade_pass_wish(&rig.up, "workers", "4");
+    cr_assert_eq(handover_hear(rig.successor, message), 1);
+    cr_expect_str_eq(message, "go");
+    cr_expect_eq(handover_hear(rig.successor, message), 0, "%s", message);
+    end(&rig);
+}
+
+/* Whoever reads the lock file tells the successor, whose "ready" we may not have heard yet. */
+Test(upgrade, a_successor_that_is_told_to_end_before_go_ends_us_too)
+{
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    handover_say(rig.successor, "ready", "");
+    handover_say(rig.successor, "stop", "");
+    upgrade_step(&rig.up, 1, false);
+    cr_expect_eq(rig.succeeded, 1);
+    cr_expect_eq(rig.ordered, ORDER_STOP);
+    end(&rig);
+}
+
+Test(upgrade, an_order_to_end_outlives_the_successor_that_was_given_it)
+{
+    struct rig rig;
+
+    start(&rig);
+    let_gather(&rig);
+    handover_say(rig.successor, "ready", "");
+    handover_say(rig.successor, "finish", "");
+    upgrade_reaped(&rig.up, PID, KILLED);
+    cr_expect_eq(rig.failed, 1);
+    cr_expect_eq(rig.ordered, ORDER_FINISH);
     end(&rig);
 }
