@@ -245,6 +245,7 @@ void member_load(struct member *member, const Drover__V1__LoadReport *load)
 {
     enum node_reason bad = identity_load_reason(load);
     enum node_reason before = member->load_bad;
+    uint32_t missed;
 
     if (load->seq != 0 && load->seq <= member->load_seq)
         return;
@@ -255,10 +256,11 @@ void member_load(struct member *member, const Drover__V1__LoadReport *load)
     nodes_set_load(member->table->board, member->slot, load->running, load->queued,
                    load->kv_used_fraction, member->load_mono_us);
     if (bad != NODE_REASON_NONE) {
-        if (bad != before)
-            log_info("event=node_cannot_serve node=%s reason=%s detail=%s",
+        if (bad != before && news_tell(&member->said_load, member->verdict.state, bad,
+                                       member->load_mono_us, &missed))
+            log_info("event=node_cannot_serve node=%s reason=%s detail=%s missed=%u",
                      log_quote(member->info.name), node_reason_name(bad),
-                     log_quote(load->engine_detail));
+                     log_quote(load->engine_detail), missed);
         member_event(member, VERDICT_REFUSED, bad);
     } else if (before != NODE_REASON_NONE) {
         hurry(member);
@@ -303,6 +305,7 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
     struct error err = {0};
     bool other = memcmp(member->info.instance_id, said->instance_id.data,
                         sizeof(member->info.instance_id)) != 0;
+    uint32_t missed;
     int rc;
 
     if (member->info.origin == NODE_ORIGIN_REGISTRY)
@@ -331,9 +334,10 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
         member_publish(member, next);
         if (said->load != NULL)
             member_load(member, said->load);
-    } else {
-        log_warn("event=node_description_bad node=%s why=%s", log_quote(next->name),
-                 log_quote(err.text));
+    } else if (news_tell(&member->said_description, member->verdict.state, NODE_REASON_PROTOCOL,
+                         clock_mono_us(), &missed)) {
+        log_warn("event=node_description_bad node=%s why=%s missed=%u", log_quote(next->name),
+                 log_quote(err.text), missed);
     }
     free(next);
     return rc == 0 ? NODE_REASON_NONE : NODE_REASON_PROTOCOL;
@@ -347,6 +351,7 @@ static void on_result(const struct probe_result *result, void *data)
     uint64_t now = clock_mono_us();
     enum node_reason reason = result->reason;
     const char *detail = result->detail;
+    uint32_t missed;
 
     /* A check that passes does not outweigh the node's own report that it cannot serve. */
     if (reason == NODE_REASON_NONE && member->load_bad != NODE_REASON_NONE &&
@@ -364,9 +369,11 @@ static void on_result(const struct probe_result *result, void *data)
     if (reason == NODE_REASON_NONE) {
         member_event(member, VERDICT_PASS, NODE_REASON_NONE);
     } else {
-        if (reason != member->verdict.reason && member->verdict.state != NODE_DRAINING)
-            log_info("event=probe_failed node=%s reason=%s detail=%s",
-                     log_quote(member->info.name), node_reason_name(reason), log_quote(detail));
+        if (reason != member->verdict.reason && member->verdict.state != NODE_DRAINING &&
+            news_tell(&member->said_probe, member->verdict.state, reason, now, &missed))
+            log_info("event=probe_failed node=%s reason=%s detail=%s missed=%u",
+                     log_quote(member->info.name), node_reason_name(reason), log_quote(detail),
+                     missed);
         member_event(member, VERDICT_FAIL, reason);
     }
     set_pace(member);
@@ -396,8 +403,10 @@ void member_probe(struct member *member, const struct net_addr *addr)
     };
     struct error err = {0};
     char text[NET_TEXT_BYTES];
+    bool moved;
 
     net_format(text, sizeof(text), addr);
+    moved = strcmp(text, next.address) != 0;
     if (strlcpy(next.address, text, sizeof(next.address)) >= sizeof(next.address)) {
         log_error("event=node_address_too_long node=%s", log_quote(member->info.name));
         return;
@@ -408,7 +417,9 @@ void member_probe(struct member *member, const struct net_addr *addr)
     if (!member->info.tls)
         pc.tls = NULL;
     if (member->info.tls && pc.tls == NULL) {
-        log_warn("event=node_tls_missing node=%s", log_quote(member->info.name));
+        /* names.c tries again at each look-up. */
+        if (moved || registry)
+            log_warn("event=node_tls_missing node=%s", log_quote(member->info.name));
         member_event(member, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
         return;
     }

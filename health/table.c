@@ -104,11 +104,10 @@ struct member *table_add_static(struct table *table, unsigned index, const char 
     }
     if (member != NULL)
         member->config_name = strdup(node->name);
-    if (member == NULL || member->config_name == NULL) {
-        log_error("event=node_not_added node=%s why=\"no room in the node table\"",
-                  log_quote(name));
-        if (member != NULL)
-            member_destroy(member, true);
+    if (member == NULL)
+        return NULL;
+    if (member->config_name == NULL) {
+        member_destroy(member, true);
         return NULL;
     }
     set_tls(member, node);
@@ -129,6 +128,25 @@ static void add_static(struct table *table, unsigned index)
     member = table_add_static(table, index, node->name);
     if (member != NULL)
         member_probe(member, &addr);
+    else
+        log_error("event=node_not_added node=%s why=\"no room in the node table\"",
+                  log_quote(node->name));
+}
+
+/* Another member takes the name of one that ends here: what an operator wished of it goes on,
+ * for the wish is about what the name stands for, not about one entry in a list. */
+static void replace(struct table *table, struct member *member, unsigned index)
+{
+    bool drained = member->verdict.drain_wish;
+
+    if (member->attach != NULL)
+        attach_supersede(member->attach, false);
+    member_destroy(member, true);
+    if (names_find(table, table->config->nodes[index].name) == NULL)
+        add_static(table, index);
+    if (drained)
+        (void)!table_drain(table, table->config->nodes[index].name,
+                           true); /* no room: no wish */
 }
 
 static bool same_text(const char *a, const char *b)
@@ -234,17 +252,17 @@ static void take_config(struct table *table, const struct config *config,
             probe_set_tokens(m->probe, config->tokens);
         }
         if (m->info.origin == NODE_ORIGIN_REGISTRY) {
-            if (index == -1)
-                continue;
-            /* The configuration has taken its name. */
-            if (m->attach != NULL)
-                attach_supersede(m->attach, false);
-            member_destroy(m, true);
+            m->replaced = index != -1; /* the configuration has taken its name */
         } else if (index == -1) {
             if (m->verdict.leaving == NODE_REASON_NONE)
                 member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
         } else if (old != -1 && !same_peer(&before->nodes[old], &config->nodes[index])) {
-            member_destroy(m, true); /* another machine under the same name */
+            /* Another machine under the same name.  Which of a host name's nodes that is, the
+             * next look-up will tell. */
+            if (strcmp(name, m->info.name) == 0)
+                m->replaced = true;
+            else if (m->verdict.leaving == NODE_REASON_NONE)
+                member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
         } else if (old != -1) {
             update_static(m, &before->nodes[old], (unsigned)index);
         }
@@ -252,16 +270,14 @@ static void take_config(struct table *table, const struct config *config,
     forget_sources(table, config, before);
     for (unsigned i = 0; i < config->nodes_count; i++) {
         struct member *m = table_find(table, config->nodes[i].name);
+        bool looked_after = names_find(table, config->nodes[i].name) != NULL;
 
-        if (names_find(table, config->nodes[i].name) != NULL)
-            continue; /* it looks after its nodes */
-        if (m == NULL) {
+        if (m == NULL && !looked_after)
             add_static(table, i);
-        } else if (m->verdict.leaving != NODE_REASON_NONE) {
-            /* It was taken out by an earlier reload and is back before it had gone. */
-            member_destroy(m, true);
-            add_static(table, i);
-        }
+        /* Taken out by an earlier reload, it is back before it had gone. */
+        else if (m != NULL &&
+                 (m->replaced || (!looked_after && m->verdict.leaving != NODE_REASON_NONE)))
+            replace(table, m, i);
     }
 }
 

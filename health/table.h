@@ -20,6 +20,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "health/invariant.h"
+#include "health/news.h"
 #include "health/passive/passive.h"
 #include "health/probe.h"
 #include "health/verdict.h"
@@ -49,8 +50,10 @@ struct member {
     uint64_t load_seq;         /* of the last report taken */
     uint64_t load_mono_us;     /* when that was; 0 = never */
     enum node_reason load_bad; /* why it cannot serve, by that report; NODE_REASON_NONE */
-    unsigned eager_left;       /* quick probes it may still have before the steady pace */
-    bool adopted;              /* an earlier health process let it in */
+    struct news said_probe, said_load, said_description; /* what the log has of its failures */
+    unsigned eager_left; /* quick probes it may still have before the steady pace */
+    bool replaced;       /* a reload gives its name to another: not for long */
+    bool adopted;        /* an earlier health process let it in */
     struct invariant invariant;
     struct passive passive;
     struct deferred burial; /* queued iff GONE */
@@ -110,12 +113,10 @@ struct member *table_find(const struct table *table, const char *name);
 /* The operator's wish.  DRV_ENOENT: no such node. */
 MUST_CHECK int table_drain(struct table *table, const char *name, bool drain);
 
-/* ---- for member.c, names.c, lease.c, registry.c and table.c
- * ----------------------------------------
- */
+/* ---- for member.c, names.c, lease.c, registry.c and table.c ------------------------------ */
 
 /* A new member for entry `index` of the configuration, called `name`, which still needs an
- * address; NULL (logged) when there is no room. */
+ * address; NULL when there is no room. */
 struct member *table_add_static(struct table *table, unsigned index, const char *name);
 
 /* Reads a node's totals into table->sample. */

@@ -9,7 +9,7 @@ static int compare(const void *a, const void *b)
     return strcmp(((const struct address *)a)->text, ((const struct address *)b)->text);
 }
 
-static bool has(const struct addresses *addresses, const char *text)
+bool addresses_has(const struct addresses *addresses, const char *text)
 {
     for (unsigned i = 0; i < addresses->count; i++) {
         if (strcmp(addresses->at[i].text, text) == 0)
@@ -27,7 +27,7 @@ void addresses_set(struct addresses *out, const struct net_addr *list, size_t n)
         if (list[i].sa.ss_family != list[0].sa.ss_family)
             continue;
         net_format(text, sizeof(text), &list[i]);
-        if (strlen(text) >= NODE_ADDRESS_BYTES || has(out, text))
+        if (strlen(text) >= NODE_ADDRESS_BYTES || addresses_has(out, text))
             continue;
         (void)strlcpy(out->at[out->count].text, text, NODE_ADDRESS_BYTES);
         out->at[out->count++].addr = list[i];

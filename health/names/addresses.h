@@ -36,6 +36,9 @@ void addresses_set(struct addresses *out, const struct net_addr *list, size_t n)
 void addresses_name(char out[NODE_NAME_BYTES], const char *name, const struct address *address,
                     unsigned count);
 
+/* Is the address with this text among them? */
+bool addresses_has(const struct addresses *addresses, const char *text);
+
 /* Could addresses_name() have made `derived` of `name`? */
 bool addresses_is_name(const char *derived, const char *name);
 

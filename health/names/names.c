@@ -15,13 +15,14 @@
 #define RETRY_US (10 * US_PER_S) /* after a failure, if the interval is longer */
 
 struct source {
-    struct source *next;     /* in table->sources */
-    struct table *table;     /* borrowed */
-    char *name;              /* owned; of the entry in the configuration */
-    char *address;           /* owned; HOST:PORT of the entry */
-    struct resolve *resolve; /* owned; NULL = no question under way */
-    struct timer timer;      /* until the next question */
-    bool failing;            /* the last question got no answer: said once */
+    struct source *next;      /* in table->sources */
+    struct table *table;      /* borrowed */
+    char *name;               /* owned; of the entry in the configuration */
+    char *address;            /* owned; HOST:PORT of the entry */
+    struct resolve *resolve;  /* owned; NULL = no question under way */
+    struct timer timer;       /* until the next question */
+    bool failing;             /* the last question got no answer: said once */
+    struct addresses outside; /* those of the last answer that could not be added: said once */
 };
 
 static void ask(struct source *source);
@@ -84,6 +85,12 @@ static void let_go(struct source *source, const struct addresses *now)
     }
 }
 
+/* Is, or was before it was taken out of the configuration, this member one of these? */
+static bool is_of(const struct source *source, const struct member *member)
+{
+    return member->config_name != NULL && strcmp(member->config_name, source->name) == 0;
+}
+
 /* Has an operator drained the node that is, or was, at this address?  The wish is about the
  * machine, not about what its node is called. */
 static bool is_drained(const struct source *source, const struct address *address)
@@ -91,7 +98,7 @@ static bool is_drained(const struct source *source, const struct address *addres
     const struct table *table = source->table;
 
     for (const struct member *m = table->members.next; m != &table->members; m = m->next) {
-        if (m->source == source && m->verdict.drain_wish &&
+        if (is_of(source, m) && m->verdict.drain_wish &&
             strcmp(m->info.address, address->text) == 0)
             return true;
     }
@@ -105,37 +112,58 @@ static bool makes_room(const struct member *member)
            member->verdict.leaving != NODE_REASON_NONE;
 }
 
-/* The node at one address: new, moved there, or as it was. */
-static void place(struct source *source, int index, const struct address *address,
-                  unsigned count)
+/* The node at one address: new, moved there, or as it was.  Not NULL: why it could not be
+ * added, with its name in `name`. */
+static const char *place(char name[NODE_NAME_BYTES], struct source *source, int index,
+                         const struct address *address, unsigned count)
 {
     struct table *table = source->table;
     struct member *member;
-    char name[NODE_NAME_BYTES];
     bool drained;
 
     addresses_name(name, source->name, address, count);
     member = table_find(table, name);
     drained = is_drained(source, address);
     if (member != NULL && makes_room(member)) {
+        drained = drained || member->verdict.drain_wish;
         member_destroy(member, true); /* it is back before it had gone */
         member = NULL;
     }
-    if (member != NULL && member->source != source) {
-        log_error("event=node_not_added node=%s address=%s why=\"another node has this name\"",
-                  log_quote(name), log_quote(address->text));
-        return;
-    }
+    if (member != NULL && member->source != source)
+        return "another node has this name";
     if (member == NULL) {
         member = table_add_static(table, (unsigned)index, name);
         if (member == NULL)
-            return;
+            return "no room in the node table";
         member->source = source;
         if (drained)
             (void)!table_drain(table, name, true); /* it is there */
     }
     if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
         member_probe(member, &address->addr);
+    return NULL;
+}
+
+/* All addresses of an answer.  What cannot be added is tried again with each answer, and told
+ * when it was not so in the one before. */
+static void place_all(struct source *source, int index, const struct addresses *now)
+{
+    char name[NODE_NAME_BYTES];
+    struct addresses outside;
+
+    outside.count = 0;
+    for (unsigned i = 0; i < now->count; i++) {
+        const struct address *address = &now->at[i];
+        const char *why = place(name, source, index, address, now->count);
+
+        if (why == NULL)
+            continue;
+        outside.at[outside.count++] = *address;
+        if (!addresses_has(&source->outside, address->text))
+            log_error("event=node_not_added node=%s address=%s why=\"%s\"", log_quote(name),
+                      log_quote(address->text), why);
+    }
+    source->outside = outside;
 }
 
 static void no_answer(struct source *source, const char *why)
@@ -193,8 +221,7 @@ static void on_resolved(int rc, const struct net_addr *list, size_t n, const cha
     source->failing = false;
     addresses_set(&now, list, n);
     let_go(source, &now);
-    for (unsigned i = 0; i < now.count; i++)
-        place(source, index, &now.at[i], now.count);
+    place_all(source, index, &now);
     ask_later(source);
 }
 
@@ -243,6 +270,7 @@ void names_add(struct table *table, unsigned index)
 
     if (source == NULL)
         return;
+    /* Until there is an address, so that it is seen; without room place_all() will tell. */
     member = table_add_static(table, index, source->name);
     if (member != NULL)
         member->source = source;

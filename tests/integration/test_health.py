@@ -269,6 +269,48 @@ def test_a_node_that_does_not_answer_in_time_is_down(make_plant):
     plant.wait_state("box", "UP")
 
 
+class Fickle(FakeNode):
+    """Says in turn that it serves and that it does not, and now and then why."""
+
+    def check(self, request, context):
+        self.serving = not self.serving
+        return super().check(request, context)
+
+
+def test_a_node_that_fails_every_other_probe_is_told_of_once(make_plant):
+    node = Fickle("box")
+    plant = static_plant(make_plant, node)
+    plant.fakes.append(node)
+    plant.wait_state("box", "UP")
+    checks = node.checks
+    until(lambda: node.checks >= checks + 20, 30, "twenty more checks")
+    assert plant.state("box")[0] == "UP"
+    since = plant.master.log().split(" to=UP ", 1)[1]
+    assert since.count("event=probe_failed") == 1, since
+
+
+def test_a_node_whose_engine_comes_and_goes_does_not_fill_the_log(make_plant):
+    """Its own reports could do that as fast as it can send them."""
+    node = FakeNode("box")
+    plant = make_plant(config={"nodes": [static("box", node.port)],
+                               "health": {"flap_wait_ms": 10000}})
+    plant.fakes.append(node)
+    plant.wait_state("box", "UP")
+    until(lambda: node.watchers, 5, "its load is watched")
+    for _ in range(3):
+        node.set_load(engine_reachable=False)
+        plant.wait_state("box", "DOWN")
+        node.set_load()
+        until(lambda: plant.state("box") in (("UP", "probes_pass"), ("DOWN", "flapping")), 10)
+    before = plant.master.log().count("event=node_cannot_serve")
+    for _ in range(100):
+        node.set_load(engine_reachable=False)
+        node.set_load()
+    node.set_load(engine_reachable=False, loading=True)
+    until(lambda: plant.state("box") == ("DOWN", "engine_loading"), 10, "it has heard them all")
+    assert plant.master.log().count("event=node_cannot_serve") <= before + 2, plant.master.log()
+
+
 def test_a_server_that_is_no_node_never_gets_up(make_plant):
     speaker = socket.socket()
     speaker.bind(("127.0.0.1", 0))

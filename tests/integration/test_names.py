@@ -161,6 +161,75 @@ def test_a_drained_machine_stays_drained_when_its_node_gets_another_name(named):
     until_shown(named, **{"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"})
 
 
+def while_streaming(named, act):
+    """Calls act() while both of two nodes with two slots each have two streams open."""
+    async def go():
+        streams = [await open_request(named.api, "POST", CHAT, chat_body("a long story", 8000))
+                   for _ in range(4)]
+        for stream in streams:  # they take what time is needed, and then are broken off
+            await stream.read_head()
+        await asyncio.to_thread(
+            until, lambda: all(row["inflight"] == 2 for row in named.ctl_rows("nodes")), 10,
+            "both are busy")
+        await asyncio.to_thread(act)
+        for stream in streams:
+            stream.abort()
+    asyncio.run(asyncio.wait_for(go(), 120 * SLOW))
+
+
+def test_a_drained_machine_stays_drained_when_its_entry_is_taken_out_and_put_back(named):
+    for address in ("127.0.0.2", "127.0.0.3"):
+        named.serve_at(address, "slots=2,rate=20")
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    named.start()
+    until_shown(named, **{"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"})
+    entry = named.settings["nodes"]
+
+    def leave_and_come_back():
+        named.ctl("drain", "gpu-127.0.0.2")
+        named.write_config(nodes=[])
+        named.ctl("reload")
+        until(lambda: set(named.shown().values()) == {"DRAINING"}, 10, "they are leaving")
+        named.write_config(nodes=entry)
+        named.ctl("reload")
+        until_shown(named, **{"gpu_127_0_0_2": "DRAINING", "gpu_127_0_0_3": "UP"})
+        assert named.node_row("gpu-127.0.0.2")["reason"] == "operator"
+        # As when its certificates are others: which node is which, the next look-up tells.
+        entry[0]["tls"] = {"enabled": False, "server_name": "gpu"}
+        named.write_config(nodes=entry)
+        named.ctl("reload")
+        until_shown(named, **{"gpu_127_0_0_2": "DRAINING", "gpu_127_0_0_3": "UP"})
+        until(lambda: named.node_row("gpu-127.0.0.2")["reason"] == "operator", 10)
+        named.ctl("undrain", "gpu-127.0.0.2")
+    while_streaming(named, leave_and_come_back)
+
+
+def test_a_name_that_is_taken_is_told_of_once(named):
+    for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+        named.serve_at(address)
+    holder = named.start_node("holder", "slots=2", join=False, wait=False)
+    named.resolve_to("127.0.0.2", "127.0.0.3")
+    entry = named.settings["nodes"]
+    named.write_config(nodes=entry + [{"name": "gpu-127.0.0.2", "address": holder.address()}])
+    named.launch()
+    both = {"gpu_127_0_0_2": "UP", "gpu_127_0_0_3": "UP"}
+    until_shown(named, **both)
+    told = 'event=node_not_added node="gpu-127.0.0.2"'
+    until(lambda: told in named.master.log(), 10, "it is told")
+    for _ in range(3):  # at least one look-up each
+        named.resolve_to("127.0.0.2", "127.0.0.3", "127.0.0.4")
+        until_shown(named, gpu_127_0_0_4="UP", **both)
+        named.resolve_to("127.0.0.2", "127.0.0.3")
+        until_shown(named, **both)
+    assert named.master.log().count(told) == 1, named.master.log()
+    assert named.node_row("gpu-127.0.0.2")["address"] == holder.address()
+    named.write_config(nodes=entry)
+    named.ctl("reload")
+    until(lambda: (named.node_row("gpu-127.0.0.2") or {}).get("address")
+          == f"127.0.0.2:{named.port}", 10, "the name is free")
+    until_shown(named, **both)
+
+
 def test_a_name_that_is_back_before_its_nodes_have_gone_has_them_again(named):
     for address in ("127.0.0.2", "127.0.0.3"):
         named.serve_at(address, "slots=2,rate=20")
@@ -170,23 +239,12 @@ def test_a_name_that_is_back_before_its_nodes_have_gone_has_them_again(named):
     until_shown(named, **both)
     entry = named.settings["nodes"]
 
-    async def go():
-        loop = asyncio.get_running_loop()
-        streams = [await open_request(named.api, "POST", CHAT, chat_body("a long story", 8000))
-                   for _ in range(4)]
-        for stream in streams:  # they take what time is needed, and then are broken off
-            await stream.read_head()
-        await loop.run_in_executor(None, leave_and_come_back)
-        for stream in streams:
-            stream.abort()
-
     def leave_and_come_back():
-        until(lambda: all(row["inflight"] == 2 for row in named.ctl_rows("nodes")), 10, "open")
         named.write_config(nodes=[])
         named.ctl("reload")
         until(lambda: set(named.shown().values()) == {"DRAINING"}, 10, "they are leaving")
         named.write_config(nodes=entry)
         named.ctl("reload")
         until_shown(named, **both)
-    asyncio.run(asyncio.wait_for(go(), 120 * SLOW))
+    while_streaming(named, leave_and_come_back)
     assert "event=node_not_added" not in named.master.log()

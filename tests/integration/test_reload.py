@@ -37,6 +37,37 @@ def test_static_nodes_come_and_go(loaded):
     until(lambda: loaded.node_state("guest") in ("GONE", None), 30, "it has drained and gone")
 
 
+def test_a_drained_node_that_is_taken_out_and_put_back_is_still_drained(loaded):
+    guest = loaded.start_node("guest", "slots=32,rate=10", join=False, wait=False)
+    entry = {"name": "guest", "address": guest.address()}
+    loaded.write_config(nodes=[entry])
+    loaded.ctl("reload")
+    loaded.wait_up("guest")
+    until(lambda: loaded.node_row("guest")["inflight"] > 0, 10, "it has work")
+    loaded.ctl("drain", "guest")
+
+    def why():
+        row = loaded.node_row("guest")
+        return row["state"], row["reason"]
+    assert why() == ("DRAINING", "operator")
+    loaded.write_config(nodes=[])
+    loaded.ctl("reload")
+    until(lambda: why() == ("DRAINING", "removed"), 10, "it goes, and is not gone")
+    loaded.write_config(nodes=[entry])
+    loaded.ctl("reload")
+    until(lambda: why()[1] != "removed", 10, "it is back")
+    assert why() == ("DRAINING", "operator")
+    loaded.write_config(nodes=[{**entry, "address": entry["address"].replace("127.0.0.1",
+                                                                             "127.0.0.2")}])
+    loaded.ctl("reload")
+    until(lambda: loaded.node_row("guest")["address"].startswith("127.0.0.2"), 10, "it moved")
+    assert why() == ("DRAINING", "operator")
+    loaded.write_config(nodes=[entry])
+    loaded.ctl("reload")
+    loaded.ctl("undrain", "guest")
+    loaded.wait_up("guest")
+
+
 def test_aliases_policies_and_limits(loaded):
     loaded.write_config(policy="round_robin", limits={"max_body_bytes": 2048},
                         aliases=[{"name": "other", "model": "sim-small"}])
