@@ -113,7 +113,7 @@ def test_the_last_half_of_a_models_nodes_is_spared_and_says_so(make_cluster):
     cluster = start(make_cluster, "a")
     until_state(cluster, "a", ("UP", "spared"), lambda: fetch_now(
         cluster.api, "POST", CHAT, chat_body("x", 4, drover_sim={"fault": "5xx"})))
-    assert 'event=node_spared node="a" reason=failures' in cluster.master.log()
+    until(lambda: 'event=node_spared node="a" reason=failures' in cluster.master.log(), 5, "said")
     assert cluster.master.log().count("event=node_spared") == 1
     assert metric(cluster, "drover_ejections_spared_total") == 1
     assert metric(cluster, "drover_ejections_total") == 0
@@ -163,7 +163,7 @@ def test_pings_without_tokens_are_no_progress(make_cluster):
         cluster.start_node(name, "slots=4,speed=10")
     until_state(cluster, "a", ("EJECTED", "no_progress"),
                 lambda: ask(cluster, fault="hang", only_node="a"))
-    assert len(re.findall('event=node_ejected node="a"', cluster.master.log())) == 1
+    until(lambda: len(re.findall('event=node_ejected node="a"', cluster.master.log())) == 1, 5)
 
 
 def test_a_connection_that_breaks_is_one_failure(make_cluster):

@@ -412,7 +412,7 @@ def test_leases_do_not_run_out_because_the_health_process_was_stopped(plant):
     after = plant.wait_state("a", "UP")
     assert attachment.status is None, "not evicted"
     assert after["generation"] == before["generation"]
-    assert "loop_stood_still" in plant.master.log()
+    until(lambda: "loop_stood_still" in plant.master.log(), 5)
 
 
 def test_nodes_are_told_when_the_coordinator_stops(plant):

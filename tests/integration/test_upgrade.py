@@ -324,7 +324,7 @@ def refused(up, words, timeout=40):
     done = cluster.ctl("upgrade", check=False, timeout=timeout)
     assert done.returncode == 1, done.stdout + done.stderr
     assert words in done.stderr, done.stderr
-    assert words in cluster.master.log()
+    until(lambda: words in cluster.master.log(), 5, words)
     assert cluster.master.running() and cluster.master.pid == master
     assert set(cluster.worker_pids()) == workers
     assert int((cluster.runtime / "drover.lock").read_text()) == master
@@ -363,7 +363,7 @@ def test_an_upgrade_may_move_a_listener_and_is_refused_a_port_in_use(up):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         cluster.write_config(api={"listen": "127.0.0.1:%d" % taken.getsockname()[1]})
         refused(up, "api.listen")
-        assert "Address already in use" in cluster.master.log()
+        until(lambda: "Address already in use" in cluster.master.log(), 5)
         assert cluster.api == old_api
     cluster.write_config(api={"listen": "127.0.0.2:0"})
     cluster.ctl("upgrade")
@@ -390,7 +390,7 @@ def test_a_program_that_does_not_know_upgrades_finds_the_lock_and_leaves(up):
     shutil.copy(program("drover"), real)
     up.replace(text=f'#!/bin/sh\nunset LISTEN_FDS LISTEN_PID LISTEN_FDNAMES\nexec {real} "$@"\n')
     refused(up, "status 1")
-    assert "already running" in up.cluster.master.log()
+    until(lambda: "already running" in up.cluster.master.log(), 5)
 
 
 def test_a_failure_after_the_nodes_were_let_go_brings_them_back(up):
