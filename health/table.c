@@ -557,8 +557,5 @@ void table_destroy(struct table *table)
     timer_stop(table->loop, &table->invariant_timer);
     passive_stop(table);
     SSL_CTX_free(table->registry_tls);
-    free(table->sample);
-    free(table->fence);
-    free(table->flap);
-    free(table);
+    release(table);
 }
