@@ -17,6 +17,7 @@ import operators_table  # noqa: E402
 from rig import TABLE, Run  # noqa: E402
 
 PR_SET_CHILD_SUBREAPER = 36
+SECOND_TRIES = 3  # a busy machine is at times slower than any bound
 FAMILIES = ("process", "node", "network", "protocol", "client", "resource", "memory", "operator")
 
 
@@ -68,6 +69,16 @@ def wanted(args):
     return rows
 
 
+def holds(row, seed, args):
+    """Runs a row and shows it."""
+    if row.root and not hosts.available():
+        show(row, ["needs network namespaces, which this machine does not allow"], {}, 0)
+        return False
+    result = run_one(row, seed, args.minutes)
+    show(row, *result)
+    return not result[0]
+
+
 def main():
     parser = argparse.ArgumentParser(prog="test-faults", description="The fault table.")
     parser.add_argument("--only", metavar="ID,ID", help="these faults; a letter is its family")
@@ -75,6 +86,8 @@ def main():
     parser.add_argument("--list", action="store_true", help="show the table and run nothing")
     parser.add_argument("--seed", type=int, default=None, help="for what is drawn at random")
     parser.add_argument("--repeat", type=int, default=1, help="run each so many times")
+    parser.add_argument("--second-try", action="store_true",
+                        help=f"up to {SECOND_TRIES} that failed are run again, which is said")
     parser.add_argument("--docs", choices=("check", "write"),
                         help="compare (or write) the table in docs/operations.md; run nothing")
     parser.add_argument("--soak", action="store_true", help="faults at random, see --minutes")
@@ -95,18 +108,15 @@ def main():
         return soak.main(seed, args.minutes or 10)
     # Masters that start their successors end before them; those come to us.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    passed = failed = 0
-    for row in wanted(args):
-        for _ in range(args.repeat):
-            if row.root and not hosts.available():
-                show(row, ["needs network namespaces, which this machine does not allow"], {}, 0)
-                failed += 1
-                continue
-            result = run_one(row, seed, args.minutes)
-            show(row, *result)
-            failed += bool(result[0])
-            passed += not result[0]
-    print(f"{passed} passed, {failed} failed")
+    rows = [row for row in wanted(args) for _ in range(args.repeat)]
+    failed = [row for row in rows if not holds(row, seed, args)]
+    passed = len(rows) - len(failed)
+    if args.second_try and len(failed) <= SECOND_TRIES:
+        for row in failed:
+            print(f"second try: {row.id}", flush=True)
+        failed, tried = [row for row in failed if not holds(row, seed, args)], failed
+        passed += len(tried) - len(failed)
+    print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 
