@@ -18,7 +18,8 @@ from pressure import CHAT, offer, summary
 
 SLOTS, HOLD_S, TOKENS = 16, 0.4, 16   # two nodes of 8 slots; 16 tokens at 24 ms each
 CAPACITY = SLOTS / HOLD_S
-PROBE_LIMIT_S = 0.1
+# What a probe may take, 99 of 100 and the slowest; both 0.1 s where nothing is slow.
+PROBE_P99_S, PROBE_MAX_S = 0.1 * max(1, SLOW / 2), 0.1 * (2 * SLOW - 1)
 
 
 @pytest.fixture
@@ -55,13 +56,13 @@ def test_ten_times_too_much_is_refused_at_once_and_the_rest_served_as_usual(busy
     assert result["refusal_p99_s"] < 2.5, "and nobody waits for longer than max_wait_ms"
     for name, latency in seen["latencies"].items():
         assert latency["bad"] == 0 and latency["count"] > 20, (name, latency)
-        assert latency["p99_s"] < PROBE_LIMIT_S, (name, latency)
-        assert latency["max_s"] < PROBE_LIMIT_S * SLOW, (name, latency)
+        assert latency["p99_s"] < PROBE_P99_S, (name, latency)
+        assert latency["max_s"] < PROBE_MAX_S, (name, latency)
     for first, most in seen["memory"].values():
         assert most - first < 64 << 20, seen["memory"]
     # Back to normal: at half the load everybody is served without a wait worth the name.
     after = summary(asyncio.run(offer(busy.api, CAPACITY / 2, 2, TOKENS, seed=2)), 2)
-    assert after["served"] == after["offered"] and after["ttft_p99_s"] < 1, after
+    assert after["served"] == after["offered"] and after["ttft_p99_s"] < max(1, SLOW / 2), after
 
 
 def test_who_comes_back_when_retry_after_says_is_served(busy):
