@@ -179,7 +179,8 @@ void relay_show_waiting(struct exchange *x);
 
 /* ---- recover.c ---- */
 
-/* Content has been shown: could another node go on from it?  Once not, never again. */
+/* Content has been shown: could another node go on from it, once there is text?  Once not,
+ * never again. */
 bool recover_may_resume(const struct exchange *x);
 /* Ends the attempt from our side, as a failure of the node. */
 void recover_abandon(struct leg *leg, enum api_error error, enum stats_counter counter,

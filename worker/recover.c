@@ -76,8 +76,7 @@ static uint64_t pause_us(struct exchange *x)
 
 bool recover_may_resume(const struct exchange *x)
 {
-    return x->resumable && buf_size(&x->text) != 0 &&
-           x->resumes < x->core->config->limits.max_resumes;
+    return x->resumable && x->resumes < x->core->config->limits.max_resumes;
 }
 
 /* What an attempt said that nobody was shown is not for the next one to go on from. */
@@ -180,7 +179,7 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         budget_failure(x->core->board, x->model_hash, now);
     if (!x->content_shown)
         retry(x);
-    else if (recover_may_resume(x))
+    else if (recover_may_resume(x) && buf_size(&x->text) != 0)
         resume(x);
     else
         exchange_answer_error(x, error, message, 0);

@@ -330,8 +330,12 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
         recover_abandon(leg, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return;
     }
-    if ((leg->event_stream && chunk->content) ||
-        (buf_size(&leg->held) > HOLD_BYTES && !x->head_shown)) {
+    if (buf_size(&leg->held) > HOLD_BYTES && x->head_shown && !leg->event_stream) {
+        recover_abandon(leg, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                        "the node refuses at too great length");
+        return;
+    }
+    if ((leg->event_stream && chunk->content) || buf_size(&leg->held) > HOLD_BYTES) {
         hedge_adopt(leg);
         show(x, false);
     }

@@ -281,6 +281,18 @@ def test_an_answer_goes_on_from_what_the_client_has_and_nothing_else(fleet):
         assert (resume.text, resume.response_id, resume.created) == ("hi", "seen", 2)
 
 
+def test_content_without_text_does_not_cost_the_next_node_the_prompt(fleet):
+    empty = chunk_event(text="", resumable=True)
+    nodes, asked = relay_race(
+        fleet, "no-text", say_and_break(head_event() + empty * 2 + chunk_event(text="hi", resumable=True)), end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, True, model="no-text")
+        assert status == 200 and events(body)[-1] == "[DONE]" and b"error" not in body
+        assert asked[1].resume.text == "hi" and asked[1].body == asked[0].body != b""
+
+
 def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
     nodes, asked = relay_race(
         fleet, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine
-from fake_node import FakeNode
+from fake_node import FakeNode, inference
 from harness import SLOW, until
 from load import chat_body, fetch, open_request, text_of
 from test_clients import BackgroundClient
@@ -493,6 +493,71 @@ def test_a_full_node_is_not_asked_by_all_who_wait_one_after_the_other(make_clust
     assert times[-1] - times[0] >= 0.8 * 0.05 * (len(times) - 1), "once every 50 ms, over all"
     assert len(set(who)) > 1, "who is refused again and again does not hold up the others"
     assert [answer.status for answer in answers] == [200] * 10
+
+
+class Flooding(FakeNode):
+    """Serves one request when released; to the next it says much without content, as often as it can."""
+
+    PIECE = b": nothing\n\n" * 6000
+
+    def __init__(self, event_stream):
+        self.event_stream = event_stream
+        self.asked = 0
+        self.sent = 0
+        self.stopped = threading.Event()
+        super().__init__("box")
+        self.slots = 1
+
+    def infer(self, request, context):
+        self.asked += 1
+        if self.asked == 1:
+            yield from super().infer(request, context)
+            return
+        yield inference.InferEvent(head=inference.ResponseHead(
+            http_status=200 if self.event_stream else 400, event_stream=self.event_stream,
+            content_type="text/event-stream" if self.event_stream else "application/json"))
+        try:
+            while self.sent < 64 << 20:
+                yield inference.InferEvent(chunk=inference.Chunk(data=self.PIECE))
+                self.sent += len(self.PIECE)
+        finally:
+            self.stopped.set()
+
+
+@pytest.mark.parametrize("event_stream", [True, False], ids=["stream", "refusal"])
+def test_what_a_stream_that_was_begun_early_holds_is_bounded(make_cluster, event_stream):
+    node = Flooding(event_stream)
+    cluster = make_cluster(workers=1, token=False, config={
+        "queue": {"comment_after_ms": 100},
+        "nodes": [{"name": "box", "address": f"127.0.0.1:{node.port}"}]}).start()
+    cluster.wait_up("box")
+    body = chat_body("x", 4, model="fake-model")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        first = asyncio.create_task(fetch(cluster.api, "POST", CHAT, body))
+        await loop.run_in_executor(None, until, lambda: node.asked, 10, "the place is taken")
+        told = await open_request(cluster.api, "POST", CHAT, body)
+        await told.read_head()
+        node.infer_gate.set()
+        await first
+        if event_stream:  # which is not read, so the node has to wait
+            until_full = lambda: node.sent > 1 << 20
+            await loop.run_in_executor(None, until, until_full, 10, "much is held")
+        else:
+            await loop.run_in_executor(None, until, node.stopped.is_set, 10, "it is cancelled")
+        sent = -1
+        while sent != node.sent:
+            sent = node.sent
+            await asyncio.sleep(0.5 * SLOW)
+        told.abort()
+        return sent
+    try:
+        sent = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
+        assert sent < 16 << 20, "as much as the node likes"
+        cluster.wait_idle()
+    finally:
+        node.stop()
 
 
 def test_two_coordinators_share_a_node_that_knows_better_than_they_do(make_cluster):

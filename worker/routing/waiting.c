@@ -157,14 +157,13 @@ static void pass_line(struct exchange_core *core, uint64_t model_hash)
 
 static void pass(struct exchange_core *core)
 {
-    uint64_t models[64];
-    size_t n = 0;
+    struct wait_line *line, *next;
 
-    for (const struct wait_line *line = core->lines; line != NULL && n < ARRAY_LEN(models);
-         line = line->next)
-        models[n++] = line->model_hash;
-    for (size_t i = 0; i < n; i++)
-        pass_line(core, models[i]);
+    /* Those who start leave their own line, which may end it, and no other. */
+    for (line = core->lines; line != NULL; line = next) {
+        next = line->next;
+        pass_line(core, line->model_hash);
+    }
 }
 
 static void on_wake_timer(struct timer *timer)

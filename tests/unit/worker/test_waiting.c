@@ -60,6 +60,7 @@ struct waiter {
     struct past *past;
 };
 
+static unsigned tries; /* calls of exchange_try_start() */
 static struct shared *shared;
 static struct scoreboard *board;
 static int wake_fds[WORKERS];
@@ -100,6 +101,7 @@ enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots)
     struct waiter *waiter = CONTAINER_OF(x, struct waiter, x);
     uint32_t now, most;
 
+    tries++;
     if (beyond_slots || !gauges_claim(board, w.core.slot, 0, 1, 1, 1))
         return EXCHANGE_TRY_NO_ROOM;
     now = ++shared->at_work;
@@ -335,5 +337,35 @@ Test(waiting, a_worker_that_is_killed_loses_its_own_requests_and_nobody_elses, .
     cr_assert_eq(overtaken, 0, "%u of %u pairs", overtaken, compared);
     cr_assert_eq(lines_waiting_total(board), 0);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
+    end(&t);
+}
+
+Test(waiting, each_of_many_lines_is_gone_through)
+{
+    enum { LINES = 70 };
+    struct temporary t;
+
+    begin(&t);
+    procs_assign(board, 0, 1, false);
+    cr_assert(gauges_claim(board, 1, 0, 1, 1, 1), "the slot is taken");
+    w.core = (struct exchange_core){
+        .loop = &w.loop, .config = &w.config, .board = board, .wake_fds = wake_fds};
+    cr_assert_eq(loop_init(&w.loop, NULL), 0);
+    for (unsigned i = 0; i < LINES; i++) {
+        struct exchange *x = &w.waiter[i].x;
+
+        x->request = &w.waiter[i].request;
+        x->core = &w.core;
+        x->model_hash = MODEL + i;
+        cr_assert(waiting_add(x));
+    }
+    loop_turn(&w.loop, 0);
+    cr_expect_eq(tries, LINES, "who is first in each has been looked after");
+    for (unsigned i = 0; i < LINES; i++)
+        waiting_remove(&w.waiter[i].x);
+    cr_expect_null(w.core.lines);
+    timer_stop(&w.loop, &w.core.wake_timer);
+    loop_undefer(&w.loop, &w.core.wake);
+    loop_finish(&w.loop);
     end(&t);
 }
