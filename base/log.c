@@ -345,15 +345,16 @@ const char *log_quote_n(const void *bytes, size_t n)
     return out;
 }
 
-bool log_limit_ok(struct log_limit *limit, uint32_t per_s, uint32_t *missed)
+static bool is_within(struct log_limit *limit, uint64_t window_us, uint32_t most,
+                      uint32_t *missed)
 {
     uint64_t now = clock_mono_us();
 
-    if (now - limit->window_mono_us >= US_PER_S) {
+    if (limit->window_mono_us == 0 || now - limit->window_mono_us >= window_us) {
         limit->window_mono_us = now;
         limit->count = 0;
     }
-    if (limit->count >= per_s) {
+    if (limit->count >= most) {
         limit->missed++;
         return false;
     }
@@ -361,4 +362,14 @@ bool log_limit_ok(struct log_limit *limit, uint32_t per_s, uint32_t *missed)
     *missed = limit->missed;
     limit->missed = 0;
     return true;
+}
+
+bool log_limit_ok(struct log_limit *limit, uint32_t per_s, uint32_t *missed)
+{
+    return is_within(limit, US_PER_S, per_s, missed);
+}
+
+bool log_limit_minute(struct log_limit *limit, uint32_t *missed)
+{
+    return is_within(limit, 60 * US_PER_S, 1, missed);
 }

@@ -73,6 +73,8 @@ struct log_limit {
     uint32_t missed;
 };
 MUST_CHECK bool log_limit_ok(struct log_limit *limit, uint32_t per_s, uint32_t *missed);
+/* The same once a minute, for what goes on until somebody does something about it. */
+MUST_CHECK bool log_limit_minute(struct log_limit *limit, uint32_t *missed);
 
 /*
  * A second destination with the same promises, for lines that are not log lines (the access

@@ -282,7 +282,11 @@ static void on_describe_end(struct call *call, const struct call_result *result,
         retract(probe);
         return;
     }
-    if (result->status != GRPC_OK) {
+    if (result->end == CALL_END_STATUS && result->status == GRPC_UNIMPLEMENTED) {
+        set_reason(probe, NODE_REASON_PROTOCOL,
+                   "it does not know drover.v1: another major version of the protocol, or no "
+                   "drover-node");
+    } else if (result->status != GRPC_OK) {
         failed(probe, result);
     } else if (!probe->answered) {
         set_reason(probe, NODE_REASON_PROTOCOL, "Describe: no answer in the answer");

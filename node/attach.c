@@ -363,7 +363,11 @@ static void on_end(struct call *call, const struct call_result *result, void *da
     if ((result->status == GRPC_UNAUTHENTICATED || result->status == GRPC_PERMISSION_DENIED) &&
         attach->agent->tokens[1][0] != '\0')
         attach->token ^= 1;
-    (void)error_set(&err, DRV_ECLOSED, "%s: %s", grpc_status_name(result->status),
+    (void)error_set(&err, DRV_ECLOSED, "%s: %s%s", grpc_status_name(result->status),
+                    result->status == GRPC_UNIMPLEMENTED
+                        ? "it does not know drover.v1: another major version of the protocol, "
+                          "or no coordinator: "
+                        : "",
                     result->message);
     retry(attach, err.text);
 }

@@ -21,6 +21,7 @@
 #include "node/sim/sim_http.h"
 #include "proto/grpc/server.h"
 #include "proto/h2/tls.h"
+#include "proto/wire.h"
 
 #define POLL_MS        500
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
@@ -48,6 +49,7 @@ struct node {
     int signal_fd;
     struct timer drain_timer;
     enum node_phase phase;
+    struct log_limit version_limit;
 };
 
 static void on_closed(struct grpc_server *server, void *data)
@@ -211,13 +213,30 @@ static int make_tls(struct node *node, struct error *err)
     return rc;
 }
 
+/* What a coordinator of another major version asks for. */
+static void on_unknown(void *data, const struct net_addr *peer, const char *path, size_t n)
+{
+    struct node *node = data;
+    char text[NET_TEXT_BYTES];
+    uint32_t missed;
+
+    if (!wire_is_other_version(path, n) || !log_limit_minute(&node->version_limit, &missed))
+        return;
+    net_format(text, sizeof(text), peer);
+    log_warn("event=call_refused peer=%s why=\"another major version of the protocol\" "
+             "asked=%s spoken=drover.v1 missed=%u",
+             log_quote(text), log_quote_n(path, n), missed);
+}
+
 /* Listens; *port gets the port that was bound. */
 static int serve(struct node *node, uint16_t *port, struct error *err)
 {
     struct server_config config = {.methods = node->agent->methods,
                                    .methods_count = AGENT_METHODS,
                                    .tls = node->server_tls,
-                                   .max_streams = 8192};
+                                   .max_streams = 8192,
+                                   .on_unknown = on_unknown,
+                                   .data = node};
     char text[NET_TEXT_BYTES];
     struct net_addr local;
     int fd, rc;

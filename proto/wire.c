@@ -305,6 +305,21 @@ int wire_is_label(const char *text, size_t max_bytes)
     return 1;
 }
 
+bool wire_is_other_version(const char *path, size_t n)
+{
+    static const char package[] = "/drover.v";
+    size_t i = sizeof(package) - 1;
+    size_t from = i;
+
+    if (n <= i || memcmp(path, package, i) != 0)
+        return false;
+    while (i < n && path[i] >= '0' && path[i] <= '9')
+        i++;
+    if (i == from || i == n || path[i] != '.')
+        return false;
+    return i - from != 1 || path[from] != '1';
+}
+
 int wire_is_utf8(const void *p, size_t n)
 {
     const uint8_t *bytes = p;

@@ -11,6 +11,7 @@
 #define DROVER_PROTO_WIRE_H
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,9 @@ MUST_CHECK ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descr
 MUST_CHECK int wire_is_name(const char *text, size_t max_bytes); /* [A-Za-z0-9._-]{1,max} */
 MUST_CHECK int wire_is_label(const char *text,
                              size_t max_bytes); /* printable UTF-8, 1..max bytes */
+
+/* Is this the path of a method of another major version of the protocol: "/drover.v2...."? */
+MUST_CHECK bool wire_is_other_version(const char *path, size_t n);
 
 /* Is p[0..n) valid UTF-8 without NUL? */
 MUST_CHECK int wire_is_utf8(const void *p, size_t n);

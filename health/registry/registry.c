@@ -76,7 +76,7 @@ struct registry {
     unsigned attached;      /* attaches that are MEMBER */
     struct strikes strikes;
     struct wire_arena arena;
-    struct log_limit refused_limit;
+    struct log_limit refused_limit, version_limit;
     struct node_info scratch; /* too big for the stack of a callback */
     uint64_t joins, refused;
     char id[64]; /* this coordinator, for the logs of nodes */
@@ -632,6 +632,24 @@ static const struct server_handler attach_handler = {
 
 /* ---- life -------------------------------------------------------------------------------- */
 
+/* A newer or older node asks for what there is not: why it does not join, its operator should
+ * not have to guess. */
+static void on_unknown(void *data, const struct net_addr *peer, const char *path, size_t n)
+{
+    struct registry *registry = data;
+    char text[NET_TEXT_BYTES];
+    uint32_t missed;
+
+    if (!wire_is_other_version(path, n))
+        return;
+    registry->refused++;
+    net_format(text, sizeof(text), peer);
+    if (log_limit_minute(&registry->version_limit, &missed))
+        log_warn("event=join_refused peer=%s why=\"another major version of the protocol\" "
+                 "asked=%s spoken=drover.v1 missed=%u",
+                 log_quote(text), log_quote_n(path, n), missed);
+}
+
 static int start_server(struct registry *registry, int listen_fd, struct error *err)
 {
     const struct config_tls *tls = &registry->config->registry.listen.tls;
@@ -640,6 +658,8 @@ static int start_server(struct registry *registry, int listen_fd, struct error *
         .methods_count = ARRAY_LEN(registry->methods),
         .max_connections = 2 * scoreboard_max_nodes(registry->table->board) + MAX_PENDING,
         .max_streams = MAX_STREAMS,
+        .on_unknown = on_unknown,
+        .data = registry,
     };
     int rc;
 

@@ -64,6 +64,10 @@ struct server_config {
     uint64_t min_ping_interval_us; /* faster PINGs from clients are strikes; 0 = 5 s */
     uint64_t request_timeout_us;   /* for a unary call's message to be whole; 0 = 60 s */
     size_t max_buffered_bytes;     /* of incomplete messages, all connections; 0 = 512 MiB */
+    /* A call came for a path of no method; it ends with UNIMPLEMENTED by itself.  For a line in
+     * the log: the path is text from outside, not terminated.  May be NULL. */
+    void (*on_unknown)(void *data, const struct net_addr *peer, const char *path, size_t n);
+    void *data; /* of on_unknown */
 };
 
 MUST_CHECK int grpc_server_create(struct grpc_server **out, struct loop *loop,

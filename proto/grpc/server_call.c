@@ -306,6 +306,15 @@ static const struct server_method *find_method(const struct grpc_server *server,
     return NULL;
 }
 
+static void take_path(struct server_call *call, const uint8_t *path, size_t n)
+{
+    const struct server_config *config = &call->server->config;
+
+    call->method = find_method(call->server, path, n);
+    if (call->method == NULL && config->on_unknown != NULL)
+        config->on_unknown(config->data, &call->peer, (const char *)path, n);
+}
+
 static enum content_type content_type(const uint8_t *value, size_t n)
 {
     static const char grpc[] = "application/grpc";
@@ -344,7 +353,7 @@ static void on_header(struct h2_stream *stream, const uint8_t *name, size_t n,
     if (is(name, n, ":method"))
         call->post = is(value, value_len, "POST");
     else if (is(name, n, ":path"))
-        call->method = find_method(call->server, value, value_len);
+        take_path(call, value, value_len);
     else if (is(name, n, "te"))
         call->te_trailers = is(value, value_len, "trailers");
     else if (is(name, n, "content-type"))

@@ -5,10 +5,12 @@ import signal
 import stat
 import time
 
+import skew
 from crowd import End
+from fake_node import Attachment, Heart
 from frozen import Client
 from harness import MODEL, SLOW, until
-from load import fetch_now
+from load import chat_body, fetch_now
 from node_faults import until_busy
 from rig import PACED, fault
 from test_upgrade import Upgradable
@@ -254,3 +256,64 @@ def drain(run):
     cluster.ctl("undrain", "a")
     cluster.wait_up("a")
     run.more(crowd, 10)
+
+
+@fault("O8", "nodes and coordinators of other versions of the protocol",
+       "a later and an earlier minor version, and another major one, as nodes and as coordinators",
+       clients="nothing: minor versions work together, another major one is refused",
+       does="bring the one that was refused to the same major version",
+       log=("event=join_refused why=\"another major version of the protocol\" asked=",
+            "event=probe_failed node=\"v2\" reason=protocol major version",
+            "node: event=call_refused why=\"another major version of the protocol\"",
+            "node: event=detached UNIMPLEMENTED major version"),
+       metric=("drover_registry_refused_total rises",), ctl=("nodes: v2 +JOINING +protocol",),
+       quick=True)
+def version_skew(run):
+    cluster = run.start()
+    crowd = run.crowd()
+    token = cluster.token_path.read_text().strip()
+    joined = []
+    joins = ((skew.LaterNode("later"), skew.join_later),
+             (skew.EarlierNode("earlier"), skew.join_earlier))
+    for node, join in joins:
+        run.closers.append(node.stop)
+        node.models = [f"{node.name}-model"]
+        node.infer_gate.set()
+        attachment = join(Attachment("%s:%d" % cluster.address("registry")), node, token)
+        heart = Heart(attachment, node)
+        run.closers += [attachment.close, heart.stop]
+        joined.append(attachment)
+        cluster.wait_up(node.name)
+        answer = fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                           chat_body("x", 2, stream=False, model=node.models[0]))
+        run.check(answer.status == 200 and answer.headers["x-drover-node"] == node.name,
+                  f"{node.name}: {answer.status} {answer.body[:200]!r}")
+    registries = [skew.Coordinator(token, skew.later, acks=True),
+                  skew.Coordinator(token, lambda frame: frame, acks=False),
+                  skew.major_coordinator()]
+    major = skew.major_node()
+    run.closers += [server.stop for server in (*registries, major)]
+    node = cluster.start_node("c", PACED, extra=[
+        word for server in registries for word in ("--coordinator", f"127.0.0.1:{server.port}")])
+    for name, server in zip(("later", "earlier"), registries):
+        for _ in range(2):
+            run.check(server.beats.acquire(timeout=20 * SLOW), f"no heartbeat for the {name} one")
+    cluster.write_config(nodes=[{"name": "v2", "address": f"127.0.0.1:{major.port}"}])
+    cluster.ctl("reload")
+    for address, method in (("%s:%d" % cluster.address("registry"), "/drover.v2.Registry/Attach"),
+                            (node.address(), "/drover.v2.Inference/Infer")):
+        code, details = skew.ask_major(address, method)
+        run.check(code is skew.grpc.StatusCode.UNIMPLEMENTED, f"{method}: {code} {details}")
+    run.operator_sees()
+    run.more(crowd, 20)
+    for name in ("later", "earlier", "c"):
+        run.check(cluster.node_state(name) == "UP", f"{name} was lost")
+    for attachment in joined:
+        attachment.send(leave=skew.registry.Leave(reason="SIGTERM", drain_ms=1000))
+        attachment.expect("left")
+    run.oracle.killed.add(node.pid)
+    run.check(cluster.stop_node(node) == 0, "the node did not leave in order")
+    cluster.settings["nodes"] = []
+    cluster.write_config()
+    cluster.ctl("reload")
+    until(lambda: not cluster.node_row("v2"), 10, "all guests have gone")

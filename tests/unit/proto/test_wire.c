@@ -238,3 +238,23 @@ Test(wire, utf8_knows_its_limits)
     cr_expect_not(wire_is_utf8("\x80", 1));
     cr_expect(wire_is_utf8("", 0));
 }
+
+static bool other(const char *path)
+{
+    return wire_is_other_version(path, strlen(path));
+}
+
+Test(wire, another_major_version_is_known_by_its_package)
+{
+    cr_expect(other("/drover.v2.Registry/Attach"));
+    cr_expect(other("/drover.v10.Inference/Infer"));
+    cr_expect(other("/drover.v0.X"));
+    cr_expect_not(other("/drover.v1.Registry/Attach"));
+    cr_expect_not(other("/drover.v1.Registry/Dance"), "of a later minor version");
+    cr_expect_not(other("/drover.v.Registry/Attach"));
+    cr_expect_not(other("/drover.v2"));
+    cr_expect_not(other("/drover.v"));
+    cr_expect_not(other("/drover.v2beta.Registry/Attach"));
+    cr_expect_not(other("/grpc.health.v1.Health/Check"));
+    cr_expect_not(other(""));
+}
