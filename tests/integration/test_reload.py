@@ -93,7 +93,7 @@ def test_workers_and_log_level_and_log_files(loaded):
                                         "access": str(access)})
     done = loaded.ctl("reload")
     assert "3 workers" in done.stdout
-    assert len(loaded.worker_pids()) == 3
+    until(lambda: len(loaded.worker_pids()) == 3, 10, "the old workers have been told to end")
     until(lambda: "event=reloaded" in log.read_text() and "proc=health" in log.read_text(), 10,
           "master and health write to the new file")
     until(access.exists, 10)
@@ -208,7 +208,7 @@ def test_a_broken_configuration_changes_nothing_and_is_named(loaded):
     assert loaded.worker_pids() == pids
     path.write_text(good)
     loaded.ctl("reload")
-    assert not set(loaded.worker_pids()) & set(pids)
+    until(lambda: not set(loaded.worker_pids()) & set(pids), 10, "all workers are new ones")
 
 
 def test_a_hundred_reloads_in_a_few_seconds_become_a_few(loaded):
