@@ -150,7 +150,8 @@ static int wait_until_idle(const char *runtime_dir, const char *name, uint64_t u
             print_open(open, name);
         shown = open;
         if (until_mono_us != 0 && clock_mono_us() >= until_mono_us && idle < IDLE_LOOKS) {
-            rc = error_set(err, DRV_EAGAIN, "%u requests are still open on \"%s\"", open, name);
+            rc = error_set(err, DRV_EAGAIN, "%u request%s still open on \"%s\"", open,
+                           open == 1 ? " is" : "s are", name);
             break;
         }
         if (idle < IDLE_LOOKS)
