@@ -487,8 +487,8 @@ static void step_stopping(struct console *console, struct session *session)
     unsigned workers, connections = supervise_connections(&console->master->sup, &workers);
     char text[96];
 
-    if (connections == session->told)
-        return;
+    if (connections == session->told || !flush_out(session))
+        return; /* one that does not read hears the latest figure, not all of them */
     session->told = connections;
     (void)snprintf(text, sizeof(text), "waiting for %u workers with %u connections", workers,
                    connections);

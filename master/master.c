@@ -176,7 +176,8 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
 {
     struct master *master = arg;
 
-    console_upgrade_news(&master->console, serial, done, ok, text);
+    /* After a success there is no other attempt: whoever waits for one has got his wish. */
+    console_upgrade_news(&master->console, done && ok ? UINT64_MAX : serial, done, ok, text);
     if (!done || !ok)
         return;
     console_reload_done(&master->console, UINT64_MAX, "another master took over; try again");

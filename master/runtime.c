@@ -444,7 +444,8 @@ int runtime_shelve(struct runtime *rt, struct error *err)
     for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
         path_in(path, rt, shelved[i]);
         (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
-        if (link(path, second) == -1) {
+        /* What somebody has removed cannot be put back; the new master makes it anew. */
+        if (link(path, second) == -1 && errno != ENOENT) {
             int rc = error_sys(err, second);
 
             remove_second_names(rt);
@@ -467,8 +468,12 @@ void runtime_unshelve(struct runtime *rt)
     for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
         path_in(path, rt, shelved[i]);
         (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
-        if (rename(second, path) == -1 && errno != ENOENT)
-            log_warn("event=file_not_put_back file=%s error=%d", log_quote(path), errno);
+        if (rename(second, path) == -1) {
+            if (errno != ENOENT)
+                log_warn("event=file_not_put_back file=%s error=%d", log_quote(path), errno);
+            else
+                (void)unlink(path); /* there was none: this is the other master's */
+        }
         path_in(path, rt, staged[i]);
         (void)unlink(path);
     }

@@ -323,6 +323,21 @@ static bool send_registered(struct attach *attach, const char *token, bool resum
     return send_frame(attach, &frame);
 }
 
+/* A node with a good proof that cannot be let in all the same. */
+static void turn_away(struct attach *attach, const char *name,
+                      Drover__V1__Evicted__Reason reason, enum grpc_status status,
+                      const char *why)
+{
+    struct registry *registry = attach->registry;
+    uint32_t missed;
+
+    registry->refused++;
+    if (log_limit_ok(&registry->refused_limit, 10, &missed))
+        log_warn("event=join_refused node=%s why=%s missed=%u", log_quote(name), log_quote(why),
+                 missed);
+    evict(attach, reason, status, why);
+}
+
 static void join(struct attach *attach, const Drover__V1__Register *said, const char *token)
 {
     struct registry *registry = attach->registry;
@@ -337,28 +352,27 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
         return;
     }
     if (info->tls && registry->table->registry_tls == NULL) {
-        evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_FAILED_PRECONDITION,
-              "the node serves TLS, and this coordinator has no registry.listen.tls to check "
-              "it with");
+        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
+                  GRPC_FAILED_PRECONDITION,
+                  "the node serves TLS, and this coordinator has no registry.listen.tls to "
+                  "check it with");
         return;
     }
     net_format(info->address, sizeof(info->address), &addr);
     answer = lease_join(&member, registry->table, info, &addr, attach);
     switch (answer) {
     case LEASE_FULL:
-        evict(attach, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL, GRPC_RESOURCE_EXHAUSTED,
-              "the node table is full");
+        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL,
+                  GRPC_RESOURCE_EXHAUSTED, "the node table is full");
         return;
     case LEASE_RESERVED:
-        evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_ALREADY_EXISTS,
-              "a node of the coordinator's configuration has this name");
+        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
+                  GRPC_ALREADY_EXISTS,
+                  "a node of the coordinator's configuration has this name");
         return;
     case LEASE_OLDER:
-        registry->refused++;
-        log_warn("event=join_refused node=%s why=\"a newer instance has this name\"",
-                 log_quote(info->name));
-        evict(attach, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
-              "a newer instance has this node's name");
+        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED,
+                  GRPC_ABORTED, "a newer instance has this node's name");
         return;
     case LEASE_JOINED:
     case LEASE_RESUMED:
@@ -442,6 +456,8 @@ static void on_models(struct attach *attach, const Drover__V1__ModelsUpdate *sai
 
 static void on_leave(struct attach *attach, const Drover__V1__Leave *said)
 {
+    if (attach->member->verdict.leaving != NODE_REASON_NONE)
+        return; /* it has said so */
     if (said->reason[0] != '\0' && !wire_is_label(said->reason, MAX_REASON_BYTES)) {
         protocol_error(attach, "the reason for leaving is no printable text");
         return;

@@ -159,6 +159,19 @@ static unsigned gather(struct successor *succ, unsigned *wanted, bool *all)
     return up;
 }
 
+/* Does any node serve, be it one that the configuration names anew? */
+static bool any_up(const struct successor *succ)
+{
+    const struct scoreboard *board = succ->rt->board;
+    unsigned n = scoreboard_max_nodes(board);
+
+    for (unsigned i = 0; i < n; i++) {
+        if (nodes_state(board, i) == NODE_UP)
+            return true;
+    }
+    return false;
+}
+
 static void step_gathering(struct successor *succ, uint64_t now_mono_us)
 {
     bool late = now_mono_us - succ->since_mono_us >= GATHER_US, all;
@@ -172,7 +185,7 @@ static void step_gathering(struct successor *succ, uint64_t now_mono_us)
         succ->told = up;
     }
     /* With none of them we would turn every request away. */
-    if (!all && !(late && (up != 0 || wanted == 0)))
+    if (!all && !(late && (wanted == 0 || any_up(succ))))
         return;
     if (!all)
         log_warn("event=nodes_missing up=%u of=%u", up, wanted);

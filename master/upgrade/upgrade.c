@@ -78,10 +78,11 @@ void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *t
         handover_say(up->channel, word, text);
 }
 
-static void tell(const struct upgrade *up, bool done, bool ok, const char *text)
+static void tell(const struct upgrade *up, uint64_t serial, bool done, bool ok,
+                 const char *text)
 {
     if (up->on_news != NULL)
-        up->on_news(up->arg, up->serial, done, ok, text);
+        up->on_news(up->arg, serial, done, ok, text);
 }
 
 /* ---- the new process ---- */
@@ -204,7 +205,7 @@ static void conclude_failure(struct upgrade *up)
     up->released = false;
     up->phase = UPGRADE_NONE;
     log_error("event=upgrade_failed error=%s", log_quote(up->why));
-    tell(up, true, false, up->why);
+    tell(up, up->serial, true, false, up->why);
     if (up->order != ORDER_SERVE && up->on_order != NULL)
         up->on_order(up->arg, up->order);
 }
@@ -243,7 +244,7 @@ static void begin(struct upgrade *up, uint64_t now_mono_us)
         return;
     }
     up->phase = UPGRADE_STARTING;
-    tell(up, false, false, "the new process has been started");
+    tell(up, up->serial, false, false, "the new process has been started");
 }
 
 static void succeed(struct upgrade *up)
@@ -259,7 +260,7 @@ static void succeed(struct upgrade *up)
     (void)snprintf(text, sizeof(text), "process %d serves; process %d finishes its streams",
                    (int)up->pid, (int)getpid());
     log_info("event=upgraded successor=%d", (int)up->pid);
-    tell(up, true, true, text);
+    tell(up, up->serial, true, true, text);
 }
 
 /* The order that this message is, or ORDER_SERVE. */
@@ -286,14 +287,14 @@ static void hear(struct upgrade *up, const char *message)
         up->phase = UPGRADE_GATHERING;
         up->released = true;
         supervise_leave_nodes(up->sup);
-        tell(up, false, false, "its health process runs; nodes are joining it");
+        tell(up, up->serial, false, false, "its health process runs; nodes are joining it");
     } else if (strncmp(message, "nodes ", 6) == 0) {
         char text[64];
         unsigned got, of;
 
         if (sscanf(message + 6, "%u %u", &got, &of) == 2) {
             (void)snprintf(text, sizeof(text), "%u of %u nodes are up with it", got, of);
-            tell(up, false, false, text);
+            tell(up, up->serial, false, false, text);
         }
     } else if (strcmp(message, "ready") == 0 && up->phase == UPGRADE_GATHERING) {
         succeed(up);
@@ -364,6 +365,8 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
 
 void upgrade_abandon(struct upgrade *up)
 {
+    if (up->wanted)
+        tell(up, up->serial + 1, true, false, "drover is stopping");
     up->wanted = false;
     if (upgrade_undecided(up))
         fail(up, "drover is stopping");

@@ -13,7 +13,7 @@ from rig import ASAN_OPTIONS, fault
 
 
 @fault("M1", "the scoreboard's file is removed", "rm",
-       clients="nothing", does="restart at leisure: droverctl needs the file, drover does not",
+       clients="nothing", does="`kill -USR2` at leisure, or a restart: droverctl needs the file, drover does not",
        ctl=("status: cannot|not running|No such file",),
        quick=True)
 def scoreboard_removed(run):

@@ -193,6 +193,8 @@ def test_a_full_table_evicts_the_newcomer_and_a_gone_row_makes_room(make_plant):
     third.send(register=third.registration(node, TOKEN))
     assert third.expect("evicted").reason == registry.Evicted.REASON_TABLE_FULL
     assert third.ended() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ('event=join_refused node="c" why="the node table is full"'
+            in plant.master.log()), "only the node was told"
     first.send(leave=registry.Leave(reason="test"))
     first.expect("left")
     plant.wait_state("a", "GONE")
@@ -290,6 +292,17 @@ def test_a_broken_stream_that_is_not_resumed_ends_with_the_lease(make_plant):
     row = plant.wait_state("a", "UP")
     assert row["generation"] == 2
     assert len(plant.nodes_json()) == 1, "one name, one row"
+
+
+def test_a_node_that_never_stops_leaving_says_so_once_in_the_log(plant):
+    node = plant.fake("a")
+    attachment = plant.join(node)
+    plant.wait_state("a", "UP")
+    for _ in range(50):
+        attachment.send(leave=registry.Leave(reason="again"))
+    attachment.expect("left")
+    plant.wait_state("a", "GONE")
+    assert plant.master.log().count("event=node_leaves") == 1
 
 
 def test_a_newer_instance_takes_the_name_over(plant):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -231,6 +232,51 @@ def test_what_is_wished_during_an_upgrade_is_not_lost(up):
     until(lambda: len(cluster.worker_pids()) == 3, 10, "and has as many workers")
     assert old.log().count("event=logs_reopened") == 2
     assert old.wait(30) == 0
+
+
+def test_two_who_ask_for_an_upgrade_at_once_are_both_told_of_it(up):
+    argv = [program("droverctl"), "--runtime-dir", str(up.cluster.runtime), "upgrade"]
+    asked = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)]
+    until(lambda: "event=taking_over" in up.cluster.master.log(), 15, "the new one is there")
+    pid = successor_of(up)
+    os.kill(pid, signal.SIGSTOP)
+    asked.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    until(lambda: up.cluster.master.log().count("event=operator op=upgrade") == 2, 10, "asked")
+    os.kill(pid, signal.SIGCONT)
+    for one in asked:
+        out, err = one.communicate(timeout=30 * harness.SLOW)
+        assert one.returncode == 0 and "serves" in out, out + err
+    assert up.follow().wait(30) == 0
+
+
+def test_an_upgrade_may_come_with_other_nodes_altogether(make_cluster):
+    """Those of before never come: after six seconds, whoever serves is enough."""
+    cluster = make_cluster(token=False)
+    one, two = [cluster.start_node(name, "slots=4", join=False, wait=False)
+                for name in ("one", "two")]
+    cluster.settings["nodes"] = [{"name": "one", "address": one.address()}]
+    rig = Upgradable(cluster).launch()
+    cluster.wait_up("one")
+    cluster.write_config(nodes=[{"name": "two", "address": two.address()}])
+    cluster.ctl("upgrade")
+    assert rig.follow().wait(30) == 0
+    cluster.wait_up("two")
+    assert "event=nodes_missing up=0 of=1" in cluster.master.log()
+
+
+def test_an_upgrade_brings_back_a_scoreboard_that_somebody_has_removed(up):
+    cluster = up.cluster
+    with Load(cluster.api, **LOAD) as load:
+        load.more(5)
+        (cluster.runtime / "scoreboard").unlink()
+        assert cluster.ctl("status", check=False).returncode != 0
+        cluster.master.signal(signal.SIGUSR2)
+        until(lambda: "event=upgraded " in cluster.master.log(), 15, "the upgrade")
+        old = up.follow()
+        load.more(10)
+        assert old.wait(30) == 0
+    assert_clean(load)
+    cluster.ctl("status")
 
 
 def test_workers_that_were_all_sent_home_stay_there_in_an_upgrade(up):

@@ -285,3 +285,33 @@ Test(upgrade, an_order_to_end_outlives_the_successor_that_was_given_it)
     cr_expect_eq(rig.ordered, ORDER_FINISH);
     end(&rig);
 }
+
+/* As tmp cleaners do: the remedy is a new master, so it must not be refused for that. */
+Test(upgrade, a_file_that_somebody_has_removed_is_no_reason_to_refuse)
+{
+    char path[256];
+    struct rig rig;
+
+    start(&rig);
+    path_of(&rig, path, "scoreboard");
+    cr_assert_eq(unlink(path), 0);
+    let_gather(&rig);
+    write_file(&rig, "scoreboard", "of one that dies");
+    upgrade_reaped(&rig.up, PID, KILLED);
+    cr_expect_eq(rig.failed, 1);
+    assert_file(&rig, "scoreboard", NULL);
+    assert_file(&rig, "control.sock", "live");
+    end(&rig);
+}
+
+Test(upgrade, one_that_waits_for_its_turn_is_told_when_we_end)
+{
+    struct rig rig;
+
+    start(&rig);
+    cr_expect_eq(upgrade_want(&rig.up), 1);
+    upgrade_abandon(&rig.up);
+    cr_expect_eq(rig.failed, 1);
+    cr_expect_str_eq(rig.said, "drover is stopping");
+    end(&rig);
+}
