@@ -235,6 +235,7 @@ static void take_config(struct table *table, const struct config *config,
                         const struct config *before)
 {
     struct member *next;
+    struct net_addr addr;
 
     for (struct member *m = table->members.next; m != &table->members; m = next) {
         const char *name = m->config_name == NULL ? m->info.name : m->config_name;
@@ -265,6 +266,10 @@ static void take_config(struct table *table, const struct config *config,
                 member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
         } else if (old != -1) {
             update_static(m, &before->nodes[old], (unsigned)index);
+            /* What kept it from being probed, a bad certificate, may be mended; names.c looks
+             * for itself. */
+            if (m->probe == NULL && net_parse(&addr, config->nodes[index].address, NULL) == 0)
+                member_probe(m, &addr);
         }
     }
     forget_sources(table, config, before);

@@ -184,8 +184,9 @@ static void step_gathering(struct successor *succ, uint64_t now_mono_us)
         handover_say(succ->channel, "nodes", text);
         succ->told = up;
     }
-    /* With none of them we would turn every request away. */
-    if (!all && !(late && (wanted == 0 || any_up(succ))))
+    /* With none we would turn every request away, and the master before us would not; if it is
+     * gone, an answer is better than none. */
+    if (!all && !(late && (wanted == 0 || any_up(succ) || successor_alone(succ))))
         return;
     if (!all)
         log_warn("event=nodes_missing up=%u of=%u", up, wanted);

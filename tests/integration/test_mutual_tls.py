@@ -1,7 +1,9 @@
 """Mutual TLS between coordinator and nodes: both ways, and who is not let in."""
 
 import json
+import os
 import re
+import signal
 import ssl
 import urllib.request
 
@@ -122,6 +124,23 @@ def test_the_coordinator_refuses_a_node_that_it_is_to_reach(make_cluster, pki, c
     until(lambda: re.search(rf'event=probe_failed node="a" [^\n]*certificate not accepted: {why}',
                             cluster.master.log()), 15, "the coordinator's refusal")
     assert cluster.node_state("a") != "UP"
+
+
+def test_a_node_that_cannot_be_probed_for_its_certificate_is_once_that_is_mended(make_cluster, pki):
+    """A health process that starts while the file is bad knows the node and cannot reach it."""
+    ca = pki.folder / "changing.pem"
+    good = open(pki.cert("ca"), encoding="ascii").read()
+    ca.write_text(good)
+    cluster, node = static_cluster(make_cluster, pki, ca=str(ca), cert=pki.cert("coordinator"),
+                                   key=pki.key("coordinator"))
+    cluster.wait_up("a")
+    ca.write_text(good.replace("M", "!"))
+    os.kill(cluster.health_pid(), signal.SIGKILL)
+    until(lambda: "event=node_tls_bad" in cluster.master.log(), 15, "it cannot be used")
+    ca.write_text(good)
+    cluster.ctl("reload")
+    node.process.kill_all()
+    until(lambda: cluster.node_state("a") == "DOWN", 15, "it is probed again")
 
 
 def test_a_reload_brings_a_new_certificate_to_the_registry(make_cluster, pki):

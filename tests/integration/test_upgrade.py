@@ -477,6 +477,22 @@ def test_the_new_master_goes_on_when_the_old_one_is_killed_half_way(up):
     assert_clean(load)
 
 
+def test_the_new_master_answers_when_the_old_one_and_all_nodes_are_gone(up):
+    cluster = up.cluster
+    begun(up)
+    pid = successor_of(up)
+    for process in (cluster.master, *(node.process for node in cluster.nodes)):
+        process.signal(signal.SIGKILL)
+        process.wait(5)
+    cluster.others += [node.process for node in cluster.nodes]
+    cluster.nodes.clear()
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: "event=took_over" in cluster.master.log(), 20, "the new one is the master")
+    up.follow()
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                     chat_body("hello", 2, stream=False)).status == 503
+
+
 def test_term_during_an_upgrade_ends_both(up):
     cluster = up.cluster
     up.replace(text="#!/bin/sh\nexec sleep 1000\n")
