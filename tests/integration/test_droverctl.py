@@ -138,9 +138,10 @@ def test_a_master_that_is_not_running_is_a_clear_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def scoreboard(request):
-    """The bytes of a real scoreboard."""
+    """The bytes of a real scoreboard, a small one."""
     from harness import Cluster
-    cluster = Cluster("scoreboard").start()
+    cluster = Cluster("scoreboard", config={
+        "limits": {"max_nodes": 16, "max_connections": 64}, "prefix": {"entries": 1024}}).start()
     cluster.start_node("a")
     data = (cluster.runtime / "scoreboard").read_bytes()
     cluster.finish(request.session.testsfailed > 0)
