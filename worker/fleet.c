@@ -8,7 +8,6 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
@@ -217,11 +216,10 @@ static void free_models(struct fleet_model *models, size_t count)
 
 static struct fleet_model *model_for(struct fleet_model **models, size_t *count, const char *id)
 {
-    uint64_t hash = hash_text(id);
     struct fleet_model *grown;
 
     for (size_t i = 0; i < *count; i++) {
-        if ((*models)[i].hash == hash && strcmp((*models)[i].id, id) == 0)
+        if (strcmp((*models)[i].id, id) == 0)
             return &(*models)[i];
     }
     grown = realloc(*models, (*count + 1) * sizeof(**models));
@@ -231,7 +229,6 @@ static struct fleet_model *model_for(struct fleet_model **models, size_t *count,
     grown = &grown[(*count)++];
     memset(grown, 0, sizeof(*grown));
     (void)strlcpy(grown->id, id, sizeof(grown->id));
-    grown->hash = hash;
     grown->bytes_per_token = FLEET_BYTES_PER_TOKEN;
     return grown;
 }
@@ -315,10 +312,8 @@ void fleet_renew(struct fleet *fleet)
 
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
 {
-    uint64_t hash = hash_text(id);
-
     for (size_t i = 0; i < fleet->models_count; i++) {
-        if (fleet->models[i].hash == hash && strcmp(fleet->models[i].id, id) == 0)
+        if (strcmp(fleet->models[i].id, id) == 0)
             return &fleet->models[i];
     }
     return NULL;

@@ -61,7 +61,6 @@ struct fleet_server {
 };
 struct fleet_model {
     char id[NODE_MODEL_BYTES];
-    uint64_t hash;
     uint32_t operations; /* of any server */
     struct fleet_server *servers;
     size_t servers_count;

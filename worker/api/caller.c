@@ -1,92 +1,63 @@
-/*
- * caller.c - whose request is it?  API keys, as the clients of each API send them.
- *
- * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`;
- * either is taken on every path.  The key stays in libh2o's request: it is not copied, not
- * logged and not forwarded; what goes on is the name that the keys file gives it.
- */
+/* caller.c - whose request is it? */
+#include "worker/api/caller.h"
+
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/config/config.h"
 #include "base/error.h"
-#include "shm/procs.h"
 #include "shm/usage.h"
-#include "worker/http/server_private.h"
 
-int callers_init(struct http_server *server, struct error *err)
+int callers_init(struct callers *callers, const struct api_keys *keys, struct scoreboard *board,
+                 struct error *err)
 {
-    const struct api_keys *keys = &server->config->api.keys;
-
+    callers->keys = keys;
+    callers->usage_rows = NULL;
     if (keys->count == 0)
         return 0;
-    server->usage_rows = calloc(keys->count, sizeof(*server->usage_rows));
-    if (server->usage_rows == NULL)
+    callers->usage_rows = calloc(keys->count, sizeof(*callers->usage_rows));
+    if (callers->usage_rows == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
     for (unsigned i = 0; i < keys->count; i++)
-        server->usage_rows[i] = usage_claim(server->params.board, keys->list[i].name);
+        callers->usage_rows[i] = usage_claim(board, keys->list[i].name);
     return 0;
 }
 
-void callers_finish(struct http_server *server)
+void callers_finish(struct callers *callers)
 {
-    free(server->usage_rows);
-    server->usage_rows = NULL;
+    free(callers->usage_rows);
+    callers->usage_rows = NULL;
 }
 
-/* What probes need, and what tells nobody anything. */
-static bool is_open(const struct route *route)
-{
-    return route->kind == ROUTE_HEALTH || route->kind == ROUTE_LIVE;
-}
-
-/* The key in "Bearer KEY"; empty when it is another scheme. */
-static h2o_iovec_t bearer(h2o_iovec_t value)
+/* Where the key begins in "Bearer KEY"; at the end when it is another scheme. */
+static size_t skip_scheme(const char *text, size_t len)
 {
     static const char scheme[] = "bearer";
     size_t n = sizeof(scheme) - 1;
 
-    if (value.len <= n || !h2o_lcstris(value.base, n, scheme, n) || value.base[n] != ' ')
-        return h2o_iovec_init(NULL, 0);
-    while (n < value.len && value.base[n] == ' ')
+    if (len <= n || strncasecmp(text, scheme, n) != 0 || text[n] != ' ')
+        return len;
+    while (n < len && text[n] == ' ')
         n++;
-    return h2o_iovec_init(value.base + n, value.len - n);
+    return n;
 }
 
-/* The key that a client shows under `name`, or an empty text. */
-static h2o_iovec_t shown(const h2o_req_t *req, const char *name)
+bool callers_find(const struct callers *callers, const struct caller_headers *headers,
+                  const char **name, int *usage_row, bool *shown)
 {
-    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
+    size_t skipped = skip_scheme(headers->authorization, headers->authorization_len);
+    size_t bearer_len = headers->authorization_len - skipped;
+    int found = -1;
 
-    return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
-}
-
-bool caller_admit(struct infer_request *request, h2o_req_t *req, const struct route *route)
-{
-    struct http_server *server = request->responder->server;
-    const struct api_keys *keys = &server->config->api.keys;
-    h2o_iovec_t in_bearer, in_header;
-    int found;
-
-    request->usage_row = -1;
-    if (keys->count == 0 || is_open(route))
-        return true;
-    in_bearer = bearer(shown(req, "authorization"));
-    in_header = shown(req, "x-api-key");
-    found = api_keys_find(keys, in_bearer.base, in_bearer.len);
+    *shown = bearer_len != 0 || headers->x_api_key_len != 0;
+    if (bearer_len != 0)
+        found = api_keys_find(callers->keys, headers->authorization + skipped, bearer_len);
+    if (found == -1 && headers->x_api_key_len != 0)
+        found = api_keys_find(callers->keys, headers->x_api_key, headers->x_api_key_len);
     if (found == -1)
-        found = api_keys_find(keys, in_header.base, in_header.len);
-    if (found != -1) {
-        request->key_name = keys->list[found].name;
-        request->usage_row = server->usage_rows[found];
-        usage_add(server->params.board, request->usage_row, USAGE_REQUESTS, 1);
-        return true;
-    }
-    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_UNAUTHORIZED, 1);
-    responder_header(request->responder, "www-authenticate", "Bearer");
-    reject(request, API_ERROR_UNAUTHORIZED,
-           in_bearer.len != 0 || in_header.len != 0
-               ? "the API key is not valid"
-               : "an API key is needed: 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
-           NULL, 0);
-    return false;
+        return false;
+    *name = callers->keys->list[found].name;
+    *usage_row = callers->usage_rows[found];
+    return true;
 }

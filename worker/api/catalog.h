@@ -3,8 +3,8 @@
  *
  * A private copy, made anew when the node table has changed.  Sorted by id.
  */
-#ifndef DROVER_WORKER_HTTP_CATALOG_H
-#define DROVER_WORKER_HTTP_CATALOG_H
+#ifndef DROVER_WORKER_API_CATALOG_H
+#define DROVER_WORKER_API_CATALOG_H
 
 #include <stdbool.h>
 #include <stddef.h>

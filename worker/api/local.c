@@ -1,37 +1,25 @@
 /* local.c - answers that need no node: health, versions, and lists of models. */
+#include "worker/api/local.h"
+
 #include <inttypes.h>
 #include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/config/config.h"
+#include "base/buf.h"
 #include "base/json.h"
 #include "shm/scoreboard.h"
-#include "worker/http/server_private.h"
+#include "worker/api/catalog.h"
+#include "worker/http/server.h"
 
 /* The Ollama whose API we follow: the first with /v1/messages.  Clients compare it to decide
  * what they may use. */
 #define OLLAMA_VERSION "0.14.0"
 
-static void answer(struct infer_request *request, unsigned status, const char *content_type,
-                   const struct buf *body)
-{
-    struct responder *r = request->responder;
-
-    if (body->failed) {
-        reject(request, API_ERROR_INTERNAL, "out of memory", NULL, 0);
-        return;
-    }
-    r->outcome = "local";
-    responder_start(r, status, content_type, (int64_t)buf_size(body));
-    responder_write(r, buf_head(body), buf_size(body));
-    responder_end(r);
-}
-
 static void answer_json(struct infer_request *request, const struct buf *body)
 {
-    answer(request, 200, "application/json", body);
+    http_answer(request, 200, "application/json", body);
 }
 
 static void add_instant(struct buf *out, uint64_t wall_ms)
@@ -74,11 +62,10 @@ static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_
         json_quote_str(out, catalog->models[at].id);
 }
 
-static void answer_models(struct infer_request *request)
+static void answer_models(struct infer_request *request, const struct local_facts *facts)
 {
-    struct http_server *server = request->responder->server;
-    const struct catalog *catalog = &server->catalog;
-    uint64_t created_ms = scoreboard_created_wall_ms(server->params.board);
+    const struct catalog *catalog = facts->catalog;
+    uint64_t created_ms = scoreboard_created_wall_ms(facts->board);
     struct buf out = BUF_INIT;
 
     buf_str(&out, "{\"object\":\"list\",\"data\":[");
@@ -124,20 +111,21 @@ static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
     return true;
 }
 
-static void answer_model(struct infer_request *request, const struct route *route)
+static void answer_model(struct infer_request *request, const struct route *route,
+                         const struct local_facts *facts)
 {
-    struct http_server *server = request->responder->server;
     const struct catalog_model *model = NULL;
     char id[NODE_MODEL_BYTES];
     struct buf out = BUF_INIT;
 
     if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
-        model = catalog_find(&server->catalog, id);
+        model = catalog_find(facts->catalog, id);
     if (model == NULL) {
-        reject(request, API_ERROR_MODEL_NOT_FOUND, "no node serves this model", "model", 0);
+        http_reject(request, API_ERROR_MODEL_NOT_FOUND, "no node serves this model", "model",
+                    0);
         return;
     }
-    add_model(&out, model, scoreboard_created_wall_ms(server->params.board));
+    add_model(&out, model, scoreboard_created_wall_ms(facts->board));
     answer_json(request, &out);
     buf_finish(&out);
 }
@@ -176,10 +164,10 @@ static void add_ollama_model(struct buf *out, const struct catalog_model *model,
                  "\"families\":[],\"parameter_size\":\"\",\"quantization_level\":\"\"}}");
 }
 
-static void answer_tags(struct infer_request *request, bool running)
+static void answer_tags(struct infer_request *request, const struct local_facts *facts,
+                        bool running)
 {
-    struct http_server *server = request->responder->server;
-    const struct catalog *catalog = &server->catalog;
+    const struct catalog *catalog = facts->catalog;
     struct buf out = BUF_INIT;
     bool first = true;
 
@@ -190,8 +178,8 @@ static void answer_tags(struct infer_request *request, bool running)
         if (!first)
             buf_str(&out, ",");
         first = false;
-        add_ollama_model(&out, &catalog->models[i],
-                         scoreboard_created_wall_ms(server->params.board), running);
+        add_ollama_model(&out, &catalog->models[i], scoreboard_created_wall_ms(facts->board),
+                         running);
     }
     buf_str(&out, "]}");
     answer_json(request, &out);
@@ -206,49 +194,42 @@ static void answer_text(struct infer_request *request, const char *content_type,
     struct buf out = BUF_INIT;
 
     buf_str(&out, text);
-    answer(request, 200, content_type, &out);
+    http_answer(request, 200, content_type, &out);
     buf_finish(&out);
 }
 
 /* llama.cpp's shape, which load balancers and its web page know. */
-static void answer_health(struct infer_request *request)
+static void answer_health(struct infer_request *request, const struct local_facts *facts)
 {
-    struct http_server *server = request->responder->server;
-    const char *why = NULL;
     struct buf out = BUF_INIT;
 
-    if (server->draining)
-        why = "draining";
-    else if (!server->params.ready(server->params.data))
-        why = "no node can serve";
-    if (why == NULL) {
+    if (facts->not_ready == NULL) {
         answer_text(request, "application/json", "{\"status\":\"ok\"}");
         return;
     }
     buf_printf(&out,
                "{\"error\":{\"code\":503,\"message\":\"%s\",\"type\":\"unavailable_error\"}}",
-               why);
-    answer(request, 503, "application/json", &out);
+               facts->not_ready);
+    http_answer(request, 503, "application/json", &out);
     buf_finish(&out);
 }
 
-void local_answer(struct infer_request *request, const struct route *route)
+void local_answer(struct infer_request *request, const struct route *route,
+                  const struct local_facts *facts)
 {
-    struct http_server *server = request->responder->server;
-
     switch (route->kind) {
     case ROUTE_MODELS:
-        catalog_refresh(&server->catalog, server->params.board, server->config);
-        answer_models(request);
+        catalog_refresh(facts->catalog, facts->board, facts->config);
+        answer_models(request, facts);
         return;
     case ROUTE_MODEL:
-        catalog_refresh(&server->catalog, server->params.board, server->config);
-        answer_model(request, route);
+        catalog_refresh(facts->catalog, facts->board, facts->config);
+        answer_model(request, route, facts);
         return;
     case ROUTE_TAGS:
     case ROUTE_PS:
-        catalog_refresh(&server->catalog, server->params.board, server->config);
-        answer_tags(request, route->kind == ROUTE_PS);
+        catalog_refresh(facts->catalog, facts->board, facts->config);
+        answer_tags(request, facts, route->kind == ROUTE_PS);
         return;
     case ROUTE_VERSION:
         answer_text(request, "application/json",
@@ -259,7 +240,7 @@ void local_answer(struct infer_request *request, const struct route *route)
         answer_text(request, "text/plain; charset=utf-8", "Ollama is running");
         return;
     case ROUTE_HEALTH:
-        answer_health(request);
+        answer_health(request, facts);
         return;
     case ROUTE_LIVE:
         answer_text(request, "application/json", "{\"status\":\"ok\"}");
@@ -269,5 +250,5 @@ void local_answer(struct infer_request *request, const struct route *route)
     case ROUTE_INFER:
         break;
     }
-    reject(request, API_ERROR_INTERNAL, "not a local route", NULL, 0);
+    http_reject(request, API_ERROR_INTERNAL, "not a local route", NULL, 0);
 }

@@ -5,8 +5,8 @@
  * A path selects an operation and a surface.  An error must have the shape that the client's
  * own library parses; these are the only places that build one.
  */
-#ifndef DROVER_WORKER_HTTP_SURFACE_H
-#define DROVER_WORKER_HTTP_SURFACE_H
+#ifndef DROVER_WORKER_API_SURFACE_H
+#define DROVER_WORKER_API_SURFACE_H
 
 #include <stdbool.h>
 #include <stddef.h>

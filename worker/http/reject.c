@@ -124,12 +124,27 @@ void http_reply_error(struct infer_request *request, enum api_error error, const
                  retry_after_s);
 }
 
-void reject(struct infer_request *request, enum api_error error, const char *message,
-            const char *param, unsigned retry_after_s)
+void http_reject(struct infer_request *request, enum api_error error, const char *message,
+                 const char *param, unsigned retry_after_s)
 {
     request->responder->outcome = "rejected";
     request->responder->reason = api_error_reason(error);
     answer_error(request, error, message, param, retry_after_s);
+}
+
+void http_answer(struct infer_request *request, unsigned status, const char *content_type,
+                 const struct buf *body)
+{
+    struct responder *r = request->responder;
+
+    if (body->failed) {
+        http_reject(request, API_ERROR_INTERNAL, "out of memory", NULL, 0);
+        return;
+    }
+    r->outcome = "local";
+    responder_start(r, status, content_type, (int64_t)buf_size(body));
+    responder_write(r, buf_head(body), buf_size(body));
+    responder_end(r);
 }
 
 /* ---- libh2o's errors --------------------------------------------------------------------- */

@@ -21,6 +21,8 @@
 #include "proto/drover_common.pb-c.h"
 #include "proto/h2/tls.h"
 #include "shm/procs.h"
+#include "shm/usage.h"
+#include "worker/api/local.h"
 #include "worker/http/harden.h"
 #include "worker/http/server_private.h"
 
@@ -226,9 +228,9 @@ static bool settle_model(struct infer_request *request, const char *named)
         return true;
     }
     if (server->catalog.count == 0)
-        reject(request, API_ERROR_NO_NODE, "no node has joined yet", NULL, 5);
+        http_reject(request, API_ERROR_NO_NODE, "no node has joined yet", NULL, 5);
     else
-        reject(request, API_ERROR_BAD_REQUEST, "'model' is missing", "model", 0);
+        http_reject(request, API_ERROR_BAD_REQUEST, "'model' is missing", "model", 0);
     return false;
 }
 
@@ -244,20 +246,21 @@ static void infer(struct infer_request *request, h2o_req_t *req)
     const char *param;
 
     if (why != NULL) {
-        reject(request, API_ERROR_MEDIA_TYPE, why, NULL, 0);
+        http_reject(request, API_ERROR_MEDIA_TYPE, why, NULL, 0);
         return;
     }
     if (req->entity.len > server->config->limits.max_body_total_bytes - server->body_bytes) {
-        reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
         return;
     }
     if (sweep_memory_short(server, req->entity.len)) {
-        reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL, 2);
+        http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
+                    2);
         return;
     }
     responder_take_body(r);
     if (inspect(&body, request, &param, &err) != 0) {
-        reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
+        http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
         return;
     }
     if (!settle_model(request, body.model))
@@ -272,6 +275,19 @@ static void infer(struct infer_request *request, h2o_req_t *req)
     server->params.on_infer(request, server->params.data);
 }
 
+static void answer_locally(struct infer_request *request, const struct route *route)
+{
+    struct http_server *server = request->responder->server;
+    struct local_facts facts = {
+        .config = server->config, .board = server->params.board, .catalog = &server->catalog};
+
+    if (server->draining)
+        facts.not_ready = "draining";
+    else if (!server->params.ready(server->params.data))
+        facts.not_ready = "no node can serve";
+    local_answer(request, route, &facts);
+}
+
 static void dispatch(struct infer_request *request, h2o_req_t *req, const struct route *route)
 {
     char message[160];
@@ -283,13 +299,13 @@ static void dispatch(struct infer_request *request, h2o_req_t *req, const struct
     case ROUTE_UNKNOWN:
         (void)snprintf(message, sizeof(message), "there is nothing at %.100s",
                        request->responder->path);
-        reject(request, API_ERROR_NOT_FOUND, message, NULL, 0);
+        http_reject(request, API_ERROR_NOT_FOUND, message, NULL, 0);
         return;
     case ROUTE_BAD_METHOD:
         (void)snprintf(message, sizeof(message), "%.100s takes %s", request->responder->path,
                        route->allow);
         responder_header(request->responder, "allow", route->allow);
-        reject(request, API_ERROR_METHOD, message, NULL, 0);
+        http_reject(request, API_ERROR_METHOD, message, NULL, 0);
         return;
     case ROUTE_MODELS:
     case ROUTE_MODEL:
@@ -299,9 +315,53 @@ static void dispatch(struct infer_request *request, h2o_req_t *req, const struct
     case ROUTE_ROOT:
     case ROUTE_HEALTH:
     case ROUTE_LIVE:
-        local_answer(request, route);
+        answer_locally(request, route);
         return;
     }
+}
+
+/* What probes need, and what tells nobody anything. */
+static bool is_open(const struct route *route)
+{
+    return route->kind == ROUTE_HEALTH || route->kind == ROUTE_LIVE;
+}
+
+static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
+{
+    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
+
+    return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
+}
+
+/* True: the request may go on, and knows its key's name.  False: it has been refused. */
+static bool admit(struct infer_request *request, h2o_req_t *req, const struct route *route)
+{
+    struct http_server *server = request->responder->server;
+    h2o_iovec_t authorization, x_api_key;
+    struct caller_headers headers;
+    bool shown;
+
+    request->usage_row = -1;
+    if (server->callers.keys->count == 0 || is_open(route))
+        return true;
+    authorization = header_value(req, "authorization");
+    x_api_key = header_value(req, "x-api-key");
+    headers = (struct caller_headers){.authorization = authorization.base,
+                                      .authorization_len = authorization.len,
+                                      .x_api_key = x_api_key.base,
+                                      .x_api_key_len = x_api_key.len};
+    if (callers_find(&server->callers, &headers, &request->key_name, &request->usage_row,
+                     &shown)) {
+        usage_add(server->params.board, request->usage_row, USAGE_REQUESTS, 1);
+        return true;
+    }
+    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_UNAUTHORIZED, 1);
+    responder_header(request->responder, "www-authenticate", "Bearer");
+    http_reject(request, API_ERROR_UNAUTHORIZED,
+                shown ? "the API key is not valid"
+                      : "an API key is needed: 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+                NULL, 0);
+    return false;
 }
 
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
@@ -339,8 +399,8 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     if (why != NULL || head.chunked || server->draining)
         req->http1_is_persistent = 0;
     if (why != NULL)
-        reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
-    else if (caller_admit(request, req, &route))
+        http_reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
+    else if (admit(request, req, &route))
         dispatch(request, req, &route);
     return 0;
 }
@@ -400,7 +460,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
         }
     }
     configure(server);
-    rc = callers_init(server, err);
+    rc = callers_init(&server->callers, &server->config->api.keys, params->board, err);
     if (rc == 0)
         rc = responders_init(server, err);
     if (rc == 0)
@@ -448,6 +508,6 @@ void http_server_destroy(struct http_server *server)
     h2o_config_dispose(&server->globalconf);
     SSL_CTX_free(server->ssl);
     catalog_finish(&server->catalog);
-    callers_finish(server);
+    callers_finish(&server->callers);
     free(server);
 }

@@ -14,6 +14,7 @@
 #include "worker/http/access_log.h"
 #include "worker/http/request.h"
 
+struct buf;
 struct config;
 struct error;
 struct http_server; /* opaque */
@@ -55,5 +56,13 @@ void http_drop_body(struct infer_request *request);
  */
 void http_reply_error(struct infer_request *request, enum api_error error, const char *message,
                       unsigned retry_after_s);
+
+/* The same for what is refused before it is anybody's, with the name of the member that is
+ * wrong, or NULL.  The server writes the access log. */
+void http_reject(struct infer_request *request, enum api_error error, const char *message,
+                 const char *param, unsigned retry_after_s);
+/* A whole answer that needs no node; likewise. */
+void http_answer(struct infer_request *request, unsigned status, const char *content_type,
+                 const struct buf *body);
 
 #endif

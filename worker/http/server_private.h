@@ -1,14 +1,12 @@
 /*
- * server_private.h - what the files of the HTTP server share.  Nobody else includes it.
+ * server_private.h - what the files of the HTTP server share.  Nobody else includes it but
+ * tests.
  *
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: taking them in, caps, counting them out
  *   sweep.c      time limits of connections, on the monotonic clock; the limit of memory
  *   responder.c  one answer
- *   reject.c     errors of ours, and of libh2o put into our shape
- *   caller.c     API keys
- *   local.c      answers that need no node
- *   catalog.c    the models of the fleet, added up
+ *   reject.c     answers and errors of ours, and libh2o's put into our shape
  */
 #ifndef DROVER_WORKER_HTTP_SERVER_PRIVATE_H
 #define DROVER_WORKER_HTTP_SERVER_PRIVATE_H
@@ -17,6 +15,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "worker/api/caller.h"
 #include "worker/api/catalog.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
@@ -55,7 +54,7 @@ struct http_server {
     uint64_t drain_mono_us;
     size_t body_bytes; /* request bodies held */
     struct catalog catalog;
-    int *usage_rows; /* owned; shm/usage.h's row of each key; NULL when none is asked for */
+    struct callers callers;
 
     /* accept.c */
     h2o_socket_t *listener; /* on a duplicate of params.listen_fd; NULL once draining */
@@ -154,20 +153,7 @@ void responder_break(struct responder *r);
 
 /* ---- reject.c ---- */
 void reject_init(h2o_pathconf_t *path, struct http_server *server);
-/* http_reply_error() with a member's name, and by default logged by the server. */
-void reject(struct infer_request *request, enum api_error error, const char *message,
-            const char *param, unsigned retry_after_s);
 /* The client's id if it is fit, else a new one; in the pool. */
 const char *request_id(h2o_req_t *req);
-
-/* ---- caller.c ---- */
-MUST_CHECK int callers_init(struct http_server *server, struct error *err);
-void callers_finish(struct http_server *server);
-/* True: the request may go on, and knows its key's name.  False: it has been refused. */
-MUST_CHECK bool caller_admit(struct infer_request *request, h2o_req_t *req,
-                             const struct route *route);
-
-/* ---- local.c ---- */
-void local_answer(struct infer_request *request, const struct route *route);
 
 #endif

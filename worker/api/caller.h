@@ -1,0 +1,45 @@
+/*
+ * caller.h - whose request is it?  API keys, as the clients of each API send them.
+ *
+ * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`;
+ * either is taken on every path.  The key stays where the caller has it: it is not copied, not
+ * logged and not forwarded; what goes on is the name that the keys file gives it.
+ */
+#ifndef DROVER_WORKER_API_CALLER_H
+#define DROVER_WORKER_API_CALLER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/attrs.h"
+
+struct api_keys;
+struct error;
+struct scoreboard;
+
+/* The keys that are taken; none in the configuration: nobody is asked for one. */
+struct callers {
+    const struct api_keys *keys; /* borrowed */
+    int *usage_rows;             /* owned; shm/usage.h's row of each key; NULL when no keys */
+};
+
+/* DRV_ENOMEM. */
+MUST_CHECK int callers_init(struct callers *callers, const struct api_keys *keys,
+                            struct scoreboard *board, struct error *err);
+void callers_finish(struct callers *callers);
+
+/* The values of the two headers; a length of 0: it is not there. */
+struct caller_headers {
+    const char *authorization;
+    size_t authorization_len;
+    const char *x_api_key;
+    size_t x_api_key_len;
+};
+
+/* True: *name and *usage_row are those of the key.  False: it is not among them, or none was
+ * shown; *shown says which. */
+MUST_CHECK bool callers_find(const struct callers *callers,
+                             const struct caller_headers *headers, const char **name,
+                             int *usage_row, bool *shown);
+
+#endif
