@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -54,46 +55,54 @@ void notify_close(struct notify *notify)
     notify->fd = -1;
 }
 
-static void say(struct notify *notify, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void say(struct notify *notify, const char *fmt, ...)
+/* False: the manager's queue was full, or it has gone. */
+static bool say(struct notify *notify, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static bool say(struct notify *notify, const char *fmt, ...)
 {
     char text[MESSAGE_BYTES];
+    uint32_t missed;
     va_list ap;
 
     if (notify->fd == -1 || notify->silent)
-        return;
+        return true;
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     if (sendto(notify->fd, text, strlen(text), MSG_NOSIGNAL,
-               (const struct sockaddr *)&notify->addr, notify->addr_len) == -1)
-        log_warn("event=notify_failed error=%d", errno);
+               (const struct sockaddr *)&notify->addr, notify->addr_len) != -1)
+        return true;
+    if (log_limit_minute(&notify->limit, &missed))
+        log_warn("event=notify_failed error=%d missed=%u", errno, missed);
+    return false;
 }
 
 void notify_ready(struct notify *notify, const char *status)
 {
-    if (notify->ready)
-        return;
-    say(notify, "READY=1\nSTATUS=%s", status);
-    notify->ready = true;
+    if (!notify->ready)
+        notify->ready = say(notify, "READY=1\nSTATUS=%s", status);
 }
 
 void notify_reloading(struct notify *notify, uint64_t now_mono_us)
 {
-    say(notify, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=reloading",
-        (unsigned long long)now_mono_us);
+    (void)say(notify, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=reloading",
+              (unsigned long long)now_mono_us);
     notify->ready = false;
 }
 
 void notify_stopping(struct notify *notify)
 {
-    say(notify, "STOPPING=1\nSTATUS=finishing open streams");
+    (void)say(notify, "STOPPING=1\nSTATUS=finishing open streams");
     notify->ready = true; /* it is too late for anything else */
 }
 
 void notify_successor(struct notify *notify, pid_t pid)
 {
-    say(notify, "MAINPID=%d\nSTATUS=upgraded", (int)pid);
+    const struct timespec pause = {.tv_nsec = 20000000};
+
+    /* A manager that has not heard it ends the service when we end: worth a tenth of a second.
+     */
+    for (int i = 0; i < 5 && !say(notify, "MAINPID=%d\nSTATUS=upgraded", (int)pid); i++)
+        (void)nanosleep(&pause, NULL);
     notify->silent = true;
 }
 
@@ -107,7 +116,7 @@ void notify_tick(struct notify *notify, bool well, uint64_t now_mono_us)
 {
     if (notify->watchdog_us == 0 || !well || now_mono_us < due_mono_us(notify))
         return;
-    say(notify, "WATCHDOG=1");
+    (void)say(notify, "WATCHDOG=1");
     notify->pinged_mono_us = now_mono_us;
 }
 

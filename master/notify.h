@@ -15,6 +15,7 @@
 #include <sys/un.h>
 
 #include "base/attrs.h"
+#include "base/log.h"
 
 struct notify {
     int fd; /* owned; -1: nobody listens */
@@ -24,16 +25,19 @@ struct notify {
     bool ready;           /* READY=1 has been said, and nothing else since */
     uint64_t watchdog_us; /* how often it wants to hear from us; 0 = never */
     uint64_t pinged_mono_us;
+    struct log_limit limit; /* of complaints */
 };
 
 /* Looks at the environment, which stays as it is: a successor needs it too. */
 void notify_open(struct notify *notify);
 void notify_close(struct notify *notify);
 
+/* Once; call it again and again, because the manager's queue may be full. */
 void notify_ready(struct notify *notify, const char *status);
 void notify_reloading(struct notify *notify, uint64_t now_mono_us);
 void notify_stopping(struct notify *notify);
-/* Another process is the main one from now on; this one falls silent. */
+/* Another process is the main one from now on; this one falls silent.  May wait for a tenth of
+ * a second until there is room for it. */
 void notify_successor(struct notify *notify, pid_t pid);
 
 /* Says that all is well, when it is and the manager waits for it. */
