@@ -207,6 +207,25 @@ int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
     return 0;
 }
 
+int identity_register(struct node_info *info, const Drover__V1__Register *said,
+                      struct error *err)
+{
+    int rc;
+
+    memset(info, 0, sizeof(*info));
+    (void)snprintf(info->name, sizeof(info->name), "%s", said->node_id);
+    memcpy(info->instance_id, said->instance_id.data, sizeof(info->instance_id));
+    info->origin = NODE_ORIGIN_REGISTRY;
+    info->weight = 100;
+    info->tls = said->tls != 0;
+    rc = identity_versions(info, said->engine, said->engine_version, said->agent_version, err);
+    if (rc == 0)
+        rc = identity_models(info, said->models, said->n_models, err);
+    if (rc == 0)
+        identity_capacity(info, said->capacity);
+    return rc;
+}
+
 void identity_override(struct node_info *info, uint32_t slots, int32_t queue)
 {
     if (slots != 0) {

@@ -15,6 +15,7 @@
 
 #include "base/attrs.h"
 #include "proto/drover_common.pb-c.h"
+#include "proto/drover_registry.pb-c.h"
 #include "shm/nodes.h"
 
 struct error;
@@ -37,6 +38,11 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
 /* Engine kind and versions.  DRV_EINVAL: a version that is no printable text. */
 MUST_CHECK int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
                                  const char *engine_version, const char *agent_version,
+                                 struct error *err);
+
+/* All that a node says when it joins, but for its address: the whole of *info.  DRV_EINVAL as
+ * the parts above. */
+MUST_CHECK int identity_register(struct node_info *info, const Drover__V1__Register *said,
                                  struct error *err);
 
 /* The configuration has the last word.  `slots` 0 and `queue` -1: as reported. */

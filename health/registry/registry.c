@@ -284,25 +284,6 @@ static int take_address(struct net_addr *out, struct attach *attach,
     return net_parse(out, text, err);
 }
 
-static int take_info(struct node_info *info, const Drover__V1__Register *said,
-                     struct error *err)
-{
-    int rc;
-
-    memset(info, 0, sizeof(*info));
-    (void)snprintf(info->name, sizeof(info->name), "%s", said->node_id);
-    memcpy(info->instance_id, said->instance_id.data, sizeof(info->instance_id));
-    info->origin = NODE_ORIGIN_REGISTRY;
-    info->weight = 100;
-    info->tls = said->tls != 0;
-    rc = identity_versions(info, said->engine, said->engine_version, said->agent_version, err);
-    if (rc == 0)
-        rc = identity_models(info, said->models, said->n_models, err);
-    if (rc == 0)
-        identity_capacity(info, said->capacity);
-    return rc;
-}
-
 static bool send_registered(struct attach *attach, const char *token, bool resumed)
 {
     const struct config_registry *config = &attach->registry->config->registry;
@@ -347,7 +328,8 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
     struct member *member = NULL;
     enum lease_answer answer;
 
-    if (take_address(&addr, attach, said, &err) != 0 || take_info(info, said, &err) != 0) {
+    if (take_address(&addr, attach, said, &err) != 0 ||
+        identity_register(info, said, &err) != 0) {
         protocol_error(attach, err.text);
         return;
     }
