@@ -102,7 +102,7 @@ static void on_gone(void *data)
 
     waiting_remove(x);
     x->phase = EXCHANGE_ANSWERED;
-    log_access(x, true);
+    log_access(x, !x->cut);
     x->request = NULL;
     if (!x->finished)
         exchange_stop_legs(x, STATS_CLIENT_GONE);
@@ -151,6 +151,7 @@ void exchange_answer_error(struct exchange *x, enum api_error error, const char 
     }
     x->status = 200; /* as the client saw it */
     if (!request->stream) {
+        x->cut = true;
         responder_abort(request->responder);
         return;
     }

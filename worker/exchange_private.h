@@ -115,6 +115,7 @@ struct exchange {
     bool content_shown;     /* ... and content: no more unseen retries */
     bool torn;              /* what was shown last does not end an event */
     bool finished;          /* finish came: the answer is whole */
+    bool cut;               /* it was cut off here, as nothing else could tell of an error */
     uint32_t next_sequence; /* of an event after those shown, where they are numbered */
 
     /* For going on elsewhere. */

@@ -17,7 +17,7 @@ import pytest
 from fake_engine import MODEL as FAKE, FakeEngine
 from fake_node import FakeNode, inference
 from harness import SLOW, until
-from load import chat_body, fetch, open_request, text_of
+from load import Closed, chat_body, fetch, fetch_now, open_request, text_of
 from test_clients import BackgroundClient
 
 CHAT = "/v1/chat/completions"
@@ -216,6 +216,7 @@ def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster)
     assert full.status == 429, full.body
     assert 1 <= int(full.headers["retry-after"]) <= 60
     assert full.headers["x-drover-reason"] == "queue_full"
+    assert sum(row["requests_rejected"] for row in cluster.ctl_rows("workers")) == 1
     assert full.json()["error"]["code"]
     assert line.gate.order == ["first", "stays", "instead"]
 
@@ -565,6 +566,32 @@ def test_what_a_stream_that_was_begun_early_holds_is_bounded(make_cluster, event
         cluster.wait_idle()
     finally:
         node.stop()
+
+
+class Breaking(FakeNode):
+    """Breaks off a document of which the client has seen the beginning."""
+
+    def infer(self, request, context):
+        yield inference.InferEvent(head=inference.ResponseHead(
+            http_status=200, content_type="application/json"))
+        for _ in range(80):
+            yield inference.InferEvent(chunk=inference.Chunk(data=b" " * 32768))
+        context.abort(grpc.StatusCode.INTERNAL, "broken")
+
+
+def test_a_document_that_had_to_be_cut_off_is_not_logged_as_the_clients_doing(make_cluster):
+    node = Breaking("box")
+    cluster = make_cluster(workers=1, token=False, config={
+        "nodes": [{"name": "box", "address": f"127.0.0.1:{node.port}"}]}).start()
+    cluster.wait_up("box")
+    try:
+        with pytest.raises(Closed):
+            fetch_now(cluster.api, "POST", CHAT, chat_body("x", 4, False, model="fake-model"),
+                      {"x-request-id": "cut"})
+        line = cluster.access_line("cut")
+    finally:
+        node.stop()
+    assert (line["outcome"], line["status"], line["reason"]) == ("node_error", 200, "node_failed")
 
 
 def test_two_coordinators_share_a_node_that_knows_better_than_they_do(make_cluster):

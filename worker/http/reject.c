@@ -87,17 +87,10 @@ static const char *should_retry(enum api_error error)
     return "false";
 }
 
-static bool is_refusal(enum api_error error)
-{
-    return error != API_ERROR_NODE_FAILED && error != API_ERROR_NODE_TIMEOUT &&
-           error != API_ERROR_DEADLINE && error != API_ERROR_INTERNAL;
-}
-
 static void answer_error(struct infer_request *request, enum api_error error,
                          const char *message, const char *param, unsigned retry_after_s)
 {
     struct responder *r = request->responder;
-    struct http_server *server = r->server;
     struct buf body = BUF_INIT;
     char seconds[16];
 
@@ -113,8 +106,6 @@ static void answer_error(struct infer_request *request, enum api_error error,
     responder_write(r, buf_head(&body), buf_size(&body));
     responder_end(r);
     buf_finish(&body);
-    if (is_refusal(error))
-        procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
 }
 
 void http_reply_error(struct infer_request *request, enum api_error error, const char *message,
@@ -127,8 +118,12 @@ void http_reply_error(struct infer_request *request, enum api_error error, const
 void http_reject(struct infer_request *request, enum api_error error, const char *message,
                  const char *param, unsigned retry_after_s)
 {
+    struct http_server *server = request->responder->server;
+
     request->responder->outcome = "rejected";
     request->responder->reason = api_error_reason(error);
+    if (error != API_ERROR_INTERNAL)
+        procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
     answer_error(request, error, message, param, retry_after_s);
 }
 
