@@ -34,6 +34,8 @@
 #define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
+/* After its answer is whole a node has so long to end the stream. */
+#define END_US (2 * US_PER_S)
 /* A waiting stream that has begun is told its place this often. */
 #define COMMENT_US (5 * US_PER_S)
 
@@ -354,37 +356,6 @@ static void refuse_late(struct exchange *x)
     exchange_answer_error(x, API_ERROR_BAD_REQUEST, message, 0);
 }
 
-static void on_finish(void *data, const Drover__V1__Finish *finish)
-{
-    struct leg *leg = data;
-    struct exchange *x = leg->x;
-    struct exchange_core *core = x->core;
-
-    hedge_adopt(leg);
-    x->finished = true;
-    if (finish->usage != NULL) {
-        x->prompt_tokens = finish->usage->prompt_tokens;
-        x->cached_tokens = finish->usage->cached_prompt_tokens;
-        if (finish->usage->output_tokens != 0)
-            x->output_tokens = finish->usage->output_tokens;
-    }
-    if (x->content_mono_us == 0)
-        note_content(leg);
-    x->outcome = leg->status >= 400 ? "client_error" : "ok";
-    x->phase = EXCHANGE_ANSWERED;
-    timer_stop(core->loop, &x->timer);
-    requests_phase(core->board, core->slot, leg->row, REQUEST_FLUSH, loop_now_us(core->loop));
-    if (x->request == NULL)
-        return;
-    if (x->head_shown && !x->content_shown && !leg->event_stream) {
-        refuse_late(x);
-        return;
-    }
-    if (!x->content_shown)
-        show(x, true);
-    responder_end(x->request->responder);
-}
-
 /* ---- how it ends ----------------------------------------------------------------------- */
 
 static void answered(struct leg *leg)
@@ -410,6 +381,48 @@ static void answered(struct leg *leg)
     stats_count(core->board, leg->node, leg->generation, STATS_CACHED_TOKENS, x->cached_tokens);
     stats_count(core->board, leg->node, leg->generation, STATS_OUTPUT_TOKENS, here);
     choose_release(leg, STATS_OK);
+}
+
+/* The answer was whole, but the stream does not end: the place is needed. */
+static void on_end_overdue(struct timer *timer)
+{
+    struct exchange *x = CONTAINER_OF(timer, struct exchange, timer);
+
+    if (x->leg->attempt == NULL)
+        return;
+    attempt_cancel(x->leg->attempt);
+    x->leg->attempt = NULL;
+    answered(x->leg);
+    exchange_release_if_over(x);
+}
+
+static void on_finish(void *data, const Drover__V1__Finish *finish)
+{
+    struct leg *leg = data;
+    struct exchange *x = leg->x;
+    struct exchange_core *core = x->core;
+
+    hedge_adopt(leg);
+    x->finished = true;
+    if (finish->usage != NULL) {
+        x->prompt_tokens = finish->usage->prompt_tokens;
+        x->cached_tokens = finish->usage->cached_prompt_tokens;
+        if (finish->usage->output_tokens != 0)
+            x->output_tokens = finish->usage->output_tokens;
+    }
+    if (x->content_mono_us == 0)
+        note_content(leg);
+    x->outcome = leg->status >= 400 ? "client_error" : "ok";
+    x->phase = EXCHANGE_ANSWERED;
+    requests_phase(core->board, core->slot, leg->row, REQUEST_FLUSH, loop_now_us(core->loop));
+    if (x->request != NULL && x->head_shown && !x->content_shown && !leg->event_stream) {
+        refuse_late(x);
+    } else if (x->request != NULL) {
+        if (!x->content_shown)
+            show(x, true);
+        responder_end(x->request->responder);
+    }
+    timer_start(core->loop, &x->timer, END_US, on_end_overdue);
 }
 
 /* What a status stands for if no other node helps, and how it counts for this one. */

@@ -568,6 +568,36 @@ def test_what_a_stream_that_was_begun_early_holds_is_bounded(make_cluster, event
         node.stop()
 
 
+class Lingering(FakeNode):
+    """Gives whole answers, and does not end the call."""
+
+    def __init__(self, name):
+        self.ended = threading.Event()
+        super().__init__(name)
+        self.infer_gate.set()
+
+    def infer(self, request, context):
+        context.add_callback(self.ended.set)
+        yield from super().infer(request, context)
+        self.ended.wait()
+
+
+def test_a_node_that_does_not_end_the_call_of_a_whole_answer_keeps_no_place(make_cluster):
+    node = Lingering("box")
+    cluster = make_cluster(workers=1, token=False, config={
+        "nodes": [{"name": "box", "address": f"127.0.0.1:{node.port}"}]}).start()
+    cluster.wait_up("box")
+    try:
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body("x", 4, False, model="fake-model"))
+        assert answer.status == 200
+        until(node.ended.is_set, 10, "the call is cancelled")
+        cluster.wait_idle()
+        assert cluster.ctl_json("node", "box")["counters"]["ok"] == 1
+    finally:
+        node.ended.set()
+        node.stop()
+
+
 class Breaking(FakeNode):
     """Breaks off a document of which the client has seen the beginning."""
 
