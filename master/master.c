@@ -383,6 +383,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->sup.arg = master;
     notify_open(&master->notify);
     upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
+    master->upgrade.before = &master->successor.from;
     master->upgrade.on_cede = on_cede;
     master->upgrade.on_news = on_upgrade_news;
     master->upgrade.on_order = on_upgrade_order;

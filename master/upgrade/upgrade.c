@@ -108,6 +108,13 @@ static int collect(struct handover *out, const struct upgrade *up)
             rc = handover_add_node(out, info->name, HANDOVER_UP);
     }
     free(info);
+    /* Drained ones that we were told of and have not met yet. */
+    for (size_t i = 0; up->before != NULL && i < up->before->nodes_count && rc == 0; i++) {
+        const struct handover_node *node = &up->before->nodes[i];
+
+        if (node->state == HANDOVER_DRAINED && !node->done)
+            rc = handover_add_node(out, node->name, HANDOVER_DRAINED);
+    }
     return rc;
 }
 

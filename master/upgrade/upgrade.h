@@ -46,6 +46,8 @@ struct upgrade {
     char program[PATH_MAX];  /* where we were started from; "" = unknown */
     struct runtime *rt;      /* borrowed */
     struct supervisor *sup;  /* borrowed */
+    const struct handover
+        *before; /* borrowed: from the master before us; NULL = there was none */
     enum upgrade_phase phase;
     bool wanted;
     uint64_t serial; /* attempts begun */

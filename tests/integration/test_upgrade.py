@@ -363,6 +363,23 @@ def test_a_health_process_that_dies_while_its_nodes_move_takes_none_back(up):
     assert joined == 1, "it joined a master that goes"
 
 
+def test_a_drained_node_that_was_away_during_two_upgrades_is_drained_when_it_is_back(up):
+    cluster = up.cluster
+    away = next(node.pid for node in cluster.nodes if node.name == "a")
+    cluster.ctl("drain", "a")
+    os.kill(away, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            cluster.ctl("upgrade")
+            assert up.follow().wait(30) == 0
+        assert cluster.node_row("a") is None
+    finally:
+        os.kill(away, signal.SIGCONT)
+    until(lambda: cluster.node_state("a") == "DRAINING", 15, "it is back, and drained")
+    cluster.ctl("undrain", "a")
+    cluster.wait_up("a")
+
+
 def refused(up, words, timeout=40):
     """An upgrade that fails: said, and nothing has changed."""
     cluster = up.cluster
