@@ -344,7 +344,9 @@ void exchange_start(struct exchange_core *core, struct infer_request *request)
     x->leg = &x->legs[0];
     (void)strlcpy(x->model, request->model, sizeof(x->model));
     x->model_hash = hash_text(x->model);
-    x->session_hash = request->session == NULL ? 0 : hash_text(request->session);
+    /* One session may use several models, and their caches have nothing in common. */
+    x->session_hash =
+        request->session == NULL ? 0 : hash_text(request->session) * 31 + x->model_hash;
     x->prev = core->last;
     if (core->last != NULL)
         core->last->next = x;

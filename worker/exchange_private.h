@@ -77,7 +77,7 @@ struct exchange {
     /* What routing knows of the request. */
     char model[NODE_MODEL_BYTES]; /* a copy: the request may be gone first */
     uint64_t model_hash;
-    uint64_t session_hash; /* 0 = no session */
+    uint64_t session_hash; /* of session and model; 0 = no session */
     /* Who held the session when the request got its first place: private to choose.c. */
     bool session_looked;
     int session_node; /* slot of a node that is not down; -1 = none */

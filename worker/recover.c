@@ -155,6 +155,10 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         exchange_answer_error(x, error, message, 0);
         return;
     }
+    if (!spared) {
+        x->last_error = error;
+        (void)snprintf(x->last_message, sizeof(x->last_message), "%s", message);
+    }
     if (survives) {
         /* The other leg goes on; of this node it counts as any attempt followed by another. */
         if (spared)
@@ -169,8 +173,6 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         go_on(x);
         return;
     }
-    x->last_error = error;
-    (void)snprintf(x->last_message, sizeof(x->last_message), "%s", message);
     x->outcome = error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
     /* One bad node among good ones is what retries are for.  What must not multiply is the load
      * when they do not help, so the bucket is emptied by attempts that failed after another

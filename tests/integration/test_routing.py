@@ -416,3 +416,18 @@ def test_an_answer_says_whether_it_came_from_the_sessions_node(make_cluster):
     until(lambda: cluster.node_state(place) != "UP", 15, "it is lost")
     assert ask("new")[1] == "miss"
     assert ask("new")[1] == "hit"
+
+
+def test_a_session_that_uses_two_models_has_a_node_for_each(make_cluster):
+    cluster = make_cluster().start()
+    for name in "ab":
+        cluster.start_node(name, f"slots=4,models=model-{name}")
+
+    def ask(name):
+        answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hello", 2, model=f"model-{name}"),
+                           {"x-session-id": "both"})
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-drover-node"] == name
+        return answer.headers["x-drover-session"]
+    assert [ask(name) for name in "ab"] == ["miss", "miss"]
+    assert [ask(name) for name in "ab"] == ["hit", "hit"]
