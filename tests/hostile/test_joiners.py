@@ -10,7 +10,7 @@ import pytest
 
 from bad_node import BadNode, good_answer
 from fake_node import common, registry
-from h2raw import DATA, END_HEADERS, HEADERS, Raw, frame, framed
+from h2raw import END_HEADERS, HEADERS, Raw, frame, framed
 from harness import until
 from watch import Watch
 
@@ -33,9 +33,7 @@ def fixture_evil(fleet):
 def attach(connection, *frames):
     """Sends the frames on one stream; the status with which it ends."""
     connection.send(frame(HEADERS, END_HEADERS, 1, connection.head(ATTACH)))
-    text = b"".join(framed(body) for body in frames)
-    for at in range(0, len(text), 16384):
-        connection.send(frame(DATA, 0, 1, text[at:at + 16384]))
+    connection.send_data(1, b"".join(framed(body) for body in frames))
     return connection.answer(1)["headers"].get("grpc-status")
 
 

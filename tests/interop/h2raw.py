@@ -27,6 +27,7 @@ class Raw:
         self.streams = {}
         self.goaways = []
         self.pings = 0
+        self.windows = {0: 65535}  # what may still be sent; SETTINGS of the server change nothing here
         if greet:
             self.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS))
 
@@ -49,6 +50,22 @@ class Raw:
     def request(self, stream, body=framed(b""), end=True, **kwargs):
         self.send(frame(HEADERS, END_HEADERS, stream, self.head(**kwargs))
                   + frame(DATA, END_STREAM if end else 0, stream, body))
+
+    def send_data(self, stream, data):
+        """As DATA frames, as fast as the server's windows allow; less when it ends the stream."""
+        self.windows.setdefault(stream, 65535)
+        while data:
+            room = min(16384, self.windows[0], self.windows[stream])
+            over = self.streams.get(stream, {"end": False, "reset": None})
+            if over["end"] or over["reset"] is not None:
+                return
+            if room > 0:
+                self.send(frame(DATA, 0, stream, data[:room]))
+                data = data[room:]
+                self.windows[0] -= room
+                self.windows[stream] -= room
+            elif self.read_frame() is None:
+                raise AssertionError("the connection ended first")
 
     def read_frame(self):
         """Takes in one frame; None when the connection has ended."""
@@ -73,6 +90,8 @@ class Raw:
             got["reset"] = int.from_bytes(body, "big")
         elif kind == GOAWAY:
             self.goaways.append((int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big"), body[8:]))
+        elif kind == WINDOW:
+            self.windows[stream] = self.windows.get(stream, 65535) + int.from_bytes(body, "big")
         elif kind == PING and flags & ACK:
             self.pings += 1
         elif kind == PING:
