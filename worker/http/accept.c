@@ -235,19 +235,32 @@ static void stop_listening(struct http_server *server)
     server->listening = false;
 }
 
-/* Those who have waited for a second; the spare descriptor is enough for one after the other.
- */
+/* How many wait to be accepted, as far as one batch goes. */
+static unsigned count_waiting(const struct http_server *server)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+
+    /* Of a listener it says how many are in its queue. */
+    if (getsockopt(server->params.listen_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
+        info.tcpi_unacked > SHED_BATCH)
+        return SHED_BATCH;
+    return info.tcpi_unacked;
+}
+
+/* Those who have waited for a second, and not who comes meanwhile; the spare descriptor is
+ * enough for one after the other. */
 static void shed(struct http_server *server)
 {
     static struct log_limit limit;
-    unsigned n = 0;
+    unsigned n = 0, waiting = count_waiting(server);
     uint32_t missed;
-    int fd = -1;
+    int fd;
 
     if (server->spare_fd != -1)
         (void)close(server->spare_fd);
-    while (n < SHED_BATCH && (fd = accept4(server->params.listen_fd, NULL, NULL,
-                                           SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
+    while (n < waiting && (fd = accept4(server->params.listen_fd, NULL, NULL,
+                                        SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
         turn_away(server, fd,
                   "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 2\r\n"
                   "x-drover-reason: overloaded\r\ncontent-type: application/json\r\n"
@@ -256,7 +269,7 @@ static void shed(struct http_server *server)
                   "\"service_unavailable\",\"param\":null,\"code\":\"overloaded\"}}\n");
         n++;
     }
-    if (fd == -1 && errno == EAGAIN)
+    if (n == waiting ? n < SHED_BATCH : errno == EAGAIN)
         server->held_off = 0; /* that was all: who comes now has not waited yet */
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (n != 0 && log_limit_ok(&limit, 1, &missed))
