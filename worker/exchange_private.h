@@ -217,7 +217,7 @@ void hedge_earn(struct exchange *x);
 /* Does anybody wait for this model, in any worker? */
 bool waiting_has_line(const struct exchange *x);
 /* Is the line too long for x?  Never for one that was let in before.  See
- * worker/routing/admission.h. */
+ * policy/route/admission.h. */
 bool waiting_refuses(const struct exchange *x);
 /* Puts x in line; false when memory is short. */
 bool waiting_add(struct exchange *x);

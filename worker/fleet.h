@@ -64,7 +64,7 @@ struct fleet_model {
     uint32_t operations; /* of any server */
     struct fleet_server *servers;
     size_t servers_count;
-    uint32_t cursor;        /* for policy_choose() */
+    uint32_t cursor;        /* for balance_choose() */
     double bytes_per_token; /* of prompts; learned by this worker from reported usage */
     /* For waiting.c: what the nodes that are up can do, as of `measured_mono_us`. */
     uint64_t measured_mono_us;

@@ -26,23 +26,6 @@
 #define ADMIN_LISTEN "127.0.0.1:8081"
 #define WORKERS_MAX  8 /* by default; more processors than this wait for tokens anyway */
 
-const char *policy_name(enum policy_kind kind)
-{
-    switch (kind) {
-    case POLICY_FASTEST:
-        return "fastest";
-    case POLICY_LEAST_CONN:
-        return "least_conn";
-    case POLICY_ROUND_ROBIN:
-        return "round_robin";
-    case POLICY_RANDOM2:
-        return "random2";
-    case POLICY_PREFIX_HASH:
-        return "prefix_hash";
-    }
-    return "unknown";
-}
-
 void config_default_runtime_dir(char *out, size_t cap)
 {
     const char *xdg = getenv("XDG_RUNTIME_DIR");

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/kinds.h"
 #include "base/log.h"
 #include "base/secure/api_keys.h"
 #include "base/secure/privileges.h"
@@ -23,22 +24,6 @@
 
 struct buf;
 struct error;
-
-enum policy_kind {
-    POLICY_FASTEST = 0,
-    POLICY_LEAST_CONN = 1,
-    POLICY_ROUND_ROBIN = 2,
-    POLICY_RANDOM2 = 3,
-    POLICY_PREFIX_HASH = 4,
-};
-const char *policy_name(enum policy_kind kind);
-
-/* Who goes first when requests wait. */
-enum request_priority {
-    REQUEST_PRIORITY_DEFAULT = 0,
-    REQUEST_PRIORITY_INTERACTIVE,
-    REQUEST_PRIORITY_BULK,
-};
 
 /* Files of a TLS endpoint; any may be NULL.  ca verifies the peer; with `ca` on a server a
  * client certificate is demanded (mutual TLS). */

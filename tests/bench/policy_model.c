@@ -1,7 +1,7 @@
 /* policy_model.c - a model of a fleet and of the worker's choice, for scripts/bench-policy. */
 /*
  * Replays a schedule against simulated engines (node/sim/model/sim_model.h) in model time, so
- * an hour of trace takes a second.  The choice is worker/routing/policy.c itself; what it is
+ * an hour of trace takes a second.  The choice is policy/route/balance.c itself; what it is
  * fed is kept as the worker keeps it: exact gauges, speeds learned from requests that had a
  * slot, the line in order of arrival with a look behind the first for matches.
  *
@@ -24,7 +24,7 @@
 
 #include "base/clock.h"
 #include "node/sim/model/sim_model.h"
-#include "worker/routing/policy.h"
+#include "policy/route/balance.h"
 
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512
@@ -80,7 +80,7 @@ struct world {
 
 /* ---- the choice ------------------------------------------------------------------------ */
 
-static void describe(struct policy_candidate *c, struct world *world, struct node *node,
+static void describe(struct balance_candidate *c, struct world *world, struct node *node,
                      const struct request *r)
 {
     size_t hit = 0;
@@ -91,7 +91,7 @@ static void describe(struct policy_candidate *c, struct world *world, struct nod
     if (node->pending_first != NULL)
         oldest_s =
             (double)(world->now_us - node->pending_first->dispatch_us) / (double)US_PER_S;
-    *c = (struct policy_candidate){
+    *c = (struct balance_candidate){
         .id = (uint32_t)(node - world->nodes),
         .inflight = node->inflight,
         .cap = node->slots + node->queue,
@@ -100,8 +100,8 @@ static void describe(struct policy_candidate *c, struct world *world, struct nod
         .pending_tokens = node->pending_tokens,
         .matched_tokens = (uint32_t)hit * BLOCK_TOKENS,
         .prefill_tokens_per_s =
-            policy_prefill_speed(node->backlog, node->ttft_s, node->reported_tokens_per_s,
-                                 node->pending_tokens, oldest_s),
+            balance_prefill_speed(node->backlog, node->ttft_s, node->reported_tokens_per_s,
+                                  node->pending_tokens, oldest_s),
         .hold_s = node->hold_s,
     };
 }
@@ -114,19 +114,19 @@ static uint64_t next_random(struct world *world)
 }
 
 /* The published form of the formula: the least cost of all that have any place. */
-static int choose_push(const struct policy_candidate *candidates, size_t n,
-                       const struct policy_request *request, uint64_t random)
+static int choose_push(const struct balance_candidate *candidates, size_t n,
+                       const struct balance_request *request, uint64_t random)
 {
     int best = -1;
     double best_cost_s = 0;
 
     for (size_t step = 0; step < n; step++) {
         size_t i = (step + (random >> 33)) % n; /* equals are not always taken in one order */
-        struct policy_terms terms;
+        struct balance_terms terms;
 
         if (candidates[i].inflight >= candidates[i].cap)
             continue;
-        policy_terms(&terms, &candidates[i], request);
+        balance_terms(&terms, &candidates[i], request);
         if (best == -1 || terms.cost_s < best_cost_s) {
             best = (int)i;
             best_cost_s = terms.cost_s;
@@ -136,7 +136,7 @@ static int choose_push(const struct policy_candidate *candidates, size_t n,
 }
 
 static void dispatch(struct world *world, struct request *r, struct node *node,
-                     const struct policy_terms *terms)
+                     const struct balance_terms *terms)
 {
     r->node = node;
     r->dispatch_us = world->now_us;
@@ -163,9 +163,9 @@ static void dispatch(struct world *world, struct request *r, struct node *node,
 /* False: no node may take it now. */
 static bool try_start(struct world *world, struct request *r)
 {
-    struct policy_candidate candidates[MAX_NODES];
-    struct policy_request request = {.tokens = r->prompt, .key = r->key};
-    struct policy_terms terms;
+    struct balance_candidate candidates[MAX_NODES];
+    struct balance_request request = {.tokens = r->prompt, .key = r->key};
+    struct balance_terms terms;
     double fastest = 0;
     int at;
 
@@ -184,11 +184,11 @@ static bool try_start(struct world *world, struct request *r)
     if (world->push)
         at = choose_push(candidates, world->n_nodes, &request, next_random(world));
     else
-        at = policy_choose(world->policy, candidates, world->n_nodes, &request, &world->cursor,
-                           next_random(world), NULL);
+        at = balance_choose(world->policy, candidates, world->n_nodes, &request, &world->cursor,
+                            next_random(world), NULL);
     if (at < 0)
         return false;
-    policy_terms(&terms, &candidates[at], &request);
+    balance_terms(&terms, &candidates[at], &request);
     dispatch(world, r, &world->nodes[at], &terms);
     return true;
 }

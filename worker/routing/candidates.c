@@ -58,7 +58,7 @@ static double seconds_since(uint64_t since_mono_us, uint64_t now)
 }
 
 /* Fills in c.  True: nothing is known of the node's speed, or nothing new. */
-static inline bool describe(struct policy_candidate *c, const struct scoreboard *board,
+static inline bool describe(struct balance_candidate *c, const struct scoreboard *board,
                             const struct fleet_server *server, const struct node_hot *hot,
                             const struct candidates_request *request,
                             const struct outlook *outlook)
@@ -75,7 +75,7 @@ static inline bool describe(struct policy_candidate *c, const struct scoreboard 
     c->weight = server->weight;
     c->pending_tokens = gauge.pending_tokens;
     c->matched_tokens = (uint32_t)(request->tokens_per_window * outlook->matched[server->slot]);
-    c->prefill_tokens_per_s = policy_prefill_speed(
+    c->prefill_tokens_per_s = balance_prefill_speed(
         average[STATS_AVG_BACKLOG], average[STATS_AVG_TTFT_S], server->prefill_tokens_per_s,
         gauge.pending_tokens, seconds_since(gauge.oldest_mono_us, request->now_mono_us));
     c->hold_s = average[STATS_AVG_HOLD_S];
@@ -87,7 +87,7 @@ static inline bool describe(struct policy_candidate *c, const struct scoreboard 
 }
 
 /* One place, and none once the trial has a result. */
-static void limit_trial(struct policy_candidate *c, const struct scoreboard *board,
+static void limit_trial(struct balance_candidate *c, const struct scoreboard *board,
                         const struct fleet_server *server)
 {
     c->slots = 1;
@@ -96,7 +96,7 @@ static void limit_trial(struct policy_candidate *c, const struct scoreboard *boa
 
 /* A node that has the model on disk.  One load at a time: the others wait for it, or go where
  * the model is. */
-static uint8_t describe_load(struct policy_candidate *c, const struct scoreboard *board,
+static uint8_t describe_load(struct balance_candidate *c, const struct scoreboard *board,
                              const struct fleet_server *server,
                              const struct candidates_request *request)
 {
@@ -132,7 +132,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
     for (size_t i = 0; i < model->servers_count && out->count < CANDIDATES_MAX; i++) {
         const struct fleet_server *server = &model->servers[i];
         const struct candidates_barred *barred;
-        struct policy_candidate *c = &out->of[out->count];
+        struct balance_candidate *c = &out->of[out->count];
         struct node_hot hot;
 
         if (!can_serve(server, request->operation) || !nodes_hot(board, server->slot, &hot) ||
@@ -175,7 +175,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
 /* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
  */
 static bool claim(struct scoreboard *board, unsigned worker, const struct fleet_server *server,
-                  const struct policy_candidate *c, const struct candidates_request *request,
+                  const struct balance_candidate *c, const struct candidates_request *request,
                   struct candidates_place *place)
 {
     uint32_t cap = c->inflight < c->slots ? c->slots : c->cap;
@@ -202,14 +202,14 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
                       uint32_t *cursor, uint64_t *random, struct candidates_place *out)
 {
     for (;;) {
-        int at = policy_choose(policy, candidates->of, candidates->count, &request->policy,
-                               cursor, policy_random(random), candidates->cost_s);
-        struct policy_candidate *c;
+        int at = balance_choose(policy, candidates->of, candidates->count, &request->policy,
+                                cursor, balance_random(random), candidates->cost_s);
+        struct balance_candidate *c;
 
         if (at < 0)
             return false;
         c = &candidates->of[at];
-        policy_terms(&out->terms, c, &request->policy);
+        balance_terms(&out->terms, c, &request->policy);
         out->at = at;
         if (claim(board, worker, candidates->server[at], c, request, out))
             return true;
@@ -220,13 +220,14 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
 
 /* ---- the record ------------------------------------------------------------------------ */
 
-static void describe_for_people(struct decision_candidate *to, const struct policy_candidate *c,
+static void describe_for_people(struct decision_candidate *to,
+                                const struct balance_candidate *c,
                                 const struct fleet_server *server, uint8_t bars,
-                                const struct policy_request *request)
+                                const struct balance_request *request)
 {
-    struct policy_terms terms;
+    struct balance_terms terms;
 
-    policy_terms(&terms, c, request);
+    balance_terms(&terms, c, request);
     to->node = server->slot;
     memcpy(to->name, server->node->info.name, sizeof(to->name) - 1);
     to->name[sizeof(to->name) - 1] = '\0';
@@ -247,16 +248,16 @@ static void describe_for_people(struct decision_candidate *to, const struct poli
 
 /* What each would cost: fastest has worked it out already. */
 static const float *costs(const struct candidates *candidates, const struct decision *decision,
-                          const struct policy_request *request)
+                          const struct balance_request *request)
 {
     static float cost_s[CANDIDATES_MAX]; /* one thread */
 
     if (decision->policy == (uint32_t)POLICY_FASTEST)
         return candidates->cost_s;
     for (size_t i = 0; i < candidates->count; i++) {
-        struct policy_terms terms;
+        struct balance_terms terms;
 
-        policy_terms(&terms, &candidates->of[i], request);
+        balance_terms(&terms, &candidates->of[i], request);
         cost_s[i] = terms.eligible ? (float)terms.cost_s : INFINITY;
     }
     return cost_s;

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "worker/routing/policy.h"
+#include "policy/route/balance.h"
 
 struct decision;
 struct fleet_model;
@@ -36,7 +36,7 @@ struct candidates_barred {
 };
 
 struct candidates_request {
-    struct policy_request policy;
+    struct balance_request policy;
     int operation; /* enum drover.v1.Operation */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
@@ -54,11 +54,11 @@ struct candidates {
     bool any_usable;  /* some node could serve it, though it may be full */
     bool any_failed;  /* some node could have, but has already failed for this request */
     int session_node; /* slot of the node that last served the session; -1 = none is known */
-    struct policy_candidate of[CANDIDATES_MAX];
+    struct balance_candidate of[CANDIDATES_MAX];
     const struct fleet_server *server[CANDIDATES_MAX];
     bool on_trial[CANDIDATES_MAX];
     uint8_t bars[CANDIDATES_MAX]; /* enum decision_bar, or-ed: why `cap` is 0 */
-    float cost_s[CANDIDATES_MAX]; /* see policy_choose() */
+    float cost_s[CANDIDATES_MAX]; /* see balance_choose() */
 };
 
 /* Everybody who could serve the request, and how things stand there.  Not reentrant. */
@@ -68,7 +68,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
 
 struct candidates_place {
     int at; /* index of the candidate */
-    struct policy_terms terms;
+    struct balance_terms terms;
     bool loads_model; /* the claim to load it there is held too: see shm/routing/loads.h */
 };
 

@@ -9,6 +9,7 @@
 #include "base/config/config.h"
 #include "base/json.h"
 #include "base/loop.h"
+#include "policy/route/prompt.h"
 #include "shm/nodes.h"
 #include "shm/outcomes.h"
 #include "shm/routing/decisions.h"
@@ -19,7 +20,6 @@
 #include "worker/fleet.h"
 #include "worker/http/request.h"
 #include "worker/routing/candidates.h"
-#include "worker/routing/prompt.h"
 
 #define ALPHA 0.1 /* of the moving averages */
 
@@ -63,7 +63,7 @@ bool choose_any_up(struct exchange_core *core, const char *model)
 
 /* ---- the decision ---------------------------------------------------------------------- */
 
-static void hold(struct leg *leg, struct fleet_node *node, const struct policy_candidate *c,
+static void hold(struct leg *leg, struct fleet_node *node, const struct balance_candidate *c,
                  uint32_t tokens)
 {
     struct exchange *x = leg->x;
@@ -127,7 +127,7 @@ const char *choose_session_text(const struct exchange *x)
 static void only_free_slots(struct candidates *candidates, unsigned but_not)
 {
     for (size_t i = 0; i < candidates->count; i++) {
-        struct policy_candidate *c = &candidates->of[i];
+        struct balance_candidate *c = &candidates->of[i];
 
         if (candidates->server[i]->slot == but_not || c->load_s > 0)
             c->cap = 0;

@@ -21,13 +21,13 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
+#include "policy/route/admission.h"
 #include "shm/nodes.h"
 #include "shm/routing/lines.h"
 #include "shm/stats.h"
 #include "worker/exchange_private.h"
 #include "worker/fleet.h"
 #include "worker/http/request.h"
-#include "worker/routing/admission.h"
 
 #define POLL_US (20 * US_PER_MS)
 /* Positions in a line of n are counted again after n times this, so that the whole costs next

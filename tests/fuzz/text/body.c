@@ -10,10 +10,10 @@
 #include "node/text/edit.h"
 #include "node/text/form.h"
 #include "node/text/resume.h"
+#include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "tests/fuzz/fuzz.h"
 #include "worker/http/request.h"
-#include "worker/routing/prompt.h"
 
 #define FORM "multipart/form-data; boundary=xyz"
 

@@ -1,5 +1,5 @@
-/* policy.c - which node gets a request. */
-#include "worker/routing/policy.h"
+/* balance.c - which node gets a request. */
+#include "policy/route/balance.h"
 
 #include <math.h>
 
@@ -20,7 +20,7 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-uint64_t policy_random(uint64_t *state)
+uint64_t balance_random(uint64_t *state)
 {
     *state += GOLDEN;
     return mix(*state);
@@ -29,17 +29,17 @@ uint64_t policy_random(uint64_t *state)
 /* The n-th tie replaces the one held with probability 1/n, so each of them is as likely. */
 static bool replaces(uint64_t *random, uint32_t ties)
 {
-    return policy_random(random) % ties == 0;
+    return balance_random(random) % ties == 0;
 }
 
-static bool has_slot(const struct policy_candidate *c)
+static bool has_slot(const struct balance_candidate *c)
 {
     return c->inflight < c->cap && c->inflight < c->slots;
 }
 
 /* a's share of use after one more against b's: < 0 when a's is less.  No product passes 2^64.
  */
-static int compare_use(const struct policy_candidate *a, const struct policy_candidate *b)
+static int compare_use(const struct balance_candidate *a, const struct balance_candidate *b)
 {
     uint64_t left = ((uint64_t)a->inflight + 1) * b->slots * b->weight;
     uint64_t right = ((uint64_t)b->inflight + 1) * a->slots * a->weight;
@@ -50,8 +50,8 @@ static int compare_use(const struct policy_candidate *a, const struct policy_can
 /* ---- fastest --------------------------------------------------------------------------- */
 
 /* Inline, because it is all that a decision does with most candidates. */
-static inline void compute_terms(struct policy_terms *out, const struct policy_candidate *c,
-                                 const struct policy_request *request)
+static inline void compute_terms(struct balance_terms *out, const struct balance_candidate *c,
+                                 const struct balance_request *request)
 {
     double n = c->inflight, slots = c->slots == 0 ? 1 : c->slots;
     double p = c->prefill_tokens_per_s;
@@ -70,21 +70,21 @@ static inline void compute_terms(struct policy_terms *out, const struct policy_c
                                     c->matched_tokens / p >= out->wait_s);
 }
 
-void policy_terms(struct policy_terms *out, const struct policy_candidate *candidate,
-                  const struct policy_request *request)
+void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
+                   const struct balance_request *request)
 {
     compute_terms(out, candidate, request);
 }
 
-static int fastest(const struct policy_candidate *candidates, size_t n,
-                   const struct policy_request *request, uint64_t random, float *cost_s)
+static int fastest(const struct balance_candidate *candidates, size_t n,
+                   const struct balance_request *request, uint64_t random, float *cost_s)
 {
     int best = -1;
     double best_cost = 0;
     uint32_t ties = 1;
 
     for (size_t i = 0; i < n; i++) {
-        struct policy_terms terms;
+        struct balance_terms terms;
 
         if (cost_s != NULL)
             cost_s[i] = INFINITY;
@@ -115,9 +115,9 @@ static double least(double a, double b)
     return a < b ? a : b;
 }
 
-double policy_prefill_speed(double average_backlog, double average_ttft_s,
-                            double reported_tokens_per_s, uint64_t pending_tokens,
-                            double oldest_pending_s)
+double balance_prefill_speed(double average_backlog, double average_ttft_s,
+                             double reported_tokens_per_s, uint64_t pending_tokens,
+                             double oldest_pending_s)
 {
     double p = GUESS_TOKENS_PER_S;
 
@@ -132,7 +132,7 @@ double policy_prefill_speed(double average_backlog, double average_ttft_s,
 
 /* ---- the others ------------------------------------------------------------------------ */
 
-static int least_conn(const struct policy_candidate *candidates, size_t n, uint64_t random)
+static int least_conn(const struct balance_candidate *candidates, size_t n, uint64_t random)
 {
     int best = -1;
     uint32_t ties = 1;
@@ -158,7 +158,7 @@ static int least_conn(const struct policy_candidate *candidates, size_t n, uint6
 }
 
 /* The k-th candidate that has a slot. */
-static int nth_with_slot(const struct policy_candidate *candidates, size_t n, uint64_t k)
+static int nth_with_slot(const struct balance_candidate *candidates, size_t n, uint64_t k)
 {
     for (size_t i = 0; i < n; i++) {
         if (has_slot(&candidates[i]) && k-- == 0)
@@ -167,7 +167,7 @@ static int nth_with_slot(const struct policy_candidate *candidates, size_t n, ui
     return -1;
 }
 
-static int random2(const struct policy_candidate *candidates, size_t n, uint64_t random)
+static int random2(const struct balance_candidate *candidates, size_t n, uint64_t random)
 {
     uint64_t room = 0, a, b;
     int first, second;
@@ -176,17 +176,17 @@ static int random2(const struct policy_candidate *candidates, size_t n, uint64_t
         room += has_slot(&candidates[i]);
     if (room == 0)
         return -1;
-    a = policy_random(&random) % room;
+    a = balance_random(&random) % room;
     if (room == 1)
         return nth_with_slot(candidates, n, a);
-    b = policy_random(&random) % (room - 1);
+    b = balance_random(&random) % (room - 1);
     b += b >= a; /* the second draw is never the first again */
     first = nth_with_slot(candidates, n, a);
     second = nth_with_slot(candidates, n, b);
     return compare_use(&candidates[second], &candidates[first]) < 0 ? second : first;
 }
 
-static int round_robin(const struct policy_candidate *candidates, size_t n, uint32_t *cursor)
+static int round_robin(const struct balance_candidate *candidates, size_t n, uint32_t *cursor)
 {
     for (size_t step = 0; step < n; step++) {
         size_t i = (*cursor + step) % n;
@@ -201,7 +201,7 @@ static int round_robin(const struct policy_candidate *candidates, size_t n, uint
 
 /* Rendezvous hashing, weighted by capacity: -capacity / ln(h), greatest first, gives each node
  * keys in proportion to its capacity and moves only a lost node's keys. */
-static double rendezvous(const struct policy_candidate *c, uint64_t key)
+static double rendezvous(const struct balance_candidate *c, uint64_t key)
 {
     uint64_t h = mix(key ^ mix(c->id + GOLDEN));
     double unit = ((double)(h >> 11) + 0.5) / 9007199254740992.0;
@@ -209,7 +209,7 @@ static double rendezvous(const struct policy_candidate *c, uint64_t key)
     return -(double)c->slots * c->weight / log(unit);
 }
 
-static int prefix_hash(const struct policy_candidate *candidates, size_t n, uint64_t key)
+static int prefix_hash(const struct balance_candidate *candidates, size_t n, uint64_t key)
 {
     uint64_t total = 1, capacity = 0;
     double best_score = 0;
@@ -222,7 +222,7 @@ static int prefix_hash(const struct policy_candidate *candidates, size_t n, uint
         capacity += (uint64_t)candidates[i].slots * candidates[i].weight;
     }
     for (size_t i = 0; i < n; i++) {
-        const struct policy_candidate *c = &candidates[i];
+        const struct balance_candidate *c = &candidates[i];
         /* inflight + 1 <= ceil(1.25 * total * share / capacity), in whole numbers */
         uint64_t share = (uint64_t)c->slots * c->weight * total * LOAD_BOUND_PCT;
         uint64_t bound = capacity == 0 ? 0 : (share + capacity * 100 - 1) / (capacity * 100);
@@ -239,9 +239,9 @@ static int prefix_hash(const struct policy_candidate *candidates, size_t n, uint
     return best;
 }
 
-int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates, size_t n,
-                  const struct policy_request *request, uint32_t *cursor, uint64_t random,
-                  float *cost_s)
+int balance_choose(enum policy_kind kind, const struct balance_candidate *candidates, size_t n,
+                   const struct balance_request *request, uint32_t *cursor, uint64_t random,
+                   float *cost_s)
 {
     switch (kind) {
     case POLICY_FASTEST:

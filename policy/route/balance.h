@@ -1,5 +1,5 @@
 /*
- * policy.h - which node gets a request.  Pure: candidates, the request's size, random bits and
+ * balance.h - which node gets a request.  Pure: candidates, the request's size, random bits and
  * a cursor in, an index out.
  *
  * `fastest`, the default, takes the node that will give the first token earliest.  Of a request
@@ -40,18 +40,18 @@
  *
  * Ties are broken at random.
  */
-#ifndef DROVER_WORKER_POLICY_H
-#define DROVER_WORKER_POLICY_H
+#ifndef DROVER_POLICY_BALANCE_H
+#define DROVER_POLICY_BALANCE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/config/config.h"
+#include "base/kinds.h"
 
 /* One cache line. */
-struct policy_candidate {
+struct balance_candidate {
     uint32_t id;       /* of the node, the same for all workers */
     uint32_t inflight; /* n, over all workers */
     uint32_t cap;      /* may hold this many; 0 = out of the question */
@@ -66,13 +66,13 @@ struct policy_candidate {
     bool same_session;
 };
 
-struct policy_request {
+struct balance_request {
     uint32_t tokens; /* estimate of the prompt; at least 1 */
     uint64_t key;    /* for prefix_hash: equal keys begin alike */
 };
 
 /* The terms of one node's cost, for people. */
-struct policy_terms {
+struct balance_terms {
     uint32_t uncached_tokens; /* u */
     double wait_s;
     double prefill_s; /* (Q + u) / p * (1 + n / S) */
@@ -81,8 +81,8 @@ struct policy_terms {
     double cost_s;
     bool eligible;
 };
-void policy_terms(struct policy_terms *out, const struct policy_candidate *candidate,
-                  const struct policy_request *request);
+void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
+                   const struct balance_request *request);
 
 /*
  * The index of the chosen candidate, or -1 when none may take it.  `cursor` is the caller's
@@ -90,13 +90,13 @@ void policy_terms(struct policy_terms *out, const struct policy_candidate *candi
  * `cost_s` (room for n, or NULL) gets what fastest has worked out on the way: the cost of each
  * that may take it, and INFINITY for the others.
  */
-MUST_CHECK int policy_choose(enum policy_kind kind, const struct policy_candidate *candidates,
-                             size_t n, const struct policy_request *request, uint32_t *cursor,
-                             uint64_t random, float *cost_s);
+MUST_CHECK int balance_choose(enum policy_kind kind, const struct balance_candidate *candidates,
+                              size_t n, const struct balance_request *request, uint32_t *cursor,
+                              uint64_t random, float *cost_s);
 
 /* The next of a sequence of random numbers of 64 bits: splitmix64 (Steele, Lea and Flood,
  * 2014). Any state will do for a start. */
-uint64_t policy_random(uint64_t *state);
+uint64_t balance_random(uint64_t *state);
 
 /*
  * The effective prefill speed: what was learned (tokens per second = average backlog / average
@@ -104,8 +104,8 @@ uint64_t policy_random(uint64_t *state);
  * yet at its first token allows: a node that has had B tokens for t seconds and given nothing
  * does not do more than B / t.
  */
-double policy_prefill_speed(double average_backlog, double average_ttft_s,
-                            double reported_tokens_per_s, uint64_t pending_tokens,
-                            double oldest_pending_s);
+double balance_prefill_speed(double average_backlog, double average_ttft_s,
+                             double reported_tokens_per_s, uint64_t pending_tokens,
+                             double oldest_pending_s);
 
 #endif

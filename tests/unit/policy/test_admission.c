@@ -1,5 +1,5 @@
 /* test_admission.c - who gets in line, for how long, and when the others should come back. */
-#include "worker/routing/admission.h"
+#include "policy/route/admission.h"
 
 #include <criterion/criterion.h>
 

@@ -1,19 +1,19 @@
-/* test_policy.c - each rule of policy.h, with the numbers worked out by hand. */
+/* test_balance.c - each rule of policy.h, with the numbers worked out by hand. */
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "worker/routing/policy.h"
+#include "policy/route/balance.h"
 
 /* A node of 4 slots, idle, that takes in 1000 tokens/s and holds a slot for 2 s. */
-static struct policy_candidate idle(void)
+static struct balance_candidate idle(void)
 {
-    return (struct policy_candidate){
+    return (struct balance_candidate){
         .cap = 6, .slots = 4, .weight = 100, .prefill_tokens_per_s = 1000, .hold_s = 2};
 }
 
-static struct policy_candidate busy(uint32_t inflight, uint32_t slots, uint32_t weight)
+static struct balance_candidate busy(uint32_t inflight, uint32_t slots, uint32_t weight)
 {
-    struct policy_candidate c = idle();
+    struct balance_candidate c = idle();
 
     c.inflight = inflight;
     c.slots = slots;
@@ -22,13 +22,13 @@ static struct policy_candidate busy(uint32_t inflight, uint32_t slots, uint32_t 
     return c;
 }
 
-static int pick(enum policy_kind kind, const struct policy_candidate *c, size_t n,
+static int pick(enum policy_kind kind, const struct balance_candidate *c, size_t n,
                 uint32_t tokens, uint64_t random)
 {
-    const struct policy_request request = {.tokens = tokens, .key = 7};
+    const struct balance_request request = {.tokens = tokens, .key = 7};
     uint32_t cursor = 0;
 
-    return policy_choose(kind, c, n, &request, &cursor, random, NULL);
+    return balance_choose(kind, c, n, &request, &cursor, random, NULL);
 }
 
 #define NEAR(a, b) (fabs((a) - (b)) < 1e-9)
@@ -37,11 +37,11 @@ static int pick(enum policy_kind kind, const struct policy_candidate *c, size_t 
 
 Test(fastest, an_idle_node_costs_its_prefill)
 {
-    const struct policy_candidate c = idle();
-    const struct policy_request request = {.tokens = 500};
-    struct policy_terms t;
+    const struct balance_candidate c = idle();
+    const struct balance_request request = {.tokens = 500};
+    struct balance_terms t;
 
-    policy_terms(&t, &c, &request);
+    balance_terms(&t, &c, &request);
     /* (0 + 500) / 1000 * (1 + 0 / 4) */
     cr_assert_eq(t.uncached_tokens, 500);
     cr_assert(NEAR(t.wait_s, 0) && NEAR(t.prefill_s, 0.5) && NEAR(t.cost_s, 0.5));
@@ -50,14 +50,14 @@ Test(fastest, an_idle_node_costs_its_prefill)
 
 Test(fastest, every_term_of_a_full_node_is_charged)
 {
-    struct policy_candidate c = busy(5, 4, 50);
-    const struct policy_request request = {.tokens = 1000};
-    struct policy_terms t;
+    struct balance_candidate c = busy(5, 4, 50);
+    const struct balance_request request = {.tokens = 1000};
+    struct balance_terms t;
 
     c.pending_tokens = 600;
     c.matched_tokens = 800;
     c.load_s = 3;
-    policy_terms(&t, &c, &request);
+    balance_terms(&t, &c, &request);
     /* u = 200; wait = (5 - 4 + 1) * 2 / 4 = 1; prefill = (600 + 200) / 1000 * (1 + 5 / 4)
      * = 1.8; weight 50: (1 + 1.8) * 2 = 5.6; + 3 of load. */
     cr_assert_eq(t.uncached_tokens, 200);
@@ -68,21 +68,21 @@ Test(fastest, every_term_of_a_full_node_is_charged)
 
 Test(fastest, a_prompt_that_is_cached_whole_still_counts_one_token)
 {
-    struct policy_candidate c = idle();
-    const struct policy_request request = {.tokens = 100};
-    struct policy_terms t;
+    struct balance_candidate c = idle();
+    const struct balance_request request = {.tokens = 100};
+    struct balance_terms t;
 
     c.matched_tokens = 100;
-    policy_terms(&t, &c, &request);
+    balance_terms(&t, &c, &request);
     cr_assert_eq(t.uncached_tokens, 1);
     c.matched_tokens = 4000;
-    policy_terms(&t, &c, &request);
+    balance_terms(&t, &c, &request);
     cr_assert_eq(t.uncached_tokens, 1);
 }
 
 Test(fastest, the_faster_of_two_idle_nodes_wins)
 {
-    struct policy_candidate c[2] = {idle(), idle()};
+    struct balance_candidate c[2] = {idle(), idle()};
 
     c[1].prefill_tokens_per_s = 1100;
     cr_assert_eq(pick(POLICY_FASTEST, c, 2, 500, 1), 1);
@@ -90,7 +90,7 @@ Test(fastest, the_faster_of_two_idle_nodes_wins)
 
 Test(fastest, a_cached_prefix_beats_a_faster_node_when_it_saves_more)
 {
-    struct policy_candidate c[2] = {idle(), idle()};
+    struct balance_candidate c[2] = {idle(), idle()};
 
     /* 1000 / 1000 = 1.0 s against 1000 / 4000 = 0.25 s ... */
     c[1].prefill_tokens_per_s = 4000;
@@ -102,7 +102,7 @@ Test(fastest, a_cached_prefix_beats_a_faster_node_when_it_saves_more)
 
 Test(fastest, tokens_on_their_way_count_like_own_ones)
 {
-    struct policy_candidate c[2] = {idle(), idle()};
+    struct balance_candidate c[2] = {idle(), idle()};
 
     /* (900 + 100) / 1000 = 1.0 s against 100 / 200 = 0.5 s. */
     c[0].pending_tokens = 900;
@@ -112,14 +112,14 @@ Test(fastest, tokens_on_their_way_count_like_own_ones)
 
 Test(fastest, without_a_match_nobody_is_sent_beyond_the_slots)
 {
-    struct policy_candidate c[1] = {busy(4, 4, 100)};
+    struct balance_candidate c[1] = {busy(4, 4, 100)};
 
     cr_assert_eq(pick(POLICY_FASTEST, c, 1, 1000, 1), -1);
 }
 
 Test(fastest, a_match_that_saves_the_wait_is_worth_a_place_beyond_the_slots)
 {
-    struct policy_candidate c[1] = {busy(4, 4, 100)};
+    struct balance_candidate c[1] = {busy(4, 4, 100)};
 
     /* wait = (4 - 4 + 1) * 2 / 4 = 0.5 s, and 500 tokens take as long. */
     c[0].matched_tokens = 500;
@@ -134,7 +134,7 @@ Test(fastest, a_match_that_saves_the_wait_is_worth_a_place_beyond_the_slots)
 
 Test(fastest, a_session_is_a_bonus_and_never_a_veto)
 {
-    struct policy_candidate c[2] = {idle(), idle()};
+    struct balance_candidate c[2] = {idle(), idle()};
 
     /* 0.5 * 0.8 = 0.40 s against 500 / 1200 = 0.417 s. */
     c[0].same_session = true;
@@ -147,7 +147,7 @@ Test(fastest, a_session_is_a_bonus_and_never_a_veto)
 
 Test(fastest, a_model_that_must_be_loaded_costs_its_load)
 {
-    struct policy_candidate c[2] = {idle(), busy(3, 4, 100)};
+    struct balance_candidate c[2] = {idle(), busy(3, 4, 100)};
 
     /* 0.5 + 2 against 0.5 * (1 + 3 / 4) = 0.875. */
     c[0].load_s = 2;
@@ -156,7 +156,7 @@ Test(fastest, a_model_that_must_be_loaded_costs_its_load)
 
 Test(fastest, ties_are_spread_evenly)
 {
-    const struct policy_candidate c[3] = {idle(), idle(), idle()};
+    const struct balance_candidate c[3] = {idle(), idle(), idle()};
     unsigned hits[3] = {0};
 
     for (uint64_t i = 0; i < 30000; i++)
@@ -169,19 +169,19 @@ Test(fastest, ties_are_spread_evenly)
 
 Test(fastest, speed_is_learned_else_reported_else_guessed)
 {
-    cr_assert(NEAR(policy_prefill_speed(800, 0.4, 5000, 0, 0), 2000));
-    cr_assert(NEAR(policy_prefill_speed(0, 0, 5000, 0, 0), 5000));
-    cr_assert(NEAR(policy_prefill_speed(0, 0, 0, 0, 0), 1000));
+    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 5000, 0, 0), 2000));
+    cr_assert(NEAR(balance_prefill_speed(0, 0, 5000, 0, 0), 5000));
+    cr_assert(NEAR(balance_prefill_speed(0, 0, 0, 0, 0), 1000));
 }
 
 Test(fastest, a_node_that_is_silent_is_no_faster_than_its_silence_allows)
 {
     /* 600 tokens for 3 s and nothing: at most 200 tokens/s, whatever was learned. */
-    cr_assert(NEAR(policy_prefill_speed(800, 0.4, 0, 600, 3), 200));
+    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 600, 3), 200));
     /* A silence of less than a second says nothing. */
-    cr_assert(NEAR(policy_prefill_speed(800, 0.4, 0, 600, 0.9), 2000));
+    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 600, 0.9), 2000));
     /* And there is a floor. */
-    cr_assert(NEAR(policy_prefill_speed(800, 0.4, 0, 1, 1000), 1));
+    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 1, 1000), 1));
 }
 
 /* ---- the others ---- */
@@ -191,7 +191,7 @@ Test(policy, nobody_is_chosen_when_all_are_full)
     static const enum policy_kind kinds[] = {POLICY_FASTEST, POLICY_LEAST_CONN,
                                              POLICY_ROUND_ROBIN, POLICY_RANDOM2,
                                              POLICY_PREFIX_HASH};
-    const struct policy_candidate c[] = {busy(4, 4, 100), busy(9, 8, 100)};
+    const struct balance_candidate c[] = {busy(4, 4, 100), busy(9, 8, 100)};
 
     for (size_t i = 0; i < 5; i++) {
         cr_assert_eq(pick(kinds[i], c, 2, 10, 1), -1);
@@ -203,7 +203,7 @@ Test(policy, a_candidate_out_of_the_question_is_never_chosen)
 {
     static const enum policy_kind kinds[] = {POLICY_FASTEST, POLICY_LEAST_CONN,
                                              POLICY_ROUND_ROBIN, POLICY_RANDOM2};
-    struct policy_candidate c[] = {idle(), busy(3, 4, 100)};
+    struct balance_candidate c[] = {idle(), busy(3, 4, 100)};
 
     c[0].cap = 0;
     for (size_t i = 0; i < 4; i++)
@@ -213,14 +213,14 @@ Test(policy, a_candidate_out_of_the_question_is_never_chosen)
 Test(policy, least_conn_compares_shares_of_slots)
 {
     /* (5 + 1) / 32 = 0.19 against (1 + 1) / 8 = 0.25: the larger node, though it is busier. */
-    const struct policy_candidate c[] = {busy(1, 8, 100), busy(5, 32, 100)};
+    const struct balance_candidate c[] = {busy(1, 8, 100), busy(5, 32, 100)};
 
     cr_assert_eq(pick(POLICY_LEAST_CONN, c, 2, 10, 1), 1);
 }
 
 Test(policy, least_conn_prefers_the_larger_of_two_idle_nodes)
 {
-    const struct policy_candidate c[] = {busy(0, 4, 100), busy(0, 16, 100)};
+    const struct balance_candidate c[] = {busy(0, 4, 100), busy(0, 16, 100)};
 
     cr_assert_eq(pick(POLICY_LEAST_CONN, c, 2, 10, 1), 1);
 }
@@ -228,28 +228,28 @@ Test(policy, least_conn_prefers_the_larger_of_two_idle_nodes)
 Test(policy, least_conn_honours_weights)
 {
     /* (1 + 1) / (4 * 50) = 0.01 against (3 + 1) / (4 * 150) = 0.0067. */
-    const struct policy_candidate c[] = {busy(1, 4, 50), busy(3, 4, 150)};
+    const struct balance_candidate c[] = {busy(1, 4, 50), busy(3, 4, 150)};
 
     cr_assert_eq(pick(POLICY_LEAST_CONN, c, 2, 10, 1), 1);
 }
 
 Test(policy, round_robin_goes_on_after_the_last_one_and_skips_full_ones)
 {
-    const struct policy_candidate c[] = {idle(), busy(4, 4, 100), idle()};
-    const struct policy_request request = {.tokens = 10};
+    const struct balance_candidate c[] = {idle(), busy(4, 4, 100), idle()};
+    const struct balance_request request = {.tokens = 10};
     uint32_t cursor = 0;
 
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 2);
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
+    cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
+    cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 2);
+    cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
     /* A fleet that shrank under the cursor is no trouble. */
     cursor = 7;
-    cr_assert_eq(policy_choose(POLICY_ROUND_ROBIN, c, 1, &request, &cursor, 0, NULL), 0);
+    cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 1, &request, &cursor, 0, NULL), 0);
 }
 
 Test(policy, random2_takes_the_better_of_two_different_ones)
 {
-    const struct policy_candidate c[] = {busy(3, 4, 100), busy(0, 4, 100), busy(1, 4, 100)};
+    const struct balance_candidate c[] = {busy(3, 4, 100), busy(0, 4, 100), busy(1, 4, 100)};
     unsigned hits[3] = {0};
 
     for (uint64_t i = 0; i < 30000; i++)
@@ -261,8 +261,8 @@ Test(policy, random2_takes_the_better_of_two_different_ones)
 
 Test(policy, prefix_hash_keeps_a_key_where_it_is_until_the_bound)
 {
-    struct policy_candidate c[4];
-    struct policy_request request = {.tokens = 10, .key = 12345};
+    struct balance_candidate c[4];
+    struct balance_request request = {.tokens = 10, .key = 12345};
     uint32_t cursor = 0;
     int home, other;
 
@@ -270,25 +270,26 @@ Test(policy, prefix_hash_keeps_a_key_where_it_is_until_the_bound)
         c[i] = busy(0, 16, 100);
         c[i].id = i;
     }
-    home = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
+    home = balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
     cr_assert(home >= 0);
     for (uint64_t r = 2; r < 50; r++)
-        cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, r, NULL), home);
+        cr_assert_eq(balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, r, NULL),
+                     home);
     /* 8 in flight there and 8 on each other node: total 33 with this one, a fair share of 8.25,
      * and ceil(1.25 * 8.25) = 11, so it still has room. */
     for (int i = 0; i < 4; i++)
         c[i].inflight = 8;
-    cr_assert_eq(policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL), home);
+    cr_assert_eq(balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL), home);
     /* 11 there, 7 elsewhere: total 33 again, and a twelfth would pass 11. */
     for (int i = 0; i < 4; i++)
         c[i].inflight = i == home ? 11 : 7;
-    other = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
+    other = balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
     cr_assert(other >= 0 && other != home);
 }
 
 Test(policy, prefix_hash_moves_only_the_keys_of_a_node_that_is_gone)
 {
-    struct policy_candidate c[4];
+    struct balance_candidate c[4];
     uint32_t cursor = 0;
 
     for (uint32_t i = 0; i < 4; i++) {
@@ -296,12 +297,12 @@ Test(policy, prefix_hash_moves_only_the_keys_of_a_node_that_is_gone)
         c[i].id = i;
     }
     for (uint64_t key = 0; key < 1000; key++) {
-        const struct policy_request request = {.tokens = 10, .key = key * 77777};
-        int before = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
+        const struct balance_request request = {.tokens = 10, .key = key * 77777};
+        int before = balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
         int after;
 
         c[2].cap = 0;
-        after = policy_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
+        after = balance_choose(POLICY_PREFIX_HASH, c, 4, &request, &cursor, 1, NULL);
         c[2].cap = 24;
         cr_assert_neq(after, 2);
         if (before != 2)

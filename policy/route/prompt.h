@@ -7,8 +7,8 @@
  * cut into windows of a fixed number of bytes; hash i covers windows 0..i, so an equal hash
  * means an equal beginning.  The unfinished last window is left out.
  */
-#ifndef DROVER_WORKER_PROMPT_H
-#define DROVER_WORKER_PROMPT_H
+#ifndef DROVER_POLICY_PROMPT_H
+#define DROVER_POLICY_PROMPT_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* admission.c - may one more get in line? */
-#include "worker/routing/admission.h"
+#include "policy/route/admission.h"
 
 #include "base/clock.h"
 

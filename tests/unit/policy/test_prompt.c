@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "worker/routing/prompt.h"
+#include "policy/route/prompt.h"
 
 #define WINDOW 64
 

@@ -16,8 +16,8 @@
  *
  * Averages say little about the next few, so as many as there are slots get in always.
  */
-#ifndef DROVER_WORKER_ADMISSION_H
-#define DROVER_WORKER_ADMISSION_H
+#ifndef DROVER_POLICY_ADMISSION_H
+#define DROVER_POLICY_ADMISSION_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -4,7 +4,7 @@
  * Text goes through one window buffer, decoded piece by piece; nothing of the prompt's size is
  * allocated beyond the decoding of its longest single string.
  */
-#include "worker/routing/prompt.h"
+#include "policy/route/prompt.h"
 
 #include <stdbool.h>
 
