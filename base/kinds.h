@@ -1,11 +1,13 @@
 /*
- * kinds.h - the kinds that a configuration names and that decisions take.
+ * kinds.h - the kinds that configuration, wire and decisions name.
  *
  * They stand apart from config.h so that policy/ needs no configuration.  Policies are stored
  * in the scoreboard by value: append, never renumber.
  */
 #ifndef DROVER_BASE_KINDS_H
 #define DROVER_BASE_KINDS_H
+
+#include <stdbool.h>
 
 /* How a node is chosen; policy/route/balance.h describes each. */
 enum policy_kind {
@@ -23,5 +25,25 @@ enum request_priority {
     REQUEST_PRIORITY_INTERACTIVE,
     REQUEST_PRIORITY_BULK,
 };
+
+/*
+ * What an operation costs a node, and so what may be learned from it.  proto/operations.h says
+ * which operation is of which class.  Speeds and holding times of two classes have nothing in
+ * common: they are kept apart.
+ */
+enum op_class {
+    OP_CLASS_GENERATION = 0, /* prefill, then tokens one by one; holds a slot */
+    OP_CLASS_EMBEDDING,      /* embeddings, rerank, audio: no token by token; holds a slot */
+    OP_CLASS_QUESTION,       /* answered without a run of the model; holds no slot */
+};
+
+/* Classes with speeds of their own: 0 .. OP_CLASSES_LEARNED - 1. */
+#define OP_CLASSES_LEARNED 2
+
+/* An inference holds a slot, waits for one, and teaches the router.  A question does none. */
+static inline bool op_class_holds_slot(enum op_class op_class)
+{
+    return op_class != OP_CLASS_QUESTION;
+}
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/identity.h"
+#include "proto/operations.h"
 
 static void text(struct buf *out, const char *key, const char *value)
 {
@@ -61,8 +62,8 @@ static void build_models(struct buf *out, const struct node_info *info)
         buf_str(out, "\"operations\":[");
         for (unsigned op = 0; op < 32; op++) {
             if ((model->operations & (UINT32_C(1) << op)) != 0 &&
-                identity_operation_name(op) != NULL)
-                buf_printf(out, "\"%s\",", identity_operation_name(op));
+                operation_name((int)op) != NULL)
+                buf_printf(out, "\"%s\",", operation_name((int)op));
         }
         close_with(out, "]},");
     }

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "proto/operations.h"
 #include "proto/wire.h"
 
 #define MAX_ALIASES        16u
@@ -35,22 +36,6 @@ static const char *const model_state_names[] = {
     [DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED] = "failed",
 };
 
-static const char *const operation_names[] = {
-    [DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS] = "chat_completions",
-    [DROVER__V1__OPERATION__OPERATION_COMPLETIONS] = "completions",
-    [DROVER__V1__OPERATION__OPERATION_EMBEDDINGS] = "embeddings",
-    [DROVER__V1__OPERATION__OPERATION_RESPONSES] = "responses",
-    [DROVER__V1__OPERATION__OPERATION_RERANK] = "rerank",
-    [DROVER__V1__OPERATION__OPERATION_MESSAGES] = "messages",
-    [DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS] = "count_tokens",
-    [DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS] = "transcriptions",
-    [DROVER__V1__OPERATION__OPERATION_OLLAMA_CHAT] = "ollama_chat",
-    [DROVER__V1__OPERATION__OPERATION_OLLAMA_GENERATE] = "ollama_generate",
-    [DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBED] = "ollama_embed",
-    [DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBEDDINGS] = "ollama_embeddings",
-    [DROVER__V1__OPERATION__OPERATION_OLLAMA_SHOW] = "ollama_show",
-};
-
 const char *identity_engine_name(uint32_t engine)
 {
     return engine < ARRAY_LEN(engine_names) ? engine_names[engine] : "unknown";
@@ -59,11 +44,6 @@ const char *identity_engine_name(uint32_t engine)
 const char *identity_model_state_name(uint32_t state)
 {
     return state < ARRAY_LEN(model_state_names) ? model_state_names[state] : "unknown";
-}
-
-const char *identity_operation_name(unsigned operation)
-{
-    return operation < ARRAY_LEN(operation_names) ? operation_names[operation] : NULL;
 }
 
 static bool has_model(const struct node_info *info, const char *id)
@@ -82,7 +62,7 @@ static uint32_t operations_of(const Drover__V1__Model *model)
     for (size_t i = 0; i < model->n_operations; i++) {
         unsigned op = (unsigned)model->operations[i];
 
-        if (identity_operation_name(op) != NULL)
+        if (operation_name((int)op) != NULL)
             mask |= 1u << op;
     }
     /* A list with nothing in it that this version knows is not an empty list. */

@@ -52,8 +52,6 @@ void identity_override(struct node_info *info, uint32_t slots, int32_t queue);
 const char *identity_engine_name(uint32_t engine);
 /* "ready", "loadable", ...; "unknown". */
 const char *identity_model_state_name(uint32_t state);
-/* "chat_completions", ...; NULL for a bit that names none. */
-const char *identity_operation_name(unsigned operation);
 
 /* What a load report says about serving: NODE_REASON_NONE when the node can. */
 enum node_reason identity_load_reason(const Drover__V1__LoadReport *load);
