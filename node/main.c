@@ -17,11 +17,11 @@
 #include "node/attach.h"
 #include "node/engine/engine.h"
 #include "node/options.h"
-#include "node/sim/sim_engine.h"
-#include "node/sim/sim_http.h"
 #include "proto/grpc/server.h"
 #include "proto/h2/tls.h"
 #include "proto/wire.h"
+#include "sim/sim_engine.h"
+#include "sim/sim_http.h"
 
 #define POLL_MS        500
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */

@@ -4,7 +4,7 @@
  * An engine takes an HTTP-shaped request and gives an HTTP-shaped answer piece by piece; the
  * agent (node/agent.c) does admission, accounting and gRPC on top, the same for every engine.
  * Two implementations: node/engine/http_engine.c (libcurl to a real server) and
- * node/sim/sim_engine.c.
+ * sim/sim_engine.c.
  */
 #ifndef DROVER_NODE_ENGINE_H
 #define DROVER_NODE_ENGINE_H

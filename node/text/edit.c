@@ -6,9 +6,9 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/form.h"
 #include "base/json.h"
 #include "node/engine/observe.h"
-#include "node/text/form.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name

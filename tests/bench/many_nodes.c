@@ -20,8 +20,8 @@
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/options.h"
-#include "node/sim/sim_engine.h"
 #include "proto/grpc/server.h"
+#include "sim/sim_engine.h"
 
 #define MAX_COUNT 1024
 #define LEAVE_US  (5 * US_PER_S)

@@ -1,6 +1,6 @@
 /* policy_model.c - a model of a fleet and of the worker's choice, for scripts/bench-policy. */
 /*
- * Replays a schedule against simulated engines (node/sim/model/sim_model.h) in model time, so
+ * Replays a schedule against simulated engines (sim/model/sim_model.h) in model time, so
  * an hour of trace takes a second.  The choice is policy/route/balance.c itself; what it is
  * fed is kept as the worker keeps it: exact gauges, speeds learned from requests that had a
  * slot, the line in order of arrival with a look behind the first for matches.
@@ -23,8 +23,8 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "node/sim/model/sim_model.h"
 #include "policy/route/balance.h"
+#include "sim/model/sim_model.h"
 
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512

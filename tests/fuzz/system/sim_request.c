@@ -3,7 +3,7 @@
  *
  * Input: a byte for the operation, then the body; operation 0: the text of the settings.
  */
-#include "node/sim/sim_request.h"
+#include "sim/sim_request.h"
 
 #include "base/error.h"
 #include "base/json.h"

@@ -6,9 +6,9 @@
  */
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/form.h"
 #include "base/json.h"
 #include "node/text/edit.h"
-#include "node/text/form.h"
 #include "node/text/resume.h"
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"

@@ -2,8 +2,8 @@
 #include <criterion/criterion.h>
 
 #include "base/error.h"
+#include "base/form.h"
 #include "node/text/edit.h"
-#include "node/text/form.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

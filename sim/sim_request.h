@@ -4,8 +4,8 @@
  * Turns a body into what the engine needs to run it; the body is not needed afterwards.
  * Everything a client can get wrong ends here, as an error body in its API's shape.  Pure.
  */
-#ifndef DROVER_NODE_SIM_REQUEST_H
-#define DROVER_NODE_SIM_REQUEST_H
+#ifndef DROVER_SIM_REQUEST_H
+#define DROVER_SIM_REQUEST_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,9 +13,9 @@
 
 #include "base/attrs.h"
 #include "base/buf.h"
-#include "node/sim/model/sim_spec.h"
-#include "node/sim/model/sim_text.h"
-#include "node/sim/sim_answer.h"
+#include "sim/model/sim_spec.h"
+#include "sim/model/sim_text.h"
+#include "sim/sim_answer.h"
 
 struct engine_request;
 

@@ -4,15 +4,15 @@
  * docs/simulated-engine.md is the reference of the keys.  Durations and speeds in the struct
  * are real ones: `speed` is already applied.
  */
-#ifndef DROVER_NODE_SIM_SPEC_H
-#define DROVER_NODE_SIM_SPEC_H
+#ifndef DROVER_SIM_SPEC_H
+#define DROVER_SIM_SPEC_H
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
 #include "node/engine/engine.h"
-#include "node/sim/model/sim_model.h"
+#include "sim/model/sim_model.h"
 
 struct error;
 

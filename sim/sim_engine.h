@@ -1,9 +1,9 @@
 /* sim_engine.h - what the parts of the simulated engine tell each other, and the agent. */
-#ifndef DROVER_NODE_SIM_ENGINE_H
-#define DROVER_NODE_SIM_ENGINE_H
+#ifndef DROVER_SIM_ENGINE_H
+#define DROVER_SIM_ENGINE_H
 
 #include "node/engine/engine.h"
-#include "node/sim/model/sim_spec.h"
+#include "sim/model/sim_spec.h"
 
 /* The settings of an engine made by sim_engine_create(). */
 const struct sim_spec *sim_engine_spec(const struct engine *engine);

@@ -1,5 +1,5 @@
 /* sim_model.c - how a simulated engine spends its time: slots, steps, prefix cache. */
-#include "node/sim/model/sim_model.h"
+#include "sim/model/sim_model.h"
 
 #include <assert.h>
 #include <stdlib.h>

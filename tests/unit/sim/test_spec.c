@@ -1,9 +1,9 @@
-/* test_sim_spec.c - the settings of the simulated engine as text. */
+/* test_spec.c - the settings of the simulated engine as text. */
 #include <criterion/criterion.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "node/sim/model/sim_spec.h"
+#include "sim/model/sim_spec.h"
 
 static struct sim_spec good(const char *text)
 {

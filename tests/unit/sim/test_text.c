@@ -1,10 +1,10 @@
-/* test_sim_text.c - the text is the same everywhere, and goes on where it was cut. */
+/* test_text.c - the text is the same everywhere, and goes on where it was cut. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
-#include "node/sim/model/sim_text.h"
+#include "sim/model/sim_text.h"
 
 #define PROMPT "user\nTell me about llamas.\nassistant\n"
 

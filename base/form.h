@@ -1,6 +1,6 @@
 /* form.h - the fields of a multipart/form-data body. */
-#ifndef DROVER_NODE_FORM_H
-#define DROVER_NODE_FORM_H
+#ifndef DROVER_BASE_FORM_H
+#define DROVER_BASE_FORM_H
 
 #include <stdbool.h>
 #include <stddef.h>

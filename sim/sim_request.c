@@ -1,5 +1,5 @@
 /* sim_request.c - what a request to the simulated engine asks for. */
-#include "node/sim/sim_request.h"
+#include "sim/sim_request.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,9 +7,9 @@
 #include <xxhash.h>
 
 #include "base/error.h"
-#include "node/sim/sim_prompt.h"
-#include "node/text/form.h"
+#include "base/form.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/sim_prompt.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
 #define BIT(name) (1u << OP(name))

@@ -5,8 +5,8 @@
  * other balancers can be measured on one engine.  All that /v1 and /api offer that the engine
  * has, and GET /v1/models, /health, /props.
  */
-#ifndef DROVER_NODE_SIM_HTTP_H
-#define DROVER_NODE_SIM_HTTP_H
+#ifndef DROVER_SIM_HTTP_H
+#define DROVER_SIM_HTTP_H
 
 #include "base/attrs.h"
 

@@ -1,5 +1,5 @@
 /* sim_text.c - the words of the simulated engine. */
-#include "node/sim/model/sim_text.h"
+#include "sim/model/sim_text.h"
 
 #include <string.h>
 #include <xxhash.h>

@@ -1,5 +1,5 @@
 /* sim_cache.c - a set of prompt blocks with least-recently-used eviction. */
-#include "node/sim/model/sim_cache.h"
+#include "sim/model/sim_cache.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* test_sim_engine.c - the simulated engine as a struct engine, on a loop of its own. */
+/* test_engine.c - the simulated engine as a struct engine, on a loop of its own. */
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
 #include <math.h>
@@ -10,8 +10,8 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "node/engine/engine.h"
-#include "node/sim/sim_engine.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/sim_engine.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 #define CHAT     OP(CHAT_COMPLETIONS)

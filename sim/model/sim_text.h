@@ -9,8 +9,8 @@
  * The tokens are Latin filler words, each with its space in front, and punctuation.  No token
  * has a space inside, so a text falls into tokens in one way only.  Pure.
  */
-#ifndef DROVER_NODE_SIM_TEXT_H
-#define DROVER_NODE_SIM_TEXT_H
+#ifndef DROVER_SIM_TEXT_H
+#define DROVER_SIM_TEXT_H
 
 #include <stdbool.h>
 #include <stddef.h>

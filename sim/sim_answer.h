@@ -5,15 +5,15 @@
  * about a model), and who is answering: every answer says that it is simulated, and carries a
  * nonce of its own in system_fingerprint.  Pure.
  */
-#ifndef DROVER_NODE_SIM_ANSWER_H
-#define DROVER_NODE_SIM_ANSWER_H
+#ifndef DROVER_SIM_ANSWER_H
+#define DROVER_SIM_ANSWER_H
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "node/sim/model/sim_spec.h"
+#include "sim/model/sim_spec.h"
 
 struct buf;
 struct error;

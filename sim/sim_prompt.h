@@ -6,8 +6,8 @@
  * and nothing else.  The simulated engine's text, token counts and cache blocks come from this
  * text alone.  Pure.
  */
-#ifndef DROVER_NODE_SIM_PROMPT_H
-#define DROVER_NODE_SIM_PROMPT_H
+#ifndef DROVER_SIM_PROMPT_H
+#define DROVER_SIM_PROMPT_H
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>

@@ -4,8 +4,8 @@
  * A block is named by the chained 64-bit hash of all the prompt up to its end, so finding block
  * i means that the whole beginning of the prompt is the same.  Pure; allocates in init only.
  */
-#ifndef DROVER_NODE_SIM_CACHE_H
-#define DROVER_NODE_SIM_CACHE_H
+#ifndef DROVER_SIM_CACHE_H
+#define DROVER_SIM_CACHE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -9,7 +9,7 @@
  * A client's struct lives in its request's memory pool, so it dies exactly when libh2o lets go
  * of the request: after the last byte, or when the connection breaks.
  */
-#include "node/sim/sim_http.h"
+#include "sim/sim_http.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -27,10 +27,10 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "node/engine/engine.h"
-#include "node/sim/sim_answer.h"
-#include "node/sim/sim_engine.h"
-#include "node/sim/sim_request.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/sim_answer.h"
+#include "sim/sim_engine.h"
+#include "sim/sim_request.h"
 
 #define BACKLOG 4096
 

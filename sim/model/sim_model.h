@@ -15,15 +15,15 @@
  * Pure: time is passed in, nothing is read, and nothing is allocated after init, except by the
  * slot cache.
  */
-#ifndef DROVER_NODE_SIM_MODEL_H
-#define DROVER_NODE_SIM_MODEL_H
+#ifndef DROVER_SIM_MODEL_H
+#define DROVER_SIM_MODEL_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "node/sim/model/sim_cache.h"
+#include "sim/model/sim_cache.h"
 
 enum sim_cache_mode {
     SIM_CACHE_NONE = 0,

@@ -1,5 +1,5 @@
 /* sim_answer.c - errors, embeddings, rankings and facts in each API's shape. */
-#include "node/sim/sim_answer.h"
+#include "sim/sim_answer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,8 +9,8 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "node/sim/sim_prompt.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/sim_prompt.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 

@@ -1,5 +1,5 @@
 /* sim_reply.c - how a text becomes the events of a stream, or one answer. */
-#include "node/sim/sim_reply.h"
+#include "sim/sim_reply.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,8 +1,8 @@
-/* test_sim_model.c - step times, slots and caches, with times worked out by hand. */
+/* test_model.c - step times, slots and caches, with times worked out by hand. */
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "node/sim/model/sim_model.h"
+#include "sim/model/sim_model.h"
 
 #define MAX_TOKENS 64
 #define MS(n)      ((uint64_t)(n)*1000)

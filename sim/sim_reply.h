@@ -4,8 +4,8 @@
  * All that an event holds beside its token is prepared once a run, so that a token costs three
  * copies.  Pure.
  */
-#ifndef DROVER_NODE_SIM_REPLY_H
-#define DROVER_NODE_SIM_REPLY_H
+#ifndef DROVER_SIM_REPLY_H
+#define DROVER_SIM_REPLY_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,9 +13,9 @@
 
 #include "base/attrs.h"
 #include "base/buf.h"
-#include "node/sim/model/sim_text.h"
-#include "node/sim/sim_answer.h"
-#include "node/sim/sim_request.h"
+#include "sim/model/sim_text.h"
+#include "sim/sim_answer.h"
+#include "sim/sim_request.h"
 
 struct sim_reply {
     const struct sim_request *request; /* borrowed */

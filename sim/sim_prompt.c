@@ -1,12 +1,12 @@
 /* sim_prompt.c - the canonical prompt of each operation. */
-#include "node/sim/sim_prompt.h"
+#include "sim/sim_prompt.h"
 
 #include <string.h>
 
 #include "base/buf.h"
 #include "base/error.h"
-#include "node/sim/model/sim_text.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/model/sim_text.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 

@@ -11,7 +11,7 @@
  * A callback to the owner may cancel the run.  So every function that calls back returns
  * whether the run still lives, and nobody touches a run after a false.
  */
-#include "node/sim/sim_engine.h"
+#include "sim/sim_engine.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -26,12 +26,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "node/sim/model/sim_model.h"
-#include "node/sim/model/sim_text.h"
-#include "node/sim/sim_answer.h"
-#include "node/sim/sim_reply.h"
-#include "node/sim/sim_request.h"
 #include "proto/drover_common.pb-c.h"
+#include "sim/model/sim_model.h"
+#include "sim/model/sim_text.h"
+#include "sim/sim_answer.h"
+#include "sim/sim_reply.h"
+#include "sim/sim_request.h"
 
 /* Output that a paused run holds before it stops getting tokens. */
 #define HELD_MAX_BYTES 65536

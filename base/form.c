@@ -1,5 +1,5 @@
 /* form.c - the fields of a multipart/form-data body. */
-#include "node/text/form.h"
+#include "base/form.h"
 
 #include <stdio.h>
 #include <string.h>

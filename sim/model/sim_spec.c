@@ -1,5 +1,5 @@
 /* sim_spec.c - the settings of the simulated engine, and their text form. */
-#include "node/sim/model/sim_spec.h"
+#include "sim/model/sim_spec.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-/* test_sim_http.c - the simulated engine over HTTP: real sockets, one process, one loop. */
+/* test_http.c - the simulated engine over HTTP: real sockets, one process, one loop. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "node/engine/engine.h"
-#include "node/sim/sim_http.h"
+#include "sim/sim_http.h"
 
 #define PATIENCE_US (20 * US_PER_S)
 #define LLAMAS      "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about llamas.\"}]"
