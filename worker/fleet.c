@@ -59,6 +59,11 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
                  node->info.address, log_quote(why));
         break;
     case CHANNEL_IDLE:
+        /* Empty: the connection was given up here, for a new one. */
+        if (why[0] != '\0')
+            log_warn("event=node_connection_lost node=%s address=%s why=%s", node->info.name,
+                     node->info.address, log_quote(why));
+        return;
     case CHANNEL_CONNECTING:
         return;
     }

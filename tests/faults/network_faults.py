@@ -162,7 +162,7 @@ def reordered(run):
 @fault("W5", "connections to a node are reset, or end in the middle of a message",
        "mangler: RST and FIN after 100 to 4000 bytes, 12 times",
        clients="nothing: what broke goes on", does="look at what stands between",
-       log=("event=node_connection_failed node=a", "event=resuming"),
+       log=("event=node_connection_lost node=a", "event=resuming"),
        metric=("drover_node_retried_total rises",))
 def resets(run):
     run.start(nodes=("b",), static=("a",))

@@ -116,6 +116,8 @@ def test_a_node_killed_in_mid_stream_gives_a_clean_error_in_the_surfaces_own_sha
     line = cluster.access_line("cut")
     assert line["status"] == 200
     assert line["outcome"] == "node_error"
+    until(lambda: re.search(r"event=node_connection_lost node=a address=\S+ why=",
+                            cluster.master.log()), 5, "the lost connection in the log")
 
 
 def test_a_node_that_refuses_every_request_leads_to_another_node(make_cluster):
