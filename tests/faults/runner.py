@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None, help="for what is drawn at random")
     parser.add_argument("--repeat", type=int, default=1, help="run each so many times")
     parser.add_argument("--second-try", action="store_true",
-                        help=f"up to {SECOND_TRIES} that failed are run again, which is said")
+                        help=f"run up to {SECOND_TRIES} that failed again; name what passes then")
     parser.add_argument("--docs", choices=("check", "write"),
                         help="compare (or write) the table in docs/operations.md; run nothing")
     parser.add_argument("--soak", action="store_true", help="faults at random, see --minutes")
@@ -127,6 +127,9 @@ def main():
             print(f"second try: {row.id}", flush=True)
         failed, tried = [row for row in failed if not holds(row, seed, args)], failed
         passed += len(tried) - len(failed)
+        for row in tried:
+            if row not in failed:
+                print(f"flaky: {row.id}", flush=True)
     print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed else 0
 
