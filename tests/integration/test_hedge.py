@@ -17,7 +17,7 @@ from load import chat_body, check_one_attempt, fetch, fetch_now, text_of
 CHAT = "/v1/chat/completions"
 SAMPLES = 3
 FLOOR_MS = int(100 * max(SLOW, 1.5))  # what is quick must not look slow on a busy machine
-LONG_S = 2.5 * FLOOR_MS / 1000  # what must not happen has no condition to wait for
+LONG_MS = 2.5 * FLOOR_MS  # a request that is open for so long would have been hedged
 QUICK = "quick"  # a prompt that is answered at once
 
 
@@ -112,6 +112,11 @@ class Rig:
     def fail_when_released(self, name, handler, body):
         if self.wait(handler):
             self.fail(name, handler, body)
+
+    def outlast_the_floor(self, name):
+        """Waits until the worker itself shows that the request is old enough for a hedge."""
+        until(lambda: any(row["id"] == name and row["age_ms"] >= LONG_MS
+                          for row in self.cluster.open_requests()), 10, f"{name} has been open for long")
 
     def wait(self, handler):
         """True: released.  False: the caller hung up first."""
@@ -253,7 +258,7 @@ def test_it_is_off_by_default(make_rig):
     rig.script = [rig.hold, rig.answer]
     get = rig.ask_aside("patient")
     until(lambda: rig.arrived, 10, "it has begun")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("patient")
     assert len(rig.arrived) == 1
     rig.release.set()
     assert content_of(get(), True) == f"from {rig.arrived[0]}"
@@ -277,7 +282,7 @@ def test_hedges_stop_when_their_budget_is_spent_and_go_on_when_there_is_more(mak
     assert answered // 10 == saved, "the test must stay within one hedge's worth of answers"
     get = rig.ask_aside("broke")
     until(lambda: rig.arrived, 10, "it has begun")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("broke")
     assert len(rig.arrived) == 1, "hedged without budget"
     while rig.counter("ok") < 10 * (saved + 1):
         rig.warm_up(1)
@@ -294,7 +299,7 @@ def test_it_starts_only_where_a_slot_is_free_and_as_soon_as_one_is(make_rig):
     until(lambda: len(rig.arrived) == 1, 10, "one node is busy")
     slow = rig.ask_aside("slow")
     until(lambda: len(rig.arrived) == 2, 10, "the other is, too")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("slow")
     assert len(rig.arrived) == 2, "a hedge beyond the slots"
     rig.release.set()
     assert content_of(busy(), True) == f"from {rig.arrived[0]}"
@@ -317,7 +322,7 @@ def test_there_is_none_while_retries_are_throttled(make_rig):
     rig.script = [rig.hold, rig.answer]
     get = rig.ask_aside("throttled")
     until(lambda: rig.arrived, 10, "it has begun")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("throttled")
     assert len(rig.arrived) == 1, "hedged while retries are throttled"
     rig.warm_up(1)  # one answer more, and they are not
     answer = get()
@@ -330,7 +335,7 @@ def test_an_answer_that_has_begun_is_not_hedged(make_rig):
     rig.script = [rig.stall_after_content, rig.answer]
     get = rig.ask_aside("begun")
     until(lambda: rig.arrived, 10, "it has begun")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("begun")
     assert len(rig.arrived) == 1
     rig.release.set()
     assert content_of(get(), True) == f"from {rig.arrived[0]}"
@@ -342,7 +347,7 @@ def test_an_answer_that_goes_on_elsewhere_is_not_hedged(make_rig):
     rig.script = [rig.begin_and_break, rig.end_when_released, rig.answer]
     get = rig.ask_aside("resumed")
     until(lambda: len(rig.arrived) == 2, 10, "it goes on")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("resumed")
     assert len(rig.arrived) == 2
     rig.release.set()
     assert content_of(get(), True) == f"from {rig.arrived[1]}"
@@ -365,7 +370,7 @@ def test_a_node_is_not_called_slow_before_enough_is_known_of_it(make_rig):
     rig.script = [rig.hold, rig.answer]
     get = rig.ask_aside("unknown")
     until(lambda: rig.arrived, 10, "it has begun")
-    time.sleep(LONG_S)
+    rig.outlast_the_floor("unknown")
     assert len(rig.arrived) == 1
     rig.release.set()
     content_of(get(), True)

@@ -16,7 +16,7 @@ import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine
 from fake_node import FakeNode, inference
-from harness import SLOW, until
+from harness import POLL_S, SLOW, until
 from load import Closed, chat_body, fetch, fetch_now, open_request, text_of
 from test_clients import BackgroundClient
 
@@ -263,8 +263,10 @@ def test_a_moment_without_any_node_costs_nobody_who_has_waited_long_his_place(ma
         await line.look(lambda: time.monotonic() - begun > 2.5, "longer than a wait for nodes")
         cluster.ctl("drain", "only")
         await line.look(lambda: cluster.node_state("only") == "DRAINING", "nobody is up")
-        await asyncio.sleep(0.7)  # what must not happen has no condition to wait for
-        assert len(waiting(cluster)) == 1
+        drained = time.monotonic()
+        while time.monotonic() - drained < 0.7:
+            assert len(waiting(cluster)) == 1, "its place is gone"
+            await asyncio.sleep(POLL_S)
         cluster.ctl("undrain", "only")
         await line.finish()
     line.run(go)
@@ -554,10 +556,11 @@ def test_what_a_stream_that_was_begun_early_holds_is_bounded(make_cluster, event
             await loop.run_in_executor(None, until, until_full, 10, "much is held")
         else:
             await loop.run_in_executor(None, until, node.stopped.is_set, 10, "it is cancelled")
-        sent = -1
-        while sent != node.sent:
-            sent = node.sent
-            await asyncio.sleep(0.5 * SLOW)
+        sent, since = node.sent, time.monotonic()
+        while time.monotonic() - since < 0.5 * SLOW:  # it must not go on
+            if sent != node.sent:
+                sent, since = node.sent, time.monotonic()
+            await asyncio.sleep(POLL_S)
         told.abort()
         return sent
     try:
