@@ -115,8 +115,10 @@ static void on_facts(void *data)
     if (facts->reachable != agent->told.reachable || facts->loading != agent->told.loading ||
         facts->kind != agent->told.kind)
         log_facts(agent, facts);
-    if (describe_differs(facts, &agent->told))
+    if (describe_differs(facts, &agent->described)) {
+        agent->described = *facts;
         changes |= AGENT_MODELS_CHANGED;
+    }
     if (facts->reachable != agent->told.reachable || facts->loading != agent->told.loading ||
         facts->running != agent->told.running || facts->queued != agent->told.queued)
         changes |= AGENT_LOAD_CHANGED;

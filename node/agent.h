@@ -61,6 +61,7 @@ struct agent {
     struct admission admission;
     struct agent_totals totals;
     struct engine_facts told;                     /* as the listeners know them */
+    struct engine_facts described;                /* as the last description has them */
     bool draining;                                /* takes no new work */
     bool no_stream_options;                       /* this engine refused them */
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */

@@ -49,18 +49,30 @@ void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_
     }
 }
 
+/* An engine measures its speeds with every request: a tenth more or less is the same speed. */
+static bool speed_differs(float a, float b)
+{
+    float most = a > b ? a : b, least = a > b ? b : a;
+
+    return most > least + most * 0.1f;
+}
+
+static bool model_differs(const struct engine_model *a, const struct engine_model *b)
+{
+    return strcmp(a->id, b->id) != 0 || a->state != b->state ||
+           a->max_context != b->max_context || a->operations != b->operations ||
+           a->load_ms != b->load_ms || a->alias_of != b->alias_of;
+}
+
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)
 {
     if (a->kind != b->kind || a->slots != b->slots || a->models_count != b->models_count ||
-        a->cache_tokens != b->cache_tokens || strcmp(a->version, b->version) != 0)
+        a->cache_tokens != b->cache_tokens || strcmp(a->version, b->version) != 0 ||
+        speed_differs(a->prefill_tokens_per_s, b->prefill_tokens_per_s) ||
+        speed_differs(a->decode_tokens_per_s, b->decode_tokens_per_s))
         return true;
-    for (uint32_t i = 0; i < a->models_count; i++) {
-        const struct engine_model *x = &a->models[i], *y = &b->models[i];
-
-        if (strcmp(x->id, y->id) != 0 || x->state != y->state ||
-            x->max_context != y->max_context || x->operations != y->operations ||
-            x->load_ms != y->load_ms || x->alias_of != y->alias_of)
+    for (uint32_t i = 0; i < a->models_count; i++)
+        if (model_differs(&a->models[i], &b->models[i]))
             return true;
-    }
     return false;
 }

@@ -26,7 +26,7 @@ struct describe {
 void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
                    uint32_t queue, uint64_t max_request_bytes);
 
-/* Would the two be described differently, load apart? */
+/* Do descriptions of the two differ?  A speed differs when it has changed by a tenth. */
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b);
 
 #endif

@@ -80,6 +80,8 @@ class Engine:
         self.slots = slots
         self.loading = False
         self.deaf = False            # questions get no answer; generations go on
+        self.metrics = None          # the text of /metrics; None: it has none
+        self.looks = 0               # how often /metrics was asked for
         self.requests = []           # (path, headers, body) of POSTs
         self.closed = []             # instants at which a peer closed on us
         self.busy = 0                # generations under way
@@ -170,6 +172,9 @@ class Engine:
             "/slots": [{"id": i, "is_processing": i < self.busy} for i in range(self.slots)],
             "/health": {"status": "ok"},
         }
+        self.looks += path == "/metrics"
+        if path == "/metrics" and self.metrics is not None:
+            return self.answer(sock, 200, self.metrics.encode())
         if path in pages:
             return self.answer(sock, 200, pages[path])
         return self.answer(sock, 501, {"error": {"code": 501, "message": "no"}})

@@ -704,3 +704,30 @@ def test_a_taken_port_is_said(engine):
                            f"127.0.0.1:{engine.port}"], capture_output=True, text=True, timeout=20 * SLOW,
                           check=False)
     assert done.returncode == 1 and "Address already in use" in done.stderr
+
+
+# ---- what a coordinator gets to know ------------------------------------------------------------
+
+
+def at_speed(tokens_per_s):
+    return (f"llamacpp:prompt_tokens_total {10 * tokens_per_s:.0f}\n"
+            "llamacpp:prompt_seconds_total 10\n")
+
+
+def test_a_speed_that_the_node_learns_after_it_has_joined_reaches_the_coordinator(make_cluster,
+                                                                                 engine):
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("n1", engine=engine.url)
+
+    def speed():
+        return cluster.ctl_json("node", "n1")["prefill_tokens_per_s"]
+
+    assert speed() == 0
+    engine.metrics = at_speed(2000)
+    until(lambda: speed() == 2000, what="the speed")
+    # Many small changes add up.
+    for step in range(1, 7):
+        looks = engine.looks
+        engine.metrics = at_speed(2000 * 1.05 ** step)
+        until(lambda: engine.looks >= looks + 2, what="a look at the metrics")
+    until(lambda: speed() > 2300, what="the new speed")

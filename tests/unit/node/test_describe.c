@@ -1,0 +1,114 @@
+/* test_describe.c - a difference that a description shows is a difference that is reported. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "node/describe.h"
+#include "proto/drover_inference.pb-c.h"
+
+/* What a coordinator gets to know of these facts, as bytes. */
+static void pack(struct buf *out, const struct engine_facts *facts)
+{
+    static struct describe d;
+    Drover__V1__DescribeResponse message = DROVER__V1__DESCRIBE_RESPONSE__INIT;
+    size_t n;
+
+    memset(&d, 0, sizeof(d));
+    describe_fill(&d, facts, 4, 2, 1024);
+    message.engine = (Drover__V1__EngineKind)facts->kind;
+    message.engine_version = (char *)(uintptr_t)facts->version;
+    message.capacity = &d.capacity;
+    message.n_models = d.count;
+    message.models = d.list;
+    n = drover__v1__describe_response__get_packed_size(&message);
+    cr_assert_not_null(buf_reserve(out, n));
+    out->len += drover__v1__describe_response__pack(&message, out->data);
+}
+
+static bool described_alike(const struct engine_facts *a, const struct engine_facts *b)
+{
+    struct buf x = BUF_INIT, y = BUF_INIT;
+    bool alike;
+
+    pack(&x, a);
+    pack(&y, b);
+    alike = buf_size(&x) == buf_size(&y) && memcmp(x.data, y.data, buf_size(&x)) == 0;
+    buf_finish(&x);
+    buf_finish(&y);
+    return alike;
+}
+
+static struct engine_facts example(void)
+{
+    struct engine_facts facts = {.kind = DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER,
+                                 .version = "b1",
+                                 .reachable = true,
+                                 .slots = 4,
+                                 .prefill_tokens_per_s = 1000,
+                                 .decode_tokens_per_s = 50,
+                                 .models_count = 2};
+
+    facts.models[0] = (struct engine_model){.id = "tiny",
+                                            .state = 1,
+                                            .max_context = 2048,
+                                            .operations = 6,
+                                            .load_ms = 10,
+                                            .vocabulary = 7};
+    facts.models[1] = facts.models[0];
+    (void)strlcpy(facts.models[1].id, "small", sizeof(facts.models[1].id));
+    facts.models[1].alias_of = 1;
+    return facts;
+}
+
+/* Checks both directions: what is described must differ, and what is not must not. */
+#define EXPECT_AS_DESCRIBED(change)                                                      \
+    do {                                                                                 \
+        struct engine_facts a = example(), b = example();                                \
+                                                                                         \
+        b.change;                                                                        \
+        cr_assert_eq(describe_differs(&a, &b), !described_alike(&a, &b),                 \
+                     "after " #change ": described alike: %d", described_alike(&a, &b)); \
+        cr_assert_eq(describe_differs(&b, &a), describe_differs(&a, &b));                \
+    } while (0)
+
+Test(describe, every_difference_that_a_description_shows_counts_and_no_other)
+{
+    EXPECT_AS_DESCRIBED(kind = DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM);
+    EXPECT_AS_DESCRIBED(version[1] = '2');
+    EXPECT_AS_DESCRIBED(prefill_tokens_per_s = 2000);
+    EXPECT_AS_DESCRIBED(prefill_tokens_per_s = 0);
+    EXPECT_AS_DESCRIBED(decode_tokens_per_s = 20);
+    EXPECT_AS_DESCRIBED(decode_tokens_per_s = 0);
+    EXPECT_AS_DESCRIBED(models_count = 1);
+    EXPECT_AS_DESCRIBED(models[0].id[0] = 'T');
+    EXPECT_AS_DESCRIBED(models[0].state = 2);
+    EXPECT_AS_DESCRIBED(models[0].max_context = 4096);
+    EXPECT_AS_DESCRIBED(models[0].operations = 2);
+    EXPECT_AS_DESCRIBED(models[0].load_ms = 20);
+    EXPECT_AS_DESCRIBED(models[1].id[0] = 'S');
+    EXPECT_AS_DESCRIBED(models[1].alias_of = 0);
+    /* Load and reachability are a LoadReport's. */
+    EXPECT_AS_DESCRIBED(reachable = false);
+    EXPECT_AS_DESCRIBED(running = 3);
+    EXPECT_AS_DESCRIBED(progress = 3);
+    EXPECT_AS_DESCRIBED(kv_used_fraction = 0.5f);
+}
+
+/* An engine measures its speeds anew with every request. */
+Test(describe, a_speed_counts_when_it_has_changed_by_a_tenth)
+{
+    struct engine_facts a = example(), b = example();
+
+    b.prefill_tokens_per_s = 1090;
+    b.decode_tokens_per_s = 46;
+    cr_assert_not(describe_differs(&a, &b));
+    b.prefill_tokens_per_s = 1120;
+    cr_assert(describe_differs(&a, &b));
+    b = example();
+    b.decode_tokens_per_s = 44;
+    cr_assert(describe_differs(&a, &b));
+    a.prefill_tokens_per_s = 0;
+    b = example();
+    b.prefill_tokens_per_s = 0.1f;
+    cr_assert(describe_differs(&a, &b), "the first measurement");
+}
