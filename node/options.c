@@ -3,16 +3,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/net.h"
+#include "base/secure/secret.h"
 
 #define DRAIN_DEFAULT_S  60
 #define TOKEN_FILE_BYTES 4096
@@ -294,30 +293,10 @@ int options_read_tokens(char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1], const char *p
                         struct error *err)
 {
     char text[TOKEN_FILE_BYTES];
-    struct stat st;
-    size_t n = 0;
-    ssize_t got;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+    int rc = secret_read(text, sizeof(text), path, err);
 
-    if (fd == -1)
-        return error_wrap(err, error_sys(err, "open"), "token file %s", path);
-    if (fstat(fd, &st) == 0 && (st.st_mode & S_IROTH) != 0)
-        log_warn("event=token_file_readable path=%s hint=\"everyone on this host can read it\"",
-                 log_quote(path));
-    while (n < sizeof(text) && (got = read(fd, text + n, sizeof(text) - n)) != 0) {
-        if (got == -1 && errno != EINTR) {
-            rc = error_sys(err, "read");
-            break;
-        }
-        n += got > 0 ? (size_t)got : 0;
-    }
-    (void)close(fd);
-    if (rc == 0 && (n == sizeof(text) || memchr(text, '\0', n) != NULL))
-        rc = error_set(err, DRV_EINVAL, "it is no text of a token or two");
-    if (rc == 0) {
-        text[n] = '\0';
+    if (rc == 0)
         rc = tokens_parse(out, text, err);
-    }
     explicit_bzero(text, sizeof(text));
     return rc == 0 ? 0 : error_wrap(err, rc, "token file %s", path);
 }

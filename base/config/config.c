@@ -21,6 +21,7 @@
 #include "base/config/config_doc.h"
 #include "base/config/config_schema.h"
 #include "base/error.h"
+#include "base/secure/secret.h"
 
 #define API_LISTEN   "127.0.0.1:8080"
 #define ADMIN_LISTEN "127.0.0.1:8081"
@@ -195,9 +196,7 @@ void config_destroy(struct config *config)
     if (config == NULL)
         return;
     for (size_t i = 0; i < ARRAY_LEN(config->tokens); i++) {
-        if (config->tokens[i] != NULL)
-            explicit_bzero(config->tokens[i], strlen(config->tokens[i]));
-        free(config->tokens[i]);
+        secret_free(config->tokens[i]);
         config->tokens[i] = NULL;
     }
     api_keys_finish(&config->api.keys);

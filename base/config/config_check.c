@@ -316,6 +316,7 @@ static int check_keys(struct config *config, const struct doc *doc, struct error
     rc = read_secrets(text, KEYS_FILE_BYTES, path, "a keys file", doc, item, err);
     if (rc == 0 && api_keys_parse(&config->api.keys, text, &why) != 0)
         rc = doc_fail(doc, item, err, "'%.120s': %.160s", path, why.text);
+    explicit_bzero(text, KEYS_FILE_BYTES); /* a key that stands there by mistake */
     free(text);
     return rc;
 }

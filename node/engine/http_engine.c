@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/secure/secret.h"
 #include "node/engine/curl_loop.h"
 #include "node/engine/engine.h"
 #include "node/engine/headers.h"
@@ -28,6 +29,8 @@
 #define HEALTH_TIMEOUT_MS  1000L /* of /health, which any engine answers at any time */
 #define CONNECT_TIMEOUT_MS 3000L
 #define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
+#define KEY_FILE_BYTES     4096
+#define AUTHORIZATION      "Authorization: Bearer "
 
 /* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
  * before the next regular look, or busy long after the connection closed. */
@@ -62,7 +65,8 @@ struct http_engine {
     struct http_run runs;   /* list head */
     struct deferred chores; /* reaps cancelled runs, resumes paused ones */
     struct recogniser recogniser;
-    struct curl_job look; /* look.easy owned */
+    struct curl_job look;            /* look.easy owned */
+    struct curl_slist *look_headers; /* owned; the key, or NULL */
     struct buf look_body;
     char look_server[64];
     struct timer look_timer;
@@ -96,12 +100,20 @@ static void set_common(struct http_engine *engine, CURL *easy, const char *path)
 
 /* ---- runs ------------------------------------------------------------------------------ */
 
+/* One of them may be the engine's key. */
+static void free_headers(struct curl_slist *headers)
+{
+    for (struct curl_slist *item = headers; item != NULL; item = item->next)
+        explicit_bzero(item->data, strlen(item->data));
+    curl_slist_free_all(headers);
+}
+
 static void free_run(struct http_run *run)
 {
     run->prev->next = run->next;
     run->next->prev = run->prev;
     curl_easy_cleanup(run->job.easy);
-    curl_slist_free_all(run->headers);
+    free_headers(run->headers);
     for (size_t i = 0; i < run->count; i++) {
         free(run->values[i][0]);
         free(run->values[i][1]);
@@ -499,7 +511,8 @@ static void http_destroy(struct engine *base)
     curl_loop_finish(&engine->curl);
     buf_finish(&engine->look_body);
     free(engine->url);
-    free(engine->authorization);
+    free_headers(engine->look_headers);
+    secret_free(engine->authorization);
     free(engine);
 }
 
@@ -543,32 +556,34 @@ static int clean_url(char **out, const char *url, struct error *err)
     return *out == NULL ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
 }
 
+/* The header line that proves the key in the first line of the file. */
 static int read_key(char **out, const char *path, struct error *err)
 {
-    char key[MAX_KEY_BYTES + 2]; /* its newline, and a NUL */
-    FILE *file = fopen(path, "re");
-    char *line;
+    char text[KEY_FILE_BYTES];
+    size_t n, line_bytes;
+    int rc = secret_read(text, sizeof(text), path, err);
 
-    if (file == NULL)
-        return error_wrap(err, error_sys(err, "open"), "%s", path);
-    line = fgets(key, (int)sizeof(key), file);
-    (void)fclose(file);
-    if (line == NULL)
-        return error_set(err, DRV_EINVAL, "%s: is empty", path);
-    if (strlen(key) == sizeof(key) - 1) {
-        explicit_bzero(key, sizeof(key));
-        return error_set(err, DRV_EINVAL, "%s: the key is longer than %d bytes", path,
-                         MAX_KEY_BYTES);
+    if (rc != 0)
+        return error_wrap(err, rc, "%s", path);
+    n = strcspn(text, "\r\n");
+    text[n] = '\0';
+    if (n == 0) {
+        rc = error_set(err, DRV_EINVAL, "%s: the first line is empty", path);
+    } else if (n > MAX_KEY_BYTES) {
+        rc = error_set(err, DRV_EINVAL, "%s: the key is longer than %d bytes", path,
+                       MAX_KEY_BYTES);
+    } else if (!headers_value_ok(text)) {
+        rc = error_set(err, DRV_EINVAL, "%s: the first line is not a key", path);
+    } else {
+        line_bytes = strlen(AUTHORIZATION) + n + 1;
+        *out = malloc(line_bytes);
+        if (*out == NULL)
+            rc = error_set(err, DRV_ENOMEM, "out of memory");
+        else
+            (void)snprintf(*out, line_bytes, AUTHORIZATION "%s", text);
     }
-    key[strcspn(key, "\r\n")] = '\0';
-    if (key[0] == '\0' || !headers_value_ok(key))
-        return error_set(err, DRV_EINVAL, "%s: the first line is not a key", path);
-    if (asprintf(out, "Authorization: Bearer %s", key) == -1) {
-        *out = NULL;
-        return error_set(err, DRV_ENOMEM, "out of memory");
-    }
-    explicit_bzero(key, sizeof(key));
-    return 0;
+    explicit_bzero(text, sizeof(text));
+    return rc;
 }
 
 static int prepare_look(struct http_engine *engine)
@@ -583,12 +598,12 @@ static int prepare_look(struct http_engine *engine)
     (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, engine);
     (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_look_bytes);
     (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, engine);
-    if (engine->authorization != NULL) {
-        const char *bearer = strstr(engine->authorization, "Bearer ") + strlen("Bearer ");
-
-        (void)curl_easy_setopt(easy, CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
-        (void)curl_easy_setopt(easy, CURLOPT_XOAUTH2_BEARER, bearer);
-    }
+    if (engine->authorization == NULL)
+        return 0;
+    engine->look_headers = curl_slist_append(NULL, engine->authorization);
+    if (engine->look_headers == NULL)
+        return DRV_ENOMEM;
+    (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, engine->look_headers);
     return 0;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "tests/unit/freed.h"
 
 #define EXAMPLE DROVER_SOURCE_DIR "/docs/drover.example.yaml"
 
@@ -275,6 +276,20 @@ Test(config, bad_aliases_and_models_are_named)
     };
 
     expect_bad(bad, ARRAY_LEN(bad));
+}
+
+/* Somebody puts the key itself where its digest belongs. */
+Test(config, a_key_in_a_keys_file_is_gone_from_memory_that_is_freed)
+{
+    struct config *config;
+    struct error err = {0};
+
+    freed_secret = "correct-horse-battery";
+    cr_assert_eq(parse(&config, "api: {keys_file: DIR/badkeys}\n", &err), DRV_EINVAL);
+    cr_assert_eq(parse(&config, "registry: {token_file: DIR/token}\n", &err), 0);
+    config_destroy(config);
+    freed_secret = NULL;
+    cr_assert_eq(freed_with_secret, 0);
 }
 
 Test(config, files_that_are_missing_empty_or_open_to_all_are_named)
