@@ -26,6 +26,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
 
@@ -270,7 +271,7 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
     if (child->pid == -1) {
         log_error("event=start_failed kind=%s error=%s", kind_name(kind),
                   log_quote(strerror(errno)));
-        procs_clear(board, child->slot);
+        reap_process(board, child->slot);
         *child = (struct child){0};
         return NULL;
     }
@@ -512,7 +513,7 @@ static void bury(struct supervisor *sup, struct child *child, int status)
         if (words[0] != '\0')
             (void)strlcpy(sup->why_not_served, words, sizeof(sup->why_not_served));
     }
-    procs_clear(sup->rt->board, child->slot);
+    reap_process(sup->rt->board, child->slot);
     forget_previous(sup, child);
     if (seat != NULL && !expected) {
         wait_us = backoff_next_us(&seat->backoff, up_us);

@@ -25,6 +25,9 @@
  *   sb_loads  [n_nodes]
  *   sb_usage  [USAGE_ROWS]
  *   sb_outcomes[n_nodes]                           what passive ejection goes by
+ *   queue heads [n_nodes][head_stride]             one 8-byte word per node and worker
+ *   queue totals[n_workers]                        one 4-byte word per worker
+ *   offers    [n_workers][offer_stride]            one bit per worker and node
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -54,11 +57,12 @@
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
+#include "shm/share/node_set.h"
 #include "shm/stats.h"
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 8u
+#define SB_LAYOUT_VERSION 9u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -74,6 +78,8 @@ struct sb_geometry {
     uint32_t n_prefix_sets;
     uint32_t n_session_sets; /* follows from n_prefix_sets */
     uint32_t gauge_stride;   /* words from one node's row of gauges to the next */
+    uint32_t head_stride;    /* ... of queue heads */
+    uint32_t offer_stride;   /* words from one worker's row of offers to the next */
     uint32_t proc_bytes; /* sizeof of the elements, so that two builds that disagree notice */
     uint32_t node_bytes;
     uint32_t stats_bytes;
@@ -97,6 +103,9 @@ struct sb_geometry {
     uint64_t loads_offset;
     uint64_t usage_offset;
     uint64_t outcomes_offset;
+    uint64_t queue_heads_offset;
+    uint64_t queue_totals_offset;
+    uint64_t offers_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -321,6 +330,19 @@ struct sb_outcomes {
     _Atomic uint32_t trials_judged;
 };
 
+/*
+ * Queue heads.  W: worker w, its words [n][w] of every row; the master zeroes them once worker
+ * w is dead.  Bits 63..48 low half of the node's generation, 47..0 key; 0 = nothing waits
+ * there. A row fills whole cache lines.  order: see shm/share/queue_heads.c, for the totals
+ * too.
+ *
+ * The words of different workers lie side by side, against rule 3, as gauges do and for the
+ * same reason: who makes room on a node reads its row, and who waits writes it seldom.
+ *
+ * Offers.  W: any process sets a bit of row w, worker w takes them all.  A row fills whole
+ * cache lines.
+ */
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -329,8 +351,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 192, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 224, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 224, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 256, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -357,6 +379,7 @@ static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
+static_assert(SB_MAX_NODES <= NODE_SET_NODES, "a node set has a bit for every node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");
 
 #endif

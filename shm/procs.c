@@ -2,10 +2,6 @@
 #include "shm/procs.h"
 
 #include "base/clock.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/lines.h"
-#include "shm/routing/loads.h"
-#include "shm/routing/requests.h"
 #include "shm/segment.h"
 
 const char *proc_state_name(enum proc_state state)
@@ -89,12 +85,6 @@ void procs_clear(struct scoreboard *board, unsigned slot)
 
     if (proc == NULL)
         return;
-    if (slot < board->geometry.n_workers) {
-        gauges_clear_worker(board, slot);
-        requests_clear_worker(board, slot);
-        lines_clear_worker(board, slot);
-        loads_clear_worker(board, slot);
-    }
     atomic_store_explicit(&proc->counter[PROC_CONNECTIONS_OPEN], 0, memory_order_relaxed);
     atomic_store_explicit(&proc->pid, 0, memory_order_relaxed);
     store_state(proc, PROC_FREE);

@@ -57,8 +57,7 @@ MUST_CHECK int procs_find_free(const struct scoreboard *board);
 void procs_assign(struct scoreboard *board, unsigned slot, uint32_t generation, bool crashed);
 /* W: master, right after fork() in the parent. */
 void procs_set_pid(struct scoreboard *board, unsigned slot, pid_t pid);
-/* W: master, after waitpid() said the process is gone.  Zeroes its gauges, its open
- * requests, its lines and its load claims, never histograms, totals or decisions; then FREE. */
+/* W: master, for reap_process(): the slot is FREE. */
 void procs_clear(struct scoreboard *board, unsigned slot);
 
 /* W: the child itself. */

@@ -50,6 +50,8 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
         .n_session_sets =
             (prefix_sets * SB_PREFIX_WAYS + SB_SESSION_WAYS - 1) / SB_SESSION_WAYS,
         .gauge_stride = 2 * (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
+        .head_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
+        .offer_stride = (uint32_t)align_up((nodes + 63) / 64, SB_CACHE_LINE / 8),
         .proc_bytes = sizeof(struct sb_proc),
         .node_bytes = sizeof(struct sb_node),
         .stats_bytes = sizeof(struct sb_stats),
@@ -92,6 +94,12 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + USAGE_ROWS * sizeof(struct sb_usage), SB_PAGE);
     g->outcomes_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_outcomes), SB_PAGE);
+    g->queue_heads_offset = at;
+    at = align_up(at + (uint64_t)nodes * g->head_stride * 8, SB_PAGE);
+    g->queue_totals_offset = at;
+    at = align_up(at + (uint64_t)workers * sizeof(uint32_t), SB_PAGE);
+    g->offers_offset = at;
+    at = align_up(at + (uint64_t)workers * g->offer_stride * 8, SB_PAGE);
     g->total_bytes = at;
 }
 

@@ -156,6 +156,31 @@ static inline struct sb_outcomes *segment_outcomes(const struct scoreboard *boar
     return (struct sb_outcomes *)(void *)(board->map + board->geometry.outcomes_offset) + node;
 }
 
+/* geometry.n_workers words. */
+static inline _Atomic uint64_t *segment_queue_heads(const struct scoreboard *board,
+                                                    unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.queue_heads_offset) +
+           (size_t)node * board->geometry.head_stride;
+}
+
+/* geometry.n_workers words. */
+static inline _Atomic uint32_t *segment_queue_totals(const struct scoreboard *board)
+{
+    return (_Atomic uint32_t *)(void *)(board->map + board->geometry.queue_totals_offset);
+}
+
+/* A bit for each of geometry.n_nodes. */
+static inline _Atomic uint64_t *segment_offers(const struct scoreboard *board, unsigned worker)
+{
+    if (worker >= board->geometry.n_workers)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.offers_offset) +
+           (size_t)worker * board->geometry.offer_stride;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {

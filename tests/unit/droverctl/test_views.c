@@ -20,6 +20,7 @@
 #include "droverctl/guard.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/text.h"
+#include "shm/reap.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
@@ -304,7 +305,7 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
                                                  .prefill_s = 0.25f,
                                                  .cost_s = 0.75f};
     decisions_add(board, 0, &d);
-    procs_clear(board, 0);
+    reap_process(board, 0);
     cr_assert_eq(scoreboard_attach(&reader, path, NULL), 0);
     view.board = reader;
     cr_assert_eq(show_explain(&view, "req-1", &err), 0);

@@ -6,6 +6,7 @@
 
 #include "board.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/segment.h"
 
 static struct decision make(const char *id, uint32_t attempt, uint64_t at_mono_us)
@@ -116,7 +117,7 @@ Test(decisions, the_ring_keeps_the_last_256_also_of_a_worker_that_died)
         d = make(id, 0, 1000 + i);
         decisions_add(board, 0, &d);
     }
-    procs_clear(board, 0);
+    reap_process(board, 0);
     cr_assert_eq(decisions_count(board, 0), 300);
     cr_assert_not(decisions_find(board, "req-43", 0, &out), "300 - 256 = 44");
     cr_assert(decisions_find(board, "req-44", 0, &out));

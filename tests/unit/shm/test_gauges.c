@@ -11,6 +11,7 @@
 #include "board.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/segment.h"
 
 Test(gauges, what_is_claimed_is_counted_and_given_back)
@@ -132,7 +133,7 @@ Test(gauges, only_columns_that_were_ever_used_are_read)
     cr_assert_eq(segment_columns(board), 98);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 1);
     procs_assign(board, procs_master_slot(board), 1, false);
-    procs_clear(board, 97);
+    reap_process(board, 97);
     cr_assert_eq(segment_columns(board), 98);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
     segment_live(board)->columns = UINT32_MAX; /* nonsense is not believed */

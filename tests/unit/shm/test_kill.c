@@ -15,6 +15,7 @@
 #include "board.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
 #include "shm/segment.h"
@@ -121,7 +122,7 @@ static void reap(struct scoreboard *board, unsigned w, pid_t pid)
 
     cr_assert_eq(kill(pid, SIGKILL), 0);
     cr_assert_eq(waitpid(pid, NULL, 0), pid);
-    procs_clear(board, w);
+    reap_process(board, w);
     for (unsigned node = 0; node < NODES; node++) {
         cr_assert_eq(gauges_read(board, w, node, 1).inflight, 0);
         cr_assert_eq(gauges_read(board, w, node, 1).pending_tokens, 0);

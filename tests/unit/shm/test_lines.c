@@ -11,6 +11,7 @@
 #include "board.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/routing/gauges.h"
 #include "shm/segment.h"
 
@@ -97,8 +98,8 @@ Test(lines, a_worker_that_stopped_is_passed_over_until_it_moves_again)
     procs_set_state(board, 0, PROC_STARTING);
     cr_assert(lines_first(board, MODEL_A, now, &worker, NULL));
     cr_assert_eq(worker, 1);
-    procs_clear(board, 1);
-    procs_clear(board, 0);
+    reap_process(board, 1);
+    reap_process(board, 0);
     cr_assert_not(lines_first(board, MODEL_A, now, &worker, NULL));
     cr_assert_eq(lines_waiting_total(board), 0);
     cr_assert_not(lines_any(board));
@@ -214,7 +215,7 @@ static void reap(struct scoreboard *board, unsigned w, pid_t pid)
 {
     cr_assert_eq(kill(pid, SIGKILL), 0);
     cr_assert_eq(waitpid(pid, NULL, 0), pid);
-    procs_clear(board, w);
+    reap_process(board, w);
     cr_assert_eq(segment_waiting(board)[w], 0);
     for (unsigned i = 0; i < LINES_PER_WORKER; i++)
         cr_assert_eq(segment_lines(board, w)->line[i].count, 0);

@@ -11,6 +11,7 @@
 #include "board.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/segment.h"
 
 #define NOW  (UINT64_C(100) * US_PER_S)
@@ -79,7 +80,7 @@ Test(loads, the_claims_of_a_dead_worker_are_taken_back)
     cr_assert(loads_claim(board, 0, 0, 1, 7, NOW, HOLD));
     cr_assert(loads_claim(board, 1, 0, 1, 8, NOW, HOLD));
     cr_assert(loads_claim(board, 1, 1, 1, 9, NOW, HOLD));
-    procs_clear(board, 1);
+    reap_process(board, 1);
     cr_assert(loads_live(board, 0, 1, 7, NOW));
     cr_assert_not(loads_live(board, 0, 1, 8, NOW));
     cr_assert_not(loads_live(board, 1, 1, 9, NOW));

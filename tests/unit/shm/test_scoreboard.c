@@ -6,8 +6,11 @@
 #include <sys/stat.h>
 
 #include "board.h"
+#include "shm/reap.h"
 #include "shm/routing/gauges.h"
 #include "shm/segment.h"
+#include "shm/share/offers.h"
+#include "shm/share/queue_heads.h"
 #include "shm/words.h"
 
 static int attach_code(const char *path, struct error *err)
@@ -229,6 +232,7 @@ static void read_what_routing_shares(const struct scoreboard *board)
     uint32_t matched[4 + 1] = {[4] = 4711};
     uint64_t hashes[SB_PREFIX_WAYS], models[5] = {0}, key;
     struct decision_cursor cursor = {0};
+    struct queue_head head;
     struct decision d;
     unsigned worker;
 
@@ -242,6 +246,8 @@ static void read_what_routing_shares(const struct scoreboard *board)
                      (int)nodes);
     (void)lines_any(board);
     (void)lines_waiting_total(board);
+    (void)queue_heads_any(board, 0);
+    (void)queue_heads_total(board);
     cr_assert_leq(lines_models(board, models, 5), 5);
     for (unsigned m = 0; m < 5; m++) {
         (void)lines_waiting(board, models[m]);
@@ -255,6 +261,8 @@ static void read_what_routing_shares(const struct scoreboard *board)
         (void)gauges_oldest(board, node, 1);
         (void)gauges_sum_oldest(board, node, 1);
         (void)loads_live(board, node, 1, 1, 1);
+        if (queue_heads_least(board, node, 1, 0, 1, &head))
+            cr_assert_lt(head.worker, scoreboard_max_workers(board));
     }
     while (decisions_next(board, "x", &cursor, &d))
         cr_assert_leq(d.candidates, DECISIONS_CANDIDATES);
@@ -398,6 +406,7 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
     static const struct node_info info = {.name = "box1", .slots = 4};
     struct temporary t;
     struct scoreboard *board = board_make(&t, 2, 2, 2), *reader;
+    struct node_set nodes = {0};
     const unsigned far = 4711;
 
     cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
@@ -423,7 +432,7 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         procs_set_state(sb, n, PROC_RUNNING);
         procs_heartbeat(sb, n, 1);
         procs_count(sb, n, PROC_REQUESTS_TOTAL, 1);
-        procs_clear(sb, n);
+        reap_process(sb, n);
         cr_assert_not(gauges_claim(sb, n, n, 0, 1, 8));
         cr_assert_not(gauges_claim(sb, 0, n, 0, 1, 8));
         gauges_prefill_done(sb, n, 0, 0, 1);
@@ -435,6 +444,14 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         prefix_session_set(sb, 7, n, 0, 1);
         cr_assert_not(lines_set(sb, n, 7, 1, 1));
         lines_clear_worker(sb, n);
+        queue_heads_set(sb, n, 0, 1, 1);
+        queue_heads_set(sb, 0, n, 1, 1);
+        queue_heads_set_total(sb, n, 1);
+        queue_heads_clear_worker(sb, n);
+        offers_set(sb, n, 0);
+        offers_set(sb, 0, n);
+        offers_take(sb, n, &nodes);
+        offers_clear_worker(sb, n);
         decisions_add(sb, n, &(struct decision){0});
         cr_assert_not(loads_claim(sb, 0, n, 0, 7, 1, 1));
         loads_done(sb, 0, n, 0, 7);

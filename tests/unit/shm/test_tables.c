@@ -2,6 +2,7 @@
 #include "board.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
 #include "shm/stats.h"
@@ -33,7 +34,7 @@ Test(procs, a_slot_goes_from_free_to_running_and_back)
     cr_assert_eq(view.heartbeat_mono_us, 123);
     cr_assert_eq(view.counter[PROC_CONNECTIONS_OPEN], 2);
     cr_assert_eq(view.restarts, 0);
-    procs_clear(board, 0);
+    reap_process(board, 0);
     cr_assert(procs_read(board, 0, &view));
     cr_assert_eq(view.state, PROC_FREE);
     cr_assert_eq(view.counter[PROC_CONNECTIONS_OPEN], 0);

@@ -24,6 +24,8 @@
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
 #include "shm/segment.h"
+#include "shm/share/offers.h"
+#include "shm/share/queue_heads.h"
 #include "shm/stats.h"
 #include "shm/words.h"
 
@@ -54,7 +56,7 @@ struct scene {
 
 static void scene_begin(struct scene *s)
 {
-    const struct scoreboard_params params = {.max_nodes = 2,
+    const struct scoreboard_params params = {.max_nodes = 3,
                                              .max_workers = CLAIMANTS,
                                              .requests_per_worker = 8,
                                              .prefix_entries = 256};
@@ -405,6 +407,121 @@ static void who_waits_and_who_gives_back_cannot_miss_one_another(void)
     scene_end(&s);
 }
 
+/* The same for the queue heads: one thread publishes a request for node 0 and then looks for a
+ * place there; the other makes room and then looks for the row's least key. */
+static void *publish_or_make_room(void *data)
+{
+    struct scene *s = data;
+    unsigned worker = s->next++;
+    struct queue_head head;
+
+    procs_set_state(s->board, worker, PROC_RUNNING);
+    procs_heartbeat(s->board, worker, 1);
+    for (uint32_t round = 0; round < CLOSE_ROUNDS; round++) {
+        if (worker == 1)
+            CHECK(gauges_claim(s->board, 1, 0, 1, 1, 1));
+        meet_closely(s, 3 * round + 1);
+        if (worker == 0) {
+            queue_heads_set(s->board, 0, 0, 1, round + 1);
+            /* A total that does not change is stored all the same, and counts as much. */
+            queue_heads_set_total(s->board, 0, 1);
+            if (gauges_sum(s->board, 0, 1).inflight == 0)
+                s->won[0]++;
+        } else {
+            gauges_release(s->board, 1, 0, 1, 1);
+            if (queue_heads_any(s->board, 1) &&
+                queue_heads_least(s->board, 0, 1, 1, 1, &head)) {
+                CHECK(head.worker == 0 && head.key == round + 1);
+                s->won[1]++;
+            }
+        }
+        meet_closely(s, 3 * round + 2);
+        CHECK(s->won[0] + s->won[1] >= 1);
+        meet_closely(s, 3 * round + 3);
+        s->won[worker] = 0;
+        if (worker == 0) {
+            queue_heads_set(s->board, 0, 0, 1, 0);
+            if (round % 2 == 0)
+                queue_heads_set_total(s->board, 0, 0);
+        }
+    }
+    return NULL;
+}
+
+static void a_published_request_and_a_new_place_cannot_miss_one_another(void)
+{
+    struct scene s;
+    pthread_t one, two;
+
+    scene_begin(&s);
+    one = spawn(publish_or_make_room, &s);
+    two = spawn(publish_or_make_room, &s);
+    join(one);
+    join(two);
+    scene_end(&s);
+}
+
+#define OFFERS 20000u
+
+/* Three threads make room (a plain word that only the bit guards) and offer it, each as many
+ * times as the one worker has taken its offer: none may be lost. */
+struct offer_scene {
+    struct scene scene;
+    _Atomic uint32_t wakes; /* in the place of an eventfd */
+    uint32_t room[3];
+    _Atomic uint32_t taken[3];
+};
+
+static struct offer_scene offering;
+
+static void *offer(void *data)
+{
+    unsigned node = ((struct offer_scene *)data)->scene.next++;
+
+    for (uint32_t i = 1; i <= OFFERS; i++) {
+        offering.room[node] = i;
+        offers_set(offering.scene.board, 0, node);
+        offering.wakes++;
+        while (offering.taken[node] != i)
+            (void)sched_yield();
+    }
+    offering.scene.done++;
+    return NULL;
+}
+
+static void *take_offers(void *data)
+{
+    (void)data;
+    while (offering.scene.done != 3) {
+        struct node_set nodes = {0};
+        int node;
+
+        if (atomic_exchange(&offering.wakes, 0) == 0) {
+            (void)sched_yield();
+            continue;
+        }
+        offers_take(offering.scene.board, 0, &nodes);
+        while ((node = node_set_pop(&nodes)) != -1) {
+            CHECK(node < 3);
+            offering.taken[node] = offering.room[node];
+        }
+    }
+    return NULL;
+}
+
+static void no_offer_is_lost_and_each_brings_what_was_done_before_it(void)
+{
+    pthread_t thread[4];
+
+    scene_begin(&offering.scene);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_create(&thread[i], NULL, offer, &offering) == 0);
+    CHECK(pthread_create(&thread[3], NULL, take_offers, &offering) == 0);
+    for (int i = 0; i < 4; i++)
+        join(thread[i]);
+    scene_end(&offering.scene);
+}
+
 /* Models take turns in one line of a worker; every key tells its model. */
 static void *change_lines(void *data)
 {
@@ -517,7 +634,7 @@ static void *note_and_match(void *data)
 {
     struct scene *s = data;
     unsigned me = s->next++;
-    uint32_t matched[2];
+    uint32_t matched[3];
 
     for (uint64_t i = 0; i < 20000; i++) {
         /* Many more hashes than places, so that entries change hands all the time. */
@@ -598,6 +715,8 @@ int main(void)
     the_only_place_is_a_lock();
     of_two_that_race_for_the_last_place_exactly_one_gets_it();
     who_waits_and_who_gives_back_cannot_miss_one_another();
+    a_published_request_and_a_new_place_cannot_miss_one_another();
+    no_offer_is_lost_and_each_brings_what_was_done_before_it();
     a_key_is_never_taken_for_another_models();
     a_copy_of_a_decision_is_never_a_mix_of_two();
     what_all_workers_write_stays_usable();

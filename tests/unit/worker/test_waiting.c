@@ -22,6 +22,7 @@
 #include "base/loop.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
+#include "shm/reap.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/lines.h"
 #include "tests/unit/shm/board.h"
@@ -318,7 +319,7 @@ Test(waiting, a_worker_that_is_killed_loses_its_own_requests_and_nobody_elses, .
         wait_for(shared->done + 1 + next_random(&seed) % 60);
         cr_assert_eq(kill(pid[slot], SIGKILL), 0);
         cr_assert_eq(waitpid(pid[slot], NULL, 0), pid[slot]);
-        procs_clear(board, slot);
+        reap_process(board, slot);
         for (uint32_t i = 0; i < shared->made; i++) {
             if (shared->past[i].worker == slot && shared->past[i].fate != DONE)
                 shared->past[i].fate = LOST;

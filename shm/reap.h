@@ -1,0 +1,14 @@
+/* reap.h - what a dead process leaves in the scoreboard is taken away. */
+#ifndef DROVER_SHM_REAP_H
+#define DROVER_SHM_REAP_H
+
+struct scoreboard;
+
+/*
+ * W: master, after waitpid() said that the process is gone.  Zeroes a worker's gauges, its open
+ * requests, its queue and the offers to it, and its load claims; never histograms, totals or
+ * decisions.  Then the row of the process table is FREE.
+ */
+void reap_process(struct scoreboard *board, unsigned slot);
+
+#endif
