@@ -102,6 +102,16 @@ static int open_path(const char *path, struct error *err)
     return fd;
 }
 
+/* Owns `path`; NULL: `fd` is not ours to close. */
+static void replace_main_sink(char *path, int fd)
+{
+    if (main_sink.path != NULL)
+        (void)close(main_sink.fd);
+    free(main_sink.path);
+    main_sink.path = path;
+    main_sink.fd = fd;
+}
+
 int log_open(const char *path, struct error *err)
 {
     char *copy;
@@ -109,6 +119,7 @@ int log_open(const char *path, struct error *err)
 
     if (path == NULL || path[0] == '\0') {
         make_nonblocking(STDERR_FILENO);
+        replace_main_sink(NULL, STDERR_FILENO);
         return 0;
     }
     copy = strdup(path);
@@ -119,11 +130,7 @@ int log_open(const char *path, struct error *err)
         free(copy);
         return fd;
     }
-    if (main_sink.path != NULL)
-        (void)close(main_sink.fd);
-    free(main_sink.path);
-    main_sink.path = copy;
-    main_sink.fd = fd;
+    replace_main_sink(copy, fd);
     return 0;
 }
 

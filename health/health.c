@@ -135,9 +135,10 @@ static void give_counts(struct snapshot_counts *out, void *data)
 static int open_admin(struct health *health, struct error *err)
 {
     const struct health_params *params = health->params;
+    const struct config *config = health->own != NULL ? health->own : params->config;
 
-    return admin_create(&health->admin, &health->loop, params->board, params->config,
-                        params->admin_fd, give_counts, health, err);
+    return admin_create(&health->admin, &health->loop, params->board, config, params->admin_fd,
+                        give_counts, health, err);
 }
 
 /* Another master takes over, or this process belongs to the one that does. */

@@ -122,6 +122,18 @@ static bool has_served(const struct supervisor *sup, const struct child *child)
 
 /* ---- birth ---- */
 
+/* A reload that may still fail is the workers' affair: until it is committed, the health
+ * process goes by the configuration in force. */
+static bool goes_by_old(const struct supervisor *sup, enum child_kind kind)
+{
+    return sup->switching && kind == CHILD_HEALTH;
+}
+
+static const struct config *config_of(const struct supervisor *sup, enum child_kind kind)
+{
+    return goes_by_old(sup, kind) ? sup->switch_config : sup->config;
+}
+
 static void close_in_child(int fd)
 {
     if (fd != -1)
@@ -132,16 +144,17 @@ static void close_in_child(int fd)
 static void enter_child(const struct supervisor *sup, const struct child *child, pid_t master,
                         const char *name)
 {
+    const struct config *config = config_of(sup, child->kind);
     struct error err;
 
     log_set_proc(name);
     if (sup->words != NULL)
         log_keep_last_error(sup->words[child - sup->children], sizeof(*sup->words));
-    if (privileges_drop(&sup->config->run_as, &err) != 0) {
+    if (privileges_drop(&config->run_as, &err) != 0) {
         log_error("event=start_failed why=%s", log_quote(err.text));
         _exit(1);
     }
-    privileges_lock(sup->config->core_dumps);
+    privileges_lock(config->core_dumps);
     /* Only now: becoming another user forgets it. */
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != master)
         _exit(0);
@@ -183,7 +196,7 @@ _Noreturn static void be_health(const struct supervisor *sup, const struct child
                                 pid_t master, int wish_fd)
 {
     struct health_params params = {
-        .config = sup->config,
+        .config = config_of(sup, CHILD_HEALTH),
         .board = sup->rt->board,
         .slot = child->slot,
         .admin_fd = sup->rt->admin_fd,
@@ -254,7 +267,7 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
     *child = (struct child){
         .kind = kind,
         .slot = (unsigned)slot,
-        .generation = sup->generation,
+        .generation = goes_by_old(sup, kind) ? sup->switch_from : sup->generation,
         .started_mono_us = clock_mono_us(),
     };
     if (sup->words != NULL)
@@ -702,6 +715,7 @@ int supervise_switch(struct supervisor *sup, const struct config *next, unsigned
     sup->switch_config = sup->config;
     sup->switch_failed = false;
     sup->switching = true;
+    sup->switch_mono_us = clock_mono_us();
     sup->generation = ++sup->last_generation;
     sup->config = next;
     for (unsigned i = 0; i < sup->seats_count; i++)
@@ -762,6 +776,10 @@ void supervise_rollback(struct supervisor *sup, const struct config *config)
 
     sup->config = config;
     sup->generation = sup->switch_from;
+    /* One that was born meanwhile writes to the log that the master had opened for the reload.
+     */
+    if (sup->health.child != NULL && sup->health.child->started_mono_us >= sup->switch_mono_us)
+        (void)kill(sup->health.child->pid, SIGHUP);
     for (unsigned i = 0; i < sup->seats_count; i++) {
         struct seat *seat = &sup->seats[i];
 

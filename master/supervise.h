@@ -82,6 +82,7 @@ struct supervisor {
     unsigned switch_old_count; /* seats of the old one */
     uint32_t switch_from;      /* generation of the old one */
     const struct config *switch_config; /* borrowed: of the old one */
+    uint64_t switch_mono_us;            /* when the switch began */
     bool nodes_left;   /* the health process keeps the nodes it knows, and no new one joins */
     bool held;         /* no worker is started, and health leaves the admin listener alone */
     bool proven;       /* every first child has served once: crashes are now worked around */
@@ -153,7 +154,8 @@ int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int ma
  * are still finishing get the grace, and then no more. */
 MUST_CHECK bool supervise_make_room(struct supervisor *sup, unsigned count);
 
-/* A reload: new workers, `count` of them, from `next`.  DRV_EAGAIN: a reload is under way, or
+/* A reload: new workers, `count` of them, from `next`; a health process that has to be started
+ * meanwhile gets the old one.  DRV_EAGAIN: a reload is under way, or
  * earlier generations leave no room in the process table. */
 MUST_CHECK int supervise_switch(struct supervisor *sup, const struct config *next,
                                 unsigned count);

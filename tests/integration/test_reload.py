@@ -1,9 +1,11 @@
 """A reload changes everything that can change, cuts nothing, and refuses the rest by name."""
 
+import os
 import re
 import signal
 import ssl
 import subprocess
+import time
 
 import pytest
 
@@ -209,6 +211,41 @@ def test_a_broken_configuration_changes_nothing_and_is_named(loaded):
     path.write_text(good)
     loaded.ctl("reload")
     until(lambda: not set(loaded.worker_pids()) & set(pids), 10, "all workers are new ones")
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_health_process_that_dies_in_a_reload_keeps_the_configuration_in_force(make_cluster,
+                                                                                 attempt):
+    cluster = make_cluster(workers=1)
+    cluster.start()
+    kept = cluster.start_node("kept", join=False, wait=False)
+    cluster.write_config(nodes=[{"name": "kept", "address": kept.address()}])
+    cluster.ctl("reload")
+    cluster.wait_up("kept")
+    worker, health = cluster.worker_pids()[0], cluster.health_pid()
+    other_log = cluster.dir / "other.log"
+    # Only a worker that starts notices that the access log cannot be opened.
+    cluster.write_config(nodes=[{"name": "strange", "address": kept.address()}],
+                         log={"file": str(other_log), "access": f"{cluster.dir}/none/access.log"})
+    cluster.master.signal(signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while not other_log.exists() and time.monotonic() < deadline:
+        pass  # no sleep: the reload is decided within milliseconds
+    os.kill(health, signal.SIGKILL)
+    logs = (lambda: cluster.master.log() + other_log.read_text())
+    until(lambda: "event=reload_failed" in logs(), 10, "the reload fails")
+    until(lambda: cluster.health_pid() not in (None, health), 10, "another health process")
+
+    cluster.wait_up("kept")
+    assert [row["name"] for row in cluster.ctl_rows("nodes")] == ["kept"]
+    assert cluster.worker_pids() == [worker]
+    assert "strange" not in logs()
+    assert "to=DRAINING" not in logs(), "the node was taken out meanwhile"
+    cluster.ctl("drain", "kept")
+    until(lambda: "event=node_drain_wish" in cluster.master.log(), 10,
+          "the new health process writes to the log in force")
+    cluster.ctl("undrain", "kept")
+    cluster.wait_up("kept")
 
 
 def test_a_hundred_reloads_in_a_few_seconds_become_a_few(loaded):

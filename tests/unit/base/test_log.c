@@ -131,6 +131,27 @@ Test(log, what_was_lost_after_an_alarm_is_told_though_nothing_more_is_lost)
     (void)unlink(path);
 }
 
+Test(log, without_a_path_the_log_goes_back_to_standard_error)
+{
+    char path[] = "/tmp/drover-log-XXXXXX";
+    struct error err = {0};
+    int file = mkstemp(path);
+    struct stat st;
+    off_t before;
+
+    cr_assert_eq(log_open(path, &err), 0, "%s", err.text);
+    log_error("event=first");
+    cr_assert_eq(fstat(file, &st), 0);
+    before = st.st_size;
+    cr_assert_gt(before, 0);
+    cr_assert_eq(log_open(NULL, &err), 0, "%s", err.text);
+    log_error("event=second");
+    cr_assert_eq(fstat(file, &st), 0);
+    cr_assert_eq(st.st_size, before, "it is still written to the file");
+    (void)close(file);
+    (void)unlink(path);
+}
+
 Test(log, a_fifo_that_nobody_reads_is_an_error_and_not_a_wait)
 {
     char path[64];
