@@ -188,6 +188,76 @@ def generate_unshared(count, seed, p=None):
     return at_rate(requests, p["rate"])
 
 
+LONG = {"part": 0.05, "tokens": (30000, 100000)}    # evenly over the logarithms
+BURSTS = {"rate": 10.0, "size": (20, 80), "within_s": 1.0}
+FAN_OUTS = {
+    "rate": 5.0,
+    "siblings": (4, 12),
+    "within_s": 0.5,
+    "shared_tokens": (4000, 32000),     # evenly over the logarithms
+    "own_tokens": (300, 0.8, 4000),
+    "answer_tokens": (200, 0.8, 1500),
+    "rounds": (1, 4),                   # the same beginning, longer by the answers, comes again
+    "pause_s": 15.0,
+}
+FAN_OUT_BLOCK = 1 << 42
+
+
+def even_log(rng, low, high):
+    return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def generate_mixed(count, seed):
+    """Unshared requests of which a few are very long."""
+    rng = random.Random(f"mixed {seed}")
+    return [r._replace(prompt=even_log(rng, *LONG["tokens"])) if rng.random() < LONG["part"] else r
+            for r in generate_unshared(count, seed)]
+
+
+def generate_bursts(count, seed):
+    """Unshared requests that come many at once."""
+    rng = random.Random(f"bursts {seed}")
+    sizes, requests, at = BURSTS["size"], generate_unshared(count, seed), 0.0
+    i = 0
+    while i < count:
+        size = rng.randint(*sizes)
+        for j in range(i, min(i + size, count)):
+            requests[j] = requests[j]._replace(at_s=at + rng.uniform(0, BURSTS["within_s"]))
+        i += size
+        at += rng.expovariate(BURSTS["rate"] / statistics.mean(sizes))
+    return at_rate(from_zero(requests), BURSTS["rate"])
+
+
+def one_fan_out(rng, number, at, p):
+    """Siblings that have a long beginning in common and come together; what they answered is the
+    end of the beginning of the next round."""
+    shared = even_log(rng, *p["shared_tokens"])
+    base = FAN_OUT_BLOCK + number * BLOCKS_A_SESSION
+    for turn in range(rng.randint(*p["rounds"])):
+        siblings = rng.randint(*p["siblings"])
+        for sibling in range(siblings):
+            tokens = shared + log_normal(rng, *p["own_tokens"])
+            own = base + (1 << 30) + (turn << 20) + (sibling << 12)
+            blocks = tuple(base + i if (i + 1) * BLOCK_TOKENS <= shared else own + i
+                           for i in range(-(-tokens // BLOCK_TOKENS)))
+            yield Request(at + rng.uniform(0, p["within_s"]), tokens,
+                          log_normal(rng, *p["answer_tokens"]), blocks)
+        shared += siblings * 200
+        at += p["pause_s"] + rng.expovariate(1 / p["pause_s"])
+
+
+def generate_fan_outs(count, seed, p=None):
+    p = p or FAN_OUTS
+    rng = random.Random(f"fan-outs {seed}")
+    requests, at, number = [], 0.0, 0
+    a_fan_out = statistics.mean(p["siblings"]) * statistics.mean(p["rounds"])
+    while len(requests) < 1.2 * count:
+        requests += one_fan_out(rng, number, at, p)
+        number += 1
+        at += rng.expovariate(p["rate"] / a_fan_out)
+    return at_rate(from_zero(sorted(requests, key=lambda r: r.at_s)[:count]), p["rate"])
+
+
 # ---- what can be known before ----------------------------------------------------------------
 
 def cache_bound(requests):

@@ -41,12 +41,12 @@ void sim_cache_finish(struct sim_cache *cache)
     memset(cache, 0, sizeof(*cache));
 }
 
-static uint32_t *bucket_of(struct sim_cache *cache, uint64_t block)
+static uint32_t *bucket_of(const struct sim_cache *cache, uint64_t block)
 {
     return &cache->buckets[block & cache->bucket_mask];
 }
 
-static bool find(struct sim_cache *cache, uint64_t block, uint32_t *at)
+static bool find(const struct sim_cache *cache, uint64_t block, uint32_t *at)
 {
     uint32_t i;
 
@@ -95,13 +95,21 @@ static uint32_t evict(struct sim_cache *cache)
     return at;
 }
 
-size_t sim_cache_hit(struct sim_cache *cache, const uint64_t *blocks, size_t n)
+size_t sim_cache_peek(const struct sim_cache *cache, const uint64_t *blocks, size_t n)
 {
-    size_t hit, i;
+    size_t hit;
     uint32_t at;
 
     for (hit = 0; hit < n && find(cache, blocks[hit], &at); hit++)
         ;
+    return hit;
+}
+
+size_t sim_cache_hit(struct sim_cache *cache, const uint64_t *blocks, size_t n)
+{
+    size_t hit = sim_cache_peek(cache, blocks, n), i;
+    uint32_t at;
+
     for (i = hit; i-- > 0;)
         if (find(cache, blocks[i], &at))
             touch(cache, at);

@@ -11,6 +11,9 @@
  *
  *   policy_model --fleet GROUPS --policy NAME [--push] --seed N SCHEDULE
  *
+ * The policy `oracle` knows the engines: of all places, those beyond the slots included, it
+ * takes the one with the earliest first token, by roll-out (policy_oracle.h).
+ *
  * GROUPS: COUNTxSLOTS:PREFILL:BASE_MS:SLOPE_MS:BLOCKS,...  A line of SCHEDULE: arrival in us,
  * prompt tokens, output tokens, key (hexadecimal), blocks with commas between, or "-".  Prints
  * a line for each request: node, us from arrival to first token and to last, cached tokens.
@@ -25,6 +28,7 @@
 #include "base/clock.h"
 #include "policy/route/balance.h"
 #include "sim/model/sim_model.h"
+#include "tests/bench/policy_oracle.h"
 
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512
@@ -71,7 +75,8 @@ struct world {
     size_t n_requests;
     struct request *wait_first, *wait_last;
     enum policy_kind policy;
-    bool push; /* commit to slots + queue of any node, match or none */
+    bool push;   /* commit to slots + queue of any node, match or none */
+    bool oracle; /* see above */
     uint32_t cursor;
     uint64_t random;
     uint64_t now_us;
@@ -87,7 +92,7 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
     double oldest_s = 0;
 
     if (world->policy == POLICY_FASTEST && r->n_blocks != 0)
-        hit = sim_cache_hit(&node->index, r->blocks, r->n_blocks);
+        hit = sim_cache_peek(&node->index, r->blocks, r->n_blocks);
     if (node->pending_first != NULL)
         oldest_s =
             (double)(world->now_us - node->pending_first->dispatch_us) / (double)US_PER_S;
@@ -135,6 +140,33 @@ static int choose_push(const struct balance_candidate *candidates, size_t n,
     return best;
 }
 
+static uint32_t left_of(const struct sim_seq *seq)
+{
+    const struct request *r = (const struct request *)(const void *)seq;
+
+    return r->output - r->tokens;
+}
+
+static int choose_by_oracle(struct world *world, struct request *r)
+{
+    uint64_t best_us = UINT64_MAX;
+    int best = -1;
+
+    for (size_t i = 0; i < world->n_nodes; i++) {
+        struct node *node = &world->nodes[i];
+        uint64_t first_us;
+
+        if (node->inflight >= node->slots + node->queue)
+            continue;
+        first_us = oracle_first_token_us(&node->model, &r->seq, world->now_us, left_of);
+        if (first_us < best_us) {
+            best = (int)i;
+            best_us = first_us;
+        }
+    }
+    return best;
+}
+
 static void dispatch(struct world *world, struct request *r, struct node *node,
                      const struct balance_terms *terms)
 {
@@ -153,9 +185,6 @@ static void dispatch(struct world *world, struct request *r, struct node *node,
         node->pending_first = r;
     node->pending_last = r;
     sim_cache_insert(&node->index, r->blocks, r->n_blocks);
-    r->seq.prompt_tokens = r->prompt;
-    r->seq.blocks = r->blocks;
-    r->seq.n_blocks = r->n_blocks;
     sim_model_add(&node->model, &r->seq);
     node->next_us = world->now_us;
 }
@@ -181,7 +210,9 @@ static bool try_start(struct world *world, struct request *r)
             (node->ttft_s == 0 || world->now_us - node->tried_us > STALE_US))
             candidates[i].prefill_tokens_per_s = fastest;
     }
-    if (world->push)
+    if (world->oracle)
+        at = choose_by_oracle(world, r);
+    else if (world->push)
         at = choose_push(candidates, world->n_nodes, &request, next_random(world));
     else
         at = balance_choose(world->policy, candidates, world->n_nodes, &request, &world->cursor,
@@ -397,6 +428,9 @@ static void read_schedule(struct world *world, const char *path)
             die("a line of the schedule is no request");
         r.arrival_us++; /* 0 would mean "never" to the nodes */
         read_blocks(&r, line + used);
+        r.seq.prompt_tokens = r.prompt;
+        r.seq.blocks = r.blocks;
+        r.seq.n_blocks = r.n_blocks;
         if (world->n_requests != 0 &&
             r.arrival_us < world->requests[world->n_requests - 1].arrival_us)
             die("the schedule is not in order of arrival");
@@ -448,7 +482,8 @@ int main(int argc, char **argv)
             read_fleet(&world, optarg);
             break;
         case 'p':
-            world.policy = policy_named(optarg);
+            world.oracle = strcmp(optarg, "oracle") == 0;
+            world.policy = world.oracle ? POLICY_FASTEST : policy_named(optarg);
             break;
         case 'u':
             world.push = true;
