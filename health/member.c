@@ -14,10 +14,10 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "health/passive/flap.h"
 #include "health/registry/identity.h"
 #include "health/registry/registry.h"
 #include "health/table.h"
+#include "policy/fault/flap.h"
 #include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
 
@@ -27,6 +27,8 @@
 #define LOAD_FRESH_US (5 * US_PER_S)
 
 /* ---- life -------------------------------------------------------------------------------- */
+
+_Static_assert(FLAP_NAME_BYTES == NODE_NAME_BYTES, "a name is a name everywhere");
 
 static void bury(struct deferred *deferred)
 {
@@ -101,8 +103,8 @@ struct member *member_adopt(struct table *table, unsigned slot, const struct nod
     member->generation = info->generation;
     member->info = *info;
     member->adopted = true;
-    verdict_adopt(&member->verdict, status, table->config->health.rise,
-                  table->config->health.fall);
+    verdict_adopt(&member->verdict, status->state, status->reason, status->drain_wish,
+                  table->config->health.rise, table->config->health.fall);
     table_sample(table, slot);
     window_init(member->window, table->sample, clock_mono_us());
     passive_init(member);

@@ -2,9 +2,9 @@
  * table.h - the nodes this process looks after, and their rows in the scoreboard.
  *
  * A member is a node with a row: from the configuration (static) or joined by itself
- * (registry). Its state is a verdict (verdict.h); member_event() is the only way to change it
- * and the only place that writes states to the scoreboard.  What keeps a member alive: the
- * configuration, or its lease (lease.h).
+ * (registry). Its state is a verdict (policy/fault/node_state.h); member_event() is the only
+ * way to change it and the only place that writes states to the scoreboard.  What keeps a
+ * member alive: the configuration, or its lease (lease.h).
  *
  * A member that is GONE stays in the list until the end of the loop's turn, so that whoever
  * caused it can finish; table_find() does not find it any more.
@@ -19,12 +19,12 @@
 #include "base/attrs.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "health/invariant.h"
 #include "health/news.h"
 #include "health/passive/passive.h"
 #include "health/probe.h"
-#include "health/verdict.h"
 #include "health/window.h"
+#include "policy/fault/gauge_audit.h"
+#include "policy/fault/node_state.h"
 #include "shm/nodes.h"
 
 struct attach;

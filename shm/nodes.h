@@ -15,44 +15,9 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "policy/fault/node_state.h"
 
 struct scoreboard;
-
-/* Only the verdict module of health/ moves a node between states; see its header for the edges.
- * The values are an ABI: append, never renumber. */
-enum node_state {
-    NODE_NONE = 0,     /* the slot is empty */
-    NODE_JOINING = 1,  /* known, not yet proven; no traffic */
-    NODE_UP = 2,       /* gets traffic */
-    NODE_EJECTED = 3,  /* taken out because requests failed there */
-    NODE_TRIAL = 4,    /* gets one request at a time */
-    NODE_DOWN = 5,     /* probes fail, or its lease is lost */
-    NODE_DRAINING = 6, /* takes no new work; open requests finish */
-    NODE_GONE = 7,     /* left; the row stays until the slot is needed, for people to see */
-};
-const char *node_state_name(enum node_state state); /* "UP" */
-
-enum node_reason {
-    NODE_REASON_NONE = 0,
-    NODE_REASON_NEW, /* not probed yet */
-    NODE_REASON_PROBES_PASS,
-    NODE_REASON_CONNECT_FAILED,
-    NODE_REASON_PROBE_TIMEOUT,
-    NODE_REASON_NOT_SERVING, /* it answers, and says it does not serve */
-    NODE_REASON_ENGINE_DOWN, /* the agent runs, its engine does not answer */
-    NODE_REASON_ENGINE_LOADING,
-    NODE_REASON_PROTOCOL,     /* it answers nonsense */
-    NODE_REASON_LEASE_LOST,   /* its registry stream broke or fell silent */
-    NODE_REASON_OPERATOR,     /* droverctl drain */
-    NODE_REASON_LEAVING,      /* the node asked to go */
-    NODE_REASON_REMOVED,      /* no longer in the config */
-    NODE_REASON_FAILURES,     /* ejected: failures in a row */
-    NODE_REASON_SUCCESS_RATE, /* ejected: too many of its requests fail */
-    NODE_REASON_NO_PROGRESS,  /* ejected: nobody there gets a token */
-    NODE_REASON_SPARED,   /* not ejected, though it should be: too few nodes would be left */
-    NODE_REASON_FLAPPING, /* came and went too often of late: it must wait */
-};
-const char *node_reason_name(enum node_reason reason); /* "probe_timeout" */
 
 enum node_origin {
     NODE_ORIGIN_STATIC = 0,   /* from the config */

@@ -7,8 +7,9 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/log.h"
-#include "health/passive/ramp.h"
 #include "health/table.h"
+#include "policy/fault/ramp.h"
+#include "shm/outcomes.h"
 #include "shm/scoreboard.h"
 
 #define LOOK_US  (100 * US_PER_MS)
@@ -25,6 +26,20 @@ static struct eject_limits limits_of(const struct table *table)
         .window_us = config->eject_window_ms * US_PER_MS,
         .backoff_us = config->eject_backoff_ms * US_PER_MS,
         .backoff_max_us = config->eject_backoff_max_ms * US_PER_MS,
+    };
+}
+
+/* What the workers noted of the node, in both forms. */
+static struct eject_counts read_counts(const struct member *member, struct outcomes *seen)
+{
+    outcomes_read(member->table->board, member->slot, seen);
+    return (struct eject_counts){
+        .ok = seen->total[OUTCOME_OK],
+        .failed = seen->total[OUTCOME_FAILED],
+        .stalled = seen->total[OUTCOME_STALLED],
+        .trial_ok = seen->total[OUTCOME_TRIAL_OK],
+        .trial_failed = seen->total[OUTCOME_TRIAL_FAILED],
+        .run = seen->run,
     };
 }
 
@@ -123,12 +138,11 @@ static bool advances(const struct member *member, uint64_t now)
     return p->progress_mono_us != 0 && now - p->progress_mono_us < ms / 4 * US_PER_MS;
 }
 
-static void look_at_up(struct member *member, const struct outcomes *now_there, uint64_t now)
+static void look_at_up(struct member *member, const struct eject_counts *counts, uint64_t now)
 {
     struct passive *p = &member->passive;
     struct eject_limits limits = limits_of(member->table);
-    enum node_reason why =
-        eject_look(&p->eject, &limits, now_there, advances(member, now), now);
+    enum node_reason why = eject_look(&p->eject, &limits, counts, advances(member, now), now);
 
     if (why != NODE_REASON_NONE)
         judge(member, why, now);
@@ -136,9 +150,9 @@ static void look_at_up(struct member *member, const struct outcomes *now_there, 
         member_event(member, VERDICT_ABSOLVE, NODE_REASON_NONE);
 }
 
-static void look_at_trial(struct member *member, const struct outcomes *now_there)
+static void look_at_trial(struct member *member, const struct eject_counts *counts)
 {
-    switch ((int)eject_trial(&member->passive.eject, now_there)) {
+    switch ((int)eject_trial(&member->passive.eject, counts)) {
     case NODE_REASON_FAILURES:
         take_out(member, NODE_REASON_FAILURES);
         break;
@@ -170,15 +184,15 @@ static bool may_be_tried(struct member *member, uint64_t now)
 static void look(struct member *member, uint64_t now)
 {
     const struct verdict *verdict = &member->verdict;
-    struct outcomes now_there;
+    struct outcomes seen;
+    struct eject_counts counts = read_counts(member, &seen);
 
-    outcomes_read(member->table->board, member->slot, &now_there);
     switch (verdict->state) {
     case NODE_UP:
-        look_at_up(member, &now_there, now);
+        look_at_up(member, &counts, now);
         break;
     case NODE_TRIAL:
-        look_at_trial(member, &now_there);
+        look_at_trial(member, &counts);
         break;
     case NODE_EJECTED:
     case NODE_DOWN:
@@ -225,11 +239,11 @@ void passive_init(struct member *member)
 {
     struct passive *p = &member->passive;
     struct eject_limits limits = limits_of(member->table);
-    struct outcomes now_there;
+    struct outcomes seen;
+    struct eject_counts counts = read_counts(member, &seen);
     uint64_t now = clock_mono_us();
 
-    outcomes_read(member->table->board, member->slot, &now_there);
-    eject_init(&p->eject, &now_there, now);
+    eject_init(&p->eject, &counts, now);
     /* Taken over while it was out: for how long it was to stay so, nobody knows any more. */
     if (member->verdict.ejected != NODE_REASON_NONE)
         p->until_mono_us = now + eject_begin(&p->eject, &limits, random64());
@@ -239,15 +253,16 @@ void passive_turned(struct member *member, enum node_state before)
 {
     struct passive *p = &member->passive;
     uint64_t now = clock_mono_us();
-    struct outcomes now_there;
 
     if (member->verdict.state == before)
         return;
     p->ramp_mono_us = 0;
     if (member->verdict.state == NODE_UP || member->verdict.state == NODE_TRIAL) {
-        outcomes_read(member->table->board, member->slot, &now_there);
-        eject_restart(&p->eject, &now_there, now);
-        outcomes_begin_trial(member->table->board, member->slot, &now_there);
+        struct outcomes seen;
+        struct eject_counts counts = read_counts(member, &seen);
+
+        eject_restart(&p->eject, &counts, now);
+        outcomes_begin_trial(member->table->board, member->slot, &seen);
     }
     if (member->verdict.state == NODE_UP && before != NODE_JOINING)
         p->ramp_mono_us = now;

@@ -3,9 +3,9 @@
  * again slot by slot.
  *
  * The workers note how requests fare (shm/outcomes.h); here this is looked at ten times a
- * second, judged by eject.h, and told to the node's verdict.  No ejection leaves less than half
- * of a model's nodes UP: then the node is spared, which its reason, a log line and a metric
- * say.  The same rule ends an ejection early when other nodes fail meanwhile.
+ * second, judged by policy/fault/ejection.h, and told to the node's verdict.  No ejection
+ * leaves less than half of a model's nodes UP: then the node is spared, which its reason, a log
+ * line and a metric say.  The same rule ends an ejection early when other nodes fail meanwhile.
  */
 #ifndef DROVER_HEALTH_PASSIVE_H
 #define DROVER_HEALTH_PASSIVE_H
@@ -13,8 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "health/passive/eject.h"
-#include "shm/nodes.h"
+#include "policy/fault/ejection.h"
 
 struct member;
 struct table;

@@ -1,5 +1,6 @@
 /*
- * eject.h - has a node failed often enough to be taken out, for how long, and may it be?  Pure.
+ * ejection.h - has a node failed often enough to be taken out, for how long, and may it be?
+ * Pure.
  *
  * The rule is the failure accrual of Finagle (twitter/finagle, liveness/FailureAccrualPolicy):
  * a node is taken out after `failures` in a row, or when less than `success_pct` of what ended
@@ -12,14 +13,13 @@
  * else got a token there either.  One such is enough, for a node that answers pings and never
  * tokens would otherwise cost `failures` times that limit.  It is off when that rule is.
  */
-#ifndef DROVER_HEALTH_EJECT_H
-#define DROVER_HEALTH_EJECT_H
+#ifndef DROVER_POLICY_EJECTION_H
+#define DROVER_POLICY_EJECTION_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "shm/nodes.h"
-#include "shm/outcomes.h"
+#include "policy/fault/node_state.h"
 
 #define EJECT_STEPS 30u
 
@@ -31,13 +31,22 @@ struct eject_limits {
     uint64_t backoff_us, backoff_max_us;
 };
 
+/* How the node's attempts ended.  The counts only grow while the node is the same. */
+struct eject_counts {
+    uint64_t ok;      /* as the engine meant it */
+    uint64_t failed;  /* the node's fault */
+    uint64_t stalled; /* of these: no other request there got a token meanwhile */
+    uint64_t trial_ok, trial_failed;
+    uint32_t run; /* failures since the last success */
+};
+
 struct eject_step {
     uint32_t ok, failed;
 };
 
 struct eject {
-    struct outcomes last; /* as of the last look */
-    uint64_t failed_then; /* total of failures when judging (re)started */
+    struct eject_counts last; /* as of the last look */
+    uint64_t failed_then;     /* total of failures when judging (re)started */
     struct eject_step step[EJECT_STEPS];
     unsigned now;           /* the step being filled */
     uint64_t step_mono_us;  /* when it began */
@@ -46,21 +55,22 @@ struct eject {
 };
 
 /* Starts with a clean record: what `now` shows was before. */
-void eject_init(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us);
+void eject_init(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us);
 
 /* The same for a node that returns to traffic, but its ejections are remembered. */
-void eject_restart(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us);
+void eject_restart(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us);
 
 /* Takes a look at a node that is UP.  FAILURES, SUCCESS_RATE, NO_PROGRESS, or NONE: it is all
  * right.  `advances`: the node's own count of work grows, so its silence is no standstill. */
 enum node_reason eject_look(struct eject *eject, const struct eject_limits *limits,
-                            const struct outcomes *now, bool advances, uint64_t now_mono_us);
+                            const struct eject_counts *now, bool advances,
+                            uint64_t now_mono_us);
 
 /* Counts an ejection and returns how long it lasts.  `random`: any 64 bits. */
 uint64_t eject_begin(struct eject *eject, const struct eject_limits *limits, uint64_t random);
 
 /* A node on TRIAL: FAILURES: a request failed; PROBES_PASS: one went well; NONE: none ended. */
-enum node_reason eject_trial(struct eject *eject, const struct outcomes *now);
+enum node_reason eject_trial(struct eject *eject, const struct eject_counts *now);
 
 /* Never below half: may one more of a model's `total` nodes be taken out when `serving` of them
  * are UP, the one in question included? */

@@ -1,7 +1,7 @@
-/* test_invariant.c - when a difference between gauges and request tables is a violation. */
+/* test_gauge_audit.c - when a difference between gauges and request tables is a violation. */
 #include <criterion/criterion.h>
 
-#include "health/invariant.h"
+#include "policy/fault/gauge_audit.h"
 
 static struct invariant_look look(uint32_t gauge, uint32_t open, uint64_t traffic)
 {

@@ -1,13 +1,13 @@
 /*
- * invariant.h - do the gauges agree with the request tables?  Pure.
+ * gauge_audit.h - do the gauges agree with the request tables?  Pure.
  *
  * The two are written by workers at slightly different instants, so a single look proves
  * nothing.  A node counts as stable when two looks, one period apart, saw the same numbers and
  * nothing was sent or ended there in between; only then must the sum of its gauges be the
  * number of requests that the tables say are on it.
  */
-#ifndef DROVER_HEALTH_INVARIANT_H
-#define DROVER_HEALTH_INVARIANT_H
+#ifndef DROVER_POLICY_GAUGE_AUDIT_H
+#define DROVER_POLICY_GAUGE_AUDIT_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* flap.c - a node that comes and goes must prove itself for longer each time. */
-#include "health/passive/flap.h"
+#include "policy/fault/flap.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /*
- * verdict.h - one node's state machine.  Pure: events go in, state and reason come out.
+ * node_state.h - one node's state machine.  Pure: events go in, state and reason come out.
  *
  * Four questions are kept apart and answered by different people: whether the node can serve
  * (probes and its lease), whether requests there go well (ejected: workers saw them fail),
@@ -29,13 +29,46 @@
  * ejected goes to EJECTED instead of UP; or to TRIAL, if TRY came meanwhile.  GONE and NONE are
  * final: a node that comes back gets a new verdict.
  */
-#ifndef DROVER_HEALTH_VERDICT_H
-#define DROVER_HEALTH_VERDICT_H
+#ifndef DROVER_POLICY_NODE_STATE_H
+#define DROVER_POLICY_NODE_STATE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "shm/nodes.h"
+/* The scoreboard has both by value: append, never renumber. */
+enum node_state {
+    NODE_NONE = 0,     /* the slot is empty */
+    NODE_JOINING = 1,  /* known, not yet proven; no traffic */
+    NODE_UP = 2,       /* gets traffic */
+    NODE_EJECTED = 3,  /* taken out because requests failed there */
+    NODE_TRIAL = 4,    /* gets one request at a time */
+    NODE_DOWN = 5,     /* probes fail, or its lease is lost */
+    NODE_DRAINING = 6, /* takes no new work; open requests finish */
+    NODE_GONE = 7,     /* left; the row stays until the slot is needed, for people to see */
+};
+const char *node_state_name(enum node_state state); /* "UP" */
+
+enum node_reason {
+    NODE_REASON_NONE = 0,
+    NODE_REASON_NEW, /* not probed yet */
+    NODE_REASON_PROBES_PASS,
+    NODE_REASON_CONNECT_FAILED,
+    NODE_REASON_PROBE_TIMEOUT,
+    NODE_REASON_NOT_SERVING, /* it answers, and says it does not serve */
+    NODE_REASON_ENGINE_DOWN, /* the agent runs, its engine does not answer */
+    NODE_REASON_ENGINE_LOADING,
+    NODE_REASON_PROTOCOL,     /* it answers nonsense */
+    NODE_REASON_LEASE_LOST,   /* its registry stream broke or fell silent */
+    NODE_REASON_OPERATOR,     /* droverctl drain */
+    NODE_REASON_LEAVING,      /* the node asked to go */
+    NODE_REASON_REMOVED,      /* no longer in the config */
+    NODE_REASON_FAILURES,     /* ejected: failures in a row */
+    NODE_REASON_SUCCESS_RATE, /* ejected: too many of its requests fail */
+    NODE_REASON_NO_PROGRESS,  /* ejected: nobody there gets a token */
+    NODE_REASON_SPARED,   /* not ejected, though it should be: too few nodes would be left */
+    NODE_REASON_FLAPPING, /* came and went too often of late: it must wait */
+};
+const char *node_reason_name(enum node_reason reason); /* "probe_timeout" */
 
 enum verdict_event {
     VERDICT_NONE = 0,
@@ -75,8 +108,8 @@ struct verdict {
 void verdict_init(struct verdict *verdict, uint32_t rise, uint32_t fall);
 
 /* A node that an earlier health process knew: goes on from what the scoreboard says. */
-void verdict_adopt(struct verdict *verdict, const struct node_status *status, uint32_t rise,
-                   uint32_t fall);
+void verdict_adopt(struct verdict *verdict, enum node_state state, enum node_reason reason,
+                   bool drain_wish, uint32_t rise, uint32_t fall);
 
 /* Takes one event.  `why` counts for FAIL, REFUSED, EJECT and LEAVE.  True: state or reason
  * changed. */

@@ -1,5 +1,5 @@
-/* invariant.c - do the gauges agree with the request tables? */
-#include "health/invariant.h"
+/* gauge_audit.c - do the gauges agree with the request tables? */
+#include "policy/fault/gauge_audit.h"
 
 static bool agrees(const struct invariant_look *look)
 {

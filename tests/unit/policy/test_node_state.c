@@ -1,8 +1,8 @@
-/* test_verdict.c - every edge of a node's state machine, and that there are no others. */
+/* test_node_state.c - every edge of a node's state machine, and that there are no others. */
 #include <criterion/criterion.h>
 
 #include "base/attrs.h"
-#include "health/verdict.h"
+#include "policy/fault/node_state.h"
 
 static struct verdict in_state(enum node_state state, enum node_reason reason)
 {
@@ -273,23 +273,30 @@ Test(verdict, every_other_pair_of_state_and_event_leaves_the_state_alone)
     }
 }
 
+/* What the scoreboard says of a node. */
+struct known {
+    enum node_state state;
+    enum node_reason reason;
+    bool drain_wish;
+};
+
 Test(verdict, an_adopted_node_goes_on_where_it_was)
 {
-    struct node_status up = {.state = NODE_UP, .reason = NODE_REASON_PROBES_PASS};
-    struct node_status lost = {.state = NODE_DOWN, .reason = NODE_REASON_LEASE_LOST};
-    struct node_status leaving = {.state = NODE_DRAINING, .reason = NODE_REASON_LEAVING};
-    struct node_status wished = {
+    struct known up = {.state = NODE_UP, .reason = NODE_REASON_PROBES_PASS};
+    struct known lost = {.state = NODE_DOWN, .reason = NODE_REASON_LEASE_LOST};
+    struct known leaving = {.state = NODE_DRAINING, .reason = NODE_REASON_LEAVING};
+    struct known wished = {
         .state = NODE_DRAINING, .reason = NODE_REASON_OPERATOR, .drain_wish = true};
     struct verdict v;
 
-    verdict_adopt(&v, &up, 2, 2);
+    verdict_adopt(&v, up.state, up.reason, up.drain_wish, 2, 2);
     cr_assert_eq(v.state, NODE_UP);
-    verdict_adopt(&v, &lost, 1, 1);
+    verdict_adopt(&v, lost.state, lost.reason, lost.drain_wish, 1, 1);
     (void)step(&v, VERDICT_PASS);
     cr_assert_eq(v.state, NODE_DOWN, "its lease is still lost");
-    verdict_adopt(&v, &leaving, 1, 1);
+    verdict_adopt(&v, leaving.state, leaving.reason, leaving.drain_wish, 1, 1);
     cr_assert(step(&v, VERDICT_IDLE));
-    verdict_adopt(&v, &wished, 1, 1);
+    verdict_adopt(&v, wished.state, wished.reason, wished.drain_wish, 1, 1);
     cr_assert_not(step(&v, VERDICT_IDLE));
     cr_assert(step(&v, VERDICT_UNDRAIN));
 }
@@ -394,15 +401,15 @@ Test(verdict, a_spared_node_stays_up_and_says_so_until_it_does_well)
 
 Test(verdict, an_adopted_ejection_goes_on)
 {
-    struct node_status out = {.state = NODE_EJECTED, .reason = NODE_REASON_SUCCESS_RATE};
-    struct node_status tried = {.state = NODE_TRIAL, .reason = NODE_REASON_FAILURES};
+    struct known out = {.state = NODE_EJECTED, .reason = NODE_REASON_SUCCESS_RATE};
+    struct known tried = {.state = NODE_TRIAL, .reason = NODE_REASON_FAILURES};
     struct verdict v;
 
-    verdict_adopt(&v, &out, 1, 1);
+    verdict_adopt(&v, out.state, out.reason, out.drain_wish, 1, 1);
     cr_assert_eq(v.ejected, NODE_REASON_SUCCESS_RATE);
     cr_assert(step(&v, VERDICT_TRY));
     cr_assert_eq(v.reason, NODE_REASON_SUCCESS_RATE);
-    verdict_adopt(&v, &tried, 1, 1);
+    verdict_adopt(&v, tried.state, tried.reason, tried.drain_wish, 1, 1);
     cr_assert(verdict_step(&v, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED));
     (void)step(&v, VERDICT_PASS);
     cr_assert_eq(v.state, NODE_TRIAL);

@@ -4,8 +4,8 @@
  * A node that returns has cold caches, and often the cause of its absence: its slots open one
  * after the other, the first at once and the last at the end of the ramp.
  */
-#ifndef DROVER_HEALTH_RAMP_H
-#define DROVER_HEALTH_RAMP_H
+#ifndef DROVER_POLICY_RAMP_H
+#define DROVER_POLICY_RAMP_H
 
 #include <stdint.h>
 

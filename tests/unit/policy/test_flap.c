@@ -1,12 +1,11 @@
-/* test_flap.c - how long a node waits that comes and goes; who is the older of two. */
+/* test_flap.c - how long a node waits that comes and goes. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "health/passive/flap.h"
-#include "health/registry/fence.h"
+#include "policy/fault/flap.h"
 
 #define FIRST (10 * US_PER_S)
 
@@ -73,36 +72,4 @@ Test(flap, nobody_waits_when_it_is_off_and_the_oldest_name_makes_room)
     cr_assert_eq(flap_wait_us(flap, "n1", 10 * US_PER_S + 1), FIRST);
     cr_assert_eq(flap_wait_us(flap, "one-more", 11 * US_PER_S), FIRST);
     free(flap);
-}
-
-Test(fence, who_lost_a_name_is_older_until_it_holds_it_again)
-{
-    static struct fence fence;
-    const uint8_t x[16] = {1}, y[16] = {2};
-
-    cr_assert_not(fence_is_older(&fence, "a", x));
-    fence_lost(&fence, "a", x);
-    fence_lost(&fence, "a", x);
-    cr_assert_eq(fence.next, 1, "once is enough");
-    cr_assert(fence_is_older(&fence, "a", x));
-    cr_assert_not(fence_is_older(&fence, "a", y));
-    cr_assert_not(fence_is_older(&fence, "b", x), "of that name");
-    fence_holds(&fence, "a", x);
-    cr_assert_not(fence_is_older(&fence, "a", x));
-}
-
-Test(fence, the_oldest_memory_makes_room)
-{
-    static struct fence fence;
-    uint8_t id[16] = {0};
-
-    for (unsigned i = 1; i <= FENCE_PLACES + 1; i++) {
-        memcpy(id, &i, sizeof(i));
-        fence_lost(&fence, "a", id);
-    }
-    memset(id, 0, sizeof(id));
-    id[0] = 1;
-    cr_assert_not(fence_is_older(&fence, "a", id));
-    id[0] = 2;
-    cr_assert(fence_is_older(&fence, "a", id));
 }

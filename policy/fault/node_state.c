@@ -1,9 +1,75 @@
-/* verdict.c - one node's state machine. */
-#include "health/verdict.h"
+/* node_state.c - one node's state machine. */
+#include "policy/fault/node_state.h"
 
 #include <string.h>
 
 #include "base/attrs.h"
+
+const char *node_state_name(enum node_state state)
+{
+    switch (state) {
+    case NODE_NONE:
+        return "NONE";
+    case NODE_JOINING:
+        return "JOINING";
+    case NODE_UP:
+        return "UP";
+    case NODE_EJECTED:
+        return "EJECTED";
+    case NODE_TRIAL:
+        return "TRIAL";
+    case NODE_DOWN:
+        return "DOWN";
+    case NODE_DRAINING:
+        return "DRAINING";
+    case NODE_GONE:
+        return "GONE";
+    }
+    return "UNKNOWN";
+}
+
+const char *node_reason_name(enum node_reason reason)
+{
+    switch (reason) {
+    case NODE_REASON_NONE:
+        return "none";
+    case NODE_REASON_NEW:
+        return "new";
+    case NODE_REASON_PROBES_PASS:
+        return "probes_pass";
+    case NODE_REASON_CONNECT_FAILED:
+        return "connect_failed";
+    case NODE_REASON_PROBE_TIMEOUT:
+        return "probe_timeout";
+    case NODE_REASON_NOT_SERVING:
+        return "not_serving";
+    case NODE_REASON_ENGINE_DOWN:
+        return "engine_down";
+    case NODE_REASON_ENGINE_LOADING:
+        return "engine_loading";
+    case NODE_REASON_PROTOCOL:
+        return "protocol";
+    case NODE_REASON_LEASE_LOST:
+        return "lease_lost";
+    case NODE_REASON_OPERATOR:
+        return "operator";
+    case NODE_REASON_LEAVING:
+        return "leaving";
+    case NODE_REASON_REMOVED:
+        return "removed";
+    case NODE_REASON_FAILURES:
+        return "failures";
+    case NODE_REASON_SUCCESS_RATE:
+        return "success_rate";
+    case NODE_REASON_NO_PROGRESS:
+        return "no_progress";
+    case NODE_REASON_SPARED:
+        return "spared";
+    case NODE_REASON_FLAPPING:
+        return "flapping";
+    }
+    return "unknown";
+}
 
 static const char *const event_names[] = {
     "none",  "pass", "fail",    "refused", "lease_lost", "lease_back", "lease_end", "eject",
@@ -25,20 +91,19 @@ void verdict_init(struct verdict *verdict, uint32_t rise, uint32_t fall)
     verdict->fall = fall == 0 ? 1 : fall;
 }
 
-void verdict_adopt(struct verdict *verdict, const struct node_status *status, uint32_t rise,
-                   uint32_t fall)
+void verdict_adopt(struct verdict *verdict, enum node_state state, enum node_reason reason,
+                   bool drain_wish, uint32_t rise, uint32_t fall)
 {
     verdict_init(verdict, rise, fall);
-    verdict->state = status->state;
-    verdict->reason = status->reason;
-    verdict->drain_wish = status->drain_wish;
-    verdict->lease_lost =
-        status->state == NODE_DOWN && status->reason == NODE_REASON_LEASE_LOST;
-    if (status->state == NODE_EJECTED || status->state == NODE_TRIAL)
-        verdict->ejected = status->reason;
-    verdict->trial = status->state == NODE_TRIAL;
-    if (status->state == NODE_DRAINING && status->reason != NODE_REASON_OPERATOR)
-        verdict->leaving = status->reason;
+    verdict->state = state;
+    verdict->reason = reason;
+    verdict->drain_wish = drain_wish;
+    verdict->lease_lost = state == NODE_DOWN && reason == NODE_REASON_LEASE_LOST;
+    if (state == NODE_EJECTED || state == NODE_TRIAL)
+        verdict->ejected = reason;
+    verdict->trial = state == NODE_TRIAL;
+    if (state == NODE_DRAINING && reason != NODE_REASON_OPERATOR)
+        verdict->leaving = reason;
 }
 
 static void move(struct verdict *verdict, enum node_state state, enum node_reason reason)

@@ -1,29 +1,27 @@
-/* eject.c - has a node failed often enough to be taken out, for how long, and may it be? */
-#include "health/passive/eject.h"
+/* ejection.c - has a node failed often enough to be taken out, for how long, and may it be? */
+#include "policy/fault/ejection.h"
 
 #include <string.h>
 
-void eject_init(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us)
+void eject_init(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us)
 {
     eject->times = 0;
     eject_restart(eject, now, now_mono_us);
 }
 
-void eject_restart(struct eject *eject, const struct outcomes *now, uint64_t now_mono_us)
+void eject_restart(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us)
 {
     memset(eject->step, 0, sizeof(eject->step));
     eject->last = *now;
-    eject->failed_then = now->total[OUTCOME_FAILED];
+    eject->failed_then = now->failed;
     eject->now = 0;
     eject->step_mono_us = now_mono_us;
     eject->since_mono_us = now_mono_us;
 }
 
-static uint64_t grown(const struct eject *eject, const struct outcomes *now, enum outcome what)
+static uint64_t grown(uint64_t before, uint64_t now)
 {
-    uint64_t before = eject->last.total[what];
-
-    return now->total[what] > before ? now->total[what] - before : 0;
+    return now > before ? now - before : 0;
 }
 
 /* Moves the window to the present. */
@@ -56,23 +54,23 @@ static bool too_few_succeed(const struct eject *eject, const struct eject_limits
 }
 
 /* Failures in a row, without those from before. */
-static uint64_t run_of(const struct eject *eject, const struct outcomes *now)
+static uint64_t run_of(const struct eject *eject, const struct eject_counts *now)
 {
-    uint64_t since = now->total[OUTCOME_FAILED] - eject->failed_then;
+    uint64_t since = now->failed - eject->failed_then;
 
     return now->run < since ? now->run : since;
 }
 
 enum node_reason eject_look(struct eject *eject, const struct eject_limits *limits,
-                            const struct outcomes *now, bool advances, uint64_t now_mono_us)
+                            const struct eject_counts *now, bool advances, uint64_t now_mono_us)
 {
-    bool stalled = grown(eject, now, OUTCOME_STALLED) != 0;
+    bool stalled = grown(eject->last.stalled, now->stalled) != 0;
     struct eject_step *step;
 
     advance(eject, limits->window_us, now_mono_us);
     step = &eject->step[eject->now];
-    step->ok += (uint32_t)grown(eject, now, OUTCOME_OK);
-    step->failed += (uint32_t)grown(eject, now, OUTCOME_FAILED);
+    step->ok += (uint32_t)grown(eject->last.ok, now->ok);
+    step->failed += (uint32_t)grown(eject->last.failed, now->failed);
     eject->last = *now;
     if (now_mono_us - eject->since_mono_us >= limits->backoff_max_us)
         eject->times = 0;
@@ -97,10 +95,10 @@ uint64_t eject_begin(struct eject *eject, const struct eject_limits *limits, uin
     return us / 2 + random % (us - us / 2 + 1);
 }
 
-enum node_reason eject_trial(struct eject *eject, const struct outcomes *now)
+enum node_reason eject_trial(struct eject *eject, const struct eject_counts *now)
 {
-    bool failed = grown(eject, now, OUTCOME_TRIAL_FAILED) != 0;
-    bool ok = grown(eject, now, OUTCOME_TRIAL_OK) != 0;
+    bool failed = grown(eject->last.trial_failed, now->trial_failed) != 0;
+    bool ok = grown(eject->last.trial_ok, now->trial_ok) != 0;
 
     eject->last = *now;
     if (failed)

@@ -8,20 +8,19 @@
  * Nodes are told apart by name, because a process that is started again and again is another
  * instance each time.  The name not heard of for longest makes room.
  */
-#ifndef DROVER_HEALTH_FLAP_H
-#define DROVER_HEALTH_FLAP_H
+#ifndef DROVER_POLICY_FLAP_H
+#define DROVER_POLICY_FLAP_H
 
 #include <stdint.h>
 
-#include "shm/nodes.h"
-
-#define FLAP_PLACES   1024u
-#define FLAP_FREE     2u                 /* losses in a row that cost nothing */
-#define FLAP_PEACE_US UINT64_C(60000000) /* after this all is forgotten */
-#define FLAP_MAX_US   UINT64_C(60000000) /* the longest wait */
+#define FLAP_PLACES     1024u
+#define FLAP_NAME_BYTES 64                 /* with NUL; longer ones are cut */
+#define FLAP_FREE       2u                 /* losses in a row that cost nothing */
+#define FLAP_PEACE_US   UINT64_C(60000000) /* after this all is forgotten */
+#define FLAP_MAX_US     UINT64_C(60000000) /* the longest wait */
 
 struct flap_place {
-    char name[NODE_NAME_BYTES];
+    char name[FLAP_NAME_BYTES];
     uint64_t until_mono_us; /* it waits so long; the time of the loss when it need not */
     uint32_t losses;        /* in a row; 0 = the place is free */
 };

@@ -1,9 +1,10 @@
-/* test_eject.c - when a node is taken out, for how long, when it may not be, and the ramp. */
+/* test_ejection.c - when a node is taken out, for how long, when it may not be, and the ramp.
+ */
 #include <criterion/criterion.h>
 
 #include "base/clock.h"
-#include "health/passive/eject.h"
-#include "health/passive/ramp.h"
+#include "policy/fault/ejection.h"
+#include "policy/fault/ramp.h"
 
 #define T0 (UINT64_C(1000) * US_PER_S)
 
@@ -17,26 +18,26 @@ static const struct eject_limits limits = {
 };
 
 /* What the workers would have noted. */
-static void ok(struct outcomes *o, unsigned n)
+static void ok(struct eject_counts *o, unsigned n)
 {
-    o->total[OUTCOME_OK] += n;
+    o->ok += n;
     o->run = 0;
 }
 
-static void failed(struct outcomes *o, unsigned n)
+static void failed(struct eject_counts *o, unsigned n)
 {
-    o->total[OUTCOME_FAILED] += n;
+    o->failed += n;
     o->run += n;
 }
 
-static enum node_reason look(struct eject *e, const struct outcomes *o, uint64_t at_s)
+static enum node_reason look(struct eject *e, const struct eject_counts *o, uint64_t at_s)
 {
     return eject_look(e, &limits, o, false, T0 + at_s * US_PER_S);
 }
 
 Test(eject, the_fifth_failure_in_a_row_is_one_too_many)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -49,7 +50,7 @@ Test(eject, the_fifth_failure_in_a_row_is_one_too_many)
 
 Test(eject, a_success_between_failures_starts_the_run_again)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -63,7 +64,7 @@ Test(eject, a_success_between_failures_starts_the_run_again)
 
 Test(eject, less_than_80_percent_of_the_window_is_too_little_and_80_is_not)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -76,7 +77,7 @@ Test(eject, less_than_80_percent_of_the_window_is_too_little_and_80_is_not)
 
 Test(eject, the_rate_of_a_few_requests_is_no_rate)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -89,7 +90,7 @@ Test(eject, the_rate_of_a_few_requests_is_no_rate)
 
 Test(eject, what_is_older_than_the_window_does_not_count)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -107,14 +108,14 @@ Test(eject, what_is_older_than_the_window_does_not_count)
 
 Test(eject, a_stall_is_enough_unless_the_node_gets_on_with_something)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e, busy;
 
     eject_init(&e, &o, T0);
     ok(&o, 50);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE);
     busy = e;
-    o.total[OUTCOME_STALLED]++;
+    o.stalled++;
     failed(&o, 1);
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_NO_PROGRESS);
     cr_assert_eq(eject_look(&busy, &limits, &o, true, T0 + 2 * US_PER_S), NODE_REASON_NONE,
@@ -124,20 +125,20 @@ Test(eject, a_stall_is_enough_unless_the_node_gets_on_with_something)
 Test(eject, each_rule_can_be_switched_off)
 {
     struct eject_limits off = limits;
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     off.failures = 0;
     off.success_pct = 0;
     eject_init(&e, &o, T0);
     failed(&o, 100);
-    o.total[OUTCOME_STALLED]++;
+    o.stalled++;
     cr_assert_eq(eject_look(&e, &off, &o, false, T0 + US_PER_S), NODE_REASON_NONE);
 }
 
 Test(eject, failures_from_before_its_return_are_forgiven)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -155,7 +156,7 @@ Test(eject, the_back_off_doubles_from_5_to_300_s_and_half_of_it_is_certain)
 {
     /* 5, 10, 20, 40, 80, 160, then 320 cut to 300. */
     static const uint64_t full_s[] = {5, 10, 20, 40, 80, 160, 300, 300};
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject least, most;
 
     eject_init(&least, &o, T0);
@@ -170,7 +171,7 @@ Test(eject, the_back_off_doubles_from_5_to_300_s_and_half_of_it_is_certain)
 
 Test(eject, a_node_that_served_for_the_longest_back_off_starts_from_the_shortest)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -186,7 +187,7 @@ Test(eject, a_node_that_served_for_the_longest_back_off_starts_from_the_shortest
 
 Test(eject, the_result_of_a_trial_decides_and_nothing_else)
 {
-    struct outcomes o = {0};
+    struct eject_counts o = {0};
     struct eject e;
 
     eject_init(&e, &o, T0);
@@ -194,11 +195,11 @@ Test(eject, the_result_of_a_trial_decides_and_nothing_else)
     ok(&o, 3);
     failed(&o, 6);
     cr_assert_eq(eject_trial(&e, &o), NODE_REASON_NONE, "these were sent before");
-    o.total[OUTCOME_TRIAL_OK]++;
+    o.trial_ok++;
     cr_assert_eq(eject_trial(&e, &o), NODE_REASON_PROBES_PASS);
     cr_assert_eq(eject_trial(&e, &o), NODE_REASON_NONE, "each counts once");
-    o.total[OUTCOME_TRIAL_OK]++;
-    o.total[OUTCOME_TRIAL_FAILED]++;
+    o.trial_ok++;
+    o.trial_failed++;
     cr_assert_eq(eject_trial(&e, &o), NODE_REASON_FAILURES, "in doubt, not yet");
 }
 
