@@ -1,6 +1,6 @@
 /*
- * agent.c - the Inference service apart from Infer itself: Describe, WatchLoad, Cancel, health,
- * and the bookkeeping that they and the coordinators see.
+ * agent.c - the Inference service apart from Infer itself: Describe, WatchLoad, health, and
+ * the bookkeeping that they and the coordinators see.
  */
 #include "node/agent.h"
 
@@ -211,18 +211,7 @@ bool agent_authorised(const struct agent *agent, const struct server_call *call)
            proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
 }
 
-/* ---- Cancel ---------------------------------------------------------------------------- */
-
-static void cancel_on_start(struct server_call *call, void *data)
-{
-    struct agent *agent = data;
-
-    if (!agent_authorised(agent, call)) {
-        server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
-        return;
-    }
-    server_call_set_data(call, agent);
-}
+/* ---- Describe -------------------------------------------------------------------------- */
 
 static void finish_with(struct server_call *call, const ProtobufCMessage *message)
 {
@@ -233,40 +222,10 @@ static void finish_with(struct server_call *call, const ProtobufCMessage *messag
         server_call_finish(call, GRPC_INTERNAL, "out of memory");
 }
 
-static void cancel_on_message(struct server_call *call, const uint8_t *message, size_t n)
-{
-    struct agent *agent = server_call_data(call);
-    Drover__V1__CancelResponse response = DROVER__V1__CANCEL_RESPONSE__INIT;
-    Drover__V1__CancelRequest *request;
-    struct error err = {0};
-
-    if (agent == NULL)
-        return;
-    request = (Drover__V1__CancelRequest *)wire_unpack(&drover__v1__cancel_request__descriptor,
-                                                       &agent->arena, message, n, &err);
-    if (request == NULL || !wire_is_name(request->request_id, 64)) {
-        server_call_set_data(call, NULL);
-        server_call_finish(call, GRPC_INVALID_ARGUMENT,
-                           request == NULL ? err.text : "request_id is not a name");
-        return;
-    }
-    response.cancelled =
-        infer_cancel(agent, request->request_id, request->attempt, request->all_attempts);
-    finish_with(call, &response.base);
-}
-
 static void ignore_gone(struct server_call *call)
 {
     (void)call;
 }
-
-static const struct server_handler cancel_handler = {
-    .on_start = cancel_on_start,
-    .on_message = cancel_on_message,
-    .on_gone = ignore_gone,
-};
-
-/* ---- Describe -------------------------------------------------------------------------- */
 
 static void describe_on_start(struct server_call *call, void *data)
 {
@@ -423,12 +382,10 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
                                                .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
                                                .data = agent};
     agent->methods[1] = (struct server_method){
-        .path = "/drover.v1.Inference/Cancel", .handler = &cancel_handler, .data = agent};
-    agent->methods[2] = (struct server_method){
         .path = "/drover.v1.Inference/Describe", .handler = &describe_handler, .data = agent};
-    agent->methods[3] = (struct server_method){
+    agent->methods[2] = (struct server_method){
         .path = "/drover.v1.Inference/WatchLoad", .handler = &watch_handler, .data = agent};
-    health_service_methods(agent->health, agent->methods + 4);
+    health_service_methods(agent->health, agent->methods + 3);
     engine->on_facts = on_facts;
     engine->on_facts_data = agent;
     agent->told.kind = UINT32_MAX; /* so that the first facts are news */

@@ -26,9 +26,8 @@
 struct error;
 struct exec; /* infer.c: one request */
 
-#define AGENT_METHODS           6
+#define AGENT_METHODS           5
 #define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)
-#define AGENT_TABLE_BUCKETS     1024
 #define AGENT_NODE_ID_BYTES     64
 
 /* What a listener is told about. */
@@ -70,7 +69,6 @@ struct agent {
     uint64_t models_version;                 /* grows with every AGENT_MODELS_CHANGED */
     uint64_t looked_mono_us;                 /* of the look last taken into account */
     struct agent_listener listeners;         /* list head */
-    struct exec *table[AGENT_TABLE_BUCKETS]; /* open executions by request id */
     struct exec *dead;                       /* to be freed at the end of the turn */
     struct deferred turn;                    /* frees the dead, starts the waiting */
     struct wire_arena arena;

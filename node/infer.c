@@ -22,35 +22,6 @@
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
 
-/* ---- the table of open executions ------------------------------------------------------ */
-
-static struct exec **bucket_of(struct agent *agent, const char *request_id)
-{
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (const char *p = request_id; *p != '\0'; p++)
-        hash = (hash ^ (uint8_t)*p) * 16777619u;
-    return &agent->table[hash % AGENT_TABLE_BUCKETS];
-}
-
-static void table_remove(struct exec *exec)
-{
-    struct exec **link = bucket_of(exec->agent, exec->request_id);
-
-    while (*link != NULL && *link != exec)
-        link = &(*link)->next;
-    if (*link == exec)
-        *link = exec->next;
-}
-
-static bool table_has(struct agent *agent, const char *request_id, uint32_t attempt)
-{
-    for (struct exec *e = *bucket_of(agent, request_id); e != NULL; e = e->next)
-        if (e->attempt == attempt && strcmp(e->request_id, request_id) == 0)
-            return true;
-    return false;
-}
-
 /* ---- the end --------------------------------------------------------------------------- */
 
 static void free_exec(struct exec *exec)
@@ -72,7 +43,6 @@ static void free_exec(struct exec *exec)
 static void finish(struct exec *exec)
 {
     struct agent *agent = exec->agent;
-    enum exec_phase phase = exec->phase;
 
     exec->phase = EXEC_ENDED;
     timer_stop(agent->loop, &exec->silence);
@@ -85,8 +55,6 @@ static void finish(struct exec *exec)
         admission_end(&agent->admission, agent->looked_mono_us != 0 && agent->told.has_load,
                       loop_now_us(agent->loop));
     }
-    if (phase != EXEC_OPENED)
-        table_remove(exec);
     if (exec->call != NULL)
         server_call_set_data(exec->call, NULL);
     exec->call = NULL;
@@ -420,8 +388,6 @@ static bool check_request(struct exec *exec, const Drover__V1__InferRequest *req
         exec_fail(exec, GRPC_FAILED_PRECONDITION, "this is another instance of the node");
     else if (request->resume != NULL && !request->stream)
         exec_fail(exec, GRPC_INVALID_ARGUMENT, "only a stream can be continued");
-    else if (table_has(exec->agent, request->request_id, request->attempt))
-        exec_fail(exec, GRPC_ALREADY_EXISTS, "this attempt of the request is running");
     else
         return true;
     return false;
@@ -557,7 +523,6 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
     Drover__V1__InferRequest *request;
     struct agent *agent;
     struct error err = {0};
-    struct exec **bucket;
 
     if (exec == NULL)
         return; /* ended in on_start */
@@ -577,9 +542,6 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
     if (!check_service(exec, request) || !take_request(exec, request))
         return;
 
-    bucket = bucket_of(agent, exec->request_id);
-    exec->next = *bucket;
-    *bucket = exec;
     exec->phase = EXEC_QUEUED;
     switch (admission_ask(&agent->admission, &exec->waiter)) {
     case ADMIT_NOW:
@@ -620,23 +582,6 @@ const struct server_handler infer_handler = {
     .on_gone = on_gone,
     .on_writable = on_writable,
 };
-
-uint32_t infer_cancel(struct agent *agent, const char *request_id, uint32_t attempt,
-                      bool all_attempts)
-{
-    struct exec *exec = *bucket_of(agent, request_id), *next;
-    uint32_t count = 0;
-
-    for (; exec != NULL; exec = next) {
-        next = exec->next;
-        if (strcmp(exec->request_id, request_id) != 0 ||
-            (!all_attempts && exec->attempt != attempt))
-            continue;
-        exec_fail(exec, GRPC_CANCELLED, "cancelled by name");
-        count++;
-    }
-    return count;
-}
 
 void infer_free_all(struct agent *agent)
 {

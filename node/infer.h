@@ -12,10 +12,6 @@ extern const struct server_handler infer_handler;
 /* For the agent's end of turn: frees what has ended, starts what waits and has a slot. */
 void infer_turn(struct agent *agent);
 
-/* Ends the executions of a request (of one attempt, or all); returns how many. */
-uint32_t infer_cancel(struct agent *agent, const char *request_id, uint32_t attempt,
-                      bool all_attempts);
-
 /* Frees every execution; for agent_destroy(), when no call is left. */
 void infer_free_all(struct agent *agent);
 

@@ -44,7 +44,7 @@ struct exec {
     enum exec_phase phase;
     enum answer_mode mode;
     struct waiter waiter;
-    struct exec *next; /* in the table's bucket, or among the dead */
+    struct exec *next; /* among the dead */
 
     /* The request. */
     char request_id[65];

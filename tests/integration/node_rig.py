@@ -405,11 +405,6 @@ class Node:
         return self.unary("/drover.v1.Inference/Describe", inference.DescribeRequest(),
                           inference.DescribeResponse)
 
-    def cancel(self, request_id, attempt=0, all_attempts=False, metadata=None):
-        return self.unary("/drover.v1.Inference/Cancel", inference.CancelRequest(
-            request_id=request_id, attempt=attempt, all_attempts=all_attempts),
-            inference.CancelResponse, metadata=metadata).cancelled
-
     def health(self, service=""):
         return self.unary("/grpc.health.v1.Health/Check",
                           health.HealthCheckRequest(service=service),

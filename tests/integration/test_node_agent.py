@@ -313,26 +313,6 @@ def test_a_caller_that_leaves_closes_the_engine_at_once(node, engine):
     assert node.describe().load.cancelled_total == 1
 
 
-def test_cancel_by_name_ends_the_call_and_is_idempotent(node, engine):
-    call = node.infer("held", request_id="named", attempt=3)
-    next(e for e in call if e.WhichOneof("event") == "chunk")
-    assert node.cancel("named", attempt=2) == 0
-    assert node.cancel("named", attempt=3) == 1
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call)
-    assert caught.value.code() is Code.CANCELLED
-    until(lambda: engine.closed)
-    assert node.cancel("named", all_attempts=True) == 0
-
-
-def test_the_same_attempt_cannot_run_twice(node, engine):
-    call = node.infer("held", request_id="twice")
-    next(e for e in call if e.WhichOneof("event") == "chunk")
-    assert Answer(node.infer("ok", request_id="twice")).status is Code.ALREADY_EXISTS
-    assert Answer(node.infer("ok", request_id="twice", attempt=1)).status is Code.OK
-    call.cancel()
-
-
 def test_slots_then_queue_then_refusal_and_the_queue_moves_up(start, engine):
     node = start("--insecure-no-token", "--queue", "1").ready()
     running = [node.infer("held") for _ in range(2)]
@@ -445,12 +425,11 @@ def test_calls_need_a_proof_of_either_token(start, engine, tmp_path):
     previous = [("drover-call-proof-bin", call_proof("other", instance)),
                 ("drover-call-proof-previous-bin", call_proof("old-token-0", instance))]
     assert Answer(node.infer(metadata=previous)).status is Code.OK
-    for refused in (lambda: node.cancel("x"), lambda: next(node.watch(1000)),
+    for refused in (lambda: next(node.watch(1000)),
                     lambda: next(node.watch(1000, metadata=previous[:1]))):
         with pytest.raises(grpc.RpcError) as caught:
             refused()
         assert caught.value.code() is Code.UNAUTHENTICATED
-    assert node.cancel("x", metadata=previous) == 0
     watch = node.watch(1000, metadata=previous)
     assert next(watch).engine_reachable
     tokens.write_text("newer-token-2\nnew-token-1\n")
