@@ -162,14 +162,9 @@ void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
     out->engine_reachable = facts->reachable;
     out->loading = facts->loading;
     out->draining = agent->draining;
-    out->completed_total = agent->totals.completed;
-    out->failed_total = agent->totals.failed;
-    out->cancelled_total = agent->totals.cancelled;
-    out->prompt_tokens_total = agent->totals.prompt_tokens;
-    out->output_tokens_total = agent->totals.output_tokens;
     out->kv_used_fraction = facts->kv_used_fraction >= 0 ? facts->kv_used_fraction : 0;
     out->engine_detail = (char *)(uintptr_t)facts->detail; /* protobuf-c knows no const */
-    out->progress = facts->progress + agent->totals.output_tokens;
+    out->progress = facts->progress + agent->output_tokens;
 }
 
 void agent_describe(struct agent *agent, struct describe *out)

@@ -49,16 +49,12 @@ struct agent_config {
     bool resume_ids; /* ask the engine for token ids where it can tell them */
 };
 
-struct agent_totals {
-    uint64_t completed, failed, cancelled, prompt_tokens, output_tokens;
-};
-
 struct agent {
     struct loop *loop;     /* borrowed */
     struct engine *engine; /* borrowed */
     struct agent_config config;
     struct admission admission;
-    struct agent_totals totals;
+    uint64_t output_tokens;                       /* of all answers so far */
     struct engine_facts told;                     /* as the listeners know them */
     struct engine_facts described;                /* as the last description has them */
     bool draining;                                /* takes no new work */
@@ -66,11 +62,11 @@ struct agent {
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */
     bool has_token;                               /* false: Infer is open to everyone */
     uint64_t load_seq;
-    uint64_t models_version;                 /* grows with every AGENT_MODELS_CHANGED */
-    uint64_t looked_mono_us;                 /* of the look last taken into account */
-    struct agent_listener listeners;         /* list head */
-    struct exec *dead;                       /* to be freed at the end of the turn */
-    struct deferred turn;                    /* frees the dead, starts the waiting */
+    uint64_t models_version;         /* grows with every AGENT_MODELS_CHANGED */
+    uint64_t looked_mono_us;         /* of the look last taken into account */
+    struct agent_listener listeners; /* list head */
+    struct exec *dead;               /* to be freed at the end of the turn */
+    struct deferred turn;            /* frees the dead, starts the waiting */
     struct wire_arena arena;
     struct log_limit failures;     /* of engine failures in the log */
     struct health_service *health; /* owned; destroyed after the server */

@@ -47,7 +47,7 @@ static bool send_head(struct exec *exec)
     head.event_stream = exec->mode == ANSWER_EVENTS;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_HEAD;
     event.head = &head;
-    return exec_send(exec, &event, false);
+    return exec_send(exec, &event);
 }
 
 /* The plain text gathered this turn, if there is any that a protobuf string can hold.  After a
@@ -89,7 +89,7 @@ static bool send_chunk(struct exec *exec, size_t n)
     add_text(exec, &chunk, n == buf_size(&exec->out));
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
     event.chunk = &chunk;
-    if (!exec_send(exec, &event, false))
+    if (!exec_send(exec, &event))
         return false;
     exec->body_bytes += n;
     exec->content_sent |= exec->out_content;
@@ -167,7 +167,7 @@ static bool look_at_prefill(struct exec *exec, uint64_t now)
 {
     struct agent *agent = exec->agent;
     uint64_t progress = agent->engine->ops->facts(agent->engine)->progress;
-    uint64_t tokens = agent->totals.output_tokens;
+    uint64_t tokens = agent->output_tokens;
     bool advances = now != exec->started_us && progress > exec->progress &&
                     tokens == exec->tokens_then && !exec->head_sent;
 
@@ -227,7 +227,7 @@ static void note_content(struct exec *exec, uint32_t tokens)
     exec->out_content = true;
     exec->out_tokens += tokens;
     exec->last_content_us = now;
-    exec->agent->totals.output_tokens += tokens;
+    exec->agent->output_tokens += tokens;
     if (first) {
         exec->content_us = now;
         answer_watch(exec);

@@ -47,7 +47,8 @@ struct attach {
     struct agent *agent; /* borrowed */
     struct loop *loop;   /* borrowed */
     char coordinator[256];
-    char name[256]; /* its host part: what its certificate must name */
+    char name[256];          /* its host part: what its certificate must name */
+    char coordinator_id[64]; /* what it calls itself, for the log */
     char host[64];
     uint16_t port;
     bool tls;
@@ -243,6 +244,8 @@ static void on_hello(struct attach *attach, const Drover__V1__Hello *hello)
         return;
     }
     memcpy(attach->server_nonce, hello->server_nonce.data, sizeof(attach->server_nonce));
+    (void)strlcpy(attach->coordinator_id, hello->coordinator_id,
+                  sizeof(attach->coordinator_id));
     send_register(attach);
 }
 
@@ -274,9 +277,9 @@ static void on_registered(struct attach *attach, const Drover__V1__Registered *r
     attach->backoff_us = BACKOFF_MIN_US;
     attach->phase = ATTACH_JOINED;
     timer_stop(attach->loop, &attach->timer);
-    log_info("event=joined coordinator=%s heartbeat_ms=%u lease_ms=%u resumed=%d",
-             log_quote(attach->coordinator), (unsigned)heartbeat_ms,
-             (unsigned)registered->lease_ms, registered->resumed != 0);
+    log_info("event=joined coordinator=%s id=%s heartbeat_ms=%u lease_ms=%u resumed=%d",
+             log_quote(attach->coordinator), log_quote(attach->coordinator_id),
+             (unsigned)heartbeat_ms, (unsigned)registered->lease_ms, registered->resumed != 0);
     pacer_start(&attach->pacer, attach->agent, heartbeat_ms * US_PER_MS, on_pace);
     /* What changed while the coordinator checked our proof, nobody was told. */
     if (attach->models_version != attach->agent->models_version && !send_models(attach))

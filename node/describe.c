@@ -24,7 +24,6 @@ void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_
     d->capacity.prefill_tokens_per_s = facts->prefill_tokens_per_s;
     d->capacity.decode_tokens_per_s = facts->decode_tokens_per_s;
     d->capacity.max_request_bytes = max_request_bytes;
-    d->capacity.cache_tokens = facts->cache_tokens;
     d->count = 0;
     for (uint32_t i = 0; i < facts->models_count; i++) {
         const struct engine_model *from = &facts->models[i];
@@ -67,7 +66,7 @@ static bool model_differs(const struct engine_model *a, const struct engine_mode
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)
 {
     if (a->kind != b->kind || a->slots != b->slots || a->models_count != b->models_count ||
-        a->cache_tokens != b->cache_tokens || strcmp(a->version, b->version) != 0 ||
+        strcmp(a->version, b->version) != 0 ||
         speed_differs(a->prefill_tokens_per_s, b->prefill_tokens_per_s) ||
         speed_differs(a->decode_tokens_per_s, b->decode_tokens_per_s))
         return true;

@@ -96,10 +96,6 @@ void exec_fail(struct exec *exec, enum grpc_status status, const char *format, .
             if ((*p & 0x80) != 0)
                 *p = '?';
     log_failure(exec, status, text);
-    if (status == GRPC_CANCELLED)
-        exec->agent->totals.cancelled++;
-    else
-        exec->agent->totals.failed++;
     finish(exec);
     if (status == GRPC_RESOURCE_EXHAUSTED)
         server_call_finish_pushback(call, status, text, PUSHBACK_MS);
@@ -107,25 +103,14 @@ void exec_fail(struct exec *exec, enum grpc_status status, const char *format, .
         server_call_finish(call, status, text);
 }
 
-bool exec_send(struct exec *exec, Drover__V1__InferEvent *event, bool load)
+bool exec_send(struct exec *exec, const Drover__V1__InferEvent *event)
 {
-    Drover__V1__LoadReport report;
-    int rc;
+    int rc = server_call_send(exec->call, &event->base);
 
-    if (load) {
-        agent_load(exec->agent, &report);
-        event->load = &report;
-    }
-    rc = server_call_send(exec->call, &event->base);
     if (rc == 0)
         return true;
     exec_fail(exec, GRPC_UNAVAILABLE, "the node cannot send its answer (%s)", error_name(rc));
     return false;
-}
-
-static uint32_t ms_between(uint64_t from_us, uint64_t to_us)
-{
-    return to_us <= from_us ? 0 : (uint32_t)((to_us - from_us + US_PER_MS / 2) / US_PER_MS);
 }
 
 void exec_succeed(struct exec *exec)
@@ -136,34 +121,22 @@ void exec_succeed(struct exec *exec)
     struct server_call *call = exec->call;
     struct agent *agent = exec->agent;
     struct observer *o = &exec->observer;
-    uint64_t now = loop_now_us(agent->loop);
     uint32_t given =
         exec->continues ? exec->rejoin.tokens : 0; /* part of the usage, not ours */
 
     usage.prompt_tokens = o->usage.prompt_tokens;
     usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
     usage.output_tokens = o->usage.output_tokens;
-    usage.from_engine = o->has_usage;
     if (usage.output_tokens < o->tokens + given)
         usage.output_tokens = o->tokens + given; /* several choices: engines report one */
-    message.reason = o->reason;
     message.usage = &usage;
-    message.queue_ms = ms_between(exec->received_us, exec->started_us);
-    if (exec->content_us != 0) {
-        message.first_content_ms = ms_between(exec->received_us, exec->content_us);
-        if (message.first_content_ms == 0)
-            message.first_content_ms = 1; /* 0 means none */
-    }
-    message.total_ms = ms_between(exec->received_us, now);
     message.body_bytes = exec->body_bytes;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
     event.finish = &message;
-    agent->totals.prompt_tokens += usage.prompt_tokens + (o->has_usage ? given : 0);
     if (usage.output_tokens > o->tokens + given)
-        agent->totals.output_tokens += usage.output_tokens - o->tokens - given;
-    if (!exec_send(exec, &event, true))
+        agent->output_tokens += usage.output_tokens - o->tokens - given;
+    if (!exec_send(exec, &event))
         return;
-    agent->totals.completed++;
     finish(exec);
     server_call_finish(call, GRPC_OK, NULL);
 }
@@ -235,7 +208,7 @@ bool exec_accepted(struct exec *exec, uint32_t position)
     accepted.work = exec->progress;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
     event.accepted = &accepted;
-    return exec_send(exec, &event, true);
+    return exec_send(exec, &event);
 }
 
 /* The slot is this execution's now. */
@@ -408,17 +381,13 @@ static void end_at_limit(struct exec *exec, const Drover__V1__InferRequest *requ
         root = (struct json_value){0};
     resume_last_events(&exec->out, &root, &last);
     exec->observer.usage.prompt_tokens = last.prompt_tokens;
-    (void)strlcpy(exec->observer.reason,
-                  exec->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ? "max_tokens"
-                                                                               : "length",
-                  sizeof(exec->observer.reason));
     answer_last(exec);
 }
 
 /* Prepares to continue an answer; `body` becomes what asks for the rest of it.  False: the call
  * has ended. */
 static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *request,
-                        struct edit_wishes *wishes, struct buf *body)
+                        struct buf *body)
 {
     const Drover__V1__Resume *resume = request->resume;
     struct resume_request rest = {.operation = exec->operation,
@@ -452,10 +421,6 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
                   rc == DRV_EINVAL ? err.text : "the node is out of memory");
         return false;
     }
-    if (wishes->clamp_output_tokens != 0) {
-        over |= wishes->clamp_output_tokens <= resume->text_tokens;
-        wishes->clamp_output_tokens -= over ? 0 : resume->text_tokens;
-    }
     if (over)
         end_at_limit(exec, request);
     return !over;
@@ -484,7 +449,6 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
     if (request->edit != NULL) {
         wishes.model = request->edit->set_model;
         wishes.usage = request->edit->want_usage;
-        wishes.clamp_output_tokens = request->edit->clamp_output_tokens;
     }
     exec->resumable = exec->want_text && exec->stream &&
                       json_check(&root, body, body_len, NULL) == 0 &&
@@ -494,7 +458,7 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
     wishes.token_ids =
         exec->agent->config.resume_ids && exec->resumable && exec->vocabulary != 0;
     if (request->resume != NULL) {
-        if (!take_resume(exec, request, &wishes, &rest)) {
+        if (!take_resume(exec, request, &rest)) {
             buf_finish(&rest);
             return false;
         }
@@ -527,7 +491,6 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
     if (exec == NULL)
         return; /* ended in on_start */
     agent = exec->agent;
-    exec->received_us = loop_now_us(agent->loop);
     request = (Drover__V1__InferRequest *)wire_unpack(&drover__v1__infer_request__descriptor,
                                                       &agent->arena, message, n, &err);
     if (request == NULL) {
@@ -564,7 +527,6 @@ static void on_gone(struct server_call *call)
 
     if (exec == NULL)
         return;
-    exec->agent->totals.cancelled += exec->phase != EXEC_OPENED;
     finish(exec);
 }
 

@@ -663,8 +663,6 @@ static void init_facts(struct sim_engine *sim)
         f->prefill_tokens_per_s = (float)model->prefill_tokens_per_s;
         f->decode_tokens_per_s = step_us > 0 ? (float)(1e6 / step_us) : 0;
     }
-    if (model->cache == SIM_CACHE_BLOCK)
-        f->cache_tokens = (uint64_t)model->cache_blocks * model->block_tokens;
     f->models_count = sim->spec.n_models;
     for (i = 0; i < sim->spec.n_models; i++) {
         const struct sim_spec_model *from = &sim->spec.models[i];

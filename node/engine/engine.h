@@ -49,7 +49,6 @@ struct engine_facts {
     uint64_t looked_mono_us; /* when `running` was asked for; 0 = it is exact at any time */
     float kv_used_fraction;  /* -1 = unknown */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
-    uint64_t cache_tokens;
     uint64_t progress; /* grows with prefill and decode, where the engine shows it; else 0 */
     uint32_t models_count;
     struct engine_model models[ENGINE_MAX_MODELS];

@@ -84,7 +84,7 @@ struct exec {
     uint64_t body_bytes;
 
     /* Instants on the monotonic clock; 0 = not yet. */
-    uint64_t received_us, started_us, content_us, last_content_us;
+    uint64_t started_us, content_us, last_content_us;
     /* While there is no content: the engine's count of work and our count of tokens at the last
      * look, and when the one grew without the other. */
     uint64_t progress, tokens_then, moved_us;
@@ -100,8 +100,8 @@ void exec_fail(struct exec *exec, enum grpc_status status, const char *format, .
 /* Ends the call with OK; the engine's run is over. */
 void exec_succeed(struct exec *exec);
 
-/* Sends an event, with a load report if `load`.  False: the call has ended by it. */
-MUST_CHECK bool exec_send(struct exec *exec, Drover__V1__InferEvent *event, bool load);
+/* Sends an event.  False: the call has ended by it. */
+MUST_CHECK bool exec_send(struct exec *exec, const Drover__V1__InferEvent *event);
 
 /* Tells the caller where its request stands: 0 = the engine has it.  False: the call has ended
  * by it. */

@@ -78,11 +78,8 @@ static void note_text(struct observer *o, const struct json_value *text)
 
 static void note_reason(struct observer *o, const struct json_value *reason)
 {
-    if (reason->type != JSON_STRING)
-        return;
-    o->finished = true;
-    if (o->reason[0] == '\0' && !json_name(o->reason, sizeof(o->reason), reason))
-        o->reason[0] = '\0';
+    if (reason->type == JSON_STRING)
+        o->finished = true;
 }
 
 static void note_identity(struct observer *o, const struct json_value *object)
@@ -110,12 +107,10 @@ static void note_openai_usage(struct observer *o, const struct json_value *usage
 
     if (usage->type != JSON_OBJECT)
         return;
-    if (get_count(usage, "prompt_tokens", &o->usage.prompt_tokens) ||
-        get_count(usage, "input_tokens", &o->usage.prompt_tokens))
-        o->has_usage = true;
-    if (get_count(usage, "completion_tokens", &o->usage.output_tokens) ||
-        get_count(usage, "output_tokens", &o->usage.output_tokens))
-        o->has_usage = true;
+    if (!get_count(usage, "prompt_tokens", &o->usage.prompt_tokens))
+        (void)get_count(usage, "input_tokens", &o->usage.prompt_tokens);
+    if (!get_count(usage, "completion_tokens", &o->usage.output_tokens))
+        (void)get_count(usage, "output_tokens", &o->usage.output_tokens);
     details = json_get(usage, "prompt_tokens_details");
     if (details.type != JSON_OBJECT)
         details = json_get(usage, "input_tokens_details");
@@ -129,26 +124,23 @@ static void note_anthropic_usage(struct observer *o, const struct json_value *us
     uint32_t fresh = o->usage.prompt_tokens - o->usage.cached_prompt_tokens;
     uint32_t read = o->usage.cached_prompt_tokens;
     uint32_t created = 0;
-    bool some;
+    bool has_input;
 
     if (usage->type != JSON_OBJECT)
         return;
-    some = get_count(usage, "input_tokens", &fresh);
-    if (get_count(usage, "cache_creation_input_tokens", &created) && some)
+    has_input = get_count(usage, "input_tokens", &fresh);
+    if (get_count(usage, "cache_creation_input_tokens", &created) && has_input)
         fresh += created;
-    some |= get_count(usage, "cache_read_input_tokens", &read);
-    some |= get_count(usage, "output_tokens", &o->usage.output_tokens);
+    (void)get_count(usage, "cache_read_input_tokens", &read);
+    (void)get_count(usage, "output_tokens", &o->usage.output_tokens);
     o->usage.prompt_tokens = fresh + read;
     o->usage.cached_prompt_tokens = read;
-    o->has_usage |= some;
 }
 
 static void note_ollama_usage(struct observer *o, const struct json_value *root)
 {
-    if (get_count(root, "prompt_eval_count", &o->usage.prompt_tokens))
-        o->has_usage = true;
-    if (get_count(root, "eval_count", &o->usage.output_tokens))
-        o->has_usage = true;
+    (void)get_count(root, "prompt_eval_count", &o->usage.prompt_tokens);
+    (void)get_count(root, "eval_count", &o->usage.output_tokens);
 }
 
 /* ---- errors ---------------------------------------------------------------------------- */
@@ -315,13 +307,9 @@ static bool ends_with(const struct json_value *type, const char *end)
 static void end_response(struct observer *o, const struct json_value *response)
 {
     struct json_value usage = json_get(response, "usage");
-    struct json_value details = json_get(response, "incomplete_details");
-    struct json_value reason = json_get(&details, "reason");
 
     note_identity(o, response);
     note_openai_usage(o, &usage);
-    (void)strlcpy(o->reason, type_is(&reason, "max_output_tokens") ? "length" : "stop",
-                  sizeof(o->reason));
     o->finished = true;
     o->done = true;
 }
@@ -489,28 +477,12 @@ void observe_event(struct observer *o, const struct sse_event *event, struct see
 void observe_answer(struct observer *o, const struct json_value *root)
 {
     struct json_value usage = json_get(root, "usage");
-    struct json_value v;
-    struct json_iter it;
-    struct json_value key, choice;
 
     note_identity(o, root);
-    if (o->operation == OP(MESSAGES)) {
+    if (o->operation == OP(MESSAGES))
         note_anthropic_usage(o, &usage);
-        v = json_get(root, "stop_reason");
-        note_reason(o, &v);
-        return;
-    }
-    if (observe_is_ndjson(o->operation) || o->operation == OP(OLLAMA_EMBED)) {
+    else if (observe_is_ndjson(o->operation) || o->operation == OP(OLLAMA_EMBED))
         note_ollama_usage(o, root);
-        v = json_get(root, "done_reason");
-        note_reason(o, &v);
-        return;
-    }
-    note_openai_usage(o, &usage);
-    v = json_get(root, "choices");
-    json_iter_init(&it, &v);
-    if (json_iter_next(&it, &key, &choice)) {
-        v = json_get(&choice, "finish_reason");
-        note_reason(o, &v);
-    }
+    else
+        note_openai_usage(o, &usage);
 }

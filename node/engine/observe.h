@@ -32,11 +32,9 @@ struct observer {
     bool plain;             /* all output so far is plain text of one choice */
     bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
     bool done;              /* and it was the very last event of the format */
-    bool has_usage;         /* `usage` is from the engine */
     uint64_t choices;       /* bit per choice (of the first 64) that an event named */
     uint64_t ended;         /* bit per choice that has its finish_reason */
     uint32_t tokens;        /* content events seen */
-    char reason[32];        /* finish reason of choice 0, in OpenAI's words where they exist */
     char response_id[96];   /* "" until seen */
     uint64_t created;       /* 0 until seen */
     uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
@@ -71,7 +69,7 @@ void observe_event(struct observer *o, const struct sse_event *event, struct see
 MUST_CHECK bool observe_streams(int operation);
 MUST_CHECK bool observe_is_ndjson(int operation);
 
-/* Reads usage, id and finish reason from a whole JSON answer (not streamed). */
+/* Reads usage and id from a whole JSON answer (not streamed). */
 void observe_answer(struct observer *o, const struct json_value *root);
 
 /* The engine's words in an error body of any surface, and an HTTP status in it (or 0).

@@ -374,7 +374,6 @@ static void read_props(struct recogniser *r, const struct json_value *root)
         return;
     if (slots != 0)
         r->next.slots = slots;
-    r->next.cache_tokens = (uint64_t)context * r->next.slots;
     for (uint32_t i = 0; i < r->next.models_count; i++) {
         struct engine_model *model = &r->next.models[i];
 

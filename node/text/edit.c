@@ -1,7 +1,6 @@
 /* edit.c - the few changes the node makes to a client's JSON body. */
 #include "node/text/edit.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -12,7 +11,7 @@
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
-#define MAX_EDITS 7
+#define MAX_EDITS 4
 
 struct plan {
     struct json_edit edits[MAX_EDITS];
@@ -52,47 +51,6 @@ static int edit_inside(struct buf *out, const struct json_value *object, const c
     return json_edit(out, &root, &edit, 1);
 }
 
-/* Is there a limit, and is it small enough?  -1 and the like mean no limit. */
-static bool within(const struct json_value *limit, uint32_t clamp)
-{
-    uint64_t n;
-
-    return json_uint(&n, limit, UINT32_MAX) && n <= clamp;
-}
-
-/* The members that limit the output, by surface. */
-static int plan_clamp(struct plan *plan, int operation, const struct json_value *root,
-                      uint32_t clamp, char *digits, size_t digits_cap, struct buf *options)
-{
-    const char *name = operation == OP(RESPONSES) ? "max_output_tokens" : "max_tokens";
-    struct json_value newer = json_get(root, "max_completion_tokens");
-    struct json_value limit = json_get(root, name);
-    int rc;
-
-    (void)snprintf(digits, digits_cap, "%u", (unsigned)clamp);
-    if (observe_is_ndjson(operation)) {
-        struct json_value object = json_get(root, "options");
-
-        limit = json_get(&object, "num_predict");
-        if (within(&limit, clamp))
-            return 0;
-        rc = edit_inside(options, &object, "num_predict", digits);
-        if (rc == 0)
-            add(plan, "options", buf_cstr(options));
-        return rc;
-    }
-    if (operation == OP(CHAT_COMPLETIONS) && newer.type != JSON_NONE &&
-        newer.type != JSON_NULL) {
-        if (!within(&newer, clamp))
-            add(plan, "max_completion_tokens", digits);
-        if (limit.type == JSON_NONE || limit.type == JSON_NULL)
-            return 0;
-    }
-    if (!within(&limit, clamp))
-        add(plan, name, digits);
-    return 0;
-}
-
 /* A form keeps all its bytes but those of its model's name.  A name with a line end in it could
  * end its part of the form: there is no model of that name. */
 static void edit_form(struct buf *out, const void *body, size_t n,
@@ -120,10 +78,9 @@ static bool has_json_body(int operation)
 int edit_body(struct buf *out, int operation, const void *body, size_t n,
               const struct edit_wishes *wishes, struct edit_outcome *outcome, struct error *err)
 {
-    struct buf model = BUF_INIT, stream_options = BUF_INIT, options = BUF_INIT;
+    struct buf model = BUF_INIT, stream_options = BUF_INIT;
     struct plan plan = {0};
     struct json_value root, object, asked;
-    char digits[16];
     int rc;
 
     memset(outcome, 0, sizeof(*outcome));
@@ -162,23 +119,16 @@ int edit_body(struct buf *out, int operation, const void *body, size_t n,
     }
     if (wishes->token_ids)
         add(&plan, "logprobs", "1");
-    if (wishes->clamp_output_tokens != 0 && observe_streams(operation)) {
-        rc = plan_clamp(&plan, operation, &root, wishes->clamp_output_tokens, digits,
-                        sizeof(digits), &options);
-        if (rc != 0)
-            goto out;
-    }
     if (plan.count == 0)
         buf_add(out, body, n);
     else
         rc = json_edit(out, &root, plan.edits, plan.count);
-    if (rc == 0 && (out->failed || model.failed || stream_options.failed || options.failed))
+    if (rc == 0 && (out->failed || model.failed || stream_options.failed))
         rc = DRV_ENOMEM;
 out:
     if (rc != 0)
         (void)error_set(err, rc, "the body cannot be edited: out of memory");
     buf_finish(&model);
     buf_finish(&stream_options);
-    buf_finish(&options);
     return rc;
 }

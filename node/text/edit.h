@@ -23,7 +23,6 @@ struct edit_wishes {
     bool no_usage;  /* this engine refuses stream_options: never add it */
     bool token_ids; /* ask for the log probabilities that a llama-server tells ids with */
     bool stream;    /* what the client asked for */
-    uint32_t clamp_output_tokens; /* 0 = keep */
 };
 
 struct edit_outcome {

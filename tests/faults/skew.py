@@ -52,7 +52,6 @@ class LaterNode(FakeNode):
     def describe(self, request, context):
         answer = later(super().describe(request, context))
         answer.engine = LATER
-        answer.protocol_minor = 9
         return answer
 
     def infer(self, request, context):
@@ -81,7 +80,7 @@ class EarlierNode(FakeNode):
 def join_later(attachment, node, token):
     """Registers as a later minor version does; returns the attachment."""
     attachment.greet()
-    message = later(attachment.registration(node, token, protocol_minor=9, engine=LATER))
+    message = later(attachment.registration(node, token, engine=LATER))
     attachment.send(register=message)
     attachment.expect("registered")
     attachment.outgoing.put(kind_of_later(registry.NodeFrame))

@@ -49,8 +49,8 @@ def pb(**fields):
     return out
 
 
-LOAD = pb(f1=3, f2=1, f3=2, f4=1, f6=40, f9=1000, f10=500, f11=0.5)
-MODEL = pb(f1="tiny", f2="tiny:latest", f3=1, f4=4096, f5=b"\1\2\6", f7="ready")
+LOAD = pb(f1=3, f2=1, f3=2, f4=1, f11=0.5)
+MODEL = pb(f1="tiny", f2="tiny:latest", f3=1, f4=4096, f5=b"\1\2\6")
 CAPACITY = pb(f1=4, f2=2, f3=900.0, f4=40.0, f5=1 << 24)
 INFER = pb(f1="req-1", f3=1, f4="tiny", f5='{"model":"tiny"}', f6=1, f7=bytes(16),
            f8=pb(f1="other", f2=1), f9=pb(f1="accept", f2="*/*"), f10="application/json",
@@ -67,16 +67,16 @@ def wire_seeds():
                        "bin": b"x-trace-bin\0AAEC,AwQ=", "plain": b"x-trace\0some text"}.items():
         seed("grpc_text", name, text)
     messages = {
-        0: INFER, 1: pb(f3=pb(f1="data: {}\n\n", f2=1, f3=1, f4="hi", f6=b"\1"), f15=LOAD), 2: pb(f1="req-1", f3=1),
-        3: pb(f1=1), 4: b"", 5: pb(f1="box1", f2=bytes(16), f3=1, f4="b1", f6=CAPACITY, f7=MODEL, f8=LOAD), 6: pb(f1=500),
-        7: LOAD, 8: pb(f1=pb(f1="box1", f2=bytes(16), f3=bytes(32), f4=bytes(32), f6=9090, f11=CAPACITY, f12=MODEL)),
-        9: pb(f2=pb(f1=bytes(32), f2=10000, f3=2000)), 10: pb(f1="drover.v1.Inference"), 11: pb(f1=1),
+        0: INFER, 1: pb(f3=pb(f1="data: {}\n\n", f2=1, f3=1, f4="hi", f6=b"\1")),
+        2: b"", 3: pb(f1="box1", f2=bytes(16), f3=1, f4="b1", f6=CAPACITY, f7=MODEL, f8=LOAD), 4: pb(f1=500),
+        5: LOAD, 6: pb(f1=pb(f1="box1", f2=bytes(16), f3=bytes(32), f4=bytes(32), f6=9090, f11=CAPACITY, f12=MODEL)),
+        7: pb(f2=pb(f1=bytes(32), f2=10000, f3=2000)), 8: pb(f1="drover.v1.Inference"), 9: pb(f1=1),
     }
     for kind, body in messages.items():
         seed("message", f"kind-{kind:02}", bytes([kind]) + body)
     seed("message", "head", b"\1" + pb(f2=pb(f1=200, f2="text/event-stream", f3=pb(f1="x-a", f2="b"), f4=1)))
-    seed("message", "finish", b"\1" + pb(f4=pb(f1="stop", f2=pb(f1=9, f3=2, f4=1), f5=80, f6=10)))
-    seed("message", "unknown", b"\x07" + LOAD + pb(f99=1, f98="later"))
+    seed("message", "finish", b"\1" + pb(f4=pb(f2=pb(f1=9, f3=2), f6=10)))
+    seed("message", "unknown", b"\x05" + LOAD + pb(f99=1, f98="later"))
 
     def control(kind, body):
         return bytes([kind, 0]) + struct.pack(">I", len(body)) + body

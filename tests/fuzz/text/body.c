@@ -54,8 +54,7 @@ static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
     struct edit_wishes wishes = {.model = (wish & 1) != 0 ? "other" : "",
                                  .usage = (wish & 2) != 0,
                                  .no_usage = (wish & 4) != 0,
-                                 .stream = (wish & 8) != 0,
-                                 .clamp_output_tokens = (wish & 16) != 0 ? 7 : 0};
+                                 .stream = (wish & 8) != 0};
     struct edit_outcome outcome;
     struct json_value root;
     struct error err = {0};

@@ -65,7 +65,6 @@ static void hear(struct listener *l, const struct sse_event *event)
     l->sum = add(l->sum, event->data, event->data_len);
     l->sum = add(l->sum, event->name, event->name_len);
     observe_event(&l->o, event, &seen);
-    MUST(memchr(l->o.reason, '\0', sizeof(l->o.reason)) != NULL);
     MUST(memchr(l->o.response_id, '\0', sizeof(l->o.response_id)) != NULL);
     MUST(l->o.tokens <= l->events);
     if (seen.root.type != JSON_NONE && seen.kind != SEEN_ERROR && seen.kind != SEEN_DONE)

@@ -15,8 +15,6 @@
 static const ProtobufCMessageDescriptor *const kinds[] = {
     &drover__v1__infer_request__descriptor,
     &drover__v1__infer_event__descriptor,
-    &drover__v1__cancel_request__descriptor,
-    &drover__v1__cancel_response__descriptor,
     &drover__v1__describe_request__descriptor,
     &drover__v1__describe_response__descriptor,
     &drover__v1__watch_load_request__descriptor,

@@ -105,24 +105,6 @@ Test(edit, the_model_is_replaced_where_it_stands)
                  (struct edit_wishes){.model = "real"}, "{'input':'x','model':'real','z':0}");
 }
 
-Test(edit, the_output_is_clamped_by_each_surface_s_own_member)
-{
-    struct edit_wishes w = {.stream = true, .clamp_output_tokens = 10};
-
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':50}", w,
-                 "{'stream':true,'max_tokens':10}");
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':5}", w,
-                 "{'stream':true,'max_tokens':5}");
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true}", w, "{'max_tokens':10,'stream':true}");
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_completion_tokens':50}", w,
-                 "{'stream':true,'max_completion_tokens':10}");
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'max_tokens':-1}", w,
-                 "{'stream':true,'max_tokens':10}");
-    (void)expect(OP(RESPONSES), "{'stream':true}", w, "{'max_output_tokens':10,'stream':true}");
-    (void)expect(OP(OLLAMA_GENERATE), "{'stream':true,'options':{'seed':1}}", w,
-                 "{'stream':true,'options':{'num_predict':10,'seed':1}}");
-}
-
 Test(edit, a_body_that_is_no_json_object_is_refused)
 {
     static const char *const bad[] = {"", "{\"messages\":[", "[]", "7", "{} {}"};
