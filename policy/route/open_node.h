@@ -1,0 +1,35 @@
+/*
+ * open_node.h - may a request that waits be sent to this node now?  Pure.
+ *
+ * Every process finds the same, because everything here is shared: the node's state and slots
+ * are health's words, `sent` is the sum of the node's gauges.  What only one worker knows of a
+ * node (its connection, a pause, a request's exclusions) is not asked here: a worker publishes
+ * no wish for a node that it could not use (see shm/share/queue_heads.h).
+ *
+ *   UP          open while fewer requests run there than it has slots now
+ *   probation   open for one request, and closed from its end until health has drawn its
+ *               conclusion from it
+ *   else        closed
+ *
+ * Places beyond the slots are not meant: a node that has only those left is closed.
+ */
+#ifndef DROVER_POLICY_OPEN_NODE_H
+#define DROVER_POLICY_OPEN_NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct open_node {
+    bool up;
+    bool on_probation;
+    bool verdict_pending; /* on probation: a request of it has ended and is not judged yet */
+    uint32_t slots_now;   /* 0 counts as 1: every node that serves has a place */
+    uint32_t sent;        /* in flight, over all workers */
+};
+
+/* Places that are free: 0 = the node is closed. */
+MUST_CHECK uint32_t open_node_places(const struct open_node *node);
+
+#endif
