@@ -1,0 +1,129 @@
+/*
+ * queue.h - the requests of this worker that wait for a place on a node.
+ *
+ * A request that waits is an entry embedded in whatever owns it: the queue never sees a
+ * request. Entries of equal need (model, operation, abilities, exclusions: whatever decides
+ * which nodes could serve them) stand in one list, in the order of their keys.  A key is a
+ * time: the smaller goes first, over all lists and all workers.
+ *
+ * For each node the worker publishes the least key of its entries that the node could serve
+ * (worker/queue/announce.h).  A place goes to the entry whose key is the least of the node's
+ * row. So an entry that cannot use a node never stands before one that can, in whatever list or
+ * worker, and whatever its model.
+ *
+ * A newcomer, a retry and a resume ask queue_rights() with their keys before they choose a
+ * node, and have no other right to a place.
+ */
+#ifndef DROVER_WORKER_QUEUE_H
+#define DROVER_WORKER_QUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/loop.h"
+#include "shm/share/node_set.h"
+#include "worker/queue/announce.h"
+
+struct queue;
+struct queue_list;
+
+struct queue_entry {
+    struct queue_list *list; /* NULL iff it is not in the queue */
+    struct queue_entry *prev, *next;
+    uint64_t key;
+    uint32_t position; /* in its list, when that was last counted */
+};
+
+/* Which places a request may take, as far as others that wait have a say. */
+struct queue_rights {
+    bool all;               /* nothing waits: any place, and the sets are not filled in */
+    bool beyond_only;       /* it was offered no slot: only places beyond the slots */
+    struct node_set slots;  /* nodes where it may take a free slot */
+    struct node_set beyond; /* nodes where it may take a place beyond the slots */
+};
+
+enum queue_start {
+    QUEUE_STARTED = 0, /* the entry has left the queue */
+    QUEUE_LOST,        /* another process was faster: the place is gone */
+    QUEUE_DECLINED,    /* the entry does not use the place; where reach() still names the node,
+                        * it is passed over there for QUEUE_DECLINE_US */
+};
+
+#define QUEUE_DECLINE_US UINT64_C(10000)
+/* Nobody takes a place beyond the slots of a node while an entry waits for that node whose key
+ * is lower by more than this. */
+#define QUEUE_OVERCOMMIT_US UINT64_C(5000000)
+
+/* The owner of the entries. */
+struct queue_owner {
+    /*
+     * Chooses a node within the rights, claims a place and starts.  It takes the entry out with
+     * queue_remove() if and only if it gives QUEUE_STARTED; it may add and remove others.
+     */
+    enum queue_start (*start)(struct queue_entry *entry, const struct queue_rights *rights);
+    /*
+     * The nodes that an entry could use, by what only this worker knows: models, operation,
+     * abilities, exclusions, pauses, the connection.  All entries of a list have the same.
+     * `until_mono_us`: when the answer changes by itself; UINT64_MAX = only when queue_renew()
+     * says so.
+     */
+    void (*reach)(const struct queue_entry *entry, struct node_set *nodes,
+                  uint64_t *until_mono_us);
+    /* The generation of the tenant that reach() meant by the node. */
+    uint32_t (*generation)(void *data, unsigned node);
+    void *data;
+};
+
+struct queue {
+    struct loop *loop;
+    const struct queue_owner *owner; /* borrowed */
+    struct announce announce;
+    struct queue_list **lists; /* owned, by the key of their first entry */
+    size_t lists_count, lists_cap;
+    struct queue_list *bucket[256]; /* the same, by need */
+    uint32_t waiting;
+    uint32_t renewals;      /* lists that have seen fewer ask reach() again */
+    uint64_t until_mono_us; /* when the first answer of reach() changes by itself */
+    struct node_set look;   /* nodes to be looked at before the turn ends */
+    bool dirty;             /* the words have to be worked out again */
+    bool price;             /* some are to be looked at for places beyond the slots */
+    bool passing;           /* inside the pass at the end of a turn */
+    unsigned tries;         /* entries that this pass has tried to start */
+    struct deferred turn_end;
+    struct timer timer; /* runs while anything waits */
+    struct timer again; /* the pass had more to do than fits a turn */
+};
+
+/* `wake_fds` (borrowed) has an eventfd per worker, or is NULL. */
+void queue_init(struct queue *queue, struct loop *loop, struct scoreboard *board,
+                unsigned worker, const int *wake_fds, const struct queue_owner *owner);
+/* The queue is empty by then. */
+void queue_finish(struct queue *queue);
+
+/* Puts an entry in, behind those with the same key.  `need`: equal for entries that reach()
+ * gives the same nodes for.  Another look at the nodes follows at the end of the turn.
+ * DRV_ENOMEM. */
+MUST_CHECK int queue_add(struct queue *queue, struct queue_entry *entry, uint64_t need,
+                         uint64_t key);
+void queue_remove(struct queue *queue, struct queue_entry *entry); /* fine when not in it */
+
+/* What a request with this key may take now.  `nodes`: its reach().  `entry`: itself, if it is
+ * in the queue, else NULL. */
+void queue_rights(struct queue *queue, const struct queue_entry *entry, uint64_t key,
+                  const struct node_set *nodes, struct queue_rights *out);
+/* Does nothing wait, here or elsewhere?  Then a request needs no rights, nor its reach(). */
+MUST_CHECK bool queue_is_idle(const struct queue *queue);
+
+/* This worker has made room on the node, and its gauge says so. */
+void queue_room(struct queue *queue, unsigned node);
+/* The eventfd of this worker was readable, and has been read. */
+void queue_woken(struct queue *queue);
+/* What reach() says may have changed for any entry. */
+void queue_renew(struct queue *queue);
+
+/* How many entries of its list are before it; about, if they are many. */
+uint32_t queue_position(struct queue *queue, struct queue_entry *entry);
+
+#endif
