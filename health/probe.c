@@ -19,8 +19,8 @@
 #include "base/loop.h"
 #include "health/registry/identity.h"
 #include "proto/call_proofs.h"
-#include "proto/grpc/client.h"
 #include "proto/grpc_health_v1.pb-c.h"
+#include "proto/rpc/grpc/client.h"
 #include "proto/wire.h"
 
 #define EAGER_US           (50 * US_PER_MS)

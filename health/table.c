@@ -21,7 +21,7 @@
 #include "health/registry/lease.h"
 #include "health/registry/registry.h"
 #include "policy/fault/flap.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/h2/tls.h"
 #include "shm/procs.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"

@@ -19,8 +19,8 @@
 #include "node/describe.h"
 #include "node/engine/engine.h"
 #include "proto/drover_inference.pb-c.h"
-#include "proto/grpc/server.h"
 #include "proto/join.h"
+#include "proto/rpc/grpc/server.h"
 #include "proto/wire.h"
 
 struct error;

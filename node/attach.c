@@ -13,7 +13,7 @@
 #include "node/resolve.h"
 #include "node/text/pacer.h"
 #include "proto/drover_registry.pb-c.h"
-#include "proto/grpc/client.h"
+#include "proto/rpc/grpc/client.h"
 
 #define BACKOFF_MIN_US    (250 * US_PER_MS)
 #define BACKOFF_MAX_US    (10 * US_PER_S)

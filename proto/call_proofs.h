@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "proto/grpc/client.h"
 #include "proto/join.h"
+#include "proto/rpc/grpc/client.h"
 
 struct call_proofs {
     uint8_t bytes[2][JOIN_PROOF_BYTES];

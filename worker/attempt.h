@@ -15,7 +15,7 @@
 
 #include "base/attrs.h"
 #include "proto/drover_inference.pb-c.h"
-#include "proto/grpc/client.h"
+#include "proto/rpc/grpc/client.h"
 
 struct attempt; /* opaque */
 struct config;

@@ -11,8 +11,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "proto/grpc/client.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/grpc/client.h"
+#include "proto/rpc/h2/tls.h"
 #include "shm/scoreboard.h"
 #include "shm/stats.h"
 

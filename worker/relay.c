@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
-#include "proto/grpc/client.h"
+#include "proto/rpc/grpc/client.h"
 #include "shm/outcomes.h"
 #include "shm/routing/budget.h"
 #include "shm/routing/requests.h"

@@ -24,7 +24,7 @@
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/h2/tls.h"
 
 #define MAX_CONNECTIONS    64u
 #define ACCEPTS_PER_EVENT  16

@@ -29,9 +29,9 @@
 #include "health/registry/strikes.h"
 #include "health/table.h"
 #include "proto/drover_registry.pb-c.h"
-#include "proto/grpc/server.h"
-#include "proto/h2/tls.h"
 #include "proto/join.h"
+#include "proto/rpc/grpc/server.h"
+#include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
 #include "shm/scoreboard.h"
 

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 enum judgement {
     JUDGE_PASS = 0,      /* an answer for the client, as it is */

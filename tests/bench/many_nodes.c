@@ -20,7 +20,7 @@
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/options.h"
-#include "proto/grpc/server.h"
+#include "proto/rpc/grpc/server.h"
 #include "sim/sim_engine.h"
 
 #define MAX_COUNT 1024

@@ -17,8 +17,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "proto/grpc/client.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/grpc/client.h"
+#include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
 #include "test.pb-c.h"
 

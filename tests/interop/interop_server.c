@@ -15,8 +15,8 @@
 
 #include "base/error.h"
 #include "base/loop.h"
-#include "proto/grpc/server.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/grpc/server.h"
+#include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
 #include "test.pb-c.h"
 

@@ -19,7 +19,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "proto/drover_common.pb-c.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/h2/tls.h"
 #include "shm/procs.h"
 #include "shm/usage.h"
 #include "worker/api/local.h"

@@ -3,8 +3,8 @@
  *
  * Input: `name NUL value`, as a header field would bring them.
  */
-#include "proto/grpc/metadata.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/metadata.h"
+#include "proto/rpc/grpc/status.h"
 #include "tests/fuzz/fuzz.h"
 
 static void timeouts(const void *value, size_t n)

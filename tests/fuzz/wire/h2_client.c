@@ -11,7 +11,7 @@
 #include "base/attrs.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "proto/grpc/client.h"
+#include "proto/rpc/grpc/client.h"
 #include "tests/fuzz/wire/h2_bytes.h"
 
 static const uint8_t settings[] = {0, 0, 0, 4, 0, 0, 0, 0, 0};

@@ -12,7 +12,7 @@
 #include "base/attrs.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "proto/grpc/server.h"
+#include "proto/rpc/grpc/server.h"
 #include "tests/fuzz/wire/h2_bytes.h"
 
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"

@@ -18,8 +18,8 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
-#include "proto/grpc/client.h"
-#include "proto/grpc/server.h"
+#include "proto/rpc/grpc/client.h"
+#include "proto/rpc/grpc/server.h"
 
 struct rig {
     struct loop loop;

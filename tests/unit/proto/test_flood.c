@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <nghttp2/nghttp2.h>
 
-#include "proto/h2/flood.h"
+#include "proto/rpc/h2/flood.h"
 
 #define START UINT64_C(1000)
 

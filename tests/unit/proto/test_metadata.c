@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "proto/grpc/metadata.h"
+#include "proto/rpc/grpc/metadata.h"
 
 static int add(struct metadata *m, const char *name, const char *value)
 {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 Test(status, numbers_parse_only_in_their_canonical_form)
 {

@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/h2/tls.h"
+#include "proto/rpc/h2/tls.h"
 #include "rig.h"
 
 static char dir[] = "/tmp/drover-tls.XXXXXX";

@@ -20,7 +20,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/grpc/client_impl.h"
+#include "proto/rpc/grpc/client_impl.h"
 
 #define QUICK_US         UINT64_C(1000000) /* a connection that ends before this was no use */
 #define MAX_QUICK_LOSSES 2

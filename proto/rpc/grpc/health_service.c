@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "proto/grpc/server.h"
 #include "proto/grpc_health_v1.pb-c.h"
+#include "proto/rpc/grpc/server.h"
 #include "proto/wire.h"
 
 #define MAX_NAMES      16

@@ -1,5 +1,5 @@
 /* tls.c - OpenSSL contexts for every listener and connection. */
-#include "proto/h2/tls.h"
+#include "proto/rpc/h2/tls.h"
 
 #include <openssl/err.h>
 #include <openssl/rand.h>

@@ -1,6 +1,6 @@
 /* metadata.h - the custom header fields of one call, as received.  Pure. */
-#ifndef DROVER_PROTO_GRPC_METADATA_H
-#define DROVER_PROTO_GRPC_METADATA_H
+#ifndef DROVER_PROTO_RPC_GRPC_METADATA_H
+#define DROVER_PROTO_RPC_GRPC_METADATA_H
 
 #include <stdbool.h>
 #include <stddef.h>

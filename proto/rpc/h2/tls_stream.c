@@ -1,5 +1,5 @@
 /* tls_stream.c - one TLS connection as a filter between byte buffers. */
-#include "proto/h2/tls_stream.h"
+#include "proto/rpc/h2/tls_stream.h"
 
 #include <arpa/inet.h>
 #include <limits.h>

@@ -1,5 +1,5 @@
 /* flood.c - counting what a peer should not do often. */
-#include "proto/h2/flood.h"
+#include "proto/rpc/h2/flood.h"
 
 #include <nghttp2/nghttp2.h>
 

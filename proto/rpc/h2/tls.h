@@ -2,8 +2,8 @@
  * tls.h - OpenSSL contexts for every listener and connection: TLS 1.2 or newer, no
  * renegotiation, no compression, no session tickets shared between listeners.
  */
-#ifndef DROVER_PROTO_GRPC_TLS_H
-#define DROVER_PROTO_GRPC_TLS_H
+#ifndef DROVER_PROTO_RPC_H2_TLS_H
+#define DROVER_PROTO_RPC_H2_TLS_H
 
 #include <openssl/ssl.h>
 

@@ -14,8 +14,8 @@
  * call_half_close, call_release, call_cancel or channel_destroy: they come from the loop.
  * All output of a turn leaves in one write per connection at the end of the turn.
  */
-#ifndef DROVER_PROTO_GRPC_CLIENT_H
-#define DROVER_PROTO_GRPC_CLIENT_H
+#ifndef DROVER_PROTO_RPC_GRPC_CLIENT_H
+#define DROVER_PROTO_RPC_GRPC_CLIENT_H
 
 #include <openssl/ssl.h>
 #include <protobuf-c/protobuf-c.h>
@@ -25,7 +25,7 @@
 
 #include "base/attrs.h"
 #include "base/net.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 struct error;
 struct loop;

@@ -1,13 +1,13 @@
 /* fields.c - header fields on their way out. */
-#include "proto/h2/fields.h"
+#include "proto/rpc/h2/fields.h"
 
 #include <stdint.h>
 #include <string.h>
 
 #include "base/buf.h"
 #include "base/error.h"
-#include "proto/grpc/metadata.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/metadata.h"
+#include "proto/rpc/grpc/status.h"
 
 nghttp2_nv field_of(const char *name, const char *value)
 {

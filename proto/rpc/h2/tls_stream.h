@@ -5,8 +5,8 @@
  * cannot be verified by address, nor our alert be sent) and treats a TLS 1.3 key update as an
  * error.  Here ciphertext goes in and out by memory BIOs and the session does the socket.
  */
-#ifndef DROVER_PROTO_GRPC_TLS_STREAM_H
-#define DROVER_PROTO_GRPC_TLS_STREAM_H
+#ifndef DROVER_PROTO_RPC_H2_TLS_STREAM_H
+#define DROVER_PROTO_RPC_H2_TLS_STREAM_H
 
 #include <openssl/ssl.h>
 #include <stdbool.h>

@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/grpc/client_impl.h"
-#include "proto/h2/fields.h"
+#include "proto/rpc/grpc/client_impl.h"
+#include "proto/rpc/h2/fields.h"
 #include "proto/wire.h"
 
 #define USER_AGENT "grpc-c-drover/" DROVER_VERSION

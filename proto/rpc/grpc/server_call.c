@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/grpc/server_impl.h"
-#include "proto/h2/fields.h"
+#include "proto/rpc/grpc/server_impl.h"
+#include "proto/rpc/h2/fields.h"
 
 #define DEFAULT_MESSAGE_BYTES ((size_t)4 << 20)
 

@@ -8,8 +8,8 @@
  * No callback runs from inside a server_* function.  Output of a turn leaves in one write per
  * connection at the end of the turn.
  */
-#ifndef DROVER_PROTO_GRPC_SERVER_H
-#define DROVER_PROTO_GRPC_SERVER_H
+#ifndef DROVER_PROTO_RPC_GRPC_SERVER_H
+#define DROVER_PROTO_RPC_GRPC_SERVER_H
 
 #include <openssl/ssl.h>
 #include <protobuf-c/protobuf-c.h>
@@ -19,7 +19,7 @@
 
 #include "base/attrs.h"
 #include "base/net.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 struct error;
 struct loop;

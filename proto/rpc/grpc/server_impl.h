@@ -1,11 +1,11 @@
 /* server_impl.h - what server.c and server_call.c, two parts of server.h, know of each other.
  */
-#ifndef DROVER_PROTO_GRPC_SERVER_IMPL_H
-#define DROVER_PROTO_GRPC_SERVER_IMPL_H
+#ifndef DROVER_PROTO_RPC_GRPC_SERVER_IMPL_H
+#define DROVER_PROTO_RPC_GRPC_SERVER_IMPL_H
 
-#include "proto/grpc/metadata.h"
-#include "proto/grpc/server.h"
-#include "proto/h2/h2_session.h"
+#include "proto/rpc/grpc/metadata.h"
+#include "proto/rpc/grpc/server.h"
+#include "proto/rpc/h2/h2_session.h"
 
 struct listener {
     struct grpc_server *server;

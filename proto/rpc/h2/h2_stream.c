@@ -8,7 +8,7 @@
  * while the owner holds little, what has been buffered of an incomplete message is given back
  * in advance (`prepaid`) and deducted from the release that follows.
  */
-#include "proto/h2/h2_session.h"
+#include "proto/rpc/h2/h2_session.h"
 
 #include <assert.h>
 #include <stdlib.h>

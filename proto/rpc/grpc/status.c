@@ -1,5 +1,5 @@
 /* status.c - gRPC status codes and the small text forms of the protocol. */
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -11,8 +11,8 @@
  *   life      nothing is freed under its own callbacks.  Every entry from the loop takes the
  *             owner's guard, and what died meanwhile is freed when the last one leaves.
  */
-#ifndef DROVER_PROTO_GRPC_H2_SESSION_H
-#define DROVER_PROTO_GRPC_H2_SESSION_H
+#ifndef DROVER_PROTO_RPC_H2_H2_SESSION_H
+#define DROVER_PROTO_RPC_H2_H2_SESSION_H
 
 #include <nghttp2/nghttp2.h>
 #include <stdbool.h>
@@ -23,8 +23,8 @@
 #include "base/buf.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "proto/grpc/frame.h"
-#include "proto/h2/flood.h"
+#include "proto/rpc/grpc/frame.h"
+#include "proto/rpc/h2/flood.h"
 
 struct h2_session;
 struct h2_stream;

@@ -4,8 +4,8 @@
  * Sources: grpc/grpc doc/statuscodes.md, doc/PROTOCOL-HTTP2.md,
  * doc/http-grpc-status-mapping.md.
  */
-#ifndef DROVER_PROTO_GRPC_STATUS_H
-#define DROVER_PROTO_GRPC_STATUS_H
+#ifndef DROVER_PROTO_RPC_GRPC_STATUS_H
+#define DROVER_PROTO_RPC_GRPC_STATUS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* h2_session.c - one HTTP/2 connection: socket, TLS, timers, life and death. */
-#include "proto/h2/h2_session.h"
+#include "proto/rpc/h2/h2_session.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
-#include "proto/h2/tls_stream.h"
+#include "proto/rpc/h2/tls_stream.h"
 
 #define READ_BYTES  131072            /* taken from a socket in one turn */
 #define FLUSH_BYTES 524288            /* serialised in one turn */

@@ -1,11 +1,11 @@
 /* metadata.c - the custom header fields of one call, as received. */
-#include "proto/grpc/metadata.h"
+#include "proto/rpc/grpc/metadata.h"
 
 #include <stdint.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "proto/grpc/status.h"
+#include "proto/rpc/grpc/status.h"
 
 struct record {
     uint32_t name_len, value_len;

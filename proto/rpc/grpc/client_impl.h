@@ -1,10 +1,10 @@
 /* client_impl.h - what channel.c and call.c, the two halves of client.h, know of each other. */
-#ifndef DROVER_PROTO_GRPC_CLIENT_IMPL_H
-#define DROVER_PROTO_GRPC_CLIENT_IMPL_H
+#ifndef DROVER_PROTO_RPC_GRPC_CLIENT_IMPL_H
+#define DROVER_PROTO_RPC_GRPC_CLIENT_IMPL_H
 
-#include "proto/grpc/client.h"
-#include "proto/grpc/metadata.h"
-#include "proto/h2/h2_session.h"
+#include "proto/rpc/grpc/client.h"
+#include "proto/rpc/grpc/metadata.h"
+#include "proto/rpc/h2/h2_session.h"
 
 struct channel {
     struct h2_guard guard;

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "proto/grpc/server_impl.h"
+#include "proto/rpc/grpc/server_impl.h"
 
 #define ACCEPTS_PER_TURN 16
 #define RESUME_US        UINT64_C(50000) /* after accept() failed for want of descriptors */

@@ -8,8 +8,8 @@
  * HTTP/2: an eighth of what was read must be useful, with 1 MiB to spare.  nghttp2 itself
  * bounds RST_STREAM, CONTINUATION, SETTINGS entries and its queue of answers.
  */
-#ifndef DROVER_PROTO_H2_FLOOD_H
-#define DROVER_PROTO_H2_FLOOD_H
+#ifndef DROVER_PROTO_RPC_H2_FLOOD_H
+#define DROVER_PROTO_RPC_H2_FLOOD_H
 
 #include <stddef.h>
 #include <stdint.h>
