@@ -62,7 +62,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 9u
+#define SB_LAYOUT_VERSION 10u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -183,6 +183,9 @@ struct sb_hot {
     /* Bits of a double.  Any worker, by compare-and-swap; health zeroes them for a new tenant.
      */
     _Atomic uint64_t average[STATS_AVERAGES];
+    /* When a connection to the node was last lost.  Any worker, by compare-and-swap; health
+     * zeroes it for a new tenant.  See outcomes_note_loss(). */
+    _Atomic uint64_t lost_mono_us; /* 0 = never */
 };
 
 /*
@@ -364,6 +367,7 @@ static_assert(offsetof(struct node_info, models) == 324, "node_info: new layout 
 static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
+static_assert(offsetof(struct sb_hot, lost_mono_us) == 40, "sb_hot: new layout version");
 static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
 static_assert(sizeof(struct sb_stats) == 13696, "sb_stats: new layout version");
 static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");

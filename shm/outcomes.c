@@ -81,6 +81,31 @@ void outcomes_begin_trial(struct scoreboard *board, unsigned node,
             memory_order_relaxed);
 }
 
+bool outcomes_note_loss(struct scoreboard *board, unsigned node, uint32_t generation,
+                        uint64_t now_mono_us)
+{
+    struct sb_hot *hot = segment_hot(board, node);
+    uint64_t before;
+
+    if (outcomes_for(board, node, generation) == NULL)
+        return false;
+    before = atomic_load_explicit(&hot->lost_mono_us, memory_order_relaxed);
+    /* The clock of another worker's loop may be a little ahead of this one's. */
+    while (before == 0 || now_mono_us >= before + OUTCOMES_LOSS_US) {
+        if (atomic_compare_exchange_weak_explicit(&hot->lost_mono_us, &before, now_mono_us,
+                                                  memory_order_relaxed, memory_order_relaxed))
+            return true;
+    }
+    return false;
+}
+
+uint64_t outcomes_lost_mono_us(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    return hot == NULL ? 0 : atomic_load_explicit(&hot->lost_mono_us, memory_order_relaxed);
+}
+
 void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out)
 {
     const struct sb_outcomes *row = segment_outcomes(board, node);
@@ -105,4 +130,5 @@ void outcomes_zero(struct scoreboard *board, unsigned node)
     atomic_store_explicit(&row->run, 0, memory_order_relaxed);
     atomic_store_explicit(&row->trials_judged, 0, memory_order_relaxed);
     atomic_store_explicit(&row->progress_mono_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&segment_hot(board, node)->lost_mono_us, 0, memory_order_relaxed);
 }

@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/attrs.h"
+
 struct scoreboard;
 
 enum outcome {
@@ -48,6 +50,20 @@ bool outcomes_tried(const struct scoreboard *board, unsigned node);
  * far: a result that came since is one of this trial, so none is lost between the two. */
 void outcomes_begin_trial(struct scoreboard *board, unsigned node,
                           const struct outcomes *judged);
+
+/*
+ * A connection to the node broke, or could not be made.  True: the caller is the first of all
+ * workers to report that within OUTCOMES_LOSS_US, so it reports it for all of them.  False:
+ * another one has, or the slot has another generation.
+ *
+ * Each worker has a connection of its own to a node, and each connection carries many requests.
+ * A node that dies breaks them all at once: that is one event.
+ */
+#define OUTCOMES_LOSS_US UINT64_C(1000000)
+MUST_CHECK bool outcomes_note_loss(struct scoreboard *board, unsigned node, uint32_t generation,
+                                   uint64_t now_mono_us);
+/* When that was last; 0 = never, or out of range. */
+uint64_t outcomes_lost_mono_us(const struct scoreboard *board, unsigned node);
 
 /* A private copy; all zero for a node that is out of range. */
 void outcomes_read(const struct scoreboard *board, unsigned node, struct outcomes *out);

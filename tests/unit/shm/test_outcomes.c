@@ -103,3 +103,39 @@ Test(outcomes, progress_is_known_to_within_100_ms_and_never_goes_back)
     cr_assert_eq(o.progress_mono_us, 10 * US_PER_S + 100000);
     board_drop(&t, board);
 }
+
+Test(outcomes, a_lost_connection_is_reported_once_a_second_by_all_workers_together)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 2, 2, 1);
+    uint64_t now = 10 * US_PER_S;
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert_eq(outcomes_lost_mono_us(board, 0), 0);
+    cr_assert(outcomes_note_loss(board, 0, 1, now), "the first to report it");
+    cr_assert_eq(outcomes_lost_mono_us(board, 0), now);
+    cr_assert_not(outcomes_note_loss(board, 0, 1, now), "another request of that connection");
+    cr_assert_not(outcomes_note_loss(board, 0, 1, now - 50), "a clock that is behind");
+    cr_assert_not(outcomes_note_loss(board, 0, 1, now + OUTCOMES_LOSS_US - 1));
+    cr_assert_eq(outcomes_lost_mono_us(board, 0), now, "later reports do not prolong it");
+    cr_assert(outcomes_note_loss(board, 0, 1, now + OUTCOMES_LOSS_US), "it was lost again");
+    cr_assert_not(outcomes_note_loss(board, 1, 1, now), "no node is there");
+    cr_assert_not(outcomes_note_loss(board, 2, 1, now), "out of range");
+    cr_assert_eq(outcomes_lost_mono_us(board, 2), 0);
+    board_drop(&t, board);
+}
+
+Test(outcomes, a_lost_connection_of_an_earlier_generation_is_no_event_of_the_new_one)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert(outcomes_note_loss(board, 0, 1, US_PER_S));
+    nodes_release(board, 0);
+    cr_assert_eq(nodes_claim(board, 2), 0);
+    cr_assert_eq(outcomes_lost_mono_us(board, 0), 0);
+    cr_assert_not(outcomes_note_loss(board, 0, 1, 9 * US_PER_S), "generation 1 is over");
+    cr_assert(outcomes_note_loss(board, 0, 2, US_PER_S + 1), "the new node's own");
+    board_drop(&t, board);
+}

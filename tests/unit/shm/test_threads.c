@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "shm/nodes.h"
+#include "shm/outcomes.h"
 #include "shm/procs.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
@@ -706,6 +707,39 @@ static void no_more_is_spent_than_was_saved(void)
     scene_end(&s);
 }
 
+/* ---- lost connections ---- */
+
+#define LOSSES 2000u
+
+static void *report_losses(void *data)
+{
+    struct scene *s = data;
+
+    for (unsigned i = 1; i <= LOSSES; i++) {
+        if (outcomes_note_loss(s->board, 0, 1, (uint64_t)i * OUTCOMES_LOSS_US)) {
+            s->wins++;
+            s->won[0] += i == LOSSES;
+        }
+    }
+    return NULL;
+}
+
+/* The last instant is later than all others, so the first thread to reach it wins. */
+static void of_all_who_report_a_lost_connection_one_is_the_first(void)
+{
+    pthread_t thread[CLAIMANTS];
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        thread[i] = spawn(report_losses, &s);
+    for (unsigned i = 0; i < CLAIMANTS; i++)
+        join(thread[i]);
+    CHECK(s.won[0] == 1);
+    CHECK(s.wins <= LOSSES);
+    scene_end(&s);
+}
+
 int main(void)
 {
     (void)alarm(120); /* a thread that waits for ever is a failure too */
@@ -721,5 +755,6 @@ int main(void)
     a_copy_of_a_decision_is_never_a_mix_of_two();
     what_all_workers_write_stays_usable();
     no_more_is_spent_than_was_saved();
+    of_all_who_report_a_lost_connection_one_is_the_first();
     return 0;
 }
