@@ -17,9 +17,7 @@
 #include "shm/stats.h"
 #include "worker/api/surface.h"
 #include "worker/exchange.h"
-#include "worker/routing/candidates.h"
-
-#define EXCHANGE_MAX_EXCLUDED 8
+#include "worker/routing/exclusions.h"
 
 /* A node that said it is full is not asked again, by anybody here, for this long. */
 #define EXCHANGE_FULL_PAUSE_US (50 * US_PER_MS)
@@ -106,8 +104,7 @@ struct exchange {
     bool hedged;                /* it had its second leg: there is one in a request's life */
     bool hedge_won;             /* ... and that is whose answer the client got */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
-    struct candidates_barred excluded[EXCHANGE_MAX_EXCLUDED];
-    uint32_t excluded_count;
+    struct exclusions excluded;
 
     /* The answer. */
     unsigned status;        /* as the client sees it; 0 = nothing yet */

@@ -47,21 +47,8 @@
 
 static void exclude(const struct leg *leg, uint64_t until_mono_us)
 {
-    struct exchange *x = leg->x;
-    struct candidates_barred *e = NULL;
-    uint64_t now = loop_now_us(x->core->loop);
-
-    for (uint32_t i = 0; i < x->excluded_count && e == NULL; i++) {
-        if (x->excluded[i].until_mono_us <= now)
-            e = &x->excluded[i]; /* a pause that is over makes room */
-    }
-    if (e == NULL && x->excluded_count < EXCHANGE_MAX_EXCLUDED)
-        e = &x->excluded[x->excluded_count++];
-    if (e == NULL)
-        e = &x->excluded[0];
-    e->node = leg->node;
-    e->generation = leg->generation;
-    e->until_mono_us = until_mono_us;
+    exclusions_add(&leg->x->excluded, leg->node, leg->generation, until_mono_us,
+                   loop_now_us(leg->x->core->loop));
 }
 
 /* What makes a node say that it is full may be something about this request, so after a while

@@ -29,7 +29,8 @@
 #define LOW_WATER_BYTES (64 * 1024)
 /* ... but not for every token: so much is given back at once. */
 #define RELEASE_BYTES (16 * 1024)
-/* Of a header that passes from an engine to the client. */
+/* Of the headers that pass from an engine to the client. */
+#define MAX_HEADERS           16
 #define MAX_HEADER_BYTES      1024
 #define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
@@ -94,6 +95,8 @@ static void pass(struct exchange *x, const uint8_t *bytes, size_t n)
         return;
     x->torn = bytes[n - 1] != '\n' || (speaks_events(x->request->operation) && n > 1 &&
                                        bytes[n - 2] != '\n' && bytes[n - 2] != '\r');
+    if (x->torn)
+        x->resumable = false; /* the events of another node would go on inside this one */
     responder_write(x->request->responder, bytes, n);
 }
 
@@ -210,6 +213,7 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
     struct leg *leg = data;
     struct exchange *x = leg->x;
+    unsigned passed = 0;
 
     leg->progress_mono_us = loop_now_us(x->core->loop);
     if (head->http_status == 429 || head->http_status >= 500) {
@@ -237,9 +241,10 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
                            is_printable(head->content_type, sizeof(leg->content_type) - 1)
                        ? head->content_type
                        : "application/json");
-    for (size_t i = 0; i < head->n_headers && !x->head_shown; i++) {
+    for (size_t i = 0; i < head->n_headers && passed < MAX_HEADERS && !x->head_shown; i++) {
         if (!may_pass(head->headers[i]))
             continue;
+        passed++;
         buf_add(&leg->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
         buf_add(&leg->headers, head->headers[i]->value, strlen(head->headers[i]->value) + 1);
     }
@@ -262,40 +267,78 @@ static void note_content(struct leg *leg)
     requests_phase(core->board, core->slot, leg->row, REQUEST_DECODE, now);
 }
 
+static void forget_ids(struct exchange *x)
+{
+    x->ids_lost = true;
+    buf_finish(&x->ids);
+}
+
 /* Keeps the token ids of the text so far, for as long as all are known and of one vocabulary.
- */
+ * A token has at least one byte of text, so there are never more ids than bytes. */
 static void keep_ids(struct exchange *x, const Drover__V1__Chunk *chunk)
 {
+    size_t known = buf_size(&x->ids) / sizeof(uint32_t);
+
     if (x->ids_lost || chunk->text[0] == '\0')
         return;
     if (x->vocabulary == 0)
         x->vocabulary = chunk->vocabulary;
-    x->ids_lost = chunk->n_token_ids == 0 || chunk->vocabulary != x->vocabulary;
-    if (!x->ids_lost)
-        buf_add(&x->ids, chunk->token_ids, chunk->n_token_ids * sizeof(uint32_t));
-    x->ids_lost |= x->ids.failed;
-    if (x->ids_lost)
-        buf_finish(&x->ids);
+    if (chunk->n_token_ids == 0 || chunk->vocabulary != x->vocabulary ||
+        chunk->n_token_ids > buf_size(&x->text) - known) {
+        forget_ids(x);
+        return;
+    }
+    buf_add(&x->ids, chunk->token_ids, chunk->n_token_ids * sizeof(uint32_t));
+    if (x->ids.failed)
+        forget_ids(x);
 }
 
-/* Keeps the text so far, for as long as it is all there is. */
-static void keep_text(struct exchange *x, const Drover__V1__Chunk *chunk)
+/* No other node can go on with this answer. */
+static void forget_text(struct exchange *x)
 {
+    x->resumable = false;
+    buf_finish(&x->text);
+    forget_ids(x);
+}
+
+/* The id with which another node would go on.  False: it cannot be kept. */
+static bool keep_response_id(struct exchange *x, const Drover__V1__Chunk *chunk)
+{
+    size_t n;
+
+    if (x->response_id[0] != '\0' || chunk->response_id[0] == '\0')
+        return true;
+    n = strnlen(chunk->response_id, sizeof(x->response_id));
+    if (n == sizeof(x->response_id))
+        return false;
+    memcpy(x->response_id, chunk->response_id, n + 1);
+    x->created = chunk->created;
+    return true;
+}
+
+/* Keeps the text so far, for as long as it is all there is.  A document is never gone on with:
+ * it is shown when it is whole. */
+static void keep_text(struct leg *leg, const Drover__V1__Chunk *chunk)
+{
+    struct exchange *x = leg->x;
+    size_t n;
+
     if (!chunk->content)
         return;
-    if (!chunk->resumable || (x->content_shown && !x->resumable)) {
-        x->resumable = false;
-        buf_finish(&x->text);
-        buf_finish(&x->ids);
+    n = strnlen(chunk->text, TEXT_BYTES + 1);
+    if (!leg->event_stream || !chunk->resumable || (x->content_shown && !x->resumable) ||
+        n > TEXT_BYTES - buf_size(&x->text) || !keep_response_id(x, chunk)) {
+        forget_text(x);
         return;
     }
-    buf_add(&x->text, chunk->text, strlen(chunk->text));
+    buf_add(&x->text, chunk->text, n);
     keep_ids(x, chunk);
-    x->resumable = !x->text.failed && buf_size(&x->text) <= TEXT_BYTES;
-    if (x->response_id[0] == '\0' && chunk->response_id[0] != '\0') {
-        (void)strlcpy(x->response_id, chunk->response_id, sizeof(x->response_id));
-        x->created = chunk->created;
-    }
+    x->resumable = !x->text.failed;
+}
+
+static uint32_t add_tokens(uint32_t sum, uint32_t more)
+{
+    return more > UINT32_MAX - sum ? UINT32_MAX : sum + more;
 }
 
 static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
@@ -312,14 +355,14 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
             note_content(leg);
     }
     if (chunk->tokens != 0) {
-        x->output_tokens += chunk->tokens;
+        x->output_tokens = add_tokens(x->output_tokens, chunk->tokens);
         requests_tokens(core->board, core->slot, leg->row, x->output_tokens);
     }
     if (x->request == NULL)
         return;
     if (chunk->next_sequence != 0)
         x->next_sequence = chunk->next_sequence;
-    keep_text(x, chunk);
+    keep_text(leg, chunk);
     if (x->content_shown) {
         pass(x, chunk->data.data, chunk->data.len);
         if (!recover_may_resume(x))
@@ -470,25 +513,19 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
 
 /*
  * Does this end say nothing of how well the node does?  What a client can bring about by asking
- * for something else than the node has, must not cost the node its traffic.  And a connection
- * that breaks is one failure, however many requests were on it.
+ * for something else than the node has, must not cost the node its traffic.  And a node that
+ * breaks its connections fails once, however many requests and workers were on them.
  */
 static bool is_excused(const struct leg *leg, const struct call_result *result)
 {
-    uint64_t now = loop_now_us(leg->x->core->loop);
-    struct fleet_node *node;
-
     if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
         result->status == GRPC_FAILED_PRECONDITION)
         return true;
     if (result->end != CALL_END_LOST && result->end != CALL_END_REFUSED &&
         result->end != CALL_END_CONNECT)
         return false;
-    node = fleet_at(leg->x->core->fleet, leg->node, leg->generation);
-    if (node == NULL || node->lost_mono_us == now)
-        return true;
-    node->lost_mono_us = now;
-    return false;
+    return !outcomes_note_loss(leg->x->core->board, leg->node, leg->generation,
+                               loop_now_us(leg->x->core->loop));
 }
 
 /* The node has no room at all: it says when to come back, which a refusal of this one message

@@ -58,6 +58,8 @@ class Connection(threading.Thread):
         self.lock = threading.Lock()
         self.paths, self.bodies, self.ended = {}, {}, set()
         self.pings = {}  # by what they carry: set when the answer is there
+        self.credit = {0: 65535}  # bytes that the peer's windows allow, of the connection (0) and of each stream
+        self.first_credit, self.more_credit = 65535, threading.Condition()
         self.settings = b""
 
     def send(self, data):
@@ -73,6 +75,18 @@ class Connection(threading.Thread):
         for at in range(0, max(len(data), 1), 16384):
             piece = data[at:at + 16384]
             self.send(frame(DATA, END_STREAM if end and at + 16384 >= len(data) else 0, stream, piece))
+
+    def paced(self, stream, data, bound_s=20):
+        """data(), but within the peer's windows, as a large message needs it; OSError when they stay shut."""
+        while data:
+            with self.more_credit:
+                room = lambda: min(self.credit[0], self.credit.get(stream, self.first_credit), 16384)
+                if not self.more_credit.wait_for(lambda: room() > 0, bound_s * SLOW):
+                    raise OSError("the window stays shut")
+                piece, data = data[:room()], data[room():]
+                self.credit[0] -= len(piece)
+                self.credit[stream] = self.credit.get(stream, self.first_credit) - len(piece)
+            self.send(frame(DATA, 0, stream, piece))
 
     def trailers(self, stream, status="0", **more):
         fields = [("grpc-status", status)] if status is not None else []
@@ -117,7 +131,12 @@ class Connection(threading.Thread):
         stream = int.from_bytes(start[5:9], "big")
         body = self.file.read(size)
         if kind == SETTINGS and not flags & ACK:
+            self.settle(body)
             self.send(frame(SETTINGS, ACK))
+        elif kind == WINDOW:
+            with self.more_credit:
+                self.credit[stream] = self.credit.get(stream, self.first_credit) + struct.unpack(">I", body)[0]
+                self.more_credit.notify_all()
         elif kind == PING and not flags & ACK:
             self.send(frame(PING, ACK, 0, body))
         elif kind == PING and body in self.pings:
@@ -132,6 +151,15 @@ class Connection(threading.Thread):
         if kind in (HEADERS, DATA) and flags & END_STREAM:
             self.serve(stream)
         return True
+
+    def settle(self, body):
+        for name, value in struct.iter_unpack(">HI", body):
+            if name == 4:  # INITIAL_WINDOW_SIZE
+                with self.more_credit:
+                    for stream in self.credit.keys() - {0}:
+                        self.credit[stream] += value - self.first_credit
+                    self.first_credit = value
+                    self.more_credit.notify_all()
 
     def begin(self, stream):
         if self.paths[stream] == "Infer" and self.node.early:

@@ -293,6 +293,20 @@ def test_content_without_text_does_not_cost_the_next_node_the_prompt(fleet):
         assert asked[1].resume.text == "hi" and asked[1].body == asked[0].body != b""
 
 
+def test_nothing_goes_on_inside_an_event_that_a_node_left_unfinished(fleet):
+    torn = chunk_event(b'data: {"half":', text="half", resumable=True)
+    nodes, asked = relay_race(fleet, "torn", say_and_break(head_event() + chunk_event(text="hi", resumable=True) + torn),
+                              end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, True, model="torn")
+        said = events(body)
+        assert status == 200 and said[-1] == "[DONE]" and said[-3] == '{"half":', said
+        assert json.loads(said[-2])["error"]["src"] == "drover", said
+        assert len(asked) == 1
+
+
 def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
     nodes, asked = relay_race(
         fleet, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)
@@ -342,6 +356,68 @@ def test_headers_of_a_node_cannot_split_or_frame_the_answer(fleet, content_type,
             assert len(headers.get_all("content-type")) == 1
             if headers["x-drover-node"] == bad.name:
                 assert headers["openai-version"] == "1" and got == body
+
+
+def test_a_head_of_20000_headers_holds_up_nobody(fleet):
+    """Each looks like an allowed one.  The cost of a head must not grow with the square of their number."""
+    body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n' + DONE
+    many = [(f"openai-{'a' * 18}{n:06}", "v" * 150) for n in range(20000)]
+    said = head_event(headers=many) + chunk_event(body) + finish_event(len(body))
+    worker = fleet.worker_pids()[0]
+
+    def attack(c, s):
+        c.headers(s, HEAD)
+        c.paced(s, said)
+        c.trailers(s)
+
+    with BadNode(fleet, next(names), attack) as bad:
+        with Watch(fleet, worker) as watch:
+            ((_, passed, got),) = [answer for answer in ask_until_asked(fleet, bad, True, 1)
+                                   if answer[1]["x-drover-node"] == bad.name]
+        watch.expect(memory=128)
+        assert events(got)[-1] == "[DONE]"
+        assert 0 < sum(name.startswith("openai-") for name in passed) <= 16
+    assert fleet.worker_pids() == [worker]
+
+
+IDS = {"token_ids": [300] * 1000000, "vocabulary": 1}
+HOARDS = {
+    "token ids": (True, [dict(text="x", resumable=True, **IDS)]),
+    "token ids of a first text": (True, [dict(text="x" * 1000, resumable=True, **IDS)]),
+    "text": (True, [dict(text="x" * 4000000, resumable=True)]),
+    "text of a document": (False, [dict(text="x" * 4000000, resumable=True, data=b"")]),
+    "token ids of a document": (False, [dict(text="x", resumable=True, data=b"", **IDS)]),
+    "text without content": (True, [dict(text="x" * 4000000, resumable=True, content=False, data=b"")]),
+    "ids of responses": (True, [dict(response_id="r" * 4000000, text="x", resumable=True)]),
+}
+
+
+@pytest.mark.parametrize("name", HOARDS)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+def test_what_is_kept_for_going_on_elsewhere_is_bounded(fleet, name, stream):
+    event_stream, chunks = HOARDS[name]
+    pieces = [chunk_event(**{"data": b": x\n\n", **fields}) for fields in chunks]
+    worker = fleet.worker_pids()[0]
+    most, whole = [], []
+
+    def attack(c, s):
+        c.headers(s, HEAD)
+        c.data(s, head_event(200, "text/event-stream" if event_stream else "application/json", event_stream))
+        for _ in range(20):
+            for piece in pieces:
+                c.paced(s, piece)
+            c.has_been_read()
+            most.append(rss_mb(worker))
+        whole.append(bad.name)
+        c.reset(s, 2)
+
+    before = rss_mb(worker)
+    with BadNode(fleet, next(names), attack) as bad:
+        ask_until_asked(fleet, bad, stream, 1)
+        until(lambda: whole, 30, "all has been said")
+        assert max(most) - before < 40, f"{max(most) - before:.0f} MB more"
+    assert fleet.worker_pids() == [worker]
+    until(fleet.idle, 10)
 
 
 def test_a_node_that_lies_about_its_load_gets_no_more_than_its_share(fleet):

@@ -187,8 +187,8 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
         .session_hash = x->session_hash,
         .windows = x->windows,
         .windows_count = x->windows_count,
-        .barred = x->excluded,
-        .barred_count = x->excluded_count,
+        .barred = x->excluded.of,
+        .barred_count = x->excluded.count,
         .beyond_slots = beyond_slots,
         .now_mono_us = loop_now_us(core->loop),
     };

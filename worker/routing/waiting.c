@@ -109,7 +109,7 @@ static bool is_first_of_all(struct exchange_core *core, const struct wait_line *
 /* Could x have a slot that the first one, which has just found none, could not? */
 static bool differs(const struct exchange *x, const struct exchange *first)
 {
-    return first->excluded_count != 0 || x->request->operation != first->request->operation;
+    return first->excluded.count != 0 || x->request->operation != first->request->operation;
 }
 
 /* Those behind the first.  Only what is none of the first's: where it was the first of all, it

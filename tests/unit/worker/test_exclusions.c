@@ -1,0 +1,51 @@
+/* test_exclusions.c - a node that failed for a request stays excluded, whatever comes after. */
+#include <criterion/criterion.h>
+
+#include "worker/routing/exclusions.h"
+
+static const struct candidates_barred *find(const struct exclusions *e, unsigned node)
+{
+    for (uint32_t i = 0; i < e->count; i++) {
+        if (e->of[i].node == node)
+            return &e->of[i];
+    }
+    return NULL;
+}
+
+Test(exclusions, as_many_failures_as_attempts_and_resumes_are_remembered)
+{
+    struct exclusions e = {0};
+
+    for (unsigned node = 0; node < 32; node++)
+        exclusions_add(&e, node, 1, UINT64_MAX, 1000 + node);
+    for (unsigned node = 0; node < 32; node++)
+        cr_assert_not_null(find(&e, node), "node %u is forgotten", node);
+}
+
+Test(exclusions, full_nodes_never_push_a_failed_one_out)
+{
+    struct exclusions e = {0};
+
+    exclusions_add(&e, 0, 1, UINT64_MAX, 0);
+    for (unsigned node = 1; node <= 200; node++)
+        exclusions_add(&e, node, 1, 1000000 + node, 10);
+    cr_assert_eq(e.count, EXCLUSIONS_MAX);
+    cr_assert_eq(find(&e, 0)->until_mono_us, UINT64_MAX);
+    cr_assert_not_null(find(&e, 200), "the latest pause is there");
+}
+
+Test(exclusions, a_node_has_one_entry_and_a_pause_that_is_over_makes_room)
+{
+    struct exclusions e = {0};
+
+    exclusions_add(&e, 5, 1, 100, 0);
+    exclusions_add(&e, 5, 1, UINT64_MAX, 50);
+    cr_assert_eq(e.count, 1);
+    cr_assert_eq(e.of[0].until_mono_us, UINT64_MAX);
+    exclusions_add(&e, 6, 1, 100, 50);
+    exclusions_add(&e, 7, 1, 200, 100);
+    cr_assert_eq(e.count, 2, "the pause of node 6 is over");
+    cr_assert_eq(e.of[1].node, 7);
+    exclusions_add(&e, 5, 2, 300, 150);
+    cr_assert_eq(e.count, 3, "another generation is another node");
+}
