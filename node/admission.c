@@ -76,6 +76,20 @@ void admission_end(struct admission *a, bool lingers, uint64_t now_mono_us)
     a->lingered_mono_us = now_mono_us;
 }
 
+bool admission_question(struct admission *a)
+{
+    if (a->questions >= ADMISSION_MAX_QUESTIONS)
+        return false;
+    a->questions++;
+    return true;
+}
+
+void admission_question_end(struct admission *a)
+{
+    assert(a->questions > 0);
+    a->questions--;
+}
+
 void admission_looked(struct admission *a, uint32_t running, uint64_t asked_mono_us)
 {
     uint32_t others = running > a->active ? running - a->active : 0;

@@ -6,7 +6,10 @@
  *   lingering  runs of ours that were cancelled, until the engine shows that it noticed: it may
  *              go on for a while after its connection has closed;
  *   foreign    requests of others that the engine shows, when two looks in a row agree.
- * Waiters run by priority, and first come first served within one.  Pure.
+ * Waiters run by priority, and first come first served within one.
+ *
+ * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
+ * they cannot become a load of their own.  Pure.
  */
 #ifndef DROVER_NODE_ADMISSION_H
 #define DROVER_NODE_ADMISSION_H
@@ -19,6 +22,9 @@
 /* No engine hides a run that long after its connection closed. */
 #define ADMISSION_LINGER_MAX_US (120 * UINT64_C(1000000))
 
+/* Questions in the engine at once. */
+#define ADMISSION_MAX_QUESTIONS 32u
+
 struct waiter {
     int32_t priority;           /* higher runs first */
     struct waiter *prev, *next; /* both NULL iff not waiting */
@@ -28,6 +34,7 @@ struct admission {
     uint32_t slots; /* at least 1 */
     uint32_t queue; /* how many may wait */
     uint32_t active, lingering, foreign, queued;
+    uint32_t questions;        /* under way; they count nowhere else */
     uint32_t foreign_seen;     /* by the last look alone */
     uint64_t lingered_mono_us; /* when the last run began to linger */
     struct waiter head;        /* in the order in which they run */
@@ -52,6 +59,10 @@ void admission_leave(struct admission *a, struct waiter *waiter);
 
 /* An active run has ended; `lingers`: the engine may not know it yet. */
 void admission_end(struct admission *a, bool lingers, uint64_t now_mono_us);
+
+/* A question begins, whatever the slots do.  False: ADMISSION_MAX_QUESTIONS are under way. */
+MUST_CHECK bool admission_question(struct admission *a);
+void admission_question_end(struct admission *a);
 
 /* The engine showed `running` requests when asked at `asked_mono_us`. */
 void admission_looked(struct admission *a, uint32_t running, uint64_t asked_mono_us);

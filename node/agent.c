@@ -142,7 +142,9 @@ void agent_drain(struct agent *agent)
 
 bool agent_idle(const struct agent *agent)
 {
-    return agent->admission.active == 0 && agent->admission.queued == 0;
+    const struct admission *admission = &agent->admission;
+
+    return admission->active == 0 && admission->queued == 0 && admission->questions == 0;
 }
 
 void agent_load(struct agent *agent, Drover__V1__LoadReport *out)

@@ -19,6 +19,7 @@
 #include "node/engine/exec.h"
 #include "node/text/edit.h"
 #include "node/text/resume.h"
+#include "proto/operations.h"
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
 
@@ -39,6 +40,17 @@ static void free_exec(struct exec *exec)
     free(exec);
 }
 
+/* The engine works on it no more.  `lingers`: the engine may not know it yet. */
+static void give_back(struct exec *exec, bool lingers)
+{
+    struct admission *admission = &exec->agent->admission;
+
+    if (operation_is_question(exec->operation))
+        admission_question_end(admission);
+    else
+        admission_end(admission, lingers, loop_now_us(exec->agent->loop));
+}
+
 /* Lets go of everything but the memory.  The call is finished by the caller, or gone. */
 static void finish(struct exec *exec)
 {
@@ -52,8 +64,7 @@ static void finish(struct exec *exec)
         agent->engine->ops->cancel(exec->run);
         exec->run = NULL;
         /* Engines that show their load also show when they have noticed. */
-        admission_end(&agent->admission, agent->looked_mono_us != 0 && agent->told.has_load,
-                      loop_now_us(agent->loop));
+        give_back(exec, agent->looked_mono_us != 0 && agent->told.has_load);
     }
     if (exec->call != NULL)
         server_call_set_data(exec->call, NULL);
@@ -147,7 +158,7 @@ void exec_run_over(struct exec *exec)
 {
     exec->run = NULL;
     timer_stop(exec->agent->loop, &exec->silence);
-    admission_end(&exec->agent->admission, false, loop_now_us(exec->agent->loop));
+    give_back(exec, false);
     agent_changed(exec->agent, AGENT_LOAD_CHANGED);
 }
 
@@ -185,7 +196,7 @@ static void start_run(struct exec *exec)
     if (agent->engine->ops->start(agent->engine, &exec->run, &request, &answer_events, exec,
                                   &err) != 0) {
         exec->run = NULL;
-        admission_end(&agent->admission, false, loop_now_us(agent->loop));
+        give_back(exec, false);
         exec_fail(exec, GRPC_UNAVAILABLE, "%s", err.text);
         return;
     }
@@ -195,7 +206,11 @@ static void start_run(struct exec *exec)
 
 void exec_run(struct exec *exec)
 {
-    exec->agent->admission.active++; /* the slot that exec_run_over() gave back this instant */
+    /* The place that exec_run_over() gave back this instant. */
+    if (operation_is_question(exec->operation))
+        exec->agent->admission.questions++;
+    else
+        exec->agent->admission.active++;
     start_run(exec);
 }
 
@@ -211,7 +226,7 @@ bool exec_accepted(struct exec *exec, uint32_t position)
     return exec_send(exec, &event);
 }
 
-/* The slot is this execution's now. */
+/* The slot is this execution's now, or it needs none. */
 static void begin(struct exec *exec)
 {
     exec->phase = EXEC_RUNNING;
@@ -481,6 +496,34 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
     return true;
 }
 
+static void admit_question(struct exec *exec)
+{
+    if (admission_question(&exec->agent->admission))
+        begin(exec);
+    else
+        exec_fail(exec, GRPC_RESOURCE_EXHAUSTED, "%u questions are under way",
+                  ADMISSION_MAX_QUESTIONS);
+}
+
+static void admit(struct exec *exec)
+{
+    struct agent *agent = exec->agent;
+
+    switch (admission_ask(&agent->admission, &exec->waiter)) {
+    case ADMIT_NOW:
+        begin(exec);
+        break;
+    case ADMIT_QUEUED:
+        if (exec_accepted(exec, admission_position(&agent->admission, &exec->waiter)))
+            agent_changed(agent, AGENT_LOAD_CHANGED);
+        break;
+    case ADMIT_FULL:
+        exec_fail(exec, GRPC_RESOURCE_EXHAUSTED, "slots (%u) and queue (%u) are full",
+                  (unsigned)agent->admission.slots, (unsigned)agent->admission.queue);
+        break;
+    }
+}
+
 static void on_message(struct server_call *call, const uint8_t *message, size_t n)
 {
     struct exec *exec = server_call_data(call);
@@ -506,19 +549,10 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
         return;
 
     exec->phase = EXEC_QUEUED;
-    switch (admission_ask(&agent->admission, &exec->waiter)) {
-    case ADMIT_NOW:
-        begin(exec);
-        break;
-    case ADMIT_QUEUED:
-        if (exec_accepted(exec, admission_position(&agent->admission, &exec->waiter)))
-            agent_changed(agent, AGENT_LOAD_CHANGED);
-        break;
-    case ADMIT_FULL:
-        exec_fail(exec, GRPC_RESOURCE_EXHAUSTED, "slots (%u) and queue (%u) are full",
-                  (unsigned)agent->admission.slots, (unsigned)agent->admission.queue);
-        break;
-    }
+    if (operation_is_question(exec->operation))
+        admit_question(exec);
+    else
+        admit(exec);
 }
 
 static void on_gone(struct server_call *call)

@@ -353,6 +353,19 @@ class Engine:
         return self.answer(sock, 200, {"object": "list", "data": [{"embedding": [0.5]}],
                                        "usage": {"prompt_tokens": 5, "total_tokens": 5}})
 
+    def do_held_answer(self, sock, _):
+        """An answer to a question, once released; or none, if the asker leaves first."""
+        sock.settimeout(0.02)
+        while not self.release.is_set():
+            try:
+                if not sock.recv(1):
+                    self.closed.append(time.monotonic())
+                    return False
+            except TimeoutError:
+                pass
+        sock.settimeout(None)
+        return self.answer(sock, 200, {"input_tokens": 3})
+
     def do_transcript(self, sock, _):
         self.begin(sock)
         self.send(sock, b'data: {"type":"transcript.text.delta","delta":"hi"}\n\n')

@@ -328,6 +328,42 @@ def test_slots_then_queue_then_refusal_and_the_queue_moves_up(start, engine):
     assert max(len(r) for r in [engine.requests]) == 3
 
 
+def test_questions_need_no_slot_and_only_so_many_run_at_once(start, engine):
+    node = start("--insecure-no-token", "--slots", "1", "--queue", "0").ready()
+    held = node.infer("held")
+    next(e for e in held if e.WhichOneof("event") == "chunk")
+
+    def ask():
+        return node.infer("held_answer", operation=common.OPERATION_COUNT_TOKENS, stream=False)
+    calls = [ask() for _ in range(32)]
+    for call in calls:
+        assert next(call).accepted.queue_position == 0
+    refused = Answer(ask())
+    assert refused.status is Code.RESOURCE_EXHAUSTED and "32 questions" in refused.message
+    assert (node.describe().load.running, node.describe().load.queued) == (1, 0)
+    assert Answer(node.infer("ok")).status is Code.RESOURCE_EXHAUSTED, "the slot is still taken"
+    calls.pop().cancel()
+    until(lambda: engine.closed, what="the engine's connection is closed")
+    calls.append(ask())
+    assert next(calls[-1]).accepted.queue_position == 0, "its place is another's"
+    engine.release.set()
+    for call in calls:
+        answer = Answer(call)
+        assert answer.status is Code.OK and answer.json == {"input_tokens": 3}
+    list(held)
+
+
+def test_a_node_drains_only_after_its_questions(start, engine):
+    node = start("--insecure-no-token").ready()
+    call = node.infer("held_answer", operation=common.OPERATION_COUNT_TOKENS, stream=False)
+    next(call)
+    node.process.send_signal(signal.SIGTERM)
+    until(lambda: "event=draining" in node.text(), what="event=draining")
+    engine.release.set()
+    assert Answer(call).json == {"input_tokens": 3}
+    assert node.process.wait(10 * SLOW) == 0
+
+
 def test_higher_priority_leaves_the_queue_first(start, engine):
     node = start("--insecure-no-token", "--slots", "1", "--queue", "4").ready()
     held = node.infer("held")

@@ -109,3 +109,22 @@ Test(admission, others_requests_count_when_two_looks_agree)
     admission_looked(&a, 1, 30); /* ours is the one it shows */
     cr_assert_eq(admission_busy(&a), 1);
 }
+
+Test(admission, a_question_runs_while_every_slot_and_the_queue_are_taken)
+{
+    struct admission a;
+    struct waiter first = {0}, second = {0}, third = {0};
+
+    admission_init(&a, 1, 1);
+    cr_assert_eq(admission_ask(&a, &first), ADMIT_NOW);
+    cr_assert_eq(admission_ask(&a, &second), ADMIT_QUEUED);
+    for (unsigned i = 0; i < ADMISSION_MAX_QUESTIONS; i++)
+        cr_assert(admission_question(&a), "question %u", i);
+    cr_expect_not(admission_question(&a));
+    cr_expect_eq(admission_ask(&a, &third), ADMIT_FULL);
+    cr_expect_eq(admission_busy(&a), 1, "questions take no slot");
+    admission_question_end(&a);
+    cr_expect(admission_question(&a));
+    admission_end(&a, false, 1);
+    cr_expect_eq(admission_next(&a), &second, "nor do they keep one from who waits");
+}
