@@ -6,27 +6,25 @@
 #include "base/attrs.h"
 #include "proto/drover_common.pb-c.h"
 
-#define ROW(operation, text, kind)       \
-    [DROVER__V1__OPERATION__OPERATION_## \
-        operation] = {.name = (text), .op_class = OP_CLASS_##kind}
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
 static const struct row {
     const char *name; /* NULL: no such operation */
     enum op_class op_class;
 } rows[] = {
-    ROW(CHAT_COMPLETIONS, "chat_completions", GENERATION),
-    ROW(COMPLETIONS, "completions", GENERATION),
-    ROW(EMBEDDINGS, "embeddings", EMBEDDING),
-    ROW(RESPONSES, "responses", GENERATION),
-    ROW(RERANK, "rerank", EMBEDDING),
-    ROW(MESSAGES, "messages", GENERATION),
-    ROW(COUNT_TOKENS, "count_tokens", QUESTION),
-    ROW(TRANSCRIPTIONS, "transcriptions", EMBEDDING),
-    ROW(OLLAMA_CHAT, "ollama_chat", GENERATION),
-    ROW(OLLAMA_GENERATE, "ollama_generate", GENERATION),
-    ROW(OLLAMA_EMBED, "ollama_embed", EMBEDDING),
-    ROW(OLLAMA_EMBEDDINGS, "ollama_embeddings", EMBEDDING),
-    ROW(OLLAMA_SHOW, "ollama_show", QUESTION),
+    [OP(CHAT_COMPLETIONS)] = {"chat_completions", OP_CLASS_GENERATION},
+    [OP(COMPLETIONS)] = {"completions", OP_CLASS_GENERATION},
+    [OP(EMBEDDINGS)] = {"embeddings", OP_CLASS_EMBEDDING},
+    [OP(RESPONSES)] = {"responses", OP_CLASS_GENERATION},
+    [OP(RERANK)] = {"rerank", OP_CLASS_EMBEDDING},
+    [OP(MESSAGES)] = {"messages", OP_CLASS_GENERATION},
+    [OP(COUNT_TOKENS)] = {"count_tokens", OP_CLASS_QUESTION},
+    [OP(TRANSCRIPTIONS)] = {"transcriptions", OP_CLASS_EMBEDDING},
+    [OP(OLLAMA_CHAT)] = {"ollama_chat", OP_CLASS_GENERATION},
+    [OP(OLLAMA_GENERATE)] = {"ollama_generate", OP_CLASS_GENERATION},
+    [OP(OLLAMA_EMBED)] = {"ollama_embed", OP_CLASS_EMBEDDING},
+    [OP(OLLAMA_EMBEDDINGS)] = {"ollama_embeddings", OP_CLASS_EMBEDDING},
+    [OP(OLLAMA_SHOW)] = {"ollama_show", OP_CLASS_QUESTION},
 };
 
 static const struct row *find(int operation)

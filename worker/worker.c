@@ -22,10 +22,12 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/secure/sandbox.h"
+#include "proto/operations.h"
 #include "shm/procs.h"
 #include "worker/exchange.h"
 #include "worker/fleet.h"
 #include "worker/http/server.h"
+#include "worker/question.h"
 
 #define TURN_MAX_US (100 * US_PER_MS) /* the heartbeat beats at least this often */
 /* After the time is up: for error events to reach the clients. */
@@ -35,6 +37,7 @@ struct worker {
     const struct worker_params *params;
     struct loop loop;
     struct exchange_core core;
+    struct question_core questions;
     struct http_server *http;
     struct log_sink *access_log;
     struct watch *signals, *life, *woken;
@@ -43,6 +46,11 @@ struct worker {
     bool over; /* leave the loop */
     struct timer grace;
 };
+
+static size_t open_requests(const struct worker *w)
+{
+    return exchange_open(&w->core) + question_open(&w->questions);
+}
 
 static void on_flushed(struct timer *timer)
 {
@@ -53,8 +61,9 @@ static void on_grace_over(struct timer *timer)
 {
     struct worker *w = CONTAINER_OF(timer, struct worker, grace);
 
-    log_warn("event=grace_over open_requests=%zu", exchange_open(&w->core));
+    log_warn("event=grace_over open_requests=%zu", open_requests(w));
     exchange_stop_all(&w->core);
+    question_stop_all(&w->questions);
     timer_start(&w->loop, &w->grace, FLUSH_US, on_flushed);
 }
 
@@ -63,7 +72,7 @@ static void drain(struct worker *w, const char *why, bool limited)
     if (!w->draining) {
         w->draining = true;
         procs_set_state(w->params->board, w->params->slot, PROC_DRAINING);
-        log_info("event=draining why=%s open_requests=%zu", why, exchange_open(&w->core));
+        log_info("event=draining why=%s open_requests=%zu", why, open_requests(w));
         http_server_drain(w->http);
         /* Else this copy would keep alive a queue of connections that nobody takes. */
         (void)close(w->params->listen_fd);
@@ -116,7 +125,10 @@ static void on_infer(struct infer_request *request, void *data)
 {
     struct worker *w = data;
 
-    exchange_start(&w->core, request);
+    if (operation_is_question(request->operation))
+        question_start(&w->questions, request);
+    else
+        exchange_start(&w->core, request);
 }
 
 static bool is_ready(void *data)
@@ -203,6 +215,13 @@ static int start(struct worker *w, struct error *err)
     if (rc != 0)
         return rc;
     fleet_renew(w->core.fleet);
+    w->questions = (struct question_core){.loop = &w->loop,
+                                          .config = params->config,
+                                          .board = params->board,
+                                          .worker = params->slot,
+                                          .fleet = w->core.fleet,
+                                          .access_log = w->access_log};
+    question_core_init(&w->questions);
     http.access_log = w->access_log;
     rc = http_server_create(&w->http, &http, err);
     return rc != 0 ? rc : sandbox_enter(SANDBOX_WORKER, params->config->seccomp, err);
@@ -223,8 +242,7 @@ static void run(struct worker *w)
         procs_heartbeat(w->params->board, w->params->slot, loop_now_us(&w->loop));
         fleet_renew(w->core.fleet);
         tell_lost_lines(w);
-        if (w->draining && exchange_open(&w->core) == 0 &&
-            http_server_connections(w->http) == 0)
+        if (w->draining && open_requests(w) == 0 && http_server_connections(w->http) == 0)
             w->over = true;
     }
 }
@@ -256,6 +274,8 @@ int worker_main(const struct worker_params *params)
     http_server_destroy(w->http);
     if (w->core.loop != NULL)
         exchange_core_finish(&w->core);
+    if (w->questions.loop != NULL)
+        question_core_finish(&w->questions);
     fleet_destroy(w->core.fleet);
     watch_stop(w->signals);
     watch_stop(w->life);

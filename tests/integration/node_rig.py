@@ -84,7 +84,8 @@ class Engine:
         self.looks = 0               # how often /metrics was asked for
         self.requests = []           # (path, headers, body) of POSTs
         self.closed = []             # instants at which a peer closed on us
-        self.busy = 0                # generations under way
+        self.busy = 0                # POSTs under way
+        self.lock = threading.Lock() # of busy
         self.release = threading.Event()
         self.sockets = set()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -142,11 +143,13 @@ class Engine:
             script = json.loads(body).get("script", "ok")
         except ValueError:
             script = "ok"
-        self.busy += 1
+        with self.lock:
+            self.busy += 1
         try:
             return getattr(self, "do_" + script)(sock, json.loads(body))
         finally:
-            self.busy -= 1
+            with self.lock:
+                self.busy -= 1
 
     def answer(self, sock, status, document, headers=()):
         data = document if isinstance(document, bytes) else json.dumps(document).encode()

@@ -1,0 +1,619 @@
+/*
+ * question.c - asks one node after the other until one answers.
+ *
+ * Two things can outlive each other and are let go of separately: the client's side (`request`,
+ * NULL once the responder is done or gone) and the node's (`attempt`, NULL once it has ended).
+ * A question is freed in release_if_over() when both are NULL; every path calls it last.
+ *
+ * The answer is one document, held until it is whole, so that a node that fails leaves no
+ * trace. One too large to be held begins to flow, and then a failure can only cut it off.
+ */
+#include "worker/question.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "proto/drover_common.pb-c.h"
+#include "proto/operations.h"
+#include "shm/nodes.h"
+#include "shm/procs.h"
+#include "worker/attempt.h"
+#include "worker/fleet.h"
+#include "worker/http/access_log.h"
+#include "worker/http/request.h"
+#include "worker/http/responder.h"
+#include "worker/http/server.h"
+
+/* Nodes that one question may try; of failures the configuration allows fewer. */
+#define MAX_TRIED 8
+/* A node answers a question within this, or another is asked. */
+#define SILENCE_US (10 * US_PER_S)
+/* A node that restarts, or has just joined, should not cost anybody an error. */
+#define NO_NODE_GRACE_US (2 * US_PER_S)
+#define LOOK_AGAIN_US    (100 * US_PER_MS)
+/* After its answer is whole a node has so long to end the stream. */
+#define END_US (2 * US_PER_S)
+/* A larger document is passed on as it comes, */
+#define HOLD_BYTES (1024 * 1024)
+/* ... and with less than this on its way to the client the node may send more. */
+#define LOW_WATER_BYTES (64 * 1024)
+
+enum phase { ASKED = 0, NO_NODE, ANSWERED };
+
+struct question {
+    struct question_core *core;
+    struct infer_request *request; /* borrowed */
+    struct attempt *attempt;       /* owned */
+    struct question *prev, *next;  /* in core->first */
+    enum phase phase;
+    struct tried {
+        unsigned node;
+        uint32_t generation;
+    } tried[MAX_TRIED];
+    uint32_t tried_count, failures;
+    uint32_t attempts;
+    char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
+    uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
+    uint64_t no_node_mono_us;        /* since when there is none; 0 = there is one */
+    struct timer timer;
+
+    /* The answer as far as it is held. */
+    unsigned status; /* of the engine's head; 0 = none yet */
+    char content_type[128];
+    struct buf held;
+    bool shown; /* the client has the head: it flows */
+    bool cut;   /* it was cut off here */
+
+    uint64_t content_mono_us;  /* when the first bytes came; 0 = not yet */
+    enum api_error last_error; /* of the last node that failed */
+    char last_message[256];
+    unsigned client_status; /* as the client sees it */
+    enum api_error told;    /* the error that the client was told */
+    const char *outcome;    /* for the access log */
+};
+
+/* ---- ends ------------------------------------------------------------------------------ */
+
+static void release_if_over(struct question *q)
+{
+    struct question_core *core = q->core;
+
+    if (q->request != NULL || q->attempt != NULL)
+        return;
+    timer_stop(core->loop, &q->timer);
+    if (q->prev != NULL)
+        q->prev->next = q->next;
+    else
+        core->first = q->next;
+    if (q->next != NULL)
+        q->next->prev = q->prev;
+    core->open_count--;
+    buf_finish(&q->held);
+    free(q);
+}
+
+static void stop_attempt(struct question *q)
+{
+    attempt_cancel(q->attempt);
+    q->attempt = NULL;
+}
+
+static void log_access(const struct question *q, bool gone)
+{
+    const struct infer_request *request = q->request;
+    const struct access_record record = {
+        .id = request->id,
+        .client = request->client,
+        .key = request->key_name,
+        .method = "POST",
+        .path = request->path,
+        .model = request->client_model,
+        .node = q->node_name[0] == '\0' ? NULL : q->node_name,
+        .outcome = gone ? "client_gone" : q->outcome,
+        .reason = q->told == API_ERROR_NONE ? NULL : api_error_reason(q->told),
+        .status = gone ? 499 : q->client_status,
+        .attempts = q->attempts,
+        .bytes_in = responder_read(request->responder),
+        .bytes_out = responder_written(request->responder),
+        .ttft_us = q->content_mono_us == 0 ? 0 : q->content_mono_us - request->received_mono_us,
+        .total_us = loop_now_us(q->core->loop) - request->received_mono_us,
+    };
+
+    access_log_write(q->core->access_log, &record);
+}
+
+static void on_gone(void *data)
+{
+    struct question *q = data;
+
+    log_access(q, !q->cut);
+    q->phase = ANSWERED;
+    q->request = NULL;
+    stop_attempt(q);
+    release_if_over(q);
+}
+
+static void on_done(void *data)
+{
+    struct question *q = data;
+
+    log_access(q, false);
+    q->request = NULL;
+    release_if_over(q);
+}
+
+static void add_headers(const struct question *q)
+{
+    struct responder *r = q->request->responder;
+    char number[16];
+
+    if (q->node_name[0] != '\0')
+        responder_header(r, "x-drover-node", q->node_name);
+    responder_header(r, "x-drover-queue-ms", "0");
+    (void)snprintf(number, sizeof(number), "%u", q->attempts);
+    responder_header(r, "x-drover-attempts", number);
+    if (q->request->aliased)
+        responder_header(r, "x-drover-model", q->request->model);
+}
+
+static void answer_error(struct question *q, enum api_error error, const char *message,
+                         unsigned retry_after_s)
+{
+    q->phase = ANSWERED;
+    q->told = error;
+    timer_stop(q->core->loop, &q->timer);
+    if (q->shown) {
+        q->cut = true;
+        responder_abort(q->request->responder);
+        return;
+    }
+    q->client_status = api_error_status(error, q->request->surface);
+    add_headers(q);
+    http_reply_error(q->request, error, message, retry_after_s);
+}
+
+/* The same, for what is refused here. */
+static void reject(struct question *q, enum api_error error, const char *message,
+                   unsigned retry_after_s)
+{
+    q->outcome = "rejected";
+    procs_count(q->core->board, q->core->worker, PROC_REQUESTS_REJECTED, 1);
+    answer_error(q, error, message, retry_after_s);
+}
+
+/* ---- asking ---------------------------------------------------------------------------- */
+
+static bool was_tried(const struct question *q, const struct fleet_server *server)
+{
+    for (uint32_t i = 0; i < q->tried_count; i++)
+        if (q->tried[i].node == server->slot && q->tried[i].generation == server->generation)
+            return true;
+    return false;
+}
+
+/* How willingly the node is asked; 0 = not at all.  One on probation only if no other can. */
+static unsigned rank(const struct question *q, const struct fleet_server *server)
+{
+    unsigned ready = server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE ? 0 : 1;
+
+    if ((server->operations & (UINT32_C(1) << q->request->operation)) == 0 ||
+        server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING ||
+        server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
+        !fleet_usable(server->node))
+        return 0;
+    return nodes_state(q->core->board, server->slot) == NODE_UP ? 3 + ready : 1 + ready;
+}
+
+/* NULL: there is none, or all have been tried; then *any says which. */
+static const struct fleet_server *pick(struct question *q, bool *any)
+{
+    const struct fleet_model *model = fleet_find(q->core->fleet, q->request->model);
+    const struct fleet_server *best = NULL;
+    unsigned best_rank = 0;
+
+    *any = false;
+    if (model == NULL || model->servers_count == 0)
+        return NULL;
+    q->core->cursor++;
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct fleet_server *server =
+            &model->servers[(q->core->cursor + i) % model->servers_count];
+        unsigned r = rank(q, server);
+
+        *any |= r != 0;
+        if (r <= best_rank || was_tried(q, server))
+            continue;
+        best = server;
+        best_rank = r;
+    }
+    return best;
+}
+
+static void ask(struct question *q);
+static void on_timer(struct timer *timer);
+
+static uint64_t deadline_mono_us(const struct question *q)
+{
+    return q->request->received_mono_us +
+           q->core->config->limits.request_timeout_ms * US_PER_MS;
+}
+
+static uint64_t silence_limit_mono_us(const struct question *q)
+{
+    uint64_t most_us = q->core->config->limits.first_token_ms * US_PER_MS;
+
+    return q->progress_mono_us + (most_us < SILENCE_US ? most_us : SILENCE_US);
+}
+
+static void arm(struct question *q)
+{
+    uint64_t now = loop_now_us(q->core->loop), due = deadline_mono_us(q);
+    uint64_t phase_due = q->phase == NO_NODE ? now + LOOK_AGAIN_US : silence_limit_mono_us(q);
+
+    if (phase_due < due)
+        due = phase_due;
+    timer_start(q->core->loop, &q->timer, due > now ? due - now : 0, on_timer);
+}
+
+static void give_up(struct question *q)
+{
+    if (q->last_error == API_ERROR_QUEUE_FULL) {
+        reject(q, q->last_error, "the nodes of this model are busy with other questions", 1);
+        return;
+    }
+    q->outcome = q->last_error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
+    answer_error(q, q->last_error, q->last_message, 0);
+}
+
+/* The node did not answer: another may. */
+static void failed(struct question *q, enum api_error error, const char *message)
+{
+    const struct config_limits *limits = &q->core->config->limits;
+
+    q->status = 0;
+    buf_reset(&q->held);
+    if (q->shown) {
+        q->outcome = "node_error";
+        answer_error(q, error, message, 0);
+        return;
+    }
+    if (error == API_ERROR_QUEUE_FULL)
+        q->attempts--; /* it cost nothing there */
+    else
+        q->failures++;
+    q->last_error = error;
+    (void)snprintf(q->last_message, sizeof(q->last_message), "%s", message);
+    if (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED)
+        give_up(q);
+    else
+        ask(q);
+}
+
+static const struct attempt_events attempt_events;
+
+static void start_attempt(struct question *q, const struct fleet_server *server)
+{
+    struct question_core *core = q->core;
+    uint64_t now = loop_now_us(core->loop), deadline = deadline_mono_us(q);
+    const struct attempt_options options = {
+        .number = q->attempts,
+        .timeout_us = deadline > now ? deadline - now : 1,
+        .config = core->config,
+        .arena = &core->arena,
+    };
+    struct error err = {0};
+
+    q->phase = ASKED;
+    q->no_node_mono_us = 0;
+    q->tried[q->tried_count++] =
+        (struct tried){.node = server->slot, .generation = server->generation};
+    (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
+    q->attempts++;
+    q->progress_mono_us = now;
+    if (attempt_start(&q->attempt, server->node, q->request, &options, &attempt_events, q,
+                      &err) != 0) {
+        reject(q, API_ERROR_OVERLOADED, "out of memory", 1);
+        return;
+    }
+    arm(q);
+}
+
+static void ask(struct question *q)
+{
+    uint64_t now = loop_now_us(q->core->loop);
+    bool any;
+    const struct fleet_server *server = pick(q, &any);
+
+    if (server != NULL) {
+        start_attempt(q, server);
+    } else if (q->last_error != API_ERROR_NONE) {
+        give_up(q); /* all that could answer have failed */
+    } else {
+        q->phase = NO_NODE;
+        if (q->no_node_mono_us == 0)
+            q->no_node_mono_us = now;
+        if (now - q->no_node_mono_us >= NO_NODE_GRACE_US)
+            reject(q, API_ERROR_NO_NODE, "no node that serves this model is up at the moment",
+                   5);
+        else
+            arm(q);
+    }
+}
+
+/* The answer was whole, but the node does not end the stream. */
+static void on_end_overdue(struct timer *timer)
+{
+    struct question *q = CONTAINER_OF(timer, struct question, timer);
+
+    stop_attempt(q);
+    release_if_over(q);
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct question *q = CONTAINER_OF(timer, struct question, timer);
+    uint64_t now = loop_now_us(q->core->loop);
+
+    if (q->request == NULL || q->phase == ANSWERED)
+        return;
+    if (now >= deadline_mono_us(q)) {
+        stop_attempt(q);
+        q->outcome = "timeout";
+        answer_error(q, API_ERROR_DEADLINE, "the request took longer than request_timeout_ms",
+                     0);
+    } else if (q->phase == NO_NODE) {
+        ask(q);
+    } else if (now >= silence_limit_mono_us(q)) {
+        stop_attempt(q);
+        failed(q, API_ERROR_NODE_TIMEOUT, "the node did not answer in time");
+    } else {
+        arm(q); /* progress pushes the limit back without touching the timer */
+    }
+}
+
+/* ---- what the node says ---------------------------------------------------------------- */
+
+static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
+{
+    (void)data;
+    (void)accepted;
+}
+
+static bool is_printable(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if (*text < 0x20 || *text > 0x7e)
+            return false;
+    return true;
+}
+
+static void on_head(void *data, const Drover__V1__ResponseHead *head)
+{
+    struct question *q = data;
+    char message[64];
+
+    if (head->http_status == 429 || head->http_status >= 500) {
+        (void)snprintf(message, sizeof(message), "the engine answered HTTP %u",
+                       head->http_status);
+        stop_attempt(q);
+        failed(q, head->http_status == 429 ? API_ERROR_QUEUE_FULL : API_ERROR_NODE_FAILED,
+               message);
+        return;
+    }
+    q->progress_mono_us = loop_now_us(q->core->loop);
+    q->status = head->http_status;
+    (void)strlcpy(q->content_type,
+                  head->content_type[0] != '\0' && is_printable(head->content_type)
+                      ? head->content_type
+                      : "application/json",
+                  sizeof(q->content_type));
+}
+
+static void release_if_low(struct question *q)
+{
+    if (q->attempt == NULL || q->request == NULL ||
+        (q->shown && responder_pending(q->request->responder) >= LOW_WATER_BYTES))
+        return;
+    attempt_release(q->attempt);
+}
+
+static void on_drain(void *data, size_t n)
+{
+    (void)n;
+    release_if_low(data);
+}
+
+/* Gives the client what is held.  `whole`: nothing follows. */
+static void show(struct question *q, bool whole)
+{
+    struct responder *r = q->request->responder;
+
+    if (!q->shown) {
+        q->client_status = q->status;
+        add_headers(q);
+        responder_start(r, q->status, q->content_type,
+                        whole ? (int64_t)buf_size(&q->held) : -1);
+        q->shown = true;
+    }
+    responder_write(r, buf_head(&q->held), buf_size(&q->held));
+    buf_reset(&q->held);
+}
+
+static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
+{
+    struct question *q = data;
+
+    if (q->request == NULL)
+        return;
+    q->progress_mono_us = loop_now_us(q->core->loop);
+    if (q->content_mono_us == 0)
+        q->content_mono_us = q->progress_mono_us;
+    buf_add(&q->held, chunk->data.data, chunk->data.len);
+    if (q->held.failed) {
+        stop_attempt(q);
+        failed(q, API_ERROR_INTERNAL, "out of memory");
+        return;
+    }
+    if (q->shown || buf_size(&q->held) > HOLD_BYTES)
+        show(q, false);
+    release_if_low(q);
+}
+
+static void on_finish(void *data, const Drover__V1__Finish *finish)
+{
+    struct question *q = data;
+
+    (void)finish;
+    q->phase = ANSWERED;
+    q->outcome = q->status >= 400 ? "client_error" : "ok";
+    if (q->request != NULL) {
+        show(q, true);
+        responder_end(q->request->responder);
+    }
+    timer_start(q->core->loop, &q->timer, END_US, on_end_overdue);
+}
+
+/* What a status stands for if no other node helps. */
+static enum api_error classify(const struct call_result *result)
+{
+    if (result->end == CALL_END_LOCAL)
+        return API_ERROR_OVERLOADED;
+    switch (result->status) {
+    case GRPC_INVALID_ARGUMENT:
+    case GRPC_OUT_OF_RANGE:
+        return API_ERROR_BAD_REQUEST;
+    case GRPC_RESOURCE_EXHAUSTED:
+        return result->end == CALL_END_PROTOCOL ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
+    case GRPC_DEADLINE_EXCEEDED:
+        return API_ERROR_NODE_TIMEOUT;
+    case GRPC_NOT_FOUND:
+        return API_ERROR_MODEL_NOT_FOUND;
+    case GRPC_UNIMPLEMENTED:
+        return API_ERROR_NOT_SUPPORTED;
+    case GRPC_OK:
+    case GRPC_CANCELLED:
+    case GRPC_UNKNOWN:
+    case GRPC_ALREADY_EXISTS:
+    case GRPC_PERMISSION_DENIED:
+    case GRPC_FAILED_PRECONDITION:
+    case GRPC_ABORTED:
+    case GRPC_INTERNAL:
+    case GRPC_UNAVAILABLE:
+    case GRPC_DATA_LOSS:
+    case GRPC_UNAUTHENTICATED:
+        break;
+    }
+    return API_ERROR_NODE_FAILED;
+}
+
+static void on_end(void *data, const struct call_result *result)
+{
+    struct question *q = data;
+    enum api_error error = classify(result);
+    const char *message =
+        result->message[0] == '\0' ? grpc_status_name(result->status) : result->message;
+
+    q->attempt = NULL;
+    if (q->request == NULL || q->phase == ANSWERED) {
+        release_if_over(q);
+    } else if (error == API_ERROR_BAD_REQUEST) {
+        q->outcome = "client_error"; /* no other node will like it better */
+        answer_error(q, error, message, 0);
+    } else {
+        failed(q, error, message);
+    }
+}
+
+static const struct attempt_events attempt_events = {
+    .on_accepted = on_accepted,
+    .on_head = on_head,
+    .on_chunk = on_chunk,
+    .on_finish = on_finish,
+    .on_end = on_end,
+};
+
+/* ---- beginning ------------------------------------------------------------------------- */
+
+/* Refuses what no node could answer however long it took.  True: answered. */
+static bool refuse_at_once(struct question *q)
+{
+    const struct infer_request *request = q->request;
+    const struct fleet_model *model = fleet_find(q->core->fleet, request->model);
+    struct buf message = BUF_INIT;
+    enum api_error error = API_ERROR_NONE;
+
+    if (model == NULL && fleet_size(q->core->fleet) != 0) {
+        error = API_ERROR_MODEL_NOT_FOUND;
+        buf_printf(&message, "The model '%s' does not exist", request->client_model);
+    } else if (model != NULL &&
+               (model->operations & (UINT32_C(1) << request->operation)) == 0) {
+        error = API_ERROR_NOT_SUPPORTED;
+        buf_printf(&message, "No node serves this API for the model '%s'",
+                   request->client_model);
+    }
+    if (error != API_ERROR_NONE)
+        reject(q, error, buf_cstr(&message), 0);
+    buf_finish(&message);
+    return error != API_ERROR_NONE;
+}
+
+void question_start(struct question_core *core, struct infer_request *request)
+{
+    static const struct responder_events client_events = {
+        .on_drain = on_drain,
+        .on_gone = on_gone,
+        .on_done = on_done,
+    };
+    struct question *q = calloc(1, sizeof(*q));
+
+    if (q == NULL) {
+        http_reply_error(request, API_ERROR_INTERNAL, "out of memory", 0);
+        return;
+    }
+    q->core = core;
+    q->request = request;
+    q->outcome = "node_error";
+    q->next = core->first;
+    if (core->first != NULL)
+        core->first->prev = q;
+    core->first = q;
+    core->open_count++;
+    responder_set_events(request->responder, &client_events, q);
+    if (!refuse_at_once(q))
+        ask(q);
+}
+
+void question_stop_all(struct question_core *core)
+{
+    struct question *q, *next;
+
+    for (q = core->first; q != NULL; q = next) {
+        next = q->next;
+        if (q->phase == ANSWERED || q->request == NULL)
+            continue;
+        stop_attempt(q);
+        reject(q, API_ERROR_SHUTTING_DOWN, "the coordinator is shutting down", 1);
+    }
+}
+
+size_t question_open(const struct question_core *core)
+{
+    return core->open_count;
+}
+
+void question_core_init(struct question_core *core)
+{
+    wire_arena_init(&core->arena);
+    core->cursor = arc4random();
+}
+
+void question_core_finish(struct question_core *core)
+{
+    wire_arena_finish(&core->arena);
+}

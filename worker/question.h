@@ -1,0 +1,58 @@
+/*
+ * question.h - what a client asks of a node without a run of the model: how many tokens a
+ * prompt has, what a model is.
+ *
+ * A question is answered though every slot is taken.  It claims no place in the gauges, waits
+ * in no queue, has no part in admission, and nothing is learned from it: no speed, no holding
+ * time, no cached prefix, no session, no histogram, no failure of the node.  So it is not a
+ * request with exceptions, but a thing of its own: ask a node that is up; if that fails, ask
+ * another; give the client the one document.
+ *
+ *   ASKED     a node has it
+ *   NO_NODE   no node that could answer is up; looks again for two seconds
+ *   ANSWERED  everything has been given to the responder, which may still be writing
+ */
+#ifndef DROVER_WORKER_QUESTION_H
+#define DROVER_WORKER_QUESTION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/wire.h"
+
+struct config;
+struct fleet;
+struct infer_request;
+struct log_sink;
+struct loop;
+struct question; /* opaque */
+struct scoreboard;
+
+/* What all questions of a process share.  Everything but the last group is borrowed. */
+struct question_core {
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    unsigned worker; /* index in the process table, for counters */
+    struct fleet *fleet;
+    struct log_sink *access_log;
+
+    /* private to question.c */
+    struct wire_arena arena;
+    struct question *first;
+    size_t open_count;
+    uint32_t cursor; /* equal nodes take turns */
+};
+
+void question_core_init(struct question_core *core);
+void question_core_finish(struct question_core *core);
+
+/* Takes a valid request whose operation is a question; the answer is given from here on. */
+void question_start(struct question_core *core, struct infer_request *request);
+
+size_t question_open(const struct question_core *core);
+
+/* The time is up: ends every question with 503. */
+void question_stop_all(struct question_core *core);
+
+#endif
