@@ -1,0 +1,641 @@
+/*
+ * test_queue_shared.c - one queue over several processes, each with worker/queue/, some of
+ * which are killed or stopped.
+ *
+ * The processes share a scoreboard and eventfds, as workers do.  In the place of a request is a
+ * waiter that claims a slot on a node of its reach, holds it for a moment and gives it back.
+ * Every waiter leaves in memory of the parent's when it was published, when its worker last
+ * looked before it started, and when it started where.  From that the parent says whether the
+ * promises hold:
+ *
+ *   meet      an open node and a waiter that could use it meet soon
+ *   order     of two that are published and could use the same node the lower key goes first
+ *   no loss   every waiter of a process that lives is served, and no slot is lost
+ *   cap       no node ever runs more than its slots
+ *
+ * Times are those of a busy machine: a yardstick, how late the parent itself is woken, is
+ * added.
+ */
+#include <criterion/criterion.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "base/clock.h"
+#include "base/loop.h"
+#include "shm/nodes.h"
+#include "shm/procs.h"
+#include "shm/reap.h"
+#include "shm/routing/gauges.h"
+#include "shm/share/queue_heads.h"
+#include "tests/unit/shm/board.h"
+#include "worker/queue/queue.h"
+
+enum { WORKERS = 6, NODES = 4, EACH = 200, LIVES = 10, MAX_PAST = WORKERS * EACH * LIVES };
+enum { MAX_GAPS = 512, MAX_YARDS = 200000 };
+#define GENERATION 1u
+#define NO_ADVANCE (30 * US_PER_S)
+/* A worker that has not turned for so long did not run; one that has not turned for longer may
+ * have been passed over. */
+#define GAP_US         (40 * US_PER_MS)
+#define PASSED_OVER_US (QUEUE_HEADS_BEAT_US / 2)
+
+enum fate { COMING = 0, WAITS, RUNS, DONE, LOST };
+
+struct past {
+    _Atomic uint32_t fate; /* enum fate */
+    uint32_t worker, life, node, mask, kind;
+    bool queued;
+    uint64_t key;
+    uint64_t published_us, look_us, start_us, opened_us;
+};
+
+struct gap {
+    uint64_t from_us, to_us;
+    uint32_t worker;
+};
+
+static struct shared {
+    _Atomic uint32_t made; /* rows of `past` in use */
+    _Atomic uint32_t done;
+    _Atomic uint32_t at_work[NODES], most[NODES];
+    _Atomic uint64_t
+        opened_us[NODES];       /* since when the node is open; 0 = it is not, or unclear */
+    _Atomic uint32_t served[2]; /* by kind */
+    _Atomic uint32_t stop;
+    _Atomic uint32_t gaps;
+    struct gap gap[MAX_GAPS];
+    struct past past[MAX_PAST];
+} * shared;
+
+struct plan {
+    uint32_t masks[8]; /* the reach of each kind of waiter: a bit per node */
+    uint32_t kinds;
+    uint32_t slots;      /* of each node */
+    uint32_t each;       /* waiters of each worker; 0 = `clients` that come again and again */
+    uint32_t clients;    /* of each kind, in each worker */
+    uint64_t arrive_us;  /* a waiter of each worker about so often */
+    uint64_t hold_us;    /* ... and held so long, about */
+    uint64_t classes_us; /* what the second and third priority class cost */
+    bool only_woken;     /* the queue's timer does not run */
+};
+
+struct waiter {
+    struct queue_entry entry;
+    struct timer hold;
+    struct past *past;
+    uint32_t mask, kind, node;
+};
+
+static struct scoreboard *board;
+static int wake_fds[WORKERS];
+static const struct plan *plan;
+static struct {
+    struct loop loop;
+    struct queue queue;
+    struct timer arrivals;
+    struct waiter waiter[EACH];
+    struct waiter *fresh[EACH]; /* added in this turn: published when it is over */
+    unsigned fresh_count, came, left, life, slot;
+    uint64_t seed;
+} w;
+static uint64_t yards[MAX_YARDS];
+static unsigned yards_count;
+
+static uint32_t next_random(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(*state >> 33);
+}
+
+/* ---- a worker ---- */
+
+static void come(struct waiter *waiter);
+
+static void leave(struct timer *timer)
+{
+    struct waiter *waiter = CONTAINER_OF(timer, struct waiter, hold);
+    uint64_t closed = 0;
+
+    shared->at_work[waiter->node]--;
+    gauges_release(board, w.slot, waiter->node, GENERATION, 0);
+    (void)atomic_compare_exchange_strong(&shared->opened_us[waiter->node], &closed,
+                                         clock_mono_us());
+    queue_room(&w.queue, waiter->node);
+    shared->served[waiter->kind % 2]++;
+    waiter->past->fate = DONE;
+    shared->done++;
+    if (plan->each == 0)
+        come(waiter);
+    else
+        w.left++;
+}
+
+static void run(struct waiter *waiter, unsigned node)
+{
+    struct past *past = waiter->past;
+    uint32_t now = ++shared->at_work[node], most;
+
+    for (most = shared->most[node];
+         now > most && !atomic_compare_exchange_weak(&shared->most[node], &most, now);)
+        ;
+    past->opened_us = shared->opened_us[node];
+    if (gauges_sum(board, node, GENERATION).inflight >= plan->slots)
+        shared->opened_us[node] = 0;
+    waiter->node = node;
+    past->node = node;
+    past->look_us = loop_now_us(&w.loop); /* the turn began no later than it looked */
+    past->start_us = clock_mono_us();
+    past->fate = RUNS;
+    timer_start(&w.loop, &waiter->hold,
+                plan->hold_us / 2 + next_random(&w.seed) % plan->hold_us, leave);
+}
+
+static bool claim(struct waiter *waiter, const struct queue_rights *rights)
+{
+    unsigned first = next_random(&w.seed) % NODES;
+
+    for (unsigned i = 0; i < NODES; i++) {
+        unsigned node = (first + i) % NODES;
+
+        if ((waiter->mask >> node & 1) == 0 ||
+            (!rights->all && !node_set_has(&rights->slots, node)) ||
+            !gauges_claim(board, w.slot, node, GENERATION, 0, plan->slots))
+            continue;
+        queue_remove(&w.queue, &waiter->entry);
+        run(waiter, node);
+        return true;
+    }
+    return false;
+}
+
+static enum queue_start start_entry(struct queue_entry *entry,
+                                    const struct queue_rights *rights)
+{
+    if (rights->beyond_only)
+        return QUEUE_DECLINED;
+    return claim(CONTAINER_OF(entry, struct waiter, entry), rights) ? QUEUE_STARTED
+                                                                    : QUEUE_LOST;
+}
+
+static void nodes_of(uint32_t mask, struct node_set *nodes)
+{
+    *nodes = (struct node_set){.word = {mask}};
+}
+
+static void reach(const struct queue_entry *entry, struct node_set *nodes,
+                  uint64_t *until_mono_us)
+{
+    nodes_of(CONTAINER_OF(entry, const struct waiter, entry)->mask, nodes);
+    *until_mono_us = UINT64_MAX;
+}
+
+static uint32_t generation(void *data, unsigned node)
+{
+    (void)data;
+    (void)node;
+    return GENERATION;
+}
+
+/* A newcomer has its key and no other right. */
+static void come(struct waiter *waiter)
+{
+    struct queue_rights rights = {.all = true};
+    struct past *past = &shared->past[shared->made++ % MAX_PAST];
+    struct node_set nodes;
+
+    *past = (struct past){.worker = w.slot,
+                          .life = w.life,
+                          .mask = waiter->mask,
+                          .kind = waiter->kind,
+                          .key = clock_mono_us() + next_random(&w.seed) % 3 * plan->classes_us};
+    waiter->past = past;
+    if (!queue_is_idle(&w.queue)) {
+        nodes_of(waiter->mask, &nodes);
+        queue_rights(&w.queue, NULL, past->key, &nodes, &rights);
+    }
+    if (claim(waiter, &rights))
+        return;
+    cr_assert_eq(queue_add(&w.queue, &waiter->entry, waiter->mask, past->key), 0);
+    if (plan->only_woken)
+        timer_stop(&w.loop, &w.queue.timer);
+    past->queued = true;
+    w.fresh[w.fresh_count++] = waiter;
+}
+
+static void arrive(struct timer *timer)
+{
+    struct waiter *waiter = &w.waiter[w.came++];
+
+    waiter->kind = next_random(&w.seed) % plan->kinds;
+    waiter->mask = plan->masks[waiter->kind];
+    come(waiter);
+    if (w.came < plan->each)
+        timer_start(&w.loop, timer, next_random(&w.seed) % (2 * plan->arrive_us), arrive);
+}
+
+/* Everything that was added in this turn has been published by now. */
+static void note_published(void)
+{
+    uint64_t now = clock_mono_us();
+
+    for (unsigned i = 0; i < w.fresh_count; i++) {
+        struct past *past = w.fresh[i]->past;
+        uint32_t coming = COMING;
+
+        past->published_us = now;
+        (void)atomic_compare_exchange_strong(&past->fate, &coming, WAITS);
+    }
+    w.fresh_count = 0;
+}
+
+static void on_woken(struct watch *watch, void *data)
+{
+    uint64_t count;
+
+    (void)watch;
+    (void)data;
+    if (read(wake_fds[w.slot], &count, sizeof(count)) == sizeof(count))
+        queue_woken(&w.queue);
+}
+
+static void note_gap(uint64_t from_us, uint64_t to_us)
+{
+    uint32_t at;
+
+    if (to_us - from_us < GAP_US)
+        return;
+    at = shared->gaps++;
+    if (at < MAX_GAPS)
+        shared->gap[at] = (struct gap){from_us, to_us, w.slot};
+}
+
+static _Noreturn void work(unsigned slot, unsigned life, uint64_t seed)
+{
+    static const struct queue_owner owner = {
+        .start = start_entry, .reach = reach, .generation = generation};
+    uint64_t before_us;
+
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    memset(&w, 0, sizeof(w));
+    w.seed = seed;
+    w.life = life;
+    w.slot = slot;
+    if (loop_init(&w.loop, NULL) != 0)
+        _exit(1);
+    queue_init(&w.queue, &w.loop, board, slot, wake_fds, &owner);
+    if (watch_start(&w.loop, wake_fds[slot], on_woken, NULL, NULL) == NULL)
+        _exit(1);
+    procs_heartbeat(board, slot, clock_mono_us());
+    procs_set_state(board, slot, PROC_RUNNING);
+    if (plan->each != 0)
+        timer_start(&w.loop, &w.arrivals, 0, arrive);
+    for (unsigned i = 0; plan->each == 0 && i < plan->kinds * plan->clients; i++) {
+        w.waiter[i].kind = i % plan->kinds;
+        w.waiter[i].mask = plan->masks[i % plan->kinds];
+        come(&w.waiter[i]);
+    }
+    before_us = clock_mono_us();
+    while (shared->stop == 0 && (plan->each == 0 || w.left < plan->each)) {
+        uint64_t now;
+
+        loop_turn(&w.loop, 20 * US_PER_MS);
+        note_published();
+        now = clock_mono_us();
+        procs_heartbeat(board, slot, now);
+        note_gap(before_us, now);
+        before_us = now;
+    }
+    _exit(0);
+}
+
+/* ---- the master ---- */
+
+static pid_t start(unsigned slot, unsigned life, uint64_t seed)
+{
+    pid_t pid;
+
+    procs_assign(board, slot, 1, life != 0);
+    pid = fork();
+    cr_assert_neq(pid, -1);
+    if (pid == 0)
+        work(slot, life, seed);
+    procs_set_pid(board, slot, pid);
+    return pid;
+}
+
+static void begin(struct temporary *t, const struct plan *with)
+{
+    struct node_info info = {.name = "node", .slots = with->slots};
+
+    plan = with;
+    yards_count = 0;
+    board = board_make(t, NODES, WORKERS, 1);
+    shared =
+        mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(shared, MAP_FAILED);
+    for (unsigned node = 0; node < NODES; node++) {
+        cr_assert_eq(nodes_claim(board, 1), (int)node);
+        nodes_publish(board, node, &info);
+        nodes_set_state(board, node, NODE_UP, NODE_REASON_NONE, 1);
+    }
+    for (unsigned slot = 0; slot < WORKERS; slot++) {
+        wake_fds[slot] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        cr_assert_neq(wake_fds[slot], -1);
+    }
+}
+
+static void end(struct temporary *t)
+{
+    for (unsigned node = 0; node < NODES; node++)
+        cr_expect_eq(gauges_sum(board, node, GENERATION).inflight, 0, "a slot was lost");
+    cr_expect_not(queue_heads_any(board, QUEUE_HEADS_NOBODY));
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        (void)close(wake_fds[slot]);
+    (void)munmap(shared, sizeof(*shared));
+    board_drop(t, board);
+}
+
+/* A millisecond passes; how much more it was is what the machine takes to wake a process. */
+static void pause_a_little(void)
+{
+    uint64_t before_us = clock_mono_us();
+
+    (void)poll(NULL, 0, 1);
+    if (yards_count < MAX_YARDS)
+        yards[yards_count++] = clock_mono_us() - before_us;
+}
+
+/* Waits until `done` are, and fails when nothing has moved for too long. */
+static void wait_for(uint32_t done)
+{
+    uint32_t before = shared->done;
+    uint64_t since_us = clock_mono_us();
+
+    while (shared->done < done) {
+        pause_a_little();
+        if (shared->done != before) {
+            before = shared->done;
+            since_us = clock_mono_us();
+        }
+        cr_assert_lt(clock_mono_us() - since_us, NO_ADVANCE,
+                     "stuck: %u of %u are done, %u wait", before, done,
+                     queue_heads_total(board));
+    }
+}
+
+static void expect_end(pid_t pid)
+{
+    int status;
+
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+}
+
+/* What supervise.c does when a worker is gone. */
+static void bury(unsigned slot, unsigned life)
+{
+    static const uint64_t one = 1;
+
+    reap_process(board, slot);
+    for (unsigned other = 0; other < WORKERS; other++)
+        cr_assert_eq(write(wake_fds[other], &one, sizeof(one)), sizeof(one));
+    for (uint32_t i = 0; i < shared->made && i < MAX_PAST; i++) {
+        struct past *past = &shared->past[i];
+
+        if (past->worker == slot && past->life == life && past->fate != DONE)
+            past->fate = LOST;
+    }
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+
+    return (left > right) - (left < right);
+}
+
+/* The value that `permille` of them do not exceed. */
+static uint64_t quantile(uint64_t *values, unsigned n, unsigned permille)
+{
+    qsort(values, n, sizeof(*values), compare);
+    return n == 0 ? 0 : values[(uint64_t)(n - 1) * permille / 1000];
+}
+
+/* Did the worker not turn for so long at a time, at some time in between? */
+static bool stood_still(uint32_t worker, uint64_t gap_us, uint64_t from_us, uint64_t to_us)
+{
+    if (shared->gaps > MAX_GAPS)
+        return true;
+    for (uint32_t i = 0; i < shared->gaps; i++) {
+        const struct gap *gap = &shared->gap[i];
+
+        if (gap->worker == worker && gap->to_us - gap->from_us >= gap_us &&
+            gap->from_us < to_us && gap->to_us > from_us)
+            return true;
+    }
+    return false;
+}
+
+/* meet: from when both were there until the waiter ran, unless its worker did not. */
+static void expect_meetings(uint64_t p99_limit_us, uint64_t longest_us)
+{
+    static uint64_t took[MAX_PAST];
+    uint64_t p99_us, most_us, late_us, latest_us;
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < shared->made; i++) {
+        const struct past *past = &shared->past[i];
+        uint64_t from_us =
+            past->opened_us > past->published_us ? past->opened_us : past->published_us;
+
+        if (past->fate == DONE && past->queued && past->opened_us != 0 &&
+            !stood_still(past->worker, GAP_US, from_us, past->start_us))
+            took[n++] = past->start_us > from_us ? past->start_us - from_us : 0;
+    }
+    late_us = quantile(yards, yards_count, 990);
+    latest_us = quantile(yards, yards_count, 1000);
+    p99_us = quantile(took, n, 990);
+    most_us = quantile(took, n, 1000);
+    cr_assert_gt(n, 100, "few waited");
+    cr_expect_leq(p99_us, p99_limit_us + 3 * late_us, "p99 %llu us, yardstick %llu us",
+                  (unsigned long long)p99_us, (unsigned long long)late_us);
+    cr_expect_leq(most_us, longest_us + 3 * latest_us, "longest %llu us, yardstick %llu us",
+                  (unsigned long long)most_us, (unsigned long long)latest_us);
+}
+
+/* order: pairs in which b was published before a's worker looked, had the lower key, could have
+ * used the place, and came later. */
+static void expect_order(void)
+{
+    unsigned compared = 0, overtaken = 0;
+
+    for (uint32_t i = 0; i < shared->made; i++) {
+        const struct past *a = &shared->past[i];
+
+        if (a->fate != DONE)
+            continue;
+        for (uint32_t j = 0; j < shared->made; j++) {
+            const struct past *b = &shared->past[j];
+
+            if (b->fate != DONE || !b->queued || b->published_us >= a->look_us ||
+                b->start_us <= a->start_us || (b->mask >> a->node & 1) == 0 ||
+                stood_still(b->worker, PASSED_OVER_US, b->published_us, a->start_us))
+                continue;
+            compared++;
+            overtaken += b->key < a->key;
+        }
+    }
+    cr_expect_eq(overtaken, 0, "%u of %u pairs", overtaken, compared);
+    cr_expect_gt(compared, WORKERS * EACH, "they waited together");
+}
+
+/* Overlapping needs, so that whoever could use a node competes with some and not with others.
+ */
+static const struct plan crowd = {.masks = {0x3, 0x7, 0xc, 0x8, 0xf, 0x1, 0x5},
+                                  .kinds = 7,
+                                  .slots = 2,
+                                  .each = EACH,
+                                  .arrive_us = 500,
+                                  .hold_us = 800,
+                                  .classes_us = 20000};
+
+Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_order_of_keys,
+     .timeout = 240)
+{
+    struct temporary t;
+    pid_t pid[WORKERS];
+    uint64_t seed = 20261129;
+
+    begin(&t, &crowd);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        pid[slot] = start(slot, 0, next_random(&seed));
+    wait_for(WORKERS * EACH);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        expect_end(pid[slot]);
+    for (unsigned node = 0; node < NODES; node++)
+        cr_expect_leq(shared->most[node], crowd.slots, "more than the cap");
+    expect_order();
+    expect_meetings(20 * US_PER_MS, 250 * US_PER_MS);
+    end(&t);
+}
+
+Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses,
+     .timeout = 240)
+{
+    struct temporary t;
+    pid_t pid[WORKERS];
+    unsigned life[WORKERS] = {0};
+    uint64_t seed = 20261130;
+
+    begin(&t, &crowd);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        pid[slot] = start(slot, 0, next_random(&seed));
+    for (int kills = 0; kills < 25; kills++) {
+        unsigned slot = next_random(&seed) % (WORKERS - 1); /* the last one lives on */
+
+        if (life[slot] + 1 == LIVES)
+            continue;
+        wait_for(shared->done + 1 + next_random(&seed) % 20);
+        cr_assert_eq(kill(pid[slot], SIGKILL), 0);
+        cr_assert_eq(waitpid(pid[slot], NULL, 0), pid[slot]);
+        bury(slot, life[slot]);
+        pid[slot] = start(slot, ++life[slot], next_random(&seed));
+    }
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        expect_end(pid[slot]);
+    for (uint32_t i = 0; i < shared->made; i++) {
+        const struct past *past = &shared->past[i];
+
+        cr_assert(past->fate == DONE ||
+                      (past->fate == LOST && past->life != life[past->worker]),
+                  "a request of worker %u was lost", past->worker);
+    }
+    expect_order();
+    expect_meetings(250 * US_PER_MS, US_PER_S);
+    end(&t);
+}
+
+Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long, .timeout = 240)
+{
+    struct temporary t;
+    pid_t pid[WORKERS];
+    uint64_t seed = 20261201;
+
+    begin(&t, &crowd);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        pid[slot] = start(slot, 0, next_random(&seed));
+    for (int stops = 0; stops < 6 && shared->done < WORKERS * EACH * 3 / 4; stops++) {
+        unsigned slot = next_random(&seed) % WORKERS;
+
+        wait_for(shared->done + 1 + next_random(&seed) % 40);
+        cr_assert_eq(kill(pid[slot], SIGSTOP), 0);
+        for (uint64_t until =
+                 clock_mono_us() + 100 * US_PER_MS + next_random(&seed) % (500 * US_PER_MS);
+             clock_mono_us() < until;)
+            pause_a_little();
+        cr_assert_eq(kill(pid[slot], SIGCONT), 0);
+    }
+    wait_for(WORKERS * EACH);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        expect_end(pid[slot]);
+    for (unsigned node = 0; node < NODES; node++)
+        cr_expect_leq(shared->most[node], crowd.slots, "more than the cap");
+    expect_order();
+    expect_meetings(250 * US_PER_MS, US_PER_S);
+    end(&t);
+}
+
+Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps, .timeout = 240)
+{
+    struct temporary t;
+    struct plan with = crowd;
+    pid_t pid[WORKERS];
+    uint64_t seed = 20261203;
+
+    with.only_woken = true;
+    begin(&t, &with);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        pid[slot] = start(slot, 0, next_random(&seed));
+    wait_for(WORKERS * EACH);
+    for (unsigned slot = 0; slot < WORKERS; slot++)
+        expect_end(pid[slot]);
+    expect_order();
+    end(&t);
+}
+
+/* Two models on the same nodes, as many clients each, that come again and again. */
+static const struct plan rivals = {.masks = {0x3, 0x3},
+                                   .kinds = 2,
+                                   .slots = 4,
+                                   .clients = 12,
+                                   .hold_us = 4000,
+                                   .classes_us = 0};
+
+Test(queue_shared, two_models_of_equal_demand_are_served_alike, .timeout = 120)
+{
+    struct temporary t;
+    struct plan with = rivals;
+    pid_t pid[2];
+    uint64_t seed = 20261202;
+    uint32_t less, more;
+
+    begin(&t, &with);
+    for (unsigned slot = 0; slot < 2; slot++)
+        pid[slot] = start(slot, 0, next_random(&seed));
+    wait_for(2000);
+    shared->stop = 1;
+    less = shared->served[0] < shared->served[1] ? shared->served[0] : shared->served[1];
+    more = shared->served[0] + shared->served[1] - less;
+    cr_expect_leq(more * 10, less * 13, "%u and %u", less, more);
+    for (unsigned slot = 0; slot < 2; slot++) {
+        expect_end(pid[slot]);
+        reap_process(board, slot);
+    }
+    end(&t);
+}
