@@ -246,17 +246,24 @@ static bool is_stale(const struct queue *q, const struct queue_list *list, uint6
     return list->renewals != q->renewals || list->until_mono_us <= now;
 }
 
+struct queue_reach queue_reach(struct queue *q)
+{
+    return (struct queue_reach){.until_mono_us = UINT64_MAX, .generation = q->generation};
+}
+
 /* The nodes that the list's entries could use now. */
 static const struct node_set *reach_of(struct queue *q, struct queue_list *list)
 {
     uint64_t now = loop_now_us(q->loop);
+    struct queue_reach reach;
 
     if (!is_stale(q, list, now))
         return &list->reach;
+    reach = queue_reach(q);
+    q->owner->reach(list->first, &reach);
     list->renewals = q->renewals;
-    list->until_mono_us = UINT64_MAX;
-    memset(&list->reach, 0, sizeof(list->reach));
-    q->owner->reach(list->first, &list->reach, &list->until_mono_us);
+    list->until_mono_us = reach.until_mono_us;
+    list->reach = reach.nodes;
     if (list->declined_mono_us > now) {
         set_subtract(&list->reach, &list->declined);
         list->until_mono_us = earlier(list->until_mono_us, list->declined_mono_us);
@@ -311,8 +318,7 @@ static void yield_to_others(struct queue *q, uint64_t key, struct node_set nodes
         unsigned n = (unsigned)node;
         struct queue_head head;
 
-        if (!announce_least_other(&q->announce, n, q->owner->generation(q->owner->data, n), now,
-                                  &head))
+        if (!announce_least_other(&q->announce, n, q->generation[n], now, &head))
             continue;
         if (goes_first(q, &head, key))
             node_set_remove(&rights->slots, n);
@@ -324,12 +330,9 @@ static void yield_to_others(struct queue *q, uint64_t key, struct node_set nodes
 void queue_rights(struct queue *q, const struct queue_entry *entry, uint64_t key,
                   const struct node_set *nodes, struct queue_rights *out)
 {
-    bool others = announce_any_other(&q->announce);
-
-    *out = (struct queue_rights){
-        .all = !others && q->waiting == 0, .slots = *nodes, .beyond = *nodes};
+    *out = (struct queue_rights){.slots = *nodes, .beyond = *nodes};
     yield_to_own(q, entry, key, out);
-    if (others)
+    if (announce_any_other(&q->announce))
         yield_to_others(q, key, *nodes, out);
 }
 
@@ -351,7 +354,7 @@ static void publish(struct queue *q)
         set_or(&heads.nodes, &fresh);
         while ((node = node_set_pop(&fresh)) != -1) {
             heads.key[node] = q->lists[i]->first->key;
-            heads.generation[node] = q->owner->generation(q->owner->data, (unsigned)node);
+            heads.generation[node] = q->generation[node];
         }
     }
     announce_heads(&q->announce, &heads, q->waiting, &q->look);
@@ -572,20 +575,56 @@ void queue_renew(struct queue *q)
     wake(q);
 }
 
-uint32_t queue_position(struct queue *q, struct queue_entry *entry)
+/* Counts the positions in a list anew, if it is time. */
+static void count_positions(struct queue *q, struct queue_list *list)
 {
-    struct queue_list *list = entry->list;
     uint64_t now = loop_now_us(q->loop);
     uint32_t before = 0;
 
-    if (list == NULL)
-        return 0;
-    if (now - list->counted_mono_us >= (uint64_t)COUNT_AGAIN_US * list->count) {
-        list->counted_mono_us = now;
-        for (struct queue_entry *e = list->first; e != NULL; e = e->next)
-            e->position = before++;
+    if (now - list->counted_mono_us < (uint64_t)COUNT_AGAIN_US * list->count)
+        return;
+    list->counted_mono_us = now;
+    for (struct queue_entry *entry = list->first; entry != NULL; entry = entry->next)
+        entry->position = before++;
+}
+
+/* How many of a list go before the key, or before the entry if it stands there. */
+static uint32_t count_before(struct queue *q, struct queue_list *list,
+                             const struct queue_entry *entry, uint64_t key)
+{
+    const struct queue_entry *before;
+    uint32_t count;
+
+    count_positions(q, list);
+    before = entry != NULL && entry->list == list ? entry->prev : find_before(list, key);
+    count = before == NULL ? 0 : before->position + 1;
+    return count < list->count ? count : list->count;
+}
+
+/* The share of the list's nodes that are among `nodes`. */
+static double share_of(const struct node_set *reach, const struct node_set *nodes)
+{
+    int all = 0, common = 0;
+
+    for (unsigned i = 0; i < NODE_SET_WORDS; i++) {
+        all += __builtin_popcountll(reach->word[i]);
+        common += __builtin_popcountll(reach->word[i] & nodes->word[i]);
     }
-    return entry->position < list->count ? entry->position : list->count - 1;
+    return all == 0 ? 0 : (double)common / all;
+}
+
+double queue_ahead(struct queue *q, const struct queue_entry *entry, uint64_t key,
+                   const struct node_set *nodes)
+{
+    double ahead = 0;
+
+    for (size_t i = 0; i < q->lists_count && q->lists[i]->first->key <= key; i++) {
+        double share = share_of(reach_of(q, q->lists[i]), nodes);
+
+        if (share > 0)
+            ahead += share * count_before(q, q->lists[i], entry, key);
+    }
+    return ahead;
 }
 
 void queue_init(struct queue *q, struct loop *loop, struct scoreboard *board, unsigned worker,

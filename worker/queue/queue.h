@@ -25,6 +25,7 @@
 #include "base/loop.h"
 #include "shm/share/node_set.h"
 #include "worker/queue/announce.h"
+#include "worker/queue/rights.h"
 
 struct queue;
 struct queue_list;
@@ -34,14 +35,6 @@ struct queue_entry {
     struct queue_entry *prev, *next;
     uint64_t key;
     uint32_t position; /* in its list, when that was last counted */
-};
-
-/* Which places a request may take, as far as others that wait have a say. */
-struct queue_rights {
-    bool all;               /* nothing waits: any place, and the sets are not filled in */
-    bool beyond_only;       /* it was offered no slot: only places beyond the slots */
-    struct node_set slots;  /* nodes where it may take a free slot */
-    struct node_set beyond; /* nodes where it may take a place beyond the slots */
 };
 
 enum queue_start {
@@ -56,6 +49,14 @@ enum queue_start {
  * is lower by more than this. */
 #define QUEUE_OVERCOMMIT_US UINT64_C(5000000)
 
+struct queue_reach {
+    struct node_set nodes; /* empty before */
+    /* When the answer changes by itself; UINT64_MAX (as before) = only when queue_renew() says
+     * so. */
+    uint64_t until_mono_us;
+    uint32_t *generation; /* by node: of the tenant that is meant, to be set for `nodes` */
+};
+
 /* The owner of the entries. */
 struct queue_owner {
     /*
@@ -63,17 +64,9 @@ struct queue_owner {
      * queue_remove() if and only if it gives QUEUE_STARTED; it may add and remove others.
      */
     enum queue_start (*start)(struct queue_entry *entry, const struct queue_rights *rights);
-    /*
-     * The nodes that an entry could use, by what only this worker knows: models, operation,
-     * abilities, exclusions, pauses, the connection.  All entries of a list have the same.
-     * `until_mono_us`: when the answer changes by itself; UINT64_MAX = only when queue_renew()
-     * says so.
-     */
-    void (*reach)(const struct queue_entry *entry, struct node_set *nodes,
-                  uint64_t *until_mono_us);
-    /* The generation of the tenant that reach() meant by the node. */
-    uint32_t (*generation)(void *data, unsigned node);
-    void *data;
+    /* The nodes that an entry could use, by what only this worker knows: models, operation,
+     * abilities, exclusions, pauses, the connection.  All entries of a list have the same. */
+    void (*reach)(const struct queue_entry *entry, struct queue_reach *out);
 };
 
 struct queue {
@@ -88,9 +81,10 @@ struct queue {
     uint64_t until_mono_us; /* when the first answer of reach() changes by itself */
     struct node_set look;   /* nodes to be looked at before the turn ends */
     bool dirty;             /* the words have to be worked out again */
-    bool price;             /* some are to be looked at for places beyond the slots */
-    bool passing;           /* inside the pass at the end of a turn */
-    unsigned tries;         /* entries that this pass has tried to start */
+    uint32_t generation[NODE_SET_NODES]; /* of the nodes that something reaches */
+    bool price;     /* some are to be looked at for places beyond the slots */
+    bool passing;   /* inside the pass at the end of a turn */
+    unsigned tries; /* entries that this pass has tried to start */
     struct deferred turn_end;
     struct timer timer; /* runs while anything waits */
     struct timer again; /* the pass had more to do than fits a turn */
@@ -109,8 +103,12 @@ MUST_CHECK int queue_add(struct queue *queue, struct queue_entry *entry, uint64_
                          uint64_t key);
 void queue_remove(struct queue *queue, struct queue_entry *entry); /* fine when not in it */
 
-/* What a request with this key may take now.  `nodes`: its reach().  `entry`: itself, if it is
- * in the queue, else NULL. */
+/*
+ * What a request with this key may take now, once it has asked for its reach: queue_reach() is
+ * to be filled in as by the owner's reach().  `entry`: itself, if it is in the queue, else
+ * NULL.
+ */
+struct queue_reach queue_reach(struct queue *queue);
 void queue_rights(struct queue *queue, const struct queue_entry *entry, uint64_t key,
                   const struct node_set *nodes, struct queue_rights *out);
 /* Does nothing wait, here or elsewhere?  Then a request needs no rights, nor its reach(). */
@@ -123,7 +121,12 @@ void queue_woken(struct queue *queue);
 /* What reach() says may have changed for any entry. */
 void queue_renew(struct queue *queue);
 
-/* How many entries of its list are before it; about, if they are many. */
-uint32_t queue_position(struct queue *queue, struct queue_entry *entry);
+/*
+ * How many entries of this worker would go before a request with this key on its nodes: of
+ * every list those with a lower key, each counted by the share of its nodes that are among
+ * `nodes`. About, if they are many.  `entry` as in queue_rights().
+ */
+double queue_ahead(struct queue *queue, const struct queue_entry *entry, uint64_t key,
+                   const struct node_set *nodes);
 
 #endif

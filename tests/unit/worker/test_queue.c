@@ -63,25 +63,18 @@ static enum queue_start start(struct queue_entry *entry, const struct queue_righ
     return QUEUE_LOST;
 }
 
-static void reach(const struct queue_entry *entry, struct node_set *nodes,
-                  uint64_t *until_mono_us)
+static void reach(const struct queue_entry *entry, struct queue_reach *out)
 {
     const struct wait *wait = CONTAINER_OF(entry, struct wait, entry);
 
     reaches++;
-    *nodes = wait->reach;
-    *until_mono_us = wait->until_mono_us;
+    out->nodes = wait->reach;
+    out->until_mono_us = wait->until_mono_us;
+    for (unsigned n = 0; n < NODES; n++)
+        out->generation[n] = 1;
 }
 
-static uint32_t generation(void *data, unsigned node)
-{
-    (void)data;
-    (void)node;
-    return 1;
-}
-
-static const struct queue_owner owner = {
-    .start = start, .reach = reach, .generation = generation};
+static const struct queue_owner owner = {.start = start, .reach = reach};
 
 static void begin(void)
 {
@@ -430,19 +423,25 @@ Test(queue, what_reach_says_is_asked_once_until_it_is_renewed)
 
 static struct queue_rights rights_of(uint64_t key, struct queue_entry *entry)
 {
+    struct queue_reach reached = queue_reach(&queue);
     struct queue_rights rights;
-    struct node_set nodes = {0};
 
-    node_set_add(&nodes, 0);
-    node_set_add(&nodes, 1);
-    queue_rights(&queue, entry, key, &nodes, &rights);
+    for (unsigned n = 0; n < 2; n++) {
+        node_set_add(&reached.nodes, n);
+        reached.generation[n] = 1;
+    }
+    queue_rights(&queue, entry, key, &reached.nodes, &rights);
     return rights;
 }
 
 Test(queue, a_newcomer_may_take_anything_while_nothing_waits)
 {
+    struct queue_rights rights;
+
     cr_assert(queue_is_idle(&queue));
-    cr_assert(rights_of(5, NULL).all);
+    rights = rights_of(5, NULL);
+    cr_assert(node_set_has(&rights.slots, 0));
+    cr_assert(node_set_has(&rights.beyond, 1));
 }
 
 Test(queue, a_newcomer_has_its_key_and_no_other_right)
@@ -452,7 +451,6 @@ Test(queue, a_newcomer_has_its_key_and_no_other_right)
     add(0, 10, 0);
     cr_assert_not(queue_is_idle(&queue), "not even before the turn ends");
     rights = rights_of(11, NULL);
-    cr_assert_not(rights.all);
     cr_assert_not(node_set_has(&rights.slots, 0));
     cr_assert(node_set_has(&rights.slots, 1), "nothing waits for this one");
     rights = rights_of(9, NULL);
@@ -558,12 +556,43 @@ Test(queue, thousands_that_wait_cost_a_turn_little)
     cr_assert_leq(reaches, 2 * NODES + 200);
 }
 
-Test(queue, positions_are_counted_from_the_front_of_the_list)
+Test(queue, what_goes_before_is_counted_by_the_nodes_that_it_shares)
 {
+    struct node_set nodes = {0};
+
     for (unsigned i = 0; i < 10; i++)
         add(i, 1 + i, 0);
     for (unsigned i = 0; i < 3; i++)
         queue_remove(&queue, &waits[i].entry);
     for (unsigned i = 3; i < 10; i++)
-        cr_assert_eq(queue_position(&queue, &waits[i].entry), i - 3);
+        cr_assert_eq(queue_ahead(&queue, &waits[i].entry, 1 + i, &waits[i].reach), i - 3);
+    for (unsigned i = 10; i < 14; i++) {
+        node_set_add(&waits[i].reach, 0);
+        add(i, 5, 1);
+    }
+    node_set_add(&nodes, 0);
+    cr_assert_eq(queue_ahead(&queue, NULL, 20, &nodes), 7 + 4 / 2.0);
+    cr_assert_eq(queue_ahead(&queue, NULL, 4, &nodes), 1);
+    cr_assert_eq(queue_ahead(&queue, &waits[9].entry, 10, &nodes), 6 + 4 / 2.0);
+    node_set_remove(&nodes, 0);
+    node_set_add(&nodes, 7);
+    cr_assert_eq(queue_ahead(&queue, NULL, 20, &nodes), 0);
+}
+
+Test(queue, rights_are_places_out_of_the_nodes_cap)
+{
+    struct queue_rights rights = {0};
+
+    cr_assert_eq(queue_rights_cap(NULL, 3, 1, 4, 6), 6);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 6), 1, "a slot that is not its own");
+    cr_assert_eq(queue_rights_cap(&rights, 3, 4, 4, 6), 4);
+    node_set_add(&rights.slots, 3);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 6), 6);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 4, 4, 6), 4);
+    node_set_add(&rights.beyond, 3);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 4, 4, 6), 6);
+    rights.beyond_only = true;
+    cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 6), 1);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 5, 4, 6), 6);
+    cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 0), 0, "never more than the cap");
 }

@@ -164,7 +164,7 @@ static bool claim(struct waiter *waiter, const struct queue_rights *rights)
         unsigned node = (first + i) % NODES;
 
         if ((waiter->mask >> node & 1) == 0 ||
-            (!rights->all && !node_set_has(&rights->slots, node)) ||
+            (rights != NULL && !node_set_has(&rights->slots, node)) ||
             !gauges_claim(board, w.slot, node, GENERATION, 0, plan->slots))
             continue;
         queue_remove(&w.queue, &waiter->entry);
@@ -183,31 +183,24 @@ static enum queue_start start_entry(struct queue_entry *entry,
                                                                     : QUEUE_LOST;
 }
 
-static void nodes_of(uint32_t mask, struct node_set *nodes)
+static void nodes_of(uint32_t mask, struct queue_reach *out)
 {
-    *nodes = (struct node_set){.word = {mask}};
+    out->nodes.word[0] = mask;
+    for (unsigned node = 0; node < NODES; node++)
+        out->generation[node] = GENERATION;
 }
 
-static void reach(const struct queue_entry *entry, struct node_set *nodes,
-                  uint64_t *until_mono_us)
+static void reach(const struct queue_entry *entry, struct queue_reach *out)
 {
-    nodes_of(CONTAINER_OF(entry, const struct waiter, entry)->mask, nodes);
-    *until_mono_us = UINT64_MAX;
-}
-
-static uint32_t generation(void *data, unsigned node)
-{
-    (void)data;
-    (void)node;
-    return GENERATION;
+    nodes_of(CONTAINER_OF(entry, const struct waiter, entry)->mask, out);
 }
 
 /* A newcomer has its key and no other right. */
 static void come(struct waiter *waiter)
 {
-    struct queue_rights rights = {.all = true};
+    struct queue_rights rights;
+    const struct queue_rights *given = NULL;
     struct past *past = &shared->past[shared->made++ % MAX_PAST];
-    struct node_set nodes;
 
     *past = (struct past){.worker = w.slot,
                           .life = w.life,
@@ -216,10 +209,13 @@ static void come(struct waiter *waiter)
                           .key = clock_mono_us() + next_random(&w.seed) % 3 * plan->classes_us};
     waiter->past = past;
     if (!queue_is_idle(&w.queue)) {
-        nodes_of(waiter->mask, &nodes);
-        queue_rights(&w.queue, NULL, past->key, &nodes, &rights);
+        struct queue_reach reached = queue_reach(&w.queue);
+
+        nodes_of(waiter->mask, &reached);
+        queue_rights(&w.queue, NULL, past->key, &reached.nodes, &rights);
+        given = &rights;
     }
-    if (claim(waiter, &rights))
+    if (claim(waiter, given))
         return;
     cr_assert_eq(queue_add(&w.queue, &waiter->entry, waiter->mask, past->key), 0);
     if (plan->only_woken)
@@ -277,8 +273,7 @@ static void note_gap(uint64_t from_us, uint64_t to_us)
 
 static _Noreturn void work(unsigned slot, unsigned life, uint64_t seed)
 {
-    static const struct queue_owner owner = {
-        .start = start_entry, .reach = reach, .generation = generation};
+    static const struct queue_owner owner = {.start = start_entry, .reach = reach};
     uint64_t before_us;
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
