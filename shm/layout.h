@@ -62,7 +62,7 @@
 #include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 10u
+#define SB_LAYOUT_VERSION 11u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -361,9 +361,9 @@ static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
 static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
-static_assert(sizeof(struct node_info) == 9796, "node_info: new layout version");
+static_assert(sizeof(struct node_info) == 9800, "node_info: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
-static_assert(offsetof(struct node_info, models) == 324, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
 static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");

@@ -56,6 +56,7 @@ struct node_info {
     uint32_t config_index;   /* static nodes: 1 + index in config->nodes, for its TLS files */
     float prefill_tokens_per_s; /* as reported; 0 = unknown */
     float decode_tokens_per_s;
+    uint32_t max_request_bytes; /* largest request message it takes; 0 = unknown */
     uint32_t models_count;
     struct node_model models[NODE_MAX_MODELS];
 };

@@ -121,6 +121,29 @@ static void on_end(struct call *call, const struct call_result *result, void *da
     free_attempt(attempt);
 }
 
+/* For the numbers and the framing of the message, and the node's name for the model. */
+#define ENVELOPE_BYTES (1024 + NODE_MODEL_BYTES)
+#define ID_BYTES       5 /* of a token id on the wire, at most */
+
+uint64_t attempt_message_bytes(const struct infer_request *request)
+{
+    uint64_t n = ENVELOPE_BYTES + request->body_len + strlen(request->content_type);
+
+    for (size_t i = 0; i < request->forward_count; i++)
+        n += strlen(request->forward[i].name) + strlen(request->forward[i].value) + 16;
+    return n;
+}
+
+/* The ids say the same as the text, only better: where they do not fit, the text has to do. */
+static bool ids_fit(const struct node_info *info, const struct infer_request *request,
+                    const struct attempt_options *options)
+{
+    return info->max_request_bytes == 0 || attempt_message_bytes(request) +
+                                                   strlen(options->resume_text) +
+                                                   options->resume_ids_count * ID_BYTES <=
+                                               info->max_request_bytes;
+}
+
 static int send_request(struct attempt *attempt, const struct infer_request *request,
                         const struct attempt_options *options)
 {
@@ -162,9 +185,11 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
     if (options->resume_text != NULL) {
         resume.text = (char *)(uintptr_t)options->resume_text;
         resume.text_tokens = options->resume_tokens;
-        resume.token_ids = (uint32_t *)(uintptr_t)options->resume_ids;
-        resume.n_token_ids = options->resume_ids_count;
-        resume.vocabulary = options->vocabulary;
+        if (ids_fit(info, request, options)) {
+            resume.token_ids = (uint32_t *)(uintptr_t)options->resume_ids;
+            resume.n_token_ids = options->resume_ids_count;
+            resume.vocabulary = options->vocabulary;
+        }
         resume.response_id = (char *)(uintptr_t)options->response_id;
         resume.created = options->created;
         message.resume = &resume;

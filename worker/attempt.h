@@ -57,6 +57,9 @@ MUST_CHECK int attempt_start(struct attempt **out, struct fleet_node *node,
                              const struct attempt_events *events, void *data,
                              struct error *err);
 
+/* At most so many bytes is the message that starts it, without a text to go on from. */
+uint64_t attempt_message_bytes(const struct infer_request *request);
+
 /* Tells the node to stop, and frees.  NULL is allowed. */
 void attempt_cancel(struct attempt *attempt);
 

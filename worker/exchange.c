@@ -317,6 +317,10 @@ static bool refuse_at_once(struct exchange *x)
         buf_printf(&message, "No node serves this API for the model '%s'",
                    x->request->client_model);
         exchange_reject(x, API_ERROR_NOT_SUPPORTED, buf_cstr(&message), 0);
+    } else if (choose_is_too_large(x)) {
+        buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
+                   x->request->body_len, x->request->client_model);
+        exchange_reject(x, API_ERROR_TOO_LARGE, buf_cstr(&message), 0);
     } else {
         return false;
     }
@@ -361,6 +365,7 @@ void exchange_start(struct exchange_core *core, struct infer_request *request)
         return;
     }
     choose_read_prompt(x);
+    x->envelope_bytes = attempt_message_bytes(request);
     x->leg->row = requests_open(core->board, core->slot, request->id, request->client_model,
                                 x->prompt_estimate, loop_now_us(core->loop));
     if (!refuse_at_once(x))

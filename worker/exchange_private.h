@@ -83,6 +83,7 @@ struct exchange {
     uint64_t *windows; /* owned; chained hashes of the prompt, or NULL */
     uint32_t windows_count;
     uint64_t prompt_bytes;    /* of the canonical prompt */
+    uint64_t envelope_bytes;  /* of the message to a node, without a text to go on from */
     uint32_t prompt_estimate; /* tokens; at least 1 */
 
     /* In line: private to waiting.c. */
@@ -101,6 +102,7 @@ struct exchange {
     bool placed; /* it once had a place on a node: the line may not turn it away any more */
     uint32_t resumes;
     uint32_t bounces;           /* full nodes met */
+    bool full_unhinted;         /* the last attempt ended with "full" and no word of when */
     bool hedged;                /* it had its second leg: there is one in a request's life */
     bool hedge_won;             /* ... and that is whose answer the client got */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */

@@ -257,6 +257,7 @@ static void add_server(struct fleet_model *model, struct fleet_node *node,
         .slots = node->info.slots,
         .queue = node->info.queue,
         .weight = node->info.weight == 0 ? 1 : node->info.weight,
+        .max_request_bytes = node->info.max_request_bytes,
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
     };
     model->operations |= served->operations;

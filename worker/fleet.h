@@ -55,7 +55,8 @@ struct fleet_server {
     uint32_t slot;
     uint32_t generation;
     uint32_t slots, queue;
-    uint32_t weight; /* at least 1 */
+    uint32_t weight;            /* at least 1 */
+    uint32_t max_request_bytes; /* 0 = unknown */
     float prefill_tokens_per_s;
 };
 struct fleet_model {
@@ -92,6 +93,12 @@ bool fleet_any_up(const struct fleet *fleet);
 /* May a request be sent there now?  UP or on TRIAL by the table, and its channel is not backing
  * off. */
 bool fleet_usable(const struct fleet_node *node);
+
+/* Does the node take a request message of so many bytes, as far as it said? */
+static inline bool fleet_takes(const struct fleet_server *server, uint64_t message_bytes)
+{
+    return server->max_request_bytes == 0 || message_bytes <= server->max_request_bytes;
+}
 
 /* An attempt holds on to the node, and lets go. */
 void fleet_hold(struct fleet_node *node);

@@ -129,8 +129,8 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
     }
     /* It was full, or there was no descriptor here to reach it with: no fault of its.  In the
      * middle of an answer that is one lost all the same. */
-    spared =
-        (counter == STATS_FULL || error == API_ERROR_OVERLOADED) && x->content_mono_us == 0;
+    spared = (error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
+             x->content_mono_us == 0;
     exclude(leg, spared ? now + pause_us(x) : UINT64_MAX);
     log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
               x->request->id, leg->node_name, leg->number, api_error_reason(error),
@@ -160,11 +160,13 @@ void recover_failed(struct leg *leg, enum api_error error, enum stats_counter co
         go_on(x);
         return;
     }
-    x->outcome = error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
+    x->outcome = error == API_ERROR_NODE_TIMEOUT ? "timeout"
+                 : error == API_ERROR_TOO_LARGE  ? "client_error"
+                                                 : "node_error";
     /* One bad node among good ones is what retries are for.  What must not multiply is the load
      * when they do not help, so the bucket is emptied by attempts that failed after another
      * had. */
-    if (x->attempts > 1)
+    if (x->attempts > 1 && error != API_ERROR_TOO_LARGE)
         budget_failure(x->core->board, x->model_hash, now);
     if (!x->content_shown)
         retry(x);
@@ -212,7 +214,7 @@ static uint64_t wait_limit_mono_us(struct exchange *x)
     uint64_t limit = waiting_limit_us(x);
     uint64_t due = x->wait_mono_us + (limit > x->waited_us ? limit - x->waited_us : 0);
 
-    if (choose_any_up(x->core, x->model)) {
+    if (choose_any_up(x)) {
         x->lost_mono_us = 0;
         return due;
     }
@@ -264,7 +266,7 @@ static bool may_move(const struct exchange *x)
     if (x->content_shown ? !recover_may_resume(x)
                          : x->attempts >= x->core->config->limits.max_attempts)
         return false;
-    return choose_any_up(x->core, x->model);
+    return choose_any_up(x);
 }
 
 static uint64_t silence_limit_mono_us(const struct leg *leg)
@@ -279,7 +281,7 @@ static uint64_t silence_limit_mono_us(const struct leg *leg)
 static void wait_is_over(struct exchange *x)
 {
     waiting_remove(x);
-    if (choose_any_up(x->core, x->model))
+    if (choose_any_up(x))
         exchange_reject(x, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
                         waiting_turn_away(x));
     else if (x->last_error != API_ERROR_NONE)

@@ -468,9 +468,32 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     timer_start(core->loop, &x->timer, END_US, on_end_overdue);
 }
 
-/* What a status stands for if no other node helps, and how it counts for this one. */
-static enum api_error classify(const struct call_result *result, enum stats_counter *counter)
+/* What gRPC libraries take unless they are told otherwise; they answer a larger message as they
+ * answer when they are full. */
+#define USUAL_MESSAGE_BYTES (UINT64_C(4) * 1024 * 1024)
+
+/*
+ * RESOURCE_EXHAUSTED: the node is full, and then it says when to come back.  Without that word
+ * it may as well be the size of the message, which does not change by waiting.
+ */
+static enum api_error classify_full(struct exchange *x, const struct call_result *result,
+                                    bool again)
 {
+    if (result->pushback_ms >= 0)
+        return API_ERROR_QUEUE_FULL;
+    x->full_unhinted = !again;
+    if (x->envelope_bytes > USUAL_MESSAGE_BYTES)
+        return API_ERROR_TOO_LARGE;
+    return again ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
+}
+
+/* What a status stands for if no other node helps, and how it counts for this one. */
+static enum api_error classify(struct exchange *x, const struct call_result *result,
+                               enum stats_counter *counter)
+{
+    bool again = x->full_unhinted;
+
+    x->full_unhinted = false;
     if (result->end == CALL_END_LOCAL) {
         *counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
         return API_ERROR_OVERLOADED;
@@ -485,7 +508,7 @@ static enum api_error classify(const struct call_result *result, enum stats_coun
         if (result->end == CALL_END_PROTOCOL)
             break; /* a message over our limit, not a full node */
         *counter = STATS_FULL;
-        return API_ERROR_QUEUE_FULL;
+        return classify_full(x, result, again);
     case GRPC_DEADLINE_EXCEEDED:
         *counter = STATS_TIMEOUT;
         return API_ERROR_NODE_TIMEOUT;
@@ -553,7 +576,7 @@ static void on_end(void *data, const struct call_result *result)
         exchange_release_if_over(x);
         return;
     }
-    error = classify(result, &counter);
+    error = classify(x, result, &counter);
     leg->excused = is_excused(leg, result);
     if (counter == STATS_FULL && result->pushback_ms >= 0)
         pause_node(leg);

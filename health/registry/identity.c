@@ -138,6 +138,11 @@ static uint32_t at_most(uint32_t n, uint32_t most)
     return n > most ? most : n;
 }
 
+static uint32_t message_bytes(uint64_t said)
+{
+    return said > UINT32_MAX ? UINT32_MAX : (uint32_t)said;
+}
+
 static uint32_t half(uint32_t slots)
 {
     return slots / 2 + slots % 2;
@@ -149,6 +154,7 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
     info->queue = 0;
     info->prefill_tokens_per_s = 0.0f;
     info->decode_tokens_per_s = 0.0f;
+    info->max_request_bytes = 0;
     if (capacity == NULL)
         return;
     if (capacity->slots != 0)
@@ -156,6 +162,7 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
     info->queue = at_most(capacity->queue, half(info->slots));
     info->prefill_tokens_per_s = speed(capacity->prefill_tokens_per_s);
     info->decode_tokens_per_s = speed(capacity->decode_tokens_per_s);
+    info->max_request_bytes = message_bytes(capacity->max_request_bytes);
 }
 
 /* Copies, cutting between two characters when it does not fit. */

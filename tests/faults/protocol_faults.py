@@ -29,7 +29,7 @@ CHUNK = Event(chunk=inference.Chunk(data=WORDS, tokens=1, content=True))
 
 def finish(size):
     return Event(finish=inference.Finish(
-        reason="stop", body_bytes=size,
+        body_bytes=size,
         usage=inference.Usage(prompt_tokens=1, output_tokens=1)))
 
 

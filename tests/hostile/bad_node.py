@@ -36,7 +36,7 @@ def chunk_event(data=b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\
 
 
 def finish_event(size, **more):
-    return event(finish=inference.Finish(reason="stop", body_bytes=size, usage=inference.Usage(
+    return event(finish=inference.Finish(body_bytes=size, usage=inference.Usage(
         prompt_tokens=3, output_tokens=1), **more))
 
 

@@ -158,7 +158,7 @@ class FakeNode:
             http_status=200, content_type="application/json"))
         yield inference.InferEvent(chunk=inference.Chunk(data=body, tokens=1, content=True))
         yield inference.InferEvent(finish=inference.Finish(
-            reason="stop", usage=inference.Usage(prompt_tokens=1, output_tokens=1),
+            usage=inference.Usage(prompt_tokens=1, output_tokens=1),
             body_bytes=len(body)))
 
 

@@ -29,9 +29,11 @@ struct outlook {
 
 /* ---- gathering ------------------------------------------------------------------------- */
 
-static bool can_serve(const struct fleet_server *server, int operation)
+static bool can_serve(const struct fleet_server *server,
+                      const struct candidates_request *request)
 {
-    return (server->operations & (UINT32_C(1) << operation)) != 0 && server->node->reachable &&
+    return (server->operations & (UINT32_C(1) << request->operation)) != 0 &&
+           fleet_takes(server, request->message_bytes) && server->node->reachable &&
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING &&
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
 }
@@ -135,7 +137,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
         struct balance_candidate *c = &out->of[out->count];
         struct node_hot hot;
 
-        if (!can_serve(server, request->operation) || !nodes_hot(board, server->slot, &hot) ||
+        if (!can_serve(server, request) || !nodes_hot(board, server->slot, &hot) ||
             (hot.state != NODE_UP && hot.state != NODE_TRIAL))
             continue;
         barred = find_barred(request, server);

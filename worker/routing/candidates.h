@@ -37,7 +37,8 @@ struct candidates_barred {
 
 struct candidates_request {
     struct balance_request policy;
-    int operation; /* enum drover.v1.Operation */
+    int operation;          /* enum drover.v1.Operation */
+    uint64_t message_bytes; /* of the request on its way to a node; 0 = any node takes it */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
     const uint64_t *windows; /* chained hashes of the prompt */

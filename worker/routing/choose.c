@@ -50,15 +50,34 @@ void choose_read_prompt(struct exchange *x)
         x->prompt_estimate = 1;
 }
 
-bool choose_any_up(struct exchange_core *core, const char *model)
+/* The message to a node, with the text that it is to go on from. */
+static uint64_t message_bytes(const struct exchange *x)
 {
-    struct fleet_model *found = fleet_find(core->fleet, model);
+    return x->envelope_bytes + (x->content_shown ? buf_size(&x->text) : 0);
+}
 
-    for (size_t i = 0; found != NULL && i < found->servers_count; i++) {
-        if (fleet_usable(found->servers[i].node))
+bool choose_any_up(const struct exchange *x)
+{
+    const struct fleet_model *model = fleet_find(x->core->fleet, x->model);
+    uint64_t bytes = message_bytes(x);
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (fleet_takes(&model->servers[i], bytes) && fleet_usable(model->servers[i].node))
             return true;
     }
     return false;
+}
+
+bool choose_is_too_large(const struct exchange *x)
+{
+    const struct fleet_model *model = fleet_find(x->core->fleet, x->model);
+    uint64_t bytes = message_bytes(x);
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (fleet_takes(&model->servers[i], bytes))
+            return false;
+    }
+    return model != NULL && model->servers_count != 0;
 }
 
 /* ---- the decision ---------------------------------------------------------------------- */
@@ -183,6 +202,7 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
     struct candidates_request request = {
         .policy = {.tokens = x->prompt_estimate, .key = key_of(x)},
         .operation = (int)x->request->operation,
+        .message_bytes = message_bytes(x),
         .model_hash = x->model_hash,
         .session_hash = x->session_hash,
         .windows = x->windows,

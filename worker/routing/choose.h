@@ -33,7 +33,9 @@ MUST_CHECK enum choose_result choose_node(struct leg *leg, bool beyond_slots,
  */
 void choose_read_prompt(struct exchange *x);
 
-/* Is any node of this model up and reachable, whatever its load? */
-bool choose_any_up(struct exchange_core *core, const char *model);
+/* Is any node up and reachable that could take the request, whatever its load? */
+bool choose_any_up(const struct exchange *x);
+/* Is the request larger than any node of its model takes, those that are away included? */
+bool choose_is_too_large(const struct exchange *x);
 
 #endif
