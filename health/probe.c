@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/loop.h"
+#include "base/text.h"
 #include "health/registry/identity.h"
 #include "proto/call_proofs.h"
 #include "proto/grpc_health_v1.pb-c.h"
@@ -256,7 +257,7 @@ static void on_describe_message(struct call *call, const uint8_t *message, size_
         bad_answer(probe, "Describe", &err);
         return;
     }
-    if (!wire_is_name(said->node_id, NODE_NAME_BYTES - 1) ||
+    if (!text_is_name(said->node_id, NODE_NAME_BYTES - 1) ||
         said->instance_id.len != JOIN_INSTANCE_BYTES) {
         set_reason(probe, NODE_REASON_PROTOCOL, "Describe: bad node_id or instance_id");
         return;

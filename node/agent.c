@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "node/infer.h"
 #include "node/text/pacer.h"
+#include "proto/health_service.h"
 
 #define WATCH_DEFAULT_MS 1000
 #define WATCH_MIN_MS     100

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "node/engine/exec.h"
 #include "node/engine/judge.h"
 
@@ -58,7 +59,7 @@ static void add_text(struct exec *exec, Drover__V1__Chunk *chunk, bool whole)
 
     if (!exec->want_text || exec->mode != ANSWER_EVENTS)
         return;
-    if (!wire_is_utf8(buf_head(&o->text), buf_size(&o->text)))
+    if (!text_is_utf8(buf_head(&o->text), buf_size(&o->text)))
         o->plain = false;
     chunk->resumable = exec->resumable && o->plain && !o->finished && whole;
     if (exec->resumable && o->plain && buf_size(&o->text) != 0) {

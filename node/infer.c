@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "node/engine/exec.h"
 #include "node/text/edit.h"
 #include "node/text/resume.h"
@@ -102,7 +103,7 @@ void exec_fail(struct exec *exec, enum grpc_status status, const char *format, .
     va_start(args, format);
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    if (!wire_is_utf8(text, strlen(text)))
+    if (!text_is_utf8(text, strlen(text)))
         for (char *p = text; *p != '\0'; p++)
             if ((*p & 0x80) != 0)
                 *p = '?';
@@ -355,7 +356,7 @@ static bool check_request(struct exec *exec, const Drover__V1__InferRequest *req
 {
     const struct agent_config *config = &exec->agent->config;
 
-    if (!wire_is_name(request->request_id, 64))
+    if (!text_is_name(request->request_id, 64))
         exec_fail(exec, GRPC_INVALID_ARGUMENT, "request_id is not [A-Za-z0-9._-]{1,64}");
     else if ((int)request->operation <= 0 || (int)request->operation >= 32)
         exec_fail(exec, GRPC_INVALID_ARGUMENT, "no such operation: %d",

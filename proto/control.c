@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/text.h"
 
 #define CONTROL_VERSION     1
 #define CONTROL_MAX_WORKERS 64
@@ -233,8 +234,8 @@ static int find_frame(const uint8_t **body, size_t *n, const struct buf *in, str
 
 static bool is_text(const msgpack_object *object, const char *plain)
 {
-    return object->type == MSGPACK_OBJECT_STR && object->via.str.size == strlen(plain) &&
-           memcmp(object->via.str.ptr, plain, object->via.str.size) == 0;
+    return object->type == MSGPACK_OBJECT_STR &&
+           text_equals(object->via.str.ptr, object->via.str.size, plain);
 }
 
 /* The value of a key; NULL when it is not there. */

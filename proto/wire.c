@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/text.h"
 
 #define MAX_DEPTH      8
 #define MAX_UNKNOWN    64
@@ -162,7 +163,7 @@ static int walk_delimited(struct walk *walk, const ProtobufCFieldDescriptor *fie
     rc = skip(walk, n);
     if (rc != 0 || field == NULL)
         return rc;
-    if (field->type == PROTOBUF_C_TYPE_STRING && !wire_is_utf8(body, (size_t)n))
+    if (field->type == PROTOBUF_C_TYPE_STRING && !text_is_utf8(body, (size_t)n))
         return error_set(walk->err, DRV_EINVAL, "%s is not UTF-8 text", field->name);
     if (field->type == PROTOBUF_C_TYPE_MESSAGE) {
         const uint8_t *after = walk->at;
@@ -237,74 +238,6 @@ ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descriptor,
 
 /* ---- text ------------------------------------------------------------------------------ */
 
-int wire_is_name(const char *text, size_t max_bytes)
-{
-    size_t n;
-
-    for (n = 0; text[n] != '\0'; n++) {
-        char c = text[n];
-
-        if (n == max_bytes)
-            return 0;
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '.' || c == '_' || c == '-'))
-            return 0;
-    }
-    return n != 0;
-}
-
-/* Length of the UTF-8 sequence at p (1..4) with its code point, or 0 if there is none. */
-static size_t utf8_sequence(const uint8_t *p, size_t n, uint32_t *code)
-{
-    size_t len, i;
-
-    if (p[0] < 0x80) {
-        *code = p[0];
-        return 1;
-    }
-    if (p[0] >= 0xc2 && p[0] <= 0xdf) {
-        len = 2;
-        *code = p[0] & 0x1f;
-    } else if (p[0] >= 0xe0 && p[0] <= 0xef) {
-        len = 3;
-        *code = p[0] & 0x0f;
-    } else if (p[0] >= 0xf0 && p[0] <= 0xf4) {
-        len = 4;
-        *code = p[0] & 0x07;
-    } else {
-        return 0;
-    }
-    if (len > n)
-        return 0;
-    for (i = 1; i < len; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-        *code = *code << 6 | (p[i] & 0x3f);
-    }
-    /* Overlong forms, surrogates and what lies beyond Unicode. */
-    if ((len == 3 && *code < 0x800) || (len == 4 && (*code < 0x10000 || *code > 0x10ffff)) ||
-        (*code >= 0xd800 && *code <= 0xdfff))
-        return 0;
-    return len;
-}
-
-int wire_is_label(const char *text, size_t max_bytes)
-{
-    size_t n = strnlen(text, max_bytes + 1), i = 0;
-
-    if (n == 0 || n > max_bytes)
-        return 0;
-    while (i < n) {
-        uint32_t code;
-        size_t len = utf8_sequence((const uint8_t *)text + i, n - i, &code);
-
-        if (len == 0 || code < 0x20 || (code >= 0x7f && code <= 0x9f))
-            return 0;
-        i += len;
-    }
-    return 1;
-}
-
 bool wire_is_other_version(const char *path, size_t n)
 {
     static const char package[] = "/drover.v";
@@ -318,25 +251,4 @@ bool wire_is_other_version(const char *path, size_t n)
     if (i == from || i == n || path[i] != '.')
         return false;
     return i - from != 1 || path[from] != '1';
-}
-
-int wire_is_utf8(const void *p, size_t n)
-{
-    const uint8_t *bytes = p;
-    size_t i = 0;
-
-    while (i < n) {
-        uint32_t code;
-        size_t len;
-
-        if (bytes[i] >= 0x01 && bytes[i] < 0x80) {
-            i++;
-            continue;
-        }
-        len = utf8_sequence(bytes + i, n - i, &code);
-        if (len == 0 || code == 0)
-            return 0;
-        i += len;
-    }
-    return 1;
 }

@@ -39,15 +39,7 @@ MUST_CHECK ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descr
                                          struct wire_arena *arena, const uint8_t *bytes,
                                          size_t n, struct error *err);
 
-/* Charset checks for identifiers that came over the wire. */
-MUST_CHECK int wire_is_name(const char *text, size_t max_bytes); /* [A-Za-z0-9._-]{1,max} */
-MUST_CHECK int wire_is_label(const char *text,
-                             size_t max_bytes); /* printable UTF-8, 1..max bytes */
-
 /* Is this the path of a method of another major version of the protocol: "/drover.v2...."? */
 MUST_CHECK bool wire_is_other_version(const char *path, size_t n);
-
-/* Is p[0..n) valid UTF-8 without NUL? */
-MUST_CHECK int wire_is_utf8(const void *p, size_t n);
 
 #endif

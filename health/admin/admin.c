@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
+#include "base/text.h"
 #include "health/admin/dashboard.h"
 #include "health/admin/host.h"
 #include "health/admin/metrics.h"
@@ -126,9 +127,9 @@ static void answer_ready(h2o_req_t *req, const struct admin *admin)
     answer_text(req, 503, "Service Unavailable", text);
 }
 
-static bool is(h2o_iovec_t text, const char *plain)
+static bool equals(h2o_iovec_t text, const char *expected)
 {
-    return text.len == strlen(plain) && memcmp(text.base, plain, text.len) == 0;
+    return text_equals(text.base, text.len, expected);
 }
 
 static int on_request(h2o_handler_t *handler, h2o_req_t *req)
@@ -138,23 +139,23 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     if (admin->local_only && !host_is_local(req->authority.base, req->authority.len)) {
         answer_text(req, 421, "Misdirected Request",
                     "this listener goes by its address or as localhost\n");
-    } else if (!is(req->method, "GET") && !is(req->method, "HEAD")) {
+    } else if (!equals(req->method, "GET") && !equals(req->method, "HEAD")) {
         h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("allow"), 0, NULL,
                               H2O_STRLIT("GET, HEAD"));
         answer_text(req, 405, "Method Not Allowed", "only GET and HEAD\n");
-    } else if (is(req->path_normalized, "/")) {
+    } else if (equals(req->path_normalized, "/")) {
         h2o_add_header_by_str(&req->pool, &req->res.headers,
                               H2O_STRLIT("content-security-policy"), 0, NULL,
                               H2O_STRLIT(DASHBOARD_POLICY));
         answer(req, 200, "OK", "text/html; charset=utf-8", (const char *)dashboard_page,
                dashboard_page_bytes);
-    } else if (is(req->path_normalized, "/livez")) {
+    } else if (equals(req->path_normalized, "/livez")) {
         answer_text(req, 200, "OK", "alive\n");
-    } else if (is(req->path_normalized, "/readyz")) {
+    } else if (equals(req->path_normalized, "/readyz")) {
         answer_ready(req, admin);
-    } else if (is(req->path_normalized, "/metrics")) {
+    } else if (equals(req->path_normalized, "/metrics")) {
         answer_built(req, admin, METRICS_CONTENT_TYPE, metrics_build);
-    } else if (is(req->path_normalized, "/nodes")) {
+    } else if (equals(req->path_normalized, "/nodes")) {
         answer_built(req, admin, "application/json", nodes_json_build);
     } else {
         answer_text(req, 404, "Not Found",

@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "proto/operations.h"
-#include "proto/wire.h"
 
 #define MAX_ALIASES        16u
 #define MAX_ENGINE_VERSION 127u
@@ -74,7 +74,7 @@ static int add_model(struct node_info *info, const Drover__V1__Model *model, str
     struct node_model *row = &info->models[info->models_count];
     uint32_t state = (uint32_t)model->state;
 
-    if (!wire_is_label(model->id, NODE_MODEL_BYTES - 1))
+    if (!text_is_label(model->id, NODE_MODEL_BYTES - 1))
         return error_set(err, DRV_EINVAL, "model id %s is no printable text of 1 to %d bytes",
                          log_quote(model->id), NODE_MODEL_BYTES - 1);
     if (has_model(info, model->id))
@@ -96,7 +96,7 @@ static int add_alias(struct node_info *info, uint32_t of, const char *alias, str
 {
     struct node_model *row;
 
-    if (!wire_is_label(alias, NODE_MODEL_BYTES - 1))
+    if (!text_is_label(alias, NODE_MODEL_BYTES - 1))
         return error_set(err, DRV_EINVAL, "alias %s is no printable text of 1 to %d bytes",
                          log_quote(alias), NODE_MODEL_BYTES - 1);
     /* An alias that is also a model or an alias of another one: the first counts. */
@@ -182,10 +182,10 @@ static void cut_text(char *out, size_t cap, const char *text)
 int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
                       const char *engine_version, const char *agent_version, struct error *err)
 {
-    if (engine_version[0] != '\0' && !wire_is_label(engine_version, MAX_ENGINE_VERSION))
+    if (engine_version[0] != '\0' && !text_is_label(engine_version, MAX_ENGINE_VERSION))
         return error_set(err, DRV_EINVAL, "engine_version is no printable text of %u bytes",
                          MAX_ENGINE_VERSION);
-    if (agent_version[0] != '\0' && !wire_is_label(agent_version, MAX_AGENT_VERSION))
+    if (agent_version[0] != '\0' && !text_is_label(agent_version, MAX_AGENT_VERSION))
         return error_set(err, DRV_EINVAL, "agent_version is no printable text of %u bytes",
                          MAX_AGENT_VERSION);
     info->engine = (size_t)engine < ARRAY_LEN(engine_names) ? (uint32_t)engine : 0;

@@ -23,12 +23,14 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/text.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/identity.h"
 #include "health/registry/lease.h"
 #include "health/registry/strikes.h"
 #include "health/table.h"
 #include "proto/drover_registry.pb-c.h"
+#include "proto/health_service.h"
 #include "proto/join.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/tls.h"
@@ -242,7 +244,7 @@ static const char *take_facts(struct attach *attach, const Drover__V1__Register 
 {
     struct join_facts *facts = &attach->facts;
 
-    if (!wire_is_name(said->node_id, NODE_NAME_BYTES - 1))
+    if (!text_is_name(said->node_id, NODE_NAME_BYTES - 1))
         return "node_id is no name of 1 to 63 characters";
     if (said->instance_id.len != JOIN_INSTANCE_BYTES)
         return "instance_id is not 16 bytes";
@@ -440,7 +442,7 @@ static void on_leave(struct attach *attach, const Drover__V1__Leave *said)
 {
     if (attach->member->verdict.leaving != NODE_REASON_NONE)
         return; /* it has said so */
-    if (said->reason[0] != '\0' && !wire_is_label(said->reason, MAX_REASON_BYTES)) {
+    if (said->reason[0] != '\0' && !text_is_label(said->reason, MAX_REASON_BYTES)) {
         protocol_error(attach, "the reason for leaving is no printable text");
         return;
     }
@@ -704,7 +706,7 @@ int registry_create(struct registry **out, struct loop *loop, struct table *tabl
     wire_arena_init(&registry->arena);
     (void)gethostname(host, sizeof(host) - 1);
     (void)snprintf(registry->id, sizeof(registry->id), "%s/%d",
-                   wire_is_label(host, sizeof(host)) ? host : "drover", (int)getpid());
+                   text_is_label(host, sizeof(host)) ? host : "drover", (int)getpid());
     rc = start_server(registry, listen_fd, err);
     if (rc != 0) {
         registry_destroy(registry);

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/text.h"
+
 static bool is_token(const char *name)
 {
     size_t n = strlen(name);
@@ -18,17 +20,14 @@ static bool is_token(const char *name)
 
 bool headers_value_ok(const char *value)
 {
-    size_t n = 0;
+    size_t n = strlen(value);
 
-    for (const char *p = value; *p != '\0'; p++, n++)
-        if (*p < 0x20 || *p > 0x7e)
-            return false;
-    return n <= HEADERS_MAX_VALUE_BYTES;
+    return n <= HEADERS_MAX_VALUE_BYTES && text_is_printable(value, n);
 }
 
-static bool starts(const char *name, const char *with)
+static bool starts_with(const char *name, const char *prefix)
 {
-    return strncmp(name, with, strlen(with)) == 0;
+    return text_starts_with(name, strlen(name), prefix);
 }
 
 bool headers_to_engine(const char *name, const char *value)
@@ -37,8 +36,8 @@ bool headers_to_engine(const char *name, const char *value)
         return false;
     return strcmp(name, "x-request-id") == 0 || strcmp(name, "traceparent") == 0 ||
            strcmp(name, "tracestate") == 0 || strcmp(name, "x-session-id") == 0 ||
-           starts(name, "anthropic-") || starts(name, "openai-") ||
-           starts(name, "x-claude-code-");
+           starts_with(name, "anthropic-") || starts_with(name, "openai-") ||
+           starts_with(name, "x-claude-code-");
 }
 
 bool headers_to_client(const char *name, const char *value)
@@ -46,5 +45,5 @@ bool headers_to_client(const char *name, const char *value)
     if (!is_token(name) || !headers_value_ok(value))
         return false;
     return strcmp(name, "x-request-id") == 0 || strcmp(name, "retry-after") == 0 ||
-           starts(name, "openai-");
+           starts_with(name, "openai-");
 }

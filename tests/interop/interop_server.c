@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "base/loop.h"
 #include "proto/rpc/grpc/server.h"
@@ -46,16 +47,21 @@ static bool stopping, idle;
 
 static void answer_next(struct state *state);
 
-static void echo_metadata(struct server_call *call)
+/* What came as metadata, told by a status. */
+static void tell_metadata(struct server_call *call)
 {
-    size_t n;
-    const void *value = server_call_metadata(call, ECHO_INITIAL, &n);
+    size_t n = 0;
+    const char *initial = server_call_metadata(call, ECHO_INITIAL, NULL);
+    const uint8_t *trailing = server_call_metadata(call, ECHO_TRAILING, &n);
+    struct buf text = BUF_INIT;
 
-    if (value != NULL && server_call_add_header(call, ECHO_INITIAL, value, n) != 0)
-        abort();
-    value = server_call_metadata(call, ECHO_TRAILING, &n);
-    if (value != NULL && server_call_add_trailer(call, ECHO_TRAILING, value, n) != 0)
-        abort();
+    if (initial == NULL)
+        return;
+    buf_printf(&text, "%s ", initial);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(&text, "%02x", trailing[i]);
+    server_call_finish(call, GRPC_ABORTED, buf_cstr(&text));
+    buf_finish(&text);
 }
 
 static void on_start(struct server_call *call, void *data)
@@ -68,7 +74,7 @@ static void on_start(struct server_call *call, void *data)
     state->call = call;
     server_call_set_data(call, state);
     open_calls++;
-    echo_metadata(call);
+    tell_metadata(call);
 }
 
 static void on_over(struct server_call *call)

@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -54,28 +55,16 @@ static const struct path_rule path_rules[] = {
     {"/liveness", PREFIX_NONE, SURFACE_OPENAI, ROUTE_LIVE, 0},
 };
 
-static bool starts_with(const char *path, size_t n, const char *prefix)
-{
-    size_t len = strlen(prefix);
-
-    return n >= len && memcmp(path, prefix, len) == 0;
-}
-
-static bool equals(const char *text, size_t n, const char *expected)
-{
-    return n == strlen(expected) && memcmp(text, expected, n) == 0;
-}
-
 static bool rule_matches(const struct path_rule *rule, bool v1, const char *bare,
                          size_t bare_len, const char *path, size_t path_len)
 {
     switch (rule->prefix) {
     case PREFIX_NONE:
-        return equals(path, path_len, rule->path);
+        return text_equals(path, path_len, rule->path);
     case PREFIX_V1:
-        return v1 && equals(bare, bare_len, rule->path);
+        return v1 && text_equals(bare, bare_len, rule->path);
     case PREFIX_BOTH:
-        return equals(bare, bare_len, rule->path);
+        return text_equals(bare, bare_len, rule->path);
     }
     return false;
 }
@@ -83,9 +72,9 @@ static bool rule_matches(const struct path_rule *rule, bool v1, const char *bare
 /* The surface in whose shape an unknown path is refused. */
 static enum surface guess_surface(const char *path, size_t path_len)
 {
-    if (starts_with(path, path_len, "/api/"))
+    if (text_starts_with(path, path_len, "/api/"))
         return SURFACE_OLLAMA;
-    if (starts_with(path, path_len, "/v1/messages"))
+    if (text_starts_with(path, path_len, "/v1/messages"))
         return SURFACE_ANTHROPIC;
     return SURFACE_OPENAI;
 }
@@ -95,8 +84,9 @@ static struct route with_method(struct route route, const char *method, size_t m
     bool post = route.kind == ROUTE_INFER;
 
     route.allow = post ? "POST" : "GET, HEAD";
-    if (post ? !equals(method, method_len, "POST")
-             : !equals(method, method_len, "GET") && !equals(method, method_len, "HEAD"))
+    if (post ? !text_equals(method, method_len, "POST")
+             : !text_equals(method, method_len, "GET") &&
+                   !text_equals(method, method_len, "HEAD"))
         route.kind = ROUTE_BAD_METHOD;
     return route;
 }
@@ -111,7 +101,7 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
 
     if (path_len > 1 && path[path_len - 1] == '/')
         path_len--;
-    v1 = starts_with(path, path_len, "/v1/");
+    v1 = text_starts_with(path, path_len, "/v1/");
     bare = v1 ? path + 3 : path;
     bare_len = v1 ? path_len - 3 : path_len;
     for (size_t i = 0; i < ARRAY_LEN(path_rules); i++) {
@@ -124,7 +114,7 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
         route.operation = rule->operation;
         return with_method(route, method, method_len);
     }
-    if (starts_with(bare, bare_len, "/models/")) {
+    if (text_starts_with(bare, bare_len, "/models/")) {
         route.kind = ROUTE_MODEL;
         route.tail = bare + strlen("/models/");
         route.tail_len = bare_len - strlen("/models/");

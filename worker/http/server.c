@@ -18,6 +18,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/procs.h"
@@ -43,10 +44,7 @@ struct api_handler {
 
 static bool is_printable(const h2o_iovec_t *value)
 {
-    for (size_t i = 0; i < value->len; i++)
-        if ((unsigned char)value->base[i] < 0x20 || (unsigned char)value->base[i] >= 0x7F)
-            return false;
-    return true;
+    return text_is_printable(value->base, value->len);
 }
 
 static const char *copy(h2o_req_t *req, const h2o_iovec_t *text)
@@ -56,14 +54,12 @@ static const char *copy(h2o_req_t *req, const h2o_iovec_t *text)
 
 static bool starts_with(const h2o_iovec_t *name, const char *prefix)
 {
-    size_t n = strlen(prefix);
-
-    return name->len > n && memcmp(name->base, prefix, n) == 0;
+    return text_starts_with(name->base, name->len, prefix);
 }
 
 static bool is_name(const h2o_iovec_t *name, const char *expected)
 {
-    return h2o_memis(name->base, name->len, expected, strlen(expected));
+    return text_equals(name->base, name->len, expected);
 }
 
 /* Only what an engine may need and what names neither the client nor a conversation: some

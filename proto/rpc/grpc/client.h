@@ -8,7 +8,7 @@
  * it; while it backs off they fail at once with UNAVAILABLE.  Keepalive PINGs, GOAWAY (streams
  * above the last id end as refused, the others go on while a new connection is made for new
  * calls), TCP_USER_TIMEOUT, stream ids running out and the peer's MAX_CONCURRENT_STREAMS
- * (waiting calls queue in the channel; see channel_room()) are handled here.
+ * (waiting calls queue in the channel) are handled here.
  *
  * No callback runs from inside channel_create, channel_connect, call_start, call_send,
  * call_half_close, call_release, call_cancel or channel_destroy: they come from the loop.
@@ -74,9 +74,6 @@ enum channel_state channel_state(const struct channel *channel);
 /* The time from starting the last successful connect to its SETTINGS; 0 = never connected. */
 uint64_t channel_connect_us(const struct channel *channel);
 
-/* How many more calls the peer's MAX_CONCURRENT_STREAMS admits now. */
-uint32_t channel_room(const struct channel *channel);
-
 /* Why a call ended, beyond its status. */
 enum call_end {
     CALL_END_STATUS = 0, /* the peer said so (trailers or RST_STREAM) */
@@ -123,7 +120,6 @@ struct call_options {
     size_t metadata_count;
     bool manual_window;       /* the stream's receive window opens only by call_release() */
     bool wait_for_ready;      /* wait also while the channel backs off */
-    bool keep_metadata;       /* keep the response's fields for call_metadata_get() */
     bool unary;               /* exactly one message must come with status OK */
     size_t max_message_bytes; /* 0 = the channel's */
 };
@@ -136,7 +132,6 @@ MUST_CHECK int call_start(struct call **out, struct channel *channel,
 
 /* Queues a message (copied).  DRV_ENOMEM; DRV_ECLOSED after half-close. */
 MUST_CHECK int call_send(struct call *call, const ProtobufCMessage *message);
-MUST_CHECK int call_send_bytes(struct call *call, const void *message, size_t n);
 void call_half_close(struct call *call);
 
 /* Bytes queued and not yet handed to the connection. */
@@ -148,13 +143,5 @@ void call_release(struct call *call, size_t n);
 
 /* RST_STREAM(CANCEL) (or nothing, if it never left), then frees.  on_end does not run. */
 void call_cancel(struct call *call);
-
-/* With keep_metadata: the first value of a field that came with the response so far, decoded if
- * its name ends in "-bin"; or NULL.  NUL-terminated, borrowed for the present callback.  `n`
- * may be NULL. */
-const void *call_metadata_get(const struct call *call, const char *name, size_t *n);
-
-/* Did the request leave this process?  (After a failure: may it have had an effect?) */
-bool call_was_sent(const struct call *call);
 
 #endif

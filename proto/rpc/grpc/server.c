@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "proto/rpc/grpc/server_impl.h"
+#include "proto/rpc/grpc/server_private.h"
 
 #define ACCEPTS_PER_TURN 16
 #define RESUME_US        UINT64_C(50000) /* after accept() failed for want of descriptors */
@@ -268,9 +268,4 @@ void grpc_server_set_tls(struct grpc_server *server, SSL_CTX *tls)
 {
     server->config.tls = tls;
     server->h2.tls = tls;
-}
-
-unsigned grpc_server_connections(const struct grpc_server *server)
-{
-    return server->connections;
 }

@@ -89,8 +89,6 @@ void grpc_server_destroy(struct grpc_server *server);
  * those that exist stay as they are. */
 void grpc_server_set_tls(struct grpc_server *server, SSL_CTX *tls);
 
-unsigned grpc_server_connections(const struct grpc_server *server);
-
 void *server_call_data(const struct server_call *call); /* what server_call_set_data() stored */
 void server_call_set_data(struct server_call *call, void *data);
 
@@ -99,17 +97,8 @@ void server_call_set_data(struct server_call *call, void *data);
 const void *server_call_metadata(const struct server_call *call, const char *name, size_t *n);
 void server_call_peer(const struct server_call *call, struct net_addr *out);
 
-/* A field for the response's headers (before the first message) or trailers.  Copied; bytes
- * when the name ends in "-bin".  DRV_EINVAL: reserved name, NUL in text, more than 48, or too
- * late; DRV_ENOMEM. */
-MUST_CHECK int server_call_add_header(struct server_call *call, const char *name,
-                                      const void *value, size_t n);
-MUST_CHECK int server_call_add_trailer(struct server_call *call, const char *name,
-                                       const void *value, size_t n);
-
 /* Queues a message (copied).  DRV_ENOMEM; DRV_ECLOSED when the call is over. */
 MUST_CHECK int server_call_send(struct server_call *call, const ProtobufCMessage *message);
-MUST_CHECK int server_call_send_bytes(struct server_call *call, const void *message, size_t n);
 size_t server_call_queued(const struct server_call *call);
 
 /* Ends the call; queued messages go out first.  `message` may be NULL.  Call data stays until
@@ -117,15 +106,5 @@ size_t server_call_queued(const struct server_call *call);
 void server_call_finish(struct server_call *call, enum grpc_status status, const char *message);
 void server_call_finish_pushback(struct server_call *call, enum grpc_status status,
                                  const char *message, int64_t pushback_ms);
-
-/* ---- grpc.health.v1, ready to be put into a method table -------------------------------- */
-
-struct health_service; /* opaque */
-MUST_CHECK int health_service_create(struct health_service **out, struct error *err);
-void health_service_destroy(struct health_service *service); /* after the server */
-/* Sets a service's status ("" = the server); watchers hear of it.  Up to 16 names. */
-void health_service_set(struct health_service *service, const char *name, bool serving);
-/* Fills two entries (Check and Watch). */
-void health_service_methods(struct health_service *service, struct server_method out[2]);
 
 #endif

@@ -12,10 +12,13 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/rpc/grpc/server_impl.h"
-#include "proto/rpc/h2/fields.h"
+#include "base/text.h"
+#include "proto/rpc/grpc/fields.h"
+#include "proto/rpc/grpc/server_private.h"
 
 #define DEFAULT_MESSAGE_BYTES ((size_t)4 << 20)
+#define HEAD_FIELDS           3
+#define TRAILER_FIELDS        3
 
 enum content_type {
     CONTENT_MISSING = 0, /* or not gRPC */
@@ -49,10 +52,7 @@ struct server_call {
     bool ended;     /* and so was its end: trailers, or all in one */
     enum grpc_status status;
     int64_t pushback_ms;
-    struct buf message;  /* percent-encoded */
-    struct buf headers;  /* packed */
-    struct buf trailers; /* packed */
-    unsigned custom;     /* fields in both */
+    struct buf message; /* percent-encoded */
 };
 
 static struct server_call *call_of(struct h2_stream *stream)
@@ -68,14 +68,12 @@ static void free_call(struct h2_stream *stream)
     metadata_finish(&call->metadata);
     buf_finish(&call->held);
     buf_finish(&call->message);
-    buf_finish(&call->headers);
-    buf_finish(&call->trailers);
     free(call);
 }
 
 /* ---- the response --------------------------------------------------------------------- */
 
-/* Fields that every response begins with. */
+/* Fields that every response begins with: HEAD_FIELDS of them. */
 static size_t head_fields(nghttp2_nv *fields)
 {
     fields[0] = field_of(":status", "200");
@@ -89,6 +87,7 @@ struct trailer_text {
     char pushback[24];
 };
 
+/* Up to TRAILER_FIELDS of them. */
 static size_t trailer_fields(struct server_call *call, nghttp2_nv *fields,
                              struct trailer_text *text)
 {
@@ -103,21 +102,17 @@ static size_t trailer_fields(struct server_call *call, nghttp2_nv *fields,
                        (long long)call->pushback_ms);
         fields[n++] = field_of("grpc-retry-pushback-ms", text->pushback);
     }
-    n += fields_unpack(fields + n, (const char *)buf_head(&call->trailers),
-                       buf_size(&call->trailers));
     return n;
 }
 
 static void submit_headers(struct server_call *call)
 {
-    nghttp2_nv fields[3 + FIELDS_MAX_CUSTOM];
+    nghttp2_nv fields[HEAD_FIELDS];
     nghttp2_data_provider provider = h2_stream_provider(&call->stream);
     struct h2_session *session = call->stream.session;
     size_t n = head_fields(fields);
 
     call->responded = true;
-    n += fields_unpack(fields + n, (const char *)buf_head(&call->headers),
-                       buf_size(&call->headers));
     if (nghttp2_submit_response(session->h2, call->stream.id, fields, n, &provider) != 0)
         h2_stream_reset(&call->stream, NGHTTP2_INTERNAL_ERROR);
     h2_session_flush_later(session);
@@ -125,15 +120,13 @@ static void submit_headers(struct server_call *call)
 
 static void submit_trailers_only(struct server_call *call)
 {
-    nghttp2_nv fields[6 + 2 * FIELDS_MAX_CUSTOM];
+    nghttp2_nv fields[HEAD_FIELDS + TRAILER_FIELDS];
     struct trailer_text text;
     struct h2_session *session = call->stream.session;
     size_t n = head_fields(fields);
 
     call->responded = true;
     call->ended = true;
-    n += fields_unpack(fields + n, (const char *)buf_head(&call->headers),
-                       buf_size(&call->headers));
     n += trailer_fields(call, fields + n, &text);
     if (nghttp2_submit_response(session->h2, call->stream.id, fields, n, NULL) != 0)
         h2_stream_reset(&call->stream, NGHTTP2_INTERNAL_ERROR);
@@ -142,7 +135,7 @@ static void submit_trailers_only(struct server_call *call)
 
 static void submit_trailers(struct server_call *call)
 {
-    nghttp2_nv fields[3 + FIELDS_MAX_CUSTOM];
+    nghttp2_nv fields[TRAILER_FIELDS];
     struct trailer_text text;
     size_t n;
 
@@ -290,18 +283,13 @@ static struct h2_stream *on_request(struct h2_session *session)
     return &call->stream;
 }
 
-static bool is(const uint8_t *text, size_t n, const char *expected)
-{
-    return n == strlen(expected) && memcmp(text, expected, n) == 0;
-}
-
 static const struct server_method *find_method(const struct grpc_server *server,
                                                const uint8_t *path, size_t n)
 {
     size_t i;
 
     for (i = 0; i < server->config.methods_count; i++)
-        if (is(path, n, server->config.methods[i].path))
+        if (text_equals(path, n, server->config.methods[i].path))
             return &server->config.methods[i];
     return NULL;
 }
@@ -350,18 +338,18 @@ static void on_header(struct h2_stream *stream, const uint8_t *name, size_t n,
 
     if (call->headers_in)
         return; /* trailers of a request mean nothing in gRPC */
-    if (is(name, n, ":method"))
-        call->post = is(value, value_len, "POST");
-    else if (is(name, n, ":path"))
+    if (text_equals(name, n, ":method"))
+        call->post = text_equals(value, value_len, "POST");
+    else if (text_equals(name, n, ":path"))
         take_path(call, value, value_len);
-    else if (is(name, n, "te"))
-        call->te_trailers = is(value, value_len, "trailers");
-    else if (is(name, n, "content-type"))
+    else if (text_equals(name, n, "te"))
+        call->te_trailers = text_equals(value, value_len, "trailers");
+    else if (text_equals(name, n, "content-type"))
         call->content = content_type(value, value_len);
-    else if (is(name, n, "grpc-timeout"))
+    else if (text_equals(name, n, "grpc-timeout"))
         read_timeout(call, value, value_len);
-    else if (is(name, n, "grpc-encoding"))
-        call->encoded = !is(value, value_len, "identity");
+    else if (text_equals(name, n, "grpc-encoding"))
+        call->encoded = !text_equals(value, value_len, "identity");
     else if (metadata_is_custom(name, n) &&
              metadata_add(&call->metadata, name, n, value, value_len) != 0)
         call->bad_metadata = true;
@@ -561,31 +549,6 @@ void server_call_peer(const struct server_call *call, struct net_addr *out)
     *out = call->peer;
 }
 
-static int add_field(struct server_call *call, struct buf *packed, const char *name,
-                     const void *value, size_t n)
-{
-    int rc;
-
-    if (call->custom == FIELDS_MAX_CUSTOM)
-        return DRV_EINVAL;
-    rc = fields_pack(packed, name, value, n);
-    if (rc == 0)
-        call->custom++;
-    return rc;
-}
-
-int server_call_add_header(struct server_call *call, const char *name, const void *value,
-                           size_t n)
-{
-    return call->responded ? DRV_EINVAL : add_field(call, &call->headers, name, value, n);
-}
-
-int server_call_add_trailer(struct server_call *call, const char *name, const void *value,
-                            size_t n)
-{
-    return call->stream.over ? DRV_EINVAL : add_field(call, &call->trailers, name, value, n);
-}
-
 /* The first message brings the headers along. */
 static void sent(struct server_call *call)
 {
@@ -593,18 +556,6 @@ static void sent(struct server_call *call)
         h2_stream_kick(&call->stream);
     else
         submit_headers(call);
-}
-
-int server_call_send_bytes(struct server_call *call, const void *message, size_t n)
-{
-    int rc;
-
-    if (call->stream.over || call->stream.session == NULL)
-        return DRV_ECLOSED;
-    rc = h2_stream_add(&call->stream, message, n);
-    if (rc == 0)
-        sent(call);
-    return rc;
 }
 
 int server_call_send(struct server_call *call, const ProtobufCMessage *message)

@@ -4,7 +4,7 @@
  * Fields and bytes of a header block are bounded here; what is bounded over time is counted by
  * flood.h.
  */
-#include "proto/rpc/h2/h2_session.h"
+#include "proto/rpc/h2/h2_session_private.h"
 
 #include <stdlib.h>
 #include <string.h>

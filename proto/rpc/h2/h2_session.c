@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
+#include "proto/rpc/h2/h2_session_private.h"
 #include "proto/rpc/h2/tls_stream.h"
 
 #define READ_BYTES  131072            /* taken from a socket in one turn */
@@ -171,7 +172,7 @@ static void linger(struct h2_session *session)
     lose_streams(session, "connection closing");
 }
 
-void h2_session_terminate(struct h2_session *session, uint32_t h2_error_code, const char *debug)
+static void terminate(struct h2_session *session, uint32_t h2_error_code, const char *debug)
 {
     if (session->phase >= H2_LINGER || session->closing)
         return;
@@ -196,7 +197,7 @@ void h2_session_calm(struct h2_session *session, const char *blame)
         return;
     if (session->blame == NULL)
         session->blame = blame;
-    h2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, blame);
+    terminate(session, NGHTTP2_ENHANCE_YOUR_CALM, blame);
 }
 
 void h2_session_retire(struct h2_session *session)
@@ -225,7 +226,7 @@ void h2_session_shutdown(struct h2_session *session)
         return;
     session->draining = true;
     if (session->phase != H2_OPEN) {
-        h2_session_terminate(session, NGHTTP2_NO_ERROR, "");
+        terminate(session, NGHTTP2_NO_ERROR, "");
         return;
     }
     (void)nghttp2_submit_shutdown_notice(session->h2);

@@ -1,8 +1,10 @@
 /*
- * h2_session.h - one HTTP/2 connection, either role, for client.c and server.c only.
+ * h2_session.h - one HTTP/2 connection, in either role, for the client and the server of grpc/.
  *
  * A session owns its socket, its nghttp2 session and the list of its streams; a stream is
  * embedded in a call of the client or of the server, which react through a role's functions.
+ * Streams carry messages (proto/rpc/frame.h).  h2_session_private.h is what the three files
+ * h2_session.c, h2_stream.c and h2_events.c share beyond this.
  *
  *   reading   one recv() a turn into a buffer shared by all sessions of the thread, then one
  *             nghttp2_session_mem_recv(); calls that got messages are told once, afterwards.
@@ -23,7 +25,7 @@
 #include "base/buf.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "proto/rpc/grpc/frame.h"
+#include "proto/rpc/frame.h"
 #include "proto/rpc/h2/flood.h"
 
 struct h2_session;
@@ -96,9 +98,8 @@ void h2_stream_finish(struct h2_stream *stream); /* frees what it holds, not its
 /* Frees it by its own function when no callback is on the stack. */
 void h2_stream_bury(struct h2_guard *guard, struct h2_stream *stream);
 
-/* Appends one framed message; DRV_ENOMEM, DRV_ETOOBIG.  The caller then h2_stream_kick()s. */
-MUST_CHECK int h2_stream_add(struct h2_stream *stream, const void *message, size_t n);
-/* Room for a framed message of `n` bytes, to be filled by the caller; NULL = out of memory. */
+/* Room for a framed message of `n` bytes, to be filled by the caller, who then
+ * h2_stream_kick()s; NULL = out of memory, or too large. */
 MUST_CHECK uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n);
 /* Tells nghttp2 that `out` or `eof` changed. */
 void h2_stream_kick(struct h2_stream *stream);
@@ -109,8 +110,6 @@ void h2_stream_release(struct h2_stream *stream, size_t n);
 nghttp2_data_provider h2_stream_provider(struct h2_stream *stream);
 /* Brings the stream's share of guard->buffered_bytes up to date; false: over the limit. */
 bool h2_stream_charge(struct h2_stream *stream);
-/* DATA payload came for `stream`. */
-int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n);
 
 /* ---- sessions ------------------------------------------------------------------------- */
 
@@ -227,9 +226,6 @@ MUST_CHECK int h2_session_accept(struct h2_session **out, struct loop *loop,
 
 /* Ends it now: on_lost for each stream, then on_down.  Does nothing when DEAD. */
 void h2_session_down(struct h2_session *session, const char *why);
-/* Sends GOAWAY with this error, then closes. */
-void h2_session_terminate(struct h2_session *session, uint32_t h2_error_code,
-                          const char *debug);
 /* Server: GOAWAY twice, a PING apart; closes when the last stream has ended. */
 void h2_session_shutdown(struct h2_session *session);
 /* Client: sends GOAWAY; closes when the last stream has ended. */
@@ -239,13 +235,5 @@ void h2_session_attach(struct h2_session *session, struct h2_stream *stream, int
 void h2_session_flush_later(struct h2_session *session);
 /* Streams the peer would take now. */
 uint32_t h2_session_room(const struct h2_session *session);
-
-/* Sends the peer away, who has done too much of something; NULL = it has not. */
-void h2_session_calm(struct h2_session *session, const char *blame);
-
-/* h2_events.c: makes session->h2 with its callbacks and limits, and queues our SETTINGS. */
-MUST_CHECK int h2_events_start(struct h2_session *session);
-/* Takes `stream` off its session; nghttp2 may still know its id. */
-void h2_session_detach(struct h2_stream *stream);
 
 #endif

@@ -8,7 +8,7 @@
  * while the owner holds little, what has been buffered of an incomplete message is given back
  * in advance (`prepaid`) and deducted from the release that follows.
  */
-#include "proto/rpc/h2/h2_session.h"
+#include "proto/rpc/h2/h2_session_private.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -63,17 +63,6 @@ uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n)
     if (buf_size(&stream->out) >= H2_WRITABLE_BYTES)
         stream->full = true;
     return to + 5;
-}
-
-int h2_stream_add(struct h2_stream *stream, const void *message, size_t n)
-{
-    uint8_t *to = h2_stream_add_space(stream, n);
-
-    if (to == NULL)
-        return DRV_ENOMEM;
-    if (n != 0)
-        memcpy(to, message, n);
-    return 0;
 }
 
 void h2_stream_kick(struct h2_stream *stream)

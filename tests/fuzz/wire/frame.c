@@ -3,7 +3,7 @@
  *
  * Input: a byte for the size limit, a byte for the size of the pieces, then the stream.
  */
-#include "proto/rpc/grpc/frame.h"
+#include "proto/rpc/frame.h"
 
 #include "tests/fuzz/fuzz.h"
 

@@ -12,8 +12,10 @@
 #include "base/attrs.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "proto/rpc/grpc/server.h"
+#include "proto/health_service.h"
+#include "proto/rpc/grpc/server_private.h"
 #include "tests/fuzz/wire/h2_bytes.h"
+#include "tests/raw_message.h"
 
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
@@ -29,7 +31,6 @@ static void on_start(struct server_call *call, void *data)
 {
     (void)data;
     started++;
-    MUST(server_call_add_header(call, "x-echo", "1", 1) == 0);
     (void)server_call_metadata(call, "x-any-bin", NULL);
 }
 
@@ -41,17 +42,20 @@ static void on_over(struct server_call *call)
 
 static void echo(struct server_call *call, const uint8_t *message, size_t n)
 {
-    MUST(server_call_send_bytes(call, message, n) == 0);
+    struct raw_message raw;
+
+    MUST(server_call_send(call, raw_message(&raw, message, n)) == 0);
 }
 
 static void pour(struct server_call *call, const uint8_t *message, size_t n)
 {
     static const uint8_t zeroes[10240];
+    struct raw_message raw;
 
     (void)message;
     (void)n;
     for (unsigned i = 0; i < 10; i++)
-        MUST(server_call_send_bytes(call, zeroes, sizeof(zeroes)) == 0);
+        MUST(server_call_send(call, raw_message(&raw, zeroes, sizeof(zeroes))) == 0);
 }
 
 static void finish(struct server_call *call)
@@ -139,9 +143,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         drain(fd);
     }
     (void)close(fd);
-    for (unsigned i = 0; i < 100 && grpc_server_connections(server) != 0; i++)
+    for (unsigned i = 0; i < 100 && server->connections != 0; i++)
         loop_turn(&loop, 1000);
-    MUST(grpc_server_connections(server) == 0);
+    MUST(server->connections == 0);
     MUST(started == ended);
     buf_finish(&bytes);
     return 0;

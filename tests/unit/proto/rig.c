@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "tests/raw_message.h"
 
 struct pour {
     struct rig *rig;
@@ -16,6 +17,20 @@ struct pour {
     uint8_t *bytes;
     bool done;
 };
+
+int rig_send(struct call *call, const void *bytes, size_t n)
+{
+    struct raw_message raw;
+
+    return call_send(call, raw_message(&raw, bytes, n));
+}
+
+int rig_answer(struct server_call *call, const void *bytes, size_t n)
+{
+    struct raw_message raw;
+
+    return server_call_send(call, raw_message(&raw, bytes, n));
+}
 
 /* ---- methods -------------------------------------------------------------------------- */
 
@@ -44,7 +59,7 @@ static void on_closed(struct server_call *call)
 
 static void echo(struct server_call *call, const uint8_t *message, size_t n)
 {
-    cr_assert_eq(server_call_send_bytes(call, message, n), 0);
+    cr_assert_eq(rig_answer(call, message, n), 0);
 }
 
 static void finish_ok(struct server_call *call)
@@ -82,7 +97,7 @@ static void pour_more(struct server_call *call)
     struct pour *pour = server_call_data(call);
 
     while (pour->left != 0 && server_call_queued(call) < 65536) {
-        cr_assert_eq(server_call_send_bytes(call, pour->bytes, pour->size), 0);
+        cr_assert_eq(rig_answer(call, pour->bytes, pour->size), 0);
         pour->left--;
         pour->rig->poured++;
     }
@@ -261,7 +276,7 @@ void rig_call(struct rig *rig, struct probe *probe, const struct call_options *o
     cr_assert_eq(call_start(&probe->call, rig->channel, options, &handler, probe, &err), 0,
                  "%s", err.text);
     if (message != NULL) {
-        cr_assert_eq(call_send_bytes(probe->call, message, n), 0);
+        cr_assert_eq(rig_send(probe->call, message, n), 0);
         call_half_close(probe->call);
     }
 }

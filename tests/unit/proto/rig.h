@@ -18,6 +18,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "proto/health_service.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/grpc/server.h"
 
@@ -58,6 +59,10 @@ void rig_finish(struct rig *rig);
 void rig_call(struct rig *rig, struct probe *probe, const struct call_options *options,
               const void *message, size_t n);
 void probe_finish(struct probe *probe);
+
+/* As call_send() and server_call_send(), of bytes that are no message; see raw_message.h. */
+MUST_CHECK int rig_send(struct call *call, const void *bytes, size_t n);
+MUST_CHECK int rig_answer(struct server_call *call, const void *bytes, size_t n);
 
 /* Turns the loop until the condition holds; false after 10 s. */
 #define RIG_WAIT(rig, condition)                            \

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/rpc/grpc/frame.h"
+#include "proto/rpc/frame.h"
 
 /* Three messages: "abc", "", and 300 bytes of 'z'. */
 static uint8_t stream[5 + 3 + 5 + 5 + 300];

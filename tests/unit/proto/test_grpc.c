@@ -145,12 +145,12 @@ Test(grpc, a_bidirectional_call_answers_each_message_as_it_comes)
     rig_start(&rig);
     rig_call(&rig, &probe, &options, NULL, 0);
     for (i = 1; i <= 50; i++) {
-        cr_assert_eq(call_send_bytes(probe.call, &i, sizeof(i)), 0);
+        cr_assert_eq(rig_send(probe.call, &i, sizeof(i)), 0);
         cr_assert(RIG_WAIT(&rig, probe.messages == i));
         cr_assert_eq(memcmp(buf_head(&probe.last), &i, sizeof(i)), 0);
     }
     call_half_close(probe.call);
-    cr_assert_eq(call_send_bytes(probe.call, &i, sizeof(i)), DRV_ECLOSED);
+    cr_assert_eq(rig_send(probe.call, &i, sizeof(i)), DRV_ECLOSED);
     cr_assert(RIG_WAIT(&rig, probe.ends == 1));
     cr_assert_eq(probe.status, GRPC_OK);
     probe_finish(&probe);
@@ -167,7 +167,7 @@ Test(grpc, a_sender_hears_when_its_queue_has_room_again)
     rig_init(&rig);
     rig_start(&rig);
     rig_call(&rig, &probe, &options, NULL, 0);
-    cr_assert_eq(call_send_bytes(probe.call, bytes, 4000000), 0);
+    cr_assert_eq(rig_send(probe.call, bytes, 4000000), 0);
     cr_assert_eq(call_queued(probe.call), 4000005);
     cr_assert(RIG_WAIT(&rig, probe.writables == 1));
     cr_assert_lt(call_queued(probe.call), 65536);
@@ -226,7 +226,6 @@ Test(grpc, a_cancelled_call_is_gone_at_the_server_and_silent_here)
     call_cancel(never.call); /* before it left */
     rig_call(&rig, &probe, &options, "x", 1);
     cr_assert(RIG_WAIT(&rig, rig.hanging == 1));
-    cr_assert(call_was_sent(probe.call));
     call_cancel(probe.call);
     cr_assert(RIG_WAIT(&rig, rig.gone == 1));
     cr_assert_eq(rig.hanging, 0);
@@ -294,7 +293,6 @@ Test(grpc, a_full_server_makes_room_by_closing_the_idlest_connection)
     cr_assert(RIG_WAIT(&rig, channel_state(third) == CHANNEL_READY));
     cr_assert(RIG_WAIT(&rig, channel_state(idle) != CHANNEL_READY));
     cr_assert_eq(rig.hanging, 1);
-    cr_assert_eq(grpc_server_connections(rig.server), 2);
     channel_destroy(idle);
     call_cancel(open.call);
     channel_destroy(third);
@@ -340,10 +338,8 @@ Test(grpc, calls_over_the_servers_stream_limit_wait_their_turn)
     rig_start(&rig);
     channel_connect(rig.channel);
     cr_assert(RIG_WAIT(&rig, channel_state(rig.channel) == CHANNEL_READY));
-    cr_assert_eq(channel_room(rig.channel), 2);
     for (i = 0; i < 5; i++)
         rig_call(&rig, &probes[i], &options, "x", 1);
-    cr_assert_eq(channel_room(rig.channel), 0);
     cr_assert(RIG_WAIT(&rig, rig.hanging == 2));
     for (i = 0; i < 4; i++) {
         call_cancel(probes[i].call);
@@ -352,7 +348,7 @@ Test(grpc, calls_over_the_servers_stream_limit_wait_their_turn)
     }
     cr_assert(RIG_WAIT(&rig, rig.hanging == 1));
     call_cancel(probes[4].call);
-    cr_assert(RIG_WAIT(&rig, channel_room(rig.channel) == 2));
+    cr_assert(RIG_WAIT(&rig, rig.hanging == 0));
     rig_finish(&rig);
 }
 
@@ -372,7 +368,7 @@ Test(grpc, a_stopping_server_lets_open_calls_finish_and_takes_no_new_ones)
     rig_init(&rig);
     rig_start(&rig);
     rig_call(&rig, &open, &chat, NULL, 0);
-    cr_assert_eq(call_send_bytes(open.call, "a", 1), 0);
+    cr_assert_eq(rig_send(open.call, "a", 1), 0);
     cr_assert(RIG_WAIT(&rig, open.messages == 1));
     grpc_server_shutdown(rig.server, 60 * US_PER_S, note_idle, &idle);
     cr_assert(RIG_WAIT(&rig, channel_state(rig.channel) != CHANNEL_READY));
@@ -382,13 +378,12 @@ Test(grpc, a_stopping_server_lets_open_calls_finish_and_takes_no_new_ones)
     cr_assert_eq(late.status, GRPC_UNAVAILABLE);
     cr_assert_eq(late.end, CALL_END_CONNECT);
     cr_assert_not(idle);
-    cr_assert_eq(call_send_bytes(open.call, "b", 1), 0);
+    cr_assert_eq(rig_send(open.call, "b", 1), 0);
     cr_assert(RIG_WAIT(&rig, open.messages == 2));
     call_half_close(open.call);
     cr_assert(RIG_WAIT(&rig, open.ends == 1));
     cr_assert_eq(open.status, GRPC_OK);
     cr_assert(RIG_WAIT(&rig, idle));
-    cr_assert_eq(grpc_server_connections(rig.server), 0);
     probe_finish(&open);
     rig_finish(&rig);
 }
@@ -616,7 +611,7 @@ Test(grpc, a_channel_or_a_call_may_be_destroyed_from_its_own_callback)
         rig_init(&rig);
         rig_start(&rig);
         cr_assert_eq(call_start(&call, rig.channel, &options, &handler, &d, NULL), 0);
-        cr_assert_eq(call_send_bytes(call, "1000 1000", 9), 0);
+        cr_assert_eq(rig_send(call, "1000 1000", 9), 0);
         call_half_close(call);
         cr_assert(RIG_WAIT(&rig, rig.gone + rig.closed == 1));
         cr_assert_eq(d.messages, 1);

@@ -212,33 +212,6 @@ Test(wire, the_arena_stops_allocating_after_the_first_messages)
     wire_arena_finish(&arena);
 }
 
-Test(wire, names_and_labels_have_their_charset_and_length)
-{
-    cr_expect(wire_is_name("Box-1.a_b", 9));
-    cr_expect_not(wire_is_name("Box-1.a_b", 8));
-    cr_expect_not(wire_is_name("", 8));
-    cr_expect_not(wire_is_name("a b", 8));
-    cr_expect_not(wire_is_name("a/b", 8));
-    cr_expect(wire_is_label("qwen 2.5 \xc3\xbc/x:y", 32));
-    cr_expect_not(wire_is_label("", 32));
-    cr_expect_not(wire_is_label("12345", 4));
-    cr_expect_not(wire_is_label("a\nb", 32));
-    cr_expect_not(wire_is_label("a\x7f", 32));
-    cr_expect_not(wire_is_label("a\xc2\x85", 32)); /* a C1 control */
-    cr_expect_not(wire_is_label("a\xff", 32));
-}
-
-Test(wire, utf8_knows_its_limits)
-{
-    cr_expect(wire_is_utf8("\xf4\x8f\xbf\xbf", 4));     /* U+10FFFF */
-    cr_expect_not(wire_is_utf8("\xf4\x90\x80\x80", 4)); /* beyond */
-    cr_expect_not(wire_is_utf8("\xf0\x8f\xbf\xbf", 4)); /* overlong */
-    cr_expect_not(wire_is_utf8("\xe2\x98", 2));
-    cr_expect(wire_is_utf8("\xe2\x98\xba", 3));
-    cr_expect_not(wire_is_utf8("\x80", 1));
-    cr_expect(wire_is_utf8("", 0));
-}
-
 static bool other(const char *path)
 {
     return wire_is_other_version(path, strlen(path));

@@ -1,5 +1,5 @@
 /*
- * call.c - the half of client.h that is one call: its request, its response, its end.
+ * client_call.c - the half of client.h that is one call: its request, its response, its end.
  *
  * A call is waiting (in its channel), then on a session, then over.  The user hears of the end
  * once; the object lives on while nghttp2 still knows its stream, so that the count of open
@@ -12,9 +12,9 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/rpc/grpc/client_impl.h"
-#include "proto/rpc/h2/fields.h"
-#include "proto/wire.h"
+#include "base/text.h"
+#include "proto/rpc/grpc/client_private.h"
+#include "proto/rpc/grpc/fields.h"
 
 #define USER_AGENT "grpc-c-drover/" DROVER_VERSION
 
@@ -30,7 +30,6 @@ static void free_call(struct h2_stream *stream)
     h2_stream_finish(stream);
     buf_finish(&call->head);
     buf_finish(&call->message);
-    metadata_finish(&call->metadata);
     free(call);
 }
 
@@ -71,7 +70,7 @@ static const char *readable(struct buf *text)
     if (text->failed || n == 0)
         return "";
     p = buf_head(text);
-    if (!wire_is_utf8(p, n))
+    if (!text_is_utf8(p, n))
         for (i = 0; i < n; i++)
             if (p[i] == 0 || p[i] >= 0x80)
                 p[i] = '?';
@@ -171,7 +170,6 @@ int call_start(struct call **out, struct channel *channel, const struct call_opt
     call->handler = *handler;
     call->data = data;
     call->wait_for_ready = options->wait_for_ready;
-    call->keep_metadata = options->keep_metadata;
     call->unary = options->unary;
     call->pushback_ms = -2;
     if (options->timeout_us != 0) {
@@ -223,18 +221,6 @@ bool call_submit(struct call *call, struct h2_session *session)
     return true;
 }
 
-int call_send_bytes(struct call *call, const void *message, size_t n)
-{
-    int rc;
-
-    if (call->stream.over || call->stream.eof)
-        return DRV_ECLOSED;
-    rc = h2_stream_add(&call->stream, message, n);
-    if (rc == 0)
-        h2_stream_kick(&call->stream);
-    return rc;
-}
-
 int call_send(struct call *call, const ProtobufCMessage *message)
 {
     uint8_t *to;
@@ -273,22 +259,7 @@ void call_cancel(struct call *call)
         call_drop(call);
 }
 
-bool call_was_sent(const struct call *call)
-{
-    return call->stream.sent;
-}
-
-const void *call_metadata_get(const struct call *call, const char *name, size_t *n)
-{
-    return metadata_get(&call->metadata, name, n);
-}
-
 /* ---- the response --------------------------------------------------------------------- */
-
-static bool is(const uint8_t *text, size_t n, const char *expected)
-{
-    return n == strlen(expected) && memcmp(text, expected, n) == 0;
-}
 
 static bool is_grpc(const uint8_t *type, size_t n)
 {
@@ -320,23 +291,20 @@ static void on_header(struct h2_stream *stream, const uint8_t *name, size_t n,
 {
     struct call *call = call_of(stream);
 
-    if (is(name, n, ":status")) {
+    if (text_equals(name, n, ":status")) {
         /* nghttp2 lets only three digits through. */
         call->http_status = (unsigned)(value[0] - '0') * 100 + (unsigned)(value[1] - '0') * 10 +
                             (unsigned)(value[2] - '0');
-    } else if (is(name, n, "content-type")) {
+    } else if (text_equals(name, n, "content-type")) {
         call->grpc = is_grpc(value, value_len);
-    } else if (is(name, n, "grpc-status")) {
+    } else if (text_equals(name, n, "grpc-status")) {
         call->has_status = true;
         call->status = grpc_status_parse(value, value_len);
-    } else if (is(name, n, "grpc-message")) {
+    } else if (text_equals(name, n, "grpc-message")) {
         buf_reset(&call->message);
         grpc_message_decode(&call->message, value, value_len);
-    } else if (is(name, n, "grpc-retry-pushback-ms")) {
+    } else if (text_equals(name, n, "grpc-retry-pushback-ms")) {
         call->pushback_ms = parse_pushback(value, value_len);
-    } else if (call->keep_metadata && metadata_is_custom(name, n)) {
-        if (metadata_add(&call->metadata, name, n, value, value_len) != 0)
-            call->bad_metadata = true;
     }
 }
 
@@ -355,11 +323,6 @@ static void on_headers(struct h2_stream *stream, bool end_stream)
 
     if (!call->started && call->http_status >= 100 && call->http_status < 200)
         return;
-    if (call->bad_metadata) {
-        call_end(call, GRPC_INTERNAL, CALL_END_PROTOCOL,
-                 "bad or too much base64 in the response metadata");
-        return;
-    }
     if (call->started || end_stream) {
         call->started = true;
         return; /* trailers: on_remote_end() comes next */

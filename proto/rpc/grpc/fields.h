@@ -1,6 +1,6 @@
 /* fields.h - header fields on their way out, for call.c and server_call.c. */
-#ifndef DROVER_PROTO_RPC_H2_FIELDS_H
-#define DROVER_PROTO_RPC_H2_FIELDS_H
+#ifndef DROVER_PROTO_RPC_GRPC_FIELDS_H
+#define DROVER_PROTO_RPC_GRPC_FIELDS_H
 
 #include <nghttp2/nghttp2.h>
 #include <stddef.h>

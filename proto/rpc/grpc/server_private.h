@@ -1,7 +1,6 @@
-/* server_impl.h - what server.c and server_call.c, two parts of server.h, know of each other.
- */
-#ifndef DROVER_PROTO_RPC_GRPC_SERVER_IMPL_H
-#define DROVER_PROTO_RPC_GRPC_SERVER_IMPL_H
+/* server_private.h - what server.c and server_call.c know of each other. */
+#ifndef DROVER_PROTO_RPC_GRPC_SERVER_PRIVATE_H
+#define DROVER_PROTO_RPC_GRPC_SERVER_PRIVATE_H
 
 #include "proto/rpc/grpc/metadata.h"
 #include "proto/rpc/grpc/server.h"

@@ -5,8 +5,8 @@
  * boundaries mean nothing, so this is a state machine that takes bytes as they come.  A message
  * that lies whole in one input is delivered from there, without a copy.
  */
-#ifndef DROVER_PROTO_RPC_GRPC_FRAME_H
-#define DROVER_PROTO_RPC_GRPC_FRAME_H
+#ifndef DROVER_PROTO_RPC_FRAME_H
+#define DROVER_PROTO_RPC_FRAME_H
 
 #include <stddef.h>
 #include <stdint.h>

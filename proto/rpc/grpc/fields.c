@@ -1,5 +1,5 @@
 /* fields.c - header fields on their way out. */
-#include "proto/rpc/h2/fields.h"
+#include "proto/rpc/grpc/fields.h"
 
 #include <stdint.h>
 #include <string.h>

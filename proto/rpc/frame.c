@@ -1,5 +1,5 @@
 /* frame.c - cuts a gRPC byte stream into messages. */
-#include "proto/rpc/grpc/frame.h"
+#include "proto/rpc/frame.h"
 
 #include <string.h>
 

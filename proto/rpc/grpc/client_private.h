@@ -1,9 +1,8 @@
-/* client_impl.h - what channel.c and call.c, the two halves of client.h, know of each other. */
-#ifndef DROVER_PROTO_RPC_GRPC_CLIENT_IMPL_H
-#define DROVER_PROTO_RPC_GRPC_CLIENT_IMPL_H
+/* client_private.h - what client_channel.c and client_call.c know of each other. */
+#ifndef DROVER_PROTO_RPC_GRPC_CLIENT_PRIVATE_H
+#define DROVER_PROTO_RPC_GRPC_CLIENT_PRIVATE_H
 
 #include "proto/rpc/grpc/client.h"
-#include "proto/rpc/grpc/metadata.h"
 #include "proto/rpc/h2/h2_session.h"
 
 struct channel {
@@ -37,28 +36,25 @@ struct call {
     struct call *prev, *next; /* in channel->waiting */
     bool waiting;             /* it is there */
     bool wait_for_ready;
-    bool keep_metadata;
     bool unary;
     struct timer deadline;
     uint64_t due_mono_us; /* 0 = no deadline */
-    struct buf head;      /* path and metadata, until submitted; see call.c */
+    struct buf head;      /* path and metadata, until submitted; see client_call.c */
     unsigned messages;    /* received */
 
     /* Of the response. */
-    struct metadata metadata;
     bool started; /* a header block other than 1xx came */
     bool grpc;    /* content-type is right */
     bool has_status;
-    bool bad_metadata;
     unsigned http_status;
     enum grpc_status status;
     int64_t pushback_ms;
     struct buf message;
 };
 
-extern const struct h2_role client_role; /* call.c fills in most of it */
+extern const struct h2_role client_role; /* client_call.c fills in most of it */
 
-/* channel.c */
+/* client_channel.c */
 void channel_work_later(struct channel *channel);
 void channel_add_waiting(struct channel *channel, struct call *call);
 void channel_unlink_waiting(struct channel *channel, struct call *call);
@@ -67,7 +63,7 @@ void channel_on_goaway(struct h2_session *session, uint32_t h2_error_code);
 void channel_on_room(struct h2_session *session);
 void channel_on_down(struct h2_session *session, const char *why);
 
-/* call.c.  All but call_drop() may call the user. */
+/* client_call.c.  All but call_drop() may call the user. */
 /* Puts a waiting call on the session.  False: the session takes no more. */
 MUST_CHECK bool call_submit(struct call *call, struct h2_session *session);
 void call_end(struct call *call, enum grpc_status status, enum call_end end, const char *text);

@@ -1,5 +1,5 @@
 /*
- * channel.c - the half of client.h that keeps one connection up.
+ * client_channel.c - the half of client.h that keeps one connection up.
  *
  *   from        when                                               to
  *   ----------  -------------------------------------------------  ----------
@@ -20,7 +20,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "proto/rpc/grpc/client_impl.h"
+#include "proto/rpc/grpc/client_private.h"
 
 #define QUICK_US         UINT64_C(1000000) /* a connection that ends before this was no use */
 #define MAX_QUICK_LOSSES 2
@@ -379,11 +379,4 @@ enum channel_state channel_state(const struct channel *channel)
 uint64_t channel_connect_us(const struct channel *channel)
 {
     return channel->connect_us;
-}
-
-uint32_t channel_room(const struct channel *channel)
-{
-    uint32_t room = channel->session == NULL ? 0 : h2_session_room(channel->session);
-
-    return room > channel->waiting_count ? room - channel->waiting_count : 0;
 }

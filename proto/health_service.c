@@ -1,10 +1,11 @@
-/* health_service.c - grpc.health.v1: Check answers once, Watch answers on every change. */
+/* health_service.c - see health_service.h. */
+#include "proto/health_service.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "proto/grpc_health_v1.pb-c.h"
-#include "proto/rpc/grpc/server.h"
 #include "proto/wire.h"
 
 #define MAX_NAMES      16
@@ -190,7 +191,8 @@ static const struct server_handler watch_handler = {
     .on_closed = watch_gone,
 };
 
-/* ---- server.h ------------------------------------------------------------------------- */
+/* ---- health_service.h
+ * ------------------------------------------------------------------------- */
 
 void health_service_set(struct health_service *service, const char *name, bool serving)
 {

@@ -1,0 +1,35 @@
+/* text.h - questions about short texts, terminated or not.  Pure. */
+#ifndef DROVER_BASE_TEXT_H
+#define DROVER_BASE_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/attrs.h"
+
+MUST_CHECK static inline bool text_equals(const void *p, size_t n, const char *expected)
+{
+    return n == strlen(expected) && memcmp(p, expected, n) == 0;
+}
+
+MUST_CHECK static inline bool text_starts_with(const void *p, size_t n, const char *prefix)
+{
+    size_t len = strlen(prefix);
+
+    return n >= len && memcmp(p, prefix, len) == 0;
+}
+
+/* Only ASCII from space to tilde?  An empty text is printable. */
+MUST_CHECK bool text_is_printable(const void *p, size_t n);
+
+/* [A-Za-z0-9._-]{1,max_bytes} */
+MUST_CHECK bool text_is_name(const char *text, size_t max_bytes);
+
+/* UTF-8 without control characters, 1 to max_bytes bytes. */
+MUST_CHECK bool text_is_label(const char *text, size_t max_bytes);
+
+/* Valid UTF-8 without NUL? */
+MUST_CHECK bool text_is_utf8(const void *p, size_t n);
+
+#endif
