@@ -500,8 +500,7 @@ static const struct plan crowd = {.masks = {0x3, 0x7, 0xc, 0x8, 0xf, 0x1, 0x5},
                                   .hold_us = 800,
                                   .classes_us = 20000};
 
-Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_order_of_keys,
-     .timeout = 240)
+Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_order_of_keys)
 {
     struct temporary t;
     pid_t pid[WORKERS];
@@ -520,8 +519,7 @@ Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_orde
     end(&t);
 }
 
-Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses,
-     .timeout = 240)
+Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses)
 {
     struct temporary t;
     pid_t pid[WORKERS];
@@ -556,7 +554,7 @@ Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_el
     end(&t);
 }
 
-Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long, .timeout = 240)
+Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long)
 {
     struct temporary t;
     pid_t pid[WORKERS];
@@ -586,7 +584,7 @@ Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long, .timeout = 
     end(&t);
 }
 
-Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps, .timeout = 240)
+Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps)
 {
     struct temporary t;
     struct plan with = crowd;
@@ -612,7 +610,7 @@ static const struct plan rivals = {.masks = {0x3, 0x3},
                                    .hold_us = 4000,
                                    .classes_us = 0};
 
-Test(queue_shared, two_models_of_equal_demand_are_served_alike, .timeout = 120)
+Test(queue_shared, two_models_of_equal_demand_are_served_alike)
 {
     struct temporary t;
     struct plan with = rivals;
