@@ -282,6 +282,13 @@ uint64_t nodes_epoch(const struct scoreboard *board)
     return atomic_load_explicit(&segment_live(board)->nodes_epoch, memory_order_acquire);
 }
 
+uint32_t nodes_version(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_node *row = segment_node(board, node);
+
+    return row == NULL ? 0 : get32(&row->seq);
+}
+
 /* Whatever the bytes were: text ends, counts and indices are in range. */
 static void sanitize(struct node_info *info)
 {

@@ -117,6 +117,9 @@ void nodes_repair(struct scoreboard *board);
 /* ---- reading: anyone ---- */
 
 uint64_t nodes_epoch(const struct scoreboard *board);
+/* Moves with every change of the row's cold part; odd while that is being written.  Read it
+ * before nodes_read(): while it stays the same, so does what was read. */
+uint32_t nodes_version(const struct scoreboard *board, unsigned node);
 /* False: empty slot, out of range, or no consistent copy in a bounded number of tries (the
  * caller keeps its last one).  Text fields are NUL-terminated and counts are in range whatever
  * the bytes. */

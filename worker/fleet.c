@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
@@ -17,6 +18,14 @@
 #include "shm/stats.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
+
+/* The models by number, and their numbers by name. */
+struct fleet_models {
+    struct fleet_model *at; /* owned, with their `servers` */
+    size_t count, cap;
+    uint32_t *index; /* owned: 1 + number, where the hash of its id says or after; 0 = nobody */
+    size_t index_cap; /* 0 or a power of two, at least twice `cap` */
+};
 
 struct fleet {
     struct loop *loop;
@@ -30,8 +39,7 @@ struct fleet {
     size_t nodes_count;
     struct fleet_node *retired; /* owned list: nodes that attempts still hold */
 
-    struct fleet_model *models; /* owned, with their `servers` */
-    size_t models_count;
+    struct fleet_models models;
 
     SSL_CTX **node_tls;     /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;  /* owned; for nodes that joined by themselves with TLS */
@@ -175,32 +183,60 @@ static bool same_tenant(const struct node_info *a, const struct node_info *b)
            strcmp(a->address, b->address) == 0;
 }
 
-static void renew_slot(struct fleet *fleet, uint32_t slot, struct node_info *fresh)
+static struct fleet_node *add_node(struct fleet *fleet, uint32_t slot)
 {
-    enum node_state state = nodes_state(fleet->board, slot);
-    struct fleet_node *node = fleet->nodes[slot];
+    struct fleet_node *node = calloc(1, sizeof(*node));
 
-    if (state == NODE_NONE || state == NODE_GONE) {
-        if (node != NULL)
-            retire(fleet, slot);
-        return;
-    }
+    if (node == NULL)
+        return NULL;
+    node->slot = slot;
+    node->fleet = fleet;
+    fleet->nodes[slot] = node;
+    fleet->nodes_count++;
+    return node;
+}
+
+/* Copies a row that changed.  NULL: not now; the epoch will have moved again by the next turn.
+ */
+static struct fleet_node *copy_row(struct fleet *fleet, uint32_t slot, struct node_info *fresh)
+{
+    struct fleet_node *node = fleet->nodes[slot];
+    uint32_t version = nodes_version(fleet->board, slot);
+
     if (!nodes_read(fleet->board, slot, fresh))
-        return; /* being written: the epoch will have moved again by the next turn */
+        return NULL;
     if (node != NULL && !same_tenant(&node->info, fresh)) {
         retire(fleet, slot);
         node = NULL;
     }
-    if (node == NULL) {
-        node = calloc(1, sizeof(*node));
-        if (node == NULL)
-            return;
-        node->slot = slot;
-        node->fleet = fleet;
-        fleet->nodes[slot] = node;
-        fleet->nodes_count++;
+    if (node == NULL)
+        node = add_node(fleet, slot);
+    if (node != NULL) {
+        node->info = *fresh;
+        node->version = version;
     }
-    node->info = *fresh;
+    return node;
+}
+
+/* True: what the models say of it may be wrong now. */
+static bool renew_slot(struct fleet *fleet, uint32_t slot, struct node_info *fresh)
+{
+    enum node_state state = nodes_state(fleet->board, slot);
+    struct fleet_node *node = fleet->nodes[slot];
+    bool changed = false;
+
+    if (state == NODE_NONE || state == NODE_GONE) {
+        if (node == NULL)
+            return false;
+        retire(fleet, slot);
+        return true;
+    }
+    if (node == NULL || node->version != nodes_version(fleet->board, slot)) {
+        changed = true;
+        node = copy_row(fleet, slot, fresh);
+        if (node == NULL)
+            return fleet->nodes[slot] == NULL;
+    }
     if (state == NODE_UP || state == NODE_TRIAL) {
         if (node->channel == NULL)
             open_channel(fleet, node);
@@ -208,46 +244,97 @@ static void renew_slot(struct fleet *fleet, uint32_t slot, struct node_info *fre
             channel_connect(node->channel); /* it is back: do not sit out the back-off */
     }
     node->state = state;
+    return changed;
 }
 
 /* ---- models ---------------------------------------------------------------------------- */
 
-static void free_models(struct fleet_model *models, size_t count)
+static void free_models(struct fleet_models *models)
 {
-    for (size_t i = 0; i < count; i++)
-        free(models[i].servers);
-    free(models);
+    for (size_t i = 0; i < models->count; i++)
+        free(models->at[i].servers);
+    free(models->at);
+    free(models->index);
+    *models = (struct fleet_models){0};
 }
 
-static struct fleet_model *model_for(struct fleet_model **models, size_t *count, const char *id)
+/* Where the index has this id, or would have it.  There is an index. */
+static uint32_t *index_place(const struct fleet_models *models, const char *id)
 {
-    struct fleet_model *grown;
+    size_t at = (size_t)hash_text(id) & (models->index_cap - 1);
 
-    for (size_t i = 0; i < *count; i++) {
-        if (strcmp((*models)[i].id, id) == 0)
-            return &(*models)[i];
-    }
-    grown = realloc(*models, (*count + 1) * sizeof(**models));
-    if (grown == NULL)
+    while (models->index[at] != 0 && strcmp(models->at[models->index[at] - 1].id, id) != 0)
+        at = (at + 1) & (models->index_cap - 1);
+    return &models->index[at];
+}
+
+static struct fleet_model *find_model(const struct fleet_models *models, const char *id)
+{
+    uint32_t number = models->index_cap == 0 ? 0 : *index_place(models, id);
+
+    return number == 0 ? NULL : &models->at[number - 1];
+}
+
+/* Room for twice as many models. */
+static bool grow_models(struct fleet_models *models)
+{
+    size_t cap = models->cap == 0 ? 16 : 2 * models->cap;
+    struct fleet_model *at = realloc(models->at, cap * sizeof(*at));
+    uint32_t *index;
+
+    if (at == NULL)
+        return false;
+    models->at = at;
+    index = calloc(2 * cap, sizeof(*index));
+    if (index == NULL)
+        return false;
+    free(models->index);
+    models->index = index;
+    models->index_cap = 2 * cap;
+    models->cap = cap;
+    for (size_t i = 0; i < models->count; i++)
+        *index_place(models, at[i].id) = (uint32_t)i + 1;
+    return true;
+}
+
+static struct fleet_model *model_for(struct fleet_models *models, const char *id)
+{
+    struct fleet_model *model = find_model(models, id);
+
+    if (model != NULL)
+        return model;
+    if (models->count == models->cap && !grow_models(models))
         return NULL;
-    *models = grown;
-    grown = &grown[(*count)++];
-    memset(grown, 0, sizeof(*grown));
-    (void)strlcpy(grown->id, id, sizeof(grown->id));
-    grown->bytes_per_token = FLEET_BYTES_PER_TOKEN;
-    return grown;
+    model = &models->at[models->count];
+    memset(model, 0, sizeof(*model));
+    (void)strlcpy(model->id, id, sizeof(model->id));
+    model->bytes_per_token = FLEET_BYTES_PER_TOKEN;
+    *index_place(models, id) = (uint32_t)++models->count;
+    return model;
+}
+
+/* Is there room for one more?  It doubles: 0, 1, 2, 4 ... servers fill what was asked for. */
+static bool has_room(const struct fleet_model *model)
+{
+    size_t n = model->servers_count;
+
+    return n != 0 && (n & (n - 1)) != 0;
 }
 
 static void add_server(struct fleet_model *model, struct fleet_node *node,
                        const struct node_model *served)
 {
-    struct fleet_server *grown =
-        realloc(model->servers, (model->servers_count + 1) * sizeof(*grown));
+    size_t n = model->servers_count;
 
-    if (grown == NULL)
-        return;
-    model->servers = grown;
-    grown[model->servers_count++] = (struct fleet_server){
+    if (!has_room(model)) {
+        struct fleet_server *grown =
+            realloc(model->servers, (n == 0 ? 1 : 2 * n) * sizeof(*grown));
+
+        if (grown == NULL)
+            return;
+        model->servers = grown;
+    }
+    model->servers[model->servers_count++] = (struct fleet_server){
         .node = node,
         .state = served->state,
         .load_ms = served->load_ms,
@@ -265,39 +352,36 @@ static void add_server(struct fleet_model *model, struct fleet_node *node,
 
 static void renew_models(struct fleet *fleet)
 {
-    struct fleet_model *old = fleet->models;
-    size_t old_count = fleet->models_count;
-    struct fleet_model *models = NULL;
-    size_t count = 0;
+    struct fleet_models old = fleet->models;
 
+    fleet->models = (struct fleet_models){0};
     for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++) {
         struct fleet_node *node = fleet->nodes[slot];
 
         for (uint32_t m = 0; node != NULL && m < node->info.models_count; m++) {
-            struct fleet_model *model = model_for(&models, &count, node->info.models[m].id);
+            struct fleet_model *model = model_for(&fleet->models, node->info.models[m].id);
 
             if (model != NULL)
                 add_server(model, node, &node->info.models[m]);
         }
     }
-    fleet->models = models;
-    fleet->models_count = count;
-    for (size_t i = 0; i < old_count; i++) {
-        struct fleet_model *kept = fleet_find(fleet, old[i].id);
+    for (size_t i = 0; i < old.count; i++) {
+        struct fleet_model *kept = fleet_find(fleet, old.at[i].id);
 
         if (kept != NULL) {
-            kept->cursor = old[i].cursor;
-            kept->bytes_per_token = old[i].bytes_per_token;
-            kept->return_mono_us = old[i].return_mono_us;
+            kept->cursor = old.at[i].cursor;
+            kept->bytes_per_token = old.at[i].bytes_per_token;
+            kept->return_mono_us = old.at[i].return_mono_us;
         }
     }
-    free_models(old, old_count);
+    free_models(&old);
 }
 
 void fleet_renew(struct fleet *fleet)
 {
     uint64_t epoch = nodes_epoch(fleet->board);
     uint64_t now = loop_now_us(fleet->loop);
+    bool changed = false;
     struct node_info *fresh;
 
     if (epoch == fleet->epoch || now - fleet->renew_mono_us < RENEW_INTERVAL_US)
@@ -308,9 +392,10 @@ void fleet_renew(struct fleet *fleet)
     fleet->epoch = epoch;
     fleet->renew_mono_us = now;
     for (uint32_t slot = 0; slot < fleet->nodes_cap; slot++)
-        renew_slot(fleet, slot, fresh);
+        changed = renew_slot(fleet, slot, fresh) || changed;
     free(fresh);
-    renew_models(fleet);
+    if (changed)
+        renew_models(fleet);
     fleet->on_change(fleet->data);
 }
 
@@ -318,11 +403,7 @@ void fleet_renew(struct fleet *fleet)
 
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
 {
-    for (size_t i = 0; i < fleet->models_count; i++) {
-        if (strcmp(fleet->models[i].id, id) == 0)
-            return &fleet->models[i];
-    }
-    return NULL;
+    return find_model(&fleet->models, id);
 }
 
 struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation)
@@ -420,7 +501,7 @@ void fleet_destroy(struct fleet *fleet)
         fleet->retired = node->next_retired;
         free_node(node);
     }
-    free_models(fleet->models, fleet->models_count);
+    free_models(&fleet->models);
     for (unsigned i = 0; fleet->node_tls != NULL && i < fleet->config->nodes_count; i++)
         SSL_CTX_free(fleet->node_tls[i]);
     free(fleet->node_tls);

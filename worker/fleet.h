@@ -38,6 +38,7 @@ struct fleet_node {
     /* private to fleet.c */
     struct fleet *fleet;
     unsigned refs;
+    uint32_t version; /* nodes_version() of `info` */
     struct fleet_node *next_retired;
     struct node_info info; /* as of the last renewal */
 };
@@ -78,8 +79,9 @@ MUST_CHECK int fleet_create(struct fleet **out, struct loop *loop, const struct 
                             struct error *err);
 void fleet_destroy(struct fleet *fleet);
 
-/* Renews the picture if the table's epoch moved, at most every 10 ms.  Call once a turn.  Calls
- * on_change when something moved, and when a channel's state did. */
+/* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that
+ * changed, and makes the models anew when one did.  Call once a turn.  Calls on_change when
+ * something moved, and when a channel's state did. */
 void fleet_renew(struct fleet *fleet);
 
 /* The model called `id`, or NULL when no node names it. */
