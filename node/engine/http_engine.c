@@ -580,7 +580,7 @@ static int read_key(char **out, const char *path, struct error *err)
         if (*out == NULL)
             rc = error_set(err, DRV_ENOMEM, "out of memory");
         else
-            (void)snprintf(*out, line_bytes, AUTHORIZATION "%s", text);
+            (void)snprintf(*out, line_bytes, AUTHORIZATION "%.*s", (int)n, text);
     }
     explicit_bzero(text, sizeof(text));
     return rc;
