@@ -59,7 +59,7 @@ void agent_changed(struct agent *agent, unsigned changes)
 
 static void set_health(struct agent *agent)
 {
-    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *facts = engine_facts(agent->engine);
     bool serving = facts->reachable && !facts->loading && !agent->draining;
 
     health_service_set(agent->health, "", serving);
@@ -105,7 +105,7 @@ static void log_facts(const struct agent *agent, const struct engine_facts *fact
 static void on_facts(void *data)
 {
     struct agent *agent = data;
-    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *facts = engine_facts(agent->engine);
     unsigned changes = 0;
 
     resize(agent, facts);
@@ -150,18 +150,12 @@ bool agent_idle(const struct agent *agent)
 
 void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
 {
-    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *facts = engine_facts(agent->engine);
 
     drover__v1__load_report__init(out);
     out->seq = ++agent->load_seq;
     out->running = admission_busy(&agent->admission);
     out->queued = agent->admission.queued;
-    /* Where the load is exact at any time, others' requests are in it. */
-    if (facts->has_load && facts->looked_mono_us == 0) {
-        if (facts->running > out->running)
-            out->running = facts->running;
-        out->queued += facts->queued;
-    }
     out->engine_reachable = facts->reachable;
     out->loading = facts->loading;
     out->draining = agent->draining;
@@ -172,7 +166,7 @@ void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
 
 void agent_describe(struct agent *agent, struct describe *out)
 {
-    describe_fill(out, agent->engine->ops->facts(agent->engine), agent->admission.slots,
+    describe_fill(out, engine_facts(agent->engine), agent->admission.slots,
                   agent->admission.queue, AGENT_MAX_REQUEST_BYTES);
 }
 
@@ -233,7 +227,7 @@ static void describe_on_start(struct server_call *call, void *data)
 static void describe_on_message(struct server_call *call, const uint8_t *message, size_t n)
 {
     struct agent *agent = server_call_data(call);
-    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *facts = engine_facts(agent->engine);
     Drover__V1__DescribeResponse response = DROVER__V1__DESCRIBE_RESPONSE__INIT;
     struct describe *d = malloc(sizeof(*d));
     Drover__V1__LoadReport load;
@@ -384,8 +378,7 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
     agent->methods[2] = (struct server_method){
         .path = "/drover.v1.Inference/WatchLoad", .handler = &watch_handler, .data = agent};
     health_service_methods(agent->health, agent->methods + 3);
-    engine->on_facts = on_facts;
-    engine->on_facts_data = agent;
+    engine_on_facts(engine, on_facts, agent);
     agent->told.kind = UINT32_MAX; /* so that the first facts are news */
     on_facts(agent);
     *out = agent;
@@ -396,7 +389,7 @@ void agent_destroy(struct agent *agent)
 {
     if (agent == NULL)
         return;
-    agent->engine->on_facts = NULL;
+    engine_on_facts(agent->engine, NULL, NULL);
     loop_undefer(agent->loop, &agent->turn);
     infer_free_all(agent);
     wire_arena_finish(&agent->arena);

@@ -121,7 +121,7 @@ static bool flush(struct exec *exec)
     if (!exec->paused && exec->run != NULL &&
         server_call_queued(exec->call) > QUEUE_MAX_BYTES) {
         exec->paused = true;
-        exec->agent->engine->ops->pause(exec->run, true);
+        engine_pause(exec->run, true);
     }
     return true;
 }
@@ -138,7 +138,7 @@ void answer_writable(struct exec *exec)
     exec->paused = false;
     exec->last_content_us = loop_now_us(exec->agent->loop); /* the silence was ours */
     if (exec->run != NULL)
-        exec->agent->engine->ops->pause(exec->run, false);
+        engine_pause(exec->run, false);
 }
 
 /* Adds bytes to the next chunk.  False: the call has ended. */
@@ -167,7 +167,7 @@ static void on_silence(struct timer *timer);
 static bool look_at_prefill(struct exec *exec, uint64_t now)
 {
     struct agent *agent = exec->agent;
-    uint64_t progress = agent->engine->ops->facts(agent->engine)->progress;
+    uint64_t progress = engine_facts(agent->engine)->progress;
     uint64_t tokens = agent->output_tokens;
     bool advances = now != exec->started_us && progress > exec->progress &&
                     tokens == exec->tokens_then && !exec->head_sent;

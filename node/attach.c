@@ -192,7 +192,7 @@ static void fill_facts(const struct attach *attach, struct join_facts *facts)
 static void send_register(struct attach *attach)
 {
     struct agent *agent = attach->agent;
-    const struct engine_facts *engine = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *engine = engine_facts(agent->engine);
     Drover__V1__NodeFrame frame = DROVER__V1__NODE_FRAME__INIT;
     Drover__V1__Register message = DROVER__V1__REGISTER__INIT;
     uint8_t proof[JOIN_PROOF_BYTES];

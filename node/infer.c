@@ -62,7 +62,7 @@ static void finish(struct exec *exec)
     loop_undefer(agent->loop, &exec->flush);
     admission_leave(&agent->admission, &exec->waiter);
     if (exec->run != NULL) {
-        agent->engine->ops->cancel(exec->run);
+        engine_cancel(exec->run);
         exec->run = NULL;
         /* Engines that show their load also show when they have noticed. */
         give_back(exec, agent->looked_mono_us != 0 && agent->told.has_load);
@@ -167,35 +167,26 @@ static int engine_kind(const struct exec *exec)
 {
     struct engine *engine = exec->agent->engine;
 
-    return (int)engine->ops->facts(engine)->kind;
+    return (int)engine_facts(engine)->kind;
 }
 
 /* Asks the engine; the slot is counted already. */
 static void start_run(struct exec *exec)
 {
     struct agent *agent = exec->agent;
-    struct engine_header headers[HEADERS_MAX + 1];
     struct engine_request request = {
         .operation = exec->operation,
         .content_type = (const char *)buf_head(&exec->request_text),
         .body = buf_head(&exec->body),
         .body_len = buf_size(&exec->body),
-        .headers = headers,
+        .headers = exec->headers,
         .headers_count = exec->headers_count,
         .id = exec->request_id,
+        .attempt = exec->attempt,
     };
     struct error err = {0};
-    char attempt[16];
 
-    memcpy(headers, exec->headers, exec->headers_count * sizeof(headers[0]));
-    if (engine_kind(exec) == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED) {
-        /* For faults that are to happen to one attempt only. */
-        (void)snprintf(attempt, sizeof(attempt), "%u", (unsigned)exec->attempt);
-        headers[request.headers_count++] =
-            (struct engine_header){.name = "x-drover-attempt", .value = attempt};
-    }
-    if (agent->engine->ops->start(agent->engine, &exec->run, &request, &answer_events, exec,
-                                  &err) != 0) {
+    if (engine_start(agent->engine, &exec->run, &request, &answer_events, exec, &err) != 0) {
         exec->run = NULL;
         give_back(exec, false);
         exec_fail(exec, GRPC_UNAVAILABLE, "%s", err.text);
@@ -318,7 +309,7 @@ static const struct engine_model *find_model(const struct engine_facts *facts, c
 static uint64_t vocabulary_of(const struct exec *exec, const char *model_id)
 {
     struct engine *engine = exec->agent->engine;
-    const struct engine_facts *facts = engine->ops->facts(engine);
+    const struct engine_facts *facts = engine_facts(engine);
     const struct engine_model *model = find_model(facts, model_id);
 
     if (model == NULL || !resume_engine_knows_ids((int)facts->kind, exec->operation))
@@ -330,7 +321,7 @@ static uint64_t vocabulary_of(const struct exec *exec, const char *model_id)
 static bool check_service(struct exec *exec, const Drover__V1__InferRequest *request)
 {
     struct agent *agent = exec->agent;
-    const struct engine_facts *facts = agent->engine->ops->facts(agent->engine);
+    const struct engine_facts *facts = engine_facts(agent->engine);
     const struct engine_model *model = find_model(facts, request->model);
 
     if (agent->draining)

@@ -20,8 +20,6 @@
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
-#include "sim/sim_engine.h"
-#include "sim/sim_http.h"
 
 #define POLL_MS        500
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
@@ -42,7 +40,6 @@ struct node {
     struct engine *engine;
     struct agent *agent;
     struct grpc_server *server;
-    struct sim_http *sim_http; /* NULL = none */
     struct attach *attaches[OPTIONS_MAX_COORDINATORS];
     SSL_CTX *server_tls, *coordinator_tls;
     struct watch *signals;
@@ -168,25 +165,6 @@ static int watch_signals(struct node *node, struct error *err)
     return node->signals == NULL ? DRV_ESYS : 0;
 }
 
-static int make_engine(struct node *node, struct error *err)
-{
-    const struct options *o = &node->options;
-    int rc;
-
-    if (strncmp(o->engine, "sim:", 4) != 0)
-        return http_engine_create(&node->engine, &node->loop, o->engine, o->engine_key_file,
-                                  POLL_MS, err);
-    rc = sim_engine_create(&node->engine, &node->loop, o->engine + 4, err);
-    if (rc == 0)
-        sim_engine_set_name(node->engine, o->name);
-    if (rc == 0 && o->sim_http != NULL) {
-        rc = sim_http_open(&node->sim_http, node->engine, &node->loop, o->sim_http, err);
-        if (rc == 0)
-            log_info("event=sim_http address=%s", sim_http_address(node->sim_http));
-    }
-    return rc;
-}
-
 /* OpenSSL takes its file names as struct config_tls gives them, without const. */
 static struct config_tls tls_of(const char *cert, const char *key, const char *ca)
 {
@@ -276,7 +254,8 @@ static int start(struct node *node, struct error *err)
     if (rc == 0)
         rc = make_tls(node, err);
     if (rc == 0)
-        rc = make_engine(node, err);
+        rc = engine_create(&node->engine, &node->loop, o->engine, o->engine_key_file, POLL_MS,
+                           err);
     if (rc != 0)
         return rc;
     (void)strlcpy(config.node_id, o->name, sizeof(config.node_id));
@@ -310,13 +289,11 @@ static void finish(struct node *node)
     if (node->loop.h2o == NULL)
         return;
     timer_stop(&node->loop, &node->drain_timer);
-    sim_http_close(node->sim_http);
     for (size_t i = 0; i < node->options.coordinators_count; i++)
         attach_destroy(node->attaches[i]);
     grpc_server_destroy(node->server);
     agent_destroy(node->agent);
-    if (node->engine != NULL)
-        node->engine->ops->destroy(node->engine);
+    engine_destroy(node->engine);
     watch_stop(node->signals);
     SSL_CTX_free(node->server_tls);
     SSL_CTX_free(node->coordinator_tls);

@@ -17,12 +17,11 @@
 #define TOKEN_FILE_BYTES 4096
 
 const char options_help[] =
-    "usage: drover-node --engine URL|sim:SPEC [options]\n"
+    "usage: drover-node --engine URL [options]\n"
     "\n"
     "Serves one engine to Drover coordinators.\n"
     "\n"
     "  --engine URL             llama-server, Ollama, vLLM, or any OpenAI HTTP server\n"
-    "  --engine sim:SPEC        the simulated engine, for demos and tests\n"
     "  --engine-key-file FILE   API key for the engine\n"
     "  --resume-ids             ask a llama-server for token ids, so that completions that go "
     "on\n"
@@ -38,7 +37,6 @@ const char options_help[] =
     "  --tls-cert FILE --tls-key FILE   serve over TLS\n"
     "  --tls-ca FILE            and demand client certificates signed by this\n"
     "  --coordinator-tls-ca FILE  reach coordinators over TLS, verified by this\n"
-    "  --sim-http HOST:PORT     also serve the simulated engine as plain HTTP\n"
     "  --drain-timeout SECONDS  longest wait for open requests on SIGTERM [60]\n"
     "  --log-level LEVEL        error, warn, info or debug [info]\n"
     "  --log-file FILE          log to a file instead of standard error\n"
@@ -64,7 +62,6 @@ enum {
     OPT_TLS_KEY,
     OPT_TLS_CA,
     OPT_COORDINATOR_TLS_CA,
-    OPT_SIM_HTTP,
     OPT_DRAIN_TIMEOUT,
     OPT_LOG_LEVEL,
     OPT_LOG_FILE,
@@ -87,7 +84,6 @@ static const struct option long_options[] = {
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"tls-ca", required_argument, NULL, OPT_TLS_CA},
     {"coordinator-tls-ca", required_argument, NULL, OPT_COORDINATOR_TLS_CA},
-    {"sim-http", required_argument, NULL, OPT_SIM_HTTP},
     {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
@@ -208,9 +204,6 @@ static int take(struct options *o, int option, const char *value, struct error *
     case OPT_COORDINATOR_TLS_CA:
         o->coordinator_tls_ca = value;
         return 0;
-    case OPT_SIM_HTTP:
-        o->sim_http = value;
-        return check_address("--sim-http", value, err);
     case OPT_DRAIN_TIMEOUT:
         return parse_number(&o->drain_timeout_s, "--drain-timeout", value, 0, 86400, err);
     case OPT_LOG_LEVEL:
@@ -240,11 +233,13 @@ static int take(struct options *o, int option, const char *value, struct error *
 
 static int check_together(const struct options *o, struct error *err)
 {
-    bool sim;
-
     if (o->engine == NULL)
         return error_set(err, DRV_EINVAL, "--engine is missing");
-    sim = strncmp(o->engine, "sim:", 4) == 0;
+    if (strncmp(o->engine, "sim:", 4) == 0)
+        return error_set(err, DRV_EINVAL,
+                         "the simulated engine is a program of its own: start drover-sim "
+                         "--engine \"%s\", then --engine http://127.0.0.1:8091",
+                         o->engine + 4);
     if (o->token_file != NULL && o->insecure_no_token)
         return error_set(err, DRV_EINVAL,
                          "--token-file and --insecure-no-token exclude each "
@@ -253,10 +248,6 @@ static int check_together(const struct options *o, struct error *err)
         return error_set(err, DRV_EINVAL, "--tls-cert and --tls-key go together");
     if (o->tls_ca != NULL && o->tls_cert == NULL)
         return error_set(err, DRV_EINVAL, "--tls-ca needs --tls-cert and --tls-key");
-    if (o->sim_http != NULL && !sim)
-        return error_set(err, DRV_EINVAL, "--sim-http needs --engine sim:");
-    if (o->engine_key_file != NULL && sim)
-        return error_set(err, DRV_EINVAL, "--engine-key-file is for a real engine");
     return 0;
 }
 

@@ -31,7 +31,6 @@ struct options {
     bool resume_ids; /* ask the engine for token ids */
     const char *tls_cert, *tls_key, *tls_ca;
     const char *coordinator_tls_ca;
-    const char *sim_http;
     uint32_t drain_timeout_s;
     enum log_level log_level;
     const char *log_file;

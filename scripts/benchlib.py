@@ -24,7 +24,7 @@ POLL_S = 0.02
 MODEL = "sim-small"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-FOLDERS = {"drover": "master", "drover-node": "node", "droverctl": "droverctl",
+FOLDERS = {"drover": "master", "drover-node": "node", "drover-sim": "sim", "droverctl": "droverctl",
            "relay_client": "tests/bench", "routing_client": "tests/bench"}
 
 
@@ -161,6 +161,40 @@ class Group:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.processes = []
+
+
+class Engines(Group):
+    """drover-sims, and drover-nodes before them: peers stand before the same engines as Drover's nodes."""
+
+    def start_engine(self, name, spec, port):
+        """A drover-sim; call wait_listens() before it is used."""
+        return self.run([program("drover-sim", self.build), "--listen", f"127.0.0.1:{port}",
+                         "--engine", f"{spec},name={name}", "--log-level", "warn"], f"sim-{name}.log")
+
+    def start_node(self, name, engine_port, port, extra=()):
+        return self.run([program("drover-node", self.build), "--engine", f"http://127.0.0.1:{engine_port}",
+                         "--name", name, "--insecure-no-token", "--listen", f"127.0.0.1:{port}",
+                         "--log-level", "warn", *extra], f"node-{name}.log")
+
+    def start_pairs(self, names, spec, extra=()):
+        """An engine and a node for each name; (name, gRPC port) each, ready."""
+        pairs = [(name, free_port(), free_port()) for name in names]
+        for name, engine_port, _ in pairs:
+            self.start_engine(name, spec, engine_port)
+        self.wait_listens(*(engine_port for _, engine_port, _ in pairs))
+        for name, engine_port, port in pairs:
+            self.start_node(name, engine_port, port, extra)
+        self.wait_listens(*(port for *_, port in pairs))
+        return [(name, port) for name, _, port in pairs]
+
+    @staticmethod
+    def wait_listens(*ports):
+        wait_for(lambda: all(listens(port) for port in ports), 20, "engines and nodes listen")
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()  # they hold nothing that matters, and draining takes its time
+        super().stop()
 
 
 class Drover(Group):

@@ -9,28 +9,27 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "proto/drover_common.pb-c.h"
 #include "sim/sim_prompt.h"
 
-#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+#define OP(name) SIM_OP_##name
 
 #define DIMENSIONS 8
 #define MAX_INPUTS 2048
 
-bool sim_is_ollama(int operation)
+bool sim_is_ollama(enum sim_operation operation)
 {
     return operation == OP(OLLAMA_CHAT) || operation == OP(OLLAMA_GENERATE) ||
            operation == OP(OLLAMA_EMBED) || operation == OP(OLLAMA_EMBEDDINGS) ||
            operation == OP(OLLAMA_SHOW);
 }
 
-bool sim_is_anthropic(int operation)
+bool sim_is_anthropic(enum sim_operation operation)
 {
     return operation == OP(MESSAGES) || operation == OP(COUNT_TOKENS);
 }
 
-void sim_error_body(struct buf *out, int operation, unsigned status, const char *type,
-                    const char *code, const char *message)
+void sim_error_body(struct buf *out, enum sim_operation operation, unsigned status,
+                    const char *type, const char *code, const char *message)
 {
     if (sim_is_ollama(operation)) {
         buf_str(out, "{\"error\":");
@@ -208,7 +207,7 @@ static int build_embeddings(struct buf *out, const cJSON *root,
     return 0;
 }
 
-static int build_ollama_embed(struct buf *out, int operation, const cJSON *root,
+static int build_ollama_embed(struct buf *out, enum sim_operation operation, const cJSON *root,
                               const struct sim_spec_model *model, const struct sim_ident *ident,
                               uint32_t *tokens, struct error *err)
 {
@@ -324,21 +323,7 @@ static void build_show(struct buf *out, const struct sim_spec_model *model,
     buf_str(out, "}");
 }
 
-void sim_models_body(struct buf *out, const struct sim_spec *spec, uint64_t created_s)
-{
-    uint32_t i;
-
-    buf_str(out, "{\"object\":\"list\",\"data\":[");
-    for (i = 0; i < spec->n_models; i++)
-        buf_printf(out,
-                   "%s{\"id\":\"%s\",\"object\":\"model\",\"created\":%llu,\"owned_by\":"
-                   "\"drover-simulated\",\"max_model_len\":%u,\"simulated\":true}",
-                   i == 0 ? "" : ",", spec->models[i].id, (unsigned long long)created_s,
-                   spec->models[i].context);
-    buf_str(out, "],\"simulated\":true}");
-}
-
-int sim_answer_build(struct buf *out, int operation, const cJSON *root,
+int sim_answer_build(struct buf *out, enum sim_operation operation, const cJSON *root,
                      const struct sim_spec_model *model, const struct sim_ident *ident,
                      uint32_t *prompt_tokens, struct error *err)
 {

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "sim/model/sim_operation.h"
 #include "sim/model/sim_spec.h"
 
 struct buf;
@@ -26,24 +27,21 @@ struct sim_ident {
 };
 
 /* Is the operation of Ollama's API, or of Anthropic's? */
-bool sim_is_ollama(int operation);
-bool sim_is_anthropic(int operation);
+bool sim_is_ollama(enum sim_operation operation);
+bool sim_is_anthropic(enum sim_operation operation);
 
 /* An error body in the shape of the operation's API.  `code` may be NULL. */
-void sim_error_body(struct buf *out, int operation, unsigned status, const char *type,
-                    const char *code, const char *message);
+void sim_error_body(struct buf *out, enum sim_operation operation, unsigned status,
+                    const char *type, const char *code, const char *message);
 
 /*
  * The whole answer of an operation that gives no text: EMBEDDINGS, RERANK, OLLAMA_EMBED,
  * OLLAMA_EMBEDDINGS, OLLAMA_SHOW.  *prompt_tokens is what it costs.  DRV_EINVAL with words for
  * the client; DRV_ENOMEM.
  */
-MUST_CHECK int sim_answer_build(struct buf *out, int operation, const cJSON *root,
-                                const struct sim_spec_model *model,
+MUST_CHECK int sim_answer_build(struct buf *out, enum sim_operation operation,
+                                const cJSON *root, const struct sim_spec_model *model,
                                 const struct sim_ident *ident, uint32_t *prompt_tokens,
                                 struct error *err);
-
-/* The body of GET /v1/models. */
-void sim_models_body(struct buf *out, const struct sim_spec *spec, uint64_t created_s);
 
 #endif

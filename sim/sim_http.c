@@ -1,5 +1,5 @@
 /*
- * sim_http.c - the simulated engine as a plain HTTP/1.1 server.
+ * sim_http.c - the simulated engine as an HTTP/1.1 server.
  *
  * The output of a request gathers in one of two buffers and leaves in one write at the end of
  * the loop's turn, while the other may still be on its way.  A client that leaves is noticed by
@@ -26,10 +26,9 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "node/engine/engine.h"
-#include "proto/drover_common.pb-c.h"
 #include "sim/sim_answer.h"
 #include "sim/sim_engine.h"
+#include "sim/sim_pages.h"
 #include "sim/sim_request.h"
 
 #define BACKLOG 4096
@@ -47,8 +46,8 @@
 #define CLOSE_TURN_US 10000
 
 struct sim_http {
-    struct engine *engine; /* borrowed */
-    struct loop *loop;     /* borrowed */
+    struct sim_engine *engine; /* borrowed */
+    struct loop *loop;         /* borrowed */
     h2o_globalconf_t conf;
     h2o_context_t context;
     h2o_accept_ctx_t accept;
@@ -78,18 +77,18 @@ struct client {
     h2o_generator_t generator;
     struct sim_http *http;
     h2o_req_t *req;
-    struct engine_run *run; /* NULL once it ended or was cancelled */
+    struct sim_run *run; /* NULL once it ended or was cancelled */
     struct deferred flush;
-    struct buf out[2]; /* owned: [filling] gathers, the other is being sent */
-    unsigned filling;  /* 0 or 1 */
-    int fd;            /* of the connection; in gone_fd iff >= 0 */
-    unsigned status;   /* 0 before the head */
-    char content_type[64];
-    bool started; /* the head went to libh2o */
-    bool sending; /* a write is under way */
-    bool ended;   /* the answer is complete */
-    bool broken;  /* it never will be: cut the connection */
-    bool paused;  /* the engine waits for us */
+    struct buf out[2];        /* owned: [filling] gathers, the other is being sent */
+    unsigned filling;         /* 0 or 1 */
+    int fd;                   /* of the connection; in gone_fd iff >= 0 */
+    unsigned status;          /* 0 before the head */
+    const char *content_type; /* static */
+    bool started;             /* the head went to libh2o */
+    bool sending;             /* a write is under way */
+    bool ended;               /* the answer is complete */
+    bool broken;              /* it never will be: cut the connection */
+    bool paused;              /* the engine waits for us */
 };
 
 static const char *reason(int status)
@@ -117,7 +116,7 @@ static const char *reason(int status)
 static void drop_run(struct client *client)
 {
     if (client->run != NULL)
-        client->http->engine->ops->cancel(client->run);
+        sim_run_cancel(client->run);
     client->run = NULL;
 }
 
@@ -223,7 +222,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     if (client->paused && buf_size(&client->out[client->filling]) < RESUME_BYTES) {
         client->paused = false;
         if (client->run != NULL)
-            client->http->engine->ops->pause(client->run, false);
+            sim_run_pause(client->run, false);
     }
     flush(client);
 }
@@ -235,15 +234,12 @@ static void on_flush(struct deferred *deferred)
 
 /* ---- the engine's events --------------------------------------------------------------- */
 
-static void on_head(void *data, unsigned status, const char *content_type,
-                    const struct engine_header *headers, size_t headers_count)
+static void on_head(void *data, unsigned status, const char *content_type)
 {
     struct client *client = data;
 
-    (void)headers;
-    (void)headers_count;
     client->status = status;
-    (void)strlcpy(client->content_type, content_type, sizeof(client->content_type));
+    client->content_type = content_type;
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
@@ -254,21 +250,31 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
     buf_add(out, bytes, n);
     if (!client->paused && buf_size(out) > PAUSE_BYTES) {
         client->paused = true;
-        client->http->engine->ops->pause(client->run, true);
+        sim_run_pause(client->run, true);
     }
     loop_defer(client->http->loop, &client->flush, on_flush);
 }
 
-static void on_end(void *data, enum engine_end end, const char *why)
+/* Bytes that no HTTP client can make sense of.  Nothing of an answer went before them. */
+static void send_garbage(const struct client *client)
+{
+    static const char NOISE[] = "\x16\x03\x01 this is no answer {{{ ]]\n\n";
+    h2o_conn_t *conn = client->req->conn;
+    int fd = h2o_socket_get_fd(conn->callbacks->get_socket(conn));
+
+    /* A socket that has no room for these few bytes breaks off without them. */
+    (void)!send(fd, NOISE, sizeof(NOISE) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void on_end(void *data, enum sim_end end)
 {
     struct client *client = data;
 
-    (void)why;
     client->run = NULL;
-    if (end == ENGINE_END_OK)
-        client->ended = true;
-    else
-        client->broken = true;
+    client->ended = end == SIM_END_OK;
+    client->broken = end != SIM_END_OK;
+    if (end == SIM_END_GARBAGE)
+        send_garbage(client);
     loop_defer(client->http->loop, &client->flush, on_flush);
 }
 
@@ -306,15 +312,20 @@ static void watch_client(struct client *client)
 /* ---- requests -------------------------------------------------------------------------- */
 
 /* A whole answer that needs no engine. */
-static void answer(h2o_req_t *req, int status, struct buf *body)
+static void answer_as(h2o_req_t *req, int status, const char *content_type, struct buf *body)
 {
     req->res.status = status;
     req->res.reason = reason(status);
     req->res.content_length = buf_size(body);
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
-                   H2O_STRLIT("application/json; charset=utf-8"));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, content_type,
+                   strlen(content_type));
     h2o_send_inline(req, (char *)buf_head(body), buf_size(body)); /* copies */
     buf_finish(body);
+}
+
+static void answer(h2o_req_t *req, int status, struct buf *body)
+{
+    answer_as(req, status, "application/json; charset=utf-8", body);
 }
 
 static void answer_error(h2o_req_t *req, int status, const char *type, const char *message)
@@ -325,37 +336,12 @@ static void answer_error(h2o_req_t *req, int status, const char *type, const cha
     answer(req, status, &body);
 }
 
-static void answer_health(struct sim_http *http, h2o_req_t *req)
+static void answer_metrics(struct sim_http *http, h2o_req_t *req)
 {
     struct buf body = BUF_INIT;
 
-    if (http->engine->ops->facts(http->engine)->loading) {
-        answer_error(req, 503, "unavailable_error", "Loading model");
-        return;
-    }
-    buf_str(&body, "{\"status\":\"ok\",\"simulated\":true}");
-    answer(req, 200, &body);
-}
-
-static void answer_props(struct sim_http *http, h2o_req_t *req)
-{
-    const struct sim_spec *spec = sim_engine_spec(http->engine);
-    struct buf body = BUF_INIT;
-
-    buf_printf(&body,
-               "{\"total_slots\":%u,\"default_generation_settings\":{\"n_ctx\":%u},"
-               "\"model_alias\":\"%s\",\"build_info\":\"simulated " DROVER_VERSION
-               "\",\"simulated\":true}",
-               spec->model.slots, spec->models[0].context, spec->models[0].id);
-    answer(req, 200, &body);
-}
-
-static void answer_models(struct sim_http *http, h2o_req_t *req)
-{
-    struct buf body = BUF_INIT;
-
-    sim_models_body(&body, sim_engine_spec(http->engine), http->created_s);
-    answer(req, 200, &body);
+    sim_pages_metrics(&body, http->engine);
+    answer_as(req, 200, "text/plain; version=0.0.4", &body);
 }
 
 static bool path_is(const h2o_req_t *req, const char *path)
@@ -363,30 +349,26 @@ static bool path_is(const h2o_req_t *req, const char *path)
     return h2o_memis(req->path_normalized.base, req->path_normalized.len, path, strlen(path));
 }
 
-static int get(struct sim_http *http, h2o_req_t *req)
+static void get(struct sim_http *http, h2o_req_t *req)
 {
-    if (path_is(req, "/v1/models") || path_is(req, "/models"))
-        answer_models(http, req);
-    else if (path_is(req, "/health") || path_is(req, "/v1/health"))
-        answer_health(http, req);
-    else if (path_is(req, "/props"))
-        answer_props(http, req);
-    else
+    struct buf body = BUF_INIT;
+
+    if (sim_engine_status(http->engine).loading) {
+        answer_error(req, 503, "unavailable_error", "Loading model");
+    } else if (path_is(req, "/metrics")) {
+        answer_metrics(http, req);
+    } else if (path_is(req, "/v1/models") || path_is(req, "/models")) {
+        sim_pages_models(&body, http->engine, http->created_s);
+        answer(req, 200, &body);
+    } else if (path_is(req, "/health") || path_is(req, "/v1/health")) {
+        buf_str(&body, "{\"status\":\"ok\",\"simulated\":true}");
+        answer(req, 200, &body);
+    } else if (path_is(req, "/props")) {
+        sim_pages_props(&body, http->engine);
+        answer(req, 200, &body);
+    } else {
         answer_error(req, 404, "not_found_error", "File Not Found");
-    return 0;
-}
-
-/* The operation of a path, with or without its /v1; 0 when there is none. */
-static int operation_of(const h2o_req_t *req)
-{
-    int operation;
-    const char *path;
-
-    for (operation = 1; (path = engine_path(operation)) != NULL; operation++) {
-        if (path_is(req, path) || (strncmp(path, "/v1/", 4) == 0 && path_is(req, path + 3)))
-            return operation;
     }
-    return 0;
 }
 
 /* The value of a header as a string, or NULL. */
@@ -401,28 +383,23 @@ static const char *header_value(h2o_req_t *req, const char *name)
         .base;
 }
 
-static int post(struct sim_http *http, h2o_req_t *req)
+static void post(struct sim_http *http, h2o_req_t *req)
 {
-    int operation = operation_of(req);
-    struct engine_header attempt = {.name = "x-drover-attempt",
-                                    .value = header_value(req, "x-drover-attempt")};
-    struct engine_request request = {
-        .operation = operation,
+    static const struct sim_events EVENTS = {
+        .on_head = on_head, .on_body = on_body, .on_end = on_end};
+    const char *attempt = header_value(req, "x-drover-attempt");
+    struct sim_input input = {
+        .operation = sim_operation_of(req->path_normalized.base, req->path_normalized.len),
         .content_type = header_value(req, "content-type"),
         .body = (const uint8_t *)req->entity.base,
         .body_len = req->entity.len,
-        .headers = &attempt,
-        .headers_count = attempt.value != NULL,
-        .id = "",
+        .attempt = attempt == NULL ? 0 : (uint32_t)strtoul(attempt, NULL, 10),
     };
-    static const struct engine_events EVENTS = {
-        .on_head = on_head, .on_body = on_body, .on_end = on_end};
     struct client *client;
-    struct error err;
 
-    if (operation == 0) {
+    if (input.operation == SIM_OP_NONE) {
         answer_error(req, 404, "not_found_error", "File Not Found");
-        return 0;
+        return;
     }
     client = h2o_mem_alloc_shared(&req->pool, sizeof(*client), on_dispose);
     memset(client, 0, sizeof(*client));
@@ -430,13 +407,11 @@ static int post(struct sim_http *http, h2o_req_t *req)
     client->http = http;
     client->req = req;
     client->fd = -1;
-    if (http->engine->ops->start(http->engine, &client->run, &request, &EVENTS, client, &err) !=
-        0) {
-        answer_error(req, 500, "server_error", err.text);
-        return 0;
+    if (sim_run_start(&client->run, http->engine, &input, &EVENTS, client) != 0) {
+        answer_error(req, 500, "server_error", "out of memory");
+        return;
     }
     watch_client(client);
-    return 0;
 }
 
 static int on_req(h2o_handler_t *self, h2o_req_t *req)
@@ -444,10 +419,11 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
     struct sim_http *http = ((struct handler *)self)->http;
 
     if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("GET")))
-        return get(http, req);
-    if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST")))
-        return post(http, req);
-    answer_error(req, 405, "invalid_request_error", "method not allowed");
+        get(http, req);
+    else if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST")))
+        post(http, req);
+    else
+        answer_error(req, 405, "invalid_request_error", "method not allowed");
     return 0;
 }
 
@@ -520,7 +496,7 @@ static void configure(struct sim_http *http)
     struct handler *handler;
 
     h2o_config_init(&http->conf);
-    http->conf.server_name = h2o_iovec_init(H2O_STRLIT("drover-simulated"));
+    http->conf.server_name = h2o_iovec_init(H2O_STRLIT("drover-sim"));
     http->conf.http1.upgrade_to_http2 = 0; /* libh2o 2.2.5 is not safe with HTTP/2 clients */
     http->conf.http1.req_timeout = 600000; /* peers keep idle connections */
     http->conf.max_request_entity_size = SIM_MAX_BODY_BYTES;
@@ -534,7 +510,7 @@ static void configure(struct sim_http *http)
     http->accept.hosts = http->conf.hosts;
 }
 
-int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
+int sim_http_open(struct sim_http **out, struct sim_engine *engine, struct loop *loop,
                   const char *address, struct error *err)
 {
     struct sim_http *http = calloc(1, sizeof(*http));
@@ -544,7 +520,7 @@ int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
     *out = NULL;
     if (http == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    http->engine = sim;
+    http->engine = engine;
     http->loop = loop;
     http->created_s = clock_wall_ms() / 1000;
     http->gone_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -581,7 +557,7 @@ fail: /* `rc` and `err` are set */
     if (http->gone_fd != -1)
         (void)close(http->gone_fd);
     free(http);
-    return error_wrap(err, rc, "HTTP of the simulated engine");
+    return error_wrap(err, rc, "--listen");
 }
 
 const char *sim_http_address(const struct sim_http *http)

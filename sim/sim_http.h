@@ -1,27 +1,26 @@
 /*
- * sim_http.h - the simulated engine as a plain HTTP/1.1 server, beside the gRPC of its node.
+ * sim_http.h - the simulated engine as an HTTP/1.1 server.
  *
- * The same engine and the same slots, for peers that speak HTTP to a node: so that Drover and
- * other balancers can be measured on one engine.  All that /v1 and /api offer that the engine
- * has, and GET /v1/models, /health, /props.
+ * The paths of all the operations that /v1 and /api offer and the engine has, and GET
+ * /v1/models, /props, /metrics, /health.
  */
 #ifndef DROVER_SIM_HTTP_H
 #define DROVER_SIM_HTTP_H
 
 #include "base/attrs.h"
 
-struct engine;
 struct error;
 struct loop;
+struct sim_engine;
 struct sim_http; /* opaque */
 
 /*
- * Serves `sim`, an engine of sim_engine_create(), at `address` (see net_listen()).  SIGPIPE is
+ * Serves `engine` at `address` (see net_listen()); it must outlive the server.  SIGPIPE is
  * ignored from then on: libh2o needs it so.
  * DRV_EINVAL, DRV_ENOENT, DRV_ESYS, DRV_ENOMEM, with `err` set.
  */
-MUST_CHECK int sim_http_open(struct sim_http **out, struct engine *sim, struct loop *loop,
-                             const char *address, struct error *err);
+MUST_CHECK int sim_http_open(struct sim_http **out, struct sim_engine *engine,
+                             struct loop *loop, const char *address, struct error *err);
 
 /* The address that it listens at. */
 const char *sim_http_address(const struct sim_http *http);

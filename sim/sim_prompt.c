@@ -5,10 +5,9 @@
 
 #include "base/buf.h"
 #include "base/error.h"
-#include "proto/drover_common.pb-c.h"
 #include "sim/model/sim_text.h"
 
-#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+#define OP(name) SIM_OP_##name
 
 void sim_prompt_add(struct buf *out, const cJSON *item)
 {
@@ -74,7 +73,7 @@ static bool is_true(const cJSON *root, const char *name)
 
 /* Does the answer go on from a last message of the assistant?  In the OpenAI API only on
  * demand, in the others always. */
-static bool continues(int operation, const cJSON *root, const cJSON *last)
+static bool continues(enum sim_operation operation, const cJSON *root, const cJSON *last)
 {
     const char *role = last == NULL ? NULL : role_of(last);
 
@@ -83,8 +82,8 @@ static bool continues(int operation, const cJSON *root, const cJSON *last)
     return operation != OP(CHAT_COMPLETIONS) || is_true(root, "continue_final_message");
 }
 
-static int build_messages(struct sim_prompt *prompt, int operation, const cJSON *root,
-                          struct error *err)
+static int build_messages(struct sim_prompt *prompt, enum sim_operation operation,
+                          const cJSON *root, struct error *err)
 {
     const cJSON *messages = cJSON_GetObjectItemCaseSensitive(root, "messages");
     const cJSON *tools = cJSON_GetObjectItemCaseSensitive(root, "tools");
@@ -213,7 +212,7 @@ static int build_generate(struct sim_prompt *prompt, const cJSON *root, struct e
     return 0;
 }
 
-int sim_prompt_build(struct sim_prompt *prompt, int operation, const cJSON *root,
+int sim_prompt_build(struct sim_prompt *prompt, enum sim_operation operation, const cJSON *root,
                      struct error *err)
 {
     int rc;

@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 #include "base/attrs.h"
+#include "sim/model/sim_operation.h"
 
 struct buf;
 struct error;
@@ -26,8 +27,8 @@ struct sim_prompt {
 
 /* Appends the canonical prompt of a generating operation.  DRV_EINVAL: the request lacks what
  * the operation needs, `err` has the words for the client; DRV_ENOMEM. */
-MUST_CHECK int sim_prompt_build(struct sim_prompt *prompt, int operation, const cJSON *root,
-                                struct error *err);
+MUST_CHECK int sim_prompt_build(struct sim_prompt *prompt, enum sim_operation operation,
+                                const cJSON *root, struct error *err);
 
 /* Appends the text of a string, or the JSON of anything else. */
 void sim_prompt_add(struct buf *out, const cJSON *item);

@@ -8,9 +8,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "proto/drover_common.pb-c.h"
 
-#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+#define OP(name) SIM_OP_##name
 
 #define TOOL_ARGUMENTS "{\\\"simulated\\\":true}"
 
@@ -622,7 +621,7 @@ void sim_reply_whole(struct sim_reply *reply, struct buf *out,
 
 void sim_reply_error(struct sim_reply *reply, struct buf *out, const char *message)
 {
-    int operation = reply->request->operation;
+    enum sim_operation operation = reply->request->operation;
 
     if (!sim_is_ollama(operation))
         buf_str(out, sim_is_anthropic(operation) || operation == OP(RESPONSES)

@@ -8,18 +8,14 @@
 
 #include "base/error.h"
 #include "base/form.h"
-#include "proto/drover_common.pb-c.h"
 #include "sim/sim_prompt.h"
 
-#define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
+#define OP(name)  SIM_OP_##name
 #define BIT(name) (1u << OP(name))
 
 #define EMBED_OPERATIONS                                                          \
     (BIT(EMBEDDINGS) | BIT(RERANK) | BIT(OLLAMA_EMBED) | BIT(OLLAMA_EMBEDDINGS) | \
      BIT(OLLAMA_SHOW))
-#define TEXT_OPERATIONS                                                          \
-    (BIT(CHAT_COMPLETIONS) | BIT(COMPLETIONS) | BIT(RESPONSES) | BIT(MESSAGES) | \
-     BIT(COUNT_TOKENS) | BIT(TRANSCRIPTIONS) | BIT(OLLAMA_CHAT) | BIT(OLLAMA_GENERATE))
 
 /* Sound of a token: 20 ms at 16,000 samples of 16 bits a second. */
 #define AUDIO_TOKEN_BYTES 640
@@ -28,7 +24,7 @@
 struct reader {
     struct sim_request *out;
     const struct sim_spec *spec;
-    const struct engine_request *request;
+    const struct sim_input *input;
     const struct sim_ident *ident;
     struct buf *scratch;
     const cJSON *root; /* NULL for a form */
@@ -36,11 +32,14 @@ struct reader {
     uint32_t limit;    /* tokens of this run at most */
 };
 
-uint32_t sim_operations(const struct sim_spec_model *model)
+bool sim_makes_text(const struct sim_spec_model *model)
 {
-    if (strstr(model->id, "embed") != NULL || strstr(model->id, "rerank") != NULL)
-        return EMBED_OPERATIONS;
-    return TEXT_OPERATIONS | EMBED_OPERATIONS;
+    return strstr(model->id, "embed") == NULL && strstr(model->id, "rerank") == NULL;
+}
+
+static bool can(const struct sim_spec_model *model, enum sim_operation operation)
+{
+    return (1u << operation & EMBED_OPERATIONS) != 0 || sim_makes_text(model);
 }
 
 static int refuse_code(struct reader *r, unsigned status, const char *code, const char *message)
@@ -78,7 +77,7 @@ static bool count_of(const cJSON *object, const char *name, uint32_t *out)
 static int choose_model(struct reader *r, const char *name, size_t len)
 {
     const struct sim_spec *spec = r->spec;
-    uint32_t bit = 1u << r->out->operation, i;
+    uint32_t i;
     char text[256];
 
     for (i = 0; i < spec->n_models; i++) {
@@ -86,9 +85,9 @@ static int choose_model(struct reader *r, const char *name, size_t len)
 
         if (name != NULL && (strlen(model->id) != len || memcmp(model->id, name, len) != 0))
             continue;
-        if (name == NULL && (sim_operations(model) & bit) == 0)
+        if (name == NULL && !can(model, r->out->operation))
             continue;
-        if ((sim_operations(model) & bit) == 0) {
+        if (!can(model, r->out->operation)) {
             (void)snprintf(text, sizeof(text), "the model '%s' does not do this", model->id);
             return refuse(r, text);
         }
@@ -102,16 +101,6 @@ static int choose_model(struct reader *r, const char *name, size_t len)
 
 /* ---- drover_sim ------------------------------------------------------------------------ */
 
-static uint32_t attempt_of(const struct engine_request *request)
-{
-    size_t i;
-
-    for (i = 0; i < request->headers_count; i++)
-        if (strcmp(request->headers[i].name, "x-drover-attempt") == 0)
-            return (uint32_t)strtoul(request->headers[i].value, NULL, 10);
-    return 0;
-}
-
 static int read_fault(struct reader *r, const cJSON *wish)
 {
     struct sim_fault *fault = &r->out->fault;
@@ -124,7 +113,7 @@ static int read_fault(struct reader *r, const cJSON *wish)
         return refuse(r, "'drover_sim.fault' must be one of " SIM_FAULT_NAMES);
     if (cJSON_IsString(node) && strcmp(node->valuestring, r->spec->name) != 0)
         return 0;
-    if (count_of(wish, "only_attempt", &attempt) && attempt != attempt_of(r->request))
+    if (count_of(wish, "only_attempt", &attempt) && attempt != r->input->attempt)
         return 0;
     fault->kind = sim_fault_parse(kind->valuestring);
     fault->after_tokens = 0;
@@ -171,6 +160,17 @@ static int check_context(struct reader *r)
     return refuse_code(r, 400, "context_length_exceeded", text);
 }
 
+/* The length of a text that nothing cuts, from half to 1.5 times the mean.  It hangs on the
+ * text alone, so an answer that another engine continues ends where it would have ended here.
+ */
+static uint32_t natural_length(const struct sim_spec *spec, const struct sim_text *text)
+{
+    if (spec->to_limit)
+        return spec->mean_tokens;
+    return spec->mean_tokens - spec->mean_tokens / 2 +
+           (uint32_t)((text->key >> 16) % (spec->mean_tokens + 1));
+}
+
 /* How long the answer gets, and what ends it. */
 static void settle_length(struct reader *r, bool natural_given)
 {
@@ -178,8 +178,7 @@ static void settle_length(struct reader *r, bool natural_given)
     uint32_t room = out->model->context - out->prompt_tokens;
     uint32_t at = out->place.index;
 
-    /* A client that sets a limit and no length gets as much as it allows. */
-    if (!natural_given && r->limit != UINT32_MAX)
+    if (!natural_given && r->spec->to_limit && r->limit != UINT32_MAX)
         out->output_tokens = UINT32_MAX;
     else
         out->output_tokens = r->natural > at ? r->natural - at : 0;
@@ -285,7 +284,7 @@ static int read_text(struct reader *r)
     rc = check_context(r);
     if (rc != 0)
         return rc;
-    r->natural = r->spec->default_tokens;
+    r->natural = natural_length(r->spec, &out->place.text);
     natural_given = count_of(wish, "tokens", &r->natural);
     r->limit = UINT32_MAX;
     read_limit(r);
@@ -338,17 +337,16 @@ static int read_json(struct reader *r, cJSON *root)
 /* The text of a recording depends on its bytes alone, not on the form around them. */
 static int read_form(struct reader *r)
 {
-    const struct engine_request *request = r->request;
+    const struct sim_input *input = r->input;
     struct sim_request *out = r->out;
     const char *file, *name, *format;
     size_t file_len, name_len, format_len;
     uint64_t hash;
     int rc;
 
-    if (!form_find(request->content_type, request->body, request->body_len, "file", &file,
-                   &file_len))
+    if (!form_find(input->content_type, input->body, input->body_len, "file", &file, &file_len))
         return refuse(r, "the form has no 'file'");
-    if (!form_find(request->content_type, request->body, request->body_len, "model", &name,
+    if (!form_find(input->content_type, input->body, input->body_len, "model", &name,
                    &name_len)) {
         name = NULL;
         name_len = 0;
@@ -356,10 +354,10 @@ static int read_form(struct reader *r)
     rc = choose_model(r, name, name_len);
     if (rc != 0)
         return rc;
-    if (form_find(request->content_type, request->body, request->body_len, "response_format",
-                  &format, &format_len))
+    if (form_find(input->content_type, input->body, input->body_len, "response_format", &format,
+                  &format_len))
         out->plain = format_len == 4 && memcmp(format, "text", 4) == 0;
-    if (form_find(request->content_type, request->body, request->body_len, "stream", &format,
+    if (form_find(input->content_type, input->body, input->body_len, "stream", &format,
                   &format_len))
         out->stream = format_len == 4 && memcmp(format, "true", 4) == 0;
     hash = XXH3_64bits(file, file_len);
@@ -367,33 +365,32 @@ static int read_form(struct reader *r)
     out->prompt_tokens = file_len / AUDIO_TOKEN_BYTES > 1000000
                              ? 1000000
                              : (uint32_t)(file_len / AUDIO_TOKEN_BYTES) + 1;
-    out->output_tokens = r->spec->default_tokens;
+    out->output_tokens = natural_length(r->spec, &out->place.text);
     out->want = SIM_WANT_TEXT;
     return 0;
 }
 
 int sim_request_read(struct sim_request *out, const struct sim_spec *spec,
-                     const struct engine_request *request, const struct sim_ident *ident,
+                     const struct sim_input *input, const struct sim_ident *ident,
                      struct buf *scratch)
 {
     struct reader reader = {
-        .out = out, .spec = spec, .request = request, .ident = ident, .scratch = scratch};
+        .out = out, .spec = spec, .input = input, .ident = ident, .scratch = scratch};
     cJSON *root = NULL;
     int rc;
 
     memset(out, 0, sizeof(*out));
-    out->operation = request->operation;
+    out->operation = input->operation;
     out->status = 200;
     buf_reset(scratch);
-    if (request->operation <= 0 || request->operation > 31 ||
-        (1u << request->operation & (TEXT_OPERATIONS | EMBED_OPERATIONS)) == 0) {
+    if (input->operation == SIM_OP_NONE || input->operation >= SIM_OP_COUNT) {
         rc = refuse_code(&reader, 404, NULL, "no such endpoint");
-    } else if (request->body_len > SIM_MAX_BODY_BYTES) {
+    } else if (input->body_len > SIM_MAX_BODY_BYTES) {
         rc = refuse_code(&reader, 413, NULL, "the body is too large");
-    } else if (request->operation == OP(TRANSCRIPTIONS)) {
+    } else if (input->operation == OP(TRANSCRIPTIONS)) {
         rc = read_form(&reader);
     } else {
-        root = cJSON_ParseWithLength((const char *)request->body, request->body_len);
+        root = cJSON_ParseWithLength((const char *)input->body, input->body_len);
         rc = cJSON_IsObject(root) ? read_json(&reader, root)
                                   : refuse(&reader, "the body is not a JSON object");
     }

@@ -13,11 +13,10 @@
 
 #include "base/attrs.h"
 #include "base/buf.h"
+#include "sim/model/sim_operation.h"
 #include "sim/model/sim_spec.h"
 #include "sim/model/sim_text.h"
 #include "sim/sim_answer.h"
-
-struct engine_request;
 
 #define SIM_MAX_BODY_BYTES (32u * 1024 * 1024)
 #define SIM_TOOL_BYTES     65
@@ -30,9 +29,18 @@ enum sim_want {
     SIM_WANT_TOOL, /* one call of `tool` */
 };
 
+/* What a client sent. */
+struct sim_input {
+    enum sim_operation operation;
+    const char *content_type; /* NULL = none; only forms need one */
+    const uint8_t *body;
+    size_t body_len;
+    uint32_t attempt; /* how often it was tried before, as the caller says */
+};
+
 struct sim_request {
     enum sim_want want;
-    int operation;                      /* enum drover.v1.Operation */
+    enum sim_operation operation;
     const struct sim_spec_model *model; /* borrowed from the spec; NULL iff ERROR */
     unsigned status;                    /* HTTP */
     struct buf body;                    /* owned */
@@ -55,11 +63,11 @@ struct sim_request {
  * any case.
  */
 MUST_CHECK int sim_request_read(struct sim_request *out, const struct sim_spec *spec,
-                                const struct engine_request *request,
-                                const struct sim_ident *ident, struct buf *scratch);
+                                const struct sim_input *input, const struct sim_ident *ident,
+                                struct buf *scratch);
 void sim_request_finish(struct sim_request *request);
 
-/* Which operations a model has, as engine_model.operations. */
-uint32_t sim_operations(const struct sim_spec_model *model);
+/* Does the model give texts?  One that does not has embeddings and rankings only. */
+bool sim_makes_text(const struct sim_spec_model *model);
 
 #endif

@@ -1,10 +1,8 @@
 /*
- * engine.h - what drover-node wants of an engine, real or simulated.
+ * engine.h - the engine that a drover-node serves: a server behind HTTP.
  *
- * An engine takes an HTTP-shaped request and gives an HTTP-shaped answer piece by piece; the
- * agent (node/agent.c) does admission, accounting and gRPC on top, the same for every engine.
- * Two implementations: node/engine/http_engine.c (libcurl to a real server) and
- * sim/sim_engine.c.
+ * Takes an HTTP-shaped request and gives an HTTP-shaped answer piece by piece; the agent
+ * (node/agent.c) does admission, accounting and gRPC on top, the same for every kind of engine.
  */
 #ifndef DROVER_NODE_ENGINE_H
 #define DROVER_NODE_ENGINE_H
@@ -16,8 +14,7 @@
 #include "base/attrs.h"
 
 struct error;
-struct engine; /* opaque, defined by each implementation; starts with struct engine_ops const *
-                */
+struct engine;     /* opaque */
 struct engine_run; /* opaque: one request inside an engine */
 struct loop;
 
@@ -46,7 +43,7 @@ struct engine_facts {
     uint32_t slots;           /* 0 = unknown */
     uint32_t running, queued; /* as the engine says; valid iff has_load */
     bool has_load;
-    uint64_t looked_mono_us; /* when `running` was asked for; 0 = it is exact at any time */
+    uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
     float kv_used_fraction;  /* -1 = unknown */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
     uint64_t progress; /* grows with prefill and decode, where the engine shows it; else 0 */
@@ -66,7 +63,8 @@ struct engine_request {
     size_t body_len;
     const struct engine_header *headers; /* borrowed until engine_start returns */
     size_t headers_count;
-    const char *id; /* for the engine's log */
+    const char *id;   /* for the engine's log */
+    uint32_t attempt; /* how often other nodes were asked before; not 0: the engine is told */
 };
 
 /* How a run ended. */
@@ -77,7 +75,7 @@ enum engine_end {
     ENGINE_END_GARBAGE,     /* not HTTP, or headers over a limit */
 };
 
-/* None of these is called from inside engine_start, engine_cancel or engine_pause. */
+/* None of these is called from inside a function below. */
 struct engine_events {
     /* The status line and headers are in. */
     void (*on_head)(void *data, unsigned status, const char *content_type,
@@ -87,34 +85,31 @@ struct engine_events {
     void (*on_end)(void *data, enum engine_end end, const char *why);
 };
 
-struct engine_ops {
-    MUST_CHECK int (*start)(struct engine *engine, struct engine_run **out,
+/* The engine at `url` (http or https), of a kind found by asking it.  `key_file` (may be NULL)
+ * holds an API key to send as a bearer token.  Looks at it every `poll_ms`.  DRV_EINVAL,
+ * DRV_ESYS, DRV_ENOMEM, with `err` set. */
+MUST_CHECK int engine_create(struct engine **out, struct loop *loop, const char *url,
+                             const char *key_file, uint32_t poll_ms, struct error *err);
+
+/* Runs that are left end without an event.  NULL is fine. */
+void engine_destroy(struct engine *engine);
+
+/* What is known of it; the same struct at every call. */
+const struct engine_facts *engine_facts(const struct engine *engine);
+
+/* From now on `on_facts` is called, from the loop, after each look at the engine. */
+void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data);
+
+/* Begins a request.  DRV_EINVAL: no such operation, or a bad content type; DRV_ENOMEM. */
+MUST_CHECK int engine_start(struct engine *engine, struct engine_run **out,
                             const struct engine_request *request,
                             const struct engine_events *events, void *data, struct error *err);
-    void (*cancel)(struct engine_run *run); /* closes at once; the run is gone */
-    void (*pause)(struct engine_run *run,
-                  bool paused); /* stop or go on delivering (back-pressure) */
-    const struct engine_facts *(*facts)(struct engine *engine);
-    void (*destroy)(struct engine *engine);
-};
 
-/* Header of every implementation's struct. */
-struct engine {
-    const struct engine_ops *ops;
-    /* Set by the agent: the facts changed in a way worth telling.  From the loop. */
-    void (*on_facts)(void *data);
-    void *on_facts_data;
-};
+/* Closes the connection at once; the run is gone. */
+void engine_cancel(struct engine_run *run);
 
-/* A real engine at `url` (http or https), of a kind found by asking it.  `key_file` (may be
- * NULL) holds an API key to send as a bearer token.  Looks at it every `poll_ms`. */
-MUST_CHECK int http_engine_create(struct engine **out, struct loop *loop, const char *url,
-                                  const char *key_file, uint32_t poll_ms, struct error *err);
-
-/* The simulated engine.  `spec` is what follows "sim:" on the command line, a comma-separated
- * list of key=value (docs/simulated-engine.md); "" is all defaults. */
-MUST_CHECK int sim_engine_create(struct engine **out, struct loop *loop, const char *spec,
-                                 struct error *err);
+/* Stops delivering, or goes on: for back-pressure. */
+void engine_pause(struct engine_run *run, bool paused);
 
 /* The HTTP path of an operation on an engine: "/v1/chat/completions"; NULL when unknown. */
 const char *engine_path(int operation);

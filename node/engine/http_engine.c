@@ -36,33 +36,32 @@
  * before the next regular look, or busy long after the connection closed. */
 #define HURRY_FIRST_US (20 * US_PER_MS)
 
-struct http_run {
+struct engine_run {
     struct curl_job job; /* job.easy owned */
-    struct http_engine *engine;
+    struct engine *engine;
     struct curl_slist *headers; /* owned */
     const struct engine_events *events;
     void *data;
     bool cancelled;    /* waits to be reaped; calls back no more */
     bool sent_head;    /* on_head has run */
     bool bad_head;     /* headers over the limit */
-    bool want_resumed; /* engine_pause(false) came; done at the end of the turn */
+    bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
     unsigned status;
     size_t head_bytes;
     char content_type[128];
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
     size_t count;
-    struct http_run *prev, *next;
+    struct engine_run *prev, *next;
 };
 
-struct http_engine {
-    struct engine base; /* must be first */
+struct engine {
     struct curl_loop curl;
     struct loop *loop;   /* borrowed */
     char *url;           /* owned; without a trailing slash */
     char *authorization; /* owned; the whole header line, or NULL */
     uint64_t poll_us;
-    struct http_run runs;   /* list head */
+    struct engine_run runs; /* list head */
     struct deferred chores; /* reaps cancelled runs, resumes paused ones */
     struct recogniser recogniser;
     struct curl_job look;            /* look.easy owned */
@@ -72,15 +71,12 @@ struct http_engine {
     struct timer look_timer;
     uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
     uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
+    void (*on_facts)(void *data); /* NULL = nobody wants to know */
+    void *on_facts_data;
 };
 
-static struct http_engine *engine_of(struct engine *engine)
-{
-    return (struct http_engine *)(void *)engine;
-}
-
 /* What every transfer has in common. */
-static void set_common(struct http_engine *engine, CURL *easy, const char *path)
+static void set_common(struct engine *engine, CURL *easy, const char *path)
 {
     char url[1024];
 
@@ -108,7 +104,7 @@ static void free_headers(struct curl_slist *headers)
     curl_slist_free_all(headers);
 }
 
-static void free_run(struct http_run *run)
+static void free_run(struct engine_run *run)
 {
     run->prev->next = run->next;
     run->next->prev = run->prev;
@@ -123,8 +119,8 @@ static void free_run(struct http_run *run)
 
 static void do_chores(struct deferred *deferred)
 {
-    struct http_engine *engine = CONTAINER_OF(deferred, struct http_engine, chores);
-    struct http_run *run, *next;
+    struct engine *engine = CONTAINER_OF(deferred, struct engine, chores);
+    struct engine_run *run, *next;
 
     for (run = engine->runs.next; run != &engine->runs; run = next) {
         next = run->next;
@@ -144,7 +140,7 @@ static void do_chores(struct deferred *deferred)
     }
 }
 
-static void keep_header(struct http_run *run, const char *name, const char *value)
+static void keep_header(struct engine_run *run, const char *name, const char *value)
 {
     char *copy_name, *copy_value;
 
@@ -195,7 +191,7 @@ static bool split_header(const char *line, size_t n, char *name, size_t name_cap
 
 static size_t on_header_line(char *line, size_t size, size_t n, void *data)
 {
-    struct http_run *run = data;
+    struct engine_run *run = data;
     char name[HEADERS_MAX_NAME_BYTES + 1], value[HEADERS_MAX_VALUE_BYTES + 1];
 
     (void)size; /* always 1 */
@@ -230,7 +226,7 @@ static size_t on_header_line(char *line, size_t size, size_t n, void *data)
 
 static size_t on_body_bytes(char *bytes, size_t size, size_t n, void *data)
 {
-    struct http_run *run = data;
+    struct engine_run *run = data;
 
     (void)size;
     if (run->cancelled || !run->sent_head)
@@ -241,7 +237,7 @@ static size_t on_body_bytes(char *bytes, size_t size, size_t n, void *data)
     return run->cancelled ? 0 : n;
 }
 
-static enum engine_end end_of(const struct http_run *run, CURLcode code)
+static enum engine_end end_of(const struct engine_run *run, CURLcode code)
 {
     if (run->bad_head)
         return ENGINE_END_GARBAGE;
@@ -267,7 +263,7 @@ static enum engine_end end_of(const struct http_run *run, CURLcode code)
 static void on_look_due(struct timer *timer);
 
 /* The next looks come soon: something happened to the engine that we cannot see from here. */
-static void hurry(struct http_engine *engine)
+static void hurry(struct engine *engine)
 {
     engine->hurry_us = HURRY_FIRST_US;
     if (timer_running(&engine->look_timer))
@@ -276,7 +272,7 @@ static void hurry(struct http_engine *engine)
 
 static void on_run_done(struct curl_job *job, CURLcode code)
 {
-    struct http_run *run = CONTAINER_OF(job, struct http_run, job);
+    struct engine_run *run = CONTAINER_OF(job, struct engine_run, job);
 
     if (!run->cancelled) {
         const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
@@ -289,7 +285,7 @@ static void on_run_done(struct curl_job *job, CURLcode code)
     free_run(run);
 }
 
-static int add_header(struct http_run *run, const char *line)
+static int add_header(struct engine_run *run, const char *line)
 {
     struct curl_slist *grown = curl_slist_append(run->headers, line);
 
@@ -299,7 +295,7 @@ static int add_header(struct http_run *run, const char *line)
     return 0;
 }
 
-static int add_headers(struct http_run *run, const struct engine_request *request)
+static int add_headers(struct engine_run *run, const struct engine_request *request)
 {
     char line[HEADERS_MAX_NAME_BYTES + HEADERS_MAX_VALUE_BYTES + 8];
     int rc = add_header(run, "Expect:");
@@ -309,6 +305,10 @@ static int add_headers(struct http_run *run, const struct engine_request *reques
         rc = add_header(run, line);
     if (rc == 0 && run->engine->authorization != NULL)
         rc = add_header(run, run->engine->authorization);
+    if (rc == 0 && request->attempt != 0) {
+        (void)snprintf(line, sizeof(line), "X-Drover-Attempt: %u", (unsigned)request->attempt);
+        rc = add_header(run, line);
+    }
     for (size_t i = 0; rc == 0 && i < request->headers_count; i++) {
         const struct engine_header *header = &request->headers[i];
 
@@ -320,13 +320,12 @@ static int add_headers(struct http_run *run, const struct engine_request *reques
     return rc;
 }
 
-static int http_start(struct engine *base, struct engine_run **out,
-                      const struct engine_request *request, const struct engine_events *events,
-                      void *data, struct error *err)
+int engine_start(struct engine *engine, struct engine_run **out,
+                 const struct engine_request *request, const struct engine_events *events,
+                 void *data, struct error *err)
 {
-    struct http_engine *engine = engine_of(base);
     const char *path = engine_path(request->operation);
-    struct http_run *run;
+    struct engine_run *run;
     int rc = DRV_ENOMEM;
 
     if (path == NULL || !headers_value_ok(request->content_type))
@@ -361,24 +360,21 @@ static int http_start(struct engine *base, struct engine_run **out,
         free_run(run);
         return error_set(err, rc, "cannot start the engine call: out of memory");
     }
-    *out = (struct engine_run *)(void *)run;
+    *out = run;
     return 0;
 }
 
-static void http_cancel(struct engine_run *opaque)
+void engine_cancel(struct engine_run *run)
 {
-    struct http_run *run = (struct http_run *)(void *)opaque;
-    struct http_engine *engine = run->engine;
+    struct engine *engine = run->engine;
 
     run->cancelled = true;
     loop_defer(engine->loop, &engine->chores, do_chores);
     hurry(engine);
 }
 
-static void http_pause(struct engine_run *opaque, bool paused)
+void engine_pause(struct engine_run *run, bool paused)
 {
-    struct http_run *run = (struct http_run *)(void *)opaque;
-
     run->want_resumed = !paused;
     if (paused)
         (void)curl_easy_pause(run->job.easy, CURLPAUSE_RECV);
@@ -388,9 +384,9 @@ static void http_pause(struct engine_run *opaque, bool paused)
 
 /* ---- looking at the engine ------------------------------------------------------------- */
 
-static void ask(struct http_engine *engine, const char *path);
+static void ask(struct engine *engine, const char *path);
 
-static void end_look(struct http_engine *engine)
+static void end_look(struct engine *engine)
 {
     uint64_t delay_us = engine->poll_us;
 
@@ -401,11 +397,11 @@ static void end_look(struct http_engine *engine)
             engine->hurry_us = 0;
     }
     timer_start(engine->loop, &engine->look_timer, delay_us, on_look_due);
-    if (engine->base.on_facts != NULL)
-        engine->base.on_facts(engine->base.on_facts_data);
+    if (engine->on_facts != NULL)
+        engine->on_facts(engine->on_facts_data);
 }
 
-static void take_answer(struct http_engine *engine, const struct recognise_answer *answer)
+static void take_answer(struct engine *engine, const struct recognise_answer *answer)
 {
     const char *path = recognise_next(&engine->recogniser, answer);
 
@@ -417,7 +413,7 @@ static void take_answer(struct http_engine *engine, const struct recognise_answe
 
 static void on_look_done(struct curl_job *job, CURLcode code)
 {
-    struct http_engine *engine = CONTAINER_OF(job, struct http_engine, look);
+    struct engine *engine = CONTAINER_OF(job, struct engine, look);
     struct recognise_answer answer = {0};
     long status = 0;
 
@@ -440,7 +436,7 @@ static void on_look_done(struct curl_job *job, CURLcode code)
 
 static size_t on_look_header(char *line, size_t size, size_t n, void *data)
 {
-    struct http_engine *engine = data;
+    struct engine *engine = data;
     char name[64], value[64];
 
     (void)size;
@@ -452,7 +448,7 @@ static size_t on_look_header(char *line, size_t size, size_t n, void *data)
 
 static size_t on_look_bytes(char *bytes, size_t size, size_t n, void *data)
 {
-    struct http_engine *engine = data;
+    struct engine *engine = data;
 
     (void)size;
     if (buf_size(&engine->look_body) + n > LOOK_MAX_BYTES)
@@ -461,7 +457,7 @@ static size_t on_look_bytes(char *bytes, size_t size, size_t n, void *data)
     return engine->look_body.failed ? 0 : n;
 }
 
-static void ask(struct http_engine *engine, const char *path)
+static void ask(struct engine *engine, const char *path)
 {
     struct recognise_answer none = {.server = "", .why = "out of memory"};
 
@@ -476,7 +472,7 @@ static void ask(struct http_engine *engine, const char *path)
 
 static void on_look_due(struct timer *timer)
 {
-    struct http_engine *engine = CONTAINER_OF(timer, struct http_engine, look_timer);
+    struct engine *engine = CONTAINER_OF(timer, struct engine, look_timer);
 
     const char *path = recognise_begin(&engine->recogniser);
 
@@ -484,21 +480,27 @@ static void on_look_due(struct timer *timer)
     ask(engine, path);
 }
 
-static const struct engine_facts *http_facts(struct engine *base)
+const struct engine_facts *engine_facts(const struct engine *engine)
 {
-    return &engine_of(base)->recogniser.facts;
+    return &engine->recogniser.facts;
+}
+
+void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data)
+{
+    engine->on_facts = on_facts;
+    engine->on_facts_data = data;
 }
 
 /* ---- life ------------------------------------------------------------------------------ */
 
-static void http_destroy(struct engine *base)
+void engine_destroy(struct engine *engine)
 {
-    struct http_engine *engine = engine_of(base);
-
+    if (engine == NULL)
+        return;
     timer_stop(engine->loop, &engine->look_timer);
     loop_undefer(engine->loop, &engine->chores);
     while (engine->runs.next != &engine->runs) {
-        struct http_run *run = engine->runs.next;
+        struct engine_run *run = engine->runs.next;
 
         curl_loop_remove(&engine->curl, &run->job);
         free_run(run);
@@ -515,14 +517,6 @@ static void http_destroy(struct engine *base)
     secret_free(engine->authorization);
     free(engine);
 }
-
-static const struct engine_ops http_ops = {
-    .start = http_start,
-    .cancel = http_cancel,
-    .pause = http_pause,
-    .facts = http_facts,
-    .destroy = http_destroy,
-};
 
 /* "http://HOST:PORT[/PREFIX]" without what people copy along: a slash or /v1 at the end. */
 static int clean_url(char **out, const char *url, struct error *err)
@@ -586,7 +580,7 @@ static int read_key(char **out, const char *path, struct error *err)
     return rc;
 }
 
-static int prepare_look(struct http_engine *engine)
+static int prepare_look(struct engine *engine)
 {
     CURL *easy = curl_easy_init();
 
@@ -607,16 +601,15 @@ static int prepare_look(struct http_engine *engine)
     return 0;
 }
 
-int http_engine_create(struct engine **out, struct loop *loop, const char *url,
-                       const char *key_file, uint32_t poll_ms, struct error *err)
+int engine_create(struct engine **out, struct loop *loop, const char *url, const char *key_file,
+                  uint32_t poll_ms, struct error *err)
 {
-    struct http_engine *engine = calloc(1, sizeof(*engine));
+    struct engine *engine = calloc(1, sizeof(*engine));
     int rc;
 
     *out = NULL;
     if (engine == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    engine->base.ops = &http_ops;
     engine->loop = loop;
     engine->poll_us = poll_ms * US_PER_MS;
     engine->runs.prev = &engine->runs;
@@ -634,10 +627,10 @@ int http_engine_create(struct engine **out, struct loop *loop, const char *url,
             (void)error_set(err, rc, "out of memory");
     }
     if (rc != 0) {
-        http_destroy(&engine->base);
+        engine_destroy(engine);
         return rc;
     }
     timer_start(loop, &engine->look_timer, 0, on_look_due);
-    *out = &engine->base;
+    *out = engine;
     return 0;
 }

@@ -24,6 +24,11 @@
     (OPS_OPENAI | BIT(MESSAGES) | BIT(OLLAMA_CHAT) | BIT(OLLAMA_GENERATE) | \
      BIT(OLLAMA_EMBED) | BIT(OLLAMA_EMBEDDINGS) | BIT(OLLAMA_SHOW))
 
+#define OPS_EMBED                                                                 \
+    (BIT(EMBEDDINGS) | BIT(RERANK) | BIT(OLLAMA_EMBED) | BIT(OLLAMA_EMBEDDINGS) | \
+     BIT(OLLAMA_SHOW))
+#define OPS_SIM (OPS_LLAMA | OPS_OLLAMA | BIT(TRANSCRIPTIONS))
+
 void recognise_init(struct recogniser *r)
 {
     memset(r, 0, sizeof(*r));
@@ -65,6 +70,8 @@ static uint32_t steps_of(uint32_t kind, bool router)
     switch ((Drover__V1__EngineKind)kind) {
     case KIND(LLAMA_SERVER):
         return router ? STEP_PROPS : STEP_PROPS | STEP_SLOTS | STEP_METRICS;
+    case KIND(SIMULATED):
+        return STEP_PROPS | STEP_METRICS;
     case KIND(OLLAMA):
         return STEP_OLLAMA_VERSION | STEP_TAGS | STEP_PS;
     case KIND(VLLM):
@@ -74,7 +81,6 @@ static uint32_t steps_of(uint32_t kind, bool router)
     case KIND(UNSPECIFIED):
         return STEP_OLLAMA_VERSION | STEP_VERSION | STEP_PROPS;
     case KIND(OPENAI):
-    case KIND(SIMULATED):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         break;
     }
@@ -96,9 +102,11 @@ static uint32_t quick_steps_of(struct recogniser *r)
     case KIND(SGLANG):
         steps = STEP_METRICS;
         break;
+    case KIND(SIMULATED):
+        steps = STEP_MODELS | STEP_METRICS; /* its models load when they are asked for */
+        break;
     case KIND(UNSPECIFIED):
     case KIND(OPENAI):
-    case KIND(SIMULATED):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         steps = STEP_MODELS;
         break;
@@ -126,6 +134,7 @@ const char *recognise_begin(struct recogniser *r)
     r->next.detail[0] = '\0';
     r->next.loading = false;
     r->answered = false;
+    r->slots_seen = false;
     if (full) {
         if (!r->facts.reachable)
             r->next.kind = KIND(UNSPECIFIED); /* another engine may have taken its place */
@@ -210,9 +219,10 @@ static uint32_t ops_of(uint32_t kind)
         return OPS_VLLM;
     case KIND(SGLANG):
         return OPS_OPENAI | BIT(RERANK) | BIT(MESSAGES);
+    case KIND(SIMULATED):
+        return OPS_SIM;
     case KIND(UNSPECIFIED):
     case KIND(OPENAI):
-    case KIND(SIMULATED):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         break;
     }
@@ -237,8 +247,17 @@ static uint32_t kind_by_owner(const struct json_value *data)
             return KIND(SGLANG);
         if (json_equal(&owner, "library"))
             return KIND(OLLAMA);
+        if (json_equal(&owner, "drover-sim"))
+            return KIND(SIMULATED);
     }
     return KIND(UNSPECIFIED);
+}
+
+static uint32_t kind_by_server(const char *server)
+{
+    if (strcmp(server, "llama.cpp") == 0)
+        return KIND(LLAMA_SERVER);
+    return strcmp(server, "drover-sim") == 0 ? KIND(SIMULATED) : KIND(UNSPECIFIED);
 }
 
 /* The number after `flag` in a list of arguments, or 0. */
@@ -259,25 +278,46 @@ static uint32_t flag_in(const struct json_value *args, const char *flag)
     return 0;
 }
 
+static uint32_t model_state(const struct json_value *status)
+{
+    struct json_value value = json_get(status, "value");
+    struct json_value failed = json_get(status, "failed");
+
+    if (failed.type == JSON_TRUE)
+        return STATE(FAILED);
+    if (value.type != JSON_STRING || json_equal(&value, "loaded"))
+        return STATE(READY);
+    if (json_equal(&value, "loading") || json_equal(&value, "downloading"))
+        return STATE(LOADING);
+    return STATE(LOADABLE);
+}
+
+/* drover-sim says of each model what a llama-server says of one, and what it can do. */
+static void read_sim_model(struct engine_model *model, const struct json_value *about)
+{
+    struct json_value status = json_get(about, "status"), meta = json_get(about, "meta");
+    struct json_value able = json_get(about, "capabilities"), key, one;
+    struct json_iter it;
+
+    model->state = model_state(&status);
+    model->load_ms = count_in(&meta, "load_ms");
+    model->operations = OPS_EMBED;
+    json_iter_init(&it, &able);
+    while (json_iter_next(&it, &key, &one))
+        if (one.type == JSON_STRING && json_equal(&one, "completion"))
+            model->operations = OPS_SIM;
+}
+
 /* A router's models come with a state and with the arguments they would be started with. */
 static void read_router_model(struct recogniser *r, struct engine_model *model,
                               const struct json_value *status)
 {
-    struct json_value value = json_get(status, "value");
-    struct json_value failed = json_get(status, "failed");
     struct json_value args = json_get(status, "args");
     uint32_t parallel = flag_in(&args, "--parallel");
     uint32_t context = flag_in(&args, "--ctx-size");
 
     r->router = true;
-    if (failed.type == JSON_TRUE)
-        model->state = STATE(FAILED);
-    else if (value.type != JSON_STRING || json_equal(&value, "loaded"))
-        model->state = STATE(READY);
-    else if (json_equal(&value, "loading") || json_equal(&value, "downloading"))
-        model->state = STATE(LOADING);
-    else
-        model->state = STATE(LOADABLE);
+    model->state = model_state(status);
     if (model->max_context == 0)
         model->max_context = parallel > 1 ? context / parallel : context;
     if (parallel != 0 && (r->next.slots == 0 || parallel < r->next.slots))
@@ -311,15 +351,16 @@ static void read_models(struct recogniser *r, const struct json_value *root, con
     struct json_iter it, names;
     char id[ENGINE_MODEL_BYTES];
 
-    if (kind == KIND(UNSPECIFIED) && strcmp(server, "llama.cpp") == 0)
-        kind = KIND(LLAMA_SERVER);
+    if (kind == KIND(UNSPECIFIED))
+        kind = kind_by_server(server);
     if (kind != KIND(UNSPECIFIED))
         facts->kind = kind;
     r->router = false;
     if (facts->kind == KIND(OLLAMA))
         return; /* its own list, /api/tags, says more */
     facts->models_count = 0;
-    facts->slots = 0;
+    if (facts->kind != KIND(SIMULATED)) /* /props has them, at a full look only */
+        facts->slots = 0;
     json_iter_init(&it, &data);
     while (json_iter_next(&it, &key, &model)) {
         struct engine_model *added;
@@ -336,8 +377,10 @@ static void read_models(struct recogniser *r, const struct json_value *root, con
             added->max_context = count_in(&model, "max_model_len");
         if (added->max_context == 0)
             added->max_context = count_in(&model, "context_length");
-        if (facts->kind == KIND(LLAMA_SERVER))
+        if (facts->kind == KIND(LLAMA_SERVER) || facts->kind == KIND(SIMULATED))
             added->vocabulary = vocabulary_of(&meta);
+        if (facts->kind == KIND(SIMULATED))
+            read_sim_model(added, &model);
         if (facts->kind == KIND(LLAMA_SERVER) && status.type == JSON_OBJECT)
             read_router_model(r, added, &status);
         aliases = json_get(&model, "aliases");
@@ -374,6 +417,8 @@ static void read_props(struct recogniser *r, const struct json_value *root)
         return;
     if (slots != 0)
         r->next.slots = slots;
+    if (r->next.kind == KIND(SIMULATED))
+        return; /* /v1/models says more of each */
     for (uint32_t i = 0; i < r->next.models_count; i++) {
         struct engine_model *model = &r->next.models[i];
 
@@ -400,6 +445,7 @@ static void read_slots(struct recogniser *r, const struct json_value *root)
         slots++;
         running += busy.type == JSON_TRUE;
     }
+    r->slots_seen = true;
     r->next.slots = slots;
     r->next.running = running;
     r->next.queued = 0; /* unless /metrics says otherwise */
@@ -461,13 +507,14 @@ static float speed(double tokens, double seconds)
     return seconds >= 1 && tokens >= 1 ? (float)(tokens / seconds) : 0;
 }
 
-static void read_llama_metrics(struct engine_facts *facts, const void *text, size_t n)
+static void read_llama_metrics(struct recogniser *r, const void *text, size_t n)
 {
+    struct engine_facts *facts = &r->next;
     double running, deferred, tokens, seconds, decodes;
 
     if (recognise_metric(text, n, "llamacpp:requests_processing", &running) &&
         recognise_metric(text, n, "llamacpp:requests_deferred", &deferred)) {
-        if (!facts->has_load)
+        if (!r->slots_seen)
             facts->running = to_count(running);
         facts->queued = to_count(deferred);
         facts->has_load = true;
@@ -488,8 +535,8 @@ static void read_metrics(struct recogniser *r, const void *text, size_t n)
     bool vllm = facts->kind == KIND(VLLM);
     double running, queued, used, prompt, output;
 
-    if (facts->kind == KIND(LLAMA_SERVER)) {
-        read_llama_metrics(facts, text, n);
+    if (facts->kind == KIND(LLAMA_SERVER) || facts->kind == KIND(SIMULATED)) {
+        read_llama_metrics(r, text, n);
         return;
     }
     if (recognise_metric(text, n,
@@ -612,8 +659,8 @@ static bool is_loading(const struct recognise_answer *answer)
 
 static const char *still_loading(struct recogniser *r, const struct recognise_answer *answer)
 {
-    if (r->next.kind == KIND(UNSPECIFIED) && strcmp(answer->server, "llama.cpp") == 0)
-        r->next.kind = KIND(LLAMA_SERVER);
+    if (r->next.kind == KIND(UNSPECIFIED))
+        r->next.kind = kind_by_server(answer->server);
     r->next.reachable = true;
     r->next.loading = true;
     r->next.has_load = false;
@@ -636,9 +683,8 @@ static void read_json(struct recogniser *r, const struct recognise_answer *answe
     switch ((enum recognise_step)r->asking) {
     case STEP_MODELS:
         read_models(r, &root, answer->server);
-        r->todo |= steps_of(r->next.kind, r->router);
-        if (r->quick != 0) /* a quick look at a router, or at a plain OpenAI server */
-            r->todo = 0;
+        if (r->quick == 0) /* a quick look asks what it asks */
+            r->todo |= steps_of(r->next.kind, r->router);
         break;
     case STEP_OLLAMA_VERSION:
         if (object && r->next.kind == KIND(UNSPECIFIED) &&

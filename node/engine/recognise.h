@@ -38,6 +38,7 @@ struct recogniser {
     uint32_t missing;          /* steps that this engine does not offer */
     bool router;               /* a llama-server that runs one server for each model */
     bool answered;             /* something in this look got an answer */
+    bool slots_seen;           /* /slots was answered in this look */
     unsigned quick;            /* quick looks since the last full one */
 };
 

@@ -22,6 +22,7 @@ enum key {
     KEY_SPREAD,
     KEY_CTX,
     KEY_TOKENS,
+    KEY_LENGTH,
     KEY_LOAD_MS,
     KEY_SPEED,
     KEY_SEED,
@@ -51,8 +52,9 @@ static const struct {
     [KEY_CACHE_BLOCKS] = {"cache_blocks", 1, 16777216, 0, true},
     [KEY_RATE] = {"rate", 0, 100000, 0, false},
     [KEY_SPREAD] = {"spread", 1, 1000, 1, true},
-    [KEY_CTX] = {"ctx", 16, 1e9, 8192, true},
-    [KEY_TOKENS] = {"tokens", 1, 1e9, 64, true},
+    [KEY_CTX] = {"ctx", 16, 1e9, 131072, true},
+    [KEY_TOKENS] = {"tokens", 1, 1e9, 256, true},
+    [KEY_LENGTH] = {"length", 0, 0, 0, false},
     [KEY_LOAD_MS] = {"load_ms", 0, 3600000, 0, true},
     [KEY_SPEED] = {"speed", 0.001, 10000, 1, false},
     [KEY_SEED] = {"seed", 0, 9e15, 0, true},
@@ -115,13 +117,13 @@ static int add_model(struct sim_spec *spec, const char *key, char *text, struct 
     uint32_t i;
     int rc;
 
-    if (spec->n_models == ENGINE_MAX_MODELS)
-        return error_set(err, DRV_EINVAL, "%s: more than %d models", key, ENGINE_MAX_MODELS);
+    if (spec->n_models == SIM_MAX_MODELS)
+        return error_set(err, DRV_EINVAL, "%s: more than %d models", key, SIM_MAX_MODELS);
     if (*name == '\0')
         return error_set(err, DRV_EINVAL, "%s: a model has no name", key);
     if (strlcpy(model->id, name, sizeof(model->id)) >= sizeof(model->id))
         return error_set(err, DRV_EINVAL, "%s: the name \"%.40s...\" is longer than %d bytes",
-                         key, name, ENGINE_MODEL_BYTES - 1);
+                         key, name, SIM_MODEL_BYTES - 1);
     for (i = 0; i < spec->n_models; i++)
         if (strcmp(spec->models[i].id, model->id) == 0)
             return error_set(err, DRV_EINVAL, "%s: \"%s\" is there twice", key, name);
@@ -174,6 +176,14 @@ static int parse_cache(struct sim_spec *spec, const char *value, struct error *e
     return 0;
 }
 
+static int parse_length(struct sim_spec *spec, const char *value, struct error *err)
+{
+    spec->to_limit = strcmp(value, "limit") == 0;
+    if (!spec->to_limit && strcmp(value, "natural") != 0)
+        return error_set(err, DRV_EINVAL, "length: \"%s\" is none of natural, limit", value);
+    return 0;
+}
+
 /* KIND@COUNT */
 static int parse_fail(struct sim_spec *spec, char *value, struct error *err)
 {
@@ -197,6 +207,8 @@ static int parse_text(struct sim_spec *spec, enum key key, char *value, struct e
 {
     if (key == KEY_CACHE)
         return parse_cache(spec, value, err);
+    if (key == KEY_LENGTH)
+        return parse_length(spec, value, err);
     if (key == KEY_FAIL)
         return parse_fail(spec, value, err);
     if (key == KEY_MODELS || key == KEY_MODEL)
@@ -253,7 +265,7 @@ static void settle(struct sim_spec *spec, double *numbers, const bool *given)
     model->cache_blocks = (uint32_t)numbers[KEY_CACHE_BLOCKS];
     model->rate = numbers[KEY_RATE] * speed;
     model->spread = (uint32_t)numbers[KEY_SPREAD];
-    spec->default_tokens = (uint32_t)numbers[KEY_TOKENS];
+    spec->mean_tokens = (uint32_t)numbers[KEY_TOKENS];
     spec->load_ms = (uint32_t)(numbers[KEY_LOAD_MS] / speed);
     spec->seed = (uint64_t)numbers[KEY_SEED];
     spec->fault.after_tokens = (uint32_t)numbers[KEY_FAIL_AFTER];

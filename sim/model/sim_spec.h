@@ -7,14 +7,17 @@
 #ifndef DROVER_SIM_SPEC_H
 #define DROVER_SIM_SPEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "node/engine/engine.h"
 #include "sim/model/sim_model.h"
 
 struct error;
+
+#define SIM_MODEL_BYTES 128
+#define SIM_MAX_MODELS  64
 
 enum sim_fault_kind {
     SIM_FAULT_NONE = 0,
@@ -35,21 +38,22 @@ struct sim_fault {
 };
 
 struct sim_spec_model {
-    char id[ENGINE_MODEL_BYTES];
+    char id[SIM_MODEL_BYTES];
     uint32_t context; /* tokens */
     uint32_t load_ms; /* != 0: not loaded before its first request */
 };
 
 struct sim_spec {
     struct sim_model_config model;
-    char name[64];           /* "" = none; matched by "only_node" */
-    uint32_t default_tokens; /* natural length of a text */
-    uint32_t load_ms;        /* from start to the first answer */
-    uint64_t seed;           /* of ids and nonces; 0 = random */
-    struct sim_fault fault;  /* of request number fault_at, counted from 1 */
+    char name[64];          /* "" = none; matched by "only_node" */
+    uint32_t mean_tokens;   /* of a text: its own length is half of it up to 1.5 times it */
+    bool to_limit;          /* a request's limit is its length, and mean_tokens without one */
+    uint32_t load_ms;       /* from start to the first answer */
+    uint64_t seed;          /* of ids and nonces; 0 = random */
+    struct sim_fault fault; /* of request number fault_at, counted from 1 */
     uint32_t fault_at;
     uint32_t n_models;
-    struct sim_spec_model models[ENGINE_MAX_MODELS];
+    struct sim_spec_model models[SIM_MAX_MODELS];
 };
 
 /* Parses "key=value,...".  DRV_EINVAL: `err` names the key, what is wrong and what is wanted.

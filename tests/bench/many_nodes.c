@@ -2,10 +2,10 @@
  * many_nodes.c - a herd of nodes in one process: for tests of joining, routing and looking at
  * hundreds of them.
  *
- *   many_nodes COUNT COORDINATOR TOKEN_FILE [SIM_SPEC]
+ *   many_nodes COORDINATOR TOKEN_FILE URL...
  *
- * Each node is the real thing (agent, gRPC server, registry stream) on a simulated engine of
- * its own, called n0, n1, ...; they share one event loop.  All begin to join at the same
+ * Each node is the real thing (agent, gRPC server, registry stream) before the engine at one of
+ * the URLs, called n0, n1, ...; they share one event loop.  All begin to join at the same
  * moment, after the line "ready".  On SIGTERM they say goodbye and the process ends.
  */
 #include <signal.h>
@@ -19,12 +19,13 @@
 #include "base/net.h"
 #include "node/agent.h"
 #include "node/attach.h"
+#include "node/engine/engine.h"
 #include "node/options.h"
 #include "proto/rpc/grpc/server.h"
-#include "sim/sim_engine.h"
 
 #define MAX_COUNT 1024
 #define LEAVE_US  (5 * US_PER_S)
+#define POLL_MS   5000 /* hundreds look at engines of one process */
 
 struct herd_node {
     struct engine *engine;
@@ -44,13 +45,13 @@ static void on_term(int number)
 }
 
 static int start_node(struct herd_node *node, struct loop *loop, unsigned number,
-                      const char *spec, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1],
+                      const char *url, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1],
                       struct error *err)
 {
     struct agent_config config = {.queue = -1};
     struct server_config server = {.methods_count = AGENT_METHODS, .max_streams = 256};
     struct net_addr local;
-    int rc = sim_engine_create(&node->engine, loop, spec, err);
+    int rc = engine_create(&node->engine, loop, url, NULL, POLL_MS, err);
     int fd;
 
     if (rc != 0)
@@ -75,8 +76,8 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
     return rc;
 }
 
-static int run(unsigned count, const char *coordinator, const char *token_file,
-               const char *spec, struct error *err)
+static int run(unsigned count, const char *coordinator, const char *token_file, char **urls,
+               struct error *err)
 {
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1] = {0};
     struct loop loop;
@@ -87,7 +88,7 @@ static int run(unsigned count, const char *coordinator, const char *token_file,
     if (rc == 0)
         rc = options_read_tokens(tokens, token_file, err);
     for (unsigned i = 0; rc == 0 && i < count; i++)
-        rc = start_node(&herd[i], &loop, i, spec, tokens, err);
+        rc = start_node(&herd[i], &loop, i, urls[i], tokens, err);
     if (rc != 0)
         return rc;
     (void)puts("ready");
@@ -112,8 +113,7 @@ static int run(unsigned count, const char *coordinator, const char *token_file,
         attach_destroy(herd[i].attach);
         grpc_server_destroy(herd[i].server);
         agent_destroy(herd[i].agent);
-        if (herd[i].engine != NULL)
-            herd[i].engine->ops->destroy(herd[i].engine);
+        engine_destroy(herd[i].engine);
     }
     loop_finish(&loop);
     return rc;
@@ -122,17 +122,17 @@ static int run(unsigned count, const char *coordinator, const char *token_file,
 int main(int argc, char **argv)
 {
     struct error err = {0};
-    unsigned count = argc < 4 ? 0 : (unsigned)strtoul(argv[1], NULL, 10);
+    unsigned count = argc < 4 ? 0 : (unsigned)argc - 3;
 
     if (count == 0 || count > MAX_COUNT) {
-        (void)fprintf(stderr, "usage: many_nodes COUNT COORDINATOR TOKEN_FILE [SIM_SPEC]\n");
+        (void)fprintf(stderr, "usage: many_nodes COORDINATOR TOKEN_FILE URL...\n");
         return 2;
     }
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGTERM, on_term);
     log_set_proc("herd");
     log_set_level(LOG_LEVEL_WARN);
-    if (run(count, argv[2], argv[3], argc > 4 ? argv[4] : "", &err) != 0) {
+    if (run(count, argv[1], argv[2], argv + 3, &err) != 0) {
         (void)fprintf(stderr, "many_nodes: %s\n", err.text);
         return 1;
     }

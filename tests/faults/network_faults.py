@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import Node, Process, program, until
+from harness import Process, program, sim_spec, until
 from hosts import run as command
 from node_faults import until_busy
 from rig import PACED, fault
@@ -26,11 +26,15 @@ def remote_node(run, name, spec=PACED, via=None):
     host = (run.hosts or run.make_hosts()).add()
     port = run.cluster.address("registry")[1]
     coordinator = via or f"{host.ours}:{port}"
-    argv = host.argv(program("drover-node"), "--engine", f"sim:{spec}", "--name", name,
+    engine = Process(host.argv(program("drover-sim"), "--listen", "127.0.0.1:8091",
+                               "--engine", sim_spec(spec, name)),
+                     run.cluster.dir / f"sim-{name}.log")
+    run.cluster.engines.append(engine)
+    until(lambda: "event=ready" in engine.log(), 10, "the engine there is ready")
+    argv = host.argv(program("drover-node"), "--engine", "http://127.0.0.1:8091", "--name", name,
                      "--listen", f"{host.address}:0", "--coordinator", coordinator,
                      "--token-file", str(run.cluster.token_path))
-    node = Node(Process(argv, run.cluster.dir / f"node-{name}.log"), name)
-    run.cluster.nodes.append(node)
+    node = run.cluster.run_node(name, argv, engine)
     run.cluster.wait_up(name, node)
     return node, host
 
@@ -231,11 +235,9 @@ def port_taken(run):
     crowd = run.crowd()
     address = run.node("a").address()
     run.kill_node("a")
-    argv = [program("drover-node"), "--engine", f"sim:{PACED}", "--name", "stranger",
+    argv = [program("drover-node"), "--engine", run.cluster.start_engine(PACED)[1], "--name", "stranger",
             "--listen", address, "--token-file", str(run.cluster.token_path)]
-    stranger = Node(Process(argv, run.cluster.dir / "stranger.log"), "stranger")
-    run.cluster.nodes.append(stranger)
-    until(stranger.listening, 10, "the stranger listens")
+    run.cluster.run_node("stranger", argv).address()
     run.operator_sees()
     run.no_dispatch("a", lambda: run.more(crowd, 30))
 

@@ -3,7 +3,7 @@
 import time
 
 from crowd import End
-from harness import MODEL, Process, program, until
+from harness import MODEL, until
 from load import chat_body, fetch_now
 from rig import PACED, fault
 
@@ -52,29 +52,10 @@ def node_killed_no_resume(run):
     run.check(crowd.count(End.ERROR_EVENT) > 0, "no stream was hit")
 
 
-def engine_process(run, name="engine", spec=PACED):
-    """A simulated engine in a process of its own, served as plain HTTP: (process, url)."""
-    process = Process([program("drover-node"), "--engine", f"sim:{spec}", "--name", name,
-                       "--listen", "127.0.0.1:0", "--insecure-no-token",
-                       "--sim-http", "127.0.0.1:0"], run.cluster.dir / f"{name}.log")
-    run.cluster.others.append(process)
-    # It stands for a foreign program: how it ends is not what is tested.
-    run.closers.append(process.kill_all)
-
-    def url():
-        for line in process.log().splitlines():
-            if "event=sim_http" in line:
-                return "http://" + line.split("address=")[1].strip().strip('"')
-        return None
-    return process, until(url, 10, "the engine listens")
-
-
 def with_engine(run, **options):
-    """Node b on its own, and node a in front of an engine that is a process of its own."""
-    run.start(nodes=("b",), **options)
-    process, url = engine_process(run)
-    run.cluster.start_node("a", engine=url, extra=("--slots", "32"))
-    return process
+    """Nodes a and b; the process of a's engine."""
+    run.start(**options)
+    return run.node("a").engine
 
 
 @fault("N2", "an engine dies, its drover-node lives", "kill -9 of the engine",

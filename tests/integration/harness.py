@@ -1,7 +1,7 @@
 """harness.py - real Drover processes for tests: start, watch, stop, and look for leftovers.
 
 A Cluster is one master (with its workers and its health process) and any number of drover-node
-processes, all on ephemeral loopback ports.  Nothing here sleeps for a duration: until() polls a
+processes, each with a drover-sim of its own as its engine, all on ephemeral loopback ports.  Nothing here sleeps for a duration: until() polls a
 condition and gives up after a bound, so a fast machine is fast and a slow one is right.
 
 At the end of a test, Cluster.finish() stops everything and checks what must hold after any
@@ -36,7 +36,8 @@ SANITIZER_REPORT = re.compile(
 
 def program(name):
     """The path of one of our programs in the build directory (or an install prefix)."""
-    folder = {"drover": "master", "drover-node": "node", "droverctl": "droverctl"}.get(name, "")
+    folder = {"drover": "master", "drover-node": "node", "drover-sim": "sim",
+              "droverctl": "droverctl"}.get(name, "")
     for place in (BUILD / folder / name, BUILD / "bin" / name, BUILD / "sbin" / name,
                   BUILD / name):
         if place.is_file() and os.access(place, os.X_OK):
@@ -143,6 +144,16 @@ def merge(base, extra):
     return base
 
 
+def sanitizer_report(path):
+    """What a sanitizer wrote into a log, or None."""
+    data = Path(path).read_bytes()
+    match = SANITIZER_REPORT.search(data)
+    if not match:
+        return None
+    report = data[max(0, match.start() - 200):match.start() + 3000]
+    return f"sanitizer report in {Path(path).name}:\n" + report.decode(errors="replace")
+
+
 class Process:
     """One of our programs, with its output in a file."""
 
@@ -183,30 +194,54 @@ class Process:
         self.popen.wait()
 
 
+def listening_at(log):
+    """Every address of the log lines `event=listening ... address=...`, as "HOST:PORT"."""
+    return re.findall(r'event=listening\b[^\n]*\baddress="?([0-9.]+:[0-9]+)', log)
+
+
 class Node:
     """A drover-node."""
 
-    def __init__(self, process, name):
+    def __init__(self, process, name, engine=None):
         self.process = process
         self.name = name
+        self.engine = engine  # its drover-sim, a Process; None: some other server
 
     @property
     def pid(self):
         return self.process.pid
 
-    def listening(self, event="listening"):
-        """The address of its log line `event=listening ... address=...`, as (host, port)."""
-        match = re.search(rf'event={event}\b[^\n]*\baddress="?([0-9.]+):([0-9]+)',
-                          self.process.log())
-        return (match.group(1), int(match.group(2))) if match else None
-
     def address(self):
-        host, port = until(self.listening, 10, f"address of node {self.name}")
-        return f"{host}:{port}"
+        return until(lambda: listening_at(self.process.log()), 10, f"address of node {self.name}")[0]
 
-    def http(self):
-        """(host, port) of the simulated engine's own HTTP listener."""
-        return until(lambda: self.listening("sim_http"), 10, f"HTTP address of {self.name}")
+
+# What an engine is like unless a test says otherwise: an answer is as long as its request allows.
+SIM_DEFAULTS = {"length": "limit", "tokens": "64"}
+
+
+def sim_spec(spec, name=""):
+    """The settings of a drover-sim: `spec`, and the defaults of tests for what it leaves open."""
+    given = {pair.split("=", 1)[0] for pair in spec.split(",")}
+    more = {**SIM_DEFAULTS, **({"name": name} if name else {})}
+    pairs = [spec] if spec else []
+    return ",".join(pairs + [f"{key}={value}" for key, value in more.items() if key not in given])
+
+
+class Sim(Process):
+    """A drover-sim with an engine for each of `specs`, at `urls`."""
+
+    def __init__(self, specs, log_path, names=(), listen="127.0.0.1:0"):
+        argv = [program("drover-sim"), "--listen", listen]
+        for i, spec in enumerate(specs):
+            argv += ["--engine", sim_spec(spec, names[i] if i < len(names) else "")]
+        super().__init__(argv, log_path)
+        until(self.ready, 10, "drover-sim is ready")
+        self.urls = [f"http://{address}" for address in listening_at(self.log())]
+
+    def ready(self):
+        if not self.running():
+            raise AssertionError(f"drover-sim ended at once:\n{self.log()}")
+        return "event=ready" in self.log()
 
 
 class Cluster:
@@ -245,6 +280,7 @@ class Cluster:
         self.node_environment = None
         self.master = None
         self.nodes = []
+        self.engines = []  # drover-sims
         self.others = []
 
     # ---- starting ----
@@ -287,22 +323,42 @@ class Cluster:
     def url(self):
         return "http://%s:%d" % self.api
 
+    def start_engines(self, specs, names=(), listen="127.0.0.1:0"):
+        """One drover-sim with an engine for each of `specs`; their URLs."""
+        sim = Sim(specs, self.dir / f"sim-{len(self.engines)}.log", names, listen)
+        self.engines.append(sim)
+        return sim.urls
+
+    def start_engine(self, spec="", name="", listen="127.0.0.1:0"):
+        """A drover-sim with one engine: (Process, URL)."""
+        url, = self.start_engines([spec], [name], listen)
+        return self.engines[-1], url
+
     def node_argv(self, name, engine, extra=()):
+        """`engine`: its URL."""
         argv = [program("drover-node"), "--engine", engine, "--name", name,
                 "--listen", "127.0.0.1:0"]
         return argv + list(extra)
 
+    def run_node(self, name, argv, engine=None):
+        """A drover-node by its whole command line."""
+        node = Node(Process(argv, self.dir / f"node-{name}-{len(self.nodes)}.log",
+                            self.node_environment), name, engine)
+        self.nodes.append(node)
+        return node
+
     def start_node(self, name, spec="", engine=None, join=True, extra=(), wait=True):
-        """A drover-node on the simulated engine (`spec`) or on the engine at URL `engine`."""
-        argv = self.node_argv(name, engine or f"sim:{spec}", extra)
+        """A drover-node on a drover-sim (`spec`) or on the engine at URL `engine`."""
+        sim = None
+        if engine is None:
+            sim, engine = self.start_engine(spec, name)
+        argv = self.node_argv(name, engine, extra)
         if join:
             argv += ["--coordinator", "%s:%d" % self.address("registry"),
                      "--token-file", str(self.token_path)]
         else:
             argv += ["--insecure-no-token"]
-        node = Node(Process(argv, self.dir / f"node-{name}-{len(self.nodes)}.log",
-                            self.node_environment), name)
-        self.nodes.append(node)
+        node = self.run_node(name, argv, sim)
         if wait:
             self.wait_up(name, node)
         return node
@@ -417,7 +473,7 @@ class Cluster:
 
     def processes(self):
         found = [self.master] if self.master else []
-        return found + [node.process for node in self.nodes] + self.others
+        return found + [node.process for node in self.nodes] + self.others + self.engines
 
     def tails(self, lines=25):
         out = []
@@ -466,16 +522,23 @@ class Cluster:
         finally:
             for process in self.processes():
                 process.kill_all()
-        for process in self.processes():
-            data = process.log_path.read_bytes()
-            match = SANITIZER_REPORT.search(data)
-            if match:
-                report = data[max(0, match.start() - 200):match.start() + 3000]
-                problems.append(f"sanitizer report in {process.log_path.name}:\n"
-                                + report.decode(errors="replace"))
+        problems += filter(None, (sanitizer_report(process.log_path) for process in self.processes()))
         if problems or failed:
             print(self.tails(60), file=sys.stderr)
             print(f"files of this test are in {self.dir}", file=sys.stderr)
         else:
             shutil.rmtree(self.dir, ignore_errors=True)
         assert not problems, "\n".join(problems)
+
+
+def finish_all(request, clusters):
+    """Ends the clusters of a test, and checks what must hold after it."""
+    report = getattr(request.node, "report_call", None)
+    failed = report is None or report.failed
+    problems = []
+    for cluster in clusters:
+        try:
+            cluster.finish(failed)
+        except AssertionError as problem:
+            problems.append(str(problem))
+    assert not problems, "\n".join(problems)

@@ -76,8 +76,11 @@ def test_a_port_scan_of_the_readmes_installation_shows_the_api_the_registry_and_
     coordinator = {("tcp", "0.0.0.0", 8080), ("tcp", "127.0.0.1", 8081),
                    ("tcp", "0.0.0.0", 8082)}
     assert open_ports(lone_host) == coordinator
-    node = Process([*inside, program("drover-node"), "--engine", "sim:", "--coordinator",
-                    "127.0.0.1:8082", "--token-file", str(cluster.token_path), "--name", "a"],
+    engine = Process([*inside, program("drover-sim"), "--listen", "127.0.0.1:8091"], cluster.dir / "sim.log")
+    cluster.engines.append(engine)
+    coordinator |= {("tcp", "127.0.0.1", 8091)}
+    node = Process([*inside, program("drover-node"), "--engine", "http://127.0.0.1:8091",
+                    "--coordinator", "127.0.0.1:8082", "--token-file", str(cluster.token_path), "--name", "a"],
                    cluster.dir / "node.log")
     cluster.others.append(node)
     cluster.wait_up("a")
@@ -129,7 +132,7 @@ def test_files_are_for_their_owner_whatever_the_umask_was(make_cluster):
         "admin.sock": "0o755",      # to connect takes the right to write
     }
     assert {name: mode for name, mode in modes(cluster.dir).items() if name.endswith(".log")
-            and not name.startswith(("drover", "node"))} == {"main.log": "0o640",
+            and not name.startswith(("drover", "node", "sim"))} == {"main.log": "0o640",
                                                              "access.log": "0o640"}
 
 
@@ -168,7 +171,7 @@ def test_secrets_are_nowhere_but_in_their_files(make_cluster):
     other = cluster.dir / "other-token"
     other.touch(mode=0o600)
     other.write_text("another-token-0123456789abcdef\n")
-    node = Process(cluster.node_argv("b", "sim:") +
+    node = Process(cluster.node_argv("b", cluster.start_engine()[1]) +
                    ["--coordinator", "%s:%d" % cluster.address("registry"),
                     "--token-file", str(other)], cluster.dir / "node-b.log")
     cluster.others.append(node)

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from harness import SLOW, Node, Process, until
+from harness import SLOW, until
 from load import chat_body, fetch, text_of
 
 CHAT = "/v1/chat/completions"
@@ -70,15 +70,6 @@ def node_json(cluster, name):
     return next(row for row in rows if row["name"] == name)
 
 
-def start_engine(cluster):
-    """A process that is an engine: the simulated one behind HTTP."""
-    argv = cluster.node_argv("engine", "sim:slots=2,speed=2", ["--sim-http", "127.0.0.1:0",
-                                                               "--insecure-no-token"])
-    engine = Node(Process(argv, cluster.dir / "engine.log"), "engine")
-    cluster.others.append(engine.process)
-    return engine
-
-
 def test_a_long_prefill_that_advances_is_no_silence(make_cluster):
     """Four seconds of prefill, where a node may be silent for one."""
     cluster = make_cluster(workers=1, config={"limits": {"first_token_ms": 1000}}).start()
@@ -95,9 +86,9 @@ def test_a_long_prefill_that_advances_is_no_silence(make_cluster):
 def test_a_frozen_node_is_out_within_five_seconds_and_clients_see_only_latency(make_cluster,
                                                                                 victim):
     cluster = make_cluster(config=DEFAULTS).start()
-    engine = start_engine(cluster)
+    engine, url = cluster.start_engine("slots=2,speed=2")
     joins = victim != "static"
-    a = cluster.start_node("a", engine="http://%s:%d" % engine.http(), join=joins, wait=False,
+    a = cluster.start_node("a", engine=url, join=joins, wait=False,
                            extra=["--slots", "2"])
     cluster.start_node("b", "slots=4,speed=2", wait=False)
     if not joins:

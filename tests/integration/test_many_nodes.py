@@ -26,9 +26,10 @@ def up(cluster):
 
 
 def start_herd(cluster):
-    herd = Process([str(BUILD / "tests" / "bench" / "many_nodes"), str(COUNT),
-                    "%s:%d" % cluster.address("registry"), str(cluster.token_path),
-                    "slots=2,speed=10"], cluster.dir / "herd.log")
+    urls = cluster.start_engines(["slots=2,speed=10"] * COUNT)
+    herd = Process([str(BUILD / "tests" / "bench" / "many_nodes"),
+                    "%s:%d" % cluster.address("registry"), str(cluster.token_path), *urls],
+                   cluster.dir / "herd.log")
     cluster.others.append(herd)
     until(lambda: "ready" in herd.log(), 30, "the herd is ready")
     return herd

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from harness import SLOW, Node, Process, program, until
+from harness import SLOW, until
 from load import chat_body, fetch_now
 from pki import Pki
 
@@ -29,15 +29,13 @@ def pki(tmp_path_factory):
 
 def join_over_tls(cluster, pki, cert="node", ca="ca", name="a"):
     """A drover-node that joins the registry over TLS and serves over TLS; cert None: neither."""
-    argv = cluster.node_argv(name, "sim:slots=8")
+    argv = cluster.node_argv(name, cluster.start_engine("slots=8")[1])
     argv += ["--coordinator", "localhost:%d" % cluster.address("registry")[1],
              "--token-file", str(cluster.token_path), "--coordinator-tls-ca", pki.cert(ca)]
     if cert:
         argv += ["--tls-cert", pki.cert(cert), "--tls-key", pki.key(cert),
                  "--tls-ca", pki.cert(ca)]
-    node = Node(Process(argv, cluster.dir / f"node-{name}-{len(cluster.nodes)}.log"), name)
-    cluster.nodes.append(node)
-    return node
+    return cluster.run_node(name, argv)
 
 
 def tls_cluster(make_cluster, pki, cert="coordinator", **config):
@@ -90,12 +88,10 @@ def test_a_node_does_not_join_a_coordinator_without_a_good_certificate(make_clus
 
 def static_cluster(make_cluster, pki, node_cert="node", **tls):
     cluster = make_cluster(token=False)
-    process = Process([program("drover-node"), "--engine", "sim:slots=8", "--name", "a",
-                       "--listen", "127.0.0.1:0", "--insecure-no-token",
-                       "--tls-cert", pki.cert(node_cert), "--tls-key", pki.key(node_cert),
-                       "--tls-ca", pki.cert("ca")], cluster.dir / "node-a.log")
-    node = Node(process, "a")
-    cluster.nodes.append(node)
+    _, engine = cluster.start_engine("slots=8")
+    node = cluster.run_node("a", cluster.node_argv("a", engine, [
+        "--insecure-no-token", "--tls-cert", pki.cert(node_cert), "--tls-key", pki.key(node_cert),
+        "--tls-ca", pki.cert("ca")]))
     cluster.settings["nodes"] = [{"name": "a", "address": node.address(), "tls": tls}]
     cluster.start()
     return cluster, node

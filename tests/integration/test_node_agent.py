@@ -688,8 +688,9 @@ def free_port():
 @pytest.mark.parametrize("arguments, words", [
     ([], "--engine is missing"),
     (["--engine", "gopher://x"], "is not http"),
-    (["--engine", "sim:", "--token-file", "/nonexistent"], "No such file"),
-    (["--engine", "sim:", "--tls-cert", "/x"], "--tls-key"),
+    (["--engine", "sim:slots=2"], "drover-sim"),
+    (["--engine", "http://x", "--token-file", "/nonexistent"], "No such file"),
+    (["--engine", "http://x", "--tls-cert", "/x"], "--tls-key"),
 ])
 def test_a_wrong_command_line_is_one_clear_line(arguments, words):
     done = subprocess.run([str(BUILD / "node" / "drover-node"), "--listen", "127.0.0.1:0",
@@ -710,7 +711,7 @@ def test_an_engine_key_that_is_none_is_said_and_not_shown(tmp_path, text, words)
 
 
 def test_a_taken_port_is_said(engine):
-    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "sim:", "--listen",
+    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "http://x", "--listen",
                            f"127.0.0.1:{engine.port}"], capture_output=True, text=True, timeout=20 * SLOW,
                           check=False)
     assert done.returncode == 1 and "Address already in use" in done.stderr

@@ -5,10 +5,12 @@ two parts must be the same events as what it gets in one, apart from the fingerp
 """
 
 import json
+import signal
 
 import grpc
 import pytest
 
+from harness import Sim
 from node_rig import DONE, ROLE, Answer, Engine, Node, common, delta, inference
 
 Code = grpc.StatusCode
@@ -25,13 +27,30 @@ BODIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    made = [Node("--insecure-no-token", engine="sim:speed=10,cache=none", name=name).ready()
-            for name in ("a", "b", "c")]
-    yield made
+@pytest.fixture(name="start_nodes", scope="module")
+def fixture_start_nodes(tmp_path_factory):
+    """Starts drover-nodes of the given names, each on an engine of its own of one drover-sim."""
+    made, sims = [], []
+
+    def start(names, *arguments):
+        sims.append(Sim(["speed=10,cache=none"] * len(names),
+                        tmp_path_factory.mktemp("sim") / "sim.log", names))
+        nodes = [Node("--insecure-no-token", *arguments, engine=url, name=name).ready()
+                 for name, url in zip(names, sims[-1].urls)]
+        made.extend(nodes)
+        return nodes
+
+    yield start
     for node in made:
         node.stop()
+    for sim in sims:
+        sim.signal(signal.SIGTERM)
+        assert sim.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def nodes(start_nodes):
+    return start_nodes(["a", "b", "c"])
 
 
 def ask(node, operation, resume=None, body=None, **fields):
@@ -407,9 +426,8 @@ def test_an_engine_that_refuses_to_tell_is_asked_without(telling):
     assert answer.head.http_status == 400 and b"the client's own" in answer.data
 
 
-def test_the_simulated_engine_tells_and_takes_ids():
-    made = [Node("--insecure-no-token", "--resume-ids", engine="sim:speed=10,cache=none").ready()
-            for _ in range(2)]
+def test_the_simulated_engine_tells_and_takes_ids(start_nodes):
+    made = start_nodes(["d", "e"], "--resume-ids")
     whole = ask(made[0], COMPLETIONS)
     ids = known_ids(whole)
     assert len(ids) == TOKENS
@@ -423,5 +441,3 @@ def test_the_simulated_engine_tells_and_takes_ids():
         assert text + rest.text == whole.text
         assert events(first + rest.data) == events(whole.data)
         assert known_ids(rest) == ids[k:]
-    for node in made:
-        node.stop()

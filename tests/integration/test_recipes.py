@@ -17,10 +17,11 @@ def shell(make_cluster):
     cluster = make_cluster(token=False)
     folders = {os.path.dirname(program(name)) for name in ("drover", "drover-node", "droverctl")}
     env = dict(os.environ, PATH=":".join([*folders, os.environ["PATH"]]))
-    ports = {"8080": str(free_port()), "8082": str(free_port())}
+    _, engine = cluster.start_engine()
+    ports = {"8080": str(free_port()), "8082": str(free_port()), "11434": engine.rsplit(":", 1)[1]}
 
     def adapt(block):
-        return re.sub("808[02]", lambda match: ports[match.group()], block)
+        return re.sub("808[02]|11434", lambda match: ports[match.group()], block)
 
     class Shell:
         def run(self, block, check=True):

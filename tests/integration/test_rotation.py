@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from harness import SLOW, Node, Process, until
+from harness import SLOW, until
 from load import Load, chat_body, open_request
 
 OLD = "the-old-token-0123456789abcdef0123456789"
@@ -66,9 +66,8 @@ def test_a_node_that_knows_the_previous_token_only_tells_its_load(make_cluster, 
     set_tokens(both, NEW, OLD)
     clusters = [make_cluster(token=False, config={
         "node_token_file": str(both), "health": {"interval_ms": 60000}}) for _ in range(2)]
-    argv = clusters[0].node_argv("a", "sim:slots=4", ["--token-file", str(old)])
-    node = Node(Process(argv, clusters[0].dir / "node-a.log"), "a")
-    clusters[0].nodes.append(node)
+    argv = clusters[0].node_argv("a", clusters[0].start_engine("slots=4")[1], ["--token-file", str(old)])
+    node = clusters[0].run_node("a", argv)
     for cluster in clusters:
         cluster.settings["nodes"] = [{"name": "a", "address": node.address()}]
         cluster.start()

@@ -57,7 +57,7 @@ def test_a_node_that_fails_before_content_is_replaced_by_the_other(pair, fault, 
 def test_a_node_that_dies_or_refuses_the_connection_is_replaced_by_the_other(make_cluster):
     cluster = make_cluster(workers=1, config={"policy": "round_robin"}).start()
     start_nodes(cluster, "abc", "slots=8,speed=10")
-    # The node that gets the first attempt ends in the middle of it.
+    # The engine of the node that gets the first attempt ends in the middle of it, then the node.
     answer = fetch_now(cluster.api, "POST", CHAT, chat_body(
         "hello", 6, drover_sim={"fault": "die", "only_attempt": 0}), {"x-request-id": "dies"})
     assert answer.status == 200, answer.body
@@ -66,7 +66,8 @@ def test_a_node_that_dies_or_refuses_the_connection_is_replaced_by_the_other(mak
     died = next(node for node in cluster.nodes
                 if node.name == min(decisions(cluster, "dies"),
                                     key=lambda d: d["attempt"])["node"])
-    died.process.wait()
+    died.engine.wait()
+    died.process.kill_all()
     cluster.nodes.remove(died)
     # Nobody is there to say that another one is gone: those who try find a closed port.
     health = cluster.health_pid()

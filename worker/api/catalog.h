@@ -20,7 +20,7 @@ struct catalog_model {
     uint32_t max_context; /* least over the nodes that can serve it; 0 = unknown */
     bool able;            /* some node can serve it now */
     bool loaded;          /* resident on such a node */
-    bool simulated;       /* every node that has it runs the built-in engine */
+    bool simulated;       /* every node that has it stands before drover-sim */
     bool alias;           /* only another name of a model */
 };
 

@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "node/engine/engine.h"
 #include "tests/fuzz/fuzz.h"
 
 static struct sim_spec spec;
@@ -31,7 +30,7 @@ static void read_settings(const uint8_t *bytes, size_t n)
     if (sim_spec_parse(&other, text, &err) != 0)
         MUST(err.text[0] != '\0');
     else
-        MUST(other.n_models >= 1 && other.n_models <= ENGINE_MAX_MODELS);
+        MUST(other.n_models >= 1 && other.n_models <= SIM_MAX_MODELS);
     free(text);
 }
 
@@ -40,12 +39,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const struct sim_ident ident = {"0123456789abcdef", "sim-01234567", 7};
     static struct buf scratch;
     struct input in = {data, size};
-    int operation = (int)(input_byte(&in) % 14);
+    unsigned operation = input_byte(&in) % SIM_OP_COUNT;
     char *body = input_copy(in.at, in.left);
-    struct engine_request request = {.operation = operation,
-                                     .content_type = "application/json",
-                                     .body = (const uint8_t *)body,
-                                     .body_len = in.left};
+    struct sim_input request = {.operation = (enum sim_operation)operation,
+                                .content_type = "application/json",
+                                .body = (const uint8_t *)body,
+                                .body_len = in.left};
     struct sim_request out;
     struct json_value root;
 

@@ -35,7 +35,7 @@ Test(options, an_engine_is_enough)
     cr_assert_eq(o.drain_timeout_s, 60);
     cr_assert_neq(o.name[0], '\0');
     cr_assert_not(o.resume_ids);
-    cr_assert_eq(parse(&o, NULL, "--engine", "sim:", "--resume-ids", NULL), 0);
+    cr_assert_eq(parse(&o, NULL, "--engine", "http://a", "--resume-ids", NULL), 0);
     cr_assert(o.resume_ids);
 }
 
@@ -43,8 +43,8 @@ Test(options, coordinators_add_up)
 {
     struct options o;
 
-    cr_assert_eq(parse(&o, NULL, "--engine=sim:", "--coordinator=a:1", "--coordinator=[::1]:2",
-                       "--queue=0"),
+    cr_assert_eq(parse(&o, NULL, "--engine=http://a", "--coordinator=a:1",
+                       "--coordinator=[::1]:2", "--queue=0"),
                  0);
     cr_assert_eq(o.coordinators_count, 2);
     cr_assert_str_eq(o.coordinators[1], "[::1]:2");
@@ -70,8 +70,7 @@ Test(options, what_is_wrong_is_named)
         {"--engine=http://x", "stray", "stray"},
         {"--engine=http://x", "--tls-cert=c", "--tls-key"},
         {"--engine=http://x", "--tls-ca=c", "--tls-ca"},
-        {"--engine=http://x", "--sim-http=127.0.0.1:0", "--sim-http"},
-        {"--engine=sim:", "--engine-key-file=k", "--engine-key-file"},
+        {"--engine=sim:slots=2", NULL, "drover-sim --engine \"slots=2\""},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

@@ -175,6 +175,23 @@ Test(recognise, a_llama_server_without_slots_and_metrics_has_no_load)
     cr_assert(r.facts.reachable);
 }
 
+Test(recognise, without_slots_every_look_reads_the_load_from_the_metrics)
+{
+    struct page pages[] = {{"/v1/models", 200, LLAMA_MODELS},
+                           {"/props", 200, LLAMA_PROPS},
+                           {"/metrics", 200, LLAMA_METRICS}};
+    struct site site = SITE("llama.cpp", pages);
+    static struct recogniser r;
+
+    recognise_init(&r);
+    look(&r, &site);
+    cr_assert_eq(r.facts.running, 2);
+    pages[2].body = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n";
+    look(&r, &site);
+    cr_assert_eq(r.facts.running, 1, "the load of the look before");
+    cr_assert_eq(r.facts.queued, 0);
+}
+
 Test(recognise, a_loading_llama_server_is_reachable_but_not_ready)
 {
     static const struct page pages[] = {
@@ -234,6 +251,59 @@ static const struct page ollama[] = {
     {"/api/tags", 200, "{'models':[{'name':'llama3:latest'},{'name':'qwen:7b'}]}"},
     {"/api/ps", 200, "{'models':[{'name':'qwen:7b','context_length':4096}]}"},
 };
+
+#define SIM_MODEL(id, state, able)                                                  \
+    "{'id':'" id "','owned_by':'drover-sim','capabilities':[" able                  \
+    "],'status':{'value':'" state                                                   \
+    "'},'meta':{'n_ctx':4096,'load_ms':70,'vocab_type':0,'n_vocab':230,'n_embd':0," \
+    "'n_params':0}}"
+#define SIM_MODELS(state)                                                          \
+    "{'data':[" SIM_MODEL("sim", state, "'completion','embedding'") "," SIM_MODEL( \
+        "sim-embed", "loaded", "'embedding'") "]}"
+
+Test(recognise, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
+{
+    struct page pages[] = {{"/v1/models", 200, SIM_MODELS("unloaded")},
+                           {"/props", 200,
+                            "{'total_slots':8,'build_info':'simulated 1','default_generation_"
+                            "settings':{'n_ctx':4096}}"},
+                           {"/metrics", 200, LLAMA_METRICS}};
+    struct site site = SITE("drover-sim", pages);
+    static struct recogniser r;
+
+    recognise_init(&r);
+    look(&r, &site);
+    cr_assert_str_eq(site.asked, "/v1/models,/props,/metrics,");
+    cr_assert_eq(r.facts.kind, KIND(SIMULATED));
+    cr_assert_str_eq(r.facts.version, "simulated 1");
+    cr_assert_eq(r.facts.slots, 8);
+    cr_assert(r.facts.has_load);
+    cr_assert_eq(r.facts.running, 2);
+    cr_assert_eq(r.facts.queued, 3);
+    cr_assert_eq(r.facts.progress, 15732);
+    cr_assert_float_eq(r.facts.prefill_tokens_per_s, 1190, 0.1);
+    cr_assert_eq(r.facts.models_count, 2);
+    cr_assert_eq(r.facts.models[0].state, STATE(LOADABLE));
+    cr_assert_eq(r.facts.models[0].max_context, 4096);
+    cr_assert_eq(r.facts.models[0].load_ms, 70);
+    cr_assert_neq(r.facts.models[0].vocabulary, 0);
+    cr_assert_neq(r.facts.models[0].operations & BIT(OLLAMA_CHAT), 0);
+    cr_assert_neq(r.facts.models[0].operations & BIT(COUNT_TOKENS), 0);
+    cr_assert_eq(r.facts.models[1].operations & BIT(CHAT_COMPLETIONS), 0);
+    cr_assert_neq(r.facts.models[1].operations & BIT(EMBEDDINGS), 0);
+
+    pages[0].body = SIM_MODELS("loading");
+    look(&r, &site);
+    cr_assert_str_eq(site.asked, "/v1/models,/metrics,", "a quick look");
+    cr_assert_eq(r.facts.models[0].state, STATE(LOADING));
+    cr_assert_eq(r.facts.slots, 8, "known from the full look");
+
+    pages[0] = (struct page){"/v1/models", 503, "{'error':{'message':'Loading model'}}"};
+    recognise_init(&r);
+    look(&r, &site);
+    cr_assert_eq(r.facts.kind, KIND(SIMULATED), "by its server header");
+    cr_assert(r.facts.loading);
+}
 
 Test(recognise, ollama_shows_what_is_on_disk_and_what_is_in_memory)
 {

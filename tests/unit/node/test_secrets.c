@@ -80,11 +80,11 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
 
     write_file(path, KEY "\n");
     cr_assert_eq(loop_init(&loop, &err), 0);
-    cr_assert_eq(http_engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err), 0,
-                 "%s", err.text);
-    cr_assert_eq(engine->ops->start(engine, &run, &request, &events, NULL, &err), 0);
+    cr_assert_eq(engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err), 0, "%s",
+                 err.text);
+    cr_assert_eq(engine_start(engine, &run, &request, &events, NULL, &err), 0);
     freed_secret = KEY;
-    engine->ops->destroy(engine);
+    engine_destroy(engine);
     freed_secret = NULL;
     cr_assert_eq(freed_with_secret, 0, "%u blocks were freed with the key in them",
                  freed_with_secret);
@@ -102,7 +102,7 @@ Test(secrets, a_key_that_is_refused_is_not_shown_and_not_kept)
     write_file(path, KEY "\x01\n");
     cr_assert_eq(loop_init(&loop, &err), 0);
     freed_secret = KEY;
-    cr_assert_eq(http_engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err),
+    cr_assert_eq(engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err),
                  DRV_EINVAL);
     freed_secret = NULL;
     cr_assert_eq(freed_with_secret, 0);

@@ -1,7 +1,6 @@
-/* test_engine.c - the simulated engine as a struct engine, on a loop of its own. */
+/* test_engine.c - the simulated engine on a loop of its own: slots, time, faults, loading. */
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,40 +8,33 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "node/engine/engine.h"
-#include "proto/drover_common.pb-c.h"
 #include "sim/sim_engine.h"
 
-#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
-#define CHAT     OP(CHAT_COMPLETIONS)
-#define LLAMAS   "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about llamas.\"}]"
+#define CHAT   SIM_OP_CHAT_COMPLETIONS
+#define LLAMAS "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about llamas.\"}]"
 
 /* No test waits longer for anything. */
 #define PATIENCE_US (20 * US_PER_S)
 
 static struct loop loop;
-static struct engine *engine;
+static struct sim_engine *engine;
 
 /* What came of one run. */
 struct seen {
-    struct engine_run *run;
+    struct sim_run *run;
     unsigned status; /* 0 before the head */
     char content_type[64];
     struct buf body;
     unsigned pieces;
     bool ended;
-    enum engine_end end;
-    bool cancel_in_body; /* cancels the run when the first body bytes come */
-    bool pause_in_body;  /* pauses it then */
+    enum sim_end end;
+    bool pause_in_body; /* pauses the run when body bytes come */
 };
 
-static void on_head(void *data, unsigned status, const char *content_type,
-                    const struct engine_header *headers, size_t n)
+static void on_head(void *data, unsigned status, const char *content_type)
 {
     struct seen *seen = data;
 
-    (void)headers;
-    (void)n;
     cr_assert_eq(seen->status, 0, "two heads");
     seen->status = status;
     (void)strlcpy(seen->content_type, content_type, sizeof(seen->content_type));
@@ -56,26 +48,21 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
     cr_assert_not(seen->ended);
     buf_add(&seen->body, bytes, n);
     seen->pieces++;
-    if (seen->cancel_in_body) {
-        engine->ops->cancel(seen->run);
-        seen->run = NULL;
-    } else if (seen->pause_in_body) {
-        engine->ops->pause(seen->run, true);
-    }
+    if (seen->pause_in_body)
+        sim_run_pause(seen->run, true);
 }
 
-static void on_end(void *data, enum engine_end end, const char *why)
+static void on_end(void *data, enum sim_end end)
 {
     struct seen *seen = data;
 
-    cr_assert_not_null(why);
     cr_assert_not(seen->ended, "two ends");
     seen->ended = true;
     seen->end = end;
     seen->run = NULL;
 }
 
-static const struct engine_events EVENTS = {
+static const struct sim_events EVENTS = {
     .on_head = on_head, .on_body = on_body, .on_end = on_end};
 
 static void up(const char *spec)
@@ -88,34 +75,29 @@ static void up(const char *spec)
 
 static void down(void)
 {
-    engine->ops->destroy(engine);
+    sim_engine_destroy(engine);
     loop_finish(&loop);
 }
 
-static void start_with(struct seen *seen, int operation, const char *type, const void *body,
-                       size_t len, const char *attempt)
+static void start_with(struct seen *seen, enum sim_operation operation, const void *body,
+                       size_t len, uint32_t attempt)
 {
-    struct engine_header header = {.name = "x-drover-attempt", .value = attempt};
-    struct engine_request request = {
+    struct sim_input input = {
         .operation = operation,
-        .content_type = type,
+        .content_type = "application/json",
         .body = body,
         .body_len = len,
-        .headers = &header,
-        .headers_count = attempt != NULL,
-        .id = "test",
+        .attempt = attempt,
     };
-    struct error err = {0};
 
     memset(seen, 0, sizeof(*seen));
-    cr_assert_eq(engine->ops->start(engine, &seen->run, &request, &EVENTS, seen, &err), 0, "%s",
-                 err.text);
-    cr_assert_eq(seen->status, 0, "an event from inside start");
+    cr_assert_eq(sim_run_start(&seen->run, engine, &input, &EVENTS, seen), 0);
+    cr_assert_eq(seen->status, 0, "an event from inside the start");
 }
 
-static void start(struct seen *seen, int operation, const char *body)
+static void start(struct seen *seen, enum sim_operation operation, const char *body)
 {
-    start_with(seen, operation, "application/json", body, strlen(body), NULL);
+    start_with(seen, operation, body, strlen(body), 0);
 }
 
 static bool turn_until(const bool *flag)
@@ -127,7 +109,7 @@ static bool turn_until(const bool *flag)
     return *flag;
 }
 
-static void ask(struct seen *seen, int operation, const char *body)
+static void ask(struct seen *seen, enum sim_operation operation, const char *body)
 {
     start(seen, operation, body);
     cr_assert(turn_until(&seen->ended), "no end");
@@ -204,7 +186,7 @@ static bool holds(const struct seen *seen, const char *text)
     return memmem(buf_head(&seen->body), buf_size(&seen->body), text, strlen(text)) != NULL;
 }
 
-#define QUICK "base_ms=0.1,slope_ms=0,tokens=12,name=a"
+#define QUICK "base_ms=0.1,slope_ms=0,length=limit,tokens=12,name=a"
 
 Test(sim_engine, a_chat_says_the_same_streamed_and_whole)
 {
@@ -233,22 +215,6 @@ Test(sim_engine, a_chat_says_the_same_streamed_and_whole)
     cJSON_Delete(root);
     buf_finish(&whole.body);
     buf_finish(&stream.body);
-    down();
-}
-
-Test(sim_engine, usage_comes_in_a_stream_when_asked_for)
-{
-    struct seen seen;
-
-    up(QUICK);
-    ask(&seen, CHAT,
-        "{\"stream\":true,\"max_tokens\":3,\"stream_options\":{\"include_usage\":true}," LLAMAS
-        "}");
-    cr_assert(holds(&seen, "\"finish_reason\":\"length\""));
-    cr_assert(holds(&seen, "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3,"
-                           "\"total_tokens\":13,\"prompt_tokens_details\":{\"cached_tokens\":0}"
-                           "}}\n\ndata: [DONE]\n\n"));
-    buf_finish(&seen.body);
     down();
 }
 
@@ -287,7 +253,7 @@ Test(sim_engine, another_engine_continues_an_answer)
     buf_finish(&seen.body);
     down();
 
-    up("base_ms=0.2,slope_ms=0,tokens=99,name=b,cache=slot,seed=2");
+    up("base_ms=0.2,slope_ms=0,tokens=99,length=limit,cache=slot,seed=2");
     continue_chat(rest, sizeof(rest), part, 40 - 17);
     cr_assert_eq(strncmp(whole, part, strlen(part)), 0);
     cr_assert_str_eq(rest, whole + strlen(part));
@@ -334,7 +300,7 @@ Test(sim_engine, the_second_time_a_prompt_is_cached)
                  "37 bytes are two blocks of 16 bytes");
     cJSON_Delete(root);
     buf_finish(&seen.body);
-    ask(&seen, OP(MESSAGES), "{\"max_tokens\":1," LLAMAS "}");
+    ask(&seen, SIM_OP_MESSAGES, "{\"max_tokens\":1," LLAMAS "}");
     root = parsed(&seen);
     cr_assert_eq(NUMBER(root, "usage", "cache_read_input_tokens"), 8);
     cr_assert_eq(NUMBER(root, "usage", "input_tokens"), 2, "Anthropic counts them apart");
@@ -343,108 +309,125 @@ Test(sim_engine, the_second_time_a_prompt_is_cached)
     down();
 }
 
-Test(sim_engine, slots_and_queue_are_in_the_facts)
+Test(sim_engine, a_length_of_its_own_ends_an_answer_long_before_a_large_limit)
+{
+    struct seen seen;
+    cJSON *root;
+    double first = 0;
+    unsigned differ = 0;
+
+    up("rate=100000,tokens=100,length=natural");
+    for (unsigned i = 0; i < 8; i++) {
+        char body[256];
+        double n;
+
+        (void)snprintf(body, sizeof(body),
+                       "{\"max_tokens\":32000,\"messages\":[{\"role\":\"user\",\"content\":"
+                       "\"Question %u\"}]}",
+                       i);
+        ask(&seen, CHAT, body);
+        root = parsed(&seen);
+        n = NUMBER(root, "usage", "completion_tokens");
+        cr_assert(n >= 50 && n <= 150, "%g tokens", n);
+        cr_assert_str_eq(TEXT(root, "choices", "0", "finish_reason"), "stop");
+        first = i == 0 ? n : first;
+        differ += n != first;
+        cJSON_Delete(root);
+        buf_finish(&seen.body);
+    }
+    cr_assert_gt(differ, 0, "eight prompts, one length");
+    down();
+}
+
+Test(sim_engine, a_continued_answer_ends_where_the_whole_one_would)
+{
+    struct seen seen;
+    char whole[4096], part[4096], rest[4096], mark[13];
+
+    up("rate=100000,tokens=100");
+    ask(&seen, CHAT, "{\"model\":\"sim\",\"stream\":true," LLAMAS "}");
+    chat_text(&seen, whole, sizeof(whole), mark);
+    buf_finish(&seen.body);
+    ask(&seen, CHAT, "{\"model\":\"sim\",\"stream\":true,\"max_tokens\":30," LLAMAS "}");
+    chat_text(&seen, part, sizeof(part), mark);
+    buf_finish(&seen.body);
+    continue_chat(rest, sizeof(rest), part, 9999);
+    cr_assert_str_eq(rest, whole + strlen(part));
+    down();
+}
+
+Test(sim_engine, slots_and_queue_are_in_its_status)
 {
     struct seen seen[3];
-    const struct engine_facts *facts;
     unsigned i;
 
     up("slots=2,base_ms=0.1,slope_ms=0");
-    facts = engine->ops->facts(engine);
-    cr_assert_eq(facts->kind, DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED);
-    cr_assert_eq(facts->slots, 2);
-    cr_assert(facts->reachable && facts->has_load && !facts->loading);
-    cr_assert_eq(facts->models_count, 3);
-    cr_assert_str_eq(facts->models[2].id, "sim-embed");
-    cr_assert_eq(facts->models[2].operations & 1u << CHAT, 0);
-    cr_assert_neq(facts->models[2].operations & 1u << OP(EMBEDDINGS), 0);
     for (i = 0; i < 3; i++)
         start(&seen[i], CHAT,
               "{\"stream\":true,\"drover_sim\":{\"fault\":\"hang\",\"after_tokens\":1}," LLAMAS
               "}");
     while (seen[0].pieces == 0 || seen[1].pieces == 0)
         loop_turn(&loop, 1000);
-    facts = engine->ops->facts(engine);
-    cr_assert_eq(facts->running, 2);
-    cr_assert_eq(facts->queued, 1);
-    cr_assert_gt(facts->progress, 0);
-    engine->ops->cancel(seen[0].run);
-    cr_assert_eq(engine->ops->facts(engine)->running, 1, "the slot is free at once");
+    cr_assert_eq(sim_engine_status(engine).running, 2);
+    cr_assert_eq(sim_engine_status(engine).queued, 1);
+    cr_assert_gt(sim_engine_status(engine).progress, 0);
+    sim_run_cancel(seen[0].run);
+    cr_assert_eq(sim_engine_status(engine).running, 1, "the slot is free at once");
     while (seen[2].pieces == 0)
         loop_turn(&loop, 1000);
-    cr_assert_eq(engine->ops->facts(engine)->queued, 0);
+    cr_assert_eq(sim_engine_status(engine).queued, 0);
     for (i = 0; i < 3; i++)
         buf_finish(&seen[i].body);
     down(); /* with two runs open */
 }
 
-Test(sim_engine, a_run_may_be_cancelled_from_its_own_callback)
+Test(sim_engine, what_prompts_and_answers_took_is_counted_when_they_end)
 {
-    struct seen seen, other;
+    struct seen seen;
+    struct sim_status status;
 
-    up(QUICK);
-    start(&seen, CHAT, "{\"stream\":true," LLAMAS "}");
-    seen.cancel_in_body = true;
-    ask(&other, CHAT, "{\"stream\":true," LLAMAS "}");
-    cr_assert_eq(seen.pieces, 1);
-    cr_assert_not(seen.ended);
-    cr_assert_eq(engine->ops->facts(engine)->running, 0);
+    up("prefill=1000,base_ms=5,slope_ms=0,block=4,length=limit");
+    ask(&seen, CHAT, "{\"max_tokens\":20," LLAMAS "}");
     buf_finish(&seen.body);
-    buf_finish(&other.body);
+    ask(&seen, CHAT, "{\"max_tokens\":20," LLAMAS "}");
+    buf_finish(&seen.body);
+    status = sim_engine_status(engine);
+    cr_assert_eq(status.prompt_tokens, 10 + 2, "8 of 10 are cached the second time");
+    cr_assert_eq(status.output_tokens, 40);
+    cr_assert_geq(status.prompt_us, 12000, "12 tokens at 1,000 a second");
+    cr_assert_geq(status.output_us, 140000, "19 steps of 5 ms, twice; a late one is caught up");
+    cr_assert_lt(status.prompt_us + status.output_us, PATIENCE_US);
     down();
 }
 
-Test(sim_engine, a_paused_run_gives_nothing_stops_at_a_bound_and_loses_nothing)
+Test(sim_engine, a_paused_run_keeps_its_slot_and_gets_nothing_until_it_goes_on)
 {
-    struct seen paused, free_run;
-    char x[65536], y[65536], mark[13];
+    struct seen paused, other;
 
-    up("rate=100000,ctx=100000");
-    start(&paused, CHAT, "{\"model\":\"sim\",\"stream\":true,\"max_tokens\":2000," LLAMAS "}");
+    up("rate=100000,length=limit");
+    start(&paused, CHAT, "{\"stream\":true,\"max_tokens\":2000," LLAMAS "}");
     paused.pause_in_body = true;
-    ask(&free_run, CHAT, "{\"model\":\"sim\",\"stream\":true,\"max_tokens\":2000," LLAMAS "}");
-    cr_assert_eq(paused.pieces, 1, "delivered while paused");
-    cr_assert_eq(engine->ops->facts(engine)->running, 1, "it has far to go: it was stopped");
+    ask(&other, CHAT, "{\"stream\":true,\"max_tokens\":2000," LLAMAS "}");
+    cr_assert_eq(paused.pieces, 1);
+    cr_assert_eq(sim_engine_status(engine).running, 1);
     paused.pause_in_body = false;
-    engine->ops->pause(paused.run, false);
-    cr_assert_eq(paused.pieces, 1, "delivered from inside pause");
+    sim_run_pause(paused.run, false);
     cr_assert(turn_until(&paused.ended));
-    chat_text(&paused, x, sizeof(x), mark);
-    chat_text(&free_run, y, sizeof(y), mark);
-    cr_assert_str_eq(x, y);
+    cr_assert_eq(paused.pieces, other.pieces);
     buf_finish(&paused.body);
-    buf_finish(&free_run.body);
-    down();
-}
-
-Test(sim_engine, a_run_paused_before_its_head_gets_all_of_it_later)
-{
-    struct seen seen, other;
-
-    up(QUICK);
-    start(&seen, CHAT, "{" LLAMAS "}");
-    engine->ops->pause(seen.run, true);
-    ask(&other, CHAT, "{\"max_tokens\":50," LLAMAS "}");
-    cr_assert_eq(seen.status, 0);
-    cr_assert_eq(engine->ops->facts(engine)->running, 0, "its slot is free all the same");
-    engine->ops->pause(seen.run, false);
-    cr_assert(turn_until(&seen.ended));
-    cr_assert_eq(seen.status, 200);
-    cJSON_Delete(parsed(&seen));
-    buf_finish(&seen.body);
     buf_finish(&other.body);
     down();
 }
 
 /* ---- faults ---------------------------------------------------------------------------- */
 
-static void ask_fault(struct seen *seen, bool stream, const char *fault, const char *attempt)
+static void ask_fault(struct seen *seen, bool stream, const char *fault, uint32_t attempt)
 {
     char body[512];
 
     (void)snprintf(body, sizeof(body), "{\"stream\":%s,\"drover_sim\":{%s}," LLAMAS "}",
                    stream ? "true" : "false", fault);
-    start_with(seen, CHAT, NULL, body, strlen(body), attempt);
+    start_with(seen, CHAT, body, strlen(body), attempt);
     cr_assert(turn_until(&seen->ended), "no end");
 }
 
@@ -453,16 +436,16 @@ Test(sim_engine, faults_before_any_output)
     struct seen seen;
 
     up(QUICK);
-    ask_fault(&seen, true, "\"fault\":\"reset\"", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_LOST);
+    ask_fault(&seen, true, "\"fault\":\"reset\"", 0);
+    cr_assert_eq(seen.end, SIM_END_RESET);
     cr_assert_eq(seen.status, 0);
-    ask_fault(&seen, true, "\"fault\":\"garbage\"", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_GARBAGE);
-    ask_fault(&seen, true, "\"fault\":\"5xx\"", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    ask_fault(&seen, true, "\"fault\":\"garbage\"", 0);
+    cr_assert_eq(seen.end, SIM_END_GARBAGE);
+    ask_fault(&seen, true, "\"fault\":\"5xx\"", 0);
+    cr_assert_eq(seen.end, SIM_END_OK);
     cr_assert_eq(seen.status, 500);
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"error_first\"", NULL);
+    ask_fault(&seen, true, "\"fault\":\"error_first\"", 0);
     cr_assert_eq(seen.status, 200);
     cr_assert(holds(&seen, "data: {\"error\":{"));
     cr_assert_not(holds(&seen, "choices"));
@@ -475,22 +458,22 @@ Test(sim_engine, faults_after_two_tokens)
     struct seen seen;
 
     up(QUICK);
-    ask_fault(&seen, true, "\"fault\":\"reset\",\"after_tokens\":2", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_LOST);
+    ask_fault(&seen, true, "\"fault\":\"reset\",\"after_tokens\":2", 0);
+    cr_assert_eq(seen.end, SIM_END_RESET);
     cr_assert_eq(seen.pieces, 2);
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"truncate\",\"after_tokens\":2", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    ask_fault(&seen, true, "\"fault\":\"truncate\",\"after_tokens\":2", 0);
+    cr_assert_eq(seen.end, SIM_END_OK);
     cr_assert_eq(seen.pieces, 2);
     cr_assert_not(holds(&seen, "[DONE]"));
     cr_assert_not(holds(&seen, "\"finish_reason\":\""));
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"5xx\",\"after_tokens\":2", NULL);
+    ask_fault(&seen, true, "\"fault\":\"5xx\",\"after_tokens\":2", 0);
     cr_assert_eq(seen.status, 200);
     cr_assert(holds(&seen, "data: {\"error\":{"));
     cr_assert_not(holds(&seen, "[DONE]"));
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"truncate\",\"after_tokens\":12", NULL);
+    ask_fault(&seen, true, "\"fault\":\"truncate\",\"after_tokens\":12", 0);
     cr_assert_eq(seen.pieces, 12, "all tokens, and no end");
     cr_assert_not(holds(&seen, "[DONE]"));
     buf_finish(&seen.body);
@@ -502,16 +485,16 @@ Test(sim_engine, a_fault_may_be_for_one_node_or_attempt_only)
     struct seen seen;
 
     up(QUICK);
-    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_node\":\"b\"", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_node\":\"b\"", 0);
+    cr_assert_eq(seen.end, SIM_END_OK);
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_node\":\"a\"", NULL);
-    cr_assert_eq(seen.end, ENGINE_END_LOST);
-    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_attempt\":0", "1");
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_node\":\"a\"", 0);
+    cr_assert_eq(seen.end, SIM_END_RESET);
+    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_attempt\":0", 1);
+    cr_assert_eq(seen.end, SIM_END_OK);
     buf_finish(&seen.body);
-    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_attempt\":1", "1");
-    cr_assert_eq(seen.end, ENGINE_END_LOST);
+    ask_fault(&seen, true, "\"fault\":\"reset\",\"only_attempt\":1", 1);
+    cr_assert_eq(seen.end, SIM_END_RESET);
     down();
 }
 
@@ -521,14 +504,14 @@ Test(sim_engine, the_spec_can_fail_the_nth_request)
 
     up(QUICK ",fail=reset@2,fail_after=1");
     ask(&seen, CHAT, "{\"stream\":true," LLAMAS "}");
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    cr_assert_eq(seen.end, SIM_END_OK);
     buf_finish(&seen.body);
     ask(&seen, CHAT, "{\"stream\":true," LLAMAS "}");
-    cr_assert_eq(seen.end, ENGINE_END_LOST);
+    cr_assert_eq(seen.end, SIM_END_RESET);
     cr_assert_eq(seen.pieces, 1);
     buf_finish(&seen.body);
     ask(&seen, CHAT, "{\"stream\":true," LLAMAS "}");
-    cr_assert_eq(seen.end, ENGINE_END_OK);
+    cr_assert_eq(seen.end, SIM_END_OK);
     buf_finish(&seen.body);
     down();
 }
@@ -544,28 +527,19 @@ Test(sim_engine, die_ends_the_process, .exit_code = 1)
 
 /* ---- loading --------------------------------------------------------------------------- */
 
-static void note_facts(void *data)
-{
-    *(bool *)data = true;
-}
-
-Test(sim_engine, answers_503_while_it_loads_and_tells_when_it_is_done)
+Test(sim_engine, answers_503_while_it_loads)
 {
     struct seen seen;
-    bool told = false;
+    uint64_t until = clock_mono_us() + PATIENCE_US;
 
     up(QUICK ",load_ms=300");
-    engine->on_facts = note_facts;
-    engine->on_facts_data = &told;
-    cr_assert(engine->ops->facts(engine)->loading);
-    cr_assert_eq(engine->ops->facts(engine)->models[0].state,
-                 DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING);
+    cr_assert(sim_engine_status(engine).loading);
     ask(&seen, CHAT, "{" LLAMAS "}");
     cr_assert_eq(seen.status, 503);
-    cr_assert(holds(&seen, "\"code\":503"));
+    cr_assert(holds(&seen, "\"Loading model\""));
     buf_finish(&seen.body);
-    cr_assert(turn_until(&told));
-    cr_assert_not(engine->ops->facts(engine)->loading);
+    while (sim_engine_status(engine).loading && clock_mono_us() < until)
+        loop_turn(&loop, 10000);
     ask(&seen, CHAT, "{" LLAMAS "}");
     cr_assert_eq(seen.status, 200);
     buf_finish(&seen.body);
@@ -577,61 +551,18 @@ Test(sim_engine, a_model_on_demand_is_loaded_by_its_first_request)
     struct seen seen, gone;
 
     up(QUICK ",models=sim;big@100@50");
-    cr_assert_eq(engine->ops->facts(engine)->models[1].state,
-                 DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE);
+    cr_assert_eq(sim_engine_model_state(engine, 0), SIM_MODEL_LOADED);
+    cr_assert_eq(sim_engine_model_state(engine, 1), SIM_MODEL_UNLOADED);
     start(&gone, CHAT, "{\"model\":\"big\"," LLAMAS "}");
     start(&seen, CHAT, "{\"model\":\"big\"," LLAMAS "}");
-    cr_assert_eq(engine->ops->facts(engine)->models[1].state,
-                 DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING);
-    cr_assert_eq(engine->ops->facts(engine)->queued, 2);
-    engine->ops->cancel(gone.run);
-    cr_assert_eq(engine->ops->facts(engine)->queued, 1);
+    cr_assert_eq(sim_engine_model_state(engine, 1), SIM_MODEL_LOADING);
+    cr_assert_eq(sim_engine_status(engine).queued, 2);
+    sim_run_cancel(gone.run);
+    cr_assert_eq(sim_engine_status(engine).queued, 1);
     cr_assert(turn_until(&seen.ended));
     cr_assert_eq(seen.status, 200);
-    cr_assert_eq(engine->ops->facts(engine)->models[1].state,
-                 DROVER__V1__MODEL_STATE__MODEL_STATE_READY);
+    cr_assert_eq(sim_engine_model_state(engine, 1), SIM_MODEL_LOADED);
     buf_finish(&seen.body);
-    down();
-}
-
-/* ---- the other surfaces ---------------------------------------------------------------- */
-
-/* Asks and expects a status and a few words in the answer. */
-static void expect(int operation, const char *body, unsigned status, const char *words)
-{
-    struct seen seen;
-
-    ask(&seen, operation, body);
-    cr_assert_eq(seen.status, status, "%s: %u", body, seen.status);
-    cr_assert(holds(&seen, words), "%s: %.*s", body, (int)buf_size(&seen.body),
-              (const char *)buf_head(&seen.body));
-    buf_finish(&seen.body);
-}
-
-Test(sim_engine, errors_have_the_shape_of_their_api)
-{
-    up(QUICK);
-    expect(CHAT, "{", 400, "{\"error\":{\"message\":\"the body is not a JSON object\"");
-    expect(CHAT, "[]", 400, "\"type\":\"invalid_request_error\"");
-    expect(CHAT, "{}", 400, "'messages' is required");
-    expect(CHAT, "{\"messages\":[]}", 400, "'messages' must not be empty");
-    expect(CHAT, "{\"messages\":[1]}", 400, "has no 'role'");
-    expect(CHAT, "{\"n\":2," LLAMAS "}", 400, "'n' is more than 1");
-    expect(CHAT, "{\"model\":7," LLAMAS "}", 400, "'model' must be a string");
-    expect(CHAT, "{\"model\":\"x\"," LLAMAS "}", 404, "\"code\":\"model_not_found\"");
-    expect(CHAT, "{\"model\":\"sim-embed\"," LLAMAS "}", 400, "does not do this");
-    expect(CHAT, "{\"drover_sim\":{\"prompt_tokens\":8192}," LLAMAS "}", 400,
-           "\"code\":\"context_length_exceeded\"");
-    expect(CHAT, "{\"drover_sim\":{\"fault\":\"boom\"}," LLAMAS "}", 400, "must be one of die");
-    expect(OP(COMPLETIONS), "{}", 400, "'prompt' is required");
-    expect(OP(COMPLETIONS), "{\"prompt\":[\"a\",\"b\"]}", 400, "takes one");
-    expect(OP(RESPONSES), "{}", 400, "'input' is required");
-    expect(OP(EMBEDDINGS), "{\"input\":[]}", 400, "'input' must be");
-    expect(OP(RERANK), "{\"query\":\"q\"}", 400, "'documents' must be");
-    expect(OP(MESSAGES), "{}", 400,
-           "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":");
-    expect(OP(OLLAMA_CHAT), "{}", 400, "{\"error\":\"'messages' is required\"");
-    expect(99, "{}", 404, "no such endpoint");
     down();
 }
 
@@ -645,121 +576,13 @@ Test(sim_engine, a_body_cut_anywhere_is_refused)
 
     up(QUICK);
     for (n = 0; n < sizeof(BODY) - 1; n++) {
-        start_with(&seen, CHAT, NULL, BODY, n, NULL);
+        start_with(&seen, CHAT, BODY, n, 0);
         cr_assert(turn_until(&seen.ended));
         cr_assert_eq(seen.status, 400, "cut after %zu bytes", n);
         buf_finish(&seen.body);
     }
-    expect(CHAT, BODY, 200, "\"completion_tokens\":2");
-    down();
-}
-
-Test(sim_engine, every_surface_streams_its_own_events)
-{
-    up(QUICK);
-    expect(OP(COMPLETIONS), "{\"prompt\":\"x\",\"stream\":true,\"max_tokens\":1}", 200,
-           "\"index\":0,\"logprobs\":null,\"finish_reason\":\"length\"}]");
-    expect(OP(MESSAGES), "{\"stream\":true,\"max_tokens\":1," LLAMAS "}", 200,
-           "\"stop_reason\":\"max_tokens\",\"stop_sequence\":null},\"usage\":{"
-           "\"input_tokens\":10,\"cache_read_input_tokens\":0,"
-           "\"cache_creation_input_tokens\":0,\"output_tokens\":1}");
-    expect(OP(RESPONSES), "{\"input\":\"x\",\"stream\":true}", 200,
-           "event: response.completed\ndata: {\"type\":\"response.completed\",");
-    expect(OP(OLLAMA_CHAT), "{" LLAMAS "}", 200,
-           "{\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,"
-           "\"done_reason\":\"stop\"");
-    expect(OP(OLLAMA_GENERATE), "{\"prompt\":\"x\",\"options\":{\"num_predict\":1}}", 200,
-           "{\"response\":\"\",\"done\":true,\"done_reason\":\"length\"");
-    expect(OP(COUNT_TOKENS), "{" LLAMAS "}", 200, "{\"input_tokens\":10,");
-    expect(OP(OLLAMA_SHOW), "{\"model\":\"sim\"}", 200, "\"simulated.context_length\":8192");
-    expect(CHAT,
-           "{\"stream\":true,\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"look\"}"
-           "}],\"tool_choice\":\"required\"," LLAMAS "}",
-           200, "\"function\":{\"name\":\"look\",\"arguments\":\"\"}}]}");
-    down();
-}
-
-Test(sim_engine, embeddings_are_unit_vectors_in_both_encodings)
-{
-    struct seen seen;
-    cJSON *root;
-    double sum = 0;
-    int i;
-
-    up(QUICK);
-    ask(&seen, OP(EMBEDDINGS), "{\"model\":\"sim-embed\",\"input\":[\"one\",\"two\",\"one\"]}");
-    root = parsed(&seen);
-    cr_assert_eq(cJSON_GetArraySize(AT(root, "data")), 3);
-    cr_assert_eq(cJSON_GetArraySize(AT(root, "data", "0", "embedding")), 8);
-    for (i = 0; i < 8; i++) {
-        double x = cJSON_GetArrayItem(AT(root, "data", "0", "embedding"), i)->valuedouble;
-
-        cr_assert_float_eq(
-            x, cJSON_GetArrayItem(AT(root, "data", "2", "embedding"), i)->valuedouble, 0);
-        sum += x * x;
-    }
-    cr_assert_float_eq(sum, 1, 1e-6);
-    cr_assert(!cJSON_Compare(AT(root, "data", "0", "embedding"),
-                             AT(root, "data", "1", "embedding"), true));
-    cJSON_Delete(root);
+    ask(&seen, CHAT, BODY);
+    cr_assert(holds(&seen, "\"completion_tokens\":2"));
     buf_finish(&seen.body);
-
-    ask(&seen, OP(EMBEDDINGS),
-        "{\"model\":\"sim-embed\",\"input\":\"one\",\"encoding_format\":\"base64\"}");
-    root = parsed(&seen);
-    cr_assert_eq(strlen(TEXT(root, "data", "0", "embedding")), 44, "32 bytes in base64");
-    cJSON_Delete(root);
-    buf_finish(&seen.body);
-    down();
-}
-
-Test(sim_engine, a_ranking_is_sorted_and_cut)
-{
-    struct seen seen;
-    cJSON *root;
-
-    up(QUICK);
-    ask(&seen, OP(RERANK),
-        "{\"query\":\"q\",\"documents\":[\"a\",{\"text\":\"b\"},\"c\"],\"top_n\":2}");
-    root = parsed(&seen);
-    cr_assert_eq(cJSON_GetArraySize(AT(root, "results")), 2);
-    cr_assert_geq(NUMBER(root, "results", "0", "relevance_score"),
-                  NUMBER(root, "results", "1", "relevance_score"));
-    cJSON_Delete(root);
-    buf_finish(&seen.body);
-    down();
-}
-
-Test(sim_engine, a_transcription_depends_on_the_sound_and_not_on_the_boundary)
-{
-    static const char FORM[] = "--%s\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n"
-                               "sim\r\n--%s\r\nContent-Disposition: form-data; name=\"file\"; "
-                               "filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\n"
-                               "RIFF sound\r\n--%s--\r\n";
-    struct seen x, y;
-    char body[1024];
-    cJSON *a, *b;
-
-    up(QUICK);
-    (void)snprintf(body, sizeof(body), FORM, "abc", "abc", "abc");
-    start_with(&x, OP(TRANSCRIPTIONS), "multipart/form-data; boundary=abc", body, strlen(body),
-               NULL);
-    cr_assert(turn_until(&x.ended));
-    (void)snprintf(body, sizeof(body), FORM, "xyz", "xyz", "xyz");
-    start_with(&y, OP(TRANSCRIPTIONS), "multipart/form-data; boundary=\"xyz\"", body,
-               strlen(body), NULL);
-    cr_assert(turn_until(&y.ended));
-    a = parsed(&x);
-    b = parsed(&y);
-    cr_assert_str_eq(TEXT(a, "text"), TEXT(b, "text"));
-    cr_assert_gt(strlen(TEXT(a, "text")), 20);
-    cJSON_Delete(a);
-    cJSON_Delete(b);
-    buf_finish(&x.body);
-    buf_finish(&y.body);
-    start_with(&x, OP(TRANSCRIPTIONS), "multipart/form-data; boundary=abc", "--abc--", 7, NULL);
-    cr_assert(turn_until(&x.ended));
-    cr_assert_eq(x.status, 400);
-    buf_finish(&x.body);
     down();
 }

@@ -12,14 +12,14 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "base/net.h"
-#include "node/engine/engine.h"
+#include "sim/sim_engine.h"
 #include "sim/sim_http.h"
 
 #define PATIENCE_US (20 * US_PER_S)
 #define LLAMAS      "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about llamas.\"}]"
 
 static struct loop loop;
-static struct engine *engine;
+static struct sim_engine *engine;
 static struct sim_http *http;
 
 static void up(const char *spec)
@@ -105,7 +105,7 @@ static void turn_until_running(uint32_t running)
 {
     uint64_t until = clock_mono_us() + PATIENCE_US;
 
-    while (engine->ops->facts(engine)->running != running) {
+    while (sim_engine_status(engine).running != running) {
         cr_assert_lt(clock_mono_us(), until);
         loop_turn(&loop, 1000);
     }
@@ -123,11 +123,12 @@ Test(sim_http, one_connection_serves_every_kind_of_answer)
 {
     struct client client;
 
-    up("base_ms=0.1,slope_ms=0,tokens=5");
+    up("base_ms=0.1,slope_ms=0,tokens=5,length=limit");
     dial(&client);
     expect(&client, "GET", "/health", "", "{\"status\":\"ok\"");
-    expect(&client, "GET", "/v1/models", "", "\"owned_by\":\"drover-simulated\"");
+    expect(&client, "GET", "/v1/models", "", "\"owned_by\":\"drover-sim\"");
     expect(&client, "GET", "/props", "", "\"total_slots\":4");
+    expect(&client, "GET", "/metrics", "", "\nllamacpp:requests_processing 0\n");
     expect(&client, "GET", "/nope", "", "HTTP/1.1 404 Not Found");
     expect(&client, "POST", "/nope", "{}", "HTTP/1.1 404 Not Found");
     expect(&client, "DELETE", "/health", "", "HTTP/1.1 405 ");
@@ -154,7 +155,7 @@ Test(sim_http, a_client_that_leaves_frees_its_slot)
     ask(&client, "POST", "/v1/chat/completions",
         "{\"stream\":true,\"drover_sim\":{\"fault\":\"hang\",\"after_tokens\":1}," LLAMAS "}");
     turn_until(&client, "\"role\":\"assistant\"");
-    cr_assert_eq(engine->ops->facts(engine)->running, 1);
+    cr_assert_eq(sim_engine_status(engine).running, 1);
     hang_up(&client);
     turn_until_running(0);
 
@@ -171,7 +172,7 @@ Test(sim_http, a_broken_answer_breaks_the_connection_after_what_came_before)
 {
     struct client client;
 
-    up("base_ms=0.1,slope_ms=0,tokens=3");
+    up("base_ms=0.1,slope_ms=0,tokens=3,length=limit");
     dial(&client);
     ask(&client, "POST", "/v1/completions",
         "{\"prompt\":\"x\",\"stream\":true,\"drover_sim\":{\"fault\":\"reset\","
@@ -190,24 +191,72 @@ Test(sim_http, a_broken_answer_breaks_the_connection_after_what_came_before)
     hang_up(&client);
 }
 
+Test(sim_http, garbage_is_no_http)
+{
+    struct client client;
+
+    up("base_ms=0.1,slope_ms=0");
+    dial(&client);
+    ask(&client, "POST", "/v1/completions",
+        "{\"prompt\":\"x\",\"stream\":true,\"drover_sim\":{\"fault\":\"garbage\"}}");
+    turn_until(&client, NULL);
+    cr_assert(has(&client, "this is no answer"));
+    cr_assert_not(has(&client, "HTTP/1.1"));
+    hang_up(&client);
+}
+
+Test(sim_http, the_header_of_an_attempt_chooses_who_suffers_a_fault)
+{
+    struct client client;
+    static const char BODY[] =
+        "{\"prompt\":\"x\",\"drover_sim\":{\"fault\":\"5xx\",\"only_attempt\":1}}";
+    char head[512];
+
+    up("base_ms=0.1,slope_ms=0,tokens=3");
+    dial(&client);
+    expect(&client, "POST", "/v1/completions", BODY, "HTTP/1.1 200 OK");
+    turn_until(&client, "\"usage\"");
+    buf_reset(&client.got);
+    (void)snprintf(head, sizeof(head),
+                   "POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-drover-attempt: 1\r\n"
+                   "content-length: %zu\r\n\r\n%s",
+                   strlen(BODY), BODY);
+    cr_assert_eq(send(client.fd, head, strlen(head), MSG_NOSIGNAL), (ssize_t)strlen(head));
+    turn_until(&client, "HTTP/1.1 500 ");
+    hang_up(&client);
+}
+
+Test(sim_http, while_it_loads_every_page_says_so_and_who_says_it)
+{
+    struct client client;
+
+    up("load_ms=3600000");
+    dial(&client);
+    expect(&client, "GET", "/v1/models", "", "\"Loading model\"");
+    cr_assert(has(&client, "HTTP/1.1 503 "));
+    cr_assert(has(&client, "server: drover-sim\r\n") || has(&client, "Server: drover-sim\r\n"));
+    expect(&client, "GET", "/health", "", "HTTP/1.1 503 ");
+    hang_up(&client);
+}
+
 Test(sim_http, a_client_that_does_not_read_stops_its_stream_and_no_other)
 {
     struct client lazy, keen;
     uint64_t before, until = clock_mono_us() + PATIENCE_US;
     int small = 131072;
 
-    up("rate=20000,slots=2,ctx=1000000");
+    up("rate=20000,slots=2,ctx=1000000,length=limit");
     dial(&lazy);
     (void)setsockopt(lazy.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
     ask(&lazy, "POST", "/v1/completions",
         "{\"model\":\"sim\",\"prompt\":\"x\",\"stream\":true,\"max_tokens\":40000}");
     /* 40,000 events are 10 MB: more than the sockets and the engine hold. */
     do {
-        before = engine->ops->facts(engine)->progress;
+        before = sim_engine_status(engine).progress;
         for (unsigned i = 0; i < 20; i++)
             loop_turn(&loop, 5000);
         cr_assert_lt(clock_mono_us(), until, "it never stops");
-    } while (engine->ops->facts(engine)->progress != before || before == 0);
+    } while (sim_engine_status(engine).progress != before || before == 0);
     cr_assert_lt(before, 40000);
     until = clock_mono_us() + PATIENCE_US;
     dial(&keen);
@@ -218,7 +267,7 @@ Test(sim_http, a_client_that_does_not_read_stops_its_stream_and_no_other)
         receive(&lazy);
         loop_turn(&loop, 1000);
         cr_assert_lt(clock_mono_us(), until, "it never goes on");
-    } while (engine->ops->facts(engine)->progress <= before + 100);
+    } while (sim_engine_status(engine).progress <= before + 100);
     hang_up(&lazy);
     hang_up(&keen);
 }
@@ -230,10 +279,10 @@ Test(sim_http, says_what_is_wrong_with_an_address)
 
     up("");
     cr_assert_lt(sim_http_open(&none, engine, &loop, "127.0.0.1", &err), 0);
-    cr_assert_eq(strncmp(err.text, "HTTP of the simulated engine: ", 30), 0, "%s", err.text);
+    cr_assert_eq(strncmp(err.text, "--listen: ", 10), 0, "%s", err.text);
     cr_assert_null(none);
     sim_http_close(http);
-    engine->ops->destroy(engine);
+    sim_engine_destroy(engine);
     loop_finish(&loop);
 }
 
@@ -243,7 +292,7 @@ Test(sim_http, closing_it_breaks_off_every_connection_and_leaves_nothing_behind)
                   *held = &clients[2], *queued = &clients[3], *half = &clients[4];
     int small = 65536;
 
-    up("rate=20000,slots=2,ctx=1000000");
+    up("rate=20000,slots=2,ctx=1000000,length=limit");
     for (size_t i = 0; i < ARRAY_LEN(clients); i++)
         dial(&clients[i]);
     expect(idle, "GET", "/health", "", "{\"status\":\"ok\"");
@@ -257,17 +306,17 @@ Test(sim_http, closing_it_breaks_off_every_connection_and_leaves_nothing_behind)
     ask(queued, "POST", "/v1/chat/completions", "{" LLAMAS "}");
     cr_assert_eq(send(half->fd, "POST /v1/chat", 13, MSG_NOSIGNAL), 13);
     turn_until_running(2);
-    while (engine->ops->facts(engine)->queued != 1)
+    while (sim_engine_status(engine).queued != 1)
         loop_turn(&loop, 1000);
 
     sim_http_close(http);
-    cr_assert_eq(engine->ops->facts(engine)->running, 0);
-    cr_assert_eq(engine->ops->facts(engine)->queued, 0);
+    cr_assert_eq(sim_engine_status(engine).running, 0);
+    cr_assert_eq(sim_engine_status(engine).queued, 0);
     for (size_t i = 0; i < ARRAY_LEN(clients); i++) {
         while (!clients[i].closed)
             receive(&clients[i]);
         hang_up(&clients[i]);
     }
-    engine->ops->destroy(engine);
+    sim_engine_destroy(engine);
     loop_finish(&loop);
 }

@@ -35,27 +35,29 @@ Test(sim_spec, nothing_given_is_the_defaults)
     cr_assert_eq(spec.model.cache, SIM_CACHE_BLOCK);
     cr_assert_eq(spec.model.block_tokens, 512);
     cr_assert_eq(spec.model.cache_blocks, 512, "262,144 tokens");
-    cr_assert_eq(spec.default_tokens, 64);
+    cr_assert_eq(spec.mean_tokens, 256);
+    cr_assert_not(spec.to_limit);
     cr_assert_eq(spec.fault.kind, SIM_FAULT_NONE);
     cr_assert_eq(spec.n_models, 3);
     cr_assert_str_eq(spec.models[0].id, "sim");
     cr_assert_str_eq(spec.models[2].id, "sim-embed");
-    cr_assert_eq(spec.models[0].context, 8192);
+    cr_assert_eq(spec.models[0].context, 131072);
 }
 
 Test(sim_spec, every_key_lands_where_it_belongs)
 {
-    struct sim_spec spec =
-        good("slots=2,prefill=100,base_ms=5,slope_ms=0.5,chunk=64,cache=slot,ctx=100,"
-             "tokens=7,load_ms=9,seed=3,name=a,fail=die@4,fail_after=2,models=x;y@50,"
-             "model=z@60@70");
+    struct sim_spec spec = good(
+        "slots=2,prefill=100,base_ms=5,slope_ms=0.5,chunk=64,cache=slot,ctx=100,"
+        "tokens=7,length=limit,load_ms=9,seed=3,name=a,fail=die@4,fail_after=2,models=x;y@50,"
+        "model=z@60@70");
 
     cr_assert_eq(spec.model.slots, 2);
     cr_assert_float_eq(spec.model.base_us, 5000, 1e-9);
     cr_assert_eq(spec.model.chunk_tokens, 64);
     cr_assert_eq(spec.model.cache, SIM_CACHE_SLOT);
     cr_assert_eq(spec.model.block_tokens, 16, "the slot cache compares finely");
-    cr_assert_eq(spec.default_tokens, 7);
+    cr_assert_eq(spec.mean_tokens, 7);
+    cr_assert(spec.to_limit);
     cr_assert_eq(spec.load_ms, 9);
     cr_assert_eq(spec.seed, 3);
     cr_assert_str_eq(spec.name, "a");
@@ -101,6 +103,7 @@ Test(sim_spec, errors_name_the_key_and_what_is_wanted)
     bad("slots=4,slots=5", "slots: is there twice");
     bad("slots=4,", ": no such key");
     bad("cache=big", "cache: \"big\" is none of block, slot, none");
+    bad("length=long", "length: \"long\" is none of natural, limit");
     bad("fail=explode@3", "fail: \"explode\" is none of " SIM_FAULT_NAMES);
     bad("fail=die@0", "fail: \"0\" is not a whole number from 1 to 1000000000");
     bad("fail_after=3", "fail_after: needs fail");

@@ -43,18 +43,6 @@ Test(sim_text, depends_on_model_and_prompt_alone)
     cr_assert_str_neq(x, y);
 }
 
-Test(sim_text, starts_a_message_without_a_space)
-{
-    struct sim_place chat = find(PROMPT, strlen(PROMPT), true);
-    struct sim_place bare = find(PROMPT, strlen(PROMPT), false);
-    char x[256], y[256];
-
-    text_of(x, sizeof(x), &chat, 3);
-    text_of(y, sizeof(y), &bare, 3);
-    cr_assert_str_eq(x, y + 1);
-    cr_assert_eq(y[0], ' ');
-}
-
 /* Cuts an answer after each of its first 60 tokens and looks what comes next.  `at`: where the
  * answer begins as far as the caller says. */
 static void goes_on_after_every_token(size_t at, bool known)
@@ -131,28 +119,4 @@ Test(sim_text, an_answer_in_an_earlier_message_is_not_taken_for_a_beginning)
     second = find(prompt, strlen(prompt), true);
     cr_assert_eq(second.index, 0);
     cr_assert_neq(second.text.key, first.text.key);
-}
-
-Test(sim_text, escapes_for_json_what_must_be_escaped)
-{
-    struct sim_text text = {.key = 1};
-    bool quote = false, newline = false, wide = false;
-    uint32_t i;
-
-    for (i = 0; i < 4000; i++) {
-        struct sim_token token = sim_text_token(&text, i);
-
-        cr_assert_eq(memchr(token.json, '\n', token.json_len), NULL);
-        if (token.text_len == 1 && token.text[0] == '\n') {
-            newline = true;
-            cr_assert_eq(memcmp(token.json, "\\n", 2), 0);
-        }
-        if (memchr(token.text, '"', token.text_len) != NULL) {
-            quote = true;
-            cr_assert_eq(token.json_len, token.text_len + 2, "two quotes, two backslashes");
-        }
-        if ((uint8_t)token.text[1] >= 0xe0 && token.text_len > 1)
-            wide = true;
-    }
-    cr_assert(quote && newline && wide, "4,000 tokens of some 115 hold every kind");
 }
