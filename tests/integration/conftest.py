@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from harness import Cluster  # noqa: E402
+from harness import Cluster, finish_all  # noqa: E402
 
 
 def pytest_configure(config):
@@ -31,15 +31,7 @@ def make_cluster(request):
         return cluster
 
     yield make
-    report = getattr(request.node, "report_call", None)
-    failed = report is None or report.failed
-    problems = []
-    for cluster in made:
-        try:
-            cluster.finish(failed)
-        except AssertionError as problem:
-            problems.append(str(problem))
-    assert not problems, "\n".join(problems)
+    finish_all(request, made)
 
 
 @pytest.fixture

@@ -1,54 +1,17 @@
-"""fake_node.py - a node made of grpcio: it serves what a test wants it to, and attaches by hand.
+"""fake_node.py - a node made of grpcio: it serves what a test wants it to, and attaches by hand."""
 
-The messages are generated from our .proto files when the tests run; nothing generated is kept.
-"""
-
-import hashlib
-import hmac
 import os
 import queue
-import struct
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from concurrent import futures
-from pathlib import Path
 
 import grpc
 
 from harness import SLOW
+from messages import common, health, inference, proof, registry
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_messages():
-    out = tempfile.mkdtemp(prefix="drover-pb-")
-    names = ["drover_common", "drover_inference", "drover_registry", "grpc_health_v1"]
-    subprocess.run(["protoc", f"--proto_path={ROOT}", f"--python_out={out}"]
-                   + [f"proto/{name}.proto" for name in names], check=True)
-    (Path(out) / "proto" / "__init__.py").write_text("")
-    sys.path.insert(0, out)
-    from proto import drover_common_pb2, drover_inference_pb2, drover_registry_pb2
-    from proto import grpc_health_v1_pb2
-    return drover_common_pb2, drover_inference_pb2, drover_registry_pb2, grpc_health_v1_pb2
-
-
-common, inference, registry, health = load_messages()
 CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-
-
-def text16(text):
-    data = text.encode()
-    return struct.pack(">H", len(data)) + data
-
-
-def proof(label, token, server_nonce, register):
-    message = (label.encode() + b"\0" + server_nonce + register.node_nonce
-               + text16(register.node_id) + register.instance_id + text16(register.host)
-               + struct.pack(">H", register.port))
-    return hmac.new(token.encode(), message, hashlib.sha256).digest()
 
 
 class FakeNode:

@@ -4,55 +4,26 @@ The engine is a raw TCP server, so that it can break HTTP on purpose.  A request
 happen in its member "script", which drover-node passes on like any member it does not know.
 """
 
-import hashlib
-import hmac
+import atexit
 import json
-import os
-import pathlib
 import re
+import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import grpc
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("DROVER_BUILD", ROOT / "build"))
-SLOW = float(os.environ.get("DROVER_TEST_SLOW", "1"))  # as in harness.py
+from harness import SLOW, Process, program, sanitizer_report, until
+from messages import common, health, inference
 
-
-def load_messages():
-    """The Python modules that protoc makes of our .proto files."""
-    out = pathlib.Path(tempfile.gettempdir()) / f"drover-stubs-{os.getpid()}"
-    if not out.exists():
-        out.mkdir()
-        subprocess.run(["protoc", f"--proto_path={ROOT}", f"--python_out={out}",
-                        *(f"proto/{p.name}" for p in (ROOT / "proto").glob("*.proto"))],
-                       check=True)
-    sys.path.insert(0, str(out))
-    from proto import (drover_common_pb2, drover_inference_pb2,  # pylint: disable=import-error
-                       drover_registry_pb2, grpc_health_v1_pb2)
-    return drover_common_pb2, drover_inference_pb2, drover_registry_pb2, grpc_health_v1_pb2
-
-
-common, inference, registry, health = load_messages()
-
-
-def until(condition, seconds=10, what="the condition"):
-    """Waits until condition() is true and returns what it gave."""
-    end = time.monotonic() + seconds * SLOW
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"{what} did not come true in {seconds * SLOW:.0f} s"
-        time.sleep(0.01)
+LOGS = Path(tempfile.mkdtemp(prefix="drover-nodes-"))
+atexit.register(shutil.rmtree, LOGS, ignore_errors=True)
 
 
 def delta(content=None, finish=None, **more):
@@ -388,15 +359,13 @@ class Engine:
 
 
 class Node:
-    """One drover-node process."""
+    """One drover-node, and a gRPC client of it."""
 
     def __init__(self, *arguments, engine=None, name="n1"):
-        self.log = tempfile.NamedTemporaryFile("w+b", suffix=".log")
         self.name = name
-        self.process = subprocess.Popen(
-            [str(BUILD / "node" / "drover-node"), "--listen", "127.0.0.1:0", "--name", name,
-             "--engine", engine, "--log-level", "debug", *arguments],
-            stdout=self.log, stderr=self.log)
+        self.process = Process(
+            [program("drover-node"), "--listen", "127.0.0.1:0", "--name", name, "--engine", engine,
+             "--log-level", "debug", *arguments], LOGS / f"{uuid.uuid4().hex}.log")
         line = until(lambda: re.search(r"event=listening .*?port=(\d+)", self.text()),
                      what="event=listening")
         self.port = int(line.group(1))
@@ -404,7 +373,7 @@ class Node:
             f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", 32 << 20)])
 
     def text(self):
-        return pathlib.Path(self.log.name).read_text(errors="replace")
+        return self.process.log()
 
     def ready(self):
         """Until the engine is ready."""
@@ -450,14 +419,15 @@ class Node:
 
     def stop(self, expect=0):
         self.channel.close()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process.running():
+            self.process.signal(signal.SIGTERM)
         try:
-            code = self.process.wait(10 * SLOW)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            code = self.process.wait()
+        finally:
+            self.process.kill_all()
         assert code == expect, self.text()[-3000:]
+        report = sanitizer_report(self.process.log_path)
+        assert not report, report
 
 
 class Answer:
@@ -490,8 +460,3 @@ class Answer:
     @property
     def text(self):
         return "".join(chunk.text for chunk in self.chunks)
-
-
-def call_proof(token, instance_id):
-    text = b"drover.v1 call\0" + instance_id
-    return hmac.new(token.encode(), text, hashlib.sha256).digest()

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from fake_node import Attachment, FakeNode, Heart
-from harness import children_of, Cluster, SLOW, Timeout, until
+from harness import SLOW, Cluster, Timeout, children_of, finish_all, until
 
 TOKEN = "integration-test-token-0123456789abcdef"
 OLD_TOKEN = "the-token-of-before-0123456789abcdef00"
@@ -211,14 +211,7 @@ def make_plant(request):
         return plant.start() if start else plant
 
     yield make
-    report = getattr(request.node, "report_call", None)
-    problems = []
-    for plant in made:
-        try:
-            plant.finish(report is None or report.failed)
-        except AssertionError as problem:
-            problems.append(str(problem))
-    assert not problems, "\n".join(problems)
+    finish_all(request, made)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import signal
-import threading
 import time
 import urllib.request
 
 import pytest
 
+from crowd import Crowd, End
 from harness import SLOW, until
 from load import chat_body, fetch, text_of
 
@@ -20,48 +20,6 @@ DEFAULTS = {"health": {"interval_ms": 2000, "timeout_ms": 1000, "rise": 2, "fall
                        "eject_failures": 5, "eject_success_pct": 80, "ramp_ms": 30000},
             "registry": {"heartbeat_ms": 2000, "lease_ms": 10000}}
 CLIENTS = 12
-
-
-class Crowd:
-    """Clients that ask again and again; every answer must be whole and right."""
-
-    def __init__(self, cluster):
-        self.cluster = cluster
-        self.done = 0
-        self.failures = []
-        self.stop_asked = threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
-
-    def stop(self):
-        self.stop_asked.set()
-        self.thread.join(60 * SLOW)
-        assert not self.thread.is_alive(), "a request neither ended nor failed"
-
-    async def run(self):
-        await asyncio.gather(*(self.client(i) for i in range(CLIENTS)))
-
-    async def client(self, number):
-        prompt, stream, right = f"Tell me about {number}.", number % 2 == 0, None
-        while not self.stop_asked.is_set():
-            try:
-                answer = await fetch(self.cluster.api, "POST", CHAT,
-                                     chat_body(prompt, 12, stream))
-                assert answer.status == 200, (answer.status, answer.body[:300])
-                text = text_of(answer.body) if stream else \
-                    answer.json()["choices"][0]["message"]["content"]
-                right = right or text
-                assert text == right
-                self.done += 1
-            except Exception as failure:  # pylint: disable=broad-except
-                self.failures.append(repr(failure))
-                return
 
 
 def node_json(cluster, name):
@@ -97,7 +55,7 @@ def test_a_frozen_node_is_out_within_five_seconds_and_clients_see_only_latency(m
     for name in "ab":
         cluster.wait_up(name)
     frozen = engine.pid if victim == "engine" else a.pid
-    with Crowd(cluster) as crowd:
+    with Crowd(cluster.api, CLIENTS, 12, ("chat", "whole")) as crowd:
         until(lambda: cluster.gauges()["a"][0] >= 2 and crowd.done > CLIENTS, 20, "a works")
         os.kill(frozen, signal.SIGSTOP)
         began = time.monotonic()
@@ -120,5 +78,5 @@ def test_a_frozen_node_is_out_within_five_seconds_and_clients_see_only_latency(m
         until(lambda: cluster.node_state("a") == "UP", 30, "a is back")
         until(lambda: cluster.gauges()["a"][0] > 0, 30, "a works again")
         crowd.stop()
-    assert not crowd.failures, crowd.failures
+    assert not crowd.complaints and not crowd.outside({End.OK}), crowd.complaints + crowd.ends
     cluster.wait_idle()

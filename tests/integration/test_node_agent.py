@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -12,8 +11,9 @@ from concurrent import futures
 import grpc
 import pytest
 
-from node_rig import (BUILD, DONE, SLOW, Answer, Engine, Node, call_proof, common, health, inference,
-                      registry, until)
+from harness import SLOW, free_port, program, until
+from messages import call_proof, common, health, inference, registry
+from node_rig import DONE, Answer, Engine, Node
 
 Code = grpc.StatusCode
 
@@ -357,11 +357,11 @@ def test_a_node_drains_only_after_its_questions(start, engine):
     node = start("--insecure-no-token").ready()
     call = node.infer("held_answer", operation=common.OPERATION_COUNT_TOKENS, stream=False)
     next(call)
-    node.process.send_signal(signal.SIGTERM)
+    node.process.signal(signal.SIGTERM)
     until(lambda: "event=draining" in node.text(), what="event=draining")
     engine.release.set()
     assert Answer(call).json == {"input_tokens": 3}
-    assert node.process.wait(10 * SLOW) == 0
+    assert node.process.wait(10) == 0
 
 
 def test_higher_priority_leaves_the_queue_first(start, engine):
@@ -464,12 +464,12 @@ def test_calls_need_a_proof_of_either_token(start, engine, tmp_path):
     watch = node.watch(1000, metadata=previous)
     assert next(watch).engine_reachable
     tokens.write_text("newer-token-2\nnew-token-1\n")
-    node.process.send_signal(signal.SIGHUP)
+    node.process.signal(signal.SIGHUP)
     until(lambda: infer("newer-token-2") is Code.OK)
     assert infer("new-token-1") is Code.OK
     assert infer("old-token-0") is Code.UNAUTHENTICATED
     tokens.write_text("")
-    node.process.send_signal(signal.SIGHUP)
+    node.process.signal(signal.SIGHUP)
     until(lambda: "event=reload_failed" in node.text())
     assert infer("newer-token-2") is Code.OK
     assert "token-1" not in node.text() and "token-2" not in node.text()
@@ -591,25 +591,25 @@ def test_a_node_drains_before_it_leaves(start, engine, coordinator, token_file):
               call_proof("join-token", node.describe().instance_id))]
     call = node.infer("held", metadata=proof)
     next(e for e in call if e.WhichOneof("event") == "chunk")
-    node.process.send_signal(signal.SIGTERM)
+    node.process.signal(signal.SIGTERM)
     until(lambda: coordinator.of("leave"))
     refused = Answer(node.infer(metadata=proof))
     assert refused.status is Code.UNAVAILABLE and "draining" in refused.message
     assert node.health() == health.HealthCheckResponse.NOT_SERVING
-    assert node.process.poll() is None
+    assert node.process.running()
     engine.release.set()
     assert Answer(call).status is Code.OK
-    assert node.process.wait(10 * SLOW) == 0
+    assert node.process.wait(10) == 0
 
 
 def test_a_second_signal_ends_at_once(start, engine):
     node = start("--insecure-no-token").ready()
     call = node.infer("held")
     next(e for e in call if e.WhichOneof("event") == "chunk")
-    node.process.send_signal(signal.SIGTERM)
+    node.process.signal(signal.SIGTERM)
     until(lambda: "event=draining" in node.text())
-    node.process.send_signal(signal.SIGTERM)
-    assert node.process.wait(5 * SLOW) == 0
+    node.process.signal(signal.SIGTERM)
+    assert node.process.wait(5) == 0
     call.cancel()
 
 
@@ -617,8 +617,8 @@ def test_the_drain_timeout_is_kept(start, engine):
     node = start("--insecure-no-token", "--drain-timeout", "1").ready()
     call = node.infer("held")
     next(e for e in call if e.WhichOneof("event") == "chunk")
-    node.process.send_signal(signal.SIGTERM)
-    assert node.process.wait(10 * SLOW) == 0
+    node.process.signal(signal.SIGTERM)
+    assert node.process.wait(10) == 0
     assert "event=drain_timeout" in node.text()
     call.cancel()
 
@@ -680,11 +680,6 @@ def test_a_name_that_does_not_resolve_stops_nothing(start, engine):
 # ---- the command --------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("arguments, words", [
     ([], "--engine is missing"),
     (["--engine", "gopher://x"], "is not http"),
@@ -693,7 +688,7 @@ def free_port():
     (["--engine", "http://x", "--tls-cert", "/x"], "--tls-key"),
 ])
 def test_a_wrong_command_line_is_one_clear_line(arguments, words):
-    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--listen", "127.0.0.1:0",
+    done = subprocess.run([program("drover-node"), "--listen", "127.0.0.1:0",
                            *arguments], capture_output=True, text=True, timeout=20 * SLOW, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("drover-node: ")]
     assert done.returncode != 0 and len(lines) == 1 and words in lines[0]
@@ -703,7 +698,7 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words):
     ("", "is empty"), ("k\xe9y\n", "not a key"), ("k" * 1025 + "\n", "longer than 1024 bytes")])
 def test_an_engine_key_that_is_none_is_said_and_not_shown(tmp_path, text, words):
     (tmp_path / "key").write_text(text)
-    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "http://127.0.0.1:9",
+    done = subprocess.run([program("drover-node"), "--engine", "http://127.0.0.1:9",
                            "--listen", "127.0.0.1:0", "--engine-key-file", str(tmp_path / "key")],
                           capture_output=True, text=True, timeout=20 * SLOW, check=False)
     assert done.returncode == 2 and words in done.stderr, done.stderr
@@ -711,7 +706,7 @@ def test_an_engine_key_that_is_none_is_said_and_not_shown(tmp_path, text, words)
 
 
 def test_a_taken_port_is_said(engine):
-    done = subprocess.run([str(BUILD / "node" / "drover-node"), "--engine", "http://x", "--listen",
+    done = subprocess.run([program("drover-node"), "--engine", "http://x", "--listen",
                            f"127.0.0.1:{engine.port}"], capture_output=True, text=True, timeout=20 * SLOW,
                           check=False)
     assert done.returncode == 1 and "Address already in use" in done.stderr

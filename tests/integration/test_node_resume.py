@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from harness import Sim
-from node_rig import DONE, ROLE, Answer, Engine, Node, common, delta, inference
+from messages import common, inference
+from node_rig import DONE, ROLE, Answer, Engine, Node, delta
 
 Code = grpc.StatusCode
 CHAT, COMPLETIONS, MESSAGES = (common.OPERATION_CHAT_COMPLETIONS, common.OPERATION_COMPLETIONS,

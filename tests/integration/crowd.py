@@ -1,9 +1,9 @@
-"""crowd.py - clients that never stop asking while a fault is in force, and judge what they get.
+"""crowd.py - clients that never stop asking while something is wrong, and judge what they get.
 
-Every request ends in exactly one way, its End; anything else is a breach of invariant I1 and is kept
-as a complaint.  The simulated engine's text depends on the prompt alone, so what a client should
-get is known to the byte: a whole answer is compared with one that was taken before the fault, a
-broken one must be its beginning.
+Every request ends in exactly one way, its End; anything else is a breach of invariant I1 of
+tests/faults/README.md and is kept as a complaint.  The text of drover-sim depends on the prompt
+alone, so what a client should get is known to the byte: a whole answer is compared with one that was
+taken before the fault, a broken one must be its beginning.
 """
 
 import asyncio
