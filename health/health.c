@@ -27,6 +27,7 @@
 #include "base/secure/sandbox.h"
 #include "health/admin/admin.h"
 #include "health/admin/snapshot.h"
+#include "health/nodes/configured.h"
 #include "health/registry/lease.h"
 #include "health/registry/registry.h"
 #include "health/table.h"
@@ -91,7 +92,7 @@ static void reload(struct health *health)
         return;
     }
     buf_finish(&text);
-    table_reload(health->table, next);
+    configured_reload(health->table, next);
     if (health->registry != NULL)
         registry_reload(health->registry, next);
     if (health->admin != NULL)
@@ -311,6 +312,10 @@ static int start(struct health *health, struct error *err)
     rc = start_watches(health, err);
     if (rc == 0)
         rc = table_create(&health->table, &health->loop, params->board, params->config, err);
+    if (rc == 0) {
+        lease_start(health->table);
+        configured_start(health->table);
+    }
     /* Nodes that looked for the other master would come here as well, and be lost to it. */
     if (rc == 0 && params->nodes_left)
         health->table->leases_held = true;
@@ -336,6 +341,7 @@ static bool over(const struct health *health)
 static void finish(struct health *health)
 {
     registry_destroy(health->registry);
+    configured_stop(health->table);
     table_destroy(health->table);
     admin_destroy(health->admin);
     watch_stop(health->wish_watch);

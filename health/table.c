@@ -1,12 +1,11 @@
 /*
- * table.c - the nodes this process looks after.
+ * table.c - the nodes this process looks after, and the one place that takes events about them.
  *
- * Here: which nodes there are (the configuration, and what an earlier health process left),
- * their addresses, and what is computed over all of them from time to time.
+ * Who may end a member: table_event() when the verdict is GONE (at the end of the turn), and
+ * those who keep it alive when another takes its place, which happens in no event of its probe.
  */
 #include "health/table.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,20 +13,21 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "health/names/addresses.h"
-#include "health/names/names.h"
 #include "health/registry/fence.h"
-#include "health/registry/identity.h"
-#include "health/registry/lease.h"
-#include "health/registry/registry.h"
 #include "policy/fault/flap.h"
 #include "proto/rpc/h2/tls.h"
-#include "shm/procs.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
+#include "shm/stats.h"
 
 #define INVARIANT_US US_PER_S
+#define IDLE_LOOK_US (20 * US_PER_MS)
+#define IDLE_LOOKS   5u /* a worker may be about to send what it decided just before */
+
+_Static_assert(FLAP_NAME_BYTES == NODE_NAME_BYTES, "a name is a name everywhere");
+
+/* ---- the list ---------------------------------------------------------------------------- */
 
 struct member *table_find(const struct table *table, const char *name)
 {
@@ -38,6 +38,109 @@ struct member *table_find(const struct table *table, const char *name)
     return NULL;
 }
 
+static struct member *link_member(struct table *table, struct member *member)
+{
+    if (member == NULL)
+        return NULL;
+    member->table = table;
+    member->prev = table->members.prev;
+    member->next = &table->members;
+    table->members.prev->next = member;
+    table->members.prev = member;
+    table->count++;
+    return member;
+}
+
+struct member *table_add(struct table *table, const struct node_info *info)
+{
+    return link_member(table, member_create(&table->home, info));
+}
+
+void table_remove(struct member *member, bool empty)
+{
+    member->prev->next = member->next;
+    member->next->prev = member->prev;
+    member->table->count--;
+    member->table->shares_known = false;
+    member_destroy(member, empty);
+}
+
+/* ---- events ------------------------------------------------------------------------------ */
+
+static void bury(struct deferred *deferred)
+{
+    struct member *member = CONTAINER_OF(deferred, struct member, burial);
+
+    table_remove(member, member->info.origin == NODE_ORIGIN_STATIC);
+}
+
+static void end(struct member *member)
+{
+    const struct member_home *home = member->home;
+
+    timer_stop(home->loop, &member->idle_timer);
+    timer_stop(home->loop, &member->lease_timer);
+    if (member->attach != NULL) {
+        home->attach_ops->left(member->attach);
+        member->attach = NULL;
+    }
+    loop_defer(home->loop, &member->burial, bury);
+}
+
+/* What follows from a verdict that has moved. */
+static void follow(struct member *member, enum node_state before)
+{
+    struct table *table = member->table;
+    enum node_state now = member->verdict.state;
+
+    if (table->shares_known)
+        model_shares_move(&table->shares, &member->info, before, now);
+    if (member->verdict.leaving == NODE_REASON_NONE)
+        timer_stop(table->home.loop, &member->idle_timer);
+    if (now == NODE_DOWN && before != NODE_DOWN && before != NODE_JOINING)
+        flap_lost(table->flap, member->info.name,
+                  table->home.config->health.flap_wait_ms * US_PER_MS, clock_mono_us());
+    if (now == NODE_GONE)
+        end(member);
+    else if (now == NODE_JOINING && before != NODE_JOINING)
+        member_hurry(member);
+}
+
+void table_event(struct member *member, enum verdict_event event, enum node_reason why)
+{
+    enum node_state before = member->verdict.state;
+
+    if (member_step(member, event, why))
+        follow(member, before);
+    else if (event == VERDICT_LEASE_BACK)
+        member_hurry(member);
+}
+
+static void on_idle_look(struct timer *timer)
+{
+    struct member *member = CONTAINER_OF(timer, struct member, idle_timer);
+    const struct member_home *home = member->home;
+    struct gauge open = gauges_sum(home->board, member->slot, member->generation);
+
+    member->idle_looks = open.inflight == 0 ? member->idle_looks + 1 : 0;
+    if (member->idle_looks >= IDLE_LOOKS || clock_mono_us() >= member->leave_by_mono_us) {
+        if (open.inflight != 0)
+            log_warn("event=node_left_busy node=%s open=%u", log_quote(member->info.name),
+                     open.inflight);
+        table_event(member, VERDICT_IDLE, NODE_REASON_NONE);
+        return;
+    }
+    timer_start(home->loop, timer, IDLE_LOOK_US, on_idle_look);
+}
+
+void table_leave(struct member *member, enum node_reason why, uint64_t limit_us)
+{
+    member->idle_looks = 0;
+    member->leave_by_mono_us = limit_us == UINT64_MAX ? UINT64_MAX : clock_mono_us() + limit_us;
+    table_event(member, VERDICT_LEAVE, why);
+    timer_start(member->home->loop, &member->idle_timer, IDLE_LOOK_US, on_idle_look);
+}
+
 int table_drain(struct table *table, const char *name, bool drain)
 {
     struct member *member = table_find(table, name);
@@ -45,364 +148,70 @@ int table_drain(struct table *table, const char *name, bool drain)
     if (member == NULL)
         return DRV_ENOENT;
     log_info("event=node_drain_wish node=%s drain=%s", log_quote(name), drain ? "yes" : "no");
-    nodes_set_drain_wish(table->board, member->slot, drain);
-    member_event(member, drain ? VERDICT_DRAIN : VERDICT_UNDRAIN, NODE_REASON_OPERATOR);
+    nodes_set_drain_wish(table->home.board, member->slot, drain);
+    table_event(member, drain ? VERDICT_DRAIN : VERDICT_UNDRAIN, NODE_REASON_OPERATOR);
     if (member->attach != NULL)
-        attach_drain_order(member->attach, drain);
+        table->home.attach_ops->drain(member->attach, drain);
     return 0;
 }
 
-/* ---- static nodes ------------------------------------------------------------------------ */
+/* ---- how requests go there --------------------------------------------------------------- */
 
-static void set_tls(struct member *member, const struct config_node *node)
+static bool may_be_out(const void *data)
 {
-    struct error err = {0};
-    char host[256];
-    uint16_t port;
+    const struct member *member = data;
+    struct table *table = member->table;
 
-    SSL_CTX_free(member->tls);
-    member->tls = NULL;
-    free(member->tls_name);
-    member->tls_name = NULL;
-    if (!node->tls.enabled)
-        return;
-    if (tls_client_context(&member->tls, &node->tls, &err) != 0) {
-        log_error("event=node_tls_bad node=%s why=%s", log_quote(node->name),
-                  log_quote(err.text));
-        return;
+    if (!table->shares_known) {
+        model_shares_clear(&table->shares);
+        for (const struct member *m = table->members.next; m != &table->members; m = m->next)
+            model_shares_add(&table->shares, &m->info, m->verdict.state);
+        table->shares_known = true;
     }
-    if (node->tls.server_name != NULL)
-        member->tls_name = strdup(node->tls.server_name);
-    else if (net_split(node->address, host, sizeof(host), &port, NULL) == 0)
-        member->tls_name = strdup(host);
+    return model_shares_allow(&table->shares, &member->info, member->verdict.state);
 }
 
-/* Puts what the configuration says over what is known. */
-static void apply_config(struct node_info *info, const struct config *config, unsigned index)
+static void look_at_record(struct member *member, const struct passive_rules *rules,
+                           uint64_t now_mono_us)
 {
-    const struct config_node *node = &config->nodes[index];
+    struct passive_node node = {.name = member->info.name,
+                                .slot = member->slot,
+                                .verdict = &member->verdict,
+                                .may_be_out = may_be_out,
+                                .data = member};
+    struct passive_event found =
+        passive_look(&member->passive, member->home->board, rules, &node, now_mono_us);
 
-    info->origin = NODE_ORIGIN_STATIC;
-    info->weight = node->weight;
-    info->tls = node->tls.enabled;
-    info->config_index = index + 1;
+    member->table->ejections += found.event == VERDICT_EJECT;
+    member->table->spared += found.event == VERDICT_SPARE;
+    if (found.event != VERDICT_NONE)
+        table_event(member, found.event, found.why);
+    if (member->passive.ramp_mono_us != 0)
+        member_open_slots(member);
 }
 
-struct member *table_add_static(struct table *table, unsigned index, const char *name)
+static void on_passive(struct timer *timer)
 {
-    const struct config_node *node = &table->config->nodes[index];
-    struct node_info *info = calloc(1, sizeof(*info));
-    struct member *member = NULL;
+    struct table *table = CONTAINER_OF(timer, struct table, passive_timer);
+    struct passive_rules rules = passive_rules_of(table->home.config);
+    uint64_t now_mono_us = clock_mono_us();
 
-    if (info != NULL) {
-        (void)snprintf(info->name, sizeof(info->name), "%s", name);
-        identity_capacity(info, NULL);
-        identity_override(info, node->slots, node->queue);
-        apply_config(info, table->config, index);
-        member = member_create(table, info);
-        free(info);
-    }
-    if (member != NULL)
-        member->config_name = strdup(node->name);
-    if (member == NULL)
-        return NULL;
-    if (member->config_name == NULL) {
-        member_destroy(member, true);
-        return NULL;
-    }
-    set_tls(member, node);
-    return member;
-}
-
-/* At its address, if the configuration has that; else see names.h. */
-static void add_static(struct table *table, unsigned index)
-{
-    const struct config_node *node = &table->config->nodes[index];
-    struct net_addr addr = {0};
-    struct member *member;
-
-    if (net_parse(&addr, node->address, NULL) != 0) {
-        names_add(table, index);
-        return;
-    }
-    member = table_add_static(table, index, node->name);
-    if (member != NULL)
-        member_probe(member, &addr);
-    else
-        log_error("event=node_not_added node=%s why=\"no room in the node table\"",
-                  log_quote(node->name));
-}
-
-/* Another member takes the name of one that ends here: what an operator wished of it goes on,
- * for the wish is about what the name stands for, not about one entry in a list. */
-static void replace(struct table *table, struct member *member, unsigned index)
-{
-    bool drained = member->verdict.drain_wish;
-
-    if (member->attach != NULL)
-        attach_supersede(member->attach, false);
-    member_destroy(member, true);
-    if (names_find(table, table->config->nodes[index].name) == NULL)
-        add_static(table, index);
-    if (drained)
-        (void)!table_drain(table, table->config->nodes[index].name,
-                           true); /* no room: no wish */
-}
-
-static bool same_text(const char *a, const char *b)
-{
-    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
-static bool same_peer(const struct config_node *a, const struct config_node *b)
-{
-    return strcmp(a->address, b->address) == 0 && a->tls.enabled == b->tls.enabled &&
-           same_text(a->tls.ca, b->tls.ca) && same_text(a->tls.cert, b->tls.cert) &&
-           same_text(a->tls.key, b->tls.key) &&
-           same_text(a->tls.server_name, b->tls.server_name);
-}
-
-static int config_index(const struct config *config, const char *name)
-{
-    for (unsigned i = 0; i < config->nodes_count; i++) {
-        if (strcmp(config->nodes[i].name, name) == 0)
-            return (int)i;
-    }
-    return -1;
-}
-
-/* A probe keeps its context for as long as it lives: what has changed is put into that. */
-static void renew_client_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose)
-{
-    struct error err = {0};
-    SSL_CTX *fresh;
-    int rc = tls_client_context(&fresh, config, &err);
-
-    if (rc == 0 && *tls == NULL) {
-        *tls = fresh;
-        return;
-    }
-    if (rc == 0) {
-        rc = tls_context_take(*tls, fresh);
-        SSL_CTX_free(fresh);
-    }
-    if (rc != 0)
-        log_error("event=tls_not_renewed towards=%s why=%s", log_quote(whose),
-                  log_quote(err.text));
-}
-
-/* The same node, said differently: slots, queue, weight, place in the list. */
-static void update_static(struct member *member, const struct config_node *before,
-                          unsigned index)
-{
-    const struct config *config = member->table->config;
-    const struct config_node *node = &config->nodes[index];
-    struct node_info next = member->info;
-
-    apply_config(&next, config, index);
-    if (node->tls.enabled)
-        renew_client_tls(&member->tls, &node->tls, node->name);
-    if (before->slots == node->slots && before->queue == node->queue) {
-        member_publish(member, &next);
-        return;
-    }
-    /* What the node reported is hidden under the old override: set what is said now, and let
-     * the next description bring back what no longer is. */
-    identity_override(&next, node->slots, node->queue);
-    member_publish(member, &next);
-    if (member->probe != NULL)
-        probe_describe(member->probe);
-}
-
-/* Ends those whose entry is no longer there, or names another peer. */
-static void forget_sources(struct table *table, const struct config *config,
-                           const struct config *before)
-{
-    struct source *next;
-
-    for (struct source *s = table->sources; s != NULL; s = next) {
-        int index = config_index(config, names_name(s));
-        int old = before == NULL ? -1 : config_index(before, names_name(s));
-
-        next = names_next(s);
-        if (index == -1 ||
-            (old != -1 && !same_peer(&before->nodes[old], &config->nodes[index])))
-            names_forget(s);
-    }
-}
-
-static void take_config(struct table *table, const struct config *config,
-                        const struct config *before)
-{
-    struct member *next;
-    struct net_addr addr;
-
-    for (struct member *m = table->members.next; m != &table->members; m = next) {
-        const char *name = m->config_name == NULL ? m->info.name : m->config_name;
-        int index = config_index(config, name);
-        int old = before == NULL ? -1 : config_index(before, name);
-
-        next = m->next;
-        if (m->verdict.state == NODE_GONE)
-            continue;
-        m->verdict.rise = config->health.rise;
-        m->verdict.fall = config->health.fall;
-        if (m->probe != NULL) {
-            probe_set_timing(m->probe, config->health.interval_ms * US_PER_MS,
-                             config->health.timeout_ms * US_PER_MS);
-            probe_set_tokens(m->probe, config->tokens);
-        }
-        if (m->info.origin == NODE_ORIGIN_REGISTRY) {
-            m->replaced = index != -1; /* the configuration has taken its name */
-        } else if (index == -1) {
-            if (m->verdict.leaving == NODE_REASON_NONE)
-                member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
-        } else if (old != -1 && !same_peer(&before->nodes[old], &config->nodes[index])) {
-            /* Another machine under the same name.  Which of a host name's nodes that is, the
-             * next look-up will tell. */
-            if (strcmp(name, m->info.name) == 0)
-                m->replaced = true;
-            else if (m->verdict.leaving == NODE_REASON_NONE)
-                member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
-        } else if (old != -1) {
-            update_static(m, &before->nodes[old], (unsigned)index);
-            /* What kept it from being probed, a bad certificate, may be mended; names.c looks
-             * for itself. */
-            if (m->probe == NULL && net_parse(&addr, config->nodes[index].address, NULL) == 0)
-                member_probe(m, &addr);
-        }
-    }
-    forget_sources(table, config, before);
-    for (unsigned i = 0; i < config->nodes_count; i++) {
-        struct member *m = table_find(table, config->nodes[i].name);
-        bool looked_after = names_find(table, config->nodes[i].name) != NULL;
-
-        if (m == NULL && !looked_after)
-            add_static(table, i);
-        /* Taken out by an earlier reload, it is back before it had gone. */
-        else if (m != NULL &&
-                 (m->replaced || (!looked_after && m->verdict.leaving != NODE_REASON_NONE)))
-            replace(table, m, i);
-    }
-}
-
-void table_reload(struct table *table, const struct config *config)
-{
-    const struct config *before = table->config;
-
-    table->config = config;
-    if (config->registry.listen.tls.enabled)
-        renew_client_tls(&table->registry_tls, &config->registry.listen.tls, "joined nodes");
-    take_config(table, config, before);
-}
-
-/* ---- taking over ------------------------------------------------------------------------- */
-
-/* The entry of the configuration that the row of a static node belongs to, or -1: by name, or,
- * for one of the nodes of a host name, by where the entry was. */
-static int adopted_index(const struct config *config, const struct node_info *info)
-{
-    int index = config_index(config, info->name);
-
-    if (index != -1 || info->config_index == 0 || info->config_index > config->nodes_count)
-        return index;
-    index = (int)info->config_index - 1;
-    return addresses_is_name(info->name, config->nodes[index].name) ? index : -1;
-}
-
-static void adopt_static(struct table *table, struct member *member)
-{
-    int index = adopted_index(table->config, &member->info);
-    struct node_info next = member->info;
-    const struct config_node *node;
-    struct net_addr addr;
-
-    if (index == -1) {
-        /* It was to be removed, and still is. */
-        member_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
-        return;
-    }
-    node = &table->config->nodes[index];
-    if (member->verdict.leaving != NODE_REASON_NONE)
-        member_event(member, VERDICT_STAY, NODE_REASON_NONE);
-    member->config_name = strdup(node->name);
-    if (member->config_name == NULL) {
-        member_destroy(member, true);
-        return;
-    }
-    apply_config(&next, table->config, (unsigned)index);
-    member_publish(member, &next);
-    set_tls(member, node);
-    if (net_parse(&addr, node->address, NULL) == 0)
-        member_probe(member, &addr);
-    else
-        names_adopt(member, (unsigned)index);
-}
-
-static void adopt_registry(struct table *table, struct member *member)
-{
-    struct net_addr addr = {0};
-
-    if (config_index(table->config, member->info.name) != -1 ||
-        net_parse(&addr, member->info.address, NULL) != 0) {
-        member_destroy(member, true);
-        return;
-    }
-    member_probe(member, &addr);
-    lease_adopt(member);
-    if (member->verdict.leaving != NODE_REASON_NONE)
-        member_leave(member, member->verdict.leaving,
-                     table->config->shutdown_grace_ms * US_PER_MS);
-}
-
-static void adopt(struct table *table, unsigned slot)
-{
-    struct node_info *info = malloc(sizeof(*info));
-    struct node_status status;
-    struct member *member = NULL;
-
-    if (info != NULL && nodes_read(table->board, slot, info) &&
-        nodes_status(table->board, slot, &status))
-        member = member_adopt(table, slot, info, &status);
-    free(info);
-    if (member == NULL) {
-        nodes_release(table->board, slot);
-        return;
-    }
-    log_info("event=node_taken_over node=%s state=%s reason=%s", log_quote(member->info.name),
-             node_state_name(status.state), node_reason_name(status.reason));
-    if (member->info.origin == NODE_ORIGIN_STATIC)
-        adopt_static(table, member);
-    else
-        adopt_registry(table, member);
-}
-
-/* ---- from time to time ------------------------------------------------------------------- */
-
-void table_sample(struct table *table, unsigned slot)
-{
-    struct window_sample *sample = table->sample;
-
-    stats_read_histogram(table->board, slot, STATS_TTFT, &sample->ttft);
-    stats_read_histogram(table->board, slot, STATS_TPOT, &sample->tpot);
-    for (unsigned c = 0; c < STATS_COUNTERS; c++)
-        sample->counter[c] = stats_read_counter(table->board, slot, (enum stats_counter)c);
+    for (struct member *m = table->members.next; m != &table->members; m = m->next)
+        look_at_record(m, &rules, now_mono_us); /* ends none */
+    table->shares_known = false;
+    timer_start(table->home.loop, timer, PASSIVE_LOOK_US, on_passive);
 }
 
 static void on_window(struct timer *timer)
 {
     struct table *table = CONTAINER_OF(timer, struct table, window_timer);
 
-    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
-        struct node_status figures = {0};
-
-        table_sample(table, m->slot);
-        window_advance(m->window, table->sample, clock_mono_us());
-        window_figures(m->window, &figures);
-        nodes_set_window(table->board, m->slot, &figures);
-    }
-    timer_start(table->loop, timer, WINDOW_STEP_US, on_window);
+    for (struct member *m = table->members.next; m != &table->members; m = m->next)
+        member_advance_window(m);
+    timer_start(table->home.loop, timer, WINDOW_STEP_US, on_window);
 }
+
+/* ---- do the gauges agree with the requests? ---------------------------------------------- */
 
 struct open_requests {
     uint32_t count;
@@ -414,7 +223,7 @@ struct open_requests {
  * there are requests that have no row. */
 static bool count_open(const struct table *table, struct open_requests *open)
 {
-    const struct scoreboard *board = table->board;
+    const struct scoreboard *board = table->home.board;
 
     for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
         uint32_t high = 0;
@@ -447,14 +256,14 @@ static uint64_t traffic(const struct table *table, unsigned slot)
     uint64_t sum = 0;
 
     for (int c = STATS_DISPATCHED; c <= STATS_CONNECT_FAILED; c++)
-        sum += stats_read_counter(table->board, slot, (enum stats_counter)c);
+        sum += stats_read_counter(table->home.board, slot, (enum stats_counter)c);
     return sum;
 }
 
 static void look(struct member *member, const struct open_requests *open)
 {
     struct table *table = member->table;
-    struct gauge gauge = gauges_sum(table->board, member->slot, member->generation);
+    struct gauge gauge = gauges_sum(table->home.board, member->slot, member->generation);
     struct invariant_look at = {
         .generation = member->generation,
         .gauge = gauge.inflight,
@@ -477,7 +286,7 @@ static void look(struct member *member, const struct open_requests *open)
 static void on_invariant(struct timer *timer)
 {
     struct table *table = CONTAINER_OF(timer, struct table, invariant_timer);
-    unsigned n = scoreboard_max_nodes(table->board);
+    unsigned n = scoreboard_max_nodes(table->home.board);
     struct open_requests *open = malloc(n * sizeof(*open));
 
     if (open != NULL) {
@@ -489,16 +298,35 @@ static void on_invariant(struct timer *timer)
         }
         free(open);
     }
-    timer_start(table->loop, timer, INVARIANT_US, on_invariant);
+    timer_start(table->home.loop, timer, INVARIANT_US, on_invariant);
 }
 
 /* ---- life -------------------------------------------------------------------------------- */
+
+static void adopt(struct table *table, unsigned slot)
+{
+    struct node_info *info = malloc(sizeof(*info));
+    struct node_status status;
+    struct member *member = NULL;
+
+    if (info != NULL && nodes_read(table->home.board, slot, info) &&
+        nodes_status(table->home.board, slot, &status))
+        member = link_member(table, member_adopt(&table->home, slot, info, &status));
+    free(info);
+    if (member == NULL) {
+        nodes_release(table->home.board, slot);
+        return;
+    }
+    log_info("event=node_taken_over node=%s state=%s reason=%s", log_quote(member->info.name),
+             node_state_name(status.state), node_reason_name(status.reason));
+}
 
 /* Frees a table without members, timers or TLS.  NULL is allowed. */
 static void release(struct table *table)
 {
     if (table == NULL)
         return;
+    model_shares_finish(&table->shares);
     free(table->sample);
     free(table->fence);
     free(table->flap);
@@ -521,9 +349,8 @@ int table_create(struct table **out, struct loop *loop, struct scoreboard *board
         release(table);
         return error_set(err, DRV_ENOMEM, "out of memory");
     }
-    table->loop = loop;
-    table->board = board;
-    table->config = config;
+    table->home = (struct member_home){
+        .loop = loop, .board = board, .config = config, .sample = table->sample};
     table->members.next = &table->members;
     table->members.prev = &table->members;
     table->alive_mono_us = clock_mono_us();
@@ -542,10 +369,9 @@ int table_create(struct table **out, struct loop *loop, struct scoreboard *board
         if (state != NODE_NONE && state != NODE_GONE)
             adopt(table, i);
     }
-    take_config(table, config, NULL);
     timer_start(loop, &table->window_timer, WINDOW_STEP_US, on_window);
     timer_start(loop, &table->invariant_timer, INVARIANT_US, on_invariant);
-    passive_start(table);
+    timer_start(loop, &table->passive_timer, PASSIVE_LOOK_US, on_passive);
     *out = table;
     return 0;
 }
@@ -554,13 +380,11 @@ void table_destroy(struct table *table)
 {
     if (table == NULL)
         return;
-    while (table->sources != NULL)
-        names_forget(table->sources);
     while (table->members.next != &table->members)
-        member_destroy(table->members.next, false);
-    timer_stop(table->loop, &table->window_timer);
-    timer_stop(table->loop, &table->invariant_timer);
-    passive_stop(table);
+        table_remove(table->members.next, false);
+    timer_stop(table->home.loop, &table->window_timer);
+    timer_stop(table->home.loop, &table->invariant_timer);
+    timer_stop(table->home.loop, &table->passive_timer);
     SSL_CTX_free(table->registry_tls);
     release(table);
 }

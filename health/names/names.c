@@ -10,6 +10,8 @@
 #include "base/log.h"
 #include "health/names/addresses.h"
 #include "health/names/resolve.h"
+#include "health/nodes/checks.h"
+#include "health/nodes/static_node.h"
 #include "health/table.h"
 
 #define RETRY_US (10 * US_PER_S) /* after a failure, if the interval is longer */
@@ -79,9 +81,9 @@ static void let_go(struct source *source, const struct addresses *now)
             m->verdict.leaving != NODE_REASON_NONE || is_wanted(source, now, m))
             continue;
         if (is_placed(m))
-            member_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
+            table_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
         else
-            member_destroy(m, true);
+            table_remove(m, true);
     }
 }
 
@@ -126,13 +128,13 @@ static const char *place(char name[NODE_NAME_BYTES], struct source *source, int 
     drained = is_drained(source, address);
     if (member != NULL && makes_room(member)) {
         drained = drained || member->verdict.drain_wish;
-        member_destroy(member, true); /* it is back before it had gone */
+        table_remove(member, true); /* it is back before it had gone */
         member = NULL;
     }
     if (member != NULL && member->source != source)
         return "another node has this name";
     if (member == NULL) {
-        member = table_add_static(table, (unsigned)index, name);
+        member = static_node_add(table, (unsigned)index, name);
         if (member == NULL)
             return "no room in the node table";
         member->source = source;
@@ -140,7 +142,7 @@ static const char *place(char name[NODE_NAME_BYTES], struct source *source, int 
             (void)!table_drain(table, name, true); /* it is there */
     }
     if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
-        member_probe(member, &address->addr);
+        checks_start(member, &address->addr);
     return NULL;
 }
 
@@ -176,19 +178,13 @@ static void no_answer(struct source *source, const char *why)
     source->failing = true;
     for (struct member *m = table->members.next; m != &table->members; m = m->next) {
         if (m->source == source && !is_placed(m))
-            member_event(m, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+            table_event(m, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
     }
 }
 
 static int config_index(const struct source *source)
 {
-    const struct config *config = source->table->config;
-
-    for (unsigned i = 0; i < config->nodes_count; i++) {
-        if (strcmp(config->nodes[i].name, source->name) == 0)
-            return (int)i;
-    }
-    return -1;
+    return static_node_index(source->table->home.config, source->name);
 }
 
 static void on_timer(struct timer *timer)
@@ -198,11 +194,11 @@ static void on_timer(struct timer *timer)
 
 static void ask_later(struct source *source)
 {
-    uint64_t us = source->table->config->health.resolve_ms * US_PER_MS;
+    uint64_t us = source->table->home.config->health.resolve_ms * US_PER_MS;
 
     if (source->failing && us > RETRY_US)
         us = RETRY_US;
-    timer_start(source->table->loop, &source->timer, us, on_timer);
+    timer_start(source->table->home.loop, &source->timer, us, on_timer);
 }
 
 static void on_resolved(int rc, const struct net_addr *list, size_t n, const char *why,
@@ -229,7 +225,7 @@ static void ask(struct source *source)
 {
     struct error err = {0};
 
-    if (resolve_start(&source->resolve, source->table->loop, source->address, on_resolved,
+    if (resolve_start(&source->resolve, source->table->home.loop, source->address, on_resolved,
                       source, &err) == 0)
         return;
     no_answer(source, err.text);
@@ -240,7 +236,7 @@ static void ask(struct source *source)
 
 static struct source *create(struct table *table, unsigned index)
 {
-    const struct config_node *node = &table->config->nodes[index];
+    const struct config_node *node = &table->home.config->nodes[index];
     struct source *source = calloc(1, sizeof(*source));
 
     if (source != NULL) {
@@ -259,7 +255,7 @@ static struct source *create(struct table *table, unsigned index)
     }
     source->next = table->sources;
     table->sources = source;
-    timer_start(table->loop, &source->timer, 0, on_timer);
+    timer_start(table->home.loop, &source->timer, 0, on_timer);
     return source;
 }
 
@@ -271,7 +267,7 @@ void names_add(struct table *table, unsigned index)
     if (source == NULL)
         return;
     /* Until there is an address, so that it is seen; without room place_all() will tell. */
-    member = table_add_static(table, index, source->name);
+    member = static_node_add(table, index, source->name);
     if (member != NULL)
         member->source = source;
 }
@@ -279,14 +275,14 @@ void names_add(struct table *table, unsigned index)
 void names_adopt(struct member *member, unsigned index)
 {
     struct table *table = member->table;
-    struct source *source = names_find(table, table->config->nodes[index].name);
+    struct source *source = names_find(table, table->home.config->nodes[index].name);
     struct net_addr addr;
 
     if (source == NULL)
         source = create(table, index);
     member->source = source;
     if (net_parse(&addr, member->info.address, NULL) == 0)
-        member_probe(member, &addr);
+        checks_start(member, &addr);
 }
 
 void names_forget(struct source *source)
@@ -305,7 +301,7 @@ void names_forget(struct source *source)
         link = &(*link)->next;
     *link = source->next;
     resolve_cancel(source->resolve);
-    timer_stop(table->loop, &source->timer);
+    timer_stop(table->home.loop, &source->timer);
     free(source->name);
     free(source->address);
     free(source);

@@ -15,7 +15,7 @@ struct member;
 struct source; /* opaque; the table has a list of them */
 struct table;
 
-/* Begins to look after entry `index` of table->config, whose host is a name. */
+/* Begins to look after entry `index` of the configuration, whose host is a name. */
 void names_add(struct table *table, unsigned index);
 
 /* The source of the configured node `name`, or NULL. */

@@ -7,8 +7,9 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/log.h"
+#include "health/nodes/checks.h"
+#include "health/nodes/static_node.h"
 #include "health/registry/fence.h"
-#include "health/registry/registry.h"
 #include "health/table.h"
 #include "shm/scoreboard.h"
 
@@ -21,13 +22,13 @@ static void on_lease(struct timer *timer);
 
 static uint64_t lease_us(const struct table *table)
 {
-    return table->config->registry.lease_ms * US_PER_MS;
+    return table->home.config->registry.lease_ms * US_PER_MS;
 }
 
 /* Silence after which an attached node counts as lost: two heartbeats and a half. */
 static uint64_t silence_us(const struct table *table)
 {
-    uint64_t us = table->config->registry.heartbeat_ms * US_PER_MS * 5 / 2;
+    uint64_t us = table->home.config->registry.heartbeat_ms * US_PER_MS * 5 / 2;
     uint64_t most = lease_us(table) * 3 / 4;
 
     return us < most ? us : most;
@@ -41,7 +42,7 @@ static void arm(struct member *member, uint64_t now_mono_us)
     if (member->attach != NULL && !member->verdict.lease_lost &&
         silent < silence_us(member->table))
         limit = silence_us(member->table);
-    timer_start(member->table->loop, &member->lease_timer, limit > silent ? limit - silent : 0,
+    timer_start(member->home->loop, &member->lease_timer, limit > silent ? limit - silent : 0,
                 on_lease);
 }
 
@@ -58,17 +59,17 @@ static void on_lease(struct timer *timer)
     silent = now > member->heard_mono_us ? now - member->heard_mono_us : 0;
     if (silent >= lease_us(table)) {
         if (member->attach != NULL) {
-            attach_expire(member->attach);
+            table->home.attach_ops->expired(member->attach);
             member->attach = NULL;
         }
         fence_lost(table->fence, member->info.name, member->info.instance_id);
-        member_event(member, VERDICT_LEASE_END, NODE_REASON_LEASE_LOST);
+        table_event(member, VERDICT_LEASE_END, NODE_REASON_LEASE_LOST);
         return;
     }
     if (member->attach != NULL && silent >= silence_us(table) && !member->verdict.lease_lost) {
         log_warn("event=node_silent node=%s silent_ms=%llu", member->info.name,
                  (unsigned long long)(silent / US_PER_MS));
-        member_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
+        table_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
     }
     arm(member, now);
 }
@@ -116,7 +117,7 @@ enum lease_answer lease_join(struct member **out, struct table *table,
         bool same =
             memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0;
 
-        attach_supersede(old->attach, same);
+        table->home.attach_ops->superseded(old->attach, same);
         old->attach = NULL;
     }
     if (old != NULL &&
@@ -126,10 +127,10 @@ enum lease_answer lease_join(struct member **out, struct table *table,
         member->adopted = false;
         member->heard_mono_us = clock_mono_us();
         member_publish(member, &merged);
-        member_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
+        table_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
         if (member->verdict.leaving != NODE_REASON_NONE)
-            member_event(member, VERDICT_STAY, NODE_REASON_NONE);
-        member_probe(member, addr);
+            table_event(member, VERDICT_STAY, NODE_REASON_NONE);
+        checks_start(member, addr);
         arm(member, member->heard_mono_us);
         *out = member;
         return LEASE_RESUMED;
@@ -137,18 +138,18 @@ enum lease_answer lease_join(struct member **out, struct table *table,
     if (old != NULL) {
         log_info("event=node_superseded node=%s", old->info.name);
         fence_lost(table->fence, old->info.name, old->info.instance_id);
-        member_destroy(old, true);
+        table_remove(old, true);
     }
-    member = member_create(table, info);
+    member = table_add(table, info);
     if (member == NULL)
         return LEASE_FULL;
     member->attach = attach;
     member->heard_mono_us = clock_mono_us();
     if (drain) {
-        nodes_set_drain_wish(table->board, member->slot, true);
-        member_event(member, VERDICT_DRAIN, NODE_REASON_OPERATOR);
+        nodes_set_drain_wish(table->home.board, member->slot, true);
+        table_event(member, VERDICT_DRAIN, NODE_REASON_OPERATOR);
     }
-    member_probe(member, addr);
+    checks_start(member, addr);
     arm(member, member->heard_mono_us);
     *out = member;
     return LEASE_JOINED;
@@ -160,7 +161,7 @@ void lease_heard(struct member *member)
 
     member->heard_mono_us = clock_mono_us();
     if (lost)
-        member_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
+        table_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
     /* The timer finds out by itself that silence has ended; it is only put off when the last
      * thing it was set to is the end of the lease. */
     if (lost)
@@ -172,7 +173,7 @@ void lease_broken(struct member *member)
     member->attach = NULL;
     if (member->verdict.leaving != NODE_REASON_NONE)
         return; /* it goes anyway; what is open there decides */
-    member_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
+    table_event(member, VERDICT_LEASE_LOST, NODE_REASON_LEASE_LOST);
     arm(member, clock_mono_us());
 }
 
@@ -182,14 +183,36 @@ void lease_leave(struct member *member, uint32_t drain_ms)
 
     if (member->verdict.leaving != NODE_REASON_NONE)
         return;
-    member_leave(member, NODE_REASON_LEAVING,
-                 (ms < MAX_DRAIN_MS ? ms : MAX_DRAIN_MS) * US_PER_MS);
+    table_leave(member, NODE_REASON_LEAVING,
+                (ms < MAX_DRAIN_MS ? ms : MAX_DRAIN_MS) * US_PER_MS);
 }
 
-void lease_adopt(struct member *member)
+static void take_over(struct member *member)
 {
+    const struct config *config = member->home->config;
+    struct net_addr addr = {0};
+
+    if (static_node_index(config, member->info.name) != -1 ||
+        net_parse(&addr, member->info.address, NULL) != 0) {
+        table_remove(member, true);
+        return;
+    }
+    checks_start(member, &addr);
     member->heard_mono_us = clock_mono_us();
     arm(member, member->heard_mono_us);
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        table_leave(member, member->verdict.leaving, config->shutdown_grace_ms * US_PER_MS);
+}
+
+void lease_start(struct table *table)
+{
+    struct member *next;
+
+    for (struct member *m = table->members.next; m != &table->members; m = next) {
+        next = m->next;
+        if (m->info.origin == NODE_ORIGIN_REGISTRY)
+            take_over(m);
+    }
 }
 
 uint32_t lease_spread_ms(const struct table *table)

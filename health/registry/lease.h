@@ -36,7 +36,7 @@ enum lease_answer {
 };
 
 /* A node that has proven the token.  On JOINED and RESUMED *out is its member and `attach` its
- * stream; an older stream of that name has been told (attach_supersede). */
+ * stream; an older stream of that name has been told. */
 MUST_CHECK enum lease_answer lease_join(struct member **out, struct table *table,
                                         const struct node_info *info,
                                         const struct net_addr *addr, struct attach *attach);
@@ -50,8 +50,8 @@ void lease_broken(struct member *member);
 /* It asked to go; 0: it did not say how long it waits. */
 void lease_leave(struct member *member, uint32_t drain_ms);
 
-/* Starts the clock of a member that was taken over. */
-void lease_adopt(struct member *member);
+/* Takes over the nodes that joined an earlier health process, and starts their clocks. */
+void lease_start(struct table *table);
 
 /* Call at the end of each turn, and before judging silence: if the loop has stood still for
  * long, all leases are extended by that time. */

@@ -25,6 +25,7 @@
 #include "base/loop.h"
 #include "base/text.h"
 #include "health/admin/snapshot.h"
+#include "health/nodes/checks.h"
 #include "health/registry/identity.h"
 #include "health/registry/lease.h"
 #include "health/registry/strikes.h"
@@ -133,7 +134,7 @@ static void evict(struct attach *attach, Drover__V1__Evicted__Reason reason,
     finish(attach, status, detail);
 }
 
-void attach_supersede(struct attach *attach, bool same)
+static void on_superseded(struct attach *attach, bool same)
 {
     if (same)
         finish(attach, GRPC_ABORTED, "this instance has opened another stream");
@@ -142,13 +143,13 @@ void attach_supersede(struct attach *attach, bool same)
               "another instance has taken this node's name");
 }
 
-void attach_expire(struct attach *attach)
+static void on_expired(struct attach *attach)
 {
     evict(attach, DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED, GRPC_DEADLINE_EXCEEDED,
           "nothing was heard for the time of the lease");
 }
 
-void attach_left(struct attach *attach)
+static void on_left(struct attach *attach)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__Left left = DROVER__V1__LEFT__INIT;
@@ -161,7 +162,7 @@ void attach_left(struct attach *attach)
     finish(attach, GRPC_OK, NULL);
 }
 
-void attach_drain_order(struct attach *attach, bool drain)
+static void on_drain(struct attach *attach, bool drain)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__DrainOrder order = DROVER__V1__DRAIN_ORDER__INIT;
@@ -173,6 +174,9 @@ void attach_drain_order(struct attach *attach, bool drain)
     frame.drain = &order;
     (void)send_frame(attach, &frame); /* a stream that cannot send is about to end anyway */
 }
+
+static const struct attach_ops attach_ops = {
+    .superseded = on_superseded, .expired = on_expired, .left = on_left, .drain = on_drain};
 
 /* The peer broke a rule of the protocol.  A member goes the way of a broken stream. */
 static void protocol_error(struct attach *attach, const char *detail)
@@ -376,12 +380,12 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
         return;
     }
     if (member->verdict.drain_wish)
-        attach_drain_order(attach, true);
+        on_drain(attach, true);
     if (said->load != NULL) {
         /* Numbered from 1 by each instance; a resumed one goes on. */
         if (answer == LEASE_JOINED)
             member->load_seq = 0;
-        member_load(member, said->load);
+        checks_load(member, said->load);
     }
 }
 
@@ -413,7 +417,7 @@ static void on_heartbeat(struct attach *attach, const Drover__V1__Heartbeat *sai
 
     if (said->load != NULL) {
         ack.load_seq = said->load->seq;
-        member_load(attach->member, said->load);
+        checks_load(attach->member, said->load);
     }
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_HEARTBEAT_ACK;
     frame.heartbeat_ack = &ack;
@@ -656,7 +660,7 @@ static int start_server(struct registry *registry, int listen_fd, struct error *
     struct server_config config = {
         .methods = registry->methods,
         .methods_count = ARRAY_LEN(registry->methods),
-        .max_connections = 2 * scoreboard_max_nodes(registry->table->board) + MAX_PENDING,
+        .max_connections = 2 * scoreboard_max_nodes(registry->table->home.board) + MAX_PENDING,
         .max_streams = MAX_STREAMS,
         .on_unknown = on_unknown,
         .data = registry,
@@ -712,6 +716,7 @@ int registry_create(struct registry **out, struct loop *loop, struct table *tabl
         registry_destroy(registry);
         return rc;
     }
+    table->home.attach_ops = &attach_ops;
     *out = registry;
     return 0;
 }

@@ -2,8 +2,9 @@
  * registry.h - the service through which nodes join: drover.v1.Registry.
  *
  * One stream a node.  This module reads and writes the messages and checks who it is talking
- * to; what joining, silence and leaving mean is in lease.h.  Nothing is allocated for a peer
- * but a small struct until it has proven the join token.
+ * to; what joining, silence and leaving mean is in lease.h.  It is told what becomes of a node
+ * by the attach_ops of health/member.h.  Nothing is allocated for a peer but a small struct
+ * until it has proven the join token.
  */
 #ifndef DROVER_HEALTH_REGISTRY_H
 #define DROVER_HEALTH_REGISTRY_H
@@ -13,7 +14,6 @@
 
 #include "base/attrs.h"
 
-struct attach; /* opaque: one stream */
 struct config;
 struct error;
 struct loop;
@@ -38,17 +38,5 @@ void registry_reload(struct registry *registry, const struct config *config);
 
 /* Fills the fields that begin with registry_. */
 void registry_counts(const struct registry *registry, struct snapshot_counts *out);
-
-/* ---- what the table says to a stream.  Each of these but attach_drain_order() ends it, and
- * the member has no stream any more. ---- */
-
-/* Another stream took its name: of the `same` instance, or of a newer one. */
-void attach_supersede(struct attach *attach, bool same);
-/* Nothing came for too long. */
-void attach_expire(struct attach *attach);
-/* It asked to go, and nothing is open there any more. */
-void attach_left(struct attach *attach);
-/* The operator's wish. */
-void attach_drain_order(struct attach *attach, bool drain);
 
 #endif

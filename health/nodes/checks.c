@@ -1,0 +1,207 @@
+/* checks.c - what a node's probe and its reports say of it, as events for the table. */
+#include "health/nodes/checks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "health/registry/identity.h"
+#include "health/table.h"
+#include "policy/fault/flap.h"
+
+#define LOAD_FRESH_US (5 * US_PER_S)
+
+/* ---- what the node says ------------------------------------------------------------------ */
+
+void checks_load(struct member *member, const Drover__V1__LoadReport *load)
+{
+    enum node_reason bad = identity_load_reason(load);
+    enum node_reason before = member->load_bad;
+    uint32_t missed;
+
+    if (load->seq != 0 && load->seq <= member->load_seq)
+        return;
+    member->load_seq = load->seq;
+    member->load_mono_us = clock_mono_us();
+    member->load_bad = bad;
+    passive_progress(&member->passive, load->progress, member->load_mono_us);
+    nodes_set_load(member->home->board, member->slot, load->running, load->queued,
+                   load->kv_used_fraction, member->load_mono_us);
+    if (bad != NODE_REASON_NONE) {
+        if (bad != before && news_tell(&member->said_load, member->verdict.state, bad,
+                                       member->load_mono_us, &missed))
+            log_info("event=node_cannot_serve node=%s reason=%s detail=%s missed=%u",
+                     log_quote(member->info.name), node_reason_name(bad),
+                     log_quote(load->engine_detail), missed);
+        table_event(member, VERDICT_REFUSED, bad);
+    } else if (before != NODE_REASON_NONE) {
+        member_hurry(member);
+    }
+}
+
+static const struct config_node *configured(const struct member *member)
+{
+    const struct config *config = member->home->config;
+    uint32_t index = member->info.config_index;
+
+    if (member->info.origin != NODE_ORIGIN_STATIC || index == 0 ||
+        index > config->nodes_count || member->config_name == NULL ||
+        strcmp(config->nodes[index - 1].name, member->config_name) != 0)
+        return NULL;
+    return &config->nodes[index - 1];
+}
+
+/* The stream of its lease tells the rest.  What counts here is that the address it gave leads
+ * to the process that proved the token; and the engine, which a node may recognise only after
+ * it has joined. */
+static enum node_reason describe_registry(struct member *member,
+                                          const Drover__V1__DescribeResponse *said)
+{
+    struct node_info next = member->info;
+
+    if (memcmp(next.instance_id, said->instance_id.data, sizeof(next.instance_id)) != 0 ||
+        strcmp(said->node_id, next.name) != 0)
+        return NODE_REASON_PROTOCOL;
+    if (identity_versions(&next, said->engine, said->engine_version, said->agent_version,
+                          NULL) != 0)
+        return NODE_REASON_PROTOCOL;
+    member_publish(member, &next);
+    return NODE_REASON_NONE;
+}
+
+static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, void *data)
+{
+    struct member *member = data;
+    const struct config_node *config = configured(member);
+    struct node_info *next;
+    struct error err = {0};
+    bool other = memcmp(member->info.instance_id, said->instance_id.data,
+                        sizeof(member->info.instance_id)) != 0;
+    uint32_t missed;
+    int rc;
+
+    if (member->info.origin == NODE_ORIGIN_REGISTRY)
+        return describe_registry(member, said);
+    next = malloc(sizeof(*next));
+    if (next == NULL)
+        return NODE_REASON_NONE; /* the row stays as it was until the next description */
+    *next = member->info;
+    memcpy(next->instance_id, said->instance_id.data, sizeof(next->instance_id));
+    rc = identity_versions(next, said->engine, said->engine_version, said->agent_version, &err);
+    if (rc == 0)
+        rc = identity_models(next, said->models, said->n_models, &err);
+    if (rc == 0) {
+        identity_capacity(next, said->capacity);
+        if (config != NULL)
+            identity_override(next, config->slots, config->queue);
+        if (other) {
+            log_info("event=node_described node=%s engine=%s models=%u slots=%u",
+                     log_quote(next->name), identity_engine_name(next->engine),
+                     next->models_count, next->slots);
+            member->load_seq = 0;
+            member->load_bad = NODE_REASON_NONE;
+            /* What failed there was another process. */
+            table_event(member, VERDICT_ABSOLVE, NODE_REASON_NONE);
+        }
+        member_publish(member, next);
+        if (said->load != NULL)
+            checks_load(member, said->load);
+    } else if (news_tell(&member->said_description, member->verdict.state, NODE_REASON_PROTOCOL,
+                         clock_mono_us(), &missed)) {
+        log_warn("event=node_description_bad node=%s why=%s missed=%u", log_quote(next->name),
+                 log_quote(err.text), missed);
+    }
+    free(next);
+    return rc == 0 ? NODE_REASON_NONE : NODE_REASON_PROTOCOL;
+}
+
+/* ---- what the probe says ----------------------------------------------------------------- */
+
+static void on_result(const struct probe_result *result, void *data)
+{
+    struct member *member = data;
+    uint64_t now = clock_mono_us();
+    enum node_reason reason = result->reason;
+    const char *detail = result->detail;
+    uint32_t missed;
+
+    /* A check that passes does not outweigh the node's own report that it cannot serve. */
+    if (reason == NODE_REASON_NONE && member->load_bad != NODE_REASON_NONE &&
+        now - member->load_mono_us < LOAD_FRESH_US) {
+        reason = member->load_bad;
+        detail = "by its load report";
+    }
+    /* Nor the record of a node that comes and goes. */
+    if (reason == NODE_REASON_NONE && !verdict_has_traffic(&member->verdict) &&
+        flap_wait_us(member->table->flap, member->info.name, now) != 0) {
+        reason = NODE_REASON_FLAPPING;
+        detail = "it came and went too often: it has to wait";
+    }
+    nodes_set_checked(member->home->board, member->slot, now, result->rtt_us);
+    if (reason == NODE_REASON_NONE) {
+        table_event(member, VERDICT_PASS, NODE_REASON_NONE);
+    } else {
+        if (reason != member->verdict.reason && member->verdict.state != NODE_DRAINING &&
+            news_tell(&member->said_probe, member->verdict.state, reason, now, &missed))
+            log_info("event=probe_failed node=%s reason=%s detail=%s missed=%u",
+                     log_quote(member->info.name), node_reason_name(reason), log_quote(detail),
+                     missed);
+        table_event(member, VERDICT_FAIL, reason);
+    }
+    member_set_pace(member);
+}
+
+static void on_load(const Drover__V1__LoadReport *load, void *data)
+{
+    checks_load(data, load);
+}
+
+void checks_start(struct member *member, const struct net_addr *addr)
+{
+    static const struct probe_events events = {
+        .on_result = on_result, .on_describe = on_describe, .on_load = on_load};
+    struct table *table = member->table;
+    const struct config *config = table->home.config;
+    bool registry = member->info.origin == NODE_ORIGIN_REGISTRY;
+    struct node_info next = member->info;
+    struct probe_config pc = {
+        .addr = *addr,
+        .tls = registry ? table->registry_tls : member->tls,
+        .tls_name = member->tls_name,
+        .interval_us = config->health.interval_ms * US_PER_MS,
+        .timeout_us = config->health.timeout_ms * US_PER_MS,
+        .watch_load = !registry,
+        .tokens = config->tokens,
+    };
+    struct error err = {0};
+    char text[NET_TEXT_BYTES];
+    bool moved;
+
+    net_format(text, sizeof(text), addr);
+    moved = strcmp(text, next.address) != 0;
+    if (strlcpy(next.address, text, sizeof(next.address)) >= sizeof(next.address)) {
+        log_error("event=node_address_too_long node=%s", log_quote(member->info.name));
+        return;
+    }
+    member_publish(member, &next);
+    probe_destroy(member->probe);
+    member->probe = NULL;
+    if (!member->info.tls)
+        pc.tls = NULL;
+    if (member->info.tls && pc.tls == NULL) {
+        /* names.c tries again at each look-up. */
+        if (moved || registry)
+            log_warn("event=node_tls_missing node=%s", log_quote(member->info.name));
+        table_event(member, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+        return;
+    }
+    if (probe_create(&member->probe, table->home.loop, &pc, &events, member, &err) != 0) {
+        log_error("event=probe_failed_to_start node=%s why=%s", log_quote(member->info.name),
+                  log_quote(err.text));
+        return;
+    }
+    member_begin_eager(member);
+}

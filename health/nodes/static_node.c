@@ -1,0 +1,150 @@
+/* static_node.c - a node that the configuration names: what its entry says of it. */
+#include "health/nodes/static_node.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/net.h"
+#include "health/registry/identity.h"
+#include "health/table.h"
+#include "proto/rpc/h2/tls.h"
+
+int static_node_index(const struct config *config, const char *name)
+{
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        if (strcmp(config->nodes[i].name, name) == 0)
+            return (int)i;
+    }
+    return -1;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+bool static_node_same_peer(const struct config_node *a, const struct config_node *b)
+{
+    return strcmp(a->address, b->address) == 0 && a->tls.enabled == b->tls.enabled &&
+           same_text(a->tls.ca, b->tls.ca) && same_text(a->tls.cert, b->tls.cert) &&
+           same_text(a->tls.key, b->tls.key) &&
+           same_text(a->tls.server_name, b->tls.server_name);
+}
+
+void static_node_renew_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose)
+{
+    struct error err = {0};
+    SSL_CTX *fresh;
+    int rc = tls_client_context(&fresh, config, &err);
+
+    if (rc == 0 && *tls == NULL) {
+        *tls = fresh;
+        return;
+    }
+    if (rc == 0) {
+        rc = tls_context_take(*tls, fresh);
+        SSL_CTX_free(fresh);
+    }
+    if (rc != 0)
+        log_error("event=tls_not_renewed towards=%s why=%s", log_quote(whose),
+                  log_quote(err.text));
+}
+
+static void set_tls(struct member *member, const struct config_node *node)
+{
+    struct error err = {0};
+    char host[256];
+    uint16_t port;
+
+    SSL_CTX_free(member->tls);
+    member->tls = NULL;
+    free(member->tls_name);
+    member->tls_name = NULL;
+    if (!node->tls.enabled)
+        return;
+    if (tls_client_context(&member->tls, &node->tls, &err) != 0) {
+        log_error("event=node_tls_bad node=%s why=%s", log_quote(node->name),
+                  log_quote(err.text));
+        return;
+    }
+    if (node->tls.server_name != NULL)
+        member->tls_name = strdup(node->tls.server_name);
+    else if (net_split(node->address, host, sizeof(host), &port, NULL) == 0)
+        member->tls_name = strdup(host);
+}
+
+/* Puts what the configuration says over what is known. */
+static void apply_config(struct node_info *info, const struct config *config, unsigned index)
+{
+    const struct config_node *node = &config->nodes[index];
+
+    info->origin = NODE_ORIGIN_STATIC;
+    info->weight = node->weight;
+    info->tls = node->tls.enabled;
+    info->config_index = index + 1;
+}
+
+struct member *static_node_add(struct table *table, unsigned index, const char *name)
+{
+    const struct config_node *node = &table->home.config->nodes[index];
+    struct node_info *info = calloc(1, sizeof(*info));
+    struct member *member = NULL;
+
+    if (info != NULL) {
+        (void)snprintf(info->name, sizeof(info->name), "%s", name);
+        identity_capacity(info, NULL);
+        identity_override(info, node->slots, node->queue);
+        apply_config(info, table->home.config, index);
+        member = table_add(table, info);
+        free(info);
+    }
+    if (member != NULL)
+        member->config_name = strdup(node->name);
+    if (member == NULL)
+        return NULL;
+    if (member->config_name == NULL) {
+        table_remove(member, true);
+        return NULL;
+    }
+    set_tls(member, node);
+    return member;
+}
+
+void static_node_update(struct member *member, const struct config_node *before, unsigned index)
+{
+    const struct config *config = member->home->config;
+    const struct config_node *node = &config->nodes[index];
+    struct node_info next = member->info;
+
+    apply_config(&next, config, index);
+    if (node->tls.enabled)
+        static_node_renew_tls(&member->tls, &node->tls, node->name);
+    if (before->slots == node->slots && before->queue == node->queue) {
+        member_publish(member, &next);
+        return;
+    }
+    /* What the node reported is hidden under the old override: set what is said now, and let
+     * the next description bring back what no longer is. */
+    identity_override(&next, node->slots, node->queue);
+    member_publish(member, &next);
+    if (member->probe != NULL)
+        probe_describe(member->probe);
+}
+
+bool static_node_take_over(struct member *member, unsigned index)
+{
+    const struct config *config = member->home->config;
+    struct node_info next = member->info;
+
+    member->config_name = strdup(config->nodes[index].name);
+    if (member->config_name == NULL)
+        return false;
+    apply_config(&next, config, index);
+    member_publish(member, &next);
+    set_tls(member, &config->nodes[index]);
+    return true;
+}

@@ -1,0 +1,42 @@
+/*
+ * static_node.h - a node that the configuration names: what its entry says of it.
+ *
+ * Which entries there are, and what a reload does to their nodes, is in configured.h.
+ */
+#ifndef DROVER_HEALTH_NODES_STATIC_NODE_H
+#define DROVER_HEALTH_NODES_STATIC_NODE_H
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+
+#include "base/attrs.h"
+
+struct config;
+struct config_node;
+struct config_tls;
+struct member;
+struct table;
+
+/* The entry called `name`, or -1. */
+int static_node_index(const struct config *config, const char *name);
+
+/* Do two entries lead to the same machine by the same means? */
+bool static_node_same_peer(const struct config_node *a, const struct config_node *b);
+
+/* A new member for entry `index` of the configuration, called `name`, which still needs an
+ * address; NULL when there is no room. */
+struct member *static_node_add(struct table *table, unsigned index, const char *name);
+
+/* A member of an earlier health process is the node of entry `index`.  False: no memory. */
+MUST_CHECK bool static_node_take_over(struct member *member, unsigned index);
+
+/* Its entry, `before` until now, says the same node with other slots, queue, weight or place in
+ * the list. */
+void static_node_update(struct member *member, const struct config_node *before,
+                        unsigned index);
+
+/* Loads the files anew.  A probe keeps its context for as long as it lives: what has changed is
+ * put into that.  What cannot be used leaves things as they are. */
+void static_node_renew_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose);
+
+#endif
