@@ -21,6 +21,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -234,7 +235,7 @@ static void fulfil(struct health *health, const struct control_request *request,
 /* One datagram is one framed message; so is the answer. */
 static bool take_wish(struct health *health)
 {
-    uint8_t bytes[4096];
+    uint8_t bytes[CONTROL_WISH_BYTES];
     struct buf in = BUF_INIT, out = BUF_INIT;
     struct control_request request = {0};
     struct control_reply reply = {.done = true};

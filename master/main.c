@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 #include "base/error.h"
 #include "master/master.h"
 #include "master/upgrade/handover.h"

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/secure/privileges.h"

@@ -1,9 +1,9 @@
 /*
  * config.h - what the configuration file says, as data.
  *
- * The file is YAML; docs/configuration.md is its reference and base/config/config.c its schema.
- * A config is immutable once loaded.  The master loads it and its children inherit it by
- * fork(); after a reload the health process parses the new text again from a descriptor that
+ * The file is YAML; docs/configuration.md is its reference and base/config/config_schema.c its
+ * schema. A config is immutable once loaded.  The master loads it and its children inherit it
+ * by fork(); after a reload the health process parses the new text again from a descriptor that
  * the master gives it.
  *
  * Every number with a dimension has its unit in the key: interval_ms, max_body_bytes.
@@ -21,9 +21,6 @@
 #include "base/secure/api_keys.h"
 #include "base/secure/privileges.h"
 #include "base/secure/sandbox.h"
-
-struct buf;
-struct error;
 
 /* Files of a TLS endpoint; any may be NULL.  ca verifies the peer; with `ca` on a server a
  * client certificate is demanded (mutual TLS). */
@@ -175,23 +172,6 @@ struct config {
     /* Read from the token files at load time, never printed.  Owned. */
     char *tokens[2]; /* join tokens, newest first; NULL = none */
 };
-
-/*
- * Loads and checks a file.  On success *out is owned by the caller (config_destroy).  On
- * failure *out is NULL and `err` is one line that names file, line and key. DRV_ENOENT  no such
- * file        DRV_ESYS   it cannot be read DRV_EINVAL  anything wrong in it: syntax, unknown
- * key, type, range, address, duplicate node
- */
-MUST_CHECK int config_load(struct config **out, const char *path, struct error *err);
-
-/* The same from memory; `name` stands for the file in messages. */
-MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
-                            struct error *err);
-void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */
-
-/* Appends the text of a file, but not more than a config may have plus a little, so that
- * config_parse() can refuse it.  DRV_ENOENT, DRV_ESYS, DRV_ENOMEM. */
-MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err);
 
 /* The model that `name` stands for (itself when it is no alias). */
 const char *config_resolve_alias(const struct config *config, const char *name);

@@ -1,5 +1,6 @@
 /* config.c - configuration files: any text is loaded whole, or refused with a place. */
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 
 #include "base/error.h"
 #include "tests/fuzz/fuzz.h"

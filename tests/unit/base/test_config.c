@@ -1,5 +1,6 @@
 /* test_config.c - the configuration file: what it means, and what is said when it is wrong. */
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 
 #include <criterion/criterion.h>
 #include <ctype.h>

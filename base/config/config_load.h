@@ -1,0 +1,34 @@
+/*
+ * config_load.h - from a file to a configuration that has been checked.
+ *
+ * The only part of base/config/ that knows the others: doc, schema, check.
+ */
+#ifndef DROVER_BASE_CONFIG_LOAD_H
+#define DROVER_BASE_CONFIG_LOAD_H
+
+#include <stddef.h>
+
+#include "base/attrs.h"
+
+struct buf;
+struct config;
+struct error;
+
+/*
+ * Loads and checks a file.  On success *out is owned by the caller (config_destroy).  On
+ * failure *out is NULL and `err` is one line that names file, line and key. DRV_ENOENT  no such
+ * file        DRV_ESYS   it cannot be read DRV_EINVAL  anything wrong in it: syntax, unknown
+ * key, type, range, address, duplicate node
+ */
+MUST_CHECK int config_load(struct config **out, const char *path, struct error *err);
+
+/* The same from memory; `name` stands for the file in messages. */
+MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
+                            struct error *err);
+void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */
+
+/* Appends the text of a file, but not more than a config may have plus a little, so that
+ * config_parse() can refuse it.  DRV_ENOENT, DRV_ESYS, DRV_ENOMEM. */
+MUST_CHECK int config_read(struct buf *text, const char *path, struct error *err);
+
+#endif
