@@ -11,11 +11,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
-#include "master/master.h"
+#include "master/runtime.h"
+#include "master/supervise.h"
 #include "proto/control.h"
 
 #define READ_WITHIN_US    (5 * US_PER_S)
@@ -58,7 +58,17 @@ static void write_out(struct session *session)
         end_session(session);
 }
 
-/* The last thing a session says. */
+/* The last thing a session says is in `out`. */
+static void begin_reply(struct session *session)
+{
+    session->phase = SESSION_REPLYING;
+    session->deadline_mono_us = clock_mono_us() + WRITE_WITHIN_US;
+    if (session->out.failed)
+        end_session(session);
+    else
+        write_out(session);
+}
+
 static void answer(struct session *session, bool ok, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static void answer(struct session *session, bool ok, const char *fmt, ...)
 {
@@ -69,43 +79,45 @@ static void answer(struct session *session, bool ok, const char *fmt, ...)
     (void)vsnprintf(reply.text, sizeof(reply.text), fmt, ap);
     va_end(ap);
     control_encode_reply(&session->out, &reply);
-    session->phase = SESSION_REPLYING;
-    session->deadline_mono_us = clock_mono_us() + WRITE_WITHIN_US;
-    if (session->out.failed)
-        end_session(session);
-    else
-        write_out(session);
+    begin_reply(session);
 }
 
 /* ---- wishes to the health process ---- */
 
-/* `id`: of the session that waits for the reply; 0: nobody does. */
-static bool send_wish(struct console *console, uint64_t id,
-                      const struct control_request *request)
+/* Sends one framed request as it is.  `id`: of the session that waits for the reply; 0: nobody
+ * does. */
+static bool send_wish(struct console *console, uint64_t id, const uint8_t *frame, size_t n)
 {
-    struct buf message = BUF_INIT;
-    int fd = console->master->sup.wish_fd;
-    ssize_t n = -1;
+    int fd = console->sup->wish_fd;
 
-    control_encode_request(&message, request);
-    if (fd != -1 && console->wishes_count < CONSOLE_WISHES && !message.failed)
-        n = send(fd, buf_head(&message), buf_size(&message), MSG_NOSIGNAL);
-    buf_finish(&message);
-    if (n == -1)
+    if (fd == -1 || console->wishes_count >= CONSOLE_WISHES ||
+        send(fd, frame, n, MSG_NOSIGNAL) == -1)
         return false;
     console->wishes[console->wishes_count++] = id;
     return true;
 }
 
-bool console_wish(struct console *console, const struct control_request *wish)
+bool console_drain(struct console *console, const char *node)
 {
-    return send_wish(console, 0, wish);
+    struct control_request request = {.op = CONTROL_DRAIN};
+    struct buf frame = BUF_INIT;
+    bool sent;
+
+    (void)strlcpy(request.node, node, sizeof(request.node));
+    control_encode_request(&frame, &request);
+    sent = !frame.failed && send_wish(console, 0, buf_head(&frame), buf_size(&frame));
+    buf_finish(&frame);
+    return sent;
 }
 
-static void pass_wish(struct console *console, struct session *session,
-                      const struct control_request *request)
+static void pass_wish(struct console *console, struct session *session, const uint8_t *frame,
+                      size_t n)
 {
-    if (!send_wish(console, session->id, request)) {
+    if (n > CONTROL_WISH_BYTES) {
+        answer(session, false, "the request is too long");
+        return;
+    }
+    if (!send_wish(console, session->id, frame, n)) {
         answer(session, false, "the health process cannot be reached; try again");
         return;
     }
@@ -122,20 +134,11 @@ static struct session *session_by_id(struct console *console, uint64_t id)
     return NULL;
 }
 
-/* One datagram of health's: the reply to its oldest unanswered wish. */
-static void take_wish_reply(struct console *console, const void *bytes, size_t n)
+/* One datagram of health's: the reply to its oldest unanswered wish, passed on as it is. */
+static void take_wish_reply(struct console *console, const uint8_t *bytes, size_t n)
 {
-    struct control_reply reply;
     struct session *session;
-    struct buf in = BUF_INIT;
-    struct error err;
-    int rc;
 
-    buf_add(&in, bytes, n);
-    rc = in.failed ? DRV_ENOMEM : control_decode_reply(&reply, &in, &err);
-    buf_finish(&in);
-    if (rc == 0 && !reply.done)
-        return; /* progress; the reply itself follows */
     if (console->wishes_count == 0)
         return;
     session = session_by_id(console, console->wishes[0]);
@@ -144,19 +147,21 @@ static void take_wish_reply(struct console *console, const void *bytes, size_t n
             console->wishes_count * sizeof(console->wishes[0]));
     if (session == NULL || session->phase != SESSION_WISHING)
         return;
-    if (rc != 0)
+    if (!control_is_frame(bytes, n)) {
         answer(session, false, "the health process answered nonsense");
-    else
-        answer(session, reply.ok, "%s", reply.text);
+        return;
+    }
+    buf_add(&session->out, bytes, n);
+    begin_reply(session);
 }
 
 static void read_wish_replies(struct console *console)
 {
-    uint8_t bytes[READ_CHUNK];
+    uint8_t bytes[CONTROL_WISH_BYTES];
     ssize_t n;
 
-    while (console->master->sup.wish_fd != -1) {
-        n = recv(console->master->sup.wish_fd, bytes, sizeof(bytes), 0);
+    while (console->sup->wish_fd != -1) {
+        n = recv(console->sup->wish_fd, bytes, sizeof(bytes), 0);
         if (n < 0)
             return;
         take_wish_reply(console, bytes, (size_t)n);
@@ -186,7 +191,7 @@ void console_reload_done(struct console *console, uint64_t serial, const char *e
             answer(session, false, "%s", error);
         else
             answer(session, true, "reloaded: generation %u, %u workers",
-                   console->master->sup.generation, supervise_workers(&console->master->sup));
+                   console->sup->generation, supervise_workers(console->sup));
     }
 }
 
@@ -218,22 +223,41 @@ void console_upgrade_news(struct console *console, uint64_t serial, bool done, b
     }
 }
 
-/* In an upgrade the other master would not hear of it: it was told when it was started.  False:
- * the session has its answer. */
-static bool may_change(const struct master *master, struct session *session)
+/* False: the session has its answer. */
+static bool may_change(const struct console *console, struct session *session)
 {
-    if (!upgrade_undecided(&master->upgrade) && !upgrade_undoing(&master->upgrade) &&
-        !successor_busy(&master->successor))
+    if (!console->ops->upgrading(console->data))
         return true;
     answer(session, false, "an upgrade is under way; try again");
     return false;
 }
 
-static void handle(struct console *console, struct session *session,
-                   const struct control_request *request)
+static bool is_serving(const struct console *console, struct session *session)
 {
-    struct master *master = console->master;
+    if (!console->ops->ending(console->data))
+        return true;
+    answer(session, false, "drover is stopping");
+    return false;
+}
 
+static void scale(struct console *console, struct session *session, uint32_t workers)
+{
+    if (!is_serving(console, session) || !may_change(console, session))
+        return;
+    if (workers < 1 || workers > SUPERVISE_MAX_WORKERS) {
+        answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
+        return;
+    }
+    session->phase = SESSION_SCALING;
+    session->deadline_mono_us = clock_mono_us() + SCALE_WITHIN_US;
+    session->before = console->ops->scale(console->data, workers);
+    session->goal = workers;
+}
+
+/* `frame` is what the request was read from, `n` bytes. */
+static void handle(struct console *console, struct session *session,
+                   const struct control_request *request, const uint8_t *frame, size_t n)
+{
     log_info("event=operator op=%s node=%s workers=%u quick=%d", control_op_name(request->op),
              log_quote(request->node), request->workers, request->quick ? 1 : 0);
     switch (request->op) {
@@ -242,44 +266,29 @@ static void handle(struct console *console, struct session *session,
         break;
     case CONTROL_DRAIN:
     case CONTROL_UNDRAIN:
-        if (may_change(master, session))
-            pass_wish(console, session, request);
+        if (may_change(console, session))
+            pass_wish(console, session, frame, n);
         break;
     case CONTROL_RELOAD:
         session->phase = SESSION_RELOADING;
         session->deadline_mono_us = clock_mono_us() + RELOAD_WITHIN_US;
-        session->serial = reload_want(&master->reload);
+        session->serial = console->ops->reload(console->data);
         break;
     case CONTROL_UPGRADE:
-        if (master->order != ORDER_SERVE) {
-            answer(session, false, "drover is stopping");
+        if (!is_serving(console, session))
             break;
-        }
         session->phase = SESSION_UPGRADING;
         session->deadline_mono_us = clock_mono_us() + UPGRADE_WITHIN_US;
-        session->serial = upgrade_want(&master->upgrade);
+        session->serial = console->ops->upgrade(console->data);
         break;
     case CONTROL_SCALE:
-        if (master->order != ORDER_SERVE) {
-            answer(session, false, "drover is stopping");
-            break;
-        }
-        if (!may_change(master, session))
-            break;
-        if (request->workers < 1 || request->workers > SUPERVISE_MAX_WORKERS) {
-            answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
-            break;
-        }
-        session->phase = SESSION_SCALING;
-        session->deadline_mono_us = clock_mono_us() + SCALE_WITHIN_US;
-        session->before = master_scale(master, request->workers);
-        session->goal = request->workers;
+        scale(console, session, request->workers);
         break;
     case CONTROL_STOP:
         session->phase = SESSION_STOPPING;
         session->deadline_mono_us = UINT64_MAX;
         session->told = UINT_MAX;
-        master_end(master, request->quick ? ORDER_STOP : ORDER_FINISH);
+        console->ops->end(console->data, request->quick);
         break;
     }
 }
@@ -287,7 +296,9 @@ static void handle(struct console *console, struct session *session,
 static void read_request(struct console *console, struct session *session)
 {
     struct control_request request;
+    const uint8_t *frame;
     struct error err;
+    size_t before;
     uint8_t *to;
     ssize_t n;
     int rc;
@@ -305,23 +316,24 @@ static void read_request(struct console *console, struct session *session)
         return;
     }
     session->in.len += (size_t)n;
+    frame = buf_head(&session->in);
+    before = buf_size(&session->in);
     rc = control_decode_request(&request, &session->in, &err);
-    if (rc == 0)
-        handle(console, session, &request);
+    if (rc == 0) /* consumed, but still where it was */
+        handle(console, session, &request, frame, before - buf_size(&session->in));
     else if (rc != DRV_EAGAIN)
         answer(session, false, "bad request: %s", err.text);
 }
 
-/* Root may ask, whoever runs us, and whom our children run as. */
+/* Root may ask, the user that runs us, and whom the master says. */
 static bool allowed(const struct console *console, int fd)
 {
     struct ucred peer;
-    const struct privileges *run_as = &console->master->reload.config->run_as;
     socklen_t n = sizeof(peer);
 
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 &&
            (peer.uid == 0 || peer.uid == geteuid() ||
-            (run_as->wanted && peer.uid == run_as->uid));
+            console->ops->allows(console->data, peer.uid));
 }
 
 static struct session *free_session(struct console *console)
@@ -359,16 +371,18 @@ static void accept_sessions(struct console *console, uint64_t now_mono_us)
 static void socket_path(char out[RUNTIME_PATH_BYTES + 32], const struct console *console,
                         bool staged)
 {
-    (void)snprintf(out, RUNTIME_PATH_BYTES + 32, "%s/" CONTROL_SOCKET_NAME "%s",
-                   console->master->rt.dir, staged ? ".next" : "");
+    (void)snprintf(out, RUNTIME_PATH_BYTES + 32, "%s/" CONTROL_SOCKET_NAME "%s", console->dir,
+                   staged ? ".next" : "");
 }
 
-int console_open(struct console *console, struct master *master, bool staged, struct error *err)
+int console_open(struct console *console, const struct console_ops *ops, void *data,
+                 const struct supervisor *sup, const char *dir, bool staged, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32], address[RUNTIME_PATH_BYTES + 40];
     mode_t old;
 
-    *console = (struct console){.master = master, .listen_fd = -1, .staged = staged};
+    *console = (struct console){
+        .ops = ops, .data = data, .sup = sup, .dir = dir, .listen_fd = -1, .staged = staged};
     for (size_t i = 0; i < CONSOLE_SESSIONS; i++)
         console->sessions[i].fd = -1;
     socket_path(path, console, staged);
@@ -445,8 +459,8 @@ size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t
     }
     if (console->listen_fd != -1 && room && now_mono_us >= console->deaf_until_mono_us)
         fds[n++] = (struct pollfd){.fd = console->listen_fd, .events = POLLIN};
-    if (console->master->sup.wish_fd != -1)
-        fds[n++] = (struct pollfd){.fd = console->master->sup.wish_fd, .events = POLLIN};
+    if (console->sup->wish_fd != -1)
+        fds[n++] = (struct pollfd){.fd = console->sup->wish_fd, .events = POLLIN};
     return n;
 }
 
@@ -473,7 +487,7 @@ static void step_session(struct console *console, struct session *session)
 
 static void step_scaling(struct console *console, struct session *session)
 {
-    const struct supervisor *sup = &console->master->sup;
+    const struct supervisor *sup = console->sup;
     unsigned wanted = supervise_workers(sup);
 
     if (wanted != session->goal)
@@ -484,7 +498,7 @@ static void step_scaling(struct console *console, struct session *session)
 
 static void step_stopping(struct console *console, struct session *session)
 {
-    unsigned workers, connections = supervise_connections(&console->master->sup, &workers);
+    unsigned workers, connections = supervise_connections(console->sup, &workers);
     char text[96];
 
     if (connections == session->told || !flush_out(session))
@@ -535,10 +549,10 @@ static void check_deadlines(struct console *console, uint64_t now_mono_us)
             break;
         case SESSION_SCALING:
             answer(session, false, "%u of %u workers serve after %d s%s%s",
-                   supervise_serving(&console->master->sup), session->goal,
+                   supervise_serving(console->sup), session->goal,
                    (int)(SCALE_WITHIN_US / US_PER_S),
-                   console->master->sup.why_not_served[0] != '\0' ? ": " : "",
-                   console->master->sup.why_not_served);
+                   console->sup->why_not_served[0] != '\0' ? ": " : "",
+                   console->sup->why_not_served);
             break;
         case SESSION_STOPPING:
             break;
@@ -561,7 +575,7 @@ void console_step(struct console *console, const struct pollfd *fds, size_t n,
             knocked = true;
             continue;
         }
-        if (fds[i].fd == console->master->sup.wish_fd) {
+        if (fds[i].fd == console->sup->wish_fd) {
             read_wish_replies(console);
             continue;
         }

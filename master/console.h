@@ -12,13 +12,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/attrs.h"
 #include "base/buf.h"
 
-struct control_request;
 struct error;
-struct master;
+struct supervisor;
 
 #define CONSOLE_SESSIONS 16
 #define CONSOLE_WISHES   64
@@ -46,11 +46,28 @@ struct session {
     struct buf in, out;    /* owned */
 };
 
+/* What the operator may want of the master. */
+struct console_ops {
+    bool (*ending)(void *data);
+    /* Is an upgrade on the way, so that another master would not hear of a change? */
+    bool (*upgrading)(void *data);
+    /* Both return the serial of the attempt that will tell. */
+    uint64_t (*reload)(void *data);
+    uint64_t (*upgrade)(void *data);
+    unsigned (*scale)(void *data, unsigned count); /* how many were wanted before */
+    void (*end)(void *data, bool quick);
+    /* May this user ask? */
+    bool (*allows)(void *data, uid_t uid);
+};
+
 struct console {
-    struct master *master;       /* borrowed */
-    int listen_fd;               /* or -1 */
-    bool staged;                 /* it has another name, until console_publish() */
-    uint64_t deaf_until_mono_us; /* no descriptors left: do not accept until then */
+    const struct console_ops *ops; /* borrowed */
+    void *data;                    /* of the operations */
+    const struct supervisor *sup;  /* borrowed: to look at */
+    const char *dir;               /* borrowed: the runtime directory */
+    int listen_fd;                 /* or -1 */
+    bool staged;                   /* it has another name, until console_publish() */
+    uint64_t deaf_until_mono_us;   /* no descriptors left: do not accept until then */
     uint64_t last_id;
     struct session sessions[CONSOLE_SESSIONS];
     /* Replies that health owes, oldest first: the session's id.  One that gave up stays in the
@@ -61,7 +78,8 @@ struct console {
 
 /* Opens the socket in the runtime directory, for our own user and root only; `staged`: under
  * another name, because a master before us has the right one. */
-MUST_CHECK int console_open(struct console *console, struct master *master, bool staged,
+MUST_CHECK int console_open(struct console *console, const struct console_ops *ops, void *data,
+                            const struct supervisor *sup, const char *dir, bool staged,
                             struct error *err);
 void console_close(struct console *console);
 
@@ -70,8 +88,8 @@ MUST_CHECK int console_publish(struct console *console, struct error *err);
 /* The name is a successor's now: nobody new is heard, open sessions are finished. */
 void console_cede(struct console *console);
 
-/* Passes a wish of the master's own to the health process; false: not now. */
-MUST_CHECK bool console_wish(struct console *console, const struct control_request *wish);
+/* Has the health process drain a node, for the master itself; false: not now. */
+MUST_CHECK bool console_drain(struct console *console, const char *node);
 
 /* Closes the descriptors, in a child. */
 void console_leave(struct console *console);

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/config/config_load.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
@@ -57,7 +58,8 @@ static void decide_end(struct master *master, enum child_order order, uint64_t d
     }
 }
 
-void master_end(struct master *master, enum child_order order)
+/* After shutdown_delay_ms; a lower order than an earlier one is ignored. */
+static void end_all(struct master *master, enum child_order order)
 {
     decide_end(master, order, master->sup.config->shutdown_delay_ms * US_PER_MS);
 }
@@ -68,7 +70,8 @@ static unsigned workers_wanted(const struct master *master)
                                                : supervise_workers(&master->sup);
 }
 
-unsigned master_scale(struct master *master, unsigned count)
+/* Returns how many were wanted before. */
+static unsigned scale(struct master *master, unsigned count)
 {
     unsigned before = workers_wanted(master);
     char text[16];
@@ -86,7 +89,7 @@ unsigned master_scale(struct master *master, unsigned count)
 /* TERM and INT: first within the grace, a second time at once. */
 static void on_term(struct master *master)
 {
-    master_end(master, master->order >= ORDER_STOP ? ORDER_DIE : ORDER_STOP);
+    end_all(master, master->order >= ORDER_STOP ? ORDER_DIE : ORDER_STOP);
 }
 
 static void reopen_logs(struct master *master)
@@ -114,7 +117,7 @@ static void on_signal(struct master *master, int number)
         on_term(master);
         break;
     case SIGQUIT:
-        master_end(master, ORDER_FINISH);
+        end_all(master, ORDER_FINISH);
         break;
     case SIGHUP:
         (void)reload_want(&master->reload);
@@ -122,14 +125,14 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGTTIN:
         if (workers < SUPERVISE_MAX_WORKERS)
-            (void)master_scale(master, workers + 1);
+            (void)scale(master, workers + 1);
         break;
     case SIGTTOU:
         if (workers > 1)
-            (void)master_scale(master, workers - 1);
+            (void)scale(master, workers - 1);
         break;
     case SIGWINCH:
-        (void)master_scale(master, 0);
+        (void)scale(master, 0);
         break;
     case SIGUSR1:
         reopen_logs(master);
@@ -195,7 +198,7 @@ static void on_cede(void *arg, pid_t pid)
 
 static void on_upgrade_order(void *arg, enum child_order order)
 {
-    master_end(arg, order);
+    end_all(arg, order);
 }
 
 static void in_child(void *arg)
@@ -354,6 +357,86 @@ static int open_runtime(struct master *master, struct config *config, const stru
     return rc;
 }
 
+/* ---- what the operator may want -------------------------------------------------------- */
+
+static bool op_ending(void *data)
+{
+    const struct master *master = data;
+
+    return master->order != ORDER_SERVE;
+}
+
+static bool op_upgrading(void *data)
+{
+    const struct master *master = data;
+
+    return upgrade_undecided(&master->upgrade) || upgrade_undoing(&master->upgrade) ||
+           successor_busy(&master->successor);
+}
+
+static uint64_t op_reload(void *data)
+{
+    struct master *master = data;
+
+    return reload_want(&master->reload);
+}
+
+static uint64_t op_upgrade(void *data)
+{
+    struct master *master = data;
+
+    return upgrade_want(&master->upgrade);
+}
+
+static unsigned op_scale(void *data, unsigned count)
+{
+    return scale(data, count);
+}
+
+static void op_end(void *data, bool quick)
+{
+    end_all(data, quick ? ORDER_STOP : ORDER_FINISH);
+}
+
+/* Whom our children run as. */
+static bool op_allows(void *data, uid_t uid)
+{
+    const struct master *master = data;
+    const struct privileges *run_as = &master->reload.config->run_as;
+
+    return run_as->wanted && uid == run_as->uid;
+}
+
+static const struct console_ops console_ops = {
+    .ending = op_ending,
+    .upgrading = op_upgrading,
+    .reload = op_reload,
+    .upgrade = op_upgrade,
+    .scale = op_scale,
+    .end = op_end,
+    .allows = op_allows,
+};
+
+/* ---- what a successor needs of us ------------------------------------------------------ */
+
+static bool op_drain(void *data, const char *node)
+{
+    struct master *master = data;
+
+    return console_drain(&master->console, node);
+}
+
+static int op_publish(void *data, struct error *err)
+{
+    struct master *master = data;
+
+    return console_publish(&master->console, err);
+}
+
+static const struct successor_ops successor_ops = {.drain = op_drain, .publish = op_publish};
+
+/* ---- life ------------------------------------------------------------------------------ */
+
 static int open_ears(struct master *master, const struct config *config, struct error *err)
 {
     int rc;
@@ -361,7 +444,8 @@ static int open_ears(struct master *master, const struct config *config, struct 
     master->signal_fd = signals_open(err);
     if (master->signal_fd < 0)
         return master->signal_fd;
-    rc = console_open(&master->console, master, successor_is(&master->successor), err);
+    rc = console_open(&master->console, &console_ops, master, &master->sup, master->rt.dir,
+                      successor_is(&master->successor), err);
     if (rc != 0)
         return rc;
     rc = runtime_share(&master->rt, &config->run_as, err);
@@ -406,7 +490,7 @@ static void begin(struct master *master, const char *config_path, const struct c
     setproctitle("master");
     sign_in(master);
     if (successor_is(&master->successor))
-        successor_begin(&master->successor, &master->rt, &master->sup, &master->console,
+        successor_begin(&master->successor, &master->rt, &master->sup, &successor_ops, master,
                         config->workers, clock_mono_us());
     else
         supervise_set_workers(&master->sup, config->workers);

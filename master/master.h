@@ -1,6 +1,5 @@
 /*
- * master.h - the master as a whole: its parts, and what can be asked of it by signal or by the
- * operator's socket.
+ * master.h - the master as a whole, and its parts.
  */
 #ifndef DROVER_MASTER_MASTER_H
 #define DROVER_MASTER_MASTER_H
@@ -44,12 +43,5 @@ enum {
  * needs of `in`. */
 int master_run(const char *config_path, struct config *config, const struct buf *text,
                struct inherited *in);
-
-/* Ends everything in the given way, after shutdown_delay_ms; a lower order than an earlier one
- * is ignored. */
-void master_end(struct master *master, enum child_order order);
-
-/* Wants `count` workers; returns how many were wanted before. */
-unsigned master_scale(struct master *master, unsigned count);
 
 #endif

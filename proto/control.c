@@ -409,3 +409,9 @@ int control_decode_reply(struct control_reply *out, struct buf *in, struct error
         *out = (struct control_reply){0};
     return rc;
 }
+
+bool control_is_frame(const uint8_t *bytes, size_t n)
+{
+    return n > FRAME_HEAD_BYTES && ((uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 |
+                                    (uint32_t)bytes[2] << 8 | bytes[3]) == n - FRAME_HEAD_BYTES;
+}

@@ -29,6 +29,7 @@ struct buf;
 struct error;
 
 #define CONTROL_MAX_BYTES   65536
+#define CONTROL_WISH_BYTES  4096 /* of one that the master passes to the health process */
 #define CONTROL_SOCKET_NAME "control.sock" /* inside runtime_dir */
 
 enum control_op {
@@ -69,5 +70,8 @@ MUST_CHECK int control_decode_request(struct control_request *out, struct buf *i
                                       struct error *err);
 MUST_CHECK int control_decode_reply(struct control_reply *out, struct buf *in,
                                     struct error *err);
+
+/* Are these bytes one framed message, no more and no less?  What is in it is not looked at. */
+MUST_CHECK bool control_is_frame(const uint8_t *bytes, size_t n);
 
 #endif

@@ -9,10 +9,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "master/console.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
-#include "proto/control.h"
 #include "shm/nodes.h"
 #include "shm/scoreboard.h"
 
@@ -81,11 +79,13 @@ bool successor_alone(const struct successor *succ)
 }
 
 void successor_begin(struct successor *succ, struct runtime *rt, struct supervisor *sup,
-                     struct console *console, unsigned workers, uint64_t now_mono_us)
+                     const struct successor_ops *ops, void *data, unsigned workers,
+                     uint64_t now_mono_us)
 {
     succ->rt = rt;
     succ->sup = sup;
-    succ->console = console;
+    succ->ops = ops;
+    succ->data = data;
     succ->workers = succ->from.scaled ? succ->from.workers : workers;
     succ->since_mono_us = now_mono_us;
     supervise_hold_workers(sup, true);
@@ -130,14 +130,12 @@ static void enter(struct successor *succ, enum successor_phase phase, uint64_t n
 static bool settled(struct successor *succ, const struct handover_node *node)
 {
     int slot = nodes_find(succ->rt->board, node->name);
-    struct control_request wish = {.op = CONTROL_DRAIN};
 
     if (slot == -1)
         return false;
     if (node->state == HANDOVER_UP)
         return nodes_state(succ->rt->board, (unsigned)slot) == NODE_UP;
-    (void)strlcpy(wish.node, node->name, sizeof(wish.node));
-    return console_wish(succ->console, &wish);
+    return succ->ops->drain(succ->data, node->name);
 }
 
 /* Looks at the nodes that are not yet as they were; returns how many are UP. */
@@ -200,7 +198,7 @@ static int take_over(struct successor *succ, uint64_t now_mono_us, struct error 
     int rc = runtime_publish(succ->rt, err);
 
     if (rc == 0)
-        rc = console_publish(succ->console, err);
+        rc = succ->ops->publish(succ->data, err);
     if (rc != 0)
         return rc;
     supervise_order_health(succ->sup, HEALTH_OPEN_ADMIN);

@@ -13,7 +13,6 @@
 #include "master/supervise.h"
 #include "master/upgrade/handover.h"
 
-struct console;
 struct error;
 struct runtime;
 
@@ -26,17 +25,24 @@ enum successor_phase {
     SUCCESSOR_SERVING,   /* we are the master */
 };
 
+/* What it needs of the master that it is part of. */
+struct successor_ops {
+    bool (*drain)(void *data, const char *node);   /* false: not now */
+    int (*publish)(void *data, struct error *err); /* the control socket gets its name */
+};
+
 struct successor {
     enum successor_phase phase;
     int channel; /* owned; to the master before us, -1 once it is gone */
     struct handover from;
-    struct runtime *rt;      /* borrowed */
-    struct supervisor *sup;  /* borrowed */
-    struct console *console; /* borrowed */
-    unsigned workers;        /* to start; an operator may change it before SUCCESSOR_FILLING */
-    bool reload, reopen;     /* wished of the master before us: whoever does it resets it */
-    unsigned told;           /* nodes UP, as last said */
-    uint64_t since_mono_us;  /* when the phase began */
+    struct runtime *rt;              /* borrowed */
+    struct supervisor *sup;          /* borrowed */
+    const struct successor_ops *ops; /* borrowed */
+    void *data;                      /* of the operations */
+    unsigned workers;       /* to start; an operator may change it before SUCCESSOR_FILLING */
+    bool reload, reopen;    /* wished of the master before us: whoever does it resets it */
+    unsigned told;          /* nodes UP, as last said */
+    uint64_t since_mono_us; /* when the phase began */
 };
 
 /* Reads the handover, if there is one.  Owns the two descriptors. */
@@ -50,7 +56,8 @@ bool successor_is(const struct successor *succ);
 /* Gives it the parts it works with, once they exist; `workers` is what the configuration says.
  * No worker starts before the nodes are there. */
 void successor_begin(struct successor *succ, struct runtime *rt, struct supervisor *sup,
-                     struct console *console, unsigned workers, uint64_t now_mono_us);
+                     const struct successor_ops *ops, void *data, unsigned workers,
+                     uint64_t now_mono_us);
 
 /* Goes on.  DRV_ESYS: the files could not be put into place; we have to end. */
 MUST_CHECK int successor_step(struct successor *succ, uint64_t now_mono_us, struct error *err);
