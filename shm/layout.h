@@ -21,13 +21,11 @@
  *   waiting   [n_workers]                          one 4-byte word per worker
  *   sb_lines  [n_workers]
  *   sb_ring   [n_workers]                          the last routing decisions
- *   budgets   [2][BUDGET_MODELS]                   one 8-byte word per model: retries, hedges
- *   sb_loads  [n_nodes]
- *   sb_usage  [USAGE_ROWS]
- *   sb_outcomes[n_nodes]                           what passive ejection goes by
- *   queue heads [n_nodes][head_stride]             one 8-byte word per node and worker
- *   queue totals[n_workers]                        one 4-byte word per worker
- *   offers    [n_workers][offer_stride]            one bit per worker and node
+ *   budgets   [2][SB_BUDGET_MODELS]                   one 8-byte word per model: retries,
+ * hedges sb_loads  [n_nodes] sb_usage  [SB_USAGE_ROWS] sb_outcomes[n_nodes] what passive
+ * ejection goes by queue heads [n_nodes][head_stride]             one 8-byte word per node and
+ * worker queue totals[n_workers]                        one 4-byte word per worker offers
+ * [n_workers][offer_stride]            one bit per worker and node
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -48,18 +46,7 @@
 #include <stdint.h>
 
 #include "shm/histogram.h"
-#include "shm/nodes.h"
-#include "shm/outcomes.h"
-#include "shm/procs.h"
-#include "shm/routing/budget.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/lines.h"
-#include "shm/routing/loads.h"
-#include "shm/routing/prefix.h"
-#include "shm/routing/requests.h"
 #include "shm/share/node_set.h"
-#include "shm/stats.h"
-#include "shm/usage.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
 #define SB_LAYOUT_VERSION 11u
@@ -69,6 +56,28 @@
 #define SB_MAX_NODES    1024u
 #define SB_MAX_WORKERS  128u
 #define SB_MAX_REQUESTS 65536u
+
+/* How much of everything there is, as numbers, so that the layout depends on no module.  The
+ * module that gives such a number its meaning has a name of its own for it, and asserts that
+ * the two are the same: whoever changes one bumps SB_LAYOUT_VERSION and changes the other. */
+#define SB_PROC_COUNTERS          6u
+#define SB_NODE_INFO_BYTES        9800u /* struct node_info */
+#define SB_AVERAGES               3u
+#define SB_HISTOGRAMS             4u
+#define SB_COUNTERS               15u
+#define SB_REQUEST_ID_BYTES       65u
+#define SB_REQUEST_MODEL_BYTES    64u
+#define SB_LINES_PER_WORKER       16u
+#define SB_DECISION_BYTES         1424u /* struct decision */
+#define SB_DECISIONS_PER_WORKER   256u
+#define SB_BUDGET_MODELS          64u
+#define SB_LOADS_PER_NODE         8u
+#define SB_USAGE_ROWS             512u
+#define SB_USAGE_COUNTERS         3u
+#define SB_USAGE_NAME_BYTES       64u
+#define SB_OUTCOMES               5u
+#define SB_PREFIX_DEFAULT_ENTRIES 65536u
+#define SB_PREFIX_MAX_ENTRIES     16777216u
 
 /* Where the parts are.  A reader computes the same from the four counts and compares. */
 struct sb_geometry {
@@ -142,10 +151,10 @@ struct sb_proc {
     alignas(SB_CACHE_LINE) _Atomic uint32_t state; /* enum proc_state */
     uint32_t reserved1;                            /* zero */
     _Atomic uint64_t heartbeat_mono_us;
-    _Atomic uint64_t counter[PROC_COUNTERS];
+    _Atomic uint64_t counter[SB_PROC_COUNTERS];
 };
 
-#define SB_NODE_INFO_WORDS ((sizeof(struct node_info) + 7) / 8)
+#define SB_NODE_INFO_WORDS ((SB_NODE_INFO_BYTES + 7) / 8)
 
 /* W: health, all of it. */
 struct sb_node {
@@ -182,7 +191,7 @@ struct sb_hot {
     uint32_t reserved0; /* zero */
     /* Bits of a double.  Any worker, by compare-and-swap; health zeroes them for a new tenant.
      */
-    _Atomic uint64_t average[STATS_AVERAGES];
+    _Atomic uint64_t average[SB_AVERAGES];
     /* When a connection to the node was last lost.  Any worker, by compare-and-swap; health
      * zeroes it for a new tenant.  See outcomes_note_loss(). */
     _Atomic uint64_t lost_mono_us; /* 0 = never */
@@ -221,8 +230,8 @@ struct sb_histogram {
 };
 
 struct sb_stats {
-    alignas(SB_CACHE_LINE) struct sb_histogram histogram[STATS_HISTOGRAMS];
-    _Atomic uint64_t counter[STATS_COUNTERS];
+    alignas(SB_CACHE_LINE) struct sb_histogram histogram[SB_HISTOGRAMS];
+    _Atomic uint64_t counter[SB_COUNTERS];
 };
 
 /* W: worker w, for table [w]; the master once worker w is dead. */
@@ -233,8 +242,8 @@ struct sb_table {
 
 /* What the sequence counter of a request guards. */
 struct sb_request_text {
-    char id[REQUEST_ID_BYTES];
-    char model[REQUEST_MODEL_BYTES];
+    char id[SB_REQUEST_ID_BYTES];
+    char model[SB_REQUEST_MODEL_BYTES];
     uint8_t reserved0[7]; /* zero */
 };
 #define SB_REQUEST_TEXT_WORDS (sizeof(struct sb_request_text) / 8)
@@ -289,10 +298,10 @@ struct sb_line {
     _Atomic uint64_t pressed_mono_us; /* somebody was last turned away from it; 0 = nobody */
 };
 struct sb_lines {
-    alignas(SB_CACHE_LINE) struct sb_line line[LINES_PER_WORKER];
+    alignas(SB_CACHE_LINE) struct sb_line line[SB_LINES_PER_WORKER];
 };
 
-#define SB_DECISION_WORDS ((sizeof(struct decision) + 7) / 8)
+#define SB_DECISION_WORDS ((SB_DECISION_BYTES + 7) / 8)
 struct sb_decision {
     _Atomic uint32_t seq;                        /* of `content` */
     uint32_t reserved0;                          /* zero */
@@ -301,7 +310,7 @@ struct sb_decision {
 /* W: worker w, for [w].  Never cleared. */
 struct sb_ring {
     alignas(SB_CACHE_LINE) _Atomic uint64_t count; /* ever written; order: release */
-    alignas(SB_CACHE_LINE) struct sb_decision entry[DECISIONS_PER_WORKER];
+    alignas(SB_CACHE_LINE) struct sb_decision entry[SB_DECISIONS_PER_WORKER];
 };
 
 /*
@@ -313,19 +322,19 @@ struct sb_ring {
  * 39..32 worker, 31..0 the claim's end on CLOCK_MONOTONIC in units of 16 ms; 0 = free.
  */
 struct sb_loads {
-    alignas(SB_CACHE_LINE) _Atomic uint64_t word[LOADS_PER_NODE];
+    alignas(SB_CACHE_LINE) _Atomic uint64_t word[SB_LOADS_PER_NODE];
 };
 
 /* W: any worker: `owner` by compare-and-swap, the name of a row that it owns, and it adds. */
 struct sb_usage {
     alignas(SB_CACHE_LINE) _Atomic uint64_t owner; /* hash of the name; 0 = free */
-    _Atomic uint64_t counter[USAGE_COUNTERS];
-    alignas(SB_CACHE_LINE) _Atomic uint64_t name[USAGE_NAME_BYTES / 8];
+    _Atomic uint64_t counter[SB_USAGE_COUNTERS];
+    alignas(SB_CACHE_LINE) _Atomic uint64_t name[SB_USAGE_NAME_BYTES / 8];
 };
 
 /* Any worker adds; health zeroes it all for a new tenant of the slot. */
 struct sb_outcomes {
-    alignas(SB_CACHE_LINE) _Atomic uint64_t total[OUTCOMES];
+    alignas(SB_CACHE_LINE) _Atomic uint64_t total[SB_OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
     _Atomic uint32_t run;              /* failures since the last success */
     /* W: health.  Low half of the number of trials' results it had judged when the present
@@ -360,10 +369,6 @@ static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
-static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
-static_assert(sizeof(struct node_info) == 9800, "node_info: new layout version");
-static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
-static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
 static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
@@ -376,8 +381,6 @@ static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout v
 static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
 static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
 static_assert(sizeof(struct sb_lines) == 512, "sb_lines: new layout version");
-static_assert(sizeof(struct decision_candidate) == 76, "decision: new layout version");
-static_assert(sizeof(struct decision) == 1424, "decision: new layout version");
 static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");

@@ -9,8 +9,16 @@
 #include <math.h>
 #include <string.h>
 
+#include "shm/outcomes.h"
+#include "shm/routing/loads.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 #include "shm/words.h"
+
+static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
+static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
+static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
 
 /* Bytes of the cold part that hold generation and name, which is all that a search needs. */
 #define NAME_PART_BYTES offsetof(struct node_info, address)

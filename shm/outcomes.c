@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "shm/segment.h"
 
+static_assert(OUTCOMES == SB_OUTCOMES, "new layout version");
+
 #define PROGRESS_STEP_US (100 * US_PER_MS)
 
 static struct sb_outcomes *outcomes_for(struct scoreboard *board, unsigned node,

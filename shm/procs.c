@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "shm/segment.h"
 
+static_assert(PROC_COUNTERS == SB_PROC_COUNTERS, "new layout version");
+
 const char *proc_state_name(enum proc_state state)
 {
     switch (state) {

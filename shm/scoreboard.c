@@ -32,7 +32,7 @@ static bool counts_in_range(uint32_t nodes, uint32_t workers, uint32_t requests)
 
 static bool prefix_sets_in_range(uint32_t sets)
 {
-    return sets >= 1 && sets <= PREFIX_MAX_ENTRIES / SB_PREFIX_WAYS;
+    return sets >= 1 && sets <= SB_PREFIX_MAX_ENTRIES / SB_PREFIX_WAYS;
 }
 
 /* Everything follows from the four counts, which are in range: nothing overflows. */
@@ -87,11 +87,11 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     g->rings_offset = at;
     at = align_up(at + (uint64_t)workers * sizeof(struct sb_ring), SB_PAGE);
     g->budgets_offset = at;
-    at = align_up(at + 2 * BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
+    at = align_up(at + 2 * SB_BUDGET_MODELS * sizeof(uint64_t), SB_PAGE);
     g->loads_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_loads), SB_PAGE);
     g->usage_offset = at;
-    at = align_up(at + USAGE_ROWS * sizeof(struct sb_usage), SB_PAGE);
+    at = align_up(at + SB_USAGE_ROWS * sizeof(struct sb_usage), SB_PAGE);
     g->outcomes_offset = at;
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_outcomes), SB_PAGE);
     g->queue_heads_offset = at;
@@ -224,7 +224,7 @@ int scoreboard_create(struct scoreboard **out, const char *path,
         .created_wall_ms = clock_wall_ms(),
     };
     uint32_t windows =
-        params->prefix_entries == 0 ? PREFIX_DEFAULT_ENTRIES : params->prefix_entries;
+        params->prefix_entries == 0 ? SB_PREFIX_DEFAULT_ENTRIES : params->prefix_entries;
     char *temporary = NULL;
     int fd = -1, rc;
 
@@ -237,9 +237,9 @@ int scoreboard_create(struct scoreboard **out, const char *path,
                        SB_MAX_NODES, SB_MAX_WORKERS, SB_MAX_REQUESTS);
         goto fail;
     }
-    if (windows > PREFIX_MAX_ENTRIES) {
+    if (windows > SB_PREFIX_MAX_ENTRIES) {
         rc = error_set(err, DRV_EINVAL, "%u windows in the prefix index: more than %u", windows,
-                       PREFIX_MAX_ENTRIES);
+                       SB_PREFIX_MAX_ENTRIES);
         goto fail;
     }
     compute_geometry(&header.geometry, params->max_nodes, params->max_workers,

@@ -13,7 +13,6 @@
 #include <stdint.h>
 
 #include "shm/layout.h"
-#include "shm/scoreboard.h"
 
 /* The rows of one worker's request table that are free, for the process that owns the table. */
 struct row_stack {
@@ -128,7 +127,7 @@ static inline struct sb_ring *segment_ring(const struct scoreboard *board, unsig
     return (struct sb_ring *)(void *)(board->map + board->geometry.rings_offset) + worker;
 }
 
-/* BUDGET_MODELS words for retries, and as many for hedges. */
+/* SB_BUDGET_MODELS words for retries, and as many for hedges. */
 static inline _Atomic uint64_t *segment_budgets(const struct scoreboard *board)
 {
     return (_Atomic uint64_t *)(void *)(board->map + board->geometry.budgets_offset);
@@ -143,7 +142,7 @@ static inline struct sb_loads *segment_loads(const struct scoreboard *board, uns
 
 static inline struct sb_usage *segment_usage(const struct scoreboard *board, unsigned row)
 {
-    if (row >= USAGE_ROWS)
+    if (row >= SB_USAGE_ROWS)
         return NULL;
     return (struct sb_usage *)(void *)(board->map + board->geometry.usage_offset) + row;
 }

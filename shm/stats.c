@@ -6,6 +6,10 @@
 
 #include "shm/segment.h"
 
+static_assert(STATS_AVERAGES == SB_AVERAGES, "new layout version");
+static_assert(STATS_HISTOGRAMS == SB_HISTOGRAMS, "new layout version");
+static_assert(STATS_COUNTERS == SB_COUNTERS, "new layout version");
+
 #define AVERAGE_TRIES 8
 
 const char *stats_histogram_name(enum stats_histogram which)

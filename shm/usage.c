@@ -14,6 +14,10 @@
 #include "shm/segment.h"
 #include "shm/words.h"
 
+static_assert(USAGE_ROWS == SB_USAGE_ROWS, "new layout version");
+static_assert(USAGE_COUNTERS == SB_USAGE_COUNTERS, "new layout version");
+static_assert(USAGE_NAME_BYTES == SB_USAGE_NAME_BYTES, "new layout version");
+
 /* The row is ours, or its owner's name is the same. */
 static bool take(struct sb_usage *row, uint64_t hash)
 {

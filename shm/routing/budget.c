@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "shm/segment.h"
 
+static_assert(BUDGET_MODELS == SB_BUDGET_MODELS, "new layout version");
+
 #define WINDOW      8u
 #define TRIES       16
 #define AMOUNT(w)   ((uint32_t)(w)&0x3fffu)

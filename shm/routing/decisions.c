@@ -15,6 +15,10 @@
 #include "shm/segment.h"
 #include "shm/words.h"
 
+static_assert(sizeof(struct decision_candidate) == 76, "decision: new layout version");
+static_assert(sizeof(struct decision) == SB_DECISION_BYTES, "new layout version");
+static_assert(DECISIONS_PER_WORKER == SB_DECISIONS_PER_WORKER, "new layout version");
+
 /* The part before the candidates, which is all that a search needs. */
 #define HEAD_BYTES offsetof(struct decision, candidate)
 

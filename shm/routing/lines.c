@@ -15,6 +15,8 @@
 #include "shm/segment.h"
 #include "shm/words.h"
 
+static_assert(LINES_PER_WORKER == SB_LINES_PER_WORKER, "new layout version");
+
 /* Stored as a model hash: no model.  A model that really has this hash counts as its
  * neighbour. */
 #define NO_MODEL UINT64_C(0)

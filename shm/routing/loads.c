@@ -17,6 +17,8 @@
 #include "base/clock.h"
 #include "shm/segment.h"
 
+static_assert(LOADS_PER_NODE == SB_LOADS_PER_NODE, "new layout version");
+
 #define TAG(w)      ((w) >> 40)
 #define TAG_MASK    0xffffffu
 #define OWNER(w)    ((unsigned)((w) >> 32) & 0xffu)

@@ -26,6 +26,9 @@
 #include "base/clock.h"
 #include "shm/segment.h"
 
+static_assert(PREFIX_DEFAULT_ENTRIES == SB_PREFIX_DEFAULT_ENTRIES, "new layout version");
+static_assert(PREFIX_MAX_ENTRIES == SB_PREFIX_MAX_ENTRIES, "new layout version");
+
 #define BUSY_STALE_S 3u
 #define STAMPS       16383u /* 1..16383, about four and a half hours; 0 means no holder */
 #define AHEAD        60u    /* stamps this far in the future are another worker's newer clock */

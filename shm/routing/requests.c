@@ -13,6 +13,9 @@
 #include "shm/segment.h"
 #include "shm/words.h"
 
+static_assert(REQUEST_ID_BYTES == SB_REQUEST_ID_BYTES, "new layout version");
+static_assert(REQUEST_MODEL_BYTES == SB_REQUEST_MODEL_BYTES, "new layout version");
+
 const char *request_phase_name(enum request_phase phase)
 {
     switch (phase) {

@@ -3,6 +3,7 @@
 
 #include "board.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 
 static int add_node(struct scoreboard *board, const char *name, uint64_t now_mono_us)
 {

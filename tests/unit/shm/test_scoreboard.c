@@ -6,11 +6,22 @@
 #include <sys/stat.h>
 
 #include "board.h"
+#include "shm/nodes.h"
+#include "shm/outcomes.h"
+#include "shm/procs.h"
 #include "shm/reap.h"
+#include "shm/routing/budget.h"
+#include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
+#include "shm/routing/lines.h"
+#include "shm/routing/loads.h"
+#include "shm/routing/prefix.h"
+#include "shm/routing/requests.h"
 #include "shm/segment.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
+#include "shm/stats.h"
+#include "shm/usage.h"
 #include "shm/words.h"
 
 static int attach_code(const char *path, struct error *err)
