@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,6 +25,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/secure/sandbox.h"
+#include "base/signal_fd.h"
 #include "health/admin/admin.h"
 #include "health/admin/snapshot.h"
 #include "health/nodes/configured.h"
@@ -173,7 +173,7 @@ static void on_signal(struct watch *watch, void *data)
     struct error err = {0};
 
     (void)watch;
-    while (read(health->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    while (signal_fd_read(health->signal_fd, &info)) {
         if ((int)info.ssi_signo == HEALTH_ORDER_SIGNAL) {
             follow(health, (enum health_order)info.ssi_int);
             continue;
@@ -274,20 +274,12 @@ static void on_wish(struct watch *watch, void *data)
 
 static int start_watches(struct health *health, struct error *err)
 {
-    sigset_t set;
+    const int numbers[] = {SIGHUP, SIGUSR1, SIGTERM, SIGINT, SIGQUIT, HEALTH_ORDER_SIGNAL};
 
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGHUP);
-    (void)sigaddset(&set, SIGUSR1);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGQUIT);
-    (void)sigaddset(&set, HEALTH_ORDER_SIGNAL);
-    (void)sigprocmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    health->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (health->signal_fd == -1)
-        return error_sys(err, "signalfd");
+    health->signal_fd = signal_fd_open(numbers, ARRAY_LEN(numbers), err);
+    if (health->signal_fd < 0)
+        return health->signal_fd;
     health->signal_watch =
         watch_start(&health->loop, health->signal_fd, on_signal, health, err);
     if (health->signal_watch == NULL)
@@ -348,7 +340,7 @@ static void finish(struct health *health)
     watch_stop(health->wish_watch);
     watch_stop(health->life_watch);
     watch_stop(health->signal_watch);
-    if (health->signal_fd != -1)
+    if (health->signal_fd >= 0)
         (void)close(health->signal_fd);
     loop_finish(&health->loop);
     config_destroy(health->own);

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "shm/histogram.h"
+#include "base/histogram.h"
 #include "shm/nodes.h"
 #include "shm/stats.h"
 

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/signal_fd.h"
 
 static const int wanted[] = {SIGTERM, SIGINT,   SIGQUIT, SIGHUP,  SIGTTIN,
                              SIGTTOU, SIGWINCH, SIGUSR1, SIGUSR2, SIGCHLD};
@@ -17,20 +17,15 @@ static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, S
 
 int signals_open(struct error *err)
 {
-    sigset_t all, some;
-    int fd;
+    sigset_t all;
 
     (void)sigfillset(&all);
     for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
         (void)sigdelset(&all, fatal[i]);
-    (void)sigemptyset(&some);
-    for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
-        (void)sigaddset(&some, wanted[i]);
     /* A parent that ignored SIGCHLD would have the kernel reap our children unseen. */
     if (signal(SIGCHLD, SIG_DFL) == SIG_ERR || sigprocmask(SIG_SETMASK, &all, NULL) == -1)
         return error_sys(err, "signals");
-    fd = signalfd(-1, &some, SFD_CLOEXEC | SFD_NONBLOCK);
-    return fd == -1 ? error_sys(err, "signalfd") : fd;
+    return signal_fd_open(wanted, ARRAY_LEN(wanted), err);
 }
 
 /* The terminal uses three of these for its own purposes: a window that changes size must not
@@ -46,7 +41,7 @@ int signals_next(int fd)
 {
     struct signalfd_siginfo info;
 
-    while (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    while (signal_fd_read(fd, &info)) {
         if (!from_terminal(&info))
             return (int)info.ssi_signo;
     }

@@ -19,8 +19,8 @@
 #include <sys/types.h>
 
 #include "base/attrs.h"
+#include "base/backoff.h"
 #include "health/health.h"
-#include "master/backoff.h"
 #include "master/pulse.h"
 #include "master/runtime.h"
 

@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
+#include "base/resolve.h"
 #include "node/agent.h"
-#include "node/resolve.h"
 #include "node/text/pacer.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/rpc/grpc/client.h"
@@ -384,7 +384,8 @@ static void on_handshake_late(struct timer *timer)
     retry(CONTAINER_OF(timer, struct attach, timer), "the coordinator did not answer in time");
 }
 
-static void on_resolved(void *data, const struct net_addr *addr, const char *why)
+static void on_resolved(int rc, const struct net_addr *list, size_t n, const char *why,
+                        void *data)
 {
     struct attach *attach = data;
     const struct call_options options = {.path = "/drover.v1.Registry/Attach"};
@@ -392,11 +393,11 @@ static void on_resolved(void *data, const struct net_addr *addr, const char *why
     struct error err = {0};
 
     attach->resolve = NULL;
-    if (addr == NULL) {
+    if (rc != 0 || n == 0) {
         retry(attach, why);
         return;
     }
-    config.addr = *addr;
+    config.addr = list[0];
     config.authority = attach->coordinator;
     if (attach->coordinator_tls != NULL)
         config.tls_name = attach->name;

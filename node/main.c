@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -13,6 +12,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "base/secure/privileges.h"
+#include "base/signal_fd.h"
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/engine/engine.h"
@@ -118,7 +118,7 @@ static void on_signal(struct watch *watch, void *data)
     struct error err = {0};
 
     (void)watch;
-    while (read(node->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    while (signal_fd_read(node->signal_fd, &info)) {
         switch ((int)info.ssi_signo) {
         case SIGTERM:
         case SIGINT:
@@ -147,20 +147,12 @@ static void on_signal(struct watch *watch, void *data)
 
 static int watch_signals(struct node *node, struct error *err)
 {
-    sigset_t mask;
+    static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1};
 
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigemptyset(&mask);
-    (void)sigaddset(&mask, SIGTERM);
-    (void)sigaddset(&mask, SIGINT);
-    (void)sigaddset(&mask, SIGQUIT);
-    (void)sigaddset(&mask, SIGHUP);
-    (void)sigaddset(&mask, SIGUSR1);
-    if (sigprocmask(SIG_BLOCK, &mask, NULL) == -1)
-        return error_sys(err, "sigprocmask");
-    node->signal_fd = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (node->signal_fd == -1)
-        return error_sys(err, "signalfd");
+    node->signal_fd = signal_fd_open(numbers, ARRAY_LEN(numbers), err);
+    if (node->signal_fd < 0)
+        return node->signal_fd;
     node->signals = watch_start(&node->loop, node->signal_fd, on_signal, node, err);
     return node->signals == NULL ? DRV_ESYS : 0;
 }
@@ -298,7 +290,7 @@ static void finish(struct node *node)
     SSL_CTX_free(node->server_tls);
     SSL_CTX_free(node->coordinator_tls);
     loop_finish(&node->loop);
-    if (node->signal_fd != -1)
+    if (node->signal_fd >= 0)
         (void)close(node->signal_fd);
 }
 

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "shm/histogram.h"
+#include "base/histogram.h"
 
 struct scoreboard;
 

@@ -9,13 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/net.h"
+#include "base/signal_fd.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_http.h"
 
@@ -133,22 +133,17 @@ static void on_signal(struct watch *watch, void *data)
     struct signalfd_siginfo info;
 
     (void)watch;
-    while (read(program->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+    while (signal_fd_read(program->signal_fd, &info))
         program->stopping = true;
 }
 
 static int watch_signals(struct program *program, struct error *err)
 {
-    sigset_t mask;
+    static const int numbers[] = {SIGTERM, SIGINT};
 
-    (void)sigemptyset(&mask);
-    (void)sigaddset(&mask, SIGTERM);
-    (void)sigaddset(&mask, SIGINT);
-    if (sigprocmask(SIG_BLOCK, &mask, NULL) == -1)
-        return error_sys(err, "sigprocmask");
-    program->signal_fd = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (program->signal_fd == -1)
-        return error_sys(err, "signalfd");
+    program->signal_fd = signal_fd_open(numbers, ARRAY_LEN(numbers), err);
+    if (program->signal_fd < 0)
+        return program->signal_fd;
     program->signals = watch_start(&program->loop, program->signal_fd, on_signal, program, err);
     return program->signals == NULL ? DRV_ESYS : 0;
 }
@@ -206,7 +201,7 @@ static void finish(struct program *program)
         sim_engine_destroy(program->served[i].engine);
     watch_stop(program->signals);
     loop_finish(&program->loop);
-    if (program->signal_fd != -1)
+    if (program->signal_fd >= 0)
         (void)close(program->signal_fd);
 }
 

@@ -14,8 +14,8 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/histogram.h"
 #include "base/loop.h"
-#include "shm/histogram.h"
 #include "shm/routing/budget.h"
 #include "shm/routing/requests.h"
 #include "worker/attempt.h"

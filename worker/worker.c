@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -22,6 +21,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/secure/sandbox.h"
+#include "base/signal_fd.h"
 #include "proto/operations.h"
 #include "shm/procs.h"
 #include "worker/exchange.h"
@@ -89,7 +89,7 @@ static void on_signal(struct watch *watch, void *data)
     struct error err;
 
     (void)watch;
-    while (read(w->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    while (signal_fd_read(w->signal_fd, &info)) {
         switch (info.ssi_signo) {
         case SIGTERM:
         case SIGINT:
@@ -160,19 +160,12 @@ static void on_woken(struct watch *watch, void *data)
 
 static int watch_signals(struct worker *w, struct error *err)
 {
-    sigset_t set;
+    static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGWINCH, SIGUSR1};
 
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGQUIT);
-    (void)sigaddset(&set, SIGWINCH);
-    (void)sigaddset(&set, SIGUSR1);
-    (void)sigprocmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (w->signal_fd == -1)
-        return error_sys(err, "signalfd");
+    w->signal_fd = signal_fd_open(numbers, ARRAY_LEN(numbers), err);
+    if (w->signal_fd < 0)
+        return w->signal_fd;
     w->signals = watch_start(&w->loop, w->signal_fd, on_signal, w, err);
     w->life = watch_start(&w->loop, w->params->life_fd, on_master_gone, w, err);
     w->woken = watch_start(&w->loop, w->params->wake_fds[w->params->slot], on_woken, w, err);
@@ -281,7 +274,7 @@ int worker_main(const struct worker_params *params)
     watch_stop(w->life);
     watch_stop(w->woken);
     log_sink_close(w->access_log);
-    if (w->signal_fd != -1)
+    if (w->signal_fd >= 0)
         (void)close(w->signal_fd);
     loop_finish(&w->loop);
     free(w);

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "shm/histogram.h"
+#include "base/histogram.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
 #include "shm/routing/gauges.h"

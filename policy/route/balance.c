@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "base/hash.h"
+
 #define SESSION_DISCOUNT   0.2
 #define LOAD_BOUND_PCT     125 /* prefix_hash: of the fair share */
 #define GUESS_TOKENS_PER_S 1000.0
@@ -10,20 +12,10 @@
  * speed. */
 #define SILENCE_S 1.0
 
-#define GOLDEN UINT64_C(0x9e3779b97f4a7c15) /* 2^64 / the golden ratio */
-
-/* splitmix64's finisher: every bit of the input moves every bit of the output. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 uint64_t balance_random(uint64_t *state)
 {
-    *state += GOLDEN;
-    return mix(*state);
+    *state += HASH_GOLDEN;
+    return hash_spread(*state);
 }
 
 /* The n-th tie replaces the one held with probability 1/n, so each of them is as likely. */
@@ -203,7 +195,7 @@ static int round_robin(const struct balance_candidate *candidates, size_t n, uin
  * keys in proportion to its capacity and moves only a lost node's keys. */
 static double rendezvous(const struct balance_candidate *c, uint64_t key)
 {
-    uint64_t h = mix(key ^ mix(c->id + GOLDEN));
+    uint64_t h = hash_spread(key ^ hash_spread(c->id + HASH_GOLDEN));
     double unit = ((double)(h >> 11) + 0.5) / 9007199254740992.0;
 
     return -(double)c->slots * c->weight / log(unit);

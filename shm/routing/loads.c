@@ -15,6 +15,7 @@
 #include "shm/routing/loads.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "shm/segment.h"
 
 static_assert(LOADS_PER_NODE == SB_LOADS_PER_NODE, "new layout version");
@@ -25,11 +26,10 @@ static_assert(LOADS_PER_NODE == SB_LOADS_PER_NODE, "new layout version");
 #define END(w)      ((uint32_t)(w))
 #define UNIT_US     (16 * US_PER_MS) /* of END(): it wraps after two years */
 #define MAX_HOLD_US (UINT64_C(86400) * US_PER_S)
-#define GOLDEN      UINT64_C(0x9e3779b97f4a7c15) /* 2^64 over the golden ratio */
 
 static uint64_t tag_of(uint64_t model_hash, uint32_t generation)
 {
-    uint64_t tag = ((model_hash ^ (generation * GOLDEN)) * GOLDEN) >> 40 & TAG_MASK;
+    uint64_t tag = ((model_hash ^ (generation * HASH_GOLDEN)) * HASH_GOLDEN) >> 40 & TAG_MASK;
 
     return tag == 0 ? 1 : tag;
 }

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "base/buf.h"
+#include "base/hash.h"
 
 #define WORD(s)                            \
     {                                      \
@@ -136,22 +137,6 @@ static const struct sim_token VOCABULARY[] = {
 };
 #define VOCABULARY_SIZE ((uint32_t)(sizeof(VOCABULARY) / sizeof(VOCABULARY[0])))
 
-/* The finaliser of splitmix64: spreads neighbouring inputs over all 64 bits. */
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= UINT64_C(0xbf58476d1ce4e5b9);
-    x ^= x >> 27;
-    x *= UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
-/* A hash that is cheap to extend by a byte, so that every possible beginning can be tried. */
-static uint64_t roll(uint64_t hash, uint8_t byte)
-{
-    return (hash ^ byte) * UINT64_C(0x100000001b3);
-}
-
 /* The same word without the space in front. */
 static struct sim_token bare(struct sim_token token)
 {
@@ -166,7 +151,7 @@ static struct sim_token bare(struct sim_token token)
 
 static uint32_t place_in_vocabulary(const struct sim_text *text, uint32_t index)
 {
-    uint64_t hash = mix(text->key + (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15));
+    uint64_t hash = hash_spread(text->key + (uint64_t)index * HASH_GOLDEN);
 
     return (uint32_t)(hash % VOCABULARY_SIZE);
 }
@@ -233,14 +218,15 @@ struct sim_place sim_text_find(const char *model, const void *prompt, size_t len
     size_t at;
 
     for (at = answer_at; at < len; at++) {
-        struct sim_text text = {.key = mix(hash), .bare_first = known && at == answer_at};
+        struct sim_text text = {.key = hash_spread(hash),
+                                .bare_first = known && at == answer_at};
 
         if (fits(&place, &text, p + at, len - at, text.bare_first))
             return place;
-        hash = roll(hash, (uint8_t)p[at]);
+        hash = hash_mix(hash, (uint8_t)p[at]);
     }
     return (struct sim_place){
-        .text = {.key = mix(hash), .bare_first = known && at == answer_at}};
+        .text = {.key = hash_spread(hash), .bare_first = known && at == answer_at}};
 }
 
 struct sim_token sim_text_first(const struct sim_place *place)

@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "policy/route/balance.h"
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
@@ -390,10 +391,7 @@ static void read_fleet(struct world *world, const char *text)
 /* splitmix64's finisher: small block numbers must not all fall into one bucket. */
 static uint64_t mix(uint64_t x)
 {
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return hash_spread(x + HASH_GOLDEN);
 }
 
 static void read_blocks(struct request *r, const char *text)

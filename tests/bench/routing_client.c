@@ -41,6 +41,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "tests/bench/http_answer.h"
 
 #define READ_BYTES   65536
@@ -134,10 +135,7 @@ static const char *outcome_name(enum outcome outcome)
 
 static uint64_t mix(uint64_t x)
 {
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return hash_spread(x + HASH_GOLDEN);
 }
 
 static size_t content_len(const struct request *r)

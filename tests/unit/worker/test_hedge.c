@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "base/config/config.h"
-#include "shm/histogram.h"
+#include "base/histogram.h"
 #include "worker/hedge.h"
 
 static const struct config_hedge on = {

@@ -4,8 +4,8 @@
  * The first end is forgiven at once; from then on 100 ms, doubled each time, 5 s at most.  A
  * child that stayed up for a minute has earned a clean record.
  */
-#ifndef DROVER_MASTER_BACKOFF_H
-#define DROVER_MASTER_BACKOFF_H
+#ifndef DROVER_BASE_BACKOFF_H
+#define DROVER_BASE_BACKOFF_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* backoff.c - when to start a child again that ended on its own.  Pure. */
-#include "master/backoff.h"
+#include "base/backoff.h"
 
 #define MINUTE_US UINT64_C(60000000)
 

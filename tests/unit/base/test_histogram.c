@@ -1,5 +1,5 @@
 /* test_histogram.c - buckets, quantiles and their error. */
-#include "shm/histogram.h"
+#include "base/histogram.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

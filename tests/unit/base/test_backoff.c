@@ -1,5 +1,5 @@
 /* test_backoff.c - when a child that ended on its own is started again. */
-#include "master/backoff.h"
+#include "base/backoff.h"
 
 #include <criterion/criterion.h>
 

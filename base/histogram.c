@@ -1,5 +1,5 @@
 /* histogram.c - log-linear latency histogram. */
-#include "shm/histogram.h"
+#include "base/histogram.h"
 
 #include <string.h>
 

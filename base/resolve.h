@@ -1,9 +1,11 @@
 /*
- * resolve.h - names to addresses without blocking the loop: a thread of its own for each
- * question, because the resolver of libc has no other way.
+ * resolve.h - "HOST:PORT" to addresses without blocking the loop.
+ *
+ * A numeric address is parsed on the spot.  A name is looked up by getaddrinfo(3) in a thread
+ * of its own, because libc's resolver may block for as long as it likes.
  */
-#ifndef DROVER_HEALTH_RESOLVE_H
-#define DROVER_HEALTH_RESOLVE_H
+#ifndef DROVER_BASE_RESOLVE_H
+#define DROVER_BASE_RESOLVE_H
 
 #include <stddef.h>
 
@@ -16,11 +18,12 @@ struct resolve; /* opaque: one question under way */
 
 #define RESOLVE_MAX 128u /* addresses of one name */
 
-/* rc is 0 or net_resolve_all()'s; the question is over and freed afterwards. */
+/* `rc` is 0, and `n` at least 1, or net_resolve_all()'s error with its reason in `why`.  The
+ * question is over and is freed afterwards. */
 typedef void resolve_cb(int rc, const struct net_addr *list, size_t n, const char *why,
                         void *data);
 
-/* Asks for "HOST:PORT".  `cb` runs from the loop, once.  DRV_ENOMEM, DRV_ESYS. */
+/* Asks for "HOST:PORT".  `cb` runs once, from the loop.  DRV_ENOMEM, DRV_ESYS. */
 MUST_CHECK int resolve_start(struct resolve **out, struct loop *loop, const char *text,
                              resolve_cb *cb, void *data, struct error *err);
 

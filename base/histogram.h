@@ -5,8 +5,8 @@
  * off (half a bucket); below and above are one bucket each.  Same shape as HdrHistogram (Tene,
  * 2013).
  */
-#ifndef DROVER_SHM_HISTOGRAM_H
-#define DROVER_SHM_HISTOGRAM_H
+#ifndef DROVER_BASE_HISTOGRAM_H
+#define DROVER_BASE_HISTOGRAM_H
 
 #include <stdint.h>
 
