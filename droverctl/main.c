@@ -68,7 +68,7 @@ static const char usage[] =
     "\n"
     "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 not running.\n";
 
-struct options {
+struct ctl_options {
     char runtime_dir[256];
     bool json, no_color, quick, wait;
     uint32_t timeout_s; /* 0 = none */
@@ -136,7 +136,7 @@ static void style_init(struct style *style, bool no_color)
         style->width = size.ws_col < MAX_WIDTH ? size.ws_col : MAX_WIDTH;
 }
 
-static int make_view(struct view *view, enum view_kind kind, const struct options *options,
+static int make_view(struct view *view, enum view_kind kind, const struct ctl_options *options,
                      struct error *err)
 {
     switch (kind) {
@@ -183,7 +183,7 @@ static int print(const struct buf *out)
     return EXIT_STATUS_OK;
 }
 
-static int look(enum view_kind kind, const struct options *options)
+static int look(enum view_kind kind, const struct ctl_options *options)
 {
     struct view view = {.json = options->json, .out = BUF_INIT};
     struct processes processes;
@@ -227,7 +227,7 @@ static int look(enum view_kind kind, const struct options *options)
     return status;
 }
 
-static int change(const struct options *options)
+static int change(const struct ctl_options *options)
 {
     struct operation operation = {.json = options->json,
                                   .utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0,
@@ -245,7 +245,7 @@ static int change(const struct options *options)
     return status;
 }
 
-static int watch(const struct options *options)
+static int watch(const struct ctl_options *options)
 {
     struct style style;
 
@@ -257,7 +257,7 @@ static int watch(const struct options *options)
     return top_run(options->runtime_dir, style.color);
 }
 
-static int make_key(const struct options *options)
+static int make_key(const struct ctl_options *options)
 {
     if (options->arguments != 2 || strcmp(options->argument[0], "new") != 0)
         return usage_error("key: it is `key new NAME`");
@@ -279,7 +279,7 @@ static uint32_t parse_timeout(const char *text)
 }
 
 /* -1: go on.  Else the exit status. */
-static int parse_options(struct options *options, int argc, char **argv)
+static int parse_options(struct ctl_options *options, int argc, char **argv)
 {
     enum {
         OPTION_JSON = 256,
@@ -352,7 +352,7 @@ static int parse_options(struct options *options, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct options options = {0};
+    struct ctl_options options = {0};
     char text[160];
     int status;
 

@@ -25,7 +25,7 @@ static void read_sample(const struct member *member)
         sample->counter[c] = stats_read_counter(board, member->slot, (enum stats_counter)c);
 }
 
-/* What is the same for a new node and one that was taken over. */
+/* For a new node, and for one that an earlier health process left. */
 static struct member *make_member(const struct member_home *home, unsigned slot)
 {
     struct member *member = calloc(1, sizeof(*member));

@@ -29,17 +29,17 @@ struct scoreboard;
 struct source;
 struct table;
 
-/* What is said to the registry stream of a node.  Each of these but `drain` ends the stream,
+/* Messages to the registry stream of a node.  Each of these but `drain` ends the stream,
  * and the caller forgets it. */
 struct attach_ops {
     /* Another stream took its name: of the `same` instance, or of a newer one. */
     void (*superseded)(struct attach *attach, bool same);
     void (*expired)(struct attach *attach); /* nothing came for too long */
     void (*left)(struct attach *attach);    /* it asked to go, and nothing is open there */
-    void (*drain)(struct attach *attach, bool drain); /* the operator's wish */
+    void (*drain)(struct attach *attach, bool drain); /* by the operator */
 };
 
-/* What all members of a table share. */
+/* All members of a table share this. */
 struct member_home {
     struct loop *loop;                   /* borrowed */
     struct scoreboard *board;            /* borrowed */

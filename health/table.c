@@ -1,8 +1,8 @@
 /*
  * table.c - the nodes this process looks after, and the one place that takes events about them.
  *
- * Who may end a member: table_event() when the verdict is GONE (at the end of the turn), and
- * those who keep it alive when another takes its place, which happens in no event of its probe.
+ * A member ends in table_event() when its verdict is GONE (at the end of the turn), and by
+ * table_remove() when another takes its place, which happens in no event of its probe.
  */
 #include "health/table.h"
 
@@ -87,7 +87,7 @@ static void end(struct member *member)
     loop_defer(home->loop, &member->burial, bury);
 }
 
-/* What follows from a verdict that has moved. */
+/* Acts on a verdict that has moved. */
 static void follow(struct member *member, enum node_state before)
 {
     struct table *table = member->table;
@@ -213,7 +213,7 @@ static void on_window(struct timer *timer)
 
 /* ---- do the gauges agree with the requests? ---------------------------------------------- */
 
-struct open_requests {
+struct open_on_node {
     uint32_t count;
     uint32_t ending;
     uint64_t oldest_mono_us;
@@ -221,7 +221,7 @@ struct open_requests {
 
 /* Counts the open requests of each node, by the workers' tables.  False: a table is full, so
  * there are requests that have no row. */
-static bool count_open(const struct table *table, struct open_requests *open)
+static bool count_open(const struct table *table, struct open_on_node *open)
 {
     const struct scoreboard *board = table->home.board;
 
@@ -260,7 +260,7 @@ static uint64_t traffic(const struct table *table, unsigned slot)
     return sum;
 }
 
-static void look(struct member *member, const struct open_requests *open)
+static void look(struct member *member, const struct open_on_node *open)
 {
     struct table *table = member->table;
     struct gauge gauge = gauges_sum(table->home.board, member->slot, member->generation);
@@ -287,11 +287,11 @@ static void on_invariant(struct timer *timer)
 {
     struct table *table = CONTAINER_OF(timer, struct table, invariant_timer);
     unsigned n = scoreboard_max_nodes(table->home.board);
-    struct open_requests *open = malloc(n * sizeof(*open));
+    struct open_on_node *open = malloc(n * sizeof(*open));
 
     if (open != NULL) {
         for (unsigned i = 0; i < n; i++)
-            open[i] = (struct open_requests){.oldest_mono_us = UINT64_MAX};
+            open[i] = (struct open_on_node){.oldest_mono_us = UINT64_MAX};
         if (count_open(table, open)) {
             for (struct member *m = table->members.next; m != &table->members; m = m->next)
                 look(m, &open[m->slot]);

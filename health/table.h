@@ -1,13 +1,13 @@
 /*
  * table.h - the nodes this process looks after, and the one place that takes events about them.
  *
- * Whoever checks a node, its probe, its lease, its registry stream, the resolver of its name,
- * the record of its requests, the operator, ends in table_event(): that alone moves a verdict,
- * and does what follows from the move.  The table knows none of those who call it.
+ * Every check of a node (its probe, its lease, its registry stream, the resolver of its name,
+ * the record of its requests) and every command of the operator ends in table_event().  That
+ * function alone moves a verdict and does what follows.  The table knows none of its callers.
  *
- * What keeps a member alive: the configuration (nodes/configured.h), or its lease
- * (registry/lease.h).  A member that is GONE stays in the list until the end of the loop's
- * turn, so that its cause can finish; table_find() does not find it any more.
+ * The configuration (nodes/configured.h) or a lease (registry/lease.h) keeps a member alive.  A
+ * member that is GONE stays in the list until the end of the loop's turn, so that its cause can
+ * finish; table_find() does not find it any more.
  */
 #ifndef DROVER_HEALTH_TABLE_H
 #define DROVER_HEALTH_TABLE_H

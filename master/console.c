@@ -134,7 +134,7 @@ static struct session *session_by_id(struct console *console, uint64_t id)
     return NULL;
 }
 
-/* One datagram of health's: the reply to its oldest unanswered wish, passed on as it is. */
+/* One datagram of health's: the reply to the oldest request without one, passed on as it is. */
 static void take_wish_reply(struct console *console, const uint8_t *bytes, size_t n)
 {
     struct session *session;

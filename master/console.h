@@ -46,7 +46,7 @@ struct session {
     struct buf in, out;    /* owned */
 };
 
-/* What the operator may want of the master. */
+/* The commands of the operator, as the master obeys them. */
 struct console_ops {
     bool (*ending)(void *data);
     /* Is an upgrade on the way, so that another master would not hear of a change? */

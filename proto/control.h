@@ -71,7 +71,7 @@ MUST_CHECK int control_decode_request(struct control_request *out, struct buf *i
 MUST_CHECK int control_decode_reply(struct control_reply *out, struct buf *in,
                                     struct error *err);
 
-/* Are these bytes one framed message, no more and no less?  What is in it is not looked at. */
+/* Are these bytes one framed message, no more and no less?  Its content is not checked. */
 MUST_CHECK bool control_is_frame(const uint8_t *bytes, size_t n);
 
 #endif

@@ -59,7 +59,7 @@
 
 /* How much of everything there is, as numbers, so that the layout depends on no module.  The
  * module that gives such a number its meaning has a name of its own for it, and asserts that
- * the two are the same: whoever changes one bumps SB_LAYOUT_VERSION and changes the other. */
+ * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
 #define SB_NODE_INFO_BYTES        9800u /* struct node_info */
 #define SB_AVERAGES               3u

@@ -54,7 +54,7 @@ static const struct config_node *configured(const struct member *member)
     return &config->nodes[index - 1];
 }
 
-/* The stream of its lease tells the rest.  What counts here is that the address it gave leads
+/* The stream of its lease tells the rest.  The check here is that the address it gave leads
  * to the process that proved the token; and the engine, which a node may recognise only after
  * it has joined. */
 static enum node_reason describe_registry(struct member *member,
@@ -103,7 +103,7 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
                      next->models_count, next->slots);
             member->load_seq = 0;
             member->load_bad = NODE_REASON_NONE;
-            /* What failed there was another process. */
+            /* The failures there were another process's. */
             table_event(member, VERDICT_ABSOLVE, NODE_REASON_NONE);
         }
         member_publish(member, next);

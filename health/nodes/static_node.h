@@ -36,7 +36,7 @@ void static_node_update(struct member *member, const struct config_node *before,
                         unsigned index);
 
 /* Loads the files anew.  A probe keeps its context for as long as it lives: what has changed is
- * put into that.  What cannot be used leaves things as they are. */
+ * put into that.  Files that cannot be used leave things as they are. */
 void static_node_renew_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose);
 
 #endif

@@ -27,6 +27,7 @@
 #include "health/admin/snapshot.h"
 #include "health/nodes/checks.h"
 #include "health/registry/identity.h"
+#include "health/registry/join_request.h"
 #include "health/registry/lease.h"
 #include "health/registry/strikes.h"
 #include "health/table.h"
@@ -223,73 +224,6 @@ static void refuse(struct attach *attach, const char *node_id)
                 REFUSE_MIN_US + arc4random_uniform(REFUSE_SPAN_US), on_refuse_timer);
 }
 
-/* The token that was proven, or NULL.  Both are always tried, so that the time it takes does
- * not tell which one it was. */
-static const char *proven_token(const struct registry *registry, const struct join_facts *facts,
-                                const uint8_t *proof)
-{
-    const char *proven = NULL;
-
-    for (size_t i = ARRAY_LEN(registry->config->tokens); i-- > 0;) {
-        const char *token = registry->config->tokens[i];
-        uint8_t wanted[JOIN_PROOF_BYTES];
-
-        if (token == NULL)
-            continue;
-        join_proof(wanted, token, facts);
-        if (join_equal(proof, wanted))
-            proven = token;
-    }
-    return proven;
-}
-
-/* Checks the form of what the proof is about; a reason why it is wrong, or NULL. */
-static const char *take_facts(struct attach *attach, const Drover__V1__Register *said)
-{
-    struct join_facts *facts = &attach->facts;
-
-    if (!text_is_name(said->node_id, NODE_NAME_BYTES - 1))
-        return "node_id is no name of 1 to 63 characters";
-    if (said->instance_id.len != JOIN_INSTANCE_BYTES)
-        return "instance_id is not 16 bytes";
-    if (said->node_nonce.len != JOIN_NONCE_BYTES)
-        return "node_nonce is not 32 bytes";
-    if (said->join_proof.len != JOIN_PROOF_BYTES)
-        return "join_proof is not 32 bytes";
-    if (said->port < 1 || said->port > UINT16_MAX)
-        return "port is not 1 to 65535";
-    if (strlen(said->host) >= NODE_ADDRESS_BYTES)
-        return "host is too long";
-    memcpy(facts->instance_id, said->instance_id.data, JOIN_INSTANCE_BYTES);
-    memcpy(facts->node_nonce, said->node_nonce.data, JOIN_NONCE_BYTES);
-    facts->node_id = said->node_id;
-    facts->host = said->host;
-    facts->port = (uint16_t)said->port;
-    return NULL;
-}
-
-/* Where the node says it serves; without a host, where this stream comes from. */
-static int take_address(struct net_addr *out, struct attach *attach,
-                        const Drover__V1__Register *said, struct error *err)
-{
-    char text[NET_TEXT_BYTES + 16];
-    char host[NET_TEXT_BYTES];
-
-    if (said->host[0] == '\0') {
-        struct net_addr peer;
-
-        server_call_peer(attach->call, &peer);
-        if (peer.sa.ss_family == AF_UNIX)
-            return error_set(err, DRV_EINVAL, "host is empty and the stream has no address");
-        net_format_host(host, sizeof(host), &peer);
-    } else {
-        (void)snprintf(host, sizeof(host), "%s", said->host);
-    }
-    (void)snprintf(text, sizeof(text), strchr(host, ':') == NULL ? "%s:%u" : "[%s]:%u", host,
-                   (unsigned)said->port);
-    return net_parse(out, text, err);
-}
-
 static bool send_registered(struct attach *attach, const char *token, bool resumed)
 {
     const struct config_registry *config = &attach->registry->config->registry;
@@ -330,11 +264,12 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
     struct registry *registry = attach->registry;
     struct node_info *info = &registry->scratch;
     struct error err = {0};
-    struct net_addr addr;
+    struct net_addr addr, peer;
     struct member *member = NULL;
     enum lease_answer answer;
 
-    if (take_address(&addr, attach, said, &err) != 0 ||
+    server_call_peer(attach->call, &peer);
+    if (join_request_address(&addr, said, &peer, &err) != 0 ||
         identity_register(info, said, &err) != 0) {
         protocol_error(attach, err.text);
         return;
@@ -391,14 +326,15 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
 
 static void on_register(struct attach *attach, const Drover__V1__Register *said)
 {
-    const char *wrong = take_facts(attach, said);
+    const char *wrong = join_request_facts(&attach->facts, said);
     const char *token;
 
     if (wrong != NULL) {
         protocol_error(attach, wrong);
         return;
     }
-    token = proven_token(attach->registry, &attach->facts, said->join_proof.data);
+    token = join_request_token(attach->registry->config->tokens, &attach->facts,
+                               said->join_proof.data);
     if (token == NULL)
         refuse(attach, said->node_id);
     else

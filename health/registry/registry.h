@@ -2,9 +2,9 @@
  * registry.h - the service through which nodes join: drover.v1.Registry.
  *
  * One stream a node.  This module reads and writes the messages and checks who it is talking
- * to; what joining, silence and leaving mean is in lease.h.  It is told what becomes of a node
- * by the attach_ops of health/member.h.  Nothing is allocated for a peer but a small struct
- * until it has proven the join token.
+ * to; lease.h says how joining, silence and leaving count.  The table reports the fate of a
+ * node by the attach_ops of health/member.h.  Nothing is allocated for a peer but a small
+ * struct until it has proven the join token.
  */
 #ifndef DROVER_HEALTH_REGISTRY_H
 #define DROVER_HEALTH_REGISTRY_H

@@ -25,7 +25,7 @@ enum successor_phase {
     SUCCESSOR_SERVING,   /* we are the master */
 };
 
-/* What it needs of the master that it is part of. */
+/* The master that it is part of. */
 struct successor_ops {
     bool (*drain)(void *data, const char *node);   /* false: not now */
     int (*publish)(void *data, struct error *err); /* the control socket gets its name */

@@ -1,4 +1,4 @@
-/* test_passive.c - what requests do at a node gives events, and nothing else happens. */
+/* test_ejections.c - what requests do at a node gives events, and nothing else happens. */
 #include "health/passive/passive.h"
 
 #include <criterion/criterion.h>
@@ -76,9 +76,9 @@ static void tear_down(void)
     scoreboard_detach(board);
 }
 
-TestSuite(passive, .init = set_up, .fini = tear_down);
+TestSuite(ejections, .init = set_up, .fini = tear_down);
 
-Test(passive, failures_in_a_row_eject_and_the_back_off_ends_in_a_trial)
+Test(ejections, failures_in_a_row_eject_and_the_back_off_ends_in_a_trial)
 {
     fail(FAILURES - 1);
     cr_assert_eq(look(), VERDICT_NONE);
@@ -91,7 +91,7 @@ Test(passive, failures_in_a_row_eject_and_the_back_off_ends_in_a_trial)
     cr_assert_eq(passive_slots(&passive, &rules, verdict.state, 8, now_us), 1);
 }
 
-Test(passive, a_node_that_is_needed_is_spared_once_and_looked_at_again)
+Test(ejections, a_node_that_is_needed_is_spared_once_and_looked_at_again)
 {
     allowed = false;
     fail(FAILURES);
@@ -104,7 +104,7 @@ Test(passive, a_node_that_is_needed_is_spared_once_and_looked_at_again)
     cr_assert_eq(look(), VERDICT_EJECT);
 }
 
-Test(passive, a_node_that_is_out_is_tried_early_when_it_is_needed)
+Test(ejections, a_node_that_is_out_is_tried_early_when_it_is_needed)
 {
     fail(FAILURES);
     cr_assert_eq(look(), VERDICT_EJECT);
@@ -112,7 +112,7 @@ Test(passive, a_node_that_is_out_is_tried_early_when_it_is_needed)
     cr_assert_eq(look(), VERDICT_TRY);
 }
 
-Test(passive, a_node_that_comes_back_opens_its_slots_one_by_one)
+Test(ejections, a_node_that_comes_back_opens_its_slots_one_by_one)
 {
     passive_turned(&passive, board, node_row, NODE_DOWN, NODE_UP, now_us);
     cr_assert_eq(passive_slots(&passive, &rules, NODE_UP, 11, now_us), 1);
