@@ -40,7 +40,8 @@ def test_static_nodes_come_and_go(loaded):
 
 
 def test_a_drained_node_that_is_taken_out_and_put_back_is_still_drained(loaded):
-    guest = loaded.start_node("guest", "slots=32,rate=10", join=False, wait=False)
+    # Its streams take 4 s: it is still busy when it is taken out, and done within the grace.
+    guest = loaded.start_node("guest", "slots=32,rate=6", join=False, wait=False)
     entry = {"name": "guest", "address": guest.address()}
     loaded.write_config(nodes=[entry])
     loaded.ctl("reload")
@@ -249,14 +250,16 @@ def test_a_health_process_that_dies_in_a_reload_keeps_the_configuration_in_force
 
 
 def test_a_hundred_reloads_in_a_few_seconds_become_a_few(loaded):
-    before = loaded.master.log().count("event=reloaded")
+    before = loaded.master.log().count("event=reloaded generation=")
+    began = time.monotonic()
     generations = set()
     for _ in range(100):
         loaded.master.signal(signal.SIGHUP)
         rows = loaded.worker_rows_all()
         generations.add(len({row["generation"] for row in rows if row["state"] != "DRAINING"}))
     until(lambda: loaded.ctl("reload").returncode == 0, 30, "one more, and its outcome")
-    reloads = loaded.master.log().count("event=reloaded") - before
-    assert 1 <= reloads <= 60, reloads
+    reloads = loaded.master.log().count("event=reloaded generation=") - before
+    took_s = time.monotonic() - began
+    assert 1 <= reloads <= took_s / 0.5 + 2, f"{reloads} in {took_s:.1f} s: at most one each 0.5 s"
     assert max(generations) <= 2, generations
     assert "event=reload_failed" not in loaded.master.log()
