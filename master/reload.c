@@ -16,6 +16,7 @@
 #include "base/secure/privileges.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
+#include "master/switch.h"
 #include "master/verify.h"
 
 #define GOOD            "good"
@@ -100,7 +101,7 @@ static void give_up(struct reload *reload, const char *why)
 {
     struct error err;
 
-    supervise_rollback(reload->sup, reload->config);
+    switch_rollback(reload->sup, reload->config);
     if (apply_log(reload->config, &err) != 0)
         log_warn("event=log_open_failed error=%s", log_quote(err.text));
     conclude(reload, why);
@@ -197,7 +198,7 @@ static void switch_over(struct reload *reload)
     struct error err;
     int rc = apply_log(reload->next, &err);
 
-    if (rc == 0 && supervise_switch(reload->sup, reload->next, workers_wanted(reload)) != 0)
+    if (rc == 0 && switch_begin(reload->sup, reload->next, workers_wanted(reload)) != 0)
         rc = error_set(&err, DRV_EAGAIN, "drover is stopping");
     if (rc != 0)
         conclude(reload, err.text);
@@ -235,7 +236,7 @@ static void take_over(struct reload *reload)
         give_up(reload, err.text);
         return;
     }
-    supervise_commit(reload->sup);
+    switch_commit(reload->sup);
     reload->config = reload->next;
     reload->next = NULL;
     config_destroy(old); /* the children that use it have copies of their own */
@@ -261,7 +262,7 @@ void reload_step(struct reload *reload, uint64_t now_mono_us)
         return;
     }
     late = now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US;
-    switch (supervise_switch_state(reload->sup)) {
+    switch (switch_state(reload->sup)) {
     case SWITCH_READY:
         take_over(reload);
         break;

@@ -6,7 +6,7 @@
  * master in two ways: the kernel sends TERM when the parent is gone (PR_SET_PDEATHSIG), and the
  * life line's end of file says the same to a child that was being forked just then.
  */
-#include "master/supervise.h"
+#include "master/supervise_private.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -94,7 +94,7 @@ unsigned supervise_alive(const struct supervisor *sup)
     return n;
 }
 
-static unsigned workers_alive(const struct supervisor *sup)
+unsigned supervise_workers_alive(const struct supervisor *sup)
 {
     unsigned n = 0;
 
@@ -309,8 +309,8 @@ static void fill_seat(struct supervisor *sup, struct seat *seat, enum child_kind
 /* ---- orders ---- */
 
 /* The one place that tells a child to end. */
-static void give_order(const struct supervisor *sup, struct child *child,
-                       enum child_order order, uint64_t now_mono_us)
+void supervise_order(const struct supervisor *sup, struct child *child, enum child_order order,
+                     uint64_t now_mono_us)
 {
     uint64_t grace_us = sup->config->shutdown_grace_ms * US_PER_MS;
 
@@ -341,21 +341,20 @@ unsigned supervise_workers(const struct supervisor *sup)
     return sup->switching ? sup->switch_target : sup->seats_count;
 }
 
-static void publish(const struct supervisor *sup)
+void supervise_publish(const struct supervisor *sup)
 {
     scoreboard_set_config(sup->rt->board, sup->generation, supervise_workers(sup));
 }
 
-/* Takes away the seats from `count` on. */
-static void drop_seats(struct supervisor *sup, unsigned count)
+void supervise_drop_seats(struct supervisor *sup, unsigned count)
 {
     uint64_t now_mono_us = clock_mono_us();
 
     while (sup->seats_count > count) {
         struct seat *seat = &sup->seats[--sup->seats_count];
 
-        give_order(sup, seat->child, ORDER_FINISH, now_mono_us);
-        give_order(sup, seat->previous, ORDER_FINISH, now_mono_us);
+        supervise_order(sup, seat->child, ORDER_FINISH, now_mono_us);
+        supervise_order(sup, seat->previous, ORDER_FINISH, now_mono_us);
         *seat = (struct seat){0};
     }
 }
@@ -372,15 +371,15 @@ void supervise_set_workers(struct supervisor *sup, unsigned count)
         /* The old children keep their seats until the reload has succeeded. */
         sup->switch_target = count;
         for (unsigned i = count; i < sup->seats_count; i++) {
-            give_order(sup, sup->seats[i].child, ORDER_FINISH, now_mono_us);
+            supervise_order(sup, sup->seats[i].child, ORDER_FINISH, now_mono_us);
             sup->seats[i].child = NULL;
         }
     } else {
-        drop_seats(sup, count);
+        supervise_drop_seats(sup, count);
     }
     while (sup->seats_count < count)
         sup->seats[sup->seats_count++] = (struct seat){0};
-    publish(sup);
+    supervise_publish(sup);
 }
 
 void supervise_end(struct supervisor *sup, enum child_order order)
@@ -397,14 +396,14 @@ void supervise_end(struct supervisor *sup, enum child_order order)
     sup->seats_count = 0;
     memset(sup->seats, 0, sizeof(sup->seats));
     sup->health.start_at_mono_us = UINT64_MAX;
-    publish(sup);
+    supervise_publish(sup);
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
         struct child *child = &sup->children[i];
 
         /* Health goes on telling the world until the last stream is done; supervise_tick()
          * sends it home. */
         if (child->kind == CHILD_WORKER || order == ORDER_DIE)
-            give_order(sup, child, order, now_mono_us);
+            supervise_order(sup, child, order, now_mono_us);
     }
 }
 
@@ -437,7 +436,7 @@ void supervise_take_nodes(struct supervisor *sup)
 {
     sup->nodes_left = false;
     if (sup->order == ORDER_SERVE)
-        give_order(sup, sup->health.child, ORDER_STOP, clock_mono_us());
+        supervise_order(sup, sup->health.child, ORDER_STOP, clock_mono_us());
 }
 
 void supervise_signal(const struct supervisor *sup, int signal_number)
@@ -636,8 +635,8 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
         for (unsigned i = 0; i < supervise_workers(sup) && !sup->held; i++)
             fill_seat(sup, &sup->seats[i], CHILD_WORKER, now_mono_us);
         check_proven(sup);
-    } else if (workers_alive(sup) == 0) {
-        give_order(sup, sup->health.child, ORDER_STOP, now_mono_us);
+    } else if (supervise_workers_alive(sup) == 0) {
+        supervise_order(sup, sup->health.child, ORDER_STOP, now_mono_us);
     }
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
         struct child *child = &sup->children[i];
@@ -645,7 +644,7 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
         if (child->kill_at_mono_us != 0 && child->kill_at_mono_us <= now_mono_us) {
             log_warn("event=child_killed kind=%s slot=%u child=%d reason=overdue",
                      kind_name(child->kind), child->slot, (int)child->pid);
-            give_order(sup, child, ORDER_DIE, now_mono_us);
+            supervise_order(sup, child, ORDER_DIE, now_mono_us);
         }
     }
     if (pulse_due(&sup->pulse, now_mono_us))
@@ -679,10 +678,9 @@ int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int ma
     return (int)((due_mono_us - now_mono_us + US_PER_MS - 1) / US_PER_MS);
 }
 
-/* ---- a new generation ---- */
+/* ---- room and figures ---- */
 
-/* Whoever has been finishing since before `generation` has had his time. */
-static void hurry(struct supervisor *sup, uint32_t generation)
+void supervise_hurry(struct supervisor *sup, uint32_t generation)
 {
     uint64_t now_mono_us = clock_mono_us();
 
@@ -691,37 +689,16 @@ static void hurry(struct supervisor *sup, uint32_t generation)
 
         if (child->kind == CHILD_WORKER && child->order == ORDER_FINISH &&
             child->generation < generation)
-            give_order(sup, child, ORDER_STOP, now_mono_us);
+            supervise_order(sup, child, ORDER_STOP, now_mono_us);
     }
 }
 
 bool supervise_make_room(struct supervisor *sup, unsigned count)
 {
-    if (workers_alive(sup) + count <= RUNTIME_MAX_WORKERS)
+    if (supervise_workers_alive(sup) + count <= RUNTIME_MAX_WORKERS)
         return true;
-    hurry(sup, sup->generation);
+    supervise_hurry(sup, sup->generation);
     return false;
-}
-
-int supervise_switch(struct supervisor *sup, const struct config *next, unsigned count)
-{
-    assert(count <= SUPERVISE_MAX_WORKERS);
-    if (sup->switching || sup->order != ORDER_SERVE)
-        return DRV_EAGAIN;
-    if (workers_alive(sup) + count > RUNTIME_MAX_WORKERS)
-        return DRV_EAGAIN;
-    sup->switch_old_count = sup->seats_count;
-    sup->switch_from = sup->generation;
-    sup->switch_config = sup->config;
-    sup->switch_failed = false;
-    sup->switching = true;
-    sup->switch_mono_us = clock_mono_us();
-    sup->generation = ++sup->last_generation;
-    sup->config = next;
-    for (unsigned i = 0; i < sup->seats_count; i++)
-        sup->seats[i] = (struct seat){.previous = sup->seats[i].child};
-    supervise_set_workers(sup, count);
-    return 0;
 }
 
 unsigned supervise_serving(const struct supervisor *sup)
@@ -738,56 +715,11 @@ unsigned supervise_connections(const struct supervisor *sup, unsigned *workers)
     struct proc_view view;
     uint64_t n = 0;
 
-    *workers = workers_alive(sup);
+    *workers = supervise_workers_alive(sup);
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
         if (sup->children[i].kind == CHILD_WORKER &&
             procs_read(sup->rt->board, sup->children[i].slot, &view))
             n += view.counter[PROC_CONNECTIONS_OPEN];
     }
     return (unsigned)n;
-}
-
-enum switch_state supervise_switch_state(const struct supervisor *sup)
-{
-    if (sup->switch_failed)
-        return SWITCH_FAILED;
-    return supervise_serving(sup) == supervise_workers(sup) ? SWITCH_READY : SWITCH_WAITING;
-}
-
-void supervise_commit(struct supervisor *sup)
-{
-    uint64_t now_mono_us = clock_mono_us();
-
-    hurry(sup, sup->switch_from);
-    for (unsigned i = 0; i < sup->seats_count; i++) {
-        give_order(sup, sup->seats[i].previous, ORDER_FINISH, now_mono_us);
-        sup->seats[i].previous = NULL;
-    }
-    if (sup->health.child != NULL)
-        (void)kill(sup->health.child->pid, SIGHUP);
-    sup->switching = false;
-    drop_seats(sup, sup->switch_target);
-    publish(sup);
-}
-
-void supervise_rollback(struct supervisor *sup, const struct config *config)
-{
-    uint64_t now_mono_us = clock_mono_us();
-
-    sup->config = config;
-    sup->generation = sup->switch_from;
-    /* One that was born meanwhile writes to the log that the master had opened for the reload.
-     */
-    if (sup->health.child != NULL && sup->health.child->started_mono_us >= sup->switch_mono_us)
-        (void)kill(sup->health.child->pid, SIGHUP);
-    for (unsigned i = 0; i < sup->seats_count; i++) {
-        struct seat *seat = &sup->seats[i];
-
-        give_order(sup, seat->child, ORDER_STOP, now_mono_us);
-        *seat = (struct seat){.child = seat->previous};
-    }
-    sup->switching = false;
-    sup->switch_failed = false;
-    drop_seats(sup, sup->switch_old_count);
-    publish(sup);
 }

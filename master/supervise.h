@@ -1,15 +1,12 @@
 /*
  * supervise.h - the children: who lives, who is to live, who is to end, and by when.
  *
- * The only code that forks, reaps and assigns process slots.  Two ideas carry it:
+ * The only code that forks, reaps and assigns process slots.
  *
- *   A seat is a place that shall be filled: one for each worker wanted, one for the health
- *   process.  When the child in a seat ends, the seat is filled again, after a back-off.
- *   A child that has been told to end has no seat any more; it is only waited for.
- *
- *   A reload fills every worker seat anew while the old child waits beside it (`previous`).
- *   When all new ones serve, the old ones are told to finish (commit); when one fails before it
- *   served, the new ones are sent away and the old ones sit down again (rollback).
+ * A seat is a place that shall be filled: one for each worker wanted, one for the health
+ * process.  When the child in a seat ends, the seat is filled again, after a back-off.  A child
+ * that has been told to end has no seat any more; it is only waited for.  A reload fills the
+ * seats anew: see switch.h.
  */
 #ifndef DROVER_MASTER_SUPERVISE_H
 #define DROVER_MASTER_SUPERVISE_H
@@ -76,7 +73,7 @@ struct supervisor {
     struct seat health;
     struct crash_meter crashes;
     enum child_order order;    /* of the whole: > ORDER_SERVE: nothing is started any more */
-    bool switching;            /* between supervise_switch() and commit or rollback */
+    bool switching;            /* between switch_begin() and commit or rollback */
     bool switch_failed;        /* a new child ended before it served */
     unsigned switch_target;    /* workers of the new generation */
     unsigned switch_old_count; /* seats of the old one */
@@ -98,12 +95,6 @@ struct supervisor {
     void (*on_stranger)(void *arg, pid_t pid, int status);
     void (*in_child)(void *arg); /* closes, in a new child, what is the master's; may be NULL */
     void *arg;
-};
-
-enum switch_state {
-    SWITCH_WAITING = 0, /* not all new workers serve yet */
-    SWITCH_READY,
-    SWITCH_FAILED,
 };
 
 /* Starts nothing yet.  `config` and `rt` outlive the supervisor. */
@@ -153,17 +144,6 @@ int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int ma
 /* Would the process table hold `count` more workers?  If not, those of earlier generations that
  * are still finishing get the grace, and then no more. */
 MUST_CHECK bool supervise_make_room(struct supervisor *sup, unsigned count);
-
-/* A reload: new workers, `count` of them, from `next`; a health process that has to be started
- * meanwhile gets the old one.  DRV_EAGAIN: a reload is under way, or
- * earlier generations leave no room in the process table. */
-MUST_CHECK int supervise_switch(struct supervisor *sup, const struct config *next,
-                                unsigned count);
-enum switch_state supervise_switch_state(const struct supervisor *sup);
-/* The old ones finish their streams; those older still get the grace.  Health gets HUP. */
-void supervise_commit(struct supervisor *sup);
-/* The new ones go; `config` is the old one again. */
-void supervise_rollback(struct supervisor *sup, const struct config *config);
 
 /* Ends everything: workers first, then health.  A lower order than before is ignored. */
 void supervise_end(struct supervisor *sup, enum child_order order);
