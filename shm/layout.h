@@ -21,11 +21,15 @@
  *   waiting   [n_workers]                          one 4-byte word per worker
  *   sb_lines  [n_workers]
  *   sb_ring   [n_workers]                          the last routing decisions
- *   budgets   [2][SB_BUDGET_MODELS]                   one 8-byte word per model: retries,
- * hedges sb_loads  [n_nodes] sb_usage  [SB_USAGE_ROWS] sb_outcomes[n_nodes] what passive
- * ejection goes by queue heads [n_nodes][head_stride]             one 8-byte word per node and
- * worker queue totals[n_workers]                        one 4-byte word per worker offers
- * [n_workers][offer_stride]            one bit per worker and node
+ *   budgets   [2][SB_BUDGET_MODELS]                one 8-byte word per model: retries, hedges
+ *   sb_loads  [n_nodes]
+ *   sb_usage  [SB_USAGE_ROWS]
+ *   sb_outcomes[n_nodes]                           what passive ejection goes by
+ *   queue heads [n_nodes][head_stride]             one 8-byte word per node and worker
+ *   queue totals[n_workers]                        one 4-byte word per worker
+ *   offers    [n_workers][offer_stride]            one bit per worker and node
+ *   speed owners[SB_SPEEDS_ROWS]                   8-byte words: model and class of a row
+ *   speeds    [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, two floats
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -49,7 +53,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 11u
+#define SB_LAYOUT_VERSION 13u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -62,13 +66,13 @@
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
 #define SB_NODE_INFO_BYTES        9800u /* struct node_info */
-#define SB_AVERAGES               3u
+#define SB_AVERAGES               1u
 #define SB_HISTOGRAMS             4u
 #define SB_COUNTERS               15u
 #define SB_REQUEST_ID_BYTES       65u
 #define SB_REQUEST_MODEL_BYTES    64u
 #define SB_LINES_PER_WORKER       16u
-#define SB_DECISION_BYTES         1424u /* struct decision */
+#define SB_DECISION_BYTES         1432u /* struct decision */
 #define SB_DECISIONS_PER_WORKER   256u
 #define SB_BUDGET_MODELS          64u
 #define SB_LOADS_PER_NODE         8u
@@ -76,6 +80,7 @@
 #define SB_USAGE_COUNTERS         3u
 #define SB_USAGE_NAME_BYTES       64u
 #define SB_OUTCOMES               5u
+#define SB_SPEEDS_ROWS            512u
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u
 #define SB_PREFIX_MAX_ENTRIES     16777216u
 
@@ -115,6 +120,8 @@ struct sb_geometry {
     uint64_t queue_heads_offset;
     uint64_t queue_totals_offset;
     uint64_t offers_offset;
+    uint64_t speed_owners_offset;
+    uint64_t speeds_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -195,6 +202,10 @@ struct sb_hot {
     /* When a connection to the node was last lost.  Any worker, by compare-and-swap; health
      * zeroes it for a new tenant.  See outcomes_note_loss(). */
     _Atomic uint64_t lost_mono_us; /* 0 = never */
+    /* Any worker; health zeroes them for a new node.  See shm/speeds.h.  0 = never. */
+    _Atomic uint64_t sent_mono_us;        /* a request was last sent there */
+    _Atomic uint64_t first_token_mono_us; /* the last first token came */
+    _Atomic uint64_t failed_mono_us;      /* an event of failure began; compare-and-swap */
 };
 
 /*
@@ -204,7 +215,7 @@ struct sb_hot {
  *   bits 63..48  low half of the node slot's generation
  *   bit  47      worker w is in the middle of a claim
  *   bits 46..32  requests in flight
- *   bits 31..0   prompt tokens sent and not yet at first token
+ *   bits 31..0   microseconds of prefill that are charged for requests not yet at first token
  *
  * The words of different workers lie side by side, against rule 3, on purpose: a routing
  * decision reads the whole row of every node, and a request writes three words in its whole
@@ -214,7 +225,7 @@ struct sb_hot {
 #define SB_GAUGE_GENERATION(word) ((uint16_t)((word) >> 48))
 #define SB_GAUGE_CLAIMING         (UINT64_C(1) << 47)
 #define SB_GAUGE_INFLIGHT(word)   ((uint32_t)((word) >> 32) & 0x7fffu)
-#define SB_GAUGE_TOKENS(word)     ((uint32_t)(word))
+#define SB_GAUGE_CHARGE_US(word)  ((uint32_t)(word))
 #define SB_GAUGE_MAX_INFLIGHT     0x7fffu
 
 /* The second half of a node's row: since when the worker's oldest request without a first
@@ -363,8 +374,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 224, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 256, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 240, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 272, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -372,7 +383,7 @@ static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout versio
 static_assert(sizeof(struct sb_node) == 9984, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
-static_assert(offsetof(struct sb_hot, lost_mono_us) == 40, "sb_hot: new layout version");
+static_assert(offsetof(struct sb_hot, lost_mono_us) == 24, "sb_hot: new layout version");
 static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
 static_assert(sizeof(struct sb_stats) == 13696, "sb_stats: new layout version");
 static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");
@@ -381,7 +392,7 @@ static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout v
 static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
 static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
 static_assert(sizeof(struct sb_lines) == 512, "sb_lines: new layout version");
-static_assert(sizeof(struct sb_ring) == 366656, "sb_ring: new layout version");
+static_assert(sizeof(struct sb_ring) == 368704, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");

@@ -12,6 +12,7 @@
 #include "shm/outcomes.h"
 #include "shm/routing/loads.h"
 #include "shm/segment.h"
+#include "shm/speeds.h"
 #include "shm/stats.h"
 #include "shm/words.h"
 
@@ -144,6 +145,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     info.slots = 1;
     atomic_store_explicit(&hot->generation, info.generation, memory_order_release);
     stats_zero(board, (unsigned)node);
+    speeds_zero(board, (unsigned)node);
     loads_zero(board, (unsigned)node);
     outcomes_zero(board, (unsigned)node);
     store_info(row, &info);
@@ -379,6 +381,8 @@ bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *o
         out->generation = segment_generation(hot);
         out->state = load_state(hot, NULL);
         out->slots_now = get32(&hot->slots_now);
+        out->sent_mono_us = get64(&hot->sent_mono_us);
+        out->first_token_mono_us = get64(&hot->first_token_mono_us);
         if (segment_generation(hot) == out->generation)
             return out->state != NODE_NONE;
     }

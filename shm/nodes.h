@@ -87,6 +87,8 @@ struct node_hot {
     uint32_t generation;
     enum node_state state;
     uint32_t slots_now;
+    uint64_t sent_mono_us;        /* a request was last sent there; 0 = never */
+    uint64_t first_token_mono_us; /* the last first token came; 0 = never */
 };
 
 /* ---- writing: health only ---- */
@@ -127,7 +129,7 @@ MUST_CHECK bool nodes_read(const struct scoreboard *board, unsigned node,
                            struct node_info *out);
 MUST_CHECK bool nodes_status(const struct scoreboard *board, unsigned node,
                              struct node_status *out);
-/* False: as above.  One cache line is read, which stats_read_averages() needs too. */
+/* False: as above.  One cache line is read, which stats_read_average() needs too. */
 MUST_CHECK bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *out);
 /* Just the state; NODE_NONE when out of range.  Cheap. */
 enum node_state nodes_state(const struct scoreboard *board, unsigned node);

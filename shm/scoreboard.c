@@ -100,6 +100,10 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (uint64_t)workers * sizeof(uint32_t), SB_PAGE);
     g->offers_offset = at;
     at = align_up(at + (uint64_t)workers * g->offer_stride * 8, SB_PAGE);
+    g->speed_owners_offset = at;
+    at = align_up(at + SB_SPEEDS_ROWS * sizeof(uint64_t), SB_PAGE);
+    g->speeds_offset = at;
+    at = align_up(at + (SB_SPEEDS_ROWS + UINT64_C(1)) * nodes * sizeof(uint64_t), SB_PAGE);
     g->total_bytes = at;
 }
 

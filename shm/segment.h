@@ -180,6 +180,21 @@ static inline _Atomic uint64_t *segment_offers(const struct scoreboard *board, u
            (size_t)worker * board->geometry.offer_stride;
 }
 
+/* SB_SPEEDS_ROWS words. */
+static inline _Atomic uint64_t *segment_speed_owners(const struct scoreboard *board)
+{
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.speed_owners_offset);
+}
+
+/* geometry.n_nodes words. */
+static inline _Atomic uint64_t *segment_speeds(const struct scoreboard *board, uint32_t row)
+{
+    if (row > SB_SPEEDS_ROWS)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.speeds_offset) +
+           (size_t)row * board->geometry.n_nodes;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {

@@ -173,17 +173,6 @@ double stats_read_average(const struct scoreboard *board, unsigned node,
     return from_bits(atomic_load_explicit(&hot->average[which], memory_order_relaxed));
 }
 
-void stats_read_averages(const struct scoreboard *board, unsigned node,
-                         double out[STATS_AVERAGES])
-{
-    const struct sb_hot *hot = segment_hot(board, node);
-
-    for (unsigned a = 0; a < STATS_AVERAGES; a++)
-        out[a] = hot == NULL
-                     ? 0
-                     : from_bits(atomic_load_explicit(&hot->average[a], memory_order_relaxed));
-}
-
 void stats_zero(struct scoreboard *board, unsigned node)
 {
     struct sb_stats *stats = segment_stats(board, node);

@@ -46,9 +46,7 @@ const char *stats_counter_name(enum stats_counter which); /* "node_error" */
 
 /* Moving averages, kept as the bits of a double. */
 enum stats_average {
-    STATS_AVG_TTFT_S,  /* seconds, where no slot wait was involved */
-    STATS_AVG_BACKLOG, /* prompt tokens ahead and own, at dispatch of the same samples */
-    STATS_AVG_HOLD_S,  /* seconds a slot is held */
+    STATS_AVG_HOLD_S = 0, /* seconds a slot is held */
     STATS_AVERAGES
 };
 
@@ -68,9 +66,6 @@ uint64_t stats_read_counter(const struct scoreboard *board, unsigned node,
                             enum stats_counter which);
 double stats_read_average(const struct scoreboard *board, unsigned node,
                           enum stats_average which); /* 0 = no sample */
-/* All of them at once, for a routing decision. */
-void stats_read_averages(const struct scoreboard *board, unsigned node,
-                         double out[STATS_AVERAGES]);
 
 /* W: health, for nodes_claim(). */
 void stats_zero(struct scoreboard *board, unsigned node);

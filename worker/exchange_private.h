@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "policy/route/estimate.h"
 #include "shm/nodes.h"
 #include "shm/stats.h"
 #include "worker/api/surface.h"
@@ -27,6 +28,14 @@ enum exchange_phase {
     EXCHANGE_RUNNING,
     EXCHANGE_HOPING,
     EXCHANGE_ANSWERED,
+};
+
+struct leg_estimate {
+    uint32_t uncached_tokens;    /* u */
+    double left_s;               /* of the node's backlog */
+    double tokens_per_s;         /* p */
+    struct estimate_speed usual; /* the averages */
+    bool had_slot;               /* no wait for a slot, or for a load, was in store */
 };
 
 /*
@@ -44,9 +53,8 @@ struct leg {
     bool claimed;
     unsigned node;
     uint32_t generation;
-    uint32_t pending_tokens;         /* u: added to the gauge and not given back */
-    uint64_t backlog_tokens;         /* B: Q + u at dispatch */
-    bool had_slot;                   /* no wait for a slot was in store at dispatch */
+    uint32_t charge_us;              /* added to the gauge and not given back */
+    struct leg_estimate estimate;    /* what was believed of the node when it was sent */
     bool on_trial;                   /* the node was, at dispatch */
     bool excused;                    /* if the attempt fails, it is not the node's fault */
     bool loads_model;                /* holds the claim to load it there */
@@ -75,6 +83,7 @@ struct exchange {
     /* What routing knows of the request. */
     char model[NODE_MODEL_BYTES]; /* a copy: the request may be gone first */
     uint64_t model_hash;
+    enum op_class op_class;
     uint64_t session_hash; /* of session and model; 0 = no session */
     /* Who held the session when the request got its first place: private to choose.c. */
     bool session_looked;

@@ -30,7 +30,6 @@ struct fleet_node {
     bool retired;
     bool reachable;          /* there is a channel, and it is not backing off */
     enum node_state state;   /* at the last renewal; fleet_usable() looks live */
-    uint64_t tried_mono_us;  /* when this worker last sent it a request; 0 = never */
     uint64_t full_mono_us;   /* until when it gets nothing, as it said it is full */
     struct channel *channel; /* owned; NULL until the node is first UP */
     /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */

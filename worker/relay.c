@@ -262,8 +262,6 @@ static void note_content(struct leg *leg)
     if (x->ttft_us == 0)
         x->ttft_us = now - x->started_mono_us;
     choose_note_content(leg);
-    stats_note(core->board, leg->node, leg->generation, STATS_TTFT,
-               now - leg->dispatch_mono_us);
     requests_phase(core->board, core->slot, leg->row, REQUEST_DECODE, now);
 }
 

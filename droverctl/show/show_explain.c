@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
 #include "droverctl/show/emit.h"
@@ -65,7 +66,7 @@ static void candidate_json(struct buf *out, const struct decision *d,
     emit_uint(out, "inflight", c->inflight);
     emit_uint(out, "slots", c->slots);
     emit_uint(out, "cap", c->cap);
-    emit_uint(out, "pending_tokens", c->pending_tokens);
+    emit_uint(out, "backlog_ms", c->backlog_ms);
     emit_uint(out, "matched_tokens", c->matched_tokens);
     emit_number(out, "prefill_tokens_per_s", (double)c->prefill_per_s);
     emit_number(out, "wait_s", (double)c->wait_s);
@@ -83,6 +84,7 @@ static void decision_json(struct view *view, const struct decision *d)
     emit_object(out, NULL);
     emit_uint(out, "attempt", d->attempt);
     emit_bool(out, "hedge", d->hedge != 0);
+    emit_bool(out, "trial", d->trial != 0);
     emit_uint(out, "age_ms",
               view->now_mono_us > d->at_mono_us ? (view->now_mono_us - d->at_mono_us) / 1000
                                                 : 0);
@@ -160,7 +162,7 @@ static void candidate_row(struct view *view, struct table *table, const struct d
     table_text(table, &view->style, tone, c->name);
     table_printf(table, tone, "%s/%s", text_count(a, c->inflight), text_count(b, c->slots));
     table_printf(table, tone, "%s", text_count(a, c->cap));
-    table_printf(table, tone, "%s", text_count(a, c->pending_tokens));
+    table_printf(table, tone, "%s", text_duration(a, (uint64_t)c->backlog_ms * US_PER_MS));
     table_printf(table, tone, "%s", text_count(a, c->matched_tokens));
     table_printf(table, tone, "%s", text_rate(a, (double)c->prefill_per_s));
     table_printf(table, tone, "%s", text_term(a, c->wait_s));
@@ -182,9 +184,9 @@ static void decision_table(struct view *view, const struct decision *d)
                                cost = {"COST", true, 0, 0, 0},
                                against = {"AGAINST", false, 4, 8, 0};
     struct column columns[TABLE_MAX_COLUMNS] = {
-        {" ", false, 0, 0, 0},    {"NODE", false, 6, 10, 0}, {"BUSY", true, 0, 0, 0},
-        {"CAP", true, 0, 0, 3},   {"QUEUED", true, 0, 0, 0}, {"CACHED", true, 0, 0, 0},
-        {"TOK/S", true, 0, 0, 2}, {"WAIT", true, 0, 0, 0},   {"PREFILL", true, 0, 0, 0}};
+        {" ", false, 0, 0, 0},    {"NODE", false, 6, 10, 0},  {"BUSY", true, 0, 0, 0},
+        {"CAP", true, 0, 0, 3},   {"BACKLOG", true, 0, 0, 0}, {"CACHED", true, 0, 0, 0},
+        {"TOK/S", true, 0, 0, 2}, {"WAIT", true, 0, 0, 0},    {"PREFILL", true, 0, 0, 0}};
     unsigned n_columns = 9;
     struct extras extras = {0};
     struct table table;
@@ -214,7 +216,10 @@ static void decision_text(struct view *view, const struct decision *d)
 
     (void)snprintf(
         text, sizeof(text), "attempt %llu%s, %s ago: %s", (unsigned long long)d->attempt + 1,
-        d->hedge != 0 ? " (hedge)" : "", text_age(a, view->now_mono_us, d->at_mono_us),
+        d->hedge != 0   ? " (hedge)"
+        : d->trial != 0 ? " (trial)"
+                        : "",
+        text_age(a, view->now_mono_us, d->at_mono_us),
         d->node == DECISIONS_NO_NODE ? "no node had room, the request waits" : d->name);
     add_line(view, TONE_HEAD, text);
     (void)snprintf(text, sizeof(text), "%s, prompt of %s tokens, %s%s, worker %u, model %s",

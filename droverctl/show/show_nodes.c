@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
@@ -55,7 +56,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_uint(out, "queue", n->info.queue);
     emit_uint(out, "weight_pct", n->info.weight);
     emit_uint(out, "inflight", n->gauge.inflight);
-    emit_uint(out, "pending_tokens", n->gauge.pending_tokens);
+    emit_uint(out, "backlog_ms", n->gauge.charged_us / US_PER_MS);
     emit_uint(out, "ttft_p50_us", s->ttft_p50_us);
     emit_uint(out, "ttft_p99_us", s->ttft_p99_us);
     emit_uint(out, "tpot_p50_us", s->tpot_p50_us);
@@ -80,7 +81,7 @@ static void node_row(struct view *view, struct table *table, const struct node_c
     table_printf(table, TONE_PLAIN, "%s", text_age(a, view->now_mono_us, s->since_mono_us));
     table_printf(table, TONE_PLAIN, "%s/%s", text_count(a, n->gauge.inflight),
                  text_count(b, s->slots_now));
-    table_printf(table, TONE_PLAIN, "%s", text_count(a, n->gauge.pending_tokens));
+    table_printf(table, TONE_PLAIN, "%s", text_duration(a, n->gauge.charged_us));
     table_printf(table, TONE_PLAIN, "%s", text_duration(a, s->ttft_p50_us));
     table_printf(table, TONE_PLAIN, "%s", text_duration(a, s->ttft_p99_us));
     table_printf(table, TONE_PLAIN, "%s", text_rate(a, (double)s->tokens_per_s));
@@ -241,8 +242,8 @@ static void node_facts(struct view *view, const struct node_copy *n)
                    text_count(a, n->gauge.inflight), text_count(b, s->slots_now), n->info.slots,
                    n->info.queue, n->info.weight);
     add_fact(view, "load", text);
-    (void)snprintf(text, sizeof(text), "%s tokens before first token",
-                   text_count(a, n->gauge.pending_tokens));
+    (void)snprintf(text, sizeof(text), "%s for requests before first token",
+                   text_duration(a, n->gauge.charged_us));
     add_fact(view, "prefill", text);
     if (s->report_mono_us != 0) {
         (void)snprintf(text, sizeof(text),

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
@@ -141,7 +142,7 @@ void show_workers(struct view *view)
 
 struct totals {
     unsigned nodes[NODE_GONE + 1]; /* by state */
-    uint64_t slots, inflight, pending_tokens;
+    uint64_t slots, inflight, charged_us;
     double requests_per_s, tokens_per_s;
     uint64_t phases[REQUEST_FLUSH + 1];
     uint64_t open;
@@ -159,7 +160,7 @@ static void add_up(const struct scoreboard *board, struct totals *t)
         gauge = gauges_sum(board, node, status.generation);
         t->nodes[status.state]++;
         t->inflight += gauge.inflight;
-        t->pending_tokens += gauge.pending_tokens;
+        t->charged_us += gauge.charged_us;
         if (status.state == NODE_UP || status.state == NODE_TRIAL)
             t->slots += status.slots_now;
         t->requests_per_s += (double)status.requests_per_s;
@@ -268,7 +269,7 @@ static void status_json(struct view *view, const struct processes *p, const stru
     emit_end_array(out);
     emit_uint(out, "slots", t->slots);
     emit_uint(out, "inflight", t->inflight);
-    emit_uint(out, "pending_tokens", t->pending_tokens);
+    emit_uint(out, "backlog_ms", t->charged_us / US_PER_MS);
     emit_number(out, "requests_per_s", t->requests_per_s);
     emit_number(out, "tokens_per_s", t->tokens_per_s);
     emit_object(out, "requests");
@@ -377,8 +378,7 @@ static void status_text(struct view *view, const struct processes *p, const stru
     add_label(view, "load");
     buf_printf(out, "%s in flight on %s slots", text_count(a, t->inflight),
                text_count(b, t->slots));
-    buf_printf(out, ", %s prompt tokens before first token\n",
-               text_count(a, t->pending_tokens));
+    buf_printf(out, ", %s of prefill before them\n", text_duration(a, t->charged_us));
     add_label(view, "rate");
     buf_printf(out, "%s requests/s, ", text_rate(a, t->requests_per_s));
     buf_printf(out, "%s tokens/s over the last minute\n", text_rate(a, t->tokens_per_s));

@@ -113,7 +113,7 @@ NODE_GAUGE(of_slots, node->info.slots)
 NODE_GAUGE(of_slots_now, node->status.slots_now)
 NODE_GAUGE(of_queue, node->info.queue)
 NODE_GAUGE(of_inflight, node->gauge.inflight)
-NODE_GAUGE(of_pending, node->gauge.pending_tokens)
+NODE_GAUGE(of_backlog, seconds(node->gauge.charged_us))
 NODE_GAUGE(of_running, node->status.reported_running)
 NODE_GAUGE(of_queued, node->status.reported_queued)
 NODE_GAUGE(of_kv, node->status.kv_used_fraction)
@@ -135,9 +135,9 @@ static const struct node_gauge node_gauges[] = {
     {"drover_node_queue_slots", "Requests the node may hold beyond its slots.", of_queue},
     {"drover_node_requests_inflight", "Requests sent to the node and not finished.",
      of_inflight},
-    {"drover_node_prompt_tokens_pending",
-     "Estimated prompt tokens sent to the node and not yet at their first output token.",
-     of_pending},
+    {"drover_node_backlog_seconds",
+     "Prefill that the requests before their first token were expected to take when sent.",
+     of_backlog},
     {"drover_node_reported_running", "Requests in the engine, as the node reports.",
      of_running},
     {"drover_node_reported_queued", "Requests waiting in the node, as it reports.", of_queued},

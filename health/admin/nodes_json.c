@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/identity.h"
@@ -125,7 +126,7 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
     whole(out, "queue", info->queue);
     whole(out, "weight_pct", info->weight);
     whole(out, "inflight", node->gauge.inflight);
-    whole(out, "pending_prompt_tokens", node->gauge.pending_tokens);
+    whole(out, "backlog_ms", node->gauge.charged_us / US_PER_MS);
     if (status->report_mono_us != 0) {
         buf_str(out, "\"reported\":{");
         whole(out, "running", status->reported_running);

@@ -5,12 +5,8 @@
 
 #include "base/hash.h"
 
-#define SESSION_DISCOUNT   0.2
-#define LOAD_BOUND_PCT     125 /* prefix_hash: of the fair share */
-#define GUESS_TOKENS_PER_S 1000.0
-/* A first token takes a while on any node; only a silence beyond this says something about
- * speed. */
-#define SILENCE_S 1.0
+#define SESSION_DISCOUNT 0.2
+#define LOAD_BOUND_PCT   125 /* prefix_hash: of the fair share */
 
 uint64_t balance_random(uint64_t *state)
 {
@@ -43,18 +39,17 @@ static int compare_use(const struct balance_candidate *a, const struct balance_c
 
 /* Inline, because it is all that a decision does with most candidates. */
 static inline void compute_terms(struct balance_terms *out, const struct balance_candidate *c,
-                                 const struct balance_request *request)
+                                 const struct balance_request *request, double p)
 {
     double n = c->inflight, slots = c->slots == 0 ? 1 : c->slots;
-    double p = c->prefill_tokens_per_s;
     double waiting = n - slots + 1;
 
     out->uncached_tokens =
         c->matched_tokens < request->tokens ? request->tokens - c->matched_tokens : 1;
-    out->wait_s = waiting > 0 ? waiting * c->hold_s / slots : 0;
-    out->prefill_s =
-        ((double)c->pending_tokens + (double)out->uncached_tokens) / p * (1 + n / slots);
-    out->load_s = c->load_s;
+    out->wait_s = waiting > 0 ? waiting * (double)c->hold_s / slots : 0;
+    out->prefill_s = (c->backlog_s + (double)out->uncached_tokens / p) * (double)c->slowdown *
+                     (1 + n / slots);
+    out->load_s = (double)c->load_s;
     out->cost_s = (out->wait_s + out->prefill_s) * 100 / c->weight + out->load_s;
     out->bonus_s = c->same_session ? out->cost_s * SESSION_DISCOUNT : 0;
     out->cost_s -= out->bonus_s;
@@ -65,61 +60,81 @@ static inline void compute_terms(struct balance_terms *out, const struct balance
 void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
                    const struct balance_request *request)
 {
-    compute_terms(out, candidate, request);
+    compute_terms(out, candidate, request, candidate->prefill_tokens_per_s);
+}
+
+/* The best so far of those looked at one after the other. */
+struct choice {
+    int at; /* -1 = none yet */
+    double cost_s;
+    uint32_t ties;
+    uint64_t random;
+};
+
+static void offer(struct choice *choice, size_t at, double cost_s)
+{
+    if (choice->at == -1 || cost_s < choice->cost_s) {
+        choice->ties = 1;
+    } else if (cost_s <= choice->cost_s) {
+        choice->ties++;
+        if (!replaces(&choice->random, choice->ties))
+            return;
+    } else {
+        return;
+    }
+    choice->at = (int)at;
+    choice->cost_s = cost_s;
+}
+
+/* Those that may be tried, as if they were as fast as the fastest. */
+static void offer_trials(struct choice *choice, const struct balance_candidate *candidates,
+                         size_t n, const struct balance_request *request, double top_speed)
+{
+    double best_cost_s = choice->cost_s;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct balance_candidate *c = &candidates[i];
+        struct balance_terms terms;
+
+        if (c->regret_s < 0 || c->inflight >= c->cap)
+            continue;
+        compute_terms(&terms, c, request, c->prefill_tokens_per_s);
+        if (!terms.eligible || terms.cost_s > best_cost_s + (double)c->regret_s)
+            continue;
+        compute_terms(&terms, c, request, top_speed);
+        if (choice->at != (int)i)
+            offer(choice, i, terms.cost_s);
+    }
 }
 
 static int fastest(const struct balance_candidate *candidates, size_t n,
                    const struct balance_request *request, uint64_t random, float *cost_s)
 {
-    int best = -1;
-    double best_cost = 0;
-    uint32_t ties = 1;
+    struct choice choice = {.at = -1, .random = random};
+    double top_speed = 0;
+    bool trials = false;
 
     for (size_t i = 0; i < n; i++) {
+        const struct balance_candidate *c = &candidates[i];
         struct balance_terms terms;
 
         if (cost_s != NULL)
             cost_s[i] = INFINITY;
-        if (candidates[i].inflight >= candidates[i].cap)
+        if (c->prefill_tokens_per_s > top_speed)
+            top_speed = c->prefill_tokens_per_s;
+        if (c->inflight >= c->cap)
             continue;
-        compute_terms(&terms, &candidates[i], request);
+        compute_terms(&terms, c, request, c->prefill_tokens_per_s);
         if (!terms.eligible)
             continue;
+        trials |= c->regret_s >= 0;
         if (cost_s != NULL)
             cost_s[i] = (float)terms.cost_s;
-        if (best == -1 || terms.cost_s < best_cost) {
-            ties = 1;
-        } else if (terms.cost_s <= best_cost) {
-            ties++;
-            if (!replaces(&random, ties))
-                continue;
-        } else {
-            continue;
-        }
-        best = (int)i;
-        best_cost = terms.cost_s;
+        offer(&choice, i, terms.cost_s);
     }
-    return best;
-}
-
-static double least(double a, double b)
-{
-    return a < b ? a : b;
-}
-
-double balance_prefill_speed(double average_backlog, double average_ttft_s,
-                             double reported_tokens_per_s, uint64_t pending_tokens,
-                             double oldest_pending_s)
-{
-    double p = GUESS_TOKENS_PER_S;
-
-    if (average_ttft_s > 0 && average_backlog > 0)
-        p = average_backlog / average_ttft_s;
-    else if (reported_tokens_per_s > 0)
-        p = reported_tokens_per_s;
-    if (oldest_pending_s > SILENCE_S && pending_tokens != 0)
-        p = least(p, (double)pending_tokens / oldest_pending_s);
-    return p > 1 ? p : 1;
+    if (trials)
+        offer_trials(&choice, candidates, n, request, top_speed);
+    return choice.at;
 }
 
 /* ---- the others ------------------------------------------------------------------------ */

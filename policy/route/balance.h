@@ -7,14 +7,15 @@
  *
  *   m   tokens of the prompt that are in the node's prefix cache already
  *   u   the others, at least 1
- *   Q   uncached prompt tokens that are on their way to a first token there
+ *   b   seconds of prompts before it that the engine has still to work on
  *   p   prompt tokens per second that the node takes in
+ *   q   so many times longer than expected the node takes now; 1 unless it stalls
  *   n   requests in flight there
  *   S   slots open there
  *   h   seconds a slot is held
  *
  *   wait = (n - S + 1) * h / S  if n >= S, else 0
- *   cost = (wait + (Q + u) / p * (1 + n / S)) * 100 / weight + load
+ *   cost = (wait + (b + u / p) * q * (1 + n / S)) * 100 / weight + load
  *
  * wait is the time until a slot comes free, load the time until the model is resident; both and
  * the cost are in seconds, so unequal nodes compare.  The factor 1 + n / S is the price of
@@ -26,6 +27,10 @@
  * choice can still be made anew.  docs/architecture.md says what was measured without this.
  *
  * The node that last served the same session costs a fifth less: a bonus, never a veto.
+ *
+ * A node on which little is known for sure may be given a trial: see estimate.h.  If the cost
+ * at its own p is within its regret of the least cost, it counts as being as fast as the
+ * fastest candidate.
  *
  * The others use slots only, never places beyond them:
  *
@@ -59,10 +64,12 @@ struct balance_candidate {
     uint32_t weight;   /* percent; at least 1 */
     /* For fastest: */
     uint32_t matched_tokens;     /* m */
-    uint64_t pending_tokens;     /* Q */
+    double backlog_s;            /* b */
     double prefill_tokens_per_s; /* p; > 0 */
-    double hold_s;               /* h; 0 = not known yet */
-    double load_s;
+    float slowdown;              /* q; at least 1 */
+    float hold_s;                /* h; 0 = not known yet */
+    float load_s;
+    float regret_s; /* of a trial; INFINITY = never measured, negative = no trial */
     bool same_session;
 };
 
@@ -75,7 +82,7 @@ struct balance_request {
 struct balance_terms {
     uint32_t uncached_tokens; /* u */
     double wait_s;
-    double prefill_s; /* (Q + u) / p * (1 + n / S) */
+    double prefill_s; /* (b + u / p) * q * (1 + n / S) */
     double load_s;
     double bonus_s; /* taken off for the session's node */
     double cost_s;
@@ -97,15 +104,5 @@ MUST_CHECK int balance_choose(enum policy_kind kind, const struct balance_candid
 /* The next of a sequence of random numbers of 64 bits: splitmix64 (Steele, Lea and Flood,
  * 2014). Any state will do for a start. */
 uint64_t balance_random(uint64_t *state);
-
-/*
- * The effective prefill speed: what was learned (tokens per second = average backlog / average
- * TTFT), else what the node reports, else a guess; and never more than the oldest request not
- * yet at its first token allows: a node that has had B tokens for t seconds and given nothing
- * does not do more than B / t.
- */
-double balance_prefill_speed(double average_backlog, double average_ttft_s,
-                             double reported_tokens_per_s, uint64_t pending_tokens,
-                             double oldest_pending_s);
 
 #endif

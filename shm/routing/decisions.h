@@ -38,11 +38,11 @@ struct decision_candidate {
     uint32_t inflight; /* n: requests there, by the shared gauges */
     uint32_t slots;    /* S */
     uint32_t cap;
-    uint32_t pending_tokens; /* Q: uncached prompt tokens there, not yet at first token */
+    uint32_t backlog_ms;     /* b: prefill that the engine has still before it */
     uint32_t matched_tokens; /* m: of this prompt, by the prefix index */
     float prefill_per_s;     /* p: effective prefill speed, tokens/s */
     float wait_s;            /* W: for a slot */
-    float prefill_s;         /* (Q + u) / p * (1 + n / S) */
+    float prefill_s;         /* (b + u / p) * q * (1 + n / S) */
     float load_s;            /* until the model is resident; 0 = it is */
     float bonus_s;           /* for the session's node */
     float cost_s;            /* the sum; the least is chosen */
@@ -64,6 +64,8 @@ struct decision {
     uint32_t candidates_total;       /* there were; may be more than are kept here */
     uint32_t candidates;             /* kept, at most DECISIONS_CANDIDATES */
     uint32_t hedge;                  /* 1: a second attempt beside one that is slow */
+    uint32_t trial; /* 1: chosen to learn how fast it is now, though another would cost less */
+    uint32_t reserved0;
     struct decision_candidate candidate[DECISIONS_CANDIDATES];
 };
 

@@ -57,9 +57,9 @@ struct look {
     uint32_t greater; /* G */
 };
 
-static uint64_t make_word(uint32_t generation, uint32_t inflight, uint32_t tokens)
+static uint64_t make_word(uint32_t generation, uint32_t inflight, uint32_t charge_us)
 {
-    return (uint64_t)(uint16_t)generation << 48 | (uint64_t)inflight << 32 | tokens;
+    return (uint64_t)(uint16_t)generation << 48 | (uint64_t)inflight << 32 | charge_us;
 }
 
 /* The own word; one of another generation reads as an empty one of this. */
@@ -105,7 +105,7 @@ static _Atomic uint64_t *row_for(struct scoreboard *board, unsigned worker, unsi
 }
 
 bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation,
-                  uint32_t tokens, uint32_t cap)
+                  uint32_t charge_us, uint32_t cap)
 {
     _Atomic uint64_t *row = row_for(board, worker, node, generation);
     uint32_t full_before = UINT32_MAX; /* `held` of the last look, if that was full */
@@ -148,8 +148,8 @@ bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint
             (void)sched_yield();
     }
     if (won) {
-        pending = SB_GAUGE_TOKENS(mine);
-        pending = tokens > UINT32_MAX - pending ? UINT32_MAX : pending + tokens;
+        pending = SB_GAUGE_CHARGE_US(mine);
+        pending = charge_us > UINT32_MAX - pending ? UINT32_MAX : pending + charge_us;
         mine = make_word(generation, inflight + 1, pending);
     }
     atomic_store_explicit(&row[worker], mine, memory_order_seq_cst);
@@ -158,7 +158,7 @@ bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint
 
 /* Takes from the own word, never below zero; leaves a word of another generation alone. */
 static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
-                      uint32_t generation, uint32_t requests, uint32_t tokens)
+                      uint32_t generation, uint32_t requests, uint32_t charge_us)
 {
     _Atomic uint64_t *row = segment_gauges(board, node);
     uint64_t word;
@@ -170,9 +170,9 @@ static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
     if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
         return;
     inflight = SB_GAUGE_INFLIGHT(word);
-    pending = SB_GAUGE_TOKENS(word);
+    pending = SB_GAUGE_CHARGE_US(word);
     inflight -= requests < inflight ? requests : inflight;
-    pending -= tokens < pending ? tokens : pending;
+    pending -= charge_us < pending ? charge_us : pending;
     /* Not only release: whoever gives back and then looks at the lines (shm/routing/lines.h)
      * must not do so in the other order. */
     atomic_store_explicit(&row[worker], make_word(generation, inflight, pending),
@@ -180,15 +180,15 @@ static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
 }
 
 void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned node,
-                         uint32_t generation, uint32_t tokens)
+                         uint32_t generation, uint32_t charge_us)
 {
-    give_back(board, worker, node, generation, 0, tokens);
+    give_back(board, worker, node, generation, 0, charge_us);
 }
 
 void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
-                    uint32_t generation, uint32_t tokens)
+                    uint32_t generation, uint32_t charge_us)
 {
-    give_back(board, worker, node, generation, 1, tokens);
+    give_back(board, worker, node, generation, 1, charge_us);
 }
 
 struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
@@ -203,7 +203,7 @@ struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsign
     if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
         return (struct gauge){0};
     return (struct gauge){.inflight = SB_GAUGE_INFLIGHT(word),
-                          .pending_tokens = SB_GAUGE_TOKENS(word)};
+                          .charged_us = SB_GAUGE_CHARGE_US(word)};
 }
 
 /*
@@ -234,7 +234,7 @@ static inline struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns
                                    uint32_t generation)
 {
     uint64_t wanted = (uint64_t)(uint16_t)generation << 48;
-    uint64_t tokens = 0, all = 0; /* all: tokens and, from bit 32 on, requests */
+    uint64_t us = 0, all = 0; /* all: microseconds and, from bit 32 on, requests */
 
     for (const _Atomic uint64_t *end = row + columns; row < end; row += STEP) {
         uint64_t a = load_gauge(&row[0], wanted), b = load_gauge(&row[1], wanted);
@@ -246,11 +246,10 @@ static inline struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns
             c = only_wanted(c);
             d = only_wanted(d);
         }
-        tokens += (a & UINT32_MAX) + (b & UINT32_MAX) + (c & UINT32_MAX) + (d & UINT32_MAX);
+        us += (a & UINT32_MAX) + (b & UINT32_MAX) + (c & UINT32_MAX) + (d & UINT32_MAX);
         all += a + b + c + d;
     }
-    return (struct gauge){.inflight = (uint32_t)((all - tokens) >> 32),
-                          .pending_tokens = tokens};
+    return (struct gauge){.inflight = (uint32_t)((all - us) >> 32), .charged_us = us};
 }
 
 /* An instant has 48 bits and is not 0: less 1, it is less than this. */
@@ -312,7 +311,7 @@ struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
     if (row == NULL)
         return (struct gauge){0};
     sum = sum_row(row, columns, generation);
-    if (sum.pending_tokens != 0) /* otherwise nobody waits there, and half the row is saved */
+    if (sum.charged_us != 0) /* otherwise nobody waits there, and half the row is saved */
         sum.oldest_mono_us = oldest_in(row + segment_oldest_at(board), columns, generation);
     return sum;
 }

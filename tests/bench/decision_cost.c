@@ -34,6 +34,7 @@
 #include "shm/routing/gauges.h"
 #include "shm/routing/prefix.h"
 #include "shm/scoreboard.h"
+#include "shm/speeds.h"
 #include "shm/stats.h"
 #include "worker/fleet.h"
 #include "worker/routing/candidates.h"
@@ -47,6 +48,7 @@
 #define REPETITIONS    300
 #define WORKER         0 /* who decides */
 #define WRITER_REST_NS 50000
+#define MODEL_HASH     UINT64_C(0x123456789abcdef)
 
 struct scene {
     struct scoreboard *board;
@@ -59,7 +61,7 @@ struct scene {
     uint64_t now_us;
     /* The last request at work, released when the next has been placed. */
     const struct fleet_server *held;
-    uint32_t held_tokens;
+    uint32_t held_us;
 };
 
 static _Noreturn void die(const char *what)
@@ -95,7 +97,7 @@ static void decide(struct scene *scene)
     struct candidates_request request = {
         .policy = {.tokens = WINDOWS * WINDOW_TOKENS, .key = windows[1]},
         .operation = DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS,
-        .model_hash = 1,
+        .model_hash = MODEL_HASH,
         .session_hash = windows[0],
         .windows = windows,
         .windows_count = WINDOWS,
@@ -111,7 +113,7 @@ static void decide(struct scene *scene)
         die("no node was chosen");
     record(scene, &candidates, &request, place.at);
     server = candidates.server[place.at];
-    server->node->tried_mono_us = scene->now_us;
+    speeds_note_sent(scene->board, server->slot, server->generation, scene->now_us);
     prefix_note(scene->board, server->slot, server->generation, windows, WINDOWS,
                 scene->now_us);
     prefix_session_set(scene->board, request.session_hash, server->slot, server->generation,
@@ -120,12 +122,22 @@ static void decide(struct scene *scene)
 
     if (scene->held != NULL)
         gauges_release(scene->board, WORKER, scene->held->slot, scene->held->generation,
-                       scene->held_tokens);
+                       scene->held_us);
     scene->held = server;
-    scene->held_tokens = place.terms.uncached_tokens;
+    scene->held_us = place.charge_us;
 }
 
 /* ---- the scene ------------------------------------------------------------------------- */
+
+static void learn(struct scoreboard *board, unsigned slot, uint32_t generation,
+                  struct speed speed)
+{
+    struct speed seen = {0};
+
+    if (!speeds_swap(board, speeds_take(board, MODEL_HASH, OP_CLASS_GENERATION), slot,
+                     generation, &seen, speed))
+        die("a speed cannot be written");
+}
 
 static void add_node(struct scene *scene, unsigned slot)
 {
@@ -156,9 +168,8 @@ static void add_node(struct scene *scene, unsigned slot)
         .weight = info.weight,
         .prefill_tokens_per_s = info.prefill_tokens_per_s,
     };
-    stats_average(board, slot, node->info.generation, STATS_AVG_TTFT_S, 0.2 + slot % 7 * 0.05,
-                  0.1);
-    stats_average(board, slot, node->info.generation, STATS_AVG_BACKLOG, 2000, 0.1);
+    learn(board, slot, node->info.generation,
+          (struct speed){.tokens = 2000, .seconds = 0.2f + (float)(slot % 7) * 0.05f});
     stats_average(board, slot, node->info.generation, STATS_AVG_HOLD_S, 4, 0.1);
     /* Every worker has had requests everywhere; with 16 of them 8 are on each node now. */
     for (unsigned worker = 0; worker < scene->workers; worker++) {

@@ -28,15 +28,15 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "policy/route/balance.h"
+#include "policy/route/estimate.h"
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
 
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512
 #define CHUNK_TOKENS 512
-#define LOOK_BEHIND  16  /* as in worker/routing/waiting.c */
-#define ALPHA        0.1 /* as in worker/routing/choose.c, and so is the next */
-#define STALE_US     (10 * US_PER_S)
+#define LOOK_BEHIND  16 /* as in worker/routing/waiting.c */
+#define HOLD_ALPHA   0.1
 
 struct request {
     struct sim_seq seq;
@@ -50,9 +50,10 @@ struct request {
     struct request *pending_prev, *pending_next; /* at a node, before the first token */
     struct node *node;                           /* NULL = not dispatched yet */
     uint64_t dispatch_us, first_us, last_us;
-    uint32_t tokens;   /* given so far */
-    uint32_t uncached; /* u: what it added to the node's pending tokens */
-    uint64_t backlog;  /* Q + u at dispatch */
+    uint32_t tokens;      /* given so far */
+    uint32_t uncached;    /* u: what it added to the node's pending tokens */
+    uint32_t charge_us;   /* of these */
+    double left_s, speed; /* of the node when it was sent: its backlog, and p */
     bool had_slot;
 };
 
@@ -63,9 +64,11 @@ struct node {
     uint32_t slots, queue;
     double reported_tokens_per_s;
     uint32_t inflight;
-    uint64_t pending_tokens;
+    uint64_t charged_us;
+    uint64_t first_token_us;                      /* the last that came; 0 = none */
     struct request *pending_first, *pending_last; /* in order of dispatch */
-    double ttft_s, backlog, hold_s;               /* moving averages; 0 = no sample */
+    struct estimate_speed speed;
+    double hold_s; /* moving average; 0 = no sample */
     uint64_t tried_us;
 };
 
@@ -90,26 +93,27 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
                      const struct request *r)
 {
     size_t hit = 0;
-    double oldest_s = 0;
+    struct estimate_backlog backlog = estimate_backlog(
+        node->charged_us, node->pending_first == NULL ? 0 : node->pending_first->dispatch_us,
+        node->first_token_us, world->now_us);
 
     if (world->policy == POLICY_FASTEST && r->n_blocks != 0)
         hit = sim_cache_peek(&node->index, r->blocks, r->n_blocks);
-    if (node->pending_first != NULL)
-        oldest_s =
-            (double)(world->now_us - node->pending_first->dispatch_us) / (double)US_PER_S;
     *c = (struct balance_candidate){
         .id = (uint32_t)(node - world->nodes),
         .inflight = node->inflight,
         .cap = node->slots + node->queue,
         .slots = node->slots,
         .weight = 100,
-        .pending_tokens = node->pending_tokens,
         .matched_tokens = (uint32_t)hit * BLOCK_TOKENS,
-        .prefill_tokens_per_s =
-            balance_prefill_speed(node->backlog, node->ttft_s, node->reported_tokens_per_s,
-                                  node->pending_tokens, oldest_s),
-        .hold_s = node->hold_s,
+        .backlog_s = backlog.left_s,
+        .slowdown = (float)backlog.slowdown,
+        .prefill_tokens_per_s = estimate_tokens_per_s(node->speed, node->reported_tokens_per_s),
+        .hold_s = (float)node->hold_s,
+        .regret_s = -1,
     };
+    if (node->inflight == 0)
+        c->regret_s = (float)estimate_regret_s(node->tried_us, world->now_us);
 }
 
 static uint64_t next_random(struct world *world)
@@ -169,15 +173,17 @@ static int choose_by_oracle(struct world *world, struct request *r)
 }
 
 static void dispatch(struct world *world, struct request *r, struct node *node,
-                     const struct balance_terms *terms)
+                     const struct balance_candidate *c, const struct balance_terms *terms)
 {
     r->node = node;
     r->dispatch_us = world->now_us;
     r->had_slot = node->inflight < node->slots;
     r->uncached = terms->uncached_tokens;
-    r->backlog = node->pending_tokens + r->uncached;
+    r->left_s = c->backlog_s;
+    r->speed = c->prefill_tokens_per_s;
+    r->charge_us = estimate_charge_us(r->uncached, r->speed);
     node->inflight++;
-    node->pending_tokens = r->backlog;
+    node->charged_us += r->charge_us;
     node->tried_us = world->now_us;
     r->pending_prev = node->pending_last;
     if (node->pending_last != NULL)
@@ -185,7 +191,6 @@ static void dispatch(struct world *world, struct request *r, struct node *node,
     else
         node->pending_first = r;
     node->pending_last = r;
-    sim_cache_insert(&node->index, r->blocks, r->n_blocks);
     sim_model_add(&node->model, &r->seq);
     node->next_us = world->now_us;
 }
@@ -196,21 +201,10 @@ static bool try_start(struct world *world, struct request *r)
     struct balance_candidate candidates[MAX_NODES];
     struct balance_request request = {.tokens = r->prompt, .key = r->key};
     struct balance_terms terms;
-    double fastest = 0;
     int at;
 
-    for (size_t i = 0; i < world->n_nodes; i++) {
+    for (size_t i = 0; i < world->n_nodes; i++)
         describe(&candidates[i], world, &world->nodes[i], r);
-        fastest = fmax(fastest, candidates[i].prefill_tokens_per_s);
-    }
-    /* As trust_unproven() in worker/routing/choose.c. */
-    for (size_t i = 0; i < world->n_nodes; i++) {
-        const struct node *node = &world->nodes[i];
-
-        if (node->inflight == 0 &&
-            (node->ttft_s == 0 || world->now_us - node->tried_us > STALE_US))
-            candidates[i].prefill_tokens_per_s = fastest;
-    }
     if (world->oracle)
         at = choose_by_oracle(world, r);
     else if (world->push)
@@ -221,7 +215,7 @@ static bool try_start(struct world *world, struct request *r)
     if (at < 0)
         return false;
     balance_terms(&terms, &candidates[at], &request);
-    dispatch(world, r, &world->nodes[at], &terms);
+    dispatch(world, r, &world->nodes[at], &candidates[at], &terms);
     return true;
 }
 
@@ -267,7 +261,7 @@ static void pass(struct world *world)
 
 static void learn(double *average, double sample)
 {
-    *average = *average == 0 ? sample : *average + ALPHA * (sample - *average);
+    *average = *average == 0 ? sample : *average + HOLD_ALPHA * (sample - *average);
 }
 
 static void first_token(struct world *world, struct request *r)
@@ -275,7 +269,10 @@ static void first_token(struct world *world, struct request *r)
     struct node *node = r->node;
 
     r->first_us = world->now_us;
-    node->pending_tokens -= r->uncached;
+    node->charged_us -= r->charge_us;
+    node->first_token_us = world->now_us;
+    sim_cache_insert(&node->index, r->blocks, r->n_blocks);
+
     if (r->pending_prev != NULL)
         r->pending_prev->pending_next = r->pending_next;
     else
@@ -284,10 +281,11 @@ static void first_token(struct world *world, struct request *r)
         r->pending_next->pending_prev = r->pending_prev;
     else
         node->pending_last = r->pending_prev;
-    if (r->had_slot) {
-        learn(&node->ttft_s, (double)(world->now_us - r->dispatch_us) / (double)US_PER_S);
-        learn(&node->backlog, (double)r->backlog);
-    }
+    if (r->had_slot)
+        node->speed = estimate_learn(
+            node->speed,
+            estimate_sample(r->uncached, r->left_s, r->speed,
+                            (double)(world->now_us - r->dispatch_us) / (double)US_PER_S));
 }
 
 static void on_token(struct sim_seq *seq, void *data)

@@ -443,8 +443,8 @@ class Cluster:
                 os.kill(other, signal.SIGCONT)
 
     def gauges(self):
-        """{node: (requests in flight, prompt tokens pending)} over all workers."""
-        return {row["name"]: (row["inflight"], row["pending_tokens"])
+        """{node: (requests in flight, ms of prefill charged)} over all workers."""
+        return {row["name"]: (row["inflight"], row["backlog_ms"])
                 for row in self.ctl_rows("nodes")}
 
     def open_requests(self):

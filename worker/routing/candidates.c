@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "policy/route/estimate.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/nodes.h"
 #include "shm/outcomes.h"
@@ -12,19 +13,18 @@
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
+#include "shm/speeds.h"
 #include "shm/stats.h"
 #include "worker/fleet.h"
 
 /* A load nobody gave a time for. */
 #define DEFAULT_LOAD_MS 10000
 
-/* What was learned of an idle node longer ago than this is not held against it. */
-#define STALE_US (10 * US_PER_S)
-
 /* What is known of the request before any node is looked at. */
 struct outlook {
     uint32_t matched[CANDIDATES_MAX]; /* windows each node slot has seen */
     int session_node;                 /* as in struct candidates */
+    uint32_t speeds;                  /* row of the model and class */
 };
 
 /* ---- gathering ------------------------------------------------------------------------- */
@@ -51,41 +51,44 @@ static const struct candidates_barred *find_barred(const struct candidates_reque
     return NULL;
 }
 
-/* Seconds since an instant; 0 when there is none, or not yet. */
-static double seconds_since(uint64_t since_mono_us, uint64_t now)
+/* Seconds of regret for which the node may be tried: see struct balance_candidate. */
+static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
+                       const struct fleet_server *server, const struct node_hot *hot,
+                       uint64_t now)
 {
-    return since_mono_us == 0 || since_mono_us > now
-               ? 0
-               : (double)(now - since_mono_us) / (double)US_PER_S;
+    if (gauge->inflight != 0)
+        return -1;
+    if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
+        return INFINITY;
+    return (float)estimate_regret_s(hot->sent_mono_us, now);
 }
 
-/* Fills in c.  True: nothing is known of the node's speed, or nothing new. */
-static inline bool describe(struct balance_candidate *c, const struct scoreboard *board,
+static inline void describe(struct balance_candidate *c, const struct scoreboard *board,
                             const struct fleet_server *server, const struct node_hot *hot,
                             const struct candidates_request *request,
                             const struct outlook *outlook)
 {
     struct gauge gauge = gauges_sum_oldest(board, server->slot, server->generation);
-    double average[STATS_AVERAGES];
+    struct speed speed = speeds_read(board, outlook->speeds, server->slot);
+    struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
+    struct estimate_backlog backlog = estimate_backlog(
+        gauge.charged_us, gauge.oldest_mono_us, hot->first_token_mono_us, request->now_mono_us);
 
-    stats_read_averages(board, server->slot, average);
     c->id = server->slot;
     c->inflight = gauge.inflight;
     c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
     /* Nothing waits at a node whose slots are not all open yet. */
     c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
     c->weight = server->weight;
-    c->pending_tokens = gauge.pending_tokens;
     c->matched_tokens = (uint32_t)(request->tokens_per_window * outlook->matched[server->slot]);
-    c->prefill_tokens_per_s = balance_prefill_speed(
-        average[STATS_AVG_BACKLOG], average[STATS_AVG_TTFT_S], server->prefill_tokens_per_s,
-        gauge.pending_tokens, seconds_since(gauge.oldest_mono_us, request->now_mono_us));
-    c->hold_s = average[STATS_AVG_HOLD_S];
+    c->backlog_s = backlog.left_s;
+    c->slowdown = (float)backlog.slowdown;
+    c->prefill_tokens_per_s =
+        estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s);
+    c->hold_s = (float)stats_read_average(board, server->slot, STATS_AVG_HOLD_S);
     c->load_s = 0;
+    c->regret_s = regret_of(&gauge, learned, server, hot, request->now_mono_us);
     c->same_session = outlook->session_node == (int)server->slot;
-    return gauge.inflight == 0 &&
-           (average[STATS_AVG_TTFT_S] == 0 ||
-            request->now_mono_us - server->node->tried_mono_us > STALE_US);
 }
 
 /* One place, and none once the trial has a result. */
@@ -102,7 +105,8 @@ static uint8_t describe_load(struct balance_candidate *c, const struct scoreboar
                              const struct fleet_server *server,
                              const struct candidates_request *request)
 {
-    c->load_s = (server->load_ms == 0 ? DEFAULT_LOAD_MS : server->load_ms) / 1000.0;
+    c->load_s = (float)(server->load_ms == 0 ? DEFAULT_LOAD_MS : server->load_ms) / 1000.0f;
+    c->regret_s = -1; /* a load is no trial of the speed */
     if (!loads_live(board, server->slot, server->generation, request->model_hash,
                     request->now_mono_us))
         return 0;
@@ -115,9 +119,6 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
                        const struct candidates_request *request)
 {
     static struct outlook outlook; /* one thread; too large for the stack */
-    static uint32_t unproven[CANDIDATES_MAX];
-    size_t unproven_count = 0;
-    double best = 0;
 
     out->count = 0;
     out->any_usable = false;
@@ -125,6 +126,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
     outlook.session_node =
         request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
     out->session_node = outlook.session_node;
+    outlook.speeds = speeds_find(board, request->model_hash, request->op_class);
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->beyond_slots) {
         out->any_usable =
@@ -149,8 +151,9 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
         if (barred != NULL || server->node->full_mono_us > request->now_mono_us ||
             hot.generation != server->generation)
             continue;
-        if (describe(c, board, server, &hot, request, &outlook))
-            unproven[unproven_count++] = (uint32_t)out->count;
+        describe(c, board, server, &hot, request, &outlook);
+        if (c->regret_s >= 0)
+            out->sent_mono_us[out->count] = hot.sent_mono_us;
         out->bars[out->count] = 0;
         out->on_trial[out->count] = hot.state == NODE_TRIAL;
         if (hot.state == NODE_TRIAL)
@@ -159,17 +162,8 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
             out->bars[out->count] = describe_load(c, board, server, request);
         if (request->beyond_slots && c->inflight < c->slots)
             c->cap = 0;
-        if (c->prefill_tokens_per_s > best)
-            best = c->prefill_tokens_per_s;
         out->server[out->count++] = server;
     }
-    /*
-     * A node that is never chosen is never measured, so a bad first impression, or none, would
-     * last.  One that nothing fresh is known of counts as being as fast as the fastest
-     * candidate: it gets a request, and with it an average of its own.
-     */
-    for (size_t i = 0; i < unproven_count; i++)
-        out->of[unproven[i]].prefill_tokens_per_s = best;
 }
 
 /* ---- claiming -------------------------------------------------------------------------- */
@@ -184,19 +178,30 @@ static bool claim(struct scoreboard *board, unsigned worker, const struct fleet_
 
     place->loads_model = false;
     if (c->load_s > 0) {
-        uint64_t hold_us = (uint64_t)(c->load_s * 2 * (double)US_PER_S) + US_PER_S;
+        uint64_t hold_us = (uint64_t)((double)c->load_s * 2 * (double)US_PER_S) + US_PER_S;
 
         place->loads_model = loads_claim(board, worker, server->slot, server->generation,
                                          request->model_hash, request->now_mono_us, hold_us);
         if (!place->loads_model)
             return false;
     }
-    if (gauges_claim(board, worker, server->slot, server->generation,
-                     place->terms.uncached_tokens, cap))
+    place->charge_us =
+        estimate_charge_us(place->terms.uncached_tokens, c->prefill_tokens_per_s);
+    if (gauges_claim(board, worker, server->slot, server->generation, place->charge_us, cap))
         return true;
     if (place->loads_model)
         loads_done(board, worker, server->slot, server->generation, request->model_hash);
     return false;
+}
+
+/* Is there one that would have cost less? */
+static bool is_trial(const struct candidates *candidates, size_t at)
+{
+    bool cheaper = false;
+
+    for (size_t i = 0; candidates->of[at].regret_s >= 0 && i < candidates->count; i++)
+        cheaper |= candidates->cost_s[i] < candidates->cost_s[at];
+    return cheaper;
 }
 
 bool candidates_claim(struct candidates *candidates, struct scoreboard *board, unsigned worker,
@@ -206,14 +211,23 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
     for (;;) {
         int at = balance_choose(policy, candidates->of, candidates->count, &request->policy,
                                 cursor, balance_random(random), candidates->cost_s);
+        const struct fleet_server *server;
         struct balance_candidate *c;
 
         if (at < 0)
             return false;
         c = &candidates->of[at];
+        server = candidates->server[at];
+        out->trial = policy == POLICY_FASTEST && is_trial(candidates, (size_t)at);
+        if (out->trial &&
+            !speeds_take_trial(board, server->slot, server->generation,
+                               candidates->sent_mono_us[at], request->now_mono_us)) {
+            c->regret_s = -1; /* another worker tries it */
+            continue;
+        }
         balance_terms(&out->terms, c, &request->policy);
         out->at = at;
-        if (claim(board, worker, candidates->server[at], c, request, out))
+        if (claim(board, worker, server, c, request, out))
             return true;
         c->cap = 0; /* another worker was faster */
         candidates->bars[at] |= DECISION_BAR_LOST;
@@ -236,8 +250,7 @@ static void describe_for_people(struct decision_candidate *to,
     to->inflight = c->inflight;
     to->slots = c->slots;
     to->cap = c->cap;
-    to->pending_tokens =
-        c->pending_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)c->pending_tokens;
+    to->backlog_ms = (uint32_t)fmin(c->backlog_s * 1000, UINT32_MAX);
     to->matched_tokens = c->matched_tokens;
     to->prefill_per_s = (float)c->prefill_tokens_per_s;
     to->wait_s = (float)terms.wait_s;

@@ -37,7 +37,8 @@ struct candidates_barred {
 
 struct candidates_request {
     struct balance_request policy;
-    int operation;          /* enum drover.v1.Operation */
+    int operation; /* enum drover.v1.Operation */
+    enum op_class op_class;
     uint64_t message_bytes; /* of the request on its way to a node; 0 = any node takes it */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
@@ -58,8 +59,9 @@ struct candidates {
     struct balance_candidate of[CANDIDATES_MAX];
     const struct fleet_server *server[CANDIDATES_MAX];
     bool on_trial[CANDIDATES_MAX];
-    uint8_t bars[CANDIDATES_MAX]; /* enum decision_bar, or-ed: why `cap` is 0 */
-    float cost_s[CANDIDATES_MAX]; /* see balance_choose() */
+    uint64_t sent_mono_us[CANDIDATES_MAX]; /* the last request; set where regret_s >= 0 */
+    uint8_t bars[CANDIDATES_MAX];          /* enum decision_bar, or-ed: why `cap` is 0 */
+    float cost_s[CANDIDATES_MAX];          /* see balance_choose() */
 };
 
 /* Everybody who could serve the request, and how things stand there.  Not reentrant. */
@@ -70,7 +72,9 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
 struct candidates_place {
     int at; /* index of the candidate */
     struct balance_terms terms;
-    bool loads_model; /* the claim to load it there is held too: see shm/routing/loads.h */
+    uint32_t charge_us; /* of prefill, added to the node's gauge */
+    bool trial;         /* another node would cost less: it is to show how fast it is now */
+    bool loads_model;   /* the claim to load it there is held too: see shm/routing/loads.h */
 };
 
 /*

@@ -9,19 +9,23 @@
 #include "base/config/config.h"
 #include "base/json.h"
 #include "base/loop.h"
+#include "policy/route/estimate.h"
 #include "policy/route/prompt.h"
+#include "proto/operations.h"
 #include "shm/nodes.h"
 #include "shm/outcomes.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
+#include "shm/speeds.h"
 #include "worker/exchange_private.h"
 #include "worker/fleet.h"
 #include "worker/http/request.h"
 #include "worker/routing/candidates.h"
 
-#define ALPHA 0.1 /* of the moving averages */
+#define HOLD_ALPHA  0.1 /* of the moving average of the time that a slot is held */
+#define LEARN_TRIES 8
 
 /* ---- the request ----------------------------------------------------------------------- */
 
@@ -34,6 +38,7 @@ void choose_read_prompt(struct exchange *x)
     double ratio = model == NULL ? FLEET_BYTES_PER_TOKEN : model->bytes_per_token;
     struct json_value root;
 
+    x->op_class = operation_class((int)request->operation);
     x->prompt_bytes = request->body_len;
     if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) &&
         json_check(&root, request->body, request->body_len, NULL) == 0) {
@@ -82,22 +87,35 @@ bool choose_is_too_large(const struct exchange *x)
 
 /* ---- the decision ---------------------------------------------------------------------- */
 
+static struct estimate_speed usual_speed(const struct leg *leg)
+{
+    const struct exchange *x = leg->x;
+    struct scoreboard *board = x->core->board;
+    struct speed speed =
+        speeds_read(board, speeds_find(board, x->model_hash, x->op_class), leg->node);
+
+    return (struct estimate_speed){.tokens = speed.tokens, .seconds = speed.seconds};
+}
+
 static void hold(struct leg *leg, struct fleet_node *node, const struct balance_candidate *c,
-                 uint32_t tokens)
+                 const struct candidates_place *place)
 {
     struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
     uint64_t now = loop_now_us(core->loop);
 
     leg->claimed = true;
-    leg->pending_tokens = tokens;
-    leg->backlog_tokens = c->pending_tokens + tokens;
-    leg->had_slot = c->inflight < c->slots && c->load_s == 0;
+    leg->charge_us = place->charge_us;
+    leg->estimate = (struct leg_estimate){
+        .uncached_tokens = place->terms.uncached_tokens,
+        .left_s = c->backlog_s,
+        .tokens_per_s = c->prefill_tokens_per_s,
+        .usual = usual_speed(leg),
+        .had_slot = c->inflight < c->slots && !(c->load_s > 0),
+    };
     leg->dispatch_mono_us = now;
-    node->tried_mono_us = now;
+    speeds_note_sent(core->board, leg->node, leg->generation, now);
     (void)strlcpy(leg->node_name, node->info.name, sizeof(leg->node_name));
-    if (x->windows != NULL)
-        prefix_note(core->board, leg->node, leg->generation, x->windows, x->windows_count, now);
     if (x->session_hash != 0 && !leg->is_hedge)
         prefix_session_set(core->board, x->session_hash, leg->node, leg->generation, now);
     /* The list is in the order of dispatch, so its head is the oldest. */
@@ -155,14 +173,16 @@ static void only_free_slots(struct candidates *candidates, unsigned but_not)
     }
 }
 
-/* Who has failed once already is not made to try out a node, while another could serve it; nor
- * is a hedge. */
+/* Retries and hedges are not spent on finding out how a node is, while another could serve
+ * them. */
 static void no_trials(struct candidates *candidates)
 {
     bool other = false;
 
-    for (size_t i = 0; i < candidates->count; i++)
+    for (size_t i = 0; i < candidates->count; i++) {
         other |= !candidates->on_trial[i];
+        candidates->of[i].regret_s = -1;
+    }
     for (size_t i = 0; other && i < candidates->count; i++) {
         if (candidates->on_trial[i])
             candidates->of[i].cap = 0;
@@ -177,7 +197,7 @@ static uint64_t key_of(const struct exchange *x)
 
 static void record(const struct leg *leg, const struct candidates *candidates,
                    const struct candidates_request *request, enum policy_kind policy,
-                   int chosen)
+                   const struct candidates_place *place)
 {
     const struct exchange *x = leg->x;
     static struct decision d; /* one thread; large */
@@ -188,8 +208,9 @@ static void record(const struct leg *leg, const struct candidates *candidates,
     d.attempt = x->attempts;
     d.hedge = leg->is_hedge;
     d.policy = policy;
+    d.trial = place->trial;
     d.waited_us = x->waited_us > UINT32_MAX ? UINT32_MAX : (uint32_t)x->waited_us;
-    candidates_record(candidates, x->core->board, x->core->slot, request, chosen, &d);
+    candidates_record(candidates, x->core->board, x->core->slot, request, place->at, &d);
 }
 
 enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_node **out)
@@ -203,6 +224,7 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
         .policy = {.tokens = x->prompt_estimate, .key = key_of(x)},
         .operation = (int)x->request->operation,
         .message_bytes = message_bytes(x),
+        .op_class = x->op_class,
         .model_hash = x->model_hash,
         .session_hash = x->session_hash,
         .windows = x->windows,
@@ -238,8 +260,8 @@ enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_
     leg->on_trial = candidates.on_trial[place.at];
     leg->excused = false;
     look_for_session(x, candidates.session_node);
-    record(leg, &candidates, &request, policy, place.at);
-    hold(leg, server->node, &candidates.of[place.at], place.terms.uncached_tokens);
+    record(leg, &candidates, &request, policy, &place);
+    hold(leg, server->node, &candidates.of[place.at], &place);
     *out = server->node;
     return CHOOSE_CLAIMED;
 }
@@ -268,31 +290,70 @@ static void leave_pending(struct leg *leg)
     fleet_let_go(node);
 }
 
-static void learn_prefill(struct leg *leg, double ttft_s)
+static double took_s(const struct leg *leg)
 {
-    struct scoreboard *board = leg->x->core->board;
+    return (double)(loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
+}
 
-    stats_average(board, leg->node, leg->generation, STATS_AVG_TTFT_S, ttft_s, ALPHA);
-    stats_average(board, leg->node, leg->generation, STATS_AVG_BACKLOG,
-                  (double)leg->backlog_tokens, ALPHA);
+static struct estimate_speed sample_of(const struct leg *leg)
+{
+    const struct leg_estimate *e = &leg->estimate;
+
+    return estimate_sample(e->uncached_tokens, e->left_s, e->tokens_per_s, took_s(leg));
+}
+
+static void learn(const struct leg *leg, struct estimate_speed sample)
+{
+    const struct exchange *x = leg->x;
+    struct scoreboard *board = x->core->board;
+    uint32_t row = speeds_take(board, x->model_hash, x->op_class);
+    struct speed seen = speeds_read(board, row, leg->node);
+
+    for (int i = 0; i < LEARN_TRIES; i++) {
+        struct estimate_speed now = {.tokens = seen.tokens, .seconds = seen.seconds};
+        struct estimate_speed next = estimate_learn(now, sample);
+
+        if (speeds_swap(board, row, leg->node, leg->generation, &seen,
+                        (struct speed){.tokens = next.tokens, .seconds = next.seconds}))
+            return;
+    }
+}
+
+/* The first token of an answer: this is what a node is known by. */
+static void learn_answer(const struct leg *leg)
+{
+    const struct exchange *x = leg->x;
+    struct scoreboard *board = x->core->board;
+    uint64_t now = loop_now_us(x->core->loop);
+
+    speeds_note_first_token(board, leg->node, leg->generation, now);
+    if (x->op_class != OP_CLASS_GENERATION)
+        return;
+    stats_note(board, leg->node, leg->generation, STATS_TTFT, now - leg->dispatch_mono_us);
+    /* Not when it was sent: until now its siblings would not have found it there. */
+    if (x->windows != NULL)
+        prefix_note(board, leg->node, leg->generation, x->windows, x->windows_count, now);
 }
 
 void choose_note_content(struct leg *leg)
 {
     struct exchange *x = leg->x;
     struct exchange_core *core = x->core;
-    double ttft_s =
-        (double)(loop_now_us(core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
+    struct estimate_end end = {.status = leg->status,
+                               .op_class = x->op_class,
+                               .had_slot = leg->estimate.had_slot,
+                               .content = true};
 
-    gauges_prefill_done(core->board, core->slot, leg->node, leg->generation,
-                        leg->pending_tokens);
-    leg->pending_tokens = 0;
+    gauges_prefill_done(core->board, core->slot, leg->node, leg->generation, leg->charge_us);
+    leg->charge_us = 0;
     leave_pending(leg);
     if (leg->is_hedge && x->session_hash != 0) /* it won: its cache is the one that matters */
         prefix_session_set(core->board, x->session_hash, leg->node, leg->generation,
                            loop_now_us(core->loop));
-    if (leg->had_slot)
-        learn_prefill(leg, ttft_s);
+    if (leg->status < 400)
+        learn_answer(leg);
+    if (estimate_lesson(&end) == ESTIMATE_ANSWER)
+        learn(leg, sample_of(leg));
     if (leg->loads_model)
         loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
     leg->loads_model = false;
@@ -301,24 +362,14 @@ void choose_note_content(struct leg *leg)
 /* Overtaken by a hedge: its first token was still to come, so it would have taken longer than
  * this.  The sample keeps both what routing thinks of the node and the quantile that decides
  * about hedges from being made of the fast answers alone. */
-static void learn_overtaken(struct leg *leg)
+static void learn_overtaken(const struct leg *leg)
 {
-    uint64_t took_us = loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us;
-
-    stats_note(leg->x->core->board, leg->node, leg->generation, STATS_TTFT, took_us);
-    if (leg->had_slot)
-        learn_prefill(leg, (double)took_us / (double)US_PER_S);
-}
-
-/* A node that fails fast must not look fast: a failure counts as a first token that took ten
- * times as long as they do there, and never less than a second. */
-static void learn_failure(struct leg *leg)
-{
-    double usual_s = stats_read_average(leg->x->core->board, leg->node, STATS_AVG_TTFT_S);
-    double took_s =
-        (double)(loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
-
-    learn_prefill(leg, fmax(took_s, fmax(1, 10 * usual_s)));
+    if (leg->x->op_class != OP_CLASS_GENERATION)
+        return;
+    stats_note(leg->x->core->board, leg->node, leg->generation, STATS_TTFT,
+               loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us);
+    if (leg->estimate.had_slot)
+        learn(leg, sample_of(leg));
 }
 
 /* A node that has been silent for most of what its phase allows. */
@@ -335,6 +386,25 @@ static bool others_get_on(const struct leg *leg)
 
     outcomes_read(leg->x->core->board, leg->node, &there);
     return there.progress_mono_us > leg->progress_mono_us;
+}
+
+/* What the end of an attempt before its first token teaches: see estimate.h. */
+static void learn_failure(const struct leg *leg, enum stats_counter how)
+{
+    struct estimate_end end = {
+        .op_class = leg->x->op_class,
+        .had_slot = leg->estimate.had_slot,
+        .node_failed =
+            !leg->excused && (how == STATS_NODE_ERROR || how == STATS_CONNECT_FAILED ||
+                              (how == STATS_TIMEOUT && was_silent(leg))),
+        .before = leg->pending_node != NULL,
+    };
+    struct scoreboard *board = leg->x->core->board;
+
+    if (estimate_lesson(&end) == ESTIMATE_FAILURE &&
+        speeds_note_failure(board, leg->node, leg->generation, loop_now_us(leg->x->core->loop),
+                            ESTIMATE_EVENT_US))
+        learn(leg, estimate_failure(leg->estimate.usual, sample_of(leg)));
 }
 
 /* What the end of the attempt says of the node, for passive ejection. */
@@ -376,17 +446,15 @@ void choose_release(struct leg *leg, enum stats_counter outcome)
         return;
     leg->claimed = false;
     note_outcome(leg, outcome);
-    if (leg->pending_node != NULL && (outcome == STATS_NODE_ERROR || outcome == STATS_TIMEOUT ||
-                                      outcome == STATS_CONNECT_FAILED))
-        learn_failure(leg);
+    learn_failure(leg, outcome);
     if (outcome == STATS_OVERTAKEN && !leg->is_hedge)
         learn_overtaken(leg);
     leave_pending(leg);
     if (leg->loads_model)
         loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
     leg->loads_model = false;
-    gauges_release(core->board, core->slot, leg->node, leg->generation, leg->pending_tokens);
-    leg->pending_tokens = 0;
+    gauges_release(core->board, core->slot, leg->node, leg->generation, leg->charge_us);
+    leg->charge_us = 0;
     if (outcome != STATS_FULL) {
         struct fleet_node *node = fleet_at(core->fleet, leg->node, leg->generation);
 
@@ -398,7 +466,7 @@ void choose_release(struct leg *leg, enum stats_counter outcome)
         struct fleet_model *model = fleet_find(core->fleet, x->model);
 
         stats_average(core->board, leg->node, leg->generation, STATS_AVG_HOLD_S,
-                      (double)(now - leg->dispatch_mono_us) / (double)US_PER_S, ALPHA);
+                      (double)(now - leg->dispatch_mono_us) / (double)US_PER_S, HOLD_ALPHA);
         if (model != NULL && x->prompt_tokens != 0) {
             model->bytes_per_token =
                 prompt_learn_ratio(model->bytes_per_token, x->prompt_bytes, x->prompt_tokens);

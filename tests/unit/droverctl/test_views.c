@@ -164,7 +164,7 @@ static void decide_wildly(struct scoreboard *board, const char *id)
                                                      .inflight = UINT32_MAX,
                                                      .slots = UINT32_MAX,
                                                      .cap = UINT32_MAX,
-                                                     .pending_tokens = UINT32_MAX,
+                                                     .backlog_ms = UINT32_MAX,
                                                      .matched_tokens = UINT32_MAX,
                                                      .prefill_per_s = s,
                                                      .wait_s = s,
@@ -247,16 +247,16 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
     static const char want[] =
         "attempt 1, 5.0s ago: no node had room, the request waits\n"
         "fastest, prompt of 1000 tokens, no wait, worker 0, model qwen3\n"
-        "   NODE    BUSY  CAP  QUEUED  CACHED  TOK/S  WAIT  PREFILL  COST  AGAINST\n"
-        "   tower    6/4    6       0       0      0     -        -     -  full\n"
-        "   laptop   0/1    2       0       0      0     -        -     -  state\n"
+        "   NODE    BUSY  CAP  BACKLOG  CACHED  TOK/S  WAIT  PREFILL  COST  AGAINST\n"
+        "   tower    6/4    6        -       0      0     -        -     -  full\n"
+        "   laptop   0/1    2        -       0      0     -        -     -  state\n"
         "and 1 more that were not kept\n"
         "\n"
         "attempt 2 (hedge), 3.0s ago: tower\n"
         "fastest, prompt of 1000 tokens, waited 2.0s, worker 0, model qwen3\n"
-        "   NODE    BUSY  CAP  QUEUED  CACHED  TOK/S   WAIT  PREFILL   COST\n"
-        "*  tower    5/4    6     400     800   2400  500ms    250ms  750ms\n"
-        "   laptop   0/1    2       0       0    500      -     2.0s   2.0s\n"
+        "   NODE    BUSY  CAP  BACKLOG  CACHED  TOK/S   WAIT  PREFILL   COST\n"
+        "*  tower    5/4    6    167ms     800   2400  500ms    250ms  750ms\n"
+        "   laptop   0/1    2        -       0    500      -     2.0s   2.0s\n"
         "and 1 more that were not kept\n";
     struct scoreboard *board = make_board(), *reader;
     struct decision d = {.id = "req-1",
@@ -298,7 +298,7 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
                                                  .inflight = 5,
                                                  .slots = 4,
                                                  .cap = 6,
-                                                 .pending_tokens = 400,
+                                                 .backlog_ms = 167,
                                                  .matched_tokens = 800,
                                                  .prefill_per_s = 2400,
                                                  .wait_s = 0.5f,

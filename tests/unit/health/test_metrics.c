@@ -150,7 +150,7 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     a->counter[STATS_HEDGES_WON] = 4;
     a->counter[STATS_OUTPUT_TOKENS] = 900;
     a->gauge.inflight = 6; /* two of them wait in the node */
-    a->gauge.pending_tokens = 512;
+    a->gauge.charged_us = 1500000;
     a->status.rtt_us = 1500;
     b->gauge.inflight = 1;
     w->requests_open = 9;
@@ -167,7 +167,7 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     cr_assert(has("drover_node_hedges_won_total{node=\"a\"} 4"));
     cr_assert(has("drover_node_tokens_total{node=\"a\",kind=\"output\"} 900"));
     cr_assert(has("drover_node_requests_inflight{node=\"a\"} 6"));
-    cr_assert(has("drover_node_prompt_tokens_pending{node=\"a\"} 512"));
+    cr_assert(has("drover_node_backlog_seconds{node=\"a\"} 1.5"));
     cr_assert(has("drover_node_probe_rtt_seconds{node=\"a\"} 0.0015"));
     cr_assert(has("drover_node_checked_age_seconds{node=\"a\"} -1"), "never");
     cr_assert(has("drover_process_heartbeat_age_seconds{proc=\"worker0\"} 0.05"));

@@ -1,4 +1,4 @@
-/* test_balance.c - each rule of policy.h, with the numbers worked out by hand. */
+/* test_balance.c - each rule of balance.h, with the numbers worked out by hand. */
 #include <criterion/criterion.h>
 #include <math.h>
 
@@ -7,8 +7,13 @@
 /* A node of 4 slots, idle, that takes in 1000 tokens/s and holds a slot for 2 s. */
 static struct balance_candidate idle(void)
 {
-    return (struct balance_candidate){
-        .cap = 6, .slots = 4, .weight = 100, .prefill_tokens_per_s = 1000, .hold_s = 2};
+    return (struct balance_candidate){.cap = 6,
+                                      .slots = 4,
+                                      .weight = 100,
+                                      .prefill_tokens_per_s = 1000,
+                                      .slowdown = 1,
+                                      .hold_s = 2,
+                                      .regret_s = -1};
 }
 
 static struct balance_candidate busy(uint32_t inflight, uint32_t slots, uint32_t weight)
@@ -42,7 +47,7 @@ Test(fastest, an_idle_node_costs_its_prefill)
     struct balance_terms t;
 
     balance_terms(&t, &c, &request);
-    /* (0 + 500) / 1000 * (1 + 0 / 4) */
+    /* (0 + 500 / 1000) * (1 + 0 / 4) */
     cr_assert_eq(t.uncached_tokens, 500);
     cr_assert(NEAR(t.wait_s, 0) && NEAR(t.prefill_s, 0.5) && NEAR(t.cost_s, 0.5));
     cr_assert(t.eligible);
@@ -54,11 +59,11 @@ Test(fastest, every_term_of_a_full_node_is_charged)
     const struct balance_request request = {.tokens = 1000};
     struct balance_terms t;
 
-    c.pending_tokens = 600;
+    c.backlog_s = 0.6;
     c.matched_tokens = 800;
     c.load_s = 3;
     balance_terms(&t, &c, &request);
-    /* u = 200; wait = (5 - 4 + 1) * 2 / 4 = 1; prefill = (600 + 200) / 1000 * (1 + 5 / 4)
+    /* u = 200; wait = (5 - 4 + 1) * 2 / 4 = 1; prefill = (0.6 + 200 / 1000) * (1 + 5 / 4)
      * = 1.8; weight 50: (1 + 1.8) * 2 = 5.6; + 3 of load. */
     cr_assert_eq(t.uncached_tokens, 200);
     cr_assert(NEAR(t.wait_s, 1), "%f", t.wait_s);
@@ -100,12 +105,12 @@ Test(fastest, a_cached_prefix_beats_a_faster_node_when_it_saves_more)
     cr_assert_eq(pick(POLICY_FASTEST, c, 2, 1000, 1), 0);
 }
 
-Test(fastest, tokens_on_their_way_count_like_own_ones)
+Test(fastest, a_backlog_counts_like_own_tokens)
 {
     struct balance_candidate c[2] = {idle(), idle()};
 
-    /* (900 + 100) / 1000 = 1.0 s against 100 / 200 = 0.5 s. */
-    c[0].pending_tokens = 900;
+    /* 0.9 + 100 / 1000 = 1.0 s against 100 / 200 = 0.5 s. */
+    c[0].backlog_s = 0.9;
     c[1].prefill_tokens_per_s = 200;
     cr_assert_eq(pick(POLICY_FASTEST, c, 2, 100, 1), 1);
 }
@@ -167,21 +172,80 @@ Test(fastest, ties_are_spread_evenly)
                   hits[i]);
 }
 
-Test(fastest, speed_is_learned_else_reported_else_guessed)
+Test(fastest, a_node_that_stalls_costs_so_many_times_more)
 {
-    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 5000, 0, 0), 2000));
-    cr_assert(NEAR(balance_prefill_speed(0, 0, 5000, 0, 0), 5000));
-    cr_assert(NEAR(balance_prefill_speed(0, 0, 0, 0, 0), 1000));
+    struct balance_candidate c[2] = {idle(), idle()};
+
+    /* (0.1 + 100 / 1000) * 6 = 1.2 s against 1.1 s. */
+    c[0].backlog_s = 0.1;
+    c[0].slowdown = 6;
+    c[1].backlog_s = 1;
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 100, 1), 1);
+    c[0].slowdown = 5; /* 1.0 s */
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 100, 1), 0);
 }
 
-Test(fastest, a_node_that_is_silent_is_no_faster_than_its_silence_allows)
+/* ---- trials ---- */
+
+/* A node of 2000 tokens/s that has something to do, and an idle one of 500. */
+static void fast_and_slow(struct balance_candidate *c, float regret_s)
 {
-    /* 600 tokens for 3 s and nothing: at most 200 tokens/s, whatever was learned. */
-    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 600, 3), 200));
-    /* A silence of less than a second says nothing. */
-    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 600, 0.9), 2000));
-    /* And there is a floor. */
-    cr_assert(NEAR(balance_prefill_speed(800, 0.4, 0, 1, 1000), 1));
+    c[0] = idle();
+    c[0].prefill_tokens_per_s = 2000;
+    c[0].backlog_s = 0.05;
+    c[1] = idle();
+    c[1].prefill_tokens_per_s = 500;
+    c[1].regret_s = regret_s;
+}
+
+Test(trial, a_request_that_loses_no_more_than_the_regret_tries_the_slow_node)
+{
+    struct balance_candidate c[2];
+
+    /* 200 tokens: 0.05 + 200 / 2000 = 0.15 s against 200 / 500 = 0.4 s. */
+    fast_and_slow(c, 0.26f);
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 200, 1), 1);
+    fast_and_slow(c, 0.24f);
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 200, 1), 0);
+    fast_and_slow(c, -1);
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 200, 1), 0);
+}
+
+Test(trial, a_long_prompt_never_tries_a_slow_node_for_little_regret)
+{
+    struct balance_candidate c[2];
+
+    /* 10,000 tokens: 5.05 s against 20 s. */
+    fast_and_slow(c, 5);
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 10000, 1), 0);
+}
+
+Test(trial, a_node_that_was_never_measured_counts_as_the_fastest)
+{
+    struct balance_candidate c[2];
+
+    fast_and_slow(c, INFINITY);
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 10000, 1), 1);
+    /* As fast, and no faster: 0.1 s of backlog against none. */
+    c[1].backlog_s = 0.1;
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 10000, 1), 0);
+}
+
+Test(trial, a_full_node_is_not_tried)
+{
+    struct balance_candidate c[2];
+
+    fast_and_slow(c, INFINITY);
+    c[1].cap = 0;
+    cr_assert_eq(pick(POLICY_FASTEST, c, 2, 10, 1), 0);
+}
+
+Test(trial, the_only_node_is_chosen_whatever_its_regret)
+{
+    struct balance_candidate c = idle();
+
+    c.regret_s = 0.1f;
+    cr_assert_eq(pick(POLICY_FASTEST, &c, 1, 100000, 1), 0);
 }
 
 /* ---- the others ---- */

@@ -27,11 +27,11 @@ Test(gauges, what_is_claimed_is_counted_and_given_back)
     cr_assert_not(gauges_claim(board, 1, 0, 1, 1, 3), "full");
     g = gauges_sum(board, 0, 1);
     cr_assert_eq(g.inflight, 3);
-    cr_assert_eq(g.pending_tokens, 157);
+    cr_assert_eq(g.charged_us, 157);
     gauges_prefill_done(board, 2, 0, 1, 50);
     g = gauges_read(board, 2, 0, 1);
     cr_assert_eq(g.inflight, 2);
-    cr_assert_eq(g.pending_tokens, 7);
+    cr_assert_eq(g.charged_us, 7);
     gauges_release(board, 2, 0, 1, 7);
     cr_assert(gauges_claim(board, 1, 0, 1, 1, 3));
     gauges_release(board, 0, 0, 1, 100);
@@ -39,7 +39,7 @@ Test(gauges, what_is_claimed_is_counted_and_given_back)
     gauges_release(board, 2, 0, 1, 0);
     g = gauges_sum(board, 0, 1);
     cr_assert_eq(g.inflight, 0);
-    cr_assert_eq(g.pending_tokens, 0);
+    cr_assert_eq(g.charged_us, 0);
     gauges_release(board, 2, 0, 1, 99); /* never below zero */
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
     cr_assert_not(gauges_claim(board, 0, 0, 1, 1, 0), "no places at all");
@@ -60,7 +60,7 @@ Test(gauges, a_new_tenant_is_not_charged_for_the_old_ones_requests)
     cr_assert(gauges_claim(board, 0, 0, 2, 4, 1));
     gauges_release(board, 0, 0, 1, 9); /* the old request ends: not ours */
     cr_assert_eq(gauges_sum(board, 0, 2).inflight, 1);
-    cr_assert_eq(gauges_sum(board, 0, 2).pending_tokens, 4);
+    cr_assert_eq(gauges_sum(board, 0, 2).charged_us, 4);
     board_drop(&t, board);
 }
 
@@ -101,7 +101,7 @@ Test(gauges, the_oldest_request_is_the_least_over_all_workers)
     cr_assert_eq(gauges_oldest(board, 0, 1), 300);
     g = gauges_sum_oldest(board, 0, 1);
     cr_assert_eq(g.inflight, 3);
-    cr_assert_eq(g.pending_tokens, 30);
+    cr_assert_eq(g.charged_us, 30);
     cr_assert_eq(g.oldest_mono_us, 300);
     cr_assert_eq(gauges_sum(board, 0, 1).oldest_mono_us, 0, "only where it is asked for");
     gauges_set_oldest(board, 2, 0, 1, 0);
@@ -216,7 +216,7 @@ static void contest(uint32_t cap, uint32_t goal)
         cr_assert_geq(arena->wins_by[w], SHARE, "process %u had %u places", w,
                       arena->wins_by[w]);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);
-    cr_assert_eq(gauges_sum(board, 0, 1).pending_tokens, 0);
+    cr_assert_eq(gauges_sum(board, 0, 1).charged_us, 0);
     (void)munmap(arena, sizeof(*arena));
     board_drop(&t, board);
 }

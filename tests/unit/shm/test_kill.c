@@ -125,7 +125,7 @@ static void reap(struct scoreboard *board, unsigned w, pid_t pid)
     reap_process(board, w);
     for (unsigned node = 0; node < NODES; node++) {
         cr_assert_eq(gauges_read(board, w, node, 1).inflight, 0);
-        cr_assert_eq(gauges_read(board, w, node, 1).pending_tokens, 0);
+        cr_assert_eq(gauges_read(board, w, node, 1).charged_us, 0);
         cr_assert_eq(segment_gauges(board, node)[w], 0, "not even a claim is left");
         cr_assert_leq(gauges_sum(board, node, 1).inflight, CAP);
     }
@@ -175,12 +175,12 @@ Test(kill, gauges_are_exact_after_workers_were_killed_in_a_loop, .timeout = 120)
             struct gauge g = gauges_read(board, w, node, 1);
 
             cr_assert_eq(g.inflight, shared->ledger[w].inflight[node]);
-            cr_assert_eq(g.pending_tokens, shared->ledger[w].pending[node]);
+            cr_assert_eq(g.charged_us, shared->ledger[w].pending[node]);
             sum.inflight += g.inflight;
-            sum.pending_tokens += g.pending_tokens;
+            sum.charged_us += g.charged_us;
         }
         cr_assert_eq(gauges_sum(board, node, 1).inflight, sum.inflight);
-        cr_assert_eq(gauges_sum(board, node, 1).pending_tokens, sum.pending_tokens);
+        cr_assert_eq(gauges_sum(board, node, 1).charged_us, sum.charged_us);
         cr_assert_leq(sum.inflight, CAP);
     }
     for (unsigned w = 0; w < WORKERS; w++)

@@ -20,6 +20,7 @@
 #include "shm/segment.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
+#include "shm/speeds.h"
 #include "shm/stats.h"
 #include "shm/usage.h"
 #include "shm/words.h"
@@ -358,6 +359,11 @@ static void read_everything(const struct scoreboard *board)
             (void)stats_read_counter(board, node, (enum stats_counter)c);
         for (unsigned a = 0; a <= STATS_AVERAGES; a++)
             cr_assert(isfinite(stats_read_average(board, node, (enum stats_average)a)));
+        for (uint32_t row = 0; row <= SPEEDS_ROWS + 1; row++) {
+            struct speed speed = speeds_read(board, row, node);
+
+            cr_assert(isfinite(speed.tokens) && isfinite(speed.seconds));
+        }
         (void)gauges_sum(board, node, 1);
         (void)gauges_read(board, 0, node, 1);
         (void)gauges_read(board, 4711, node, 1);

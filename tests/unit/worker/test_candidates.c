@@ -12,6 +12,7 @@
 #include "shm/routing/gauges.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
+#include "shm/speeds.h"
 #include "shm/stats.h"
 #include "tests/unit/shm/board.h"
 #include "worker/fleet.h"
@@ -49,7 +50,7 @@ static void set_up(unsigned nodes)
         cr_assert(nodes_read(s.board, n, &s.node[n].info));
         s.node[n].slot = n;
         s.node[n].reachable = true;
-        s.node[n].tried_mono_us = NOW;
+        speeds_note_sent(s.board, n, 1, NOW);
         s.server[n] = (struct fleet_server){.node = &s.node[n],
                                             .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
                                             .operations = UINT32_C(1) << CHAT,
@@ -90,15 +91,18 @@ static int claim(struct candidates_place *place)
 /* What was learned: `speed` tokens per second. */
 static void learn(unsigned node, double speed)
 {
-    stats_average(s.board, node, 1, STATS_AVG_BACKLOG, speed * 2, 0.1);
-    stats_average(s.board, node, 1, STATS_AVG_TTFT_S, 2, 0.1);
+    uint32_t row = speeds_take(s.board, MODEL, OP_CLASS_GENERATION);
+    struct speed seen = speeds_read(s.board, row, node);
+
+    cr_assert(speeds_swap(s.board, row, node, 1, &seen,
+                          (struct speed){.tokens = (float)speed * 2, .seconds = 2}));
     stats_average(s.board, node, 1, STATS_AVG_HOLD_S, 8, 0.1);
 }
 
 static void hold_places(unsigned worker, unsigned node, unsigned n)
 {
     while (n-- != 0)
-        cr_assert(gauges_claim(s.board, worker, node, 1, 100, 99));
+        cr_assert(gauges_claim(s.board, worker, node, 1, 100 * US_PER_MS, 99));
 }
 
 Test(candidates, a_candidate_has_what_the_scoreboard_says)
@@ -123,7 +127,8 @@ Test(candidates, a_candidate_has_what_the_scoreboard_says)
     cr_assert_not(all.of[0].same_session);
     cr_assert_eq(all.of[1].id, 1);
     cr_assert_eq(all.of[1].inflight, 3);
-    cr_assert_eq(all.of[1].pending_tokens, 300);
+    cr_assert_float_eq(all.of[1].backlog_s, 0.3, 1e-9, "three of 0.1 s each");
+    cr_assert_float_eq(all.of[1].slowdown, 1, 1e-9);
     cr_assert_eq(all.of[1].slots, 4);
     cr_assert_eq(all.of[1].cap, 6, "4 slots and 2 places beyond");
     cr_assert_eq(all.of[1].matched_tokens, 600, "2 windows of 300 tokens");
@@ -172,14 +177,14 @@ Test(candidates, nothing_waits_at_a_node_whose_slots_are_not_all_open)
     tear_down();
 }
 
-Test(candidates, a_silent_node_is_no_faster_than_its_silence)
+Test(candidates, a_node_that_is_silent_for_longer_than_its_charge_is_slower)
 {
     set_up(1);
     learn(0, 500);
     hold_places(1, 0, 1);
     gauges_set_oldest(s.board, 1, 0, 1, NOW - 5 * US_PER_S);
     gather();
-    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 20, 1e-9, "100 tokens in 5 s");
+    cr_assert_float_eq(all.of[0].slowdown, 5, 1e-6, "5 s, where one may say nothing");
     tear_down();
 }
 
@@ -224,20 +229,70 @@ Test(candidates, a_full_node_is_left_out_for_its_pause_and_a_failed_one_for_good
     tear_down();
 }
 
-Test(candidates, an_idle_node_nothing_new_is_known_of_counts_as_the_fastest)
+Test(candidates, a_speed_is_that_of_the_model_and_the_class)
+{
+    set_up(1);
+    learn(0, 4000);
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 4000, 1e-3);
+    s.request.op_class = OP_CLASS_EMBEDDING;
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 1000, 1e-3, "as it reports");
+    s.request.op_class = OP_CLASS_GENERATION;
+    s.request.model_hash = MODEL + 1;
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 1000, 1e-3);
+    tear_down();
+}
+
+Test(candidates, the_backlog_is_worked_off_from_the_last_first_token_on)
+{
+    set_up(1);
+    learn(0, 4000);
+    cr_assert(gauges_claim(s.board, 0, 0, 1, 4 * US_PER_S, 99));
+    gauges_set_oldest(s.board, 0, 0, 1, NOW - 3 * US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].backlog_s, 1, 1e-6, "4 s were sent 3 s ago");
+    speeds_note_first_token(s.board, 0, 1, NOW - US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].backlog_s, 3, 1e-6, "another one was finished 1 s ago");
+    tear_down();
+}
+
+Test(candidates, an_idle_node_may_be_tried_after_ten_seconds)
 {
     set_up(3);
+    s.server[2].prefill_tokens_per_s = 0;
     learn(0, 4000);
     learn(1, 50);
     gather();
-    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "tried just now");
-    cr_assert_float_eq(all.of[2].prefill_tokens_per_s, 4000, 1e-9, "never tried");
-    s.node[1].tried_mono_us = NOW - 10 * US_PER_S - 1;
+    cr_assert_lt(all.of[1].regret_s, 0, "it has had a request just now");
+    cr_assert(isinf(all.of[2].regret_s), "nothing is known of it");
+    s.request.now_mono_us = NOW + 10 * US_PER_S;
     gather();
-    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 4000, 1e-9);
+    cr_assert_geq(all.of[1].regret_s, 0.1f);
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "what it is known for");
     hold_places(1, 1, 1);
     gather();
-    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "it has a request already");
+    cr_assert_lt(all.of[1].regret_s, 0, "it has a request already");
+    tear_down();
+}
+
+Test(candidates, one_worker_tries_a_node_and_the_others_do_not)
+{
+    struct candidates_place place;
+
+    set_up(2);
+    s.server[1].prefill_tokens_per_s = 0;
+    learn(0, 4000);
+    hold_places(1, 0, 1); /* so that an idle node as fast is better */
+    gather();
+    cr_assert(speeds_take_trial(s.board, 1, 1, NOW, NOW + 1), "another worker, meanwhile");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_not(place.trial);
+    gather();
+    cr_assert_eq(claim(&place), 1);
+    cr_assert(place.trial);
     tear_down();
 }
 
@@ -292,7 +347,7 @@ Test(candidates, beyond_the_slots_nobody_gets_a_free_slot)
     tear_down();
 }
 
-Test(candidates, a_claim_counts_the_uncached_tokens_in_the_own_gauge)
+Test(candidates, a_claim_charges_the_time_of_the_uncached_tokens_to_the_own_gauge)
 {
     struct candidates_place place;
 
@@ -303,7 +358,7 @@ Test(candidates, a_claim_counts_the_uncached_tokens_in_the_own_gauge)
     cr_assert_eq(claim(&place), 0);
     cr_assert_eq(place.terms.uncached_tokens, 600);
     cr_assert_eq(gauges_read(s.board, 0, 0, 1).inflight, 1);
-    cr_assert_eq(gauges_read(s.board, 0, 0, 1).pending_tokens, 600);
+    cr_assert_eq(gauges_read(s.board, 0, 0, 1).charged_us, 600000);
     tear_down();
 }
 
@@ -331,7 +386,7 @@ Test(candidates, the_record_has_every_term_and_says_why_not)
     learn(0, 1000);
     learn(1, 1000);
     learn(2, 1000);
-    hold_places(1, 1, 1); /* 100 tokens on their way */
+    hold_places(1, 1, 1); /* 0.1 s of backlog */
     hold_places(1, 2, 4);
     prefix_session_set(s.board, 5, 0, 1, NOW);
     s.request.session_hash = 5;
@@ -347,14 +402,14 @@ Test(candidates, the_record_has_every_term_and_says_why_not)
     cr_assert_str_eq(read.candidate[1].name, "n1");
     cr_assert_eq(read.candidate[0].bars, 0);
     /* n0: 1000 / 1000 * 1, a fifth less for the session. */
-    cr_assert_float_eq(read.candidate[0].prefill_s, 1, 1e-6);
-    cr_assert_float_eq(read.candidate[0].bonus_s, 0.2, 1e-6);
-    cr_assert_float_eq(read.candidate[0].cost_s, 0.8, 1e-6);
-    /* n1: (100 + 1000) / 1000 * (1 + 1/4). */
-    cr_assert_float_eq(read.candidate[1].cost_s, 1.375, 1e-6);
-    /* n2: full: a wait of 1 * 8 / 4, and (400 + 1000) / 1000 * (1 + 4/4). */
-    cr_assert_float_eq(read.candidate[2].wait_s, 2, 1e-6);
-    cr_assert_float_eq(read.candidate[2].cost_s, 4.8, 1e-6);
+    cr_assert_float_eq(read.candidate[0].prefill_s, 1, 1e-5);
+    cr_assert_float_eq(read.candidate[0].bonus_s, 0.2, 1e-5);
+    cr_assert_float_eq(read.candidate[0].cost_s, 0.8, 1e-5);
+    /* n1: (0.1 + 1000 / 1000) * (1 + 1/4). */
+    cr_assert_float_eq(read.candidate[1].cost_s, 1.375, 1e-5);
+    /* n2: full: a wait of 1 * 8 / 4, and (0.4 + 1000 / 1000) * (1 + 4/4). */
+    cr_assert_float_eq(read.candidate[2].wait_s, 2, 1e-5);
+    cr_assert_float_eq(read.candidate[2].cost_s, 4.8, 1e-5);
     cr_assert_eq(read.candidate[2].bars, DECISION_BAR_FULL);
     tear_down();
 }

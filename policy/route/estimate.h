@@ -1,0 +1,110 @@
+/*
+ * estimate.h - what is learned of a node's speed, and what it says of the next request.  Pure.
+ *
+ * Learned, per node, model and class of operation: two moving averages, of the tokens B that
+ * stood before a request's first token (its own uncached ones and those before it), and of the
+ * seconds T that passed from sending it to that token.  Their quotient is the speed p.
+ *
+ * Three ends of an attempt teach three things:
+ *
+ *   an answer        status below 400, with content: one sample (B, T)
+ *   the node failed  5xx, lost, garbage, silence: one slow sample for the event, however many
+ *                    requests were open there: ten times the average, so that a node that fails
+ *                    fast does not look fast, and no more, so that it is soon forgiven
+ *   all else         4xx, refusals, questions, what is not the node's fault, cancelled: nothing
+ *
+ * A node's backlog is time: each request is charged u / p when it is sent, with the speed of
+ * its own model and class, and taken off at its first token.  What has been worked off since is
+ * not known but guessed: time has passed.
+ */
+#ifndef DROVER_POLICY_ESTIMATE_H
+#define DROVER_POLICY_ESTIMATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/kinds.h"
+
+/* ---- learning -------------------------------------------------------------------------- */
+
+/* Both 0: no sample yet.  Also one sample. */
+struct estimate_speed {
+    float tokens;  /* B */
+    float seconds; /* T */
+};
+
+enum estimate_lesson {
+    ESTIMATE_NOTHING = 0,
+    ESTIMATE_ANSWER,
+    ESTIMATE_FAILURE,
+};
+
+struct estimate_end {
+    unsigned status; /* of the engine's head; 0 = there was none */
+    bool had_slot;   /* it did not have to wait for a slot or for the model */
+    enum op_class op_class;
+    bool content;     /* the first token came, or the whole answer */
+    bool node_failed; /* it ended as a failure that is the node's own */
+    bool before;      /* ... and before the first token */
+};
+enum estimate_lesson estimate_lesson(const struct estimate_end *end);
+
+/* What an answer teaches: B = u + left_s * p at the time of sending, T since then. */
+struct estimate_speed estimate_sample(uint32_t uncached_tokens, double left_s, double p,
+                                      double took_s);
+
+/* What the node's own failure teaches.  `usual` is the average when the request was sent: later
+ * ones already contain what others have learned of the same event. */
+struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent);
+
+/* The average after one more sample; the first is taken as it is.  A sample that is no number
+ * changes nothing. */
+struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_speed sample);
+
+/* Failures of one node that are no further apart than this are one event. */
+#define ESTIMATE_EVENT_US UINT64_C(1000000)
+
+/* ---- knowing --------------------------------------------------------------------------- */
+
+/* Tokens per second: learned, else what the node reports (0 = nothing), else a guess; at least
+ * 1. */
+double estimate_tokens_per_s(struct estimate_speed learned, double reported);
+
+/* What a request of so many uncached tokens is charged. */
+uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s);
+
+struct estimate_backlog {
+    double left_s;   /* until a request sent now would be looked at */
+    double slowdown; /* at least 1: so many times longer than it should the engine takes */
+};
+
+/*
+ * What is left of `charged_us`.  The engine works on it since the later of two instants, both 0
+ * if there is none: its oldest request before first token was sent, the last first token came
+ * there.  Not less than a twentieth is left, because something is still to come; and once the
+ * time exceeds the charge by more than a first token may take on any node, the node is slower
+ * than it was, or stands still.
+ */
+struct estimate_backlog estimate_backlog(uint64_t charged_us, uint64_t oldest_mono_us,
+                                         uint64_t first_token_mono_us, uint64_t now_mono_us);
+
+/* ---- trying ---------------------------------------------------------------------------- */
+
+/*
+ * A node that is never chosen is never measured, so a bad first impression, or none, would
+ * last.
+ *
+ *   never measured          counts as the fastest, one request at a time
+ *   idle, not tried for a   counts as the fastest where this request costs no more than the
+ *   while                   regret more there, at its last known speed, than at the best node
+ *
+ * The regret grows slowly for as long as the node is not tried: one that has recovered is
+ * found, even if all prompts are long.
+ */
+#define ESTIMATE_TRIAL_IDLE_US UINT64_C(10000000)
+
+/* Seconds of regret; negative: no trial.  `tried_mono_us` 0 = never. */
+double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us);
+
+#endif
