@@ -374,7 +374,8 @@ static bool check_request(struct exec *exec, const Drover__V1__InferRequest *req
 }
 
 /* The answer has reached its limit: what the client lacks is its end. */
-static void end_at_limit(struct exec *exec, const Drover__V1__InferRequest *request)
+static void end_at_limit(struct exec *exec, const Drover__V1__InferRequest *request,
+                         const struct json_value *root)
 {
     const Drover__V1__Resume *resume = request->resume;
     struct resume_last last = {.operation = exec->operation,
@@ -382,19 +383,16 @@ static void end_at_limit(struct exec *exec, const Drover__V1__InferRequest *requ
                                .created = resume->created,
                                .prompt_tokens = request->est_prompt_tokens,
                                .output_tokens = resume->text_tokens};
-    struct json_value root;
 
-    if (json_check(&root, request->body.data, request->body.len, NULL) != 0)
-        root = (struct json_value){0};
-    resume_last_events(&exec->out, &root, &last);
+    resume_last_events(&exec->out, root, &last);
     exec->observer.usage.prompt_tokens = last.prompt_tokens;
     answer_last(exec);
 }
 
-/* Prepares to continue an answer; `body` becomes what asks for the rest of it.  False: the call
- * has ended. */
+/* Prepares to continue an answer: `body`, and `source` with it, becomes what asks for the rest
+ * of it.  False: the call has ended. */
 static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *request,
-                        struct buf *body)
+                        struct edit_source *source, struct buf *body)
 {
     const Drover__V1__Resume *resume = request->resume;
     struct resume_request rest = {.operation = exec->operation,
@@ -410,7 +408,7 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
         .text_len = rest.text_len,
         .repeats = resume_engine_repeats(engine_kind(exec), exec->operation)};
     struct error err = {0};
-    bool over;
+    bool over = false;
     int rc;
 
     exec->continues = true;
@@ -422,15 +420,19 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
         config.text_len = 0; /* whoever goes on from ids says nothing again */
     rc = rejoin_init(&exec->rejoin, &config);
     if (rc == 0)
-        rc = resume_body(body, request->body.data, request->body.len, &rest, &over, &err);
+        rc = resume_body(body, &source->root, &rest, &over, &err);
+    if (rc == 0 && over) {
+        end_at_limit(exec, request, &source->root);
+        return false;
+    }
+    if (rc == 0)
+        rc = edit_check(source, exec->operation, buf_head(body), buf_size(body), &err);
     if (rc != 0) {
         exec_fail(exec, rc == DRV_EINVAL ? GRPC_UNIMPLEMENTED : GRPC_UNAVAILABLE, "%s",
                   rc == DRV_EINVAL ? err.text : "the node is out of memory");
         return false;
     }
-    if (over)
-        end_at_limit(exec, request);
-    return !over;
+    return true;
 }
 
 /* Takes over what is needed of the message, whose memory is the arena's.  False: the call has
@@ -438,11 +440,9 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
 static bool take_request(struct exec *exec, const Drover__V1__InferRequest *request)
 {
     struct edit_wishes wishes = {.model = "", .stream = request->stream};
-    const void *body = request->body.data;
-    size_t body_len = request->body.len;
     struct buf rest = BUF_INIT;
     struct edit_outcome outcome;
-    struct json_value root;
+    struct edit_source source;
     struct error err = {0};
     int rc;
 
@@ -457,28 +457,27 @@ static bool take_request(struct exec *exec, const Drover__V1__InferRequest *requ
         wishes.model = request->edit->set_model;
         wishes.usage = request->edit->want_usage;
     }
-    exec->resumable = exec->want_text && exec->stream &&
-                      json_check(&root, body, body_len, NULL) == 0 &&
-                      resume_possible(exec->operation, &root);
+    rc = edit_check(&source, exec->operation, request->body.data, request->body.len, &err);
+    if (rc != 0) {
+        exec_fail(exec, GRPC_INVALID_ARGUMENT, "%s", err.text);
+        return false;
+    }
+    exec->resumable =
+        exec->want_text && exec->stream && resume_possible(exec->operation, &source.root);
     observer_init(&exec->observer, exec->operation, exec->resumable);
     exec->vocabulary = vocabulary_of(exec, request->model);
     wishes.token_ids =
         exec->agent->config.resume_ids && exec->resumable && exec->vocabulary != 0;
-    if (request->resume != NULL) {
-        if (!take_resume(exec, request, &rest)) {
-            buf_finish(&rest);
-            return false;
-        }
-        body = buf_head(&rest);
-        body_len = buf_size(&rest);
+    if (request->resume != NULL && !take_resume(exec, request, &source, &rest)) {
+        buf_finish(&rest);
+        return false;
     }
-    rc = edit_body(&exec->body, exec->operation, body, body_len, &wishes, &outcome, &err);
+    rc = edit_body(&exec->body, &source, &wishes, &outcome, &err);
     buf_finish(&rest);
     if (rc == 0)
         rc = keep_headers(exec, request);
     if (rc != 0) {
-        exec_fail(exec, rc == DRV_EINVAL ? GRPC_INVALID_ARGUMENT : GRPC_UNAVAILABLE, "%s",
-                  rc == DRV_EINVAL ? err.text : "the node is out of memory");
+        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
         return false;
     }
     exec->streaming = outcome.streaming;

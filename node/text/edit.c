@@ -70,62 +70,78 @@ static void edit_form(struct buf *out, const void *body, size_t n,
     buf_add(out, old + old_len, n - before - old_len);
 }
 
-static bool has_json_body(int operation)
+int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
+               struct error *err)
 {
-    return operation != OP(TRANSCRIPTIONS);
+    int rc;
+
+    *out = (struct edit_source){.operation = operation, .body = body, .n = n};
+    if (operation == OP(TRANSCRIPTIONS))
+        return 0;
+    rc = json_check(&out->root, body, n, err);
+    if (rc != 0)
+        return error_wrap(err, rc, "the body is not JSON");
+    if (out->root.type != JSON_OBJECT)
+        return error_set(err, DRV_EINVAL, "the body is not a JSON object");
+    return 0;
 }
 
-int edit_body(struct buf *out, int operation, const void *body, size_t n,
+/* Asks for usage, where it is wished for and may be.  `text` has the member's value and must
+ * stay until the edit is done. */
+static int plan_usage(struct plan *plan, struct buf *text, const struct edit_source *source,
+                      const struct edit_wishes *wishes, bool *added)
+{
+    struct json_value options, asked;
+    int rc;
+
+    if (wishes->no_usage || !(wishes->usage || !wishes->stream) ||
+        (source->operation != OP(CHAT_COMPLETIONS) && source->operation != OP(COMPLETIONS)))
+        return 0;
+    options = json_get(&source->root, "stream_options");
+    asked = json_get(&options, "include_usage");
+    if (asked.type == JSON_TRUE)
+        return 0;
+    rc = edit_inside(text, &options, "include_usage", "true");
+    if (rc != 0)
+        return rc;
+    add(plan, "stream_options", buf_cstr(text));
+    *added = true;
+    return 0;
+}
+
+int edit_body(struct buf *out, const struct edit_source *source,
               const struct edit_wishes *wishes, struct edit_outcome *outcome, struct error *err)
 {
     struct buf model = BUF_INIT, stream_options = BUF_INIT;
     struct plan plan = {0};
-    struct json_value root, object, asked;
-    int rc;
+    struct json_value stream;
+    int rc = 0;
 
     memset(outcome, 0, sizeof(*outcome));
-    if (!has_json_body(operation)) {
-        edit_form(out, body, n, wishes);
+    if (source->root.type == JSON_NONE) {
+        edit_form(out, source->body, source->n, wishes);
         return out->failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
     }
-    outcome->json = true;
-    rc = json_check(&root, body, n, err);
-    if (rc != 0)
-        return error_wrap(err, rc, "the body is not JSON");
-    if (root.type != JSON_OBJECT)
-        return error_set(err, DRV_EINVAL, "the body is not a JSON object");
-
     if (wishes->model[0] != '\0') {
         json_quote_str(&model, wishes->model);
         add(&plan, "model", buf_cstr(&model));
     }
-    outcome->streaming = observe_streams(operation) && !must_not_stream(operation, &root);
+    outcome->streaming = observe_streams(source->operation) &&
+                         !must_not_stream(source->operation, &source->root);
     if (outcome->streaming) {
-        object = json_get(&root, "stream");
-        if (object.type != JSON_TRUE)
+        stream = json_get(&source->root, "stream");
+        if (stream.type != JSON_TRUE)
             add(&plan, "stream", "true");
-    }
-    if (outcome->streaming && !wishes->no_usage && (wishes->usage || !wishes->stream) &&
-        (operation == OP(CHAT_COMPLETIONS) || operation == OP(COMPLETIONS))) {
-        object = json_get(&root, "stream_options");
-        asked = json_get(&object, "include_usage");
-        if (asked.type != JSON_TRUE) {
-            rc = edit_inside(&stream_options, &object, "include_usage", "true");
-            if (rc != 0)
-                goto out;
-            add(&plan, "stream_options", buf_cstr(&stream_options));
-            outcome->usage_added = true;
-        }
+        rc = plan_usage(&plan, &stream_options, source, wishes, &outcome->usage_added);
     }
     if (wishes->token_ids)
         add(&plan, "logprobs", "1");
-    if (plan.count == 0)
-        buf_add(out, body, n);
-    else
-        rc = json_edit(out, &root, plan.edits, plan.count);
+    if (rc == 0 && plan.count == 0)
+        buf_add(out, source->body, source->n);
+    else if (rc == 0)
+        rc = json_edit(out, &source->root, plan.edits, plan.count);
     if (rc == 0 && (out->failed || model.failed || stream_options.failed))
         rc = DRV_ENOMEM;
-out:
     if (rc != 0)
         (void)error_set(err, rc, "the body cannot be edited: out of memory");
     buf_finish(&model);

@@ -12,9 +12,23 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/json.h"
 
 struct buf;
 struct error;
+
+/* A client's body, checked once for all who look at it. */
+struct edit_source {
+    int operation;    /* enum drover.v1.Operation */
+    const void *body; /* borrowed */
+    size_t n;
+    struct json_value root; /* of the body; JSON_NONE: it is a form */
+};
+
+/* Checks a body, which must be a JSON object unless the operation takes a form.  DRV_EINVAL,
+ * with the place and the reason in `err`. */
+MUST_CHECK int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
+                          struct error *err);
 
 struct edit_wishes {
     const char *model;        /* "" = keep */
@@ -26,17 +40,15 @@ struct edit_wishes {
 };
 
 struct edit_outcome {
-    bool json;        /* the operation has a JSON body */
     bool streaming;   /* the engine is asked for a stream */
     bool usage_added; /* usage is in the stream only because of us */
 };
 
 /*
- * Appends the body with the edits of `wishes` for `operation` to `out`; bytes that no edit
- * names are kept.  In a form only the field "model" is changed, where there is one. DRV_EINVAL:
- * the body is not a JSON object; DRV_ENOMEM.
+ * Appends the body with the edits of `wishes` to `out`; bytes that no edit names are kept.  In
+ * a form only the field "model" is changed, where there is one.  DRV_ENOMEM.
  */
-MUST_CHECK int edit_body(struct buf *out, int operation, const void *body, size_t n,
+MUST_CHECK int edit_body(struct buf *out, const struct edit_source *source,
                          const struct edit_wishes *wishes, struct edit_outcome *outcome,
                          struct error *err);
 

@@ -285,36 +285,33 @@ static void plan_limits(struct plan *plan, const struct json_value *root, uint32
         add_number(plan, "min_tokens", n <= tokens ? 0 : n - tokens);
 }
 
-int resume_body(struct buf *out, const void *body, size_t n,
+int resume_body(struct buf *out, const struct json_value *root,
                 const struct resume_request *request, bool *over, struct error *err)
 {
     struct plan plan = {0};
-    struct json_value root, input;
-    int rc;
+    struct json_value input;
+    int rc = 0;
 
     *over = false;
-    rc = json_check(&root, body, n, err);
-    if (rc != 0)
-        return error_wrap(err, rc, "the body is not JSON");
-    if (!resume_possible(request->operation, &root))
+    if (!resume_possible(request->operation, root))
         return error_set(err, DRV_EINVAL, "an answer to this request cannot be continued");
     if (request->token_ids_count != 0 && request->operation == OP(COMPLETIONS)) {
-        input = json_get(&root, "prompt");
+        input = json_get(root, "prompt");
         plan_ids(&plan, &input, request);
     } else if (request->text_len == 0) {
         /* what was said so far leaves nothing to go on from */
     } else if (request->operation == OP(COMPLETIONS)) {
-        input = json_get(&root, "prompt");
+        input = json_get(root, "prompt");
         plan_prompt(&plan, &input, request);
     } else {
-        input = json_get(&root, "messages");
+        input = json_get(root, "messages");
         plan_messages(&plan, &input, request);
     }
-    plan_limits(&plan, &root, request->tokens, over);
+    plan_limits(&plan, root, request->tokens, over);
     if (plan.count == 0)
-        buf_add(out, body, n);
+        buf_add(out, root->text, root->len);
     else
-        rc = json_edit(out, &root, plan.edits, plan.count);
+        rc = json_edit(out, root, plan.edits, plan.count);
     if (rc == 0 && (out->failed || plan.input.failed))
         rc = DRV_ENOMEM;
     buf_finish(&plan.input);

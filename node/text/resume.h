@@ -55,7 +55,7 @@ struct resume_request {
  * no rest (`out` is then of no use).  DRV_EINVAL: not a request for which resume_possible();
  * DRV_ENOMEM.
  */
-MUST_CHECK int resume_body(struct buf *out, const void *body, size_t n,
+MUST_CHECK int resume_body(struct buf *out, const struct json_value *root,
                            const struct resume_request *request, bool *over, struct error *err);
 
 /* What the client still lacks of an answer that has reached its limit. */

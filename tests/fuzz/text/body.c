@@ -21,6 +21,7 @@ static void read_form(const uint8_t *body, size_t n)
 {
     struct edit_wishes wishes = {.model = "other", .content_type = FORM};
     struct edit_outcome outcome;
+    struct edit_source source;
     struct inspected got;
     struct error err = {0};
     struct buf out = BUF_INIT;
@@ -31,8 +32,9 @@ static void read_form(const uint8_t *body, size_t n)
     MUST(rc == 0 || err.text[0] != '\0');
     if (form_find(FORM, body, n, "model", &value, &len))
         MUST((const uint8_t *)value >= body && (const uint8_t *)value + len <= body + n);
-    rc = edit_body(&out, DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS, body, n, &wishes,
-                   &outcome, &err);
+    MUST(edit_check(&source, DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS, body, n, &err) ==
+         0);
+    rc = edit_body(&out, &source, &wishes, &outcome, &err);
     if (rc == 0 && form_find(FORM, buf_head(&out), buf_size(&out), "model", &value, &len))
         MUST(len == 5 && memcmp(value, "other", 5) == 0);
     buf_finish(&out);
@@ -56,11 +58,14 @@ static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
                                  .no_usage = (wish & 4) != 0,
                                  .stream = (wish & 8) != 0};
     struct edit_outcome outcome;
+    struct edit_source source;
     struct json_value root;
     struct error err = {0};
     struct buf out = BUF_INIT;
 
-    if (edit_body(&out, operation, body, n, &wishes, &outcome, &err) == 0 && outcome.json) {
+    if (edit_check(&source, operation, body, n, &err) == 0 &&
+        edit_body(&out, &source, &wishes, &outcome, &err) == 0 &&
+        source.root.type != JSON_NONE) {
         struct json_value model;
 
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
@@ -70,7 +75,7 @@ static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
     buf_finish(&out);
 }
 
-static void resume(int operation, const struct json_value *root, const uint8_t *body, size_t n)
+static void resume(int operation, const struct json_value *root)
 {
     const struct resume_request request = {
         .operation = operation, .text = "so far \"\xe2\x98\xba", .text_len = 11, .tokens = 3};
@@ -83,7 +88,7 @@ static void resume(int operation, const struct json_value *root, const uint8_t *
 
     if (!resume_possible(operation, root))
         return;
-    if (resume_body(&out, body, n, &request, &over, &err) == 0 && !over)
+    if (resume_body(&out, root, &request, &over, &err) == 0 && !over)
         MUST(json_check(&changed, buf_head(&out), buf_size(&out), NULL) == 0);
     buf_reset(&out);
     resume_last_events(&out, root, &last);
@@ -111,7 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     edit(operation, wish, body, n);
     if (json_check(&root, body, n, NULL) == 0) {
         read_prompt(&root);
-        resume(operation, &root, body, n);
+        resume(operation, &root);
     }
     free(body);
     return 0;

@@ -171,6 +171,16 @@ Test(resume, replacement_characters_at_the_end_are_not_given_to_the_engine)
 
 /* ---- the body -------------------------------------------------------------------------- */
 
+/* As resume_body(), of a text. */
+static int resume_text(struct buf *out, const void *body, size_t n,
+                       const struct resume_request *request, bool *over, struct error *err)
+{
+    struct json_value root;
+    int rc = json_check(&root, body, n, err);
+
+    return rc != 0 ? rc : resume_body(out, &root, request, over, err);
+}
+
 /* True when a limit is reached. */
 static bool expect(int operation, const char *body, const char *text, uint32_t tokens,
                    const char *wanted)
@@ -182,7 +192,7 @@ static bool expect(int operation, const char *body, const char *text, uint32_t t
     bool over;
 
     rig_add(&in, body);
-    cr_assert_eq(resume_body(&out, buf_head(&in), buf_size(&in), &request, &over, &err), 0,
+    cr_assert_eq(resume_text(&out, buf_head(&in), buf_size(&in), &request, &over, &err), 0,
                  "%s", err.text);
     if (wanted != NULL) {
         rig_add(&want, wanted);
@@ -231,7 +241,7 @@ Test(resume, a_prompt_is_lengthened_inside_its_quotes)
     struct error err = {0};
     bool over;
 
-    cr_assert_eq(resume_body(&out, body, strlen(body), &request, &over, &err), 0);
+    cr_assert_eq(resume_text(&out, body, strlen(body), &request, &over, &err), 0);
     cr_assert_not(over);
     cr_assert_str_eq(buf_cstr(&out), "{\"prompt\":\"a\\u00e9\\\\b\\\"\\n\xc3\xa9\",\"n\":1}");
     buf_finish(&out);
@@ -251,7 +261,7 @@ Test(resume, token_ids_follow_the_prompt_in_a_list)
     struct error err = {0};
     bool over;
 
-    cr_assert_eq(resume_body(&out, body, strlen(body), &request, &over, &err), 0);
+    cr_assert_eq(resume_text(&out, body, strlen(body), &request, &over, &err), 0);
     cr_assert_str_eq(buf_cstr(&out),
                      "{\"n\":1, \"prompt\" : [\"a\\\"\",372,0,4294967295],\"max_tokens\":6}");
     buf_finish(&out);
@@ -316,7 +326,7 @@ Test(resume, requests_that_cannot_be_continued_are_refused)
         struct error err = {0};
         bool over;
 
-        cr_assert_eq(resume_body(&out, bad[i], strlen(bad[i]), &request, &over, &err),
+        cr_assert_eq(resume_text(&out, bad[i], strlen(bad[i]), &request, &over, &err),
                      DRV_EINVAL, "case %zu", i);
         cr_assert_neq(err.text[0], '\0');
         buf_finish(&out);
@@ -401,7 +411,7 @@ Test(resume, a_damaged_body_is_refused_or_becomes_another_json_object)
         for (int i = rand() % 3; i > 0 && n != 0; i--)
             exact[(size_t)rand() % n] =
                 (char)(rand() % 4 == 0 ? rand() % 256 : "{}[]\",:\\0e"[rand() % 10]);
-        rc = resume_body(&out, exact, n, &request, &over, &err);
+        rc = resume_text(&out, exact, n, &request, &over, &err);
         cr_assert(rc == 0 || rc == DRV_EINVAL);
         if (rc == 0) {
             cr_assert_eq(json_check(&root, buf_head(&out), buf_size(&out), NULL), 0, "%s",
