@@ -1,7 +1,4 @@
-/*
- * agent.c - the Inference service apart from Infer itself: Describe, WatchLoad, health, and
- * the bookkeeping that they and the coordinators see.
- */
+/* agent.c - see agent.h. */
 #include "node/agent.h"
 
 #include <stdlib.h>
@@ -10,38 +7,22 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "node/infer.h"
-#include "node/text/pacer.h"
-#include "proto/health_service.h"
-
-#define WATCH_DEFAULT_MS 1000
-#define WATCH_MIN_MS     100
-#define WATCH_MAX_MS     60000
+#include "proto/rpc/grpc/server.h"
 
 /* ---- what changes ---------------------------------------------------------------------- */
 
 void agent_listen(struct agent *agent, struct agent_listener *listener)
 {
-    listener->prev = agent->listeners.prev;
-    listener->next = &agent->listeners;
-    listener->prev->next = listener;
-    listener->next->prev = listener;
+    TAILQ_INSERT_TAIL(&agent->listeners, listener, link);
+    listener->listening = true;
 }
 
 void agent_unlisten(struct agent *agent, struct agent_listener *listener)
 {
-    (void)agent;
-    if (listener->next == NULL)
+    if (!listener->listening)
         return;
-    listener->prev->next = listener->next;
-    listener->next->prev = listener->prev;
-    listener->prev = NULL;
-    listener->next = NULL;
-}
-
-static void on_turn(struct deferred *deferred)
-{
-    infer_turn(CONTAINER_OF(deferred, struct agent, turn));
+    TAILQ_REMOVE(&agent->listeners, listener, link);
+    listener->listening = false;
 }
 
 void agent_changed(struct agent *agent, unsigned changes)
@@ -50,20 +31,8 @@ void agent_changed(struct agent *agent, unsigned changes)
 
     if ((changes & AGENT_MODELS_CHANGED) != 0)
         agent->models_version++;
-    loop_defer(agent->loop, &agent->turn, on_turn);
-    for (listener = agent->listeners.next; listener != &agent->listeners; listener = next) {
-        next = listener->next;
-        listener->on_change(listener, changes);
-    }
-}
-
-static void set_health(struct agent *agent)
-{
-    const struct engine_facts *facts = engine_facts(agent->engine);
-    bool serving = facts->reachable && !facts->loading && !agent->draining;
-
-    health_service_set(agent->health, "", serving);
-    health_service_set(agent->health, "drover.v1.Inference", serving);
+    TAILQ_FOREACH_SAFE(listener, &agent->listeners, link, next)
+    listener->on_change(listener, changes);
 }
 
 static void resize(struct agent *agent, const struct engine_facts *facts)
@@ -106,7 +75,7 @@ static void on_facts(void *data)
 {
     struct agent *agent = data;
     const struct engine_facts *facts = engine_facts(agent->engine);
-    unsigned changes = 0;
+    unsigned changes = AGENT_SLOTS_CHANGED;
 
     resize(agent, facts);
     if (facts->has_load && facts->looked_mono_us != agent->looked_mono_us &&
@@ -126,10 +95,7 @@ static void on_facts(void *data)
     if (!facts->reachable && agent->told.reachable)
         agent->no_stream_options = false; /* another engine may come up in its place */
     agent->told = *facts;
-    set_health(agent);
-    loop_defer(agent->loop, &agent->turn, on_turn); /* a slot may have become free */
-    if (changes != 0)
-        agent_changed(agent, changes);
+    agent_changed(agent, changes);
 }
 
 void agent_drain(struct agent *agent)
@@ -137,7 +103,6 @@ void agent_drain(struct agent *agent)
     if (agent->draining)
         return;
     agent->draining = true;
-    set_health(agent);
     agent_changed(agent, AGENT_LOAD_CHANGED);
 }
 
@@ -203,156 +168,12 @@ bool agent_authorised(const struct agent *agent, const struct server_call *call)
            proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
 }
 
-/* ---- Describe -------------------------------------------------------------------------- */
-
-static void finish_with(struct server_call *call, const ProtobufCMessage *message)
-{
-    server_call_set_data(call, NULL);
-    if (server_call_send(call, message) == 0)
-        server_call_finish(call, GRPC_OK, NULL);
-    else
-        server_call_finish(call, GRPC_INTERNAL, "out of memory");
-}
-
-static void ignore_gone(struct server_call *call)
-{
-    (void)call;
-}
-
-static void describe_on_start(struct server_call *call, void *data)
-{
-    server_call_set_data(call, data);
-}
-
-static void describe_on_message(struct server_call *call, const uint8_t *message, size_t n)
-{
-    struct agent *agent = server_call_data(call);
-    const struct engine_facts *facts = engine_facts(agent->engine);
-    Drover__V1__DescribeResponse response = DROVER__V1__DESCRIBE_RESPONSE__INIT;
-    struct describe *d = malloc(sizeof(*d));
-    Drover__V1__LoadReport load;
-
-    (void)message; /* the request has no fields; unknown ones may come */
-    (void)n;
-    if (d == NULL) {
-        server_call_finish(call, GRPC_INTERNAL, "out of memory");
-        return;
-    }
-    agent_describe(agent, d);
-    agent_load(agent, &load);
-    response.node_id = agent->config.node_id;
-    response.instance_id.data = agent->config.instance_id;
-    response.instance_id.len = sizeof(agent->config.instance_id);
-    response.engine = (Drover__V1__EngineKind)facts->kind;
-    response.engine_version = (char *)(uintptr_t)facts->version; /* protobuf-c knows no const */
-    response.agent_version = (char *)(uintptr_t)DROVER_VERSION;
-    response.capacity = &d->capacity;
-    response.n_models = d->count;
-    response.models = d->list;
-    response.load = &load;
-    finish_with(call, &response.base);
-    free(d);
-}
-
-static const struct server_handler describe_handler = {
-    .on_start = describe_on_start,
-    .on_message = describe_on_message,
-    .on_gone = ignore_gone,
-};
-
-/* ---- WatchLoad ------------------------------------------------------------------------- */
-
-struct watcher {
-    struct server_call *call; /* until gone or finished */
-    struct agent *agent;
-    struct pacer pacer;
-};
-
-static void watch_send(struct pacer *pacer, unsigned changes)
-{
-    struct watcher *watcher = CONTAINER_OF(pacer, struct watcher, pacer);
-    Drover__V1__LoadReport load;
-
-    (void)changes;
-    if (server_call_queued(watcher->call) > 64 * 1024)
-        return; /* a reader that does not read gets fewer reports */
-    agent_load(watcher->agent, &load);
-    if (server_call_send(watcher->call, &load.base) == 0)
-        return;
-    pacer_stop(pacer);
-    server_call_set_data(watcher->call, NULL);
-    server_call_finish(watcher->call, GRPC_INTERNAL, "out of memory");
-    free(watcher);
-}
-
-static void watch_on_start(struct server_call *call, void *data)
-{
-    struct watcher *watcher;
-
-    if (!agent_authorised(data, call)) {
-        server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
-        return;
-    }
-    watcher = calloc(1, sizeof(*watcher));
-    if (watcher == NULL) {
-        server_call_finish(call, GRPC_INTERNAL, "out of memory");
-        return;
-    }
-    watcher->call = call;
-    watcher->agent = data;
-    server_call_set_data(call, watcher);
-}
-
-static void watch_on_message(struct server_call *call, const uint8_t *message, size_t n)
-{
-    struct watcher *watcher = server_call_data(call);
-    Drover__V1__WatchLoadRequest *request;
-    struct error err = {0};
-    uint32_t interval_ms;
-
-    if (watcher == NULL)
-        return;
-    request = (Drover__V1__WatchLoadRequest *)wire_unpack(
-        &drover__v1__watch_load_request__descriptor, &watcher->agent->arena, message, n, &err);
-    if (request == NULL) {
-        server_call_set_data(call, NULL);
-        server_call_finish(call, GRPC_INVALID_ARGUMENT, err.text);
-        free(watcher);
-        return;
-    }
-    interval_ms = request->interval_ms == 0 ? WATCH_DEFAULT_MS : request->interval_ms;
-    if (interval_ms < WATCH_MIN_MS)
-        interval_ms = WATCH_MIN_MS;
-    if (interval_ms > WATCH_MAX_MS)
-        interval_ms = WATCH_MAX_MS;
-    pacer_start(&watcher->pacer, watcher->agent, interval_ms * US_PER_MS, watch_send);
-    watch_send(&watcher->pacer, 0);
-}
-
-static void watch_on_gone(struct server_call *call)
-{
-    struct watcher *watcher = server_call_data(call);
-
-    if (watcher == NULL)
-        return;
-    pacer_stop(&watcher->pacer);
-    server_call_set_data(call, NULL);
-    free(watcher);
-}
-
-static const struct server_handler watch_handler = {
-    .on_start = watch_on_start,
-    .on_message = watch_on_message,
-    .on_gone = watch_on_gone,
-};
-
 /* ---- life ------------------------------------------------------------------------------ */
 
 int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
                  const struct agent_config *config, struct error *err)
 {
     struct agent *agent = calloc(1, sizeof(*agent));
-    int rc;
 
     *out = NULL;
     if (agent == NULL)
@@ -360,24 +181,8 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
     agent->loop = loop;
     agent->engine = engine;
     agent->config = *config;
-    agent->listeners.prev = &agent->listeners;
-    agent->listeners.next = &agent->listeners;
+    TAILQ_INIT(&agent->listeners);
     admission_init(&agent->admission, 1, 0);
-    wire_arena_init(&agent->arena);
-    rc = health_service_create(&agent->health, err);
-    if (rc != 0) {
-        agent_destroy(agent);
-        return rc;
-    }
-    agent->methods[0] = (struct server_method){.path = "/drover.v1.Inference/Infer",
-                                               .handler = &infer_handler,
-                                               .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
-                                               .data = agent};
-    agent->methods[1] = (struct server_method){
-        .path = "/drover.v1.Inference/Describe", .handler = &describe_handler, .data = agent};
-    agent->methods[2] = (struct server_method){
-        .path = "/drover.v1.Inference/WatchLoad", .handler = &watch_handler, .data = agent};
-    health_service_methods(agent->health, agent->methods + 3);
     engine_on_facts(engine, on_facts, agent);
     agent->told.kind = UINT32_MAX; /* so that the first facts are news */
     on_facts(agent);
@@ -390,10 +195,6 @@ void agent_destroy(struct agent *agent)
     if (agent == NULL)
         return;
     engine_on_facts(agent->engine, NULL, NULL);
-    loop_undefer(agent->loop, &agent->turn);
-    infer_free_all(agent);
-    wire_arena_finish(&agent->arena);
-    health_service_destroy(agent->health);
     explicit_bzero(agent->tokens, sizeof(agent->tokens));
     free(agent);
 }

@@ -1,8 +1,9 @@
 /*
- * agent.h - drover-node's gRPC service: drover.v1.Inference in front of one engine.
+ * agent.h - what drover-node knows: the engine's facts, its slots, the tokens, and what
+ * coordinators are told of them.
  *
- * struct agent is shared by agent.c (the service and its bookkeeping), infer.c (the life of one
- * request) and attach.c (what coordinators are told); main.c makes it and asks it to drain.
+ * The service (infer.h) and those who report (load reports, registrations) stand on it and
+ * listen to its changes; it knows none of them.
  */
 #ifndef DROVER_NODE_AGENT_H
 #define DROVER_NODE_AGENT_H
@@ -10,23 +11,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
-#include "base/log.h"
 #include "base/loop.h"
 #include "base/secure/tokens.h"
 #include "node/admission.h"
 #include "node/describe.h"
 #include "node/engine/engine.h"
-#include "proto/drover_inference.pb-c.h"
+#include "proto/drover_common.pb-c.h"
 #include "proto/join.h"
-#include "proto/rpc/grpc/server.h"
-#include "proto/wire.h"
 
 struct error;
-struct exec; /* infer.c: one request */
+struct server_call;
 
-#define AGENT_METHODS           5
 #define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)
 #define AGENT_NODE_ID_BYTES     64
 
@@ -34,11 +32,13 @@ struct exec; /* infer.c: one request */
 enum agent_change {
     AGENT_LOAD_CHANGED = 1 << 0,   /* what a LoadReport says */
     AGENT_MODELS_CHANGED = 1 << 1, /* what a description says */
+    AGENT_SLOTS_CHANGED = 1 << 2,  /* nothing to report, but a slot may have become free */
 };
 
 struct agent_listener {
     void (*on_change)(struct agent_listener *listener, unsigned changes);
-    struct agent_listener *prev, *next; /* both NULL iff not listening */
+    TAILQ_ENTRY(agent_listener) link;
+    bool listening; /* `link` is in the agent's list */
 };
 
 struct agent_config {
@@ -62,22 +62,16 @@ struct agent {
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */
     bool has_token;                               /* false: Infer is open to everyone */
     uint64_t load_seq;
-    uint64_t models_version;         /* grows with every AGENT_MODELS_CHANGED */
-    uint64_t looked_mono_us;         /* of the look last taken into account */
-    struct agent_listener listeners; /* list head */
-    struct exec *dead;               /* to be freed at the end of the turn */
-    struct deferred turn;            /* frees the dead, starts the waiting */
-    struct wire_arena arena;
-    struct log_limit failures;     /* of engine failures in the log */
-    struct health_service *health; /* owned; destroyed after the server */
-    struct server_method methods[AGENT_METHODS];
+    uint64_t models_version; /* grows with every AGENT_MODELS_CHANGED */
+    uint64_t looked_mono_us; /* of the look last taken into account */
+    TAILQ_HEAD(, agent_listener) listeners;
 };
 
 /* Takes the engine's on_facts.  DRV_ENOMEM. */
 MUST_CHECK int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
                             const struct agent_config *config, struct error *err);
 
-/* After the server that serves its methods.  NULL is allowed. */
+/* After all that stands on it.  NULL is allowed. */
 void agent_destroy(struct agent *agent);
 
 /* The tokens that call proofs may come from; both "": Infer is open to everyone. */
@@ -98,10 +92,10 @@ void agent_describe(struct agent *agent, struct describe *out);
 void agent_listen(struct agent *agent, struct agent_listener *listener);
 void agent_unlisten(struct agent *agent, struct agent_listener *listener);
 
-/* For infer.c: something that a report shows has changed. */
+/* Something that listeners want to know has changed. */
 void agent_changed(struct agent *agent, unsigned changes);
 
-/* For infer.c: does the call carry a proof of one of our tokens? */
+/* Does the call carry a proof of one of our tokens? */
 MUST_CHECK bool agent_authorised(const struct agent *agent, const struct server_call *call);
 
 #endif

@@ -6,6 +6,8 @@
  * nothing binds the caller to this node, and an error that comes as the first event can still
  * be told as what it is.
  */
+#include "node/answer.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,7 +182,8 @@ static bool look_at_prefill(struct exec *exec, uint64_t now)
     return exec_accepted(exec, 0);
 }
 
-void answer_watch(struct exec *exec)
+/* Looks whether a limit of silence has passed, and when to look again. */
+static void watch(struct exec *exec)
 {
     uint64_t now = loop_now_us(exec->agent->loop);
     uint64_t limit_us, since, again_us;
@@ -216,7 +219,7 @@ void answer_watch(struct exec *exec)
 
 static void on_silence(struct timer *timer)
 {
-    answer_watch(CONTAINER_OF(timer, struct exec, silence));
+    watch(CONTAINER_OF(timer, struct exec, silence));
 }
 
 /* Output came.  The limit of silence changes with the first of it. */
@@ -231,7 +234,7 @@ static void note_content(struct exec *exec, uint32_t tokens)
     exec->agent->output_tokens += tokens;
     if (first) {
         exec->content_us = now;
-        answer_watch(exec);
+        watch(exec);
     }
     /* An answer that is put together here shows nothing until it is whole: an empty chunk tells
      * the caller when the first token came, and then that the engine gets on. */
@@ -489,6 +492,16 @@ static void pass_as_400(struct exec *exec, const char *text)
     pass(exec);
 }
 
+/* Forgets an answer that began, to ask again. */
+static void reset(struct exec *exec)
+{
+    loop_undefer(exec->agent->loop, &exec->flush);
+    exec->mode = ANSWER_UNKNOWN;
+    buf_reset(&exec->out);
+    exec->response_headers_count = 0;
+    exec->content_type[0] = '\0';
+}
+
 /* Asks again with one member less in the body. */
 static void ask_without(struct exec *exec, const char *name)
 {
@@ -504,8 +517,9 @@ static void ask_without(struct exec *exec, const char *name)
     }
     buf_finish(&exec->body);
     exec->body = body;
-    answer_reset(exec);
-    exec_run(exec);
+    reset(exec);
+    exec_retake(exec);
+    answer_start(exec);
 }
 
 static void ask_without_usage(struct exec *exec)
@@ -649,11 +663,17 @@ static void on_end(void *data, enum engine_end end, const char *why)
     }
 }
 
-const struct engine_events answer_events = {
+static const struct engine_events answer_events = {
     .on_head = on_head,
     .on_body = on_body,
     .on_end = on_end,
 };
+
+void answer_start(struct exec *exec)
+{
+    if (exec_run(exec, &answer_events))
+        watch(exec);
+}
 
 void answer_last(struct exec *exec)
 {
@@ -664,13 +684,4 @@ void answer_last(struct exec *exec)
         exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
     else
         pass(exec);
-}
-
-void answer_reset(struct exec *exec)
-{
-    loop_undefer(exec->agent->loop, &exec->flush);
-    exec->mode = ANSWER_UNKNOWN;
-    buf_reset(&exec->out);
-    exec->response_headers_count = 0;
-    exec->content_type[0] = '\0';
 }

@@ -14,6 +14,7 @@
 #include "node/text/pacer.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/rpc/grpc/client.h"
+#include "proto/wire.h"
 
 #define BACKOFF_MIN_US    (250 * US_PER_MS)
 #define BACKOFF_MAX_US    (10 * US_PER_S)

@@ -1,253 +1,82 @@
 /*
- * infer.c - the life of one request: what comes in is checked, admitted or refused, run, and
- * ended exactly once, whoever ends it.
+ * infer.c - drover-node's gRPC service, and Infer in it: what comes in is checked, admitted or
+ * refused, and run when it has a slot.
  *
- * Ending is two steps.  finish() settles everything towards the outside (the call, the engine's
- * run, the slot, the counters) and may be called from any callback; the memory goes at the end
- * of the turn, so that callbacks further up the stack may still look at `phase`.
+ * From there on answer.c works on it, and exec.c ends it.
  */
 #include "node/infer.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/error.h"
-#include "base/log.h"
 #include "base/text.h"
+#include "node/agent.h"
+#include "node/answer.h"
 #include "node/engine/exec.h"
+#include "node/reports.h"
 #include "node/text/edit.h"
 #include "node/text/resume.h"
+#include "proto/health_service.h"
 #include "proto/operations.h"
 
-#define PUSHBACK_MS 100 /* to callers that found the queue full */
-
-/* ---- the end --------------------------------------------------------------------------- */
-
-static void free_exec(struct exec *exec)
-{
-    buf_finish(&exec->body);
-    buf_finish(&exec->request_text);
-    buf_finish(&exec->response_text);
-    buf_finish(&exec->out);
-    buf_finish(&exec->whole);
-    sse_finish(&exec->sse);
-    token_ids_finish(&exec->ids);
-    rejoin_finish(&exec->rejoin);
-    observer_finish(&exec->observer);
-    assembler_destroy(exec->assembler);
-    free(exec);
-}
-
-/* The engine works on it no more.  `lingers`: the engine may not know it yet. */
-static void give_back(struct exec *exec, bool lingers)
-{
-    struct admission *admission = &exec->agent->admission;
-
-    if (operation_is_question(exec->operation))
-        admission_question_end(admission);
-    else
-        admission_end(admission, lingers, loop_now_us(exec->agent->loop));
-}
-
-/* Lets go of everything but the memory.  The call is finished by the caller, or gone. */
-static void finish(struct exec *exec)
-{
-    struct agent *agent = exec->agent;
-
-    exec->phase = EXEC_ENDED;
-    timer_stop(agent->loop, &exec->silence);
-    loop_undefer(agent->loop, &exec->flush);
-    admission_leave(&agent->admission, &exec->waiter);
-    if (exec->run != NULL) {
-        engine_cancel(exec->run);
-        exec->run = NULL;
-        /* Engines that show their load also show when they have noticed. */
-        give_back(exec, agent->looked_mono_us != 0 && agent->told.has_load);
-    }
-    if (exec->call != NULL)
-        server_call_set_data(exec->call, NULL);
-    exec->call = NULL;
-    exec->next = agent->dead;
-    agent->dead = exec;
-    agent_changed(agent, AGENT_LOAD_CHANGED);
-}
-
-/* What the engine did wrong is for the operator; what callers do is for those who debug. */
-static void log_failure(const struct exec *exec, enum grpc_status status, const char *text)
-{
-    bool engine = exec->phase == EXEC_RUNNING &&
-                  (status == GRPC_INTERNAL || status == GRPC_UNAVAILABLE ||
-                   status == GRPC_DATA_LOSS || status == GRPC_DEADLINE_EXCEEDED);
-    enum log_level level = LOG_LEVEL_DEBUG;
-    uint32_t missed = 0;
-
-    if (engine && log_limit_ok(&exec->agent->failures, 5, &missed))
-        level = LOG_LEVEL_WARN;
-    if (log_enabled(level))
-        log_line(level, "event=infer_failed id=%s attempt=%u status=%s detail=%s missed=%u",
-                 exec->request_id, (unsigned)exec->attempt, grpc_status_name(status),
-                 log_quote(text), (unsigned)missed);
-}
-
-void exec_fail(struct exec *exec, enum grpc_status status, const char *format, ...)
-{
-    struct server_call *call = exec->call;
-    char text[400];
-    va_list args;
-
-    if (exec->phase == EXEC_ENDED)
-        return;
-    va_start(args, format);
-    (void)vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    if (!text_is_utf8(text, strlen(text)))
-        for (char *p = text; *p != '\0'; p++)
-            if ((*p & 0x80) != 0)
-                *p = '?';
-    log_failure(exec, status, text);
-    finish(exec);
-    if (status == GRPC_RESOURCE_EXHAUSTED)
-        server_call_finish_pushback(call, status, text, PUSHBACK_MS);
-    else
-        server_call_finish(call, status, text);
-}
-
-bool exec_send(struct exec *exec, const Drover__V1__InferEvent *event)
-{
-    int rc = server_call_send(exec->call, &event->base);
-
-    if (rc == 0)
-        return true;
-    exec_fail(exec, GRPC_UNAVAILABLE, "the node cannot send its answer (%s)", error_name(rc));
-    return false;
-}
-
-void exec_succeed(struct exec *exec)
-{
-    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
-    Drover__V1__Finish message = DROVER__V1__FINISH__INIT;
-    Drover__V1__Usage usage = DROVER__V1__USAGE__INIT;
-    struct server_call *call = exec->call;
-    struct agent *agent = exec->agent;
-    struct observer *o = &exec->observer;
-    uint32_t given =
-        exec->continues ? exec->rejoin.tokens : 0; /* part of the usage, not ours */
-
-    usage.prompt_tokens = o->usage.prompt_tokens;
-    usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
-    usage.output_tokens = o->usage.output_tokens;
-    if (usage.output_tokens < o->tokens + given)
-        usage.output_tokens = o->tokens + given; /* several choices: engines report one */
-    message.usage = &usage;
-    message.body_bytes = exec->body_bytes;
-    event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
-    event.finish = &message;
-    if (usage.output_tokens > o->tokens + given)
-        agent->output_tokens += usage.output_tokens - o->tokens - given;
-    if (!exec_send(exec, &event))
-        return;
-    finish(exec);
-    server_call_finish(call, GRPC_OK, NULL);
-}
+struct service {
+    struct agent *agent; /* borrowed */
+    struct agent_listener listener;
+    struct exec_pool pool;
+    struct deferred turn;          /* frees what has ended, starts what waits and has a slot */
+    struct health_service *health; /* owned */
+    struct server_method methods[SERVICE_METHODS];
+};
 
 /* ---- running --------------------------------------------------------------------------- */
-
-void exec_run_over(struct exec *exec)
-{
-    exec->run = NULL;
-    timer_stop(exec->agent->loop, &exec->silence);
-    give_back(exec, false);
-    agent_changed(exec->agent, AGENT_LOAD_CHANGED);
-}
-
-static int engine_kind(const struct exec *exec)
-{
-    struct engine *engine = exec->agent->engine;
-
-    return (int)engine_facts(engine)->kind;
-}
-
-/* Asks the engine; the slot is counted already. */
-static void start_run(struct exec *exec)
-{
-    struct agent *agent = exec->agent;
-    struct engine_request request = {
-        .operation = exec->operation,
-        .content_type = (const char *)buf_head(&exec->request_text),
-        .body = buf_head(&exec->body),
-        .body_len = buf_size(&exec->body),
-        .headers = exec->headers,
-        .headers_count = exec->headers_count,
-        .id = exec->request_id,
-        .attempt = exec->attempt,
-    };
-    struct error err = {0};
-
-    if (engine_start(agent->engine, &exec->run, &request, &answer_events, exec, &err) != 0) {
-        exec->run = NULL;
-        give_back(exec, false);
-        exec_fail(exec, GRPC_UNAVAILABLE, "%s", err.text);
-        return;
-    }
-    exec->started_us = loop_now_us(agent->loop);
-    answer_watch(exec);
-}
-
-void exec_run(struct exec *exec)
-{
-    /* The place that exec_run_over() gave back this instant. */
-    if (operation_is_question(exec->operation))
-        exec->agent->admission.questions++;
-    else
-        exec->agent->admission.active++;
-    start_run(exec);
-}
-
-bool exec_accepted(struct exec *exec, uint32_t position)
-{
-    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
-    Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
-
-    accepted.queue_position = position;
-    accepted.work = exec->progress;
-    event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
-    event.accepted = &accepted;
-    return exec_send(exec, &event);
-}
 
 /* The slot is this execution's now, or it needs none. */
 static void begin(struct exec *exec)
 {
     exec->phase = EXEC_RUNNING;
-    start_run(exec);
+    answer_start(exec);
     if (exec->phase == EXEC_RUNNING && !exec_accepted(exec, 0))
         return; /* it ended, and said so */
     agent_changed(exec->agent, AGENT_LOAD_CHANGED);
 }
 
-void infer_turn(struct agent *agent)
+static void on_turn(struct deferred *deferred)
 {
+    struct service *service = CONTAINER_OF(deferred, struct service, turn);
     struct waiter *waiter;
 
-    while (agent->dead != NULL) {
-        struct exec *exec = agent->dead;
-
-        agent->dead = exec->next;
-        free_exec(exec);
-    }
-    while ((waiter = admission_next(&agent->admission)) != NULL)
+    exec_pool_free_dead(&service->pool);
+    while ((waiter = admission_next(&service->agent->admission)) != NULL)
         begin(CONTAINER_OF(waiter, struct exec, waiter));
+}
+
+static void set_health(struct service *service)
+{
+    const struct agent *agent = service->agent;
+    const struct engine_facts *facts = engine_facts(agent->engine);
+    bool serving = facts->reachable && !facts->loading && !agent->draining;
+
+    health_service_set(service->health, "", serving);
+    health_service_set(service->health, "drover.v1.Inference", serving);
+}
+
+/* Requests that ended are to be freed, and a slot may have become free. */
+static void on_change(struct agent_listener *listener, unsigned changes)
+{
+    struct service *service = CONTAINER_OF(listener, struct service, listener);
+
+    loop_defer(service->agent->loop, &service->turn, on_turn);
+    if ((changes & AGENT_LOAD_CHANGED) != 0)
+        set_health(service);
 }
 
 /* ---- what comes in --------------------------------------------------------------------- */
 
 static void on_start(struct server_call *call, void *data)
 {
-    struct agent *agent = data;
-    struct exec *exec;
+    struct service *service = data;
+    struct agent *agent = service->agent;
 
     if (!agent_authorised(agent, call)) {
         server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
@@ -257,14 +86,8 @@ static void on_start(struct server_call *call, void *data)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
         return;
     }
-    exec = calloc(1, sizeof(*exec));
-    if (exec == NULL) {
+    if (exec_create(&service->pool, call) == NULL)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is out of memory");
-        return;
-    }
-    exec->agent = agent;
-    exec->call = call;
-    server_call_set_data(call, exec);
 }
 
 /* Keeps the content type and the allowed headers. */
@@ -308,8 +131,7 @@ static const struct engine_model *find_model(const struct engine_facts *facts, c
 /* Whose token ids an answer is made of; 0 where ids are neither told nor taken. */
 static uint64_t vocabulary_of(const struct exec *exec, const char *model_id)
 {
-    struct engine *engine = exec->agent->engine;
-    const struct engine_facts *facts = engine_facts(engine);
+    const struct engine_facts *facts = engine_facts(exec->agent->engine);
     const struct engine_model *model = find_model(facts, model_id);
 
     if (model == NULL || !resume_engine_knows_ids((int)facts->kind, exec->operation))
@@ -395,18 +217,18 @@ static bool take_resume(struct exec *exec, const Drover__V1__InferRequest *reque
                         struct edit_source *source, struct buf *body)
 {
     const Drover__V1__Resume *resume = request->resume;
+    int kind = (int)engine_facts(exec->agent->engine)->kind;
     struct resume_request rest = {.operation = exec->operation,
                                   .text = resume->text,
                                   .text_len = resume_text_len(resume->text),
                                   .tokens = resume->text_tokens};
-    struct rejoin_config config = {
-        .operation = exec->operation,
-        .id = resume->response_id,
-        .created = resume->created,
-        .tokens = resume->text_tokens,
-        .text = rest.text,
-        .text_len = rest.text_len,
-        .repeats = resume_engine_repeats(engine_kind(exec), exec->operation)};
+    struct rejoin_config config = {.operation = exec->operation,
+                                   .id = resume->response_id,
+                                   .created = resume->created,
+                                   .tokens = resume->text_tokens,
+                                   .text = rest.text,
+                                   .text_len = rest.text_len,
+                                   .repeats = resume_engine_repeats(kind, exec->operation)};
     struct error err = {0};
     bool over = false;
     int rc;
@@ -519,14 +341,12 @@ static void on_message(struct server_call *call, const uint8_t *message, size_t 
 {
     struct exec *exec = server_call_data(call);
     Drover__V1__InferRequest *request;
-    struct agent *agent;
     struct error err = {0};
 
     if (exec == NULL)
         return; /* ended in on_start */
-    agent = exec->agent;
     request = (Drover__V1__InferRequest *)wire_unpack(&drover__v1__infer_request__descriptor,
-                                                      &agent->arena, message, n, &err);
+                                                      &exec->pool->arena, message, n, &err);
     if (request == NULL) {
         exec_fail(exec, GRPC_INVALID_ARGUMENT, "%s", err.text);
         return;
@@ -550,9 +370,8 @@ static void on_gone(struct server_call *call)
 {
     struct exec *exec = server_call_data(call);
 
-    if (exec == NULL)
-        return;
-    finish(exec);
+    if (exec != NULL)
+        exec_gone(exec);
 }
 
 static void on_writable(struct server_call *call)
@@ -563,19 +382,55 @@ static void on_writable(struct server_call *call)
         answer_writable(exec);
 }
 
-const struct server_handler infer_handler = {
+static const struct server_handler infer_handler = {
     .on_start = on_start,
     .on_message = on_message,
     .on_gone = on_gone,
     .on_writable = on_writable,
 };
 
-void infer_free_all(struct agent *agent)
-{
-    while (agent->dead != NULL) {
-        struct exec *exec = agent->dead;
+/* ---- life ------------------------------------------------------------------------------ */
 
-        agent->dead = exec->next;
-        free_exec(exec);
+int service_create(struct service **out, struct agent *agent, struct error *err)
+{
+    struct service *service = calloc(1, sizeof(*service));
+    int rc;
+
+    *out = NULL;
+    if (service == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    rc = health_service_create(&service->health, err);
+    if (rc != 0) {
+        free(service);
+        return rc;
     }
+    service->agent = agent;
+    exec_pool_init(&service->pool, agent);
+    service->methods[0] = (struct server_method){.path = "/drover.v1.Inference/Infer",
+                                                 .handler = &infer_handler,
+                                                 .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
+                                                 .data = service};
+    reports_methods(agent, service->methods + 1);
+    health_service_methods(service->health, service->methods + 1 + REPORTS_METHODS);
+    set_health(service);
+    service->listener.on_change = on_change;
+    agent_listen(agent, &service->listener);
+    *out = service;
+    return 0;
+}
+
+void service_destroy(struct service *service)
+{
+    if (service == NULL)
+        return;
+    agent_unlisten(service->agent, &service->listener);
+    loop_undefer(service->agent->loop, &service->turn);
+    exec_pool_finish(&service->pool);
+    health_service_destroy(service->health);
+    free(service);
+}
+
+const struct server_method *service_methods(const struct service *service)
+{
+    return service->methods;
 }

@@ -1,18 +1,26 @@
-/* infer.h - the life of one request on its way through the agent. */
+/*
+ * infer.h - drover-node's gRPC service: drover.v1.Inference in front of one engine, and
+ * grpc.health.v1.
+ */
 #ifndef DROVER_NODE_INFER_H
 #define DROVER_NODE_INFER_H
 
-#include <stdint.h>
+#include "base/attrs.h"
+#include "proto/rpc/grpc/server.h"
 
-#include "node/agent.h"
+struct agent;
+struct error;
+struct service; /* opaque */
 
-/* Serves /drover.v1.Inference/Infer; the method's data is the agent. */
-extern const struct server_handler infer_handler;
+#define SERVICE_METHODS 5
 
-/* For the agent's end of turn: frees what has ended, starts what waits and has a slot. */
-void infer_turn(struct agent *agent);
+/* `agent` is borrowed and outlives the service.  DRV_ENOMEM. */
+MUST_CHECK int service_create(struct service **out, struct agent *agent, struct error *err);
 
-/* Frees every execution; for agent_destroy(), when no call is left. */
-void infer_free_all(struct agent *agent);
+/* After the server that serves its methods.  NULL is allowed. */
+void service_destroy(struct service *service);
+
+/* SERVICE_METHODS of them, for a server. */
+const struct server_method *service_methods(const struct service *service);
 
 #endif

@@ -16,6 +16,7 @@
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/engine/engine.h"
+#include "node/infer.h"
 #include "node/options.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/tls.h"
@@ -39,6 +40,7 @@ struct node {
     struct loop loop;
     struct engine *engine;
     struct agent *agent;
+    struct service *service;
     struct grpc_server *server;
     struct attach *attaches[OPTIONS_MAX_COORDINATORS];
     SSL_CTX *server_tls, *coordinator_tls;
@@ -201,8 +203,8 @@ static void on_unknown(void *data, const struct net_addr *peer, const char *path
 /* Listens; *port gets the port that was bound. */
 static int serve(struct node *node, uint16_t *port, struct error *err)
 {
-    struct server_config config = {.methods = node->agent->methods,
-                                   .methods_count = AGENT_METHODS,
+    struct server_config config = {.methods = service_methods(node->service),
+                                   .methods_count = SERVICE_METHODS,
                                    .tls = node->server_tls,
                                    .max_streams = 8192,
                                    .on_unknown = on_unknown,
@@ -254,6 +256,8 @@ static int start(struct node *node, struct error *err)
     arc4random_buf(config.instance_id, sizeof(config.instance_id));
     rc = agent_create(&node->agent, &node->loop, node->engine, &config, err);
     if (rc == 0)
+        rc = service_create(&node->service, node->agent, err);
+    if (rc == 0)
         rc = load_tokens(node, err);
     if (rc == 0)
         rc = serve(node, &port, err);
@@ -284,6 +288,7 @@ static void finish(struct node *node)
     for (size_t i = 0; i < node->options.coordinators_count; i++)
         attach_destroy(node->attaches[i]);
     grpc_server_destroy(node->server);
+    service_destroy(node->service);
     agent_destroy(node->agent);
     engine_destroy(node->engine);
     watch_stop(node->signals);

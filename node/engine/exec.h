@@ -1,6 +1,8 @@
 /*
- * exec.h - one request inside the agent; shared by infer.c (admission, beginning and end) and
- * answer.c (what the engine sends).
+ * exec.h - one request inside the agent: its state, and what it does towards the outside.
+ *
+ * infer.c fills in the request and admits it, answer.c works on the engine's answer; both end
+ * it here and nowhere else.
  */
 #ifndef DROVER_NODE_EXEC_H
 #define DROVER_NODE_EXEC_H
@@ -11,6 +13,8 @@
 
 #include "base/attrs.h"
 #include "base/buf.h"
+#include "base/log.h"
+#include "base/loop.h"
 #include "node/agent.h"
 #include "node/engine/headers.h"
 #include "node/engine/observe.h"
@@ -18,6 +22,9 @@
 #include "node/text/rejoin.h"
 #include "node/text/sse.h"
 #include "node/text/token_ids.h"
+#include "proto/drover_inference.pb-c.h"
+#include "proto/rpc/grpc/server.h"
+#include "proto/wire.h"
 
 /* EXEC_OPENED -> EXEC_QUEUED -> EXEC_RUNNING -> EXEC_ENDED; every phase may go to EXEC_ENDED,
  * and EXEC_OPENED may go straight to EXEC_RUNNING. */
@@ -37,8 +44,17 @@ enum answer_mode {
     ANSWER_ERROR,       /* collected, judged at the end */
 };
 
+/* What the requests of a service share. */
+struct exec_pool {
+    struct agent *agent;       /* borrowed */
+    struct exec *dead;         /* to be freed at the end of the turn */
+    struct wire_arena arena;   /* of the message being looked at */
+    struct log_limit failures; /* of engine failures in the log */
+};
+
 struct exec {
-    struct agent *agent;
+    struct exec_pool *pool;   /* borrowed */
+    struct agent *agent;      /* borrowed: the pool's */
     struct server_call *call; /* NULL iff phase == EXEC_ENDED */
     struct engine_run *run;   /* NULL unless the engine works on it */
     enum exec_phase phase;
@@ -93,12 +109,24 @@ struct exec {
     struct timer silence;
 };
 
+void exec_pool_init(struct exec_pool *pool, struct agent *agent);
+void exec_pool_finish(struct exec_pool *pool); /* when no call is left */
+
+/* At the end of a turn: frees what has ended in it. */
+void exec_pool_free_dead(struct exec_pool *pool);
+
+/* One that knows nothing yet but its call, whose data it becomes; NULL: out of memory. */
+MUST_CHECK struct exec *exec_create(struct exec_pool *pool, struct server_call *call);
+
 /* Ends the call with a status that is not OK, and the engine's run with it. */
 void exec_fail(struct exec *exec, enum grpc_status status, const char *format, ...)
     PRINTF_LIKE(3, 4);
 
 /* Ends the call with OK; the engine's run is over. */
 void exec_succeed(struct exec *exec);
+
+/* The call is gone by itself: ends the engine's run. */
+void exec_gone(struct exec *exec);
 
 /* Sends an event.  False: the call has ended by it. */
 MUST_CHECK bool exec_send(struct exec *exec, const Drover__V1__InferEvent *event);
@@ -107,25 +135,14 @@ MUST_CHECK bool exec_send(struct exec *exec, const Drover__V1__InferEvent *event
  * by it. */
 MUST_CHECK bool exec_accepted(struct exec *exec, uint32_t position);
 
+/* Asks the engine, in the slot that is counted already; `events` get the exec as their data.
+ * False: the call has ended. */
+MUST_CHECK bool exec_run(struct exec *exec, const struct engine_events *events);
+
 /* The engine's run has ended by itself: the slot is free. */
 void exec_run_over(struct exec *exec);
 
-/* Asks the engine (again), in the slot that exec holds. */
-void exec_run(struct exec *exec);
-
-/* answer.c: what the engine's events do. */
-extern const struct engine_events answer_events;
-
-/* answer.c: the call's send queue has room again. */
-void answer_writable(struct exec *exec);
-
-/* answer.c: begins to watch over the limits of silence; the engine call has started. */
-void answer_watch(struct exec *exec);
-
-/* answer.c: ends a stream with `out` as its last bytes, without an engine. */
-void answer_last(struct exec *exec);
-
-/* answer.c: forgets an answer that began, to ask again. */
-void answer_reset(struct exec *exec);
+/* Takes the slot again that exec_run_over() gave back this instant. */
+void exec_retake(struct exec *exec);
 
 #endif

@@ -18,6 +18,9 @@ static void on_change(struct agent_listener *listener, unsigned changes)
     uint64_t now = loop_now_us(pacer->agent->loop);
     uint64_t due = pacer->sent_mono_us + PACER_MIN_GAP_US;
 
+    changes &= AGENT_LOAD_CHANGED | AGENT_MODELS_CHANGED;
+    if (changes == 0)
+        return;
     if (pacer->changes == 0)
         timer_start(pacer->agent->loop, &pacer->timer, due > now ? due - now : 0, on_due);
     pacer->changes |= changes;
@@ -39,7 +42,7 @@ void pacer_start(struct pacer *pacer, struct agent *agent, uint64_t interval_us,
 
 void pacer_stop(struct pacer *pacer)
 {
-    if (pacer->listener.next == NULL)
+    if (!pacer->listener.listening)
         return;
     agent_unlisten(pacer->agent, &pacer->listener);
     timer_stop(pacer->agent->loop, &pacer->timer);

@@ -20,6 +20,7 @@
 #include "node/agent.h"
 #include "node/attach.h"
 #include "node/engine/engine.h"
+#include "node/infer.h"
 #include "node/options.h"
 #include "proto/rpc/grpc/server.h"
 
@@ -30,6 +31,7 @@
 struct herd_node {
     struct engine *engine;
     struct agent *agent;
+    struct service *service;
     struct grpc_server *server;
     struct attach *attach;
     uint16_t port;
@@ -49,7 +51,7 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
                       struct error *err)
 {
     struct agent_config config = {.queue = -1};
-    struct server_config server = {.methods_count = AGENT_METHODS, .max_streams = 256};
+    struct server_config server = {.methods_count = SERVICE_METHODS, .max_streams = 256};
     struct net_addr local;
     int rc = engine_create(&node->engine, loop, url, NULL, POLL_MS, err);
     int fd;
@@ -62,7 +64,10 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
     if (rc != 0)
         return rc;
     agent_set_tokens(node->agent, tokens);
-    server.methods = node->agent->methods;
+    rc = service_create(&node->service, node->agent, err);
+    if (rc != 0)
+        return rc;
+    server.methods = service_methods(node->service);
     rc = grpc_server_create(&node->server, loop, &server, err);
     if (rc != 0)
         return rc;
@@ -112,6 +117,7 @@ static int run(unsigned count, const char *coordinator, const char *token_file, 
     for (unsigned i = 0; i < count; i++) {
         attach_destroy(herd[i].attach);
         grpc_server_destroy(herd[i].server);
+        service_destroy(herd[i].service);
         agent_destroy(herd[i].agent);
         engine_destroy(herd[i].engine);
     }

@@ -1,0 +1,21 @@
+/*
+ * answer.h - the engine's answer on its way to the caller.
+ *
+ * Asks the engine and works on what it sends until the request ends; watches over the limits of
+ * silence meanwhile.
+ */
+#ifndef DROVER_NODE_ANSWER_H
+#define DROVER_NODE_ANSWER_H
+
+struct exec;
+
+/* Asks the engine, in the slot that is counted already.  The call may have ended afterwards. */
+void answer_start(struct exec *exec);
+
+/* The call's send queue has room again. */
+void answer_writable(struct exec *exec);
+
+/* Ends a stream with `out` as its last bytes, without an engine. */
+void answer_last(struct exec *exec);
+
+#endif
