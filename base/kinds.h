@@ -27,9 +27,9 @@ enum request_priority {
 };
 
 /*
- * What an operation costs a node, and so what may be learned from it.  proto/operations.h says
- * which operation is of which class.  Speeds and holding times of two classes have nothing in
- * common: they are kept apart.
+ * The cost of an operation to a node, and so what may be learned from it.  proto/operations.h
+ * says which operation is of which class.  Speeds and holding times of two classes have nothing
+ * in common: they are kept apart.
  */
 enum op_class {
     OP_CLASS_GENERATION = 0, /* prefill, then tokens one by one; holds a slot */

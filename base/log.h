@@ -6,7 +6,7 @@
  * that are not printable ASCII are escaped, so no client or node can forge a line.  A full disk
  * loses lines in the same way, and they come again when there is room.
  *
- * What goes where: info is a change that an operator cares about; warn is worked around; error
+ * Levels: info is a change that an operator cares about; warn is worked around; error
  * lost a request or a child; debug is the rest.  Nothing per token.
  */
 #ifndef DROVER_BASE_LOG_H

@@ -340,7 +340,7 @@ void loop_turn(struct loop *loop, uint64_t max_wait_us)
     follow_wall_clock(loop);
     arm(loop);
     loop->busy = false;
-    loop->now_mono_us = 0; /* whoever asks first after the wait reads the clock */
+    loop->now_mono_us = 0; /* the first to ask after the wait reads the clock */
     /* -1 is EINTR: an empty turn. */
     (void)h2o_evloop_run(loop->h2o, wait_ms);
     run_timers(loop);

@@ -22,7 +22,7 @@ struct health_params {
     bool nodes_left;  /* HEALTH_LEAVE_NODES was said to a process before this one */
 };
 
-/* What the master says in an upgrade, as the value of the queued signal HEALTH_ORDER_SIGNAL. */
+/* The master's orders in an upgrade, as the value of the queued signal HEALTH_ORDER_SIGNAL. */
 #define HEALTH_ORDER_SIGNAL SIGRTMIN
 enum health_order {
     HEALTH_LEAVE_NODES = 1, /* nodes that joined shall join another process: close the registry

@@ -16,7 +16,7 @@
 
 #define NEWS_AGAIN_US (60 * US_PER_S)
 
-/* Zero-initialised by whoever embeds it: nothing has been told. */
+/* Zero-initialised by its owner: nothing has been told. */
 struct news {
     enum node_state state;  /* NODE_NONE = nothing has been told */
     uint32_t told;          /* bits of enum node_reason, in this state and minute */

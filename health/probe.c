@@ -85,7 +85,7 @@ static uint64_t next_delay_us(const struct probe *probe)
     base = base * 4 / 5 + arc4random_uniform((uint32_t)(base * 2 / 5) + 1);
     if (probe->pace != PROBE_DOUBTING)
         return base;
-    /* Who has waited for an answer in vain has waited enough. */
+    /* A probe that timed out has already used up its interval. */
     waited = clock_mono_us() - probe->asked_mono_us;
     return waited < base ? base - waited : 0;
 }

@@ -33,7 +33,7 @@ struct probe_result {
 
 struct probe_events {
     void (*on_result)(const struct probe_result *result, void *data);
-    /* What the node says of itself, in answer to Describe.  Returns NODE_REASON_NONE to accept
+    /* The node describes itself, in answer to Describe.  Returns NODE_REASON_NONE to accept
      * it, or why the node fails because of it. */
     enum node_reason (*on_describe)(const Drover__V1__DescribeResponse *said, void *data);
     void (*on_load)(const Drover__V1__LoadReport *load, void *data);

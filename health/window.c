@@ -74,8 +74,8 @@ void window_figures(const struct window *window, struct node_status *out)
             counter[c] += step->counter[c];
         length_us += step->length_us;
     }
-    /* What a client did wrong or gave up, and a full node that said so, are no failures of the
-     * node; nor is FULL a success. */
+    /* A client's mistake, a client that left, and a node that said it is full are no failures
+     * of the node; nor is FULL a success. */
     good = counter[STATS_OK] + counter[STATS_CLIENT_ERROR];
     bad = counter[STATS_NODE_ERROR] + counter[STATS_TIMEOUT] + counter[STATS_CONNECT_FAILED];
     finished = good + bad + counter[STATS_CLIENT_GONE];

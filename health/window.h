@@ -22,7 +22,7 @@ struct window_sample {
     uint64_t counter[STATS_COUNTERS];
 };
 
-/* What one step added.  Counts of 5 s fit 32 bits; larger ones saturate. */
+/* One step's additions.  Counts of 5 s fit 32 bits; larger ones saturate. */
 struct window_step {
     uint32_t ttft[HISTOGRAM_BUCKETS], tpot[HISTOGRAM_BUCKETS];
     uint64_t counter[STATS_COUNTERS];

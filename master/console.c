@@ -195,7 +195,7 @@ void console_reload_done(struct console *console, uint64_t serial, const char *e
     }
 }
 
-/* What a session hears before its reply. */
+/* A progress message, before the reply. */
 static void add_progress(struct session *session, const char *text)
 {
     struct control_reply reply = {0};

@@ -179,7 +179,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
 {
     struct master *master = arg;
 
-    /* After a success there is no other attempt: whoever waits for one has got his wish. */
+    /* After a success there is no other attempt: every session that waits has its wish. */
     console_upgrade_news(&master->console, done && ok ? UINT64_MAX : serial, done, ok, text);
     if (!done || !ok)
         return;
@@ -188,7 +188,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
     decide_end(master, ORDER_FINISH, 0);
 }
 
-/* What the service manager hears from a process that is not yet the main one, it ignores. */
+/* The service manager ignores a process that is not yet the main one. */
 static void on_cede(void *arg, pid_t pid)
 {
     struct master *master = arg;
@@ -261,7 +261,7 @@ static void step_upgrade(struct master *master, uint64_t now_mono_us)
     master->successor.reopen = false;
 }
 
-/* What the service manager is to know. */
+/* Tells the service manager how things stand. */
 static void step_notify(struct master *master, uint64_t now_mono_us)
 {
     const struct supervisor *sup = &master->sup;
@@ -474,7 +474,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->upgrade.arg = master;
 }
 
-/* Says it to whoever started us, and to the log if that is elsewhere. */
+/* On standard error for the one who started us, and in the log if that is elsewhere. */
 static int fail_start(struct master *master, const struct config *config,
                       const struct error *err)
 {

@@ -125,7 +125,7 @@ static int read_next(struct reload *reload, struct error *err)
     return 0;
 }
 
-/* What an operator has set by signal or droverctl stays, unless the file says something new. */
+/* A number set by signal or droverctl stays, unless the file says something new. */
 static unsigned workers_wanted(const struct reload *reload)
 {
     unsigned now = supervise_workers(reload->sup);

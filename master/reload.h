@@ -51,7 +51,7 @@ uint64_t reload_want(struct reload *reload);
 
 bool reload_under_way(const struct reload *reload);
 
-/* Goes on with whatever is under way.  Calls on_done when an attempt has ended. */
+/* Goes on with what is under way.  Calls on_done when an attempt has ended. */
 void reload_step(struct reload *reload, uint64_t now_mono_us);
 
 /* How soon reload_step() wants to be called again, at most max_ms. */

@@ -27,7 +27,7 @@
 #define STAGED         ".next"
 #define SHELVED        ".old"
 
-/* What an upgrade must be able to put back. */
+/* An upgrade must be able to put these back. */
 static const char *const shelved[] = {SCOREBOARD_FILE_NAME, CONTROL_SOCKET_NAME};
 
 static void path_in(char out[RUNTIME_PATH_BYTES + 32], const struct runtime *rt,
@@ -36,8 +36,8 @@ static void path_in(char out[RUNTIME_PATH_BYTES + 32], const struct runtime *rt,
     (void)snprintf(out, RUNTIME_PATH_BYTES + 32, "%s/%s", rt->dir, name);
 }
 
-/* Whoever can write here can hand us a control socket or a lock of his own: /tmp/drover-UID is
- * a name that others can guess. */
+/* A user who can write here can hand us a control socket or a lock of another: /tmp/drover-UID
+ * is a name that others can guess. */
 static int make_dir(const char *dir, struct error *err)
 {
     struct stat st;
@@ -444,7 +444,7 @@ int runtime_shelve(struct runtime *rt, struct error *err)
     for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
         path_in(path, rt, shelved[i]);
         (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
-        /* What somebody has removed cannot be put back; the new master makes it anew. */
+        /* A file that somebody has removed cannot be put back; the new master makes it anew. */
         if (link(path, second) == -1 && errno != ENOENT) {
             int rc = error_sys(err, second);
 

@@ -70,8 +70,8 @@ MUST_CHECK int runtime_share(const struct runtime *rt, const struct privileges *
 /* Closes everything and removes the files of a master that has ended in order. */
 void runtime_close(struct runtime *rt);
 
-/* Nobody shall connect any more: whoever tries is refused, and does not wait in a queue that
- * nobody looks at. */
+/* Nobody shall connect any more: a client that tries is refused, and does not wait in a queue
+ * that nobody looks at. */
 void runtime_deafen(struct runtime *rt);
 
 /* STAGED -> OURS: the files get their right names, the lock our pid.  DRV_ESYS. */

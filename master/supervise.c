@@ -140,7 +140,7 @@ static void close_in_child(int fd)
         (void)close(fd);
 }
 
-/* What both kinds do first.  Signals stay blocked: the child's own loop takes them. */
+/* The first steps of both kinds.  Signals stay blocked: the child's own loop takes them. */
 static void enter_child(const struct supervisor *sup, const struct child *child, pid_t master,
                         const char *name)
 {
@@ -572,7 +572,7 @@ void supervise_reap(struct supervisor *sup)
 
 /* ---- time ---- */
 
-/* Whoever does not turn its loop serves nobody, and holds the streams of those who wait. */
+/* A child that does not turn its loop serves nobody, and holds the streams it has. */
 static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
 {
     struct proc_view view;

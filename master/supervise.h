@@ -33,7 +33,7 @@ enum child_kind {
     CHILD_HEALTH,
 };
 
-/* What a child, or all of them, were told last.  Only ever grows. */
+/* The last order of a child, or of all of them.  Only ever grows. */
 enum child_order {
     ORDER_SERVE = 0,
     ORDER_FINISH, /* QUIT: finish open streams, however long they take */

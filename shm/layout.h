@@ -251,7 +251,7 @@ struct sb_table {
     _Atomic uint32_t high;                         /* rows ever used: beyond are only zeros */
 };
 
-/* What the sequence counter of a request guards. */
+/* The sequence counter of a request guards this. */
 struct sb_request_text {
     char id[SB_REQUEST_ID_BYTES];
     char model[SB_REQUEST_MODEL_BYTES];

@@ -299,7 +299,7 @@ uint32_t nodes_version(const struct scoreboard *board, unsigned node)
     return row == NULL ? 0 : get32(&row->seq);
 }
 
-/* Whatever the bytes were: text ends, counts and indices are in range. */
+/* For any bytes: text ends, counts and indices are in range. */
 static void sanitize(struct node_info *info)
 {
     info->name[sizeof(info->name) - 1] = '\0';

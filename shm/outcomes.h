@@ -3,7 +3,7 @@
  *
  * Any worker writes, the health process reads.  Only what says something of the node is noted
  * here: an answer is a success, whatever a client thinks of it; a failure is the node's alone.
- * What a client did wrong, a client that left, a node that said it is full, and trouble of the
+ * A client's mistake, a client that left, a node that said it is full, and trouble of the
  * worker itself (descriptors, ports, memory) are neither, and nobody notes them.
  *
  * Totals only grow, so a worker that is killed falsifies nothing.  The run of failures is set

@@ -11,7 +11,7 @@
  * length before it has been checked against the private copy of the header that the handle
  * keeps.
  *
- * What is where:  procs.h  the processes.   nodes.h  identity and state of the nodes (health
+ * Contents:  procs.h  the processes.   nodes.h  identity and state of the nodes (health
  * writes). gauges.h  requests and prompt tokens in flight (each worker its own cells). stats.h
  * histograms, counters, learned speeds (any worker adds).   requests.h  open requests.
  * prefix.h  which node has seen which prompts.   lines.h  who waits.   decisions.h  why a

@@ -60,7 +60,7 @@ struct config_queue {
                                   never */
 };
 
-/* What is left out is as the config has it for all models. */
+/* A setting that is left out is as the config has it for all models. */
 struct config_model {
     char *name;
     enum policy_kind policy;
@@ -180,7 +180,7 @@ enum request_priority config_priority_for(const struct config *config, const cha
 const struct config_hedge *config_hedge_for(const struct config *config, const char *model);
 const struct config_queue *config_queue_for(const struct config *config, const char *model);
 
-/* What of `next` cannot take effect by a reload of `now`: NULL, or the name of the first key.
+/* The first key of `next` that cannot take effect by a reload of `now`; NULL: there is none.
  */
 const char *config_not_reloadable(const struct config *now, const struct config *next);
 

@@ -436,7 +436,7 @@ static int check_user(struct config *config, const struct doc *doc, struct error
     return 0;
 }
 
-/* What must be done with the rights of `user`: everything that opens a file. */
+/* The checks that need the rights of `user`: everything that opens a file. */
 static int check_files(struct config *config, const struct doc *doc, struct error *err)
 {
     int rc;

@@ -12,7 +12,7 @@
 #define PATH_BYTES   160
 #define REASON_BYTES 256
 
-/* What libyaml has opened and not closed yet. */
+/* Mappings and sequences that libyaml has opened and not closed yet. */
 struct walk {
     struct doc *doc;
     struct doc_item *open[DOC_MAX_DEPTH]; /* containers, outermost first */

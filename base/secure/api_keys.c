@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/json.h"
 
-/* What services and secret scanners know a key by. */
+/* Services and secret scanners know a key by this. */
 #define KEY_PREFIX    "sk-drover-"
 #define KEY_BYTES     32
 #define DIGEST_PREFIX "sha256:"

@@ -4,7 +4,7 @@
  * The master may run as root, to bind low ports; its children, who read what strangers send,
  * run as `user`.  They become that user right after the fork, so everything that the
  * configuration names (certificates, keys, tokens, logs) is opened as that user.  To find out
- * at once and not at the first reload that he may not, the master opens those files with his
+ * at once and not at the first reload that it may not, the master opens those files with its
  * rights too: between privileges_borrow() and privileges_return().
  */
 #ifndef DROVER_BASE_PRIVILEGES_H
@@ -28,9 +28,9 @@ struct privileges {
 };
 
 /*
- * Who `user` is (NULL = stay), with `group` in the place of his own (NULL = his own).  When
- * that is who we are already, nothing is wanted. DRV_ENOENT  no such user or group DRV_EINVAL
- * it is root, or he has too many groups DRV_EPERM   we are not root, and somebody else
+ * Looks up `user` (NULL = stay), with `group` in the place of its own (NULL = its own).  When
+ * we are that user already, nothing is wanted. DRV_ENOENT  no such user or group DRV_EINVAL
+ * it is root, or has too many groups DRV_EPERM   we are not root, and somebody else
  */
 MUST_CHECK int privileges_find(struct privileges *out, const char *user, const char *group,
                                struct error *err);
@@ -39,7 +39,7 @@ MUST_CHECK int privileges_find(struct privileges *out, const char *user, const c
  */
 MUST_CHECK int privileges_drop(const struct privileges *p, struct error *err);
 
-/* Files are opened with that user's rights, and new ones belong to him, until the return. */
+/* Files are opened with that user's rights, and new ones belong to it, until the return. */
 void privileges_borrow(const struct privileges *p);
 void privileges_return(const struct privileges *p);
 

@@ -15,8 +15,8 @@
 
 #include "base/error.h"
 
-/* What both kinds may do without a look at the arguments.  A name that this processor's kernel
- * does not have is passed over. */
+/* Both kinds may call these without a look at the arguments.  A name that this processor's
+ * kernel does not have is passed over. */
 static const char *const common[] = {
     /* descriptors */
     "read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "close", "dup", "dup2",

@@ -8,7 +8,7 @@
  * its kind fails with EPERM and leaves a line in the kernel's log; the process goes on, because
  * a new version of a library that tries some harmless call must not be an outage.
  *
- * What it does not do: it sees flags and numbers but no paths, so what may be read is up to the
+ * Its limit: it sees flags and numbers but no paths, so what may be read is up to the
  * user the process runs as (privileges.h).
  */
 #ifndef DROVER_BASE_SANDBOX_H

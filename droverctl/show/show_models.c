@@ -79,7 +79,7 @@ static int by_name(const void *a, const void *b)
     return order != 0 ? order : strcmp(x->node, y->node);
 }
 
-/* What the offers [0..n) of one model come to. */
+/* Adds up the offers [0..n) of one model. */
 struct sum {
     size_t n, up, resident;
     uint64_t slots;       /* of the nodes that are up */

@@ -8,7 +8,7 @@
 extern const unsigned char dashboard_page[]; /* UTF-8 */
 extern const size_t dashboard_page_bytes;
 
-/* The page needs no other place: whatever a node's name may smuggle in cannot call home. */
+/* The page needs no other place: a script in a node's name cannot call home. */
 #define DASHBOARD_POLICY                                                          \
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " \
     "connect-src 'self'; frame-ancestors 'none'"

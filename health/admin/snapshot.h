@@ -37,7 +37,7 @@ struct snapshot_proc {
     uint32_t requests_queued; /* of these, waiting for a node */
 };
 
-/* What only the health process counts. */
+/* Counts that only the health process keeps. */
 struct snapshot_counts {
     uint64_t invariant_violations;
     uint64_t ejections;

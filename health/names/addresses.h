@@ -28,7 +28,7 @@ struct addresses {
 void addresses_set(struct addresses *out, const struct net_addr *list, size_t n);
 
 /*
- * What the node at one of `count` addresses of the configured node `name` is called: `name`
+ * The name of the node at one of `count` addresses of the configured node `name`: `name`
  * when there is one address, else `name-ADDRESS`.  So it does not depend on the order of the
  * addresses, nor on which others there are.  The colons of IPv6 become underscores, and a name
  * that is too long loses its end, not its address.

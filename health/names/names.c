@@ -146,8 +146,8 @@ static const char *place(char name[NODE_NAME_BYTES], struct source *source, int 
     return NULL;
 }
 
-/* All addresses of an answer.  What cannot be added is tried again with each answer, and told
- * when it was not so in the one before. */
+/* All addresses of an answer.  An address that cannot be added is tried again with each answer,
+ * and logged when it was not so in the one before. */
 static void place_all(struct source *source, int index, const struct addresses *now)
 {
     char name[NODE_NAME_BYTES];

@@ -4,9 +4,9 @@
  *
  * A source is one such entry of the configuration.  Each answer of the resolver is compared
  * with the members there are: a new address is a new member, a missing one drains and goes, the
- * others are left in peace; a machine that an operator has drained stays drained, whatever its
- * node is called.  While the resolver gives no answer, everything stays as it was; a name that
- * never had one is a member without an address, so that people see it.
+ * others are left in peace; a machine that an operator has drained stays drained, under any
+ * name of its node.  While the resolver gives no answer, everything stays as it was; a name
+ * that never had one is a member without an address, so that people see it.
  */
 #ifndef DROVER_HEALTH_NAMES_H
 #define DROVER_HEALTH_NAMES_H

@@ -101,7 +101,7 @@ static void take_config(struct table *table, const struct config *config,
                 table_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
         } else if (old != -1) {
             static_node_update(m, &before->nodes[old], (unsigned)index);
-            /* What kept it from being probed, a bad certificate, may be mended; names.c looks
+            /* The bad certificate that kept it from being probed may be mended; names.c looks
              * for itself. */
             if (m->probe == NULL && net_parse(&addr, config->nodes[index].address, NULL) == 0)
                 checks_start(m, &addr);

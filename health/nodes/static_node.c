@@ -127,7 +127,7 @@ void static_node_update(struct member *member, const struct config_node *before,
         member_publish(member, &next);
         return;
     }
-    /* What the node reported is hidden under the old override: set what is said now, and let
+    /* The old override hides what the node reported: set what is said now, and let
      * the next description bring back what no longer is. */
     identity_override(&next, node->slots, node->queue);
     member_publish(member, &next);

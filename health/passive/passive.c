@@ -33,7 +33,7 @@ struct passive_rules passive_rules_of(const struct config *config)
     };
 }
 
-/* What the workers noted of the node, in both forms. */
+/* The workers' record of the node, in both forms. */
 static struct eject_counts read_counts(const struct scoreboard *board, unsigned slot,
                                        struct outcomes *seen)
 {

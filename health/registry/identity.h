@@ -53,7 +53,7 @@ const char *identity_engine_name(uint32_t engine);
 /* "ready", "loadable", ...; "unknown". */
 const char *identity_model_state_name(uint32_t state);
 
-/* What a load report says about serving: NODE_REASON_NONE when the node can. */
+/* Can the node serve, by its load report?  NODE_REASON_NONE: it can. */
 enum node_reason identity_load_reason(const Drover__V1__LoadReport *load);
 
 #endif

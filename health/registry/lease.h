@@ -44,7 +44,7 @@ MUST_CHECK enum lease_answer lease_join(struct member **out, struct table *table
 /* Any message came on its stream. */
 void lease_heard(struct member *member);
 
-/* Its stream ended, for whatever reason. */
+/* Its stream ended, for any reason. */
 void lease_broken(struct member *member);
 
 /* It asked to go; 0: it did not say how long it waits. */
@@ -57,7 +57,7 @@ void lease_start(struct table *table);
  * long, all leases are extended by that time. */
 void lease_check_gap(struct table *table);
 
-/* What nodes are told to spread their reconnects over. */
+/* Nodes are told to spread their reconnects over this. */
 uint32_t lease_spread_ms(const struct table *table);
 
 #endif

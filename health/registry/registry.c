@@ -703,8 +703,8 @@ void registry_destroy(struct registry *registry)
     free(registry);
 }
 
-/* Certificates may have new contents under old names.  What cannot be used leaves things as
- * they are. */
+/* Certificates may have new contents under old names.  Files that cannot be used leave things
+ * as they are. */
 static void renew_tls(struct registry *registry)
 {
     const struct config_tls *tls = &registry->config->registry.listen.tls;

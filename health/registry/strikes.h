@@ -25,7 +25,7 @@ struct strikes {
     struct strikes_place place[STRIKES_PLACES];
 };
 
-/* What an address counts as; 0 for families that are not limited (Unix). */
+/* The bucket of an address; 0 for families that are not limited (Unix). */
 uint64_t strikes_key(const struct sockaddr *sa);
 
 void strikes_note(struct strikes *strikes, uint64_t key, uint64_t now_mono_us);

@@ -35,7 +35,7 @@ void inherit_none(struct inherited *out);
 /*
  * Takes what came, and takes the variables out of the environment.  DRV_EINVAL: the variables
  * contradict themselves, a name is unknown or there twice, or a descriptor is no listening
- * stream socket; `err` says which.  What was taken before stays in `out`.
+ * stream socket; `err` says which.  Descriptors that were taken before stay in `out`.
  */
 MUST_CHECK int inherit_take(struct inherited *out, struct error *err);
 

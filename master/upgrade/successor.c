@@ -233,7 +233,7 @@ static void take(struct successor *succ, const char *message, uint64_t now_mono_
     }
 }
 
-/* What the master before us says, and whether it is there. */
+/* Reads the messages of the master before us, and notices its end. */
 static void hear(struct successor *succ, uint64_t now_mono_us)
 {
     char message[HANDOVER_MESSAGE_BYTES];

@@ -40,7 +40,7 @@ struct successor {
     const struct successor_ops *ops; /* borrowed */
     void *data;                      /* of the operations */
     unsigned workers;       /* to start; an operator may change it before SUCCESSOR_FILLING */
-    bool reload, reopen;    /* wished of the master before us: whoever does it resets it */
+    bool reload, reopen;    /* asked of the master before us; reset by the master when done */
     unsigned told;          /* nodes UP, as last said */
     uint64_t since_mono_us; /* when the phase began */
 };

@@ -225,7 +225,7 @@ static void fail(struct upgrade *up, const char *why)
     up->phase = UPGRADE_UNDOING;
     if (up->pid != 0)
         (void)kill(up->pid, SIGKILL);
-    /* What it says does not count any more.  Not before the kill: to one that is ready, the end
+    /* Its messages do not count any more.  Not before the kill: to one that is ready, the end
      * of the channel says that it is the master. */
     close_channel(up);
     if (up->pid == 0)

@@ -82,11 +82,11 @@ bool upgrade_undoing(const struct upgrade *up);
 /* Has another master been started, of which it is not yet known whether it takes over? */
 bool upgrade_undecided(const struct upgrade *up);
 
-/* What an operator has wished of us: the new master shall know, if there is one on its way,
+/* Passes on a command of the operator: the new master shall know, if there is one on its way,
  * because it was told how things are when it was started.  Words of handover.h. */
 void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *text);
 
-/* Goes on with whatever is under way; begins only when `may_begin`. */
+/* Goes on with what is under way; begins only when `may_begin`. */
 void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin);
 
 /* A process has been reaped that is no child of the supervisor's. */

@@ -35,7 +35,7 @@ void budget_failure(struct scoreboard *board, uint64_t model_hash, uint64_t now_
 void budget_success(struct scoreboard *board, uint64_t model_hash, uint64_t now_mono_us);
 /* May a failed attempt be retried now?  Reads only. */
 bool budget_allows(const struct scoreboard *board, uint64_t model_hash);
-/* What is in the bucket, 0..BUDGET_MAX_MILLI. */
+/* The bucket's content, 0..BUDGET_MAX_MILLI. */
 uint32_t budget_milli(const struct scoreboard *board, uint64_t model_hash);
 
 #define BUDGET_HEDGE_MILLI 1000u /* what one hedge costs */
@@ -46,7 +46,7 @@ void budget_save(struct scoreboard *board, uint64_t model_hash, uint64_t now_mon
 /* Takes what one hedge costs.  False: it is not there, and nothing is taken. */
 MUST_CHECK bool budget_spend(struct scoreboard *board, uint64_t model_hash,
                              uint64_t now_mono_us);
-/* What is in the bucket for hedges. */
+/* The content of the bucket for hedges. */
 uint32_t budget_saved_milli(const struct scoreboard *board, uint64_t model_hash);
 
 #endif

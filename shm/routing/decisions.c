@@ -83,7 +83,7 @@ static uint32_t safe_node(const struct scoreboard *board, uint32_t node)
     return node < board->geometry.n_nodes ? node : DECISIONS_NO_NODE;
 }
 
-/* Whatever the bytes were, the copy can be used. */
+/* The copy can be used, for any bytes. */
 static void make_safe(const struct scoreboard *board, struct decision *d)
 {
     d->id[sizeof(d->id) - 1] = '\0';
@@ -183,7 +183,7 @@ bool decisions_next(const struct scoreboard *board, const char *id,
 {
     struct decision_cursor found;
 
-    /* What was overwritten between the search and the copy is skipped. */
+    /* A decision that was overwritten between the search and the copy is skipped. */
     while (search(board, id, cursor, &found)) {
         *cursor = found;
         if (decisions_read(board, found.worker, found.number, out) && strcmp(out->id, id) == 0)

@@ -21,7 +21,7 @@ struct scoreboard;
 #define DECISIONS_NO_NODE      UINT32_MAX
 #define DECISIONS_NO_CANDIDATE UINT32_MAX
 
-/* What spoke against a candidate; 0 = it was eligible.  Bits. */
+/* The reasons against a candidate; 0 = it was eligible.  Bits. */
 enum decision_bar {
     DECISION_BAR_FULL = 1 << 0,     /* n >= cap */
     DECISION_BAR_EXCLUDED = 1 << 1, /* this request has failed there before */

@@ -15,7 +15,7 @@
  * a "busy" value first, then the holders are stored, then the new hash appears.  Readers find
  * either hash or none.  A worker that dies in between leaves a busy entry, which anybody may
  * take after BUSY_STALE_S.  Adding a holder is a compare-and-swap on its word, checked against
- * the hash afterwards.  What is left are races of a few instructions that credit a node with a
+ * the hash afterwards.  There remain races of a few instructions that credit a node with a
  * window it has not got, or lose one: an estimate is off, once.
  */
 #include "shm/routing/prefix.h"
@@ -35,7 +35,7 @@ static_assert(PREFIX_MAX_ENTRIES == SB_PREFIX_MAX_ENTRIES, "new layout version")
 #define FETCH_AHEAD  8u     /* windows */
 #define NO_WAY       SB_PREFIX_WAYS
 
-/* Who holds, without the stamp: node and low bits of the generation. */
+/* The holder without the stamp: node and low bits of the generation. */
 #define HOLDER_WHO(word)        ((word)&0x3ffffu)
 #define HOLDER_NODE(word)       ((word)&0x3ffu)
 #define HOLDER_GENERATION(word) ((uint8_t)((word) >> 10))
