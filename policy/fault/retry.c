@@ -1,0 +1,25 @@
+/* retry.c - what follows when an attempt of a request has ended. */
+#include "policy/fault/retry.h"
+
+static enum retry_verdict after_failure(const struct retry_facts *facts)
+{
+    if (!facts->content_shown)
+        return facts->attempts < facts->max_attempts && facts->budget_allows ? RETRY_AGAIN
+                                                                             : RETRY_FAIL;
+    return facts->resumable && facts->resumes < facts->max_resumes ? RETRY_RESUME : RETRY_FAIL;
+}
+
+enum retry_verdict retry_decide(const struct retry_facts *facts)
+{
+    if (facts->client_gone || facts->end == RETRY_END_ANSWERED)
+        return RETRY_DONE;
+    if (facts->end == RETRY_END_REFUSED)
+        return RETRY_FAIL;
+    if (facts->other_runs)
+        return RETRY_OTHER_GOES_ON;
+    if (facts->end == RETRY_END_NO_NODE_LEFT)
+        return facts->content_shown && facts->wait_left ? RETRY_WAIT_NODE : RETRY_FAIL;
+    if (facts->end == RETRY_END_FULL && !facts->gave_content)
+        return RETRY_PAUSE;
+    return after_failure(facts);
+}

@@ -1,0 +1,65 @@
+/*
+ * retry.h - what follows when an attempt of a request has ended.  Pure.
+ *
+ * An attempt that fails before its client has seen content is repeated on another node, as long
+ * as attempts are left and the retry budget allows it.  After that, an answer that is plain
+ * text is continued by another node.  Everything else ends in an error.  A node that is full
+ * has not failed, and costs no attempt.
+ */
+#ifndef DROVER_POLICY_FAULT_RETRY_H
+#define DROVER_POLICY_FAULT_RETRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+enum retry_end {
+    RETRY_END_ANSWERED = 0, /* the answer is whole */
+    RETRY_END_REFUSED,      /* the request itself is wrong: no other node likes it better */
+    RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
+    RETRY_END_FAILED, /* the node failed */
+    RETRY_END_NO_NODE_LEFT, /* no attempt: every node that could take the request has failed */
+};
+
+struct retry_facts {
+    enum retry_end end;
+    bool client_gone;
+    bool other_runs;    /* a second attempt of the request still runs */
+    bool gave_content;  /* the attempt had content, shown or not */
+    bool content_shown; /* the client has content, of whatever attempt */
+    bool resumable;     /* ... and all of it is plain text, which is known */
+    bool wait_left;     /* it may still wait for a node to come back */
+    bool budget_allows; /* the retry budget of its model */
+    uint32_t attempts;  /* counted so far, the one that ended included */
+    uint32_t max_attempts;
+    uint32_t resumes; /* so far */
+    uint32_t max_resumes;
+};
+
+enum retry_verdict {
+    RETRY_DONE = 0, /* nothing is left to do for the client */
+    RETRY_FAIL,     /* the client gets an error */
+    RETRY_AGAIN,    /* another attempt from the start */
+    RETRY_RESUME,   /* another attempt, from the text that the client has */
+    RETRY_PAUSE, /* another attempt that is not counted; the node is left alone for a while */
+    RETRY_OTHER_GOES_ON,
+    RETRY_WAIT_NODE, /* wait for a node to come back */
+};
+
+/*
+ *   when                                                       then
+ *   --------------------------------------------------------   -------------
+ *   the client is gone, or the answer is whole                 DONE
+ *   refused                                                    FAIL
+ *   another attempt runs                                       OTHER_GOES_ON
+ *   no node is left, content was shown, waiting is allowed     WAIT_NODE
+ *   no node is left                                            FAIL
+ *   full, and it had given no content                          PAUSE
+ *   nothing shown; attempts are left and the budget allows it  AGAIN
+ *   content shown; it can be resumed and resumes are left      RESUME
+ *   anything else                                              FAIL
+ */
+MUST_CHECK enum retry_verdict retry_decide(const struct retry_facts *facts);
+
+#endif

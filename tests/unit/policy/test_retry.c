@@ -1,0 +1,158 @@
+/* test_retry.c - one test per row of the table in policy/fault/retry.h. */
+#include "policy/fault/retry.h"
+
+#include <criterion/criterion.h>
+
+/* A first attempt that failed before any content, with everything allowed. */
+static struct retry_facts failed(void)
+{
+    return (struct retry_facts){
+        .end = RETRY_END_FAILED,
+        .budget_allows = true,
+        .wait_left = true,
+        .attempts = 1,
+        .max_attempts = 3,
+        .max_resumes = 2,
+    };
+}
+
+/* An attempt that broke off after the client had seen plain text. */
+static struct retry_facts broken_off(void)
+{
+    struct retry_facts facts = failed();
+
+    facts.gave_content = true;
+    facts.content_shown = true;
+    facts.resumable = true;
+    return facts;
+}
+
+Test(retry, without_a_client_there_is_nothing_left_to_do)
+{
+    struct retry_facts facts = failed();
+
+    facts.client_gone = true;
+    for (int end = RETRY_END_ANSWERED; end <= RETRY_END_NO_NODE_LEFT; end++) {
+        facts.end = (enum retry_end)end;
+        facts.other_runs = end % 2 == 0;
+        cr_assert_eq(retry_decide(&facts), RETRY_DONE, "end %d", end);
+    }
+}
+
+Test(retry, an_answer_that_is_whole_is_done_whatever_else_is_true)
+{
+    struct retry_facts facts = broken_off();
+
+    facts.end = RETRY_END_ANSWERED;
+    cr_assert_eq(retry_decide(&facts), RETRY_DONE);
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_DONE);
+}
+
+Test(retry, a_request_that_a_node_refuses_fails_even_while_another_attempt_runs)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_REFUSED;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+}
+
+Test(retry, the_other_of_two_attempts_goes_on_alone)
+{
+    struct retry_facts facts = failed();
+
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
+    facts.end = RETRY_END_FULL;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON, "it needs neither");
+}
+
+Test(retry, an_answer_that_has_begun_waits_for_a_node_and_another_request_does_not)
+{
+    struct retry_facts facts = broken_off();
+
+    facts.end = RETRY_END_NO_NODE_LEFT;
+    cr_assert_eq(retry_decide(&facts), RETRY_WAIT_NODE);
+    facts.wait_left = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "it has waited long enough");
+    facts = failed();
+    facts.end = RETRY_END_NO_NODE_LEFT;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "its client has seen nothing");
+}
+
+Test(retry, a_full_node_costs_no_attempt_and_needs_no_budget)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_FULL;
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_PAUSE);
+    facts.content_shown = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_PAUSE, "a resume that met a full node");
+}
+
+Test(retry, a_node_that_is_full_in_the_middle_of_an_answer_has_failed)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_FULL;
+    facts.gave_content = true; /* of a document, which was held */
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+    facts = broken_off();
+    facts.end = RETRY_END_FULL;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME);
+    facts.resumable = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+}
+
+Test(retry, a_failure_before_content_is_repeated_within_attempts_and_budget)
+{
+    struct retry_facts facts = failed();
+
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+    facts.attempts = 2;
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+    facts.attempts = 3;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "that was the last");
+    facts.attempts = 1;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "retries are throttled");
+}
+
+Test(retry, content_that_was_held_and_not_shown_does_not_prevent_a_repetition)
+{
+    struct retry_facts facts = failed();
+
+    facts.gave_content = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+}
+
+Test(retry, plain_text_is_resumed_within_max_resumes_and_beyond_attempts_and_budget)
+{
+    struct retry_facts facts = broken_off();
+
+    facts.attempts = 9;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME);
+    facts.resumes = 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME);
+    facts.resumes = 2;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "twice is enough");
+    facts.max_resumes = 0;
+    facts.resumes = 0;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "it is switched off");
+}
+
+Test(retry, what_is_more_than_plain_text_fails_once_it_was_shown)
+{
+    struct retry_facts facts = broken_off();
+
+    facts.resumable = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+}
