@@ -20,7 +20,7 @@ struct channel;
 struct config;
 struct error;
 struct fleet; /* opaque */
-struct leg;
+struct attempt;
 struct loop;
 struct scoreboard;
 
@@ -33,7 +33,7 @@ struct fleet_node {
     uint64_t full_mono_us;   /* until when it gets nothing, as it said it is full */
     struct channel *channel; /* owned; NULL until the node is first UP */
     /* Requests sent there and not yet at first content, oldest first: kept by choose.c. */
-    struct leg *pending_first, *pending_last;
+    struct attempt *pending_first, *pending_last;
     /* private to fleet.c */
     struct fleet *fleet;
     unsigned refs;

@@ -23,12 +23,12 @@
 #include "proto/operations.h"
 #include "shm/nodes.h"
 #include "shm/procs.h"
-#include "worker/attempt.h"
 #include "worker/fleet.h"
 #include "worker/http/access_log.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
+#include "worker/node_call.h"
 
 /* Nodes that one question may try; of failures the configuration allows fewer. */
 #define MAX_TRIED 8
@@ -48,9 +48,9 @@ enum phase { ASKED = 0, NO_NODE, ANSWERED };
 
 struct question {
     struct question_core *core;
-    struct infer_request *request; /* borrowed */
-    struct attempt *attempt;       /* owned */
-    struct question *prev, *next;  /* in core->first */
+    struct client_request *request; /* borrowed */
+    struct node_call *attempt;      /* owned */
+    struct question *prev, *next;   /* in core->first */
     enum phase phase;
     struct tried {
         unsigned node;
@@ -100,13 +100,13 @@ static void release_if_over(struct question *q)
 
 static void stop_attempt(struct question *q)
 {
-    attempt_cancel(q->attempt);
+    node_call_cancel(q->attempt);
     q->attempt = NULL;
 }
 
 static void log_access(const struct question *q, bool gone)
 {
-    const struct infer_request *request = q->request;
+    const struct client_request *request = q->request;
     const struct access_record record = {
         .id = request->id,
         .client = request->client,
@@ -295,13 +295,13 @@ static void failed(struct question *q, enum api_error error, const char *message
         ask(q);
 }
 
-static const struct attempt_events attempt_events;
+static const struct node_call_events node_call_events;
 
 static void start_attempt(struct question *q, const struct fleet_server *server)
 {
     struct question_core *core = q->core;
     uint64_t now = loop_now_us(core->loop), deadline = deadline_mono_us(q);
-    const struct attempt_options options = {
+    const struct node_call_options options = {
         .number = q->attempts,
         .timeout_us = deadline > now ? deadline - now : 1,
         .config = core->config,
@@ -316,8 +316,8 @@ static void start_attempt(struct question *q, const struct fleet_server *server)
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
     q->attempts++;
     q->progress_mono_us = now;
-    if (attempt_start(&q->attempt, server->node, q->request, &options, &attempt_events, q,
-                      &err) != 0) {
+    if (node_call_start(&q->attempt, server->node, q->request, &options, &node_call_events, q,
+                        &err) != 0) {
         reject(q, API_ERROR_OVERLOADED, "out of memory", 1);
         return;
     }
@@ -420,7 +420,7 @@ static void release_if_low(struct question *q)
     if (q->attempt == NULL || q->request == NULL ||
         (q->shown && responder_pending(q->request->responder) >= LOW_WATER_BYTES))
         return;
-    attempt_release(q->attempt);
+    node_call_release(q->attempt);
 }
 
 static void on_drain(void *data, size_t n)
@@ -530,7 +530,7 @@ static void on_end(void *data, const struct call_result *result)
     }
 }
 
-static const struct attempt_events attempt_events = {
+static const struct node_call_events node_call_events = {
     .on_accepted = on_accepted,
     .on_head = on_head,
     .on_chunk = on_chunk,
@@ -543,7 +543,7 @@ static const struct attempt_events attempt_events = {
 /* Refuses what no node could answer however long it took.  True: answered. */
 static bool refuse_at_once(struct question *q)
 {
-    const struct infer_request *request = q->request;
+    const struct client_request *request = q->request;
     const struct fleet_model *model = fleet_find(q->core->fleet, request->model);
     struct buf message = BUF_INIT;
     enum api_error error = API_ERROR_NONE;
@@ -563,7 +563,7 @@ static bool refuse_at_once(struct question *q)
     return error != API_ERROR_NONE;
 }
 
-void question_start(struct question_core *core, struct infer_request *request)
+void question_start(struct question_core *core, struct client_request *request)
 {
     static const struct responder_events client_events = {
         .on_drain = on_drain,

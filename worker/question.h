@@ -22,7 +22,7 @@
 
 struct config;
 struct fleet;
-struct infer_request;
+struct client_request;
 struct log_sink;
 struct loop;
 struct question; /* opaque */
@@ -48,7 +48,7 @@ void question_core_init(struct question_core *core);
 void question_core_finish(struct question_core *core);
 
 /* Takes a valid request whose operation is a question; the answer is given from here on. */
-void question_start(struct question_core *core, struct infer_request *request);
+void question_start(struct question_core *core, struct client_request *request);
 
 size_t question_open(const struct question_core *core);
 

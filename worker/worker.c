@@ -24,10 +24,12 @@
 #include "base/signal_fd.h"
 #include "proto/operations.h"
 #include "shm/procs.h"
-#include "worker/exchange.h"
+#include "worker/context.h"
 #include "worker/fleet.h"
 #include "worker/http/server.h"
 #include "worker/question.h"
+#include "worker/request/request.h"
+#include "worker/routing/waiting.h"
 
 #define TURN_MAX_US (100 * US_PER_MS) /* the heartbeat beats at least this often */
 /* After the time is up: for error events to reach the clients. */
@@ -36,7 +38,7 @@
 struct worker {
     const struct worker_params *params;
     struct loop loop;
-    struct exchange_core core;
+    struct worker_context context;
     struct question_core questions;
     struct http_server *http;
     struct log_sink *access_log;
@@ -49,7 +51,7 @@ struct worker {
 
 static size_t open_requests(const struct worker *w)
 {
-    return exchange_open(&w->core) + question_open(&w->questions);
+    return request_open_count(&w->context) + question_open(&w->questions);
 }
 
 static void on_flushed(struct timer *timer)
@@ -62,7 +64,7 @@ static void on_grace_over(struct timer *timer)
     struct worker *w = CONTAINER_OF(timer, struct worker, grace);
 
     log_warn("event=grace_over open_requests=%zu", open_requests(w));
-    exchange_stop_all(&w->core);
+    request_stop_all(&w->context);
     question_stop_all(&w->questions);
     timer_start(&w->loop, &w->grace, FLUSH_US, on_flushed);
 }
@@ -121,14 +123,14 @@ static void on_master_gone(struct watch *watch, void *data)
     drain(w, "master_gone", true);
 }
 
-static void on_infer(struct infer_request *request, void *data)
+static void on_infer(struct client_request *request, void *data)
 {
     struct worker *w = data;
 
     if (operation_is_question(request->operation))
         question_start(&w->questions, request);
     else
-        exchange_start(&w->core, request);
+        request_start(&w->context, request);
 }
 
 static bool is_ready(void *data)
@@ -136,14 +138,14 @@ static bool is_ready(void *data)
     struct worker *w = data;
 
     /* Who asks is to look elsewhere as soon as the end is decided, before it begins. */
-    return !w->draining && !procs_ending(w->params->board) && fleet_any_up(w->core.fleet);
+    return !w->draining && !procs_ending(w->params->board) && fleet_any_up(w->context.fleet);
 }
 
 static void on_fleet_change(void *data)
 {
     struct worker *w = data;
 
-    exchange_wake(&w->core);
+    waiting_wake(&w->context);
 }
 
 /* Another worker freed a place, and somebody here is first in line. */
@@ -155,7 +157,7 @@ static void on_woken(struct watch *watch, void *data)
     (void)watch;
     if (read(w->params->wake_fds[w->params->slot], &count, sizeof(count)) ==
         (ssize_t)sizeof(count))
-        exchange_wake(&w->core);
+        waiting_wake(&w->context);
 }
 
 static int watch_signals(struct worker *w, struct error *err)
@@ -196,23 +198,24 @@ static int start(struct worker *w, struct error *err)
     rc = log_sink_open(&w->access_log, params->config->access_log, err);
     if (rc != 0)
         return error_wrap(err, rc, "access log");
-    w->core.loop = &w->loop;
-    w->core.config = params->config;
-    w->core.board = params->board;
-    w->core.slot = params->slot;
-    w->core.access_log = w->access_log;
-    w->core.wake_fds = params->wake_fds;
-    exchange_core_init(&w->core);
-    rc = fleet_create(&w->core.fleet, &w->loop, params->config, params->board, on_fleet_change,
-                      w, err);
+    w->context.loop = &w->loop;
+    w->context.config = params->config;
+    w->context.board = params->board;
+    w->context.slot = params->slot;
+    w->context.access_log = w->access_log;
+    w->context.wake_fds = params->wake_fds;
+    worker_context_init(&w->context);
+    request_init(&w->context);
+    rc = fleet_create(&w->context.fleet, &w->loop, params->config, params->board,
+                      on_fleet_change, w, err);
     if (rc != 0)
         return rc;
-    fleet_renew(w->core.fleet);
+    fleet_renew(w->context.fleet);
     w->questions = (struct question_core){.loop = &w->loop,
                                           .config = params->config,
                                           .board = params->board,
                                           .worker = params->slot,
-                                          .fleet = w->core.fleet,
+                                          .fleet = w->context.fleet,
                                           .access_log = w->access_log};
     question_core_init(&w->questions);
     http.access_log = w->access_log;
@@ -233,7 +236,7 @@ static void run(struct worker *w)
     while (!w->over) {
         loop_turn(&w->loop, TURN_MAX_US);
         procs_heartbeat(w->params->board, w->params->slot, loop_now_us(&w->loop));
-        fleet_renew(w->core.fleet);
+        fleet_renew(w->context.fleet);
         tell_lost_lines(w);
         if (w->draining && open_requests(w) == 0 && http_server_connections(w->http) == 0)
             w->over = true;
@@ -265,11 +268,11 @@ int worker_main(const struct worker_params *params)
         log_error("event=worker_start_failed why=%s", log_quote(err.text));
     }
     http_server_destroy(w->http);
-    if (w->core.loop != NULL)
-        exchange_core_finish(&w->core);
+    if (w->context.loop != NULL)
+        worker_context_finish(&w->context);
     if (w->questions.loop != NULL)
         question_core_finish(&w->questions);
-    fleet_destroy(w->core.fleet);
+    fleet_destroy(w->context.fleet);
     watch_stop(w->signals);
     watch_stop(w->life);
     watch_stop(w->woken);

@@ -17,7 +17,7 @@
  * what they may use. */
 #define OLLAMA_VERSION "0.14.0"
 
-static void answer_json(struct infer_request *request, const struct buf *body)
+static void answer_json(struct client_request *request, const struct buf *body)
 {
     http_answer(request, 200, "application/json", body);
 }
@@ -62,7 +62,7 @@ static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_
         json_quote_str(out, catalog->models[at].id);
 }
 
-static void answer_models(struct infer_request *request, const struct local_facts *facts)
+static void answer_models(struct client_request *request, const struct local_facts *facts)
 {
     const struct catalog *catalog = facts->catalog;
     uint64_t created_ms = scoreboard_created_wall_ms(facts->board);
@@ -111,7 +111,7 @@ static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
     return true;
 }
 
-static void answer_model(struct infer_request *request, const struct route *route,
+static void answer_model(struct client_request *request, const struct route *route,
                          const struct local_facts *facts)
 {
     const struct catalog_model *model = NULL;
@@ -164,7 +164,7 @@ static void add_ollama_model(struct buf *out, const struct catalog_model *model,
                  "\"families\":[],\"parameter_size\":\"\",\"quantization_level\":\"\"}}");
 }
 
-static void answer_tags(struct infer_request *request, const struct local_facts *facts,
+static void answer_tags(struct client_request *request, const struct local_facts *facts,
                         bool running)
 {
     const struct catalog *catalog = facts->catalog;
@@ -188,7 +188,7 @@ static void answer_tags(struct infer_request *request, const struct local_facts 
 
 /* ---- health ------------------------------------------------------------------------------ */
 
-static void answer_text(struct infer_request *request, const char *content_type,
+static void answer_text(struct client_request *request, const char *content_type,
                         const char *text)
 {
     struct buf out = BUF_INIT;
@@ -199,7 +199,7 @@ static void answer_text(struct infer_request *request, const char *content_type,
 }
 
 /* llama.cpp's shape, which load balancers and its web page know. */
-static void answer_health(struct infer_request *request, const struct local_facts *facts)
+static void answer_health(struct client_request *request, const struct local_facts *facts)
 {
     struct buf out = BUF_INIT;
 
@@ -214,7 +214,7 @@ static void answer_health(struct infer_request *request, const struct local_fact
     buf_finish(&out);
 }
 
-void local_answer(struct infer_request *request, const struct route *route,
+void local_answer(struct client_request *request, const struct route *route,
                   const struct local_facts *facts)
 {
     switch (route->kind) {

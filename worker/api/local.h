@@ -4,7 +4,7 @@
 
 struct catalog;
 struct config;
-struct infer_request;
+struct client_request;
 struct route;
 struct scoreboard;
 
@@ -17,7 +17,7 @@ struct local_facts {
 };
 
 /* Answers a request for any route but ROUTE_INFER, ROUTE_UNKNOWN and ROUTE_BAD_METHOD. */
-void local_answer(struct infer_request *request, const struct route *route,
+void local_answer(struct client_request *request, const struct route *route,
                   const struct local_facts *facts);
 
 #endif

@@ -87,7 +87,7 @@ static const char *should_retry(enum api_error error)
     return "false";
 }
 
-static void answer_error(struct infer_request *request, enum api_error error,
+static void answer_error(struct client_request *request, enum api_error error,
                          const char *message, const char *param, unsigned retry_after_s)
 {
     struct responder *r = request->responder;
@@ -108,14 +108,14 @@ static void answer_error(struct infer_request *request, enum api_error error,
     buf_finish(&body);
 }
 
-void http_reply_error(struct infer_request *request, enum api_error error, const char *message,
+void http_reply_error(struct client_request *request, enum api_error error, const char *message,
                       unsigned retry_after_s)
 {
     answer_error(request, error, message, error == API_ERROR_MODEL_NOT_FOUND ? "model" : NULL,
                  retry_after_s);
 }
 
-void http_reject(struct infer_request *request, enum api_error error, const char *message,
+void http_reject(struct client_request *request, enum api_error error, const char *message,
                  const char *param, unsigned retry_after_s)
 {
     struct http_server *server = request->responder->server;
@@ -127,7 +127,7 @@ void http_reject(struct infer_request *request, enum api_error error, const char
     answer_error(request, error, message, param, retry_after_s);
 }
 
-void http_answer(struct infer_request *request, unsigned status, const char *content_type,
+void http_answer(struct client_request *request, unsigned status, const char *content_type,
                  const struct buf *body)
 {
     struct responder *r = request->responder;

@@ -63,7 +63,7 @@ static void tell_gone(struct responder *r)
 
 static void log_own(const struct responder *r)
 {
-    const struct infer_request *request = r->request;
+    const struct client_request *request = r->request;
     struct access_record record = {
         .id = request->id,
         .client = request->client,
@@ -121,7 +121,7 @@ static void on_dispose(void *p)
 }
 
 struct responder *responder_create(struct connection *conn, h2o_req_t *req,
-                                   struct infer_request *request)
+                                   struct client_request *request)
 {
     struct responder *r = h2o_mem_alloc_shared(&req->pool, sizeof(*r), on_dispose);
 
@@ -196,7 +196,7 @@ void responder_take_body(struct responder *r)
         replace_input(sock);
 }
 
-void http_drop_body(struct infer_request *request)
+void http_drop_body(struct client_request *request)
 {
     free_body(request->responder);
 }

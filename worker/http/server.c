@@ -71,7 +71,7 @@ static bool is_forwarded(const h2o_iovec_t *name)
            starts_with(name, "anthropic-") || starts_with(name, "x-claude-code-");
 }
 
-static void collect_forwarded(struct infer_request *request, h2o_req_t *req)
+static void collect_forwarded(struct client_request *request, h2o_req_t *req)
 {
     for (size_t i = 0; i < req->headers.size; i++) {
         const h2o_header_t *header = &req->headers.entries[i];
@@ -151,7 +151,7 @@ static bool is_json_type(h2o_iovec_t type)
 }
 
 /* Fills content_type, or says what is wrong with the client's. */
-static const char *check_media_type(struct infer_request *request, h2o_req_t *req)
+static const char *check_media_type(struct client_request *request, h2o_req_t *req)
 {
     ssize_t at = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_TYPE, -1);
     const h2o_iovec_t *value = at == -1 ? NULL : &req->headers.entries[at].value;
@@ -184,7 +184,7 @@ static const char *check_media_type(struct infer_request *request, h2o_req_t *re
     return "the content type must be application/json";
 }
 
-static int inspect(struct inspected *out, const struct infer_request *request,
+static int inspect(struct inspected *out, const struct client_request *request,
                    const char **param, struct error *err)
 {
     int rc;
@@ -202,7 +202,7 @@ static int inspect(struct inspected *out, const struct infer_request *request,
 /* ---- the model --------------------------------------------------------------------------- */
 
 /* True when request->model says what is wanted; false when the request has been refused. */
-static bool settle_model(struct infer_request *request, const char *named)
+static bool settle_model(struct client_request *request, const char *named)
 {
     struct http_server *server = request->responder->server;
     const struct catalog_model *only;
@@ -232,7 +232,7 @@ static bool settle_model(struct infer_request *request, const char *named)
 
 /* ---- a request --------------------------------------------------------------------------- */
 
-static void infer(struct infer_request *request, h2o_req_t *req)
+static void infer(struct client_request *request, h2o_req_t *req)
 {
     struct responder *r = request->responder;
     struct http_server *server = r->server;
@@ -271,7 +271,7 @@ static void infer(struct infer_request *request, h2o_req_t *req)
     server->params.on_infer(request, server->params.data);
 }
 
-static void answer_locally(struct infer_request *request, const struct route *route)
+static void answer_locally(struct client_request *request, const struct route *route)
 {
     struct http_server *server = request->responder->server;
     struct local_facts facts = {
@@ -284,7 +284,7 @@ static void answer_locally(struct infer_request *request, const struct route *ro
     local_answer(request, route, &facts);
 }
 
-static void dispatch(struct infer_request *request, h2o_req_t *req, const struct route *route)
+static void dispatch(struct client_request *request, h2o_req_t *req, const struct route *route)
 {
     char message[160];
 
@@ -330,7 +330,7 @@ static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
 }
 
 /* True: the request may go on, and knows its key's name.  False: it has been refused. */
-static bool admit(struct infer_request *request, h2o_req_t *req, const struct route *route)
+static bool admit(struct client_request *request, h2o_req_t *req, const struct route *route)
 {
     struct http_server *server = request->responder->server;
     h2o_iovec_t authorization, x_api_key;
@@ -364,7 +364,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     struct http_server *server = ((struct api_handler *)(void *)handler)->server;
     struct connection *conn = connection_of(req);
-    struct infer_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
+    struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
     h2o_iovec_t path = req->input.path;
     const char *query = memchr(path.base, '?', path.len);
     const char *why;

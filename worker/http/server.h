@@ -12,7 +12,7 @@
 
 #include "base/attrs.h"
 #include "worker/http/access_log.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 
 struct buf;
 struct config;
@@ -30,7 +30,7 @@ struct http_server_params {
     int listen_fd;               /* borrowed */
     struct log_sink *access_log; /* borrowed; NULL = none */
     /* A valid request.  The callee owns the answer; see responder.h for when `request` ends. */
-    void (*on_infer)(struct infer_request *request, void *data);
+    void (*on_infer)(struct client_request *request, void *data);
     /* Is there any node that can serve? For readiness. */
     bool (*ready)(void *data);
     void *data;
@@ -47,22 +47,22 @@ void http_server_destroy(struct http_server *server);
 
 /* The body is not needed any more (no other attempt will be made): its memory is given back now
  * and not at the end of the answer.  request->body is NULL afterwards. */
-void http_drop_body(struct infer_request *request);
+void http_drop_body(struct client_request *request);
 
 /*
  * Answers `request` with an error of ours in its surface's shape, with x-request-id,
  * x-drover-reason, Retry-After (if retry_after_s != 0, clamped to 1..60) and x-should-retry.
  * Before responder_start() only.
  */
-void http_reply_error(struct infer_request *request, enum api_error error, const char *message,
+void http_reply_error(struct client_request *request, enum api_error error, const char *message,
                       unsigned retry_after_s);
 
 /* The same for what is refused before it is anybody's, with the name of the member that is
  * wrong, or NULL.  The server writes the access log. */
-void http_reject(struct infer_request *request, enum api_error error, const char *message,
+void http_reject(struct client_request *request, enum api_error error, const char *message,
                  const char *param, unsigned retry_after_s);
 /* A whole answer that needs no node; likewise. */
-void http_answer(struct infer_request *request, unsigned status, const char *content_type,
+void http_answer(struct client_request *request, unsigned status, const char *content_type,
                  const struct buf *body);
 
 #endif

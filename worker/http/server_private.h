@@ -88,7 +88,7 @@ struct responder {
     struct http_server *server;
     struct connection *conn;
     h2o_req_t *req;
-    struct infer_request *request; /* in the pool */
+    struct client_request *request; /* in the pool */
     struct responder_events events;
     void *data;
     struct deferred flush;
@@ -141,7 +141,7 @@ MUST_CHECK int responders_init(struct http_server *server, struct error *err);
 void responders_finish(struct http_server *server);
 /* Makes the responder of `request`; request->id and ->client are set. */
 struct responder *responder_create(struct connection *conn, h2o_req_t *req,
-                                   struct infer_request *request);
+                                   struct client_request *request);
 /* Notices from now on when the client leaves. */
 void responder_watch(struct responder *r);
 /* Takes the request's body out of libh2o's buffers into memory of its own. */

@@ -1,4 +1,4 @@
-/* choose.c - finds a node for an exchange and claims a place there. */
+/* choose.c - finds a node for a request and claims a place there. */
 #include "worker/routing/choose.h"
 
 #include <math.h>
@@ -19,52 +19,54 @@
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
 #include "shm/speeds.h"
-#include "worker/exchange_private.h"
+#include "worker/context.h"
 #include "worker/fleet.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
+#include "worker/request/request_state.h"
 #include "worker/routing/candidates.h"
+#include "worker/routing/waiting.h"
 
 #define HOLD_ALPHA  0.1 /* of the moving average of the time that a slot is held */
 #define LEARN_TRIES 8
 
 /* ---- the request ----------------------------------------------------------------------- */
 
-void choose_read_prompt(struct exchange *x)
+void choose_read_prompt(struct request *req)
 {
     static struct prompt prompt; /* one thread; too large for the stack */
-    const struct infer_request *request = x->request;
-    const struct fleet_model *model = fleet_find(x->core->fleet, request->model);
-    enum policy_kind policy = config_policy_for(x->core->config, request->model);
+    const struct client_request *request = req->client;
+    const struct fleet_model *model = fleet_find(req->context->fleet, request->model);
+    enum policy_kind policy = config_policy_for(req->context->config, request->model);
     double ratio = model == NULL ? FLEET_BYTES_PER_TOKEN : model->bytes_per_token;
     struct json_value root;
 
-    x->op_class = operation_class((int)request->operation);
-    x->prompt_bytes = request->body_len;
+    req->op_class = operation_class((int)request->operation);
+    req->prompt_bytes = request->body_len;
     if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) &&
         json_check(&root, request->body, request->body_len, NULL) == 0) {
-        prompt_read(&prompt, request->model, &root, x->core->config->prefix.window_bytes);
-        x->prompt_bytes = prompt.bytes;
-        x->windows = prompt.count == 0 ? NULL : malloc(prompt.count * sizeof(*x->windows));
-        if (x->windows != NULL) {
-            memcpy(x->windows, prompt.hash, prompt.count * sizeof(*x->windows));
-            x->windows_count = prompt.count;
+        prompt_read(&prompt, request->model, &root, req->context->config->prefix.window_bytes);
+        req->prompt_bytes = prompt.bytes;
+        req->windows = prompt.count == 0 ? NULL : malloc(prompt.count * sizeof(*req->windows));
+        if (req->windows != NULL) {
+            memcpy(req->windows, prompt.hash, prompt.count * sizeof(*req->windows));
+            req->windows_count = prompt.count;
         }
     }
-    x->prompt_estimate = (uint32_t)fmin((double)x->prompt_bytes / ratio, 1e9);
-    if (x->prompt_estimate == 0)
-        x->prompt_estimate = 1;
+    req->prompt_estimate = (uint32_t)fmin((double)req->prompt_bytes / ratio, 1e9);
+    if (req->prompt_estimate == 0)
+        req->prompt_estimate = 1;
 }
 
 /* The message to a node, with the text that it is to go on from. */
-static uint64_t message_bytes(const struct exchange *x)
+static uint64_t message_bytes(const struct request *req)
 {
-    return x->envelope_bytes + (x->content_shown ? buf_size(&x->text) : 0);
+    return req->envelope_bytes + (req->shown == SHOWN_CONTENT ? buf_size(&req->text) : 0);
 }
 
-bool choose_any_up(const struct exchange *x)
+bool choose_any_up(const struct request *req)
 {
-    const struct fleet_model *model = fleet_find(x->core->fleet, x->model);
-    uint64_t bytes = message_bytes(x);
+    const struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+    uint64_t bytes = message_bytes(req);
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
         if (fleet_takes(&model->servers[i], bytes) && fleet_usable(model->servers[i].node))
@@ -73,10 +75,10 @@ bool choose_any_up(const struct exchange *x)
     return false;
 }
 
-bool choose_is_too_large(const struct exchange *x)
+bool choose_is_too_large(const struct request *req)
 {
-    const struct fleet_model *model = fleet_find(x->core->fleet, x->model);
-    uint64_t bytes = message_bytes(x);
+    const struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+    uint64_t bytes = message_bytes(req);
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
         if (fleet_takes(&model->servers[i], bytes))
@@ -87,74 +89,77 @@ bool choose_is_too_large(const struct exchange *x)
 
 /* ---- the decision ---------------------------------------------------------------------- */
 
-static struct estimate_speed usual_speed(const struct leg *leg)
+static struct estimate_speed usual_speed(const struct attempt *attempt)
 {
-    const struct exchange *x = leg->x;
-    struct scoreboard *board = x->core->board;
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
     struct speed speed =
-        speeds_read(board, speeds_find(board, x->model_hash, x->op_class), leg->node);
+        speeds_read(board, speeds_find(board, req->model_hash, req->op_class), attempt->node);
 
     return (struct estimate_speed){.tokens = speed.tokens, .seconds = speed.seconds};
 }
 
-static void hold(struct leg *leg, struct fleet_node *node, const struct balance_candidate *c,
-                 const struct candidates_place *place)
+static void hold(struct attempt *attempt, struct fleet_node *node,
+                 const struct balance_candidate *c, const struct candidates_place *place)
 {
-    struct exchange *x = leg->x;
-    struct exchange_core *core = x->core;
-    uint64_t now = loop_now_us(core->loop);
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
 
-    leg->claimed = true;
-    leg->charge_us = place->charge_us;
-    leg->estimate = (struct leg_estimate){
+    attempt->claimed = true;
+    attempt->charge_us = place->charge_us;
+    attempt->estimate = (struct attempt_estimate){
         .uncached_tokens = place->terms.uncached_tokens,
         .left_s = c->backlog_s,
         .tokens_per_s = c->prefill_tokens_per_s,
-        .usual = usual_speed(leg),
+        .usual = usual_speed(attempt),
         .had_slot = c->inflight < c->slots && !(c->load_s > 0),
     };
-    leg->dispatch_mono_us = now;
-    speeds_note_sent(core->board, leg->node, leg->generation, now);
-    (void)strlcpy(leg->node_name, node->info.name, sizeof(leg->node_name));
-    if (x->session_hash != 0 && !leg->is_hedge)
-        prefix_session_set(core->board, x->session_hash, leg->node, leg->generation, now);
+    attempt->dispatch_mono_us = now;
+    speeds_note_sent(context->board, attempt->node, attempt->generation, now);
+    (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));
+    if (req->session_hash != 0 && !attempt->is_hedge)
+        prefix_session_set(context->board, req->session_hash, attempt->node,
+                           attempt->generation, now);
     /* The list is in the order of dispatch, so its head is the oldest. */
     fleet_hold(node);
-    leg->pending_node = node;
-    leg->pending_next = NULL;
-    leg->pending_prev = node->pending_last;
+    attempt->pending_node = node;
+    attempt->pending_next = NULL;
+    attempt->pending_prev = node->pending_last;
     if (node->pending_last != NULL) {
-        node->pending_last->pending_next = leg;
+        node->pending_last->pending_next = attempt;
     } else {
-        node->pending_first = leg;
-        gauges_set_oldest(core->board, core->slot, leg->node, leg->generation, now);
+        node->pending_first = attempt;
+        gauges_set_oldest(context->board, context->slot, attempt->node, attempt->generation,
+                          now);
     }
-    node->pending_last = leg;
+    node->pending_last = attempt;
 }
 
 /* Who held the session before this request: its own attempts move it. */
-static void look_for_session(struct exchange *x, int held_by)
+static void look_for_session(struct request *req, int held_by)
 {
     struct node_status status;
 
-    if (x->session_looked)
+    if (req->session_looked)
         return;
-    x->session_looked = true;
-    x->session_node = -1;
-    if (held_by < 0 || !nodes_status(x->core->board, (unsigned)held_by, &status) ||
+    req->session_looked = true;
+    req->session_node = -1;
+    if (held_by < 0 || !nodes_status(req->context->board, (unsigned)held_by, &status) ||
         status.state == NODE_NONE || status.state == NODE_DOWN || status.state == NODE_GONE)
         return;
-    x->session_node = held_by;
-    x->session_generation = status.generation;
+    req->session_node = held_by;
+    req->session_generation = status.generation;
 }
 
-const char *choose_session_text(const struct exchange *x)
+const char *choose_session_text(const struct request *req)
 {
-    if (x->session_hash == 0 || x->leg->node_name[0] == '\0')
+    if (req->session_hash == 0 || req->attempt->node_name[0] == '\0')
         return NULL;
-    if (x->session_node == -1)
+    if (req->session_node == -1)
         return "miss";
-    return x->session_node == (int)x->leg->node && x->session_generation == x->leg->generation
+    return req->session_node == (int)req->attempt->node &&
+                   req->session_generation == req->attempt->generation
                ? "hit"
                : "repin";
 }
@@ -190,287 +195,307 @@ static void no_trials(struct candidates *candidates)
 }
 
 /* Two windows tell conversations apart that share their beginning. */
-static uint64_t key_of(const struct exchange *x)
+static uint64_t key_of(const struct request *req)
 {
-    return x->windows_count == 0 ? 0 : x->windows[x->windows_count > 1 ? 1 : 0];
+    return req->windows_count == 0 ? 0 : req->windows[req->windows_count > 1 ? 1 : 0];
 }
 
-static void record(const struct leg *leg, const struct candidates *candidates,
+static void record(const struct attempt *attempt, const struct candidates *candidates,
                    const struct candidates_request *request, enum policy_kind policy,
                    const struct candidates_place *place)
 {
-    const struct exchange *x = leg->x;
+    const struct request *req = attempt->request;
     static struct decision d; /* one thread; large */
 
     memset(&d, 0, offsetof(struct decision, candidate));
-    (void)strlcpy(d.id, x->request->id, sizeof(d.id));
-    (void)strlcpy(d.model, x->request->model, sizeof(d.model));
-    d.attempt = x->attempts;
-    d.hedge = leg->is_hedge;
+    (void)strlcpy(d.id, req->client->id, sizeof(d.id));
+    (void)strlcpy(d.model, req->client->model, sizeof(d.model));
+    d.attempt = req->attempts;
+    d.hedge = attempt->is_hedge;
     d.policy = policy;
     d.trial = place->trial;
-    d.waited_us = x->waited_us > UINT32_MAX ? UINT32_MAX : (uint32_t)x->waited_us;
-    candidates_record(candidates, x->core->board, x->core->slot, request, place->at, &d);
+    d.waited_us = req->waited_us > UINT32_MAX ? UINT32_MAX : (uint32_t)req->waited_us;
+    candidates_record(candidates, req->context->board, req->context->slot, request, place->at,
+                      &d);
 }
 
-enum choose_result choose_node(struct leg *leg, bool beyond_slots, struct fleet_node **out)
+enum choose_result choose_node(struct attempt *attempt, bool beyond_slots,
+                               struct fleet_node **out)
 {
     static struct candidates candidates; /* one thread, no recursion; too large for the stack */
-    struct exchange *x = leg->x;
-    struct exchange_core *core = x->core;
-    struct fleet_model *model = fleet_find(core->fleet, x->request->model);
-    enum policy_kind policy = config_policy_for(core->config, x->request->model);
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    struct fleet_model *model = fleet_find(context->fleet, req->client->model);
+    enum policy_kind policy = config_policy_for(context->config, req->client->model);
     struct candidates_request request = {
-        .policy = {.tokens = x->prompt_estimate, .key = key_of(x)},
-        .operation = (int)x->request->operation,
-        .message_bytes = message_bytes(x),
-        .op_class = x->op_class,
-        .model_hash = x->model_hash,
-        .session_hash = x->session_hash,
-        .windows = x->windows,
-        .windows_count = x->windows_count,
-        .barred = x->excluded.of,
-        .barred_count = x->excluded.count,
+        .policy = {.tokens = req->prompt_estimate, .key = key_of(req)},
+        .operation = (int)req->client->operation,
+        .message_bytes = message_bytes(req),
+        .op_class = req->op_class,
+        .model_hash = req->model_hash,
+        .session_hash = req->session_hash,
+        .windows = req->windows,
+        .windows_count = req->windows_count,
+        .barred = req->excluded.of,
+        .barred_count = req->excluded.count,
         .beyond_slots = beyond_slots,
-        .now_mono_us = loop_now_us(core->loop),
+        .now_mono_us = loop_now_us(context->loop),
     };
     struct candidates_place place;
     const struct fleet_server *server;
 
     if (model == NULL)
         return CHOOSE_NOBODY;
-    if (x->windows_count != 0)
-        request.tokens_per_window = (double)x->prompt_estimate *
-                                    core->config->prefix.window_bytes / (double)x->prompt_bytes;
-    candidates_gather(&candidates, core->board, model, &request);
-    if (leg->is_hedge)
-        only_free_slots(&candidates, x->leg->node);
-    if (x->attempts != 0)
+    if (req->windows_count != 0)
+        request.tokens_per_window = (double)req->prompt_estimate *
+                                    context->config->prefix.window_bytes /
+                                    (double)req->prompt_bytes;
+    candidates_gather(&candidates, context->board, model, &request);
+    if (attempt->is_hedge)
+        only_free_slots(&candidates, req->attempt->node);
+    if (req->attempts != 0)
         no_trials(&candidates);
-    if (!candidates_claim(&candidates, core->board, core->slot, policy, &request,
-                          &model->cursor, &core->random, &place)) {
+    if (!candidates_claim(&candidates, context->board, context->slot, policy, &request,
+                          &model->cursor, &context->random, &place)) {
         if (candidates.any_usable)
             return CHOOSE_FULL;
         return candidates.any_failed ? CHOOSE_ALL_FAILED : CHOOSE_NOBODY;
     }
     server = candidates.server[place.at];
-    leg->node = server->slot;
-    leg->generation = server->generation;
-    leg->loads_model = place.loads_model;
-    leg->on_trial = candidates.on_trial[place.at];
-    leg->excused = false;
-    look_for_session(x, candidates.session_node);
-    record(leg, &candidates, &request, policy, &place);
-    hold(leg, server->node, &candidates.of[place.at], &place);
+    attempt->node = server->slot;
+    attempt->generation = server->generation;
+    attempt->loads_model = place.loads_model;
+    attempt->on_trial = candidates.on_trial[place.at];
+    attempt->excused = false;
+    look_for_session(req, candidates.session_node);
+    record(attempt, &candidates, &request, policy, &place);
+    hold(attempt, server->node, &candidates.of[place.at], &place);
     *out = server->node;
     return CHOOSE_CLAIMED;
 }
 
 /* ---- afterwards ------------------------------------------------------------------------ */
 
-static void leave_pending(struct leg *leg)
+static void leave_pending(struct attempt *attempt)
 {
-    struct exchange_core *core = leg->x->core;
-    struct fleet_node *node = leg->pending_node;
+    struct worker_context *context = attempt->request->context;
+    struct fleet_node *node = attempt->pending_node;
 
     if (node == NULL)
         return;
-    if (leg->pending_next != NULL)
-        leg->pending_next->pending_prev = leg->pending_prev;
+    if (attempt->pending_next != NULL)
+        attempt->pending_next->pending_prev = attempt->pending_prev;
     else
-        node->pending_last = leg->pending_prev;
-    if (leg->pending_prev != NULL) {
-        leg->pending_prev->pending_next = leg->pending_next;
+        node->pending_last = attempt->pending_prev;
+    if (attempt->pending_prev != NULL) {
+        attempt->pending_prev->pending_next = attempt->pending_next;
     } else {
-        node->pending_first = leg->pending_next;
-        gauges_set_oldest(core->board, core->slot, leg->node, leg->generation,
-                          leg->pending_next == NULL ? 0 : leg->pending_next->dispatch_mono_us);
+        node->pending_first = attempt->pending_next;
+        gauges_set_oldest(
+            context->board, context->slot, attempt->node, attempt->generation,
+            attempt->pending_next == NULL ? 0 : attempt->pending_next->dispatch_mono_us);
     }
-    leg->pending_node = NULL;
+    attempt->pending_node = NULL;
     fleet_let_go(node);
 }
 
-static double took_s(const struct leg *leg)
+static double took_s(const struct attempt *attempt)
 {
-    return (double)(loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us) / (double)US_PER_S;
+    return (double)(loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us) /
+           (double)US_PER_S;
 }
 
-static struct estimate_speed sample_of(const struct leg *leg)
+static struct estimate_speed sample_of(const struct attempt *attempt)
 {
-    const struct leg_estimate *e = &leg->estimate;
+    const struct attempt_estimate *e = &attempt->estimate;
 
-    return estimate_sample(e->uncached_tokens, e->left_s, e->tokens_per_s, took_s(leg));
+    return estimate_sample(e->uncached_tokens, e->left_s, e->tokens_per_s, took_s(attempt));
 }
 
-static void learn(const struct leg *leg, struct estimate_speed sample)
+static void learn(const struct attempt *attempt, struct estimate_speed sample)
 {
-    const struct exchange *x = leg->x;
-    struct scoreboard *board = x->core->board;
-    uint32_t row = speeds_take(board, x->model_hash, x->op_class);
-    struct speed seen = speeds_read(board, row, leg->node);
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    uint32_t row = speeds_take(board, req->model_hash, req->op_class);
+    struct speed seen = speeds_read(board, row, attempt->node);
 
     for (int i = 0; i < LEARN_TRIES; i++) {
         struct estimate_speed now = {.tokens = seen.tokens, .seconds = seen.seconds};
         struct estimate_speed next = estimate_learn(now, sample);
 
-        if (speeds_swap(board, row, leg->node, leg->generation, &seen,
+        if (speeds_swap(board, row, attempt->node, attempt->generation, &seen,
                         (struct speed){.tokens = next.tokens, .seconds = next.seconds}))
             return;
     }
 }
 
 /* The first token of an answer: this is what a node is known by. */
-static void learn_answer(const struct leg *leg)
+static void learn_answer(const struct attempt *attempt)
 {
-    const struct exchange *x = leg->x;
-    struct scoreboard *board = x->core->board;
-    uint64_t now = loop_now_us(x->core->loop);
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    uint64_t now = loop_now_us(req->context->loop);
 
-    speeds_note_first_token(board, leg->node, leg->generation, now);
-    if (x->op_class != OP_CLASS_GENERATION)
+    speeds_note_first_token(board, attempt->node, attempt->generation, now);
+    if (req->op_class != OP_CLASS_GENERATION)
         return;
-    stats_note(board, leg->node, leg->generation, STATS_TTFT, now - leg->dispatch_mono_us);
+    stats_note(board, attempt->node, attempt->generation, STATS_TTFT,
+               now - attempt->dispatch_mono_us);
     /* Not when it was sent: until now its siblings would not have found it there. */
-    if (x->windows != NULL)
-        prefix_note(board, leg->node, leg->generation, x->windows, x->windows_count, now);
+    if (req->windows != NULL)
+        prefix_note(board, attempt->node, attempt->generation, req->windows, req->windows_count,
+                    now);
 }
 
-void choose_note_content(struct leg *leg)
+void choose_note_content(struct attempt *attempt)
 {
-    struct exchange *x = leg->x;
-    struct exchange_core *core = x->core;
-    struct estimate_end end = {.status = leg->status,
-                               .op_class = x->op_class,
-                               .had_slot = leg->estimate.had_slot,
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    struct estimate_end end = {.status = attempt->status,
+                               .op_class = req->op_class,
+                               .had_slot = attempt->estimate.had_slot,
                                .content = true};
 
-    gauges_prefill_done(core->board, core->slot, leg->node, leg->generation, leg->charge_us);
-    leg->charge_us = 0;
-    leave_pending(leg);
-    if (leg->is_hedge && x->session_hash != 0) /* it won: its cache is the one that matters */
-        prefix_session_set(core->board, x->session_hash, leg->node, leg->generation,
-                           loop_now_us(core->loop));
-    if (leg->status < 400)
-        learn_answer(leg);
+    gauges_prefill_done(context->board, context->slot, attempt->node, attempt->generation,
+                        attempt->charge_us);
+    attempt->charge_us = 0;
+    leave_pending(attempt);
+    if (attempt->is_hedge &&
+        req->session_hash != 0) /* it won: its cache is the one that matters */
+        prefix_session_set(context->board, req->session_hash, attempt->node,
+                           attempt->generation, loop_now_us(context->loop));
+    if (attempt->status < 400)
+        learn_answer(attempt);
     if (estimate_lesson(&end) == ESTIMATE_ANSWER)
-        learn(leg, sample_of(leg));
-    if (leg->loads_model)
-        loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
-    leg->loads_model = false;
+        learn(attempt, sample_of(attempt));
+    if (attempt->loads_model)
+        loads_done(context->board, context->slot, attempt->node, attempt->generation,
+                   req->model_hash);
+    attempt->loads_model = false;
 }
 
 /* Overtaken by a hedge: its first token was still to come, so it would have taken longer than
  * this.  The sample keeps both what routing thinks of the node and the quantile that decides
  * about hedges from being made of the fast answers alone. */
-static void learn_overtaken(const struct leg *leg)
+static void learn_overtaken(const struct attempt *attempt)
 {
-    if (leg->x->op_class != OP_CLASS_GENERATION)
+    if (attempt->request->op_class != OP_CLASS_GENERATION)
         return;
-    stats_note(leg->x->core->board, leg->node, leg->generation, STATS_TTFT,
-               loop_now_us(leg->x->core->loop) - leg->dispatch_mono_us);
-    if (leg->estimate.had_slot)
-        learn(leg, sample_of(leg));
+    stats_note(attempt->request->context->board, attempt->node, attempt->generation, STATS_TTFT,
+               loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us);
+    if (attempt->estimate.had_slot)
+        learn(attempt, sample_of(attempt));
+}
+
+uint64_t choose_silence_us(const struct attempt *attempt)
+{
+    const struct config_limits *limits = &attempt->request->context->config->limits;
+
+    return (attempt->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms) *
+           US_PER_MS;
 }
 
 /* A node that has been silent for most of what its phase allows. */
-static bool was_silent(const struct leg *leg)
+static bool was_silent(const struct attempt *attempt)
 {
-    return loop_now_us(leg->x->core->loop) - leg->progress_mono_us >=
-           recover_silence_us(leg->x) / 4 * 3;
+    return loop_now_us(attempt->request->context->loop) - attempt->progress_mono_us >=
+           choose_silence_us(attempt) / 4 * 3;
 }
 
 /* Did anybody get a token there since this request last got on? */
-static bool others_get_on(const struct leg *leg)
+static bool others_get_on(const struct attempt *attempt)
 {
     struct outcomes there;
 
-    outcomes_read(leg->x->core->board, leg->node, &there);
-    return there.progress_mono_us > leg->progress_mono_us;
+    outcomes_read(attempt->request->context->board, attempt->node, &there);
+    return there.progress_mono_us > attempt->progress_mono_us;
 }
 
 /* What the end of an attempt before its first token teaches: see estimate.h. */
-static void learn_failure(const struct leg *leg, enum stats_counter how)
+static void learn_failure(const struct attempt *attempt, enum stats_counter how)
 {
     struct estimate_end end = {
-        .op_class = leg->x->op_class,
-        .had_slot = leg->estimate.had_slot,
+        .op_class = attempt->request->op_class,
+        .had_slot = attempt->estimate.had_slot,
         .node_failed =
-            !leg->excused && (how == STATS_NODE_ERROR || how == STATS_CONNECT_FAILED ||
-                              (how == STATS_TIMEOUT && was_silent(leg))),
-        .before = leg->pending_node != NULL,
+            !attempt->excused && (how == STATS_NODE_ERROR || how == STATS_CONNECT_FAILED ||
+                                  (how == STATS_TIMEOUT && was_silent(attempt))),
+        .before = attempt->pending_node != NULL,
     };
-    struct scoreboard *board = leg->x->core->board;
+    struct scoreboard *board = attempt->request->context->board;
 
     if (estimate_lesson(&end) == ESTIMATE_FAILURE &&
-        speeds_note_failure(board, leg->node, leg->generation, loop_now_us(leg->x->core->loop),
-                            ESTIMATE_EVENT_US))
-        learn(leg, estimate_failure(leg->estimate.usual, sample_of(leg)));
+        speeds_note_failure(board, attempt->node, attempt->generation,
+                            loop_now_us(attempt->request->context->loop), ESTIMATE_EVENT_US))
+        learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt)));
 }
 
 /* What the end of the attempt says of the node, for passive ejection. */
-static void note_outcome(const struct leg *leg, enum stats_counter how)
+static void note_outcome(const struct attempt *attempt, enum stats_counter how)
 {
     enum outcome what = OUTCOME_FAILED;
 
     switch (how) {
     case STATS_OK:
-        what = leg->on_trial ? OUTCOME_TRIAL_OK : OUTCOME_OK;
+        what = attempt->on_trial ? OUTCOME_TRIAL_OK : OUTCOME_OK;
         break;
     case STATS_TIMEOUT:
         /* Otherwise the request's own time was up, and the node did what it could. */
-        if (!was_silent(leg))
+        if (!was_silent(attempt))
             return;
-        if (!others_get_on(leg))
+        if (!others_get_on(attempt))
             what = OUTCOME_STALLED;
         break;
     case STATS_NODE_ERROR:
     case STATS_CONNECT_FAILED:
-        if (leg->excused)
+        if (attempt->excused)
             return;
         break;
     default: /* the client's doing, a full node, trouble of our own, a hedge that came second */
         return;
     }
-    if (what != OUTCOME_OK && what != OUTCOME_TRIAL_OK && leg->on_trial)
+    if (what != OUTCOME_OK && what != OUTCOME_TRIAL_OK && attempt->on_trial)
         what = OUTCOME_TRIAL_FAILED;
-    outcomes_note(leg->x->core->board, leg->node, leg->generation, what);
+    outcomes_note(attempt->request->context->board, attempt->node, attempt->generation, what);
 }
 
-void choose_release(struct leg *leg, enum stats_counter outcome)
+void choose_release(struct attempt *attempt, enum stats_counter outcome)
 {
-    struct exchange *x = leg->x;
-    struct exchange_core *core = x->core;
-    uint64_t now = loop_now_us(core->loop);
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
 
-    if (!leg->claimed)
+    if (!attempt->claimed)
         return;
-    leg->claimed = false;
-    note_outcome(leg, outcome);
-    learn_failure(leg, outcome);
-    if (outcome == STATS_OVERTAKEN && !leg->is_hedge)
-        learn_overtaken(leg);
-    leave_pending(leg);
-    if (leg->loads_model)
-        loads_done(core->board, core->slot, leg->node, leg->generation, x->model_hash);
-    leg->loads_model = false;
-    gauges_release(core->board, core->slot, leg->node, leg->generation, leg->charge_us);
-    leg->charge_us = 0;
+    attempt->claimed = false;
+    note_outcome(attempt, outcome);
+    learn_failure(attempt, outcome);
+    if (outcome == STATS_OVERTAKEN && !attempt->is_hedge)
+        learn_overtaken(attempt);
+    leave_pending(attempt);
+    if (attempt->loads_model)
+        loads_done(context->board, context->slot, attempt->node, attempt->generation,
+                   req->model_hash);
+    attempt->loads_model = false;
+    gauges_release(context->board, context->slot, attempt->node, attempt->generation,
+                   attempt->charge_us);
+    attempt->charge_us = 0;
     if (outcome != STATS_FULL) {
-        struct fleet_node *node = fleet_at(core->fleet, leg->node, leg->generation);
+        struct fleet_node *node = fleet_at(context->fleet, attempt->node, attempt->generation);
 
         if (node != NULL)
             node->full_mono_us = 0;
     }
-    stats_count(core->board, leg->node, leg->generation, outcome, 1);
+    stats_count(context->board, attempt->node, attempt->generation, outcome, 1);
     if (outcome == STATS_OK) {
-        struct fleet_model *model = fleet_find(core->fleet, x->model);
+        struct fleet_model *model = fleet_find(context->fleet, req->model);
 
-        stats_average(core->board, leg->node, leg->generation, STATS_AVG_HOLD_S,
-                      (double)(now - leg->dispatch_mono_us) / (double)US_PER_S, HOLD_ALPHA);
-        if (model != NULL && x->prompt_tokens != 0) {
-            model->bytes_per_token =
-                prompt_learn_ratio(model->bytes_per_token, x->prompt_bytes, x->prompt_tokens);
+        stats_average(context->board, attempt->node, attempt->generation, STATS_AVG_HOLD_S,
+                      (double)(now - attempt->dispatch_mono_us) / (double)US_PER_S, HOLD_ALPHA);
+        if (model != NULL && req->prompt_tokens != 0) {
+            model->bytes_per_token = prompt_learn_ratio(model->bytes_per_token,
+                                                        req->prompt_bytes, req->prompt_tokens);
         }
     }
-    waiting_released(core);
+    waiting_released(context);
 }

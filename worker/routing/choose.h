@@ -1,5 +1,5 @@
 /*
- * choose.h - finds a node for an exchange and claims a place there.
+ * choose.h - finds a node for a request and claims a place there.
  *
  * Gathers who could serve it (model, operation, state, not excluded), what the scoreboard says
  * of each, and how much of the prompt each has seen; asks the policy; claims through the shared
@@ -10,13 +10,15 @@
 #define DROVER_WORKER_CHOOSE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/attrs.h"
+#include "shm/stats.h"
 
-struct exchange;
-struct exchange_core;
+struct request;
+struct worker_context;
 struct fleet_node;
-struct leg;
+struct attempt;
 
 enum choose_result {
     CHOOSE_CLAIMED = 0, /* *out is the node; its gauges count the request */
@@ -24,18 +26,28 @@ enum choose_result {
     CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
     CHOOSE_NOBODY,      /* no node that could is up */
 };
-/* For a leg that is a hedge: one with a free slot, and not that of the other leg.
+/* For an attempt that is a hedge: one with a free slot, and not that of the other attempt.
  * `beyond_slots`: only where all slots are taken, in a place that a cache match is worth. */
-MUST_CHECK enum choose_result choose_node(struct leg *leg, bool beyond_slots,
+MUST_CHECK enum choose_result choose_node(struct attempt *attempt, bool beyond_slots,
                                           struct fleet_node **out);
 
-/* Reads what routing needs of the request's prompt.  Once per exchange, before choose_node().
+/* Reads what routing needs of the request's prompt.  Once per request, before choose_node().
  */
-void choose_read_prompt(struct exchange *x);
+void choose_read_prompt(struct request *req);
+
+/* First content: gives the prompt's tokens back and learns from how long they took. */
+void choose_note_content(struct attempt *attempt);
+/* The attempt is over: gives its place back, if it has one, and counts how it went. */
+void choose_release(struct attempt *attempt, enum stats_counter outcome);
+/* The value of x-drover-session: whether the last attempt went to the node that held the
+ * session.  NULL: there is no session, or it went to no node. */
+const char *choose_session_text(const struct request *req);
+/* How long the node may be silent in the attempt's present phase. */
+uint64_t choose_silence_us(const struct attempt *attempt);
 
 /* Is any node up and reachable that could take the request, whatever its load? */
-bool choose_any_up(const struct exchange *x);
+bool choose_any_up(const struct request *req);
 /* Is the request larger than any node of its model takes, those that are away included? */
-bool choose_is_too_large(const struct exchange *x);
+bool choose_is_too_large(const struct request *req);
 
 #endif

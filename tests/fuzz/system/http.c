@@ -33,7 +33,7 @@ static void on_over(void *data)
     ended++;
 }
 
-static void on_infer(struct infer_request *request, void *data)
+static void on_infer(struct client_request *request, void *data)
 {
     static const struct responder_events events = {.on_gone = on_over, .on_done = on_over};
     struct responder *r = request->responder;

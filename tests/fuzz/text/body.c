@@ -13,7 +13,7 @@
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 
 #define FORM "multipart/form-data; boundary=xyz"
 

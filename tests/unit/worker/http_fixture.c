@@ -80,7 +80,7 @@ static void on_tick(struct timer *timer)
         timer_start(&loop, timer, 500, on_tick);
 }
 
-static void on_infer(struct infer_request *request, void *data)
+static void on_infer(struct client_request *request, void *data)
 {
     static const struct responder_events events = {on_drain, on_gone, on_done};
     struct exchange *x = &exchanges[exchanges_count];

@@ -26,7 +26,7 @@
 
 /* One request that has reached the owner of answers. */
 struct exchange {
-    struct infer_request *request; /* NULL once it has ended */
+    struct client_request *request; /* NULL once it has ended */
     unsigned done, gone;
     size_t drained;
     uint64_t ended_mono_us;

@@ -3,7 +3,7 @@
 
 #include "base/config/config.h"
 #include "base/histogram.h"
-#include "worker/hedge.h"
+#include "worker/request/hedge.h"
 
 static const struct config_hedge on = {
     .enabled = true, .budget_pct = 5, .floor_ms = 50, .min_samples = 40};

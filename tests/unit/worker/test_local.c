@@ -202,7 +202,7 @@ Test(local, a_missing_model_is_the_only_one_there_is)
 Test(local, a_request_arrives_with_what_routing_needs)
 {
     struct config_alias aliases[] = {{(char *)"gpt-4o", (char *)"wait"}};
-    struct infer_request *r;
+    struct client_request *r;
     struct client *c;
 
     config.aliases = aliases;

@@ -2,7 +2,7 @@
  * test_waiting.c - one line over eight processes, each with worker/routing/waiting.c, for one
  * slot.
  *
- * The processes share a scoreboard and eventfds, as workers do.  In the place of exchange.c is
+ * The processes share a scoreboard and eventfds, as workers do.  In the place of request.c is
  * a few lines that claim the one slot, hold it for a moment and give it back.  Every request
  * leaves in memory of the parent's when it was in line, when its worker last looked before it
  * started, and when it started.  From that the parent says whether anybody was overtaken.
@@ -26,8 +26,10 @@
 #include "shm/routing/gauges.h"
 #include "shm/routing/lines.h"
 #include "tests/unit/shm/board.h"
-#include "worker/exchange_private.h"
-#include "worker/http/request.h"
+#include "worker/context.h"
+#include "worker/http/client_request.h"
+#include "worker/request/request_state.h"
+#include "worker/routing/waiting.h"
 
 enum { WORKERS = 8, EACH = 250, LIVES = 12, MAX_REQUESTS = WORKERS * EACH * LIVES };
 #define MODEL   7
@@ -55,20 +57,20 @@ struct shared {
 };
 
 struct waiter {
-    struct exchange x;
-    struct infer_request request;
+    struct request req;
+    struct client_request client;
     struct timer hold;
     struct past *past;
 };
 
-static unsigned tries; /* calls of exchange_try_start() */
+static unsigned tries; /* calls of try_start() */
 static struct shared *shared;
 static struct scoreboard *board;
 static int wake_fds[WORKERS];
 static struct {
     struct loop loop;
     struct config config;
-    struct exchange_core core;
+    struct worker_context context;
     struct timer arrivals;
     struct waiter waiter[EACH];
     unsigned came, left, life;
@@ -91,20 +93,20 @@ static void leave(struct timer *timer)
     shared->at_work--;
     waiter->past->fate = DONE;
     shared->done++;
-    gauges_release(board, w.core.slot, 0, 1, 1);
-    waiting_released(&w.core);
+    gauges_release(board, w.context.slot, 0, 1, 1);
+    waiting_released(&w.context);
     w.left++;
 }
 
-/* What exchange.c does, but for the node. */
-enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots)
+/* What request.c does, but for the node. */
+static enum request_try try_start(struct request *req, bool beyond_slots)
 {
-    struct waiter *waiter = CONTAINER_OF(x, struct waiter, x);
+    struct waiter *waiter = CONTAINER_OF(req, struct waiter, req);
     uint32_t now, most;
 
     tries++;
-    if (beyond_slots || !gauges_claim(board, w.core.slot, 0, 1, 1, 1))
-        return EXCHANGE_TRY_NO_ROOM;
+    if (beyond_slots || !gauges_claim(board, w.context.slot, 0, 1, 1, 1))
+        return REQUEST_TRY_NO_ROOM;
     now = ++shared->at_work;
     for (most = shared->most;
          now > most && !atomic_compare_exchange_weak(&shared->most, &most, now);)
@@ -112,9 +114,9 @@ enum exchange_try exchange_try_start(struct exchange *x, bool beyond_slots)
     waiter->past->look_us = loop_now_us(&w.loop); /* the turn began no later than it looked */
     waiter->past->start_us = clock_mono_us();
     waiter->past->fate = STARTED;
-    waiting_remove(x);
+    waiting_remove(req);
     timer_start(&w.loop, &waiter->hold, HOLD_US, leave);
-    return EXCHANGE_TRY_STARTED;
+    return REQUEST_TRY_STARTED;
 }
 
 static void arrive(struct timer *timer)
@@ -122,24 +124,25 @@ static void arrive(struct timer *timer)
     static const enum request_priority classes[] = {
         REQUEST_PRIORITY_DEFAULT, REQUEST_PRIORITY_INTERACTIVE, REQUEST_PRIORITY_BULK};
     struct waiter *waiter = &w.waiter[w.came++];
-    struct exchange *x = &waiter->x;
+    struct request *req = &waiter->req;
 
     waiter->past = &shared->past[shared->made++];
-    waiter->past->worker = w.core.slot;
+    waiter->past->worker = w.context.slot;
     waiter->past->life = w.life;
-    waiter->request.priority = classes[next_random(&w.seed) % 3];
-    x->request = &waiter->request;
-    x->core = &w.core;
-    x->leg = &x->legs[0];
-    x->model_hash = MODEL;
-    x->windows_count = next_random(&w.seed) % 2; /* some could be worth a place beyond slots */
-    x->started_mono_us = clock_mono_us();
-    cr_assert(waiting_add(x));
-    waiter->past->key = x->key;
+    waiter->client.priority = classes[next_random(&w.seed) % 3];
+    req->client = &waiter->client;
+    req->context = &w.context;
+    req->attempt = &req->pair[0];
+    req->model_hash = MODEL;
+    req->windows_count =
+        next_random(&w.seed) % 2; /* some could be worth a place beyond slots */
+    req->started_mono_us = clock_mono_us();
+    cr_assert(waiting_add(req));
+    waiter->past->key = req->key;
     waiter->past->in_line_us = clock_mono_us();
     waiter->past->fate = IN_LINE;
     if (!w.polls)
-        timer_stop(&w.loop, &w.core.wake_timer); /* only being woken helps now */
+        timer_stop(&w.loop, &w.context.wake_timer); /* only being woken helps now */
     if (w.came < EACH)
         timer_start(&w.loop, timer, next_random(&w.seed) % (2 * ARRIVE_US), arrive);
 }
@@ -150,8 +153,8 @@ static void on_woken(struct watch *watch, void *data)
 
     (void)watch;
     (void)data;
-    if (read(wake_fds[w.core.slot], &count, sizeof(count)) == sizeof(count))
-        exchange_wake(&w.core);
+    if (read(wake_fds[w.context.slot], &count, sizeof(count)) == sizeof(count))
+        waiting_wake(&w.context);
 }
 
 static _Noreturn void work(unsigned slot, unsigned life, uint64_t seed, bool polls)
@@ -165,11 +168,12 @@ static _Noreturn void work(unsigned slot, unsigned life, uint64_t seed, bool pol
     w.life = life;
     w.polls = polls;
     w.config.policy = POLICY_FASTEST;
-    w.core = (struct exchange_core){.loop = &w.loop,
-                                    .config = &w.config,
-                                    .board = board,
-                                    .slot = slot,
-                                    .wake_fds = wake_fds};
+    w.context = (struct worker_context){.loop = &w.loop,
+                                        .try_start = try_start,
+                                        .config = &w.config,
+                                        .board = board,
+                                        .slot = slot,
+                                        .wake_fds = wake_fds};
     if (loop_init(&w.loop, NULL) != 0)
         _exit(1);
     watch = watch_start(&w.loop, wake_fds[slot], on_woken, NULL, NULL);
@@ -349,24 +353,29 @@ Test(waiting, each_of_many_lines_is_gone_through)
     begin(&t);
     procs_assign(board, 0, 1, false);
     cr_assert(gauges_claim(board, 1, 0, 1, 1, 1), "the slot is taken");
-    w.core = (struct exchange_core){
-        .loop = &w.loop, .config = &w.config, .board = board, .wake_fds = wake_fds};
+    w.context = (struct worker_context){
+        .loop = &w.loop,
+        .config = &w.config,
+        .board = board,
+        .wake_fds = wake_fds,
+        .try_start = try_start,
+    };
     cr_assert_eq(loop_init(&w.loop, NULL), 0);
     for (unsigned i = 0; i < LINES; i++) {
-        struct exchange *x = &w.waiter[i].x;
+        struct request *req = &w.waiter[i].req;
 
-        x->request = &w.waiter[i].request;
-        x->core = &w.core;
-        x->model_hash = MODEL + i;
-        cr_assert(waiting_add(x));
+        req->client = &w.waiter[i].client;
+        req->context = &w.context;
+        req->model_hash = MODEL + i;
+        cr_assert(waiting_add(req));
     }
     loop_turn(&w.loop, 0);
     cr_expect_eq(tries, LINES, "who is first in each has been looked after");
     for (unsigned i = 0; i < LINES; i++)
-        waiting_remove(&w.waiter[i].x);
-    cr_expect_null(w.core.lines);
-    timer_stop(&w.loop, &w.core.wake_timer);
-    loop_undefer(&w.loop, &w.core.wake);
+        waiting_remove(&w.waiter[i].req);
+    cr_expect_null(w.context.lines);
+    timer_stop(&w.loop, &w.context.wake_timer);
+    loop_undefer(&w.loop, &w.context.wake);
     loop_finish(&w.loop);
     end(&t);
 }

@@ -1,11 +1,11 @@
-/* test_request.c - the members of a body that decide where it goes. */
+/* test_client_request.c - the members of a body that decide where it goes. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "proto/drover_common.pb-c.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 

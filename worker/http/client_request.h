@@ -1,9 +1,9 @@
 /*
- * request.h - one inference request as read from a client: what the rest of the worker may know
- * of it.
+ * client_request.h - one inference request as read from a client: what the rest of the worker
+ * may know of it.
  */
-#ifndef DROVER_WORKER_HTTP_REQUEST_H
-#define DROVER_WORKER_HTTP_REQUEST_H
+#ifndef DROVER_WORKER_HTTP_CLIENT_REQUEST_H
+#define DROVER_WORKER_HTTP_CLIENT_REQUEST_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,7 +34,7 @@ struct request_header {
 
 /* Everything here lives in the request's pool: valid until the responder's on_done or on_gone
  * returns. */
-struct infer_request {
+struct client_request {
     struct responder *responder;
     enum surface surface;
     int operation;  /* enum drover.v1.Operation */

@@ -1,5 +1,5 @@
-/* attempt.c - one try of a request on one node. */
-#include "worker/attempt.h"
+/* node_call.c - one Infer call to one node. */
+#include "worker/node_call.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,12 +10,12 @@
 #include "proto/call_proofs.h"
 #include "proto/wire.h"
 #include "worker/fleet.h"
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 
-struct attempt {
+struct node_call {
     struct fleet_node *node; /* held */
     struct call *call;       /* NULL once it has ended */
-    const struct attempt_events *events;
+    const struct node_call_events *events;
     void *data;
     struct wire_arena *arena;
     enum stage { STAGE_BEFORE_HEAD = 0, STAGE_BODY, STAGE_FINISHED } stage;
@@ -23,14 +23,14 @@ struct attempt {
     size_t unreleased;
 };
 
-static void free_attempt(struct attempt *attempt)
+static void free_node_call(struct node_call *nc)
 {
-    fleet_let_go(attempt->node);
-    free(attempt);
+    fleet_let_go(nc->node);
+    free(nc);
 }
 
 /* The node broke a promise: no more of its words are taken. */
-static void fail(struct attempt *attempt, const char *why)
+static void fail(struct node_call *nc, const char *why)
 {
     struct call_result result = {
         .status = GRPC_INTERNAL,
@@ -39,65 +39,65 @@ static void fail(struct attempt *attempt, const char *why)
         .pushback_ms = -2,
     };
 
-    call_cancel(attempt->call);
-    attempt->call = NULL;
-    attempt->events->on_end(attempt->data, &result);
-    free_attempt(attempt);
+    call_cancel(nc->call);
+    nc->call = NULL;
+    nc->events->on_end(nc->data, &result);
+    free_node_call(nc);
 }
 
-static void take_finish(struct attempt *attempt, const Drover__V1__Finish *finish)
+static void take_finish(struct node_call *nc, const Drover__V1__Finish *finish)
 {
-    if (attempt->stage != STAGE_BODY) {
-        fail(attempt, "node sent finish out of order");
-    } else if (finish->body_bytes != attempt->body_bytes) {
-        fail(attempt, "node's count of bytes differs from what came");
+    if (nc->stage != STAGE_BODY) {
+        fail(nc, "node sent finish out of order");
+    } else if (finish->body_bytes != nc->body_bytes) {
+        fail(nc, "node's count of bytes differs from what came");
     } else {
-        attempt->stage = STAGE_FINISHED;
-        attempt->events->on_finish(attempt->data, finish);
+        nc->stage = STAGE_FINISHED;
+        nc->events->on_finish(nc->data, finish);
     }
 }
 
 static void on_message(struct call *call, const uint8_t *message, size_t n, void *data)
 {
-    struct attempt *attempt = data;
+    struct node_call *nc = data;
     const Drover__V1__InferEvent *event;
 
     (void)call;
-    attempt->unreleased += n;
+    nc->unreleased += n;
     event = (const Drover__V1__InferEvent *)wire_unpack(&drover__v1__infer_event__descriptor,
-                                                        attempt->arena, message, n, NULL);
+                                                        nc->arena, message, n, NULL);
     if (event == NULL) {
-        fail(attempt, "node sent a message that cannot be decoded");
+        fail(nc, "node sent a message that cannot be decoded");
         return;
     }
     /* Only chunks have something in them that waits for the client. */
     if (event->event_case != DROVER__V1__INFER_EVENT__EVENT_CHUNK)
-        attempt_release(attempt);
-    /* Each branch may end the attempt: nothing of it is touched afterwards. */
+        node_call_release(nc);
+    /* Each branch may end the call: nothing of it is touched afterwards. */
     switch (event->event_case) {
     case DROVER__V1__INFER_EVENT__EVENT_CHUNK:
-        if (attempt->stage != STAGE_BODY) {
-            fail(attempt, "node sent a chunk out of order");
+        if (nc->stage != STAGE_BODY) {
+            fail(nc, "node sent a chunk out of order");
             return;
         }
-        attempt->body_bytes += event->chunk->data.len;
-        attempt->events->on_chunk(attempt->data, event->chunk);
+        nc->body_bytes += event->chunk->data.len;
+        nc->events->on_chunk(nc->data, event->chunk);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_HEAD:
-        if (attempt->stage != STAGE_BEFORE_HEAD || event->head->http_status < 200 ||
+        if (nc->stage != STAGE_BEFORE_HEAD || event->head->http_status < 200 ||
             event->head->http_status > 599) {
-            fail(attempt, "node sent a bad head");
+            fail(nc, "node sent a bad head");
             return;
         }
-        attempt->stage = STAGE_BODY;
-        attempt->events->on_head(attempt->data, event->head);
+        nc->stage = STAGE_BODY;
+        nc->events->on_head(nc->data, event->head);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_ACCEPTED:
-        if (attempt->stage == STAGE_BEFORE_HEAD)
-            attempt->events->on_accepted(attempt->data, event->accepted);
+        if (nc->stage == STAGE_BEFORE_HEAD)
+            nc->events->on_accepted(nc->data, event->accepted);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_FINISH:
-        take_finish(attempt, event->finish);
+        take_finish(nc, event->finish);
         return;
     case DROVER__V1__INFER_EVENT__EVENT__NOT_SET:
     case _DROVER__V1__INFER_EVENT__EVENT__CASE_IS_INT_SIZE:
@@ -107,25 +107,25 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
 
 static void on_end(struct call *call, const struct call_result *result, void *data)
 {
-    struct attempt *attempt = data;
+    struct node_call *nc = data;
     struct call_result cut = *result;
 
     (void)call;
-    attempt->call = NULL;
-    if (result->status == GRPC_OK && attempt->stage != STAGE_FINISHED) {
+    nc->call = NULL;
+    if (result->status == GRPC_OK && nc->stage != STAGE_FINISHED) {
         cut.status = GRPC_INTERNAL;
         cut.end = CALL_END_PROTOCOL;
         cut.message = "node ended the stream before finish";
     }
-    attempt->events->on_end(attempt->data, &cut);
-    free_attempt(attempt);
+    nc->events->on_end(nc->data, &cut);
+    free_node_call(nc);
 }
 
 /* For the numbers and the framing of the message, and the node's name for the model. */
 #define ENVELOPE_BYTES (1024 + NODE_MODEL_BYTES)
 #define ID_BYTES       5 /* of a token id on the wire, at most */
 
-uint64_t attempt_message_bytes(const struct infer_request *request)
+uint64_t node_call_message_bytes(const struct client_request *request)
 {
     uint64_t n = ENVELOPE_BYTES + request->body_len + strlen(request->content_type);
 
@@ -135,17 +135,17 @@ uint64_t attempt_message_bytes(const struct infer_request *request)
 }
 
 /* The ids say the same as the text, only better: where they do not fit, the text has to do. */
-static bool ids_fit(const struct node_info *info, const struct infer_request *request,
-                    const struct attempt_options *options)
+static bool ids_fit(const struct node_info *info, const struct client_request *request,
+                    const struct node_call_options *options)
 {
-    return info->max_request_bytes == 0 || attempt_message_bytes(request) +
+    return info->max_request_bytes == 0 || node_call_message_bytes(request) +
                                                    strlen(options->resume_text) +
                                                    options->resume_ids_count * ID_BYTES <=
                                                info->max_request_bytes;
 }
 
-static int send_request(struct attempt *attempt, const struct infer_request *request,
-                        const struct attempt_options *options)
+static int send_request(struct node_call *nc, const struct client_request *request,
+                        const struct node_call_options *options)
 {
     Drover__V1__InferRequest message = DROVER__V1__INFER_REQUEST__INIT;
     Drover__V1__BodyEdit edit = DROVER__V1__BODY_EDIT__INIT;
@@ -153,7 +153,7 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
     Drover__V1__Header headers[REQUEST_MAX_FORWARD];
     Drover__V1__Header *list[REQUEST_MAX_FORWARD];
     static const uint8_t zero[JOIN_INSTANCE_BYTES];
-    struct node_info *info = &attempt->node->info;
+    struct node_info *info = &nc->node->info;
 
     message.request_id = (char *)(uintptr_t)request->id;
     message.attempt = options->number;
@@ -196,15 +196,16 @@ static int send_request(struct attempt *attempt, const struct infer_request *req
     }
     message.first_token_ms = options->config->limits.first_token_ms;
     message.idle_token_ms = options->config->limits.idle_token_ms;
-    return call_send(attempt->call, &message.base);
+    return call_send(nc->call, &message.base);
 }
 
-int attempt_start(struct attempt **out, struct fleet_node *node,
-                  const struct infer_request *request, const struct attempt_options *options,
-                  const struct attempt_events *events, void *data, struct error *err)
+int node_call_start(struct node_call **out, struct fleet_node *node,
+                    const struct client_request *request,
+                    const struct node_call_options *options,
+                    const struct node_call_events *events, void *data, struct error *err)
 {
     static const struct call_handler handler = {.on_message = on_message, .on_end = on_end};
-    struct attempt *attempt = calloc(1, sizeof(*attempt));
+    struct node_call *nc = calloc(1, sizeof(*nc));
     struct call_proofs proofs;
     struct call_options call = {
         .path = "/drover.v1.Inference/Infer",
@@ -217,48 +218,48 @@ int attempt_start(struct attempt **out, struct fleet_node *node,
     int rc;
 
     *out = NULL;
-    if (attempt == NULL)
+    if (nc == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    attempt->node = node;
-    attempt->events = events;
-    attempt->data = data;
-    attempt->arena = options->arena;
-    rc = call_start(&attempt->call, node->channel, &call, &handler, attempt, err);
+    nc->node = node;
+    nc->events = events;
+    nc->data = data;
+    nc->arena = options->arena;
+    rc = call_start(&nc->call, node->channel, &call, &handler, nc, err);
     if (rc == 0) {
-        rc = send_request(attempt, request, options);
+        rc = send_request(nc, request, options);
         if (rc != 0) {
-            call_cancel(attempt->call);
+            call_cancel(nc->call);
             (void)error_set(err, rc, "out of memory");
         }
     }
     if (rc != 0) {
-        free(attempt);
+        free(nc);
         return rc;
     }
-    call_half_close(attempt->call);
+    call_half_close(nc->call);
     fleet_hold(node);
-    *out = attempt;
+    *out = nc;
     return 0;
 }
 
-void attempt_cancel(struct attempt *attempt)
+void node_call_cancel(struct node_call *nc)
 {
-    if (attempt == NULL)
+    if (nc == NULL)
         return;
-    if (attempt->call != NULL)
-        call_cancel(attempt->call);
-    free_attempt(attempt);
+    if (nc->call != NULL)
+        call_cancel(nc->call);
+    free_node_call(nc);
 }
 
-size_t attempt_unreleased(const struct attempt *attempt)
+size_t node_call_unreleased(const struct node_call *nc)
 {
-    return attempt->unreleased;
+    return nc->unreleased;
 }
 
-void attempt_release(struct attempt *attempt)
+void node_call_release(struct node_call *nc)
 {
-    if (attempt->call == NULL || attempt->unreleased == 0)
+    if (nc->call == NULL || nc->unreleased == 0)
         return;
-    call_release(attempt->call, attempt->unreleased);
-    attempt->unreleased = 0;
+    call_release(nc->call, nc->unreleased);
+    nc->unreleased = 0;
 }

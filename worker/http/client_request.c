@@ -1,10 +1,10 @@
 /*
- * request.c - the few members of a body that routing needs.
+ * client_request.c - the few members of a body that routing needs.
  *
  * The body goes to the engine as it came, so what we read must be what the engine will read:
  * where two parsers could differ (a duplicate, a wrong type) the request is refused.
  */
-#include "worker/http/request.h"
+#include "worker/http/client_request.h"
 
 #include <string.h>
 #include <strings.h>

@@ -1,13 +1,12 @@
 /*
- * attempt.h - one try of a request on one node: the Infer call, and the rules of its event
- * stream.
+ * node_call.h - one Infer call to one node, and the rules of its event stream.
  *
- * An attempt turns the wire into five callbacks and checks what the node promises (head once
+ * It turns the wire into five callbacks and checks what the node promises (head once
  * and first, finish last, byte count right); a node that breaks a promise has failed, whatever
  * it says afterwards.  It knows nothing of clients, retries or gauges.
  */
-#ifndef DROVER_WORKER_ATTEMPT_H
-#define DROVER_WORKER_ATTEMPT_H
+#ifndef DROVER_WORKER_NODE_CALL_H
+#define DROVER_WORKER_NODE_CALL_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,25 +16,25 @@
 #include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 
-struct attempt; /* opaque */
+struct node_call; /* opaque */
 struct config;
 struct error;
 struct fleet_node;
-struct infer_request;
+struct client_request;
 struct wire_arena;
 
-/* Messages are borrowed for the callback.  A callback may call attempt_cancel(). */
-struct attempt_events {
+/* Messages are borrowed for the callback.  A callback may call node_call_cancel(). */
+struct node_call_events {
     void (*on_accepted)(void *data, const Drover__V1__Accepted *accepted);
     void (*on_head)(void *data, const Drover__V1__ResponseHead *head);
     void (*on_chunk)(void *data, const Drover__V1__Chunk *chunk);
     void (*on_finish)(void *data, const Drover__V1__Finish *finish);
-    /* Exactly once, unless attempt_cancel() came first; the attempt is freed afterwards.
+    /* Exactly once, unless node_call_cancel() came first; the attempt is freed afterwards.
      * result->status is GRPC_OK only when on_finish came before. */
     void (*on_end)(void *data, const struct call_result *result);
 };
 
-struct attempt_options {
+struct node_call_options {
     uint32_t number;            /* 0 = first */
     uint32_t prompt_tokens;     /* estimate, for the node */
     const char *resume_text;    /* to go on with an answer that another node began; else NULL */
@@ -51,21 +50,21 @@ struct attempt_options {
 };
 
 /* Starts it.  Holds on to the node until it ends.  DRV_ENOMEM. */
-MUST_CHECK int attempt_start(struct attempt **out, struct fleet_node *node,
-                             const struct infer_request *request,
-                             const struct attempt_options *options,
-                             const struct attempt_events *events, void *data,
-                             struct error *err);
+MUST_CHECK int node_call_start(struct node_call **out, struct fleet_node *node,
+                               const struct client_request *request,
+                               const struct node_call_options *options,
+                               const struct node_call_events *events, void *data,
+                               struct error *err);
 
 /* At most so many bytes is the message that starts it, without a text to go on from. */
-uint64_t attempt_message_bytes(const struct infer_request *request);
+uint64_t node_call_message_bytes(const struct client_request *request);
 
 /* Tells the node to stop, and frees.  NULL is allowed. */
-void attempt_cancel(struct attempt *attempt);
+void node_call_cancel(struct node_call *nc);
 
 /* Message bytes that came and were not given back; gives all of them back, so that the node may
  * send as many more.  Until then at most one stream window (256 KiB) is under way. */
-size_t attempt_unreleased(const struct attempt *attempt);
-void attempt_release(struct attempt *attempt);
+size_t node_call_unreleased(const struct node_call *nc);
+void node_call_release(struct node_call *nc);
 
 #endif

@@ -1,0 +1,17 @@
+/* context.c - what everything in a worker process shares. */
+#include "worker/context.h"
+
+#include <stdlib.h>
+
+void worker_context_init(struct worker_context *context)
+{
+    wire_arena_init(&context->arena);
+    context->random = ((uint64_t)arc4random() << 32) | arc4random();
+}
+
+void worker_context_finish(struct worker_context *context)
+{
+    timer_stop(context->loop, &context->wake_timer);
+    loop_undefer(context->loop, &context->wake);
+    wire_arena_finish(&context->arena);
+}

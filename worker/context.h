@@ -1,0 +1,58 @@
+/*
+ * context.h - what everything in a worker process shares.
+ *
+ * Owned by worker.c, which fills in the borrowed parts before worker_context_init().
+ */
+#ifndef DROVER_WORKER_CONTEXT_H
+#define DROVER_WORKER_CONTEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/loop.h"
+#include "proto/wire.h"
+
+struct config;
+struct fleet;
+struct log_sink;
+struct request;
+struct scoreboard;
+struct wait_line;
+
+enum request_try {
+    REQUEST_TRY_STARTED = 0, /* an attempt runs, or the request has ended */
+    REQUEST_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
+};
+
+struct worker_context {
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    unsigned slot; /* own column of the gauges */
+    struct fleet *fleet;
+    struct log_sink *access_log;
+    struct wire_arena arena;
+    const int *wake_fds; /* an eventfd per worker slot; borrowed */
+
+    /* private to request/request.c */
+    struct request *first, *last; /* all */
+    size_t open_count;
+
+    /* private to routing/waiting.c */
+    struct wait_line *lines; /* owned; one per model that something waits for here */
+    size_t waiting_count;
+    struct deferred wake;
+    struct timer wake_timer; /* while anything waits */
+
+    /* Tries to start a request that waits; `beyond_slots` as in choose_node().  Set by
+     * request/request.c, for waiting.c. */
+    enum request_try (*try_start)(struct request *req, bool beyond_slots);
+
+    uint64_t random; /* state of the tie-breaker: routing/choose.c */
+};
+
+void worker_context_init(struct worker_context *context);
+void worker_context_finish(struct worker_context *context);
+
+#endif

@@ -1,0 +1,284 @@
+/* attempt.c - one try of a request on one node, from its place there to the end of the call. */
+#include "worker/request/attempt.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "shm/outcomes.h"
+#include "shm/routing/requests.h"
+#include "worker/context.h"
+#include "worker/fleet.h"
+#include "worker/node_call.h"
+#include "worker/request/request_state.h"
+#include "worker/routing/choose.h"
+
+/* ---- the start ------------------------------------------------------------------------- */
+
+/* What the client has, for the node to go on from. */
+static void add_text(struct node_call_options *options, struct request *req)
+{
+    options->resume_text = buf_cstr(&req->text);
+    options->resume_tokens = req->resumed_tokens;
+    if (!req->ids_lost && buf_size(&req->ids) != 0) {
+        /* Only added to, so the head is where malloc() put it. */
+        options->resume_ids = (const uint32_t *)(const void *)buf_head(&req->ids);
+        options->resume_ids_count = buf_size(&req->ids) / sizeof(uint32_t);
+        options->vocabulary = req->vocabulary;
+    }
+    options->response_id = req->response_id;
+    options->created = req->created;
+}
+
+/* Nothing of an earlier use is left. */
+static void reset(struct attempt *attempt, uint64_t now)
+{
+    attempt->stage = ATTEMPT_SENT;
+    attempt->progress_mono_us = now;
+    attempt->content_mono_us = 0;
+    attempt->queue_position = UINT32_MAX;
+    attempt->node_work = 0;
+    attempt->excused = false;
+    attempt->status = 0;
+    buf_reset(&attempt->headers);
+    buf_reset(&attempt->held);
+}
+
+int attempt_start(struct attempt *attempt, struct fleet_node *node,
+                  const struct node_call_events *events)
+{
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
+    uint64_t limit_us = context->config->limits.request_timeout_ms * US_PER_MS;
+    uint64_t spent_us = now > req->started_mono_us ? now - req->started_mono_us : 0;
+    struct node_call_options options = {
+        .number = req->attempts,
+        .timeout_us = limit_us > spent_us ? limit_us - spent_us : 1,
+        .prompt_tokens = req->prompt_estimate,
+        .config = context->config,
+        .arena = &context->arena,
+    };
+    struct error err = {0};
+    int rc;
+
+    if (req->shown == SHOWN_CONTENT)
+        add_text(&options, req);
+    reset(attempt, now);
+    attempt->number = req->attempts++;
+    requests_node(context->board, context->slot, attempt->row, node->slot, attempt->number);
+    requests_phase(context->board, context->slot, attempt->row, REQUEST_SENT, now);
+    stats_count(context->board, attempt->node, attempt->generation, STATS_DISPATCHED, 1);
+    rc = node_call_start(&attempt->call, node, req->client, &options, events, attempt, &err);
+    if (rc != 0)
+        attempt_end(attempt, STATS_CLIENT_GONE); /* our trouble, not the node's */
+    return rc;
+}
+
+/* ---- what the node says ---------------------------------------------------------------- */
+
+void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *accepted)
+{
+    struct worker_context *context = attempt->request->context;
+    uint64_t now = loop_now_us(context->loop);
+    bool moved_up = accepted->queue_position < attempt->queue_position;
+
+    /* The same words again must not hold the client for ever. */
+    if (!moved_up && (accepted->queue_position > attempt->queue_position ||
+                      accepted->work <= attempt->node_work))
+        return;
+    attempt->queue_position = accepted->queue_position;
+    attempt->node_work = accepted->work;
+    attempt->progress_mono_us = now;
+    if (moved_up && accepted->queue_position == 0)
+        requests_phase(context->board, context->slot, attempt->row, REQUEST_PREFILL, now);
+}
+
+void attempt_take_head(struct attempt *attempt)
+{
+    attempt->stage = ATTEMPT_HEAD;
+    attempt->progress_mono_us = loop_now_us(attempt->request->context->loop);
+}
+
+static void note_content(struct attempt *attempt, uint64_t now)
+{
+    struct worker_context *context = attempt->request->context;
+
+    attempt->content_mono_us = now;
+    choose_note_content(attempt);
+    requests_phase(context->board, context->slot, attempt->row, REQUEST_DECODE, now);
+}
+
+bool attempt_take_content(struct attempt *attempt)
+{
+    struct worker_context *context = attempt->request->context;
+    uint64_t now = loop_now_us(context->loop);
+
+    attempt->progress_mono_us = now;
+    outcomes_progress(context->board, attempt->node, attempt->generation, now);
+    if (attempt->stage == ATTEMPT_CONTENT)
+        return false;
+    attempt->stage = ATTEMPT_CONTENT;
+    note_content(attempt, now);
+    return true;
+}
+
+void attempt_take_finish(struct attempt *attempt)
+{
+    if (attempt->stage != ATTEMPT_CONTENT)
+        note_content(attempt, loop_now_us(attempt->request->context->loop));
+    attempt->stage = ATTEMPT_FINISHED;
+}
+
+/* ---- the end --------------------------------------------------------------------------- */
+
+void attempt_call_ended(struct attempt *attempt)
+{
+    attempt->call = NULL;
+}
+
+void attempt_end(struct attempt *attempt, enum stats_counter outcome)
+{
+    node_call_cancel(attempt->call);
+    attempt->call = NULL;
+    attempt->stage = ATTEMPT_ENDED;
+    choose_release(attempt, outcome);
+}
+
+void attempt_end_whole(struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    uint64_t now = loop_now_us(req->context->loop);
+    unsigned node = attempt->node;
+    uint32_t generation = attempt->generation;
+    /* The node has the last word on the sum, which may be less than what others had counted. */
+    uint32_t here =
+        req->output_tokens > req->resumed_tokens ? req->output_tokens - req->resumed_tokens : 0;
+
+    if (attempt->status >= 400) {
+        attempt_end(attempt, STATS_CLIENT_ERROR);
+        return;
+    }
+    stats_note(board, node, generation, STATS_E2E, now - attempt->dispatch_mono_us);
+    if (here > 1)
+        stats_note(board, node, generation, STATS_TPOT,
+                   (now - attempt->content_mono_us) / (here - 1));
+    stats_count(board, node, generation, STATS_PROMPT_TOKENS, req->prompt_tokens);
+    stats_count(board, node, generation, STATS_CACHED_TOKENS, req->cached_tokens);
+    stats_count(board, node, generation, STATS_OUTPUT_TOKENS, here);
+    attempt_end(attempt, STATS_OK);
+}
+
+/* What gRPC libraries take unless they are told otherwise; they answer a larger message as they
+ * answer when they are full. */
+#define USUAL_MESSAGE_BYTES (UINT64_C(4) * 1024 * 1024)
+
+/* The node has no room at all: it says when to come back, which a refusal of this one message
+ * does not.  A place that is given back there makes some. */
+static void pause_node(const struct attempt *attempt)
+{
+    const struct worker_context *context = attempt->request->context;
+    struct fleet_node *node = fleet_at(context->fleet, attempt->node, attempt->generation);
+
+    if (node != NULL)
+        node->full_mono_us = loop_now_us(context->loop) + ATTEMPT_FULL_PAUSE_US;
+}
+
+/*
+ * RESOURCE_EXHAUSTED: the node is full, and then it says when to come back.  Without that word
+ * it may as well be the size of the message, which does not change by waiting.
+ */
+static enum api_error classify_full(struct attempt *attempt, const struct call_result *result)
+{
+    struct request *req = attempt->request;
+    bool again = req->full_unhinted;
+
+    req->full_unhinted = false;
+    if (result->pushback_ms >= 0) {
+        pause_node(attempt);
+        return API_ERROR_QUEUE_FULL;
+    }
+    if (req->envelope_bytes > USUAL_MESSAGE_BYTES)
+        return API_ERROR_TOO_LARGE;
+    req->full_unhinted = !again;
+    return again ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
+}
+
+/* What a status stands for if no other node helps, and how it counts for this one. */
+static enum api_error classify_status(struct attempt *attempt, const struct call_result *result,
+                                      enum stats_counter *counter)
+{
+    *counter = STATS_NODE_ERROR;
+    switch (result->status) {
+    case GRPC_INVALID_ARGUMENT:
+    case GRPC_OUT_OF_RANGE:
+        *counter = STATS_CLIENT_ERROR;
+        return API_ERROR_BAD_REQUEST;
+    case GRPC_RESOURCE_EXHAUSTED:
+        if (result->end == CALL_END_PROTOCOL)
+            break; /* a message over our limit, not a full node */
+        *counter = STATS_FULL;
+        return classify_full(attempt, result);
+    case GRPC_DEADLINE_EXCEEDED:
+        *counter = STATS_TIMEOUT;
+        return API_ERROR_NODE_TIMEOUT;
+    case GRPC_NOT_FOUND:
+        return API_ERROR_MODEL_NOT_FOUND;
+    case GRPC_UNIMPLEMENTED:
+        return API_ERROR_NOT_SUPPORTED;
+    case GRPC_OK:
+    case GRPC_CANCELLED:
+    case GRPC_UNKNOWN:
+    case GRPC_ALREADY_EXISTS:
+    case GRPC_PERMISSION_DENIED:
+    case GRPC_FAILED_PRECONDITION:
+    case GRPC_ABORTED:
+    case GRPC_INTERNAL:
+    case GRPC_UNAVAILABLE:
+    case GRPC_DATA_LOSS:
+    case GRPC_UNAUTHENTICATED:
+        break;
+    }
+    if (result->end == CALL_END_CONNECT)
+        *counter = STATS_CONNECT_FAILED;
+    return API_ERROR_NODE_FAILED;
+}
+
+/*
+ * Does this end say nothing of how well the node does?  What a client can bring about by asking
+ * for something else than the node has, must not cost the node its traffic.  And a node that
+ * breaks its connections fails once, however many requests and workers were on them.
+ */
+static bool is_excused(const struct attempt *attempt, const struct call_result *result)
+{
+    const struct worker_context *context = attempt->request->context;
+
+    if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
+        result->status == GRPC_FAILED_PRECONDITION)
+        return true;
+    if (result->end != CALL_END_LOST && result->end != CALL_END_REFUSED &&
+        result->end != CALL_END_CONNECT)
+        return false;
+    return !outcomes_note_loss(context->board, attempt->node, attempt->generation,
+                               loop_now_us(context->loop));
+}
+
+void attempt_classify(struct attempt *attempt, const struct call_result *result,
+                      struct attempt_failure *out)
+{
+    if (result->status != GRPC_RESOURCE_EXHAUSTED)
+        attempt->request->full_unhinted = false;
+    if (result->end == CALL_END_LOCAL) {
+        out->counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
+        out->error = API_ERROR_OVERLOADED;
+    } else {
+        out->error = classify_status(attempt, result, &out->counter);
+    }
+    attempt->excused = is_excused(attempt, result);
+    (void)snprintf(out->message, sizeof(out->message), "%s",
+                   result->message[0] == '\0' ? grpc_status_name(result->status)
+                                              : result->message);
+}

@@ -1,0 +1,51 @@
+/*
+ * attempt.h - one try of a request on one node, from its place there to the end of the call.
+ *
+ * An attempt starts with a place that choose_node() has claimed, and gives it back exactly
+ * once, when it ends.  It knows nothing of retries and of what the client sees; struct attempt
+ * and its stages are in request_state.h.
+ */
+#ifndef DROVER_WORKER_ATTEMPT_H
+#define DROVER_WORKER_ATTEMPT_H
+
+#include <stdbool.h>
+
+#include "base/attrs.h"
+#include "proto/drover_inference.pb-c.h"
+#include "proto/rpc/grpc/client.h"
+#include "shm/stats.h"
+
+struct attempt;
+struct attempt_failure;
+struct fleet_node;
+struct node_call_events;
+
+/* For all who wait here: a node that said it is full gets nothing for this long. */
+#define ATTEMPT_FULL_PAUSE_US UINT64_C(50000)
+
+/* Sends the request to the node, with the text so far if the client has some.  `events` get the
+ * attempt as their data.  DRV_ENOMEM: the place is given back. */
+MUST_CHECK int attempt_start(struct attempt *attempt, struct fleet_node *node,
+                             const struct node_call_events *events);
+
+/* What the node says.  Each also notes the progress that it is. */
+void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *accepted);
+void attempt_take_head(struct attempt *attempt);
+/* True: this is the attempt's first content. */
+bool attempt_take_content(struct attempt *attempt);
+void attempt_take_finish(struct attempt *attempt);
+
+/* The call has ended by itself: nothing of it may be used any more.  The place is still held.
+ */
+void attempt_call_ended(struct attempt *attempt);
+/* What such an end without a whole answer means. */
+void attempt_classify(struct attempt *attempt, const struct call_result *result,
+                      struct attempt_failure *out);
+
+/* Ends it: cancels a call that still runs, and gives the place back, which counts as `outcome`.
+ * Fine when it has ended. */
+void attempt_end(struct attempt *attempt, enum stats_counter outcome);
+/* The same after FINISHED: the answer enters the statistics. */
+void attempt_end_whole(struct attempt *attempt);
+
+#endif

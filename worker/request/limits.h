@@ -1,0 +1,33 @@
+/*
+ * limits.h - when something takes too long for a request.
+ *
+ * Silence is judged by phase: before the first content, and between tokens.  Bytes without
+ * content are not progress.  A node that the health process has found to be out of reach is not
+ * given that time: what is silent there goes on elsewhere, if it can.
+ */
+#ifndef DROVER_WORKER_LIMITS_H
+#define DROVER_WORKER_LIMITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct attempt;
+struct request;
+
+/* How long a request waits when no node of its model is up, and how long an answer that has
+ * begun waits for a node to come back. */
+#define LIMITS_NO_NODE_US UINT64_C(2000000)
+
+/* The request has had request_timeout_ms. */
+MUST_CHECK bool limits_deadline_passed(const struct request *req);
+/* QUEUED: it has waited for as long as it may. */
+MUST_CHECK bool limits_wait_passed(struct request *req);
+/* The node has been silent for too long. */
+MUST_CHECK bool limits_silence_passed(const struct attempt *attempt);
+
+/* When to look at all of these again, for the state it is in. */
+uint64_t limits_look_mono_us(struct request *req);
+
+#endif

@@ -1,0 +1,788 @@
+/*
+ * request.c - a request from the moment it is valid to its last byte: the conductor.
+ *
+ * Only this file writes a request's state (set_state; the table is in request_state.h).  Events
+ * of the client, of the nodes and of the timer come here; the files below do one thing each and
+ * return what happened.  What follows the end of an attempt, retry_decide() says, and obey()
+ * does.
+ *
+ * The client's side (`client`, NULL once the responder is done or gone) and the nodes' (an
+ * attempt that has not ended) can outlive each other.  A request is freed when both are over,
+ * in free_if_over(), which every path calls last.  The line of access log is written when the
+ * client's side ends, because that is when its memory goes.
+ */
+#include "worker/request/request.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "policy/fault/retry.h"
+#include "shm/procs.h"
+#include "shm/routing/budget.h"
+#include "shm/routing/requests.h"
+#include "shm/usage.h"
+#include "worker/context.h"
+#include "worker/fleet.h"
+#include "worker/http/access_log.h"
+#include "worker/http/client_request.h"
+#include "worker/http/responder.h"
+#include "worker/http/server.h"
+#include "worker/node_call.h"
+#include "worker/request/attempt.h"
+#include "worker/request/hedge.h"
+#include "worker/request/limits.h"
+#include "worker/request/request_state.h"
+#include "worker/request/response.h"
+#include "worker/routing/choose.h"
+#include "worker/routing/waiting.h"
+
+/* After its answer is whole a node has so long to end the call. */
+#define END_US (2 * US_PER_S)
+/* A request that meets full nodes again and again pauses twice as long each time, so often. */
+#define MAX_DOUBLINGS 3
+
+static const struct node_call_events node_events;
+static void on_timer(struct timer *timer);
+static void place(struct request *req);
+
+/* ---- the state ------------------------------------------------------------------------- */
+
+/* The one writer of `state`, and of what the scoreboard shows of it between attempts. */
+static void set_state(struct request *req, enum request_state state)
+{
+    const struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
+
+    req->state = state;
+    switch (state) {
+    case REQUEST_STATE_QUEUED:
+    case REQUEST_STATE_WAIT_NODE:
+        requests_phase(context->board, context->slot, req->attempt->row, REQUEST_QUEUED, now);
+        return;
+    case REQUEST_STATE_FLUSHING:
+        requests_phase(context->board, context->slot, req->attempt->row, REQUEST_FLUSH, now);
+        return;
+    case REQUEST_STATE_NEW:
+    case REQUEST_STATE_RUNNING: /* the attempt says how far it is */
+    case REQUEST_STATE_DONE:
+        return;
+    }
+}
+
+/* Progress pushes limits back without touching the timer; it looks again when it fires. */
+static void arm(struct request *req)
+{
+    uint64_t now = loop_now_us(req->context->loop), due = limits_look_mono_us(req);
+
+    timer_start(req->context->loop, &req->timer, due > now ? due - now : 0, on_timer);
+}
+
+/* ---- the end --------------------------------------------------------------------------- */
+
+static void free_if_over(struct request *req)
+{
+    struct worker_context *context = req->context;
+
+    if (req->client != NULL || req->attempt->stage != ATTEMPT_ENDED || req->hedge != NULL)
+        return;
+    timer_stop(context->loop, &req->timer);
+    if (req->prev != NULL)
+        req->prev->next = req->next;
+    else
+        context->first = req->next;
+    if (req->next != NULL)
+        req->next->prev = req->prev;
+    else
+        context->last = req->prev;
+    context->open_count--;
+    requests_close(context->board, context->slot, req->attempt->row);
+    free(req->windows);
+    for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
+        buf_finish(&req->pair[i].headers);
+        buf_finish(&req->pair[i].held);
+    }
+    buf_finish(&req->text);
+    buf_finish(&req->ids);
+    free(req);
+}
+
+static const char *outcome_name(enum request_outcome outcome)
+{
+    switch (outcome) {
+    case REQUEST_OUTCOME_NODE_ERROR:
+        return "node_error";
+    case REQUEST_OUTCOME_OK:
+        return "ok";
+    case REQUEST_OUTCOME_CLIENT_ERROR:
+        return "client_error";
+    case REQUEST_OUTCOME_TIMEOUT:
+        return "timeout";
+    case REQUEST_OUTCOME_REJECTED:
+        return "rejected";
+    }
+    return "node_error";
+}
+
+static void log_access(const struct request *req, bool gone)
+{
+    const struct client_request *client = req->client;
+    const struct worker_context *context = req->context;
+    const struct access_record record = {
+        .id = client->id,
+        .client = client->client,
+        .key = client->key_name,
+        .method = "POST",
+        .path = client->path,
+        .model = client->client_model,
+        .node = req->attempt->node_name[0] == '\0' ? NULL : req->attempt->node_name,
+        .policy = policy_name(config_policy_for(context->config, req->model)),
+        .outcome = gone ? "client_gone" : outcome_name(req->outcome),
+        .reason = req->reported == API_ERROR_NONE ? NULL : api_error_reason(req->reported),
+        .status = gone ? 499 : req->status,
+        .attempts = req->attempts,
+        .hedge = !req->hedged     ? NULL
+                 : req->hedge_won ? "won"
+                                  : "lost",
+        .stream = client->stream,
+        .bytes_in = responder_read(client->responder),
+        .bytes_out = responder_written(client->responder),
+        .prompt_tokens = req->prompt_tokens,
+        .cached_tokens = req->cached_tokens,
+        .output_tokens = req->output_tokens,
+        .queue_us = req->waited_us,
+        .ttft_us = req->ttft_us,
+        .total_us = loop_now_us(context->loop) - req->started_mono_us,
+    };
+
+    access_log_write(context->access_log, &record);
+    usage_add(context->board, client->usage_row, USAGE_PROMPT_TOKENS, req->prompt_tokens);
+    usage_add(context->board, client->usage_row, USAGE_OUTPUT_TOKENS, req->output_tokens);
+}
+
+/* Stops what still runs, without blame. */
+static void end_attempts(struct request *req, enum stats_counter outcome)
+{
+    for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
+        if (req->pair[i].stage == ATTEMPT_ENDED)
+            continue;
+        attempt_end(&req->pair[i], outcome);
+        if (&req->pair[i] == req->hedge)
+            (void)hedge_leave(&req->pair[i]);
+    }
+}
+
+/* ---- the client ------------------------------------------------------------------------ */
+
+/* The answer is an error: a whole one, or the end of the one that has begun. */
+static void answer_error(struct request *req, enum api_error error, const char *message,
+                         unsigned retry_after_s)
+{
+    timer_stop(req->context->loop, &req->timer);
+    set_state(req, REQUEST_STATE_FLUSHING);
+    response_error(req, error, message, retry_after_s);
+}
+
+/* The same, for what this worker refuses by itself. */
+static void reject(struct request *req, enum api_error error, const char *message,
+                   unsigned retry_after_s)
+{
+    req->outcome = REQUEST_OUTCOME_REJECTED;
+    procs_count(req->context->board, req->context->slot, PROC_REQUESTS_REJECTED, 1);
+    answer_error(req, error, message, retry_after_s);
+}
+
+static void reject_queue_full(struct request *req)
+{
+    reject(req, API_ERROR_QUEUE_FULL,
+           "too many requests are waiting for this model: come back later",
+           waiting_turn_away(req));
+}
+
+static void client_over(struct request *req, bool gone)
+{
+    waiting_remove(req);
+    log_access(req, gone);
+    req->client = NULL;
+    set_state(req, REQUEST_STATE_DONE);
+}
+
+static void on_gone(void *data)
+{
+    struct request *req = data;
+
+    client_over(req, !req->cut);
+    if (req->attempt->stage != ATTEMPT_FINISHED)
+        end_attempts(req, STATS_CLIENT_GONE);
+    free_if_over(req);
+}
+
+static void on_done(void *data)
+{
+    struct request *req = data;
+
+    client_over(req, false);
+    free_if_over(req);
+}
+
+static void on_drain(void *data, size_t n)
+{
+    struct request *req = data;
+
+    (void)n;
+    response_release_if_low(req->attempt);
+}
+
+static const struct responder_events client_events = {
+    .on_drain = on_drain,
+    .on_gone = on_gone,
+    .on_done = on_done,
+};
+
+/* ---- what follows an attempt ----------------------------------------------------------- */
+
+static enum retry_end end_of(const struct attempt *attempt, enum api_error error)
+{
+    if (error == API_ERROR_BAD_REQUEST)
+        return RETRY_END_REFUSED;
+    /* An attempt that had content had room. */
+    if ((error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
+        attempt->content_mono_us == 0)
+        return RETRY_END_FULL;
+    return RETRY_END_FAILED;
+}
+
+static enum request_outcome outcome_of(enum api_error error)
+{
+    if (error == API_ERROR_BAD_REQUEST || error == API_ERROR_TOO_LARGE)
+        return REQUEST_OUTCOME_CLIENT_ERROR;
+    return error == API_ERROR_NODE_TIMEOUT ? REQUEST_OUTCOME_TIMEOUT
+                                           : REQUEST_OUTCOME_NODE_ERROR;
+}
+
+/* What makes a node say that it is full may be something about this request, so after a while
+ * it lets others try. */
+static uint64_t pause_until(struct request *req)
+{
+    uint32_t doublings = req->full_nodes < MAX_DOUBLINGS ? req->full_nodes : MAX_DOUBLINGS;
+
+    req->full_nodes++;
+    return loop_now_us(req->context->loop) + (ATTEMPT_FULL_PAUSE_US << doublings);
+}
+
+/* Tries again, on another node or on one whose pause is over. */
+static void place_again(struct request *req)
+{
+    if (req->shown != SHOWN_CONTENT)
+        response_forget_unseen(req);
+    place(req);
+}
+
+static void count_retried(const struct attempt *attempt)
+{
+    stats_count(attempt->request->context->board, attempt->node, attempt->generation,
+                STATS_RETRIED, 1);
+}
+
+static void resume(struct request *req, const struct attempt *ended)
+{
+    req->resumes++;
+    req->resumed_tokens = req->output_tokens;
+    log_info("event=resuming id=%s node=%s tokens=%u reason=%s", req->client->id,
+             ended->node_name, req->output_tokens, api_error_reason(req->last_error));
+    count_retried(ended);
+    place_again(req);
+}
+
+static void wait_for_node(struct request *req)
+{
+    if (req->wait_node_mono_us == 0)
+        req->wait_node_mono_us = loop_now_us(req->context->loop) + LIMITS_NO_NODE_US;
+    set_state(req, REQUEST_STATE_WAIT_NODE);
+    arm(req);
+}
+
+/* `ended`: the attempt that ended; NULL: every node that could take the request has failed. */
+static struct retry_facts facts_of(const struct request *req, const struct attempt *ended,
+                                   enum retry_end end, bool other_runs)
+{
+    const struct config_limits *limits = &req->context->config->limits;
+    uint64_t until = req->wait_node_mono_us;
+
+    return (struct retry_facts){
+        .end = end,
+        .client_gone = req->client == NULL,
+        .other_runs = other_runs,
+        .gave_content = ended != NULL && ended->content_mono_us != 0,
+        .content_shown = req->shown == SHOWN_CONTENT,
+        .resumable = req->resumable && buf_size(&req->text) != 0,
+        .wait_left = until == 0 || loop_now_us(req->context->loop) < until,
+        .budget_allows = budget_allows(req->context->board, req->model_hash),
+        .attempts = req->attempts,
+        .max_attempts = limits->max_attempts,
+        .resumes = req->resumes,
+        .max_resumes = limits->max_resumes,
+    };
+}
+
+static void obey(struct request *req, const struct attempt *ended,
+                 const struct retry_facts *facts)
+{
+    switch (retry_decide(facts)) {
+    case RETRY_DONE:
+        free_if_over(req);
+        return;
+    case RETRY_FAIL:
+        end_attempts(req, STATS_OVERTAKEN);
+        answer_error(req, req->last_error, req->last_message, 0);
+        return;
+    case RETRY_AGAIN:
+        count_retried(ended);
+        place_again(req);
+        return;
+    case RETRY_RESUME:
+        resume(req, ended);
+        return;
+    case RETRY_PAUSE:
+        req->attempts--; /* it cost nothing there */
+        place_again(req);
+        return;
+    case RETRY_OTHER_GOES_ON:
+        /* Of this node it counts as any attempt that is followed by another. */
+        if (facts->end == RETRY_END_FULL)
+            req->attempts--;
+        else
+            count_retried(ended);
+        arm(req);
+        return;
+    case RETRY_WAIT_NODE:
+        wait_for_node(req);
+        return;
+    }
+}
+
+/* What the client is told if no other node helps. */
+static void remember_failure(struct request *req, const struct attempt_failure *failure,
+                             bool other_runs)
+{
+    req->last_error = failure->error;
+    (void)snprintf(req->last_message, sizeof(req->last_message), "%s", failure->message);
+    if (!other_runs || failure->error == API_ERROR_BAD_REQUEST)
+        req->outcome = outcome_of(failure->error);
+}
+
+/* The attempt has failed; its place is still held. */
+static void attempt_failed(struct attempt *attempt, struct attempt_failure *failure)
+{
+    struct request *req = attempt->request;
+    enum retry_end end = end_of(attempt, failure->error);
+    struct retry_facts facts;
+    bool other_runs;
+
+    if (failure->counter == STATS_FULL && attempt->content_mono_us != 0) {
+        failure->counter = STATS_NODE_ERROR;
+        failure->error = API_ERROR_NODE_FAILED;
+    }
+    attempt_end(attempt, failure->counter);
+    other_runs = hedge_leave(attempt);
+    if (req->client != NULL) {
+        exclusions_add(&req->excluded, attempt->node, attempt->generation,
+                       end == RETRY_END_FULL ? pause_until(req) : UINT64_MAX,
+                       loop_now_us(req->context->loop));
+        log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
+                  req->client->id, attempt->node_name, attempt->number,
+                  api_error_reason(failure->error), log_quote(failure->message));
+        if (end != RETRY_END_FULL)
+            remember_failure(req, failure, other_runs);
+        /* One bad node among good ones is what retries are for.  What must not multiply is the
+         * load when they do not help, so the budget is spent by attempts that failed after
+         * another had. */
+        if (end == RETRY_END_FAILED && !other_runs && req->attempts > 1 &&
+            failure->error != API_ERROR_TOO_LARGE)
+            budget_failure(req->context->board, req->model_hash,
+                           loop_now_us(req->context->loop));
+    }
+    facts = facts_of(req, attempt, end, other_runs);
+    obey(req, attempt, &facts);
+}
+
+/* ---- what the nodes say ---------------------------------------------------------------- */
+
+static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
+{
+    attempt_take_accepted(data, accepted);
+}
+
+static void on_head(void *data, const Drover__V1__ResponseHead *head)
+{
+    struct attempt *attempt = data;
+    struct attempt_failure failure;
+
+    attempt_take_head(attempt);
+    if (!response_take_head(attempt, head, &failure))
+        attempt_failed(attempt, &failure);
+}
+
+static void first_content(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+
+    hedge_adopt(attempt);
+    if (req->ttft_us == 0)
+        req->ttft_us = attempt->content_mono_us - req->started_mono_us;
+}
+
+static uint32_t add_tokens(uint32_t sum, uint32_t more)
+{
+    return more > UINT32_MAX - sum ? UINT32_MAX : sum + more;
+}
+
+static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
+{
+    struct attempt *attempt = data;
+    struct request *req = attempt->request;
+    struct attempt_failure failure;
+
+    if (chunk->content && attempt_take_content(attempt))
+        first_content(attempt);
+    if (chunk->tokens != 0) {
+        req->output_tokens = add_tokens(req->output_tokens, chunk->tokens);
+        requests_tokens(req->context->board, req->context->slot, attempt->row,
+                        req->output_tokens);
+    }
+    if (req->client == NULL)
+        return;
+    switch (response_take_chunk(attempt, chunk, &failure)) {
+    case RESPONSE_TAKEN:
+        return;
+    case RESPONSE_TO_SHOW:
+        hedge_adopt(attempt);
+        response_show(req, false);
+        response_release_if_low(attempt);
+        return;
+    case RESPONSE_FAILED:
+        attempt_failed(attempt, &failure);
+        return;
+    }
+}
+
+/* The answer is whole, and its call is over as well. */
+static void end_whole(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    struct retry_facts facts = facts_of(req, attempt, RETRY_END_ANSWERED, false);
+
+    budget_success(req->context->board, req->model_hash, loop_now_us(req->context->loop));
+    hedge_earn(req);
+    attempt_end_whole(attempt);
+    obey(req, attempt, &facts);
+}
+
+/* The answer was whole, but the call does not end: the place is needed. */
+static void on_end_overdue(struct timer *timer)
+{
+    struct request *req = CONTAINER_OF(timer, struct request, timer);
+
+    if (req->attempt->stage == ATTEMPT_FINISHED)
+        end_whole(req->attempt);
+}
+
+static void on_finish(void *data, const Drover__V1__Finish *finish)
+{
+    struct attempt *attempt = data;
+    struct request *req = attempt->request;
+
+    hedge_adopt(attempt);
+    if (finish->usage != NULL) {
+        req->prompt_tokens = finish->usage->prompt_tokens;
+        req->cached_tokens = finish->usage->cached_prompt_tokens;
+        if (finish->usage->output_tokens != 0)
+            req->output_tokens = finish->usage->output_tokens;
+    }
+    attempt_take_finish(attempt);
+    if (req->ttft_us == 0)
+        req->ttft_us = attempt->content_mono_us - req->started_mono_us;
+    req->outcome = attempt->status >= 400 ? REQUEST_OUTCOME_CLIENT_ERROR : REQUEST_OUTCOME_OK;
+    if (req->client != NULL) {
+        set_state(req, REQUEST_STATE_FLUSHING);
+        if (req->shown == SHOWN_HEAD && !attempt->event_stream) {
+            response_refuse_late(req);
+        } else {
+            if (req->shown != SHOWN_CONTENT)
+                response_show(req, true);
+            responder_end(req->client->responder);
+        }
+    }
+    timer_start(req->context->loop, &req->timer, END_US, on_end_overdue);
+}
+
+static void on_end(void *data, const struct call_result *result)
+{
+    struct attempt *attempt = data;
+    struct attempt_failure failure;
+
+    attempt_call_ended(attempt);
+    if (attempt->stage == ATTEMPT_FINISHED) {
+        end_whole(attempt); /* how the call is closed after it changes nothing */
+        return;
+    }
+    attempt_classify(attempt, result, &failure);
+    attempt_failed(attempt, &failure);
+}
+
+static const struct node_call_events node_events = {
+    .on_accepted = on_accepted,
+    .on_head = on_head,
+    .on_chunk = on_chunk,
+    .on_finish = on_finish,
+    .on_end = on_end,
+};
+
+/* ---- a place on a node ----------------------------------------------------------------- */
+
+static void run(struct request *req, struct fleet_node *node)
+{
+    if (req->shown != SHOWN_CONTENT)
+        req->output_tokens = 0;
+    req->wait_node_mono_us = 0;
+    req->no_node_mono_us = 0;
+    req->was_dispatched = true;
+    set_state(req, REQUEST_STATE_RUNNING);
+    if (attempt_start(req->attempt, node, &node_events) != 0) {
+        answer_error(req, API_ERROR_INTERNAL, "out of memory", 0);
+        return;
+    }
+    hedge_plan(req);
+    arm(req);
+}
+
+static enum request_try try_start(struct request *req, bool beyond_slots)
+{
+    struct fleet_node *node = NULL;
+    struct retry_facts facts;
+
+    req->attempt->is_hedge = false;
+    switch (choose_node(req->attempt, beyond_slots, &node)) {
+    case CHOOSE_CLAIMED:
+        if (req->line == NULL)
+            waiting_not_needed(req);
+        waiting_remove(req);
+        run(req, node);
+        return REQUEST_TRY_STARTED;
+    case CHOOSE_ALL_FAILED:
+        waiting_remove(req);
+        facts = facts_of(req, NULL, RETRY_END_NO_NODE_LEFT, false);
+        obey(req, NULL, &facts);
+        return REQUEST_TRY_STARTED;
+    case CHOOSE_FULL:
+    case CHOOSE_NOBODY:
+        break; /* the wait's own limits decide how long it waits */
+    }
+    return REQUEST_TRY_NO_ROOM;
+}
+
+/* Tries the nodes, or gets in the queue.  A retry keeps its turn: it may skip the queue. */
+static void place(struct request *req)
+{
+    if ((req->attempts != 0 || !waiting_has_line(req)) &&
+        try_start(req, false) == REQUEST_TRY_STARTED)
+        return;
+    if (waiting_refuses(req)) {
+        reject_queue_full(req);
+        return;
+    }
+    if (!waiting_add(req)) {
+        reject(req, API_ERROR_OVERLOADED, "out of memory", 1);
+        return;
+    }
+    set_state(req, REQUEST_STATE_QUEUED);
+    arm(req);
+}
+
+/* ---- time ------------------------------------------------------------------------------ */
+
+static void wait_is_over(struct request *req)
+{
+    waiting_remove(req);
+    if (choose_any_up(req))
+        reject(req, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
+               waiting_turn_away(req));
+    else if (req->last_error != API_ERROR_NONE)
+        answer_error(req, req->last_error, req->last_message, 0);
+    else
+        reject(req, API_ERROR_NO_NODE, "no node that serves this model is up at the moment", 5);
+}
+
+static void deadline_is_over(struct request *req)
+{
+    waiting_remove(req);
+    end_attempts(req, STATS_TIMEOUT);
+    req->outcome = REQUEST_OUTCOME_TIMEOUT;
+    answer_error(req, API_ERROR_DEADLINE, "the request took longer than request_timeout_ms", 0);
+}
+
+static void give_up(struct attempt *attempt)
+{
+    struct attempt_failure failure = {.error = API_ERROR_NODE_TIMEOUT,
+                                      .counter = STATS_TIMEOUT};
+
+    (void)snprintf(failure.message, sizeof(failure.message), "%s",
+                   attempt->content_mono_us == 0 ? "the node gave no first token in time"
+                                                 : "the node stopped giving tokens");
+    attempt_failed(attempt, &failure);
+}
+
+static void look_at_running(struct request *req)
+{
+    if (req->hedge != NULL && limits_silence_passed(req->hedge))
+        give_up(req->hedge);
+    if (limits_silence_passed(req->attempt)) {
+        give_up(req->attempt); /* where another attempt goes on, it has armed the timer */
+        return;
+    }
+    if (loop_now_us(req->context->loop) >= req->hedge_due_mono_us)
+        hedge_try(req, &node_events);
+    arm(req);
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct request *req = CONTAINER_OF(timer, struct request, timer);
+
+    if (req->client == NULL)
+        return;
+    if (limits_deadline_passed(req)) {
+        deadline_is_over(req);
+        return;
+    }
+    switch (req->state) {
+    case REQUEST_STATE_QUEUED:
+        if (limits_wait_passed(req)) {
+            wait_is_over(req);
+            return;
+        }
+        response_show_waiting(req);
+        arm(req);
+        return;
+    case REQUEST_STATE_WAIT_NODE:
+        place(req);
+        return;
+    case REQUEST_STATE_RUNNING:
+        look_at_running(req);
+        return;
+    case REQUEST_STATE_NEW:
+    case REQUEST_STATE_FLUSHING:
+    case REQUEST_STATE_DONE:
+        return;
+    }
+}
+
+/* ---- the beginning --------------------------------------------------------------------- */
+
+/* Refuses what no amount of waiting can serve.  True: answered. */
+static bool refuse_at_once(struct request *req)
+{
+    const struct client_request *client = req->client;
+    struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+    enum api_error error = API_ERROR_NONE;
+    struct buf message = BUF_INIT;
+
+    if (model == NULL && fleet_size(req->context->fleet) == 0)
+        return false; /* nodes may be about to join */
+    if (model == NULL) {
+        error = API_ERROR_MODEL_NOT_FOUND;
+        buf_printf(&message, "The model '%s' does not exist", client->client_model);
+    } else if ((model->operations & (UINT32_C(1) << client->operation)) == 0) {
+        error = API_ERROR_NOT_SUPPORTED;
+        buf_printf(&message, "No node serves this API for the model '%s'",
+                   client->client_model);
+    } else if (choose_is_too_large(req)) {
+        error = API_ERROR_TOO_LARGE;
+        buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
+                   client->body_len, client->client_model);
+    }
+    if (error != API_ERROR_NONE)
+        reject(req, error, buf_cstr(&message), 0);
+    buf_finish(&message);
+    return error != API_ERROR_NONE;
+}
+
+static struct request *create(struct worker_context *context, struct client_request *client)
+{
+    struct request *req = calloc(1, sizeof(*req));
+
+    if (req == NULL)
+        return NULL;
+    req->context = context;
+    req->client = client;
+    req->started_mono_us = client->received_mono_us;
+    for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
+        req->pair[i].request = req;
+        req->pair[i].row = -1;
+    }
+    req->attempt = &req->pair[0];
+    (void)strlcpy(req->model, client->model, sizeof(req->model));
+    req->model_hash = hash_text(req->model);
+    /* One session may use several models, and their caches have nothing in common. */
+    req->session_hash =
+        client->session == NULL ? 0 : hash_text(client->session) * 31 + req->model_hash;
+    req->prev = context->last;
+    if (context->last != NULL)
+        context->last->next = req;
+    else
+        context->first = req;
+    context->last = req;
+    context->open_count++;
+    return req;
+}
+
+void request_start(struct worker_context *context, struct client_request *client)
+{
+    struct request *req = create(context, client);
+
+    if (req == NULL) {
+        http_reply_error(client, API_ERROR_INTERNAL, "out of memory", 0);
+        return;
+    }
+    responder_set_events(client->responder, &client_events, req);
+    /* A rejection must be cheap: before the prompt is looked at. */
+    if (waiting_has_line(req) && waiting_refuses(req)) {
+        reject_queue_full(req);
+        return;
+    }
+    choose_read_prompt(req);
+    req->envelope_bytes = node_call_message_bytes(client);
+    req->attempt->row =
+        requests_open(context->board, context->slot, client->id, client->client_model,
+                      req->prompt_estimate, loop_now_us(context->loop));
+    if (!refuse_at_once(req))
+        place(req);
+}
+
+void request_stop_all(struct worker_context *context)
+{
+    struct request *req, *next;
+
+    for (req = context->first; req != NULL; req = next) {
+        next = req->next;
+        if (req->state == REQUEST_STATE_FLUSHING || req->state == REQUEST_STATE_DONE)
+            continue;
+        waiting_remove(req);
+        end_attempts(req, STATS_CLIENT_GONE);
+        reject(req, API_ERROR_SHUTTING_DOWN, "the coordinator is shutting down", 1);
+    }
+}
+
+size_t request_open_count(const struct worker_context *context)
+{
+    return context->open_count;
+}
+
+void request_init(struct worker_context *context)
+{
+    context->try_start = try_start;
+}

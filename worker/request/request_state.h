@@ -1,0 +1,222 @@
+/*
+ * request_state.h - one request and its attempts, as the files that share its life see it.
+ *
+ * Data only.  The functions are in headers of their own, and each includes this one and those
+ * below it, never those above:
+ *
+ *   request.c    the conductor: writes the state, obeys events, timers and retry_decide()
+ *   limits.c     when something takes too long
+ *   hedge.c      a second attempt beside one that is slow
+ *   response.c   what a node says, on its way to the client
+ *   attempt.c    one try on one node, from its place there to the end of the call
+ *   choose.c     which node it goes to
+ *   waiting.c    its place in the queue
+ */
+#ifndef DROVER_WORKER_REQUEST_STATE_H
+#define DROVER_WORKER_REQUEST_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/loop.h"
+#include "policy/route/estimate.h"
+#include "shm/nodes.h"
+#include "shm/stats.h"
+#include "worker/api/surface.h"
+#include "worker/routing/exclusions.h"
+
+struct attempt;
+struct client_request;
+struct fleet_node;
+struct node_call;
+struct wait_line;
+struct worker_context;
+
+/*
+ * An attempt, written by attempt.c alone:
+ *
+ *   ENDED    -> SENT                a place on a node is held, and the call is under way
+ *   SENT     -> HEAD                the node gave the head of an answer
+ *   HEAD     -> CONTENT             ... and the first token of it
+ *   HEAD, CONTENT -> FINISHED       the answer is whole; the call has two seconds more to end
+ *   any      -> ENDED               the call is over, and the place is given back
+ *
+ * Content may come without a token of progress having been shown: see enum shown.
+ */
+enum attempt_stage {
+    ATTEMPT_ENDED = 0, /* also before it starts */
+    ATTEMPT_SENT,
+    ATTEMPT_HEAD,
+    ATTEMPT_CONTENT,
+    ATTEMPT_FINISHED,
+};
+
+/* Why an attempt ended without a whole answer. */
+struct attempt_failure {
+    enum api_error error;       /* what the client is told if no other node helps */
+    enum stats_counter counter; /* how it counts for the node */
+    char message[256];
+};
+
+struct attempt_estimate {
+    uint32_t uncached_tokens;    /* u */
+    double left_s;               /* of the node's backlog */
+    double tokens_per_s;         /* p */
+    struct estimate_speed usual; /* the averages */
+    bool had_slot;               /* no wait for a slot, or for a load, was in store */
+};
+
+/*
+ * A place on one node, the call there, and what the node said before it was shown.  A request
+ * has one attempt at a time, and two for a while when it is hedged.
+ */
+struct attempt {
+    struct request *request; /* whose it is */
+    enum attempt_stage stage;
+    struct node_call *call; /* NULL iff ENDED */
+    uint32_t number;        /* of the attempts of the request */
+    int row;                /* in the scoreboard's request table, or -1 */
+    bool is_hedge;          /* it began as the second of two */
+
+    /* The claim on the node: private to choose.c but for reading. */
+    bool claimed;
+    unsigned node;
+    uint32_t generation;
+    uint32_t charge_us;               /* added to the gauge and not given back */
+    struct attempt_estimate estimate; /* what was believed of the node when it was sent */
+    bool on_trial;                    /* the node was, at dispatch */
+    bool excused;                     /* if it fails, that is not the node's fault */
+    bool loads_model;                 /* holds the claim to load it there */
+    struct fleet_node *pending_node;  /* in whose list of attempts not yet at first content */
+    struct attempt *pending_prev, *pending_next;
+    char node_name[NODE_NAME_BYTES];
+    uint64_t dispatch_mono_us;
+    uint64_t progress_mono_us; /* last sign that it gets on */
+    uint64_t content_mono_us;  /* first content; 0 = none yet */
+    uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
+    uint64_t node_work;        /* done by its engine, as it said then */
+
+    /* The answer as far as it is held: private to response.c. */
+    unsigned status; /* of the engine's head; 0 = none yet */
+    bool event_stream;
+    char content_type[128];
+    struct buf headers; /* name NUL value NUL ... of the held head */
+    struct buf held;    /* body bytes not shown yet */
+};
+
+/*
+ * A request, written by set_state() in request.c alone:
+ *
+ *   NEW       -> RUNNING | QUEUED (some node could serve it, or none is up yet) |
+ *                FLUSHING (refused)
+ *   QUEUED    -> RUNNING | WAIT_NODE | FLUSHING (too late)
+ *   RUNNING   -> RUNNING (another attempt at once; one of two attempts ended) |
+ *                QUEUED (no place; it keeps its key; also a resume) |
+ *                WAIT_NODE (all nodes have failed for its answer) | FLUSHING
+ *   WAIT_NODE -> QUEUED | RUNNING | FLUSHING
+ *   FLUSHING  -> DONE
+ *
+ * When the client leaves: any -> DONE.  Deadline and shutdown: any before FLUSHING -> FLUSHING.
+ * A request is freed when it is DONE and has no attempt.
+ */
+enum request_state {
+    REQUEST_STATE_NEW = 0,
+    REQUEST_STATE_QUEUED,    /* no node has room for it */
+    REQUEST_STATE_RUNNING,   /* one attempt, or two */
+    REQUEST_STATE_WAIT_NODE, /* in no queue; looks again for a node that comes back */
+    REQUEST_STATE_FLUSHING,  /* all has been given to the responder, which may still write */
+    REQUEST_STATE_DONE,      /* the client's side is over */
+};
+
+/* What the client has seen: written by response.c alone, and never goes back. */
+enum shown {
+    SHOWN_NOTHING = 0,
+    SHOWN_HEAD,    /* a status line, and perhaps comments */
+    SHOWN_CONTENT, /* from here on no unseen retry is possible */
+};
+
+enum request_outcome {
+    REQUEST_OUTCOME_NODE_ERROR = 0,
+    REQUEST_OUTCOME_OK,
+    REQUEST_OUTCOME_CLIENT_ERROR,
+    REQUEST_OUTCOME_TIMEOUT,
+    REQUEST_OUTCOME_REJECTED,
+};
+
+struct request {
+    struct worker_context *context;
+    struct client_request *client; /* borrowed; NULL iff DONE */
+    struct request *prev, *next;   /* in context->first */
+    enum request_state state;
+    enum shown shown;
+    enum request_outcome outcome;
+    struct timer timer; /* fires at the earliest of the limits that apply */
+
+    /* What routing knows of it. */
+    char model[NODE_MODEL_BYTES]; /* a copy: the client's side may be gone first */
+    uint64_t model_hash;
+    enum op_class op_class;
+    uint64_t session_hash; /* of session and model; 0 = no session */
+    /* Who held the session when the request got its first place: private to choose.c. */
+    bool session_looked;
+    int session_node; /* slot of a node that is not down; -1 = none */
+    uint32_t session_generation;
+    uint64_t *windows; /* owned; chained hashes of the prompt, or NULL */
+    uint32_t windows_count;
+    uint64_t prompt_bytes;    /* of the canonical prompt */
+    uint64_t envelope_bytes;  /* of the message to a node, without a text to go on from */
+    uint32_t prompt_estimate; /* tokens; at least 1 */
+
+    /* In the queue: private to waiting.c. */
+    struct wait_line *line; /* NULL iff not in the queue */
+    struct request *wait_prev, *wait_next;
+    uint64_t key;          /* smaller goes first */
+    uint32_t position;     /* how many were before it when last counted */
+    uint64_t wait_mono_us; /* when the present wait began */
+    uint64_t waited_us;    /* in all before that */
+
+    struct attempt pair[2];
+    struct attempt *attempt; /* in pair: whose answer is, or will be, the client's */
+    struct attempt *hedge;   /* the other one while it runs, else NULL */
+    uint32_t attempts;       /* started so far, full nodes not counted */
+    bool was_dispatched;     /* it once had a place on a node: the queue no longer rejects it */
+    uint32_t resumes;
+    uint32_t full_nodes; /* met so far */
+    bool full_unhinted;  /* the last attempt ended with "full" and no word of when */
+    bool hedged;         /* it had its second attempt: there is one in a request's life */
+    bool hedge_won;      /* ... and that is whose answer the client got */
+    uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
+    struct exclusions excluded;
+
+    /* The answer. */
+    unsigned status;        /* as the client sees it; 0 = nothing yet */
+    bool torn;              /* what was shown last does not end an event */
+    bool cut;               /* it was cut off here, as nothing else could tell of an error */
+    uint32_t next_sequence; /* of an event after those shown, where they are numbered */
+
+    /* For going on elsewhere: private to response.c but for reading. */
+    bool resumable; /* all shown so far is in `text` */
+    struct buf text;
+    struct buf ids;      /* of the text, uint32_t each; of use unless ids_lost */
+    uint64_t vocabulary; /* whose ids; 0 = none yet */
+    bool ids_lost;       /* of some of the text they are not known */
+    char response_id[128];
+    uint64_t created;
+    uint32_t resumed_tokens; /* output tokens of the attempts before this one */
+
+    uint64_t started_mono_us;
+    uint64_t ttft_us;           /* 0 = no content yet */
+    uint64_t comment_mono_us;   /* when the client was last told that it waits */
+    uint64_t no_node_mono_us;   /* since when no node is up; 0 = one is */
+    uint64_t wait_node_mono_us; /* until when it waits for a node; 0 = it has not begun to */
+
+    uint32_t prompt_tokens, cached_tokens, output_tokens;
+    enum api_error last_error; /* of the last attempt that failed */
+    char last_message[256];
+    enum api_error reported; /* the error that the client got, if any */
+};
+
+#endif

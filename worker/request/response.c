@@ -1,0 +1,417 @@
+/* response.c - what a node says, on its way to the client. */
+#include "worker/request/response.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/loop.h"
+#include "shm/routing/requests.h"
+#include "worker/context.h"
+#include "worker/http/client_request.h"
+#include "worker/http/responder.h"
+#include "worker/http/server.h"
+#include "worker/node_call.h"
+#include "worker/request/request_state.h"
+#include "worker/routing/choose.h"
+#include "worker/routing/waiting.h"
+
+/* An answer without content yet (role events, or one JSON document) is held up to here. */
+#define HOLD_BYTES (1024 * 1024)
+/* With less than this on its way to the client, the node may send more. */
+#define LOW_WATER_BYTES (64 * 1024)
+/* ... but not for every token: so much is given back at once. */
+#define RELEASE_BYTES (16 * 1024)
+/* Of the headers that pass from an engine to the client. */
+#define MAX_HEADERS           16
+#define MAX_HEADER_BYTES      1024
+#define MAX_HEADER_NAME_BYTES 64
+/* A longer text is not kept for going on elsewhere. */
+#define TEXT_BYTES (1024 * 1024)
+/* A waiting stream that has begun hears of its place this often. */
+#define COMMENT_US (5 * US_PER_S)
+
+void response_release_if_low(struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+
+    if (attempt->call == NULL || req->client == NULL ||
+        node_call_unreleased(attempt->call) < RELEASE_BYTES)
+        return;
+    if (req->shown != SHOWN_NOTHING &&
+        responder_pending(req->client->responder) >= LOW_WATER_BYTES)
+        return;
+    node_call_release(attempt->call);
+}
+
+/* ---- the head -------------------------------------------------------------------------- */
+
+static void add_headers(struct request *req)
+{
+    struct responder *r = req->client->responder;
+    const char *session = choose_session_text(req);
+    char number[32];
+
+    if (req->attempt->node_name[0] != '\0')
+        responder_header(r, "x-drover-node", req->attempt->node_name);
+    (void)snprintf(number, sizeof(number), "%llu",
+                   (unsigned long long)(req->waited_us / US_PER_MS));
+    responder_header(r, "x-drover-queue-ms", number);
+    (void)snprintf(number, sizeof(number), "%u", req->attempts);
+    responder_header(r, "x-drover-attempts", number);
+    responder_header(r, "x-drover-policy",
+                     policy_name(config_policy_for(req->context->config, req->model)));
+    if (session != NULL)
+        responder_header(r, "x-drover-session", session);
+    if (req->client->aliased)
+        responder_header(r, "x-drover-model", req->model);
+}
+
+static bool speaks_events(int operation)
+{
+    switch (operation) {
+    case DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_COMPLETIONS:
+    case DROVER__V1__OPERATION__OPERATION_RESPONSES:
+    case DROVER__V1__OPERATION__OPERATION_MESSAGES:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Bytes of the answer go to the client as they are.  Honest nodes send whole events. */
+static void pass(struct request *req, const uint8_t *bytes, size_t n)
+{
+    if (n == 0)
+        return;
+    req->torn = bytes[n - 1] != '\n' || (speaks_events(req->client->operation) && n > 1 &&
+                                         bytes[n - 2] != '\n' && bytes[n - 2] != '\r');
+    if (req->torn)
+        req->resumable = false; /* the events of another node would go on inside this one */
+    responder_write(req->client->responder, bytes, n);
+}
+
+void response_show(struct request *req, bool whole)
+{
+    struct responder *r = req->client->responder;
+    struct attempt *attempt = req->attempt;
+    const char *p = (const char *)buf_head(&attempt->headers);
+    size_t left = buf_size(&attempt->headers);
+
+    req->status = attempt->status;
+    if (req->shown == SHOWN_NOTHING) {
+        add_headers(req);
+        while (left != 0) {
+            const char *value = p + strlen(p) + 1;
+            size_t n = (size_t)(value - p) + strlen(value) + 1;
+
+            responder_header(r, p, value);
+            p += n;
+            left -= n;
+        }
+        responder_start(r, req->status, attempt->content_type,
+                        whole && !attempt->event_stream ? (int64_t)buf_size(&attempt->held)
+                                                        : -1);
+        req->shown = SHOWN_HEAD;
+    }
+    req->shown = SHOWN_CONTENT;
+    if (buf_size(&attempt->held) != 0)
+        pass(req, buf_head(&attempt->held), buf_size(&attempt->held));
+    buf_finish(&attempt->held);
+    buf_finish(&attempt->headers);
+}
+
+/*
+ * From here on the status is 200, and what goes wrong can only be said in the stream.  So this
+ * is done late (comment_after_ms), for a request that was checked as far as it can be here, and
+ * only where comments exist.
+ */
+void response_show_waiting(struct request *req)
+{
+    uint64_t after_us =
+        config_queue_for(req->context->config, req->model)->comment_after_ms * US_PER_MS;
+    uint64_t now = loop_now_us(req->context->loop);
+    uint64_t waited = now - req->wait_mono_us + req->waited_us;
+    unsigned position;
+    char comment[96];
+    int n;
+
+    if (after_us == 0 || waited < after_us || !req->client->stream ||
+        !speaks_events(req->client->operation) ||
+        (req->shown != SHOWN_NOTHING && now - req->comment_mono_us < COMMENT_US))
+        return;
+    if (req->shown == SHOWN_NOTHING) {
+        add_headers(req);
+        responder_start(req->client->responder, 200, "text/event-stream", -1);
+        req->shown = SHOWN_HEAD;
+    }
+    req->comment_mono_us = now;
+    position = waiting_position(req) + 1;
+    n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", position,
+                 waiting_eta_s(req));
+    if (n > 0)
+        responder_write(req->client->responder, comment, (size_t)n);
+}
+
+/* ---- what a node may say in the head --------------------------------------------------- */
+
+static bool is_printable(const char *text, size_t max_bytes)
+{
+    size_t n = 0;
+
+    for (; text[n] != '\0'; n++)
+        if (text[n] < 0x20 || text[n] > 0x7e)
+            return false;
+    return n <= max_bytes;
+}
+
+/* drover-node lets no others through.  But a node may be anybody's, and a header could end the
+ * head, frame the body anew, or speak in our name. */
+static bool may_pass(const Drover__V1__Header *header)
+{
+    const char *name = header->name;
+
+    if (!is_printable(header->value, MAX_HEADER_BYTES))
+        return false;
+    if (strcmp(name, "retry-after") == 0)
+        return true;
+    return strncmp(name, "openai-", 7) == 0 && strlen(name) <= MAX_HEADER_NAME_BYTES &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(name);
+}
+
+/* ---- what the node says ---------------------------------------------------------------- */
+
+static bool fail(struct attempt_failure *out, enum api_error error, enum stats_counter counter,
+                 const char *message)
+{
+    out->error = error;
+    out->counter = counter;
+    (void)snprintf(out->message, sizeof(out->message), "%s", message);
+    return false;
+}
+
+static bool fail_status(struct attempt_failure *out, unsigned status)
+{
+    char message[64];
+
+    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u", status);
+    return status == 429 ? fail(out, API_ERROR_QUEUE_FULL, STATS_FULL, message)
+                         : fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
+}
+
+/* Holds the headers that may pass, as long as there is a head to show them in. */
+static void hold_headers(struct attempt *attempt, const Drover__V1__ResponseHead *head)
+{
+    unsigned passed = 0;
+
+    for (size_t i = 0; i < head->n_headers && passed < MAX_HEADERS; i++) {
+        if (!may_pass(head->headers[i]))
+            continue;
+        passed++;
+        buf_add(&attempt->headers, head->headers[i]->name, strlen(head->headers[i]->name) + 1);
+        buf_add(&attempt->headers, head->headers[i]->value,
+                strlen(head->headers[i]->value) + 1);
+    }
+    if (attempt->headers.failed)
+        buf_finish(&attempt->headers);
+}
+
+bool response_take_head(struct attempt *attempt, const Drover__V1__ResponseHead *head,
+                        struct attempt_failure *out)
+{
+    struct request *req = attempt->request;
+
+    if (head->http_status == 429 || head->http_status >= 500)
+        return fail_status(out, head->http_status);
+    attempt->status = head->http_status;
+    if (req->shown == SHOWN_CONTENT && (attempt->status != 200 || !head->event_stream)) {
+        attempt->excused = true; /* what it was given came from another node */
+        return fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                    "the next node would not go on with the answer");
+    }
+    /* A non-streaming client never gets a stream, even if the node sends one. */
+    attempt->event_stream = head->event_stream && req->client != NULL && req->client->stream;
+    (void)snprintf(attempt->content_type, sizeof(attempt->content_type), "%s",
+                   head->content_type[0] != '\0' &&
+                           is_printable(head->content_type, sizeof(attempt->content_type) - 1)
+                       ? head->content_type
+                       : "application/json");
+    if (req->shown == SHOWN_NOTHING)
+        hold_headers(attempt, head);
+    return true;
+}
+
+static void forget_ids(struct request *req)
+{
+    req->ids_lost = true;
+    buf_finish(&req->ids);
+}
+
+/* Keeps the token ids of the text so far, for as long as all are known and of one vocabulary.
+ * A token has at least one byte of text, so there are never more ids than bytes. */
+static void keep_ids(struct request *req, const Drover__V1__Chunk *chunk)
+{
+    size_t known = buf_size(&req->ids) / sizeof(uint32_t);
+
+    if (req->ids_lost || chunk->text[0] == '\0')
+        return;
+    if (req->vocabulary == 0)
+        req->vocabulary = chunk->vocabulary;
+    if (chunk->n_token_ids == 0 || chunk->vocabulary != req->vocabulary ||
+        chunk->n_token_ids > buf_size(&req->text) - known) {
+        forget_ids(req);
+        return;
+    }
+    buf_add(&req->ids, chunk->token_ids, chunk->n_token_ids * sizeof(uint32_t));
+    if (req->ids.failed)
+        forget_ids(req);
+}
+
+/* No other node can go on with this answer. */
+static void forget_text(struct request *req)
+{
+    req->resumable = false;
+    buf_finish(&req->text);
+    forget_ids(req);
+}
+
+/* The id with which another node would go on.  False: it cannot be kept. */
+static bool keep_response_id(struct request *req, const Drover__V1__Chunk *chunk)
+{
+    size_t n;
+
+    if (req->response_id[0] != '\0' || chunk->response_id[0] == '\0')
+        return true;
+    n = strnlen(chunk->response_id, sizeof(req->response_id));
+    if (n == sizeof(req->response_id))
+        return false;
+    memcpy(req->response_id, chunk->response_id, n + 1);
+    req->created = chunk->created;
+    return true;
+}
+
+/* Keeps the text so far, for as long as it is all there is.  A document is never gone on with:
+ * it is shown when it is whole. */
+static void keep_text(struct attempt *attempt, const Drover__V1__Chunk *chunk)
+{
+    struct request *req = attempt->request;
+    size_t n;
+
+    if (!chunk->content)
+        return;
+    n = strnlen(chunk->text, TEXT_BYTES + 1);
+    if (!attempt->event_stream || !chunk->resumable ||
+        (req->shown == SHOWN_CONTENT && !req->resumable) ||
+        n > TEXT_BYTES - buf_size(&req->text) || !keep_response_id(req, chunk)) {
+        forget_text(req);
+        return;
+    }
+    buf_add(&req->text, chunk->text, n);
+    keep_ids(req, chunk);
+    req->resumable = !req->text.failed;
+}
+
+/* Shown already: the token's way. */
+static void pass_on(struct attempt *attempt, const Drover__V1__Chunk *chunk)
+{
+    struct request *req = attempt->request;
+
+    pass(req, chunk->data.data, chunk->data.len);
+    if (!response_may_resume(req))
+        http_drop_body(req->client);
+    response_release_if_low(attempt);
+}
+
+enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1__Chunk *chunk,
+                                       struct attempt_failure *out)
+{
+    struct request *req = attempt->request;
+
+    if (chunk->next_sequence != 0)
+        req->next_sequence = chunk->next_sequence;
+    keep_text(attempt, chunk);
+    if (req->shown == SHOWN_CONTENT) {
+        pass_on(attempt, chunk);
+        return RESPONSE_TAKEN;
+    }
+    buf_add(&attempt->held, chunk->data.data, chunk->data.len);
+    if (attempt->held.failed) {
+        (void)fail(out, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
+        return RESPONSE_FAILED;
+    }
+    if (buf_size(&attempt->held) > HOLD_BYTES && req->shown != SHOWN_NOTHING &&
+        !attempt->event_stream) {
+        (void)fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                   "the node's answer is larger than 1 MiB where a stream has begun");
+        return RESPONSE_FAILED;
+    }
+    if ((attempt->event_stream && chunk->content) || buf_size(&attempt->held) > HOLD_BYTES)
+        return RESPONSE_TO_SHOW;
+    response_release_if_low(attempt);
+    return RESPONSE_TAKEN;
+}
+
+bool response_may_resume(const struct request *req)
+{
+    return req->resumable && req->resumes < req->context->config->limits.max_resumes;
+}
+
+void response_forget_unseen(struct request *req)
+{
+    req->next_sequence = 0;
+    buf_reset(&req->text);
+    buf_reset(&req->ids);
+    req->ids_lost = false;
+    req->vocabulary = 0;
+    req->response_id[0] = '\0';
+    req->created = 0;
+}
+
+/* ---- errors ---------------------------------------------------------------------------- */
+
+/* The end of an answer that has begun. */
+static void end_with_error(struct request *req, enum api_error error, const char *message)
+{
+    struct client_request *client = req->client;
+    struct buf event = BUF_INIT;
+
+    req->status = 200; /* as the client saw it */
+    if (!client->stream) {
+        req->cut = true;
+        responder_abort(client->responder);
+        return;
+    }
+    /* What a node left unfinished must not swallow our own event. */
+    if (req->torn)
+        buf_str(&event, "\n\n");
+    surface_error_event(&event, client->surface, client->operation, error, message, client->id,
+                        req->next_sequence);
+    responder_write(client->responder, buf_head(&event), buf_size(&event));
+    responder_end(client->responder);
+    buf_finish(&event);
+}
+
+void response_error(struct request *req, enum api_error error, const char *message,
+                    unsigned retry_after_s)
+{
+    req->reported = error;
+    if (req->shown != SHOWN_NOTHING) {
+        end_with_error(req, error, message);
+        return;
+    }
+    req->status = api_error_status(error, req->client->surface);
+    add_headers(req);
+    http_reply_error(req->client, error, message, retry_after_s);
+}
+
+void response_refuse_late(struct request *req)
+{
+    struct attempt *attempt = req->attempt;
+    char message[256];
+
+    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s",
+                   attempt->status, buf_cstr(&attempt->held));
+    response_error(req, API_ERROR_BAD_REQUEST, message, 0);
+}

@@ -1,0 +1,61 @@
+/*
+ * response.h - what a node says, on its way to the client.
+ *
+ * Until content comes everything is held, so that a node that fails first leaves no trace.  A
+ * single document (no event stream) is held until it is whole.  Afterwards a chunk goes to the
+ * responder as it is: nothing is parsed, and nothing is allocated per token.
+ *
+ * Writes what the client has seen (enum shown) and what another node would need to go on from
+ * it. It never decides what follows a failure.
+ */
+#ifndef DROVER_WORKER_RESPONSE_H
+#define DROVER_WORKER_RESPONSE_H
+
+#include <stdbool.h>
+
+#include "base/attrs.h"
+#include "proto/drover_inference.pb-c.h"
+#include "worker/api/surface.h"
+
+struct attempt;
+struct attempt_failure;
+struct request;
+
+/* The head of an answer.  False: the attempt has failed, and *out says why. */
+MUST_CHECK bool response_take_head(struct attempt *attempt,
+                                   const Drover__V1__ResponseHead *head,
+                                   struct attempt_failure *out);
+
+enum response_step {
+    RESPONSE_TAKEN = 0,
+    RESPONSE_TO_SHOW, /* it is time for response_show(): the client gets this attempt's answer
+                       */
+    RESPONSE_FAILED,  /* the attempt has failed, and *out says why */
+};
+/* The client is there. */
+MUST_CHECK enum response_step response_take_chunk(struct attempt *attempt,
+                                                  const Drover__V1__Chunk *chunk,
+                                                  struct attempt_failure *out);
+/* Shows the head of the request's attempt and what was held of it.  `whole`: nothing follows.
+ */
+void response_show(struct request *req, bool whole);
+
+/* Can another node go on from what the client has, so that the body is still needed? */
+bool response_may_resume(const struct request *req);
+/* What an attempt said that the client has not seen is not for the next one to go on from. */
+void response_forget_unseen(struct request *req);
+
+/* Opens the node's window again once little is left on its way to the client. */
+void response_release_if_low(struct attempt *attempt);
+
+/* Begins a stream's answer before any node has: comments for a client that waits. */
+void response_show_waiting(struct request *req);
+
+/* Says that it went wrong: a whole error answer, or the end of the one that has begun. */
+void response_error(struct request *req, enum api_error error, const char *message,
+                    unsigned retry_after_s);
+/* The engine refused a request whose stream had to begin early: its own words, as an error
+ * event. */
+void response_refuse_late(struct request *req);
+
+#endif
