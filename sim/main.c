@@ -69,7 +69,7 @@ enum {
     OPT_LOG_LEVEL,
 };
 
-static int take(struct options *o, int option, const char *value, struct error *err)
+static int take_option(struct options *o, int option, const char *value, struct error *err)
 {
     switch (option) {
     case OPT_LISTEN:
@@ -116,7 +116,7 @@ static int parse(struct options *o, int argc, char **argv, struct error *err)
             return error_set(err, DRV_EINVAL, "unknown option %s", argv[optind - 1]);
         if (option == ':')
             return error_set(err, DRV_EINVAL, "%s wants a value", argv[optind - 1]);
-        rc = take(o, option, optarg, err);
+        rc = take_option(o, option, optarg, err);
         if (rc != 0)
             return rc;
     }
@@ -139,9 +139,9 @@ static void on_signal(struct watch *watch, void *data)
 
 static int watch_signals(struct program *program, struct error *err)
 {
-    static const int numbers[] = {SIGTERM, SIGINT};
+    static const int NUMBERS[] = {SIGTERM, SIGINT};
 
-    program->signal_fd = signal_fd_open(numbers, ARRAY_LEN(numbers), err);
+    program->signal_fd = signal_fd_open(NUMBERS, ARRAY_LEN(NUMBERS), err);
     if (program->signal_fd < 0)
         return program->signal_fd;
     program->signals = watch_start(&program->loop, program->signal_fd, on_signal, program, err);

@@ -1,9 +1,9 @@
 /*
  * sim_engine.c - the simulated engine on an event loop.
  *
- * What only this file does: it joins the pure parts (sim_request, sim_model, sim_reply) to the
- * loop.  One timer drives the model for all runs; each token that the model gives becomes bytes
- * in one scratch buffer and goes to the run's owner at once, in the timer's callback.
+ * Only this file joins the pure parts (sim_request, sim_model, sim_reply) to the loop.  One
+ * timer drives the model for all runs; each token that the model gives becomes bytes in one
+ * scratch buffer and goes to the run's owner at once, in the timer's callback.
  */
 #include "sim/sim_engine.h"
 
@@ -138,7 +138,7 @@ void sim_run_pause(struct sim_run *run, bool paused)
 }
 
 /* Gives bytes to the owner, the head before the first of them. */
-static void put(struct sim_run *run, const struct buf *bytes)
+static void send_bytes(struct sim_run *run, const struct buf *bytes)
 {
     if (!run->head_sent) {
         run->head_sent = true;
@@ -159,13 +159,13 @@ static void end_run(struct sim_run *run, enum sim_end end)
 }
 
 /* The last bytes of an answer. */
-static void put_last(struct sim_run *run, const struct buf *bytes)
+static void send_last(struct sim_run *run, const struct buf *bytes)
 {
     if (bytes->failed) {
         end_run(run, SIM_END_RESET);
         return;
     }
-    put(run, bytes);
+    send_bytes(run, bytes);
     end_run(run, SIM_END_OK);
 }
 
@@ -180,7 +180,7 @@ static void answer_error(struct sim_run *run, unsigned status, const char *type,
     run->content_type = "application/json; charset=utf-8";
     buf_reset(out);
     sim_error_body(out, run->request.operation, status, type, NULL, message);
-    put_last(run, out);
+    send_last(run, out);
 }
 
 static void stream_error(struct sim_run *run)
@@ -189,7 +189,7 @@ static void stream_error(struct sim_run *run)
 
     buf_reset(out);
     sim_reply_error(&run->reply, out, "a simulated failure of the engine");
-    put_last(run, out);
+    send_last(run, out);
 }
 
 static struct sim_outcome outcome_of(const struct sim_run *run)
@@ -215,7 +215,7 @@ static void truncate_answer(struct sim_run *run)
         sim_reply_whole(&run->reply, out, &outcome);
         out->len = out->off + buf_size(out) / 2;
     }
-    put_last(run, out);
+    send_last(run, out);
 }
 
 static void give_garbage(struct sim_run *run)
@@ -229,7 +229,7 @@ static void give_garbage(struct sim_run *run)
     }
     buf_reset(out);
     buf_str(out, NOISE);
-    put_last(run, out);
+    send_last(run, out);
 }
 
 static void on_die(struct timer *timer)
@@ -239,7 +239,7 @@ static void on_die(struct timer *timer)
 }
 
 /* Lets the run's fault happen.  Returns false when the run gives no token now. */
-static bool trip(struct sim_run *run)
+static bool cause_fault(struct sim_run *run)
 {
     enum sim_fault_kind kind = run->request.fault.kind;
 
@@ -295,7 +295,7 @@ static void answer_whole(struct sim_run *run)
 
     buf_reset(&run->sim->scratch);
     sim_reply_whole(&run->reply, &run->sim->scratch, &outcome);
-    put_last(run, &run->sim->scratch);
+    send_last(run, &run->sim->scratch);
 }
 
 /* One token of a stream, with what goes before the first and after the last. */
@@ -314,18 +314,18 @@ static void stream_token(struct sim_run *run, bool token)
         if (out->failed)
             end_run(run, SIM_END_RESET);
         else
-            put(run, out);
+            send_bytes(run, out);
         return;
     }
     if (fault_due(run)) {
-        put(run, out);
-        if (!trip(run))
+        send_bytes(run, out);
+        if (!cause_fault(run))
             return;
         buf_reset(out);
     }
     outcome = outcome_of(run);
     sim_reply_close(&run->reply, out, &outcome);
-    put_last(run, out);
+    send_last(run, out);
 }
 
 /* The prompt is done. */
@@ -348,10 +348,10 @@ static void on_token(struct sim_seq *seq, void *data)
     (void)data;
     if (run->first_token_mono_us == 0)
         count_prefill(run);
-    if (fault_due(run) && !trip(run))
+    if (fault_due(run) && !cause_fault(run))
         return;
     if (run->request.want == SIM_WANT_VECTORS) {
-        put_last(run, &run->request.body);
+        send_last(run, &run->request.body);
         return;
     }
     if (run->request.stream) {
@@ -360,7 +360,7 @@ static void on_token(struct sim_seq *seq, void *data)
     }
     if (run->given < run->request.output_tokens)
         run->given++;
-    if (run->given < run->request.output_tokens || (fault_due(run) && !trip(run)))
+    if (run->given < run->request.output_tokens || (fault_due(run) && !cause_fault(run)))
         return;
     answer_whole(run);
 }
@@ -446,10 +446,10 @@ static void on_immediate(struct deferred *deferred)
 {
     struct sim_run *run = CONTAINER_OF(deferred, struct sim_run, deferred);
 
-    put_last(run, &run->request.body);
+    send_last(run, &run->request.body);
 }
 
-static int begin(struct sim_run *run)
+static int begin_run(struct sim_run *run)
 {
     struct sim_engine *sim = run->sim;
     struct sim_request *request = &run->request;
@@ -504,7 +504,7 @@ int sim_run_start(struct sim_run **out, struct sim_engine *sim, const struct sim
         rc = run->request.body.failed ? DRV_ENOMEM : 0;
     }
     if (rc == 0)
-        rc = begin(run);
+        rc = begin_run(run);
     if (rc != 0) {
         free_run(run);
         return rc;

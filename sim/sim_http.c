@@ -37,7 +37,7 @@
 #define ACCEPT_BATCH    64
 #define ACCEPT_PAUSE_US 50000
 
-/* Unsent output at which the engine is told to wait, and at which to go on. */
+/* Unsent output at which the engine must wait, and at which to go on. */
 #define PAUSE_BYTES  (256u * 1024)
 #define RESUME_BYTES (64u * 1024)
 
@@ -140,7 +140,7 @@ static void on_dispose(void *p)
 }
 
 /* Cuts the connection.  `client` may be gone afterwards. */
-static void cut(struct client *client)
+static void cut_connection(struct client *client)
 {
     h2o_req_t *req = client->req;
     bool started = client->started;
@@ -187,7 +187,7 @@ static void start_response(struct client *client)
 }
 
 /* Sends what has gathered, unless a write is under way.  `client` may be gone afterwards. */
-static void flush(struct client *client)
+static void send_gathered(struct client *client)
 {
     struct buf *out = &client->out[client->filling];
     /* `out` is never consumed in part, so its data is its head; NULL when it is empty. */
@@ -198,7 +198,7 @@ static void flush(struct client *client)
         return;
     if (client->out[0].failed || client->out[1].failed ||
         (client->broken && (client->status == 0 || bytes.len == 0))) {
-        cut(client); /* what came before it broke has been sent */
+        cut_connection(client); /* what came before it broke has been sent */
         return;
     }
     if (client->status == 0 || (bytes.len == 0 && !last))
@@ -224,12 +224,12 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         if (client->run != NULL)
             sim_run_pause(client->run, false);
     }
-    flush(client);
+    send_gathered(client);
 }
 
 static void on_flush(struct deferred *deferred)
 {
-    flush(CONTAINER_OF(deferred, struct client, flush));
+    send_gathered(CONTAINER_OF(deferred, struct client, flush));
 }
 
 /* ---- the engine's events --------------------------------------------------------------- */
@@ -293,7 +293,7 @@ static void on_gone(struct watch *watch, void *data)
             struct client *client = events[i].data.ptr;
 
             if (!client->broken)
-                cut(client);
+                cut_connection(client);
         }
     } while (n == ARRAY_LEN(events));
 }
@@ -439,7 +439,7 @@ static void on_closed(void *data)
     free(connection);
 }
 
-static void take(struct sim_http *http, h2o_socket_t *sock)
+static void accept_connection(struct sim_http *http, h2o_socket_t *sock)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
 
@@ -485,7 +485,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
             }
             return;
         }
-        take(http, sock);
+        accept_connection(http, sock);
     }
 }
 

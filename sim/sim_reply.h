@@ -27,7 +27,7 @@ struct sim_reply {
     uint32_t sequence;        /* of the events of RESPONSES */
 };
 
-/* What the run came to. */
+/* The figures of a run that ends. */
 struct sim_outcome {
     uint32_t cached_tokens;
     uint32_t output_tokens;

@@ -101,10 +101,10 @@ static int choose_model(struct reader *r, const char *name, size_t len)
 
 /* ---- drover_sim ------------------------------------------------------------------------ */
 
-static int read_fault(struct reader *r, const cJSON *wish)
+static int read_fault(struct reader *r, const cJSON *extras)
 {
     struct sim_fault *fault = &r->out->fault;
-    const cJSON *kind = member(wish, "fault"), *node = member(wish, "only_node");
+    const cJSON *kind = member(extras, "fault"), *node = member(extras, "only_node");
     uint32_t attempt;
 
     if (kind == NULL)
@@ -113,13 +113,13 @@ static int read_fault(struct reader *r, const cJSON *wish)
         return refuse(r, "'drover_sim.fault' must be one of " SIM_FAULT_NAMES);
     if (cJSON_IsString(node) && strcmp(node->valuestring, r->spec->name) != 0)
         return 0;
-    if (count_of(wish, "only_attempt", &attempt) && attempt != r->input->attempt)
+    if (count_of(extras, "only_attempt", &attempt) && attempt != r->input->attempt)
         return 0;
     fault->kind = sim_fault_parse(kind->valuestring);
     fault->after_tokens = 0;
     fault->factor = 10;
-    (void)count_of(wish, "after_tokens", &fault->after_tokens);
-    (void)count_of(wish, "factor", &fault->factor);
+    (void)count_of(extras, "after_tokens", &fault->after_tokens);
+    (void)count_of(extras, "factor", &fault->factor);
     return 0;
 }
 
@@ -194,7 +194,7 @@ static void settle_length(struct reader *r, bool natural_given)
 
 /* The part of the answer that the prompt already holds counts as the tokens it was given as, so
  * that an answer in two parts costs as many tokens as one. */
-static void count_given(struct reader *r, bool wished)
+static void count_given(struct reader *r, bool prompt_given)
 {
     struct sim_request *out = r->out;
     const struct sim_place *place = &out->place;
@@ -204,7 +204,7 @@ static void count_given(struct reader *r, bool wished)
         return;
     for (uint32_t i = 0; i < place->index; i++)
         bytes += sim_text_token(&place->text, i).text_len;
-    if (!wished)
+    if (!prompt_given)
         out->prompt_tokens = sim_tokens(buf_size(r->scratch) - bytes);
     out->prompt_tokens += place->index + (place->skip != 0);
 }
@@ -248,11 +248,11 @@ static void read_tools(struct reader *r)
 static int read_text(struct reader *r)
 {
     struct sim_request *out = r->out;
-    const cJSON *wish = member(r->root, "drover_sim"), *stream = member(r->root, "stream");
+    const cJSON *extras = member(r->root, "drover_sim"), *stream = member(r->root, "stream");
     const cJSON *n = member(r->root, "n");
     struct sim_prompt prompt = {.text = r->scratch};
     struct error err = {0};
-    bool natural_given, wished;
+    bool natural_given, prompt_given;
     uint32_t probabilities;
     int rc = sim_prompt_build(&prompt, out->operation, r->root, &err);
 
@@ -267,8 +267,8 @@ static int read_text(struct reader *r)
     out->logprobs = out->stream && out->operation == OP(COMPLETIONS) &&
                     count_of(r->root, "logprobs", &probabilities) && probabilities != 0;
     out->prompt_tokens = sim_tokens(buf_size(r->scratch));
-    wished = count_of(wish, "prompt_tokens", &out->prompt_tokens);
-    if (wished && out->prompt_tokens == 0)
+    prompt_given = count_of(extras, "prompt_tokens", &out->prompt_tokens);
+    if (prompt_given && out->prompt_tokens == 0)
         out->prompt_tokens = 1;
     if (out->operation == OP(COUNT_TOKENS)) {
         out->want = SIM_WANT_FACTS;
@@ -280,12 +280,12 @@ static int read_text(struct reader *r)
     }
     out->place = sim_text_find(out->model->id, buf_cstr(r->scratch), buf_size(r->scratch),
                                prompt.answer_at, prompt.known);
-    count_given(r, wished);
+    count_given(r, prompt_given);
     rc = check_context(r);
     if (rc != 0)
         return rc;
     r->natural = natural_length(r->spec, &out->place.text);
-    natural_given = count_of(wish, "tokens", &r->natural);
+    natural_given = count_of(extras, "tokens", &r->natural);
     r->limit = UINT32_MAX;
     read_limit(r);
     out->want = SIM_WANT_TEXT;

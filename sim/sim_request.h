@@ -29,7 +29,7 @@ enum sim_want {
     SIM_WANT_TOOL, /* one call of `tool` */
 };
 
-/* What a client sent. */
+/* A request as a client sent it. */
 struct sim_input {
     enum sim_operation operation;
     const char *content_type; /* NULL = none; only forms need one */
@@ -45,7 +45,7 @@ struct sim_request {
     unsigned status;                    /* HTTP */
     struct buf body;                    /* owned */
     bool stream, usage_event;           /* usage_event: stream_options.include_usage */
-    bool logprobs;                      /* in a stream of completions: tells token ids */
+    bool logprobs;                      /* in a stream of completions: has token ids */
     bool plain;                         /* transcription as text/plain */
     struct sim_place place;
     uint32_t prompt_tokens;

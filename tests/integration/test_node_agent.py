@@ -128,6 +128,13 @@ def test_only_allowed_headers_reach_the_engine(node, engine):
     assert not {"x-conversation-id", "authorization", "cookie", "expect"} & set(headers)
 
 
+def test_the_engine_learns_the_number_of_a_later_attempt(node, engine):
+    Answer(node.infer(attempt=2))
+    assert engine.requests[-1][1]["x-drover-attempt"] == "2"
+    Answer(node.infer(headers=[inference.Header(name="x-drover-attempt", value="7")]))
+    assert "x-drover-attempt" not in engine.requests[-1][1], "the first attempt, whatever a client says"
+
+
 def test_the_model_is_replaced_and_the_rest_of_the_body_kept(node, engine):
     body = b'{ "model":"alias",  "stream":true, "odd" : 1.50e1 }'
     Answer(node.infer(body=body, edit=inference.BodyEdit(set_model="tiny")))

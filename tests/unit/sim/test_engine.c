@@ -19,7 +19,7 @@
 static struct loop loop;
 static struct sim_engine *engine;
 
-/* What came of one run. */
+/* The events of one run. */
 struct seen {
     struct sim_run *run;
     unsigned status; /* 0 before the head */
