@@ -92,10 +92,54 @@ void lease_check_gap(struct table *table)
     }
 }
 
-/* The operator's wish is about the machine, not about one process there. */
-static bool wished(const struct member *member)
+static bool is_instance(const struct member *member, const struct node_info *info)
 {
-    return member != NULL && member->verdict.drain_wish;
+    return memcmp(member->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0;
+}
+
+static void begin_lease(struct member *member, const struct net_addr *addr,
+                        struct attach *attach)
+{
+    member->attach = attach;
+    member->heard_mono_us = clock_mono_us();
+    checks_start(member, addr);
+    arm(member, member->heard_mono_us);
+}
+
+/* The same process is back on another stream. */
+static void resume(struct member *member, const struct node_info *info,
+                   const struct net_addr *addr, struct attach *attach)
+{
+    struct node_info merged = *info;
+
+    merged.weight = member->info.weight;
+    member->adopted = false;
+    member_publish(member, &merged);
+    table_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
+    if (member->verdict.leaving != NODE_REASON_NONE)
+        table_event(member, VERDICT_STAY, NODE_REASON_NONE);
+    begin_lease(member, addr, attach);
+}
+
+/* A newer instance takes the name of `old`; NULL: nobody had it.  NULL: no row is free. */
+static struct member *replace(struct table *table, struct member *old,
+                              const struct node_info *info)
+{
+    /* The operator drains the machine, and not one process there. */
+    bool drain = old != NULL && old->verdict.drain_wish;
+    struct member *member;
+
+    if (old != NULL) {
+        log_info("event=node_superseded node=%s", old->info.name);
+        fence_lost(table->fence, old->info.name, old->info.instance_id);
+        table_remove(old, true);
+    }
+    member = table_add(table, info);
+    if (member != NULL && drain) {
+        nodes_set_drain_wish(table->home.board, member->slot, true);
+        table_event(member, VERDICT_DRAIN, NODE_REASON_OPERATOR);
+    }
+    return member;
 }
 
 enum lease_answer lease_join(struct member **out, struct table *table,
@@ -103,9 +147,6 @@ enum lease_answer lease_join(struct member **out, struct table *table,
                              struct attach *attach)
 {
     struct member *old = table_find(table, info->name);
-    struct member *member = old;
-    struct node_info merged = *info;
-    bool drain = wished(old);
 
     *out = NULL;
     if (old != NULL && old->info.origin == NODE_ORIGIN_STATIC)
@@ -114,44 +155,18 @@ enum lease_answer lease_join(struct member **out, struct table *table,
         return LEASE_OLDER;
     fence_holds(table->fence, info->name, info->instance_id);
     if (old != NULL && old->attach != NULL) {
-        bool same =
-            memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0;
-
-        table->home.attach_ops->superseded(old->attach, same);
+        table->home.attach_ops->superseded(old->attach, is_instance(old, info));
         old->attach = NULL;
     }
-    if (old != NULL &&
-        memcmp(old->info.instance_id, info->instance_id, sizeof(info->instance_id)) == 0) {
-        merged.weight = old->info.weight;
-        member->attach = attach;
-        member->adopted = false;
-        member->heard_mono_us = clock_mono_us();
-        member_publish(member, &merged);
-        table_event(member, VERDICT_LEASE_BACK, NODE_REASON_NONE);
-        if (member->verdict.leaving != NODE_REASON_NONE)
-            table_event(member, VERDICT_STAY, NODE_REASON_NONE);
-        checks_start(member, addr);
-        arm(member, member->heard_mono_us);
-        *out = member;
+    if (old != NULL && is_instance(old, info)) {
+        resume(old, info, addr, attach);
+        *out = old;
         return LEASE_RESUMED;
     }
-    if (old != NULL) {
-        log_info("event=node_superseded node=%s", old->info.name);
-        fence_lost(table->fence, old->info.name, old->info.instance_id);
-        table_remove(old, true);
-    }
-    member = table_add(table, info);
-    if (member == NULL)
+    *out = replace(table, old, info);
+    if (*out == NULL)
         return LEASE_FULL;
-    member->attach = attach;
-    member->heard_mono_us = clock_mono_us();
-    if (drain) {
-        nodes_set_drain_wish(table->home.board, member->slot, true);
-        table_event(member, VERDICT_DRAIN, NODE_REASON_OPERATOR);
-    }
-    checks_start(member, addr);
-    arm(member, member->heard_mono_us);
-    *out = member;
+    begin_lease(*out, addr, attach);
     return LEASE_JOINED;
 }
 

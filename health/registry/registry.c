@@ -259,6 +259,60 @@ static void turn_away(struct attach *attach, const char *name,
     evict(attach, reason, status, why);
 }
 
+/* Tells a node why it cannot be let in; false: it can. */
+static bool deny(struct attach *attach, const char *name, enum lease_answer answer)
+{
+    switch (answer) {
+    case LEASE_FULL:
+        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL,
+                  GRPC_RESOURCE_EXHAUSTED, "the node table is full");
+        return true;
+    case LEASE_RESERVED:
+        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
+                  GRPC_ALREADY_EXISTS,
+                  "a node of the coordinator's configuration has this name");
+        return true;
+    case LEASE_OLDER:
+        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
+                  "a newer instance has this node's name");
+        return true;
+    case LEASE_JOINED:
+    case LEASE_RESUMED:
+        break;
+    }
+    return false;
+}
+
+/* The stream is `member`'s from now on. */
+static void welcome(struct attach *attach, struct member *member,
+                    const Drover__V1__Register *said, const char *token, bool resumed)
+{
+    struct registry *registry = attach->registry;
+    const struct node_info *info = &member->info;
+
+    timer_stop(registry->loop, &attach->timer);
+    leave_phase(attach, ATTACH_MEMBER);
+    attach->member = member;
+    registry->joins++;
+    log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
+             log_quote(info->name), log_quote(info->address),
+             identity_engine_name(info->engine), info->models_count, info->slots,
+             resumed ? "yes" : "no");
+    if (!send_registered(attach, token, resumed)) {
+        finish(attach, GRPC_UNAVAILABLE, "out of memory");
+        lease_broken(member);
+        return;
+    }
+    if (member->verdict.drain_wish)
+        on_drain(attach, true);
+    if (said->load != NULL) {
+        /* Numbered from 1 by each instance; a resumed one goes on. */
+        if (!resumed)
+            member->load_seq = 0;
+        checks_load(member, said->load);
+    }
+}
+
 static void join(struct attach *attach, const Drover__V1__Register *said, const char *token)
 {
     struct registry *registry = attach->registry;
@@ -283,45 +337,8 @@ static void join(struct attach *attach, const Drover__V1__Register *said, const 
     }
     net_format(info->address, sizeof(info->address), &addr);
     answer = lease_join(&member, registry->table, info, &addr, attach);
-    switch (answer) {
-    case LEASE_FULL:
-        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL,
-                  GRPC_RESOURCE_EXHAUSTED, "the node table is full");
-        return;
-    case LEASE_RESERVED:
-        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
-                  GRPC_ALREADY_EXISTS,
-                  "a node of the coordinator's configuration has this name");
-        return;
-    case LEASE_OLDER:
-        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED,
-                  GRPC_ABORTED, "a newer instance has this node's name");
-        return;
-    case LEASE_JOINED:
-    case LEASE_RESUMED:
-        break;
-    }
-    timer_stop(registry->loop, &attach->timer);
-    leave_phase(attach, ATTACH_MEMBER);
-    attach->member = member;
-    registry->joins++;
-    log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
-             log_quote(info->name), log_quote(info->address),
-             identity_engine_name(info->engine), info->models_count, info->slots,
-             answer == LEASE_RESUMED ? "yes" : "no");
-    if (!send_registered(attach, token, answer == LEASE_RESUMED)) {
-        finish(attach, GRPC_UNAVAILABLE, "out of memory");
-        lease_broken(member);
-        return;
-    }
-    if (member->verdict.drain_wish)
-        on_drain(attach, true);
-    if (said->load != NULL) {
-        /* Numbered from 1 by each instance; a resumed one goes on. */
-        if (answer == LEASE_JOINED)
-            member->load_seq = 0;
-        checks_load(member, said->load);
-    }
+    if (!deny(attach, info->name, answer))
+        welcome(attach, member, said, token, answer == LEASE_RESUMED);
 }
 
 static void on_register(struct attach *attach, const Drover__V1__Register *said)
