@@ -155,30 +155,25 @@ void loop_defer(struct loop *loop, struct deferred *deferred,
                 void (*cb)(struct deferred *deferred))
 {
     deferred->cb = cb;
-    if (deferred->next != NULL)
+    if (deferred->queued)
         return;
-    deferred->prev = loop->queue.prev;
-    deferred->next = &loop->queue;
-    loop->queue.prev->next = deferred;
-    loop->queue.prev = deferred;
+    deferred->queued = true;
+    TAILQ_INSERT_TAIL(&loop->queue, deferred, link);
 }
 
 void loop_undefer(struct loop *loop, struct deferred *deferred)
 {
-    (void)loop;
-    if (deferred->next == NULL)
+    if (!deferred->queued)
         return;
-    deferred->prev->next = deferred->next;
-    deferred->next->prev = deferred->prev;
-    deferred->prev = NULL;
-    deferred->next = NULL;
+    deferred->queued = false;
+    TAILQ_REMOVE(&loop->queue, deferred, link);
 }
 
 static void run_deferred(struct loop *loop)
 {
-    while (loop->queue.next != &loop->queue) {
-        struct deferred *deferred = loop->queue.next;
+    struct deferred *deferred;
 
+    while ((deferred = TAILQ_FIRST(&loop->queue)) != NULL) {
         loop_undefer(loop, deferred);
         loop->busy = true;
         deferred->cb(deferred);
@@ -302,8 +297,7 @@ static void follow_wall_clock(struct loop *loop)
 int loop_init(struct loop *loop, struct error *err)
 {
     memset(loop, 0, sizeof(*loop));
-    loop->queue.prev = &loop->queue;
-    loop->queue.next = &loop->queue;
+    TAILQ_INIT(&loop->queue);
     loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (loop->timer_fd == -1)
         return error_sys(err, "timerfd_create");

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
 #include "base/clock.h"
@@ -39,7 +40,8 @@ struct timer {
 
 struct deferred {
     void (*cb)(struct deferred *deferred);
-    struct deferred *prev, *next; /* both NULL iff not queued */
+    TAILQ_ENTRY(deferred) link; /* in loop->queue iff queued */
+    bool queued;
 };
 
 struct watch; /* opaque: one watched descriptor */
@@ -50,7 +52,7 @@ struct loop {
     uint64_t now_mono_us;  /* 0 = not read since the wait; see loop_now_us() */
     struct timer **heap;   /* owned; binary heap by due_mono_us */
     size_t heap_len, heap_cap; /* cap grows in timer_start(), which aborts when out of memory */
-    struct deferred queue;     /* list head */
+    TAILQ_HEAD(, deferred) queue;
     int timer_fd;              /* fires at the earliest timer, for sub-millisecond accuracy */
     uint64_t armed_mono_us;    /* what timer_fd is set to; 0 = disarmed */
     struct watch *timer_watch; /* owned */

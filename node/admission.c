@@ -8,8 +8,7 @@
 void admission_init(struct admission *a, uint32_t slots, uint32_t queue)
 {
     memset(a, 0, sizeof(*a));
-    a->head.prev = &a->head;
-    a->head.next = &a->head;
+    TAILQ_INIT(&a->waiters);
     admission_resize(a, slots, queue);
 }
 
@@ -26,7 +25,7 @@ uint32_t admission_busy(const struct admission *a)
 
 enum admit admission_ask(struct admission *a, struct waiter *waiter)
 {
-    struct waiter *before = &a->head;
+    struct waiter *ahead;
 
     if (a->queued == 0 && admission_busy(a) < a->slots) {
         a->active++;
@@ -34,32 +33,32 @@ enum admit admission_ask(struct admission *a, struct waiter *waiter)
     }
     if (a->queued >= a->queue)
         return ADMIT_FULL;
-    while (before->prev != &a->head && before->prev->priority < waiter->priority)
-        before = before->prev;
-    waiter->next = before;
-    waiter->prev = before->prev;
-    waiter->prev->next = waiter;
-    before->prev = waiter;
+    TAILQ_FOREACH_REVERSE(ahead, &a->waiters, waiters, link)
+        if (ahead->priority >= waiter->priority)
+            break;
+    if (ahead == NULL)
+        TAILQ_INSERT_HEAD(&a->waiters, waiter, link);
+    else
+        TAILQ_INSERT_AFTER(&a->waiters, ahead, waiter, link);
+    waiter->waits = true;
     a->queued++;
     return ADMIT_QUEUED;
 }
 
 void admission_leave(struct admission *a, struct waiter *waiter)
 {
-    if (waiter->next == NULL)
+    if (!waiter->waits)
         return;
-    waiter->prev->next = waiter->next;
-    waiter->next->prev = waiter->prev;
-    waiter->prev = NULL;
-    waiter->next = NULL;
+    TAILQ_REMOVE(&a->waiters, waiter, link);
+    waiter->waits = false;
     a->queued--;
 }
 
 struct waiter *admission_next(struct admission *a)
 {
-    struct waiter *waiter = a->head.next;
+    struct waiter *waiter = TAILQ_FIRST(&a->waiters);
 
-    if (waiter == &a->head || admission_busy(a) >= a->slots)
+    if (waiter == NULL || admission_busy(a) >= a->slots)
         return NULL;
     admission_leave(a, waiter);
     a->active++;
@@ -108,9 +107,13 @@ void admission_looked(struct admission *a, uint32_t running, uint64_t asked_mono
 
 uint32_t admission_position(const struct admission *a, const struct waiter *waiter)
 {
+    const struct waiter *ahead;
     uint32_t position = 1;
 
-    for (const struct waiter *w = a->head.next; w != waiter && w != &a->head; w = w->next)
+    TAILQ_FOREACH(ahead, &a->waiters, link) {
+        if (ahead == waiter)
+            break;
         position++;
+    }
     return position;
 }

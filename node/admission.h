@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
 
@@ -26,18 +27,19 @@
 #define ADMISSION_MAX_QUESTIONS 32u
 
 struct waiter {
-    int32_t priority;           /* higher runs first */
-    struct waiter *prev, *next; /* both NULL iff not waiting */
+    int32_t priority; /* higher runs first */
+    bool waits;       /* `link` is in the list */
+    TAILQ_ENTRY(waiter) link;
 };
 
 struct admission {
     uint32_t slots; /* at least 1 */
     uint32_t queue; /* how many may wait */
     uint32_t active, lingering, foreign, queued;
-    uint32_t questions;        /* under way; they count nowhere else */
-    uint32_t foreign_seen;     /* by the last look alone */
-    uint64_t lingered_mono_us; /* when the last run began to linger */
-    struct waiter head;        /* in the order in which they run */
+    uint32_t questions;                  /* under way; they count nowhere else */
+    uint32_t foreign_seen;               /* by the last look alone */
+    uint64_t lingered_mono_us;           /* when the last run began to linger */
+    TAILQ_HEAD(waiters, waiter) waiters; /* in the order in which they run */
 };
 
 enum admit {

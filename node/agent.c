@@ -32,7 +32,7 @@ void agent_changed(struct agent *agent, unsigned changes)
     if ((changes & AGENT_MODELS_CHANGED) != 0)
         agent->models_version++;
     TAILQ_FOREACH_SAFE(listener, &agent->listeners, link, next)
-    listener->on_change(listener, changes);
+        listener->on_change(listener, changes);
 }
 
 static void resize(struct agent *agent, const struct engine_facts *facts)

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include "base/error.h"
 #include "proto/grpc_health_v1.pb-c.h"
@@ -17,7 +18,7 @@ struct watcher {
     char name[MAX_NAME_BYTES]; /* set once the request is in */
     bool watching;             /* it is */
     int last;                  /* what it was told last; -1 = nothing */
-    struct watcher *prev, *next;
+    LIST_ENTRY(watcher) link;  /* in service->watchers */
 };
 
 struct health_service {
@@ -26,7 +27,7 @@ struct health_service {
         bool serving;
     } entries[MAX_NAMES];
     unsigned count;
-    struct watcher *watchers;
+    LIST_HEAD(, watcher) watchers;
     struct wire_arena arena;
 };
 
@@ -35,6 +36,7 @@ int health_service_create(struct health_service **out, struct error *err)
     *out = calloc(1, sizeof(**out));
     if (*out == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
+    LIST_INIT(&(*out)->watchers);
     wire_arena_init(&(*out)->arena);
     return 0;
 }
@@ -140,10 +142,7 @@ static void watch_start_call(struct server_call *call, void *method_data)
     watcher->service = service;
     watcher->call = call;
     watcher->last = -1;
-    watcher->next = service->watchers;
-    if (watcher->next != NULL)
-        watcher->next->prev = watcher;
-    service->watchers = watcher;
+    LIST_INSERT_HEAD(&service->watchers, watcher, link);
 }
 
 static void tell(struct watcher *watcher)
@@ -175,12 +174,7 @@ static void watch_gone(struct server_call *call)
 
     if (watcher == NULL)
         return;
-    if (watcher->prev != NULL)
-        watcher->prev->next = watcher->next;
-    else
-        watcher->service->watchers = watcher->next;
-    if (watcher->next != NULL)
-        watcher->next->prev = watcher->prev;
+    LIST_REMOVE(watcher, link);
     free(watcher);
 }
 
@@ -209,7 +203,7 @@ void health_service_set(struct health_service *service, const char *name, bool s
         service->count++;
     }
     service->entries[i].serving = serving;
-    for (watcher = service->watchers; watcher != NULL; watcher = watcher->next)
+    LIST_FOREACH(watcher, &service->watchers, link)
         if (strcmp(watcher->name, name) == 0)
             tell(watcher);
 }

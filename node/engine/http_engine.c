@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/queue.h>
 
 #include "base/buf.h"
 #include "base/clock.h"
@@ -52,7 +53,7 @@ struct engine_run {
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
     size_t count;
-    struct engine_run *prev, *next;
+    LIST_ENTRY(engine_run) link; /* in engine->runs */
 };
 
 struct engine {
@@ -61,7 +62,7 @@ struct engine {
     char *url;           /* owned; without a trailing slash */
     char *authorization; /* owned; the whole header line, or NULL */
     uint64_t poll_us;
-    struct engine_run runs; /* list head */
+    LIST_HEAD(, engine_run) runs;
     struct deferred chores; /* reaps cancelled runs, resumes paused ones */
     struct recogniser recogniser;
     struct curl_job look;            /* look.easy owned */
@@ -106,8 +107,7 @@ static void free_headers(struct curl_slist *headers)
 
 static void free_run(struct engine_run *run)
 {
-    run->prev->next = run->next;
-    run->next->prev = run->prev;
+    LIST_REMOVE(run, link);
     curl_easy_cleanup(run->job.easy);
     free_headers(run->headers);
     for (size_t i = 0; i < run->count; i++) {
@@ -122,15 +122,14 @@ static void do_chores(struct deferred *deferred)
     struct engine *engine = CONTAINER_OF(deferred, struct engine, chores);
     struct engine_run *run, *next;
 
-    for (run = engine->runs.next; run != &engine->runs; run = next) {
-        next = run->next;
+    LIST_FOREACH_SAFE(run, &engine->runs, link, next) {
         if (run->cancelled) {
             curl_loop_remove(&engine->curl, &run->job);
             free_run(run);
         }
     }
     /* Resuming delivers bytes that libcurl holds, so it may cancel runs: a second pass. */
-    for (run = engine->runs.next; run != &engine->runs; run = run->next) {
+    LIST_FOREACH(run, &engine->runs, link) {
         if (run->cancelled || !run->want_resumed)
             continue;
         run->want_resumed = false;
@@ -337,10 +336,7 @@ int engine_start(struct engine *engine, struct engine_run **out,
     run->events = events;
     run->data = data;
     run->job.on_done = on_run_done;
-    run->prev = engine->runs.prev;
-    run->next = &engine->runs;
-    run->prev->next = run;
-    run->next->prev = run;
+    LIST_INSERT_HEAD(&engine->runs, run, link);
     run->job.easy = curl_easy_init();
     if (run->job.easy != NULL)
         rc = add_headers(run, request);
@@ -495,13 +491,13 @@ void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *
 
 void engine_destroy(struct engine *engine)
 {
+    struct engine_run *run;
+
     if (engine == NULL)
         return;
     timer_stop(engine->loop, &engine->look_timer);
     loop_undefer(engine->loop, &engine->chores);
-    while (engine->runs.next != &engine->runs) {
-        struct engine_run *run = engine->runs.next;
-
+    while ((run = LIST_FIRST(&engine->runs)) != NULL) {
         curl_loop_remove(&engine->curl, &run->job);
         free_run(run);
     }
@@ -612,8 +608,7 @@ int engine_create(struct engine **out, struct loop *loop, const char *url, const
         return error_set(err, DRV_ENOMEM, "out of memory");
     engine->loop = loop;
     engine->poll_us = poll_ms * US_PER_MS;
-    engine->runs.prev = &engine->runs;
-    engine->runs.next = &engine->runs;
+    LIST_INIT(&engine->runs);
     recognise_init(&engine->recogniser);
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
     rc = clean_url(&engine->url, url, err);

@@ -44,29 +44,14 @@ static void set_state(struct channel *channel, enum channel_state state, const c
 void channel_add_waiting(struct channel *channel, struct call *call)
 {
     call->waiting = true;
-    call->prev = channel->last;
-    call->next = NULL;
-    if (channel->last != NULL)
-        channel->last->next = call;
-    else
-        channel->waiting = call;
-    channel->last = call;
+    TAILQ_INSERT_TAIL(&channel->waiting, call, link);
     channel->waiting_count++;
     channel_work_later(channel);
 }
 
 void channel_unlink_waiting(struct channel *channel, struct call *call)
 {
-    if (call->prev != NULL)
-        call->prev->next = call->next;
-    else
-        channel->waiting = call->next;
-    if (call->next != NULL)
-        call->next->prev = call->prev;
-    else
-        channel->last = call->prev;
-    call->prev = NULL;
-    call->next = NULL;
+    TAILQ_REMOVE(&channel->waiting, call, link);
     call->waiting = false;
     channel->waiting_count--;
 }
@@ -77,10 +62,11 @@ static void fail_waiting(struct channel *channel)
     unsigned left = channel->waiting_count;
 
     while (left-- != 0 && !channel->guard.doomed && channel->state == CHANNEL_BACKOFF) {
-        struct call *call = channel->waiting;
+        struct call *call;
 
-        while (call != NULL && call->wait_for_ready)
-            call = call->next;
+        TAILQ_FOREACH(call, &channel->waiting, link)
+            if (!call->wait_for_ready)
+                break;
         if (call == NULL)
             return;
         call_end(call, GRPC_UNAVAILABLE, channel->trouble, channel->why);
@@ -93,16 +79,14 @@ static void retire(struct channel *channel)
     struct h2_session *session = channel->session;
 
     channel->session = NULL;
-    session->prev = NULL;
-    session->next = channel->old;
-    if (session->next != NULL)
-        session->next->prev = session;
-    channel->old = session;
+    LIST_INSERT_HEAD(&channel->old, session, link);
 }
 
 static void submit_waiting(struct channel *channel)
 {
-    while (channel->waiting != NULL && channel->state == CHANNEL_READY) {
+    struct call *call;
+
+    while ((call = TAILQ_FIRST(&channel->waiting)) != NULL && channel->state == CHANNEL_READY) {
         if (nghttp2_session_get_next_stream_id(channel->session->h2) >= MAX_STREAM_ID) {
             struct h2_session *full = channel->session;
 
@@ -114,7 +98,7 @@ static void submit_waiting(struct channel *channel)
         }
         if (h2_session_room(channel->session) == 0)
             return;
-        if (!call_submit(channel->waiting, channel->session))
+        if (!call_submit(call, channel->session))
             return;
     }
 }
@@ -175,7 +159,7 @@ static void work(struct channel *channel)
     channel->now = false;
     switch (channel->state) {
     case CHANNEL_IDLE:
-        if (channel->wanted || channel->waiting != NULL)
+        if (channel->wanted || !TAILQ_EMPTY(&channel->waiting))
             connect_now(channel);
         break;
     case CHANNEL_BACKOFF:
@@ -225,7 +209,7 @@ void channel_on_room(struct h2_session *session)
 {
     struct channel *channel = session->owner;
 
-    if (channel->waiting != NULL && session == channel->session)
+    if (!TAILQ_EMPTY(&channel->waiting) && session == channel->session)
         channel_work_later(channel);
 }
 
@@ -269,12 +253,7 @@ void channel_on_down(struct h2_session *session, const char *why)
         replace(channel, session, why);
         return;
     }
-    if (session->prev != NULL)
-        session->prev->next = session->next;
-    else
-        channel->old = session->next;
-    if (session->next != NULL)
-        session->next->prev = session->prev;
+    LIST_REMOVE(session, link);
 }
 
 /* ---- client.h ------------------------------------------------------------------------- */
@@ -320,6 +299,8 @@ int channel_create(struct channel **out, struct loop *loop, const struct channel
     if (channel == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
     channel->guard.free_owner = free_channel;
+    TAILQ_INIT(&channel->waiting);
+    LIST_INIT(&channel->old);
     channel->loop = loop;
     if (config->addr.sa.ss_family == AF_UNIX)
         (void)strlcpy(text, "localhost", sizeof(text));
@@ -341,7 +322,7 @@ static void drop_session(struct h2_session *session)
 {
     struct h2_stream *stream;
 
-    for (stream = session->streams; stream != NULL; stream = stream->next)
+    LIST_FOREACH(stream, &session->streams, link)
         if (!stream->over)
             call_drop(CONTAINER_OF(stream, struct call, stream));
     h2_session_down(session, "channel destroyed");
@@ -354,12 +335,12 @@ void channel_destroy(struct channel *channel)
     h2_guard_enter(&channel->guard);
     channel->guard.doomed = true;
     loop_undefer(channel->loop, &channel->work);
-    while (channel->waiting != NULL)
-        call_drop(channel->waiting);
+    while (!TAILQ_EMPTY(&channel->waiting))
+        call_drop(TAILQ_FIRST(&channel->waiting));
     if (channel->session != NULL)
         drop_session(channel->session);
-    while (channel->old != NULL)
-        drop_session(channel->old);
+    while (!LIST_EMPTY(&channel->old))
+        drop_session(LIST_FIRST(&channel->old));
     timer_stop(channel->loop, &channel->retry);
     h2_guard_leave(&channel->guard);
 }

@@ -2,6 +2,8 @@
 #ifndef DROVER_PROTO_RPC_GRPC_CLIENT_PRIVATE_H
 #define DROVER_PROTO_RPC_GRPC_CLIENT_PRIVATE_H
 
+#include <sys/queue.h>
+
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/h2_session.h"
 
@@ -10,12 +12,12 @@ struct channel {
     struct loop *loop;            /* borrowed */
     struct channel_config config; /* with defaults filled in */
     struct h2_config h2;
-    char *authority;             /* owned */
-    char *tls_name;              /* owned; may be NULL */
-    enum channel_state state;    /* written by set_state() only */
-    struct h2_session *session;  /* CONNECTING and READY; NULL otherwise */
-    struct h2_session *old;      /* draining: no new calls */
-    struct call *waiting, *last; /* calls not on a session, oldest first */
+    char *authority;            /* owned */
+    char *tls_name;             /* owned; may be NULL */
+    enum channel_state state;   /* written by set_state() only */
+    struct h2_session *session; /* CONNECTING and READY; NULL otherwise */
+    struct h2_sessions old;     /* draining: no new calls */
+    TAILQ_HEAD(, call) waiting; /* calls not on a session, oldest first */
     unsigned waiting_count;
     struct deferred work;
     struct timer retry;    /* runs iff BACKOFF */
@@ -33,8 +35,8 @@ struct call {
     struct channel *channel;     /* borrowed; NULL once over */
     struct call_handler handler; /* copied */
     void *data;
-    struct call *prev, *next; /* in channel->waiting */
-    bool waiting;             /* it is there */
+    TAILQ_ENTRY(call) link; /* in channel->waiting iff `waiting` */
+    bool waiting;           /* it is there */
     bool wait_for_ready;
     bool unary;
     struct timer deadline;

@@ -24,7 +24,7 @@ static void on_resume(struct timer *timer)
     struct listener *listener;
 
     server->paused = false;
-    for (listener = server->listeners; listener != NULL; listener = listener->next)
+    SLIST_FOREACH(listener, &server->listeners, link)
         h2o_socket_read_start(listener->sock, on_acceptable);
 }
 
@@ -38,7 +38,7 @@ static void pause_accepting(struct grpc_server *server)
     if (log_limit_ok(&limit, 1, &missed))
         log_warn("event=accept_failed error=%s missed=%u", log_quote(strerror(errno)), missed);
     server->paused = true;
-    for (listener = server->listeners; listener != NULL; listener = listener->next)
+    SLIST_FOREACH(listener, &server->listeners, link)
         h2o_socket_read_stop(listener->sock);
     timer_start(server->loop, &server->resume, RESUME_US, on_resume);
 }
@@ -49,7 +49,7 @@ static bool make_room(struct grpc_server *server)
 {
     struct h2_session *session, *idlest = NULL;
 
-    for (session = server->sessions; session != NULL; session = session->next)
+    LIST_FOREACH(session, &server->sessions, link)
         if (session->open == 0 &&
             (idlest == NULL || session->read_mono_us < idlest->read_mono_us))
             idlest = session;
@@ -70,11 +70,7 @@ static void welcome(struct grpc_server *server, int fd, const struct net_addr *p
     if (h2_session_accept(&session, server->loop, &server_role, &server->guard, server,
                           &server->h2, fd, peer, NULL) != 0)
         return;
-    session->prev = NULL;
-    session->next = server->sessions;
-    if (session->next != NULL)
-        session->next->prev = session;
-    server->sessions = session;
+    LIST_INSERT_HEAD(&server->sessions, session, link);
     server->connections++;
 }
 
@@ -103,11 +99,11 @@ static void on_acceptable(h2o_socket_t *sock, const char *err)
 
 static void close_listeners(struct grpc_server *server)
 {
-    timer_stop(server->loop, &server->resume);
-    while (server->listeners != NULL) {
-        struct listener *listener = server->listeners;
+    struct listener *listener;
 
-        server->listeners = listener->next;
+    timer_stop(server->loop, &server->resume);
+    while ((listener = SLIST_FIRST(&server->listeners)) != NULL) {
+        SLIST_REMOVE_HEAD(&server->listeners, link);
         if (h2o_socket_is_reading(listener->sock))
             h2o_socket_read_stop(listener->sock);
         h2o_socket_close(listener->sock);
@@ -124,8 +120,7 @@ int grpc_server_listen(struct grpc_server *server, int fd, struct error *err)
     listener->server = server;
     listener->sock = h2o_evloop_socket_create(server->loop->h2o, fd, H2O_SOCKET_FLAG_DONT_READ);
     listener->sock->data = listener;
-    listener->next = server->listeners;
-    server->listeners = listener;
+    SLIST_INSERT_HEAD(&server->listeners, listener, link);
     if (!server->paused)
         h2o_socket_read_start(listener->sock, on_acceptable);
     return 0;
@@ -205,12 +200,7 @@ void server_on_down(struct h2_session *session, const char *why)
     (void)why;
     if (session->blame != NULL)
         log_blame(session);
-    if (session->prev != NULL)
-        session->prev->next = session->next;
-    else
-        server->sessions = session->next;
-    if (session->next != NULL)
-        session->next->prev = session->prev;
+    LIST_REMOVE(session, link);
     server->connections--;
     if (server->stopping && server->connections == 0 && !server->guard.doomed)
         loop_defer(server->loop, &server->idle, on_idle);
@@ -219,8 +209,8 @@ void server_on_down(struct h2_session *session, const char *why)
 static void close_sessions(struct grpc_server *server)
 {
     h2_guard_enter(&server->guard);
-    while (server->sessions != NULL)
-        h2_session_down(server->sessions, "server stopped");
+    while (!LIST_EMPTY(&server->sessions))
+        h2_session_down(LIST_FIRST(&server->sessions), "server stopped");
     h2_guard_leave(&server->guard);
 }
 
@@ -243,7 +233,7 @@ void grpc_server_shutdown(struct grpc_server *server, uint64_t grace_us,
     server->on_idle = on_idle_fn;
     server->idle_data = data;
     close_listeners(server);
-    for (session = server->sessions; session != NULL; session = session->next)
+    LIST_FOREACH(session, &server->sessions, link)
         h2_session_shutdown(session);
     if (server->connections == 0)
         loop_defer(server->loop, &server->idle, on_idle);

@@ -8,8 +8,8 @@
 
 struct listener {
     struct grpc_server *server;
-    h2o_socket_t *sock; /* owned */
-    struct listener *next;
+    h2o_socket_t *sock;         /* owned */
+    SLIST_ENTRY(listener) link; /* in server->listeners */
 };
 
 struct grpc_server {
@@ -17,10 +17,10 @@ struct grpc_server {
     struct loop *loop;           /* borrowed */
     struct server_config config; /* with defaults filled in */
     struct h2_config h2;
-    struct listener *listeners;  /* owned */
-    struct h2_session *sessions; /* all that are not dead */
-    unsigned connections;        /* length of `sessions` */
-    bool paused;                 /* accept() failed: the listeners are not read */
+    SLIST_HEAD(, listener) listeners; /* owned */
+    struct h2_sessions sessions;      /* all that are not dead */
+    unsigned connections;             /* length of `sessions` */
+    bool paused;                      /* accept() failed: the listeners are not read */
     bool stopping;
     bool idle_told;
     struct timer resume;

@@ -258,7 +258,7 @@ static int on_frame_not_sent(nghttp2_session *h2, const nghttp2_frame *frame, in
     if (frame->hd.type != NGHTTP2_HEADERS || session->role->server ||
         nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id) != NULL)
         return 0;
-    for (stream = session->streams; stream != NULL; stream = stream->next) {
+    LIST_FOREACH(stream, &session->streams, link) {
         if (stream->id == frame->hd.stream_id) {
             closed(session, stream, NGHTTP2_REFUSED_STREAM);
             break;

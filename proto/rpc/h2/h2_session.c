@@ -49,16 +49,15 @@ static void free_session(struct h2_session *session)
 
 static void free_dead(struct h2_guard *guard)
 {
-    while (guard->streams != NULL) {
-        struct h2_stream *stream = guard->streams;
+    struct h2_stream *stream;
+    struct h2_session *session;
 
-        guard->streams = stream->next_dead;
+    while ((stream = SLIST_FIRST(&guard->streams)) != NULL) {
+        SLIST_REMOVE_HEAD(&guard->streams, dead);
         stream->free(stream);
     }
-    while (guard->sessions != NULL) {
-        struct h2_session *session = guard->sessions;
-
-        guard->sessions = session->next_dead;
+    while ((session = SLIST_FIRST(&guard->sessions)) != NULL) {
+        SLIST_REMOVE_HEAD(&guard->sessions, dead);
         free_session(session);
     }
 }
@@ -79,44 +78,30 @@ void h2_session_attach(struct h2_session *session, struct h2_stream *stream, int
 {
     stream->session = session;
     stream->id = id;
-    stream->prev = NULL;
-    stream->next = session->streams;
-    if (stream->next != NULL)
-        stream->next->prev = stream;
-    session->streams = stream;
+    LIST_INSERT_HEAD(&session->streams, stream, link);
     session->open++;
 }
 
 void h2_session_detach(struct h2_stream *stream)
 {
     struct h2_session *session = stream->session;
-    struct h2_stream **link;
 
-    if (stream->prev != NULL)
-        stream->prev->next = stream->next;
-    else
-        session->streams = stream->next;
-    if (stream->next != NULL)
-        stream->next->prev = stream->prev;
-    stream->prev = NULL;
-    stream->next = NULL;
+    LIST_REMOVE(stream, link);
     stream->session = NULL;
     session->open--;
     session->guard->buffered_bytes -= stream->charged;
     stream->charged = 0;
     if (stream->in_writable) {
-        for (link = &session->writable; *link != stream; link = &(*link)->next_writable)
-            ;
-        *link = stream->next_writable;
+        LIST_REMOVE(stream, writable);
         stream->in_writable = false;
     }
 }
 
 static void lose_streams(struct h2_session *session, const char *why)
 {
-    while (session->streams != NULL) {
-        struct h2_stream *stream = session->streams;
+    struct h2_stream *stream;
 
+    while ((stream = LIST_FIRST(&session->streams)) != NULL) {
         h2_session_detach(stream);
         session->role->on_lost(stream, why);
     }
@@ -151,8 +136,7 @@ void h2_session_down(struct h2_session *session, const char *why)
     session->sock = NULL;
     lose_streams(session, why);
     session->role->on_down(session, why);
-    session->next_dead = guard->sessions;
-    guard->sessions = session;
+    SLIST_INSERT_HEAD(&guard->sessions, session, dead);
     h2_guard_leave(guard);
 }
 
@@ -328,10 +312,10 @@ static void on_again(struct timer *timer)
     struct h2_guard *guard = session->guard;
 
     h2_guard_enter(guard);
-    while (session->writable != NULL && session->phase != H2_DEAD) {
-        struct h2_stream *stream = session->writable;
+    struct h2_stream *stream;
 
-        session->writable = stream->next_writable;
+    while ((stream = LIST_FIRST(&session->writable)) != NULL && session->phase != H2_DEAD) {
+        LIST_REMOVE(stream, writable);
         stream->in_writable = false;
         if (!stream->over)
             session->role->on_writable(stream);
@@ -403,7 +387,7 @@ static bool serialise(struct h2_session *session)
             break;
         buf_add(to, bytes, (size_t)n);
     }
-    if (buf_size(to) >= FLUSH_BYTES || session->writable != NULL)
+    if (buf_size(to) >= FLUSH_BYTES || !LIST_EMPTY(&session->writable))
         timer_start(session->loop, &session->again, 0, on_again);
     if (session->tls != NULL) {
         if (tls_stream_write(session->tls, buf_head(to), buf_size(to)) != 0) {
@@ -463,17 +447,16 @@ void h2_session_flush_later(struct h2_session *session)
 
 static void run_batch(struct h2_session *session)
 {
-    while (session->batch != NULL) {
-        struct h2_stream *stream = session->batch;
+    struct h2_stream *stream;
 
-        session->batch = stream->next_batch;
+    while ((stream = STAILQ_FIRST(&session->batch)) != NULL) {
+        STAILQ_REMOVE_HEAD(&session->batch, batched);
         if (stream->in_batch && !stream->over) {
             stream->in_batch = false;
             session->role->on_batch(stream);
         }
         stream->in_batch = false;
     }
-    session->batch_tail = &session->batch;
 }
 
 /* False when the session cannot go on. */
@@ -680,7 +663,9 @@ static int create(struct h2_session **out, struct loop *loop, const struct h2_ro
     session->loop = loop;
     session->config = *config;
     session->peer = *peer;
-    session->batch_tail = &session->batch;
+    LIST_INIT(&session->streams);
+    LIST_INIT(&session->writable);
+    STAILQ_INIT(&session->batch);
     session->opened_mono_us = clock_mono_us();
     session->read_mono_us = session->opened_mono_us;
     rc = h2_events_start(session);

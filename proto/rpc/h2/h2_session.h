@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
 #include "base/buf.h"
@@ -30,6 +31,7 @@
 
 struct h2_session;
 struct h2_stream;
+LIST_HEAD(h2_sessions, h2_session);
 struct tls_stream;
 struct error;
 
@@ -37,11 +39,11 @@ struct error;
 
 struct h2_guard {
     unsigned depth;
-    bool doomed;                 /* the owner wants to be freed */
-    struct h2_stream *streams;   /* dead */
-    struct h2_session *sessions; /* dead */
-    size_t buffered_bytes;       /* of messages held for lack of their rest */
-    size_t max_buffered_bytes;   /* 0 = no limit */
+    bool doomed;                       /* the owner wants to be freed */
+    SLIST_HEAD(, h2_stream) streams;   /* dead */
+    SLIST_HEAD(, h2_session) sessions; /* dead */
+    size_t buffered_bytes;             /* of messages held for lack of their rest */
+    size_t max_buffered_bytes;         /* 0 = no limit */
     void (*free_owner)(struct h2_guard *guard);
 };
 static inline void h2_guard_enter(struct h2_guard *guard)
@@ -63,10 +65,10 @@ enum h2_fault {
 
 struct h2_stream {
     struct h2_session *session;      /* NULL: not on a connection (yet, or any more) */
-    struct h2_stream *prev, *next;   /* in session->streams */
-    struct h2_stream *next_batch;    /* in session->batch */
-    struct h2_stream *next_writable; /* in session->writable */
-    struct h2_stream *next_dead;     /* in guard->streams */
+    LIST_ENTRY(h2_stream) link;      /* in session->streams */
+    STAILQ_ENTRY(h2_stream) batched; /* in session->batch */
+    LIST_ENTRY(h2_stream) writable;  /* in session->writable iff in_writable */
+    SLIST_ENTRY(h2_stream) dead;     /* in guard->streams */
     void (*free)(struct h2_stream *stream);
     int32_t id;
     bool over;     /* its owner wants to hear nothing more */
@@ -204,11 +206,11 @@ struct h2_session {
     struct flood flood;
     const char *blame; /* static: what the peer did that made us end it; NULL = nothing */
     unsigned open;     /* length of `streams` */
-    struct h2_stream *streams;
-    struct h2_stream *batch, **batch_tail;
-    struct h2_stream *writable;
-    struct h2_session *prev, *next; /* for the owner's list */
-    struct h2_session *next_dead;   /* in guard->sessions */
+    LIST_HEAD(, h2_stream) streams;
+    STAILQ_HEAD(, h2_stream) batch; /* got messages in this read */
+    LIST_HEAD(, h2_stream) writable;
+    LIST_ENTRY(h2_session) link;  /* in a list of the owner's */
+    SLIST_ENTRY(h2_session) dead; /* in guard->sessions */
 };
 
 /* Connects, without calling back.  DRV_ENOMEM; DRV_EFULL: no descriptor or port to be

@@ -41,8 +41,7 @@ void h2_stream_bury(struct h2_guard *guard, struct h2_stream *stream)
         stream->free(stream);
         return;
     }
-    stream->next_dead = guard->streams;
-    guard->streams = stream;
+    SLIST_INSERT_HEAD(&guard->streams, stream, dead);
 }
 
 /* ---- sending -------------------------------------------------------------------------- */
@@ -121,8 +120,7 @@ static ssize_t read_out(nghttp2_session *h2, int32_t id, uint8_t *to, size_t n, 
         stream->full = false;
         if (!stream->in_writable) {
             stream->in_writable = true;
-            stream->next_writable = session->writable;
-            session->writable = stream;
+            LIST_INSERT_HEAD(&session->writable, stream, writable);
         }
     }
     return (ssize_t)n;
@@ -202,9 +200,7 @@ static void note_batch(struct h2_session *session, struct h2_stream *stream)
     if (stream->in_batch)
         return;
     stream->in_batch = true;
-    stream->next_batch = NULL;
-    *session->batch_tail = stream;
-    session->batch_tail = &stream->next_batch;
+    STAILQ_INSERT_TAIL(&session->batch, stream, batched);
 }
 
 int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n)
