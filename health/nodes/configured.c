@@ -65,49 +65,58 @@ static void forget_sources(struct table *table, const struct config *config,
     }
 }
 
-static void take_config(struct table *table, const struct config *config,
-                        const struct config *before)
+static void renew_timing(struct member *member)
 {
-    struct member *next;
+    const struct config *config = member->home->config;
+
+    member->verdict.rise = config->health.rise;
+    member->verdict.fall = config->health.fall;
+    if (member->probe == NULL)
+        return;
+    probe_set_timing(member->probe, config->health.interval_ms * US_PER_MS,
+                     config->health.timeout_ms * US_PER_MS);
+    probe_set_tokens(member->probe, config->tokens);
+}
+
+/* The entry of a static node is the one of number `index`; it was `before`. */
+static void keep_static(struct member *member, const struct config_node *before, unsigned index)
+{
     struct net_addr addr;
 
-    for (struct member *m = table->members.next; m != &table->members; m = next) {
-        const char *name = m->config_name == NULL ? m->info.name : m->config_name;
-        int index = static_node_index(config, name);
-        int old = before == NULL ? -1 : static_node_index(before, name);
+    static_node_update(member, before, index);
+    /* The bad certificate that kept it from being probed may be mended. */
+    if (member->probe == NULL &&
+        net_parse(&addr, member->home->config->nodes[index].address, NULL) == 0)
+        checks_start(member, &addr);
+}
 
-        next = m->next;
-        if (m->verdict.state == NODE_GONE)
-            continue;
-        m->verdict.rise = config->health.rise;
-        m->verdict.fall = config->health.fall;
-        if (m->probe != NULL) {
-            probe_set_timing(m->probe, config->health.interval_ms * US_PER_MS,
-                             config->health.timeout_ms * US_PER_MS);
-            probe_set_tokens(m->probe, config->tokens);
-        }
-        if (m->info.origin == NODE_ORIGIN_REGISTRY) {
-            m->replaced = index != -1; /* the configuration has taken its name */
-        } else if (index == -1) {
-            if (m->verdict.leaving == NODE_REASON_NONE)
-                table_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
-        } else if (old != -1 &&
-                   !static_node_same_peer(&before->nodes[old], &config->nodes[index])) {
-            /* Another machine under the same name.  Which of a host name's nodes that is, the
-             * next look-up will tell. */
-            if (strcmp(name, m->info.name) == 0)
-                m->replaced = true;
-            else if (m->verdict.leaving == NODE_REASON_NONE)
-                table_leave(m, NODE_REASON_REMOVED, UINT64_MAX);
-        } else if (old != -1) {
-            static_node_update(m, &before->nodes[old], (unsigned)index);
-            /* The bad certificate that kept it from being probed may be mended; names.c looks
-             * for itself. */
-            if (m->probe == NULL && net_parse(&addr, config->nodes[index].address, NULL) == 0)
-                checks_start(m, &addr);
-        }
-    }
-    forget_sources(table, config, before);
+/* Applies the configuration to one node.  `before`: until now; NULL at the start. */
+static void follow_config(struct member *member, const struct config *before)
+{
+    const struct config *config = member->home->config;
+    const char *name = member->config_name == NULL ? member->info.name : member->config_name;
+    int index = static_node_index(config, name);
+    int old = before == NULL ? -1 : static_node_index(before, name);
+    bool moved = index != -1 && old != -1 &&
+                 !static_node_same_peer(&before->nodes[old], &config->nodes[index]);
+
+    if (member->info.origin == NODE_ORIGIN_REGISTRY)
+        member->replaced = index != -1; /* the configuration has taken its name */
+    else if (moved && strcmp(name, member->info.name) == 0)
+        member->replaced = true;
+    /* Another machine under the same name.  Which of a host name's nodes that is, the next
+     * look-up will tell. */
+    else if ((index == -1 || moved) && member->verdict.leaving == NODE_REASON_NONE)
+        table_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
+    else if (index != -1 && !moved && old != -1)
+        keep_static(member, &before->nodes[old], (unsigned)index);
+}
+
+/* Entries without a node, and those whose node gives way to another. */
+static void add_missing(struct table *table)
+{
+    const struct config *config = table->home.config;
+
     for (unsigned i = 0; i < config->nodes_count; i++) {
         struct member *m = table_find(table, config->nodes[i].name);
         bool looked_after = names_find(table, config->nodes[i].name) != NULL;
@@ -121,6 +130,21 @@ static void take_config(struct table *table, const struct config *config,
     }
 }
 
+static void take_config(struct table *table, const struct config *before)
+{
+    struct member *next;
+
+    for (struct member *m = table->members.next; m != &table->members; m = next) {
+        next = m->next;
+        if (m->verdict.state == NODE_GONE)
+            continue;
+        renew_timing(m);
+        follow_config(m, before);
+    }
+    forget_sources(table, table->home.config, before);
+    add_missing(table);
+}
+
 void configured_reload(struct table *table, const struct config *config)
 {
     const struct config *before = table->home.config;
@@ -129,7 +153,7 @@ void configured_reload(struct table *table, const struct config *config)
     if (config->registry.listen.tls.enabled)
         static_node_renew_tls(&table->registry_tls, &config->registry.listen.tls,
                               "joined nodes");
-    take_config(table, config, before);
+    take_config(table, before);
 }
 
 /* ---- taking over ------------------------------------------------------------------------- */
@@ -178,7 +202,7 @@ void configured_start(struct table *table)
         if (m->info.origin == NODE_ORIGIN_STATIC)
             take_over(m);
     }
-    take_config(table, table->home.config, NULL);
+    take_config(table, NULL);
 }
 
 void configured_stop(struct table *table)
