@@ -155,7 +155,7 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     static const uint8_t zero[JOIN_INSTANCE_BYTES];
     struct node_info *info = &nc->node->info;
 
-    message.request_id = (char *)(uintptr_t)request->id;
+    message.request_id = (char *)(uintptr_t)request->execution_id;
     message.attempt = options->number;
     message.operation = (Drover__V1__Operation)request->operation;
     message.model = (char *)(uintptr_t)request->model;

@@ -109,6 +109,7 @@ static void log_access(const struct question *q, bool gone)
     const struct client_request *request = q->request;
     const struct access_record record = {
         .id = request->id,
+        .execution = request->execution_id,
         .client = request->client,
         .key = request->key_name,
         .method = "POST",

@@ -60,6 +60,7 @@ void access_log_write(struct log_sink *sink, const struct access_record *record)
     buf_reset(&line);
     add_time(&line);
     add_text(&line, "id", record->id);
+    add_text(&line, "execution", record->execution);
     add_text(&line, "client", record->client);
     add_text(&line, "key", record->key);
     add_text(&line, "method", record->method);

@@ -12,6 +12,7 @@ struct log_sink;
  * (0 where marked *). */
 struct access_record {
     const char *id;
+    const char *execution;     /* what nodes know it by */
     const char *client;        /* address */
     const char *key;           /* name of the API key */
     const char *method, *path; /* path without query */

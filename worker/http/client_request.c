@@ -92,7 +92,7 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
                  const char **param, struct error *err)
 {
     struct members m = {0};
-    struct json_value root, include_usage;
+    struct json_value include_usage;
     const char *model_member = "model";
     int rc;
 
@@ -100,12 +100,12 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
     *param = NULL;
     if (n == 0)
         return error_set(err, DRV_EINVAL, "the request body is empty");
-    rc = json_check(&root, body, n, err);
+    rc = json_check(&out->root, body, n, err);
     if (rc != 0)
         return error_wrap(err, rc, "the request body is not valid JSON");
-    if (root.type != JSON_OBJECT)
+    if (out->root.type != JSON_OBJECT)
         return error_set(err, DRV_EINVAL, "the request body must be a JSON object");
-    collect(&m, &root);
+    collect(&m, &out->root);
 
     if (operation == OP(OLLAMA_SHOW) && m.models == 0 && m.names != 0) {
         m.model = m.name; /* the older name of the same member */

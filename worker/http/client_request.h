@@ -11,6 +11,7 @@
 
 #include "base/attrs.h"
 #include "base/config/config.h"
+#include "base/json.h"
 #include "shm/nodes.h"
 #include "worker/api/surface.h"
 
@@ -37,13 +38,16 @@ struct request_header {
 struct client_request {
     struct responder *responder;
     enum surface surface;
-    int operation;  /* enum drover.v1.Operation */
-    const char *id; /* [A-Za-z0-9._-]{1,64}: the client's x-request-id, or ours */
+    int operation;            /* enum drover.v1.Operation */
+    const char *execution_id; /* ours: unique, and what nodes know it by */
+    /* [A-Za-z0-9._-]{1,64}: the client's x-request-id, which may repeat, or execution_id. */
+    const char *id;
     char client_model[NODE_MODEL_BYTES];
     char model[NODE_MODEL_BYTES]; /* after alias resolution */
     bool aliased;                 /* they differ */
     const uint8_t *body;
     size_t body_len;
+    struct json_value root;     /* the body, checked: an object; JSON_NONE when it is a form */
     const char *content_type;   /* of a form as the client sent it, else application/json */
     bool stream;                /* the client wants a stream (Ollama: default true) */
     bool client_usage;          /* the client itself asked for usage in the stream */
@@ -61,6 +65,7 @@ struct client_request {
 
 /* What inspect_body() reads of a JSON body. */
 struct inspected {
+    struct json_value root;       /* the body, checked; JSON_NONE when it is a form */
     char model[NODE_MODEL_BYTES]; /* "" when absent */
     bool stream;
     bool client_usage;

@@ -42,21 +42,26 @@ static bool is_id(const h2o_iovec_t *id)
     return true;
 }
 
-const char *request_id(h2o_req_t *req)
+const char *execution_id(h2o_req_t *req)
 {
-    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT("x-request-id"), -1);
+    char *id = h2o_mem_alloc_pool(&req->pool, 40);
     uint64_t random[2];
-    char *id;
 
-    if (at != -1 && is_id(&req->headers.entries[at].value))
-        return h2o_strdup(&req->pool, req->headers.entries[at].value.base,
-                          req->headers.entries[at].value.len)
-            .base;
-    id = h2o_mem_alloc_pool(&req->pool, 40);
     arc4random_buf(random, sizeof(random));
     (void)snprintf(id, 40, "req-%016llx%016llx", (unsigned long long)random[0],
                    (unsigned long long)random[1]);
     return id;
+}
+
+const char *client_id(h2o_req_t *req)
+{
+    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT("x-request-id"), -1);
+
+    if (at == -1 || !is_id(&req->headers.entries[at].value))
+        return NULL;
+    return h2o_strdup(&req->pool, req->headers.entries[at].value.base,
+                      req->headers.entries[at].value.len)
+        .base;
 }
 
 /* What the official clients are told to do; without it they go by the status alone. */
@@ -253,11 +258,13 @@ static void shape(struct shaped *s, h2o_req_t *req)
     h2o_iovec_t path = path_without_query(req);
     struct route route =
         surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
-    const char *id = request_id(req);
+    const char *id = client_id(req);
     h2o_headers_t *headers = &req->res.headers;
     char message[96];
     struct buf body = BUF_INIT;
 
+    if (id == NULL)
+        id = execution_id(req);
     if (error == API_ERROR_TOO_LARGE)
         (void)snprintf(message, sizeof(message),
                        "the request body is over the limit of %u bytes",

@@ -100,6 +100,7 @@ static void free_body(struct responder *r)
     free((void *)(uintptr_t)r->request->body);
     r->request->body = NULL;
     r->request->body_len = 0;
+    r->request->root = (struct json_value){0};
 }
 
 /* The one end of every responder; libh2o calls it before it frees the pool. */

@@ -73,6 +73,9 @@ static bool is_forwarded(const h2o_iovec_t *name)
 
 static void collect_forwarded(struct client_request *request, h2o_req_t *req)
 {
+    if (request->id != request->execution_id)
+        request->forward[request->forward_count++] =
+            (struct request_header){.name = "x-request-id", .value = request->id};
     for (size_t i = 0; i < req->headers.size; i++) {
         const h2o_header_t *header = &req->headers.entries[i];
         struct request_header *to;
@@ -261,6 +264,7 @@ static void infer(struct client_request *request, h2o_req_t *req)
     }
     if (!settle_model(request, body.model))
         return;
+    request->root = body.root;
     request->stream = body.stream;
     request->client_usage = body.client_usage;
     request->est_prompt_tokens = request->body_len < 4 ? 1 : (uint32_t)(request->body_len / 4);
@@ -382,7 +386,10 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     route = surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
     request->surface = route.surface;
     request->operation = route.operation;
-    request->id = request_id(req);
+    request->execution_id = execution_id(req);
+    request->id = client_id(req);
+    if (request->id == NULL)
+        request->id = request->execution_id;
     request->client = conn->client; /* outlives the request */
     request->received_mono_us = loop_now_us(server->loop);
     responder_create(conn, req, request);

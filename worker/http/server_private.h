@@ -153,7 +153,9 @@ void responder_break(struct responder *r);
 
 /* ---- reject.c ---- */
 void reject_init(h2o_pathconf_t *path, struct http_server *server);
-/* The client's id if it is fit, else a new one; in the pool. */
-const char *request_id(h2o_req_t *req);
+/* A new id; in the pool. */
+const char *execution_id(h2o_req_t *req);
+/* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */
+const char *client_id(h2o_req_t *req);
 
 #endif

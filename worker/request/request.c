@@ -134,6 +134,7 @@ static void log_access(const struct request *req, bool gone)
     const struct worker_context *context = req->context;
     const struct access_record record = {
         .id = client->id,
+        .execution = client->execution_id,
         .client = client->client,
         .key = client->key_name,
         .method = "POST",

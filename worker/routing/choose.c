@@ -38,13 +38,13 @@ void choose_read_prompt(struct request *req)
     const struct fleet_model *model = fleet_find(req->context->fleet, request->model);
     enum policy_kind policy = config_policy_for(req->context->config, request->model);
     double ratio = model == NULL ? FLEET_BYTES_PER_TOKEN : model->bytes_per_token;
-    struct json_value root;
 
     req->op_class = operation_class((int)request->operation);
     req->prompt_bytes = request->body_len;
     if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) &&
-        json_check(&root, request->body, request->body_len, NULL) == 0) {
-        prompt_read(&prompt, request->model, &root, req->context->config->prefix.window_bytes);
+        request->root.type == JSON_OBJECT) {
+        prompt_read(&prompt, request->model, &request->root,
+                    req->context->config->prefix.window_bytes);
         req->prompt_bytes = prompt.bytes;
         req->windows = prompt.count == 0 ? NULL : malloc(prompt.count * sizeof(*req->windows));
         if (req->windows != NULL) {

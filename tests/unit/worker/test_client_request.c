@@ -28,6 +28,7 @@ Test(request, model_stream_and_usage_are_read)
     cr_expect_str_eq(seen.model, "qwen:7b");
     cr_expect(seen.stream);
     cr_expect(seen.client_usage);
+    cr_expect_eq(seen.root.type, JSON_OBJECT, "it need not be checked again");
     cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"mod\\u0065l\":\"m\",\"stream\":null}"), 0);
     cr_expect_str_eq(seen.model, "m");
     cr_expect(!seen.stream);

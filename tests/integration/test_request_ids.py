@@ -1,0 +1,47 @@
+"""The id of a client may repeat; what nodes know a request by may not."""
+
+import asyncio
+
+from fake_node import FakeNode
+from harness import SLOW, until
+from load import fetch
+from plant import make_plant, static  # noqa: F401
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Listening(FakeNode):
+    """Remembers the ids of what it is asked."""
+
+    def __init__(self, name):
+        self.ids = []
+        super().__init__(name)
+
+    def infer(self, request, context):
+        self.ids.append((request.request_id, {h.name: h.value for h in request.headers}.get("x-request-id")))
+        yield from super().infer(request, context)
+
+
+def test_two_requests_at_once_with_the_same_id_do_not_disturb_each_other(make_plant):  # noqa: F811
+    node = Listening("box")
+    plant = make_plant(config={"nodes": [static(node.name, node.port)]})
+    plant.fakes.append(node)
+    plant.wait_state("box", "UP", "probes_pass")
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        twins = [asyncio.create_task(fetch(plant.api, "POST", CHAT, BODY, {"x-request-id": "twin"})) for _ in range(2)]
+        single = asyncio.create_task(fetch(plant.api, "POST", CHAT, BODY))
+        await loop.run_in_executor(None, until, lambda: len(node.ids) == 3, 10, "all three run at once")
+        node.infer_gate.set()
+        return await asyncio.gather(single, *twins)
+    single, *twins = asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
+    assert single.status == 200 and [answer.status for answer in twins] == [200, 200]
+    assert [answer.headers["x-request-id"] for answer in twins] == ["twin", "twin"]
+    assert len({ours for ours, _ in node.ids}) == 3 and "twin" not in {ours for ours, _ in node.ids}
+    assert sorted(str(theirs) for _, theirs in node.ids) == ["None", "twin", "twin"]
+    lines = until(lambda: len(plant.access_lines()) >= 3 and plant.access_lines(), 5, "three lines of access log")
+    assert sorted(line["execution"] for line in lines) == sorted(ours for ours, _ in node.ids)
+    assert [line["id"] for line in lines].count("twin") == 2
+    assert single.headers["x-request-id"] in {ours for ours, _ in node.ids}
