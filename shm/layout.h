@@ -30,6 +30,8 @@
  *   offers    [n_workers][offer_stride]            one bit per worker and node
  *   speed owners[SB_SPEEDS_ROWS]                   8-byte words: model and class of a row
  *   speeds    [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, two floats
+ *   sb_model_queue[SB_MODEL_QUEUES]                whose row it is; its last refusal
+ *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -53,7 +55,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 13u
+#define SB_LAYOUT_VERSION 14u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -81,6 +83,7 @@
 #define SB_USAGE_NAME_BYTES       64u
 #define SB_OUTCOMES               5u
 #define SB_SPEEDS_ROWS            512u
+#define SB_MODEL_QUEUES           1024u
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u
 #define SB_PREFIX_MAX_ENTRIES     16777216u
 
@@ -94,6 +97,8 @@ struct sb_geometry {
     uint32_t gauge_stride;   /* words from one node's row of gauges to the next */
     uint32_t head_stride;    /* ... of queue heads */
     uint32_t offer_stride;   /* words from one worker's row of offers to the next */
+    uint32_t waiting_stride; /* ... from one model's row of waiting counts to the next */
+    uint32_t reserved0;      /* zero */
     uint32_t proc_bytes; /* sizeof of the elements, so that two builds that disagree notice */
     uint32_t node_bytes;
     uint32_t stats_bytes;
@@ -122,6 +127,8 @@ struct sb_geometry {
     uint64_t offers_offset;
     uint64_t speed_owners_offset;
     uint64_t speeds_offset;
+    uint64_t model_queues_offset;
+    uint64_t model_waiting_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -364,7 +371,17 @@ struct sb_outcomes {
  *
  * Offers.  W: any process sets a bit of row w, worker w takes them all.  A row fills whole
  * cache lines.
+ *
+ * Model waiting.  W: worker w, its words [row][w]; the master zeroes them once worker w is
+ * dead. The words of different workers lie side by side, as queue heads do.
  */
+
+/* Any worker takes a free row, once and for good, and moves the time of the last refusal on. */
+struct sb_model_queue {
+    /* order: acquire and release; a row is taken by a compare-and-swap from 0. */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t model_hash;
+    _Atomic uint64_t refused_mono_us; /* 0 = never */
+};
 
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
@@ -374,8 +391,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 240, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 272, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 264, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 296, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -396,6 +413,7 @@ static_assert(sizeof(struct sb_ring) == 368704, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");
+static_assert(sizeof(struct sb_model_queue) == 64, "sb_model_queue: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_NODES <= NODE_SET_NODES, "a node set has a bit for every node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");

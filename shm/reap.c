@@ -6,6 +6,7 @@
 #include "shm/routing/lines.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/requests.h"
+#include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
 
@@ -18,5 +19,6 @@ void reap_process(struct scoreboard *board, unsigned slot)
     loads_clear_worker(board, slot);
     queue_heads_clear_worker(board, slot);
     offers_clear_worker(board, slot);
+    model_queues_clear_worker(board, slot);
     procs_clear(board, slot);
 }

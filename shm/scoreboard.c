@@ -52,6 +52,7 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
         .gauge_stride = 2 * (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
         .head_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
         .offer_stride = (uint32_t)align_up((nodes + 63) / 64, SB_CACHE_LINE / 8),
+        .waiting_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 4),
         .proc_bytes = sizeof(struct sb_proc),
         .node_bytes = sizeof(struct sb_node),
         .stats_bytes = sizeof(struct sb_stats),
@@ -104,6 +105,10 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + SB_SPEEDS_ROWS * sizeof(uint64_t), SB_PAGE);
     g->speeds_offset = at;
     at = align_up(at + (SB_SPEEDS_ROWS + UINT64_C(1)) * nodes * sizeof(uint64_t), SB_PAGE);
+    g->model_queues_offset = at;
+    at = align_up(at + SB_MODEL_QUEUES * sizeof(struct sb_model_queue), SB_PAGE);
+    g->model_waiting_offset = at;
+    at = align_up(at + (uint64_t)SB_MODEL_QUEUES * g->waiting_stride * 4, SB_PAGE);
     g->total_bytes = at;
 }
 

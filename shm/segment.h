@@ -195,6 +195,20 @@ static inline _Atomic uint64_t *segment_speeds(const struct scoreboard *board, u
            (size_t)row * board->geometry.n_nodes;
 }
 
+/* SB_MODEL_QUEUES rows. */
+static inline struct sb_model_queue *segment_model_queues(const struct scoreboard *board)
+{
+    return (struct sb_model_queue *)(void *)(board->map + board->geometry.model_queues_offset);
+}
+
+/* geometry.n_workers words; `row` is in range. */
+static inline _Atomic uint32_t *segment_model_waiting(const struct scoreboard *board,
+                                                      uint32_t row)
+{
+    return (_Atomic uint32_t *)(void *)(board->map + board->geometry.model_waiting_offset) +
+           (size_t)row * board->geometry.waiting_stride;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
 {

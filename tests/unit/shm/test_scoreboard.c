@@ -18,6 +18,7 @@
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
 #include "shm/segment.h"
+#include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
 #include "shm/speeds.h"
@@ -260,6 +261,10 @@ static void read_what_routing_shares(const struct scoreboard *board)
     (void)lines_waiting_total(board);
     cr_assert_eq(queue_heads_any(board, 0), queue_heads_any(board, 0));
     (void)queue_heads_total(board);
+    for (uint32_t row = 0; row < MODEL_QUEUES_ROWS + 3; row++) {
+        (void)model_queues_waiting(board, row);
+        (void)model_queues_refused_mono_us(board, row);
+    }
     cr_assert_leq(lines_models(board, models, 5), 5);
     for (unsigned m = 0; m < 5; m++) {
         (void)lines_waiting(board, models[m]);
@@ -465,6 +470,12 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         queue_heads_set(sb, 0, n, 1, 1);
         queue_heads_set_total(sb, n, 1);
         queue_heads_clear_worker(sb, n);
+        cr_assert_lt(model_queues_row(sb, n), MODEL_QUEUES_ROWS);
+        model_queues_enter(sb, n, 0);
+        model_queues_enter(sb, 0, MODEL_QUEUES_ROWS + n);
+        model_queues_leave(sb, n, 0);
+        model_queues_refuse(sb, MODEL_QUEUES_ROWS + n, 1);
+        model_queues_clear_worker(sb, n);
         offers_set(sb, n, 0);
         offers_set(sb, 0, n);
         offers_take(sb, n, &nodes);

@@ -27,6 +27,7 @@
 #include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
+#include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
 #include "shm/stats.h"
@@ -742,6 +743,53 @@ static void of_all_who_report_a_lost_connection_one_is_the_first(void)
     scene_end(&s);
 }
 
+/* ---- queues of models ---- */
+
+#define MODELS 600u
+
+/* All take rows for the same models at once, in different orders; each counts itself in every
+ * row and refuses at instants of its own. */
+static void *take_rows(void *data)
+{
+    struct scene *s = data;
+    unsigned worker = s->next++;
+
+    for (uint32_t i = 0; i < MODELS; i++) {
+        uint64_t model = 1 + (worker % 2 == 0 ? i : MODELS - 1 - i);
+        /* Many of them begin at the same row. */
+        uint32_t row = model_queues_row(s->board, model * 3 * MODEL_QUEUES_OTHERS / 2);
+
+        if (row >= MODEL_QUEUES_OTHERS)
+            s->wrong++;
+        model_queues_enter(s->board, worker, row);
+        model_queues_refuse(s->board, row, 1000 * model + worker);
+    }
+    return NULL;
+}
+
+static void workers_that_take_rows_for_a_model_at_once_get_the_same_one(void)
+{
+    bool taken[MODEL_QUEUES_ROWS] = {false};
+    pthread_t thread[CLAIMANTS];
+    struct scene s;
+
+    scene_begin(&s);
+    for (unsigned w = 0; w < CLAIMANTS; w++)
+        thread[w] = spawn(take_rows, &s);
+    for (unsigned w = 0; w < CLAIMANTS; w++)
+        join(thread[w]);
+    CHECK(s.wrong == 0);
+    for (uint64_t model = 1; model <= MODELS; model++) {
+        uint32_t row = model_queues_row(s.board, model * 3 * MODEL_QUEUES_OTHERS / 2);
+
+        CHECK(row < MODEL_QUEUES_OTHERS && !taken[row]);
+        taken[row] = true;
+        CHECK(model_queues_waiting(s.second, row) == CLAIMANTS);
+        CHECK(model_queues_refused_mono_us(s.second, row) == 1000 * model + CLAIMANTS - 1);
+    }
+    scene_end(&s);
+}
+
 int main(void)
 {
     (void)alarm(120); /* a thread that waits for ever is a failure too */
@@ -758,5 +806,6 @@ int main(void)
     what_all_workers_write_stays_usable();
     no_more_is_spent_than_was_saved();
     of_all_who_report_a_lost_connection_one_is_the_first();
+    workers_that_take_rows_for_a_model_at_once_get_the_same_one();
     return 0;
 }
