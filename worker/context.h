@@ -12,6 +12,7 @@
 
 #include "base/loop.h"
 #include "proto/wire.h"
+#include "worker/routing/demand.h"
 
 struct config;
 struct fleet;
@@ -42,6 +43,7 @@ struct worker_context {
     /* private to routing/waiting.c */
     struct wait_line *lines; /* owned; one per model that something waits for here */
     size_t waiting_count;
+    struct demand demand;
     struct deferred wake;
     struct timer wake_timer; /* while anything waits */
 

@@ -15,6 +15,7 @@
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/scoreboard.h"
+#include "shm/share/model_queues.h"
 #include "shm/stats.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
@@ -365,6 +366,11 @@ static void renew_models(struct fleet *fleet)
                 add_server(model, node, &node->info.models[m]);
         }
     }
+    for (size_t i = 0; i < fleet->models.count; i++) {
+        struct fleet_model *model = &fleet->models.at[i];
+
+        model->queue_row = model_queues_row(fleet->board, hash_text(model->id));
+    }
     for (size_t i = 0; i < old.count; i++) {
         struct fleet_model *kept = fleet_find(fleet, old.at[i].id);
 
@@ -404,6 +410,12 @@ void fleet_renew(struct fleet *fleet)
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id)
 {
     return find_model(&fleet->models, id);
+}
+
+struct fleet_model *fleet_all_models(struct fleet *fleet, size_t *count)
+{
+    *count = fleet->models.count;
+    return fleet->models.at;
 }
 
 struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation)

@@ -15,6 +15,7 @@
 
 #include "base/attrs.h"
 #include "shm/nodes.h"
+#include "shm/share/node_set.h"
 
 struct channel;
 struct config;
@@ -66,8 +67,11 @@ struct fleet_model {
     size_t servers_count;
     uint32_t cursor;        /* for balance_choose() */
     double bytes_per_token; /* of prompts; learned by this worker from reported usage */
-    /* For waiting.c: what the nodes that are up can do, as of `measured_mono_us`. */
-    uint64_t measured_mono_us;
+    uint32_t queue_row;     /* in shm/share/model_queues.h */
+    /* For routing/demand.c: the nodes that serve it now and what they can do. */
+    uint64_t measured_mono_us; /* 0 = never */
+    struct node_set serving;
+    uint32_t serving_count;
     uint32_t slots;
     double places_per_s;     /* 0 = not known yet */
     uint64_t return_mono_us; /* the last one turned away was asked to come back then */
@@ -85,6 +89,8 @@ void fleet_renew(struct fleet *fleet);
 
 /* The model called `id`, or NULL when no node names it. */
 struct fleet_model *fleet_find(struct fleet *fleet, const char *id);
+/* All of them, until the next fleet_renew(). */
+struct fleet_model *fleet_all_models(struct fleet *fleet, size_t *count);
 /* Who holds the slot, or NULL if the slot has another generation here. */
 struct fleet_node *fleet_at(struct fleet *fleet, unsigned slot, uint32_t generation);
 /* How many nodes are known; is any of them UP or on TRIAL? */

@@ -16,6 +16,28 @@ static uint64_t time_for(const struct admission_line *line, double places)
     return us < 1e15 ? (uint64_t)us : UINT64_C(1000000000000000);
 }
 
+void admission_spread(double *load, const uint16_t *nodes, size_t count, double waiting)
+{
+    for (size_t i = 0; i < count; i++)
+        load[nodes[i]] += waiting / (double)count;
+}
+
+double admission_sum(const double *load, const uint16_t *nodes, size_t count)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < count; i++)
+        sum += load[nodes[i]];
+    return sum;
+}
+
+double admission_ahead(double others, double own, double own_before)
+{
+    if (others < 0)
+        others = 0;
+    return own <= 0 ? others : own_before + others * (own_before / own);
+}
+
 bool admission_allows(const struct admission_line *line)
 {
     if (line->waiting >= line->max_waiting)
@@ -36,7 +58,7 @@ uint64_t admission_limit_us(const struct admission_line *line)
 
 uint64_t admission_wait_us(const struct admission_line *line)
 {
-    uint64_t wait = time_for(line, (double)line->ahead + 1);
+    uint64_t wait = time_for(line, line->ahead + 1);
 
     return wait == UINT64_MAX ? 0 : wait;
 }

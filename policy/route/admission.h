@@ -20,6 +20,7 @@
 #define DROVER_POLICY_ADMISSION_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
@@ -32,11 +33,29 @@ struct admission_line {
     uint32_t max_waiting; /* configured */
     uint64_t max_wait_us; /* configured */
     uint32_t waiting;
-    uint32_t ahead;      /* of these, who would go first */
+    double ahead;        /* requests, for this and other models on its nodes, that go first */
     uint32_t slots;      /* of the nodes that serve the model now */
     double places_per_s; /* that come free there; 0 = not known yet */
     bool pressed;        /* somebody was turned away in the last ADMISSION_CALM_US */
 };
+
+/*
+ * Models share nodes, so what waits for one model may be before a request for another.  A
+ * waiting request counts on each of the nodes that serve its model by 1/nodes: of many, each
+ * node will get so large a part.  `load` has a sum for each node; `nodes` are numbers in it.
+ *
+ * Adds the requests that wait for a model; a model that no node serves adds nothing.
+ */
+void admission_spread(double *load, const uint16_t *nodes, size_t count, double waiting);
+/* What waits for the nodes of a model, over all models. */
+double admission_sum(const double *load, const uint16_t *nodes, size_t count);
+
+/*
+ * How many go before a request, of those that wait for its nodes.  Keys are seen only in the
+ * own worker: there `own` wait, and `own_before` of these have a lower key.  The `others`, in
+ * other workers, are taken to be like them.
+ */
+double admission_ahead(double others, double own, double own_before);
 
 MUST_CHECK bool admission_allows(const struct admission_line *line);
 

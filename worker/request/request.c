@@ -596,6 +596,7 @@ static void place(struct request *req)
         reject_queue_full(req);
         return;
     }
+    req->queue_row = waiting_row(req);
     if (!waiting_add(req)) {
         reject(req, API_ERROR_OVERLOADED, "out of memory", 1);
         return;

@@ -174,6 +174,7 @@ struct request {
     struct wait_line *line; /* NULL iff not in the queue */
     struct request *wait_prev, *wait_next;
     uint64_t key;          /* smaller goes first */
+    uint32_t queue_row;    /* where it is counted, shm/share/model_queues.h */
     uint32_t position;     /* how many were before it when last counted */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */

@@ -26,19 +26,18 @@
 #include "policy/route/admission.h"
 #include "shm/nodes.h"
 #include "shm/routing/lines.h"
-#include "shm/stats.h"
+#include "shm/share/model_queues.h"
 #include "worker/context.h"
 #include "worker/fleet.h"
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
+#include "worker/routing/demand.h"
 
 #define POLL_US (20 * US_PER_MS)
 /* Positions in a line of n are counted again after n times this, so that the whole costs next
  * to nothing and who is near the front hears the truth. */
 #define COUNT_AGAIN_US 20
 #define LOOK_BEHIND    16 /* how many behind the first are looked at for a cache match */
-/* The nodes' rates are added up anew after so long. */
-#define MEASURE_US (100 * US_PER_MS)
 
 /* What the classes cost.  Both are less than the usual longest wait (queue.max_wait_ms). */
 #define DEFAULT_CLASS_US (5 * US_PER_S)
@@ -259,6 +258,7 @@ bool waiting_add(struct request *req)
         line->first = req;
     line->count++;
     context->waiting_count++;
+    model_queues_enter(context->board, context->slot, req->queue_row);
     publish(context, line);
     /* A place may have come free between the last look and the publishing. */
     waiting_wake(context);
@@ -288,12 +288,14 @@ void waiting_remove(struct request *req)
     req->waited_us += loop_now_us(context->loop) - req->wait_mono_us;
     line->count--;
     context->waiting_count--;
+    model_queues_leave(context->board, context->slot, req->queue_row);
     publish(context, line);
     if (line->count == 0)
         drop_line(context, line);
 }
 
-unsigned waiting_position(const struct request *req)
+/* How many of its line are before it; about, if they are many. */
+static unsigned position_in_line(const struct request *req)
 {
     struct wait_line *line = req->line;
     uint64_t now = loop_now_us(req->context->loop);
@@ -309,72 +311,85 @@ unsigned waiting_position(const struct request *req)
 
 /* ---- how long it takes ----------------------------------------------------------------- */
 
-/* What the nodes of the model can do; all of it is shared, so every worker finds the same. */
-static void measure(const struct worker_context *context, struct fleet_model *model)
+/* How many of a line have a lower key than the request; about, of its own. */
+static uint32_t count_before(const struct wait_line *line, const struct request *req)
+{
+    uint64_t key = key_of(req);
+    uint32_t before = line->count;
+
+    if (req->line == line)
+        return position_in_line(req);
+    for (const struct request *w = line->last; w != NULL && w->key > key; w = w->wait_prev)
+        before--;
+    return before;
+}
+
+/* How many requests go before it on the nodes of its model, whatever their models. */
+static double count_ahead(struct worker_context *context, const struct request *req,
+                          struct fleet_model *model)
 {
     uint64_t now = loop_now_us(context->loop);
+    double own = 0, own_before = 0;
+    struct fleet_model *models;
+    size_t count;
 
-    if (model->measured_mono_us != 0 && now - model->measured_mono_us < MEASURE_US)
-        return;
-    model->measured_mono_us = now;
-    model->slots = 0;
-    model->places_per_s = 0;
-    for (size_t i = 0; i < model->servers_count; i++) {
-        const struct fleet_node *node = model->servers[i].node;
-        struct node_status status;
-        double hold_s;
+    models = fleet_all_models(context->fleet, &count);
+    demand_renew(&context->demand, context->board, context->slot, models, count, now);
+    for (const struct wait_line *line = context->lines; line != NULL; line = line->next) {
+        struct fleet_model *rival = fleet_find(context->fleet, line->first->model);
+        double part;
 
-        if (!fleet_usable(node) || !nodes_status(context->board, node->slot, &status))
+        if (rival == NULL)
             continue;
-        hold_s = stats_read_average(context->board, node->slot, STATS_AVG_HOLD_S);
-        model->slots += status.slots_now;
-        if (hold_s > 0)
-            model->places_per_s += status.slots_now / hold_s;
+        demand_measure(rival, context->board, now);
+        part = demand_part(rival, model);
+        if (part == 0)
+            continue;
+        own += part * (line->count - (req->line == line)); /* without itself */
+        own_before += part * count_before(line, req);
     }
+    return admission_ahead(demand_on(&context->demand, model) -
+                               demand_own(&context->demand, model),
+                           own, own_before);
 }
 
-/* How many of all lines of the model would go before req: those in this worker's, and as large
- * a share of the others'. */
-static uint32_t count_ahead(const struct request *req, uint32_t waiting)
+static uint32_t row_of(const struct fleet_model *model)
 {
-    const struct wait_line *line = find_line(req->context, req->model_hash);
-    uint64_t key = key_of(req);
-    uint32_t ahead;
-
-    if (line == NULL)
-        return waiting;
-    if (req->line != NULL) {
-        ahead = waiting_position(req);
-    } else {
-        ahead = line->count;
-        for (const struct request *w = line->last; w != NULL && w->key > key; w = w->wait_prev)
-            ahead--;
-    }
-    if (waiting <= line->count)
-        return ahead;
-    return ahead + (uint32_t)((uint64_t)(waiting - line->count) * ahead / line->count);
+    return model == NULL ? MODEL_QUEUES_OTHERS : model->queue_row;
 }
 
-/* NULL when no node names the model. */
-static struct fleet_model *look(const struct request *req, struct admission_line *line)
+uint32_t waiting_row(const struct request *req)
+{
+    return row_of(fleet_find(req->context->fleet, req->model));
+}
+
+/* All but what goes before it.  NULL when no node names the model. */
+static struct fleet_model *look_at_line(const struct request *req, struct admission_line *line)
 {
     const struct worker_context *context = req->context;
     struct fleet_model *model = fleet_find(context->fleet, req->model);
     const struct config_queue *queue = config_queue_for(context->config, req->model);
-    uint64_t pressed = lines_pressed(context->board, req->model_hash);
+    uint64_t pressed = model_queues_refused_mono_us(context->board, row_of(model));
 
     *line = (struct admission_line){
         .max_waiting = queue->max_waiting,
         .max_wait_us = queue->max_wait_ms * US_PER_MS,
-        .waiting = lines_waiting(context->board, req->model_hash),
         .pressed = pressed != 0 && pressed + ADMISSION_CALM_US > loop_now_us(context->loop),
     };
-    line->ahead = count_ahead(req, line->waiting);
     if (model == NULL)
         return NULL;
-    measure(context, model);
+    demand_measure(model, context->board, loop_now_us(context->loop));
     line->slots = model->slots;
     line->places_per_s = model->places_per_s;
+    return model;
+}
+
+static struct fleet_model *look(const struct request *req, struct admission_line *line)
+{
+    struct fleet_model *model = look_at_line(req, line);
+
+    line->waiting = model_queues_waiting(req->context->board, row_of(model));
+    line->ahead = model == NULL ? line->waiting : count_ahead(req->context, req, model);
     return model;
 }
 
@@ -394,8 +409,16 @@ uint64_t waiting_limit_us(const struct request *req)
 
     if (req->attempts != 0)
         return config_queue_for(req->context->config, req->model)->max_wait_ms * US_PER_MS;
-    (void)look(req, &line);
+    (void)look_at_line(req, &line);
     return admission_limit_us(&line);
+}
+
+unsigned waiting_position(const struct request *req)
+{
+    struct admission_line line;
+
+    (void)look(req, &line);
+    return (unsigned)(line.ahead + 0.5);
 }
 
 unsigned waiting_eta_s(const struct request *req)
@@ -413,7 +436,7 @@ unsigned waiting_turn_away(struct request *req)
     struct fleet_model *model = look(req, &line);
     uint64_t now = loop_now_us(context->loop), alone = 0;
 
-    lines_press(context->board, context->slot, req->model_hash, now);
+    model_queues_refuse(context->board, row_of(model), now);
     return admission_return_s(&line, now, 1.0 / context->config->workers,
                               model == NULL ? &alone : &model->return_mono_us);
 }

@@ -15,10 +15,13 @@ bool waiting_has_line(const struct request *req);
 /* Is the queue too long for it?  Never for one that was let in before.  See
  * policy/route/admission.h. */
 bool waiting_refuses(const struct request *req);
-/* Puts it in the queue; false when memory is short. */
+/* The row of its model in shm/share/model_queues.h, for req->queue_row. */
+uint32_t waiting_row(const struct request *req);
+/* Puts it in the queue, and counts it in its queue_row; false when memory is short. */
 MUST_CHECK bool waiting_add(struct request *req);
 void waiting_remove(struct request *req); /* fine when not in the queue */
-/* How many of this worker's are before it, which is in the queue; about, if they are many. */
+/* How many requests go before it, which is in the queue: over all workers, and over all models
+ * on its nodes; about. */
 unsigned waiting_position(const struct request *req);
 /* How long one of the model's queue may wait at present. */
 uint64_t waiting_limit_us(const struct request *req);

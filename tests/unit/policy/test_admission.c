@@ -35,7 +35,7 @@ Test(admission, while_others_are_turned_away_it_is_as_long_as_there_are_slots)
 
     line.pressed = true;
     cr_assert(admission_allows(&line));
-    line.waiting = line.ahead = 8;
+    line.ahead = line.waiting = 8;
     cr_assert_not(admission_allows(&line));
     cr_assert_eq(admission_limit_us(&line), 2 * US_PER_S, "8 slots / 4 per second");
     line.max_wait_us = US_PER_S;
@@ -50,7 +50,7 @@ Test(admission, the_short_line_holds_a_second_of_work_at_least)
     line.places_per_s = 40; /* each slot is held for 0.2 s */
     cr_assert_eq(admission_limit_us(&line), US_PER_S);
     cr_assert(admission_allows(&line), "the 40th place comes free after 1 s");
-    line.waiting = line.ahead = 40;
+    line.ahead = line.waiting = 40;
     cr_assert_not(admission_allows(&line));
 }
 
@@ -70,7 +70,7 @@ Test(admission, as_many_as_there_are_slots_get_in_however_long_a_slot_is_held)
 
     line.places_per_s = 0.01;
     cr_assert(admission_allows(&line));
-    line.waiting = line.ahead = 8;
+    line.ahead = line.waiting = 8;
     cr_assert_not(admission_allows(&line));
 }
 
@@ -119,4 +119,58 @@ Test(admission, nobody_is_sent_away_for_longer_than_a_minute)
     cr_assert_eq(admission_seconds(US_PER_S), 1);
     cr_assert_eq(admission_seconds(US_PER_S + 1), 2);
     cr_assert_eq(admission_seconds(UINT64_MAX), 60);
+}
+
+/*
+ * Three nodes.  "large" is on nodes 0, 1, 2, and 6 wait for it; "small" on 1 and 2, and 4 wait;
+ * "mail" on 2 alone, and 3 wait.  So for node 0 wait 6/3 = 2; for node 1, 6/3 + 4/2 = 4; for
+ * node 2, 6/3 + 4/2 + 3 = 7.
+ */
+static const uint16_t large[] = {0, 1, 2}, small[] = {1, 2}, mail[] = {2}, other[] = {0};
+
+static void spread_three_models(double load[3])
+{
+    admission_spread(load, large, 3, 6);
+    admission_spread(load, small, 2, 4);
+    admission_spread(load, mail, 1, 3);
+    admission_spread(load, NULL, 0, 99); /* no node serves it: it is in nobody's way */
+}
+
+Test(admission, what_waits_for_any_model_on_its_nodes_is_before_a_newcomer)
+{
+    double load[3] = {0};
+
+    spread_three_models(load);
+    cr_assert_float_eq(load[0], 2, 1e-9);
+    cr_assert_float_eq(load[1], 4, 1e-9);
+    cr_assert_float_eq(load[2], 7, 1e-9);
+    cr_expect_float_eq(admission_sum(load, large, 3), 13, 1e-9, "all that wait");
+    cr_expect_float_eq(admission_sum(load, small, 2), 11, 1e-9, "but 2 of large's on node 0");
+    cr_expect_float_eq(admission_sum(load, mail, 1), 7, 1e-9);
+    cr_expect_float_eq(admission_sum(load, other, 1), 2, 1e-9, "a model nobody waits for");
+}
+
+Test(admission, a_model_that_nobody_waits_for_is_refused_for_what_others_wait)
+{
+    /* The one node of 2 slots, each held for 1 s, has 40 waiting requests for another model. */
+    struct admission_line line = {
+        .max_waiting = 100, .max_wait_us = 10 * US_PER_S, .slots = 2, .places_per_s = 2};
+    double load[1] = {0};
+    uint64_t last = 0;
+
+    admission_spread(load, other, 1, 40);
+    line.ahead = admission_ahead(admission_sum(load, other, 1), 0, 0);
+    cr_assert_not(admission_allows(&line));
+    /* The 41st place comes after 20.5 s; it may wait 10; 0.5 s for its own place. */
+    cr_assert_eq(admission_wait_us(&line), 20500000);
+    cr_assert_eq(admission_return_s(&line, 100 * US_PER_S, 1, &last), 11);
+}
+
+Test(admission, keys_are_seen_here_and_taken_to_be_alike_elsewhere)
+{
+    cr_expect_float_eq(admission_ahead(30, 0, 0), 30, 1e-9, "nothing here: behind all");
+    cr_expect_float_eq(admission_ahead(20, 10, 10), 30, 1e-9, "the last here: behind all");
+    cr_expect_float_eq(admission_ahead(20, 10, 0), 0, 1e-9, "the first here");
+    cr_expect_float_eq(admission_ahead(20, 10, 4), 12, 1e-9, "4 here, so 8 of the 20");
+    cr_expect_float_eq(admission_ahead(-1, 10, 4), 4, 1e-9, "sums of two instants");
 }
