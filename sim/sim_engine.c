@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -47,7 +48,7 @@ struct sim_engine {
     struct timer die_timer;  /* a fault ends the process */
     bool loading;
     struct loadable loadables[SIM_MAX_MODELS]; /* beside spec.models */
-    struct sim_run *runs;                      /* list of all */
+    LIST_HEAD(, sim_run) runs;                 /* all */
     uint32_t waiting;                          /* runs whose model is not loaded */
     uint32_t requests;                         /* that used the model, ever; wraps */
     uint64_t idents;
@@ -64,8 +65,8 @@ struct sim_run {
     struct sim_ident ident;
     struct sim_reply reply;
     struct deferred deferred; /* answers at once what needs no model */
-    struct sim_run *prev, *next;
-    uint32_t given; /* output tokens */
+    LIST_ENTRY(sim_run) link; /* in sim->runs */
+    uint32_t given;           /* output tokens */
     uint64_t first_token_mono_us;
     unsigned status;
     const char *content_type; /* static */
@@ -112,12 +113,7 @@ static void free_run(struct sim_run *run)
 
     leave_model(run);
     loop_undefer(sim->loop, &run->deferred);
-    if (run->prev != NULL)
-        run->prev->next = run->next;
-    else if (sim->runs == run)
-        sim->runs = run->next;
-    if (run->next != NULL)
-        run->next->prev = run->prev;
+    LIST_REMOVE(run, link);
     sim_reply_finish(&run->reply);
     sim_request_finish(&run->request);
     free(run);
@@ -390,7 +386,7 @@ static void on_model_loaded(struct timer *timer)
     struct sim_run *run;
 
     loadable->state = SIM_MODEL_LOADED;
-    for (run = sim->runs; run != NULL; run = run->next) {
+    LIST_FOREACH(run, &sim->runs, link) {
         if (!run->waiting || run->request.model != &sim->spec.models[loadable - sim->loadables])
             continue;
         run->waiting = false;
@@ -489,10 +485,7 @@ int sim_run_start(struct sim_run **out, struct sim_engine *sim, const struct sim
     run->sim = sim;
     run->events = *events;
     run->data = data;
-    run->next = sim->runs;
-    if (run->next != NULL)
-        run->next->prev = run;
-    sim->runs = run;
+    LIST_INSERT_HEAD(&sim->runs, run, link);
     make_ident(sim, &run->ident);
     rc = sim_request_read(&run->request, &sim->spec, input, &run->ident, &sim->scratch);
     if (rc == 0 && sim->loading) {
@@ -544,8 +537,8 @@ void sim_engine_destroy(struct sim_engine *sim)
 
     if (sim == NULL)
         return;
-    while (sim->runs != NULL)
-        free_run(sim->runs);
+    while (!LIST_EMPTY(&sim->runs))
+        free_run(LIST_FIRST(&sim->runs));
     timer_stop(sim->loop, &sim->step_timer);
     timer_stop(sim->loop, &sim->load_timer);
     timer_stop(sim->loop, &sim->die_timer);

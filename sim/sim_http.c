@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -53,7 +54,7 @@ struct sim_http {
     h2o_accept_ctx_t accept;
     h2o_socket_t *listener; /* owned; NULL once stopped */
     struct timer accept_timer;
-    struct connection *connections; /* list; each owned by its socket */
+    LIST_HEAD(, connection) connections; /* each owned by its socket */
     int gone_fd; /* owned: epoll set of the connections with an answer under way */
     struct watch *gone_watch;
     uint64_t created_s;
@@ -62,8 +63,8 @@ struct sim_http {
 
 /* One accepted connection: freed when libh2o closes its socket. */
 struct connection {
-    h2o_socket_t *sock;              /* borrowed */
-    struct connection **link, *next; /* *link is this one */
+    h2o_socket_t *sock; /* borrowed */
+    LIST_ENTRY(connection) link;
 };
 
 /* libh2o hands a handler itself and no more. */
@@ -433,9 +434,7 @@ static void on_closed(void *data)
 {
     struct connection *connection = data;
 
-    *connection->link = connection->next;
-    if (connection->next != NULL)
-        connection->next->link = connection->link;
+    LIST_REMOVE(connection, link);
     free(connection);
 }
 
@@ -448,11 +447,7 @@ static void accept_connection(struct sim_http *http, h2o_socket_t *sock)
         return;
     }
     connection->sock = sock;
-    connection->link = &http->connections;
-    connection->next = http->connections;
-    if (connection->next != NULL)
-        connection->next->link = &connection->next;
-    http->connections = connection;
+    LIST_INSERT_HEAD(&http->connections, connection, link);
     sock->on_close.cb = on_closed;
     sock->on_close.data = connection;
     h2o_accept(&http->accept, sock);
@@ -569,19 +564,20 @@ void sim_http_close(struct sim_http *http)
 {
     uint64_t until = clock_mono_us() + CLOSE_US;
     h2o_multithread_queue_t *queue;
+    struct connection *connection;
 
     if (http == NULL)
         return;
     timer_stop(http->loop, &http->accept_timer);
     h2o_socket_read_stop(http->listener);
     h2o_socket_close(http->listener);
-    for (struct connection *c = http->connections; c != NULL; c = c->next)
-        (void)shutdown(h2o_socket_get_fd(c->sock), SHUT_RDWR);
+    LIST_FOREACH(connection, &http->connections, link)
+        (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
     /* libh2o sees the end of what it reads or writes, on_gone() that of an answer which waits.
      */
-    while (http->connections != NULL && clock_mono_us() < until)
+    while (!LIST_EMPTY(&http->connections) && clock_mono_us() < until)
         loop_turn(http->loop, CLOSE_TURN_US);
-    if (http->connections != NULL)
+    if (!LIST_EMPTY(&http->connections))
         return; /* the process may end all the same, but nothing may be freed under them */
     watch_stop(http->gone_watch);
     (void)close(http->gone_fd);
