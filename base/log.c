@@ -39,7 +39,7 @@ static size_t last_error_bytes;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
-const char *log_level_name(enum log_level level)
+static const char *level_name(enum log_level level)
 {
     return (size_t)level < ARRAY_LEN(level_names) ? level_names[level] : "unknown";
 }
@@ -268,7 +268,7 @@ static void write_args(struct log_sink *sink, enum log_level level, const char *
     (void)gmtime_r(&ts.tv_sec, &tm);
     used = strftime(line, sizeof(line), "at=%Y-%m-%dT%H:%M:%S", &tm);
     n = snprintf(line + used, sizeof(line) - used, ".%03ldZ level=%s proc=%s pid=%d ",
-                 ts.tv_nsec / 1000000, log_level_name(level), proc_name, (int)getpid());
+                 ts.tv_nsec / 1000000, level_name(level), proc_name, (int)getpid());
     if (n > 0)
         used += (size_t)n;
     if (sink->unsaid != 0) {

@@ -28,8 +28,7 @@ enum log_level {
     LOG_LEVEL_DEBUG = 3,
 };
 
-/* The name of a level ("info"), and back; the latter returns false for an unknown name. */
-const char *log_level_name(enum log_level level);
+/* The level of this name ("info"); false: there is none. */
 MUST_CHECK bool log_level_parse(enum log_level *out, const char *name);
 
 /* Sets what this process calls itself in its lines ("master", "worker0").  Copied. */

@@ -16,7 +16,8 @@ const uint64_t metrics_bound_us[METRICS_BOUNDS] = {
     409600, 819200, 1638400, 3276800, 6553600, 13107200, 26214400, 52428800, 209715200,
 };
 
-void metrics_escape(struct buf *out, const char *text)
+/* Appends `text` as the inside of a label value. */
+static void escape(struct buf *out, const char *text)
 {
     for (; *text != '\0'; text++) {
         if (*text == '\\')
@@ -49,7 +50,7 @@ static void head(struct buf *out, const char *name, const char *type, const char
 static void label(struct buf *out, const char *name, const char *value)
 {
     buf_printf(out, "%s=\"", name);
-    metrics_escape(out, value);
+    escape(out, value);
     buf_str(out, "\"");
 }
 

@@ -28,9 +28,6 @@ extern const uint64_t metrics_bound_us[METRICS_BOUNDS];
 /* Appends the text; check out->failed. */
 void metrics_build(struct buf *out, const struct snapshot *snapshot);
 
-/* Appends `text` as the inside of a label value. */
-void metrics_escape(struct buf *out, const char *text);
-
 /* How many samples lie under a bound of the table above. */
 uint64_t metrics_below(const struct histogram *h, uint64_t bound_us);
 

@@ -150,8 +150,3 @@ bool budget_spend(struct scoreboard *board, uint64_t model_hash, uint64_t now_mo
     return change(board, hedges(board), model_hash, now_mono_us, BUDGET_HEDGE_MILLI, 0,
                   BUDGET_HEDGE_MILLI);
 }
-
-uint32_t budget_saved_milli(const struct scoreboard *board, uint64_t model_hash)
-{
-    return read_amount(hedges(board), model_hash);
-}

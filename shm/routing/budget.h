@@ -46,7 +46,5 @@ void budget_save(struct scoreboard *board, uint64_t model_hash, uint64_t now_mon
 /* Takes what one hedge costs.  False: it is not there, and nothing is taken. */
 MUST_CHECK bool budget_spend(struct scoreboard *board, uint64_t model_hash,
                              uint64_t now_mono_us);
-/* The content of the bucket for hedges. */
-uint32_t budget_saved_milli(const struct scoreboard *board, uint64_t model_hash);
 
 #endif

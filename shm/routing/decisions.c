@@ -191,19 +191,3 @@ bool decisions_next(const struct scoreboard *board, const char *id,
     }
     return false;
 }
-
-bool decisions_find(const struct scoreboard *board, const char *id, uint32_t attempt,
-                    struct decision *out)
-{
-    struct decision_cursor cursor = {0};
-    struct decision one;
-    bool found = false;
-
-    while (decisions_next(board, id, &cursor, &one)) {
-        if (attempt != DECISIONS_NEWEST && one.attempt != attempt)
-            continue;
-        *out = one;
-        found = true;
-    }
-    return found;
-}

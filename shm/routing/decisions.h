@@ -73,15 +73,10 @@ struct decision {
  * DECISIONS_CANDIDATES candidates the caller chooses which to keep. */
 void decisions_add(struct scoreboard *board, unsigned worker, struct decision *decision);
 
-#define DECISIONS_NEWEST UINT32_MAX
-/* The last decision for this attempt of the request, or for any.  False: unknown, or
- * overwritten since.  Text is NUL-terminated, counts and slots are in range and numbers finite
- * whatever the bytes.  `out` is about 1.5 KiB. */
-MUST_CHECK bool decisions_find(const struct scoreboard *board, const char *id, uint32_t attempt,
-                               struct decision *out);
-
 /* All decisions for a request in the order of time: start with a zeroed cursor; false at the
- * end.  Searches the rings of all workers at each step: for people, not for a hot path. */
+ * end.  Text is NUL-terminated, counts and slots are in range and numbers finite whatever the
+ * bytes.  `out` is about 1.5 KiB.  Searches the rings of all workers at each step: for people,
+ * not for a hot path. */
 struct decision_cursor {
     uint64_t at_mono_us;
     uint64_t number;

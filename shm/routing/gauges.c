@@ -191,21 +191,6 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
     give_back(board, worker, node, generation, 1, charge_us);
 }
 
-struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
-                         uint32_t generation)
-{
-    const _Atomic uint64_t *row = segment_gauges(board, node);
-    uint64_t word;
-
-    if (row == NULL || worker >= board->geometry.n_workers)
-        return (struct gauge){0};
-    word = atomic_load_explicit(&row[worker], memory_order_acquire);
-    if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
-        return (struct gauge){0};
-    return (struct gauge){.inflight = SB_GAUGE_INFLIGHT(word),
-                          .charged_us = SB_GAUGE_CHARGE_US(word)};
-}
-
 /*
  * A routing decision adds up the rows of all nodes, so these two loops are most of its cost.
  * They take four words at a time, written out because compilers do not, with one branch for
@@ -290,15 +275,6 @@ struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t 
     if (row == NULL)
         return (struct gauge){0};
     return sum_row(row, segment_columns(board), generation);
-}
-
-uint64_t gauges_oldest(const struct scoreboard *board, unsigned node, uint32_t generation)
-{
-    const _Atomic uint64_t *row = segment_gauges(board, node);
-
-    if (row == NULL)
-        return 0;
-    return oldest_in(row + segment_oldest_at(board), segment_columns(board), generation);
 }
 
 struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,

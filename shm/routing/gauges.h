@@ -24,7 +24,7 @@ struct scoreboard;
 struct gauge {
     uint32_t inflight;       /* requests sent and neither finished nor abandoned */
     uint64_t charged_us;     /* of prefill, for requests not yet at first token */
-    uint64_t oldest_mono_us; /* only by gauges_sum_oldest(): see gauges_oldest(); else 0 */
+    uint64_t oldest_mono_us; /* only by gauges_sum_oldest(): see gauges_set_oldest(); else 0 */
 };
 
 /*
@@ -50,18 +50,14 @@ void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned nod
 void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
                     uint32_t generation, uint32_t charge_us);
 
-/* Sum over all workers / the cell of one. */
+/* The sum over all workers. */
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation);
-struct gauge gauges_read(const struct scoreboard *board, unsigned worker, unsigned node,
-                         uint32_t generation);
 
 /* The caller's oldest request on the node that has not had its first token was sent at
  * `since_mono_us`; 0 = it has none such.  Ignored when the slot has another generation. */
 void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
                        uint32_t generation, uint64_t since_mono_us);
-/* The least of these over all workers; 0 = none. */
-uint64_t gauges_oldest(const struct scoreboard *board, unsigned node, uint32_t generation);
-/* gauges_sum() and gauges_oldest() in one pass over the node's row. */
+/* gauges_sum(), and the least of these instants over all workers where anything is charged. */
 struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
                                uint32_t generation);
 

@@ -27,6 +27,7 @@
 #define MAX_STREAM_ID    (INT32_C(1) << 30)
 
 static void work(struct channel *channel);
+static void work_later(struct channel *channel);
 
 static void set_state(struct channel *channel, enum channel_state state, const char *why)
 {
@@ -46,7 +47,7 @@ void channel_add_waiting(struct channel *channel, struct call *call)
     call->waiting = true;
     TAILQ_INSERT_TAIL(&channel->waiting, call, link);
     channel->waiting_count++;
-    channel_work_later(channel);
+    work_later(channel);
 }
 
 void channel_unlink_waiting(struct channel *channel, struct call *call)
@@ -93,7 +94,7 @@ static void submit_waiting(struct channel *channel)
             retire(channel);
             h2_session_retire(full);
             set_state(channel, CHANNEL_IDLE, "");
-            channel_work_later(channel);
+            work_later(channel);
             return;
         }
         if (h2_session_room(channel->session) == 0)
@@ -135,7 +136,7 @@ static void back_off(struct channel *channel, enum call_end trouble, const char 
     channel->trouble = trouble;
     timer_start(channel->loop, &channel->retry, next_backoff(channel), on_retry);
     set_state(channel, CHANNEL_BACKOFF, why);
-    channel_work_later(channel);
+    work_later(channel);
 }
 
 static void connect_now(struct channel *channel)
@@ -185,7 +186,7 @@ static void on_work(struct deferred *deferred)
     h2_guard_leave(&channel->guard);
 }
 
-void channel_work_later(struct channel *channel)
+static void work_later(struct channel *channel)
 {
     if (!channel->guard.doomed)
         loop_defer(channel->loop, &channel->work, on_work);
@@ -202,7 +203,7 @@ void channel_on_ready(struct h2_session *session)
     channel->connect_us = session->ready_mono_us - session->opened_mono_us;
     channel->backoff_us = channel->config.backoff_min_us;
     set_state(channel, CHANNEL_READY, "");
-    channel_work_later(channel);
+    work_later(channel);
 }
 
 void channel_on_room(struct h2_session *session)
@@ -210,7 +211,7 @@ void channel_on_room(struct h2_session *session)
     struct channel *channel = session->owner;
 
     if (!TAILQ_EMPTY(&channel->waiting) && session == channel->session)
-        channel_work_later(channel);
+        work_later(channel);
 }
 
 /* The current connection is of no use for new calls; `was_ready` tells whether it ever was. */
@@ -227,7 +228,7 @@ static void replace(struct channel *channel, const struct h2_session *session, c
         return;
     }
     set_state(channel, CHANNEL_IDLE, why);
-    channel_work_later(channel); /* and from there to CONNECTING, if anyone needs it */
+    work_later(channel); /* and from there to CONNECTING, if anyone needs it */
 }
 
 void channel_on_goaway(struct h2_session *session, uint32_t h2_error_code)
@@ -349,7 +350,7 @@ void channel_connect(struct channel *channel)
 {
     channel->wanted = true;
     channel->now = true;
-    channel_work_later(channel);
+    work_later(channel);
 }
 
 enum channel_state channel_state(const struct channel *channel)

@@ -57,7 +57,6 @@ struct call {
 extern const struct h2_role client_role; /* client_call.c fills in most of it */
 
 /* client_channel.c */
-void channel_work_later(struct channel *channel);
 void channel_add_waiting(struct channel *channel, struct call *call);
 void channel_unlink_waiting(struct channel *channel, struct call *call);
 void channel_on_ready(struct h2_session *session);

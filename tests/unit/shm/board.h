@@ -9,7 +9,11 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "shm/layout.h"
+#include "shm/routing/decisions.h"
+#include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
+#include "shm/segment.h"
 
 struct temporary {
     char dir[64];
@@ -50,6 +54,36 @@ static inline struct scoreboard *board_make(struct temporary *t, uint32_t nodes,
                                             uint32_t workers, uint32_t requests)
 {
     return board_make_prefix(t, nodes, workers, requests, 64);
+}
+
+/* One worker's own word of gauges_sum(). */
+static inline struct gauge board_gauge(const struct scoreboard *board, unsigned worker,
+                                       unsigned node, uint32_t generation)
+{
+    uint64_t word = atomic_load(&segment_gauges(board, node)[worker]);
+
+    if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+        return (struct gauge){0};
+    return (struct gauge){.inflight = SB_GAUGE_INFLIGHT(word),
+                          .charged_us = SB_GAUGE_CHARGE_US(word)};
+}
+
+#define BOARD_ANY_ATTEMPT UINT32_MAX
+/* The last decision for this attempt of the request, or for any. */
+static inline bool board_decision(const struct scoreboard *board, const char *id,
+                                  uint32_t attempt, struct decision *out)
+{
+    struct decision_cursor cursor = {0};
+    struct decision one;
+    bool found = false;
+
+    while (decisions_next(board, id, &cursor, &one)) {
+        if (attempt != BOARD_ANY_ATTEMPT && one.attempt != attempt)
+            continue;
+        *out = one;
+        found = true;
+    }
+    return found;
 }
 
 static inline void board_drop(struct temporary *t, struct scoreboard *board)

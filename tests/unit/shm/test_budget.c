@@ -108,13 +108,10 @@ Test(budget, a_hedge_needs_what_twenty_answers_save_at_5_percent)
     cr_assert_not(budget_spend(board, 7, NOW), "the bucket is empty at first");
     for (int i = 0; i < 19; i++)
         budget_save(board, 7, NOW, 50);
-    cr_assert_eq(budget_saved_milli(reader, 7), 950);
     cr_assert_not(budget_spend(board, 7, NOW));
-    cr_assert_eq(budget_saved_milli(reader, 7), 950, "nothing is taken in vain");
     budget_save(board, 7, NOW, 50);
     cr_assert_not(budget_spend(reader, 7, NOW), "a reader spends nothing");
     cr_assert(budget_spend(board, 7, NOW));
-    cr_assert_eq(budget_saved_milli(reader, 7), 0);
     cr_assert_not(budget_spend(board, 7, NOW));
     cr_assert_eq(budget_milli(reader, 7), 10000, "retries have a bucket of their own");
     scoreboard_detach(reader);
@@ -129,10 +126,9 @@ Test(budget, at_most_ten_hedges_are_saved_up)
 
     for (int i = 0; i < 1000; i++)
         budget_save(board, 7, NOW + (uint64_t)i * US_PER_S, 50);
-    cr_assert_eq(budget_saved_milli(board, 7), 10000);
     while (budget_spend(board, 7, NOW))
         hedges++;
     cr_assert_eq(hedges, 10);
-    cr_assert_eq(budget_saved_milli(board, 8), 0, "another model has its own");
+    cr_assert_not(budget_spend(board, 8, NOW), "another model has its own");
     board_drop(&t, board);
 }

@@ -48,7 +48,7 @@ Test(decisions, what_was_decided_is_found_by_request_and_attempt)
     decisions_add(board, 1, &d);
     cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
 
-    cr_assert(decisions_find(reader, "req-a", 0, &out));
+    cr_assert(board_decision(reader, "req-a", 0, &out));
     cr_assert_eq(out.at_mono_us, 100);
     cr_assert_eq(out.worker, 1);
     cr_assert_eq(out.number, 0);
@@ -59,15 +59,15 @@ Test(decisions, what_was_decided_is_found_by_request_and_attempt)
     cr_assert_eq(out.candidate[0].inflight, 4);
     cr_assert_float_eq(out.candidate[0].cost_s, 2.5, 1e-9);
     cr_assert_float_eq(out.candidate[1].prefill_s, 0.25, 1e-9);
-    cr_assert(decisions_find(reader, "req-a", 1, &out));
+    cr_assert(board_decision(reader, "req-a", 1, &out));
     cr_assert_eq(out.at_mono_us, 300, "the last of two for the attempt");
     cr_assert_eq(out.candidates, 1);
     cr_assert_eq(out.candidates_total, 2);
     cr_assert_str_eq(out.candidate[1].name, "", "not there, so nothing of an older one");
-    cr_assert(decisions_find(reader, "req-a", DECISIONS_NEWEST, &out));
+    cr_assert(board_decision(reader, "req-a", BOARD_ANY_ATTEMPT, &out));
     cr_assert_eq(out.at_mono_us, 300);
-    cr_assert_not(decisions_find(reader, "req-a", 2, &out));
-    cr_assert_not(decisions_find(reader, "req", DECISIONS_NEWEST, &out));
+    cr_assert_not(board_decision(reader, "req-a", 2, &out));
+    cr_assert_not(board_decision(reader, "req", BOARD_ANY_ATTEMPT, &out));
 
     cr_assert(decisions_next(reader, "req-a", &cursor, &out));
     cr_assert_eq(out.at_mono_us, 100);
@@ -119,19 +119,19 @@ Test(decisions, the_ring_keeps_the_last_256_also_of_a_worker_that_died)
     }
     reap_process(board, 0);
     cr_assert_eq(decisions_count(board, 0), 300);
-    cr_assert_not(decisions_find(board, "req-43", 0, &out), "300 - 256 = 44");
-    cr_assert(decisions_find(board, "req-44", 0, &out));
-    cr_assert(decisions_find(board, "req-299", 0, &out));
+    cr_assert_not(board_decision(board, "req-43", 0, &out), "300 - 256 = 44");
+    cr_assert(board_decision(board, "req-44", 0, &out));
+    cr_assert(board_decision(board, "req-299", 0, &out));
     cr_assert_not(decisions_read(board, 0, 43, &out));
     cr_assert_not(decisions_read(board, 0, 300, &out));
     cr_assert(decisions_read(board, 0, 299, &out));
 
     /* The next one in the slot goes on, over what its predecessor left half-written. */
     segment_ring(board, 0)->entry[300 % 256].seq |= 1;
-    cr_assert_not(decisions_find(board, "req-44", 0, &out));
+    cr_assert_not(board_decision(board, "req-44", 0, &out));
     d = make("next", 0, 5000);
     decisions_add(board, 0, &d);
-    cr_assert(decisions_find(board, "next", 0, &out));
+    cr_assert(board_decision(board, "next", 0, &out));
     cr_assert_eq(out.number, 300);
     board_drop(&t, board);
 }
@@ -148,7 +148,7 @@ Test(decisions, more_candidates_than_fit_are_cut_and_wild_numbers_made_harmless)
     d.candidates_total = 4000;
     d.node = 4;
     decisions_add(board, 0, &d);
-    cr_assert(decisions_find(board, "x", 0, &out));
+    cr_assert(board_decision(board, "x", 0, &out));
     cr_assert_eq(out.candidates, DECISIONS_CANDIDATES);
     cr_assert_eq(out.candidates_total, 4000);
     cr_assert_eq(out.node, DECISIONS_NO_NODE, "there are slots 0 to 3");

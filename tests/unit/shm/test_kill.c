@@ -124,8 +124,8 @@ static void reap(struct scoreboard *board, unsigned w, pid_t pid)
     cr_assert_eq(waitpid(pid, NULL, 0), pid);
     reap_process(board, w);
     for (unsigned node = 0; node < NODES; node++) {
-        cr_assert_eq(gauges_read(board, w, node, 1).inflight, 0);
-        cr_assert_eq(gauges_read(board, w, node, 1).charged_us, 0);
+        cr_assert_eq(board_gauge(board, w, node, 1).inflight, 0);
+        cr_assert_eq(board_gauge(board, w, node, 1).charged_us, 0);
         cr_assert_eq(segment_gauges(board, node)[w], 0, "not even a claim is left");
         cr_assert_leq(gauges_sum(board, node, 1).inflight, CAP);
     }
@@ -172,7 +172,7 @@ Test(kill, gauges_are_exact_after_workers_were_killed_in_a_loop, .timeout = 120)
         struct gauge sum = {0};
 
         for (unsigned w = 0; w < WORKERS; w++) {
-            struct gauge g = gauges_read(board, w, node, 1);
+            struct gauge g = board_gauge(board, w, node, 1);
 
             cr_assert_eq(g.inflight, shared->ledger[w].inflight[node]);
             cr_assert_eq(g.charged_us, shared->ledger[w].pending[node]);

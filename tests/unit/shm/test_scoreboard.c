@@ -275,7 +275,7 @@ static void read_what_routing_shares(const struct scoreboard *board)
     for (unsigned i = 0; i < BUDGET_MODELS; i++)
         cr_assert_leq(budget_milli(board, segment_budgets(board)[i] | i), BUDGET_MAX_MILLI);
     for (unsigned node = 0; node < nodes + 3; node++) {
-        (void)gauges_oldest(board, node, 1);
+        (void)gauges_sum_oldest(board, node, 1);
         (void)gauges_sum_oldest(board, node, 1);
         (void)loads_live(board, node, 1, 1, 1);
         if (queue_heads_least(board, node, 1, 0, 1, &head))
@@ -370,8 +370,6 @@ static void read_everything(const struct scoreboard *board)
             cr_assert(isfinite(speed.tokens) && isfinite(speed.seconds));
         }
         (void)gauges_sum(board, node, 1);
-        (void)gauges_read(board, 0, node, 1);
-        (void)gauges_read(board, 4711, node, 1);
     }
     read_what_routing_shares(board);
     for (unsigned w = 0; w < scoreboard_max_workers(board) + 3; w++) {

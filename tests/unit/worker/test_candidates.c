@@ -357,8 +357,8 @@ Test(candidates, a_claim_charges_the_time_of_the_uncached_tokens_to_the_own_gaug
     all.of[0].matched_tokens = 400;
     cr_assert_eq(claim(&place), 0);
     cr_assert_eq(place.terms.uncached_tokens, 600);
-    cr_assert_eq(gauges_read(s.board, 0, 0, 1).inflight, 1);
-    cr_assert_eq(gauges_read(s.board, 0, 0, 1).charged_us, 600000);
+    cr_assert_eq(board_gauge(s.board, 0, 0, 1).inflight, 1);
+    cr_assert_eq(board_gauge(s.board, 0, 0, 1).charged_us, 600000);
     tear_down();
 }
 
@@ -394,7 +394,7 @@ Test(candidates, the_record_has_every_term_and_says_why_not)
     cr_assert_eq(claim(&place), 0);
     (void)strlcpy(d.id, "req-1", sizeof(d.id));
     candidates_record(&all, s.board, 0, &s.request, place.at, &d);
-    cr_assert(decisions_find(s.board, "req-1", DECISIONS_NEWEST, &read));
+    cr_assert(board_decision(s.board, "req-1", BOARD_ANY_ATTEMPT, &read));
     cr_assert_eq(read.node, 0);
     cr_assert_str_eq(read.name, "n0");
     cr_assert_eq(read.prompt_tokens, 1000);
@@ -435,7 +435,7 @@ static void record_of_many(enum policy_kind policy)
     d.policy = policy;
     (void)strlcpy(d.id, "req-2", sizeof(d.id));
     candidates_record(&all, s.board, 0, &s.request, place.at, &d);
-    cr_assert(decisions_find(s.board, "req-2", DECISIONS_NEWEST, &read));
+    cr_assert(board_decision(s.board, "req-2", BOARD_ANY_ATTEMPT, &read));
     cr_assert_eq(read.candidates_total, NODES);
     cr_assert_eq(read.candidates, DECISIONS_CANDIDATES);
     for (uint32_t i = 0; i < read.candidates; i++)
