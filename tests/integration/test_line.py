@@ -677,7 +677,8 @@ def test_ten_thousand_that_wait_are_all_served(make_cluster):
 
 
 def drain_many(make_cluster, count, slots):
-    cluster = make_cluster(config={"queue": {"max_waiting": 2 * count, "max_wait_ms": 300000},
+    cluster = make_cluster(config={"queue": {"max_waiting": 2 * count, "max_wait_ms": 300000,
+                                             "comment_after_ms": 0},
                                    "limits": {"max_connections": 2 * count}}).start()
     cluster.start_node("only", f"slots={slots},speed=100", extra=("--queue", "0"))
 
