@@ -460,6 +460,21 @@ static struct seat *seat_of(struct supervisor *sup, const struct child *child)
     return NULL;
 }
 
+/* A dead worker's requests hold no place any more: whoever waits for one looks now. */
+static void wake_workers(const struct supervisor *sup)
+{
+    static const uint64_t one = 1;
+
+    for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
+        const struct child *child = &sup->children[i];
+
+        /* An eventfd that is too full to be written is readable. */
+        if (child->pid != 0 && child->kind == CHILD_WORKER &&
+            write(sup->rt->wake_fds[child->slot], &one, sizeof(one)) == -1)
+            continue;
+    }
+}
+
 static void forget_previous(struct supervisor *sup, const struct child *child)
 {
     for (unsigned i = 0; i < sup->seats_count; i++) {
@@ -526,6 +541,8 @@ static void bury(struct supervisor *sup, struct child *child, int status)
             (void)strlcpy(sup->why_not_served, words, sizeof(sup->why_not_served));
     }
     reap_process(sup->rt->board, child->slot);
+    if (child->kind == CHILD_WORKER)
+        wake_workers(sup);
     forget_previous(sup, child);
     if (seat != NULL && !expected) {
         wait_us = backoff_next_us(&seat->backoff, up_us);

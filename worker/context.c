@@ -11,7 +11,5 @@ void worker_context_init(struct worker_context *context)
 
 void worker_context_finish(struct worker_context *context)
 {
-    timer_stop(context->loop, &context->wake_timer);
-    loop_undefer(context->loop, &context->wake);
     wire_arena_finish(&context->arena);
 }

@@ -12,6 +12,7 @@
 
 #include "base/loop.h"
 #include "proto/wire.h"
+#include "worker/queue/queue.h"
 #include "worker/routing/demand.h"
 
 struct config;
@@ -19,11 +20,11 @@ struct fleet;
 struct log_sink;
 struct request;
 struct scoreboard;
-struct wait_line;
 
 enum request_try {
     REQUEST_TRY_STARTED = 0, /* an attempt runs, or the request has ended */
     REQUEST_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
+    REQUEST_TRY_LOST,        /* one could now, and another worker was faster */
 };
 
 struct worker_context {
@@ -40,16 +41,12 @@ struct worker_context {
     struct request *first, *last; /* all */
     size_t open_count;
 
-    /* private to routing/waiting.c */
-    struct wait_line *lines; /* owned; one per model that something waits for here */
-    size_t waiting_count;
-    struct demand demand;
-    struct deferred wake;
-    struct timer wake_timer; /* while anything waits */
+    struct queue queue;   /* requests that wait for a place: see routing/enqueue.h */
+    struct demand demand; /* private to routing/enqueue.c */
 
-    /* Tries to start a request that waits; `beyond_slots` as in choose_node().  Set by
-     * request/request.c, for waiting.c. */
-    enum request_try (*try_start)(struct request *req, bool beyond_slots);
+    /* Tries to start a request that waits; `rights` as in choose_node().  Set by
+     * request/request.c, for enqueue.c. */
+    enum request_try (*try_start)(struct request *req, const struct queue_rights *rights);
 
     uint64_t random; /* state of the tie-breaker: routing/choose.c */
 };

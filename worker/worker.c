@@ -29,7 +29,7 @@
 #include "worker/http/server.h"
 #include "worker/question.h"
 #include "worker/request/request.h"
-#include "worker/routing/waiting.h"
+#include "worker/routing/enqueue.h"
 
 #define TURN_MAX_US (100 * US_PER_MS) /* the heartbeat beats at least this often */
 /* After the time is up: for error events to reach the clients. */
@@ -145,10 +145,10 @@ static void on_fleet_change(void *data)
 {
     struct worker *w = data;
 
-    waiting_wake(&w->context);
+    queue_renew(&w->context.queue);
 }
 
-/* Another worker freed a place, and somebody here is first in line. */
+/* A node was offered to a request here, or a worker has died. */
 static void on_woken(struct watch *watch, void *data)
 {
     struct worker *w = data;
@@ -157,7 +157,7 @@ static void on_woken(struct watch *watch, void *data)
     (void)watch;
     if (read(w->params->wake_fds[w->params->slot], &count, sizeof(count)) ==
         (ssize_t)sizeof(count))
-        waiting_wake(&w->context);
+        queue_woken(&w->context.queue);
 }
 
 static int watch_signals(struct worker *w, struct error *err)
@@ -205,6 +205,7 @@ static int start(struct worker *w, struct error *err)
     w->context.access_log = w->access_log;
     w->context.wake_fds = params->wake_fds;
     worker_context_init(&w->context);
+    enqueue_init(&w->context);
     request_init(&w->context);
     rc = fleet_create(&w->context.fleet, &w->loop, params->config, params->board,
                       on_fleet_change, w, err);
@@ -268,8 +269,10 @@ int worker_main(const struct worker_params *params)
         log_error("event=worker_start_failed why=%s", log_quote(err.text));
     }
     http_server_destroy(w->http);
-    if (w->context.loop != NULL)
+    if (w->context.loop != NULL) {
+        enqueue_finish(&w->context);
         worker_context_finish(&w->context);
+    }
     if (w->questions.loop != NULL)
         question_core_finish(&w->questions);
     fleet_destroy(w->context.fleet);

@@ -216,7 +216,8 @@ static double rendezvous(const struct balance_candidate *c, uint64_t key)
     return -(double)c->slots * c->weight / log(unit);
 }
 
-static int prefix_hash(const struct balance_candidate *candidates, size_t n, uint64_t key)
+static int prefix_hash(const struct balance_candidate *candidates, size_t n, uint64_t key,
+                       uint64_t random)
 {
     uint64_t total = 1, capacity = 0;
     double best_score = 0;
@@ -243,7 +244,8 @@ static int prefix_hash(const struct balance_candidate *candidates, size_t n, uin
             best_score = score;
         }
     }
-    return best;
+    /* No slot stays empty while a request waits for it. */
+    return best != -1 ? best : least_conn(candidates, n, random);
 }
 
 int balance_choose(enum policy_kind kind, const struct balance_candidate *candidates, size_t n,
@@ -260,7 +262,7 @@ int balance_choose(enum policy_kind kind, const struct balance_candidate *candid
     case POLICY_RANDOM2:
         return random2(candidates, n, random);
     case POLICY_PREFIX_HASH:
-        return prefix_hash(candidates, n, request->key);
+        return prefix_hash(candidates, n, request->key, random);
     }
     return -1;
 }

@@ -41,7 +41,7 @@
  *   round_robin   the next one after the cursor.
  *   prefix_hash   consistent hashing with bounded loads (Mirrokni et al., 2016): nodes in the
  *                 order of hash(key, node), the first whose load after taking this one is at
- *                 most 1.25 times its fair share.
+ *                 most 1.25 times its fair share; if there is none, as least_conn.
  *
  * Ties are broken at random.
  */

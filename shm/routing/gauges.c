@@ -173,8 +173,8 @@ static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
     pending = SB_GAUGE_CHARGE_US(word);
     inflight -= requests < inflight ? requests : inflight;
     pending -= charge_us < pending ? charge_us : pending;
-    /* Not only release: whoever gives back and then looks at the lines (shm/routing/lines.h)
-     * must not do so in the other order. */
+    /* Not only release: the gauge is stored before the queue heads are looked at
+     * (shm/share/queue_heads.c). */
     atomic_store_explicit(&row[worker], make_word(generation, inflight, pending),
                           memory_order_seq_cst);
 }
@@ -213,8 +213,8 @@ static inline uint64_t only_wanted(uint64_t word)
 }
 
 /* Adds up `columns` words of a row.  Sequentially consistent for the sake of
- * shm/routing/lines.h: who has published a line sees every place that was given back before its
- * releaser looked. */
+ * shm/share/queue_heads.c: a worker that has published a request sees every place that was
+ * given back before its releaser looked. */
 static inline struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns,
                                    uint32_t generation)
 {

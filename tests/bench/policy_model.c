@@ -35,7 +35,7 @@
 #define MAX_NODES    64
 #define BLOCK_TOKENS 512
 #define CHUNK_TOKENS 512
-#define LOOK_BEHIND  16 /* as in worker/routing/waiting.c */
+#define LOOK_BEHIND  16 /* as PRICED in worker/queue/queue.c */
 #define HOLD_ALPHA   0.1
 
 struct request {

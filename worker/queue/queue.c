@@ -561,7 +561,10 @@ void queue_room(struct queue *q, unsigned node)
 
 void queue_woken(struct queue *q)
 {
-    announce_take_offers(&q->announce, &q->look);
+    struct node_set offered = {0};
+
+    announce_take_offers(&q->announce, &offered);
+    set_or(&q->look, set_is_empty(&offered) ? &q->announce.published : &offered);
     wake(q);
 }
 

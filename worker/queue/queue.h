@@ -116,7 +116,8 @@ MUST_CHECK bool queue_is_idle(const struct queue *queue);
 
 /* This worker has made room on the node, and its gauge says so. */
 void queue_room(struct queue *queue, unsigned node);
-/* The eventfd of this worker was readable, and has been read. */
+/* The eventfd of this worker was readable, and has been read: nodes were offered, or, where
+ * none was, a worker has died and every node is worth a look. */
 void queue_woken(struct queue *queue);
 /* What reach() says may have changed for any entry. */
 void queue_renew(struct queue *queue);

@@ -12,7 +12,7 @@
 #include "worker/request/attempt.h"
 #include "worker/request/request_state.h"
 #include "worker/routing/choose.h"
-#include "worker/routing/waiting.h"
+#include "worker/routing/enqueue.h"
 
 /* A hedge that found no free slot or no budget looks again after this long. */
 #define LOOK_AGAIN_US (100 * US_PER_MS)
@@ -64,11 +64,12 @@ static bool claim(struct request *req, struct attempt *attempt, struct fleet_nod
 {
     struct worker_context *context = req->context;
     uint64_t now = loop_now_us(context->loop);
+    struct queue_rights rights;
 
-    if (waiting_has_line(req) || !budget_allows(context->board, req->model_hash) ||
+    if (!budget_allows(context->board, req->model_hash) ||
         !budget_spend(context->board, req->model_hash, now))
         return false;
-    if (choose_node(attempt, false, node) == CHOOSE_CLAIMED)
+    if (choose_node(attempt, enqueue_rights(req, true, &rights), node) == CHOOSE_CLAIMED)
         return true;
     budget_save(context->board, req->model_hash, now, BUDGET_HEDGE_MILLI);
     return false;

@@ -9,7 +9,7 @@
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
 #include "worker/routing/choose.h"
-#include "worker/routing/waiting.h"
+#include "worker/routing/enqueue.h"
 
 /* A request that waits for a node looks again this often. */
 #define WAIT_NODE_LOOK_US (100 * US_PER_MS)
@@ -46,7 +46,7 @@ bool limits_deadline_passed(const struct request *req)
  * but not before a node that restarts, or has just joined, has had its time. */
 static uint64_t wait_limit_mono_us(struct request *req)
 {
-    uint64_t limit = waiting_limit_us(req);
+    uint64_t limit = enqueue_limit_us(req);
     uint64_t due = req->wait_mono_us + (limit > req->waited_us ? limit - req->waited_us : 0);
 
     if (choose_any_up(req)) {

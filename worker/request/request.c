@@ -39,7 +39,7 @@
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
 #include "worker/routing/choose.h"
-#include "worker/routing/waiting.h"
+#include "worker/routing/enqueue.h"
 
 /* After its answer is whole a node has so long to end the call. */
 #define END_US (2 * US_PER_S)
@@ -201,12 +201,12 @@ static void reject_queue_full(struct request *req)
 {
     reject(req, API_ERROR_QUEUE_FULL,
            "too many requests are waiting for this model: come back later",
-           waiting_turn_away(req));
+           enqueue_reject(req));
 }
 
 static void client_over(struct request *req, bool gone)
 {
-    waiting_remove(req);
+    enqueue_remove(req);
     log_access(req, gone);
     req->client = NULL;
     set_state(req, REQUEST_STATE_DONE);
@@ -561,24 +561,26 @@ static void run(struct request *req, struct fleet_node *node)
     arm(req);
 }
 
-static enum request_try try_start(struct request *req, bool beyond_slots)
+static enum request_try try_start(struct request *req, const struct queue_rights *rights)
 {
     struct fleet_node *node = NULL;
     struct retry_facts facts;
 
     req->attempt->is_hedge = false;
-    switch (choose_node(req->attempt, beyond_slots, &node)) {
+    switch (choose_node(req->attempt, rights, &node)) {
     case CHOOSE_CLAIMED:
-        if (req->line == NULL)
-            waiting_not_needed(req);
-        waiting_remove(req);
+        if (req->queued.list == NULL)
+            enqueue_not_needed(req);
+        enqueue_remove(req);
         run(req, node);
         return REQUEST_TRY_STARTED;
     case CHOOSE_ALL_FAILED:
-        waiting_remove(req);
+        enqueue_remove(req);
         facts = facts_of(req, NULL, RETRY_END_NO_NODE_LEFT, false);
         obey(req, NULL, &facts);
         return REQUEST_TRY_STARTED;
+    case CHOOSE_LOST:
+        return REQUEST_TRY_LOST;
     case CHOOSE_FULL:
     case CHOOSE_NOBODY:
         break; /* the wait's own limits decide how long it waits */
@@ -586,18 +588,19 @@ static enum request_try try_start(struct request *req, bool beyond_slots)
     return REQUEST_TRY_NO_ROOM;
 }
 
-/* Tries the nodes, or gets in the queue.  A retry keeps its turn: it may skip the queue. */
+/* Tries the nodes, or gets in the queue.  A retry and a resume have the key of their arrival,
+ * and so their old place. */
 static void place(struct request *req)
 {
-    if ((req->attempts != 0 || !waiting_has_line(req)) &&
-        try_start(req, false) == REQUEST_TRY_STARTED)
+    struct queue_rights rights;
+
+    if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED)
         return;
-    if (waiting_refuses(req)) {
+    if (enqueue_refuses(req)) {
         reject_queue_full(req);
         return;
     }
-    req->queue_row = waiting_row(req);
-    if (!waiting_add(req)) {
+    if (!enqueue_add(req)) {
         reject(req, API_ERROR_OVERLOADED, "out of memory", 1);
         return;
     }
@@ -609,10 +612,10 @@ static void place(struct request *req)
 
 static void wait_is_over(struct request *req)
 {
-    waiting_remove(req);
+    enqueue_remove(req);
     if (choose_any_up(req))
         reject(req, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
-               waiting_turn_away(req));
+               enqueue_reject(req));
     else if (req->last_error != API_ERROR_NONE)
         answer_error(req, req->last_error, req->last_message, 0);
     else
@@ -621,7 +624,7 @@ static void wait_is_over(struct request *req)
 
 static void deadline_is_over(struct request *req)
 {
-    waiting_remove(req);
+    enqueue_remove(req);
     end_attempts(req, STATS_TIMEOUT);
     req->outcome = REQUEST_OUTCOME_TIMEOUT;
     answer_error(req, API_ERROR_DEADLINE, "the request took longer than request_timeout_ms", 0);
@@ -663,6 +666,8 @@ static void on_timer(struct timer *timer)
     }
     switch (req->state) {
     case REQUEST_STATE_QUEUED:
+        if (enqueue_look(req))
+            return;
         if (limits_wait_passed(req)) {
             wait_is_over(req);
             return;
@@ -752,7 +757,7 @@ void request_start(struct worker_context *context, struct client_request *client
     }
     responder_set_events(client->responder, &client_events, req);
     /* A rejection must be cheap: before the prompt is looked at. */
-    if (waiting_has_line(req) && waiting_refuses(req)) {
+    if (enqueue_any(req) && enqueue_refuses(req)) {
         reject_queue_full(req);
         return;
     }
@@ -773,7 +778,7 @@ void request_stop_all(struct worker_context *context)
         next = req->next;
         if (req->state == REQUEST_STATE_FLUSHING || req->state == REQUEST_STATE_DONE)
             continue;
-        waiting_remove(req);
+        enqueue_remove(req);
         end_attempts(req, STATS_CLIENT_GONE);
         reject(req, API_ERROR_SHUTTING_DOWN, "the coordinator is shutting down", 1);
     }

@@ -10,7 +10,7 @@
  *   response.c   what a node says, on its way to the client
  *   attempt.c    one try on one node, from its place there to the end of the call
  *   choose.c     which node it goes to
- *   waiting.c    its place in the queue
+ *   enqueue.c    its place in the queue
  */
 #ifndef DROVER_WORKER_REQUEST_STATE_H
 #define DROVER_WORKER_REQUEST_STATE_H
@@ -26,13 +26,13 @@
 #include "shm/nodes.h"
 #include "shm/stats.h"
 #include "worker/api/surface.h"
+#include "worker/queue/queue.h"
 #include "worker/routing/exclusions.h"
 
 struct attempt;
 struct client_request;
 struct fleet_node;
 struct node_call;
-struct wait_line;
 struct worker_context;
 
 /*
@@ -170,12 +170,9 @@ struct request {
     uint64_t envelope_bytes;  /* of the message to a node, without a text to go on from */
     uint32_t prompt_estimate; /* tokens; at least 1 */
 
-    /* In the queue: private to waiting.c. */
-    struct wait_line *line; /* NULL iff not in the queue */
-    struct request *wait_prev, *wait_next;
-    uint64_t key;          /* smaller goes first */
+    /* In the queue: private to enqueue.c. */
+    struct queue_entry queued;
     uint32_t queue_row;    /* where it is counted, shm/share/model_queues.h */
-    uint32_t position;     /* how many were before it when last counted */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
 

@@ -15,7 +15,7 @@
 #include "worker/node_call.h"
 #include "worker/request/request_state.h"
 #include "worker/routing/choose.h"
-#include "worker/routing/waiting.h"
+#include "worker/routing/enqueue.h"
 
 /* An answer without content yet (role events, or one JSON document) is held up to here. */
 #define HOLD_BYTES (1024 * 1024)
@@ -134,7 +134,7 @@ void response_show_waiting(struct request *req)
         config_queue_for(req->context->config, req->model)->comment_after_ms * US_PER_MS;
     uint64_t now = loop_now_us(req->context->loop);
     uint64_t waited = now - req->wait_mono_us + req->waited_us;
-    unsigned position;
+    unsigned ahead, eta_s;
     char comment[96];
     int n;
 
@@ -148,9 +148,9 @@ void response_show_waiting(struct request *req)
         req->shown = SHOWN_HEAD;
     }
     req->comment_mono_us = now;
-    position = waiting_position(req) + 1;
-    n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", position,
-                 waiting_eta_s(req));
+    enqueue_estimate(req, &ahead, &eta_s);
+    n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", ahead + 1,
+                 eta_s);
     if (n > 0)
         responder_write(req->client->responder, comment, (size_t)n);
 }

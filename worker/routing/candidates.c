@@ -20,6 +20,9 @@
 /* A load nobody gave a time for. */
 #define DEFAULT_LOAD_MS 10000
 
+/* While a model is loaded for somebody else, the others look this often whether it is there. */
+#define LOAD_LOOK_US (10 * US_PER_MS)
+
 /* What is known of the request before any node is looked at. */
 struct outlook {
     uint32_t matched[CANDIDATES_MAX]; /* windows each node slot has seen */
@@ -61,6 +64,76 @@ static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
     if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
         return INFINITY;
     return (float)estimate_regret_s(hot->sent_mono_us, now);
+}
+
+/* A model that is being loaded there for somebody else. */
+static bool waits_for_load(const struct scoreboard *board, const struct fleet_server *server,
+                           const struct candidates_request *request)
+{
+    return server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE &&
+           loads_live(board, server->slot, server->generation, request->model_hash,
+                      request->now_mono_us);
+}
+
+/* Is there a node for it that is not on probation? */
+static bool has_proven(const struct scoreboard *board, const struct fleet_model *model,
+                       const struct candidates_request *request)
+{
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct fleet_server *server = &model->servers[i];
+
+        if (can_serve(server, request) && find_barred(request, server) == NULL &&
+            nodes_state(board, server->slot) == NODE_UP)
+            return true;
+    }
+    return false;
+}
+
+static void bring_forward(uint64_t *until_mono_us, uint64_t to_mono_us)
+{
+    if (to_mono_us < *until_mono_us)
+        *until_mono_us = to_mono_us;
+}
+
+/* As candidates_reach() has it, for one node. */
+static bool reaches(const struct scoreboard *board, const struct fleet_server *server,
+                    const struct candidates_request *request, bool spare_probation,
+                    uint64_t *until_mono_us)
+{
+    const struct candidates_barred *barred = find_barred(request, server);
+    uint64_t full_mono_us = server->node->full_mono_us;
+
+    if (!can_serve(server, request))
+        return false;
+    if (barred != NULL) {
+        bring_forward(until_mono_us, barred->until_mono_us);
+        return false;
+    }
+    if (full_mono_us > request->now_mono_us) {
+        bring_forward(until_mono_us, full_mono_us);
+        return false;
+    }
+    if (waits_for_load(board, server, request)) {
+        bring_forward(until_mono_us, request->now_mono_us + LOAD_LOOK_US);
+        return false;
+    }
+    return !spare_probation || nodes_state(board, server->slot) != NODE_TRIAL;
+}
+
+void candidates_reach(const struct scoreboard *board, const struct fleet_model *model,
+                      const struct candidates_request *request, struct node_set *nodes,
+                      uint32_t *generation, uint64_t *until_mono_us)
+{
+    bool spare_probation = request->spare_probation && has_proven(board, model, request);
+
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct fleet_server *server = &model->servers[i];
+
+        if (!reaches(board, server, request, spare_probation, until_mono_us))
+            continue;
+        node_set_add(nodes, server->slot);
+        generation[server->slot] = server->generation;
+    }
 }
 
 static inline void describe(struct balance_candidate *c, const struct scoreboard *board,
@@ -107,8 +180,7 @@ static uint8_t describe_load(struct balance_candidate *c, const struct scoreboar
 {
     c->load_s = (float)(server->load_ms == 0 ? DEFAULT_LOAD_MS : server->load_ms) / 1000.0f;
     c->regret_s = -1; /* a load is no trial of the speed */
-    if (!loads_live(board, server->slot, server->generation, request->model_hash,
-                    request->now_mono_us))
+    if (!waits_for_load(board, server, request))
         return 0;
     c->cap = 0;
     return DECISION_BAR_LOADING;
@@ -128,9 +200,8 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
     out->session_node = outlook.session_node;
     outlook.speeds = speeds_find(board, request->model_hash, request->op_class);
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
-        request->beyond_slots) {
-        out->any_usable =
-            true; /* perhaps; but nothing is cached anywhere, so nothing is for it */
+        request->rights != NULL && request->rights->beyond_only && request->barred_count == 0) {
+        out->any_usable = true; /* perhaps; but nothing is cached, so nothing is for it */
         return;
     }
     for (size_t i = 0; i < model->servers_count && out->count < CANDIDATES_MAX; i++) {
@@ -160,8 +231,7 @@ void candidates_gather(struct candidates *out, const struct scoreboard *board,
             limit_trial(c, board, server);
         if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
             out->bars[out->count] = describe_load(c, board, server, request);
-        if (request->beyond_slots && c->inflight < c->slots)
-            c->cap = 0;
+        c->cap = queue_rights_cap(request->rights, server->slot, c->inflight, c->slots, c->cap);
         out->server[out->count++] = server;
     }
 }
@@ -208,6 +278,7 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
                       enum policy_kind policy, const struct candidates_request *request,
                       uint32_t *cursor, uint64_t *random, struct candidates_place *out)
 {
+    out->lost = false;
     for (;;) {
         int at = balance_choose(policy, candidates->of, candidates->count, &request->policy,
                                 cursor, balance_random(random), candidates->cost_s);
@@ -229,7 +300,8 @@ bool candidates_claim(struct candidates *candidates, struct scoreboard *board, u
         out->at = at;
         if (claim(board, worker, server, c, request, out))
             return true;
-        c->cap = 0; /* another worker was faster */
+        c->cap = 0;
+        out->lost = true;
         candidates->bars[at] |= DECISION_BAR_LOST;
     }
 }

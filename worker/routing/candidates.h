@@ -20,10 +20,12 @@
 
 #include "base/attrs.h"
 #include "policy/route/balance.h"
+#include "worker/queue/rights.h"
 
 struct decision;
 struct fleet_model;
 struct fleet_server;
+struct node_set;
 struct scoreboard;
 
 #define CANDIDATES_MAX 1024 /* as many as the node table can have */
@@ -47,7 +49,9 @@ struct candidates_request {
     double tokens_per_window;
     const struct candidates_barred *barred;
     uint32_t barred_count;
-    bool beyond_slots; /* only where all slots are taken: a place that only a match is worth */
+    bool spare_probation; /* not for a node on probation while another could serve it */
+    const struct queue_rights
+        *rights; /* borrowed; NULL = nothing waits, and any place will do */
     uint64_t now_mono_us;
 };
 
@@ -64,13 +68,24 @@ struct candidates {
     float cost_s[CANDIDATES_MAX];          /* see balance_choose() */
 };
 
+/*
+ * The nodes that the request could be sent to, by what only this worker knows: it judges
+ * neither their state nor their load, but what the claim would refuse.  Adds to `nodes`, sets
+ * their `generation` (by node), and brings `until_mono_us` forward to when the answer changes
+ * by itself.
+ */
+void candidates_reach(const struct scoreboard *board, const struct fleet_model *model,
+                      const struct candidates_request *request, struct node_set *nodes,
+                      uint32_t *generation, uint64_t *until_mono_us);
+
 /* Everybody who could serve the request, and how things stand there.  Not reentrant. */
 void candidates_gather(struct candidates *out, const struct scoreboard *board,
                        const struct fleet_model *model,
                        const struct candidates_request *request);
 
 struct candidates_place {
-    int at; /* index of the candidate */
+    int at;    /* index of the candidate */
+    bool lost; /* a place was there, and another worker was faster */
     struct balance_terms terms;
     uint32_t charge_us; /* of prefill, added to the node's gauge */
     bool trial;         /* another node would cost less: it is to show how fast it is now */

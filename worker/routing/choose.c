@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/config/config.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/loop.h"
 #include "policy/route/estimate.h"
@@ -24,7 +25,6 @@
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
 #include "worker/routing/candidates.h"
-#include "worker/routing/waiting.h"
 
 #define HOLD_ALPHA  0.1 /* of the moving average of the time that a slot is held */
 #define LEARN_TRIES 8
@@ -178,9 +178,9 @@ static void only_free_slots(struct candidates *candidates, unsigned but_not)
     }
 }
 
-/* Retries and hedges are not spent on finding out how a node is, while another could serve
- * them. */
-static void no_trials(struct candidates *candidates)
+/* Do not spend a retry or a hedge on finding out how a node is, while another could serve it.
+ */
+static void spare_probation(struct candidates *candidates)
 {
     bool other = false;
 
@@ -219,14 +219,8 @@ static void record(const struct attempt *attempt, const struct candidates *candi
                       &d);
 }
 
-enum choose_result choose_node(struct attempt *attempt, bool beyond_slots,
-                               struct fleet_node **out)
+static struct candidates_request request_of(const struct request *req)
 {
-    static struct candidates candidates; /* one thread, no recursion; too large for the stack */
-    struct request *req = attempt->request;
-    struct worker_context *context = req->context;
-    struct fleet_model *model = fleet_find(context->fleet, req->client->model);
-    enum policy_kind policy = config_policy_for(context->config, req->client->model);
     struct candidates_request request = {
         .policy = {.tokens = req->prompt_estimate, .key = key_of(req)},
         .operation = (int)req->client->operation,
@@ -238,27 +232,73 @@ enum choose_result choose_node(struct attempt *attempt, bool beyond_slots,
         .windows_count = req->windows_count,
         .barred = req->excluded.of,
         .barred_count = req->excluded.count,
-        .beyond_slots = beyond_slots,
-        .now_mono_us = loop_now_us(context->loop),
+        .spare_probation = req->attempts != 0,
+        .now_mono_us = loop_now_us(req->context->loop),
     };
+
+    if (req->windows_count != 0)
+        request.tokens_per_window = (double)req->prompt_estimate *
+                                    req->context->config->prefix.window_bytes /
+                                    (double)req->prompt_bytes;
+    return request;
+}
+
+void choose_reach(const struct request *req, struct queue_reach *out)
+{
+    struct candidates_request request = request_of(req);
+    const struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+
+    if (model != NULL)
+        candidates_reach(req->context->board, model, &request, &out->nodes, out->generation,
+                         &out->until_mono_us);
+}
+
+uint64_t choose_need(const struct request *req)
+{
+    const struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+    uint64_t now = loop_now_us(req->context->loop), bytes = message_bytes(req);
+    uint64_t need = hash_spread(req->model_hash ^
+                                ((uint64_t)req->client->operation << 1 | (req->attempts != 0)));
+
+    /* Sums, so that the order does not count. */
+    for (uint32_t i = 0; i < req->excluded.count; i++) {
+        const struct candidates_barred *e = &req->excluded.of[i];
+
+        if (e->until_mono_us > now)
+            need += hash_spread(hash_spread((uint64_t)e->node << 32 | e->generation) ^
+                                e->until_mono_us);
+    }
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (!fleet_takes(&model->servers[i], bytes))
+            need += hash_spread(model->servers[i].slot + UINT64_C(1));
+    }
+    return need;
+}
+
+enum choose_result choose_node(struct attempt *attempt, const struct queue_rights *rights,
+                               struct fleet_node **out)
+{
+    static struct candidates candidates; /* one thread, no recursion; too large for the stack */
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    struct fleet_model *model = fleet_find(context->fleet, req->client->model);
+    enum policy_kind policy = config_policy_for(context->config, req->client->model);
+    struct candidates_request request = request_of(req);
     struct candidates_place place;
     const struct fleet_server *server;
 
     if (model == NULL)
         return CHOOSE_NOBODY;
-    if (req->windows_count != 0)
-        request.tokens_per_window = (double)req->prompt_estimate *
-                                    context->config->prefix.window_bytes /
-                                    (double)req->prompt_bytes;
+    request.rights = rights;
     candidates_gather(&candidates, context->board, model, &request);
     if (attempt->is_hedge)
         only_free_slots(&candidates, req->attempt->node);
-    if (req->attempts != 0)
-        no_trials(&candidates);
+    if (request.spare_probation)
+        spare_probation(&candidates);
     if (!candidates_claim(&candidates, context->board, context->slot, policy, &request,
                           &model->cursor, &context->random, &place)) {
         if (candidates.any_usable)
-            return CHOOSE_FULL;
+            return place.lost ? CHOOSE_LOST : CHOOSE_FULL;
         return candidates.any_failed ? CHOOSE_ALL_FAILED : CHOOSE_NOBODY;
     }
     server = candidates.server[place.at];
@@ -497,5 +537,5 @@ void choose_release(struct attempt *attempt, enum stats_counter outcome)
                                                         req->prompt_bytes, req->prompt_tokens);
         }
     }
-    waiting_released(context);
+    queue_room(&context->queue, attempt->node);
 }

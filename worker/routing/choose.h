@@ -19,17 +19,26 @@ struct request;
 struct worker_context;
 struct fleet_node;
 struct attempt;
+struct queue_reach;
+struct queue_rights;
 
 enum choose_result {
     CHOOSE_CLAIMED = 0, /* *out is the node; its gauges count the request */
     CHOOSE_FULL,        /* some node could serve it, none may take it now */
+    CHOOSE_LOST,        /* ... one could, and another worker was faster */
     CHOOSE_ALL_FAILED,  /* every node that could has failed for this request */
     CHOOSE_NOBODY,      /* no node that could is up */
 };
 /* For an attempt that is a hedge: one with a free slot, and not that of the other attempt.
- * `beyond_slots`: only where all slots are taken, in a place that a cache match is worth. */
-MUST_CHECK enum choose_result choose_node(struct attempt *attempt, bool beyond_slots,
+ * `rights`: NULL = any place will do. */
+MUST_CHECK enum choose_result choose_node(struct attempt *attempt,
+                                          const struct queue_rights *rights,
                                           struct fleet_node **out);
+
+/* The nodes that it could be sent to: see candidates_reach(). */
+void choose_reach(const struct request *req, struct queue_reach *out);
+/* Equal for requests that choose_reach() gives the same nodes for. */
+uint64_t choose_need(const struct request *req);
 
 /* Reads what routing needs of the request's prompt.  Once per request, before choose_node().
  */

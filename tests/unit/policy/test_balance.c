@@ -351,6 +351,26 @@ Test(policy, prefix_hash_keeps_a_key_where_it_is_until_the_bound)
     cr_assert(other >= 0 && other != home);
 }
 
+Test(policy, prefix_hash_leaves_no_slot_empty_where_no_node_is_within_its_bound)
+{
+    /* 27 with this one, of which a quarter of the capacity may have ceil(1.25 * 6.75) = 9. */
+    struct balance_candidate c[2] = {busy(10, 16, 100), busy(16, 16, 300)};
+    uint32_t cursor = 0;
+
+    c[1].id = 1;
+    c[1].cap = 16;
+    for (uint64_t key = 0; key < 20; key++) {
+        const struct balance_request request = {.tokens = 10, .key = key * 77777};
+
+        cr_assert_eq(balance_choose(POLICY_PREFIX_HASH, c, 2, &request, &cursor, 1, NULL), 0);
+    }
+    c[0].inflight = 16;
+    cr_assert_eq(balance_choose(POLICY_PREFIX_HASH, c, 2,
+                                &(struct balance_request){.tokens = 10, .key = 5}, &cursor, 1,
+                                NULL),
+                 -1);
+}
+
 Test(policy, prefix_hash_moves_only_the_keys_of_a_node_that_is_gone)
 {
     struct balance_candidate c[4];

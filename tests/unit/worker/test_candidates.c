@@ -321,11 +321,15 @@ Test(candidates, a_model_on_disk_costs_its_load_and_is_loaded_once)
     tear_down();
 }
 
-Test(candidates, beyond_the_slots_nobody_gets_a_free_slot)
+Test(candidates, a_request_that_looks_for_places_beyond_the_slots_gets_no_free_slot)
 {
     const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60};
+    struct queue_rights rights = {.beyond_only = true};
     struct candidates_place place;
 
+    node_set_add(&rights.slots, 1);
+    node_set_add(&rights.beyond, 0);
+    node_set_add(&rights.beyond, 1);
     set_up(2);
     learn(0, 100); /* 600 tokens take it 6 s, longer than the 2 s until a slot comes free */
     learn(1, 4000);
@@ -333,7 +337,7 @@ Test(candidates, beyond_the_slots_nobody_gets_a_free_slot)
     s.request.windows = windows;
     s.request.windows_count = 2;
     s.request.tokens_per_window = 300;
-    s.request.beyond_slots = true;
+    s.request.rights = &rights;
     gather();
     cr_assert_eq(all.count, 0, "nobody has any of the prompt");
     cr_assert(all.any_usable);
@@ -341,9 +345,101 @@ Test(candidates, beyond_the_slots_nobody_gets_a_free_slot)
     prefix_note(s.board, 0, 1, windows, 2, NOW);
     gather();
     cr_assert_eq(all.count, 2);
-    cr_assert_eq(all.of[1].cap, 0, "its slots are free, and for those who are first");
+    cr_assert_eq(all.of[1].cap, 0, "its slots are free, and not meant");
     cr_assert_eq(claim(&place), 0);
     cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 5);
+    tear_down();
+}
+
+Test(candidates, a_slot_that_another_request_waits_for_is_not_taken)
+{
+    struct queue_rights rights = {0};
+    struct candidates_place place;
+
+    set_up(2);
+    learn(0, 4000); /* the better one */
+    learn(1, 1000);
+    hold_places(1, 0, 1);
+    node_set_add(&rights.slots, 1);
+    s.request.rights = &rights;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert(all.any_usable);
+    cr_assert_eq(claim(&place), 1);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 1);
+    tear_down();
+}
+
+static struct node_set reach(uint64_t *until_mono_us)
+{
+    uint32_t generation[CANDIDATES_MAX] = {0};
+    struct node_set nodes = {0};
+
+    *until_mono_us = UINT64_MAX;
+    candidates_reach(s.board, &s.model, &s.request, &nodes, generation, until_mono_us);
+    for (unsigned n = 0; n < NODES; n++)
+        cr_assert_eq(generation[n], node_set_has(&nodes, n) ? 1 : 0);
+    return nodes;
+}
+
+Test(candidates, a_request_reaches_the_nodes_that_only_this_worker_could_exclude)
+{
+    const struct candidates_barred barred[] = {
+        {.node = 1, .generation = 1, .until_mono_us = UINT64_MAX},
+        {.node = 2, .generation = 1, .until_mono_us = NOW + 700},
+        {.node = 3, .generation = 1, .until_mono_us = NOW},
+        {.node = 4, .generation = 2, .until_mono_us = UINT64_MAX},
+    };
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(9);
+    hold_places(1, 0, 6); /* full, but that is for all to see */
+    nodes_set_state(s.board, 8, NODE_DOWN, NODE_REASON_CONNECT_FAILED, NOW); /* so is this */
+    s.request.barred = barred;
+    s.request.barred_count = 4;
+    s.server[5].operations = 0;
+    s.node[6].reachable = false;
+    s.node[7].full_mono_us = NOW + 500;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8);
+    cr_assert_eq(until, NOW + 500, "the pause that ends first");
+    tear_down();
+}
+
+Test(candidates, while_a_model_is_loaded_elsewhere_the_node_is_looked_at_again_soon)
+{
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(2);
+    s.server[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3);
+    cr_assert_eq(until, UINT64_MAX);
+    cr_assert(loads_claim(s.board, 1, 0, 1, MODEL, NOW, US_PER_S));
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 2);
+    cr_assert_gt(until, NOW);
+    cr_assert_leq(until, NOW + 10 * US_PER_MS);
+    tear_down();
+}
+
+Test(candidates, a_retry_does_not_reach_a_node_on_probation_while_another_could_serve_it)
+{
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(2);
+    nodes_set_state(s.board, 0, NODE_TRIAL, NODE_REASON_FAILURES, NOW);
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3);
+    s.request.spare_probation = true;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 2);
+    nodes_set_state(s.board, 1, NODE_DOWN, NODE_REASON_FAILURES, NOW);
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3, "nothing else is left");
     tear_down();
 }
 
