@@ -18,8 +18,6 @@
  *   sb_request[n_workers][requests_per_worker]
  *   sb_prefix_set[n_prefix_sets]                   which node has seen which prompts
  *   sb_session_set[n_session_sets]                 where a session was last
- *   waiting   [n_workers]                          one 4-byte word per worker
- *   sb_lines  [n_workers]
  *   sb_ring   [n_workers]                          the last routing decisions
  *   budgets   [2][SB_BUDGET_MODELS]                one 8-byte word per model: retries, hedges
  *   sb_loads  [n_nodes]
@@ -55,7 +53,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 14u
+#define SB_LAYOUT_VERSION 15u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -73,7 +71,6 @@
 #define SB_COUNTERS               15u
 #define SB_REQUEST_ID_BYTES       65u
 #define SB_REQUEST_MODEL_BYTES    64u
-#define SB_LINES_PER_WORKER       16u
 #define SB_DECISION_BYTES         1432u /* struct decision */
 #define SB_DECISIONS_PER_WORKER   256u
 #define SB_BUDGET_MODELS          64u
@@ -103,7 +100,6 @@ struct sb_geometry {
     uint32_t node_bytes;
     uint32_t stats_bytes;
     uint32_t request_bytes;
-    uint32_t lines_bytes;
     uint32_t ring_bytes;
     uint64_t live_offset;
     uint64_t procs_offset;
@@ -115,8 +111,6 @@ struct sb_geometry {
     uint64_t requests_offset;
     uint64_t prefix_offset;
     uint64_t sessions_offset;
-    uint64_t waiting_offset;
-    uint64_t lines_offset;
     uint64_t rings_offset;
     uint64_t budgets_offset;
     uint64_t loads_offset;
@@ -305,20 +299,6 @@ struct sb_session_set {
     alignas(SB_CACHE_LINE) _Atomic uint64_t word[SB_SESSION_WAYS];
 };
 
-/* W: worker w, for [w]; the master once worker w is dead.  `waiting`, the sum of the counts, is
- * packed side by side with those of the other workers, against rule 3: everybody reads all of
- * them at every release, and they are written only while requests wait. */
-struct sb_line {
-    _Atomic uint64_t model_hash; /* of whoever had the line last; 0 = nobody */
-    _Atomic uint64_t key;
-    _Atomic uint32_t count;           /* 0 = the line is free */
-    _Atomic uint32_t seq;             /* odd while the line goes to another model */
-    _Atomic uint64_t pressed_mono_us; /* somebody was last turned away from it; 0 = nobody */
-};
-struct sb_lines {
-    alignas(SB_CACHE_LINE) struct sb_line line[SB_LINES_PER_WORKER];
-};
-
 #define SB_DECISION_WORDS ((SB_DECISION_BYTES + 7) / 8)
 struct sb_decision {
     _Atomic uint32_t seq;                        /* of `content` */
@@ -391,8 +371,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 264, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 296, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 248, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 280, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -408,7 +388,6 @@ static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version"
 static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");
 static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
 static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
-static_assert(sizeof(struct sb_lines) == 512, "sb_lines: new layout version");
 static_assert(sizeof(struct sb_ring) == 368704, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");

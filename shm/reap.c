@@ -3,7 +3,6 @@
 
 #include "shm/procs.h"
 #include "shm/routing/gauges.h"
-#include "shm/routing/lines.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/requests.h"
 #include "shm/share/model_queues.h"
@@ -15,7 +14,6 @@ void reap_process(struct scoreboard *board, unsigned slot)
     /* Beyond the workers' columns these do nothing. */
     gauges_clear_worker(board, slot);
     requests_clear_worker(board, slot);
-    lines_clear_worker(board, slot);
     loads_clear_worker(board, slot);
     queue_heads_clear_worker(board, slot);
     offers_clear_worker(board, slot);

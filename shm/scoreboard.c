@@ -57,7 +57,6 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
         .node_bytes = sizeof(struct sb_node),
         .stats_bytes = sizeof(struct sb_stats),
         .request_bytes = sizeof(struct sb_request),
-        .lines_bytes = sizeof(struct sb_lines),
         .ring_bytes = sizeof(struct sb_ring),
     };
     at = align_up(sizeof(struct sb_header), SB_PAGE);
@@ -81,10 +80,6 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (uint64_t)prefix_sets * sizeof(struct sb_prefix_set), SB_PAGE);
     g->sessions_offset = at;
     at = align_up(at + (uint64_t)g->n_session_sets * sizeof(struct sb_session_set), SB_PAGE);
-    g->waiting_offset = at;
-    at = align_up(at + (uint64_t)workers * sizeof(uint32_t), SB_PAGE);
-    g->lines_offset = at;
-    at = align_up(at + (uint64_t)workers * sizeof(struct sb_lines), SB_PAGE);
     g->rings_offset = at;
     at = align_up(at + (uint64_t)workers * sizeof(struct sb_ring), SB_PAGE);
     g->budgets_offset = at;

@@ -107,19 +107,6 @@ static inline struct sb_session_set *segment_session_set(const struct scoreboard
            set;
 }
 
-/* geometry.n_workers words. */
-static inline _Atomic uint32_t *segment_waiting(const struct scoreboard *board)
-{
-    return (_Atomic uint32_t *)(void *)(board->map + board->geometry.waiting_offset);
-}
-
-static inline struct sb_lines *segment_lines(const struct scoreboard *board, unsigned worker)
-{
-    if (worker >= board->geometry.n_workers)
-        return NULL;
-    return (struct sb_lines *)(void *)(board->map + board->geometry.lines_offset) + worker;
-}
-
 static inline struct sb_ring *segment_ring(const struct scoreboard *board, unsigned worker)
 {
     if (worker >= board->geometry.n_workers)

@@ -13,7 +13,6 @@
 #include "shm/routing/budget.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
-#include "shm/routing/lines.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
@@ -243,11 +242,10 @@ static void read_what_routing_shares(const struct scoreboard *board)
     const uint32_t nodes = scoreboard_max_nodes(board);
     const struct sb_prefix_set *set = segment_prefix_set(board, 0);
     uint32_t matched[4 + 1] = {[4] = 4711};
-    uint64_t hashes[SB_PREFIX_WAYS], models[5] = {0}, key;
+    uint64_t hashes[SB_PREFIX_WAYS], models[5] = {0};
     struct decision_cursor cursor = {0};
     struct queue_head head;
     struct decision d;
-    unsigned worker;
 
     cr_assert_eq(nodes, 4);
     for (unsigned w = 0; w < SB_PREFIX_WAYS; w++)
@@ -257,19 +255,13 @@ static void read_what_routing_shares(const struct scoreboard *board)
     for (unsigned w = 0; w < SB_SESSION_WAYS; w++)
         cr_assert_lt(prefix_session_get(board, segment_session_set(board, 0)->word[w] >> 32),
                      (int)nodes);
-    (void)lines_any(board);
-    (void)lines_waiting_total(board);
     cr_assert_eq(queue_heads_any(board, 0), queue_heads_any(board, 0));
     (void)queue_heads_total(board);
     for (uint32_t row = 0; row < MODEL_QUEUES_ROWS + 3; row++) {
         (void)model_queues_waiting(board, row);
         (void)model_queues_refused_mono_us(board, row);
     }
-    cr_assert_leq(lines_models(board, models, 5), 5);
     for (unsigned m = 0; m < 5; m++) {
-        (void)lines_waiting(board, models[m]);
-        if (lines_first(board, models[m], 1, &worker, &key))
-            cr_assert_lt(worker, scoreboard_max_workers(board));
         cr_assert_leq(budget_milli(board, models[m]), BUDGET_MAX_MILLI);
     }
     for (unsigned i = 0; i < BUDGET_MODELS; i++)
@@ -462,8 +454,6 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         gauges_set_oldest(sb, 0, n, 0, 1);
         prefix_note(sb, n, 0, &(uint64_t){7}, 1, 1);
         prefix_session_set(sb, 7, n, 0, 1);
-        cr_assert_not(lines_set(sb, n, 7, 1, 1));
-        lines_clear_worker(sb, n);
         queue_heads_set(sb, n, 0, 1, 1);
         queue_heads_set(sb, 0, n, 1, 1);
         queue_heads_set_total(sb, n, 1);

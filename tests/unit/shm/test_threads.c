@@ -21,7 +21,6 @@
 #include "shm/routing/budget.h"
 #include "shm/routing/decisions.h"
 #include "shm/routing/gauges.h"
-#include "shm/routing/lines.h"
 #include "shm/routing/loads.h"
 #include "shm/routing/prefix.h"
 #include "shm/routing/requests.h"
@@ -368,50 +367,7 @@ static void meet_closely(struct scene *s, uint32_t round)
 
 #define CLOSE_ROUNDS 30000u
 
-/* One publishes that it waits and then looks for a place; the other gives the only place back
- * and then looks whether anybody waits. */
-static void *wait_or_release(void *data)
-{
-    struct scene *s = data;
-    unsigned worker = s->next++;
-
-    for (uint32_t round = 0; round < CLOSE_ROUNDS; round++) {
-        if (worker == 1)
-            CHECK(gauges_claim(s->board, 1, 0, 1, 1, 1));
-        meet_closely(s, 3 * round + 1);
-        if (worker == 0) {
-            (void)lines_set(s->board, 0, 7, round, 1);
-            if (gauges_sum(s->board, 0, 1).inflight == 0)
-                s->won[0]++;
-        } else {
-            gauges_release(s->board, 1, 0, 1, 1);
-            if (lines_any(s->board))
-                s->won[1]++;
-        }
-        meet_closely(s, 3 * round + 2);
-        CHECK(s->won[0] + s->won[1] >= 1);
-        meet_closely(s, 3 * round + 3);
-        s->won[worker] = 0;
-        if (worker == 0)
-            (void)lines_set(s->board, 0, 7, 0, 0);
-    }
-    return NULL;
-}
-
-static void who_waits_and_who_gives_back_cannot_miss_one_another(void)
-{
-    struct scene s;
-    pthread_t one, two;
-
-    scene_begin(&s);
-    one = spawn(wait_or_release, &s);
-    two = spawn(wait_or_release, &s);
-    join(one);
-    join(two);
-    scene_end(&s);
-}
-
-/* The same for the queue heads: one thread publishes a request for node 0 and then looks for a
+/* One thread publishes a request for node 0 and then looks for a
  * place there; the other makes room and then looks for the row's least key. */
 static void *publish_or_make_room(void *data)
 {
@@ -524,55 +480,6 @@ static void no_offer_is_lost_and_each_brings_what_was_done_before_it(void)
     for (int i = 0; i < 4; i++)
         join(thread[i]);
     scene_end(&offering.scene);
-}
-
-/* Models take turns in one line of a worker; every key tells its model. */
-static void *change_lines(void *data)
-{
-    struct scene *s = data;
-
-    procs_set_state(s->board, 0, PROC_RUNNING);
-    procs_heartbeat(s->board, 0, 1);
-    for (uint64_t i = 0; s->done == 0; i++) {
-        uint64_t model = 1 + i % 2;
-
-        (void)lines_set(s->board, 0, 3, 3, 1); /* so that the worker is not passed over */
-        (void)lines_set(s->board, 0, model, i * 8 + model, 1);
-        (void)lines_set(s->board, 0, model, 0, 0);
-    }
-    return NULL;
-}
-
-static void *watch_lines(void *data)
-{
-    struct scene *s = data;
-
-    for (uint64_t i = 0; s->good < 100000; i++) {
-        uint64_t model = 1 + i % 2, key;
-
-        if (!lines_first(s->second, model, 1, NULL, &key))
-            continue;
-        if (key % 8 == model)
-            s->good++;
-        else
-            s->wrong++;
-    }
-    s->done = 1;
-    return NULL;
-}
-
-static void a_key_is_never_taken_for_another_models(void)
-{
-    struct scene s;
-    pthread_t writer, reader;
-
-    scene_begin(&s);
-    writer = spawn(change_lines, &s);
-    reader = spawn(watch_lines, &s);
-    join(writer);
-    join(reader);
-    CHECK(s.wrong == 0);
-    scene_end(&s);
 }
 
 /* ---- decisions ---- */
@@ -801,10 +708,8 @@ int main(void)
     no_sample_is_lost_when_many_add();
     the_only_place_is_a_lock();
     of_two_that_race_for_the_last_place_exactly_one_gets_it();
-    who_waits_and_who_gives_back_cannot_miss_one_another();
     a_published_request_and_a_new_place_cannot_miss_one_another();
     no_offer_is_lost_and_each_brings_what_was_done_before_it();
-    a_key_is_never_taken_for_another_models();
     a_copy_of_a_decision_is_never_a_mix_of_two();
     what_all_workers_write_stays_usable();
     no_more_is_spent_than_was_saved();
