@@ -58,6 +58,7 @@ struct question {
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
     uint32_t attempts;
+    uint64_t message_bytes;          /* of the message to a node, at most */
     char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
     uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
     uint64_t no_node_mono_us;        /* since when there is none; 0 = there is one */
@@ -206,7 +207,7 @@ static unsigned rank(const struct question *q, const struct fleet_server *server
     if ((server->operations & (UINT32_C(1) << q->request->operation)) == 0 ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
-        !fleet_usable(server->node))
+        !fleet_takes(server, q->message_bytes) || !fleet_usable(server->node))
         return 0;
     return nodes_state(q->core->board, server->slot) == NODE_UP ? 3 + ready : 1 + ready;
 }
@@ -541,6 +542,14 @@ static const struct node_call_events node_call_events = {
 
 /* ---- beginning ------------------------------------------------------------------------- */
 
+static bool is_too_large(const struct question *q, const struct fleet_model *model)
+{
+    for (size_t i = 0; i < model->servers_count; i++)
+        if (fleet_takes(&model->servers[i], q->message_bytes))
+            return false;
+    return model->servers_count != 0;
+}
+
 /* Refuses what no node could answer however long it took.  True: answered. */
 static bool refuse_at_once(struct question *q)
 {
@@ -557,6 +566,10 @@ static bool refuse_at_once(struct question *q)
         error = API_ERROR_NOT_SUPPORTED;
         buf_printf(&message, "No node serves this API for the model '%s'",
                    request->client_model);
+    } else if (model != NULL && is_too_large(q, model)) {
+        error = API_ERROR_TOO_LARGE;
+        buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
+                   request->body_len, request->client_model);
     }
     if (error != API_ERROR_NONE)
         reject(q, error, buf_cstr(&message), 0);
@@ -580,6 +593,7 @@ void question_start(struct question_core *core, struct client_request *request)
     q->core = core;
     q->request = request;
     q->outcome = "node_error";
+    q->message_bytes = node_call_message_bytes(request);
     q->next = core->first;
     if (core->first != NULL)
         core->first->prev = q;

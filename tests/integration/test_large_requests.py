@@ -66,6 +66,26 @@ def test_a_request_that_no_node_can_take_is_413_at_once(serve):
     assert not small.asked
 
 
+class Answering(Counting):
+    """Answers questions, too."""
+
+    def model_list(self):
+        return [common.Model(id=name, state=common.MODEL_STATE_READY, max_context_tokens=4096,
+                             operations=[common.OPERATION_COUNT_TOKENS]) for name in self.models]
+
+
+def test_a_question_goes_only_where_it_can_be_taken_and_is_413_where_none_can(serve):
+    small, large = Answering("small", MIB), Answering("large", 3 * MIB)
+    plant = serve(small, large)
+    for _ in range(4):
+        answer = fetch_now(plant.api, "POST", "/v1/messages/count_tokens", body(2))
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-drover-attempts"] == "1"
+    answer = fetch_now(plant.api, "POST", "/v1/messages/count_tokens", body(4))
+    assert answer.status == 413, answer.body
+    assert not small.asked and len(large.asked) == 4
+
+
 def test_a_message_over_the_limit_of_a_grpc_library_is_413_and_not_a_full_node(serve):
     """grpcio takes 4 MiB unless it is told otherwise, and says RESOURCE_EXHAUSTED to more."""
     node = Counting("box")
