@@ -17,8 +17,8 @@
 #include "base/loop.h"
 #include "base/secure/tokens.h"
 #include "node/admission.h"
-#include "node/describe.h"
 #include "node/engine/engine.h"
+#include "node/report/describe.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/join.h"
 

@@ -14,7 +14,7 @@
 #include "node/agent.h"
 #include "node/answer.h"
 #include "node/engine/exec.h"
-#include "node/reports.h"
+#include "node/report/reports.h"
 #include "node/text/edit.h"
 #include "node/text/resume.h"
 #include "proto/health_service.h"

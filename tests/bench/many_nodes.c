@@ -18,10 +18,10 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "node/agent.h"
-#include "node/attach.h"
 #include "node/engine/engine.h"
 #include "node/infer.h"
 #include "node/options.h"
+#include "node/report/registration.h"
 #include "proto/rpc/grpc/server.h"
 
 #define MAX_COUNT 1024

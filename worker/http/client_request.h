@@ -47,11 +47,10 @@ struct client_request {
     bool aliased;                 /* they differ */
     const uint8_t *body;
     size_t body_len;
-    struct json_value root;     /* the body, checked: an object; JSON_NONE when it is a form */
-    const char *content_type;   /* of a form as the client sent it, else application/json */
-    bool stream;                /* the client wants a stream (Ollama: default true) */
-    bool client_usage;          /* the client itself asked for usage in the stream */
-    uint32_t est_prompt_tokens; /* body bytes / 4, at least 1 */
+    struct json_value root;   /* the body, checked: an object; JSON_NONE when it is a form */
+    const char *content_type; /* of a form as the client sent it, else application/json */
+    bool stream;              /* the client wants a stream (Ollama: default true) */
+    bool client_usage;        /* the client itself asked for usage in the stream */
     enum request_priority priority;
     const char *session;  /* affinity key, or NULL */
     const char *path;     /* as requested, without the query, for the log */

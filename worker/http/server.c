@@ -267,7 +267,6 @@ static void infer(struct client_request *request, h2o_req_t *req)
     request->root = body.root;
     request->stream = body.stream;
     request->client_usage = body.client_usage;
-    request->est_prompt_tokens = request->body_len < 4 ? 1 : (uint32_t)(request->body_len / 4);
     request->session = find_session(req, &body);
     request->priority = find_priority(req, server->config, request->model);
     collect_forwarded(request, req);

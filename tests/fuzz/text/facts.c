@@ -6,10 +6,10 @@
  * bytes of length, the body.  The last body is also read as an error and as metrics.
  */
 #include "base/json.h"
-#include "node/describe.h"
 #include "node/engine/judge.h"
 #include "node/engine/observe.h"
 #include "node/engine/recognise.h"
+#include "node/report/describe.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_facts(const struct engine_facts *facts)

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "node/describe.h"
+#include "node/report/describe.h"
 #include "proto/drover_inference.pb-c.h"
 
 /* What a coordinator gets to know of these facts, as bytes. */

@@ -1,12 +1,12 @@
 /* reports.c - the calls that ask about the node: Describe and WatchLoad. */
-#include "node/reports.h"
+#include "node/report/reports.h"
 
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "node/agent.h"
-#include "node/text/pacer.h"
+#include "node/report/load_reporter.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/wire.h"
 

@@ -1,5 +1,5 @@
 /* describe.c - an engine's facts as the messages that tell a coordinator about them. */
-#include "node/describe.h"
+#include "node/report/describe.h"
 
 #include <string.h>
 

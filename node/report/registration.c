@@ -1,5 +1,5 @@
-/* attach.c - keeps this node joined to one coordinator. */
-#include "node/attach.h"
+/* registration.c - keeps this node joined to one coordinator. */
+#include "node/report/registration.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "base/net.h"
 #include "base/resolve.h"
 #include "node/agent.h"
-#include "node/text/pacer.h"
+#include "node/report/load_reporter.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/wire.h"

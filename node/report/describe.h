@@ -1,6 +1,6 @@
 /* describe.h - an engine's facts as the messages that tell a coordinator about them.  Pure. */
-#ifndef DROVER_NODE_DESCRIBE_H
-#define DROVER_NODE_DESCRIBE_H
+#ifndef DROVER_NODE_REPORT_DESCRIBE_H
+#define DROVER_NODE_REPORT_DESCRIBE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* reports.h - the calls that ask about the node: Describe and WatchLoad. */
-#ifndef DROVER_NODE_REPORTS_H
-#define DROVER_NODE_REPORTS_H
+#ifndef DROVER_NODE_REPORT_REPORTS_H
+#define DROVER_NODE_REPORT_REPORTS_H
 
 #include "proto/rpc/grpc/server.h"
 

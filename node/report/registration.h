@@ -1,12 +1,12 @@
 /*
- * attach.h - keeps this node joined to one coordinator: the node's side of
+ * registration.h - keeps this node joined to one coordinator: the node's side of
  * drover.v1.Registry.Attach.
  *
  * The stream is the lease.  It is made again whenever it breaks, after a pause that is spread
  * so that a hundred nodes do not come back in the same millisecond.
  */
-#ifndef DROVER_NODE_ATTACH_H
-#define DROVER_NODE_ATTACH_H
+#ifndef DROVER_NODE_REPORT_REGISTRATION_H
+#define DROVER_NODE_REPORT_REGISTRATION_H
 
 #include <openssl/ssl.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
-/* pacer.c - sends load reports on change and regularly. */
-#include "node/text/pacer.h"
+/* load_reporter.c - sends load reports on change and regularly. */
+#include "node/report/load_reporter.h"
 
 static void on_due(struct timer *timer)
 {

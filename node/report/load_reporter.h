@@ -1,7 +1,6 @@
-/* pacer.h - sends load reports: on change, but not more often than every 50 ms, and regularly.
- */
-#ifndef DROVER_NODE_PACER_H
-#define DROVER_NODE_PACER_H
+/* load_reporter.h - sends load reports: regularly, and on change at most every 50 ms. */
+#ifndef DROVER_NODE_REPORT_LOAD_REPORTER_H
+#define DROVER_NODE_REPORT_LOAD_REPORTER_H
 
 #include <stdint.h>
 
