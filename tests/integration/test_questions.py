@@ -66,7 +66,8 @@ def test_questions_are_answered_at_once_while_every_slot_and_the_queue_are_taken
     assert all(gauge[0] == 1 for gauge in gauges.values()), "a question is in no gauge"
     counted = [answer for answer in answers if b"input_tokens" in answer.body]
     assert len(counted) == 4, "two of each worker"
-    assert {answer.headers["x-drover-node"] for answer in counted} == {"a", "b"}
+    places = {answer.headers.get("x-drover-node") for answer in answers}
+    assert places == {"a", "b", None}, "nodes take turns; some answers need none"
     assert all(answer.headers["x-drover-queue-ms"] == "0" for answer in counted)
     line = cluster.access_line("q0")
     assert line["outcome"] == "ok" and line["node"] in ("a", "b") and line["attempts"] == 1
