@@ -227,7 +227,7 @@ void watch_stop(struct watch *watch)
     watch->loop->dead = watch;
 }
 
-static void bury(struct loop *loop)
+static void free_later(struct loop *loop)
 {
     while (loop->dead != NULL) {
         struct watch *watch = loop->dead;
@@ -319,7 +319,7 @@ void loop_finish(struct loop *loop)
     watch_stop(loop->timer_watch);
     /* libh2o 2.2.5 cannot destroy an evloop; one more turn lets it release closed sockets. */
     (void)h2o_evloop_run(loop->h2o, 0);
-    bury(loop);
+    free_later(loop);
     (void)close(loop->timer_fd);
     free(loop->heap);
     free(loop->h2o);
@@ -339,5 +339,5 @@ void loop_turn(struct loop *loop, uint64_t max_wait_us)
     (void)h2o_evloop_run(loop->h2o, wait_ms);
     run_timers(loop);
     run_deferred(loop);
-    bury(loop);
+    free_later(loop);
 }

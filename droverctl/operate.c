@@ -15,8 +15,8 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
+#include "shm/share/gauges.h"
 
 #define MAX_WORKERS 64
 #define POLL_US     (100 * US_PER_MS)
@@ -109,7 +109,7 @@ static bool idle_now(const struct scoreboard *board, const char *name, uint32_t 
     if (node == -1 || !nodes_status(board, (unsigned)node, &status))
         return true; /* it has left meanwhile */
     *open = gauges_sum(board, (unsigned)node, status.generation).inflight;
-    if (status.state == NODE_UP || status.state == NODE_TRIAL)
+    if (status.state == NODE_UP || status.state == NODE_PROBATION)
         return false; /* the wish has not been followed yet */
     return *open == 0;
 }

@@ -55,19 +55,19 @@ void processes_survey(struct processes *out, const struct scoreboard *board,
 {
     *out = (struct processes){0};
     scoreboard_config(board, &out->generation, &out->wanted);
-    for (unsigned slot = 0; slot < procs_slots(board); slot++) {
-        bool is_master = slot == procs_master_slot(board);
+    for (unsigned process = 0; process < procs_rows(board); process++) {
+        bool is_master = process == procs_master_index(board);
         struct proc_view view;
         enum process_health health;
 
-        if (!procs_read(board, slot, &view))
+        if (!procs_read(board, process, &view))
             continue;
         health = processes_judge(&view, is_master, processes_pid_exists(view.pid), now_mono_us);
         if (is_master) {
             out->master = health;
             out->master_pid = view.pid;
             out->master_started_mono_us = view.started_mono_us;
-        } else if (slot == procs_health_slot(board)) {
+        } else if (process == procs_health_index(board)) {
             out->health = health;
             out->health_pid = view.pid;
         } else {

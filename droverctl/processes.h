@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 
 struct buf;
 struct scoreboard;

@@ -11,21 +11,21 @@
 
 #define NAMES_SHOWN 12
 
-const char *view_proc_kind(const struct scoreboard *board, unsigned slot)
+const char *view_proc_kind(const struct scoreboard *board, unsigned process)
 {
-    if (slot == procs_health_slot(board))
+    if (process == procs_health_index(board))
         return "health";
-    if (slot == procs_master_slot(board))
+    if (process == procs_master_index(board))
         return "master";
     return "worker";
 }
 
-void view_proc_name(char *out, const struct scoreboard *board, unsigned slot)
+void view_proc_name(char *out, const struct scoreboard *board, unsigned process)
 {
-    if (slot < scoreboard_max_workers(board))
-        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "worker %u", slot);
+    if (process < scoreboard_max_workers(board))
+        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "worker %u", process);
     else
-        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "%s", view_proc_kind(board, slot));
+        (void)snprintf(out, VIEW_PROC_NAME_BYTES, "%s", view_proc_kind(board, process));
 }
 
 void view_node_name(char *out, const struct scoreboard *board, unsigned node)
@@ -84,7 +84,7 @@ enum tone view_state_tone(enum node_state state)
     case NODE_UP:
         return TONE_GOOD;
     case NODE_JOINING:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
     case NODE_DRAINING:
         return TONE_WARN;
     case NODE_EJECTED:

@@ -13,8 +13,8 @@
 #include "base/attrs.h"
 #include "base/buf.h"
 #include "droverctl/show/table.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 
 struct error;
 struct processes;
@@ -38,8 +38,8 @@ struct view {
 
 /* "worker 3", "health", "master". */
 #define VIEW_PROC_NAME_BYTES 24
-void view_proc_name(char *out, const struct scoreboard *board, unsigned slot);
-const char *view_proc_kind(const struct scoreboard *board, unsigned slot);
+void view_proc_name(char *out, const struct scoreboard *board, unsigned process);
+const char *view_proc_kind(const struct scoreboard *board, unsigned process);
 
 /* The name of a node slot, or "" when it has none. */
 void view_node_name(char *out, const struct scoreboard *board, unsigned node);

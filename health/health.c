@@ -1,7 +1,7 @@
 /*
  * health.c - the health process: what it consists of, and what it is told from outside.
  *
- * It listens to four things besides the network: signals, the master's life line, the
+ * It listens to four things besides the network: signals, the master's parent pipe, the
  * operator's wishes that the master passes on, and its clock.
  */
 #include "health/health.h"
@@ -29,29 +29,29 @@
 #include "health/admin/admin.h"
 #include "health/admin/snapshot.h"
 #include "health/nodes/configured.h"
+#include "health/nodes/table.h"
 #include "health/registry/lease.h"
 #include "health/registry/registry.h"
-#include "health/table.h"
 #include "proto/control.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 
-#define TURN_US        (100 * US_PER_MS)
-#define STOP_GRACE_US  (500 * US_PER_MS)
-#define MAX_CONFIG     (4u * 1024 * 1024)
-#define WISHES_AT_ONCE 32
+#define TURN_US          (100 * US_PER_MS)
+#define STOP_GRACE_US    (500 * US_PER_MS)
+#define MAX_CONFIG       (4u * 1024 * 1024)
+#define COMMANDS_AT_ONCE 32
 
 struct health {
     const struct health_params *params;
     struct config *own; /* owned; NULL until the first reload */
     struct loop loop;
-    struct table *table;       /* owned */
+    struct node_table *table;  /* owned */
     struct registry *registry; /* owned; NULL = not served */
     struct admin *admin;       /* owned; NULL = not served */
     int signal_fd;
-    struct watch *signal_watch, *life_watch, *wish_watch; /* owned */
+    struct watch *signal_watch, *parent_watch, *command_watch; /* owned */
     bool stop;             /* leave the loop as soon as nodes have heard */
     uint64_t stop_mono_us; /* when that was said; 0 = not yet */
-    bool told_all;         /* they have */
+    bool reported_all;     /* they have */
 };
 
 /* ---- reload ------------------------------------------------------------------------------ */
@@ -115,21 +115,21 @@ static void begin_stop(struct health *health, const char *why)
     log_info("event=stopping why=%s", why);
     health->stop = true;
     health->stop_mono_us = clock_mono_us();
-    procs_set_state(health->params->board, health->params->slot, PROC_DRAINING);
+    procs_set_state(health->params->board, health->params->process, PROC_DRAINING);
     admin_stop(health->admin);
     if (health->registry != NULL)
-        registry_stop(health->registry, STOP_GRACE_US, &health->told_all);
+        registry_stop(health->registry, STOP_GRACE_US, &health->reported_all);
     else
-        health->told_all = true;
+        health->reported_all = true;
 }
 
 static void give_counts(struct snapshot_counts *out, void *data)
 {
     struct health *health = data;
 
-    out->invariant_violations = health->table->violations;
+    out->gauge_audit_violations = health->table->violations;
     out->ejections = health->table->ejections;
-    out->spared = health->table->spared;
+    out->kept = health->table->kept;
     if (health->registry != NULL)
         registry_counts(health->registry, out);
 }
@@ -153,7 +153,7 @@ static void follow(struct health *health, enum health_order order)
         log_info("event=leaving_nodes");
         health->table->leases_held = true;
         if (health->registry != NULL)
-            registry_stop(health->registry, STOP_GRACE_US, &health->told_all);
+            registry_stop(health->registry, STOP_GRACE_US, &health->reported_all);
         break;
     case HEALTH_LEAVE_ADMIN:
         admin_stop(health->admin);
@@ -197,16 +197,16 @@ static void on_signal(struct watch *watch, void *data)
     }
 }
 
-static void on_life(struct watch *watch, void *data)
+static void on_parent_gone(struct watch *watch, void *data)
 {
     struct health *health = data;
     char byte;
-    ssize_t n = read(health->params->life_fd, &byte, 1);
+    ssize_t n = read(health->params->parent_fd, &byte, 1);
 
     if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
         return;
     watch_stop(watch);
-    health->life_watch = NULL;
+    health->parent_watch = NULL;
     begin_stop(health, "master_gone");
 }
 
@@ -221,7 +221,7 @@ static void fulfil(struct health *health, const struct control_request *request,
                        control_op_name(request->op));
         return;
     }
-    if (table_drain(health->table, request->node, drain) != 0) {
+    if (node_table_drain(health->table, request->node, drain) != 0) {
         (void)snprintf(reply->text, sizeof(reply->text), "no node is called '%s'",
                        request->node);
         return;
@@ -233,14 +233,14 @@ static void fulfil(struct health *health, const struct control_request *request,
 }
 
 /* One datagram is one framed message; so is the answer. */
-static bool take_wish(struct health *health)
+static bool take_command(struct health *health)
 {
     uint8_t bytes[CONTROL_WISH_BYTES];
     struct buf in = BUF_INIT, out = BUF_INIT;
     struct control_request request = {0};
     struct control_reply reply = {.done = true};
     struct error err = {0};
-    ssize_t n = recv(health->params->wish_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+    ssize_t n = recv(health->params->command_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
 
     if (n <= 0)
         return false;
@@ -251,20 +251,20 @@ static bool take_wish(struct health *health)
     else
         fulfil(health, &request, &reply);
     control_encode_reply(&out, &reply);
-    if (out.failed || send(health->params->wish_fd, buf_head(&out), buf_size(&out),
+    if (out.failed || send(health->params->command_fd, buf_head(&out), buf_size(&out),
                            MSG_DONTWAIT | MSG_NOSIGNAL) == -1)
-        log_warn("event=wish_reply_lost op=%s", control_op_name(request.op));
+        log_warn("event=command_reply_lost op=%s", control_op_name(request.op));
     buf_finish(&in);
     buf_finish(&out);
     return true;
 }
 
-static void on_wish(struct watch *watch, void *data)
+static void on_command(struct watch *watch, void *data)
 {
     struct health *health = data;
 
-    for (int i = 0; i < WISHES_AT_ONCE; i++) {
-        if (!take_wish(health))
+    for (int i = 0; i < COMMANDS_AT_ONCE; i++) {
+        if (!take_command(health))
             break;
     }
     (void)watch;
@@ -284,15 +284,15 @@ static int start_watches(struct health *health, struct error *err)
         watch_start(&health->loop, health->signal_fd, on_signal, health, err);
     if (health->signal_watch == NULL)
         return DRV_ESYS;
-    health->life_watch =
-        watch_start(&health->loop, health->params->life_fd, on_life, health, err);
-    if (health->life_watch == NULL)
+    health->parent_watch =
+        watch_start(&health->loop, health->params->parent_fd, on_parent_gone, health, err);
+    if (health->parent_watch == NULL)
         return DRV_ESYS;
-    if (health->params->wish_fd == -1)
+    if (health->params->command_fd == -1)
         return 0;
-    health->wish_watch =
-        watch_start(&health->loop, health->params->wish_fd, on_wish, health, err);
-    return health->wish_watch == NULL ? DRV_ESYS : 0;
+    health->command_watch =
+        watch_start(&health->loop, health->params->command_fd, on_command, health, err);
+    return health->command_watch == NULL ? DRV_ESYS : 0;
 }
 
 static int start(struct health *health, struct error *err)
@@ -304,7 +304,8 @@ static int start(struct health *health, struct error *err)
         return rc;
     rc = start_watches(health, err);
     if (rc == 0)
-        rc = table_create(&health->table, &health->loop, params->board, params->config, err);
+        rc = node_table_create(&health->table, &health->loop, params->board, params->config,
+                               err);
     if (rc == 0) {
         lease_start(health->table);
         configured_start(health->table);
@@ -327,7 +328,7 @@ static bool over(const struct health *health)
 {
     if (!health->stop)
         return false;
-    return (health->told_all && admin_idle(health->admin)) ||
+    return (health->reported_all && admin_idle(health->admin)) ||
            clock_mono_us() >= health->stop_mono_us + 2 * STOP_GRACE_US;
 }
 
@@ -335,10 +336,10 @@ static void finish(struct health *health)
 {
     registry_destroy(health->registry);
     configured_stop(health->table);
-    table_destroy(health->table);
+    node_table_destroy(health->table);
     admin_destroy(health->admin);
-    watch_stop(health->wish_watch);
-    watch_stop(health->life_watch);
+    watch_stop(health->command_watch);
+    watch_stop(health->parent_watch);
     watch_stop(health->signal_watch);
     if (health->signal_fd >= 0)
         (void)close(health->signal_fd);
@@ -358,13 +359,14 @@ int health_main(const struct health_params *params)
         finish(&health);
         return EXIT_FAILURE;
     }
-    procs_set_state(params->board, params->slot, PROC_RUNNING);
+    procs_set_state(params->board, params->process, PROC_RUNNING);
     log_info("event=started nodes=%u", health.table->count);
     while (!over(&health)) {
         loop_turn(&health.loop, TURN_US);
         lease_check_gap(health.table);
-        procs_heartbeat(params->board, params->slot, clock_mono_us());
-        procs_count(params->board, params->slot, PROC_LOG_LOST, (int64_t)log_count_lost(NULL));
+        procs_heartbeat(params->board, params->process, clock_mono_us());
+        procs_count(params->board, params->process, PROC_LOG_LOST,
+                    (int64_t)log_count_lost(NULL));
     }
     finish(&health);
     log_info("event=stopped");

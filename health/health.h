@@ -11,13 +11,13 @@ struct health_params {
     const struct config
         *config;              /* borrowed; replaced by health's own copy at the first reload */
     struct scoreboard *board; /* mapped by the master, writable */
-    unsigned slot;            /* this process's slot in the process table */
+    unsigned process;         /* this process's row in the process table */
     int admin_fd;             /* listening, or -1 */
     int registry_fd;          /* listening, or -1 */
     int config_fd;            /* memfd with the text of the active config, re-read at HUP */
-    int wish_fd;      /* datagram socket: control requests (drain, undrain) from the master,
-                         each answered with one control reply */
-    int life_fd;      /* read end of a pipe: end of file means the master is gone */
+    int command_fd;   /* datagram socket: control requests (drain, undrain) from the master,
+                      each answered with one control reply */
+    int parent_fd;    /* read end of a pipe: end of file means the master is gone */
     bool admin_later; /* the admin listener is another process's until HEALTH_OPEN_ADMIN */
     bool nodes_left;  /* HEALTH_LEAVE_NODES was said to a process before this one */
 };

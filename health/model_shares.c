@@ -53,7 +53,7 @@ static bool grow(struct model_shares *shares)
 /* A node that drains, or has not yet joined, is no node of a model here. */
 static bool is_counted(enum node_state state)
 {
-    return state == NODE_UP || state == NODE_TRIAL || state == NODE_EJECTED ||
+    return state == NODE_UP || state == NODE_PROBATION || state == NODE_EJECTED ||
            state == NODE_DOWN;
 }
 
@@ -108,7 +108,7 @@ bool model_shares_allow(const struct model_shares *shares, const struct node_inf
 
         if (info->models[i].alias_of != 0)
             continue; /* another name of one that is looked at */
-        if (!eject_allowed(serving + 1, total + 1))
+        if (!ejection_allowed(serving + 1, total + 1))
             return false;
     }
     return true;

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "policy/fault/node_state.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 struct model_share {
     const char *id; /* borrowed: of the first node that was counted; NULL = free */

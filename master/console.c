@@ -19,7 +19,7 @@
 #include "proto/control.h"
 
 #define READ_WITHIN_US    (5 * US_PER_S)
-#define WISH_WITHIN_US    (2 * US_PER_S)
+#define COMMAND_WITHIN_US (2 * US_PER_S)
 #define RELOAD_WITHIN_US  (60 * US_PER_S) /* it may have to wait for process slots */
 #define SCALE_WITHIN_US   (10 * US_PER_S)
 #define SOON_MS           20              /* between two looks at what cannot wake us */
@@ -86,14 +86,14 @@ static void answer(struct session *session, bool ok, const char *fmt, ...)
 
 /* Sends one framed request as it is.  `id`: of the session that waits for the reply; 0: nobody
  * does. */
-static bool send_wish(struct console *console, uint64_t id, const uint8_t *frame, size_t n)
+static bool send_command(struct console *console, uint64_t id, const uint8_t *frame, size_t n)
 {
-    int fd = console->sup->wish_fd;
+    int fd = console->sup->command_fd;
 
-    if (fd == -1 || console->wishes_count >= CONSOLE_WISHES ||
+    if (fd == -1 || console->commands_count >= CONSOLE_COMMANDS ||
         send(fd, frame, n, MSG_NOSIGNAL) == -1)
         return false;
-    console->wishes[console->wishes_count++] = id;
+    console->commands[console->commands_count++] = id;
     return true;
 }
 
@@ -105,24 +105,24 @@ bool console_drain(struct console *console, const char *node)
 
     (void)strlcpy(request.node, node, sizeof(request.node));
     control_encode_request(&frame, &request);
-    sent = !frame.failed && send_wish(console, 0, buf_head(&frame), buf_size(&frame));
+    sent = !frame.failed && send_command(console, 0, buf_head(&frame), buf_size(&frame));
     buf_finish(&frame);
     return sent;
 }
 
-static void pass_wish(struct console *console, struct session *session, const uint8_t *frame,
-                      size_t n)
+static void pass_command(struct console *console, struct session *session, const uint8_t *frame,
+                         size_t n)
 {
     if (n > CONTROL_WISH_BYTES) {
         answer(session, false, "the request is too long");
         return;
     }
-    if (!send_wish(console, session->id, frame, n)) {
+    if (!send_command(console, session->id, frame, n)) {
         answer(session, false, "the health process cannot be reached; try again");
         return;
     }
-    session->phase = SESSION_WISHING;
-    session->deadline_mono_us = clock_mono_us() + WISH_WITHIN_US;
+    session->phase = SESSION_COMMANDING;
+    session->deadline_mono_us = clock_mono_us() + COMMAND_WITHIN_US;
 }
 
 static struct session *session_by_id(struct console *console, uint64_t id)
@@ -135,17 +135,17 @@ static struct session *session_by_id(struct console *console, uint64_t id)
 }
 
 /* One datagram of health's: the reply to the oldest request without one, passed on as it is. */
-static void take_wish_reply(struct console *console, const uint8_t *bytes, size_t n)
+static void take_command_reply(struct console *console, const uint8_t *bytes, size_t n)
 {
     struct session *session;
 
-    if (console->wishes_count == 0)
+    if (console->commands_count == 0)
         return;
-    session = session_by_id(console, console->wishes[0]);
-    console->wishes_count--;
-    memmove(&console->wishes[0], &console->wishes[1],
-            console->wishes_count * sizeof(console->wishes[0]));
-    if (session == NULL || session->phase != SESSION_WISHING)
+    session = session_by_id(console, console->commands[0]);
+    console->commands_count--;
+    memmove(&console->commands[0], &console->commands[1],
+            console->commands_count * sizeof(console->commands[0]));
+    if (session == NULL || session->phase != SESSION_COMMANDING)
         return;
     if (!control_is_frame(bytes, n)) {
         answer(session, false, "the health process answered nonsense");
@@ -155,24 +155,24 @@ static void take_wish_reply(struct console *console, const uint8_t *bytes, size_
     begin_reply(session);
 }
 
-static void read_wish_replies(struct console *console)
+static void read_command_replies(struct console *console)
 {
     uint8_t bytes[CONTROL_WISH_BYTES];
     ssize_t n;
 
-    while (console->sup->wish_fd != -1) {
-        n = recv(console->sup->wish_fd, bytes, sizeof(bytes), 0);
+    while (console->sup->command_fd != -1) {
+        n = recv(console->sup->command_fd, bytes, sizeof(bytes), 0);
         if (n < 0)
             return;
-        take_wish_reply(console, bytes, (size_t)n);
+        take_command_reply(console, bytes, (size_t)n);
     }
 }
 
 void console_health_lost(struct console *console)
 {
-    console->wishes_count = 0;
+    console->commands_count = 0;
     for (size_t i = 0; i < CONSOLE_SESSIONS; i++) {
-        if (console->sessions[i].phase == SESSION_WISHING)
+        if (console->sessions[i].phase == SESSION_COMMANDING)
             answer(&console->sessions[i], false,
                    "the health process ended before it answered; try again");
     }
@@ -267,7 +267,7 @@ static void handle(struct console *console, struct session *session,
     case CONTROL_DRAIN:
     case CONTROL_UNDRAIN:
         if (may_change(console, session))
-            pass_wish(console, session, frame, n);
+            pass_command(console, session, frame, n);
         break;
     case CONTROL_RELOAD:
         session->phase = SESSION_RELOADING;
@@ -287,7 +287,7 @@ static void handle(struct console *console, struct session *session,
     case CONTROL_STOP:
         session->phase = SESSION_STOPPING;
         session->deadline_mono_us = UINT64_MAX;
-        session->told = UINT_MAX;
+        session->reported = UINT_MAX;
         console->ops->end(console->data, request->quick);
         break;
     }
@@ -411,7 +411,7 @@ int console_publish(struct console *console, struct error *err)
     return 0;
 }
 
-void console_cede(struct console *console)
+void console_hand_over(struct console *console)
 {
     if (console->listen_fd != -1)
         (void)close(console->listen_fd);
@@ -459,8 +459,8 @@ size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t
     }
     if (console->listen_fd != -1 && room && now_mono_us >= console->deaf_until_mono_us)
         fds[n++] = (struct pollfd){.fd = console->listen_fd, .events = POLLIN};
-    if (console->sup->wish_fd != -1)
-        fds[n++] = (struct pollfd){.fd = console->sup->wish_fd, .events = POLLIN};
+    if (console->sup->command_fd != -1)
+        fds[n++] = (struct pollfd){.fd = console->sup->command_fd, .events = POLLIN};
     return n;
 }
 
@@ -472,7 +472,7 @@ static void step_session(struct console *console, struct session *session)
     case SESSION_READING:
         read_request(console, session);
         break;
-    case SESSION_WISHING:
+    case SESSION_COMMANDING:
     case SESSION_RELOADING:
     case SESSION_UPGRADING:
     case SESSION_SCALING:
@@ -501,9 +501,9 @@ static void step_stopping(struct console *console, struct session *session)
     unsigned workers, connections = supervise_connections(console->sup, &workers);
     char text[96];
 
-    if (connections == session->told || !flush_out(session))
+    if (connections == session->reported || !flush_out(session))
         return; /* one that does not read hears the latest figure, not all of them */
-    session->told = connections;
+    session->reported = connections;
     (void)snprintf(text, sizeof(text), "waiting for %u workers with %u connections", workers,
                    connections);
     add_progress(session, text);
@@ -541,7 +541,7 @@ static void check_deadlines(struct console *console, uint64_t now_mono_us)
         case SESSION_REPLYING:
             end_session(session);
             break;
-        case SESSION_WISHING:
+        case SESSION_COMMANDING:
             answer(session, false, "the health process did not answer in time");
             break;
         case SESSION_RELOADING:
@@ -575,8 +575,8 @@ void console_step(struct console *console, const struct pollfd *fds, size_t n,
             knocked = true;
             continue;
         }
-        if (fds[i].fd == console->sup->wish_fd) {
-            read_wish_replies(console);
+        if (fds[i].fd == console->sup->command_fd) {
+            read_command_replies(console);
             continue;
         }
         for (size_t s = 0; s < CONSOLE_SESSIONS; s++) {

@@ -21,13 +21,13 @@ struct error;
 struct supervisor;
 
 #define CONSOLE_SESSIONS 16
-#define CONSOLE_WISHES   64
+#define CONSOLE_COMMANDS 64
 #define CONSOLE_FDS      (CONSOLE_SESSIONS + 2)
 
 enum session_phase {
     SESSION_FREE = 0,
-    SESSION_READING, /* the request is coming in */
-    SESSION_WISHING, /* health has been asked */
+    SESSION_READING,    /* the request is coming in */
+    SESSION_COMMANDING, /* health has been asked */
     SESSION_RELOADING,
     SESSION_UPGRADING,
     SESSION_SCALING,  /* until the workers wanted serve */
@@ -41,7 +41,7 @@ struct session {
     uint64_t deadline_mono_us;
     uint64_t serial;       /* of the reload or upgrade it waits for */
     unsigned before, goal; /* workers, of a scaling */
-    unsigned told;         /* connections still open, as last said to one that stops */
+    unsigned reported;     /* connections still open, as last said to one that stops */
     uint64_t id;           /* never used twice */
     struct buf in, out;    /* owned */
 };
@@ -72,8 +72,8 @@ struct console {
     struct session sessions[CONSOLE_SESSIONS];
     /* Replies that health owes, oldest first: the session's id.  One that gave up stays in the
      * queue, so that its late reply is not taken for the next one's. */
-    uint64_t wishes[CONSOLE_WISHES];
-    unsigned wishes_count;
+    uint64_t commands[CONSOLE_COMMANDS];
+    unsigned commands_count;
 };
 
 /* Opens the socket in the runtime directory, for our own user and root only; `staged`: under
@@ -86,7 +86,7 @@ void console_close(struct console *console);
 /* After `staged`: the right name.  DRV_ESYS. */
 MUST_CHECK int console_publish(struct console *console, struct error *err);
 /* The name is a successor's now: nobody new is heard, open sessions are finished. */
-void console_cede(struct console *console);
+void console_hand_over(struct console *console);
 
 /* Has the health process drain a node, for the master itself; false: not now. */
 MUST_CHECK bool console_drain(struct console *console, const char *node);

@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/net.h"
 #include "master/signals.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 
 #define OWN_FDS 3
@@ -33,7 +33,7 @@ static void begin_end(struct master *master)
     master->end_at_mono_us = 0;
     log_info("event=ending order=%s children=%u", child_order_name(master->order),
              supervise_alive(&master->sup));
-    runtime_deafen(&master->rt);
+    runtime_close_api(&master->rt);
     supervise_end(&master->sup, master->order);
 }
 
@@ -45,7 +45,7 @@ static void decide_end(struct master *master, enum child_order order, uint64_t d
     if (order <= master->order)
         return;
     master->order = order;
-    procs_set_state(master->rt.board, procs_master_slot(master->rt.board), PROC_DRAINING);
+    procs_set_state(master->rt.board, procs_master_index(master->rt.board), PROC_DRAINING);
     notify_stopping(&master->notify);
     upgrade_abandon(&master->upgrade);
     successor_pass_order(&master->successor, order);
@@ -82,7 +82,7 @@ static unsigned scale(struct master *master, unsigned count)
     else
         supervise_set_workers(&master->sup, count);
     (void)snprintf(text, sizeof(text), "%u", count);
-    upgrade_pass_wish(&master->upgrade, "workers", text);
+    upgrade_pass_command(&master->upgrade, "workers", text);
     return before;
 }
 
@@ -121,7 +121,7 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGHUP:
         (void)reload_want(&master->reload);
-        upgrade_pass_wish(&master->upgrade, "reload", "");
+        upgrade_pass_command(&master->upgrade, "reload", "");
         break;
     case SIGTTIN:
         if (workers < SUPERVISE_MAX_WORKERS)
@@ -136,7 +136,7 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGUSR1:
         reopen_logs(master);
-        upgrade_pass_wish(&master->upgrade, "reopen", "");
+        upgrade_pass_command(&master->upgrade, "reopen", "");
         break;
     case SIGUSR2:
         (void)upgrade_want(&master->upgrade);
@@ -184,12 +184,12 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
     if (!done || !ok)
         return;
     console_reload_done(&master->console, UINT64_MAX, "another master took over; try again");
-    console_cede(&master->console);
+    console_hand_over(&master->console);
     decide_end(master, ORDER_FINISH, 0);
 }
 
 /* The service manager ignores a process that is not yet the main one. */
-static void on_cede(void *arg, pid_t pid)
+static void on_hand_over(void *arg, pid_t pid)
 {
     struct master *master = arg;
 
@@ -243,8 +243,8 @@ static void step_upgrade(struct master *master, uint64_t now_mono_us)
 {
     /* The new master is told what the scoreboard says: no wish may be on its way there. */
     bool may_begin = master->order == ORDER_SERVE && master->sup.order == ORDER_SERVE &&
-                     master->console.wishes_count == 0 && !reload_under_way(&master->reload) &&
-                     !successor_busy(&master->successor);
+                     master->console.commands_count == 0 &&
+                     !reload_under_way(&master->reload) && !successor_busy(&master->successor);
     struct error err;
 
     if (master->upgrade.wanted && may_begin)
@@ -295,7 +295,7 @@ static void turn(struct master *master)
         (void)poll(NULL, 0, TURN_MS); /* short of memory: what must be done is done, slowly */
     }
     now_mono_us = clock_mono_us();
-    procs_heartbeat(master->rt.board, procs_master_slot(master->rt.board), now_mono_us);
+    procs_heartbeat(master->rt.board, procs_master_index(master->rt.board), now_mono_us);
     console_step(&master->console, fds + OWN_FDS, n - OWN_FDS, now_mono_us);
     while ((number = signals_next(master->signal_fd)) != 0)
         on_signal(master, number);
@@ -309,7 +309,7 @@ static void turn(struct master *master)
         begin_end(master);
     supervise_tick(&master->sup, now_mono_us);
     step_notify(master, now_mono_us);
-    procs_count(master->rt.board, procs_master_slot(master->rt.board), PROC_LOG_LOST,
+    procs_count(master->rt.board, procs_master_index(master->rt.board), PROC_LOG_LOST,
                 (int64_t)log_count_lost(NULL));
 }
 
@@ -330,12 +330,12 @@ static void log_started(const struct master *master, const char *config_path)
 
 static void sign_in(const struct master *master)
 {
-    unsigned slot = procs_master_slot(master->rt.board);
+    unsigned process = procs_master_index(master->rt.board);
 
-    procs_assign(master->rt.board, slot, 1, false);
-    procs_set_pid(master->rt.board, slot, getpid());
-    procs_set_state(master->rt.board, slot, PROC_RUNNING);
-    procs_heartbeat(master->rt.board, slot, clock_mono_us());
+    procs_assign(master->rt.board, process, 1, false);
+    procs_set_pid(master->rt.board, process, getpid());
+    procs_set_state(master->rt.board, process, PROC_RUNNING);
+    procs_heartbeat(master->rt.board, process, clock_mono_us());
 }
 
 /* The parts that can fail before there is anything to close but these. */
@@ -437,7 +437,8 @@ static const struct successor_ops successor_ops = {.drain = op_drain, .publish =
 
 /* ---- life ------------------------------------------------------------------------------ */
 
-static int open_ears(struct master *master, const struct config *config, struct error *err)
+static int open_all_listeners(struct master *master, const struct config *config,
+                              struct error *err)
 {
     int rc;
 
@@ -468,7 +469,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     notify_open(&master->notify);
     upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
     master->upgrade.before = &master->successor.from;
-    master->upgrade.on_cede = on_cede;
+    master->upgrade.on_hand_over = on_hand_over;
     master->upgrade.on_news = on_upgrade_news;
     master->upgrade.on_order = on_upgrade_order;
     master->upgrade.arg = master;
@@ -522,7 +523,7 @@ int master_run(const char *config_path, struct config *config, const struct buf 
         return master.status;
     }
     connect_parts(&master, config_path, config);
-    if (open_ears(&master, config, &err) != 0) {
+    if (open_all_listeners(&master, config, &err) != 0) {
         master.status = fail_start(&master, config, &err);
         goto out;
     }

@@ -245,7 +245,7 @@ static void take_over(struct reload *reload)
 
 void reload_step(struct reload *reload, uint64_t now_mono_us)
 {
-    char why[SUPERVISE_WORDS_BYTES + 80];
+    char why[SUPERVISE_ERROR_BYTES + 80];
     bool late;
 
     if (reload->next == NULL) {

@@ -25,10 +25,10 @@
 
 #define LISTEN_BACKLOG 4096 /* the kernel cuts it to net.core.somaxconn */
 #define STAGED         ".next"
-#define SHELVED        ".old"
+#define BACKED_UP      ".old"
 
 /* An upgrade must be able to put these back. */
-static const char *const shelved[] = {SCOREBOARD_FILE_NAME, CONTROL_SOCKET_NAME};
+static const char *const backed_up[] = {SCOREBOARD_FILE_NAME, CONTROL_SOCKET_NAME};
 
 static void path_in(char out[RUNTIME_PATH_BYTES + 32], const struct runtime *rt,
                     const char *name)
@@ -280,8 +280,8 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
                            .admin_fd = -1,
                            .registry_fd = -1,
                            .config_fd = -1,
-                           .life_read = -1,
-                           .life_write = -1};
+                           .parent_pipe_read = -1,
+                           .parent_pipe_write = -1};
     for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
         rt->wake_fds[i] = -1;
     (void)strlcpy(rt->dir, config->runtime_dir, sizeof(rt->dir));
@@ -311,8 +311,8 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
         rc = error_sys(err, "pipe");
         goto fail;
     }
-    rt->life_read = life[0];
-    rt->life_write = life[1];
+    rt->parent_pipe_read = life[0];
+    rt->parent_pipe_write = life[1];
     rc = make_wake_fds(rt, err);
     if (rc == 0)
         rc = runtime_set_text(rt, text, err);
@@ -368,7 +368,7 @@ static void close_listeners(struct runtime *rt, bool remove)
     close_listener(rt, &rt->registry_fd, INHERIT_REGISTRY, remove);
 }
 
-void runtime_deafen(struct runtime *rt)
+void runtime_close_api(struct runtime *rt)
 {
     close_listener(rt, &rt->api_fd, INHERIT_API, rt->files == RUNTIME_FILES_OURS);
 }
@@ -399,8 +399,8 @@ void runtime_close(struct runtime *rt)
     close_fd(&rt->config_fd);
     for (unsigned i = 0; i < RUNTIME_MAX_WORKERS; i++)
         close_fd(&rt->wake_fds[i]);
-    close_fd(&rt->life_write);
-    close_fd(&rt->life_read);
+    close_fd(&rt->parent_pipe_write);
+    close_fd(&rt->parent_pipe_read);
     scoreboard_detach(rt->board);
     rt->board = NULL;
     rt->files = RUNTIME_FILES_NONE;
@@ -427,23 +427,23 @@ static void remove_second_names(struct runtime *rt)
 {
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
 
-    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
-        path_in(path, rt, shelved[i]);
-        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+    for (size_t i = 0; i < ARRAY_LEN(backed_up); i++) {
+        path_in(path, rt, backed_up[i]);
+        (void)snprintf(second, sizeof(second), "%s" BACKED_UP, path);
         (void)unlink(second);
     }
-    rt->shelved = false;
+    rt->backed_up = false;
 }
 
-int runtime_shelve(struct runtime *rt, struct error *err)
+int runtime_backup_names(struct runtime *rt, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
 
     /* Those of a master that was killed half-way are of no use to anybody. */
     remove_second_names(rt);
-    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
-        path_in(path, rt, shelved[i]);
-        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+    for (size_t i = 0; i < ARRAY_LEN(backed_up); i++) {
+        path_in(path, rt, backed_up[i]);
+        (void)snprintf(second, sizeof(second), "%s" BACKED_UP, path);
         /* A file that somebody has removed cannot be put back; the new master makes it anew. */
         if (link(path, second) == -1 && errno != ENOENT) {
             int rc = error_sys(err, second);
@@ -452,22 +452,22 @@ int runtime_shelve(struct runtime *rt, struct error *err)
             return rc;
         }
     }
-    rt->shelved = true;
+    rt->backed_up = true;
     return 0;
 }
 
-void runtime_unshelve(struct runtime *rt)
+void runtime_restore_names(struct runtime *rt)
 {
     static const char *const staged[] = {SCOREBOARD_FILE_NAME STAGED,
                                          CONTROL_SOCKET_NAME STAGED};
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
     struct error err;
 
-    if (!rt->shelved)
+    if (!rt->backed_up)
         return;
-    for (size_t i = 0; i < ARRAY_LEN(shelved); i++) {
-        path_in(path, rt, shelved[i]);
-        (void)snprintf(second, sizeof(second), "%s" SHELVED, path);
+    for (size_t i = 0; i < ARRAY_LEN(backed_up); i++) {
+        path_in(path, rt, backed_up[i]);
+        (void)snprintf(second, sizeof(second), "%s" BACKED_UP, path);
         if (rename(second, path) == -1) {
             if (errno != ENOENT)
                 log_warn("event=file_not_put_back file=%s error=%d", log_quote(path), errno);
@@ -482,7 +482,7 @@ void runtime_unshelve(struct runtime *rt)
         log_warn("event=file_not_put_back error=%s", log_quote(err.text));
 }
 
-void runtime_cede(struct runtime *rt)
+void runtime_hand_over(struct runtime *rt)
 {
     remove_second_names(rt);
     rt->files = RUNTIME_FILES_NONE;

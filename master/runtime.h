@@ -1,6 +1,6 @@
 /*
  * runtime.h - what the master holds for as long as it runs, and its children inherit: the lock,
- * the listening sockets, the scoreboard, the text of the config, the life line.
+ * the listening sockets, the scoreboard, the text of the config, the parent pipe.
  *
  * Order matters: the lock is taken before anything is bound or written, so a second master
  * changes nothing.
@@ -40,7 +40,7 @@ enum runtime_files {
 struct runtime {
     char dir[RUNTIME_PATH_BYTES];
     enum runtime_files files;
-    bool shelved;                      /* our files have second names */
+    bool backed_up;                    /* our files have second names */
     bool activated[INHERIT_LISTENERS]; /* the socket is a service manager's */
     int lock_fd;     /* the lock lives as long as this descriptor; never in a child */
     int api_fd;      /* listening */
@@ -48,8 +48,8 @@ struct runtime {
     int registry_fd; /* listening, or -1: not served */
     int config_fd;   /* memfd: the text of the config in force */
     int wake_fds[RUNTIME_MAX_WORKERS]; /* eventfds, one per worker slot; -1 = none */
-    int life_read;            /* children hold this end; end of file: the master is gone */
-    int life_write;           /* the master alone holds this end */
+    int parent_pipe_read;     /* children hold this end; end of file: the master is gone */
+    int parent_pipe_write;    /* the master alone holds this end */
     struct scoreboard *board; /* owned */
 };
 
@@ -72,17 +72,17 @@ void runtime_close(struct runtime *rt);
 
 /* Nobody shall connect any more: a client that tries is refused, and does not wait in a queue
  * that nobody looks at. */
-void runtime_deafen(struct runtime *rt);
+void runtime_close_api(struct runtime *rt);
 
 /* STAGED -> OURS: the files get their right names, the lock our pid.  DRV_ESYS. */
 MUST_CHECK int runtime_publish(struct runtime *rt, struct error *err);
 
 /* An upgrade begins: our files get second names.  DRV_ESYS. */
-MUST_CHECK int runtime_shelve(struct runtime *rt, struct error *err);
+MUST_CHECK int runtime_backup_names(struct runtime *rt, struct error *err);
 /* It failed, or was not even begun: the files are what they were. */
-void runtime_unshelve(struct runtime *rt);
+void runtime_restore_names(struct runtime *rt);
 /* It succeeded: lock, sockets and names are the successor's alone. */
-void runtime_cede(struct runtime *rt);
+void runtime_hand_over(struct runtime *rt);
 
 /* Replaces the text that health reads at HUP. */
 MUST_CHECK int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *err);

@@ -4,7 +4,7 @@
  * A child is born with every signal blocked and with its row of the process table assigned, so
  * there is no instant at which a signal or a crash finds it half registered.  It dies with the
  * master in two ways: the kernel sends TERM when the parent is gone (PR_SET_PDEATHSIG), and the
- * life line's end of file says the same to a child that was being forked just then.
+ * parent pipe's end of file says the same to a child that was being forked just then.
  */
 #include "master/supervise_private.h"
 
@@ -25,7 +25,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
 #include "shm/scoreboard.h"
 #include "worker/worker.h"
@@ -65,24 +65,24 @@ static const char *kind_name(enum child_kind kind)
 void supervise_init(struct supervisor *sup, struct runtime *rt, const struct config *config)
 {
     *sup = (struct supervisor){
-        .rt = rt, .config = config, .generation = 1, .last_generation = 1, .wish_fd = -1};
+        .rt = rt, .config = config, .generation = 1, .last_generation = 1, .command_fd = -1};
     /* Without it children still work; only why they died is told by themselves alone. */
-    sup->words = mmap(NULL, ARRAY_LEN(sup->children) * sizeof(*sup->words),
-                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (sup->words == MAP_FAILED)
-        sup->words = NULL;
+    sup->errors = mmap(NULL, ARRAY_LEN(sup->children) * sizeof(*sup->errors),
+                       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (sup->errors == MAP_FAILED)
+        sup->errors = NULL;
     scoreboard_set_config(rt->board, sup->generation, 0);
 }
 
 void supervise_finish(struct supervisor *sup)
 {
     assert(supervise_alive(sup) == 0);
-    if (sup->wish_fd != -1)
-        (void)close(sup->wish_fd);
-    sup->wish_fd = -1;
-    if (sup->words != NULL)
-        (void)munmap(sup->words, ARRAY_LEN(sup->children) * sizeof(*sup->words));
-    sup->words = NULL;
+    if (sup->command_fd != -1)
+        (void)close(sup->command_fd);
+    sup->command_fd = -1;
+    if (sup->errors != NULL)
+        (void)munmap(sup->errors, ARRAY_LEN(sup->children) * sizeof(*sup->errors));
+    sup->errors = NULL;
 }
 
 unsigned supervise_alive(const struct supervisor *sup)
@@ -107,7 +107,7 @@ static enum proc_state state_of(const struct supervisor *sup, const struct child
 {
     struct proc_view view;
 
-    if (!procs_read(sup->rt->board, child->slot, &view))
+    if (!procs_read(sup->rt->board, child->process, &view))
         return PROC_FREE;
     return view.state;
 }
@@ -148,8 +148,8 @@ static void enter_child(const struct supervisor *sup, const struct child *child,
     struct error err;
 
     log_set_proc(name);
-    if (sup->words != NULL)
-        log_keep_last_error(sup->words[child - sup->children], sizeof(*sup->words));
+    if (sup->errors != NULL)
+        log_keep_last_error(sup->errors[child - sup->children], sizeof(*sup->errors));
     if (privileges_drop(&config->run_as, &err) != 0) {
         log_error("event=start_failed why=%s", log_quote(err.text));
         _exit(1);
@@ -164,9 +164,9 @@ static void enter_child(const struct supervisor *sup, const struct child *child,
     if (sup->in_child != NULL)
         sup->in_child(sup->arg);
     close_in_child(sup->rt->lock_fd);
-    close_in_child(sup->rt->life_write);
-    if (sup->wish_fd != -1)
-        (void)close(sup->wish_fd);
+    close_in_child(sup->rt->parent_pipe_write);
+    if (sup->command_fd != -1)
+        (void)close(sup->command_fd);
 }
 
 _Noreturn static void be_worker(const struct supervisor *sup, const struct child *child,
@@ -176,34 +176,34 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
     struct worker_params params = {
         .config = sup->config,
         .board = sup->rt->board,
-        .slot = child->slot,
+        .worker = child->process,
         .listen_fd = sup->rt->api_fd,
         .wake_fds = sup->rt->wake_fds,
-        .life_fd = sup->rt->life_read,
+        .parent_fd = sup->rt->parent_pipe_read,
     };
 
-    (void)snprintf(name, sizeof(name), "worker%u", child->slot);
+    (void)snprintf(name, sizeof(name), "worker%u", child->process);
     privileges_offer_to_oom();
     enter_child(sup, child, master, name);
     close_in_child(sup->rt->admin_fd);
     close_in_child(sup->rt->registry_fd);
     close_in_child(sup->rt->config_fd);
-    setproctitle("worker %u", child->slot);
+    setproctitle("worker %u", child->process);
     exit(worker_main(&params));
 }
 
 _Noreturn static void be_health(const struct supervisor *sup, const struct child *child,
-                                pid_t master, int wish_fd)
+                                pid_t master, int command_fd)
 {
     struct health_params params = {
         .config = config_of(sup, CHILD_HEALTH),
         .board = sup->rt->board,
-        .slot = child->slot,
+        .process = child->process,
         .admin_fd = sup->rt->admin_fd,
         .registry_fd = sup->rt->registry_fd,
         .config_fd = sup->rt->config_fd,
-        .wish_fd = wish_fd,
-        .life_fd = sup->rt->life_read,
+        .command_fd = command_fd,
+        .parent_fd = sup->rt->parent_pipe_read,
         .admin_later = sup->held,
         .nodes_left = sup->nodes_left,
     };
@@ -228,18 +228,18 @@ static struct child *free_row(struct supervisor *sup)
 
 /* A new pair for each health process, so that no reply of an earlier one is taken for an answer
  * to a later wish. */
-static int renew_wishes(struct supervisor *sup)
+static int renew_commands(struct supervisor *sup)
 {
     int pair[2];
 
-    if (sup->wish_fd != -1)
-        (void)close(sup->wish_fd);
-    sup->wish_fd = -1;
+    if (sup->command_fd != -1)
+        (void)close(sup->command_fd);
+    sup->command_fd = -1;
     if (sup->on_health_lost != NULL)
         sup->on_health_lost(sup->arg);
     if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == -1)
         return -1;
-    sup->wish_fd = pair[0];
+    sup->command_fd = pair[0];
     return pair[1];
 }
 
@@ -249,48 +249,48 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
     struct scoreboard *board = sup->rt->board;
     struct child *child = free_row(sup);
     pid_t master = getpid();
-    int wish_fd = -1;
-    int slot;
+    int command_fd = -1;
+    int process;
 
-    slot = kind == CHILD_HEALTH ? (int)procs_health_slot(board) : procs_find_free(board);
-    if (child == NULL || slot < 0) {
-        log_error("event=start_failed kind=%s error=\"no free process slot\"", kind_name(kind));
+    process = kind == CHILD_HEALTH ? (int)procs_health_index(board) : procs_find_free(board);
+    if (child == NULL || process < 0) {
+        log_error("event=start_failed kind=%s error=\"no free process row\"", kind_name(kind));
         return NULL;
     }
     if (kind == CHILD_HEALTH) {
-        wish_fd = renew_wishes(sup);
-        if (wish_fd == -1) {
+        command_fd = renew_commands(sup);
+        if (command_fd == -1) {
             log_error("event=start_failed kind=health error=%s", log_quote(strerror(errno)));
             return NULL;
         }
     }
     *child = (struct child){
         .kind = kind,
-        .slot = (unsigned)slot,
+        .process = (unsigned)process,
         .generation = goes_by_old(sup, kind) ? sup->switch_from : sup->generation,
         .started_mono_us = clock_mono_us(),
     };
-    if (sup->words != NULL)
-        sup->words[child - sup->children][0] = '\0';
-    procs_assign(board, child->slot, child->generation, crashed);
+    if (sup->errors != NULL)
+        sup->errors[child - sup->children][0] = '\0';
+    procs_assign(board, child->process, child->generation, crashed);
     child->pid = fork();
     if (child->pid == 0) {
         if (kind == CHILD_WORKER)
             be_worker(sup, child, master);
-        be_health(sup, child, master, wish_fd);
+        be_health(sup, child, master, command_fd);
     }
-    if (wish_fd != -1)
-        (void)close(wish_fd);
+    if (command_fd != -1)
+        (void)close(command_fd);
     if (child->pid == -1) {
         log_error("event=start_failed kind=%s error=%s", kind_name(kind),
                   log_quote(strerror(errno)));
-        reap_process(board, child->slot);
+        reap_process(board, child->process);
         *child = (struct child){0};
         return NULL;
     }
-    procs_set_pid(board, child->slot, child->pid);
-    log_info("event=child_started kind=%s slot=%u child=%d generation=%u", kind_name(kind),
-             child->slot, (int)child->pid, child->generation);
+    procs_set_pid(board, child->process, child->pid);
+    log_info("event=child_started kind=%s process=%u child=%d generation=%u", kind_name(kind),
+             child->process, (int)child->pid, child->generation);
     return child;
 }
 
@@ -470,7 +470,7 @@ static void wake_workers(const struct supervisor *sup)
 
         /* An eventfd that is too full to be written is readable. */
         if (child->pid != 0 && child->kind == CHILD_WORKER &&
-            write(sup->rt->wake_fds[child->slot], &one, sizeof(one)) == -1)
+            write(sup->rt->wake_fds[child->process], &one, sizeof(one)) == -1)
             continue;
     }
 }
@@ -484,14 +484,14 @@ static void forget_previous(struct supervisor *sup, const struct child *child)
 }
 
 /* Copies a dead child's last error line; "" when it has left none. */
-static void last_words(char out[SUPERVISE_WORDS_BYTES], const struct supervisor *sup,
+static void last_error(char out[SUPERVISE_ERROR_BYTES], const struct supervisor *sup,
                        const struct child *child)
 {
     out[0] = '\0';
-    if (sup->words == NULL)
+    if (sup->errors == NULL)
         return;
-    memcpy(out, sup->words[child - sup->children], SUPERVISE_WORDS_BYTES);
-    out[SUPERVISE_WORDS_BYTES - 1] = '\0';
+    memcpy(out, sup->errors[child - sup->children], SUPERVISE_ERROR_BYTES);
+    out[SUPERVISE_ERROR_BYTES - 1] = '\0';
 }
 
 /* "signal=11 name=SEGV core=0", "status=1" */
@@ -506,7 +506,7 @@ static void format_cause(char *out, size_t cap, int status)
         (void)snprintf(out, cap, "cause=exit status=%d", WEXITSTATUS(status));
 }
 
-static void log_end(const struct child *child, int status, const char *words, bool expected,
+static void log_end(const struct child *child, int status, const char *errors, bool expected,
                     uint64_t up_us, uint64_t wait_us)
 {
     enum log_level level = expected ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR;
@@ -516,15 +516,16 @@ static void log_end(const struct child *child, int status, const char *words, bo
     if (wait_us != UINT64_MAX)
         (void)snprintf(again, sizeof(again), " restart_in_ms=%llu",
                        (unsigned long long)(wait_us / US_PER_MS));
-    log_line(level, "event=child_ended kind=%s slot=%u child=%d %s order=%s up_ms=%llu%s%s%s%s",
-             kind_name(child->kind), child->slot, (int)child->pid, cause,
+    log_line(level,
+             "event=child_ended kind=%s process=%u child=%d %s order=%s up_ms=%llu%s%s%s%s",
+             kind_name(child->kind), child->process, (int)child->pid, cause,
              child_order_name(child->order), (unsigned long long)(up_us / US_PER_MS), again,
-             child->stalled ? " stalled=1" : "", words[0] != '\0' ? " last_error=" : "",
-             words[0] != '\0' ? log_quote(words) : "");
+             child->stalled ? " stalled=1" : "", errors[0] != '\0' ? " last_error=" : "",
+             errors[0] != '\0' ? log_quote(errors) : "");
 }
 
 /* The one function in which children die. */
-static void bury(struct supervisor *sup, struct child *child, int status)
+static void reap_child(struct supervisor *sup, struct child *child, int status)
 {
     uint64_t now_mono_us = clock_mono_us();
     uint64_t up_us = now_mono_us - child->started_mono_us;
@@ -532,15 +533,15 @@ static void bury(struct supervisor *sup, struct child *child, int status)
     bool served = has_served(sup, child);
     bool expected = child->order != ORDER_SERVE || sup->order != ORDER_SERVE;
     uint64_t wait_us = UINT64_MAX; /* until it is started again: never */
-    char words[SUPERVISE_WORDS_BYTES];
+    char errors[SUPERVISE_ERROR_BYTES];
 
-    last_words(words, sup, child);
+    last_error(errors, sup, child);
     if (!served) {
         format_cause(sup->why_not_served, sizeof(sup->why_not_served), status);
-        if (words[0] != '\0')
-            (void)strlcpy(sup->why_not_served, words, sizeof(sup->why_not_served));
+        if (errors[0] != '\0')
+            (void)strlcpy(sup->why_not_served, errors, sizeof(sup->why_not_served));
     }
-    reap_process(sup->rt->board, child->slot);
+    reap_process(sup->rt->board, child->process);
     if (child->kind == CHILD_WORKER)
         wake_workers(sup);
     forget_previous(sup, child);
@@ -557,7 +558,7 @@ static void bury(struct supervisor *sup, struct child *child, int status)
         seat->child = NULL;
     if (child->kind == CHILD_HEALTH && sup->on_health_lost != NULL)
         sup->on_health_lost(sup->arg);
-    log_end(child, status, words, expected, up_us, wait_us);
+    log_end(child, status, errors, expected, up_us, wait_us);
     if (!expected && crash_meter_note(&sup->crashes, now_mono_us))
         log_error("event=crash_loop crashes=%u per=minute", sup->crashes.count);
     *child = (struct child){0};
@@ -581,7 +582,7 @@ void supervise_reap(struct supervisor *sup)
         struct child *child = find_child(sup, pid);
 
         if (child != NULL)
-            bury(sup, child, status);
+            reap_child(sup, child, status);
         else if (sup->on_stranger != NULL)
             sup->on_stranger(sup->arg, pid, status);
     }
@@ -599,14 +600,14 @@ static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
         uint64_t silent_us;
 
         if (child->kind == CHILD_NONE || child->stalled ||
-            !procs_read(sup->rt->board, child->slot, &view))
+            !procs_read(sup->rt->board, child->process, &view))
             continue;
         silent_us = pulse_silent_us(&sup->pulse, view.heartbeat_mono_us, now_mono_us);
         if (silent_us <= PULSE_LIMIT_US)
             continue;
         child->stalled = true;
-        log_error("event=child_stalled kind=%s slot=%u child=%d silent_ms=%llu",
-                  kind_name(child->kind), child->slot, (int)child->pid,
+        log_error("event=child_stalled kind=%s process=%u child=%d silent_ms=%llu",
+                  kind_name(child->kind), child->process, (int)child->pid,
                   (unsigned long long)(silent_us / US_PER_MS));
         (void)kill(child->pid, SIGABRT);
         if (child->kill_at_mono_us == 0 || child->kill_at_mono_us > now_mono_us + PULSE_KILL_US)
@@ -619,7 +620,7 @@ static bool turns(const struct supervisor *sup, const struct child *child, uint6
     struct proc_view view;
 
     return child != NULL && has_served(sup, child) &&
-           procs_read(sup->rt->board, child->slot, &view) &&
+           procs_read(sup->rt->board, child->process, &view) &&
            pulse_silent_us(&sup->pulse, view.heartbeat_mono_us, now_mono_us) <= PULSE_LIMIT_US;
 }
 
@@ -659,8 +660,8 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us)
         struct child *child = &sup->children[i];
 
         if (child->kill_at_mono_us != 0 && child->kill_at_mono_us <= now_mono_us) {
-            log_warn("event=child_killed kind=%s slot=%u child=%d reason=overdue",
-                     kind_name(child->kind), child->slot, (int)child->pid);
+            log_warn("event=child_killed kind=%s process=%u child=%d reason=overdue",
+                     kind_name(child->kind), child->process, (int)child->pid);
             supervise_order(sup, child, ORDER_DIE, now_mono_us);
         }
     }
@@ -735,7 +736,7 @@ unsigned supervise_connections(const struct supervisor *sup, unsigned *workers)
     *workers = supervise_workers_alive(sup);
     for (size_t i = 0; i < ARRAY_LEN(sup->children); i++) {
         if (sup->children[i].kind == CHILD_WORKER &&
-            procs_read(sup->rt->board, sup->children[i].slot, &view))
+            procs_read(sup->rt->board, sup->children[i].process, &view))
             n += view.counter[PROC_CONNECTIONS_OPEN];
     }
     return (unsigned)n;

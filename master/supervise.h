@@ -24,7 +24,7 @@
 struct config;
 struct error;
 
-#define SUPERVISE_WORDS_BYTES 256
+#define SUPERVISE_ERROR_BYTES 256
 #define SUPERVISE_MAX_WORKERS 64 /* seats; the process table has room for two generations */
 
 enum child_kind {
@@ -46,7 +46,7 @@ struct child {
     enum child_kind kind;
     enum child_order order;
     pid_t pid;
-    unsigned slot; /* in the process table */
+    unsigned process; /* in the process table */
     uint32_t generation;
     uint64_t started_mono_us;
     uint64_t kill_at_mono_us; /* 0 = never */
@@ -66,7 +66,7 @@ struct supervisor {
     const struct config *config; /* borrowed; what new children get */
     uint32_t generation;         /* of the config above */
     uint32_t last_generation;    /* ever given out; a failed reload uses one up */
-    int wish_fd; /* our end of the present health process's socket, or -1; owned */
+    int command_fd; /* our end of the present health process's socket, or -1; owned */
     struct child children[RUNTIME_MAX_WORKERS + 1];
     struct seat seats[SUPERVISE_MAX_WORKERS];
     unsigned seats_count;
@@ -87,9 +87,9 @@ struct supervisor {
     struct pulse pulse;
     /* The last error line of each child, by its place in the table, in memory shared with it;
      * NULL: there is none.  Owned. */
-    char (*words)[SUPERVISE_WORDS_BYTES];
+    char (*errors)[SUPERVISE_ERROR_BYTES];
     char
-        why_not_served[SUPERVISE_WORDS_BYTES]; /* of the last one that ended before it served */
+        why_not_served[SUPERVISE_ERROR_BYTES]; /* of the last one that ended before it served */
     void (*on_health_lost)(void *arg); /* its replies still owed will never come; may be NULL */
     /* A process was reaped that is no child of the table's; may be NULL. */
     void (*on_stranger)(void *arg, pid_t pid, int status);

@@ -43,7 +43,7 @@ static void resize(struct agent *agent, const struct engine_facts *facts)
     if (slots == 0)
         slots = 1;
     queue = agent->config.queue >= 0 ? (uint32_t)agent->config.queue : (slots + 1) / 2;
-    admission_resize(&agent->admission, slots, queue);
+    slots_resize(&agent->slots, slots, queue);
 }
 
 static const char *kind_name(uint32_t kind)
@@ -59,8 +59,8 @@ static void log_facts(const struct agent *agent, const struct engine_facts *fact
     if (facts->reachable && !facts->loading)
         log_info("event=engine state=ready kind=%s version=%s models=%u slots=%u queue=%u",
                  kind_name(facts->kind), log_quote(facts->version),
-                 (unsigned)facts->models_count, (unsigned)agent->admission.slots,
-                 (unsigned)agent->admission.queue);
+                 (unsigned)facts->models_count, (unsigned)agent->slots.slots,
+                 (unsigned)agent->slots.queue);
     else
         log_warn("event=engine state=%s kind=%s detail=%s",
                  facts->loading ? "loading" : "unreachable", kind_name(facts->kind),
@@ -80,21 +80,22 @@ static void on_facts(void *data)
     resize(agent, facts);
     if (facts->has_load && facts->looked_mono_us != agent->looked_mono_us &&
         facts->looked_mono_us != 0)
-        admission_looked(&agent->admission, facts->running, facts->looked_mono_us);
+        slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
     agent->looked_mono_us = facts->looked_mono_us;
-    if (facts->reachable != agent->told.reachable || facts->loading != agent->told.loading ||
-        facts->kind != agent->told.kind)
+    if (facts->reachable != agent->reported.reachable ||
+        facts->loading != agent->reported.loading || facts->kind != agent->reported.kind)
         log_facts(agent, facts);
     if (describe_differs(facts, &agent->described)) {
         agent->described = *facts;
         changes |= AGENT_MODELS_CHANGED;
     }
-    if (facts->reachable != agent->told.reachable || facts->loading != agent->told.loading ||
-        facts->running != agent->told.running || facts->queued != agent->told.queued)
+    if (facts->reachable != agent->reported.reachable ||
+        facts->loading != agent->reported.loading ||
+        facts->running != agent->reported.running || facts->queued != agent->reported.queued)
         changes |= AGENT_LOAD_CHANGED;
-    if (!facts->reachable && agent->told.reachable)
+    if (!facts->reachable && agent->reported.reachable)
         agent->no_stream_options = false; /* another engine may come up in its place */
-    agent->told = *facts;
+    agent->reported = *facts;
     agent_changed(agent, changes);
 }
 
@@ -108,9 +109,9 @@ void agent_drain(struct agent *agent)
 
 bool agent_idle(const struct agent *agent)
 {
-    const struct admission *admission = &agent->admission;
+    const struct slots *slots = &agent->slots;
 
-    return admission->active == 0 && admission->queued == 0 && admission->questions == 0;
+    return slots->active == 0 && slots->queued == 0 && slots->questions == 0;
 }
 
 void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
@@ -119,8 +120,8 @@ void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
 
     drover__v1__load_report__init(out);
     out->seq = ++agent->load_seq;
-    out->running = admission_busy(&agent->admission);
-    out->queued = agent->admission.queued;
+    out->running = slots_busy(&agent->slots);
+    out->queued = agent->slots.queued;
     out->engine_reachable = facts->reachable;
     out->loading = facts->loading;
     out->draining = agent->draining;
@@ -131,8 +132,8 @@ void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
 
 void agent_describe(struct agent *agent, struct describe *out)
 {
-    describe_fill(out, engine_facts(agent->engine), agent->admission.slots,
-                  agent->admission.queue, AGENT_MAX_REQUEST_BYTES);
+    describe_fill(out, engine_facts(agent->engine), agent->slots.slots, agent->slots.queue,
+                  AGENT_MAX_REQUEST_BYTES);
 }
 
 /* ---- tokens ---------------------------------------------------------------------------- */
@@ -182,9 +183,9 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
     agent->engine = engine;
     agent->config = *config;
     TAILQ_INIT(&agent->listeners);
-    admission_init(&agent->admission, 1, 0);
+    slots_init(&agent->slots, 1, 0);
     engine_on_facts(engine, on_facts, agent);
-    agent->told.kind = UINT32_MAX; /* so that the first facts are news */
+    agent->reported.kind = UINT32_MAX; /* so that the first facts are news */
     on_facts(agent);
     *out = agent;
     return 0;

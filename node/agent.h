@@ -2,7 +2,7 @@
  * agent.h - what drover-node knows: the engine's facts, its slots, the tokens, and what
  * coordinators are told of them.
  *
- * The service (infer.h) and those who report (load reports, registrations) stand on it and
+ * The service (service.h) and those who report (load reports, registrations) stand on it and
  * listen to its changes; it knows none of them.
  */
 #ifndef DROVER_NODE_AGENT_H
@@ -16,9 +16,9 @@
 #include "base/attrs.h"
 #include "base/loop.h"
 #include "base/secure/tokens.h"
-#include "node/admission.h"
 #include "node/engine/engine.h"
 #include "node/report/describe.h"
+#include "node/slots.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/join.h"
 
@@ -53,9 +53,9 @@ struct agent {
     struct loop *loop;     /* borrowed */
     struct engine *engine; /* borrowed */
     struct agent_config config;
-    struct admission admission;
+    struct slots slots;
     uint64_t output_tokens;                       /* of all answers so far */
-    struct engine_facts told;                     /* as the listeners know them */
+    struct engine_facts reported;                 /* as the listeners know them */
     struct engine_facts described;                /* as the last description has them */
     bool draining;                                /* takes no new work */
     bool no_stream_options;                       /* this engine refused them */

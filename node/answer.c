@@ -16,8 +16,8 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
-#include "node/engine/exec.h"
-#include "node/engine/judge.h"
+#include "node/engine/errors.h"
+#include "node/node_request.h"
 
 #define CHUNK_MAX_BYTES (256 * 1024)
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
@@ -27,133 +27,132 @@
 
 /* ---- sending --------------------------------------------------------------------------- */
 
-static bool send_head(struct exec *exec)
+static bool send_head(struct node_request *req)
 {
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
     Drover__V1__ResponseHead head = DROVER__V1__RESPONSE_HEAD__INIT;
     Drover__V1__Header headers[HEADERS_MAX], *list[HEADERS_MAX];
 
-    if (exec->head_sent)
+    if (req->head_sent)
         return true;
-    exec->head_sent = true;
-    for (size_t i = 0; i < exec->response_headers_count; i++) {
+    req->head_sent = true;
+    for (size_t i = 0; i < req->response_headers_count; i++) {
         drover__v1__header__init(&headers[i]);
         /* protobuf-c knows no const */
-        headers[i].name = (char *)(uintptr_t)exec->response_headers[i].name;
-        headers[i].value = (char *)(uintptr_t)exec->response_headers[i].value;
+        headers[i].name = (char *)(uintptr_t)req->response_headers[i].name;
+        headers[i].value = (char *)(uintptr_t)req->response_headers[i].value;
         list[i] = &headers[i];
     }
-    head.http_status = exec->http_status;
-    head.content_type = exec->content_type;
-    head.n_headers = exec->response_headers_count;
+    head.http_status = req->http_status;
+    head.content_type = req->content_type;
+    head.n_headers = req->response_headers_count;
     head.headers = list;
-    head.event_stream = exec->mode == ANSWER_EVENTS;
+    head.event_stream = req->mode == ANSWER_EVENTS;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_HEAD;
     event.head = &head;
-    return exec_send(exec, &event);
+    return node_request_send(req, &event);
 }
 
 /* The plain text gathered this turn, if there is any that a protobuf string can hold.  After a
  * finish reason there is nothing to continue, and after half an event nobody can. */
-static void add_text(struct exec *exec, Drover__V1__Chunk *chunk, bool whole)
+static void add_text(struct node_request *req, Drover__V1__Chunk *chunk, bool whole)
 {
-    struct observer *o = &exec->observer;
+    struct stream_meter *o = &req->meter;
 
-    if (!exec->want_text || exec->mode != ANSWER_EVENTS)
+    if (!req->want_text || req->mode != ANSWER_EVENTS)
         return;
     if (!text_is_utf8(buf_head(&o->text), buf_size(&o->text)))
         o->plain = false;
-    chunk->resumable = exec->resumable && o->plain && !o->finished && whole;
-    if (exec->resumable && o->plain && buf_size(&o->text) != 0) {
+    chunk->resumable = req->resumable && o->plain && !o->finished && whole;
+    if (req->resumable && o->plain && buf_size(&o->text) != 0) {
         chunk->text = (char *)(uintptr_t)buf_cstr(&o->text);
         chunk->token_ids =
-            (uint32_t *)(uintptr_t)token_ids_of_text(&exec->ids, &chunk->n_token_ids);
-        chunk->vocabulary = chunk->n_token_ids == 0 ? 0 : exec->vocabulary;
+            (uint32_t *)(uintptr_t)token_ids_of_text(&req->ids, &chunk->n_token_ids);
+        chunk->vocabulary = chunk->n_token_ids == 0 ? 0 : req->vocabulary;
     }
-    if (!exec->content_sent && exec->out_content) {
+    if (!req->content_sent && req->out_content) {
         chunk->response_id = o->response_id;
         chunk->created = o->created;
     }
 }
 
 /* Sends the first `n` of the gathered bytes, after the head.  False: the call has ended. */
-static bool send_chunk(struct exec *exec, size_t n)
+static bool send_chunk(struct node_request *req, size_t n)
 {
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
     Drover__V1__Chunk chunk = DROVER__V1__CHUNK__INIT;
 
-    if (!send_head(exec))
+    if (!send_head(req))
         return false;
-    chunk.data.data = buf_head(&exec->out);
+    chunk.data.data = buf_head(&req->out);
     chunk.data.len = n;
-    chunk.tokens = exec->out_tokens;
-    chunk.content = exec->out_content;
-    chunk.next_sequence = exec->observer.next_sequence;
-    add_text(exec, &chunk, n == buf_size(&exec->out));
+    chunk.tokens = req->out_tokens;
+    chunk.content = req->out_content;
+    chunk.next_sequence = req->meter.next_sequence;
+    add_text(req, &chunk, n == buf_size(&req->out));
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
     event.chunk = &chunk;
-    if (!exec_send(exec, &event))
+    if (!node_request_send(req, &event))
         return false;
-    exec->body_bytes += n;
-    exec->content_sent |= exec->out_content;
-    exec->out_tokens = 0;
-    exec->out_content = false;
-    buf_reset(&exec->observer.text);
-    token_ids_taken(&exec->ids);
+    req->body_bytes += n;
+    req->content_sent |= req->out_content;
+    req->out_tokens = 0;
+    req->out_content = false;
+    buf_reset(&req->meter.text);
+    token_ids_taken(&req->ids);
     return true;
 }
 
 /* Sends what was gathered.  False: the call has ended. */
-static bool flush(struct exec *exec)
+static bool flush(struct node_request *req)
 {
-    loop_undefer(exec->agent->loop, &exec->flush);
-    if (exec->tell_progress && buf_size(&exec->out) == 0 && !send_chunk(exec, 0))
+    loop_undefer(req->agent->loop, &req->flush);
+    if (req->tell_progress && buf_size(&req->out) == 0 && !send_chunk(req, 0))
         return false;
-    exec->tell_progress = false;
-    while (buf_size(&exec->out) != 0) {
-        size_t n = buf_size(&exec->out);
+    req->tell_progress = false;
+    while (buf_size(&req->out) != 0) {
+        size_t n = buf_size(&req->out);
 
         if (n > CHUNK_MAX_BYTES)
             n = CHUNK_MAX_BYTES; /* one huge event, or a long plain answer */
-        if (!send_chunk(exec, n))
+        if (!send_chunk(req, n))
             return false;
-        buf_consume(&exec->out, n);
+        buf_consume(&req->out, n);
     }
-    buf_shrink(&exec->out, 64 * 1024);
-    if (!exec->paused && exec->run != NULL &&
-        server_call_queued(exec->call) > QUEUE_MAX_BYTES) {
-        exec->paused = true;
-        engine_pause(exec->run, true);
+    buf_shrink(&req->out, 64 * 1024);
+    if (!req->paused && req->run != NULL && server_call_queued(req->call) > QUEUE_MAX_BYTES) {
+        req->paused = true;
+        engine_pause(req->run, true);
     }
     return true;
 }
 
 static void on_flush(struct deferred *deferred)
 {
-    (void)flush(CONTAINER_OF(deferred, struct exec, flush));
+    (void)flush(CONTAINER_OF(deferred, struct node_request, flush));
 }
 
-void answer_writable(struct exec *exec)
+void answer_writable(struct node_request *req)
 {
-    if (!exec->paused)
+    if (!req->paused)
         return;
-    exec->paused = false;
-    exec->last_content_us = loop_now_us(exec->agent->loop); /* the silence was ours */
-    if (exec->run != NULL)
-        engine_pause(exec->run, false);
+    req->paused = false;
+    req->last_content_us = loop_now_us(req->agent->loop); /* the silence was ours */
+    if (req->run != NULL)
+        engine_pause(req->run, false);
 }
 
 /* Adds bytes to the next chunk.  False: the call has ended. */
-static bool gather(struct exec *exec, const void *bytes, size_t n)
+static bool gather(struct node_request *req, const void *bytes, size_t n)
 {
-    if (buf_size(&exec->out) != 0 && buf_size(&exec->out) + n > CHUNK_MAX_BYTES && !flush(exec))
+    if (buf_size(&req->out) != 0 && buf_size(&req->out) + n > CHUNK_MAX_BYTES && !flush(req))
         return false;
-    buf_add(&exec->out, bytes, n);
-    if (exec->out.failed) {
-        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    buf_add(&req->out, bytes, n);
+    if (req->out.failed) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         return false;
     }
-    loop_defer(exec->agent->loop, &exec->flush, on_flush);
+    loop_defer(req->agent->loop, &req->flush, on_flush);
     return true;
 }
 
@@ -166,82 +165,82 @@ static void on_silence(struct timer *timer);
  * grown while nobody here got a token; which of several prompts it works on cannot be told. The
  * caller is told by another `accepted`.  False: the call has ended.
  */
-static bool look_at_prefill(struct exec *exec, uint64_t now)
+static bool look_at_prefill(struct node_request *req, uint64_t now)
 {
-    struct agent *agent = exec->agent;
+    struct agent *agent = req->agent;
     uint64_t progress = engine_facts(agent->engine)->progress;
     uint64_t tokens = agent->output_tokens;
-    bool advances = now != exec->started_us && progress > exec->progress &&
-                    tokens == exec->tokens_then && !exec->head_sent;
+    bool advances = now != req->started_us && progress > req->progress &&
+                    tokens == req->tokens_then && !req->head_sent;
 
-    exec->progress = progress;
-    exec->tokens_then = tokens;
+    req->progress = progress;
+    req->tokens_then = tokens;
     if (!advances)
         return true;
-    exec->moved_us = now;
-    return exec_accepted(exec, 0);
+    req->moved_us = now;
+    return node_request_accepted(req, 0);
 }
 
 /* Looks whether a limit of silence has passed, and when to look again. */
-static void watch(struct exec *exec)
+static void watch(struct node_request *req)
 {
-    uint64_t now = loop_now_us(exec->agent->loop);
+    uint64_t now = loop_now_us(req->agent->loop);
     uint64_t limit_us, since, again_us;
 
-    if (exec->content_us == 0) {
-        if (!look_at_prefill(exec, now))
+    if (req->content_us == 0) {
+        if (!look_at_prefill(req, now))
             return;
-        limit_us = exec->first_token_ms * US_PER_MS;
-        since = exec->moved_us > exec->started_us ? exec->moved_us : exec->started_us;
+        limit_us = req->first_token_ms * US_PER_MS;
+        since = req->moved_us > req->started_us ? req->moved_us : req->started_us;
     } else {
-        limit_us = exec->mode == ANSWER_PLAIN ? 0 : exec->idle_token_ms * US_PER_MS;
-        since = exec->last_content_us;
+        limit_us = req->mode == ANSWER_PLAIN ? 0 : req->idle_token_ms * US_PER_MS;
+        since = req->last_content_us;
     }
     if (limit_us == 0) {
         /* No limit now; but there may be one once content comes, and one look tells. */
-        limit_us = exec->idle_token_ms * US_PER_MS;
+        limit_us = req->idle_token_ms * US_PER_MS;
         since = now;
         if (limit_us == 0)
             return;
-    } else if (exec->paused) {
+    } else if (req->paused) {
         since = now; /* the caller does not read: the engine is not to blame */
     } else if (now >= since + limit_us) {
-        exec_fail(exec, GRPC_DEADLINE_EXCEEDED, "the engine gave no %s for %u ms",
-                  exec->content_us == 0 ? "first token" : "token",
-                  (unsigned)(limit_us / US_PER_MS));
+        node_request_fail(req, GRPC_DEADLINE_EXCEEDED, "the engine gave no %s for %u ms",
+                          req->content_us == 0 ? "first token" : "token",
+                          (unsigned)(limit_us / US_PER_MS));
         return;
     }
     again_us = since + limit_us - now;
-    if (exec->content_us == 0 && again_us > limit_us / 4)
+    if (req->content_us == 0 && again_us > limit_us / 4)
         again_us = limit_us / 4;
-    timer_start(exec->agent->loop, &exec->silence, again_us, on_silence);
+    timer_start(req->agent->loop, &req->silence, again_us, on_silence);
 }
 
 static void on_silence(struct timer *timer)
 {
-    watch(CONTAINER_OF(timer, struct exec, silence));
+    watch(CONTAINER_OF(timer, struct node_request, silence));
 }
 
 /* Output came.  The limit of silence changes with the first of it. */
-static void note_content(struct exec *exec, uint32_t tokens)
+static void note_content(struct node_request *req, uint32_t tokens)
 {
-    uint64_t now = loop_now_us(exec->agent->loop);
-    bool first = exec->content_us == 0;
+    uint64_t now = loop_now_us(req->agent->loop);
+    bool first = req->content_us == 0;
 
-    exec->out_content = true;
-    exec->out_tokens += tokens;
-    exec->last_content_us = now;
-    exec->agent->output_tokens += tokens;
+    req->out_content = true;
+    req->out_tokens += tokens;
+    req->last_content_us = now;
+    req->agent->output_tokens += tokens;
     if (first) {
-        exec->content_us = now;
-        watch(exec);
+        req->content_us = now;
+        watch(req);
     }
     /* An answer that is put together here shows nothing until it is whole: an empty chunk tells
      * the caller when the first token came, and then that the engine gets on. */
-    if (exec->mode == ANSWER_ASSEMBLED && (first || now - exec->told_us >= TELL_US)) {
-        exec->told_us = now;
-        exec->tell_progress = true;
-        loop_defer(exec->agent->loop, &exec->flush, on_flush);
+    if (req->mode == ANSWER_ASSEMBLED && (first || now - req->reported_us >= TELL_US)) {
+        req->reported_us = now;
+        req->tell_progress = true;
+        loop_defer(req->agent->loop, &req->flush, on_flush);
     }
 }
 
@@ -252,28 +251,29 @@ static bool starts(const char *text, const char *with)
     return strncasecmp(text, with, strlen(with)) == 0;
 }
 
-static void keep_headers(struct exec *exec, const struct engine_header *headers, size_t count)
+static void keep_headers(struct node_request *req, const struct engine_header *headers,
+                         size_t count)
 {
     const char *at;
 
-    exec->response_headers_count = 0;
-    buf_reset(&exec->response_text);
-    for (size_t i = 0; i < count && exec->response_headers_count < HEADERS_MAX; i++) {
+    req->response_headers_count = 0;
+    buf_reset(&req->response_text);
+    for (size_t i = 0; i < count && req->response_headers_count < HEADERS_MAX; i++) {
         if (!headers_to_client(headers[i].name, headers[i].value))
             continue;
-        buf_add(&exec->response_text, headers[i].name, strlen(headers[i].name) + 1);
-        buf_add(&exec->response_text, headers[i].value, strlen(headers[i].value) + 1);
-        exec->response_headers_count++;
+        buf_add(&req->response_text, headers[i].name, strlen(headers[i].name) + 1);
+        buf_add(&req->response_text, headers[i].value, strlen(headers[i].value) + 1);
+        req->response_headers_count++;
     }
-    if (exec->response_text.failed) {
-        exec->response_headers_count = 0;
+    if (req->response_text.failed) {
+        req->response_headers_count = 0;
         return;
     }
-    at = (const char *)buf_head(&exec->response_text);
-    for (size_t i = 0; i < exec->response_headers_count; i++) {
-        exec->response_headers[i].name = at;
+    at = (const char *)buf_head(&req->response_text);
+    for (size_t i = 0; i < req->response_headers_count; i++) {
+        req->response_headers[i].name = at;
         at += strlen(at) + 1;
-        exec->response_headers[i].value = at;
+        req->response_headers[i].value = at;
         at += strlen(at) + 1;
     }
 }
@@ -281,384 +281,390 @@ static void keep_headers(struct exec *exec, const struct engine_header *headers,
 static void on_head(void *data, unsigned status, const char *content_type,
                     const struct engine_header *headers, size_t count)
 {
-    struct exec *exec = data;
+    struct node_request *req = data;
     bool events = starts(content_type, "text/event-stream");
     bool lines = starts(content_type, "application/x-ndjson");
 
-    exec->http_status = status;
+    req->http_status = status;
     if (headers_value_ok(content_type))
-        (void)strlcpy(exec->content_type, content_type, sizeof(exec->content_type));
-    keep_headers(exec, headers, count);
+        (void)strlcpy(req->content_type, content_type, sizeof(req->content_type));
+    keep_headers(req, headers, count);
     if (status < 200 || (status >= 300 && status < 400) || status > 599) {
-        exec_fail(exec, GRPC_INTERNAL, "the engine answered with HTTP status %u", status);
+        node_request_fail(req, GRPC_INTERNAL, "the engine answered with HTTP status %u",
+                          status);
         return;
     }
     if (status >= 400) {
-        exec->mode = ANSWER_ERROR;
+        req->mode = ANSWER_ERROR;
         return;
     }
-    if (!events && exec->continues) {
-        exec_fail(exec, GRPC_INTERNAL, "the engine was asked for a stream and gave none");
+    if (!events && req->continues) {
+        node_request_fail(req, GRPC_INTERNAL,
+                          "the engine was asked for a stream and gave none");
         return;
     }
     if (!events && !lines) {
-        exec->mode = ANSWER_PLAIN;
+        req->mode = ANSWER_PLAIN;
         return;
     }
-    sse_init(&exec->sse, lines ? SSE_LINES : SSE_EVENTS);
-    if (exec->stream || !exec->streaming) {
-        exec->mode = ANSWER_EVENTS;
+    sse_init(&req->sse, lines ? SSE_LINES : SSE_EVENTS);
+    if (req->stream || !req->streaming) {
+        req->mode = ANSWER_EVENTS;
         return;
     }
-    exec->mode = ANSWER_ASSEMBLED;
-    (void)strlcpy(exec->content_type, "application/json", sizeof(exec->content_type));
-    exec->assembler = assembler_create(exec->operation);
-    if (exec->assembler == NULL)
-        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    req->mode = ANSWER_ASSEMBLED;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    req->assembler = assembler_create(req->operation);
+    if (req->assembler == NULL)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
 }
 
 /* Is the event for the client?  *ended: the call has ended instead. */
-static bool is_shown(struct exec *exec, const struct seen *seen, bool *ended)
+static bool is_shown(struct node_request *req, const struct seen *seen, bool *ended)
 {
     *ended = false;
-    if (seen->usage_only && exec->usage_added)
+    if (seen->usage_only && req->usage_added)
         return false;
-    if (!exec->continues)
+    if (!req->continues)
         return true;
-    switch (rejoin_judge(&exec->rejoin, &exec->observer, seen)) {
-    case REJOIN_SHOW:
+    switch (splice_check(&req->splice, &req->meter, seen)) {
+    case SPLICE_SHOW:
         return true;
-    case REJOIN_HIDE:
+    case SPLICE_HIDE:
         return false;
-    case REJOIN_ANEW:
+    case SPLICE_ANEW:
         break;
     }
-    exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine began anew instead of continuing");
+    node_request_fail(req, GRPC_UNIMPLEMENTED, "the engine began anew instead of continuing");
     *ended = true;
     return false;
 }
 
 /* One event.  False: the call has ended. */
-static bool take_event(struct exec *exec, const struct sse_event *event)
+static bool take_event(struct node_request *req, const struct sse_event *event)
 {
-    struct sse_event stripped, rejoined;
+    struct sse_event stripped, spliced;
     struct seen seen;
     bool shown, ended;
     int rc;
 
-    if (exec->ids_asked) {
-        if (token_ids_event(&exec->ids, event, &stripped) != 0) {
-            exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    if (req->ids_asked) {
+        if (token_ids_event(&req->ids, event, &stripped) != 0) {
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
             return false;
         }
         event = &stripped;
     }
-    if (exec->continues) {
-        if (rejoin_event(&exec->rejoin, event, &rejoined) != 0) {
-            exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    if (req->continues) {
+        if (splice_event(&req->splice, event, &spliced) != 0) {
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
             return false;
         }
-        event = &rejoined;
+        event = &spliced;
     }
-    observe_event(&exec->observer, event, &seen);
+    meter_event(&req->meter, event, &seen);
     switch (seen.kind) {
     case SEEN_ERROR:
         /* What came before it is the client's; the error itself is told by the status, so that
          * the caller can put it into the client's own format. */
-        if (!flush(exec))
+        if (!flush(req))
             return false;
-        exec_fail(exec, judge_event(seen.error_status), "the engine reported: %s",
-                  seen.error_text);
+        node_request_fail(req, engine_error_event(seen.error_status), "the engine reported: %s",
+                          seen.error_text);
         return false;
     case SEEN_GARBAGE:
-        if (!flush(exec))
+        if (!flush(req))
             return false;
-        exec_fail(exec, event->cut ? GRPC_DATA_LOSS : GRPC_INTERNAL,
-                  event->cut ? "the engine's stream ended inside an event"
-                             : "the engine sent an event that is not JSON");
+        node_request_fail(req, event->cut ? GRPC_DATA_LOSS : GRPC_INTERNAL,
+                          event->cut ? "the engine's stream ended inside an event"
+                                     : "the engine sent an event that is not JSON");
         return false;
     case SEEN_CONTENT:
     case SEEN_NOTHING:
     case SEEN_DONE:
         break;
     }
-    shown = is_shown(exec, &seen, &ended);
+    shown = is_shown(req, &seen, &ended);
     if (ended)
         return false;
     if (seen.kind == SEEN_CONTENT)
-        note_content(exec, 1);
-    else if (!observe_streams(exec->operation) && !event->comment)
-        note_content(exec, 0); /* a stream that nobody here can read, of a transcription */
-    if (exec->mode == ANSWER_ASSEMBLED) {
+        note_content(req, 1);
+    else if (!meter_streams(req->operation) && !event->comment)
+        note_content(req, 0); /* a stream that nobody here can read, of a transcription */
+    if (req->mode == ANSWER_ASSEMBLED) {
         if (seen.root.type == JSON_NONE)
             return true;
-        rc = assembler_add(exec->assembler, &seen.root);
+        rc = assembler_add(req->assembler, &seen.root);
         if (rc == 0)
             return true;
-        exec_fail(exec, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL,
-                  "the engine's stream cannot be made into one answer (%s)", error_name(rc));
+        node_request_fail(req, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL,
+                          "the engine's stream cannot be made into one answer (%s)",
+                          error_name(rc));
         return false;
     }
     if (!shown || event->silent)
         return true;
-    if (event->comment && !exec->head_sent && buf_size(&exec->out) == 0)
+    if (event->comment && !req->head_sent && buf_size(&req->out) == 0)
         return true; /* a ping must not bind the caller to this node */
-    if (!gather(exec, event->raw, event->raw_len))
+    if (!gather(req, event->raw, event->raw_len))
         return false;
     if (event->cut)
-        return gather(exec, "\n\n", exec->sse.mode == SSE_LINES ? 1 : 2);
+        return gather(req, "\n\n", req->sse.mode == SSE_LINES ? 1 : 2);
     return true;
 }
 
 /* False: the call has ended. */
-static bool take_events(struct exec *exec)
+static bool take_events(struct node_request *req)
 {
     struct sse_event event;
     int rc;
 
-    while ((rc = sse_next(&exec->sse, &event)) > 0)
-        if (!take_event(exec, &event))
+    while ((rc = sse_next(&req->sse, &event)) > 0)
+        if (!take_event(req, &event))
             return false;
     if (rc < 0)
-        exec_fail(exec, GRPC_INTERNAL, "the engine sent an event of more than %d bytes",
-                  SSE_MAX_EVENT_BYTES);
+        node_request_fail(req, GRPC_INTERNAL, "the engine sent an event of more than %d bytes",
+                          SSE_MAX_EVENT_BYTES);
     return rc == 0;
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
 {
-    struct exec *exec = data;
+    struct node_request *req = data;
 
-    switch (exec->mode) {
+    switch (req->mode) {
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
-        if (sse_feed(&exec->sse, bytes, n) != 0)
-            exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+        if (sse_feed(&req->sse, bytes, n) != 0)
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else
-            (void)take_events(exec);
+            (void)take_events(req);
         return;
     case ANSWER_PLAIN:
-        if (buf_size(&exec->whole) + n <= WHOLE_MAX_BYTES)
-            buf_add(&exec->whole, bytes, n);
+        if (buf_size(&req->whole) + n <= WHOLE_MAX_BYTES)
+            buf_add(&req->whole, bytes, n);
         else
-            exec->whole.failed = true; /* too long to read usage from */
-        note_content(exec, 0);
-        (void)gather(exec, bytes, n);
+            req->whole.failed = true; /* too long to read usage from */
+        note_content(req, 0);
+        (void)gather(req, bytes, n);
         return;
     case ANSWER_ERROR:
-        if (buf_size(&exec->out) + n <= ERROR_MAX_BYTES)
-            buf_add(&exec->out, bytes, n);
+        if (buf_size(&req->out) + n <= ERROR_MAX_BYTES)
+            buf_add(&req->out, bytes, n);
         return;
     case ANSWER_UNKNOWN:
         break;
     }
-    exec_fail(exec, GRPC_INTERNAL, "the engine sent a body before a head");
+    node_request_fail(req, GRPC_INTERNAL, "the engine sent a body before a head");
 }
 
 /* ---- how it ends ----------------------------------------------------------------------- */
 
-static void pass(struct exec *exec)
+static void pass(struct node_request *req)
 {
-    if (!send_head(exec) || !flush(exec))
+    if (!send_head(req) || !flush(req))
         return;
-    exec_succeed(exec);
+    node_request_succeed(req);
 }
 
 /* An error of the engine's in a 400 that says whose fault it is. */
-static void pass_as_400(struct exec *exec, const char *text)
+static void pass_as_400(struct node_request *req, const char *text)
 {
-    bool anthropic = exec->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
-                     exec->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS;
+    bool anthropic = req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
+                     req->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS;
 
-    exec->http_status = 400;
-    (void)strlcpy(exec->content_type, "application/json", sizeof(exec->content_type));
-    buf_reset(&exec->out);
+    req->http_status = 400;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    buf_reset(&req->out);
     if (anthropic) {
         buf_str(
-            &exec->out,
+            &req->out,
             "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":");
-        json_quote_str(&exec->out, text);
-        buf_str(&exec->out, "}}");
-    } else if (observe_is_ndjson(exec->operation)) {
-        buf_str(&exec->out, "{\"error\":");
-        json_quote_str(&exec->out, text);
-        buf_str(&exec->out, "}");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out, "}}");
+    } else if (meter_is_ndjson(req->operation)) {
+        buf_str(&req->out, "{\"error\":");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out, "}");
     } else {
-        buf_str(&exec->out, "{\"error\":{\"message\":");
-        json_quote_str(&exec->out, text);
-        buf_str(&exec->out,
+        buf_str(&req->out, "{\"error\":{\"message\":");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out,
                 ",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
     }
-    pass(exec);
+    pass(req);
 }
 
 /* Forgets an answer that began, to ask again. */
-static void reset(struct exec *exec)
+static void reset(struct node_request *req)
 {
-    loop_undefer(exec->agent->loop, &exec->flush);
-    exec->mode = ANSWER_UNKNOWN;
-    buf_reset(&exec->out);
-    exec->response_headers_count = 0;
-    exec->content_type[0] = '\0';
+    loop_undefer(req->agent->loop, &req->flush);
+    req->mode = ANSWER_UNKNOWN;
+    buf_reset(&req->out);
+    req->response_headers_count = 0;
+    req->content_type[0] = '\0';
 }
 
 /* Asks again with one member less in the body. */
-static void ask_without(struct exec *exec, const char *name)
+static void ask_without(struct node_request *req, const char *name)
 {
     const struct json_edit edit = {.name = name, .value = NULL};
     struct buf body = BUF_INIT;
     struct json_value root;
 
-    if (json_check(&root, buf_head(&exec->body), buf_size(&exec->body), NULL) != 0 ||
+    if (json_check(&root, buf_head(&req->body), buf_size(&req->body), NULL) != 0 ||
         json_edit(&body, &root, &edit, 1) != 0) {
         buf_finish(&body);
-        exec_fail(exec, GRPC_INTERNAL, "the engine refuses %s", name);
+        node_request_fail(req, GRPC_INTERNAL, "the engine refuses %s", name);
         return;
     }
-    buf_finish(&exec->body);
-    exec->body = body;
-    reset(exec);
-    exec_retake(exec);
-    answer_start(exec);
+    buf_finish(&req->body);
+    req->body = body;
+    reset(req);
+    exec_retake(req);
+    answer_start(req);
 }
 
-static void ask_without_usage(struct exec *exec)
+static void ask_without_usage(struct node_request *req)
 {
-    exec->agent->no_stream_options = true;
-    exec->usage_added = false;
-    ask_without(exec, "stream_options");
+    req->agent->no_stream_options = true;
+    req->usage_added = false;
+    ask_without(req, "stream_options");
 }
 
-static void judge(struct exec *exec)
+static void apply_engine_error(struct node_request *req)
 {
-    struct verdict verdict;
+    struct engine_error verdict;
 
-    judge_http(&verdict, exec->http_status, buf_head(&exec->out), buf_size(&exec->out),
-               exec->usage_added);
-    if (exec->ids_asked && verdict.judgement != JUDGE_FAIL) {
+    engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
+                      req->usage_added);
+    if (req->ids_asked && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
         /* It may be what we added that it does not like: the client's own request decides. */
-        exec->ids_asked = false;
-        ask_without(exec, "logprobs");
+        req->ids_asked = false;
+        ask_without(req, "logprobs");
         return;
     }
-    if (exec->continues && verdict.judgement != JUDGE_FAIL &&
-        verdict.judgement != JUDGE_WITHOUT_USAGE) {
+    if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL &&
+        verdict.engine_error_action != ENGINE_ERROR_WITHOUT_USAGE) {
         /* The client reads a stream that began well: an error page is no answer to it. */
-        exec_fail(exec, GRPC_UNIMPLEMENTED, "the engine refused to continue: HTTP status %u",
-                  exec->http_status);
+        node_request_fail(req, GRPC_UNIMPLEMENTED,
+                          "the engine refused to continue: HTTP status %u", req->http_status);
         return;
     }
-    switch (verdict.judgement) {
-    case JUDGE_PASS:
-        pass(exec);
+    switch (verdict.engine_error_action) {
+    case ENGINE_ERROR_PASS:
+        pass(req);
         break;
-    case JUDGE_PASS_AS_400:
-        pass_as_400(exec, verdict.text);
+    case ENGINE_ERROR_PASS_AS_400:
+        pass_as_400(req, verdict.text);
         break;
-    case JUDGE_FAIL:
-        exec_fail(exec, verdict.status, "%s", verdict.text);
+    case ENGINE_ERROR_FAIL:
+        node_request_fail(req, verdict.status, "%s", verdict.text);
         break;
-    case JUDGE_WITHOUT_USAGE:
-        ask_without_usage(exec);
+    case ENGINE_ERROR_WITHOUT_USAGE:
+        ask_without_usage(req);
         break;
     }
 }
 
-static void end_assembled(struct exec *exec)
+static void end_assembled(struct node_request *req)
 {
     struct error err = {0};
     int rc;
 
-    rc = assembler_write(exec->assembler, &exec->out, &err);
+    rc = assembler_write(req->assembler, &req->out, &err);
     if (rc != 0) {
-        exec_fail(exec, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL, "%s", err.text);
+        node_request_fail(req, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL, "%s",
+                          err.text);
         return;
     }
-    (void)strlcpy(exec->content_type, "application/json", sizeof(exec->content_type));
-    exec->out_content = true;
-    pass(exec);
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    req->out_content = true;
+    pass(req);
 }
 
 /* The last bytes of an event stream may lack their blank line.  False: the call has ended. */
-static bool take_rest(struct exec *exec)
+static bool take_rest(struct node_request *req)
 {
     struct sse_event event;
-    int rc = sse_end(&exec->sse, &event);
+    int rc = sse_end(&req->sse, &event);
 
     if (rc < 0) {
-        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         return false;
     }
-    return rc == 0 || event.comment || take_event(exec, &event);
+    return rc == 0 || event.comment || take_event(req, &event);
 }
 
-static void end_plain(struct exec *exec)
+static void end_plain(struct node_request *req)
 {
     struct json_value root;
 
-    if (exec->mode == ANSWER_PLAIN && !exec->whole.failed &&
-        json_check(&root, buf_head(&exec->whole), buf_size(&exec->whole), NULL) == 0)
-        observe_answer(&exec->observer, &root);
-    pass(exec);
+    if (req->mode == ANSWER_PLAIN && !req->whole.failed &&
+        json_check(&root, buf_head(&req->whole), buf_size(&req->whole), NULL) == 0)
+        meter_answer(&req->meter, &root);
+    pass(req);
 }
 
 /* The engine's run is over; the slot is free already. */
-static void end_answer(struct exec *exec, bool whole, const char *why)
+static void end_answer(struct node_request *req, bool whole, const char *why)
 {
-    switch (exec->mode) {
+    switch (req->mode) {
     case ANSWER_UNKNOWN:
         break;
     case ANSWER_ERROR:
-        judge(exec); /* even of a body that was cut: the status says most */
+        apply_engine_error(req); /* even of a body that was cut: the status says most */
         return;
     case ANSWER_PLAIN:
         if (whole) {
-            end_plain(exec);
+            end_plain(req);
             return;
         }
         break;
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
-        if (whole && !take_rest(exec))
+        if (whole && !take_rest(req))
             return;
         /* A connection that breaks after the last event took nothing with it. */
-        if (!exec->observer.done &&
-            (!whole || (!exec->observer.finished && observe_streams(exec->operation)))) {
-            if (!flush(exec) || !whole)
+        if (!req->meter.done &&
+            (!whole || (!req->meter.finished && meter_streams(req->operation)))) {
+            if (!flush(req) || !whole)
                 break;
-            exec_fail(exec, GRPC_DATA_LOSS, "the engine's stream ended before its answer did");
+            node_request_fail(req, GRPC_DATA_LOSS,
+                              "the engine's stream ended before its answer did");
             return;
         }
-        if (exec->mode == ANSWER_ASSEMBLED)
-            end_assembled(exec);
+        if (req->mode == ANSWER_ASSEMBLED)
+            end_assembled(req);
         else
-            pass(exec);
+            pass(req);
         return;
     }
-    if (exec->phase == EXEC_ENDED)
+    if (req->phase == NODE_REQUEST_ENDED)
         return;
-    if (exec->mode == ANSWER_PLAIN && !flush(exec))
+    if (req->mode == ANSWER_PLAIN && !flush(req))
         return;
-    exec_fail(exec, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
+    node_request_fail(req, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
 }
 
 static void on_end(void *data, enum engine_end end, const char *why)
 {
-    struct exec *exec = data;
+    struct node_request *req = data;
 
-    exec_run_over(exec);
+    node_request_run_over(req);
     switch (end) {
     case ENGINE_END_OK:
-        end_answer(exec, true, why);
+        end_answer(req, true, why);
         break;
     case ENGINE_END_LOST:
-        end_answer(exec, false, why);
+        end_answer(req, false, why);
         break;
     case ENGINE_END_UNREACHABLE:
-        exec_fail(exec, GRPC_UNAVAILABLE, "cannot reach the engine: %s", why);
+        node_request_fail(req, GRPC_UNAVAILABLE, "cannot reach the engine: %s", why);
         break;
     case ENGINE_END_GARBAGE:
-        exec_fail(exec, GRPC_INTERNAL, "the engine does not speak HTTP as it should: %s", why);
+        node_request_fail(req, GRPC_INTERNAL, "the engine does not speak HTTP as it should: %s",
+                          why);
         break;
     }
 }
@@ -669,19 +675,19 @@ static const struct engine_events answer_events = {
     .on_end = on_end,
 };
 
-void answer_start(struct exec *exec)
+void answer_start(struct node_request *req)
 {
-    if (exec_run(exec, &answer_events))
-        watch(exec);
+    if (node_request_run(req, &answer_events))
+        watch(req);
 }
 
-void answer_last(struct exec *exec)
+void answer_last(struct node_request *req)
 {
-    exec->mode = ANSWER_EVENTS;
-    exec->http_status = 200;
-    (void)strlcpy(exec->content_type, "text/event-stream", sizeof(exec->content_type));
-    if (exec->out.failed)
-        exec_fail(exec, GRPC_UNAVAILABLE, "the node is out of memory");
+    req->mode = ANSWER_EVENTS;
+    req->http_status = 200;
+    (void)strlcpy(req->content_type, "text/event-stream", sizeof(req->content_type));
+    if (req->out.failed)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
     else
-        pass(exec);
+        pass(req);
 }

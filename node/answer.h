@@ -7,15 +7,15 @@
 #ifndef DROVER_NODE_ANSWER_H
 #define DROVER_NODE_ANSWER_H
 
-struct exec;
+struct node_request;
 
 /* Asks the engine, in the slot that is counted already.  The call may have ended afterwards. */
-void answer_start(struct exec *exec);
+void answer_start(struct node_request *req);
 
 /* The call's send queue has room again. */
-void answer_writable(struct exec *exec);
+void answer_writable(struct node_request *req);
 
 /* Ends a stream with `out` as its last bytes, without an engine. */
-void answer_last(struct exec *exec);
+void answer_last(struct node_request *req);
 
 #endif

@@ -15,9 +15,9 @@
 #include "base/signal_fd.h"
 #include "node/agent.h"
 #include "node/engine/engine.h"
-#include "node/infer.h"
 #include "node/options.h"
 #include "node/report/registration.h"
+#include "node/service.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
@@ -35,14 +35,14 @@ enum node_phase {
     NODE_DONE,
 };
 
-struct node {
+struct node_program {
     struct options options;
     struct loop loop;
     struct engine *engine;
     struct agent *agent;
     struct service *service;
     struct grpc_server *server;
-    struct attach *attaches[OPTIONS_MAX_COORDINATORS];
+    struct registration *registrations[OPTIONS_MAX_COORDINATORS];
     SSL_CTX *server_tls, *coordinator_tls;
     struct watch *signals;
     int signal_fd;
@@ -53,13 +53,13 @@ struct node {
 
 static void on_closed(struct grpc_server *server, void *data)
 {
-    struct node *node = data;
+    struct node_program *node = data;
 
     (void)server;
     node->phase = NODE_DONE;
 }
 
-static void close_down(struct node *node)
+static void close_down(struct node_program *node)
 {
     timer_stop(&node->loop, &node->drain_timer);
     node->phase = NODE_CLOSING;
@@ -68,39 +68,39 @@ static void close_down(struct node *node)
 
 static void on_drain_over(struct timer *timer)
 {
-    struct node *node = CONTAINER_OF(timer, struct node, drain_timer);
+    struct node_program *node = CONTAINER_OF(timer, struct node_program, drain_timer);
 
-    log_warn("event=drain_timeout running=%u queued=%u",
-             (unsigned)node->agent->admission.active, (unsigned)node->agent->admission.queued);
+    log_warn("event=drain_timeout running=%u queued=%u", (unsigned)node->agent->slots.active,
+             (unsigned)node->agent->slots.queued);
     node->phase = NODE_DONE;
 }
 
-static void drain(struct node *node, const char *why)
+static void drain(struct node_program *node, const char *why)
 {
     uint32_t drain_ms = node->options.drain_timeout_s * 1000;
 
     log_info("event=draining why=%s running=%u queued=%u", why,
-             (unsigned)node->agent->admission.active, (unsigned)node->agent->admission.queued);
+             (unsigned)node->agent->slots.active, (unsigned)node->agent->slots.queued);
     node->phase = NODE_DRAINING;
     agent_drain(node->agent);
     for (size_t i = 0; i < node->options.coordinators_count; i++)
-        attach_leave(node->attaches[i], why, drain_ms);
+        registration_leave(node->registrations[i], why, drain_ms);
     timer_start(&node->loop, &node->drain_timer, drain_ms * US_PER_MS, on_drain_over);
 }
 
 /* Draining is over when nothing runs here and no coordinator has anything open with us. */
-static void check_drained(struct node *node)
+static void check_drained(struct node_program *node)
 {
     if (node->phase != NODE_DRAINING || !agent_idle(node->agent))
         return;
     for (size_t i = 0; i < node->options.coordinators_count; i++)
-        if (!attach_left(node->attaches[i]))
+        if (!registration_left(node->registrations[i]))
             return;
     log_info("event=drained");
     close_down(node);
 }
 
-static int load_tokens(struct node *node, struct error *err)
+static int load_tokens(struct node_program *node, struct error *err)
 {
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1] = {0};
     int rc = 0;
@@ -115,7 +115,7 @@ static int load_tokens(struct node *node, struct error *err)
 
 static void on_signal(struct watch *watch, void *data)
 {
-    struct node *node = data;
+    struct node_program *node = data;
     struct signalfd_siginfo info;
     struct error err = {0};
 
@@ -147,7 +147,7 @@ static void on_signal(struct watch *watch, void *data)
     }
 }
 
-static int watch_signals(struct node *node, struct error *err)
+static int watch_signals(struct node_program *node, struct error *err)
 {
     static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1};
 
@@ -168,7 +168,7 @@ static struct config_tls tls_of(const char *cert, const char *key, const char *c
                                .ca = (char *)(uintptr_t)ca};
 }
 
-static int make_tls(struct node *node, struct error *err)
+static int make_tls(struct node_program *node, struct error *err)
 {
     const struct options *o = &node->options;
     struct config_tls tls;
@@ -188,7 +188,7 @@ static int make_tls(struct node *node, struct error *err)
 /* What a coordinator of another major version asks for. */
 static void on_unknown(void *data, const struct net_addr *peer, const char *path, size_t n)
 {
-    struct node *node = data;
+    struct node_program *node = data;
     char text[NET_TEXT_BYTES];
     uint32_t missed;
 
@@ -201,7 +201,7 @@ static void on_unknown(void *data, const struct net_addr *peer, const char *path
 }
 
 /* Listens; *port gets the port that was bound. */
-static int serve(struct node *node, uint16_t *port, struct error *err)
+static int serve(struct node_program *node, uint16_t *port, struct error *err)
 {
     struct server_config config = {.methods = service_methods(node->service),
                                    .methods_count = SERVICE_METHODS,
@@ -233,12 +233,12 @@ static int serve(struct node *node, uint16_t *port, struct error *err)
     return 0;
 }
 
-static int start(struct node *node, struct error *err)
+static int start(struct node_program *node, struct error *err)
 {
     const struct options *o = &node->options;
     struct agent_config config = {
         .slots = o->slots, .queue = o->queue, .resume_ids = o->resume_ids};
-    struct attach_config joining = {.host = o->advertise};
+    struct registration_config joining = {.host = o->advertise};
     uint16_t port = 0;
     int rc;
 
@@ -274,19 +274,19 @@ static int start(struct node *node, struct error *err)
     joining.coordinator_tls = node->coordinator_tls;
     for (size_t i = 0; rc == 0 && i < o->coordinators_count; i++) {
         joining.coordinator = o->coordinators[i];
-        rc = attach_create(&node->attaches[i], node->agent, &joining, err);
+        rc = registration_create(&node->registrations[i], node->agent, &joining, err);
     }
     return rc;
 }
 
 /* Releases what start() got, also after it failed half way. */
-static void finish(struct node *node)
+static void finish(struct node_program *node)
 {
     if (node->loop.h2o == NULL)
         return;
     timer_stop(&node->loop, &node->drain_timer);
     for (size_t i = 0; i < node->options.coordinators_count; i++)
-        attach_destroy(node->attaches[i]);
+        registration_destroy(node->registrations[i]);
     grpc_server_destroy(node->server);
     service_destroy(node->service);
     agent_destroy(node->agent);
@@ -301,7 +301,7 @@ static void finish(struct node *node)
 
 int main(int argc, char **argv, char **environment)
 {
-    static struct node node = {.signal_fd = -1};
+    static struct node_program node = {.signal_fd = -1};
     struct error err = {0};
 
     setproctitle_init(argc, argv, environment);

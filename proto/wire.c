@@ -110,18 +110,18 @@ static void arena_free(void *data, void *pointer)
 
 /* ---- the walk over the wire form ------------------------------------------------------- */
 
-struct walk {
+struct wire_walk {
     const uint8_t *at, *end;
     unsigned unknown; /* fields seen so far that no descriptor knows */
     struct error *err;
 };
 
-static int malformed(struct walk *walk)
+static int malformed(struct wire_walk *walk)
 {
     return error_set(walk->err, DRV_EINVAL, "malformed protobuf");
 }
 
-static int read_varint(struct walk *walk, uint64_t *value)
+static int read_varint(struct wire_walk *walk, uint64_t *value)
 {
     unsigned shift;
 
@@ -138,7 +138,7 @@ static int read_varint(struct walk *walk, uint64_t *value)
     return malformed(walk);
 }
 
-static int skip(struct walk *walk, uint64_t n)
+static int skip(struct wire_walk *walk, uint64_t n)
 {
     if (n > (uint64_t)(walk->end - walk->at))
         return malformed(walk);
@@ -146,10 +146,10 @@ static int skip(struct walk *walk, uint64_t n)
     return 0;
 }
 
-static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+static int walk_message(struct wire_walk *walk, const ProtobufCMessageDescriptor *descriptor,
                         unsigned depth);
 
-static int walk_delimited(struct walk *walk, const ProtobufCFieldDescriptor *field,
+static int walk_delimited(struct wire_walk *walk, const ProtobufCFieldDescriptor *field,
                           unsigned depth)
 {
     const uint8_t *body, *end = walk->end;
@@ -177,7 +177,7 @@ static int walk_delimited(struct walk *walk, const ProtobufCFieldDescriptor *fie
     return rc;
 }
 
-static int walk_message(struct walk *walk, const ProtobufCMessageDescriptor *descriptor,
+static int walk_message(struct wire_walk *walk, const ProtobufCMessageDescriptor *descriptor,
                         unsigned depth)
 {
     if (depth > MAX_DEPTH)
@@ -222,7 +222,7 @@ ProtobufCMessage *wire_unpack(const ProtobufCMessageDescriptor *descriptor,
                               struct error *err)
 {
     ProtobufCAllocator allocator = {arena_alloc, arena_free, arena};
-    struct walk walk = {bytes, n == 0 ? bytes : bytes + n, 0, err};
+    struct wire_walk walk = {bytes, n == 0 ? bytes : bytes + n, 0, err};
     ProtobufCMessage *message;
 
     arena_reset(arena, n);

@@ -38,7 +38,7 @@
  *   3. Fields with different writers do not share a cache line, except the gauges: see there.
  *   4. Fields that change after the file has its name are _Atomic and relaxed, unless "order:"
  *      says more.
- *   5. Text that does not fit a word is guarded by a sequence counter: see shm/words.h.
+ *   5. Text that does not fit a word is guarded by a sequence counter: see shm/seqlock.h.
  */
 #ifndef DROVER_SHM_LAYOUT_H
 #define DROVER_SHM_LAYOUT_H
@@ -144,7 +144,7 @@ struct sb_live {
      * that who sees it moved sees the change. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t nodes_epoch;
     /* Only grows, by master and workers: worker columns ever used are below this.  order:
-     * sequentially consistent, see shm/routing/gauges.c. */
+     * sequentially consistent, see shm/share/gauges.c. */
     alignas(SB_CACHE_LINE) _Atomic uint32_t columns;
 };
 
@@ -152,7 +152,7 @@ struct sb_proc {
     /* W: master. */
     alignas(SB_CACHE_LINE) _Atomic uint32_t pid; /* 0 = none */
     _Atomic uint32_t generation;                 /* of the config it was started with */
-    _Atomic uint32_t restarts;                   /* times this slot was filled after a crash */
+    _Atomic uint32_t restarts;                   /* times this row was filled after a crash */
     uint32_t reserved0;                          /* zero */
     _Atomic uint64_t started_mono_us;
     /* W: the process itself; the master before fork() and after waitpid(). */
@@ -166,9 +166,9 @@ struct sb_proc {
 
 /* W: health, all of it. */
 struct sb_node {
-    /* Of `info`; odd while it changes.  See shm/words.h. */
+    /* Of `info`; odd while it changes.  See shm/seqlock.h. */
     alignas(SB_CACHE_LINE) _Atomic uint32_t seq;
-    _Atomic uint32_t drain_wish;      /* 0 or 1 */
+    _Atomic uint32_t drain_wanted;    /* 0 or 1 */
     _Atomic uint64_t since_mono_us;   /* when the state took its value */
     _Atomic uint64_t checked_mono_us; /* last verdict; 0 = never */
     _Atomic uint64_t report_mono_us;  /* last load report; 0 = never */
@@ -193,17 +193,17 @@ struct sb_node {
  */
 struct sb_hot {
     /* W: health. */
-    alignas(SB_CACHE_LINE) _Atomic uint32_t generation; /* of the slot; order: release */
+    alignas(SB_CACHE_LINE) _Atomic uint32_t generation; /* of the row; order: release */
     _Atomic uint32_t state_reason; /* enum node_state | enum node_reason << 8: never torn */
     _Atomic uint32_t slots_now;
     uint32_t reserved0; /* zero */
-    /* Bits of a double.  Any worker, by compare-and-swap; health zeroes them for a new tenant.
+    /* Bits of a double.  Any worker, by compare-and-swap; health zeroes them for a new node.
      */
     _Atomic uint64_t average[SB_AVERAGES];
     /* When a connection to the node was last lost.  Any worker, by compare-and-swap; health
-     * zeroes it for a new tenant.  See outcomes_note_loss(). */
+     * zeroes it for a new node.  See outcomes_note_loss(). */
     _Atomic uint64_t lost_mono_us; /* 0 = never */
-    /* Any worker; health zeroes them for a new node.  See shm/speeds.h.  0 = never. */
+    /* Any worker; health zeroes them for a new node.  See shm/facts/speeds.h.  0 = never. */
     _Atomic uint64_t sent_mono_us;        /* a request was last sent there */
     _Atomic uint64_t first_token_mono_us; /* the last first token came */
     _Atomic uint64_t failed_mono_us;      /* an event of failure began; compare-and-swap */
@@ -211,9 +211,9 @@ struct sb_hot {
 
 /*
  * Gauges.  W: worker w, its words [n][w] of every row; the master zeroes them once worker w is
- * dead.  order: see shm/routing/gauges.c.
+ * dead.  order: see shm/share/gauges.c.
  *
- *   bits 63..48  low half of the node slot's generation
+ *   bits 63..48  low half of the node's row's generation
  *   bit  47      worker w is in the middle of a claim
  *   bits 46..32  requests in flight
  *   bits 31..0   microseconds of prefill that are charged for requests not yet at first token
@@ -234,7 +234,7 @@ struct sb_hot {
 #define SB_OLDEST_GENERATION(word) ((uint16_t)((word) >> 48))
 #define SB_OLDEST_MONO_US(word)    ((word) & ((UINT64_C(1) << 48) - 1)) /* 0 = none */
 
-/* Any worker adds; health zeroes it all for a new tenant of the slot. */
+/* Any worker adds; health zeroes it all for a new node of the row. */
 struct sb_histogram {
     _Atomic uint64_t bucket[HISTOGRAM_BUCKETS];
     _Atomic uint64_t sum_us;
@@ -275,13 +275,13 @@ struct sb_request {
 
 /*
  * The prefix index.  W: any worker.  An entry belongs to one hash; a hash that more nodes hold
- * than fit one entry has several entries in its set.  order: see shm/routing/prefix.c.
+ * than fit one entry has several entries in its set.  order: see shm/share/prefix.c.
  *
  * `hash` below SB_PREFIX_RESERVED is not a hash: 0 = free, else 1 + the stamp of the second in
  * which somebody began to fill the entry.
  *
  * A holder: bits 31..18 stamp (last use, in seconds, never 0), 17..10 low bits of the slot's
- * generation, 9..0 node slot; 0 = none.
+ * generation, 9..0 node's row; 0 = none.
  */
 #define SB_PREFIX_WAYS     4u
 #define SB_PREFIX_HOLDERS  6u
@@ -330,14 +330,14 @@ struct sb_usage {
     alignas(SB_CACHE_LINE) _Atomic uint64_t name[SB_USAGE_NAME_BYTES / 8];
 };
 
-/* Any worker adds; health zeroes it all for a new tenant of the slot. */
+/* Any worker adds; health zeroes it all for a new node of the row. */
 struct sb_outcomes {
     alignas(SB_CACHE_LINE) _Atomic uint64_t total[SB_OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
     _Atomic uint32_t run;              /* failures since the last success */
     /* W: health.  Low half of the number of trials' results it had judged when the present
-     * trial began: see outcomes_tried(). */
-    _Atomic uint32_t trials_judged;
+     * trial began: see outcomes_probed(). */
+    _Atomic uint32_t probations_judged;
 };
 
 /*

@@ -9,6 +9,6 @@ struct scoreboard;
  * requests, its queue and the offers to it, and its load claims; never histograms, totals or
  * decisions.  Then the row of the process table is FREE.
  */
-void reap_process(struct scoreboard *board, unsigned slot);
+void reap_process(struct scoreboard *board, unsigned worker);
 
 #endif

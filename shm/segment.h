@@ -33,11 +33,11 @@ static inline struct sb_live *segment_live(const struct scoreboard *board)
     return (struct sb_live *)(void *)(board->map + board->geometry.live_offset);
 }
 
-static inline struct sb_proc *segment_proc(const struct scoreboard *board, unsigned slot)
+static inline struct sb_proc *segment_proc(const struct scoreboard *board, unsigned process)
 {
-    if (slot >= board->geometry.n_workers + 2)
+    if (process >= board->geometry.n_workers + 2)
         return NULL;
-    return (struct sb_proc *)(void *)(board->map + board->geometry.procs_offset) + slot;
+    return (struct sb_proc *)(void *)(board->map + board->geometry.procs_offset) + process;
 }
 
 static inline struct sb_node *segment_node(const struct scoreboard *board, unsigned node)
@@ -197,9 +197,9 @@ static inline _Atomic uint32_t *segment_model_waiting(const struct scoreboard *b
 }
 
 /* For writers: NULL on a read-only handle. */
-static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned slot)
+static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned process)
 {
-    return board->writable ? segment_proc(board, slot) : NULL;
+    return board->writable ? segment_proc(board, process) : NULL;
 }
 
 static inline struct sb_node *segment_node_rw(struct scoreboard *board, unsigned node)
@@ -207,7 +207,7 @@ static inline struct sb_node *segment_node_rw(struct scoreboard *board, unsigned
     return board->writable ? segment_node(board, node) : NULL;
 }
 
-/* The present generation of a node slot. */
+/* The present generation of a node's row. */
 static inline uint32_t segment_generation(const struct sb_hot *hot)
 {
     return atomic_load_explicit(&hot->generation, memory_order_acquire);

@@ -41,7 +41,7 @@ static const char HELP[] =
     "\n"
     "Signals: TERM and INT break every connection off and exit.\n";
 
-struct options {
+struct sim_options {
     const char *listen;
     const char *specs[MAX_ENGINES];
     size_t count;
@@ -55,7 +55,7 @@ struct served {
 };
 
 struct program {
-    struct options options;
+    struct sim_options options;
     struct loop loop;
     struct served served[MAX_ENGINES];
     int signal_fd;
@@ -69,7 +69,7 @@ enum {
     OPT_LOG_LEVEL,
 };
 
-static int take_option(struct options *o, int option, const char *value, struct error *err)
+static int take_option(struct sim_options *o, int option, const char *value, struct error *err)
 {
     switch (option) {
     case OPT_LISTEN:
@@ -96,7 +96,7 @@ static int take_option(struct options *o, int option, const char *value, struct 
     }
 }
 
-static int parse(struct options *o, int argc, char **argv, struct error *err)
+static int parse(struct sim_options *o, int argc, char **argv, struct error *err)
 {
     static const struct option OPTIONS[] = {
         {"listen", required_argument, NULL, OPT_LISTEN},
@@ -173,7 +173,7 @@ static int serve(struct program *program, size_t i, const char *host, uint16_t p
 
 static int start(struct program *program, struct error *err)
 {
-    const struct options *o = &program->options;
+    const struct sim_options *o = &program->options;
     char host[NET_TEXT_BYTES];
     uint16_t port = 0;
     int rc = net_split(o->listen, host, sizeof(host), &port, err);

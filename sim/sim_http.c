@@ -54,7 +54,7 @@ struct sim_http {
     h2o_accept_ctx_t accept;
     h2o_socket_t *listener; /* owned; NULL once stopped */
     struct timer accept_timer;
-    LIST_HEAD(, connection) connections; /* each owned by its socket */
+    LIST_HEAD(, sim_connection) connections; /* each owned by its socket */
     int gone_fd; /* owned: epoll set of the connections with an answer under way */
     struct watch *gone_watch;
     uint64_t created_s;
@@ -62,9 +62,9 @@ struct sim_http {
 };
 
 /* One accepted connection: freed when libh2o closes its socket. */
-struct connection {
+struct sim_connection {
     h2o_socket_t *sock; /* borrowed */
-    LIST_ENTRY(connection) link;
+    LIST_ENTRY(sim_connection) link;
 };
 
 /* libh2o hands a handler itself and no more. */
@@ -432,7 +432,7 @@ static int on_req(h2o_handler_t *self, h2o_req_t *req)
 
 static void on_closed(void *data)
 {
-    struct connection *connection = data;
+    struct sim_connection *connection = data;
 
     LIST_REMOVE(connection, link);
     free(connection);
@@ -440,7 +440,7 @@ static void on_closed(void *data)
 
 static void accept_connection(struct sim_http *http, h2o_socket_t *sock)
 {
-    struct connection *connection = calloc(1, sizeof(*connection));
+    struct sim_connection *connection = calloc(1, sizeof(*connection));
 
     if (connection == NULL) {
         h2o_socket_close(sock);
@@ -564,7 +564,7 @@ void sim_http_close(struct sim_http *http)
 {
     uint64_t until = clock_mono_us() + CLOSE_US;
     h2o_multithread_queue_t *queue;
-    struct connection *connection;
+    struct sim_connection *connection;
 
     if (http == NULL)
         return;

@@ -21,7 +21,7 @@
 #define AUDIO_TOKEN_BYTES 640
 
 /* Being read: the request, and what reading it needs. */
-struct reader {
+struct request_reader {
     struct sim_request *out;
     const struct sim_spec *spec;
     const struct sim_input *input;
@@ -42,7 +42,8 @@ static bool can(const struct sim_spec_model *model, enum sim_operation operation
     return (1u << operation & EMBED_OPERATIONS) != 0 || sim_makes_text(model);
 }
 
-static int refuse_code(struct reader *r, unsigned status, const char *code, const char *message)
+static int refuse_code(struct request_reader *r, unsigned status, const char *code,
+                       const char *message)
 {
     struct sim_request *out = r->out;
 
@@ -53,7 +54,7 @@ static int refuse_code(struct reader *r, unsigned status, const char *code, cons
     return DRV_EINVAL;
 }
 
-static int refuse(struct reader *r, const char *message)
+static int refuse(struct request_reader *r, const char *message)
 {
     return refuse_code(r, 400, NULL, message);
 }
@@ -74,7 +75,7 @@ static bool count_of(const cJSON *object, const char *name, uint32_t *out)
     return true;
 }
 
-static int choose_model(struct reader *r, const char *name, size_t len)
+static int choose_model(struct request_reader *r, const char *name, size_t len)
 {
     const struct sim_spec *spec = r->spec;
     uint32_t i;
@@ -101,7 +102,7 @@ static int choose_model(struct reader *r, const char *name, size_t len)
 
 /* ---- drover_sim ------------------------------------------------------------------------ */
 
-static int read_fault(struct reader *r, const cJSON *extras)
+static int read_fault(struct request_reader *r, const cJSON *extras)
 {
     struct sim_fault *fault = &r->out->fault;
     const cJSON *kind = member(extras, "fault"), *node = member(extras, "only_node");
@@ -126,7 +127,7 @@ static int read_fault(struct reader *r, const cJSON *extras)
 /* ---- text ------------------------------------------------------------------------------ */
 
 /* The limit that the client set, in the words of its API. */
-static void read_limit(struct reader *r)
+static void read_limit(struct request_reader *r)
 {
     const cJSON *root = r->root;
 
@@ -147,7 +148,7 @@ static void read_limit(struct reader *r)
     }
 }
 
-static int check_context(struct reader *r)
+static int check_context(struct request_reader *r)
 {
     const struct sim_request *out = r->out;
     char text[160];
@@ -172,7 +173,7 @@ static uint32_t natural_length(const struct sim_spec *spec, const struct sim_tex
 }
 
 /* How long the answer gets, and what ends it. */
-static void settle_length(struct reader *r, bool natural_given)
+static void settle_length(struct request_reader *r, bool natural_given)
 {
     struct sim_request *out = r->out;
     uint32_t room = out->model->context - out->prompt_tokens;
@@ -194,7 +195,7 @@ static void settle_length(struct reader *r, bool natural_given)
 
 /* The part of the answer that the prompt already holds counts as the tokens it was given as, so
  * that an answer in two parts costs as many tokens as one. */
-static void count_given(struct reader *r, bool prompt_given)
+static void count_given(struct request_reader *r, bool prompt_given)
 {
     struct sim_request *out = r->out;
     const struct sim_place *place = &out->place;
@@ -209,7 +210,7 @@ static void count_given(struct reader *r, bool prompt_given)
     out->prompt_tokens += place->index + (place->skip != 0);
 }
 
-static int make_blocks(struct reader *r, const struct buf *text)
+static int make_blocks(struct request_reader *r, const struct buf *text)
 {
     struct sim_request *out = r->out;
     size_t bytes = (size_t)r->spec->model.block_tokens * SIM_TOKEN_BYTES;
@@ -227,7 +228,7 @@ static int make_blocks(struct reader *r, const struct buf *text)
 }
 
 /* "required", or the name of a function: one call is asked for. */
-static void read_tools(struct reader *r)
+static void read_tools(struct request_reader *r)
 {
     const cJSON *tools = member(r->root, "tools"), *choice = member(r->root, "tool_choice");
     const cJSON *name = member(member(choice, "function"), "name");
@@ -245,7 +246,7 @@ static void read_tools(struct reader *r)
     r->out->cut = false;
 }
 
-static int read_text(struct reader *r)
+static int read_text(struct request_reader *r)
 {
     struct sim_request *out = r->out;
     const cJSON *extras = member(r->root, "drover_sim"), *stream = member(r->root, "stream");
@@ -296,7 +297,7 @@ static int read_text(struct reader *r)
 
 /* ---- other bodies ---------------------------------------------------------------------- */
 
-static int read_vectors(struct reader *r)
+static int read_vectors(struct request_reader *r)
 {
     struct sim_request *out = r->out;
     struct error err = {0};
@@ -312,7 +313,7 @@ static int read_vectors(struct reader *r)
     return rc;
 }
 
-static int read_json(struct reader *r, cJSON *root)
+static int read_json(struct request_reader *r, cJSON *root)
 {
     const char *name_key = "model";
     const cJSON *name = member(root, name_key);
@@ -335,7 +336,7 @@ static int read_json(struct reader *r, cJSON *root)
 }
 
 /* The text of a recording depends on its bytes alone, not on the form around them. */
-static int read_form(struct reader *r)
+static int read_form(struct request_reader *r)
 {
     const struct sim_input *input = r->input;
     struct sim_request *out = r->out;
@@ -374,7 +375,7 @@ int sim_request_read(struct sim_request *out, const struct sim_spec *spec,
                      const struct sim_input *input, const struct sim_ident *ident,
                      struct buf *scratch)
 {
-    struct reader reader = {
+    struct request_reader reader = {
         .out = out, .spec = spec, .input = input, .ident = ident, .scratch = scratch};
     cJSON *root = NULL;
     int rc;

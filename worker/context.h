@@ -13,10 +13,10 @@
 #include "base/loop.h"
 #include "proto/wire.h"
 #include "worker/queue/queue.h"
-#include "worker/routing/demand.h"
+#include "worker/select/demand.h"
 
 struct config;
-struct fleet;
+struct upstreams;
 struct log_sink;
 struct request;
 struct scoreboard;
@@ -31,11 +31,11 @@ struct worker_context {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
-    unsigned slot; /* own column of the gauges */
-    struct fleet *fleet;
+    unsigned worker; /* own column of the gauges */
+    struct upstreams *upstreams;
     struct log_sink *access_log;
     struct wire_arena arena;
-    const int *wake_fds; /* an eventfd per worker slot; borrowed */
+    const int *wake_fds; /* an eventfd per worker; borrowed */
 
     /* private to request/request.c */
     struct request *first, *last; /* all */
@@ -44,7 +44,7 @@ struct worker_context {
     struct queue queue;   /* requests that wait for a place: see routing/enqueue.h */
     struct demand demand; /* private to routing/enqueue.c */
 
-    /* Tries to start a request that waits; `rights` as in choose_node().  Set by
+    /* Tries to start a request that waits; `rights` as in select_node().  Set by
      * request/request.c, for enqueue.c. */
     enum request_try (*try_start)(struct request *req, const struct queue_rights *rights);
 

@@ -9,12 +9,12 @@
 #include "base/error.h"
 #include "proto/call_proofs.h"
 #include "proto/wire.h"
-#include "worker/fleet.h"
 #include "worker/http/client_request.h"
+#include "worker/upstreams/upstreams.h"
 
 struct node_call {
-    struct fleet_node *node; /* held */
-    struct call *call;       /* NULL once it has ended */
+    struct upstream *node; /* held */
+    struct call *call;     /* NULL once it has ended */
     const struct node_call_events *events;
     void *data;
     struct wire_arena *arena;
@@ -25,7 +25,7 @@ struct node_call {
 
 static void free_node_call(struct node_call *nc)
 {
-    fleet_let_go(nc->node);
+    upstreams_let_go(nc->node);
     free(nc);
 }
 
@@ -199,7 +199,7 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     return call_send(nc->call, &message.base);
 }
 
-int node_call_start(struct node_call **out, struct fleet_node *node,
+int node_call_start(struct node_call **out, struct upstream *node,
                     const struct client_request *request,
                     const struct node_call_options *options,
                     const struct node_call_events *events, void *data, struct error *err)
@@ -237,7 +237,7 @@ int node_call_start(struct node_call **out, struct fleet_node *node,
         return rc;
     }
     call_half_close(nc->call);
-    fleet_hold(node);
+    upstreams_hold(node);
     *out = nc;
     return 0;
 }

@@ -19,7 +19,7 @@
 struct node_call; /* opaque */
 struct config;
 struct error;
-struct fleet_node;
+struct upstream;
 struct client_request;
 struct wire_arena;
 
@@ -50,7 +50,7 @@ struct node_call_options {
 };
 
 /* Starts it.  Holds on to the node until it ends.  DRV_ENOMEM. */
-MUST_CHECK int node_call_start(struct node_call **out, struct fleet_node *node,
+MUST_CHECK int node_call_start(struct node_call **out, struct upstream *node,
                                const struct client_request *request,
                                const struct node_call_options *options,
                                const struct node_call_events *events, void *data,

@@ -21,14 +21,14 @@
 #include "base/loop.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
-#include "worker/fleet.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 #include "worker/node_call.h"
+#include "worker/upstreams/upstreams.h"
 
 /* Nodes that one question may try; of failures the configuration allows fewer. */
 #define MAX_TRIED 8
@@ -74,9 +74,9 @@ struct question {
     uint64_t content_mono_us;  /* when the first bytes came; 0 = not yet */
     enum api_error last_error; /* of the last node that failed */
     char last_message[256];
-    unsigned client_status; /* as the client sees it */
-    enum api_error told;    /* the error that the client was told */
-    const char *outcome;    /* for the access log */
+    unsigned client_status;  /* as the client sees it */
+    enum api_error reported; /* the error that the client was told */
+    const char *outcome;     /* for the access log */
 };
 
 /* ---- ends ------------------------------------------------------------------------------ */
@@ -118,7 +118,7 @@ static void log_access(const struct question *q, bool gone)
         .model = request->client_model,
         .node = q->node_name[0] == '\0' ? NULL : q->node_name,
         .outcome = gone ? "client_gone" : q->outcome,
-        .reason = q->told == API_ERROR_NONE ? NULL : api_error_reason(q->told),
+        .reason = q->reported == API_ERROR_NONE ? NULL : api_error_reason(q->reported),
         .status = gone ? 499 : q->client_status,
         .attempts = q->attempts,
         .bytes_in = responder_read(request->responder),
@@ -168,7 +168,7 @@ static void answer_error(struct question *q, enum api_error error, const char *m
                          unsigned retry_after_s)
 {
     q->phase = ANSWERED;
-    q->told = error;
+    q->reported = error;
     timer_stop(q->core->loop, &q->timer);
     if (q->shown) {
         q->cut = true;
@@ -191,32 +191,32 @@ static void reject(struct question *q, enum api_error error, const char *message
 
 /* ---- asking ---------------------------------------------------------------------------- */
 
-static bool was_tried(const struct question *q, const struct fleet_server *server)
+static bool was_tried(const struct question *q, const struct upstream_server *server)
 {
     for (uint32_t i = 0; i < q->tried_count; i++)
-        if (q->tried[i].node == server->slot && q->tried[i].generation == server->generation)
+        if (q->tried[i].node == server->node_id && q->tried[i].generation == server->generation)
             return true;
     return false;
 }
 
 /* How willingly the node is asked; 0 = not at all.  One on probation only if no other can. */
-static unsigned rank(const struct question *q, const struct fleet_server *server)
+static unsigned rank(const struct question *q, const struct upstream_server *server)
 {
     unsigned ready = server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE ? 0 : 1;
 
     if ((server->operations & (UINT32_C(1) << q->request->operation)) == 0 ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
-        !fleet_takes(server, q->message_bytes) || !fleet_usable(server->node))
+        !fleet_takes(server, q->message_bytes) || !upstreams_usable(server->node))
         return 0;
-    return nodes_state(q->core->board, server->slot) == NODE_UP ? 3 + ready : 1 + ready;
+    return nodes_state(q->core->board, server->node_id) == NODE_UP ? 3 + ready : 1 + ready;
 }
 
 /* NULL: there is none, or all have been tried; then *any says which. */
-static const struct fleet_server *pick(struct question *q, bool *any)
+static const struct upstream_server *pick(struct question *q, bool *any)
 {
-    const struct fleet_model *model = fleet_find(q->core->fleet, q->request->model);
-    const struct fleet_server *best = NULL;
+    const struct upstream_model *model = upstreams_find(q->core->upstreams, q->request->model);
+    const struct upstream_server *best = NULL;
     unsigned best_rank = 0;
 
     *any = false;
@@ -224,7 +224,7 @@ static const struct fleet_server *pick(struct question *q, bool *any)
         return NULL;
     q->core->cursor++;
     for (size_t i = 0; i < model->servers_count; i++) {
-        const struct fleet_server *server =
+        const struct upstream_server *server =
             &model->servers[(q->core->cursor + i) % model->servers_count];
         unsigned r = rank(q, server);
 
@@ -299,7 +299,7 @@ static void failed(struct question *q, enum api_error error, const char *message
 
 static const struct node_call_events node_call_events;
 
-static void start_attempt(struct question *q, const struct fleet_server *server)
+static void start_attempt(struct question *q, const struct upstream_server *server)
 {
     struct question_core *core = q->core;
     uint64_t now = loop_now_us(core->loop), deadline = deadline_mono_us(q);
@@ -314,7 +314,7 @@ static void start_attempt(struct question *q, const struct fleet_server *server)
     q->phase = ASKED;
     q->no_node_mono_us = 0;
     q->tried[q->tried_count++] =
-        (struct tried){.node = server->slot, .generation = server->generation};
+        (struct tried){.node = server->node_id, .generation = server->generation};
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
     q->attempts++;
     q->progress_mono_us = now;
@@ -330,7 +330,7 @@ static void ask(struct question *q)
 {
     uint64_t now = loop_now_us(q->core->loop);
     bool any;
-    const struct fleet_server *server = pick(q, &any);
+    const struct upstream_server *server = pick(q, &any);
 
     if (server != NULL) {
         start_attempt(q, server);
@@ -542,7 +542,7 @@ static const struct node_call_events node_call_events = {
 
 /* ---- beginning ------------------------------------------------------------------------- */
 
-static bool is_too_large(const struct question *q, const struct fleet_model *model)
+static bool is_too_large(const struct question *q, const struct upstream_model *model)
 {
     for (size_t i = 0; i < model->servers_count; i++)
         if (fleet_takes(&model->servers[i], q->message_bytes))
@@ -554,11 +554,11 @@ static bool is_too_large(const struct question *q, const struct fleet_model *mod
 static bool refuse_at_once(struct question *q)
 {
     const struct client_request *request = q->request;
-    const struct fleet_model *model = fleet_find(q->core->fleet, request->model);
+    const struct upstream_model *model = upstreams_find(q->core->upstreams, request->model);
     struct buf message = BUF_INIT;
     enum api_error error = API_ERROR_NONE;
 
-    if (model == NULL && fleet_size(q->core->fleet) != 0) {
+    if (model == NULL && upstreams_size(q->core->upstreams) != 0) {
         error = API_ERROR_MODEL_NOT_FOUND;
         buf_printf(&message, "The model '%s' does not exist", request->client_model);
     } else if (model != NULL &&

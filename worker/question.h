@@ -21,7 +21,7 @@
 #include "proto/wire.h"
 
 struct config;
-struct fleet;
+struct upstreams;
 struct client_request;
 struct log_sink;
 struct loop;
@@ -34,7 +34,7 @@ struct question_core {
     const struct config *config;
     struct scoreboard *board;
     unsigned worker; /* index in the process table, for counters */
-    struct fleet *fleet;
+    struct upstreams *upstreams;
     struct log_sink *access_log;
 
     /* private to question.c */

@@ -23,13 +23,13 @@
 #include "base/secure/sandbox.h"
 #include "base/signal_fd.h"
 #include "proto/operations.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "worker/context.h"
-#include "worker/fleet.h"
 #include "worker/http/server.h"
 #include "worker/question.h"
 #include "worker/request/request.h"
-#include "worker/routing/enqueue.h"
+#include "worker/select/enqueue.h"
+#include "worker/upstreams/upstreams.h"
 
 #define TURN_MAX_US (100 * US_PER_MS) /* the heartbeat beats at least this often */
 /* After the time is up: for error events to reach the clients. */
@@ -42,7 +42,7 @@ struct worker {
     struct question_core questions;
     struct http_server *http;
     struct log_sink *access_log;
-    struct watch *signals, *life, *woken;
+    struct watch *signals, *parent, *woken;
     int signal_fd;
     bool draining;
     bool over; /* leave the loop */
@@ -73,7 +73,7 @@ static void drain(struct worker *w, const char *why, bool limited)
 {
     if (!w->draining) {
         w->draining = true;
-        procs_set_state(w->params->board, w->params->slot, PROC_DRAINING);
+        procs_set_state(w->params->board, w->params->worker, PROC_DRAINING);
         log_info("event=draining why=%s open_requests=%zu", why, open_requests(w));
         http_server_drain(w->http);
         /* Else this copy would keep alive a queue of connections that nobody takes. */
@@ -118,7 +118,7 @@ static void on_master_gone(struct watch *watch, void *data)
     struct worker *w = data;
 
     watch_stop(watch);
-    w->life = NULL;
+    w->parent = NULL;
     log_warn("event=master_gone");
     drain(w, "master_gone", true);
 }
@@ -138,10 +138,11 @@ static bool is_ready(void *data)
     struct worker *w = data;
 
     /* Who asks is to look elsewhere as soon as the end is decided, before it begins. */
-    return !w->draining && !procs_ending(w->params->board) && fleet_any_up(w->context.fleet);
+    return !w->draining && !procs_ending(w->params->board) &&
+           upstreams_any_up(w->context.upstreams);
 }
 
-static void on_fleet_change(void *data)
+static void on_upstreams_change(void *data)
 {
     struct worker *w = data;
 
@@ -155,7 +156,7 @@ static void on_woken(struct watch *watch, void *data)
     uint64_t count;
 
     (void)watch;
-    if (read(w->params->wake_fds[w->params->slot], &count, sizeof(count)) ==
+    if (read(w->params->wake_fds[w->params->worker], &count, sizeof(count)) ==
         (ssize_t)sizeof(count))
         queue_woken(&w->context.queue);
 }
@@ -169,9 +170,9 @@ static int watch_signals(struct worker *w, struct error *err)
     if (w->signal_fd < 0)
         return w->signal_fd;
     w->signals = watch_start(&w->loop, w->signal_fd, on_signal, w, err);
-    w->life = watch_start(&w->loop, w->params->life_fd, on_master_gone, w, err);
-    w->woken = watch_start(&w->loop, w->params->wake_fds[w->params->slot], on_woken, w, err);
-    return w->signals == NULL || w->life == NULL || w->woken == NULL ? DRV_ESYS : 0;
+    w->parent = watch_start(&w->loop, w->params->parent_fd, on_master_gone, w, err);
+    w->woken = watch_start(&w->loop, w->params->wake_fds[w->params->worker], on_woken, w, err);
+    return w->signals == NULL || w->parent == NULL || w->woken == NULL ? DRV_ESYS : 0;
 }
 
 static int start(struct worker *w, struct error *err)
@@ -181,7 +182,7 @@ static int start(struct worker *w, struct error *err)
         .loop = &w->loop,
         .config = params->config,
         .board = params->board,
-        .slot = params->slot,
+        .worker = params->worker,
         .listen_fd = params->listen_fd,
         .on_infer = on_infer,
         .ready = is_ready,
@@ -201,22 +202,22 @@ static int start(struct worker *w, struct error *err)
     w->context.loop = &w->loop;
     w->context.config = params->config;
     w->context.board = params->board;
-    w->context.slot = params->slot;
+    w->context.worker = params->worker;
     w->context.access_log = w->access_log;
     w->context.wake_fds = params->wake_fds;
     worker_context_init(&w->context);
     enqueue_init(&w->context);
     request_init(&w->context);
-    rc = fleet_create(&w->context.fleet, &w->loop, params->config, params->board,
-                      on_fleet_change, w, err);
+    rc = upstreams_create(&w->context.upstreams, &w->loop, params->config, params->board,
+                          on_upstreams_change, w, err);
     if (rc != 0)
         return rc;
-    fleet_renew(w->context.fleet);
+    upstreams_renew(w->context.upstreams);
     w->questions = (struct question_core){.loop = &w->loop,
                                           .config = params->config,
                                           .board = params->board,
-                                          .worker = params->slot,
-                                          .fleet = w->context.fleet,
+                                          .worker = params->worker,
+                                          .upstreams = w->context.upstreams,
                                           .access_log = w->access_log};
     question_core_init(&w->questions);
     http.access_log = w->access_log;
@@ -224,21 +225,21 @@ static int start(struct worker *w, struct error *err)
     return rc != 0 ? rc : sandbox_enter(SANDBOX_WORKER, params->config->seccomp, err);
 }
 
-static void tell_lost_lines(struct worker *w)
+static void report_lost_lines(struct worker *w)
 {
     uint64_t lost = log_count_lost(w->access_log);
 
     if (lost != 0)
-        procs_count(w->params->board, w->params->slot, PROC_LOG_LOST, (int64_t)lost);
+        procs_count(w->params->board, w->params->worker, PROC_LOG_LOST, (int64_t)lost);
 }
 
 static void run(struct worker *w)
 {
     while (!w->over) {
         loop_turn(&w->loop, TURN_MAX_US);
-        procs_heartbeat(w->params->board, w->params->slot, loop_now_us(&w->loop));
-        fleet_renew(w->context.fleet);
-        tell_lost_lines(w);
+        procs_heartbeat(w->params->board, w->params->worker, loop_now_us(&w->loop));
+        upstreams_renew(w->context.upstreams);
+        report_lost_lines(w);
         if (w->draining && open_requests(w) == 0 && http_server_connections(w->http) == 0)
             w->over = true;
     }
@@ -251,7 +252,7 @@ int worker_main(const struct worker_params *params)
     char name[32];
     int rc = 1;
 
-    (void)snprintf(name, sizeof(name), "worker%u", params->slot);
+    (void)snprintf(name, sizeof(name), "worker%u", params->worker);
     log_set_proc(name);
     if (w == NULL) {
         log_error("event=worker_start_failed why=\"out of memory\"");
@@ -260,7 +261,7 @@ int worker_main(const struct worker_params *params)
     w->params = params;
     w->signal_fd = -1;
     if (start(w, &err) == 0) {
-        procs_set_state(params->board, params->slot, PROC_RUNNING);
+        procs_set_state(params->board, params->worker, PROC_RUNNING);
         log_info("event=worker_running");
         run(w);
         log_info("event=worker_stopped");
@@ -275,9 +276,9 @@ int worker_main(const struct worker_params *params)
     }
     if (w->questions.loop != NULL)
         question_core_finish(&w->questions);
-    fleet_destroy(w->context.fleet);
+    upstreams_destroy(w->context.upstreams);
     watch_stop(w->signals);
-    watch_stop(w->life);
+    watch_stop(w->parent);
     watch_stop(w->woken);
     log_sink_close(w->access_log);
     if (w->signal_fd >= 0)

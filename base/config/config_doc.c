@@ -13,7 +13,7 @@
 #define REASON_BYTES 256
 
 /* Mappings and sequences that libyaml has opened and not closed yet. */
-struct walk {
+struct doc_walk {
     struct doc *doc;
     struct doc_item *open[DOC_MAX_DEPTH]; /* containers, outermost first */
     unsigned depth;
@@ -154,7 +154,8 @@ const struct doc_item *doc_find(const struct doc *doc, const char *path)
 }
 
 /* Adds an item where the walk stands.  The pending key, if any, becomes its own. */
-static struct doc_item *add_item(struct walk *w, enum doc_kind kind, const yaml_event_t *event)
+static struct doc_item *add_item(struct doc_walk *w, enum doc_kind kind,
+                                 const yaml_event_t *event)
 {
     struct doc_item *item = calloc(1, sizeof(*item));
     struct doc_item *parent = w->depth == 0 ? NULL : w->open[w->depth - 1];
@@ -219,7 +220,7 @@ static bool has_anchor(const yaml_event_t *event)
     }
 }
 
-static int take_scalar(struct walk *w, const yaml_event_t *event, struct error *err)
+static int take_scalar(struct doc_walk *w, const yaml_event_t *event, struct error *err)
 {
     const struct doc_item *parent = w->depth == 0 ? NULL : w->open[w->depth - 1];
     const char *text = (const char *)event->data.scalar.value;
@@ -249,7 +250,7 @@ static int take_scalar(struct walk *w, const yaml_event_t *event, struct error *
     return 0;
 }
 
-static int open_container(struct walk *w, enum doc_kind kind, const yaml_event_t *event,
+static int open_container(struct doc_walk *w, enum doc_kind kind, const yaml_event_t *event,
                           struct error *err)
 {
     const struct doc_item *parent = w->depth == 0 ? NULL : w->open[w->depth - 1];
@@ -269,7 +270,7 @@ static int open_container(struct walk *w, enum doc_kind kind, const yaml_event_t
     return 0;
 }
 
-static int take_event(struct walk *w, const yaml_event_t *event, struct error *err)
+static int take_event(struct doc_walk *w, const yaml_event_t *event, struct error *err)
 {
     uint32_t line = (uint32_t)event->start_mark.line + 1;
     uint32_t column = (uint32_t)event->start_mark.column + 1;
@@ -359,7 +360,7 @@ static int fail_syntax(const yaml_parser_t *parser, const char *text, size_t n,
     return fail_position(name, line, column, err, "%s", problem);
 }
 
-static int walk_events(struct walk *w, const char *text, size_t n, struct error *err)
+static int walk_events(struct doc_walk *w, const char *text, size_t n, struct error *err)
 {
     yaml_parser_t parser;
     yaml_event_t event;
@@ -387,7 +388,7 @@ static int walk_events(struct walk *w, const char *text, size_t n, struct error 
 
 int doc_parse(struct doc **out, const char *text, size_t n, const char *name, struct error *err)
 {
-    struct walk w = {0};
+    struct doc_walk w = {0};
     const char *nul;
     uint32_t line, column;
     int rc;

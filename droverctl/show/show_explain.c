@@ -14,23 +14,23 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/routing/decisions.h"
+#include "shm/facts/decisions.h"
 
-#define BARS_TEXT_BYTES 64
-#define SECOND_US       1e6
-#define LONGEST_S       1e9 /* more reads "huge" anyway, and fits a duration */
+#define EXCLUSIONS_TEXT_BYTES 64
+#define SECOND_US             1e6
+#define LONGEST_S             1e9 /* more reads "huge" anyway, and fits a duration */
 
-static const enum decision_bar bars[] = {DECISION_BAR_FULL, DECISION_BAR_EXCLUDED,
-                                         DECISION_BAR_STATE, DECISION_BAR_LOADING,
-                                         DECISION_BAR_LOST};
+static const enum decision_exclusion exclusions[] = {
+    DECISION_EXCLUDED_FULL, DECISION_EXCLUDED_TRIED, DECISION_EXCLUDED_STATE,
+    DECISION_EXCLUDED_LOADING, DECISION_EXCLUDED_LOST};
 
 /* Eligible ones first, the cheapest first. */
 static int cheaper_first(const void *a, const void *b)
 {
     const struct decision_candidate *x = a, *y = b;
 
-    if ((x->bars == 0) != (y->bars == 0))
-        return x->bars == 0 ? -1 : 1;
+    if ((x->exclusions == 0) != (y->exclusions == 0))
+        return x->exclusions == 0 ? -1 : 1;
     if (x->cost_s < y->cost_s || x->cost_s > y->cost_s)
         return x->cost_s < y->cost_s ? -1 : 1;
     return (x->node > y->node) - (x->node < y->node);
@@ -57,11 +57,11 @@ static void candidate_json(struct buf *out, const struct decision *d,
     emit_object(out, NULL);
     emit_text(out, "node", c->name);
     emit_bool(out, "chosen", chosen(d, c));
-    emit_bool(out, "eligible", c->bars == 0);
-    emit_array(out, "bars");
-    for (size_t i = 0; i < ARRAY_LEN(bars); i++)
-        if ((c->bars & (uint32_t)bars[i]) != 0)
-            emit_text(out, NULL, decision_bar_name(bars[i]));
+    emit_bool(out, "eligible", c->exclusions == 0);
+    emit_array(out, "exclusions");
+    for (size_t i = 0; i < ARRAY_LEN(exclusions); i++)
+        if ((c->exclusions & (uint32_t)exclusions[i]) != 0)
+            emit_text(out, NULL, decision_exclusion_name(exclusions[i]));
     emit_end_array(out);
     emit_uint(out, "inflight", c->inflight);
     emit_uint(out, "slots", c->slots);
@@ -133,18 +133,18 @@ static const char *text_term(char *out, float seconds)
 }
 
 /* "full,lost"; "" when nothing speaks against it. */
-static void bars_text(char *out, uint32_t set)
+static void exclusions_text(char *out, uint32_t set)
 {
     out[0] = '\0';
-    for (size_t i = 0; i < ARRAY_LEN(bars); i++) {
-        if ((set & (uint32_t)bars[i]) == 0)
+    for (size_t i = 0; i < ARRAY_LEN(exclusions); i++) {
+        if ((set & (uint32_t)exclusions[i]) == 0)
             continue;
         if (out[0] != '\0')
-            (void)strlcat(out, ",", BARS_TEXT_BYTES);
-        (void)strlcat(out, decision_bar_name(bars[i]), BARS_TEXT_BYTES);
+            (void)strlcat(out, ",", EXCLUSIONS_TEXT_BYTES);
+        (void)strlcat(out, decision_exclusion_name(exclusions[i]), EXCLUSIONS_TEXT_BYTES);
     }
     if (set != 0 && out[0] == '\0')
-        (void)strlcpy(out, "unknown", BARS_TEXT_BYTES); /* from the future */
+        (void)strlcpy(out, "unknown", EXCLUSIONS_TEXT_BYTES); /* from the future */
 }
 
 /* Columns that only some decisions need. */
@@ -155,8 +155,8 @@ struct extras {
 static void candidate_row(struct view *view, struct table *table, const struct decision *d,
                           const struct decision_candidate *c, const struct extras *extras)
 {
-    enum tone tone = chosen(d, c) ? TONE_GOOD : c->bars != 0 ? TONE_DIM : TONE_PLAIN;
-    char a[TEXT_SHORT_BYTES], b[TEXT_SHORT_BYTES], why[BARS_TEXT_BYTES];
+    enum tone tone = chosen(d, c) ? TONE_GOOD : c->exclusions != 0 ? TONE_DIM : TONE_PLAIN;
+    char a[TEXT_SHORT_BYTES], b[TEXT_SHORT_BYTES], why[EXCLUSIONS_TEXT_BYTES];
 
     table_printf(table, tone, "%s", chosen(d, c) ? "*" : "");
     table_text(table, &view->style, tone, c->name);
@@ -173,7 +173,7 @@ static void candidate_row(struct view *view, struct table *table, const struct d
         table_printf(table, tone, "%s", text_term(a, -c->bonus_s));
     table_printf(table, tone, "%s", text_term(a, c->cost_s));
     if (extras->against) {
-        bars_text(why, c->bars);
+        exclusions_text(why, c->exclusions);
         table_printf(table, tone, "%s", why);
     }
 }
@@ -194,7 +194,7 @@ static void decision_table(struct view *view, const struct decision *d)
     for (uint32_t i = 0; i < d->candidates; i++) {
         extras.load = extras.load || d->candidate[i].load_s != 0;
         extras.bonus = extras.bonus || d->candidate[i].bonus_s != 0;
-        extras.against = extras.against || d->candidate[i].bars != 0;
+        extras.against = extras.against || d->candidate[i].exclusions != 0;
     }
     if (extras.load)
         columns[n_columns++] = load;

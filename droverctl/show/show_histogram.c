@@ -7,7 +7,7 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/stats.h"
+#include "shm/facts/stats.h"
 
 #define MAX_BARS 20u
 

@@ -62,7 +62,7 @@ static void collect(struct offers *list, const struct scoreboard *board)
             if (model->alias_of != 0)
                 (void)strlcpy(offer->alias_of, info.models[model->alias_of - 1].id,
                               sizeof(offer->alias_of));
-            offer->up = state == NODE_UP || state == NODE_TRIAL;
+            offer->up = state == NODE_UP || state == NODE_PROBATION;
             offer->slots = info.slots;
             offer->state = model->state;
             offer->max_context = model->max_context;

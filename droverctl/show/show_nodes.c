@@ -8,13 +8,13 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/routing/gauges.h"
+#include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
-#include "shm/stats.h"
+#include "shm/share/gauges.h"
 
 /* One node, as copied from the scoreboard. */
 struct node_copy {
-    unsigned slot;
+    unsigned node_id;
     struct node_info info;
     struct node_status status;
     struct gauge gauge;
@@ -25,7 +25,7 @@ static bool copy_node(struct node_copy *out, const struct scoreboard *board, uns
     if (!nodes_status(board, node, &out->status) || !nodes_read(board, node, &out->info) ||
         out->info.generation != out->status.generation)
         return false; /* empty, or changing hands at this very moment */
-    out->slot = node;
+    out->node_id = node;
     out->gauge = gauges_sum(board, node, out->status.generation);
     return true;
 }
@@ -42,7 +42,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     struct buf *out = &view->out;
 
     emit_text(out, "name", n->info.name);
-    emit_uint(out, "slot", n->slot);
+    emit_uint(out, "node_id", n->node_id);
     emit_uint(out, "generation", s->generation);
     emit_text(out, "address", n->info.address);
     emit_text(out, "origin", n->info.origin == NODE_ORIGIN_REGISTRY ? "registry" : "static");
@@ -50,7 +50,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_text(out, "state", node_state_name(s->state));
     emit_text(out, "reason", node_reason_name(s->reason));
     emit_uint(out, "state_age_ms", age_ms(view, s->since_mono_us));
-    emit_bool(out, "drain_wished", s->drain_wish);
+    emit_bool(out, "drain_wanted", s->drain_wanted);
     emit_uint(out, "slots", n->info.slots);
     emit_uint(out, "slots_open", s->slots_now);
     emit_uint(out, "queue", n->info.queue);
@@ -178,7 +178,7 @@ static void node_json(struct view *view, const struct node_copy *n)
     for (unsigned which = 0; which < STATS_HISTOGRAMS; which++) {
         struct histogram h;
 
-        stats_read_histogram(view->board, n->slot, (enum stats_histogram)which, &h);
+        stats_read_histogram(view->board, n->node_id, (enum stats_histogram)which, &h);
         emit_object(out, stats_histogram_name((enum stats_histogram)which));
         emit_uint(out, "count", h.count);
         emit_uint(out, "p50_us", histogram_quantile_us(&h, 0.5));
@@ -190,7 +190,7 @@ static void node_json(struct view *view, const struct node_copy *n)
     emit_object(out, "counters");
     for (unsigned c = 0; c < STATS_COUNTERS; c++)
         emit_uint(out, stats_counter_name((enum stats_counter)c),
-                  stats_read_counter(view->board, n->slot, (enum stats_counter)c));
+                  stats_read_counter(view->board, n->node_id, (enum stats_counter)c));
     emit_end_object(out);
     models_json(out, &n->info);
     emit_end_object(out);
@@ -222,7 +222,7 @@ static void node_facts(struct view *view, const struct node_copy *n)
     (void)snprintf(text, sizeof(text), "%s (%s) for %s%s", node_state_name(s->state),
                    node_reason_name(s->reason),
                    text_age(a, view->now_mono_us, s->since_mono_us),
-                   s->drain_wish ? ", drain wished by the operator" : "");
+                   s->drain_wanted ? ", drain wished by the operator" : "");
     add_fact(view, "state", text);
     (void)snprintf(
         text, sizeof(text), "%s%s, %s", n->info.address, n->info.tls != 0 ? " (TLS)" : "",
@@ -271,7 +271,7 @@ static void node_latency(struct view *view, const struct node_copy *n)
         struct histogram h;
         char a[TEXT_SHORT_BYTES];
 
-        stats_read_histogram(view->board, n->slot, (enum stats_histogram)which, &h);
+        stats_read_histogram(view->board, n->node_id, (enum stats_histogram)which, &h);
         table_printf(&table, TONE_PLAIN, "%s",
                      stats_histogram_name((enum stats_histogram)which));
         table_printf(&table, TONE_PLAIN, "%s", text_count(a, h.count));
@@ -296,10 +296,10 @@ static void node_counters(struct view *view, const struct node_copy *n)
     for (unsigned c = 0; c < STATS_COUNTERS; c++) {
         char count[TEXT_SHORT_BYTES];
 
-        buf_printf(
-            &view->out, "%-15s %6s%s", stats_counter_name((enum stats_counter)c),
-            text_count(count, stats_read_counter(view->board, n->slot, (enum stats_counter)c)),
-            c % 3 == 2 || c + 1 == STATS_COUNTERS ? "\n" : "    ");
+        buf_printf(&view->out, "%-15s %6s%s", stats_counter_name((enum stats_counter)c),
+                   text_count(count, stats_read_counter(view->board, n->node_id,
+                                                        (enum stats_counter)c)),
+                   c % 3 == 2 || c + 1 == STATS_COUNTERS ? "\n" : "    ");
     }
 }
 

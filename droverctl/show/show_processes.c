@@ -9,9 +9,9 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/requests.h"
 #include "shm/scoreboard.h"
+#include "shm/share/gauges.h"
 
 #define LOOK_AT_MAX 10u /* nodes that `status` names */
 
@@ -37,15 +37,15 @@ static enum tone health_tone(enum process_health health)
 
 /* ---- workers ---- */
 
-static void worker_json(struct view *view, unsigned slot, const struct proc_view *proc,
+static void worker_json(struct view *view, unsigned process, const struct proc_view *proc,
                         enum process_health health)
 {
     struct buf *out = &view->out;
     uint64_t beat = proc->heartbeat_mono_us;
 
     emit_object(out, NULL);
-    emit_uint(out, "slot", slot);
-    emit_text(out, "kind", view_proc_kind(view->board, slot));
+    emit_uint(out, "process", process);
+    emit_text(out, "kind", view_proc_kind(view->board, process));
     emit_uint(out, "pid", (uint64_t)proc->pid);
     emit_text(out, "state", proc_state_name(proc->state));
     emit_text(out, "health", health_name(health));
@@ -61,19 +61,19 @@ static void worker_json(struct view *view, unsigned slot, const struct proc_view
     emit_uint(out, "connections_open", proc->counter[PROC_CONNECTIONS_OPEN]);
     emit_uint(out, "requests_total", proc->counter[PROC_REQUESTS_TOTAL]);
     emit_uint(out, "requests_rejected", proc->counter[PROC_REQUESTS_REJECTED]);
-    emit_uint(out, "requests_open", requests_count(view->board, slot, NULL));
+    emit_uint(out, "requests_open", requests_count(view->board, process, NULL));
     emit_uint(out, "log_lines_lost", proc->counter[PROC_LOG_LOST]);
     emit_uint(out, "restarts", proc->restarts);
     emit_end_object(out);
 }
 
-static void worker_row(struct view *view, struct table *table, unsigned slot,
+static void worker_row(struct view *view, struct table *table, unsigned process,
                        const struct proc_view *proc, enum process_health health)
 {
     char name[VIEW_PROC_NAME_BYTES], a[TEXT_SHORT_BYTES];
-    bool worker = slot < scoreboard_max_workers(view->board);
+    bool worker = process < scoreboard_max_workers(view->board);
 
-    view_proc_name(name, view->board, slot);
+    view_proc_name(name, view->board, process);
     table_printf(table, TONE_PLAIN, "%s", name);
     table_printf(table, TONE_PLAIN, "%d", (int)proc->pid);
     if (health == PROCESS_WELL)
@@ -90,7 +90,7 @@ static void worker_row(struct view *view, struct table *table, unsigned slot,
         table_printf(table, TONE_PLAIN, "%s",
                      text_count(a, proc->counter[PROC_CONNECTIONS_OPEN]));
         table_printf(table, TONE_PLAIN, "%s",
-                     text_count(a, requests_count(view->board, slot, NULL)));
+                     text_count(a, requests_count(view->board, process, NULL)));
         table_printf(table, TONE_PLAIN, "%s",
                      text_count(a, proc->counter[PROC_REQUESTS_TOTAL]));
         table_printf(table, TONE_PLAIN, "%s",
@@ -116,18 +116,18 @@ void show_workers(struct view *view)
         emit_object(&view->out, NULL);
         emit_array(&view->out, "workers");
     }
-    for (unsigned slot = 0; slot < procs_slots(view->board); slot++) {
+    for (unsigned process = 0; process < procs_rows(view->board); process++) {
         struct proc_view proc;
         enum process_health health;
 
-        if (!procs_read(view->board, slot, &proc) || proc.state == PROC_FREE)
+        if (!procs_read(view->board, process, &proc) || proc.state == PROC_FREE)
             continue;
-        health = processes_judge(&proc, slot == procs_master_slot(view->board),
+        health = processes_judge(&proc, process == procs_master_index(view->board),
                                  processes_pid_exists(proc.pid), view->now_mono_us);
         if (view->json)
-            worker_json(view, slot, &proc, health);
+            worker_json(view, process, &proc, health);
         else
-            worker_row(view, &table, slot, &proc, health);
+            worker_row(view, &table, process, &proc, health);
     }
     if (view->json) {
         emit_end_array(&view->out);
@@ -161,7 +161,7 @@ static void add_up(const struct scoreboard *board, struct totals *t)
         t->nodes[status.state]++;
         t->inflight += gauge.inflight;
         t->charged_us += gauge.charged_us;
-        if (status.state == NODE_UP || status.state == NODE_TRIAL)
+        if (status.state == NODE_UP || status.state == NODE_PROBATION)
             t->slots += status.slots_now;
         t->requests_per_s += (double)status.requests_per_s;
         t->tokens_per_s += (double)status.tokens_per_s;

@@ -5,7 +5,7 @@
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/requests.h"
 #include "shm/scoreboard.h"
 
 struct open_request {
@@ -13,13 +13,13 @@ struct open_request {
     struct request_view view;
 };
 
-struct open_requests {
+struct request_rows {
     struct open_request *row; /* owned */
     size_t len, cap;
     bool failed; /* out of memory */
 };
 
-static void collect(struct open_requests *list, const struct scoreboard *board)
+static void collect(struct request_rows *list, const struct scoreboard *board)
 {
     for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
         uint32_t high;
@@ -111,7 +111,7 @@ void show_requests(struct view *view)
         {"PHASE", false, 0, 0, 0}, {"AGE", true, 0, 0, 0},     {"IN PHASE", true, 0, 0, 1},
         {"PROMPT", true, 0, 0, 2}, {"OUT", true, 0, 0, 0},     {"TRY", true, 0, 0, 3},
         {"WORKER", true, 0, 0, 4}};
-    struct open_requests list = {0};
+    struct request_rows list = {0};
     struct table table;
 
     table_init(&table, columns, ARRAY_LEN(columns));

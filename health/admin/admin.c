@@ -42,19 +42,19 @@ struct admin {
     h2o_globalconf_t config;
     h2o_context_t context;
     h2o_accept_ctx_t accept_ctx;
-    h2o_socket_t *listener;         /* owned */
-    SSL_CTX *tls;                   /* owned */
-    struct connection *connections; /* list; each owned by its socket */
+    h2o_socket_t *listener;               /* owned */
+    SSL_CTX *tls;                         /* owned */
+    struct admin_connection *connections; /* list; each owned by its socket */
     unsigned connections_count;
     struct timer pause;
     bool local_only; /* on a loopback address: browsers of this machine are the danger */
 };
 
 /* One accepted connection: freed by libh2o's socket when that closes. */
-struct connection {
+struct admin_connection {
     struct admin *admin;
-    struct connection **link, *next; /* *link is this one */
-    h2o_socket_t *sock;              /* borrowed: outlives this */
+    struct admin_connection **link, *next; /* *link is this one */
+    h2o_socket_t *sock;                    /* borrowed: outlives this */
     struct timer life;
 };
 
@@ -168,7 +168,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
 
 static void on_connection_closed(void *data)
 {
-    struct connection *connection = data;
+    struct admin_connection *connection = data;
 
     timer_stop(connection->admin->loop, &connection->life);
     *connection->link = connection->next;
@@ -179,14 +179,14 @@ static void on_connection_closed(void *data)
 }
 
 /* libh2o notices and closes. */
-static void hang_up(struct connection *connection)
+static void hang_up(struct admin_connection *connection)
 {
     (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
 }
 
 static void on_life_over(struct timer *timer)
 {
-    hang_up(CONTAINER_OF(timer, struct connection, life));
+    hang_up(CONTAINER_OF(timer, struct admin_connection, life));
 }
 
 static void on_accept(h2o_socket_t *listener, const char *err);
@@ -201,7 +201,7 @@ static void on_pause_over(struct timer *timer)
 
 static void adopt(struct admin *admin, h2o_socket_t *sock)
 {
-    struct connection *connection =
+    struct admin_connection *connection =
         admin->connections_count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
 
     if (connection == NULL) {
@@ -325,7 +325,7 @@ void admin_stop(struct admin *admin)
     timer_stop(admin->loop, &admin->pause);
     h2o_socket_close(admin->listener);
     admin->listener = NULL;
-    for (struct connection *c = admin->connections; c != NULL; c = c->next)
+    for (struct admin_connection *c = admin->connections; c != NULL; c = c->next)
         hang_up(c);
 }
 

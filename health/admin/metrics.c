@@ -119,7 +119,7 @@ NODE_GAUGE(of_running, node->status.reported_running)
 NODE_GAUGE(of_queued, node->status.reported_queued)
 NODE_GAUGE(of_kv, node->status.kv_used_fraction)
 NODE_GAUGE(of_rtt, seconds(node->status.rtt_us))
-NODE_GAUGE(of_wish, node->status.drain_wish)
+NODE_GAUGE(of_command, node->status.drain_wanted)
 NODE_GAUGE(of_since, seconds(age_us(snapshot->now_mono_us, node->status.since_mono_us)))
 NODE_GAUGE(of_checked,
            node->status.checked_mono_us == 0
@@ -147,7 +147,7 @@ static const struct node_gauge node_gauges[] = {
     {"drover_node_checked_age_seconds", "Time since the last verdict; -1 when never.",
      of_checked},
     {"drover_node_state_age_seconds", "Time in the present state.", of_since},
-    {"drover_node_drain_wished", "Whether the operator wants the node drained.", of_wish},
+    {"drover_node_drain_wanted", "Whether the operator wants the node drained.", of_command},
     {"drover_node_success_ratio_1m", "Successful part of the attempts of the last minute.",
      of_success},
     {"drover_node_ttft_p50_1m_seconds", "Median time to first token, last minute.",
@@ -495,15 +495,15 @@ static void build_totals(struct buf *out, const struct snapshot *snapshot)
            "The configuration in force, counted from 1.", snapshot->config_generation);
     head(out, "drover_started_seconds", "gauge", "When the master started, since 1970.");
     buf_printf(out, "drover_started_seconds %.3f\n", (double)snapshot->created_wall_ms / 1e3);
-    single(out, "drover_invariant_violations_total", "counter",
+    single(out, "drover_gauge_audit_violations_total", "counter",
            "Times a node's gauges disagreed with the open requests; must stay 0.",
-           snapshot->counts.invariant_violations);
+           snapshot->counts.gauge_audit_violations);
     single(out, "drover_ejections_total", "counter",
            "Times a node was taken out because requests failed there.",
            snapshot->counts.ejections);
-    single(out, "drover_ejections_spared_total", "counter",
+    single(out, "drover_ejections_kept_total", "counter",
            "Times a node was not taken out, because too few would have been left.",
-           snapshot->counts.spared);
+           snapshot->counts.kept);
     single(out, "drover_registry_attached", "gauge", "Nodes attached to the registry.",
            snapshot->counts.registry_attached);
     single(out, "drover_registry_joins_total", "counter", "Nodes that joined or came back.",

@@ -33,7 +33,7 @@ static void truth(struct buf *out, const char *key, bool value)
     buf_printf(out, "\"%s\":%s,", key, value ? "true" : "false");
 }
 
-/* Replaces the comma after the last member or element. */
+/* Replaces the comma after the last node or element. */
 static void close_with(struct buf *out, const char *bracket)
 {
     if (!out->failed && buf_size(out) != 0 && out->data[out->len - 1] == ',')
@@ -102,14 +102,14 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
 
     buf_str(out, "{");
     text(out, "name", info->name);
-    whole(out, "slot", node->slot);
+    whole(out, "node_id", node->node_id);
     whole(out, "generation", info->generation);
     text(out, "address", info->address);
     text(out, "origin", info->origin == NODE_ORIGIN_STATIC ? "static" : "registry");
     text(out, "state", node_state_name(status->state));
     text(out, "reason", node_reason_name(status->reason));
     whole(out, "state_age_ms", age_ms(now_mono_us, status->since_mono_us));
-    truth(out, "drain_wished", status->drain_wish);
+    truth(out, "drain_wanted", status->drain_wanted);
     if (status->checked_mono_us != 0)
         whole(out, "checked_age_ms", age_ms(now_mono_us, status->checked_mono_us));
     whole(out, "probe_rtt_us", status->rtt_us);

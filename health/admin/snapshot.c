@@ -6,44 +6,46 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/requests.h"
 #include "shm/scoreboard.h"
 
-static bool take_node(struct snapshot_node *out, const struct scoreboard *board, unsigned slot)
+static bool take_node(struct snapshot_node *out, const struct scoreboard *board,
+                      unsigned node_id)
 {
-    if (!nodes_read(board, slot, &out->info) || !nodes_status(board, slot, &out->status))
+    if (!nodes_read(board, node_id, &out->info) || !nodes_status(board, node_id, &out->status))
         return false;
-    out->slot = slot;
-    out->gauge = gauges_sum(board, slot, out->info.generation);
+    out->node_id = node_id;
+    out->gauge = gauges_sum(board, node_id, out->info.generation);
     for (unsigned h = 0; h < STATS_HISTOGRAMS; h++)
-        stats_read_histogram(board, slot, (enum stats_histogram)h, &out->histogram[h]);
+        stats_read_histogram(board, node_id, (enum stats_histogram)h, &out->histogram[h]);
     for (unsigned c = 0; c < STATS_COUNTERS; c++)
-        out->counter[c] = stats_read_counter(board, slot, (enum stats_counter)c);
+        out->counter[c] = stats_read_counter(board, node_id, (enum stats_counter)c);
     for (unsigned a = 0; a < STATS_AVERAGES; a++)
-        out->average[a] = stats_read_average(board, slot, (enum stats_average)a);
+        out->average[a] = stats_read_average(board, node_id, (enum stats_average)a);
     return true;
 }
 
-static bool take_proc(struct snapshot_proc *out, const struct scoreboard *board, unsigned slot)
+static bool take_proc(struct snapshot_proc *out, const struct scoreboard *board,
+                      unsigned node_id)
 {
     uint32_t high = 0;
 
-    if (!procs_read(board, slot, &out->view) || out->view.state == PROC_FREE)
+    if (!procs_read(board, node_id, &out->view) || out->view.state == PROC_FREE)
         return false;
-    out->worker = slot < scoreboard_max_workers(board);
-    if (slot == procs_health_slot(board))
+    out->worker = node_id < scoreboard_max_workers(board);
+    if (node_id == procs_health_index(board))
         (void)snprintf(out->name, sizeof(out->name), "health");
-    else if (slot == procs_master_slot(board))
+    else if (node_id == procs_master_index(board))
         (void)snprintf(out->name, sizeof(out->name), "master");
     else
-        (void)snprintf(out->name, sizeof(out->name), "worker%u", slot);
+        (void)snprintf(out->name, sizeof(out->name), "worker%u", node_id);
     if (!out->worker)
         return true;
-    out->requests_open = requests_count(board, slot, &high);
+    out->requests_open = requests_count(board, node_id, &high);
     for (uint32_t row = 0; row < high && out->requests_open != 0; row++) {
         struct request_view view;
 
-        if (requests_read(board, slot, row, &view) && view.phase == REQUEST_QUEUED)
+        if (requests_read(board, node_id, row, &view) && view.phase == REQUEST_QUEUED)
             out->requests_queued++;
     }
     return true;
@@ -64,7 +66,7 @@ int snapshot_take(struct snapshot *out, const struct scoreboard *board,
     for (unsigned i = 0; i < scoreboard_max_nodes(board); i++)
         rows += nodes_state(board, i) != NODE_NONE;
     out->nodes = calloc(rows + 1, sizeof(*out->nodes));
-    out->procs = calloc(procs_slots(board), sizeof(*out->procs));
+    out->procs = calloc(procs_rows(board), sizeof(*out->procs));
     out->usage = calloc(USAGE_ROWS, sizeof(*out->usage));
     if (out->nodes == NULL || out->procs == NULL || out->usage == NULL) {
         snapshot_finish(out);
@@ -76,7 +78,7 @@ int snapshot_take(struct snapshot *out, const struct scoreboard *board,
             take_node(&out->nodes[out->nodes_count], board, i))
             out->nodes_count++;
     }
-    for (unsigned i = 0; i < procs_slots(board); i++) {
+    for (unsigned i = 0; i < procs_rows(board); i++) {
         if (take_proc(&out->procs[out->procs_count], board, i))
             out->procs_count++;
     }
@@ -110,7 +112,7 @@ const char *snapshot_not_ready(const struct scoreboard *board)
     for (unsigned i = 0; i < scoreboard_max_workers(board) && !worker; i++)
         worker = procs_read(board, i, &view) && view.state == PROC_RUNNING;
     for (unsigned i = 0; i < scoreboard_max_nodes(board) && !node; i++)
-        node = nodes_state(board, i) == NODE_UP || nodes_state(board, i) == NODE_TRIAL;
+        node = nodes_state(board, i) == NODE_UP || nodes_state(board, i) == NODE_PROBATION;
     if (!worker)
         return "no worker is running";
     if (!node)

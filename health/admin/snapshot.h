@@ -11,16 +11,16 @@
 
 #include "base/attrs.h"
 #include "base/histogram.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
-#include "shm/routing/gauges.h"
-#include "shm/stats.h"
-#include "shm/usage.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/stats.h"
+#include "shm/facts/usage.h"
+#include "shm/share/gauges.h"
 
 struct scoreboard;
 
 struct snapshot_node {
-    unsigned slot;
+    unsigned node_id;
     struct node_info info;
     struct node_status status;
     struct gauge gauge;
@@ -39,9 +39,9 @@ struct snapshot_proc {
 
 /* Counts that only the health process keeps. */
 struct snapshot_counts {
-    uint64_t invariant_violations;
+    uint64_t gauge_audit_violations;
     uint64_t ejections;
-    uint64_t spared; /* ejections that would have left too few nodes */
+    uint64_t kept; /* ejections that would have left too few nodes */
     uint64_t registry_joins;
     uint64_t registry_refused; /* wrong proof, bad message, over a limit */
     uint32_t registry_attached;
@@ -68,8 +68,9 @@ MUST_CHECK int snapshot_take(struct snapshot *out, const struct scoreboard *boar
                              uint64_t now_wall_ms);
 void snapshot_finish(struct snapshot *snapshot);
 
-/* NULL when the system can take requests: a worker runs and a node is UP or on TRIAL. Otherwise
- * one line that says what is missing.  A look at the scoreboard, without a snapshot. */
+/* NULL when the system can take requests: a worker runs and a node is UP or on PROBATION.
+ * Otherwise one line that says what is missing.  A look at the scoreboard, without a snapshot.
+ */
 const char *snapshot_not_ready(const struct scoreboard *board);
 
 #endif

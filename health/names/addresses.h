@@ -11,7 +11,7 @@
 #include <stddef.h>
 
 #include "base/net.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 #define ADDRESSES_MAX 64u
 

@@ -12,13 +12,13 @@
 #include "health/names/addresses.h"
 #include "health/nodes/checks.h"
 #include "health/nodes/static_node.h"
-#include "health/table.h"
+#include "health/nodes/table.h"
 
 #define RETRY_US (10 * US_PER_S) /* after a failure, if the interval is longer */
 
-struct source {
-    struct source *next;      /* in table->sources */
-    struct table *table;      /* borrowed */
+struct dns_source {
+    struct dns_source *next;  /* in table->sources */
+    struct node_table *table; /* borrowed */
     char *name;               /* owned; of the entry in the configuration */
     char *address;            /* owned; HOST:PORT of the entry */
     struct resolve *resolve;  /* owned; NULL = no question under way */
@@ -27,55 +27,55 @@ struct source {
     struct addresses outside; /* those of the last answer that could not be added: said once */
 };
 
-static void ask(struct source *source);
+static void ask(struct dns_source *source);
 
-struct source *names_find(const struct table *table, const char *name)
+struct dns_source *names_find(const struct node_table *table, const char *name)
 {
-    struct source *source = table->sources;
+    struct dns_source *source = table->sources;
 
     while (source != NULL && strcmp(source->name, name) != 0)
         source = source->next;
     return source;
 }
 
-struct source *names_next(const struct source *source)
+struct dns_source *names_next(const struct dns_source *source)
 {
     return source->next;
 }
 
-const char *names_name(const struct source *source)
+const char *names_name(const struct dns_source *source)
 {
     return source->name;
 }
 
 /* ---- what the resolver says ------------------------------------------------------------ */
 
-/* Has this member an address, a place to go on with? */
-static bool is_placed(const struct member *member)
+/* Has this node an address, a place to go on with? */
+static bool is_placed(const struct node *node)
 {
-    return member->probe != NULL;
+    return node->probe != NULL;
 }
 
-static bool is_wanted(const struct source *source, const struct addresses *now,
-                      const struct member *member)
+static bool is_wanted(const struct dns_source *source, const struct addresses *now,
+                      const struct node *node)
 {
     char name[NODE_NAME_BYTES];
 
     for (unsigned i = 0; i < now->count; i++) {
         addresses_name(name, source->name, &now->at[i], now->count);
-        if (strcmp(name, member->info.name) == 0)
+        if (strcmp(name, node->info.name) == 0)
             return true;
     }
     return false;
 }
 
 /* Members whose address is gone drain; the one without an address makes room at once. */
-static void let_go(struct source *source, const struct addresses *now)
+static void let_go(struct dns_source *source, const struct addresses *now)
 {
-    struct table *table = source->table;
-    struct member *next;
+    struct node_table *table = source->table;
+    struct node *next;
 
-    for (struct member *m = table->members.next; m != &table->members; m = next) {
+    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
         next = m->next;
         if (m->source != source || m->verdict.state == NODE_GONE ||
             m->verdict.leaving != NODE_REASON_NONE || is_wanted(source, now, m))
@@ -87,20 +87,20 @@ static void let_go(struct source *source, const struct addresses *now)
     }
 }
 
-/* Is, or was before it was taken out of the configuration, this member one of these? */
-static bool is_of(const struct source *source, const struct member *member)
+/* Is, or was before it was taken out of the configuration, this node one of these? */
+static bool is_of(const struct dns_source *source, const struct node *node)
 {
-    return member->config_name != NULL && strcmp(member->config_name, source->name) == 0;
+    return node->config_name != NULL && strcmp(node->config_name, source->name) == 0;
 }
 
 /* Has an operator drained the node that is, or was, at this address?  The wish is about the
  * machine, not about what its node is called. */
-static bool is_drained(const struct source *source, const struct address *address)
+static bool is_drained(const struct dns_source *source, const struct address *address)
 {
-    const struct table *table = source->table;
+    const struct node_table *table = source->table;
 
-    for (const struct member *m = table->members.next; m != &table->members; m = m->next) {
-        if (is_of(source, m) && m->verdict.drain_wish &&
+    for (const struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+        if (is_of(source, m) && m->verdict.drain_wanted &&
             strcmp(m->info.address, address->text) == 0)
             return true;
     }
@@ -108,47 +108,46 @@ static bool is_drained(const struct source *source, const struct address *addres
 }
 
 /* Is it a node of the configuration that is on its way out? */
-static bool makes_room(const struct member *member)
+static bool makes_room(const struct node *node)
 {
-    return member->info.origin == NODE_ORIGIN_STATIC &&
-           member->verdict.leaving != NODE_REASON_NONE;
+    return node->info.origin == NODE_ORIGIN_STATIC && node->verdict.leaving != NODE_REASON_NONE;
 }
 
 /* The node at one address: new, moved there, or as it was.  Not NULL: why it could not be
  * added, with its name in `name`. */
-static const char *place(char name[NODE_NAME_BYTES], struct source *source, int index,
+static const char *place(char name[NODE_NAME_BYTES], struct dns_source *source, int index,
                          const struct address *address, unsigned count)
 {
-    struct table *table = source->table;
-    struct member *member;
+    struct node_table *table = source->table;
+    struct node *node;
     bool drained;
 
     addresses_name(name, source->name, address, count);
-    member = table_find(table, name);
+    node = node_table_find(table, name);
     drained = is_drained(source, address);
-    if (member != NULL && makes_room(member)) {
-        drained = drained || member->verdict.drain_wish;
-        table_remove(member, true); /* it is back before it had gone */
-        member = NULL;
+    if (node != NULL && makes_room(node)) {
+        drained = drained || node->verdict.drain_wanted;
+        table_remove(node, true); /* it is back before it had gone */
+        node = NULL;
     }
-    if (member != NULL && member->source != source)
+    if (node != NULL && node->source != source)
         return "another node has this name";
-    if (member == NULL) {
-        member = static_node_add(table, (unsigned)index, name);
-        if (member == NULL)
+    if (node == NULL) {
+        node = static_node_add(table, (unsigned)index, name);
+        if (node == NULL)
             return "no room in the node table";
-        member->source = source;
+        node->source = source;
         if (drained)
-            (void)!table_drain(table, name, true); /* it is there */
+            (void)!node_table_drain(table, name, true); /* it is there */
     }
-    if (!is_placed(member) || strcmp(member->info.address, address->text) != 0)
-        checks_start(member, &address->addr);
+    if (!is_placed(node) || strcmp(node->info.address, address->text) != 0)
+        checks_start(node, &address->addr);
     return NULL;
 }
 
 /* All addresses of an answer.  An address that cannot be added is tried again with each answer,
  * and logged when it was not so in the one before. */
-static void place_all(struct source *source, int index, const struct addresses *now)
+static void place_all(struct dns_source *source, int index, const struct addresses *now)
 {
     char name[NODE_NAME_BYTES];
     struct addresses outside;
@@ -168,31 +167,31 @@ static void place_all(struct source *source, int index, const struct addresses *
     source->outside = outside;
 }
 
-static void no_answer(struct source *source, const char *why)
+static void no_answer(struct dns_source *source, const char *why)
 {
-    struct table *table = source->table;
+    struct node_table *table = source->table;
 
     if (!source->failing)
         log_warn("event=node_unresolved node=%s address=%s why=%s", log_quote(source->name),
                  log_quote(source->address), log_quote(why));
     source->failing = true;
-    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
         if (m->source == source && !is_placed(m))
-            table_event(m, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+            node_table_event(m, NODE_EVENT_FAIL, NODE_REASON_CONNECT_FAILED);
     }
 }
 
-static int config_index(const struct source *source)
+static int config_index(const struct dns_source *source)
 {
     return static_node_index(source->table->home.config, source->name);
 }
 
 static void on_timer(struct timer *timer)
 {
-    ask(CONTAINER_OF(timer, struct source, timer));
+    ask(CONTAINER_OF(timer, struct dns_source, timer));
 }
 
-static void ask_later(struct source *source)
+static void ask_later(struct dns_source *source)
 {
     uint64_t us = source->table->home.config->health.resolve_ms * US_PER_MS;
 
@@ -204,7 +203,7 @@ static void ask_later(struct source *source)
 static void on_resolved(int rc, const struct net_addr *list, size_t n, const char *why,
                         void *data)
 {
-    struct source *source = data;
+    struct dns_source *source = data;
     int index = config_index(source);
     struct addresses now;
 
@@ -221,7 +220,7 @@ static void on_resolved(int rc, const struct net_addr *list, size_t n, const cha
     ask_later(source);
 }
 
-static void ask(struct source *source)
+static void ask(struct dns_source *source)
 {
     struct error err = {0};
 
@@ -234,10 +233,10 @@ static void ask(struct source *source)
 
 /* ---- life ------------------------------------------------------------------------------ */
 
-static struct source *create(struct table *table, unsigned index)
+static struct dns_source *create(struct node_table *table, unsigned index)
 {
     const struct config_node *node = &table->home.config->nodes[index];
-    struct source *source = calloc(1, sizeof(*source));
+    struct dns_source *source = calloc(1, sizeof(*source));
 
     if (source != NULL) {
         source->table = table;
@@ -259,41 +258,41 @@ static struct source *create(struct table *table, unsigned index)
     return source;
 }
 
-void names_add(struct table *table, unsigned index)
+void names_add(struct node_table *table, unsigned index)
 {
-    struct source *source = create(table, index);
-    struct member *member;
+    struct dns_source *source = create(table, index);
+    struct node *node;
 
     if (source == NULL)
         return;
     /* Until there is an address, so that it is seen; without room place_all() will tell. */
-    member = static_node_add(table, index, source->name);
-    if (member != NULL)
-        member->source = source;
+    node = static_node_add(table, index, source->name);
+    if (node != NULL)
+        node->source = source;
 }
 
-void names_adopt(struct member *member, unsigned index)
+void names_adopt(struct node *node, unsigned index)
 {
-    struct table *table = member->table;
-    struct source *source = names_find(table, table->home.config->nodes[index].name);
+    struct node_table *table = node->table;
+    struct dns_source *source = names_find(table, table->home.config->nodes[index].name);
     struct net_addr addr;
 
     if (source == NULL)
         source = create(table, index);
-    member->source = source;
-    if (net_parse(&addr, member->info.address, NULL) == 0)
-        checks_start(member, &addr);
+    node->source = source;
+    if (net_parse(&addr, node->info.address, NULL) == 0)
+        checks_start(node, &addr);
 }
 
-void names_forget(struct source *source)
+void names_forget(struct dns_source *source)
 {
-    struct source **link;
-    struct table *table;
+    struct dns_source **link;
+    struct node_table *table;
 
     if (source == NULL)
         return;
     table = source->table;
-    for (struct member *m = table->members.next; m != &table->members; m = m->next) {
+    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
         if (m->source == source)
             m->source = NULL;
     }

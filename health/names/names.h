@@ -3,32 +3,32 @@
  * many nodes as the name has addresses.
  *
  * A source is one such entry of the configuration.  Each answer of the resolver is compared
- * with the members there are: a new address is a new member, a missing one drains and goes, the
+ * with the nodes there are: a new address is a new node, a missing one drains and goes, the
  * others are left in peace; a machine that an operator has drained stays drained, under any
  * name of its node.  While the resolver gives no answer, everything stays as it was; a name
- * that never had one is a member without an address, so that people see it.
+ * that never had one is a node without an address, so that people see it.
  */
 #ifndef DROVER_HEALTH_NAMES_H
 #define DROVER_HEALTH_NAMES_H
 
-struct member;
-struct source; /* opaque; the table has a list of them */
-struct table;
+struct node;
+struct dns_source; /* opaque; the table has a list of them */
+struct node_table;
 
 /* Begins to look after entry `index` of the configuration, whose host is a name. */
-void names_add(struct table *table, unsigned index);
+void names_add(struct node_table *table, unsigned index);
 
 /* The source of the configured node `name`, or NULL. */
-struct source *names_find(const struct table *table, const char *name);
+struct dns_source *names_find(const struct node_table *table, const char *name);
 
-/* `member` was taken over and belongs to entry `index`. */
-void names_adopt(struct member *member, unsigned index);
+/* `node` was taken over and belongs to entry `index`. */
+void names_adopt(struct node *node, unsigned index);
 
 /* The next of the list, for those who go through table->sources. */
-struct source *names_next(const struct source *source);
-const char *names_name(const struct source *source);
+struct dns_source *names_next(const struct dns_source *source);
+const char *names_name(const struct dns_source *source);
 
-/* Ends it; its members stay, and belong to none.  NULL is allowed. */
-void names_forget(struct source *source);
+/* Ends it; its nodes stay, and belong to none.  NULL is allowed. */
+void names_forget(struct dns_source *source);
 
 #endif

@@ -8,48 +8,48 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "health/nodes/table.h"
 #include "health/registry/identity.h"
-#include "health/table.h"
 #include "policy/fault/flap.h"
 
 #define LOAD_FRESH_US (5 * US_PER_S)
 
 /* ---- what the node says ------------------------------------------------------------------ */
 
-void checks_load(struct member *member, const Drover__V1__LoadReport *load)
+void checks_load(struct node *node, const Drover__V1__LoadReport *load)
 {
     enum node_reason bad = identity_load_reason(load);
-    enum node_reason before = member->load_bad;
+    enum node_reason before = node->load_bad;
     uint32_t missed;
 
-    if (load->seq != 0 && load->seq <= member->load_seq)
+    if (load->seq != 0 && load->seq <= node->load_seq)
         return;
-    member->load_seq = load->seq;
-    member->load_mono_us = clock_mono_us();
-    member->load_bad = bad;
-    passive_progress(&member->passive, load->progress, member->load_mono_us);
-    nodes_set_load(member->home->board, member->slot, load->running, load->queued,
-                   load->kv_used_fraction, member->load_mono_us);
+    node->load_seq = load->seq;
+    node->load_mono_us = clock_mono_us();
+    node->load_bad = bad;
+    ejections_progress(&node->ejections, load->progress, node->load_mono_us);
+    nodes_set_load(node->home->board, node->node_id, load->running, load->queued,
+                   load->kv_used_fraction, node->load_mono_us);
     if (bad != NODE_REASON_NONE) {
-        if (bad != before && news_tell(&member->said_load, member->verdict.state, bad,
-                                       member->load_mono_us, &missed))
+        if (bad != before && log_once_allows(&node->said_load, node->verdict.state, bad,
+                                             node->load_mono_us, &missed))
             log_info("event=node_cannot_serve node=%s reason=%s detail=%s missed=%u",
-                     log_quote(member->info.name), node_reason_name(bad),
+                     log_quote(node->info.name), node_reason_name(bad),
                      log_quote(load->engine_detail), missed);
-        table_event(member, VERDICT_REFUSED, bad);
+        node_table_event(node, NODE_EVENT_REFUSED, bad);
     } else if (before != NODE_REASON_NONE) {
-        member_hurry(member);
+        node_hurry(node);
     }
 }
 
-static const struct config_node *configured(const struct member *member)
+static const struct config_node *configured(const struct node *node)
 {
-    const struct config *config = member->home->config;
-    uint32_t index = member->info.config_index;
+    const struct config *config = node->home->config;
+    uint32_t index = node->info.config_index;
 
-    if (member->info.origin != NODE_ORIGIN_STATIC || index == 0 ||
-        index > config->nodes_count || member->config_name == NULL ||
-        strcmp(config->nodes[index - 1].name, member->config_name) != 0)
+    if (node->info.origin != NODE_ORIGIN_STATIC || index == 0 || index > config->nodes_count ||
+        node->config_name == NULL ||
+        strcmp(config->nodes[index - 1].name, node->config_name) != 0)
         return NULL;
     return &config->nodes[index - 1];
 }
@@ -57,10 +57,10 @@ static const struct config_node *configured(const struct member *member)
 /* The stream of its lease tells the rest.  The check here is that the address it gave leads
  * to the process that proved the token; and the engine, which a node may recognise only after
  * it has joined. */
-static enum node_reason describe_registry(struct member *member,
+static enum node_reason describe_registry(struct node *node,
                                           const Drover__V1__DescribeResponse *said)
 {
-    struct node_info next = member->info;
+    struct node_info next = node->info;
 
     if (memcmp(next.instance_id, said->instance_id.data, sizeof(next.instance_id)) != 0 ||
         strcmp(said->node_id, next.name) != 0)
@@ -68,27 +68,27 @@ static enum node_reason describe_registry(struct member *member,
     if (identity_versions(&next, said->engine, said->engine_version, said->agent_version,
                           NULL) != 0)
         return NODE_REASON_PROTOCOL;
-    member_publish(member, &next);
+    node_publish(node, &next);
     return NODE_REASON_NONE;
 }
 
 static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, void *data)
 {
-    struct member *member = data;
-    const struct config_node *config = configured(member);
+    struct node *node = data;
+    const struct config_node *config = configured(node);
     struct node_info *next;
     struct error err = {0};
-    bool other = memcmp(member->info.instance_id, said->instance_id.data,
-                        sizeof(member->info.instance_id)) != 0;
+    bool other = memcmp(node->info.instance_id, said->instance_id.data,
+                        sizeof(node->info.instance_id)) != 0;
     uint32_t missed;
     int rc;
 
-    if (member->info.origin == NODE_ORIGIN_REGISTRY)
-        return describe_registry(member, said);
+    if (node->info.origin == NODE_ORIGIN_REGISTRY)
+        return describe_registry(node, said);
     next = malloc(sizeof(*next));
     if (next == NULL)
         return NODE_REASON_NONE; /* the row stays as it was until the next description */
-    *next = member->info;
+    *next = node->info;
     memcpy(next->instance_id, said->instance_id.data, sizeof(next->instance_id));
     rc = identity_versions(next, said->engine, said->engine_version, said->agent_version, &err);
     if (rc == 0)
@@ -101,16 +101,16 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
             log_info("event=node_described node=%s engine=%s models=%u slots=%u",
                      log_quote(next->name), identity_engine_name(next->engine),
                      next->models_count, next->slots);
-            member->load_seq = 0;
-            member->load_bad = NODE_REASON_NONE;
+            node->load_seq = 0;
+            node->load_bad = NODE_REASON_NONE;
             /* The failures there were another process's. */
-            table_event(member, VERDICT_ABSOLVE, NODE_REASON_NONE);
+            node_table_event(node, NODE_EVENT_CLEAR, NODE_REASON_NONE);
         }
-        member_publish(member, next);
+        node_publish(node, next);
         if (said->load != NULL)
-            checks_load(member, said->load);
-    } else if (news_tell(&member->said_description, member->verdict.state, NODE_REASON_PROTOCOL,
-                         clock_mono_us(), &missed)) {
+            checks_load(node, said->load);
+    } else if (log_once_allows(&node->said_description, node->verdict.state,
+                               NODE_REASON_PROTOCOL, clock_mono_us(), &missed)) {
         log_warn("event=node_description_bad node=%s why=%s missed=%u", log_quote(next->name),
                  log_quote(err.text), missed);
     }
@@ -122,36 +122,36 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
 
 static void on_result(const struct probe_result *result, void *data)
 {
-    struct member *member = data;
+    struct node *node = data;
     uint64_t now = clock_mono_us();
     enum node_reason reason = result->reason;
     const char *detail = result->detail;
     uint32_t missed;
 
     /* A check that passes does not outweigh the node's own report that it cannot serve. */
-    if (reason == NODE_REASON_NONE && member->load_bad != NODE_REASON_NONE &&
-        now - member->load_mono_us < LOAD_FRESH_US) {
-        reason = member->load_bad;
+    if (reason == NODE_REASON_NONE && node->load_bad != NODE_REASON_NONE &&
+        now - node->load_mono_us < LOAD_FRESH_US) {
+        reason = node->load_bad;
         detail = "by its load report";
     }
     /* Nor the record of a node that comes and goes. */
-    if (reason == NODE_REASON_NONE && !verdict_has_traffic(&member->verdict) &&
-        flap_wait_us(member->table->flap, member->info.name, now) != 0) {
+    if (reason == NODE_REASON_NONE && !node_state_has_traffic(&node->verdict) &&
+        flap_wait_us(node->table->flap, node->info.name, now) != 0) {
         reason = NODE_REASON_FLAPPING;
         detail = "it came and went too often: it has to wait";
     }
-    nodes_set_checked(member->home->board, member->slot, now, result->rtt_us);
+    nodes_set_checked(node->home->board, node->node_id, now, result->rtt_us);
     if (reason == NODE_REASON_NONE) {
-        table_event(member, VERDICT_PASS, NODE_REASON_NONE);
+        node_table_event(node, NODE_EVENT_PASS, NODE_REASON_NONE);
     } else {
-        if (reason != member->verdict.reason && member->verdict.state != NODE_DRAINING &&
-            news_tell(&member->said_probe, member->verdict.state, reason, now, &missed))
+        if (reason != node->verdict.reason && node->verdict.state != NODE_DRAINING &&
+            log_once_allows(&node->said_probe, node->verdict.state, reason, now, &missed))
             log_info("event=probe_failed node=%s reason=%s detail=%s missed=%u",
-                     log_quote(member->info.name), node_reason_name(reason), log_quote(detail),
+                     log_quote(node->info.name), node_reason_name(reason), log_quote(detail),
                      missed);
-        table_event(member, VERDICT_FAIL, reason);
+        node_table_event(node, NODE_EVENT_FAIL, reason);
     }
-    member_set_pace(member);
+    node_set_pace(node);
 }
 
 static void on_load(const Drover__V1__LoadReport *load, void *data)
@@ -159,18 +159,18 @@ static void on_load(const Drover__V1__LoadReport *load, void *data)
     checks_load(data, load);
 }
 
-void checks_start(struct member *member, const struct net_addr *addr)
+void checks_start(struct node *node, const struct net_addr *addr)
 {
     static const struct probe_events events = {
         .on_result = on_result, .on_describe = on_describe, .on_load = on_load};
-    struct table *table = member->table;
+    struct node_table *table = node->table;
     const struct config *config = table->home.config;
-    bool registry = member->info.origin == NODE_ORIGIN_REGISTRY;
-    struct node_info next = member->info;
+    bool registry = node->info.origin == NODE_ORIGIN_REGISTRY;
+    struct node_info next = node->info;
     struct probe_config pc = {
         .addr = *addr,
-        .tls = registry ? table->registry_tls : member->tls,
-        .tls_name = member->tls_name,
+        .tls = registry ? table->registry_tls : node->tls,
+        .tls_name = node->tls_name,
         .interval_us = config->health.interval_ms * US_PER_MS,
         .timeout_us = config->health.timeout_ms * US_PER_MS,
         .watch_load = !registry,
@@ -183,25 +183,25 @@ void checks_start(struct member *member, const struct net_addr *addr)
     net_format(text, sizeof(text), addr);
     moved = strcmp(text, next.address) != 0;
     if (strlcpy(next.address, text, sizeof(next.address)) >= sizeof(next.address)) {
-        log_error("event=node_address_too_long node=%s", log_quote(member->info.name));
+        log_error("event=node_address_too_long node=%s", log_quote(node->info.name));
         return;
     }
-    member_publish(member, &next);
-    probe_destroy(member->probe);
-    member->probe = NULL;
-    if (!member->info.tls)
+    node_publish(node, &next);
+    probe_destroy(node->probe);
+    node->probe = NULL;
+    if (!node->info.tls)
         pc.tls = NULL;
-    if (member->info.tls && pc.tls == NULL) {
+    if (node->info.tls && pc.tls == NULL) {
         /* names.c tries again at each look-up. */
         if (moved || registry)
-            log_warn("event=node_tls_missing node=%s", log_quote(member->info.name));
-        table_event(member, VERDICT_FAIL, NODE_REASON_CONNECT_FAILED);
+            log_warn("event=node_tls_missing node=%s", log_quote(node->info.name));
+        node_table_event(node, NODE_EVENT_FAIL, NODE_REASON_CONNECT_FAILED);
         return;
     }
-    if (probe_create(&member->probe, table->home.loop, &pc, &events, member, &err) != 0) {
-        log_error("event=probe_failed_to_start node=%s why=%s", log_quote(member->info.name),
+    if (probe_create(&node->probe, table->home.loop, &pc, &events, node, &err) != 0) {
+        log_error("event=probe_failed_to_start node=%s why=%s", log_quote(node->info.name),
                   log_quote(err.text));
         return;
     }
-    member_begin_eager(member);
+    node_begin_eager(node);
 }

@@ -9,13 +9,13 @@
 
 #include "proto/drover_common.pb-c.h"
 
-struct member;
+struct node;
 struct net_addr;
 
 /* Starts (again) to probe the node at `addr`. */
-void checks_start(struct member *member, const struct net_addr *addr);
+void checks_start(struct node *node, const struct net_addr *addr);
 
 /* Takes a load report: to the scoreboard, and the node at its word if it cannot serve. */
-void checks_load(struct member *member, const Drover__V1__LoadReport *load);
+void checks_load(struct node *node, const Drover__V1__LoadReport *load);
 
 #endif

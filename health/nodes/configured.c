@@ -11,50 +11,50 @@
 #include "health/names/names.h"
 #include "health/nodes/checks.h"
 #include "health/nodes/static_node.h"
-#include "health/table.h"
+#include "health/nodes/table.h"
 
 /* At its address, if the configuration has that; else see names.h. */
-static void add_static(struct table *table, unsigned index)
+static void add_static(struct node_table *table, unsigned index)
 {
-    const struct config_node *node = &table->home.config->nodes[index];
+    const struct config_node *entry = &table->home.config->nodes[index];
     struct net_addr addr = {0};
-    struct member *member;
+    struct node *node;
 
-    if (net_parse(&addr, node->address, NULL) != 0) {
+    if (net_parse(&addr, entry->address, NULL) != 0) {
         names_add(table, index);
         return;
     }
-    member = static_node_add(table, index, node->name);
-    if (member != NULL)
-        checks_start(member, &addr);
+    node = static_node_add(table, index, entry->name);
+    if (node != NULL)
+        checks_start(node, &addr);
     else
         log_error("event=node_not_added node=%s why=\"no room in the node table\"",
-                  log_quote(node->name));
+                  log_quote(entry->name));
 }
 
-/* Another member takes the name of one that ends here: what an operator wished of it goes on,
+/* Another node takes the name of one that ends here: what an operator wished of it goes on,
  * for the wish is about what the name stands for, not about one entry in a list. */
-static void replace(struct table *table, struct member *member, unsigned index)
+static void replace(struct node_table *table, struct node *node, unsigned index)
 {
-    bool drained = member->verdict.drain_wish;
+    bool drained = node->verdict.drain_wanted;
 
-    if (member->attach != NULL)
-        table->home.attach_ops->superseded(member->attach, false);
-    table_remove(member, true);
+    if (node->stream != NULL)
+        table->home.node_stream_ops->superseded(node->stream, false);
+    table_remove(node, true);
     if (names_find(table, table->home.config->nodes[index].name) == NULL)
         add_static(table, index);
     if (drained)
-        (void)!table_drain(table, table->home.config->nodes[index].name,
-                           true); /* no room: no wish */
+        (void)!node_table_drain(table, table->home.config->nodes[index].name,
+                                true); /* no room: no wish */
 }
 
 /* Ends those whose entry is no longer there, or names another peer. */
-static void forget_sources(struct table *table, const struct config *config,
+static void forget_sources(struct node_table *table, const struct config *config,
                            const struct config *before)
 {
-    struct source *next;
+    struct dns_source *next;
 
-    for (struct source *s = table->sources; s != NULL; s = next) {
+    for (struct dns_source *s = table->sources; s != NULL; s = next) {
         int index = static_node_index(config, names_name(s));
         int old = before == NULL ? -1 : static_node_index(before, names_name(s));
 
@@ -65,60 +65,60 @@ static void forget_sources(struct table *table, const struct config *config,
     }
 }
 
-static void renew_timing(struct member *member)
+static void renew_timing(struct node *node)
 {
-    const struct config *config = member->home->config;
+    const struct config *config = node->home->config;
 
-    member->verdict.rise = config->health.rise;
-    member->verdict.fall = config->health.fall;
-    if (member->probe == NULL)
+    node->verdict.rise = config->health.rise;
+    node->verdict.fall = config->health.fall;
+    if (node->probe == NULL)
         return;
-    probe_set_timing(member->probe, config->health.interval_ms * US_PER_MS,
+    probe_set_timing(node->probe, config->health.interval_ms * US_PER_MS,
                      config->health.timeout_ms * US_PER_MS);
-    probe_set_tokens(member->probe, config->tokens);
+    probe_set_tokens(node->probe, config->tokens);
 }
 
 /* The entry of a static node is the one of number `index`; it was `before`. */
-static void keep_static(struct member *member, const struct config_node *before, unsigned index)
+static void keep_static(struct node *node, const struct config_node *before, unsigned index)
 {
     struct net_addr addr;
 
-    static_node_update(member, before, index);
+    static_node_update(node, before, index);
     /* The bad certificate that kept it from being probed may be mended. */
-    if (member->probe == NULL &&
-        net_parse(&addr, member->home->config->nodes[index].address, NULL) == 0)
-        checks_start(member, &addr);
+    if (node->probe == NULL &&
+        net_parse(&addr, node->home->config->nodes[index].address, NULL) == 0)
+        checks_start(node, &addr);
 }
 
 /* Applies the configuration to one node.  `before`: until now; NULL at the start. */
-static void follow_config(struct member *member, const struct config *before)
+static void follow_config(struct node *node, const struct config *before)
 {
-    const struct config *config = member->home->config;
-    const char *name = member->config_name == NULL ? member->info.name : member->config_name;
+    const struct config *config = node->home->config;
+    const char *name = node->config_name == NULL ? node->info.name : node->config_name;
     int index = static_node_index(config, name);
     int old = before == NULL ? -1 : static_node_index(before, name);
     bool moved = index != -1 && old != -1 &&
                  !static_node_same_peer(&before->nodes[old], &config->nodes[index]);
 
-    if (member->info.origin == NODE_ORIGIN_REGISTRY)
-        member->replaced = index != -1; /* the configuration has taken its name */
-    else if (moved && strcmp(name, member->info.name) == 0)
-        member->replaced = true;
+    if (node->info.origin == NODE_ORIGIN_REGISTRY)
+        node->replaced = index != -1; /* the configuration has taken its name */
+    else if (moved && strcmp(name, node->info.name) == 0)
+        node->replaced = true;
     /* Another machine under the same name.  Which of a host name's nodes that is, the next
      * look-up will tell. */
-    else if ((index == -1 || moved) && member->verdict.leaving == NODE_REASON_NONE)
-        table_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
+    else if ((index == -1 || moved) && node->verdict.leaving == NODE_REASON_NONE)
+        table_leave(node, NODE_REASON_REMOVED, UINT64_MAX);
     else if (index != -1 && !moved && old != -1)
-        keep_static(member, &before->nodes[old], (unsigned)index);
+        keep_static(node, &before->nodes[old], (unsigned)index);
 }
 
 /* Entries without a node, and those whose node gives way to another. */
-static void add_missing(struct table *table)
+static void add_missing(struct node_table *table)
 {
     const struct config *config = table->home.config;
 
     for (unsigned i = 0; i < config->nodes_count; i++) {
-        struct member *m = table_find(table, config->nodes[i].name);
+        struct node *m = node_table_find(table, config->nodes[i].name);
         bool looked_after = names_find(table, config->nodes[i].name) != NULL;
 
         if (m == NULL && !looked_after)
@@ -130,11 +130,11 @@ static void add_missing(struct table *table)
     }
 }
 
-static void take_config(struct table *table, const struct config *before)
+static void take_config(struct node_table *table, const struct config *before)
 {
-    struct member *next;
+    struct node *next;
 
-    for (struct member *m = table->members.next; m != &table->members; m = next) {
+    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
         next = m->next;
         if (m->verdict.state == NODE_GONE)
             continue;
@@ -145,7 +145,7 @@ static void take_config(struct table *table, const struct config *before)
     add_missing(table);
 }
 
-void configured_reload(struct table *table, const struct config *config)
+void configured_reload(struct node_table *table, const struct config *config)
 {
     const struct config *before = table->home.config;
 
@@ -170,34 +170,34 @@ static int adopted_index(const struct config *config, const struct node_info *in
     return addresses_is_name(info->name, config->nodes[index].name) ? index : -1;
 }
 
-static void take_over(struct member *member)
+static void take_over(struct node *node)
 {
-    const struct config *config = member->home->config;
-    int index = adopted_index(config, &member->info);
+    const struct config *config = node->home->config;
+    int index = adopted_index(config, &node->info);
     struct net_addr addr;
 
     if (index == -1) {
         /* It was to be removed, and still is. */
-        table_leave(member, NODE_REASON_REMOVED, UINT64_MAX);
+        table_leave(node, NODE_REASON_REMOVED, UINT64_MAX);
         return;
     }
-    if (member->verdict.leaving != NODE_REASON_NONE)
-        table_event(member, VERDICT_STAY, NODE_REASON_NONE);
-    if (!static_node_take_over(member, (unsigned)index)) {
-        table_remove(member, true);
+    if (node->verdict.leaving != NODE_REASON_NONE)
+        node_table_event(node, NODE_EVENT_STAY, NODE_REASON_NONE);
+    if (!static_node_take_over(node, (unsigned)index)) {
+        table_remove(node, true);
         return;
     }
     if (net_parse(&addr, config->nodes[index].address, NULL) == 0)
-        checks_start(member, &addr);
+        checks_start(node, &addr);
     else
-        names_adopt(member, (unsigned)index);
+        names_adopt(node, (unsigned)index);
 }
 
-void configured_start(struct table *table)
+void configured_start(struct node_table *table)
 {
-    struct member *next;
+    struct node *next;
 
-    for (struct member *m = table->members.next; m != &table->members; m = next) {
+    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
         next = m->next;
         if (m->info.origin == NODE_ORIGIN_STATIC)
             take_over(m);
@@ -205,7 +205,7 @@ void configured_start(struct table *table)
     take_config(table, NULL);
 }
 
-void configured_stop(struct table *table)
+void configured_stop(struct node_table *table)
 {
     while (table != NULL && table->sources != NULL)
         names_forget(table->sources);

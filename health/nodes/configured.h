@@ -8,16 +8,16 @@
 #define DROVER_HEALTH_NODES_CONFIGURED_H
 
 struct config;
-struct table;
+struct node_table;
 
 /* Takes over the static nodes of an earlier health process, and adds those that are missing.
  * Nothing is probed before the loop turns. */
-void configured_start(struct table *table);
+void configured_start(struct node_table *table);
 
 /* Takes another configuration, which must outlive the table or the next reload. */
-void configured_reload(struct table *table, const struct config *config);
+void configured_reload(struct node_table *table, const struct config *config);
 
 /* Ends what looks names up; the nodes stay.  NULL is allowed. */
-void configured_stop(struct table *table);
+void configured_stop(struct node_table *table);
 
 #endif

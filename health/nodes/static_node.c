@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/net.h"
+#include "health/nodes/table.h"
 #include "health/registry/identity.h"
-#include "health/table.h"
 #include "proto/rpc/h2/tls.h"
 
 int static_node_index(const struct config *config, const char *name)
@@ -54,27 +54,27 @@ void static_node_renew_tls(SSL_CTX **tls, const struct config_tls *config, const
                   log_quote(err.text));
 }
 
-static void set_tls(struct member *member, const struct config_node *node)
+static void set_tls(struct node *node, const struct config_node *entry)
 {
     struct error err = {0};
     char host[256];
     uint16_t port;
 
-    SSL_CTX_free(member->tls);
-    member->tls = NULL;
-    free(member->tls_name);
-    member->tls_name = NULL;
-    if (!node->tls.enabled)
+    SSL_CTX_free(node->tls);
+    node->tls = NULL;
+    free(node->tls_name);
+    node->tls_name = NULL;
+    if (!entry->tls.enabled)
         return;
-    if (tls_client_context(&member->tls, &node->tls, &err) != 0) {
-        log_error("event=node_tls_bad node=%s why=%s", log_quote(node->name),
+    if (tls_client_context(&node->tls, &entry->tls, &err) != 0) {
+        log_error("event=node_tls_bad node=%s why=%s", log_quote(entry->name),
                   log_quote(err.text));
         return;
     }
-    if (node->tls.server_name != NULL)
-        member->tls_name = strdup(node->tls.server_name);
-    else if (net_split(node->address, host, sizeof(host), &port, NULL) == 0)
-        member->tls_name = strdup(host);
+    if (entry->tls.server_name != NULL)
+        node->tls_name = strdup(entry->tls.server_name);
+    else if (net_split(entry->address, host, sizeof(host), &port, NULL) == 0)
+        node->tls_name = strdup(host);
 }
 
 /* Puts what the configuration says over what is known. */
@@ -88,63 +88,63 @@ static void apply_config(struct node_info *info, const struct config *config, un
     info->config_index = index + 1;
 }
 
-struct member *static_node_add(struct table *table, unsigned index, const char *name)
+struct node *static_node_add(struct node_table *table, unsigned index, const char *name)
 {
-    const struct config_node *node = &table->home.config->nodes[index];
+    const struct config_node *entry = &table->home.config->nodes[index];
     struct node_info *info = calloc(1, sizeof(*info));
-    struct member *member = NULL;
+    struct node *node = NULL;
 
     if (info != NULL) {
         (void)snprintf(info->name, sizeof(info->name), "%s", name);
         identity_capacity(info, NULL);
-        identity_override(info, node->slots, node->queue);
+        identity_override(info, entry->slots, entry->queue);
         apply_config(info, table->home.config, index);
-        member = table_add(table, info);
+        node = table_add(table, info);
         free(info);
     }
-    if (member != NULL)
-        member->config_name = strdup(node->name);
-    if (member == NULL)
+    if (node != NULL)
+        node->config_name = strdup(entry->name);
+    if (node == NULL)
         return NULL;
-    if (member->config_name == NULL) {
-        table_remove(member, true);
+    if (node->config_name == NULL) {
+        table_remove(node, true);
         return NULL;
     }
-    set_tls(member, node);
-    return member;
+    set_tls(node, entry);
+    return node;
 }
 
-void static_node_update(struct member *member, const struct config_node *before, unsigned index)
+void static_node_update(struct node *node, const struct config_node *before, unsigned index)
 {
-    const struct config *config = member->home->config;
-    const struct config_node *node = &config->nodes[index];
-    struct node_info next = member->info;
+    const struct config *config = node->home->config;
+    const struct config_node *entry = &config->nodes[index];
+    struct node_info next = node->info;
 
     apply_config(&next, config, index);
-    if (node->tls.enabled)
-        static_node_renew_tls(&member->tls, &node->tls, node->name);
-    if (before->slots == node->slots && before->queue == node->queue) {
-        member_publish(member, &next);
+    if (entry->tls.enabled)
+        static_node_renew_tls(&node->tls, &entry->tls, entry->name);
+    if (before->slots == entry->slots && before->queue == entry->queue) {
+        node_publish(node, &next);
         return;
     }
     /* The old override hides what the node reported: set what is said now, and let
      * the next description bring back what no longer is. */
-    identity_override(&next, node->slots, node->queue);
-    member_publish(member, &next);
-    if (member->probe != NULL)
-        probe_describe(member->probe);
+    identity_override(&next, entry->slots, entry->queue);
+    node_publish(node, &next);
+    if (node->probe != NULL)
+        probe_describe(node->probe);
 }
 
-bool static_node_take_over(struct member *member, unsigned index)
+bool static_node_take_over(struct node *node, unsigned index)
 {
-    const struct config *config = member->home->config;
-    struct node_info next = member->info;
+    const struct config *config = node->home->config;
+    struct node_info next = node->info;
 
-    member->config_name = strdup(config->nodes[index].name);
-    if (member->config_name == NULL)
+    node->config_name = strdup(config->nodes[index].name);
+    if (node->config_name == NULL)
         return false;
     apply_config(&next, config, index);
-    member_publish(member, &next);
-    set_tls(member, &config->nodes[index]);
+    node_publish(node, &next);
+    set_tls(node, &config->nodes[index]);
     return true;
 }

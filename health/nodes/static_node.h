@@ -14,8 +14,8 @@
 struct config;
 struct config_node;
 struct config_tls;
-struct member;
-struct table;
+struct node;
+struct node_table;
 
 /* The entry called `name`, or -1. */
 int static_node_index(const struct config *config, const char *name);
@@ -23,17 +23,16 @@ int static_node_index(const struct config *config, const char *name);
 /* Do two entries lead to the same machine by the same means? */
 bool static_node_same_peer(const struct config_node *a, const struct config_node *b);
 
-/* A new member for entry `index` of the configuration, called `name`, which still needs an
+/* A new node for entry `index` of the configuration, called `name`, which still needs an
  * address; NULL when there is no room. */
-struct member *static_node_add(struct table *table, unsigned index, const char *name);
+struct node *static_node_add(struct node_table *table, unsigned index, const char *name);
 
-/* A member of an earlier health process is the node of entry `index`.  False: no memory. */
-MUST_CHECK bool static_node_take_over(struct member *member, unsigned index);
+/* A node of an earlier health process is the node of entry `index`.  False: no memory. */
+MUST_CHECK bool static_node_take_over(struct node *node, unsigned index);
 
 /* Its entry, `before` until now, says the same node with other slots, queue, weight or place in
  * the list. */
-void static_node_update(struct member *member, const struct config_node *before,
-                        unsigned index);
+void static_node_update(struct node *node, const struct config_node *before, unsigned index);
 
 /* Loads the files anew.  A probe keeps its context for as long as it lives: what has changed is
  * put into that.  Files that cannot be used leave things as they are. */

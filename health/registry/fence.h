@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 #define FENCE_PLACES 1024u
 

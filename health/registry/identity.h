@@ -16,7 +16,7 @@
 #include "base/attrs.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/drover_registry.pb-c.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 struct error;
 

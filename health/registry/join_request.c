@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "proto/join.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 const char *join_request_token(char *const tokens[JOIN_REQUEST_TOKENS],
                                const struct join_facts *facts, const uint8_t *proof)

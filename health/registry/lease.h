@@ -22,10 +22,10 @@
 #include "base/net.h"
 #include "proto/drover_common.pb-c.h"
 
-struct attach;
-struct member;
+struct node_stream;
+struct node;
 struct node_info;
-struct table;
+struct node_table;
 
 enum lease_answer {
     LEASE_JOINED = 0,
@@ -35,29 +35,30 @@ enum lease_answer {
     LEASE_OLDER,    /* a newer instance holds the name */
 };
 
-/* A node that has proven the token.  On JOINED and RESUMED *out is its member and `attach` its
+/* A node that has proven the token.  On JOINED and RESUMED *out is its node and `attach` its
  * stream; an older stream of that name has been told. */
-MUST_CHECK enum lease_answer lease_join(struct member **out, struct table *table,
+MUST_CHECK enum lease_answer lease_join(struct node **out, struct node_table *table,
                                         const struct node_info *info,
-                                        const struct net_addr *addr, struct attach *attach);
+                                        const struct net_addr *addr,
+                                        struct node_stream *stream);
 
 /* Any message came on its stream. */
-void lease_heard(struct member *member);
+void lease_heard(struct node *node);
 
 /* Its stream ended, for any reason. */
-void lease_broken(struct member *member);
+void lease_broken(struct node *node);
 
 /* It asked to go; 0: it did not say how long it waits. */
-void lease_leave(struct member *member, uint32_t drain_ms);
+void lease_leave(struct node *node, uint32_t drain_ms);
 
 /* Takes over the nodes that joined an earlier health process, and starts their clocks. */
-void lease_start(struct table *table);
+void lease_start(struct node_table *table);
 
 /* Call at the end of each turn, and before judging silence: if the loop has stood still for
  * long, all leases are extended by that time. */
-void lease_check_gap(struct table *table);
+void lease_check_gap(struct node_table *table);
 
 /* Nodes are told to spread their reconnects over this. */
-uint32_t lease_spread_ms(const struct table *table);
+uint32_t lease_spread_ms(const struct node_table *table);
 
 #endif

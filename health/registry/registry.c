@@ -3,7 +3,7 @@
  *
  * A stream's life:
  *
- *   GREETED  -> MEMBER    a good proof came, and there is room
+ *   GREETED  -> JOINED    a good proof came, and there is room
  *   GREETED  -> REFUSING  a bad proof came: the answer waits a random moment, so that neither
  *                         its time nor its haste tells anything
  *   any      -> ENDING    server_call_finish() was called
@@ -26,11 +26,11 @@
 #include "base/text.h"
 #include "health/admin/snapshot.h"
 #include "health/nodes/checks.h"
+#include "health/nodes/table.h"
 #include "health/registry/identity.h"
 #include "health/registry/join_request.h"
 #include "health/registry/lease.h"
 #include "health/registry/strikes.h"
-#include "health/table.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/health_service.h"
 #include "proto/join.h"
@@ -49,35 +49,35 @@
 #define PUSHBACK_MS          1000
 #define MAX_STREAMS          16u /* of one connection; a node needs one */
 
-enum attach_phase {
-    ATTACH_GREETED = 0,
-    ATTACH_REFUSING,
-    ATTACH_MEMBER,
-    ATTACH_ENDING,
+enum node_stream_phase {
+    NODE_STREAM_GREETED = 0,
+    NODE_STREAM_REFUSING,
+    NODE_STREAM_JOINED,
+    NODE_STREAM_ENDING,
 };
 
-struct attach {
+struct node_stream {
     struct registry *registry;
-    struct attach *prev, *next;
+    struct node_stream *prev, *next;
     struct server_call *call; /* borrowed: valid until on_gone or on_closed */
-    enum attach_phase phase;
+    enum node_stream_phase phase;
     uint64_t peer_key; /* strikes_key() of the peer */
     struct timer timer;
-    struct member *member;   /* NULL unless phase == ATTACH_MEMBER */
+    struct node *node;       /* NULL unless phase == NODE_STREAM_JOINED */
     struct join_facts facts; /* server_nonce from the start, the rest while registering */
 };
 
 struct registry {
     struct loop *loop;             /* borrowed */
-    struct table *table;           /* borrowed */
+    struct node_table *table;      /* borrowed */
     const struct config *config;   /* borrowed */
     struct grpc_server *server;    /* owned */
     struct health_service *health; /* owned */
     struct server_method methods[3];
-    SSL_CTX *tls;           /* owned */
-    struct attach attaches; /* list head */
-    unsigned pending;       /* attaches that are GREETED or REFUSING */
-    unsigned attached;      /* attaches that are MEMBER */
+    SSL_CTX *tls;               /* owned */
+    struct node_stream streams; /* list head */
+    unsigned pending;           /* attaches that are GREETED or REFUSING */
+    unsigned joined_streams;    /* attaches that are JOINED */
     struct strikes strikes;
     struct wire_arena arena;
     struct log_limit refused_limit, version_limit;
@@ -90,191 +90,189 @@ struct registry {
 
 /* ---- sending and ending ------------------------------------------------------------------ */
 
-static bool send_frame(struct attach *attach, Drover__V1__CoordinatorFrame *frame)
+static bool send_frame(struct node_stream *stream, Drover__V1__CoordinatorFrame *frame)
 {
-    return server_call_send(attach->call, &frame->base) == 0;
+    return server_call_send(stream->call, &frame->base) == 0;
 }
 
-/* The one place that leaves GREETED, REFUSING and MEMBER. */
-static void leave_phase(struct attach *attach, enum attach_phase next)
+/* The one place that leaves GREETED, REFUSING and JOINED. */
+static void leave_phase(struct node_stream *stream, enum node_stream_phase next)
 {
-    struct registry *registry = attach->registry;
+    struct registry *registry = stream->registry;
 
-    if (attach->phase == ATTACH_MEMBER)
-        registry->attached--;
-    else if (attach->phase != ATTACH_ENDING && next != ATTACH_REFUSING)
+    if (stream->phase == NODE_STREAM_JOINED)
+        registry->joined_streams--;
+    else if (stream->phase != NODE_STREAM_ENDING && next != NODE_STREAM_REFUSING)
         registry->pending--;
-    if (next == ATTACH_MEMBER)
-        registry->attached++;
-    attach->phase = next;
+    if (next == NODE_STREAM_JOINED)
+        registry->joined_streams++;
+    stream->phase = next;
 }
 
-static void finish(struct attach *attach, enum grpc_status status, const char *message)
+static void finish(struct node_stream *stream, enum grpc_status status, const char *message)
 {
-    if (attach->phase == ATTACH_ENDING)
+    if (stream->phase == NODE_STREAM_ENDING)
         return;
-    timer_stop(attach->registry->loop, &attach->timer);
-    leave_phase(attach, ATTACH_ENDING);
-    attach->member = NULL;
-    server_call_finish(attach->call, status, message);
+    timer_stop(stream->registry->loop, &stream->timer);
+    leave_phase(stream, NODE_STREAM_ENDING);
+    stream->node = NULL;
+    server_call_finish(stream->call, status, message);
 }
 
-static void evict(struct attach *attach, Drover__V1__Evicted__Reason reason,
+static void evict(struct node_stream *stream, Drover__V1__Evicted__Reason reason,
                   enum grpc_status status, const char *detail)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__Evicted evicted = DROVER__V1__EVICTED__INIT;
 
-    if (attach->phase == ATTACH_ENDING)
+    if (stream->phase == NODE_STREAM_ENDING)
         return;
     evicted.reason = reason;
     evicted.detail = (char *)(uintptr_t)detail;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_EVICTED;
     frame.evicted = &evicted;
-    (void)send_frame(attach, &frame); /* the status tells as well */
-    finish(attach, status, detail);
+    (void)send_frame(stream, &frame); /* the status tells as well */
+    finish(stream, status, detail);
 }
 
-static void on_superseded(struct attach *attach, bool same)
+static void on_superseded(struct node_stream *stream, bool same)
 {
     if (same)
-        finish(attach, GRPC_ABORTED, "this instance has opened another stream");
+        finish(stream, GRPC_ABORTED, "this instance has opened another stream");
     else
-        evict(attach, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
+        evict(stream, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
               "another instance has taken this node's name");
 }
 
-static void on_expired(struct attach *attach)
+static void on_expired(struct node_stream *stream)
 {
-    evict(attach, DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED, GRPC_DEADLINE_EXCEEDED,
+    evict(stream, DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED, GRPC_DEADLINE_EXCEEDED,
           "nothing was heard for the time of the lease");
 }
 
-static void on_left(struct attach *attach)
+static void on_left(struct node_stream *stream)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__Left left = DROVER__V1__LEFT__INIT;
 
-    if (attach->phase == ATTACH_ENDING)
+    if (stream->phase == NODE_STREAM_ENDING)
         return;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_LEFT;
     frame.left = &left;
-    (void)send_frame(attach, &frame);
-    finish(attach, GRPC_OK, NULL);
+    (void)send_frame(stream, &frame);
+    finish(stream, GRPC_OK, NULL);
 }
 
-static void on_drain(struct attach *attach, bool drain)
+static void on_drain(struct node_stream *stream, bool drain)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__DrainOrder order = DROVER__V1__DRAIN_ORDER__INIT;
 
-    if (attach->phase != ATTACH_MEMBER)
+    if (stream->phase != NODE_STREAM_JOINED)
         return;
     order.drain = drain;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_DRAIN;
     frame.drain = &order;
-    (void)send_frame(attach, &frame); /* a stream that cannot send is about to end anyway */
+    (void)send_frame(stream, &frame); /* a stream that cannot send is about to end anyway */
 }
 
-static const struct attach_ops attach_ops = {
+static const struct node_stream_ops node_stream_ops = {
     .superseded = on_superseded, .expired = on_expired, .left = on_left, .drain = on_drain};
 
-/* The peer broke a rule of the protocol.  A member goes the way of a broken stream. */
-static void protocol_error(struct attach *attach, const char *detail)
+/* The peer broke a rule of the protocol.  A node goes the way of a broken stream. */
+static void protocol_error(struct node_stream *stream, const char *detail)
 {
-    struct registry *registry = attach->registry;
-    struct member *member = attach->member;
+    struct registry *registry = stream->registry;
+    struct node *node = stream->node;
     uint32_t missed;
 
     registry->refused++;
-    strikes_note(&registry->strikes, attach->peer_key, clock_mono_us());
+    strikes_note(&registry->strikes, stream->peer_key, clock_mono_us());
     if (log_limit_ok(&registry->refused_limit, 10, &missed))
         log_warn("event=registry_protocol node=%s why=%s missed=%u",
-                 log_quote(member == NULL ? "" : member->info.name), log_quote(detail), missed);
-    evict(attach, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_INVALID_ARGUMENT, detail);
-    if (member != NULL)
-        lease_broken(member);
+                 log_quote(node == NULL ? "" : node->info.name), log_quote(detail), missed);
+    evict(stream, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_INVALID_ARGUMENT, detail);
+    if (node != NULL)
+        lease_broken(node);
 }
 
 /* ---- register ---------------------------------------------------------------------------- */
 
 static void on_refuse_timer(struct timer *timer)
 {
-    struct attach *attach = CONTAINER_OF(timer, struct attach, timer);
+    struct node_stream *stream = CONTAINER_OF(timer, struct node_stream, timer);
 
-    finish(attach, GRPC_UNAUTHENTICATED, "the join token was not proven");
+    finish(stream, GRPC_UNAUTHENTICATED, "the join token was not proven");
 }
 
-static void refuse(struct attach *attach, const char *node_id)
+static void refuse(struct node_stream *stream, const char *node_id)
 {
-    struct registry *registry = attach->registry;
+    struct registry *registry = stream->registry;
     struct net_addr peer;
     char text[NET_TEXT_BYTES];
     uint32_t missed;
 
     registry->refused++;
-    strikes_note(&registry->strikes, attach->peer_key, clock_mono_us());
-    server_call_peer(attach->call, &peer);
+    strikes_note(&registry->strikes, stream->peer_key, clock_mono_us());
+    server_call_peer(stream->call, &peer);
     net_format(text, sizeof(text), &peer);
     if (log_limit_ok(&registry->refused_limit, 10, &missed))
         log_warn("event=join_refused node=%s peer=%s why=\"bad proof\" missed=%u",
                  log_quote(node_id), log_quote(text), missed);
-    leave_phase(attach, ATTACH_REFUSING);
-    timer_start(registry->loop, &attach->timer,
+    leave_phase(stream, NODE_STREAM_REFUSING);
+    timer_start(registry->loop, &stream->timer,
                 REFUSE_MIN_US + arc4random_uniform(REFUSE_SPAN_US), on_refuse_timer);
 }
 
-static bool send_registered(struct attach *attach, const char *token, bool resumed)
+static bool send_registered(struct node_stream *stream, const char *token, bool resumed)
 {
-    const struct config_registry *config = &attach->registry->config->registry;
+    const struct config_registry *config = &stream->registry->config->registry;
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__Registered registered = DROVER__V1__REGISTERED__INIT;
     uint8_t proof[JOIN_PROOF_BYTES];
     uint32_t third = config->lease_ms / 3;
 
-    join_coordinator_proof(proof, token, &attach->facts);
+    join_coordinator_proof(proof, token, &stream->facts);
     registered.coordinator_proof.data = proof;
     registered.coordinator_proof.len = sizeof(proof);
     registered.lease_ms = config->lease_ms;
     registered.heartbeat_ms = config->heartbeat_ms < third ? config->heartbeat_ms : third;
-    registered.reconnect_spread_ms = lease_spread_ms(attach->registry->table);
+    registered.reconnect_spread_ms = lease_spread_ms(stream->registry->table);
     registered.resumed = resumed;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_REGISTERED;
     frame.registered = &registered;
-    return send_frame(attach, &frame);
+    return send_frame(stream, &frame);
 }
 
 /* A node with a good proof that cannot be let in all the same. */
-static void turn_away(struct attach *attach, const char *name,
-                      Drover__V1__Evicted__Reason reason, enum grpc_status status,
-                      const char *why)
+static void reject(struct node_stream *stream, const char *name,
+                   Drover__V1__Evicted__Reason reason, enum grpc_status status, const char *why)
 {
-    struct registry *registry = attach->registry;
+    struct registry *registry = stream->registry;
     uint32_t missed;
 
     registry->refused++;
     if (log_limit_ok(&registry->refused_limit, 10, &missed))
         log_warn("event=join_refused node=%s why=%s missed=%u", log_quote(name), log_quote(why),
                  missed);
-    evict(attach, reason, status, why);
+    evict(stream, reason, status, why);
 }
 
 /* Tells a node why it cannot be let in; false: it can. */
-static bool deny(struct attach *attach, const char *name, enum lease_answer answer)
+static bool deny(struct node_stream *stream, const char *name, enum lease_answer answer)
 {
     switch (answer) {
     case LEASE_FULL:
-        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL,
-                  GRPC_RESOURCE_EXHAUSTED, "the node table is full");
+        reject(stream, name, DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL,
+               GRPC_RESOURCE_EXHAUSTED, "the node table is full");
         return true;
     case LEASE_RESERVED:
-        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
-                  GRPC_ALREADY_EXISTS,
-                  "a node of the coordinator's configuration has this name");
+        reject(stream, name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL, GRPC_ALREADY_EXISTS,
+               "a node of the coordinator's configuration has this name");
         return true;
     case LEASE_OLDER:
-        turn_away(attach, name, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
-                  "a newer instance has this node's name");
+        reject(stream, name, DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED, GRPC_ABORTED,
+               "a newer instance has this node's name");
         return true;
     case LEASE_JOINED:
     case LEASE_RESUMED:
@@ -283,146 +281,147 @@ static bool deny(struct attach *attach, const char *name, enum lease_answer answ
     return false;
 }
 
-/* The stream is `member`'s from now on. */
-static void welcome(struct attach *attach, struct member *member,
+/* The stream is `node`'s from now on. */
+static void welcome(struct node_stream *stream, struct node *node,
                     const Drover__V1__Register *said, const char *token, bool resumed)
 {
-    struct registry *registry = attach->registry;
-    const struct node_info *info = &member->info;
+    struct registry *registry = stream->registry;
+    const struct node_info *info = &node->info;
 
-    timer_stop(registry->loop, &attach->timer);
-    leave_phase(attach, ATTACH_MEMBER);
-    attach->member = member;
+    timer_stop(registry->loop, &stream->timer);
+    leave_phase(stream, NODE_STREAM_JOINED);
+    stream->node = node;
     registry->joins++;
     log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
              log_quote(info->name), log_quote(info->address),
              identity_engine_name(info->engine), info->models_count, info->slots,
              resumed ? "yes" : "no");
-    if (!send_registered(attach, token, resumed)) {
-        finish(attach, GRPC_UNAVAILABLE, "out of memory");
-        lease_broken(member);
+    if (!send_registered(stream, token, resumed)) {
+        finish(stream, GRPC_UNAVAILABLE, "out of memory");
+        lease_broken(node);
         return;
     }
-    if (member->verdict.drain_wish)
-        on_drain(attach, true);
+    if (node->verdict.drain_wanted)
+        on_drain(stream, true);
     if (said->load != NULL) {
         /* Numbered from 1 by each instance; a resumed one goes on. */
         if (!resumed)
-            member->load_seq = 0;
-        checks_load(member, said->load);
+            node->load_seq = 0;
+        checks_load(node, said->load);
     }
 }
 
-static void join(struct attach *attach, const Drover__V1__Register *said, const char *token)
+static void join(struct node_stream *stream, const Drover__V1__Register *said,
+                 const char *token)
 {
-    struct registry *registry = attach->registry;
+    struct registry *registry = stream->registry;
     struct node_info *info = &registry->scratch;
     struct error err = {0};
     struct net_addr addr, peer;
-    struct member *member = NULL;
+    struct node *node = NULL;
     enum lease_answer answer;
 
-    server_call_peer(attach->call, &peer);
+    server_call_peer(stream->call, &peer);
     if (join_request_address(&addr, said, &peer, &err) != 0 ||
         identity_register(info, said, &err) != 0) {
-        protocol_error(attach, err.text);
+        protocol_error(stream, err.text);
         return;
     }
     if (info->tls && registry->table->registry_tls == NULL) {
-        turn_away(attach, info->name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
-                  GRPC_FAILED_PRECONDITION,
-                  "the node serves TLS, and this coordinator has no registry.listen.tls to "
-                  "check it with");
+        reject(stream, info->name, DROVER__V1__EVICTED__REASON__REASON_PROTOCOL,
+               GRPC_FAILED_PRECONDITION,
+               "the node serves TLS, and this coordinator has no registry.listen.tls to "
+               "check it with");
         return;
     }
     net_format(info->address, sizeof(info->address), &addr);
-    answer = lease_join(&member, registry->table, info, &addr, attach);
-    if (!deny(attach, info->name, answer))
-        welcome(attach, member, said, token, answer == LEASE_RESUMED);
+    answer = lease_join(&node, registry->table, info, &addr, stream);
+    if (!deny(stream, info->name, answer))
+        welcome(stream, node, said, token, answer == LEASE_RESUMED);
 }
 
-static void on_register(struct attach *attach, const Drover__V1__Register *said)
+static void on_register(struct node_stream *stream, const Drover__V1__Register *said)
 {
-    const char *wrong = join_request_facts(&attach->facts, said);
+    const char *wrong = join_request_facts(&stream->facts, said);
     const char *token;
 
     if (wrong != NULL) {
-        protocol_error(attach, wrong);
+        protocol_error(stream, wrong);
         return;
     }
-    token = join_request_token(attach->registry->config->tokens, &attach->facts,
+    token = join_request_token(stream->registry->config->tokens, &stream->facts,
                                said->join_proof.data);
     if (token == NULL)
-        refuse(attach, said->node_id);
+        refuse(stream, said->node_id);
     else
-        join(attach, said, token);
+        join(stream, said, token);
     /* Borrowed from the message. */
-    attach->facts.node_id = "";
-    attach->facts.host = "";
+    stream->facts.node_id = "";
+    stream->facts.host = "";
 }
 
-/* ---- the messages of a member ------------------------------------------------------------ */
+/* ---- the messages of a node ------------------------------------------------------------ */
 
-static void on_heartbeat(struct attach *attach, const Drover__V1__Heartbeat *said)
+static void on_heartbeat(struct node_stream *stream, const Drover__V1__Heartbeat *said)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__HeartbeatAck ack = DROVER__V1__HEARTBEAT_ACK__INIT;
 
     if (said->load != NULL) {
         ack.load_seq = said->load->seq;
-        checks_load(attach->member, said->load);
+        checks_load(stream->node, said->load);
     }
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_HEARTBEAT_ACK;
     frame.heartbeat_ack = &ack;
-    (void)send_frame(attach, &frame);
+    (void)send_frame(stream, &frame);
 }
 
-static void on_models(struct attach *attach, const Drover__V1__ModelsUpdate *said)
+static void on_models(struct node_stream *stream, const Drover__V1__ModelsUpdate *said)
 {
-    struct node_info *next = &attach->registry->scratch;
+    struct node_info *next = &stream->registry->scratch;
     struct error err = {0};
 
-    *next = attach->member->info;
+    *next = stream->node->info;
     if (identity_models(next, said->models, said->n_models, &err) != 0) {
-        protocol_error(attach, err.text);
+        protocol_error(stream, err.text);
         return;
     }
     if (said->capacity != NULL)
         identity_capacity(next, said->capacity);
-    member_publish(attach->member, next);
+    node_publish(stream->node, next);
     /* Other models may mean that the engine is another, or is known at last. */
-    if (attach->member->probe != NULL)
-        probe_describe(attach->member->probe);
+    if (stream->node->probe != NULL)
+        probe_describe(stream->node->probe);
 }
 
-static void on_leave(struct attach *attach, const Drover__V1__Leave *said)
+static void on_leave(struct node_stream *stream, const Drover__V1__Leave *said)
 {
-    if (attach->member->verdict.leaving != NODE_REASON_NONE)
+    if (stream->node->verdict.leaving != NODE_REASON_NONE)
         return; /* it has said so */
     if (said->reason[0] != '\0' && !text_is_label(said->reason, MAX_REASON_BYTES)) {
-        protocol_error(attach, "the reason for leaving is no printable text");
+        protocol_error(stream, "the reason for leaving is no printable text");
         return;
     }
-    log_info("event=node_leaves node=%s why=%s drain_ms=%u",
-             log_quote(attach->member->info.name), log_quote(said->reason), said->drain_ms);
-    lease_leave(attach->member, said->drain_ms);
+    log_info("event=node_leaves node=%s why=%s drain_ms=%u", log_quote(stream->node->info.name),
+             log_quote(said->reason), said->drain_ms);
+    lease_leave(stream->node, said->drain_ms);
 }
 
-static void on_member_frame(struct attach *attach, const Drover__V1__NodeFrame *frame)
+static void on_node_frame(struct node_stream *stream, const Drover__V1__NodeFrame *frame)
 {
-    lease_heard(attach->member);
+    lease_heard(stream->node);
     switch (frame->frame_case) {
     case DROVER__V1__NODE_FRAME__FRAME_REGISTER:
-        protocol_error(attach, "register came twice");
+        protocol_error(stream, "register came twice");
         break;
     case DROVER__V1__NODE_FRAME__FRAME_HEARTBEAT:
-        on_heartbeat(attach, frame->heartbeat);
+        on_heartbeat(stream, frame->heartbeat);
         break;
     case DROVER__V1__NODE_FRAME__FRAME_MODELS:
-        on_models(attach, frame->models);
+        on_models(stream, frame->models);
         break;
     case DROVER__V1__NODE_FRAME__FRAME_LEAVE:
-        on_leave(attach, frame->leave);
+        on_leave(stream, frame->leave);
         break;
     case DROVER__V1__NODE_FRAME__FRAME__NOT_SET:
         break; /* of a newer minor version */
@@ -435,34 +434,35 @@ static void on_member_frame(struct attach *attach, const Drover__V1__NodeFrame *
 
 static void on_message(struct server_call *call, const uint8_t *message, size_t n)
 {
-    struct attach *attach = server_call_data(call);
+    struct node_stream *stream = server_call_data(call);
     const Drover__V1__NodeFrame *frame;
     struct error err = {0};
 
-    if (attach == NULL || attach->phase == ATTACH_ENDING || attach->phase == ATTACH_REFUSING)
+    if (stream == NULL || stream->phase == NODE_STREAM_ENDING ||
+        stream->phase == NODE_STREAM_REFUSING)
         return;
     frame = (const Drover__V1__NodeFrame *)wire_unpack(
-        &drover__v1__node_frame__descriptor, &attach->registry->arena, message, n, &err);
+        &drover__v1__node_frame__descriptor, &stream->registry->arena, message, n, &err);
     if (frame == NULL) {
-        protocol_error(attach, err.text);
+        protocol_error(stream, err.text);
         return;
     }
-    if (attach->phase == ATTACH_MEMBER)
-        on_member_frame(attach, frame);
+    if (stream->phase == NODE_STREAM_JOINED)
+        on_node_frame(stream, frame);
     else if (frame->frame_case == DROVER__V1__NODE_FRAME__FRAME_REGISTER)
-        on_register(attach, frame->register_);
+        on_register(stream, frame->register_);
     else
-        protocol_error(attach, "the first message is not register");
+        protocol_error(stream, "the first message is not register");
 }
 
 /* ---- streams ----------------------------------------------------------------------------- */
 
 static void on_register_timer(struct timer *timer)
 {
-    struct attach *attach = CONTAINER_OF(timer, struct attach, timer);
+    struct node_stream *stream = CONTAINER_OF(timer, struct node_stream, timer);
 
-    attach->registry->refused++;
-    finish(attach, GRPC_DEADLINE_EXCEEDED, "register did not come in time");
+    stream->registry->refused++;
+    finish(stream, GRPC_DEADLINE_EXCEEDED, "register did not come in time");
 }
 
 static bool too_many_pending(const struct registry *registry, uint64_t peer_key)
@@ -471,30 +471,30 @@ static bool too_many_pending(const struct registry *registry, uint64_t peer_key)
 
     if (registry->pending >= MAX_PENDING)
         return true;
-    for (const struct attach *a = registry->attaches.next; a != &registry->attaches;
+    for (const struct node_stream *a = registry->streams.next; a != &registry->streams;
          a = a->next)
         of_peer += a->peer_key == peer_key && peer_key != 0 &&
-                   (a->phase == ATTACH_GREETED || a->phase == ATTACH_REFUSING);
+                   (a->phase == NODE_STREAM_GREETED || a->phase == NODE_STREAM_REFUSING);
     return of_peer >= MAX_PENDING_PER_PEER;
 }
 
-static bool send_hello(struct attach *attach)
+static bool send_hello(struct node_stream *stream)
 {
     Drover__V1__CoordinatorFrame frame = DROVER__V1__COORDINATOR_FRAME__INIT;
     Drover__V1__Hello hello = DROVER__V1__HELLO__INIT;
 
-    hello.server_nonce.data = attach->facts.server_nonce;
-    hello.server_nonce.len = sizeof(attach->facts.server_nonce);
-    hello.coordinator_id = attach->registry->id;
+    hello.server_nonce.data = stream->facts.server_nonce;
+    hello.server_nonce.len = sizeof(stream->facts.server_nonce);
+    hello.coordinator_id = stream->registry->id;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_HELLO;
     frame.hello = &hello;
-    return send_frame(attach, &frame);
+    return send_frame(stream, &frame);
 }
 
 static void on_start(struct server_call *call, void *method_data)
 {
     struct registry *registry = method_data;
-    struct attach *attach;
+    struct node_stream *stream;
     struct net_addr peer;
     uint64_t key;
 
@@ -512,74 +512,74 @@ static void on_start(struct server_call *call, void *method_data)
                                     "too many registrations from this address", PUSHBACK_MS);
         return;
     }
-    attach = calloc(1, sizeof(*attach));
-    if (attach == NULL) {
+    stream = calloc(1, sizeof(*stream));
+    if (stream == NULL) {
         server_call_finish(call, GRPC_UNAVAILABLE, "out of memory");
         return;
     }
-    attach->registry = registry;
-    attach->call = call;
-    attach->peer_key = key;
-    attach->facts.node_id = "";
-    attach->facts.host = "";
-    arc4random_buf(attach->facts.server_nonce, sizeof(attach->facts.server_nonce));
-    attach->prev = registry->attaches.prev;
-    attach->next = &registry->attaches;
-    registry->attaches.prev->next = attach;
-    registry->attaches.prev = attach;
+    stream->registry = registry;
+    stream->call = call;
+    stream->peer_key = key;
+    stream->facts.node_id = "";
+    stream->facts.host = "";
+    arc4random_buf(stream->facts.server_nonce, sizeof(stream->facts.server_nonce));
+    stream->prev = registry->streams.prev;
+    stream->next = &registry->streams;
+    registry->streams.prev->next = stream;
+    registry->streams.prev = stream;
     registry->pending++;
-    server_call_set_data(call, attach);
-    timer_start(registry->loop, &attach->timer, REGISTER_US, on_register_timer);
-    if (!send_hello(attach))
-        finish(attach, GRPC_UNAVAILABLE, "out of memory");
+    server_call_set_data(call, stream);
+    timer_start(registry->loop, &stream->timer, REGISTER_US, on_register_timer);
+    if (!send_hello(stream))
+        finish(stream, GRPC_UNAVAILABLE, "out of memory");
 }
 
-static void free_attach(struct attach *attach)
+static void free_node_stream(struct node_stream *stream)
 {
-    timer_stop(attach->registry->loop, &attach->timer);
-    attach->prev->next = attach->next;
-    attach->next->prev = attach->prev;
-    free(attach);
+    timer_stop(stream->registry->loop, &stream->timer);
+    stream->prev->next = stream->next;
+    stream->next->prev = stream->prev;
+    free(stream);
 }
 
 /* The node sends no more: it is as good as gone, unless it said that it leaves. */
 static void on_half_close(struct server_call *call)
 {
-    struct attach *attach = server_call_data(call);
-    struct member *member = attach == NULL ? NULL : attach->member;
+    struct node_stream *stream = server_call_data(call);
+    struct node *node = stream == NULL ? NULL : stream->node;
 
-    if (attach == NULL || (member != NULL && member->verdict.leaving != NODE_REASON_NONE))
+    if (stream == NULL || (node != NULL && node->verdict.leaving != NODE_REASON_NONE))
         return;
-    finish(attach, GRPC_OK, NULL);
-    if (member != NULL)
-        lease_broken(member);
+    finish(stream, GRPC_OK, NULL);
+    if (node != NULL)
+        lease_broken(node);
 }
 
 static void on_gone(struct server_call *call)
 {
-    struct attach *attach = server_call_data(call);
-    struct member *member;
+    struct node_stream *stream = server_call_data(call);
+    struct node *node;
 
-    if (attach == NULL)
+    if (stream == NULL)
         return;
-    member = attach->member;
-    leave_phase(attach, ATTACH_ENDING);
-    free_attach(attach);
-    if (member != NULL) {
-        log_info("event=node_stream_broken node=%s", log_quote(member->info.name));
-        lease_broken(member);
+    node = stream->node;
+    leave_phase(stream, NODE_STREAM_ENDING);
+    free_node_stream(stream);
+    if (node != NULL) {
+        log_info("event=node_stream_broken node=%s", log_quote(node->info.name));
+        lease_broken(node);
     }
 }
 
 static void on_closed(struct server_call *call)
 {
-    struct attach *attach = server_call_data(call);
+    struct node_stream *stream = server_call_data(call);
 
-    if (attach != NULL)
-        free_attach(attach);
+    if (stream != NULL)
+        free_node_stream(stream);
 }
 
-static const struct server_handler attach_handler = {
+static const struct server_handler node_stream_handler = {
     .on_start = on_start,
     .on_message = on_message,
     .on_half_close = on_half_close,
@@ -634,7 +634,7 @@ static int start_server(struct registry *registry, int listen_fd, struct error *
     health_service_methods(registry->health, &registry->methods[1]);
     registry->methods[0] = (struct server_method){
         .path = "/drover.v1.Registry/Attach",
-        .handler = &attach_handler,
+        .handler = &node_stream_handler,
         .client_streaming = true,
         .max_message_bytes = MAX_MESSAGE_BYTES,
         .data = registry,
@@ -645,7 +645,7 @@ static int start_server(struct registry *registry, int listen_fd, struct error *
     return grpc_server_listen(registry->server, listen_fd, err);
 }
 
-int registry_create(struct registry **out, struct loop *loop, struct table *table,
+int registry_create(struct registry **out, struct loop *loop, struct node_table *table,
                     const struct config *config, int listen_fd, struct error *err)
 {
     struct registry *registry = calloc(1, sizeof(*registry));
@@ -658,8 +658,8 @@ int registry_create(struct registry **out, struct loop *loop, struct table *tabl
     registry->loop = loop;
     registry->table = table;
     registry->config = config;
-    registry->attaches.next = &registry->attaches;
-    registry->attaches.prev = &registry->attaches;
+    registry->streams.next = &registry->streams;
+    registry->streams.prev = &registry->streams;
     wire_arena_init(&registry->arena);
     (void)gethostname(host, sizeof(host) - 1);
     (void)snprintf(registry->id, sizeof(registry->id), "%s/%d",
@@ -669,7 +669,7 @@ int registry_create(struct registry **out, struct loop *loop, struct table *tabl
         registry_destroy(registry);
         return rc;
     }
-    table->home.attach_ops = &attach_ops;
+    table->home.node_stream_ops = &node_stream_ops;
     *out = registry;
     return 0;
 }
@@ -684,16 +684,16 @@ static void on_idle(struct grpc_server *server, void *data)
 
 void registry_stop(struct registry *registry, uint64_t grace_us, bool *done)
 {
-    struct attach *next;
+    struct node_stream *next;
 
     if (registry->stopping)
         return;
     registry->stopping = true;
     registry->stopped = done;
-    for (struct attach *a = registry->attaches.next; a != &registry->attaches; a = next) {
+    for (struct node_stream *a = registry->streams.next; a != &registry->streams; a = next) {
         next = a->next;
-        if (a->member != NULL)
-            a->member->attach = NULL; /* its row is left as it is */
+        if (a->node != NULL)
+            a->node->stream = NULL; /* its row is left as it is */
         evict(a, DROVER__V1__EVICTED__REASON__REASON_SHUTDOWN, GRPC_UNAVAILABLE,
               "the coordinator stops");
     }
@@ -705,15 +705,15 @@ void registry_destroy(struct registry *registry)
     if (registry == NULL)
         return;
     registry->stopping = true;
-    for (struct attach *a = registry->attaches.next; a != &registry->attaches; a = a->next) {
-        if (a->member != NULL)
-            a->member->attach = NULL;
-        a->member = NULL;
+    for (struct node_stream *a = registry->streams.next; a != &registry->streams; a = a->next) {
+        if (a->node != NULL)
+            a->node->stream = NULL;
+        a->node = NULL;
     }
     grpc_server_destroy(registry->server);
     /* Streams that were ending have no on_gone. */
-    while (registry->attaches.next != &registry->attaches)
-        free_attach(registry->attaches.next);
+    while (registry->streams.next != &registry->streams)
+        free_node_stream(registry->streams.next);
     health_service_destroy(registry->health);
     SSL_CTX_free(registry->tls);
     wire_arena_finish(&registry->arena);
@@ -747,5 +747,5 @@ void registry_counts(const struct registry *registry, struct snapshot_counts *ou
 {
     out->registry_joins = registry->joins;
     out->registry_refused = registry->refused;
-    out->registry_attached = registry->attached;
+    out->registry_attached = registry->joined_streams;
 }

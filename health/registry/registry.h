@@ -3,8 +3,8 @@
  *
  * One stream a node.  This module reads and writes the messages and checks who it is talking
  * to; lease.h says how joining, silence and leaving count.  The table reports the fate of a
- * node by the attach_ops of health/member.h.  Nothing is allocated for a peer but a small
- * struct until it has proven the join token.
+ * node by the node_stream_ops of health/nodes/state.h.  Nothing is allocated for a peer but a
+ * small struct until it has proven the join token.
  */
 #ifndef DROVER_HEALTH_REGISTRY_H
 #define DROVER_HEALTH_REGISTRY_H
@@ -19,12 +19,13 @@ struct error;
 struct loop;
 struct registry; /* opaque */
 struct snapshot_counts;
-struct table;
+struct node_table;
 
 /* Takes over the listening socket.  `config` is borrowed until registry_reload() or the end.
  * DRV_ENOMEM; DRV_EINVAL: TLS files; DRV_ESYS. */
-MUST_CHECK int registry_create(struct registry **out, struct loop *loop, struct table *table,
-                               const struct config *config, int listen_fd, struct error *err);
+MUST_CHECK int registry_create(struct registry **out, struct loop *loop,
+                               struct node_table *table, const struct config *config,
+                               int listen_fd, struct error *err);
 
 /* Tells every node that we stop, and closes once they have heard or `grace_us` is over; then
  * *done becomes true. */

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
 
 /* The nodes that are there then must do.  The master before us waits 10 s for everything. */
@@ -129,12 +129,12 @@ static void enter(struct successor *succ, enum successor_phase phase, uint64_t n
 /* Is this node as it was with the master before us? */
 static bool settled(struct successor *succ, const struct handover_node *node)
 {
-    int slot = nodes_find(succ->rt->board, node->name);
+    int node_id = nodes_find(succ->rt->board, node->name);
 
-    if (slot == -1)
+    if (node_id == -1)
         return false;
     if (node->state == HANDOVER_UP)
-        return nodes_state(succ->rt->board, (unsigned)slot) == NODE_UP;
+        return nodes_state(succ->rt->board, (unsigned)node_id) == NODE_UP;
     return succ->ops->drain(succ->data, node->name);
 }
 
@@ -177,10 +177,10 @@ static void step_gathering(struct successor *succ, uint64_t now_mono_us)
     char text[40];
 
     up = gather(succ, &wanted, &all);
-    if (up != succ->told) {
+    if (up != succ->reported) {
         (void)snprintf(text, sizeof(text), "%u %u", up, wanted);
         handover_say(succ->channel, "nodes", text);
-        succ->told = up;
+        succ->reported = up;
     }
     /* With none we would turn every request away, and the master before us would not; if it is
      * gone, an answer is better than none. */
@@ -209,7 +209,7 @@ static int take_over(struct successor *succ, uint64_t now_mono_us, struct error 
 
 static void serve(struct successor *succ, uint64_t now_mono_us)
 {
-    log_info("event=took_over nodes=%u", succ->told);
+    log_info("event=took_over nodes=%u", succ->reported);
     enter(succ, SUCCESSOR_SERVING, now_mono_us);
 }
 

@@ -41,7 +41,7 @@ struct successor {
     void *data;                      /* of the operations */
     unsigned workers;       /* to start; an operator may change it before SUCCESSOR_FILLING */
     bool reload, reopen;    /* asked of the master before us; reset by the master when done */
-    unsigned told;          /* nodes UP, as last said */
+    unsigned reported;      /* nodes UP, as last said */
     uint64_t since_mono_us; /* when the phase began */
 };
 

@@ -18,7 +18,7 @@
 #include "base/log.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
 
 #define READY_WITHIN_US (10 * US_PER_S)
@@ -72,7 +72,7 @@ bool upgrade_undecided(const struct upgrade *up)
     return up->phase == UPGRADE_STARTING || up->phase == UPGRADE_GATHERING;
 }
 
-void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *text)
+void upgrade_pass_command(const struct upgrade *up, const char *word, const char *text)
 {
     if (upgrade_undecided(up))
         handover_say(up->channel, word, text);
@@ -102,7 +102,7 @@ static int collect(struct handover *out, const struct upgrade *up)
         if (!nodes_status(board, i, &status) || status.state == NODE_NONE ||
             status.state == NODE_GONE || !nodes_read(board, i, info))
             continue;
-        if (status.drain_wish)
+        if (status.drain_wanted)
             rc = handover_add_node(out, info->name, HANDOVER_DRAINED);
         else if (status.state == NODE_UP)
             rc = handover_add_node(out, info->name, HANDOVER_UP);
@@ -206,7 +206,7 @@ static int start_successor(struct upgrade *up, struct error *err)
 static void conclude_failure(struct upgrade *up)
 {
     close_channel(up);
-    runtime_unshelve(up->rt);
+    runtime_restore_names(up->rt);
     if (up->released)
         supervise_take_nodes(up->sup);
     up->released = false;
@@ -244,7 +244,7 @@ static void begin(struct upgrade *up, uint64_t now_mono_us)
     log_info("event=upgrade_started program=%s", log_quote(up->program));
     if (!up->sup->proven)
         (void)error_set(&err, DRV_EAGAIN, "drover itself is still starting");
-    else if (runtime_shelve(up->rt, &err) == 0)
+    else if (runtime_backup_names(up->rt, &err) == 0)
         (void)start_successor(up, &err);
     if (err.code != 0) {
         fail(up, err.text);
@@ -258,12 +258,12 @@ static void succeed(struct upgrade *up)
 {
     char text[160];
 
-    if (up->on_cede != NULL)
-        up->on_cede(up->arg, up->pid);
+    if (up->on_hand_over != NULL)
+        up->on_hand_over(up->arg, up->pid);
     handover_say(up->channel, "go", "");
     up->phase = UPGRADE_DONE;
     supervise_order_health(up->sup, HEALTH_LEAVE_ADMIN);
-    runtime_cede(up->rt);
+    runtime_hand_over(up->rt);
     (void)snprintf(text, sizeof(text), "process %d serves; process %d finishes its streams",
                    (int)up->pid, (int)getpid());
     log_info("event=upgraded successor=%d", (int)up->pid);
@@ -336,7 +336,7 @@ void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin)
 
 /* Of a process that is dead: that it was ready does not count any more, but what an operator
  * wanted of it does. */
-static void hear_last_words(struct upgrade *up)
+static void hear_last_error(struct upgrade *up)
 {
     char message[HANDOVER_MESSAGE_BYTES];
 
@@ -357,7 +357,7 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
         log_warn("event=successor_ended status=%d", status);
         return;
     }
-    hear_last_words(up);
+    hear_last_error(up);
     /* Else it has said itself what was wrong, or we have given it up. */
     if (up->why[0] == '\0' && WIFSIGNALED(status))
         (void)snprintf(up->why, sizeof(up->why), "the new process was ended by signal %d",

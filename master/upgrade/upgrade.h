@@ -58,7 +58,7 @@ struct upgrade {
     char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = not yet said */
     enum child_order order;           /* its last words were that all shall end */
     /* From here on process `pid` is the one: called before it may say so itself. */
-    void (*on_cede)(void *arg, pid_t pid);
+    void (*on_hand_over)(void *arg, pid_t pid);
     /* How an attempt goes: `done` false: `text` is progress.  Else `ok` says how it ended. */
     void (*on_news)(void *arg, uint64_t serial, bool done, bool ok, const char *text);
     /* The new master was told to end, and so shall we; ORDER_FINISH or more. */
@@ -84,7 +84,7 @@ bool upgrade_undecided(const struct upgrade *up);
 
 /* Passes on a command of the operator: the new master shall know, if there is one on its way,
  * because it was told how things are when it was started.  Words of handover.h. */
-void upgrade_pass_wish(const struct upgrade *up, const char *word, const char *text);
+void upgrade_pass_command(const struct upgrade *up, const char *word, const char *text);
 
 /* Goes on with what is under way; begins only when `may_begin`. */
 void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin);

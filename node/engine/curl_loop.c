@@ -69,7 +69,7 @@ static void on_timeout(struct timer *timer)
     collect(cl);
 }
 
-static int on_timer_wish(CURLM *multi, long timeout_ms, void *data)
+static int on_timer_request(CURLM *multi, long timeout_ms, void *data)
 {
     struct curl_loop *cl = data;
 
@@ -81,7 +81,7 @@ static int on_timer_wish(CURLM *multi, long timeout_ms, void *data)
     return 0;
 }
 
-static int on_socket_wish(CURL *easy, curl_socket_t fd, int what, void *data, void *known)
+static int on_socket_request(CURL *easy, curl_socket_t fd, int what, void *data, void *known)
 {
     struct curl_loop *cl = data;
     struct epoll_event event = {.data.fd = fd};
@@ -117,9 +117,9 @@ int curl_loop_init(struct curl_loop *cl, struct loop *loop, struct error *err)
         cl->epoll_fd = -1;
         return error_set(err, DRV_ENOMEM, "out of memory");
     }
-    (void)curl_multi_setopt(cl->multi, CURLMOPT_SOCKETFUNCTION, on_socket_wish);
+    (void)curl_multi_setopt(cl->multi, CURLMOPT_SOCKETFUNCTION, on_socket_request);
     (void)curl_multi_setopt(cl->multi, CURLMOPT_SOCKETDATA, cl);
-    (void)curl_multi_setopt(cl->multi, CURLMOPT_TIMERFUNCTION, on_timer_wish);
+    (void)curl_multi_setopt(cl->multi, CURLMOPT_TIMERFUNCTION, on_timer_request);
     (void)curl_multi_setopt(cl->multi, CURLMOPT_TIMERDATA, cl);
     (void)curl_multi_setopt(cl->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
     cl->watch = watch_start(loop, cl->epoll_fd, on_readable, cl, err);

@@ -3,47 +3,51 @@
 
 static void on_due(struct timer *timer)
 {
-    struct pacer *pacer = CONTAINER_OF(timer, struct pacer, timer);
-    unsigned changes = pacer->changes;
+    struct load_reporter *load_reporter = CONTAINER_OF(timer, struct load_reporter, timer);
+    unsigned changes = load_reporter->changes;
 
-    pacer->changes = 0;
-    pacer->sent_mono_us = loop_now_us(pacer->agent->loop);
-    timer_start(pacer->agent->loop, &pacer->timer, pacer->interval_us, on_due);
-    pacer->send(pacer, changes);
+    load_reporter->changes = 0;
+    load_reporter->sent_mono_us = loop_now_us(load_reporter->agent->loop);
+    timer_start(load_reporter->agent->loop, &load_reporter->timer, load_reporter->interval_us,
+                on_due);
+    load_reporter->send(load_reporter, changes);
 }
 
 static void on_change(struct agent_listener *listener, unsigned changes)
 {
-    struct pacer *pacer = CONTAINER_OF(listener, struct pacer, listener);
-    uint64_t now = loop_now_us(pacer->agent->loop);
-    uint64_t due = pacer->sent_mono_us + PACER_MIN_GAP_US;
+    struct load_reporter *load_reporter =
+        CONTAINER_OF(listener, struct load_reporter, listener);
+    uint64_t now = loop_now_us(load_reporter->agent->loop);
+    uint64_t due = load_reporter->sent_mono_us + LOAD_REPORTER_MIN_GAP_US;
 
     changes &= AGENT_LOAD_CHANGED | AGENT_MODELS_CHANGED;
     if (changes == 0)
         return;
-    if (pacer->changes == 0)
-        timer_start(pacer->agent->loop, &pacer->timer, due > now ? due - now : 0, on_due);
-    pacer->changes |= changes;
+    if (load_reporter->changes == 0)
+        timer_start(load_reporter->agent->loop, &load_reporter->timer,
+                    due > now ? due - now : 0, on_due);
+    load_reporter->changes |= changes;
 }
 
-void pacer_start(struct pacer *pacer, struct agent *agent, uint64_t interval_us,
-                 void (*send)(struct pacer *pacer, unsigned changes))
+void load_reporter_start(struct load_reporter *load_reporter, struct agent *agent,
+                         uint64_t interval_us,
+                         void (*send)(struct load_reporter *load_reporter, unsigned changes))
 {
-    pacer_stop(pacer);
-    pacer->agent = agent;
-    pacer->interval_us = interval_us;
-    pacer->send = send;
-    pacer->changes = 0;
-    pacer->sent_mono_us = loop_now_us(agent->loop);
-    pacer->listener.on_change = on_change;
-    agent_listen(agent, &pacer->listener);
-    timer_start(agent->loop, &pacer->timer, interval_us, on_due);
+    load_reporter_stop(load_reporter);
+    load_reporter->agent = agent;
+    load_reporter->interval_us = interval_us;
+    load_reporter->send = send;
+    load_reporter->changes = 0;
+    load_reporter->sent_mono_us = loop_now_us(agent->loop);
+    load_reporter->listener.on_change = on_change;
+    agent_listen(agent, &load_reporter->listener);
+    timer_start(agent->loop, &load_reporter->timer, interval_us, on_due);
 }
 
-void pacer_stop(struct pacer *pacer)
+void load_reporter_stop(struct load_reporter *load_reporter)
 {
-    if (!pacer->listener.listening)
+    if (!load_reporter->listener.listening)
         return;
-    agent_unlisten(pacer->agent, &pacer->listener);
-    timer_stop(pacer->agent->loop, &pacer->timer);
+    agent_unlisten(load_reporter->agent, &load_reporter->listener);
+    timer_stop(load_reporter->agent->loop, &load_reporter->timer);
 }

@@ -7,9 +7,9 @@
 #include "base/loop.h"
 #include "node/agent.h"
 
-#define PACER_MIN_GAP_US (50 * UINT64_C(1000))
+#define LOAD_REPORTER_MIN_GAP_US (50 * UINT64_C(1000))
 
-struct pacer {
+struct load_reporter {
     struct agent *agent; /* borrowed */
     struct agent_listener listener;
     struct timer timer;
@@ -17,12 +17,13 @@ struct pacer {
     uint64_t sent_mono_us; /* 0 = never */
     unsigned changes;      /* since the last sending; enum agent_change */
     /* Sends; `changes` says what is new, 0: nothing, it is just time.  May stop the pacer. */
-    void (*send)(struct pacer *pacer, unsigned changes);
+    void (*send)(struct load_reporter *load_reporter, unsigned changes);
 };
 
 /* Begins: the first sending comes one interval from now, or on change. */
-void pacer_start(struct pacer *pacer, struct agent *agent, uint64_t interval_us,
-                 void (*send)(struct pacer *pacer, unsigned changes));
-void pacer_stop(struct pacer *pacer); /* not started is fine */
+void load_reporter_start(struct load_reporter *load_reporter, struct agent *agent,
+                         uint64_t interval_us,
+                         void (*send)(struct load_reporter *load_reporter, unsigned changes));
+void load_reporter_stop(struct load_reporter *load_reporter); /* not started is fine */
 
 #endif

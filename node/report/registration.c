@@ -28,23 +28,23 @@
  *   RESOLVING    an address is known             GREETING
  *   GREETING     hello came, register is sent    REGISTERING
  *   REGISTERING  registered came, proof is good  JOINED
- *   JOINED       attach_leave()                  LEAVING
+ *   JOINED       registration_leave()                  LEAVING
  *   LEAVING      left came, or the stream ended  LEFT
- *   any other    attach_leave()                  LEFT
+ *   any other    registration_leave()                  LEFT
  *   any but LEFT the stream ended                WAITING
  *   any          evicted, superseded             LEFT
  */
-enum attach_phase {
-    ATTACH_WAITING = 0, /* a timer runs */
-    ATTACH_RESOLVING,
-    ATTACH_GREETING,
-    ATTACH_REGISTERING,
-    ATTACH_JOINED,
-    ATTACH_LEAVING,
-    ATTACH_LEFT, /* for good */
+enum registration_phase {
+    REGISTRATION_WAITING = 0, /* a timer runs */
+    REGISTRATION_RESOLVING,
+    REGISTRATION_GREETING,
+    REGISTRATION_REGISTERING,
+    REGISTRATION_JOINED,
+    REGISTRATION_LEAVING,
+    REGISTRATION_LEFT, /* for good */
 };
 
-struct attach {
+struct registration {
     struct agent *agent; /* borrowed */
     struct loop *loop;   /* borrowed */
     char coordinator[256];
@@ -54,12 +54,12 @@ struct attach {
     uint16_t port;
     bool tls;
     SSL_CTX *coordinator_tls; /* borrowed */
-    enum attach_phase phase;
-    struct resolve *resolve; /* non-NULL iff RESOLVING */
-    struct channel *channel; /* owned; while GREETING..LEAVING */
-    struct call *call;       /* likewise */
-    struct timer timer;      /* the pause, or the handshake's limit */
-    struct pacer pacer;      /* runs while JOINED or LEAVING */
+    enum registration_phase phase;
+    struct resolve *resolve;            /* non-NULL iff RESOLVING */
+    struct channel *channel;            /* owned; while GREETING..LEAVING */
+    struct call *call;                  /* likewise */
+    struct timer timer;                 /* the pause, or the handshake's limit */
+    struct load_reporter load_reporter; /* runs while JOINED or LEAVING */
     struct wire_arena arena;
     uint64_t backoff_us;
     uint32_t spread_ms;      /* the coordinator's wish; 0 = none yet */
@@ -70,86 +70,87 @@ struct attach {
     struct log_limit limit;
 };
 
-static void begin(struct attach *attach);
+static void begin(struct registration *registration);
 
 static void on_pause_over(struct timer *timer)
 {
-    begin(CONTAINER_OF(timer, struct attach, timer));
+    begin(CONTAINER_OF(timer, struct registration, timer));
 }
 
 /* Lets go of the stream and all that belongs to it. */
-static void drop(struct attach *attach)
+static void drop(struct registration *registration)
 {
-    pacer_stop(&attach->pacer);
-    timer_stop(attach->loop, &attach->timer);
-    resolve_cancel(attach->resolve);
-    attach->resolve = NULL;
-    channel_destroy(attach->channel); /* its call with it */
-    attach->channel = NULL;
-    attach->call = NULL;
+    load_reporter_stop(&registration->load_reporter);
+    timer_stop(registration->loop, &registration->timer);
+    resolve_cancel(registration->resolve);
+    registration->resolve = NULL;
+    channel_destroy(registration->channel); /* its call with it */
+    registration->channel = NULL;
+    registration->call = NULL;
 }
 
-static void settle(struct attach *attach)
+static void settle(struct registration *registration)
 {
-    drop(attach);
-    attach->phase = ATTACH_LEFT;
+    drop(registration);
+    registration->phase = REGISTRATION_LEFT;
 }
 
 /* Tries again after a pause. */
-static void retry(struct attach *attach, const char *why)
+static void retry(struct registration *registration, const char *why)
 {
-    bool was_joined = attach->phase == ATTACH_JOINED;
+    bool was_joined = registration->phase == REGISTRATION_JOINED;
     uint64_t pause_us;
     uint32_t missed;
 
-    if (attach->phase == ATTACH_LEAVING || attach->phase == ATTACH_LEFT) {
-        settle(attach);
+    if (registration->phase == REGISTRATION_LEAVING ||
+        registration->phase == REGISTRATION_LEFT) {
+        settle(registration);
         return;
     }
-    drop(attach);
-    attach->phase = ATTACH_WAITING;
+    drop(registration);
+    registration->phase = REGISTRATION_WAITING;
     if (was_joined) {
-        attach->backoff_us = BACKOFF_MIN_US;
-        pause_us = attach->spread_ms == 0
+        registration->backoff_us = BACKOFF_MIN_US;
+        pause_us = registration->spread_ms == 0
                        ? BACKOFF_MIN_US
-                       : (uint64_t)arc4random_uniform(attach->spread_ms + 1) * US_PER_MS;
+                       : (uint64_t)arc4random_uniform(registration->spread_ms + 1) * US_PER_MS;
     } else {
-        pause_us = attach->backoff_us * (80 + arc4random_uniform(41)) / 100;
-        attach->backoff_us = attach->backoff_us * 8 / 5;
-        if (attach->backoff_us > BACKOFF_MAX_US)
-            attach->backoff_us = BACKOFF_MAX_US;
+        pause_us = registration->backoff_us * (80 + arc4random_uniform(41)) / 100;
+        registration->backoff_us = registration->backoff_us * 8 / 5;
+        if (registration->backoff_us > BACKOFF_MAX_US)
+            registration->backoff_us = BACKOFF_MAX_US;
     }
-    if (was_joined || log_limit_ok(&attach->limit, 1, &missed))
+    if (was_joined || log_limit_ok(&registration->limit, 1, &missed))
         log_warn("event=detached coordinator=%s why=%s retry_ms=%u",
-                 log_quote(attach->coordinator), log_quote(why),
+                 log_quote(registration->coordinator), log_quote(why),
                  (unsigned)(pause_us / US_PER_MS));
-    timer_start(attach->loop, &attach->timer, pause_us, on_pause_over);
+    timer_start(registration->loop, &registration->timer, pause_us, on_pause_over);
 }
 
 /* ---- sending --------------------------------------------------------------------------- */
 
-static bool send_frame(struct attach *attach, Drover__V1__NodeFrame *frame)
+static bool send_frame(struct registration *registration, Drover__V1__NodeFrame *frame)
 {
-    if (call_send(attach->call, &frame->base) == 0)
+    if (call_send(registration->call, &frame->base) == 0)
         return true;
-    retry(attach, "cannot send to the coordinator");
+    retry(registration, "cannot send to the coordinator");
     return false;
 }
 
-static bool send_heartbeat(struct attach *attach)
+static bool send_heartbeat(struct registration *registration)
 {
     Drover__V1__NodeFrame frame = DROVER__V1__NODE_FRAME__INIT;
     Drover__V1__Heartbeat heartbeat = DROVER__V1__HEARTBEAT__INIT;
     Drover__V1__LoadReport load;
 
-    agent_load(attach->agent, &load);
+    agent_load(registration->agent, &load);
     heartbeat.load = &load;
     frame.frame_case = DROVER__V1__NODE_FRAME__FRAME_HEARTBEAT;
     frame.heartbeat = &heartbeat;
-    return send_frame(attach, &frame);
+    return send_frame(registration, &frame);
 }
 
-static bool send_models(struct attach *attach)
+static bool send_models(struct registration *registration)
 {
     Drover__V1__NodeFrame frame = DROVER__V1__NODE_FRAME__INIT;
     Drover__V1__ModelsUpdate update = DROVER__V1__MODELS_UPDATE__INIT;
@@ -158,41 +159,43 @@ static bool send_models(struct attach *attach)
 
     if (d == NULL)
         return true; /* the next change tells it all again */
-    agent_describe(attach->agent, d);
+    agent_describe(registration->agent, d);
     update.n_models = d->count;
     update.models = d->list;
     update.capacity = &d->capacity;
     frame.frame_case = DROVER__V1__NODE_FRAME__FRAME_MODELS;
     frame.models = &update;
-    sent = send_frame(attach, &frame);
+    sent = send_frame(registration, &frame);
     free(d);
     return sent;
 }
 
-static void on_pace(struct pacer *pacer, unsigned changes)
+static void on_report_due(struct load_reporter *load_reporter, unsigned changes)
 {
-    struct attach *attach = CONTAINER_OF(pacer, struct attach, pacer);
+    struct registration *registration =
+        CONTAINER_OF(load_reporter, struct registration, load_reporter);
 
-    if (call_queued(attach->call) > 64 * 1024)
+    if (call_queued(registration->call) > 64 * 1024)
         return; /* a coordinator that does not read: its lease on us runs out */
-    if ((changes & AGENT_MODELS_CHANGED) != 0 && !send_models(attach))
+    if ((changes & AGENT_MODELS_CHANGED) != 0 && !send_models(registration))
         return;
-    (void)send_heartbeat(attach);
+    (void)send_heartbeat(registration);
 }
 
-static void fill_facts(const struct attach *attach, struct join_facts *facts)
+static void fill_facts(const struct registration *registration, struct join_facts *facts)
 {
-    memcpy(facts->server_nonce, attach->server_nonce, sizeof(facts->server_nonce));
-    memcpy(facts->node_nonce, attach->node_nonce, sizeof(facts->node_nonce));
-    memcpy(facts->instance_id, attach->agent->config.instance_id, sizeof(facts->instance_id));
-    facts->node_id = attach->agent->config.node_id;
-    facts->host = attach->host;
-    facts->port = attach->port;
+    memcpy(facts->server_nonce, registration->server_nonce, sizeof(facts->server_nonce));
+    memcpy(facts->node_nonce, registration->node_nonce, sizeof(facts->node_nonce));
+    memcpy(facts->instance_id, registration->agent->config.instance_id,
+           sizeof(facts->instance_id));
+    facts->node_id = registration->agent->config.node_id;
+    facts->host = registration->host;
+    facts->port = registration->port;
 }
 
-static void send_register(struct attach *attach)
+static void send_register(struct registration *registration)
 {
-    struct agent *agent = attach->agent;
+    struct agent *agent = registration->agent;
     const struct engine_facts *engine = engine_facts(agent->engine);
     Drover__V1__NodeFrame frame = DROVER__V1__NODE_FRAME__INIT;
     Drover__V1__Register message = DROVER__V1__REGISTER__INIT;
@@ -202,25 +205,25 @@ static void send_register(struct attach *attach)
     struct join_facts facts;
 
     if (d == NULL) {
-        retry(attach, "out of memory");
+        retry(registration, "out of memory");
         return;
     }
-    arc4random_buf(attach->node_nonce, sizeof(attach->node_nonce));
-    fill_facts(attach, &facts);
-    join_proof(proof, agent->tokens[attach->token], &facts);
+    arc4random_buf(registration->node_nonce, sizeof(registration->node_nonce));
+    fill_facts(registration, &facts);
+    join_proof(proof, agent->tokens[registration->token], &facts);
     agent_describe(agent, d);
-    attach->models_version = agent->models_version;
+    registration->models_version = agent->models_version;
     agent_load(agent, &load);
     message.node_id = agent->config.node_id;
     message.instance_id.data = agent->config.instance_id;
     message.instance_id.len = sizeof(agent->config.instance_id);
-    message.node_nonce.data = attach->node_nonce;
-    message.node_nonce.len = sizeof(attach->node_nonce);
+    message.node_nonce.data = registration->node_nonce;
+    message.node_nonce.len = sizeof(registration->node_nonce);
     message.join_proof.data = proof;
     message.join_proof.len = sizeof(proof);
-    message.host = attach->host;
-    message.port = attach->port;
-    message.tls = attach->tls;
+    message.host = registration->host;
+    message.port = registration->port;
+    message.tls = registration->tls;
     message.engine = (Drover__V1__EngineKind)engine->kind;
     message.engine_version = (char *)(uintptr_t)engine->version; /* protobuf-c knows no const */
     message.agent_version = (char *)(uintptr_t)DROVER_VERSION;
@@ -230,41 +233,44 @@ static void send_register(struct attach *attach)
     message.load = &load;
     frame.frame_case = DROVER__V1__NODE_FRAME__FRAME_REGISTER;
     frame.register_ = &message;
-    if (send_frame(attach, &frame))
-        attach->phase = ATTACH_REGISTERING;
+    if (send_frame(registration, &frame))
+        registration->phase = REGISTRATION_REGISTERING;
     free(d);
 }
 
 /* ---- what the coordinator says --------------------------------------------------------- */
 
-static void on_hello(struct attach *attach, const Drover__V1__Hello *hello)
+static void on_hello(struct registration *registration, const Drover__V1__Hello *hello)
 {
-    if (attach->phase != ATTACH_GREETING ||
-        hello->server_nonce.len != sizeof(attach->server_nonce)) {
-        retry(attach, "the coordinator's hello is not as it should be");
+    if (registration->phase != REGISTRATION_GREETING ||
+        hello->server_nonce.len != sizeof(registration->server_nonce)) {
+        retry(registration, "the coordinator's hello is not as it should be");
         return;
     }
-    memcpy(attach->server_nonce, hello->server_nonce.data, sizeof(attach->server_nonce));
-    (void)strlcpy(attach->coordinator_id, hello->coordinator_id,
-                  sizeof(attach->coordinator_id));
-    send_register(attach);
+    memcpy(registration->server_nonce, hello->server_nonce.data,
+           sizeof(registration->server_nonce));
+    (void)strlcpy(registration->coordinator_id, hello->coordinator_id,
+                  sizeof(registration->coordinator_id));
+    send_register(registration);
 }
 
-static void on_registered(struct attach *attach, const Drover__V1__Registered *registered)
+static void on_registered(struct registration *registration,
+                          const Drover__V1__Registered *registered)
 {
     uint8_t wanted[JOIN_PROOF_BYTES];
     struct join_facts facts;
     uint32_t heartbeat_ms = registered->heartbeat_ms;
 
-    if (attach->phase != ATTACH_REGISTERING) {
-        retry(attach, "the coordinator broke the protocol: registered");
+    if (registration->phase != REGISTRATION_REGISTERING) {
+        retry(registration, "the coordinator broke the protocol: registered");
         return;
     }
-    fill_facts(attach, &facts);
-    join_coordinator_proof(wanted, attach->agent->tokens[attach->token], &facts);
-    if (attach->agent->has_token && (registered->coordinator_proof.len != sizeof(wanted) ||
-                                     !join_equal(registered->coordinator_proof.data, wanted))) {
-        retry(attach, "the coordinator does not hold the join token");
+    fill_facts(registration, &facts);
+    join_coordinator_proof(wanted, registration->agent->tokens[registration->token], &facts);
+    if (registration->agent->has_token &&
+        (registered->coordinator_proof.len != sizeof(wanted) ||
+         !join_equal(registered->coordinator_proof.data, wanted))) {
+        retry(registration, "the coordinator does not hold the join token");
         return;
     }
     if (heartbeat_ms == 0)
@@ -273,35 +279,38 @@ static void on_registered(struct attach *attach, const Drover__V1__Registered *r
         heartbeat_ms = HEARTBEAT_MIN_MS;
     if (heartbeat_ms > HEARTBEAT_MAX_MS)
         heartbeat_ms = HEARTBEAT_MAX_MS;
-    attach->spread_ms =
+    registration->spread_ms =
         registered->reconnect_spread_ms > 60000 ? 60000 : registered->reconnect_spread_ms;
-    attach->backoff_us = BACKOFF_MIN_US;
-    attach->phase = ATTACH_JOINED;
-    timer_stop(attach->loop, &attach->timer);
+    registration->backoff_us = BACKOFF_MIN_US;
+    registration->phase = REGISTRATION_JOINED;
+    timer_stop(registration->loop, &registration->timer);
     log_info("event=joined coordinator=%s id=%s heartbeat_ms=%u lease_ms=%u resumed=%d",
-             log_quote(attach->coordinator), log_quote(attach->coordinator_id),
+             log_quote(registration->coordinator), log_quote(registration->coordinator_id),
              (unsigned)heartbeat_ms, (unsigned)registered->lease_ms, registered->resumed != 0);
-    pacer_start(&attach->pacer, attach->agent, heartbeat_ms * US_PER_MS, on_pace);
+    load_reporter_start(&registration->load_reporter, registration->agent,
+                        heartbeat_ms * US_PER_MS, on_report_due);
     /* What changed while the coordinator checked our proof, nobody was told. */
-    if (attach->models_version != attach->agent->models_version && !send_models(attach))
+    if (registration->models_version != registration->agent->models_version &&
+        !send_models(registration))
         return;
-    (void)send_heartbeat(attach);
+    (void)send_heartbeat(registration);
 }
 
-static void on_evicted(struct attach *attach, const Drover__V1__Evicted *evicted)
+static void on_evicted(struct registration *registration, const Drover__V1__Evicted *evicted)
 {
     switch (evicted->reason) {
     case DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED:
         log_error("event=evicted coordinator=%s reason=superseded detail=%s "
                   "hint=\"another drover-node has this name: give --name\"",
-                  log_quote(attach->coordinator), log_quote(evicted->detail));
-        settle(attach);
+                  log_quote(registration->coordinator), log_quote(evicted->detail));
+        settle(registration);
         return;
     case DROVER__V1__EVICTED__REASON__REASON_PROTOCOL:
     case DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL:
-        if (attach->phase == ATTACH_JOINED)
-            attach->phase = ATTACH_REGISTERING; /* back off, do not come back with spread */
-        attach->backoff_us = BACKOFF_MAX_US;
+        if (registration->phase == REGISTRATION_JOINED)
+            registration->phase =
+                REGISTRATION_REGISTERING; /* back off, do not come back with spread */
+        registration->backoff_us = BACKOFF_MAX_US;
         break;
     case DROVER__V1__EVICTED__REASON__REASON_UNSPECIFIED:
     case DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED:
@@ -309,43 +318,44 @@ static void on_evicted(struct attach *attach, const Drover__V1__Evicted *evicted
     case _DROVER__V1__EVICTED__REASON_IS_INT_SIZE:
         break;
     }
-    log_warn("event=evicted coordinator=%s reason=%d detail=%s", log_quote(attach->coordinator),
-             (int)evicted->reason, log_quote(evicted->detail));
-    retry(attach, "evicted");
+    log_warn("event=evicted coordinator=%s reason=%d detail=%s",
+             log_quote(registration->coordinator), (int)evicted->reason,
+             log_quote(evicted->detail));
+    retry(registration, "evicted");
 }
 
 static void on_message(struct call *call, const uint8_t *message, size_t n, void *data)
 {
-    struct attach *attach = data;
+    struct registration *registration = data;
     Drover__V1__CoordinatorFrame *frame;
     struct error err = {0};
 
-    if (attach->call != call)
+    if (registration->call != call)
         return; /* dropped earlier in this batch */
     frame = (Drover__V1__CoordinatorFrame *)wire_unpack(
-        &drover__v1__coordinator_frame__descriptor, &attach->arena, message, n, &err);
+        &drover__v1__coordinator_frame__descriptor, &registration->arena, message, n, &err);
     if (frame == NULL) {
-        retry(attach, err.text);
+        retry(registration, err.text);
         return;
     }
     switch (frame->frame_case) {
     case DROVER__V1__COORDINATOR_FRAME__FRAME_HELLO:
-        on_hello(attach, frame->hello);
+        on_hello(registration, frame->hello);
         break;
     case DROVER__V1__COORDINATOR_FRAME__FRAME_REGISTERED:
-        on_registered(attach, frame->registered);
+        on_registered(registration, frame->registered);
         break;
     case DROVER__V1__COORDINATOR_FRAME__FRAME_DRAIN:
-        log_info("event=drain_order coordinator=%s drain=%d", log_quote(attach->coordinator),
-                 frame->drain->drain != 0);
+        log_info("event=drain_order coordinator=%s drain=%d",
+                 log_quote(registration->coordinator), frame->drain->drain != 0);
         break;
     case DROVER__V1__COORDINATOR_FRAME__FRAME_EVICTED:
-        on_evicted(attach, frame->evicted);
+        on_evicted(registration, frame->evicted);
         break;
     case DROVER__V1__COORDINATOR_FRAME__FRAME_LEFT:
-        if (attach->phase == ATTACH_LEAVING) {
-            log_info("event=left coordinator=%s", log_quote(attach->coordinator));
-            settle(attach);
+        if (registration->phase == REGISTRATION_LEAVING) {
+            log_info("event=left coordinator=%s", log_quote(registration->coordinator));
+            settle(registration);
         }
         break;
     case DROVER__V1__COORDINATOR_FRAME__FRAME_HEARTBEAT_ACK:
@@ -357,23 +367,23 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
 
 static void on_end(struct call *call, const struct call_result *result, void *data)
 {
-    struct attach *attach = data;
+    struct registration *registration = data;
     struct error err;
 
-    if (attach->call != call)
+    if (registration->call != call)
         return;
-    attach->call = NULL;
+    registration->call = NULL;
     /* After a rotation the coordinator may still know the other token only. */
     if ((result->status == GRPC_UNAUTHENTICATED || result->status == GRPC_PERMISSION_DENIED) &&
-        attach->agent->tokens[1][0] != '\0')
-        attach->token ^= 1;
+        registration->agent->tokens[1][0] != '\0')
+        registration->token ^= 1;
     (void)error_set(&err, DRV_ECLOSED, "%s: %s%s", grpc_status_name(result->status),
                     result->status == GRPC_UNIMPLEMENTED
                         ? "it does not know drover.v1: another major version of the protocol, "
                           "or no coordinator: "
                         : "",
                     result->message);
-    retry(attach, err.text);
+    retry(registration, err.text);
 }
 
 static const struct call_handler call_handler = {.on_message = on_message, .on_end = on_end};
@@ -382,110 +392,115 @@ static const struct call_handler call_handler = {.on_message = on_message, .on_e
 
 static void on_handshake_late(struct timer *timer)
 {
-    retry(CONTAINER_OF(timer, struct attach, timer), "the coordinator did not answer in time");
+    retry(CONTAINER_OF(timer, struct registration, timer),
+          "the coordinator did not answer in time");
 }
 
 static void on_resolved(int rc, const struct net_addr *list, size_t n, const char *why,
                         void *data)
 {
-    struct attach *attach = data;
+    struct registration *registration = data;
     const struct call_options options = {.path = "/drover.v1.Registry/Attach"};
-    struct channel_config config = {.tls = attach->coordinator_tls, .keepalive_idle = true};
+    struct channel_config config = {.tls = registration->coordinator_tls,
+                                    .keepalive_idle = true};
     struct error err = {0};
 
-    attach->resolve = NULL;
+    registration->resolve = NULL;
     if (rc != 0 || n == 0) {
-        retry(attach, why);
+        retry(registration, why);
         return;
     }
     config.addr = list[0];
-    config.authority = attach->coordinator;
-    if (attach->coordinator_tls != NULL)
-        config.tls_name = attach->name;
-    if (channel_create(&attach->channel, attach->loop, &config, &err) != 0) {
-        attach->channel = NULL;
-        retry(attach, err.text);
+    config.authority = registration->coordinator;
+    if (registration->coordinator_tls != NULL)
+        config.tls_name = registration->name;
+    if (channel_create(&registration->channel, registration->loop, &config, &err) != 0) {
+        registration->channel = NULL;
+        retry(registration, err.text);
         return;
     }
-    channel_connect(attach->channel);
-    if (call_start(&attach->call, attach->channel, &options, &call_handler, attach, &err) !=
-        0) {
-        attach->call = NULL;
-        retry(attach, err.text);
+    channel_connect(registration->channel);
+    if (call_start(&registration->call, registration->channel, &options, &call_handler,
+                   registration, &err) != 0) {
+        registration->call = NULL;
+        retry(registration, err.text);
         return;
     }
-    attach->phase = ATTACH_GREETING;
-    timer_start(attach->loop, &attach->timer, HANDSHAKE_US, on_handshake_late);
+    registration->phase = REGISTRATION_GREETING;
+    timer_start(registration->loop, &registration->timer, HANDSHAKE_US, on_handshake_late);
 }
 
-static void begin(struct attach *attach)
+static void begin(struct registration *registration)
 {
     struct error err = {0};
 
-    attach->phase = ATTACH_RESOLVING;
-    if (attach->token == 1 && attach->agent->tokens[1][0] == '\0')
-        attach->token = 0;
-    if (resolve_start(&attach->resolve, attach->loop, attach->coordinator, on_resolved, attach,
-                      &err) != 0)
-        retry(attach, err.text);
+    registration->phase = REGISTRATION_RESOLVING;
+    if (registration->token == 1 && registration->agent->tokens[1][0] == '\0')
+        registration->token = 0;
+    if (resolve_start(&registration->resolve, registration->loop, registration->coordinator,
+                      on_resolved, registration, &err) != 0)
+        retry(registration, err.text);
 }
 
-int attach_create(struct attach **out, struct agent *agent, const struct attach_config *config,
-                  struct error *err)
+int registration_create(struct registration **out, struct agent *agent,
+                        const struct registration_config *config, struct error *err)
 {
-    struct attach *attach = calloc(1, sizeof(*attach));
+    struct registration *registration = calloc(1, sizeof(*registration));
     uint16_t port;
     int rc;
 
     *out = NULL;
-    if (attach == NULL)
+    if (registration == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    rc = net_split(config->coordinator, attach->name, sizeof(attach->name), &port, err);
+    rc = net_split(config->coordinator, registration->name, sizeof(registration->name), &port,
+                   err);
     if (rc != 0) {
-        free(attach);
+        free(registration);
         return rc;
     }
-    attach->agent = agent;
-    attach->loop = agent->loop;
-    attach->port = config->port;
-    attach->tls = config->tls;
-    attach->coordinator_tls = config->coordinator_tls;
-    attach->backoff_us = BACKOFF_MIN_US;
-    (void)strlcpy(attach->coordinator, config->coordinator, sizeof(attach->coordinator));
-    (void)strlcpy(attach->host, config->host, sizeof(attach->host));
-    wire_arena_init(&attach->arena);
-    begin(attach);
-    *out = attach;
+    registration->agent = agent;
+    registration->loop = agent->loop;
+    registration->port = config->port;
+    registration->tls = config->tls;
+    registration->coordinator_tls = config->coordinator_tls;
+    registration->backoff_us = BACKOFF_MIN_US;
+    (void)strlcpy(registration->coordinator, config->coordinator,
+                  sizeof(registration->coordinator));
+    (void)strlcpy(registration->host, config->host, sizeof(registration->host));
+    wire_arena_init(&registration->arena);
+    begin(registration);
+    *out = registration;
     return 0;
 }
 
-void attach_destroy(struct attach *attach)
+void registration_destroy(struct registration *registration)
 {
-    if (attach == NULL)
+    if (registration == NULL)
         return;
-    drop(attach);
-    wire_arena_finish(&attach->arena);
-    free(attach);
+    drop(registration);
+    wire_arena_finish(&registration->arena);
+    free(registration);
 }
 
-void attach_leave(struct attach *attach, const char *reason, uint32_t drain_ms)
+void registration_leave(struct registration *registration, const char *reason,
+                        uint32_t drain_ms)
 {
     Drover__V1__NodeFrame frame = DROVER__V1__NODE_FRAME__INIT;
     Drover__V1__Leave leave = DROVER__V1__LEAVE__INIT;
 
-    if (attach->phase != ATTACH_JOINED) {
-        settle(attach);
+    if (registration->phase != REGISTRATION_JOINED) {
+        settle(registration);
         return;
     }
     leave.reason = (char *)(uintptr_t)reason; /* protobuf-c knows no const */
     leave.drain_ms = drain_ms;
     frame.frame_case = DROVER__V1__NODE_FRAME__FRAME_LEAVE;
     frame.leave = &leave;
-    attach->phase = ATTACH_LEAVING;
-    (void)send_frame(attach, &frame);
+    registration->phase = REGISTRATION_LEAVING;
+    (void)send_frame(registration, &frame);
 }
 
-bool attach_left(const struct attach *attach)
+bool registration_left(const struct registration *registration)
 {
-    return attach->phase == ATTACH_LEFT;
+    return registration->phase == REGISTRATION_LEFT;
 }

@@ -15,10 +15,10 @@
 #include "base/attrs.h"
 
 struct agent;
-struct attach;
+struct registration;
 struct error;
 
-struct attach_config {
+struct registration_config {
     const char *coordinator; /* HOST:PORT; copied */
     const char *host; /* numeric address to advertise, "" = as the stream comes; copied */
     uint16_t port;    /* where this node serves Inference */
@@ -27,16 +27,17 @@ struct attach_config {
 };
 
 /* Begins to join, and to stay joined. */
-MUST_CHECK int attach_create(struct attach **out, struct agent *agent,
-                             const struct attach_config *config, struct error *err);
+MUST_CHECK int registration_create(struct registration **out, struct agent *agent,
+                                   const struct registration_config *config, struct error *err);
 
 /* Breaks the stream and forgets.  NULL is allowed. */
-void attach_destroy(struct attach *attach);
+void registration_destroy(struct registration *registration);
 
 /* Says goodbye: the coordinator sends no more work and answers when nothing is open there. */
-void attach_leave(struct attach *attach, const char *reason, uint32_t drain_ms);
+void registration_leave(struct registration *registration, const char *reason,
+                        uint32_t drain_ms);
 
-/* After attach_leave(): the coordinator has answered, or there is none to wait for. */
-MUST_CHECK bool attach_left(const struct attach *attach);
+/* After registration_leave(): the coordinator has answered, or there is none to wait for. */
+MUST_CHECK bool registration_left(const struct registration *registration);
 
 #endif

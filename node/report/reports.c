@@ -77,19 +77,20 @@ struct load_watcher {
     struct server_call *call; /* until gone or finished */
     struct agent *agent;      /* borrowed */
     struct wire_arena arena;
-    struct pacer pacer;
+    struct load_reporter load_reporter;
 };
 
 static void forget(struct load_watcher *watcher)
 {
-    pacer_stop(&watcher->pacer);
+    load_reporter_stop(&watcher->load_reporter);
     wire_arena_finish(&watcher->arena);
     free(watcher);
 }
 
-static void watch_send(struct pacer *pacer, unsigned changes)
+static void watch_send(struct load_reporter *load_reporter, unsigned changes)
 {
-    struct load_watcher *watcher = CONTAINER_OF(pacer, struct load_watcher, pacer);
+    struct load_watcher *watcher =
+        CONTAINER_OF(load_reporter, struct load_watcher, load_reporter);
     Drover__V1__LoadReport load;
 
     (void)changes;
@@ -144,8 +145,9 @@ static void watch_on_message(struct server_call *call, const uint8_t *message, s
         interval_ms = WATCH_MIN_MS;
     if (interval_ms > WATCH_MAX_MS)
         interval_ms = WATCH_MAX_MS;
-    pacer_start(&watcher->pacer, watcher->agent, interval_ms * US_PER_MS, watch_send);
-    watch_send(&watcher->pacer, 0);
+    load_reporter_start(&watcher->load_reporter, watcher->agent, interval_ms * US_PER_MS,
+                        watch_send);
+    watch_send(&watcher->load_reporter, 0);
 }
 
 static void watch_on_gone(struct server_call *call)

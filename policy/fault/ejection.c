@@ -3,20 +3,22 @@
 
 #include <string.h>
 
-void eject_init(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us)
+void ejection_init(struct ejection *ejection, const struct ejection_counts *now,
+                   uint64_t now_mono_us)
 {
-    eject->times = 0;
-    eject_restart(eject, now, now_mono_us);
+    ejection->times = 0;
+    ejection_restart(ejection, now, now_mono_us);
 }
 
-void eject_restart(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us)
+void ejection_restart(struct ejection *ejection, const struct ejection_counts *now,
+                      uint64_t now_mono_us)
 {
-    memset(eject->step, 0, sizeof(eject->step));
-    eject->last = *now;
-    eject->failed_then = now->failed;
-    eject->now = 0;
-    eject->step_mono_us = now_mono_us;
-    eject->since_mono_us = now_mono_us;
+    memset(ejection->step, 0, sizeof(ejection->step));
+    ejection->last = *now;
+    ejection->failed_then = now->failed;
+    ejection->now = 0;
+    ejection->step_mono_us = now_mono_us;
+    ejection->since_mono_us = now_mono_us;
 }
 
 static uint64_t grown(uint64_t before, uint64_t now)
@@ -25,88 +27,92 @@ static uint64_t grown(uint64_t before, uint64_t now)
 }
 
 /* Moves the window to the present. */
-static void advance(struct eject *eject, uint64_t window_us, uint64_t now_mono_us)
+static void advance(struct ejection *ejection, uint64_t window_us, uint64_t now_mono_us)
 {
-    uint64_t length_us = window_us / EJECT_STEPS == 0 ? 1 : window_us / EJECT_STEPS;
+    uint64_t length_us = window_us / EJECTION_STEPS == 0 ? 1 : window_us / EJECTION_STEPS;
 
-    if (now_mono_us - eject->step_mono_us >= window_us) {
-        memset(eject->step, 0, sizeof(eject->step));
-        eject->step_mono_us = now_mono_us;
+    if (now_mono_us - ejection->step_mono_us >= window_us) {
+        memset(ejection->step, 0, sizeof(ejection->step));
+        ejection->step_mono_us = now_mono_us;
         return;
     }
-    while (now_mono_us - eject->step_mono_us >= length_us) {
-        eject->now = (eject->now + 1) % EJECT_STEPS;
-        eject->step[eject->now] = (struct eject_step){0};
-        eject->step_mono_us += length_us;
+    while (now_mono_us - ejection->step_mono_us >= length_us) {
+        ejection->now = (ejection->now + 1) % EJECTION_STEPS;
+        ejection->step[ejection->now] = (struct ejection_step){0};
+        ejection->step_mono_us += length_us;
     }
 }
 
-static bool too_few_succeed(const struct eject *eject, const struct eject_limits *limits)
+static bool too_few_succeed(const struct ejection *ejection,
+                            const struct ejection_limits *limits)
 {
     uint64_t ok = 0, failed = 0;
 
-    for (unsigned i = 0; i < EJECT_STEPS; i++) {
-        ok += eject->step[i].ok;
-        failed += eject->step[i].failed;
+    for (unsigned i = 0; i < EJECTION_STEPS; i++) {
+        ok += ejection->step[i].ok;
+        failed += ejection->step[i].failed;
     }
     return limits->success_pct != 0 && failed != 0 && ok + failed >= limits->min_requests &&
            ok * 100 < limits->success_pct * (ok + failed);
 }
 
 /* Failures in a row, without those from before. */
-static uint64_t run_of(const struct eject *eject, const struct eject_counts *now)
+static uint64_t run_of(const struct ejection *ejection, const struct ejection_counts *now)
 {
-    uint64_t since = now->failed - eject->failed_then;
+    uint64_t since = now->failed - ejection->failed_then;
 
     return now->run < since ? now->run : since;
 }
 
-enum node_reason eject_look(struct eject *eject, const struct eject_limits *limits,
-                            const struct eject_counts *now, bool advances, uint64_t now_mono_us)
+enum node_reason ejection_look(struct ejection *ejection, const struct ejection_limits *limits,
+                               const struct ejection_counts *now, bool advances,
+                               uint64_t now_mono_us)
 {
-    bool stalled = grown(eject->last.stalled, now->stalled) != 0;
-    struct eject_step *step;
+    bool stalled = grown(ejection->last.stalled, now->stalled) != 0;
+    struct ejection_step *step;
 
-    advance(eject, limits->window_us, now_mono_us);
-    step = &eject->step[eject->now];
-    step->ok += (uint32_t)grown(eject->last.ok, now->ok);
-    step->failed += (uint32_t)grown(eject->last.failed, now->failed);
-    eject->last = *now;
-    if (now_mono_us - eject->since_mono_us >= limits->backoff_max_us)
-        eject->times = 0;
+    advance(ejection, limits->window_us, now_mono_us);
+    step = &ejection->step[ejection->now];
+    step->ok += (uint32_t)grown(ejection->last.ok, now->ok);
+    step->failed += (uint32_t)grown(ejection->last.failed, now->failed);
+    ejection->last = *now;
+    if (now_mono_us - ejection->since_mono_us >= limits->backoff_max_us)
+        ejection->times = 0;
     if (limits->failures != 0 && stalled && !advances)
         return NODE_REASON_NO_PROGRESS;
-    if (limits->failures != 0 && run_of(eject, now) >= limits->failures)
+    if (limits->failures != 0 && run_of(ejection, now) >= limits->failures)
         return NODE_REASON_FAILURES;
-    if (too_few_succeed(eject, limits))
+    if (too_few_succeed(ejection, limits))
         return NODE_REASON_SUCCESS_RATE;
     return NODE_REASON_NONE;
 }
 
-uint64_t eject_begin(struct eject *eject, const struct eject_limits *limits, uint64_t random)
+uint64_t ejection_begin(struct ejection *ejection, const struct ejection_limits *limits,
+                        uint64_t random)
 {
     uint64_t us = limits->backoff_us;
 
-    for (uint32_t i = 0; i < eject->times && us < limits->backoff_max_us; i++)
+    for (uint32_t i = 0; i < ejection->times && us < limits->backoff_max_us; i++)
         us *= 2;
     if (us > limits->backoff_max_us)
         us = limits->backoff_max_us;
-    eject->times++;
+    ejection->times++;
     return us / 2 + random % (us - us / 2 + 1);
 }
 
-enum node_reason eject_trial(struct eject *eject, const struct eject_counts *now)
+enum node_reason ejection_probation(struct ejection *ejection,
+                                    const struct ejection_counts *now)
 {
-    bool failed = grown(eject->last.trial_failed, now->trial_failed) != 0;
-    bool ok = grown(eject->last.trial_ok, now->trial_ok) != 0;
+    bool failed = grown(ejection->last.probation_failed, now->probation_failed) != 0;
+    bool ok = grown(ejection->last.probation_ok, now->probation_ok) != 0;
 
-    eject->last = *now;
+    ejection->last = *now;
     if (failed)
         return NODE_REASON_FAILURES;
     return ok ? NODE_REASON_PROBES_PASS : NODE_REASON_NONE;
 }
 
-bool eject_allowed(uint32_t serving, uint32_t total)
+bool ejection_allowed(uint32_t serving, uint32_t total)
 {
     return serving != 0 && 2 * (uint64_t)(serving - 1) >= total;
 }

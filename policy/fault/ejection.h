@@ -21,9 +21,9 @@
 
 #include "policy/fault/node_state.h"
 
-#define EJECT_STEPS 30u
+#define EJECTION_STEPS 30u
 
-struct eject_limits {
+struct ejection_limits {
     uint32_t failures;    /* in a row; 0 = this rule is off */
     uint32_t success_pct; /* 0 = this rule is off */
     uint32_t min_requests;
@@ -32,22 +32,22 @@ struct eject_limits {
 };
 
 /* How the node's attempts ended.  The counts only grow while the node is the same. */
-struct eject_counts {
+struct ejection_counts {
     uint64_t ok;      /* as the engine meant it */
     uint64_t failed;  /* the node's fault */
     uint64_t stalled; /* of these: no other request there got a token meanwhile */
-    uint64_t trial_ok, trial_failed;
+    uint64_t probation_ok, probation_failed;
     uint32_t run; /* failures since the last success */
 };
 
-struct eject_step {
+struct ejection_step {
     uint32_t ok, failed;
 };
 
-struct eject {
-    struct eject_counts last; /* as of the last look */
-    uint64_t failed_then;     /* total of failures when judging (re)started */
-    struct eject_step step[EJECT_STEPS];
+struct ejection {
+    struct ejection_counts last; /* as of the last look */
+    uint64_t failed_then;        /* total of failures when judging (re)started */
+    struct ejection_step step[EJECTION_STEPS];
     unsigned now;           /* the step being filled */
     uint64_t step_mono_us;  /* when it began */
     uint32_t times;         /* ejections that count for the back-off */
@@ -55,25 +55,30 @@ struct eject {
 };
 
 /* Starts with a clean record: what `now` shows was before. */
-void eject_init(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us);
+void ejection_init(struct ejection *ejection, const struct ejection_counts *now,
+                   uint64_t now_mono_us);
 
 /* The same for a node that returns to traffic, but its ejections are remembered. */
-void eject_restart(struct eject *eject, const struct eject_counts *now, uint64_t now_mono_us);
+void ejection_restart(struct ejection *ejection, const struct ejection_counts *now,
+                      uint64_t now_mono_us);
 
 /* Takes a look at a node that is UP.  FAILURES, SUCCESS_RATE, NO_PROGRESS, or NONE: it is all
  * right.  `advances`: the node's own count of work grows, so its silence is no standstill. */
-enum node_reason eject_look(struct eject *eject, const struct eject_limits *limits,
-                            const struct eject_counts *now, bool advances,
-                            uint64_t now_mono_us);
+enum node_reason ejection_look(struct ejection *ejection, const struct ejection_limits *limits,
+                               const struct ejection_counts *now, bool advances,
+                               uint64_t now_mono_us);
 
 /* Counts an ejection and returns how long it lasts.  `random`: any 64 bits. */
-uint64_t eject_begin(struct eject *eject, const struct eject_limits *limits, uint64_t random);
+uint64_t ejection_begin(struct ejection *ejection, const struct ejection_limits *limits,
+                        uint64_t random);
 
-/* A node on TRIAL: FAILURES: a request failed; PROBES_PASS: one went well; NONE: none ended. */
-enum node_reason eject_trial(struct eject *eject, const struct eject_counts *now);
+/* A node on PROBATION: FAILURES: a request failed; PROBES_PASS: one went well; NONE: none
+ * ended. */
+enum node_reason ejection_probation(struct ejection *ejection,
+                                    const struct ejection_counts *now);
 
 /* Never below half: may one more of a model's `total` nodes be taken out when `serving` of them
  * are UP, the one in question included? */
-bool eject_allowed(uint32_t serving, uint32_t total);
+bool ejection_allowed(uint32_t serving, uint32_t total);
 
 #endif

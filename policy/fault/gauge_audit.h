@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* One look at one node. */
-struct invariant_look {
+struct gauge_audit_look {
     uint32_t generation; /* of the slot; 0 = no look taken */
     uint32_t gauge;      /* sum of its gauges: requests in flight */
     uint32_t open;       /* rows of request tables that are certainly on it */
@@ -21,12 +21,12 @@ struct invariant_look {
     uint64_t traffic;    /* grows with everything sent there or ended there */
 };
 
-struct invariant {
-    struct invariant_look last;
+struct gauge_audit {
+    struct gauge_audit_look last;
     bool violated; /* the present stable state is wrong and has been counted */
 };
 
 /* Takes a look.  True: a violation that was not there at the look before (count it, log it). */
-bool invariant_step(struct invariant *invariant, const struct invariant_look *look);
+bool gauge_audit_step(struct gauge_audit *gauge_audit, const struct gauge_audit_look *look);
 
 #endif

@@ -16,8 +16,8 @@ const char *node_state_name(enum node_state state)
         return "UP";
     case NODE_EJECTED:
         return "EJECTED";
-    case NODE_TRIAL:
-        return "TRIAL";
+    case NODE_PROBATION:
+        return "PROBATION";
     case NODE_DOWN:
         return "DOWN";
     case NODE_DRAINING:
@@ -63,8 +63,8 @@ const char *node_reason_name(enum node_reason reason)
         return "success_rate";
     case NODE_REASON_NO_PROGRESS:
         return "no_progress";
-    case NODE_REASON_SPARED:
-        return "spared";
+    case NODE_REASON_KEPT:
+        return "kept";
     case NODE_REASON_FLAPPING:
         return "flapping";
     }
@@ -72,17 +72,17 @@ const char *node_reason_name(enum node_reason reason)
 }
 
 static const char *const event_names[] = {
-    "none",  "pass", "fail",    "refused", "lease_lost", "lease_back", "lease_end", "eject",
-    "spare", "try",  "absolve", "drain",   "undrain",    "leave",      "stay",      "idle",
+    "none", "pass",      "fail",  "refused", "lease_lost", "lease_back", "lease_end", "eject",
+    "keep", "probation", "clear", "drain",   "undrain",    "leave",      "stay",      "idle",
 };
-_Static_assert(ARRAY_LEN(event_names) == VERDICT_EVENTS, "a name for every event");
+_Static_assert(ARRAY_LEN(event_names) == NODE_EVENT_EVENTS, "a name for every event");
 
-const char *verdict_event_name(enum verdict_event event)
+const char *node_event_name(enum node_event event)
 {
     return (size_t)event < ARRAY_LEN(event_names) ? event_names[event] : "unknown";
 }
 
-void verdict_init(struct verdict *verdict, uint32_t rise, uint32_t fall)
+void node_state_init(struct verdict *verdict, uint32_t rise, uint32_t fall)
 {
     memset(verdict, 0, sizeof(*verdict));
     verdict->state = NODE_JOINING;
@@ -91,17 +91,17 @@ void verdict_init(struct verdict *verdict, uint32_t rise, uint32_t fall)
     verdict->fall = fall == 0 ? 1 : fall;
 }
 
-void verdict_adopt(struct verdict *verdict, enum node_state state, enum node_reason reason,
-                   bool drain_wish, uint32_t rise, uint32_t fall)
+void node_state_adopt(struct verdict *verdict, enum node_state state, enum node_reason reason,
+                      bool drain_wanted, uint32_t rise, uint32_t fall)
 {
-    verdict_init(verdict, rise, fall);
+    node_state_init(verdict, rise, fall);
     verdict->state = state;
     verdict->reason = reason;
-    verdict->drain_wish = drain_wish;
+    verdict->drain_wanted = drain_wanted;
     verdict->lease_lost = state == NODE_DOWN && reason == NODE_REASON_LEASE_LOST;
-    if (state == NODE_EJECTED || state == NODE_TRIAL)
+    if (state == NODE_EJECTED || state == NODE_PROBATION)
         verdict->ejected = reason;
-    verdict->trial = state == NODE_TRIAL;
+    verdict->probation = state == NODE_PROBATION;
     if (state == NODE_DRAINING && reason != NODE_REASON_OPERATOR)
         verdict->leaving = reason;
 }
@@ -126,7 +126,7 @@ static void admit(struct verdict *verdict)
     if (verdict->ejected == NODE_REASON_NONE)
         move(verdict, NODE_UP, NODE_REASON_PROBES_PASS);
     else
-        move(verdict, verdict->trial ? NODE_TRIAL : NODE_EJECTED, verdict->ejected);
+        move(verdict, verdict->probation ? NODE_PROBATION : NODE_EJECTED, verdict->ejected);
 }
 
 static void pass(struct verdict *verdict)
@@ -145,7 +145,7 @@ static void pass(struct verdict *verdict)
         break;
     case NODE_UP:
     case NODE_EJECTED:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
     case NODE_DRAINING:
     case NODE_NONE:
     case NODE_GONE:
@@ -162,7 +162,7 @@ static void fail(struct verdict *verdict, bool enough, enum node_reason why)
     switch (verdict->state) {
     case NODE_UP:
     case NODE_EJECTED:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
         if (enough || verdict->failures >= verdict->fall)
             move(verdict, NODE_DOWN, why);
         break;
@@ -186,7 +186,7 @@ static void lose_lease(struct verdict *verdict)
     case NODE_JOINING:
     case NODE_UP:
     case NODE_EJECTED:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
     case NODE_DOWN:
         move(verdict, NODE_DOWN, NODE_REASON_LEASE_LOST);
         break;
@@ -199,10 +199,10 @@ static void lose_lease(struct verdict *verdict)
 
 static void eject(struct verdict *verdict, enum node_reason why)
 {
-    if (verdict->state != NODE_UP && verdict->state != NODE_TRIAL)
+    if (verdict->state != NODE_UP && verdict->state != NODE_PROBATION)
         return;
     verdict->ejected = why;
-    verdict->trial = false;
+    verdict->probation = false;
     move(verdict, NODE_EJECTED, why);
 }
 
@@ -210,20 +210,20 @@ static void try_again(struct verdict *verdict)
 {
     if (verdict->ejected == NODE_REASON_NONE)
         return;
-    verdict->trial = true;
+    verdict->probation = true;
     if (verdict->state == NODE_EJECTED)
         admit(verdict);
 }
 
-static void absolve(struct verdict *verdict)
+static void clear(struct verdict *verdict)
 {
     verdict->ejected = NODE_REASON_NONE;
-    verdict->trial = false;
-    if (verdict_has_traffic(verdict))
+    verdict->probation = false;
+    if (node_state_has_traffic(verdict))
         admit(verdict);
 }
 
-bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_reason why)
+bool node_state_step(struct verdict *verdict, enum node_event event, enum node_reason why)
 {
     enum node_state old_state = verdict->state;
     enum node_reason old_reason = verdict->reason;
@@ -231,81 +231,81 @@ bool verdict_step(struct verdict *verdict, enum verdict_event event, enum node_r
     if (verdict->state == NODE_NONE || verdict->state == NODE_GONE)
         return false;
     switch (event) {
-    case VERDICT_PASS:
+    case NODE_EVENT_PASS:
         pass(verdict);
         break;
-    case VERDICT_FAIL:
+    case NODE_EVENT_FAIL:
         fail(verdict, false, why);
         break;
-    case VERDICT_REFUSED:
+    case NODE_EVENT_REFUSED:
         fail(verdict, true, why);
         break;
-    case VERDICT_LEASE_LOST:
+    case NODE_EVENT_LEASE_LOST:
         lose_lease(verdict);
         break;
-    case VERDICT_LEASE_BACK:
+    case NODE_EVENT_LEASE_BACK:
         verdict->lease_lost = false;
         verdict->passes = 0;
         verdict->failures = 0;
         break;
-    case VERDICT_LEASE_END:
+    case NODE_EVENT_LEASE_END:
         verdict->lease_lost = true;
         move(verdict, NODE_GONE, NODE_REASON_LEASE_LOST);
         break;
-    case VERDICT_EJECT:
+    case NODE_EVENT_EJECT:
         eject(verdict, why);
         break;
-    case VERDICT_SPARE:
+    case NODE_EVENT_KEEP:
         if (verdict->state == NODE_UP)
-            verdict->reason = NODE_REASON_SPARED;
+            verdict->reason = NODE_REASON_KEPT;
         break;
-    case VERDICT_TRY:
+    case NODE_EVENT_PROBATION:
         try_again(verdict);
         break;
-    case VERDICT_ABSOLVE:
-        absolve(verdict);
+    case NODE_EVENT_CLEAR:
+        clear(verdict);
         break;
-    case VERDICT_DRAIN:
-        verdict->drain_wish = true;
+    case NODE_EVENT_DRAIN:
+        verdict->drain_wanted = true;
         if (verdict->leaving == NODE_REASON_NONE)
             move(verdict, NODE_DRAINING, NODE_REASON_OPERATOR);
         break;
-    case VERDICT_UNDRAIN:
-        verdict->drain_wish = false;
+    case NODE_EVENT_UNDRAIN:
+        verdict->drain_wanted = false;
         if (verdict->state == NODE_DRAINING && verdict->leaving == NODE_REASON_NONE)
             rejoin(verdict);
         break;
-    case VERDICT_LEAVE:
+    case NODE_EVENT_LEAVE:
         verdict->leaving = why;
         move(verdict, NODE_DRAINING, why);
         break;
-    case VERDICT_STAY:
+    case NODE_EVENT_STAY:
         if (verdict->leaving == NODE_REASON_NONE)
             break;
         verdict->leaving = NODE_REASON_NONE;
-        if (verdict->drain_wish)
+        if (verdict->drain_wanted)
             move(verdict, NODE_DRAINING, NODE_REASON_OPERATOR);
         else
             rejoin(verdict);
         break;
-    case VERDICT_IDLE:
+    case NODE_EVENT_IDLE:
         if (verdict->state == NODE_DRAINING && verdict->leaving != NODE_REASON_NONE)
             move(verdict, NODE_GONE, verdict->leaving);
         break;
-    case VERDICT_NONE:
-    case VERDICT_EVENTS:
+    case NODE_EVENT_NONE:
+    case NODE_EVENT_EVENTS:
         break;
     }
     return verdict->state != old_state || verdict->reason != old_reason;
 }
 
-bool verdict_has_traffic(const struct verdict *verdict)
+bool node_state_has_traffic(const struct verdict *verdict)
 {
     return verdict->state == NODE_UP || verdict->state == NODE_EJECTED ||
-           verdict->state == NODE_TRIAL;
+           verdict->state == NODE_PROBATION;
 }
 
-bool verdict_in_doubt(const struct verdict *verdict)
+bool node_state_in_doubt(const struct verdict *verdict)
 {
     switch (verdict->state) {
     case NODE_JOINING:
@@ -313,7 +313,7 @@ bool verdict_in_doubt(const struct verdict *verdict)
         return verdict->passes != 0;
     case NODE_UP:
     case NODE_EJECTED:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
         return verdict->failures != 0;
     case NODE_DRAINING:
     case NODE_NONE:

@@ -6,13 +6,13 @@
 #define RETURN_MAX_S 60u
 
 /* So many places come free in this time; UINT64_MAX = not known. */
-static uint64_t time_for(const struct admission_line *line, double places)
+static uint64_t time_for(const struct admission_queue *queue, double places)
 {
     double us;
 
-    if (line->places_per_s <= 0)
+    if (queue->places_per_s <= 0)
         return UINT64_MAX;
-    us = places / line->places_per_s * (double)US_PER_S;
+    us = places / queue->places_per_s * (double)US_PER_S;
     return us < 1e15 ? (uint64_t)us : UINT64_C(1000000000000000);
 }
 
@@ -38,41 +38,41 @@ double admission_ahead(double others, double own, double own_before)
     return own <= 0 ? others : own_before + others * (own_before / own);
 }
 
-bool admission_allows(const struct admission_line *line)
+bool admission_allows(const struct admission_queue *queue)
 {
-    if (line->waiting >= line->max_waiting)
+    if (queue->waiting >= queue->max_waiting)
         return false;
-    if (line->ahead < line->slots || line->places_per_s <= 0)
+    if (queue->ahead < queue->slots || queue->places_per_s <= 0)
         return true;
-    return admission_wait_us(line) <= admission_limit_us(line);
+    return admission_wait_us(queue) <= admission_limit_us(queue);
 }
 
-uint64_t admission_limit_us(const struct admission_line *line)
+uint64_t admission_limit_us(const struct admission_queue *queue)
 {
-    uint64_t shorter = time_for(line, line->slots);
+    uint64_t shorter = time_for(queue, queue->slots);
 
     if (shorter < ADMISSION_SHORT_US)
         shorter = ADMISSION_SHORT_US;
-    return line->pressed && shorter < line->max_wait_us ? shorter : line->max_wait_us;
+    return queue->overloaded && shorter < queue->max_wait_us ? shorter : queue->max_wait_us;
 }
 
-uint64_t admission_wait_us(const struct admission_line *line)
+uint64_t admission_wait_us(const struct admission_queue *queue)
 {
-    uint64_t wait = time_for(line, line->ahead + 1);
+    uint64_t wait = time_for(queue, queue->ahead + 1);
 
     return wait == UINT64_MAX ? 0 : wait;
 }
 
-unsigned admission_return_s(const struct admission_line *line, uint64_t now_mono_us,
+unsigned admission_return_s(const struct admission_queue *queue, uint64_t now_mono_us,
                             double share, uint64_t *last_return_mono_us)
 {
-    uint64_t wait = admission_wait_us(line), limit = admission_limit_us(line);
+    uint64_t wait = admission_wait_us(queue), limit = admission_limit_us(queue);
     uint64_t at = now_mono_us + (wait > limit ? wait - limit : 0);
 
     if (at < *last_return_mono_us)
         at = *last_return_mono_us;
-    if (line->places_per_s > 0)
-        at += time_for(line, 1 / share);
+    if (queue->places_per_s > 0)
+        at += time_for(queue, 1 / share);
     if (at > now_mono_us + RETURN_MAX_S * US_PER_S)
         at = now_mono_us + RETURN_MAX_S * US_PER_S;
     *last_return_mono_us = at;

@@ -29,14 +29,14 @@
 #define ADMISSION_SHORT_US UINT64_C(1000000)
 
 /* The line of one model, over all workers. */
-struct admission_line {
+struct admission_queue {
     uint32_t max_waiting; /* configured */
     uint64_t max_wait_us; /* configured */
     uint32_t waiting;
     double ahead;        /* requests, for this and other models on its nodes, that go first */
     uint32_t slots;      /* of the nodes that serve the model now */
     double places_per_s; /* that come free there; 0 = not known yet */
-    bool pressed;        /* somebody was turned away in the last ADMISSION_CALM_US */
+    bool overloaded;     /* somebody was turned away in the last ADMISSION_CALM_US */
 };
 
 /*
@@ -57,13 +57,13 @@ double admission_sum(const double *load, const uint16_t *nodes, size_t count);
  */
 double admission_ahead(double others, double own, double own_before);
 
-MUST_CHECK bool admission_allows(const struct admission_line *line);
+MUST_CHECK bool admission_allows(const struct admission_queue *queue);
 
 /* The longest wait now.  Who is in line already and has waited longer is refused, too. */
-uint64_t admission_limit_us(const struct admission_line *line);
+uint64_t admission_limit_us(const struct admission_queue *queue);
 
 /* From now until the request would be served; 0 = not known. */
-uint64_t admission_wait_us(const struct admission_line *line);
+uint64_t admission_wait_us(const struct admission_queue *queue);
 
 /*
  * When who is refused now should come back: once the line is short enough again, and each of
@@ -71,7 +71,7 @@ uint64_t admission_wait_us(const struct admission_line *line);
  * does so large a part of all the refusing.  `last_return_mono_us` is its memory from one to
  * the next.  Returns seconds for Retry-After, 1..60.
  */
-unsigned admission_return_s(const struct admission_line *line, uint64_t now_mono_us,
+unsigned admission_return_s(const struct admission_queue *queue, uint64_t now_mono_us,
                             double share, uint64_t *last_return_mono_us);
 
 /* As whole seconds for people and headers: rounded up, 1..60. */

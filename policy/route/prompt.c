@@ -22,7 +22,7 @@
 #define RATIO_MIN   1.0
 #define RATIO_MAX   16.0
 
-struct reader {
+struct prompt_reader {
     struct prompt *out;
     uint32_t window_bytes;
     uint32_t used; /* bytes in `window` */
@@ -31,7 +31,7 @@ struct reader {
     uint8_t window[MAX_WINDOW_BYTES];
 };
 
-static void feed(struct reader *r, const void *bytes, size_t n)
+static void feed(struct prompt_reader *r, const void *bytes, size_t n)
 {
     const uint8_t *p = bytes;
 
@@ -54,7 +54,7 @@ static void feed(struct reader *r, const void *bytes, size_t n)
     }
 }
 
-static void feed_string(struct reader *r, const struct json_value *string)
+static void feed_string(struct prompt_reader *r, const struct json_value *string)
 {
     buf_reset(&r->text);
     json_decode(&r->text, string);
@@ -63,7 +63,7 @@ static void feed_string(struct reader *r, const struct json_value *string)
 }
 
 /* A value that is not plain text, without the white space between its tokens. */
-static void feed_compact(struct reader *r, const struct json_value *value)
+static void feed_compact(struct prompt_reader *r, const struct json_value *value)
 {
     const char *p = value->text, *end = p + value->len, *from = p;
     bool in_string = false;
@@ -86,7 +86,7 @@ static void feed_compact(struct reader *r, const struct json_value *value)
 }
 
 /* Marks where one part ends, so that "ab" + "c" differs from "a" + "bc". */
-static void feed_mark(struct reader *r, char kind)
+static void feed_mark(struct prompt_reader *r, char kind)
 {
     const char mark[2] = {'\x1e', kind};
 
@@ -94,7 +94,7 @@ static void feed_mark(struct reader *r, char kind)
 }
 
 /* Message content: a string, or parts of which the text ones count as their text. */
-static void feed_content(struct reader *r, const struct json_value *content)
+static void feed_content(struct prompt_reader *r, const struct json_value *content)
 {
     struct json_iter it;
     struct json_value key, part;
@@ -124,7 +124,7 @@ static void feed_content(struct reader *r, const struct json_value *content)
     }
 }
 
-static void feed_message(struct reader *r, const struct json_value *message)
+static void feed_message(struct prompt_reader *r, const struct json_value *message)
 {
     static const char *const others[] = {"tool_calls", "tool_call_id", "name", "images"};
     struct json_value role = json_get(message, "role");
@@ -146,8 +146,8 @@ static void feed_message(struct reader *r, const struct json_value *message)
 }
 
 /* A member that is part of the prompt as a whole: tools, a system text, a plain prompt. */
-static void feed_member(struct reader *r, const struct json_value *body, const char *name,
-                        char kind)
+static void feed_member(struct prompt_reader *r, const struct json_value *body,
+                        const char *name, char kind)
 {
     struct json_value value = json_get(body, name);
 
@@ -157,7 +157,7 @@ static void feed_member(struct reader *r, const struct json_value *body, const c
     feed_content(r, &value);
 }
 
-static void feed_messages(struct reader *r, const struct json_value *messages)
+static void feed_messages(struct prompt_reader *r, const struct json_value *messages)
 {
     struct json_iter it;
     struct json_value key, message;
@@ -183,7 +183,7 @@ static void feed_messages(struct reader *r, const struct json_value *messages)
 void prompt_read(struct prompt *out, const char *model, const struct json_value *body,
                  uint32_t window_bytes)
 {
-    static struct reader r; /* one thread; the window is too large for the stack */
+    static struct prompt_reader r; /* one thread; the window is too large for the stack */
     struct json_value messages;
 
     out->bytes = 0;

@@ -34,11 +34,11 @@
  * that misses the worker comes before that in the single order, which is the second case above.
  *
  * A key needs no sequence counter: key and generation are one word, so a reader never takes the
- * key of one tenant of the node's row for that of another.
+ * key of one node of the node's row for that of another.
  */
 #include "shm/share/queue_heads.h"
 
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/segment.h"
 
 static uint64_t make_word(uint32_t generation, uint64_t key)

@@ -1,6 +1,6 @@
 /* decision_cost.c - what one routing decision costs, on a real scoreboard. */
 /*
- * Places a request as choose_node() does, with the same code (worker/routing/candidates.c):
+ * Places a request as select_node() does, with the same code (worker/select/gather.c):
  * gathers all nodes for a prompt of 16 windows and a session, asks the policy, claims, records
  * the decision, and notes in index, sessions and gauges where the request went.  The release at
  * the end of a request is counted too.  Left out: the look-up of the model's name, and what the
@@ -29,15 +29,15 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "proto/drover_common.pb-c.h"
-#include "shm/nodes.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/prefix.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/speeds.h"
+#include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
-#include "shm/speeds.h"
-#include "shm/stats.h"
-#include "worker/fleet.h"
-#include "worker/routing/candidates.h"
+#include "shm/share/gauges.h"
+#include "shm/share/prefix.h"
+#include "worker/select/gather.h"
+#include "worker/upstreams/upstreams.h"
 
 #define MAX_NODES      256
 #define MAX_WORKERS    16
@@ -53,14 +53,14 @@
 struct scene {
     struct scoreboard *board;
     unsigned nodes, workers;
-    struct fleet_node *node[MAX_NODES]; /* owned */
-    struct fleet_server server[MAX_NODES];
-    struct fleet_model model;
+    struct upstream *node[MAX_NODES]; /* owned */
+    struct upstream_server server[MAX_NODES];
+    struct upstream_model model;
     uint64_t windows[PROMPTS][WINDOWS];
     uint64_t random;
     uint64_t now_us;
     /* The last request at work, released when the next has been placed. */
-    const struct fleet_server *held;
+    const struct upstream_server *held;
     uint32_t held_us;
 };
 
@@ -78,8 +78,8 @@ static uint64_t next_random(uint64_t *random)
 
 /* ---- one decision ---------------------------------------------------------------------- */
 
-static void record(const struct scene *scene, const struct candidates *candidates,
-                   const struct candidates_request *request, int chosen)
+static void record(const struct scene *scene, const struct eligible *candidates,
+                   const struct select_request *request, int chosen)
 {
     static struct decision d;
 
@@ -87,14 +87,14 @@ static void record(const struct scene *scene, const struct candidates *candidate
     (void)strlcpy(d.id, "req-0123456789abcdef0123", sizeof(d.id));
     (void)strlcpy(d.model, "sim-small", sizeof(d.model));
     d.policy = POLICY_FASTEST;
-    candidates_record(candidates, scene->board, WORKER, request, chosen, &d);
+    select_record(candidates, scene->board, WORKER, request, chosen, &d);
 }
 
 static void decide(struct scene *scene)
 {
-    static struct candidates candidates;
+    static struct eligible candidates;
     const uint64_t *windows = scene->windows[next_random(&scene->random) >> 33 & (PROMPTS - 1)];
-    struct candidates_request request = {
+    struct select_request request = {
         .policy = {.tokens = WINDOWS * WINDOW_TOKENS, .key = windows[1]},
         .operation = DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS,
         .model_hash = MODEL_HASH,
@@ -104,24 +104,24 @@ static void decide(struct scene *scene)
         .tokens_per_window = WINDOW_TOKENS,
         .now_mono_us = ++scene->now_us,
     };
-    struct candidates_place place;
-    const struct fleet_server *server;
+    struct eligible_place place;
+    const struct upstream_server *server;
 
-    candidates_gather(&candidates, scene->board, &scene->model, &request);
-    if (!candidates_claim(&candidates, scene->board, WORKER, POLICY_FASTEST, &request,
-                          &scene->model.cursor, &scene->random, &place))
+    select_gather(&candidates, scene->board, &scene->model, &request);
+    if (!select_claim(&candidates, scene->board, WORKER, POLICY_FASTEST, &request,
+                      &scene->model.cursor, &scene->random, &place))
         die("no node was chosen");
     record(scene, &candidates, &request, place.at);
     server = candidates.server[place.at];
-    speeds_note_sent(scene->board, server->slot, server->generation, scene->now_us);
-    prefix_note(scene->board, server->slot, server->generation, windows, WINDOWS,
+    speeds_note_sent(scene->board, server->node_id, server->generation, scene->now_us);
+    prefix_note(scene->board, server->node_id, server->generation, windows, WINDOWS,
                 scene->now_us);
-    prefix_session_set(scene->board, request.session_hash, server->slot, server->generation,
+    prefix_session_set(scene->board, request.session_hash, server->node_id, server->generation,
                        scene->now_us);
-    gauges_set_oldest(scene->board, WORKER, server->slot, server->generation, scene->now_us);
+    gauges_set_oldest(scene->board, WORKER, server->node_id, server->generation, scene->now_us);
 
     if (scene->held != NULL)
-        gauges_release(scene->board, WORKER, scene->held->slot, scene->held->generation,
+        gauges_release(scene->board, WORKER, scene->held->node_id, scene->held->generation,
                        scene->held_us);
     scene->held = server;
     scene->held_us = place.charge_us;
@@ -129,56 +129,56 @@ static void decide(struct scene *scene)
 
 /* ---- the scene ------------------------------------------------------------------------- */
 
-static void learn(struct scoreboard *board, unsigned slot, uint32_t generation,
+static void learn(struct scoreboard *board, unsigned node_id, uint32_t generation,
                   struct speed speed)
 {
     struct speed seen = {0};
 
-    if (!speeds_swap(board, speeds_take(board, MODEL_HASH, OP_CLASS_GENERATION), slot,
+    if (!speeds_swap(board, speeds_take(board, MODEL_HASH, OP_CLASS_GENERATION), node_id,
                      generation, &seen, speed))
         die("a speed cannot be written");
 }
 
-static void add_node(struct scene *scene, unsigned slot)
+static void add_node(struct scene *scene, unsigned node_id)
 {
     struct node_info info = {.slots = SLOTS, .queue = SLOTS / 2, .weight = 100};
     struct scoreboard *board = scene->board;
-    struct fleet_node *node = calloc(1, sizeof(*node));
+    struct upstream *node = calloc(1, sizeof(*node));
 
-    if (node == NULL || nodes_claim(board, scene->now_us) != (int)slot)
+    if (node == NULL || nodes_claim(board, scene->now_us) != (int)node_id)
         die("no slot for a node");
-    (void)snprintf(info.name, sizeof(info.name), "node-%u", slot);
+    (void)snprintf(info.name, sizeof(info.name), "node-%u", node_id);
     (void)strlcpy(info.address, "127.0.0.1:7000", sizeof(info.address));
     info.prefill_tokens_per_s = 8000;
-    nodes_publish(board, slot, &info);
-    nodes_set_state(board, slot, NODE_UP, NODE_REASON_PROBES_PASS, scene->now_us);
-    if (!nodes_read(board, slot, &node->info))
+    nodes_publish(board, node_id, &info);
+    nodes_set_state(board, node_id, NODE_UP, NODE_REASON_PROBES_PASS, scene->now_us);
+    if (!nodes_read(board, node_id, &node->info))
         die("a node cannot be read");
-    node->slot = slot;
+    node->node_id = node_id;
     node->reachable = true;
-    scene->node[slot] = node;
-    scene->server[slot] = (struct fleet_server){
+    scene->node[node_id] = node;
+    scene->server[node_id] = (struct upstream_server){
         .node = node,
         .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
         .operations = 1u << DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS,
-        .slot = slot,
+        .node_id = node_id,
         .generation = node->info.generation,
         .slots = info.slots,
         .queue = info.queue,
         .weight = info.weight,
         .prefill_tokens_per_s = info.prefill_tokens_per_s,
     };
-    learn(board, slot, node->info.generation,
-          (struct speed){.tokens = 2000, .seconds = 0.2f + (float)(slot % 7) * 0.05f});
-    stats_average(board, slot, node->info.generation, STATS_AVG_HOLD_S, 4, 0.1);
+    learn(board, node_id, node->info.generation,
+          (struct speed){.tokens = 2000, .seconds = 0.2f + (float)(node_id % 7) * 0.05f});
+    stats_average(board, node_id, node->info.generation, STATS_AVG_HOLD_S, 4, 0.1);
     /* Every worker has had requests everywhere; with 16 of them 8 are on each node now. */
     for (unsigned worker = 0; worker < scene->workers; worker++) {
-        if (!gauges_claim(board, worker, slot, node->info.generation, 100, SLOTS))
+        if (!gauges_claim(board, worker, node_id, node->info.generation, 100, SLOTS))
             die("no place for a request");
-        if ((worker + slot) % 2 == 0)
-            gauges_set_oldest(board, worker, slot, node->info.generation, scene->now_us);
+        if ((worker + node_id) % 2 == 0)
+            gauges_set_oldest(board, worker, node_id, node->info.generation, scene->now_us);
         else
-            gauges_release(board, worker, slot, node->info.generation, 100);
+            gauges_release(board, worker, node_id, node->info.generation, 100);
     }
 }
 
@@ -195,11 +195,11 @@ static void fill_index(struct scene *scene)
         }
     }
     for (unsigned p = 0; p < PROMPTS; p++) {
-        const struct fleet_server *server =
+        const struct upstream_server *server =
             &scene->server[(next_random(&scene->random) >> 33) % scene->nodes];
 
-        prefix_note(scene->board, server->slot, server->generation, scene->windows[p], WINDOWS,
-                    scene->now_us);
+        prefix_note(scene->board, server->node_id, server->generation, scene->windows[p],
+                    WINDOWS, scene->now_us);
     }
 }
 
@@ -222,8 +222,8 @@ static struct scene *make_scene(unsigned nodes, unsigned workers)
         die("no scoreboard");
     (void)unlink(path); /* the mapping stays */
     (void)rmdir(folder);
-    for (unsigned slot = 0; slot < nodes; slot++)
-        add_node(&scene, slot);
+    for (unsigned node_id = 0; node_id < nodes; node_id++)
+        add_node(&scene, node_id);
     scene.model.servers = scene.server;
     scene.model.servers_count = nodes;
     fill_index(&scene);
@@ -232,8 +232,8 @@ static struct scene *make_scene(unsigned nodes, unsigned workers)
 
 static void free_scene(struct scene *scene)
 {
-    for (unsigned slot = 0; slot < scene->nodes; slot++)
-        free(scene->node[slot]);
+    for (unsigned node_id = 0; node_id < scene->nodes; node_id++)
+        free(scene->node[node_id]);
     scoreboard_detach(scene->board);
 }
 
@@ -246,13 +246,13 @@ static _Noreturn void write_on(const struct scene *scene, unsigned worker)
     uint64_t random = worker;
 
     for (;;) {
-        const struct fleet_server *s =
+        const struct upstream_server *s =
             &scene->server[(next_random(&random) >> 33) % scene->nodes];
 
-        if (gauges_claim(scene->board, worker, s->slot, s->generation, 100, 2 * SLOTS)) {
-            gauges_prefill_done(scene->board, worker, s->slot, s->generation, 100);
-            stats_average(scene->board, s->slot, s->generation, STATS_AVG_HOLD_S, 4, 0.1);
-            gauges_release(scene->board, worker, s->slot, s->generation, 0);
+        if (gauges_claim(scene->board, worker, s->node_id, s->generation, 100, 2 * SLOTS)) {
+            gauges_prefill_done(scene->board, worker, s->node_id, s->generation, 100);
+            stats_average(scene->board, s->node_id, s->generation, STATS_AVG_HOLD_S, 4, 0.1);
+            gauges_release(scene->board, worker, s->node_id, s->generation, 0);
         }
         (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, NULL);
     }

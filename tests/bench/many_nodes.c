@@ -19,9 +19,9 @@
 #include "base/net.h"
 #include "node/agent.h"
 #include "node/engine/engine.h"
-#include "node/infer.h"
 #include "node/options.h"
 #include "node/report/registration.h"
+#include "node/service.h"
 #include "proto/rpc/grpc/server.h"
 
 #define MAX_COUNT 1024
@@ -33,7 +33,7 @@ struct herd_node {
     struct agent *agent;
     struct service *service;
     struct grpc_server *server;
-    struct attach *attach;
+    struct registration *attach;
     uint16_t port;
 };
 
@@ -99,23 +99,23 @@ static int run(unsigned count, const char *coordinator, const char *token_file, 
     (void)puts("ready");
     (void)fflush(stdout);
     for (unsigned i = 0; rc == 0 && i < count; i++) {
-        struct attach_config config = {
+        struct registration_config config = {
             .coordinator = coordinator, .host = "127.0.0.1", .port = herd[i].port};
 
-        rc = attach_create(&herd[i].attach, herd[i].agent, &config, err);
+        rc = registration_create(&herd[i].attach, herd[i].agent, &config, err);
     }
     while (rc == 0 && !asked_to_stop)
         loop_turn(&loop, 100 * US_PER_MS);
     for (unsigned i = 0; i < count && herd[i].attach != NULL; i++)
-        attach_leave(herd[i].attach, "SIGTERM", 1000);
+        registration_leave(herd[i].attach, "SIGTERM", 1000);
     until_mono_us = clock_mono_us() + LEAVE_US;
     while (rc == 0 && left < count && clock_mono_us() < until_mono_us) {
         loop_turn(&loop, 100 * US_PER_MS);
-        for (left = 0; left < count && attach_left(herd[left].attach);)
+        for (left = 0; left < count && registration_left(herd[left].attach);)
             left++;
     }
     for (unsigned i = 0; i < count; i++) {
-        attach_destroy(herd[i].attach);
+        registration_destroy(herd[i].attach);
         grpc_server_destroy(herd[i].server);
         service_destroy(herd[i].service);
         agent_destroy(herd[i].agent);

@@ -16,15 +16,15 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
-#include "worker/fleet.h"
+#include "worker/upstreams/upstreams.h"
 
 #define REPETITIONS 50
 
 static struct loop loop;
 static struct scoreboard *board;
-static struct fleet *fleet;
+static struct upstreams *upstreams;
 
 static _Noreturn void die(const char *what)
 {
@@ -59,7 +59,7 @@ static uint64_t renew_us(void)
 
     loop.now_mono_us += US_PER_S;
     start = clock_mono_us();
-    fleet_renew(fleet);
+    upstreams_renew(upstreams);
     return clock_mono_us() - start;
 }
 
@@ -75,7 +75,7 @@ static void make_board(unsigned nodes)
         die("no folder in /dev/shm");
     (void)snprintf(path, sizeof(path), "%s/%s", folder, SCOREBOARD_FILE_NAME);
     if (scoreboard_create(&board, path, &params, &err) != 0 || loop_init(&loop, &err) != 0 ||
-        fleet_create(&fleet, &loop, &config, board, on_change, NULL, &err) != 0)
+        upstreams_create(&upstreams, &loop, &config, board, on_change, NULL, &err) != 0)
         die(err.text);
     (void)unlink(path);
     (void)rmdir(folder);
@@ -111,7 +111,7 @@ int main(int argc, char **argv)
            "changed %llu us\n",
            nodes, models, (unsigned long long)all_us, (unsigned long long)state_us,
            (unsigned long long)row_us);
-    fleet_destroy(fleet);
+    upstreams_destroy(upstreams);
     loop_finish(&loop);
     scoreboard_detach(board);
     return 0;

@@ -111,8 +111,8 @@ def scribbled(run):
 
 
 @fault("M4", "workers die with hundreds of requests in flight", "kill -9, 8 times, 200 streams",
-       clients="as P1", does="nothing; `drover_invariant_violations_total` stays 0",
-       metric=("drover_invariant_violations_total is 0", "drover_process_restarts_total rises"),
+       clients="as P1", does="nothing; `drover_gauge_audit_violations_total` stays 0",
+       metric=("drover_gauge_audit_violations_total is 0", "drover_process_restarts_total rises"),
        ends={End.CUT, End.UNANSWERED})
 def leak(run):
     cluster = run.start(spec="slots=400,rate=50,spread=10")

@@ -102,13 +102,13 @@ def node_stopped(run):
        does="look at the engine; it gets no work until it answers",
        log=("event=node_state node=\"a\" from=UP",),
        metric=('drover_node_state{node="a",state="UP"} is 0',),
-       ctl=("nodes: a +(DOWN|EJECTED|TRIAL)",))
+       ctl=("nodes: a +(DOWN|EJECTED|PROBATION)",))
 def engine_stopped(run):
     engine = with_engine(run, config={"limits": {"first_token_ms": 2000, "idle_token_ms": 2000}})
     crowd = run.crowd()
     until_busy(run, "a")
     run.stop_process(engine.pid)
-    run.state_becomes("a", ("DOWN", "EJECTED", "TRIAL"), 10)
+    run.state_becomes("a", ("DOWN", "EJECTED", "PROBATION"), 10)
     run.operator_sees()
     run.more(crowd)
     run.continue_process(engine.pid)

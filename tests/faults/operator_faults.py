@@ -242,8 +242,8 @@ def wrong_token(run):
 
 @fault("O7", "a node is drained by the operator", "droverctl drain NODE --wait",
        clients="nothing", does="switch the node off when the command returns",
-       log=("event=node_drain_wish node=\"a\" drain=yes",),
-       metric=('drover_node_drain_wished{node="a"} is 1',), ctl=("nodes: a +DRAINING",))
+       log=("event=node_drain_wanted node=\"a\" drain=yes",),
+       metric=('drover_node_drain_wanted{node="a"} is 1',), ctl=("nodes: a +DRAINING",))
 def drain(run):
     cluster = run.start()
     crowd = run.crowd(tokens=60)

@@ -76,7 +76,7 @@ class Oracle:
         for row in self.cluster.ctl_rows("workers"):
             if str(row["state"]).upper() == "RUNNING":
                 kind = row.get("kind", "worker")
-                found[kind + (str(row["slot"]) if kind == "worker" else "")] = row["pid"]
+                found[kind + (str(row["process"]) if kind == "worker" else "")] = row["pid"]
         for node in self.cluster.nodes:
             if node.process.running():
                 found[f"node {node.name}"] = node.pid
@@ -147,8 +147,8 @@ class Oracle:
         except Timeout as failure:
             complaints.append(f"I4: {str(failure)[:600]}")
         page = metrics(self.cluster)
-        if total(page, "drover_invariant_violations_total"):
-            complaints.append("I4: drover_invariant_violations_total is not 0")
+        if total(page, "drover_gauge_audit_violations_total"):
+            complaints.append("I4: drover_gauge_audit_violations_total is not 0")
         if not workers_died:
             dispatched = total(page, "drover_node_dispatched_total")
             ended = total(page, "drover_node_attempts_total")

@@ -34,7 +34,7 @@ def worker_killed(run):
     run.oracle.take()
     where = frozen.workers()
     victim = cluster.worker_rows()[0]
-    pid, slot = victim["pid"], victim["slot"]
+    pid, slot = victim["pid"], victim["process"]
     began = time.monotonic()
     run.kill(pid)
     for client in frozen.clients:
@@ -100,7 +100,7 @@ def worker_stopped(run):
        clients="nothing",
        does="nothing; nodes come back to the new one by themselves",
        log=("event=child_ended kind=health cause=signal name=KILL",
-            "event=node_taken_over state=UP", "event=node_joined resumed=yes",
+            "event=node_adopted state=UP", "event=node_joined resumed=yes",
             "node: event=detached"),
        metric=('drover_process_restarts_total{proc="health"} rises',),
        ctl=("status: health +pid [0-9]+, running",))

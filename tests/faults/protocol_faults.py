@@ -71,7 +71,7 @@ class EvilNode(FakeNode):
        log=("event=node_ejected node=\"evil\" reason=",
             "event=node_state node=\"evil\" from=UP to=EJECTED"),
        metric=('drover_node_attempts_total{node="evil",outcome="node_error"} rises',),
-       ctl=("nodes: evil +(EJECTED|TRIAL)",))
+       ctl=("nodes: evil +(EJECTED|PROBATION)",))
 def evil_before_content(run):
     cluster = run.start(nodes=("a", "b"))
     crowd = run.crowd(concurrency=8)
@@ -105,7 +105,7 @@ def evil_in_mid_answer(run):
     cluster.wait_up("evil")
     for name, script in LATE.items():
         node.script = script
-        until(lambda: cluster.node_state("evil") in ("UP", "TRIAL"), 40, "it may be asked")
+        until(lambda: cluster.node_state("evil") in ("UP", "PROBATION"), 40, "it may be asked")
         answer = fetch_now(cluster.api, "POST", CHAT, chat_body("x", 4, model="evil-model"))
         body = answer.body
         run.check(body.count(b"evil") <= 2 and body.count(b"HTTP/1.1") == 0,

@@ -103,8 +103,8 @@ class Soak:
         crowd = self.run.crowds[0]
         found = list(crowd.complaints)
         found += self.run.oracle.blast(self.run.since)
-        if total(metrics(self.cluster), "drover_invariant_violations_total"):
-            found.append("I4: drover_invariant_violations_total is not 0")
+        if total(metrics(self.cluster), "drover_gauge_audit_violations_total"):
+            found.append("I4: drover_gauge_audit_violations_total is not 0")
         if self.sdk.poll() is not None:
             found.append(f"the official clients ended: {self.sdk.stderr.read()[-2000:]}")
         return found

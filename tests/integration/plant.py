@@ -190,7 +190,7 @@ class Plant(Cluster):
     def finish(self, failed=False):
         try:
             if not failed and self.master and self.master.running():
-                assert self.metric("drover_invariant_violations_total") == 0
+                assert self.metric("drover_gauge_audit_violations_total") == 0
         finally:
             for heart in self.hearts:
                 heart.stop()

@@ -85,7 +85,7 @@ def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_clust
 def test_a_trial_is_one_request_at_a_time_over_all_workers(make_cluster):
     cluster = start(make_cluster, "ab")
     until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
-    until_state(cluster, "a", "TRIAL")
+    until_state(cluster, "a", "PROBATION")
 
     async def crowd():
         # They hold whatever slot they get: five fit, one of them on a.
@@ -101,7 +101,7 @@ def test_a_trial_is_one_request_at_a_time_over_all_workers(make_cluster):
                 await asyncio.sleep(POLL_S)
             for _ in range(20):
                 assert cluster.gauges()["a"][0] == 1, cluster.gauges()
-                assert state(cluster, "a")[0] == "TRIAL"
+                assert state(cluster, "a")[0] == "PROBATION"
         finally:
             for answer in held:
                 answer.abort()
@@ -109,22 +109,22 @@ def test_a_trial_is_one_request_at_a_time_over_all_workers(make_cluster):
     cluster.wait_idle()
 
 
-def test_the_last_half_of_a_models_nodes_is_spared_and_says_so(make_cluster):
+def test_the_last_half_of_a_models_nodes_is_kept_and_says_so(make_cluster):
     cluster = start(make_cluster, "a")
-    until_state(cluster, "a", ("UP", "spared"), lambda: fetch_now(
+    until_state(cluster, "a", ("UP", "kept"), lambda: fetch_now(
         cluster.api, "POST", CHAT, chat_body("x", 4, drover_sim={"fault": "5xx"})))
-    until(lambda: 'event=node_spared node="a" reason=failures' in cluster.master.log(), 5, "said")
-    assert cluster.master.log().count("event=node_spared") == 1
-    assert metric(cluster, "drover_ejections_spared_total") == 1
+    until(lambda: 'event=node_kept node="a" reason=failures' in cluster.master.log(), 5, "said")
+    assert cluster.master.log().count("event=node_kept") == 1
+    assert metric(cluster, "drover_ejections_kept_total") == 1
     assert metric(cluster, "drover_ejections_total") == 0
-    assert "spared" in cluster.ctl("nodes").stdout
+    assert "kept" in cluster.ctl("nodes").stdout
     # A second node makes it dispensable.
     cluster.start_node("b", "slots=4,speed=10")
     until_state(cluster, "a", "EJECTED")
     # ... and its loss makes it indispensable again.
     cluster.nodes[1].process.signal(signal.SIGKILL)
     until(lambda: 'event=ejection_cut_short node="a"' in cluster.master.log()
-          or state(cluster, "a")[0] == "TRIAL", 20, "a is tried")
+          or state(cluster, "a")[0] == "PROBATION", 20, "a is tried")
 
 
 def test_what_clients_do_never_counts_against_a_node(make_cluster):
@@ -150,7 +150,7 @@ def test_what_clients_do_never_counts_against_a_node(make_cluster):
     for name in "ab":
         assert state(cluster, name) == ("UP", "probes_pass")
     assert metric(cluster, "drover_ejections_total") == 0
-    assert metric(cluster, "drover_ejections_spared_total") == 0
+    assert metric(cluster, "drover_ejections_kept_total") == 0
 
 
 def test_pings_without_tokens_are_no_progress(make_cluster):
@@ -214,6 +214,6 @@ def test_an_ejection_outlives_the_health_process(make_cluster):
     old = cluster.health_pid()
     os.kill(old, signal.SIGKILL)
     until(lambda: cluster.health_pid() not in (None, old), 10, "another health process")
-    until(lambda: 'event=node_taken_over node="a" state=EJECTED reason=failures'
+    until(lambda: 'event=node_adopted node="a" state=EJECTED reason=failures'
           in cluster.master.log(), 5, "it takes the node over")
     assert state(cluster, "a") == ("EJECTED", "failures")

@@ -359,7 +359,7 @@ def test_streams_of_other_workers_go_on_when_one_is_killed(make_cluster):
             return rows if all(row["phase"] == "decode" for row in rows) else None
         rows = await loop.run_in_executor(None, until, flowing, 10, "they flow")
         victim = cluster.worker_rows()[0]
-        theirs = {row["id"] for row in rows if row["worker"] == victim["slot"]}
+        theirs = {row["id"] for row in rows if row["worker"] == victim["process"]}
         os.kill(victim["pid"], signal.SIGKILL)
         results = await asyncio.gather(*streams.values(), return_exceptions=True)
         failed = {name for name, result in zip(streams, results) if isinstance(result, Exception)}

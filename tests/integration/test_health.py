@@ -160,7 +160,7 @@ def test_the_operator_drains_and_undrains_and_the_node_hears_of_it(plant):
     plant.wait_state("a", "UP")
     plant.ctl("drain", "a")
     row = plant.wait_state("a", "DRAINING", "operator")
-    assert row["drain_wished"]
+    assert row["drain_wanted"]
     while True:
         frame = attachment.next()
         if frame.WhichOneof("frame") == "drain":
@@ -168,7 +168,7 @@ def test_the_operator_drains_and_undrains_and_the_node_hears_of_it(plant):
             break
     plant.ctl("undrain", "a")
     row = plant.wait_state("a", "UP")
-    assert not row["drain_wished"]
+    assert not row["drain_wanted"]
     assert plant.ctl("drain", "nobody", check=False).returncode != 0
 
 
@@ -356,7 +356,7 @@ def test_a_reload_adds_and_removes_static_nodes_and_leaves_the_others_alone(make
     until(lambda: plant.node_row("drop") is None, 10, "the removed node's row is empty")
     after = plant.wait_state("keep", "UP")
     assert after["weight_pct"] == 70
-    assert (after["slot"], after["generation"]) == (before["slot"], before["generation"])
+    assert (after["node_id"], after["generation"]) == (before["node_id"], before["generation"])
     assert after["state_age_ms"] >= before["state_age_ms"], "it was UP all the time"
     assert plant.state("joined") == ("UP", "probes_pass") and joined.status is None
 
@@ -381,7 +381,7 @@ def test_a_joined_node_stays_up_while_the_health_process_is_replaced(plant):
     assert again.answer.resumed
     after = plant.node_row("a")
     assert after["state"] == "UP"
-    assert (after["slot"], after["generation"]) == (before["slot"], before["generation"])
+    assert (after["node_id"], after["generation"]) == (before["node_id"], before["generation"])
 
 
 def test_a_node_that_does_not_come_back_to_a_new_health_process_is_gone(plant):

@@ -83,7 +83,7 @@ class Line:
         while True:
             workers = [row["worker"] for row in waiting(self.cluster)]
             lacking = [row["pid"] for row in self.cluster.worker_rows()
-                       if row["pid"] and workers.count(row["slot"]) < 3]
+                       if row["pid"] and workers.count(row["process"]) < 3]
             if not lacking:
                 break
             names.append(f"r{len(names)}")
@@ -277,8 +277,8 @@ def worker_that_does_not_serve(cluster):
     """The row of a worker other than the one that has `first`, and what waits there."""
     rows = cluster.open_requests()
     serving = next(row["worker"] for row in rows if row["id"] == "first")
-    other = next(row for row in cluster.worker_rows() if row["slot"] != serving)
-    return other, {row["id"] for row in rows if row["worker"] == other["slot"]}
+    other = next(row for row in cluster.worker_rows() if row["process"] != serving)
+    return other, {row["id"] for row in rows if row["worker"] == other["process"]}
 
 
 def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
@@ -350,7 +350,7 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
     line = Line(make_cluster, comment_after_ms=200)
     cluster = line.cluster
 
-    async def told_so(prompt, count):
+    async def reported_so(prompt, count):
         """A stream that is the count-th to wait, and the first that it is told."""
         answer = await open_request(cluster.api, "POST", CHAT, chat_body(prompt, 4, model=FAKE))
         await line.queued(count)
@@ -365,7 +365,7 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
         plain = asyncio.create_task(fetch(cluster.api, "POST", CHAT,
                                           chat_body("plain", 4, False, model=FAKE)))
         await line.queued(2)
-        told = [await told_so("one", 3), await told_so("another", 4)]
+        told = [await reported_so("one", 3), await reported_so("another", 4)]
         line.gate.open = True  # not before they were told
         for answer, events, _ in told:
             async for _ in events:

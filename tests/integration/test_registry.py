@@ -276,7 +276,7 @@ def test_a_broken_stream_takes_the_node_out_at_once_and_the_same_instance_resume
     again = plant.join(node)
     assert again.answer.resumed
     after = plant.wait_state("a", "UP")
-    assert (after["slot"], after["generation"]) == (before["slot"], before["generation"])
+    assert (after["node_id"], after["generation"]) == (before["node_id"], before["generation"])
 
 
 def test_a_broken_stream_that_is_not_resumed_ends_with_the_lease(make_plant):
@@ -316,7 +316,7 @@ def test_a_newer_instance_takes_the_name_over(plant):
     assert not second.answer.resumed
     after = plant.wait_state("a", "UP")
     assert after["instance_id"] == new.instance.hex()
-    assert (after["slot"], after["generation"]) != (before["slot"], before["generation"])
+    assert (after["node_id"], after["generation"]) != (before["node_id"], before["generation"])
     assert len(plant.nodes_json()) == 1
 
 

@@ -243,7 +243,7 @@ def test_a_health_process_that_dies_in_a_reload_keeps_the_configuration_in_force
     assert "strange" not in logs()
     assert "to=DRAINING" not in logs(), "the node was taken out meanwhile"
     cluster.ctl("drain", "kept")
-    until(lambda: "event=node_drain_wish" in cluster.master.log(), 10,
+    until(lambda: "event=node_drain_wanted" in cluster.master.log(), 10,
           "the new health process writes to the log in force")
     cluster.ctl("undrain", "kept")
     cluster.wait_up("kept")

@@ -7,7 +7,7 @@
 
 #include "base/config/config.h"
 #include "base/error.h"
-#include "shm/usage.h"
+#include "shm/facts/usage.h"
 
 int callers_init(struct callers *callers, const struct api_keys *keys, struct scoreboard *board,
                  struct error *err)

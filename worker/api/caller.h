@@ -20,7 +20,7 @@ struct scoreboard;
 /* The keys that are taken; none in the configuration: nobody is asked for one. */
 struct callers {
     const struct api_keys *keys; /* borrowed */
-    int *usage_rows;             /* owned; shm/usage.h's row of each key; NULL when no keys */
+    int *usage_rows; /* owned; shm/facts/usage.h's row of each key; NULL when no keys */
 };
 
 /* DRV_ENOMEM. */

@@ -33,14 +33,14 @@ static void add(struct catalog *catalog, const struct catalog_model *model)
  * clients drop it for good; a node that has left, or has never answered, does not count. */
 static bool is_listed(enum node_state state)
 {
-    return state == NODE_UP || state == NODE_EJECTED || state == NODE_TRIAL ||
+    return state == NODE_UP || state == NODE_EJECTED || state == NODE_PROBATION ||
            state == NODE_DOWN || state == NODE_DRAINING;
 }
 
 static void add_node(struct catalog *catalog, const struct node_info *info,
                      enum node_state state)
 {
-    bool able = state == NODE_UP || state == NODE_TRIAL;
+    bool able = state == NODE_UP || state == NODE_PROBATION;
 
     for (uint32_t i = 0; i < info->models_count; i++) {
         const struct node_model *from = &info->models[i];

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 struct config;
 struct scoreboard;

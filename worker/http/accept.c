@@ -29,7 +29,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "worker/http/server_private.h"
 
 #define ACCEPT_BATCH    16
@@ -94,14 +94,14 @@ static void client_text(char *out, size_t cap, const struct sockaddr_storage *sa
         (void)strlcpy(out, "unix", cap);
 }
 
-static struct client_count **client_slot(struct http_server *server, uint64_t key)
+static struct client_count **client_entry(struct http_server *server, uint64_t key)
 {
     size_t bucket = (size_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 56) % CLIENT_BUCKETS;
-    struct client_count **slot = &server->clients[bucket];
+    struct client_count **entry = &server->clients[bucket];
 
-    while (*slot != NULL && (*slot)->key != key)
-        slot = &(*slot)->next;
-    return slot;
+    while (*entry != NULL && (*entry)->key != key)
+        entry = &(*entry)->next;
+    return entry;
 }
 
 /* Counts one more connection.  False: this client has its share already. */
@@ -109,40 +109,40 @@ static bool client_take(struct http_server *server, const struct sockaddr_storag
                         struct client_count **out)
 {
     uint64_t key = client_key(sa);
-    struct client_count **slot;
+    struct client_count **entry;
 
     *out = NULL;
     if (server->config->limits.max_per_client == 0 || key == 0)
         return true;
-    slot = client_slot(server, key);
-    if (*slot == NULL) {
-        *slot = calloc(1, sizeof(**slot));
-        if (*slot == NULL)
+    entry = client_entry(server, key);
+    if (*entry == NULL) {
+        *entry = calloc(1, sizeof(**entry));
+        if (*entry == NULL)
             return true;
-        (*slot)->key = key;
+        (*entry)->key = key;
     }
-    if ((*slot)->count >= server->config->limits.max_per_client)
+    if ((*entry)->count >= server->config->limits.max_per_client)
         return false;
-    (*slot)->count++;
-    *out = *slot;
+    (*entry)->count++;
+    *out = *entry;
     return true;
 }
 
 static void client_give_back(struct http_server *server, struct client_count *counted)
 {
-    struct client_count **slot;
+    struct client_count **entry;
 
     if (counted == NULL || --counted->count != 0)
         return;
-    slot = client_slot(server, counted->key);
-    assert(*slot == counted);
-    *slot = counted->next;
+    entry = client_entry(server, counted->key);
+    assert(*entry == counted);
+    *entry = counted->next;
     free(counted);
 }
 
 /* ---- connections ------------------------------------------------------------------------- */
 
-struct connection *connection_of(h2o_req_t *req)
+struct client_connection *connection_of(h2o_req_t *req)
 {
     return req->conn->callbacks->get_socket(req->conn)->on_close.data;
 }
@@ -150,14 +150,14 @@ struct connection *connection_of(h2o_req_t *req)
 /* libh2o has closed the socket. */
 static void on_close(void *data)
 {
-    struct connection *conn = data;
+    struct client_connection *conn = data;
     struct http_server *server = conn->server;
 
     assert(conn->current == NULL);
     conn->prev->next = conn->next;
     conn->next->prev = conn->prev;
     server->connections_count--;
-    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_OPEN, -1);
+    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
     free(conn);
     start_listening(server);
@@ -166,7 +166,7 @@ static void on_close(void *data)
 static int admit(struct http_server *server, int fd, const struct sockaddr_storage *sa,
                  struct client_count *counted)
 {
-    struct connection *conn = calloc(1, sizeof(*conn));
+    struct client_connection *conn = calloc(1, sizeof(*conn));
     int on = 1, unsent = UNSENT_BYTES;
 
     if (conn == NULL)
@@ -188,19 +188,19 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     conn->prev->next = conn;
     conn->next->prev = conn;
     server->connections_count++;
-    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_TOTAL, 1);
-    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_OPEN, 1);
+    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_OPEN, 1);
     h2o_accept(&server->accept, conn->sock);
     return 0;
 }
 
 /* Turned away, and told so if that can be done without waiting. */
-static void turn_away(struct http_server *server, int fd, const char *answer)
+static void reject(struct http_server *server, int fd, const char *answer)
 {
     char unread[4096];
 
-    procs_count(server->params.board, server->params.slot, PROC_CONNECTIONS_TOTAL, 1);
-    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
+    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_REJECTED, 1);
     if (server->ssl == NULL) {
         (void)!send(fd, answer, strlen(answer), MSG_DONTWAIT | MSG_NOSIGNAL);
         (void)shutdown(fd, SHUT_WR);
@@ -215,12 +215,12 @@ static void over_share(struct http_server *server, int fd)
     static struct log_limit limit;
     uint32_t missed;
 
-    turn_away(server, fd,
-              "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
-              "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
-              "content-length: 132\r\n\r\n"
-              "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
-              "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n");
+    reject(server, fd,
+           "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
+           "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
+           "content-length: 132\r\n\r\n"
+           "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
+           "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n");
     if (log_limit_ok(&limit, 1, &missed))
         log_warn("event=client_over_share missed=%u", missed);
 }
@@ -261,12 +261,12 @@ static void shed(struct http_server *server)
         (void)close(server->spare_fd);
     while (n < waiting && (fd = accept4(server->params.listen_fd, NULL, NULL,
                                         SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
-        turn_away(server, fd,
-                  "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 2\r\n"
-                  "x-drover-reason: overloaded\r\ncontent-type: application/json\r\n"
-                  "content-length: 107\r\n\r\n"
-                  "{\"error\":{\"message\":\"too many connections\",\"type\":"
-                  "\"service_unavailable\",\"param\":null,\"code\":\"overloaded\"}}\n");
+        reject(server, fd,
+               "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 2\r\n"
+               "x-drover-reason: overloaded\r\ncontent-type: application/json\r\n"
+               "content-length: 107\r\n\r\n"
+               "{\"error\":{\"message\":\"too many connections\",\"type\":"
+               "\"service_unavailable\",\"param\":null,\"code\":\"overloaded\"}}\n");
         n++;
     }
     if (n == waiting ? n < SHED_BATCH : errno == EAGAIN)
@@ -430,7 +430,7 @@ void accept_stop(struct http_server *server)
     server->listener = NULL;
 }
 
-void connection_close(struct connection *conn)
+void connection_close(struct client_connection *conn)
 {
     h2o_socket_t *sock = conn->sock;
     h2o_socket_cb cb = sock->_cb.write;
@@ -449,7 +449,7 @@ void accept_finish(struct http_server *server)
     accept_stop(server);
     while (server->connections.next != NULL &&
            server->connections.next != &server->connections) {
-        struct connection *conn = server->connections.next;
+        struct client_connection *conn = server->connections.next;
 
         if (conn->current != NULL)
             responder_break(conn->current);

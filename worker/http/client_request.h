@@ -12,7 +12,7 @@
 #include "base/attrs.h"
 #include "base/config/config.h"
 #include "base/json.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "worker/api/surface.h"
 
 struct error;
@@ -56,7 +56,7 @@ struct client_request {
     const char *path;     /* as requested, without the query, for the log */
     const char *client;   /* peer address as text, for the log */
     const char *key_name; /* of its API key, for the log; NULL: none was asked for */
-    int usage_row;        /* where its tokens are counted, shm/usage.h; -1: nowhere */
+    int usage_row;        /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */

@@ -17,7 +17,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "worker/http/server_private.h"
 
 #define REQUEST_ID_MAX 64
@@ -128,7 +128,7 @@ void http_reject(struct client_request *request, enum api_error error, const cha
     request->responder->outcome = "rejected";
     request->responder->reason = api_error_reason(error);
     if (error != API_ERROR_INTERNAL)
-        procs_count(server->params.board, server->params.slot, PROC_REQUESTS_REJECTED, 1);
+        procs_count(server->params.board, server->params.worker, PROC_REQUESTS_REJECTED, 1);
     answer_error(request, error, message, param, retry_after_s);
 }
 
@@ -158,7 +158,7 @@ struct shape_filter {
 struct shaped {
     h2o_ostream_t super;
     struct http_server *server;
-    struct connection *conn;
+    struct client_connection *conn;
     h2o_req_t *req;
     h2o_iovec_t body;
     struct timer linger;
@@ -187,7 +187,7 @@ static void on_linger_timeout(struct timer *timer)
 
 static void on_linger_read(h2o_socket_t *sock, const char *err)
 {
-    struct connection *conn = sock->on_close.data;
+    struct client_connection *conn = sock->on_close.data;
     struct shaped *s = conn->lingering;
 
     s->drained += sock->input->size;
@@ -283,15 +283,15 @@ static void shape(struct shaped *s, h2o_req_t *req)
                           api_error_reason(error), strlen(api_error_reason(error)));
     req->res.content_length = s->body.len;
     req->http1_is_persistent = 0;
-    procs_count(s->server->params.board, s->server->params.slot, PROC_REQUESTS_TOTAL, 1);
-    procs_count(s->server->params.board, s->server->params.slot, PROC_REQUESTS_REJECTED, 1);
+    procs_count(s->server->params.board, s->server->params.worker, PROC_REQUESTS_TOTAL, 1);
+    procs_count(s->server->params.board, s->server->params.worker, PROC_REQUESTS_REJECTED, 1);
     log_shaped(s, id, path.base, error);
 }
 
 static void on_setup(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
 {
     struct http_server *server = ((struct shape_filter *)(void *)self)->server;
-    struct connection *conn = connection_of(req);
+    struct client_connection *conn = connection_of(req);
     struct shaped *s, **owner;
 
     if (conn->current != NULL)

@@ -54,9 +54,9 @@ static void flush_soon(struct responder *r)
 
 static void tell_gone(struct responder *r)
 {
-    if (r->told)
+    if (r->reported)
         return;
-    r->told = true;
+    r->reported = true;
     if (r->events.on_gone != NULL)
         r->events.on_gone(r->data);
 }
@@ -121,7 +121,7 @@ static void on_dispose(void *p)
     r->conn->reading_mono_us = 0;
 }
 
-struct responder *responder_create(struct connection *conn, h2o_req_t *req,
+struct responder *responder_create(struct client_connection *conn, h2o_req_t *req,
                                    struct client_request *request)
 {
     struct responder *r = h2o_mem_alloc_shared(&req->pool, sizeof(*r), on_dispose);
@@ -255,7 +255,7 @@ static void close_now(struct responder *r)
 {
     h2o_req_t *req = r->req;
 
-    assert(!r->in_flight && r->told && !r->closing);
+    assert(!r->in_flight && r->reported && !r->closing);
     r->closing = true;
     req->http1_is_persistent = 0;
     if (!r->head_sent) {
@@ -352,7 +352,7 @@ void responder_header(struct responder *r, const char *name, const char *value)
     h2o_mem_pool_t *pool = &r->req->pool;
     h2o_iovec_t n, v;
 
-    if (r->told || r->started || !is_clean(value))
+    if (r->reported || r->started || !is_clean(value))
         return;
     n = h2o_strdup(pool, name, strlen(name));
     v = h2o_strdup(pool, value, strlen(value));
@@ -364,7 +364,7 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
 {
     h2o_req_t *req = r->req;
 
-    if (r->told || r->started)
+    if (r->reported || r->started)
         return;
     responder_header(r, "x-request-id", r->request->id);
     if (r->request->surface == SURFACE_ANTHROPIC)
@@ -399,7 +399,7 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
 void responder_write(struct responder *r, const void *bytes, size_t n)
 {
     assert(r->started && !r->ended);
-    if (r->told || r->ended)
+    if (r->reported || r->ended)
         return;
     if (r->content_length >= 0 && n > (uint64_t)r->content_length - r->written)
         n = (size_t)((uint64_t)r->content_length - r->written);
@@ -421,7 +421,7 @@ void responder_write(struct responder *r, const void *bytes, size_t n)
 
 void responder_end(struct responder *r)
 {
-    if (r->told || r->ended)
+    if (r->reported || r->ended)
         return;
     assert(r->started);
     r->ended = true;
@@ -430,7 +430,7 @@ void responder_end(struct responder *r)
 
 void responder_abort(struct responder *r)
 {
-    if (r->told)
+    if (r->reported)
         return;
     r->aborted = true;
     flush_soon(r);
@@ -459,7 +459,7 @@ static void complete(struct responder *r)
     /* An owner that promised more than it wrote: the client must not wait for the rest. */
     if (r->content_length >= 0 && !r->no_body && r->written != (uint64_t)r->content_length)
         req->http1_is_persistent = 0;
-    r->told = true;
+    r->reported = true;
     r->done = true;
     if (r->events.on_done != NULL)
         r->events.on_done(r->data);
@@ -501,7 +501,7 @@ static void written(struct responder *r)
     r->in_flight = false;
     r->flight_body = 0;
     buf_shrink(&r->flight, KEEP_BYTES);
-    if (r->told) {
+    if (r->reported) {
         close_now(r);
         return;
     }
@@ -571,7 +571,7 @@ static void on_flush(struct deferred *deferred)
         return; /* it has left, perhaps with everything: the write will tell */
     if (r->lost || r->aborted)
         drop(r);
-    else if (r->started && !r->in_flight && !r->told)
+    else if (r->started && !r->in_flight && !r->reported)
         send_gathered(r);
 }
 

@@ -21,18 +21,18 @@
 #include "base/text.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/h2/tls.h"
-#include "shm/procs.h"
-#include "shm/usage.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/usage.h"
 #include "worker/api/local.h"
-#include "worker/http/harden.h"
 #include "worker/http/server_private.h"
+#include "worker/http/strict_head.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
 /* A header value that goes on to an engine is not longer than this. */
 #define MAX_FORWARD_BYTES 1024
 
-/* libh2o's own limits are the second line, behind sweep.c. */
+/* libh2o's own limits are the second line, behind timeouts.c. */
 #define SECOND_LINE_MS (60 * 60 * 1000)
 
 struct api_handler {
@@ -252,7 +252,7 @@ static void infer(struct client_request *request, h2o_req_t *req)
         http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
         return;
     }
-    if (sweep_memory_short(server, req->entity.len)) {
+    if (timeouts_memory_short(server, req->entity.len)) {
         http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
                     2);
         return;
@@ -354,7 +354,7 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
         usage_add(server->params.board, request->usage_row, USAGE_REQUESTS, 1);
         return true;
     }
-    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_UNAUTHORIZED, 1);
+    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_UNAUTHORIZED, 1);
     responder_header(request->responder, "www-authenticate", "Bearer");
     http_reject(request, API_ERROR_UNAUTHORIZED,
                 shown ? "the API key is not valid"
@@ -366,18 +366,18 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     struct http_server *server = ((struct api_handler *)(void *)handler)->server;
-    struct connection *conn = connection_of(req);
+    struct client_connection *conn = connection_of(req);
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
     h2o_iovec_t path = req->input.path;
     const char *query = memchr(path.base, '?', path.len);
     const char *why;
-    struct hardened head;
+    struct strict_head head;
     struct route route;
 
     memset(request, 0, sizeof(*request));
     conn->fresh = false;
-    procs_count(server->params.board, server->params.slot, PROC_REQUESTS_TOTAL, 1);
-    why = harden_check_head(&head, conn->sock->input->bytes, conn->sock->input->size);
+    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_TOTAL, 1);
+    why = strict_head_check(&head, conn->sock->input->bytes, conn->sock->input->size);
 
     if (query != NULL)
         path.len = (size_t)(query - path.base);
@@ -471,14 +471,14 @@ int http_server_create(struct http_server **out, const struct http_server_params
         http_server_destroy(server);
         return rc;
     }
-    sweep_init(server);
+    timeouts_init(server);
     *out = server;
     return 0;
 }
 
 void http_server_drain(struct http_server *server)
 {
-    struct connection *conn;
+    struct client_connection *conn;
 
     if (server->draining)
         return;
@@ -501,7 +501,7 @@ void http_server_destroy(struct http_server *server)
 
     if (server == NULL)
         return;
-    sweep_finish(server);
+    timeouts_finish(server);
     accept_finish(server);
     responders_finish(server);
     queue = server->context.queue;

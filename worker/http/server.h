@@ -26,7 +26,7 @@ struct http_server_params {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
-    unsigned slot;               /* own slot in the process table, for counters */
+    unsigned worker;             /* own row in the process table, for counters */
     int listen_fd;               /* borrowed */
     struct log_sink *access_log; /* borrowed; NULL = none */
     /* A valid request.  The callee owns the answer; see responder.h for when `request` ends. */

@@ -4,7 +4,7 @@
  *
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: taking them in, caps, counting them out
- *   sweep.c      time limits of connections, on the monotonic clock; the limit of memory
+ *   timeouts.c      time limits of connections, on the monotonic clock; the limit of memory
  *   responder.c  one answer
  *   reject.c     answers and errors of ours, and libh2o's put into our shape
  */
@@ -26,9 +26,9 @@ struct client_count;
 struct shaped;
 
 /* One accepted connection, from accept() until its descriptor is closed. */
-struct connection {
+struct client_connection {
     struct http_server *server;
-    struct connection *prev, *next; /* in server->connections */
+    struct client_connection *prev, *next; /* in server->connections */
     h2o_socket_t *sock;             /* libh2o's; valid until on_close frees this struct */
     struct responder *current;      /* the request being answered; NULL between requests */
     struct shaped *lingering;       /* reject.c: a refused client that still sends */
@@ -60,10 +60,10 @@ struct http_server {
     h2o_socket_t *listener; /* on a duplicate of params.listen_fd; NULL once draining */
     bool listening;         /* the listener is being read */
     struct timer accept_timer;
-    unsigned held_off;             /* looks in a row that found clients waiting */
-    unsigned max_connections;      /* limits.max_connections, or what descriptors allow */
-    int spare_fd;                  /* given up to turn a connection away; -1 = gone */
-    struct connection connections; /* list head */
+    unsigned held_off;        /* looks in a row that found clients waiting */
+    unsigned max_connections; /* limits.max_connections, or what descriptors allow */
+    int spare_fd;             /* given up to turn a connection away; -1 = gone */
+    struct client_connection connections; /* list head */
     unsigned connections_count;
     struct client_count *clients[CLIENT_BUCKETS];
 
@@ -71,9 +71,9 @@ struct http_server {
     int gone_fd; /* epoll set of the connections with an open request */
     struct watch *gone_watch;
 
-    /* sweep.c */
-    struct timer sweep_timer;
-    uint64_t sweep_us;
+    /* timeouts.c */
+    struct timer timeouts_timer;
+    uint64_t timeouts_us;
     int statm_fd;          /* /proc/self/statm; -1 = not to be had */
     uint64_t memory_bytes; /* this process's own, at the last sweep; 0 = not known */
     size_t memory_bodies;  /* `body_bytes` at that time */
@@ -86,7 +86,7 @@ struct http_server {
 struct responder {
     h2o_generator_t generator; /* libh2o calls back through it; must be first */
     struct http_server *server;
-    struct connection *conn;
+    struct client_connection *conn;
     h2o_req_t *req;
     struct client_request *request; /* in the pool */
     struct responder_events events;
@@ -108,7 +108,7 @@ struct responder {
     bool last_sent; /* the end of a chunked body has been framed */
     bool aborted;   /* responder_abort() was called, or memory ran out */
     bool lost;      /* the client has left or stalled */
-    bool told;      /* on_done or on_gone has been called */
+    bool reported;  /* on_done or on_gone has been called */
     bool done;      /* it was on_done */
     bool closing;   /* close_now() was called: only the failing write is still to be noticed */
     bool chunked;
@@ -126,21 +126,21 @@ struct responder {
 MUST_CHECK int accept_init(struct http_server *server, struct error *err);
 void accept_stop(struct http_server *server);
 void accept_finish(struct http_server *server);
-struct connection *connection_of(h2o_req_t *req);
+struct client_connection *connection_of(h2o_req_t *req);
 /* Makes libh2o close a connection that has no request open, now. */
-void connection_close(struct connection *conn);
+void connection_close(struct client_connection *conn);
 
-/* ---- sweep.c ---- */
-void sweep_init(struct http_server *server);
-void sweep_finish(struct http_server *server);
+/* ---- timeouts.c ---- */
+void timeouts_init(struct http_server *server);
+void timeouts_finish(struct http_server *server);
 /* Would `more` bytes of request take the process over limits.worker_memory_bytes? */
-bool sweep_memory_short(const struct http_server *server, size_t more);
+bool timeouts_memory_short(const struct http_server *server, size_t more);
 
 /* ---- responder.c ---- */
 MUST_CHECK int responders_init(struct http_server *server, struct error *err);
 void responders_finish(struct http_server *server);
 /* Makes the responder of `request`; request->id and ->client are set. */
-struct responder *responder_create(struct connection *conn, h2o_req_t *req,
+struct responder *responder_create(struct client_connection *conn, h2o_req_t *req,
                                    struct client_request *request);
 /* Notices from now on when the client leaves. */
 void responder_watch(struct responder *r);

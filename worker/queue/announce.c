@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include "policy/route/open_node.h"
-#include "shm/nodes.h"
-#include "shm/outcomes.h"
-#include "shm/routing/gauges.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
 #include "shm/scoreboard.h"
+#include "shm/share/gauges.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
 
@@ -61,10 +61,10 @@ bool announce_open(const struct announce *a, unsigned node, uint32_t *generation
     if (!nodes_hot(a->board, node, &hot))
         return false;
     facts.up = hot.state == NODE_UP;
-    facts.on_probation = hot.state == NODE_TRIAL;
+    facts.on_probation = hot.state == NODE_PROBATION;
     if (!facts.up && !facts.on_probation)
         return false;
-    facts.verdict_pending = facts.on_probation && outcomes_tried(a->board, node);
+    facts.verdict_pending = facts.on_probation && outcomes_probed(a->board, node);
     facts.slots_now = hot.slots_now;
     facts.sent = gauges_sum(a->board, node, hot.generation).inflight;
     *generation = hot.generation;

@@ -38,7 +38,7 @@ struct announce_heads {
 void announce_heads(struct announce *announce, const struct announce_heads *heads,
                     uint32_t waiting, struct node_set *look);
 
-/* Is the node open, by what all processes see of it?  `generation` gets its tenant's. */
+/* Is the node open, by what all processes see of it?  `generation` gets its node's. */
 MUST_CHECK bool announce_open(const struct announce *announce, unsigned node,
                               uint32_t *generation);
 

@@ -360,13 +360,14 @@ static void publish(struct queue *q)
     announce_heads(&q->announce, &heads, q->waiting, &q->look);
 }
 
-static enum queue_start try_entry(struct queue *q, struct queue_entry *entry, bool beyond_only)
+static enum queue_start try_entry(struct queue *q, struct queue_entry *entry,
+                                  bool overcommit_only)
 {
     struct queue_rights rights;
 
     q->tries++;
     queue_rights(q, entry, entry->key, reach_of(q, entry->list), &rights);
-    rights.beyond_only = beyond_only;
+    rights.overcommit_only = overcommit_only;
     return q->owner->start(entry, &rights);
 }
 

@@ -54,7 +54,7 @@ struct queue_reach {
     /* When the answer changes by itself; UINT64_MAX (as before) = only when queue_renew() says
      * so. */
     uint64_t until_mono_us;
-    uint32_t *generation; /* by node: of the tenant that is meant, to be set for `nodes` */
+    uint32_t *generation; /* by node: of the node that is meant, to be set for `nodes` */
 };
 
 /* The owner of the entries. */

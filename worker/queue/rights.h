@@ -8,7 +8,7 @@
 #include "shm/share/node_set.h"
 
 struct queue_rights {
-    bool beyond_only;       /* not meant for a slot: only places beyond the slots */
+    bool overcommit_only;   /* not meant for a slot: only places beyond the slots */
     struct node_set slots;  /* nodes where it may take a free slot */
     struct node_set beyond; /* nodes where it may take a place beyond the slots */
 };
@@ -21,7 +21,7 @@ static inline uint32_t queue_rights_cap(const struct queue_rights *rights, unsig
     bool may = true;
 
     if (rights != NULL && inflight < slots)
-        may = !rights->beyond_only && node_set_has(&rights->slots, node);
+        may = !rights->overcommit_only && node_set_has(&rights->slots, node);
     else if (rights != NULL)
         may = node_set_has(&rights->beyond, node);
     return may || cap < inflight ? cap : inflight;

@@ -7,13 +7,13 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "shm/outcomes.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/requests.h"
 #include "worker/context.h"
-#include "worker/fleet.h"
 #include "worker/node_call.h"
 #include "worker/request/request_state.h"
-#include "worker/routing/choose.h"
+#include "worker/select/select.h"
+#include "worker/upstreams/upstreams.h"
 
 /* ---- the start ------------------------------------------------------------------------- */
 
@@ -46,7 +46,7 @@ static void reset(struct attempt *attempt, uint64_t now)
     buf_reset(&attempt->held);
 }
 
-int attempt_start(struct attempt *attempt, struct fleet_node *node,
+int attempt_start(struct attempt *attempt, struct upstream *node,
                   const struct node_call_events *events)
 {
     struct request *req = attempt->request;
@@ -68,8 +68,9 @@ int attempt_start(struct attempt *attempt, struct fleet_node *node,
         add_text(&options, req);
     reset(attempt, now);
     attempt->number = req->attempts++;
-    requests_node(context->board, context->slot, attempt->row, node->slot, attempt->number);
-    requests_phase(context->board, context->slot, attempt->row, REQUEST_SENT, now);
+    requests_node(context->board, context->worker, attempt->row, node->node_id,
+                  attempt->number);
+    requests_phase(context->board, context->worker, attempt->row, REQUEST_SENT, now);
     stats_count(context->board, attempt->node, attempt->generation, STATS_DISPATCHED, 1);
     rc = node_call_start(&attempt->call, node, req->client, &options, events, attempt, &err);
     if (rc != 0)
@@ -93,7 +94,7 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     attempt->node_work = accepted->work;
     attempt->progress_mono_us = now;
     if (moved_up && accepted->queue_position == 0)
-        requests_phase(context->board, context->slot, attempt->row, REQUEST_PREFILL, now);
+        requests_phase(context->board, context->worker, attempt->row, REQUEST_PREFILL, now);
 }
 
 void attempt_take_head(struct attempt *attempt)
@@ -107,8 +108,8 @@ static void note_content(struct attempt *attempt, uint64_t now)
     struct worker_context *context = attempt->request->context;
 
     attempt->content_mono_us = now;
-    choose_note_content(attempt);
-    requests_phase(context->board, context->slot, attempt->row, REQUEST_DECODE, now);
+    select_note_content(attempt);
+    requests_phase(context->board, context->worker, attempt->row, REQUEST_DECODE, now);
 }
 
 bool attempt_take_content(struct attempt *attempt)
@@ -144,7 +145,7 @@ void attempt_end(struct attempt *attempt, enum stats_counter outcome)
     node_call_cancel(attempt->call);
     attempt->call = NULL;
     attempt->stage = ATTEMPT_ENDED;
-    choose_release(attempt, outcome);
+    select_release(attempt, outcome);
 }
 
 void attempt_end_whole(struct attempt *attempt)
@@ -181,7 +182,8 @@ void attempt_end_whole(struct attempt *attempt)
 static void pause_node(const struct attempt *attempt)
 {
     const struct worker_context *context = attempt->request->context;
-    struct fleet_node *node = fleet_at(context->fleet, attempt->node, attempt->generation);
+    struct upstream *node =
+        upstreams_at(context->upstreams, attempt->node, attempt->generation);
 
     if (node != NULL)
         node->full_mono_us = loop_now_us(context->loop) + ATTEMPT_FULL_PAUSE_US;

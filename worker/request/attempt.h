@@ -1,7 +1,7 @@
 /*
  * attempt.h - one try of a request on one node, from its place there to the end of the call.
  *
- * An attempt starts with a place that choose_node() has claimed, and gives it back exactly
+ * An attempt starts with a place that select_node() has claimed, and gives it back exactly
  * once, when it ends.  It knows nothing of retries and of what the client sees; struct attempt
  * and its stages are in request_state.h.
  */
@@ -13,11 +13,11 @@
 #include "base/attrs.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/client.h"
-#include "shm/stats.h"
+#include "shm/facts/stats.h"
 
 struct attempt;
 struct attempt_failure;
-struct fleet_node;
+struct upstream;
 struct node_call_events;
 
 /* For all who wait here: a node that said it is full gets nothing for this long. */
@@ -25,7 +25,7 @@ struct node_call_events;
 
 /* Sends the request to the node, with the text so far if the client has some.  `events` get the
  * attempt as their data.  DRV_ENOMEM: the place is given back. */
-MUST_CHECK int attempt_start(struct attempt *attempt, struct fleet_node *node,
+MUST_CHECK int attempt_start(struct attempt *attempt, struct upstream *node,
                              const struct node_call_events *events);
 
 /* What the node says.  Each also notes the progress that it is. */

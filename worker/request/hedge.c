@@ -5,14 +5,14 @@
 #include "base/config/config.h"
 #include "base/histogram.h"
 #include "base/loop.h"
-#include "shm/routing/budget.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/requests.h"
+#include "shm/share/budget.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/request/attempt.h"
 #include "worker/request/request_state.h"
-#include "worker/routing/choose.h"
-#include "worker/routing/enqueue.h"
+#include "worker/select/enqueue.h"
+#include "worker/select/select.h"
 
 /* A hedge that found no free slot or no budget looks again after this long. */
 #define LOOK_AGAIN_US (100 * US_PER_MS)
@@ -60,7 +60,7 @@ static struct attempt *other(struct request *req)
 }
 
 /* Claims a place for a second attempt.  False: there is none to be had now. */
-static bool claim(struct request *req, struct attempt *attempt, struct fleet_node **node)
+static bool claim(struct request *req, struct attempt *attempt, struct upstream **node)
 {
     struct worker_context *context = req->context;
     uint64_t now = loop_now_us(context->loop);
@@ -69,7 +69,7 @@ static bool claim(struct request *req, struct attempt *attempt, struct fleet_nod
     if (!budget_allows(context->board, req->model_hash) ||
         !budget_spend(context->board, req->model_hash, now))
         return false;
-    if (choose_node(attempt, enqueue_rights(req, true, &rights), node) == CHOOSE_CLAIMED)
+    if (select_node(attempt, enqueue_rights(req, true, &rights), node) == SELECT_CLAIMED)
         return true;
     budget_save(context->board, req->model_hash, now, BUDGET_HEDGE_MILLI);
     return false;
@@ -79,7 +79,7 @@ void hedge_try(struct request *req, const struct node_call_events *events)
 {
     struct worker_context *context = req->context;
     struct attempt *attempt = other(req);
-    struct fleet_node *node;
+    struct upstream *node;
 
     req->hedge_due_mono_us = loop_now_us(context->loop) + LOOK_AGAIN_US;
     attempt->is_hedge = true;
@@ -89,8 +89,8 @@ void hedge_try(struct request *req, const struct node_call_events *events)
     req->hedged = true;
     req->hedge = attempt;
     attempt->row =
-        requests_open(context->board, context->slot, req->client->id, req->client->client_model,
-                      req->prompt_estimate, req->started_mono_us);
+        requests_open(context->board, context->worker, req->client->id,
+                      req->client->client_model, req->prompt_estimate, req->started_mono_us);
     stats_count(context->board, attempt->node, attempt->generation, STATS_HEDGES, 1);
     if (attempt_start(attempt, node, events) != 0)
         (void)hedge_leave(attempt);
@@ -124,7 +124,7 @@ bool hedge_leave(struct attempt *attempt)
     if (attempt == req->attempt)
         req->attempt = req->hedge;
     req->hedge = NULL;
-    requests_close(req->context->board, req->context->slot, attempt->row);
+    requests_close(req->context->board, req->context->worker, attempt->row);
     attempt->row = -1;
     return true;
 }

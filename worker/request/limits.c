@@ -4,12 +4,12 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "worker/context.h"
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
-#include "worker/routing/choose.h"
-#include "worker/routing/enqueue.h"
+#include "worker/select/enqueue.h"
+#include "worker/select/select.h"
 
 /* A request that waits for a node looks again this often. */
 #define WAIT_NODE_LOOK_US (100 * US_PER_MS)
@@ -49,7 +49,7 @@ static uint64_t wait_limit_mono_us(struct request *req)
     uint64_t limit = enqueue_limit_us(req);
     uint64_t due = req->wait_mono_us + (limit > req->waited_us ? limit - req->waited_us : 0);
 
-    if (choose_any_up(req)) {
+    if (select_any_up(req)) {
         req->no_node_mono_us = 0;
         return due;
     }
@@ -80,7 +80,7 @@ static bool node_is_lost(const struct attempt *attempt)
                status.reason == NODE_REASON_ENGINE_DOWN ||
                status.reason == NODE_REASON_LEASE_LOST;
     case NODE_EJECTED:
-    case NODE_TRIAL:
+    case NODE_PROBATION:
         return status.reason == NODE_REASON_NO_PROGRESS;
     case NODE_NONE:
     case NODE_JOINING:
@@ -98,7 +98,7 @@ static bool may_move(const struct request *req)
             ? !response_may_resume(req)
             : req->attempts >= req->context->config->limits.max_attempts)
         return false;
-    return choose_any_up(req);
+    return select_any_up(req);
 }
 
 static uint64_t silence_limit_mono_us(const struct attempt *attempt)

@@ -22,12 +22,11 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "policy/fault/retry.h"
-#include "shm/procs.h"
-#include "shm/routing/budget.h"
-#include "shm/routing/requests.h"
-#include "shm/usage.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/usage.h"
+#include "shm/share/budget.h"
 #include "worker/context.h"
-#include "worker/fleet.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder.h"
@@ -38,8 +37,9 @@
 #include "worker/request/limits.h"
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
-#include "worker/routing/choose.h"
-#include "worker/routing/enqueue.h"
+#include "worker/select/enqueue.h"
+#include "worker/select/select.h"
+#include "worker/upstreams/upstreams.h"
 
 /* After its answer is whole a node has so long to end the call. */
 #define END_US (2 * US_PER_S)
@@ -62,10 +62,10 @@ static void set_state(struct request *req, enum request_state state)
     switch (state) {
     case REQUEST_STATE_QUEUED:
     case REQUEST_STATE_WAIT_NODE:
-        requests_phase(context->board, context->slot, req->attempt->row, REQUEST_QUEUED, now);
+        requests_phase(context->board, context->worker, req->attempt->row, REQUEST_QUEUED, now);
         return;
     case REQUEST_STATE_FLUSHING:
-        requests_phase(context->board, context->slot, req->attempt->row, REQUEST_FLUSH, now);
+        requests_phase(context->board, context->worker, req->attempt->row, REQUEST_FLUSH, now);
         return;
     case REQUEST_STATE_NEW:
     case REQUEST_STATE_RUNNING: /* the attempt says how far it is */
@@ -100,7 +100,7 @@ static void free_if_over(struct request *req)
     else
         context->last = req->prev;
     context->open_count--;
-    requests_close(context->board, context->slot, req->attempt->row);
+    requests_close(context->board, context->worker, req->attempt->row);
     free(req->windows);
     for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
         buf_finish(&req->pair[i].headers);
@@ -193,7 +193,7 @@ static void reject(struct request *req, enum api_error error, const char *messag
                    unsigned retry_after_s)
 {
     req->outcome = REQUEST_OUTCOME_REJECTED;
-    procs_count(req->context->board, req->context->slot, PROC_REQUESTS_REJECTED, 1);
+    procs_count(req->context->board, req->context->worker, PROC_REQUESTS_REJECTED, 1);
     answer_error(req, error, message, retry_after_s);
 }
 
@@ -452,7 +452,7 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
         first_content(attempt);
     if (chunk->tokens != 0) {
         req->output_tokens = add_tokens(req->output_tokens, chunk->tokens);
-        requests_tokens(req->context->board, req->context->slot, attempt->row,
+        requests_tokens(req->context->board, req->context->worker, attempt->row,
                         req->output_tokens);
     }
     if (req->client == NULL)
@@ -545,7 +545,7 @@ static const struct node_call_events node_events = {
 
 /* ---- a place on a node ----------------------------------------------------------------- */
 
-static void run(struct request *req, struct fleet_node *node)
+static void run(struct request *req, struct upstream *node)
 {
     if (req->shown != SHOWN_CONTENT)
         req->output_tokens = 0;
@@ -563,26 +563,26 @@ static void run(struct request *req, struct fleet_node *node)
 
 static enum request_try try_start(struct request *req, const struct queue_rights *rights)
 {
-    struct fleet_node *node = NULL;
+    struct upstream *node = NULL;
     struct retry_facts facts;
 
     req->attempt->is_hedge = false;
-    switch (choose_node(req->attempt, rights, &node)) {
-    case CHOOSE_CLAIMED:
+    switch (select_node(req->attempt, rights, &node)) {
+    case SELECT_CLAIMED:
         if (req->queued.list == NULL)
             enqueue_not_needed(req);
         enqueue_remove(req);
         run(req, node);
         return REQUEST_TRY_STARTED;
-    case CHOOSE_ALL_FAILED:
+    case SELECT_ALL_FAILED:
         enqueue_remove(req);
         facts = facts_of(req, NULL, RETRY_END_NO_NODE_LEFT, false);
         obey(req, NULL, &facts);
         return REQUEST_TRY_STARTED;
-    case CHOOSE_LOST:
+    case SELECT_LOST:
         return REQUEST_TRY_LOST;
-    case CHOOSE_FULL:
-    case CHOOSE_NOBODY:
+    case SELECT_FULL:
+    case SELECT_NOBODY:
         break; /* the wait's own limits decide how long it waits */
     }
     return REQUEST_TRY_NO_ROOM;
@@ -613,7 +613,7 @@ static void place(struct request *req)
 static void wait_is_over(struct request *req)
 {
     enqueue_remove(req);
-    if (choose_any_up(req))
+    if (select_any_up(req))
         reject(req, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
                enqueue_reject(req));
     else if (req->last_error != API_ERROR_NONE)
@@ -694,11 +694,11 @@ static void on_timer(struct timer *timer)
 static bool refuse_at_once(struct request *req)
 {
     const struct client_request *client = req->client;
-    struct fleet_model *model = fleet_find(req->context->fleet, req->model);
+    struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
     enum api_error error = API_ERROR_NONE;
     struct buf message = BUF_INIT;
 
-    if (model == NULL && fleet_size(req->context->fleet) == 0)
+    if (model == NULL && upstreams_size(req->context->upstreams) == 0)
         return false; /* nodes may be about to join */
     if (model == NULL) {
         error = API_ERROR_MODEL_NOT_FOUND;
@@ -761,10 +761,10 @@ void request_start(struct worker_context *context, struct client_request *client
         reject_queue_full(req);
         return;
     }
-    choose_read_prompt(req);
+    select_read_prompt(req);
     req->envelope_bytes = node_call_message_bytes(client);
     req->attempt->row =
-        requests_open(context->board, context->slot, client->id, client->client_model,
+        requests_open(context->board, context->worker, client->id, client->client_model,
                       req->prompt_estimate, loop_now_us(context->loop));
     if (!refuse_at_once(req))
         place(req);

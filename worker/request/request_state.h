@@ -9,7 +9,7 @@
  *   hedge.c      a second attempt beside one that is slow
  *   response.c   what a node says, on its way to the client
  *   attempt.c    one try on one node, from its place there to the end of the call
- *   choose.c     which node it goes to
+ *   select.c     which node it goes to
  *   enqueue.c    its place in the queue
  */
 #ifndef DROVER_WORKER_REQUEST_STATE_H
@@ -23,15 +23,15 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "policy/route/estimate.h"
-#include "shm/nodes.h"
-#include "shm/stats.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/stats.h"
 #include "worker/api/surface.h"
 #include "worker/queue/queue.h"
-#include "worker/routing/exclusions.h"
+#include "worker/select/exclusions.h"
 
 struct attempt;
 struct client_request;
-struct fleet_node;
+struct upstream;
 struct node_call;
 struct worker_context;
 
@@ -81,16 +81,16 @@ struct attempt {
     int row;                /* in the scoreboard's request table, or -1 */
     bool is_hedge;          /* it began as the second of two */
 
-    /* The claim on the node: private to choose.c but for reading. */
+    /* The claim on the node: private to select.c but for reading. */
     bool claimed;
     unsigned node;
     uint32_t generation;
     uint32_t charge_us;               /* added to the gauge and not given back */
     struct attempt_estimate estimate; /* what was believed of the node when it was sent */
-    bool on_trial;                    /* the node was, at dispatch */
+    bool on_probation;                /* the node was, at dispatch */
     bool excused;                     /* if it fails, that is not the node's fault */
     bool loads_model;                 /* holds the claim to load it there */
-    struct fleet_node *pending_node;  /* in whose list of attempts not yet at first content */
+    struct upstream *pending_node;    /* in whose list of attempts not yet at first content */
     struct attempt *pending_prev, *pending_next;
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
@@ -160,9 +160,9 @@ struct request {
     uint64_t model_hash;
     enum op_class op_class;
     uint64_t session_hash; /* of session and model; 0 = no session */
-    /* Who held the session when the request got its first place: private to choose.c. */
+    /* Who held the session when the request got its first place: private to select.c. */
     bool session_looked;
-    int session_node; /* slot of a node that is not down; -1 = none */
+    int session_node; /* node_id of a node that is not down; -1 = none */
     uint32_t session_generation;
     uint64_t *windows; /* owned; chained hashes of the prompt, or NULL */
     uint32_t windows_count;

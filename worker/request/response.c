@@ -7,15 +7,15 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/requests.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 #include "worker/node_call.h"
 #include "worker/request/request_state.h"
-#include "worker/routing/choose.h"
-#include "worker/routing/enqueue.h"
+#include "worker/select/enqueue.h"
+#include "worker/select/select.h"
 
 /* An answer without content yet (role events, or one JSON document) is held up to here. */
 #define HOLD_BYTES (1024 * 1024)
@@ -50,7 +50,7 @@ void response_release_if_low(struct attempt *attempt)
 static void add_headers(struct request *req)
 {
     struct responder *r = req->client->responder;
-    const char *session = choose_session_text(req);
+    const char *session = select_session_text(req);
     char number[32];
 
     if (req->attempt->node_name[0] != '\0')

@@ -58,7 +58,7 @@ void call_drop(struct call *call)
 {
     let_go(call);
     if (call->stream.session == NULL)
-        h2_stream_bury(&call->channel->guard, &call->stream);
+        h2_stream_free_later(&call->channel->guard, &call->stream);
 }
 
 /* Text from the peer, for logs and clients: UTF-8 without NUL, or else ASCII. */
@@ -103,7 +103,7 @@ void call_end(struct call *call, enum grpc_status status, enum call_end end, con
     if (call->handler.on_end != NULL)
         call->handler.on_end(call, &result, call->data);
     if (loose)
-        h2_stream_bury(&channel->guard, &call->stream);
+        h2_stream_free_later(&channel->guard, &call->stream);
 }
 
 static bool past_due(const struct call *call)
@@ -401,7 +401,7 @@ static void on_closed(struct h2_stream *stream, uint32_t code)
     char text[96];
 
     if (stream->over) {
-        h2_stream_bury(&call->channel->guard, stream);
+        h2_stream_free_later(&call->channel->guard, stream);
         return;
     }
     if (past_due(call)) {
@@ -424,7 +424,7 @@ static void on_lost(struct h2_stream *stream, const char *why)
     struct call *call = call_of(stream);
 
     if (stream->over)
-        h2_stream_bury(&call->channel->guard, stream);
+        h2_stream_free_later(&call->channel->guard, stream);
     else
         call_end(call, GRPC_UNAVAILABLE, stream->sent ? CALL_END_LOST : CALL_END_REFUSED, why);
 }

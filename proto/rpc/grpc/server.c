@@ -169,9 +169,9 @@ static void on_idle(struct deferred *deferred)
 {
     struct grpc_server *server = CONTAINER_OF(deferred, struct grpc_server, idle);
 
-    if (server->idle_told)
+    if (server->idle_reported)
         return;
-    server->idle_told = true;
+    server->idle_reported = true;
     timer_stop(server->loop, &server->grace);
     h2_guard_enter(&server->guard);
     if (server->on_idle != NULL)

@@ -47,7 +47,7 @@ struct server_call {
 
     /* Of the response. */
     bool finished;  /* by server_call_finish() */
-    bool told;      /* on_gone or on_closed has run */
+    bool reported;  /* on_gone or on_closed has run */
     bool responded; /* the response's headers were submitted */
     bool ended;     /* and so was its end: trailers, or all in one */
     enum grpc_status status;
@@ -176,9 +176,9 @@ static bool on_drained(struct h2_stream *stream)
 
 static void tell_gone(struct server_call *call)
 {
-    if (!call->started || call->told)
+    if (!call->started || call->reported)
         return;
-    call->told = true;
+    call->reported = true;
     call->method->handler->on_gone(call);
 }
 
@@ -246,14 +246,14 @@ static void leave(struct server_call *call)
     call->stream.over = true;
     timer_stop(call->server->loop, &call->deadline);
     if (call->finished) {
-        if (!call->told && call->method->handler->on_closed != NULL) {
-            call->told = true;
+        if (!call->reported && call->method->handler->on_closed != NULL) {
+            call->reported = true;
             call->method->handler->on_closed(call);
         }
     } else {
         tell_gone(call);
     }
-    h2_stream_bury(&call->server->guard, &call->stream);
+    h2_stream_free_later(&call->server->guard, &call->stream);
 }
 
 static void on_closed(struct h2_stream *stream, uint32_t code)

@@ -22,7 +22,7 @@ struct grpc_server {
     unsigned connections;             /* length of `sessions` */
     bool paused;                      /* accept() failed: the listeners are not read */
     bool stopping;
-    bool idle_told;
+    bool idle_reported;
     struct timer resume;
     struct timer grace;
     struct deferred idle;

@@ -98,7 +98,7 @@ void h2_stream_init(struct h2_stream *stream, size_t max_message_bytes,
                     void (*free_fn)(struct h2_stream *stream));
 void h2_stream_finish(struct h2_stream *stream); /* frees what it holds, not itself */
 /* Frees it by its own function when no callback is on the stack. */
-void h2_stream_bury(struct h2_guard *guard, struct h2_stream *stream);
+void h2_stream_free_later(struct h2_guard *guard, struct h2_stream *stream);
 
 /* Room for a framed message of `n` bytes, to be filled by the caller, who then
  * h2_stream_kick()s; NULL = out of memory, or too large. */

@@ -33,7 +33,7 @@ void h2_stream_finish(struct h2_stream *stream)
     buf_finish(&stream->out);
 }
 
-void h2_stream_bury(struct h2_guard *guard, struct h2_stream *stream)
+void h2_stream_free_later(struct h2_guard *guard, struct h2_stream *stream)
 {
     assert(stream->session == NULL);
     stream->over = true;

@@ -14,7 +14,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 #include "tests/fuzz/fuzz.h"
 #include "worker/http/responder.h"

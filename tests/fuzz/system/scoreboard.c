@@ -17,11 +17,11 @@
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
-#include "shm/stats.h"
+#include "shm/share/gauges.h"
 #include "tests/fuzz/fuzz.h"
 
 #define NOW_US       UINT64_C(100000000)

@@ -8,8 +8,8 @@
 #include "base/error.h"
 #include "base/form.h"
 #include "base/json.h"
-#include "node/text/edit.h"
-#include "node/text/resume.h"
+#include "node/body/edit.h"
+#include "node/body/resume.h"
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "tests/fuzz/fuzz.h"
@@ -19,7 +19,7 @@
 
 static void read_form(const uint8_t *body, size_t n)
 {
-    struct edit_wishes wishes = {.model = "other", .content_type = FORM};
+    struct edit_options opts = {.model = "other", .content_type = FORM};
     struct edit_outcome outcome;
     struct edit_source source;
     struct inspected got;
@@ -34,7 +34,7 @@ static void read_form(const uint8_t *body, size_t n)
         MUST((const uint8_t *)value >= body && (const uint8_t *)value + len <= body + n);
     MUST(edit_check(&source, DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS, body, n, &err) ==
          0);
-    rc = edit_body(&out, &source, &wishes, &outcome, &err);
+    rc = edit_body(&out, &source, &opts, &outcome, &err);
     if (rc == 0 && form_find(FORM, buf_head(&out), buf_size(&out), "model", &value, &len))
         MUST(len == 5 && memcmp(value, "other", 5) == 0);
     buf_finish(&out);
@@ -53,10 +53,10 @@ static void read_prompt(const struct json_value *root)
 
 static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
 {
-    struct edit_wishes wishes = {.model = (wish & 1) != 0 ? "other" : "",
-                                 .usage = (wish & 2) != 0,
-                                 .no_usage = (wish & 4) != 0,
-                                 .stream = (wish & 8) != 0};
+    struct edit_options opts = {.model = (wish & 1) != 0 ? "other" : "",
+                                .usage = (wish & 2) != 0,
+                                .no_usage = (wish & 4) != 0,
+                                .stream = (wish & 8) != 0};
     struct edit_outcome outcome;
     struct edit_source source;
     struct json_value root;
@@ -64,8 +64,7 @@ static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
     struct buf out = BUF_INIT;
 
     if (edit_check(&source, operation, body, n, &err) == 0 &&
-        edit_body(&out, &source, &wishes, &outcome, &err) == 0 &&
-        source.root.type != JSON_NONE) {
+        edit_body(&out, &source, &opts, &outcome, &err) == 0 && source.root.type != JSON_NONE) {
         struct json_value model;
 
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);

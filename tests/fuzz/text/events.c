@@ -7,18 +7,18 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "node/engine/observe.h"
-#include "node/text/assemble.h"
-#include "node/text/rejoin.h"
-#include "node/text/sse.h"
-#include "node/text/token_ids.h"
+#include "node/stream/assemble.h"
+#include "node/stream/meter.h"
+#include "node/stream/splice.h"
+#include "node/stream/sse.h"
+#include "node/stream/token_ids.h"
 #include "tests/fuzz/fuzz.h"
 
 struct listener {
     int operation;
     uint32_t sum, events; /* of what the cutter gave out */
-    struct observer o, rejoined;
-    struct rejoin rejoin;
+    struct stream_meter o, rejoined;
+    struct splice rejoin;
     struct token_ids ids;
     struct assembler *assembler;
 };
@@ -64,22 +64,22 @@ static void hear(struct listener *l, const struct sse_event *event)
     l->sum = add(l->sum, event->raw, raw_len);
     l->sum = add(l->sum, event->data, event->data_len);
     l->sum = add(l->sum, event->name, event->name_len);
-    observe_event(&l->o, event, &seen);
+    meter_event(&l->o, event, &seen);
     MUST(memchr(l->o.response_id, '\0', sizeof(l->o.response_id)) != NULL);
     MUST(l->o.tokens <= l->events);
     if (seen.root.type != JSON_NONE && seen.kind != SEEN_ERROR && seen.kind != SEEN_DONE)
         rc = assembler_add(l->assembler, &seen.root);
     MUST(rc == 0 || rc == DRV_EINVAL || rc == DRV_ETOOBIG);
     strip(l, event);
-    MUST(rejoin_event(&l->rejoin, event, &changed) == 0);
-    observe_event(&l->rejoined, &changed, &seen);
-    MUST(rejoin_judge(&l->rejoin, &l->rejoined, &seen) <= REJOIN_ANEW);
+    MUST(splice_event(&l->rejoin, event, &changed) == 0);
+    meter_event(&l->rejoined, &changed, &seen);
+    MUST(splice_check(&l->rejoin, &l->rejoined, &seen) <= SPLICE_ANEW);
 }
 
 static void begin(struct listener *l, int operation)
 {
     static const char text[] = "Hello \xe2\x98\xba";
-    const struct rejoin_config config = {.operation = operation,
+    const struct splice_config config = {.operation = operation,
                                          .id = "chatcmpl-1",
                                          .created = 7,
                                          .tokens = 2,
@@ -88,10 +88,10 @@ static void begin(struct listener *l, int operation)
 
     memset(l, 0, sizeof(*l));
     l->operation = operation;
-    observer_init(&l->o, operation, true);
-    observer_init(&l->rejoined, operation, true);
+    meter_init(&l->o, operation, true);
+    meter_init(&l->rejoined, operation, true);
     token_ids_init(&l->ids);
-    MUST(rejoin_init(&l->rejoin, &config) == 0);
+    MUST(splice_init(&l->rejoin, &config) == 0);
     l->assembler = assembler_create(operation);
     MUST(l->assembler != NULL);
 }
@@ -106,10 +106,10 @@ static void end(struct listener *l)
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
     buf_finish(&out);
     assembler_destroy(l->assembler);
-    rejoin_finish(&l->rejoin);
+    splice_finish(&l->rejoin);
     token_ids_finish(&l->ids);
-    observer_finish(&l->o);
-    observer_finish(&l->rejoined);
+    meter_finish(&l->o);
+    meter_finish(&l->rejoined);
 }
 
 static void run(struct listener *l, int operation, const uint8_t *bytes, size_t n, size_t step)
@@ -121,7 +121,7 @@ static void run(struct listener *l, int operation, const uint8_t *bytes, size_t 
     int rc;
 
     begin(l, operation);
-    sse_init(&sse, observe_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS);
+    sse_init(&sse, meter_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS);
     do {
         const uint8_t *piece = input_piece(&in, step, &len);
 
@@ -143,7 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t step = input_byte(&in);
     struct listener whole, cut;
 
-    MUST(observe_streams(operation));
+    MUST(meter_streams(operation));
     run(&whole, operation, in.at, in.left, 0);
     run(&cut, operation, in.at, in.left, step);
     MUST(whole.events == cut.events);

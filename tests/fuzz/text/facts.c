@@ -6,10 +6,10 @@
  * bytes of length, the body.  The last body is also read as an error and as metrics.
  */
 #include "base/json.h"
-#include "node/engine/judge.h"
-#include "node/engine/observe.h"
-#include "node/engine/recognise.h"
+#include "node/engine/detect.h"
+#include "node/engine/errors.h"
 #include "node/report/describe.h"
+#include "node/stream/meter.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_facts(const struct engine_facts *facts)
@@ -25,19 +25,19 @@ static void check_facts(const struct engine_facts *facts)
 
 static void read_error(const char *body, size_t n)
 {
-    struct verdict verdict;
+    struct engine_error verdict;
     uint32_t status = 0;
     double value;
     char text[128];
 
-    (void)observe_error(body, n, text, sizeof(text), &status);
+    (void)meter_error(body, n, text, sizeof(text), &status);
     MUST(memchr(text, '\0', sizeof(text)) != NULL);
     for (unsigned http = 400; http < 600; http += 33) {
-        judge_http(&verdict, http, body, n, (http & 1) != 0);
+        engine_error_http(&verdict, http, body, n, (http & 1) != 0);
         MUST(memchr(verdict.text, '\0', sizeof(verdict.text)) != NULL);
     }
-    (void)judge_event(status);
-    if (recognise_metric(body, n, "llamacpp:requests_processing", &value))
+    (void)engine_error_event(status);
+    if (detect_metric(body, n, "llamacpp:requests_processing", &value))
         MUST(n != 0);
 }
 
@@ -47,15 +47,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const servers[] = {"", "llama.cpp", "uvicorn", "nginx"};
     static struct describe description;
     struct input in = {data, size};
-    struct recogniser r;
+    struct detector r;
     const char *path;
     unsigned asked = 0;
 
-    recognise_init(&r);
+    detect_init(&r);
     do {
-        path = recognise_begin(&r);
+        path = detect_begin(&r);
         while (path != NULL) {
-            struct recognise_answer answer = {.why = "refused"};
+            struct detect_answer answer = {.why = "refused"};
             size_t n;
             char *body;
 
@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             body = input_copy(input_bytes(&in, n, &n), n);
             answer.body = (const uint8_t *)body;
             answer.n = n;
-            path = recognise_next(&r, &answer);
+            path = detect_next(&r, &answer);
             read_error(body, n);
             free(body);
             MUST(++asked < 10000);

@@ -10,7 +10,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/http/harden.h"
+#include "worker/http/strict_head.h"
 
 static void route(const char *text, size_t n)
 {
@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum api_error error = (enum api_error)(1 + choice / 3 % API_ERROR_OVERLOADED);
     int operation = (int)(input_byte(&in) % 14);
     char *raw = input_copy(in.at, in.left), *text = input_text(in.at, in.left);
-    struct hardened head;
+    struct strict_head head;
     struct json_value root;
     struct buf out = BUF_INIT;
 
@@ -66,8 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     buf_reset(&out);
     surface_error_event(&out, surface, operation, error, text, "id", choice);
     check_event(&out, surface);
-    if (harden_check_head(&head, raw, in.left) == NULL) {
-        MUST(head.head_len <= in.left && head.head_len <= HARDEN_MAX_HEAD_BYTES);
+    if (strict_head_check(&head, raw, in.left) == NULL) {
+        MUST(head.head_len <= in.left && head.head_len <= STRICT_HEAD_MAX_BYTES);
         MUST(memchr(raw, '\0', head.head_len) == NULL);
         MUST(memcmp(raw + head.head_len - 4, "\r\n\r\n", 4) == 0);
     }

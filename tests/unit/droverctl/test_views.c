@@ -20,12 +20,12 @@
 #include "droverctl/guard.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/text.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/stats.h"
 #include "shm/reap.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/requests.h"
 #include "shm/scoreboard.h"
-#include "shm/stats.h"
+#include "shm/share/gauges.h"
 
 static char dir[64], path[96];
 
@@ -172,7 +172,7 @@ static void decide_wildly(struct scoreboard *board, const char *id)
                                                      .load_s = s,
                                                      .bonus_s = s,
                                                      .cost_s = s,
-                                                     .bars = i % 2 == 0 ? UINT32_MAX : 0};
+                                                     .exclusions = i % 2 == 0 ? UINT32_MAX : 0};
         memset(d.candidate[i].name, (int)('a' + i), sizeof(d.candidate[i].name) - 1);
     }
     decisions_add(board, 3, &d);
@@ -275,9 +275,12 @@ Test(views, a_decision_is_explained_by_its_terms_after_everybody_died)
                                                  .inflight = 6,
                                                  .slots = 4,
                                                  .cap = 6,
-                                                 .bars = DECISION_BAR_FULL};
-    d.candidate[1] = (struct decision_candidate){
-        .node = 1, .name = "laptop", .slots = 1, .cap = 2, .bars = DECISION_BAR_STATE};
+                                                 .exclusions = DECISION_EXCLUDED_FULL};
+    d.candidate[1] = (struct decision_candidate){.node = 1,
+                                                 .name = "laptop",
+                                                 .slots = 1,
+                                                 .cap = 2,
+                                                 .exclusions = DECISION_EXCLUDED_STATE};
     decisions_add(board, 0, &d);
     /* W + (Q + u) / p: 0.5 + (400 + 200) / 2400 = 0.75 s, and 1000 / 500 = 2 s */
     d.at_mono_us = 12 * US_PER_S;
@@ -349,7 +352,7 @@ Test(views, extreme_values_still_fit_80_columns)
     }
     nodes_publish(board, (unsigned)node, &info);
     nodes_set_state(board, (unsigned)node, NODE_DRAINING, NODE_REASON_ENGINE_LOADING, 1);
-    nodes_set_drain_wish(board, (unsigned)node, true);
+    nodes_set_drain_wanted(board, (unsigned)node, true);
     nodes_set_load(board, (unsigned)node, UINT32_MAX, UINT32_MAX, 1e30f, 1);
     nodes_set_checked(board, (unsigned)node, 1, UINT32_MAX);
     nodes_set_window(board, (unsigned)node, &window);
@@ -358,11 +361,11 @@ Test(views, extreme_values_still_fit_80_columns)
     for (uint64_t us = 1; us < UINT64_MAX / 2; us *= 2)
         for (unsigned h = 0; h < STATS_HISTOGRAMS; h++)
             stats_note(board, (unsigned)node, 1, (enum stats_histogram)h, us);
-    for (unsigned slot = 0; slot < procs_slots(board); slot++) {
-        procs_assign(board, slot, UINT32_MAX, true);
-        procs_set_pid(board, slot, INT32_MAX);
+    for (unsigned process = 0; process < procs_rows(board); process++) {
+        procs_assign(board, process, UINT32_MAX, true);
+        procs_set_pid(board, process, INT32_MAX);
         for (unsigned c = 0; c < PROC_COUNTERS; c++)
-            procs_count(board, slot, (enum proc_counter)c, -1);
+            procs_count(board, process, (enum proc_counter)c, -1);
     }
     row = requests_open(board, 3, info.models[0].id, info.models[1].id, UINT32_MAX, 1);
     requests_node(board, 3, row, (uint32_t)node, UINT32_MAX);
@@ -500,14 +503,14 @@ Test(processes, the_survey_of_a_scoreboard_finds_the_stalled_and_the_dead)
     struct processes p;
 
     scoreboard_set_config(board, 4, 3);
-    for (unsigned slot = 0; slot < 3; slot++) {
-        procs_assign(board, slot, 4, false);
-        procs_set_pid(board, slot, slot == 2 ? INT32_MAX : getpid()); /* no such pid */
-        procs_set_state(board, slot, PROC_RUNNING);
+    for (unsigned process = 0; process < 3; process++) {
+        procs_assign(board, process, 4, false);
+        procs_set_pid(board, process, process == 2 ? INT32_MAX : getpid()); /* no such pid */
+        procs_set_state(board, process, PROC_RUNNING);
     }
     procs_heartbeat(board, 0, now_mono_us);
-    procs_assign(board, procs_master_slot(board), 1, false);
-    procs_set_pid(board, procs_master_slot(board), getpid());
+    procs_assign(board, procs_master_index(board), 1, false);
+    procs_set_pid(board, procs_master_index(board), getpid());
     processes_survey(&p, board, now_mono_us);
     cr_assert_eq(p.workers, 3);
     cr_assert_eq(p.well, 1);

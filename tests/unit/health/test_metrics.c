@@ -157,7 +157,7 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     w->requests_queued = 2;
     w->view.heartbeat_mono_us = snapshot.now_mono_us - 50000;
     w->view.counter[PROC_REQUESTS_TOTAL] = 77;
-    snapshot.counts.invariant_violations = 1;
+    snapshot.counts.gauge_audit_violations = 1;
     metrics_build(&out, &snapshot);
     cr_assert(has("drover_node_dispatched_total{node=\"a\"} 12"));
     cr_assert(has("drover_node_attempts_total{node=\"a\",outcome=\"ok\"} 9"));
@@ -176,7 +176,7 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     cr_assert(has("drover_requests_buffered 2"));
     cr_assert(has("drover_slots_processing 5"), "4 of a, 1 of b");
     cr_assert(has("drover_slots_total 4"), "b is down");
-    cr_assert(has("drover_invariant_violations_total 1"));
+    cr_assert(has("drover_gauge_audit_violations_total 1"));
     cr_assert(has("drover_config_generation 3"));
     cr_assert(has("drover_started_seconds 1700000000.500"));
 }

@@ -50,7 +50,7 @@ static void path_of(const struct rig *rig, char out[256], const char *name)
     (void)snprintf(out, 256, "%s/%s", rig->rt.dir, name);
 }
 
-static void on_cede(void *arg, pid_t pid)
+static void on_hand_over(void *arg, pid_t pid)
 {
     struct rig *rig = arg;
     char message[HANDOVER_MESSAGE_BYTES];
@@ -97,7 +97,7 @@ static void start(struct rig *rig)
 
     *rig = (struct rig){
         .rt = {.files = RUNTIME_FILES_OURS, .api_fd = -1, .admin_fd = -1, .registry_fd = -1},
-        .sup = {.config = &config, .wish_fd = -1, .proven = true},
+        .sup = {.config = &config, .command_fd = -1, .proven = true},
         .successor = -1};
     (void)strlcpy(rig->rt.dir, "/tmp/drover-test-XXXXXX", sizeof(rig->rt.dir));
     cr_assert_not_null(mkdtemp(rig->rt.dir));
@@ -107,7 +107,7 @@ static void start(struct rig *rig)
     write_file(rig, "scoreboard", "live");
     write_file(rig, "control.sock", "live");
     upgrade_init(&rig->up, "none.yaml", &rig->rt, &rig->sup);
-    rig->up.on_cede = on_cede;
+    rig->up.on_hand_over = on_hand_over;
     rig->up.on_news = on_news;
     rig->up.on_order = on_order;
     rig->up.arg = rig;
@@ -119,7 +119,7 @@ static void let_gather(struct rig *rig)
     int pair[2];
 
     cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
-    cr_assert_eq(runtime_shelve(&rig->rt, NULL), 0);
+    cr_assert_eq(runtime_backup_names(&rig->rt, NULL), 0);
     rig->up.channel = pair[0];
     rig->successor = pair[1];
     rig->up.pid = PID;
@@ -226,8 +226,8 @@ Test(upgrade, what_an_earlier_master_left_is_never_put_back)
     cr_expect_eq(rig.failed, 1);
     assert_file(&rig, "scoreboard", "live");
     rig.sup.proven = true;
-    cr_assert_eq(runtime_shelve(&rig.rt, NULL), 0);
-    runtime_unshelve(&rig.rt);
+    cr_assert_eq(runtime_backup_names(&rig.rt, NULL), 0);
+    runtime_restore_names(&rig.rt);
     assert_file(&rig, "scoreboard", "live");
     assert_file(&rig, "scoreboard.old", NULL);
     end(&rig);
@@ -240,17 +240,17 @@ Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
     struct rig rig;
 
     start(&rig);
-    upgrade_pass_wish(&rig.up, "workers", "2"); /* nobody to pass it to */
+    upgrade_pass_command(&rig.up, "workers", "2"); /* nobody to pass it to */
     let_gather(&rig);
-    upgrade_pass_wish(&rig.up, "workers", "3");
-    upgrade_pass_wish(&rig.up, "reload", "");
+    upgrade_pass_command(&rig.up, "workers", "3");
+    upgrade_pass_command(&rig.up, "reload", "");
     cr_assert_eq(handover_hear(rig.successor, message), 1);
     cr_expect_str_eq(message, "workers 3");
     cr_assert_eq(handover_hear(rig.successor, message), 1);
     cr_expect_str_eq(message, "reload");
     handover_say(rig.successor, "ready", "");
     upgrade_step(&rig.up, 1, false);
-    upgrade_pass_wish(&rig.up, "workers", "4");
+    upgrade_pass_command(&rig.up, "workers", "4");
     cr_assert_eq(handover_hear(rig.successor, message), 1);
     cr_expect_str_eq(message, "go");
     cr_expect_eq(handover_hear(rig.successor, message), 0, "%s", message);

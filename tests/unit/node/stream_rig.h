@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "node/text/sse.h"
+#include "node/stream/sse.h"
 
 /* Appends `text` with every ' turned into ". */
 static inline void rig_add(struct buf *out, const char *text)

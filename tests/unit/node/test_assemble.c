@@ -3,15 +3,15 @@
 #include <criterion/criterion.h>
 
 #include "base/error.h"
-#include "node/engine/observe.h"
-#include "node/text/assemble.h"
+#include "node/stream/assemble.h"
+#include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
 struct rig {
-    struct observer o;
+    struct stream_meter o;
     struct assembler *a;
     unsigned refused; /* events that the assembler did not take */
 };
@@ -21,7 +21,7 @@ static void add(void *data, const struct sse_event *event)
     struct rig *rig = data;
     struct seen seen;
 
-    observe_event(&rig->o, event, &seen);
+    meter_event(&rig->o, event, &seen);
     if (seen.root.type != JSON_NONE)
         cr_assert_eq(assembler_add(rig->a, &seen.root), 0);
 }
@@ -34,10 +34,10 @@ static void expect(int operation, const char *stream, const char *wanted)
     cJSON *got_json, *want_json;
     struct rig rig;
 
-    observer_init(&rig.o, operation, false);
+    meter_init(&rig.o, operation, false);
     rig.a = assembler_create(operation);
     cr_assert_not_null(rig.a);
-    rig_events(observe_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS, stream, add, &rig);
+    rig_events(meter_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS, stream, add, &rig);
     cr_assert_eq(assembler_write(rig.a, &out, &err), 0, "%s", err.text);
     rig_add(&want, wanted);
     got_json = cJSON_Parse(buf_cstr(&out));
@@ -48,7 +48,7 @@ static void expect(int operation, const char *stream, const char *wanted)
     cJSON_Delete(got_json);
     cJSON_Delete(want_json);
     assembler_destroy(rig.a);
-    observer_finish(&rig.o);
+    meter_finish(&rig.o);
     buf_finish(&out);
     buf_finish(&want);
 }
@@ -217,7 +217,7 @@ Test(assemble, a_number_keeps_all_its_digits)
     struct buf out = BUF_INIT;
     struct rig rig;
 
-    observer_init(&rig.o, OP(OLLAMA_CHAT), false);
+    meter_init(&rig.o, OP(OLLAMA_CHAT), false);
     rig.a = assembler_create(OP(OLLAMA_CHAT));
     rig_events(SSE_LINES, RIG_OLLAMA_CHAT, add, &rig);
     cr_assert_eq(assembler_write(rig.a, &out, NULL), 0);
@@ -260,7 +260,7 @@ static void add_if_taken(void *data, const struct sse_event *event)
     struct rig *rig = data;
     struct seen seen;
 
-    observe_event(&rig->o, event, &seen);
+    meter_event(&rig->o, event, &seen);
     if (seen.root.type != JSON_NONE)
         rig->refused += assembler_add(rig->a, &seen.root) != 0;
 }
@@ -290,10 +290,10 @@ Test(assemble, whatever_an_engine_sends_the_answer_is_json_or_none)
         for (uint32_t changes = next_random(&state) % 6; changes != 0; changes--)
             text[next_random(&state) % n] =
                 alphabet[next_random(&state) % (sizeof(alphabet) - 1)];
-        observer_init(&rig.o, seeds[round % ARRAY_LEN(seeds)].operation, true);
+        meter_init(&rig.o, seeds[round % ARRAY_LEN(seeds)].operation, true);
         rig.a = assembler_create(rig.o.operation);
         cr_assert_not_null(rig.a);
-        rig_events(observe_is_ndjson(rig.o.operation) ? SSE_LINES : SSE_EVENTS, text,
+        rig_events(meter_is_ndjson(rig.o.operation) ? SSE_LINES : SSE_EVENTS, text,
                    add_if_taken, &rig);
         if (assembler_write(rig.a, &out, NULL) == 0) {
             answers++;
@@ -301,7 +301,7 @@ Test(assemble, whatever_an_engine_sends_the_answer_is_json_or_none)
                          "from %s\ncame %s", text, buf_cstr(&out));
         }
         assembler_destroy(rig.a);
-        observer_finish(&rig.o);
+        meter_finish(&rig.o);
         buf_finish(&out);
     }
     cr_assert_gt(answers, 3000);

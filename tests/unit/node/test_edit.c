@@ -3,13 +3,13 @@
 
 #include "base/error.h"
 #include "base/form.h"
-#include "node/text/edit.h"
+#include "node/body/edit.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
-static struct edit_outcome expect(int operation, const char *body, struct edit_wishes wishes,
+static struct edit_outcome expect(int operation, const char *body, struct edit_options opts,
                                   const char *wanted)
 {
     struct buf in = BUF_INIT, out = BUF_INIT, want = BUF_INIT;
@@ -17,13 +17,13 @@ static struct edit_outcome expect(int operation, const char *body, struct edit_w
     struct edit_source source;
     struct error err = {0};
 
-    if (wishes.model == NULL)
-        wishes.model = "";
+    if (opts.model == NULL)
+        opts.model = "";
     rig_add(&in, body);
     rig_add(&want, wanted);
     cr_assert_eq(edit_check(&source, operation, buf_head(&in), buf_size(&in), &err), 0, "%s",
                  err.text);
-    cr_assert_eq(edit_body(&out, &source, &wishes, &outcome, &err), 0, "%s", err.text);
+    cr_assert_eq(edit_body(&out, &source, &opts, &outcome, &err), 0, "%s", err.text);
     cr_assert_str_eq(buf_cstr(&out), buf_cstr(&want));
     buf_finish(&in);
     buf_finish(&out);
@@ -35,7 +35,7 @@ Test(edit, a_streaming_body_without_wishes_passes_byte_for_byte)
 {
     static const char body[] = "{ 'model' : 'm',  'stream':true, 'x': 1e0 }";
     struct edit_outcome o =
-        expect(OP(CHAT_COMPLETIONS), body, (struct edit_wishes){.stream = true}, body);
+        expect(OP(CHAT_COMPLETIONS), body, (struct edit_options){.stream = true}, body);
 
     cr_assert(o.streaming);
     cr_assert_not(o.usage_added);
@@ -43,15 +43,15 @@ Test(edit, a_streaming_body_without_wishes_passes_byte_for_byte)
 
 Test(edit, usage_is_asked_for_in_chat_and_completions_only)
 {
-    struct edit_wishes wishes = {.stream = true, .usage = true};
+    struct edit_options opts = {.stream = true, .usage = true};
     struct edit_outcome o;
 
-    o = expect(OP(CHAT_COMPLETIONS), "{'stream':true}", wishes,
+    o = expect(OP(CHAT_COMPLETIONS), "{'stream':true}", opts,
                "{'stream_options':{'include_usage':true},'stream':true}");
     cr_assert(o.usage_added);
-    o = expect(OP(RESPONSES), "{'stream':true}", wishes, "{'stream':true}");
+    o = expect(OP(RESPONSES), "{'stream':true}", opts, "{'stream':true}");
     cr_assert_not(o.usage_added);
-    o = expect(OP(MESSAGES), "{'stream':true}", wishes, "{'stream':true}");
+    o = expect(OP(MESSAGES), "{'stream':true}", opts, "{'stream':true}");
     cr_assert_not(o.usage_added);
 }
 
@@ -59,7 +59,7 @@ Test(edit, usage_that_the_client_asked_for_is_its_own)
 {
     static const char body[] = "{'stream':true,'stream_options':{'include_usage':true}}";
     struct edit_outcome o = expect(OP(COMPLETIONS), body,
-                                   (struct edit_wishes){.stream = true, .usage = true}, body);
+                                   (struct edit_options){.stream = true, .usage = true}, body);
 
     cr_assert_not(o.usage_added);
 }
@@ -67,14 +67,14 @@ Test(edit, usage_that_the_client_asked_for_is_its_own)
 Test(edit, other_stream_options_stay)
 {
     (void)expect(OP(CHAT_COMPLETIONS), "{'stream':true,'stream_options':{'x':1}}",
-                 (struct edit_wishes){.stream = true, .usage = true},
+                 (struct edit_options){.stream = true, .usage = true},
                  "{'stream':true,'stream_options':{'include_usage':true,'x':1}}");
 }
 
 Test(edit, an_engine_that_refuses_stream_options_gets_none)
 {
     struct edit_outcome o =
-        expect(OP(CHAT_COMPLETIONS), "{'a':1}", (struct edit_wishes){.no_usage = true},
+        expect(OP(CHAT_COMPLETIONS), "{'a':1}", (struct edit_options){.no_usage = true},
                "{'stream':true,'a':1}");
 
     cr_assert_not(o.usage_added);
@@ -82,19 +82,19 @@ Test(edit, an_engine_that_refuses_stream_options_gets_none)
 
 Test(edit, a_client_that_wants_one_answer_still_gets_the_engine_streaming)
 {
-    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':false,'n':1}", (struct edit_wishes){0},
+    (void)expect(OP(CHAT_COMPLETIONS), "{'stream':false,'n':1}", (struct edit_options){0},
                  "{'stream_options':{'include_usage':true},'stream':true,'n':1}");
-    (void)expect(OP(OLLAMA_CHAT), "{'stream':false}", (struct edit_wishes){0},
+    (void)expect(OP(OLLAMA_CHAT), "{'stream':false}", (struct edit_options){0},
                  "{'stream':true}");
 }
 
 Test(edit, answers_that_differ_when_streamed_are_not_streamed)
 {
     struct edit_outcome o =
-        expect(OP(COMPLETIONS), "{'best_of':3}", (struct edit_wishes){0}, "{'best_of':3}");
+        expect(OP(COMPLETIONS), "{'best_of':3}", (struct edit_options){0}, "{'best_of':3}");
 
     cr_assert_not(o.streaming);
-    o = expect(OP(EMBEDDINGS), "{'input':'x'}", (struct edit_wishes){.usage = true},
+    o = expect(OP(EMBEDDINGS), "{'input':'x'}", (struct edit_options){.usage = true},
                "{'input':'x'}");
     cr_assert_not(o.streaming);
 }
@@ -102,7 +102,7 @@ Test(edit, answers_that_differ_when_streamed_are_not_streamed)
 Test(edit, the_model_is_replaced_where_it_stands)
 {
     (void)expect(OP(EMBEDDINGS), "{'input':'x','model':'alias','z':0}",
-                 (struct edit_wishes){.model = "real"}, "{'input':'x','model':'real','z':0}");
+                 (struct edit_options){.model = "real"}, "{'input':'x','model':'real','z':0}");
 }
 
 Test(edit, a_body_that_is_no_json_object_is_refused)
@@ -121,7 +121,7 @@ Test(edit, a_body_that_is_no_json_object_is_refused)
 
 Test(edit, a_multipart_body_passes_whatever_it_holds)
 {
-    (void)expect(OP(TRANSCRIPTIONS), "--x\r\nnot json", (struct edit_wishes){.model = "m"},
+    (void)expect(OP(TRANSCRIPTIONS), "--x\r\nnot json", (struct edit_options){.model = "m"},
                  "--x\r\nnot json");
 }
 
@@ -139,16 +139,16 @@ Test(edit, the_model_in_a_form_is_replaced_and_no_other_byte)
     "--b\r\nContent-Disposition: form-data; name='file'; " \
     "filename='model'\r\n\r\nRIFF\r\n--b\r\n"              \
     "Content-Disposition: form-data; name='model'\r\n\r\n" model "\r\n--b--\r\n"
-    struct edit_wishes wishes = {.model = "whisper-1",
-                                 .content_type = "multipart/form-data; boundary=b"};
+    struct edit_options opts = {.model = "whisper-1",
+                                .content_type = "multipart/form-data; boundary=b"};
 
-    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("whisper-1"));
-    (void)expect(OP(TRANSCRIPTIONS), FORM(""), wishes, FORM("whisper-1"));
-    wishes.model = "";
-    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
-    wishes.model = "a\r\n--b--";
-    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
-    wishes.model = "whisper-1";
-    wishes.content_type = "multipart/form-data; boundary=c";
-    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), wishes, FORM("alias"));
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), opts, FORM("whisper-1"));
+    (void)expect(OP(TRANSCRIPTIONS), FORM(""), opts, FORM("whisper-1"));
+    opts.model = "";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), opts, FORM("alias"));
+    opts.model = "a\r\n--b--";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), opts, FORM("alias"));
+    opts.model = "whisper-1";
+    opts.content_type = "multipart/form-data; boundary=c";
+    (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), opts, FORM("alias"));
 }

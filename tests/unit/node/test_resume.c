@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "node/text/resume.h"
+#include "node/body/resume.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

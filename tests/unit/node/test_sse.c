@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "node/text/sse.h"
+#include "node/stream/sse.h"
 
 /* Feeds `text` in pieces of `step` bytes and writes what comes out as "name|data;" (comments as
  * "#;", silent ones as "-;"), raw bytes appended to `raw`. */

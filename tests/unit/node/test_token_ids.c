@@ -2,7 +2,7 @@
  */
 #include <criterion/criterion.h>
 
-#include "node/text/token_ids.h"
+#include "node/stream/token_ids.h"
 #include "stream_rig.h"
 
 /* An event of completions as a llama-server writes it, with and without log probabilities. */

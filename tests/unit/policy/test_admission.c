@@ -6,9 +6,9 @@
 #include "base/clock.h"
 
 /* 8 slots, each held for 2 s: 4 places a second. */
-static struct admission_line eight_slots(uint32_t waiting)
+static struct admission_queue eight_slots(uint32_t waiting)
 {
-    return (struct admission_line){
+    return (struct admission_queue){
         .max_waiting = 1000,
         .max_wait_us = 10 * US_PER_S,
         .waiting = waiting,
@@ -20,100 +20,100 @@ static struct admission_line eight_slots(uint32_t waiting)
 
 Test(admission, the_line_is_as_long_as_the_longest_wait_allows)
 {
-    struct admission_line line = eight_slots(39);
+    struct admission_queue queue = eight_slots(39);
 
-    cr_assert(admission_allows(&line), "39 before it: served by the 40th place, after 10 s");
-    cr_assert_eq(admission_wait_us(&line), 10 * US_PER_S);
-    line = eight_slots(40);
-    cr_assert_not(admission_allows(&line));
-    cr_assert_eq(admission_limit_us(&line), 10 * US_PER_S);
+    cr_assert(admission_allows(&queue), "39 before it: served by the 40th place, after 10 s");
+    cr_assert_eq(admission_wait_us(&queue), 10 * US_PER_S);
+    queue = eight_slots(40);
+    cr_assert_not(admission_allows(&queue));
+    cr_assert_eq(admission_limit_us(&queue), 10 * US_PER_S);
 }
 
 Test(admission, while_others_are_turned_away_it_is_as_long_as_there_are_slots)
 {
-    struct admission_line line = eight_slots(7);
+    struct admission_queue queue = eight_slots(7);
 
-    line.pressed = true;
-    cr_assert(admission_allows(&line));
-    line.ahead = line.waiting = 8;
-    cr_assert_not(admission_allows(&line));
-    cr_assert_eq(admission_limit_us(&line), 2 * US_PER_S, "8 slots / 4 per second");
-    line.max_wait_us = US_PER_S;
-    cr_assert_eq(admission_limit_us(&line), US_PER_S, "never longer than configured");
+    queue.overloaded = true;
+    cr_assert(admission_allows(&queue));
+    queue.ahead = queue.waiting = 8;
+    cr_assert_not(admission_allows(&queue));
+    cr_assert_eq(admission_limit_us(&queue), 2 * US_PER_S, "8 slots / 4 per second");
+    queue.max_wait_us = US_PER_S;
+    cr_assert_eq(admission_limit_us(&queue), US_PER_S, "never longer than configured");
 }
 
 Test(admission, the_short_line_holds_a_second_of_work_at_least)
 {
-    struct admission_line line = eight_slots(39);
+    struct admission_queue queue = eight_slots(39);
 
-    line.pressed = true;
-    line.places_per_s = 40; /* each slot is held for 0.2 s */
-    cr_assert_eq(admission_limit_us(&line), US_PER_S);
-    cr_assert(admission_allows(&line), "the 40th place comes free after 1 s");
-    line.ahead = line.waiting = 40;
-    cr_assert_not(admission_allows(&line));
+    queue.overloaded = true;
+    queue.places_per_s = 40; /* each slot is held for 0.2 s */
+    cr_assert_eq(admission_limit_us(&queue), US_PER_S);
+    cr_assert(admission_allows(&queue), "the 40th place comes free after 1 s");
+    queue.ahead = queue.waiting = 40;
+    cr_assert_not(admission_allows(&queue));
 }
 
 Test(admission, who_goes_before_most_is_judged_by_those_before_it)
 {
-    struct admission_line line = eight_slots(100);
+    struct admission_queue queue = eight_slots(100);
 
-    line.ahead = 3;
-    cr_assert(admission_allows(&line));
-    line.max_waiting = 100;
-    cr_assert_not(admission_allows(&line), "the count holds for all");
+    queue.ahead = 3;
+    cr_assert(admission_allows(&queue));
+    queue.max_waiting = 100;
+    cr_assert_not(admission_allows(&queue), "the count holds for all");
 }
 
 Test(admission, as_many_as_there_are_slots_get_in_however_long_a_slot_is_held)
 {
-    struct admission_line line = eight_slots(7);
+    struct admission_queue queue = eight_slots(7);
 
-    line.places_per_s = 0.01;
-    cr_assert(admission_allows(&line));
-    line.ahead = line.waiting = 8;
-    cr_assert_not(admission_allows(&line));
+    queue.places_per_s = 0.01;
+    cr_assert(admission_allows(&queue));
+    queue.ahead = queue.waiting = 8;
+    cr_assert_not(admission_allows(&queue));
 }
 
 Test(admission, with_nothing_known_only_the_count_decides)
 {
-    struct admission_line line = eight_slots(999);
+    struct admission_queue queue = eight_slots(999);
     uint64_t last = 0;
 
-    line.places_per_s = 0;
-    line.pressed = true;
-    cr_assert(admission_allows(&line));
-    cr_assert_eq(admission_limit_us(&line), 10 * US_PER_S);
-    cr_assert_eq(admission_wait_us(&line), 0);
-    cr_assert_eq(admission_return_s(&line, 50 * US_PER_S, 1, &last), 1);
-    line.waiting = 1000;
-    cr_assert_not(admission_allows(&line));
+    queue.places_per_s = 0;
+    queue.overloaded = true;
+    cr_assert(admission_allows(&queue));
+    cr_assert_eq(admission_limit_us(&queue), 10 * US_PER_S);
+    cr_assert_eq(admission_wait_us(&queue), 0);
+    cr_assert_eq(admission_return_s(&queue, 50 * US_PER_S, 1, &last), 1);
+    queue.waiting = 1000;
+    cr_assert_not(admission_allows(&queue));
 }
 
 Test(admission, the_refused_are_asked_back_one_after_the_other)
 {
-    struct admission_line line = eight_slots(60);
+    struct admission_queue queue = eight_slots(60);
     const uint64_t now = 100 * US_PER_S;
     uint64_t last = 0;
 
     /* 61 places take 15.25 s, of which it may wait 10: 5.25 s, and 0.25 s for its own place. */
-    cr_assert_eq(admission_return_s(&line, now, 1, &last), 6);
+    cr_assert_eq(admission_return_s(&queue, now, 1, &last), 6);
     cr_assert_eq(last, now + 5500000);
-    cr_assert_eq(admission_return_s(&line, now, 1, &last), 6);
+    cr_assert_eq(admission_return_s(&queue, now, 1, &last), 6);
     cr_assert_eq(last, now + 5750000);
-    cr_assert_eq(admission_return_s(&line, now, 1, &last), 6);
-    cr_assert_eq(admission_return_s(&line, now, 1, &last), 7, "6.25 s");
+    cr_assert_eq(admission_return_s(&queue, now, 1, &last), 6);
+    cr_assert_eq(admission_return_s(&queue, now, 1, &last), 7, "6.25 s");
     /* One of two workers: every second place is for those that the other refuses. */
-    cr_assert_eq(admission_return_s(&line, now, 0.5, &last), 7, "6.75 s");
+    cr_assert_eq(admission_return_s(&queue, now, 0.5, &last), 7, "6.75 s");
     cr_assert_eq(last, now + 6750000);
 }
 
 Test(admission, nobody_is_sent_away_for_longer_than_a_minute)
 {
-    struct admission_line line = eight_slots(60);
+    struct admission_queue queue = eight_slots(60);
     const uint64_t now = 100 * US_PER_S;
     uint64_t last = now + 59 * US_PER_S + 900000;
 
-    cr_assert_eq(admission_return_s(&line, now, 1, &last), 60);
+    cr_assert_eq(admission_return_s(&queue, now, 1, &last), 60);
     cr_assert_eq(last, now + 60 * US_PER_S);
     cr_assert_eq(admission_seconds(0), 1);
     cr_assert_eq(admission_seconds(US_PER_S), 1);
@@ -153,17 +153,17 @@ Test(admission, what_waits_for_any_model_on_its_nodes_is_before_a_newcomer)
 Test(admission, a_model_that_nobody_waits_for_is_refused_for_what_others_wait)
 {
     /* The one node of 2 slots, each held for 1 s, has 40 waiting requests for another model. */
-    struct admission_line line = {
+    struct admission_queue queue = {
         .max_waiting = 100, .max_wait_us = 10 * US_PER_S, .slots = 2, .places_per_s = 2};
     double load[1] = {0};
     uint64_t last = 0;
 
     admission_spread(load, other, 1, 40);
-    line.ahead = admission_ahead(admission_sum(load, other, 1), 0, 0);
-    cr_assert_not(admission_allows(&line));
+    queue.ahead = admission_ahead(admission_sum(load, other, 1), 0, 0);
+    cr_assert_not(admission_allows(&queue));
     /* The 41st place comes after 20.5 s; it may wait 10; 0.5 s for its own place. */
-    cr_assert_eq(admission_wait_us(&line), 20500000);
-    cr_assert_eq(admission_return_s(&line, 100 * US_PER_S, 1, &last), 11);
+    cr_assert_eq(admission_wait_us(&queue), 20500000);
+    cr_assert_eq(admission_return_s(&queue, 100 * US_PER_S, 1, &last), 11);
 }
 
 Test(admission, keys_are_seen_here_and_taken_to_be_alike_elsewhere)

@@ -8,7 +8,7 @@
 
 #define T0 (UINT64_C(1000) * US_PER_S)
 
-static const struct eject_limits limits = {
+static const struct ejection_limits limits = {
     .failures = 5,
     .success_pct = 80,
     .min_requests = 5,
@@ -18,29 +18,29 @@ static const struct eject_limits limits = {
 };
 
 /* What the workers would have noted. */
-static void ok(struct eject_counts *o, unsigned n)
+static void ok(struct ejection_counts *o, unsigned n)
 {
     o->ok += n;
     o->run = 0;
 }
 
-static void failed(struct eject_counts *o, unsigned n)
+static void failed(struct ejection_counts *o, unsigned n)
 {
     o->failed += n;
     o->run += n;
 }
 
-static enum node_reason look(struct eject *e, const struct eject_counts *o, uint64_t at_s)
+static enum node_reason look(struct ejection *e, const struct ejection_counts *o, uint64_t at_s)
 {
-    return eject_look(e, &limits, o, false, T0 + at_s * US_PER_S);
+    return ejection_look(e, &limits, o, false, T0 + at_s * US_PER_S);
 }
 
-Test(eject, the_fifth_failure_in_a_row_is_one_too_many)
+Test(ejection, the_fifth_failure_in_a_row_is_one_too_many)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     ok(&o, 100);
     failed(&o, 4);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE, "104 ended, 96 %% of them well");
@@ -48,12 +48,12 @@ Test(eject, the_fifth_failure_in_a_row_is_one_too_many)
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_FAILURES);
 }
 
-Test(eject, a_success_between_failures_starts_the_run_again)
+Test(ejection, a_success_between_failures_starts_the_run_again)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     ok(&o, 100);
     failed(&o, 4);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE);
@@ -62,12 +62,12 @@ Test(eject, a_success_between_failures_starts_the_run_again)
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_NONE, "101 of 109 is 92 %%");
 }
 
-Test(eject, less_than_80_percent_of_the_window_is_too_little_and_80_is_not)
+Test(ejection, less_than_80_percent_of_the_window_is_too_little_and_80_is_not)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     failed(&o, 2);
     ok(&o, 8);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE, "8 of 10");
@@ -75,12 +75,12 @@ Test(eject, less_than_80_percent_of_the_window_is_too_little_and_80_is_not)
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_SUCCESS_RATE, "8 of 11 is 73 %%");
 }
 
-Test(eject, the_rate_of_a_few_requests_is_no_rate)
+Test(ejection, the_rate_of_a_few_requests_is_no_rate)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     failed(&o, 3);
     ok(&o, 1);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE, "1 of 4: fewer than 5");
@@ -88,17 +88,17 @@ Test(eject, the_rate_of_a_few_requests_is_no_rate)
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_SUCCESS_RATE, "2 of 5");
 }
 
-Test(eject, what_is_older_than_the_window_does_not_count)
+Test(ejection, what_is_older_than_the_window_does_not_count)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     failed(&o, 3);
     ok(&o, 1);
     cr_assert_eq(look(&e, &o, 0), NODE_REASON_NONE);
     /* At 29 s it is still in: 2 of 5.  At 31 s only what came since: 2 of 2. */
-    struct eject later = e;
+    struct ejection later = e;
     ok(&o, 1);
     cr_assert_eq(look(&e, &o, 29), NODE_REASON_SUCCESS_RATE);
     cr_assert_eq(look(&later, &o, 31), NODE_REASON_NONE);
@@ -106,45 +106,45 @@ Test(eject, what_is_older_than_the_window_does_not_count)
     cr_assert_eq(look(&later, &o, 90), NODE_REASON_NONE, "after a pause of twice the window");
 }
 
-Test(eject, a_stall_is_enough_unless_the_node_gets_on_with_something)
+Test(ejection, a_stall_is_enough_unless_the_node_gets_on_with_something)
 {
-    struct eject_counts o = {0};
-    struct eject e, busy;
+    struct ejection_counts o = {0};
+    struct ejection e, busy;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     ok(&o, 50);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_NONE);
     busy = e;
     o.stalled++;
     failed(&o, 1);
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_NO_PROGRESS);
-    cr_assert_eq(eject_look(&busy, &limits, &o, true, T0 + 2 * US_PER_S), NODE_REASON_NONE,
+    cr_assert_eq(ejection_look(&busy, &limits, &o, true, T0 + 2 * US_PER_S), NODE_REASON_NONE,
                  "one failure in 51");
 }
 
-Test(eject, each_rule_can_be_switched_off)
+Test(ejection, each_rule_can_be_switched_off)
 {
-    struct eject_limits off = limits;
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_limits off = limits;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
     off.failures = 0;
     off.success_pct = 0;
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     failed(&o, 100);
     o.stalled++;
-    cr_assert_eq(eject_look(&e, &off, &o, false, T0 + US_PER_S), NODE_REASON_NONE);
+    cr_assert_eq(ejection_look(&e, &off, &o, false, T0 + US_PER_S), NODE_REASON_NONE);
 }
 
-Test(eject, failures_from_before_its_return_are_forgiven)
+Test(ejection, failures_from_before_its_return_are_forgiven)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
+    ejection_init(&e, &o, T0);
     failed(&o, 7);
     cr_assert_eq(look(&e, &o, 1), NODE_REASON_FAILURES);
-    eject_restart(&e, &o, T0 + 10 * US_PER_S);
+    ejection_restart(&e, &o, T0 + 10 * US_PER_S);
     cr_assert_eq(look(&e, &o, 11), NODE_REASON_NONE, "the run is 7, but none of it is new");
     failed(&o, 4);
     cr_assert_eq(look(&e, &o, 12), NODE_REASON_NONE, "4 in a row since; fewer than 5 ended");
@@ -152,58 +152,58 @@ Test(eject, failures_from_before_its_return_are_forgiven)
     cr_assert_eq(look(&e, &o, 13), NODE_REASON_FAILURES);
 }
 
-Test(eject, the_back_off_doubles_from_5_to_300_s_and_half_of_it_is_certain)
+Test(ejection, the_back_off_doubles_from_5_to_300_s_and_half_of_it_is_certain)
 {
     /* 5, 10, 20, 40, 80, 160, then 320 cut to 300. */
     static const uint64_t full_s[] = {5, 10, 20, 40, 80, 160, 300, 300};
-    struct eject_counts o = {0};
-    struct eject least, most;
+    struct ejection_counts o = {0};
+    struct ejection least, most;
 
-    eject_init(&least, &o, T0);
-    eject_init(&most, &o, T0);
+    ejection_init(&least, &o, T0);
+    ejection_init(&most, &o, T0);
     for (unsigned i = 0; i < 8; i++) {
         uint64_t half = full_s[i] * US_PER_S / 2;
 
-        cr_assert_eq(eject_begin(&least, &limits, 0), half);
-        cr_assert_eq(eject_begin(&most, &limits, half), full_s[i] * US_PER_S);
+        cr_assert_eq(ejection_begin(&least, &limits, 0), half);
+        cr_assert_eq(ejection_begin(&most, &limits, half), full_s[i] * US_PER_S);
     }
 }
 
-Test(eject, a_node_that_served_for_the_longest_back_off_starts_from_the_shortest)
+Test(ejection, a_node_that_served_for_the_longest_back_off_starts_from_the_shortest)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
-    (void)eject_begin(&e, &limits, 0);
-    (void)eject_begin(&e, &limits, 0);
-    eject_restart(&e, &o, T0);
+    ejection_init(&e, &o, T0);
+    (void)ejection_begin(&e, &limits, 0);
+    (void)ejection_begin(&e, &limits, 0);
+    ejection_restart(&e, &o, T0);
     (void)look(&e, &o, 299);
     cr_assert_eq(e.times, 2);
     (void)look(&e, &o, 300);
     cr_assert_eq(e.times, 0);
-    cr_assert_eq(eject_begin(&e, &limits, 0), 5 * US_PER_S / 2);
+    cr_assert_eq(ejection_begin(&e, &limits, 0), 5 * US_PER_S / 2);
 }
 
-Test(eject, the_result_of_a_trial_decides_and_nothing_else)
+Test(ejection, the_result_of_a_trial_decides_and_nothing_else)
 {
-    struct eject_counts o = {0};
-    struct eject e;
+    struct ejection_counts o = {0};
+    struct ejection e;
 
-    eject_init(&e, &o, T0);
-    cr_assert_eq(eject_trial(&e, &o), NODE_REASON_NONE);
+    ejection_init(&e, &o, T0);
+    cr_assert_eq(ejection_probation(&e, &o), NODE_REASON_NONE);
     ok(&o, 3);
     failed(&o, 6);
-    cr_assert_eq(eject_trial(&e, &o), NODE_REASON_NONE, "these were sent before");
-    o.trial_ok++;
-    cr_assert_eq(eject_trial(&e, &o), NODE_REASON_PROBES_PASS);
-    cr_assert_eq(eject_trial(&e, &o), NODE_REASON_NONE, "each counts once");
-    o.trial_ok++;
-    o.trial_failed++;
-    cr_assert_eq(eject_trial(&e, &o), NODE_REASON_FAILURES, "in doubt, not yet");
+    cr_assert_eq(ejection_probation(&e, &o), NODE_REASON_NONE, "these were sent before");
+    o.probation_ok++;
+    cr_assert_eq(ejection_probation(&e, &o), NODE_REASON_PROBES_PASS);
+    cr_assert_eq(ejection_probation(&e, &o), NODE_REASON_NONE, "each counts once");
+    o.probation_ok++;
+    o.probation_failed++;
+    cr_assert_eq(ejection_probation(&e, &o), NODE_REASON_FAILURES, "in doubt, not yet");
 }
 
-Test(eject, never_below_half_of_the_nodes)
+Test(ejection, never_below_half_of_the_nodes)
 {
     /* serving (with the one in question), total, allowed */
     static const struct {
@@ -218,7 +218,7 @@ Test(eject, never_below_half_of_the_nodes)
     };
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-        cr_assert_eq(eject_allowed(cases[i].serving, cases[i].total), cases[i].allowed,
+        cr_assert_eq(ejection_allowed(cases[i].serving, cases[i].total), cases[i].allowed,
                      "%u of %u", cases[i].serving, cases[i].total);
 }
 

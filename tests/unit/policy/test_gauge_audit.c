@@ -3,27 +3,27 @@
 
 #include "policy/fault/gauge_audit.h"
 
-static struct invariant_look look(uint32_t gauge, uint32_t open, uint64_t traffic)
+static struct gauge_audit_look look(uint32_t gauge, uint32_t open, uint64_t traffic)
 {
-    return (struct invariant_look){
+    return (struct gauge_audit_look){
         .generation = 1, .gauge = gauge, .open = open, .traffic = traffic};
 }
 
-static bool step(struct invariant *inv, struct invariant_look at)
+static bool step(struct gauge_audit *inv, struct gauge_audit_look at)
 {
-    return invariant_step(inv, &at);
+    return gauge_audit_step(inv, &at);
 }
 
-Test(invariant, one_look_is_never_enough)
+Test(gauge_audit, one_look_is_never_enough)
 {
-    struct invariant inv = {0};
+    struct gauge_audit inv = {0};
 
     cr_assert_not(step(&inv, look(3, 0, 9)));
 }
 
-Test(invariant, a_leaked_gauge_is_counted_once)
+Test(gauge_audit, a_leaked_gauge_is_counted_once)
 {
-    struct invariant inv = {0};
+    struct gauge_audit inv = {0};
 
     (void)step(&inv, look(1, 0, 9));
     cr_assert(step(&inv, look(1, 0, 9)));
@@ -32,9 +32,9 @@ Test(invariant, a_leaked_gauge_is_counted_once)
     cr_assert_not(step(&inv, look(2, 1, 10)));
 }
 
-Test(invariant, it_is_counted_again_after_it_was_right)
+Test(gauge_audit, it_is_counted_again_after_it_was_right)
 {
-    struct invariant inv = {0};
+    struct gauge_audit inv = {0};
 
     (void)step(&inv, look(1, 0, 9));
     cr_assert(step(&inv, look(1, 0, 9)));
@@ -43,18 +43,18 @@ Test(invariant, it_is_counted_again_after_it_was_right)
     cr_assert(step(&inv, look(1, 0, 12)));
 }
 
-Test(invariant, a_difference_while_requests_come_and_go_is_not_a_violation)
+Test(gauge_audit, a_difference_while_requests_come_and_go_is_not_a_violation)
 {
-    struct invariant inv = {0};
+    struct gauge_audit inv = {0};
 
     for (uint64_t t = 0; t < 10; t++)
         cr_assert_not(step(&inv, look(5, 4, t)));
 }
 
-Test(invariant, another_tenant_of_the_slot_starts_afresh)
+Test(gauge_audit, another_tenant_of_the_slot_starts_afresh)
 {
-    struct invariant inv = {0};
-    struct invariant_look other = look(1, 0, 9);
+    struct gauge_audit inv = {0};
+    struct gauge_audit_look other = look(1, 0, 9);
 
     other.generation = 2;
     (void)step(&inv, look(1, 0, 9));
@@ -62,18 +62,18 @@ Test(invariant, another_tenant_of_the_slot_starts_afresh)
     cr_assert(step(&inv, other));
 }
 
-Test(invariant, equal_numbers_are_fine_for_ever)
+Test(gauge_audit, equal_numbers_are_fine_for_ever)
 {
-    struct invariant inv = {0};
+    struct gauge_audit inv = {0};
 
     for (int i = 0; i < 5; i++)
         cr_assert_not(step(&inv, look(7, 7, 3)));
 }
 
-Test(invariant, a_request_that_is_ending_may_hold_its_place_or_not)
+Test(gauge_audit, a_request_that_is_ending_may_hold_its_place_or_not)
 {
-    struct invariant inv = {0};
-    struct invariant_look at = look(2, 1, 3);
+    struct gauge_audit inv = {0};
+    struct gauge_audit_look at = look(2, 1, 3);
 
     at.ending = 1;
     for (int i = 0; i < 3; i++)

@@ -9,11 +9,11 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "shm/facts/decisions.h"
 #include "shm/layout.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
+#include "shm/share/gauges.h"
 
 struct temporary {
     char dir[64];

@@ -1,6 +1,6 @@
 /* test_budget.c - the retry throttle (10 tokens, a failure costs 1, a success gives 0.1) and
  * the savings for hedges. */
-#include "shm/routing/budget.h"
+#include "shm/share/budget.h"
 
 #include "base/clock.h"
 #include "board.h"

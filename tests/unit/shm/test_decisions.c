@@ -1,11 +1,11 @@
 /* test_decisions.c - the rings of routing decisions: found again, overwritten, after a crash.
  */
-#include "shm/routing/decisions.h"
+#include "shm/facts/decisions.h"
 
 #include <math.h>
 
 #include "board.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
 #include "shm/segment.h"
 
@@ -164,10 +164,10 @@ Test(decisions, more_candidates_than_fit_are_cut_and_wild_numbers_made_harmless)
 
 Test(decisions, every_bar_has_a_name)
 {
-    cr_assert_str_eq(decision_bar_name(DECISION_BAR_FULL), "full");
-    cr_assert_str_eq(decision_bar_name(DECISION_BAR_EXCLUDED), "excluded");
-    cr_assert_str_eq(decision_bar_name(DECISION_BAR_STATE), "state");
-    cr_assert_str_eq(decision_bar_name(DECISION_BAR_LOADING), "loading");
-    cr_assert_str_eq(decision_bar_name(DECISION_BAR_LOST), "lost");
-    cr_assert_str_eq(decision_bar_name((enum decision_bar)64), "unknown");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_FULL), "full");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_TRIED), "excluded");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_STATE), "state");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_LOADING), "loading");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_LOST), "lost");
+    cr_assert_str_eq(decision_exclusion_name((enum decision_exclusion)64), "unknown");
 }

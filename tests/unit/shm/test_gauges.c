@@ -1,5 +1,5 @@
 /* test_gauges.c - claiming and releasing, in one process and in eight. */
-#include "shm/routing/gauges.h"
+#include "shm/share/gauges.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -9,8 +9,8 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
 #include "shm/segment.h"
 
@@ -116,7 +116,7 @@ Test(gauges, the_oldest_request_is_the_least_over_all_workers)
     cr_assert_eq(gauges_sum_oldest(board, 0, 2).oldest_mono_us, 0);
     cr_assert(gauges_claim(board, 1, 0, 2, 10, 9));
     gauges_set_oldest(board, 1, 0, 2, 600);
-    gauges_set_oldest(board, 1, 0, 1, 100); /* a late one of the old tenant */
+    gauges_set_oldest(board, 1, 0, 1, 100); /* a late one of the old node */
     cr_assert_eq(gauges_sum_oldest(board, 0, 2).oldest_mono_us, 600);
     board_drop(&t, board);
 }
@@ -133,7 +133,7 @@ Test(gauges, only_columns_that_were_ever_used_are_read)
     cr_assert(gauges_claim(board, 97, 0, 1, 5, 9));
     cr_assert_eq(segment_columns(board), 98);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 1);
-    procs_assign(board, procs_master_slot(board), 1, false);
+    procs_assign(board, procs_master_index(board), 1, false);
     reap_process(board, 97);
     cr_assert_eq(segment_columns(board), 98);
     cr_assert_eq(gauges_sum(board, 0, 1).inflight, 0);

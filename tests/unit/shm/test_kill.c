@@ -13,13 +13,13 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/stats.h"
 #include "shm/reap.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/requests.h"
 #include "shm/segment.h"
-#include "shm/stats.h"
+#include "shm/share/gauges.h"
 
 #define WORKERS 4u
 #define NODES   3u

@@ -1,5 +1,5 @@
 /* test_loads.c - one load per node and model, whoever asks and whoever dies. */
-#include "shm/routing/loads.h"
+#include "shm/share/loads.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -9,8 +9,8 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
 #include "shm/segment.h"
 

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "board.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
 
 Test(model_queues, a_model_keeps_its_row_and_every_other_model_has_another)

@@ -1,9 +1,9 @@
 /* test_nodes.c - the node table. */
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 #include "board.h"
+#include "shm/facts/stats.h"
 #include "shm/segment.h"
-#include "shm/stats.h"
 
 static int add_node(struct scoreboard *board, const char *name, uint64_t now_mono_us)
 {
@@ -84,7 +84,7 @@ Test(nodes, the_epoch_moves_with_states_and_names_and_not_with_load)
     cr_assert_eq(status.report_mono_us, 77);
     cr_assert_eq(status.checked_mono_us, 88);
     cr_assert_eq(status.rtt_us, 250);
-    nodes_set_drain_wish(board, node, true);
+    nodes_set_drain_wanted(board, node, true);
     cr_assert_gt(nodes_epoch(board), epoch);
     board_drop(&t, board);
 }

@@ -1,9 +1,9 @@
-/* test_outcomes.c - what workers note of a node, and that a new tenant owes nothing. */
-#include "shm/outcomes.h"
+/* test_outcomes.c - what workers note of a node, and that a new node owes nothing. */
+#include "shm/facts/outcomes.h"
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 Test(outcomes, successes_and_failures_add_up_and_a_success_ends_the_run)
 {
@@ -14,19 +14,19 @@ Test(outcomes, successes_and_failures_add_up_and_a_success_ends_the_run)
     cr_assert_eq(nodes_claim(board, 1), 0);
     outcomes_note(board, 0, 1, OUTCOME_FAILED);
     outcomes_note(board, 0, 1, OUTCOME_STALLED);
-    outcomes_note(board, 0, 1, OUTCOME_TRIAL_FAILED);
+    outcomes_note(board, 0, 1, OUTCOME_PROBATION_FAILED);
     cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
     outcomes_read(reader, 0, &o);
     cr_assert_eq(o.total[OUTCOME_FAILED], 2, "a stall is a failure");
     cr_assert_eq(o.total[OUTCOME_STALLED], 1);
-    cr_assert_eq(o.total[OUTCOME_TRIAL_FAILED], 1);
+    cr_assert_eq(o.total[OUTCOME_PROBATION_FAILED], 1);
     cr_assert_eq(o.run, 3);
     outcomes_note(board, 0, 1, OUTCOME_OK);
     outcomes_read(reader, 0, &o);
     cr_assert_eq(o.total[OUTCOME_OK], 1);
     cr_assert_eq(o.run, 0);
     outcomes_note(board, 0, 1, OUTCOME_FAILED);
-    outcomes_note(board, 0, 1, OUTCOME_TRIAL_OK);
+    outcomes_note(board, 0, 1, OUTCOME_PROBATION_OK);
     outcomes_read(reader, 0, &o);
     cr_assert_eq(o.run, 0);
     outcomes_read(reader, 1, &o);
@@ -64,25 +64,26 @@ Test(outcomes, the_first_result_of_a_trial_ends_it_until_another_begins)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
-    const enum outcome results[] = {OUTCOME_TRIAL_OK, OUTCOME_TRIAL_FAILED};
+    const enum outcome results[] = {OUTCOME_PROBATION_OK, OUTCOME_PROBATION_FAILED};
     struct outcomes judged;
 
     cr_assert_eq(nodes_claim(board, 1), 0);
-    cr_assert(outcomes_tried(board, 1), "out of range: send nothing there");
+    cr_assert(outcomes_probed(board, 1), "out of range: send nothing there");
     for (unsigned i = 0; i < 2; i++) {
         outcomes_note(board, 0, 1, OUTCOME_OK);
         outcomes_note(board, 0, 1, OUTCOME_FAILED);
-        cr_assert_not(outcomes_tried(board, 0), "these were sent before it");
+        cr_assert_not(outcomes_probed(board, 0), "these were sent before it");
         outcomes_note(board, 0, 1, results[i]);
-        cr_assert(outcomes_tried(board, 0));
+        cr_assert(outcomes_probed(board, 0));
         outcomes_read(board, 0, &judged);
-        outcomes_begin_trial(board, 0, &judged);
-        cr_assert_not(outcomes_tried(board, 0));
+        outcomes_begin_probation(board, 0, &judged);
+        cr_assert_not(outcomes_probed(board, 0));
     }
     outcomes_read(board, 0, &judged);
-    outcomes_note(board, 0, 1, OUTCOME_TRIAL_FAILED); /* a straggler, while health decides */
-    outcomes_begin_trial(board, 0, &judged);
-    cr_assert(outcomes_tried(board, 0), "it is not lost");
+    outcomes_note(board, 0, 1,
+                  OUTCOME_PROBATION_FAILED); /* a straggler, while health decides */
+    outcomes_begin_probation(board, 0, &judged);
+    cr_assert(outcomes_probed(board, 0), "it is not lost");
     board_drop(&t, board);
 }
 

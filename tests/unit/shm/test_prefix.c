@@ -1,5 +1,5 @@
 /* test_prefix.c - which nodes have seen which prompts, and what is forgotten first. */
-#include "shm/routing/prefix.h"
+#include "shm/share/prefix.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -9,7 +9,7 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 #include "shm/segment.h"
 
 #define SECOND US_PER_S
@@ -92,7 +92,7 @@ Test(prefix, a_node_that_came_back_is_not_credited_with_what_it_had_before)
     cr_assert_eq(nodes_claim(board, 3), 0);
     cr_assert_eq(has(board, 0, hash), 0);
     cr_assert_eq(prefix_session_get(board, session), -1);
-    prefix_note(board, 0, 1, &hash, 1, SECOND); /* a late request of the old tenant */
+    prefix_note(board, 0, 1, &hash, 1, SECOND); /* a late request of the old node */
     prefix_session_set(board, session, 0, 1, SECOND);
     cr_assert_eq(has(board, 0, hash), 0);
     cr_assert_eq(prefix_session_get(board, session), -1);

@@ -10,11 +10,11 @@
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
-#include "shm/routing/gauges.h"
 #include "shm/segment.h"
+#include "shm/share/gauges.h"
 #include "shm/share/offers.h"
 
 #define NOW        (50 * US_PER_S)

@@ -6,24 +6,24 @@
 #include <sys/stat.h>
 
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/outcomes.h"
-#include "shm/procs.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/speeds.h"
+#include "shm/facts/stats.h"
+#include "shm/facts/usage.h"
 #include "shm/reap.h"
-#include "shm/routing/budget.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/loads.h"
-#include "shm/routing/prefix.h"
-#include "shm/routing/requests.h"
 #include "shm/segment.h"
+#include "shm/seqlock.h"
+#include "shm/share/budget.h"
+#include "shm/share/gauges.h"
+#include "shm/share/loads.h"
 #include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
+#include "shm/share/prefix.h"
 #include "shm/share/queue_heads.h"
-#include "shm/speeds.h"
-#include "shm/stats.h"
-#include "shm/usage.h"
-#include "shm/words.h"
 
 static int attach_code(const char *path, struct error *err)
 {
@@ -306,7 +306,7 @@ static void plant_decisions(struct scoreboard *board, uint64_t *seed)
             if (i % 2 == 0)
                 d.id[1] = '\0';
             ring->entry[i].seq = 2;
-            words_store(ring->entry[i].content, &d, sizeof(d));
+            seqlock_store(ring->entry[i].content, &d, sizeof(d));
         }
     }
 }
@@ -321,11 +321,11 @@ static void read_everything(const struct scoreboard *board)
     (void)nodes_epoch(board);
     cr_assert_geq(nodes_find(board, "box1"), -1);
     cr_assert_leq(procs_find_free(board), (int)scoreboard_max_workers(board));
-    for (unsigned slot = 0; slot < procs_slots(board) + 3; slot++) {
+    for (unsigned process = 0; process < procs_rows(board) + 3; process++) {
         struct proc_view view;
 
-        if (procs_read(board, slot, &view)) {
-            cr_assert_lt(slot, procs_slots(board));
+        if (procs_read(board, process, &view)) {
+            cr_assert_lt(process, procs_rows(board));
             cr_assert_geq(view.pid, 0);
             cr_assert_str_neq(proc_state_name(view.state), "UNKNOWN");
         }
@@ -434,7 +434,7 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         nodes_publish(sb, n, &info);
         nodes_set_state(sb, n, NODE_UP, NODE_REASON_NONE, 1);
         nodes_set_checked(sb, n, 1, 1);
-        nodes_set_drain_wish(sb, n, true);
+        nodes_set_drain_wanted(sb, n, true);
         nodes_set_slots_now(sb, n, 1);
         nodes_set_load(sb, n, 1, 1, 0.5f, 1);
         nodes_set_window(sb, n, &(struct node_status){0});

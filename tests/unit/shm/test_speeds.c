@@ -1,11 +1,11 @@
 /* test_speeds.c - speeds by model and class, and the instants that workers share. */
-#include "shm/speeds.h"
+#include "shm/facts/speeds.h"
 
 #include <math.h>
 
 #include "base/clock.h"
 #include "board.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
 
 #define MODEL UINT64_C(0xfedcba9876543210)
 

@@ -1,11 +1,11 @@
 /* test_tables.c - the process table, the request tables and the statistics. */
 #include "board.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/stats.h"
 #include "shm/reap.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/requests.h"
-#include "shm/stats.h"
+#include "shm/share/gauges.h"
 
 Test(procs, a_slot_goes_from_free_to_running_and_back)
 {
@@ -13,9 +13,9 @@ Test(procs, a_slot_goes_from_free_to_running_and_back)
     struct scoreboard *board = board_make(&t, 1, 2, 4);
     struct proc_view view;
 
-    cr_assert_eq(procs_slots(board), 4);
-    cr_assert_eq(procs_health_slot(board), 2);
-    cr_assert_eq(procs_master_slot(board), 3);
+    cr_assert_eq(procs_rows(board), 4);
+    cr_assert_eq(procs_health_index(board), 2);
+    cr_assert_eq(procs_master_index(board), 3);
     cr_assert_eq(procs_find_free(board), 0);
     procs_assign(board, 0, 5, false);
     cr_assert_eq(procs_find_free(board), 1);

@@ -15,22 +15,22 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "shm/nodes.h"
-#include "shm/outcomes.h"
-#include "shm/procs.h"
-#include "shm/routing/budget.h"
-#include "shm/routing/decisions.h"
-#include "shm/routing/gauges.h"
-#include "shm/routing/loads.h"
-#include "shm/routing/prefix.h"
-#include "shm/routing/requests.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/procs.h"
+#include "shm/facts/requests.h"
+#include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
+#include "shm/seqlock.h"
+#include "shm/share/budget.h"
+#include "shm/share/gauges.h"
+#include "shm/share/loads.h"
 #include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
+#include "shm/share/prefix.h"
 #include "shm/share/queue_heads.h"
-#include "shm/stats.h"
-#include "shm/words.h"
 
 #define CLAIMANTS 4u
 
@@ -360,7 +360,7 @@ static void meet_closely(struct scene *s, uint32_t round)
     s->at_barrier++;
     for (uint32_t i = 0; s->at_barrier < 2 * round; i++)
         if (i < 1000)
-            words_pause();
+            seqlock_pause();
         else
             (void)sched_yield();
 }

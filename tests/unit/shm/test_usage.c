@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "board.h"
-#include "shm/usage.h"
+#include "shm/facts/usage.h"
 
 TestSuite(usage, .timeout = 60);
 

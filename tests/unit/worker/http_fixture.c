@@ -27,15 +27,15 @@ bool ready;
 
 /* ---- the scripted owner of answers ------------------------------------------------------- */
 
-struct exchange exchanges[512];
+struct request exchanges[512];
 unsigned exchanges_count;
 
 static void on_drain(void *data, size_t n)
 {
-    ((struct exchange *)data)->drained += n;
+    ((struct request *)data)->drained += n;
 }
 
-static void ended(struct exchange *x)
+static void ended(struct request *x)
 {
     x->request = NULL;
     x->ended_mono_us = clock_mono_us();
@@ -44,7 +44,7 @@ static void ended(struct exchange *x)
 
 static void on_gone(void *data)
 {
-    struct exchange *x = data;
+    struct request *x = data;
 
     x->gone++;
     ended(x);
@@ -52,7 +52,7 @@ static void on_gone(void *data)
 
 static void on_done(void *data)
 {
-    struct exchange *x = data;
+    struct request *x = data;
 
     x->done++;
     ended(x);
@@ -66,7 +66,7 @@ void event_text(char *out, size_t cap, unsigned number, unsigned left)
 /* Three writes an event, to be gathered; the last event ends the answer. */
 static void on_tick(struct timer *timer)
 {
-    struct exchange *x = CONTAINER_OF(timer, struct exchange, timer);
+    struct request *x = CONTAINER_OF(timer, struct request, timer);
     struct responder *r = x->request->responder;
     char text[96];
 
@@ -83,12 +83,12 @@ static void on_tick(struct timer *timer)
 static void on_infer(struct client_request *request, void *data)
 {
     static const struct responder_events events = {on_drain, on_gone, on_done};
-    struct exchange *x = &exchanges[exchanges_count];
+    struct request *x = &exchanges[exchanges_count];
     struct responder *r = request->responder;
 
     (void)data;
     cr_assert_lt(exchanges_count, ARRAY_LEN(exchanges));
-    *x = (struct exchange){.request = request, .number = exchanges_count++};
+    *x = (struct request){.request = request, .number = exchanges_count++};
     responder_set_events(r, &events, x);
     if (strcmp(request->model, "echo") == 0) {
         responder_start(r, 200, "application/json", (int64_t)request->body_len);
@@ -131,7 +131,7 @@ void start(void)
         .loop = &loop,
         .config = &config,
         .board = board,
-        .slot = 0,
+        .worker = 0,
         .listen_fd = listen_fd,
         .access_log = access_sink,
         .on_infer = on_infer,

@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/loop.h"
-#include "shm/procs.h"
+#include "shm/facts/procs.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 
@@ -25,7 +25,7 @@
 #define HOST        "Host: test\r\n"
 
 /* One request that has reached the owner of answers. */
-struct exchange {
+struct request {
     struct client_request *request; /* NULL once it has ended */
     unsigned done, gone;
     size_t drained;
@@ -48,7 +48,7 @@ extern struct scoreboard *board;
 extern struct config config; /* set up for long limits; change before start() */
 extern struct http_server *server;
 extern bool ready; /* what the owner says of readiness */
-extern struct exchange exchanges[512];
+extern struct request exchanges[512];
 extern unsigned exchanges_count;
 extern struct client clients[128];
 extern unsigned clients_count;

@@ -1,12 +1,12 @@
 /* test_demand.c - what waits for each node, over all models, with the numbers worked out. */
-#include "worker/routing/demand.h"
+#include "worker/select/demand.h"
 
 #include "base/clock.h"
-#include "shm/nodes.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/stats.h"
 #include "shm/share/model_queues.h"
-#include "shm/stats.h"
 #include "tests/unit/shm/board.h"
-#include "worker/fleet.h"
+#include "worker/upstreams/upstreams.h"
 
 #define NODES   3u
 #define MODELS  3u
@@ -19,9 +19,9 @@ enum { LARGE, SMALL, MAIL };
 struct scene {
     struct temporary t;
     struct scoreboard *board;
-    struct fleet_node node[NODES];
-    struct fleet_server server[MODELS][NODES];
-    struct fleet_model model[MODELS];
+    struct upstream node[NODES];
+    struct upstream_server server[MODELS][NODES];
+    struct upstream_model model[MODELS];
     struct demand demand;
     uint64_t now;
 };
@@ -45,7 +45,7 @@ static void set_up(void)
         s.model[m].queue_row = model_queues_row(s.board, 10 + m);
         for (unsigned n = m; n < NODES; n++)
             s.server[m][s.model[m].servers_count++] =
-                (struct fleet_server){.node = &s.node[n], .slot = n, .generation = 1};
+                (struct upstream_server){.node = &s.node[n], .node_id = n, .generation = 1};
     }
 }
 

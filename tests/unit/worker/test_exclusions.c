@@ -1,9 +1,9 @@
 /* test_exclusions.c - a node that failed for a request stays excluded, whatever comes after. */
 #include <criterion/criterion.h>
 
-#include "worker/routing/exclusions.h"
+#include "worker/select/exclusions.h"
 
-static const struct candidates_barred *find(const struct exclusions *e, unsigned node)
+static const struct excluded_node *find(const struct exclusions *e, unsigned node)
 {
     for (uint32_t i = 0; i < e->count; i++) {
         if (e->of[i].node == node)

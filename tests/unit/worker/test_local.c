@@ -6,8 +6,8 @@
 #include "base/json.h"
 #include "http_fixture.h"
 #include "proto/drover_common.pb-c.h"
-#include "shm/nodes.h"
-#include "shm/usage.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/usage.h"
 
 TestSuite(local, .init = setup, .fini = teardown, .timeout = 60);
 

@@ -10,10 +10,10 @@
 #include <sys/eventfd.h>
 
 #include "base/error.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
-#include "shm/routing/gauges.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/segment.h"
+#include "shm/share/gauges.h"
 #include "shm/share/offers.h"
 #include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
@@ -44,7 +44,7 @@ static enum queue_start start(struct queue_entry *entry, const struct queue_righ
     struct node_set nodes = rights->slots;
     int node;
 
-    if (rights->beyond_only) {
+    if (rights->overcommit_only) {
         beyond_tries++;
         return QUEUE_DECLINED;
     }
@@ -591,7 +591,7 @@ Test(queue, rights_are_places_out_of_the_nodes_cap)
     cr_assert_eq(queue_rights_cap(&rights, 3, 4, 4, 6), 4);
     node_set_add(&rights.beyond, 3);
     cr_assert_eq(queue_rights_cap(&rights, 3, 4, 4, 6), 6);
-    rights.beyond_only = true;
+    rights.overcommit_only = true;
     cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 6), 1);
     cr_assert_eq(queue_rights_cap(&rights, 3, 5, 4, 6), 6);
     cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 0), 0, "never more than the cap");

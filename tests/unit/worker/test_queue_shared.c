@@ -28,10 +28,10 @@
 
 #include "base/clock.h"
 #include "base/loop.h"
-#include "shm/nodes.h"
-#include "shm/procs.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/reap.h"
-#include "shm/routing/gauges.h"
+#include "shm/share/gauges.h"
 #include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
 #include "worker/queue/queue.h"
@@ -177,7 +177,7 @@ static bool claim(struct waiter *waiter, const struct queue_rights *rights)
 static enum queue_start start_entry(struct queue_entry *entry,
                                     const struct queue_rights *rights)
 {
-    if (rights->beyond_only)
+    if (rights->overcommit_only)
         return QUEUE_DECLINED;
     return claim(CONTAINER_OF(entry, struct waiter, entry), rights) ? QUEUE_STARTED
                                                                     : QUEUE_LOST;

@@ -229,7 +229,7 @@ Test(server, after_a_body_in_chunks_the_connection_is_closed)
 
 /* ---- clients that leave ------------------------------------------------------------------ */
 
-static uint64_t time_to_notice(struct exchange *x)
+static uint64_t time_to_notice(struct request *x)
 {
     uint64_t since = clock_mono_us();
 

@@ -1,0 +1,151 @@
+/* edit.c - the few changes the node makes to a client's JSON body. */
+#include "node/body/edit.h"
+
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/form.h"
+#include "base/json.h"
+#include "node/stream/meter.h"
+#include "proto/drover_common.pb-c.h"
+
+#define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
+#define MAX_EDITS 4
+
+struct edit_plan {
+    struct json_edit edits[MAX_EDITS];
+    size_t count;
+};
+
+static void add(struct edit_plan *plan, const char *name, const char *value)
+{
+    plan->edits[plan->count++] = (struct json_edit){.name = name, .value = value};
+}
+
+/* Requests whose answer is not the same thing when it is streamed. */
+static bool must_not_stream(int operation, const struct json_value *root)
+{
+    struct json_value best_of, background;
+    uint64_t n;
+
+    if (operation == OP(COMPLETIONS)) {
+        best_of = json_get(root, "best_of");
+        return json_uint(&n, &best_of, UINT32_MAX) && n > 1;
+    }
+    background = json_get(root, "background");
+    return operation == OP(RESPONSES) && background.type == JSON_TRUE;
+}
+
+/* A member of an object, replaced or added; the object is made when it is missing. */
+static int edit_inside(struct buf *out, const struct json_value *object, const char *name,
+                       const char *value)
+{
+    struct json_edit edit = {.name = name, .value = value};
+    struct json_value root;
+
+    if (object->type == JSON_OBJECT)
+        return json_edit(out, object, &edit, 1);
+    if (json_check(&root, "{}", 2, NULL) != 0)
+        return DRV_EINVAL;
+    return json_edit(out, &root, &edit, 1);
+}
+
+/* A form keeps all its bytes but those of its model's name.  A name with a line end in it could
+ * end its part of the form: there is no model of that name. */
+static void edit_form(struct buf *out, const void *body, size_t n,
+                      const struct edit_options *opts)
+{
+    const char *bytes = body, *old;
+    size_t old_len, before;
+
+    if (opts->model[0] == '\0' || strpbrk(opts->model, "\r\n") != NULL ||
+        !form_find(opts->content_type, body, n, "model", &old, &old_len)) {
+        buf_add(out, body, n);
+        return;
+    }
+    before = (size_t)(old - bytes);
+    buf_add(out, bytes, before);
+    buf_str(out, opts->model);
+    buf_add(out, old + old_len, n - before - old_len);
+}
+
+int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
+               struct error *err)
+{
+    int rc;
+
+    *out = (struct edit_source){.operation = operation, .body = body, .n = n};
+    if (operation == OP(TRANSCRIPTIONS))
+        return 0;
+    rc = json_check(&out->root, body, n, err);
+    if (rc != 0)
+        return error_wrap(err, rc, "the body is not JSON");
+    if (out->root.type != JSON_OBJECT)
+        return error_set(err, DRV_EINVAL, "the body is not a JSON object");
+    return 0;
+}
+
+/* Asks for usage, where it is wished for and may be.  `text` has the member's value and must
+ * stay until the edit is done. */
+static int plan_usage(struct edit_plan *plan, struct buf *text,
+                      const struct edit_source *source, const struct edit_options *opts,
+                      bool *added)
+{
+    struct json_value options, asked;
+    int rc;
+
+    if (opts->no_usage || !(opts->usage || !opts->stream) ||
+        (source->operation != OP(CHAT_COMPLETIONS) && source->operation != OP(COMPLETIONS)))
+        return 0;
+    options = json_get(&source->root, "stream_options");
+    asked = json_get(&options, "include_usage");
+    if (asked.type == JSON_TRUE)
+        return 0;
+    rc = edit_inside(text, &options, "include_usage", "true");
+    if (rc != 0)
+        return rc;
+    add(plan, "stream_options", buf_cstr(text));
+    *added = true;
+    return 0;
+}
+
+int edit_body(struct buf *out, const struct edit_source *source,
+              const struct edit_options *opts, struct edit_outcome *outcome, struct error *err)
+{
+    struct buf model = BUF_INIT, stream_options = BUF_INIT;
+    struct edit_plan plan = {0};
+    struct json_value stream;
+    int rc = 0;
+
+    memset(outcome, 0, sizeof(*outcome));
+    if (source->root.type == JSON_NONE) {
+        edit_form(out, source->body, source->n, opts);
+        return out->failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
+    }
+    if (opts->model[0] != '\0') {
+        json_quote_str(&model, opts->model);
+        add(&plan, "model", buf_cstr(&model));
+    }
+    outcome->streaming =
+        meter_streams(source->operation) && !must_not_stream(source->operation, &source->root);
+    if (outcome->streaming) {
+        stream = json_get(&source->root, "stream");
+        if (stream.type != JSON_TRUE)
+            add(&plan, "stream", "true");
+        rc = plan_usage(&plan, &stream_options, source, opts, &outcome->usage_added);
+    }
+    if (opts->token_ids)
+        add(&plan, "logprobs", "1");
+    if (rc == 0 && plan.count == 0)
+        buf_add(out, source->body, source->n);
+    else if (rc == 0)
+        rc = json_edit(out, &source->root, plan.edits, plan.count);
+    if (rc == 0 && (out->failed || model.failed || stream_options.failed))
+        rc = DRV_ENOMEM;
+    if (rc != 0)
+        (void)error_set(err, rc, "the body cannot be edited: out of memory");
+    buf_finish(&model);
+    buf_finish(&stream_options);
+    return rc;
+}

@@ -1,0 +1,55 @@
+/*
+ * edit.h - the few changes the node makes to a client's JSON body before the engine gets it.
+ *
+ * The engine is always asked for a stream, whatever the client wants: llama-server notices a
+ * closed connection only while it streams, and only a stream shows progress.  Pure.
+ */
+#ifndef DROVER_NODE_BODY_EDIT_H
+#define DROVER_NODE_BODY_EDIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/json.h"
+
+struct buf;
+struct error;
+
+/* A client's body, checked once for all who look at it. */
+struct edit_source {
+    int operation;    /* enum drover.v1.Operation */
+    const void *body; /* borrowed */
+    size_t n;
+    struct json_value root; /* of the body; JSON_NONE: it is a form */
+};
+
+/* Checks a body, which must be a JSON object unless the operation takes a form.  DRV_EINVAL,
+ * with the place and the reason in `err`. */
+MUST_CHECK int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
+                          struct error *err);
+
+struct edit_options {
+    const char *model;        /* "" = keep */
+    const char *content_type; /* of the body; needed of a form only, may be NULL */
+    bool usage;     /* ask for usage in a stream of chat completions and completions */
+    bool no_usage;  /* this engine refuses stream_options: never add it */
+    bool token_ids; /* ask for the log probabilities that a llama-server tells ids with */
+    bool stream;    /* what the client asked for */
+};
+
+struct edit_outcome {
+    bool streaming;   /* the engine is asked for a stream */
+    bool usage_added; /* usage is in the stream only because of us */
+};
+
+/*
+ * Appends the body with the edits of `wishes` to `out`; bytes that no edit names are kept.  In
+ * a form only the field "model" is changed, where there is one.  DRV_ENOMEM.
+ */
+MUST_CHECK int edit_body(struct buf *out, const struct edit_source *source,
+                         const struct edit_options *opts, struct edit_outcome *outcome,
+                         struct error *err);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * errors.h - what an engine's HTTP error means: the client's fault, this node's, or neither.
+ *
+ * A 4xx is the engine's answer to the client and passes.  But engines are odder than that:
+ * llama-server answers 500 to a client's own bad input, a wrong API key between node and engine
+ * is a 401 that is not the client's, and a path that the engine does not know is a 404.  Pure.
+ */
+#ifndef DROVER_NODE_ENGINE_ERRORS_H
+#define DROVER_NODE_ENGINE_ERRORS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/rpc/grpc/status.h"
+
+enum engine_error_action {
+    ENGINE_ERROR_PASS = 0,      /* an answer for the client, as it is */
+    ENGINE_ERROR_PASS_AS_400,   /* the client's fault, said with a 5xx: pass `text` as a 400 */
+    ENGINE_ERROR_FAIL,          /* end the call with `status` and `text` */
+    ENGINE_ERROR_WITHOUT_USAGE, /* the engine refuses our stream_options: ask again without */
+};
+
+struct engine_error {
+    enum engine_error_action engine_error_action;
+    enum grpc_status status; /* ENGINE_ERROR_FAIL */
+    char text[256];
+};
+
+/* `usage_added`: the node put stream_options into the body. */
+void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
+                       size_t n, bool usage_added);
+
+/* An error event in a stream of HTTP 200, `error_status` being the HTTP status in it or 0. */
+enum grpc_status engine_error_event(uint32_t error_status);
+
+#endif

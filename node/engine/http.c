@@ -1,0 +1,631 @@
+/*
+ * http.c - an engine behind HTTP: runs requests on it, and looks at it now and then.
+ *
+ * A request is one libcurl transfer.  Cancelling takes the transfer out, which closes its
+ * connection: that is what stops an engine's generation.  libcurl must not be re-entered from
+ * its own callbacks, so a run that is cancelled there is reaped at the end of the turn.
+ */
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/queue.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/secure/secret.h"
+#include "node/engine/curl_loop.h"
+#include "node/engine/detect.h"
+#include "node/engine/engine.h"
+#include "node/engine/headers.h"
+
+#define HEAD_MAX_BYTES     (64 * 1024)
+#define LOOK_MAX_BYTES     (8 * 1024 * 1024)
+#define LOOK_TIMEOUT_MS    2000L
+#define HEALTH_TIMEOUT_MS  1000L /* of /health, which any engine answers at any time */
+#define CONNECT_TIMEOUT_MS 3000L
+#define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
+#define KEY_FILE_BYTES     4096
+#define AUTHORIZATION      "Authorization: Bearer "
+
+/* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
+ * before the next regular look, or busy long after the connection closed. */
+#define HURRY_FIRST_US (20 * US_PER_MS)
+
+struct engine_run {
+    struct curl_job job; /* job.easy owned */
+    struct engine *engine;
+    struct curl_slist *headers; /* owned */
+    const struct engine_events *events;
+    void *data;
+    bool cancelled;    /* waits to be reaped; calls back no more */
+    bool sent_head;    /* on_head has run */
+    bool bad_head;     /* headers over the limit */
+    bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
+    unsigned status;
+    size_t head_bytes;
+    char content_type[128];
+    struct engine_header list[HEADERS_MAX];
+    char *values[HEADERS_MAX][2]; /* owned: name and value */
+    size_t count;
+    LIST_ENTRY(engine_run) link; /* in engine->runs */
+};
+
+struct engine {
+    struct curl_loop curl;
+    struct loop *loop;   /* borrowed */
+    char *url;           /* owned; without a trailing slash */
+    char *authorization; /* owned; the whole header line, or NULL */
+    uint64_t poll_us;
+    LIST_HEAD(, engine_run) runs;
+    struct deferred chores; /* reaps cancelled runs, resumes paused ones */
+    struct detector detector;
+    struct curl_job look;            /* look.easy owned */
+    struct curl_slist *look_headers; /* owned; the key, or NULL */
+    struct buf look_body;
+    char look_server[64];
+    struct timer look_timer;
+    uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
+    uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
+    void (*on_facts)(void *data); /* NULL = nobody wants to know */
+    void *on_facts_data;
+};
+
+/* What every transfer has in common. */
+static void set_common(struct engine *engine, CURL *easy, const char *path)
+{
+    char url[1024];
+
+    (void)snprintf(url, sizeof(url), "%s%s", engine->url, path);
+    (void)curl_easy_setopt(easy, CURLOPT_URL, url);
+    (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    (void)curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
+    (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    (void)curl_easy_setopt(easy, CURLOPT_PROXY, "");
+    (void)curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+    (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS);
+    (void)curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    /* llama-server closes an idle connection after 5 s: do not race with it. */
+    (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, 4L);
+    (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
+}
+
+/* ---- runs ------------------------------------------------------------------------------ */
+
+/* One of them may be the engine's key. */
+static void free_headers(struct curl_slist *headers)
+{
+    for (struct curl_slist *item = headers; item != NULL; item = item->next)
+        explicit_bzero(item->data, strlen(item->data));
+    curl_slist_free_all(headers);
+}
+
+static void free_run(struct engine_run *run)
+{
+    LIST_REMOVE(run, link);
+    curl_easy_cleanup(run->job.easy);
+    free_headers(run->headers);
+    for (size_t i = 0; i < run->count; i++) {
+        free(run->values[i][0]);
+        free(run->values[i][1]);
+    }
+    free(run);
+}
+
+static void do_chores(struct deferred *deferred)
+{
+    struct engine *engine = CONTAINER_OF(deferred, struct engine, chores);
+    struct engine_run *run, *next;
+
+    LIST_FOREACH_SAFE(run, &engine->runs, link, next) {
+        if (run->cancelled) {
+            curl_loop_remove(&engine->curl, &run->job);
+            free_run(run);
+        }
+    }
+    /* Resuming delivers bytes that libcurl holds, so it may cancel runs: a second pass. */
+    LIST_FOREACH(run, &engine->runs, link) {
+        if (run->cancelled || !run->want_resumed)
+            continue;
+        run->want_resumed = false;
+        engine->curl.inside++;
+        (void)curl_easy_pause(run->job.easy, CURLPAUSE_CONT);
+        engine->curl.inside--;
+    }
+}
+
+static void keep_header(struct engine_run *run, const char *name, const char *value)
+{
+    char *copy_name, *copy_value;
+
+    if (strcmp(name, "content-type") == 0 && headers_value_ok(value)) {
+        (void)strlcpy(run->content_type, value, sizeof(run->content_type));
+        return;
+    }
+    if (run->count == HEADERS_MAX || !headers_to_client(name, value))
+        return;
+    copy_name = strdup(name);
+    copy_value = strdup(value);
+    if (copy_name == NULL || copy_value == NULL) {
+        free(copy_name);
+        free(copy_value);
+        return; /* the answer matters more than its decoration */
+    }
+    run->values[run->count][0] = copy_name;
+    run->values[run->count][1] = copy_value;
+    run->list[run->count] = (struct engine_header){.name = copy_name, .value = copy_value};
+    run->count++;
+}
+
+/* Splits "Name: value\r\n" into a lower-case name and a trimmed value. */
+static bool split_header(const char *line, size_t n, char *name, size_t name_cap, char *value,
+                         size_t value_cap)
+{
+    const char *colon = memchr(line, ':', n);
+    size_t name_len, value_len;
+
+    if (colon == NULL)
+        return false;
+    name_len = (size_t)(colon - line);
+    colon++;
+    while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r' || line[n - 1] == ' '))
+        n--;
+    while (colon < line + n && *colon == ' ')
+        colon++;
+    value_len = colon < line + n ? (size_t)(line + n - colon) : 0;
+    if (name_len >= name_cap || value_len >= value_cap)
+        return false;
+    for (size_t i = 0; i < name_len; i++)
+        name[i] = (char)(line[i] >= 'A' && line[i] <= 'Z' ? line[i] + 32 : line[i]);
+    name[name_len] = '\0';
+    memcpy(value, colon, value_len);
+    value[value_len] = '\0';
+    return memchr(value, '\0', value_len) == NULL;
+}
+
+static size_t on_header_line(char *line, size_t size, size_t n, void *data)
+{
+    struct engine_run *run = data;
+    char name[HEADERS_MAX_NAME_BYTES + 1], value[HEADERS_MAX_VALUE_BYTES + 1];
+
+    (void)size; /* always 1 */
+    if (run->cancelled)
+        return 0;
+    if (run->sent_head)
+        return n; /* trailers */
+    run->head_bytes += n;
+    if (run->head_bytes > HEAD_MAX_BYTES) {
+        run->bad_head = true;
+        return 0;
+    }
+    if (n >= 5 && memcmp(line, "HTTP/", 5) == 0) {
+        run->content_type[0] = '\0';
+        return n;
+    }
+    if (n <= 2 && (line[0] == '\r' || line[0] == '\n')) {
+        long status = 0;
+
+        (void)curl_easy_getinfo(run->job.easy, CURLINFO_RESPONSE_CODE, &status);
+        if (status < 200)
+            return n; /* 100 Continue and its kind: the real head follows */
+        run->status = (unsigned)status;
+        run->sent_head = true;
+        run->events->on_head(run->data, run->status, run->content_type, run->list, run->count);
+        return run->cancelled ? 0 : n;
+    }
+    if (split_header(line, n, name, sizeof(name), value, sizeof(value)))
+        keep_header(run, name, value);
+    return n;
+}
+
+static size_t on_body_bytes(char *bytes, size_t size, size_t n, void *data)
+{
+    struct engine_run *run = data;
+
+    (void)size;
+    if (run->cancelled || !run->sent_head)
+        return 0;
+    run->engine->heard_mono_us = loop_now_us(run->engine->loop);
+    if (n != 0)
+        run->events->on_body(run->data, (const uint8_t *)bytes, n);
+    return run->cancelled ? 0 : n;
+}
+
+static enum engine_end end_of(const struct engine_run *run, CURLcode code)
+{
+    if (run->bad_head)
+        return ENGINE_END_GARBAGE;
+    switch ((int)code) {
+    case CURLE_OK:
+        return run->sent_head ? ENGINE_END_OK : ENGINE_END_GARBAGE;
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_CONNECT:
+    case CURLE_OPERATION_TIMEDOUT: /* only connecting has a limit */
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_PEER_FAILED_VERIFICATION:
+        return ENGINE_END_UNREACHABLE;
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9: it sent no status line */
+    case CURLE_BAD_CONTENT_ENCODING:
+    case CURLE_WRITE_ERROR:
+        return ENGINE_END_GARBAGE;
+    default: /* libcurl has a hundred of them; the rest are broken connections */
+        return ENGINE_END_LOST;
+    }
+}
+
+static void on_look_due(struct timer *timer);
+
+/* The next looks come soon: something happened to the engine that we cannot see from here. */
+static void hurry(struct engine *engine)
+{
+    engine->hurry_us = HURRY_FIRST_US;
+    if (timer_running(&engine->look_timer))
+        timer_start(engine->loop, &engine->look_timer, HURRY_FIRST_US, on_look_due);
+}
+
+static void on_run_done(struct curl_job *job, CURLcode code)
+{
+    struct engine_run *run = CONTAINER_OF(job, struct engine_run, job);
+
+    if (!run->cancelled) {
+        const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
+        enum engine_end end = end_of(run, code);
+
+        if (end != ENGINE_END_OK)
+            hurry(run->engine); /* it may be down: coordinators want to know */
+        run->events->on_end(run->data, end, why);
+    }
+    free_run(run);
+}
+
+static int add_header(struct engine_run *run, const char *line)
+{
+    struct curl_slist *grown = curl_slist_append(run->headers, line);
+
+    if (grown == NULL)
+        return DRV_ENOMEM;
+    run->headers = grown;
+    return 0;
+}
+
+static int add_headers(struct engine_run *run, const struct engine_request *request)
+{
+    char line[HEADERS_MAX_NAME_BYTES + HEADERS_MAX_VALUE_BYTES + 8];
+    int rc = add_header(run, "Expect:");
+
+    (void)snprintf(line, sizeof(line), "Content-Type: %s", request->content_type);
+    if (rc == 0)
+        rc = add_header(run, line);
+    if (rc == 0 && run->engine->authorization != NULL)
+        rc = add_header(run, run->engine->authorization);
+    if (rc == 0 && request->attempt != 0) {
+        (void)snprintf(line, sizeof(line), "X-Drover-Attempt: %u", (unsigned)request->attempt);
+        rc = add_header(run, line);
+    }
+    for (size_t i = 0; rc == 0 && i < request->headers_count; i++) {
+        const struct engine_header *header = &request->headers[i];
+
+        if (!headers_to_engine(header->name, header->value))
+            continue;
+        (void)snprintf(line, sizeof(line), "%s: %s", header->name, header->value);
+        rc = add_header(run, line);
+    }
+    return rc;
+}
+
+int engine_start(struct engine *engine, struct engine_run **out,
+                 const struct engine_request *request, const struct engine_events *events,
+                 void *data, struct error *err)
+{
+    const char *path = engine_path(request->operation);
+    struct engine_run *run;
+    int rc = DRV_ENOMEM;
+
+    if (path == NULL || !headers_value_ok(request->content_type))
+        return error_set(err, DRV_EINVAL, "unknown operation or bad content type");
+    run = calloc(1, sizeof(*run));
+    if (run == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    run->engine = engine;
+    run->events = events;
+    run->data = data;
+    run->job.on_done = on_run_done;
+    LIST_INSERT_HEAD(&engine->runs, run, link);
+    run->job.easy = curl_easy_init();
+    if (run->job.easy != NULL)
+        rc = add_headers(run, request);
+    if (rc == 0) {
+        set_common(engine, run->job.easy, path);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDS, (const char *)request->body);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDSIZE_LARGE,
+                               (curl_off_t)request->body_len);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPHEADER, run->headers);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERFUNCTION, on_header_line);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERDATA, run);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_WRITEFUNCTION, on_body_bytes);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_WRITEDATA, run);
+        rc = curl_loop_add(&engine->curl, &run->job);
+    }
+    if (rc != 0) {
+        free_run(run);
+        return error_set(err, rc, "cannot start the engine call: out of memory");
+    }
+    *out = run;
+    return 0;
+}
+
+void engine_cancel(struct engine_run *run)
+{
+    struct engine *engine = run->engine;
+
+    run->cancelled = true;
+    loop_defer(engine->loop, &engine->chores, do_chores);
+    hurry(engine);
+}
+
+void engine_pause(struct engine_run *run, bool paused)
+{
+    run->want_resumed = !paused;
+    if (paused)
+        (void)curl_easy_pause(run->job.easy, CURLPAUSE_RECV);
+    else
+        loop_defer(run->engine->loop, &run->engine->chores, do_chores);
+}
+
+/* ---- looking at the engine ------------------------------------------------------------- */
+
+static void ask(struct engine *engine, const char *path);
+
+static void end_look(struct engine *engine)
+{
+    uint64_t delay_us = engine->poll_us;
+
+    if (engine->hurry_us != 0) {
+        delay_us = engine->hurry_us;
+        engine->hurry_us *= 2;
+        if (engine->hurry_us >= engine->poll_us)
+            engine->hurry_us = 0;
+    }
+    timer_start(engine->loop, &engine->look_timer, delay_us, on_look_due);
+    if (engine->on_facts != NULL)
+        engine->on_facts(engine->on_facts_data);
+}
+
+static void take_answer(struct engine *engine, const struct detect_answer *answer)
+{
+    const char *path = detect_next(&engine->detector, answer);
+
+    if (path != NULL)
+        ask(engine, path);
+    else
+        end_look(engine);
+}
+
+static void on_look_done(struct curl_job *job, CURLcode code)
+{
+    struct engine *engine = CONTAINER_OF(job, struct engine, look);
+    struct detect_answer answer = {0};
+    long status = 0;
+
+    if (code == CURLE_OK)
+        (void)curl_easy_getinfo(job->easy, CURLINFO_RESPONSE_CODE, &status);
+    answer.status = (unsigned)status;
+    answer.server = engine->look_server;
+    answer.body = buf_head(&engine->look_body);
+    answer.n = buf_size(&engine->look_body);
+    answer.why = curl_easy_strerror(code);
+    answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
+    if (answer.timed_out && engine->heard_mono_us >= engine->detector.next.looked_mono_us) {
+        /* Too busy to be looked at, but answers come: what is known stays. */
+        detect_abandon(&engine->detector);
+        end_look(engine);
+        return;
+    }
+    take_answer(engine, &answer);
+}
+
+static size_t on_look_header(char *line, size_t size, size_t n, void *data)
+{
+    struct engine *engine = data;
+    char name[64], value[64];
+
+    (void)size;
+    if (split_header(line, n, name, sizeof(name), value, sizeof(value)) &&
+        strcmp(name, "server") == 0)
+        (void)strlcpy(engine->look_server, value, sizeof(engine->look_server));
+    return n;
+}
+
+static size_t on_look_bytes(char *bytes, size_t size, size_t n, void *data)
+{
+    struct engine *engine = data;
+
+    (void)size;
+    if (buf_size(&engine->look_body) + n > LOOK_MAX_BYTES)
+        return 0;
+    buf_add(&engine->look_body, bytes, n);
+    return engine->look_body.failed ? 0 : n;
+}
+
+static void ask(struct engine *engine, const char *path)
+{
+    struct detect_answer none = {.server = "", .why = "out of memory"};
+
+    buf_shrink(&engine->look_body, 64 * 1024);
+    engine->look_server[0] = '\0';
+    set_common(engine, engine->look.easy, path);
+    (void)curl_easy_setopt(engine->look.easy, CURLOPT_TIMEOUT_MS,
+                           strcmp(path, "/health") == 0 ? HEALTH_TIMEOUT_MS : LOOK_TIMEOUT_MS);
+    if (curl_loop_add(&engine->curl, &engine->look) != 0)
+        take_answer(engine, &none); /* ends the look: an unanswered /health has no next step */
+}
+
+static void on_look_due(struct timer *timer)
+{
+    struct engine *engine = CONTAINER_OF(timer, struct engine, look_timer);
+
+    const char *path = detect_begin(&engine->detector);
+
+    engine->detector.next.looked_mono_us = clock_mono_us();
+    ask(engine, path);
+}
+
+const struct engine_facts *engine_facts(const struct engine *engine)
+{
+    return &engine->detector.facts;
+}
+
+void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data)
+{
+    engine->on_facts = on_facts;
+    engine->on_facts_data = data;
+}
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+void engine_destroy(struct engine *engine)
+{
+    struct engine_run *run;
+
+    if (engine == NULL)
+        return;
+    timer_stop(engine->loop, &engine->look_timer);
+    loop_undefer(engine->loop, &engine->chores);
+    while ((run = LIST_FIRST(&engine->runs)) != NULL) {
+        curl_loop_remove(&engine->curl, &run->job);
+        free_run(run);
+    }
+    if (engine->look.easy != NULL) {
+        if (engine->detector.asking != 0)
+            curl_loop_remove(&engine->curl, &engine->look);
+        curl_easy_cleanup(engine->look.easy);
+    }
+    curl_loop_finish(&engine->curl);
+    buf_finish(&engine->look_body);
+    free(engine->url);
+    free_headers(engine->look_headers);
+    secret_free(engine->authorization);
+    free(engine);
+}
+
+/* "http://HOST:PORT[/PREFIX]" without what people copy along: a slash or /v1 at the end. */
+static int clean_url(char **out, const char *url, struct error *err)
+{
+    CURLU *parts = curl_url();
+    char *scheme = NULL, *query = NULL, *user = NULL;
+    size_t n = strlen(url);
+    int rc = 0;
+
+    *out = NULL;
+    if (parts == NULL || curl_url_set(parts, CURLUPART_URL, url, 0) != CURLUE_OK ||
+        curl_url_get(parts, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
+        (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) ||
+        curl_url_get(parts, CURLUPART_QUERY, &query, 0) == CURLUE_OK || n > 900)
+        rc = error_set(err, DRV_EINVAL, "\"%s\" is not http://HOST:PORT", url);
+    else if (curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK)
+        rc = error_set(err, DRV_EINVAL,
+                       "the engine's URL holds credentials: use "
+                       "--engine-key-file");
+    curl_free(user);
+    curl_free(scheme);
+    curl_free(query);
+    curl_url_cleanup(parts);
+    if (rc != 0)
+        return rc;
+    while (n > 0 && url[n - 1] == '/')
+        n--;
+    if (n > 3 && memcmp(url + n - 3, "/v1", 3) == 0)
+        n -= 3;
+    *out = strndup(url, n);
+    return *out == NULL ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
+}
+
+/* The header line that proves the key in the first line of the file. */
+static int read_key(char **out, const char *path, struct error *err)
+{
+    char text[KEY_FILE_BYTES];
+    size_t n, line_bytes;
+    int rc = secret_read(text, sizeof(text), path, err);
+
+    if (rc != 0)
+        return error_wrap(err, rc, "%s", path);
+    n = strcspn(text, "\r\n");
+    text[n] = '\0';
+    if (n == 0) {
+        rc = error_set(err, DRV_EINVAL, "%s: the first line is empty", path);
+    } else if (n > MAX_KEY_BYTES) {
+        rc = error_set(err, DRV_EINVAL, "%s: the key is longer than %d bytes", path,
+                       MAX_KEY_BYTES);
+    } else if (!headers_value_ok(text)) {
+        rc = error_set(err, DRV_EINVAL, "%s: the first line is not a key", path);
+    } else {
+        line_bytes = strlen(AUTHORIZATION) + n + 1;
+        *out = malloc(line_bytes);
+        if (*out == NULL)
+            rc = error_set(err, DRV_ENOMEM, "out of memory");
+        else
+            (void)snprintf(*out, line_bytes, AUTHORIZATION "%.*s", (int)n, text);
+    }
+    explicit_bzero(text, sizeof(text));
+    return rc;
+}
+
+static int prepare_look(struct engine *engine)
+{
+    CURL *easy = curl_easy_init();
+
+    engine->look.easy = easy;
+    engine->look.on_done = on_look_done;
+    if (easy == NULL)
+        return DRV_ENOMEM;
+    (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_look_header);
+    (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, engine);
+    (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_look_bytes);
+    (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, engine);
+    if (engine->authorization == NULL)
+        return 0;
+    engine->look_headers = curl_slist_append(NULL, engine->authorization);
+    if (engine->look_headers == NULL)
+        return DRV_ENOMEM;
+    (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, engine->look_headers);
+    return 0;
+}
+
+int engine_create(struct engine **out, struct loop *loop, const char *url, const char *key_file,
+                  uint32_t poll_ms, struct error *err)
+{
+    struct engine *engine = calloc(1, sizeof(*engine));
+    int rc;
+
+    *out = NULL;
+    if (engine == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    engine->loop = loop;
+    engine->poll_us = poll_ms * US_PER_MS;
+    LIST_INIT(&engine->runs);
+    detect_init(&engine->detector);
+    (void)curl_global_init(CURL_GLOBAL_DEFAULT);
+    rc = clean_url(&engine->url, url, err);
+    if (rc == 0 && key_file != NULL)
+        rc = read_key(&engine->authorization, key_file, err);
+    if (rc == 0)
+        rc = curl_loop_init(&engine->curl, loop, err);
+    if (rc == 0) {
+        rc = prepare_look(engine);
+        if (rc != 0)
+            (void)error_set(err, rc, "out of memory");
+    }
+    if (rc != 0) {
+        engine_destroy(engine);
+        return rc;
+    }
+    timer_start(loop, &engine->look_timer, 0, on_look_due);
+    *out = engine;
+    return 0;
+}

@@ -1,0 +1,249 @@
+/*
+ * node_request.c - what a request does towards the outside: its call, its slot, its end.
+ *
+ * Ending is two steps.  finish() settles everything (the call, the engine's run, the slot) and
+ * may be called from any callback; the memory goes at the end of the turn, so that callbacks
+ * further up the stack may still look at `phase`.
+ */
+#include "node/node_request.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "proto/operations.h"
+
+#define PUSHBACK_MS 100 /* to callers that found the queue full */
+
+/* ---- memory ---------------------------------------------------------------------------- */
+
+void exec_pool_init(struct exec_pool *pool, struct agent *agent)
+{
+    *pool = (struct exec_pool){.agent = agent};
+    wire_arena_init(&pool->arena);
+}
+
+void exec_pool_finish(struct exec_pool *pool)
+{
+    exec_pool_free_dead(pool);
+    wire_arena_finish(&pool->arena);
+}
+
+struct node_request *exec_create(struct exec_pool *pool, struct server_call *call)
+{
+    struct node_request *req = calloc(1, sizeof(*req));
+
+    if (req == NULL)
+        return NULL;
+    req->pool = pool;
+    req->agent = pool->agent;
+    req->call = call;
+    server_call_set_data(call, req);
+    return req;
+}
+
+static void free_node_request(struct node_request *req)
+{
+    buf_finish(&req->body);
+    buf_finish(&req->request_text);
+    buf_finish(&req->response_text);
+    buf_finish(&req->out);
+    buf_finish(&req->whole);
+    sse_finish(&req->sse);
+    token_ids_finish(&req->ids);
+    splice_finish(&req->splice);
+    meter_finish(&req->meter);
+    assembler_destroy(req->assembler);
+    free(req);
+}
+
+void exec_pool_free_dead(struct exec_pool *pool)
+{
+    while (pool->dead != NULL) {
+        struct node_request *req = pool->dead;
+
+        pool->dead = req->next;
+        free_node_request(req);
+    }
+}
+
+/* ---- the end --------------------------------------------------------------------------- */
+
+/* The engine works on it no more.  `lingers`: the engine may not know it yet. */
+static void give_back(struct node_request *req, bool lingers)
+{
+    struct slots *slots = &req->agent->slots;
+
+    if (operation_is_question(req->operation))
+        admission_question_end(slots);
+    else
+        slots_end(slots, lingers, loop_now_us(req->agent->loop));
+}
+
+/* Lets go of everything but the memory.  The call is finished by the caller, or gone. */
+static void finish(struct node_request *req)
+{
+    struct agent *agent = req->agent;
+
+    req->phase = NODE_REQUEST_ENDED;
+    timer_stop(agent->loop, &req->silence);
+    loop_undefer(agent->loop, &req->flush);
+    slots_leave(&agent->slots, &req->waiter);
+    if (req->run != NULL) {
+        engine_cancel(req->run);
+        req->run = NULL;
+        /* Engines that show their load also show when they have noticed. */
+        give_back(req, agent->looked_mono_us != 0 && agent->reported.has_load);
+    }
+    if (req->call != NULL)
+        server_call_set_data(req->call, NULL);
+    req->call = NULL;
+    req->next = req->pool->dead;
+    req->pool->dead = req;
+    agent_changed(agent, AGENT_LOAD_CHANGED);
+}
+
+/* What the engine did wrong is for the operator; what callers do is for those who debug. */
+static void log_failure(const struct node_request *req, enum grpc_status status,
+                        const char *text)
+{
+    bool engine = req->phase == NODE_REQUEST_RUNNING &&
+                  (status == GRPC_INTERNAL || status == GRPC_UNAVAILABLE ||
+                   status == GRPC_DATA_LOSS || status == GRPC_DEADLINE_EXCEEDED);
+    enum log_level level = LOG_LEVEL_DEBUG;
+    uint32_t missed = 0;
+
+    if (engine && log_limit_ok(&req->pool->failures, 5, &missed))
+        level = LOG_LEVEL_WARN;
+    if (log_enabled(level))
+        log_line(level, "event=infer_failed id=%s attempt=%u status=%s detail=%s missed=%u",
+                 req->request_id, (unsigned)req->attempt, grpc_status_name(status),
+                 log_quote(text), (unsigned)missed);
+}
+
+void node_request_fail(struct node_request *req, enum grpc_status status, const char *format,
+                       ...)
+{
+    struct server_call *call = req->call;
+    char text[400];
+    va_list args;
+
+    if (req->phase == NODE_REQUEST_ENDED)
+        return;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (!text_is_utf8(text, strlen(text)))
+        for (char *p = text; *p != '\0'; p++)
+            if ((*p & 0x80) != 0)
+                *p = '?';
+    log_failure(req, status, text);
+    finish(req);
+    if (status == GRPC_RESOURCE_EXHAUSTED)
+        server_call_finish_pushback(call, status, text, PUSHBACK_MS);
+    else
+        server_call_finish(call, status, text);
+}
+
+void exec_gone(struct node_request *req)
+{
+    finish(req);
+}
+
+void node_request_succeed(struct node_request *req)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Finish message = DROVER__V1__FINISH__INIT;
+    Drover__V1__Usage usage = DROVER__V1__USAGE__INIT;
+    struct server_call *call = req->call;
+    struct agent *agent = req->agent;
+    struct stream_meter *o = &req->meter;
+    uint32_t given = req->continues ? req->splice.tokens : 0; /* part of the usage, not ours */
+
+    usage.prompt_tokens = o->usage.prompt_tokens;
+    usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
+    usage.output_tokens = o->usage.output_tokens;
+    if (usage.output_tokens < o->tokens + given)
+        usage.output_tokens = o->tokens + given; /* several choices: engines report one */
+    message.usage = &usage;
+    message.body_bytes = req->body_bytes;
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
+    event.finish = &message;
+    if (usage.output_tokens > o->tokens + given)
+        agent->output_tokens += usage.output_tokens - o->tokens - given;
+    if (!node_request_send(req, &event))
+        return;
+    finish(req);
+    server_call_finish(call, GRPC_OK, NULL);
+}
+
+/* ---- what the caller hears -------------------------------------------------------------- */
+
+bool node_request_send(struct node_request *req, const Drover__V1__InferEvent *event)
+{
+    int rc = server_call_send(req->call, &event->base);
+
+    if (rc == 0)
+        return true;
+    node_request_fail(req, GRPC_UNAVAILABLE, "the node cannot send its answer (%s)",
+                      error_name(rc));
+    return false;
+}
+
+bool node_request_accepted(struct node_request *req, uint32_t position)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
+
+    accepted.queue_position = position;
+    accepted.work = req->progress;
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
+    event.accepted = &accepted;
+    return node_request_send(req, &event);
+}
+
+/* ---- the engine's run ------------------------------------------------------------------ */
+
+bool node_request_run(struct node_request *req, const struct engine_events *events)
+{
+    struct agent *agent = req->agent;
+    struct engine_request request = {
+        .operation = req->operation,
+        .content_type = (const char *)buf_head(&req->request_text),
+        .body = buf_head(&req->body),
+        .body_len = buf_size(&req->body),
+        .headers = req->headers,
+        .headers_count = req->headers_count,
+        .id = req->request_id,
+        .attempt = req->attempt,
+    };
+    struct error err = {0};
+
+    if (engine_start(agent->engine, &req->run, &request, events, req, &err) != 0) {
+        req->run = NULL;
+        give_back(req, false);
+        node_request_fail(req, GRPC_UNAVAILABLE, "%s", err.text);
+        return false;
+    }
+    req->started_us = loop_now_us(agent->loop);
+    return true;
+}
+
+void node_request_run_over(struct node_request *req)
+{
+    req->run = NULL;
+    timer_stop(req->agent->loop, &req->silence);
+    give_back(req, false);
+    agent_changed(req->agent, AGENT_LOAD_CHANGED);
+}
+
+void exec_retake(struct node_request *req)
+{
+    if (operation_is_question(req->operation))
+        req->agent->slots.questions++;
+    else
+        req->agent->slots.active++;
+}

@@ -1,0 +1,151 @@
+/*
+ * node_request.h - one request inside the agent: its state, and what it does towards the
+ * outside.
+ *
+ * service.c fills in the request and admits it, answer.c works on the engine's answer; both end
+ * it here and nowhere else.
+ */
+#ifndef DROVER_NODE_NODE_REQUEST_H
+#define DROVER_NODE_NODE_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "node/agent.h"
+#include "node/engine/headers.h"
+#include "node/stream/assemble.h"
+#include "node/stream/meter.h"
+#include "node/stream/splice.h"
+#include "node/stream/sse.h"
+#include "node/stream/token_ids.h"
+#include "proto/drover_inference.pb-c.h"
+#include "proto/rpc/grpc/server.h"
+#include "proto/wire.h"
+
+/* NODE_REQUEST_OPENED -> NODE_REQUEST_QUEUED -> NODE_REQUEST_RUNNING -> NODE_REQUEST_ENDED;
+ * every phase may go to NODE_REQUEST_ENDED, and NODE_REQUEST_OPENED may go straight to
+ * NODE_REQUEST_RUNNING. */
+enum node_request_phase {
+    NODE_REQUEST_OPENED = 0, /* the call has begun, its message has not come */
+    NODE_REQUEST_QUEUED,     /* waits for a slot */
+    NODE_REQUEST_RUNNING,    /* has a slot; `run` is set until the engine has ended */
+    NODE_REQUEST_ENDED,      /* `call` is finished or gone; freed at the end of the turn */
+};
+
+/* What is made of the engine's answer; settled by its head. */
+enum answer_mode {
+    ANSWER_UNKNOWN = 0, /* no head yet */
+    ANSWER_EVENTS,      /* whole events go to the client as they come */
+    ANSWER_ASSEMBLED,   /* events become one JSON answer */
+    ANSWER_PLAIN,       /* bytes pass */
+    ANSWER_ERROR,       /* collected, judged at the end */
+};
+
+/* What the requests of a service share. */
+struct exec_pool {
+    struct agent *agent;       /* borrowed */
+    struct node_request *dead; /* to be freed at the end of the turn */
+    struct wire_arena arena;   /* of the message being looked at */
+    struct log_limit failures; /* of engine failures in the log */
+};
+
+struct node_request {
+    struct exec_pool *pool;   /* borrowed */
+    struct agent *agent;      /* borrowed: the pool's */
+    struct server_call *call; /* NULL iff phase == NODE_REQUEST_ENDED */
+    struct engine_run *run;   /* NULL unless the engine works on it */
+    enum node_request_phase phase;
+    enum answer_mode mode;
+    struct waiter waiter;
+    struct node_request *next; /* among the dead */
+
+    /* The request. */
+    char request_id[65];
+    uint32_t attempt;
+    int operation; /* enum drover.v1.Operation */
+    bool stream, want_text;
+    bool streaming;   /* the engine was asked for a stream */
+    bool usage_added; /* by us: hidden from a client that streams */
+    bool continues;   /* an answer that another node began; `rejoin` is in use */
+    bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
+                     */
+    uint64_t vocabulary; /* whose ids */
+    bool resumable;      /* another node could continue it, as far as the request goes */
+    uint32_t first_token_ms, idle_token_ms;
+    struct buf body;         /* owned: what the engine gets */
+    struct buf request_text; /* owned: NUL-separated content type, header names and values */
+    struct engine_header headers[HEADERS_MAX];
+    size_t headers_count;
+
+    /* The answer. */
+    unsigned http_status;
+    char content_type[128];
+    struct buf response_text; /* owned: NUL-separated names and values */
+    struct engine_header response_headers[HEADERS_MAX];
+    size_t response_headers_count;
+    struct sse sse;
+    struct splice splice;
+    struct token_ids ids;
+    struct stream_meter meter;
+    struct assembler *assembler; /* owned; ANSWER_ASSEMBLED only */
+    struct buf out;              /* owned: bytes for the next chunk */
+    struct buf whole;            /* owned: the start of a plain JSON answer, for its usage */
+    uint32_t out_tokens;
+    bool out_content;
+    bool head_sent, content_sent, paused;
+    struct deferred flush;
+    uint64_t body_bytes;
+
+    /* Instants on the monotonic clock; 0 = not yet. */
+    uint64_t started_us, content_us, last_content_us;
+    /* While there is no content: the engine's count of work and our count of tokens at the last
+     * look, and when the one grew without the other. */
+    uint64_t progress, tokens_then, moved_us;
+    uint64_t reported_us; /* when an assembled answer last showed progress */
+    bool tell_progress;   /* an empty chunk is due */
+    struct timer silence;
+};
+
+void exec_pool_init(struct exec_pool *pool, struct agent *agent);
+void exec_pool_finish(struct exec_pool *pool); /* when no call is left */
+
+/* At the end of a turn: frees what has ended in it. */
+void exec_pool_free_dead(struct exec_pool *pool);
+
+/* One that knows nothing yet but its call, whose data it becomes; NULL: out of memory. */
+MUST_CHECK struct node_request *exec_create(struct exec_pool *pool, struct server_call *call);
+
+/* Ends the call with a status that is not OK, and the engine's run with it. */
+void node_request_fail(struct node_request *req, enum grpc_status status, const char *format,
+                       ...) PRINTF_LIKE(3, 4);
+
+/* Ends the call with OK; the engine's run is over. */
+void node_request_succeed(struct node_request *req);
+
+/* The call is gone by itself: ends the engine's run. */
+void exec_gone(struct node_request *req);
+
+/* Sends an event.  False: the call has ended by it. */
+MUST_CHECK bool node_request_send(struct node_request *req,
+                                  const Drover__V1__InferEvent *event);
+
+/* Tells the caller where its request stands: 0 = the engine has it.  False: the call has ended
+ * by it. */
+MUST_CHECK bool node_request_accepted(struct node_request *req, uint32_t position);
+
+/* Asks the engine, in the slot that is counted already; `events` get the exec as their data.
+ * False: the call has ended. */
+MUST_CHECK bool node_request_run(struct node_request *req, const struct engine_events *events);
+
+/* The engine's run has ended by itself: the slot is free. */
+void node_request_run_over(struct node_request *req);
+
+/* Takes the slot again that node_request_run_over() gave back this instant. */
+void exec_retake(struct node_request *req);
+
+#endif

@@ -1,0 +1,438 @@
+/*
+ * service.c - drover-node's gRPC service, and Infer in it: what comes in is checked, admitted
+ * or refused, and run when it has a slot.
+ *
+ * From there on answer.c works on it, and node_request.c ends it.
+ */
+#include "node/service.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "node/agent.h"
+#include "node/answer.h"
+#include "node/body/edit.h"
+#include "node/body/resume.h"
+#include "node/node_request.h"
+#include "node/report/reports.h"
+#include "proto/health_service.h"
+#include "proto/operations.h"
+
+struct service {
+    struct agent *agent; /* borrowed */
+    struct agent_listener listener;
+    struct exec_pool pool;
+    struct deferred turn;          /* frees what has ended, starts what waits and has a slot */
+    struct health_service *health; /* owned */
+    struct server_method methods[SERVICE_METHODS];
+};
+
+/* ---- running --------------------------------------------------------------------------- */
+
+/* The slot is this execution's now, or it needs none. */
+static void begin(struct node_request *req)
+{
+    req->phase = NODE_REQUEST_RUNNING;
+    answer_start(req);
+    if (req->phase == NODE_REQUEST_RUNNING && !node_request_accepted(req, 0))
+        return; /* it ended, and said so */
+    agent_changed(req->agent, AGENT_LOAD_CHANGED);
+}
+
+static void on_turn(struct deferred *deferred)
+{
+    struct service *service = CONTAINER_OF(deferred, struct service, turn);
+    struct waiter *waiter;
+
+    exec_pool_free_dead(&service->pool);
+    while ((waiter = slots_next(&service->agent->slots)) != NULL)
+        begin(CONTAINER_OF(waiter, struct node_request, waiter));
+}
+
+static void set_health(struct service *service)
+{
+    const struct agent *agent = service->agent;
+    const struct engine_facts *facts = engine_facts(agent->engine);
+    bool serving = facts->reachable && !facts->loading && !agent->draining;
+
+    health_service_set(service->health, "", serving);
+    health_service_set(service->health, "drover.v1.Inference", serving);
+}
+
+/* Requests that ended are to be freed, and a slot may have become free. */
+static void on_change(struct agent_listener *listener, unsigned changes)
+{
+    struct service *service = CONTAINER_OF(listener, struct service, listener);
+
+    loop_defer(service->agent->loop, &service->turn, on_turn);
+    if ((changes & AGENT_LOAD_CHANGED) != 0)
+        set_health(service);
+}
+
+/* ---- what comes in --------------------------------------------------------------------- */
+
+static void on_start(struct server_call *call, void *data)
+{
+    struct service *service = data;
+    struct agent *agent = service->agent;
+
+    if (!agent_authorised(agent, call)) {
+        server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
+        return;
+    }
+    if (agent->draining) {
+        server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
+        return;
+    }
+    if (exec_create(&service->pool, call) == NULL)
+        server_call_finish(call, GRPC_UNAVAILABLE, "the node is out of memory");
+}
+
+/* Keeps the content type and the allowed headers. */
+static int keep_headers(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    const char *type =
+        request->content_type[0] == '\0' ? "application/json" : request->content_type;
+    const char *at;
+
+    buf_add(&req->request_text, type, strlen(type) + 1);
+    for (size_t i = 0; i < request->n_headers; i++) {
+        const Drover__V1__Header *header = request->headers[i];
+
+        if (!headers_to_engine(header->name, header->value))
+            continue;
+        buf_add(&req->request_text, header->name, strlen(header->name) + 1);
+        buf_add(&req->request_text, header->value, strlen(header->value) + 1);
+        req->headers_count++;
+    }
+    if (req->request_text.failed)
+        return DRV_ENOMEM;
+    at = (const char *)buf_head(&req->request_text);
+    at += strlen(at) + 1;
+    for (size_t i = 0; i < req->headers_count; i++) {
+        req->headers[i].name = at;
+        at += strlen(at) + 1;
+        req->headers[i].value = at;
+        at += strlen(at) + 1;
+    }
+    return 0;
+}
+
+static const struct engine_model *find_model(const struct engine_facts *facts, const char *id)
+{
+    for (uint32_t i = 0; i < facts->models_count; i++)
+        if (strcmp(facts->models[i].id, id) == 0)
+            return &facts->models[i];
+    return NULL;
+}
+
+/* Whose token ids an answer is made of; 0 where ids are neither told nor taken. */
+static uint64_t vocabulary_of(const struct node_request *req, const char *model_id)
+{
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+    const struct engine_model *model = find_model(facts, model_id);
+
+    if (model == NULL || !resume_engine_knows_ids((int)facts->kind, req->operation))
+        return 0;
+    return model->vocabulary;
+}
+
+/* Can this node serve it at all?  False: the call has ended. */
+static bool check_service(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    struct agent *agent = req->agent;
+    const struct engine_facts *facts = engine_facts(agent->engine);
+    const struct engine_model *model = find_model(facts, request->model);
+
+    if (agent->draining)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is draining");
+    else if (!facts->reachable)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the engine is not reachable: %s",
+                          facts->detail);
+    else if (facts->loading)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the engine is loading its model");
+    else if (request->model[0] != '\0' && model == NULL)
+        node_request_fail(req, GRPC_NOT_FOUND, "no such model on this node: %s",
+                          request->model);
+    else if (model != NULL && model->operations != 0 &&
+             (model->operations & (UINT32_C(1) << req->operation)) == 0)
+        node_request_fail(req, GRPC_UNIMPLEMENTED, "the engine does not speak this API");
+    else if (request->resume != NULL && !resume_engine_can((int)facts->kind, req->operation))
+        node_request_fail(req, GRPC_UNIMPLEMENTED, "this engine cannot continue an answer");
+    else
+        return true;
+    return false;
+}
+
+/* Is the message itself all right?  False: the call has ended. */
+static bool check_request(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    const struct agent_config *config = &req->agent->config;
+
+    if (!text_is_name(request->request_id, 64))
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "request_id is not [A-Za-z0-9._-]{1,64}");
+    else if ((int)request->operation <= 0 || (int)request->operation >= 32)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "no such operation: %d",
+                          (int)request->operation);
+    else if (engine_path((int)request->operation) == NULL)
+        node_request_fail(req, GRPC_UNIMPLEMENTED, "operation %d is not known here",
+                          (int)request->operation);
+    else if (request->n_headers > HEADERS_MAX)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "more than %d headers", HEADERS_MAX);
+    else if (strlen(request->model) >= ENGINE_MODEL_BYTES)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "the model's name is too long");
+    else if (!headers_value_ok(request->content_type))
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "content_type is not printable ASCII");
+    else if (request->instance_id.len != 0 &&
+             (request->instance_id.len != sizeof(config->instance_id) ||
+              memcmp(request->instance_id.data, config->instance_id,
+                     sizeof(config->instance_id)) != 0))
+        node_request_fail(req, GRPC_FAILED_PRECONDITION,
+                          "this is another instance of the node");
+    else if (request->resume != NULL && !request->stream)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "only a stream can be continued");
+    else
+        return true;
+    return false;
+}
+
+/* The answer has reached its limit: what the client lacks is its end. */
+static void end_at_limit(struct node_request *req, const Drover__V1__InferRequest *request,
+                         const struct json_value *root)
+{
+    const Drover__V1__Resume *resume = request->resume;
+    struct resume_last last = {.operation = req->operation,
+                               .id = resume->response_id,
+                               .created = resume->created,
+                               .prompt_tokens = request->est_prompt_tokens,
+                               .output_tokens = resume->text_tokens};
+
+    resume_last_events(&req->out, root, &last);
+    req->meter.usage.prompt_tokens = last.prompt_tokens;
+    answer_last(req);
+}
+
+/* Prepares to continue an answer: `body`, and `source` with it, becomes what asks for the rest
+ * of it.  False: the call has ended. */
+static bool take_resume(struct node_request *req, const Drover__V1__InferRequest *request,
+                        struct edit_source *source, struct buf *body)
+{
+    const Drover__V1__Resume *resume = request->resume;
+    int kind = (int)engine_facts(req->agent->engine)->kind;
+    struct resume_request rest = {.operation = req->operation,
+                                  .text = resume->text,
+                                  .text_len = resume_text_len(resume->text),
+                                  .tokens = resume->text_tokens};
+    struct splice_config config = {.operation = req->operation,
+                                   .id = resume->response_id,
+                                   .created = resume->created,
+                                   .tokens = resume->text_tokens,
+                                   .text = rest.text,
+                                   .text_len = rest.text_len,
+                                   .repeats = resume_engine_repeats(kind, req->operation)};
+    struct error err = {0};
+    bool over = false;
+    int rc;
+
+    req->continues = true;
+    if (resume->vocabulary != 0 && resume->vocabulary == req->vocabulary) {
+        rest.token_ids = resume->token_ids;
+        rest.token_ids_count = resume->n_token_ids;
+    }
+    if (rest.token_ids_count != 0)
+        config.text_len = 0; /* whoever goes on from ids says nothing again */
+    rc = splice_init(&req->splice, &config);
+    if (rc == 0)
+        rc = resume_body(body, &source->root, &rest, &over, &err);
+    if (rc == 0 && over) {
+        end_at_limit(req, request, &source->root);
+        return false;
+    }
+    if (rc == 0)
+        rc = edit_check(source, req->operation, buf_head(body), buf_size(body), &err);
+    if (rc != 0) {
+        node_request_fail(req, rc == DRV_EINVAL ? GRPC_UNIMPLEMENTED : GRPC_UNAVAILABLE, "%s",
+                          rc == DRV_EINVAL ? err.text : "the node is out of memory");
+        return false;
+    }
+    return true;
+}
+
+/* Takes over what is needed of the message, whose memory is the arena's.  False: the call has
+ * ended. */
+static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    struct edit_options opts = {.model = "", .stream = request->stream};
+    struct buf rest = BUF_INIT;
+    struct edit_outcome outcome;
+    struct edit_source source;
+    struct error err = {0};
+    int rc;
+
+    req->want_text = request->want_text;
+    req->stream = request->stream;
+    req->first_token_ms = request->first_token_ms;
+    req->idle_token_ms = request->idle_token_ms;
+    req->waiter.priority = request->priority;
+    opts.no_usage = req->agent->no_stream_options;
+    opts.content_type = request->content_type;
+    if (request->edit != NULL) {
+        opts.model = request->edit->set_model;
+        opts.usage = request->edit->want_usage;
+    }
+    rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
+    if (rc != 0) {
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
+        return false;
+    }
+    req->resumable =
+        req->want_text && req->stream && resume_possible(req->operation, &source.root);
+    meter_init(&req->meter, req->operation, req->resumable);
+    req->vocabulary = vocabulary_of(req, request->model);
+    opts.token_ids = req->agent->config.resume_ids && req->resumable && req->vocabulary != 0;
+    if (request->resume != NULL && !take_resume(req, request, &source, &rest)) {
+        buf_finish(&rest);
+        return false;
+    }
+    rc = edit_body(&req->body, &source, &opts, &outcome, &err);
+    buf_finish(&rest);
+    if (rc == 0)
+        rc = keep_headers(req, request);
+    if (rc != 0) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        return false;
+    }
+    req->streaming = outcome.streaming;
+    req->usage_added = outcome.usage_added;
+    req->ids_asked = opts.token_ids;
+    token_ids_init(&req->ids);
+    return true;
+}
+
+static void admit_question(struct node_request *req)
+{
+    if (admission_question(&req->agent->slots))
+        begin(req);
+    else
+        node_request_fail(req, GRPC_RESOURCE_EXHAUSTED, "%u questions are under way",
+                          SLOTS_MAX_QUESTIONS);
+}
+
+static void admit(struct node_request *req)
+{
+    struct agent *agent = req->agent;
+
+    switch (slots_ask(&agent->slots, &req->waiter)) {
+    case SLOTS_ADMIT_NOW:
+        begin(req);
+        break;
+    case SLOTS_ADMIT_QUEUED:
+        if (node_request_accepted(req, slots_position(&agent->slots, &req->waiter)))
+            agent_changed(agent, AGENT_LOAD_CHANGED);
+        break;
+    case SLOTS_ADMIT_FULL:
+        node_request_fail(req, GRPC_RESOURCE_EXHAUSTED, "slots (%u) and queue (%u) are full",
+                          (unsigned)agent->slots.slots, (unsigned)agent->slots.queue);
+        break;
+    }
+}
+
+static void on_message(struct server_call *call, const uint8_t *message, size_t n)
+{
+    struct node_request *req = server_call_data(call);
+    Drover__V1__InferRequest *request;
+    struct error err = {0};
+
+    if (req == NULL)
+        return; /* ended in on_start */
+    request = (Drover__V1__InferRequest *)wire_unpack(&drover__v1__infer_request__descriptor,
+                                                      &req->pool->arena, message, n, &err);
+    if (request == NULL) {
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
+        return;
+    }
+    if (!check_request(req, request))
+        return;
+    (void)strlcpy(req->request_id, request->request_id, sizeof(req->request_id));
+    req->attempt = request->attempt;
+    req->operation = (int)request->operation;
+    if (!check_service(req, request) || !take_request(req, request))
+        return;
+
+    req->phase = NODE_REQUEST_QUEUED;
+    if (operation_is_question(req->operation))
+        admit_question(req);
+    else
+        admit(req);
+}
+
+static void on_gone(struct server_call *call)
+{
+    struct node_request *req = server_call_data(call);
+
+    if (req != NULL)
+        exec_gone(req);
+}
+
+static void on_writable(struct server_call *call)
+{
+    struct node_request *req = server_call_data(call);
+
+    if (req != NULL)
+        answer_writable(req);
+}
+
+static const struct server_handler service_handler = {
+    .on_start = on_start,
+    .on_message = on_message,
+    .on_gone = on_gone,
+    .on_writable = on_writable,
+};
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+int service_create(struct service **out, struct agent *agent, struct error *err)
+{
+    struct service *service = calloc(1, sizeof(*service));
+    int rc;
+
+    *out = NULL;
+    if (service == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    rc = health_service_create(&service->health, err);
+    if (rc != 0) {
+        free(service);
+        return rc;
+    }
+    service->agent = agent;
+    exec_pool_init(&service->pool, agent);
+    service->methods[0] = (struct server_method){.path = "/drover.v1.Inference/Infer",
+                                                 .handler = &service_handler,
+                                                 .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
+                                                 .data = service};
+    reports_methods(agent, service->methods + 1);
+    health_service_methods(service->health, service->methods + 1 + REPORTS_METHODS);
+    set_health(service);
+    service->listener.on_change = on_change;
+    agent_listen(agent, &service->listener);
+    *out = service;
+    return 0;
+}
+
+void service_destroy(struct service *service)
+{
+    if (service == NULL)
+        return;
+    agent_unlisten(service->agent, &service->listener);
+    loop_undefer(service->agent->loop, &service->turn);
+    exec_pool_finish(&service->pool);
+    health_service_destroy(service->health);
+    free(service);
+}
+
+const struct server_method *service_methods(const struct service *service)
+{
+    return service->methods;
+}

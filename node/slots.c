@@ -1,0 +1,119 @@
+/* slots.c - who may use the engine now, who waits, who is refused. */
+#include "node/slots.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <string.h>
+
+void slots_init(struct slots *a, uint32_t slots, uint32_t queue)
+{
+    memset(a, 0, sizeof(*a));
+    TAILQ_INIT(&a->waiters);
+    slots_resize(a, slots, queue);
+}
+
+void slots_resize(struct slots *a, uint32_t slots, uint32_t queue)
+{
+    a->slots = slots == 0 ? 1 : slots;
+    a->queue = queue;
+}
+
+uint32_t slots_busy(const struct slots *a)
+{
+    return a->active + a->lingering + a->foreign;
+}
+
+enum slots_admit slots_ask(struct slots *a, struct waiter *waiter)
+{
+    struct waiter *ahead;
+
+    if (a->queued == 0 && slots_busy(a) < a->slots) {
+        a->active++;
+        return SLOTS_ADMIT_NOW;
+    }
+    if (a->queued >= a->queue)
+        return SLOTS_ADMIT_FULL;
+    TAILQ_FOREACH_REVERSE(ahead, &a->waiters, waiters, link)
+        if (ahead->priority >= waiter->priority)
+            break;
+    if (ahead == NULL)
+        TAILQ_INSERT_HEAD(&a->waiters, waiter, link);
+    else
+        TAILQ_INSERT_AFTER(&a->waiters, ahead, waiter, link);
+    waiter->waits = true;
+    a->queued++;
+    return SLOTS_ADMIT_QUEUED;
+}
+
+void slots_leave(struct slots *a, struct waiter *waiter)
+{
+    if (!waiter->waits)
+        return;
+    TAILQ_REMOVE(&a->waiters, waiter, link);
+    waiter->waits = false;
+    a->queued--;
+}
+
+struct waiter *slots_next(struct slots *a)
+{
+    struct waiter *waiter = TAILQ_FIRST(&a->waiters);
+
+    if (waiter == NULL || slots_busy(a) >= a->slots)
+        return NULL;
+    slots_leave(a, waiter);
+    a->active++;
+    return waiter;
+}
+
+void slots_end(struct slots *a, bool lingers, uint64_t now_mono_us)
+{
+    assert(a->active > 0);
+    a->active--;
+    if (!lingers)
+        return;
+    a->lingering++;
+    a->lingered_mono_us = now_mono_us;
+}
+
+bool admission_question(struct slots *a)
+{
+    if (a->questions >= SLOTS_MAX_QUESTIONS)
+        return false;
+    a->questions++;
+    return true;
+}
+
+void admission_question_end(struct slots *a)
+{
+    assert(a->questions > 0);
+    a->questions--;
+}
+
+void slots_looked(struct slots *a, uint32_t running, uint64_t asked_mono_us)
+{
+    uint32_t others = running > a->active ? running - a->active : 0;
+    uint32_t seen;
+
+    /* A look from before the last cancellation says nothing about it. */
+    if (asked_mono_us > a->lingered_mono_us && a->lingering > others)
+        a->lingering = others;
+    if (asked_mono_us > a->lingered_mono_us + SLOTS_LINGER_MAX_US)
+        a->lingering = 0;
+    seen = others > a->lingering ? others - a->lingering : 0;
+    /* One look may have crossed a run of ours that just ended. */
+    a->foreign = seen < a->foreign_seen ? seen : a->foreign_seen;
+    a->foreign_seen = seen;
+}
+
+uint32_t slots_position(const struct slots *a, const struct waiter *waiter)
+{
+    const struct waiter *ahead;
+    uint32_t position = 1;
+
+    TAILQ_FOREACH(ahead, &a->waiters, link) {
+        if (ahead == waiter)
+            break;
+        position++;
+    }
+    return position;
+}

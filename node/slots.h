@@ -1,0 +1,78 @@
+/*
+ * slots.h - who may use the engine now, who waits, who is refused.
+ *
+ * The node is the last authority on its own slots.  A slot counts as taken by
+ *   active     runs of ours;
+ *   lingering  runs of ours that were cancelled, until the engine shows that it noticed: it may
+ *              go on for a while after its connection has closed;
+ *   foreign    requests of others that the engine shows, when two looks in a row agree.
+ * Waiters run by priority, and first come first served within one.
+ *
+ * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
+ * they cannot become a load of their own.  Pure.
+ */
+#ifndef DROVER_NODE_SLOTS_H
+#define DROVER_NODE_SLOTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "base/attrs.h"
+
+/* No engine hides a run that long after its connection closed. */
+#define SLOTS_LINGER_MAX_US (120 * UINT64_C(1000000))
+
+/* Questions in the engine at once. */
+#define SLOTS_MAX_QUESTIONS 32u
+
+struct waiter {
+    int32_t priority; /* higher runs first */
+    bool waits;       /* `link` is in the list */
+    TAILQ_ENTRY(waiter) link;
+};
+
+struct slots {
+    uint32_t slots; /* at least 1 */
+    uint32_t queue; /* how many may wait */
+    uint32_t active, lingering, foreign, queued;
+    uint32_t questions;                  /* under way; they count nowhere else */
+    uint32_t foreign_seen;               /* by the last look alone */
+    uint64_t lingered_mono_us;           /* when the last run began to linger */
+    TAILQ_HEAD(waiters, waiter) waiters; /* in the order in which they run */
+};
+
+enum slots_admit {
+    SLOTS_ADMIT_FULL = 0, /* refused */
+    SLOTS_ADMIT_NOW,      /* has a slot: `active` counts it */
+    SLOTS_ADMIT_QUEUED,   /* waits */
+};
+
+void slots_init(struct slots *a, uint32_t slots, uint32_t queue);
+void slots_resize(struct slots *a, uint32_t slots, uint32_t queue);
+
+MUST_CHECK enum slots_admit slots_ask(struct slots *a, struct waiter *waiter);
+
+/* The next waiter, now active, or NULL when none waits or no slot is free. */
+MUST_CHECK struct waiter *slots_next(struct slots *a);
+
+/* A waiter gives up.  Not waiting is fine. */
+void slots_leave(struct slots *a, struct waiter *waiter);
+
+/* An active run has ended; `lingers`: the engine may not know it yet. */
+void slots_end(struct slots *a, bool lingers, uint64_t now_mono_us);
+
+/* A question begins, whatever the slots do.  False: SLOTS_MAX_QUESTIONS are under way. */
+MUST_CHECK bool admission_question(struct slots *a);
+void admission_question_end(struct slots *a);
+
+/* The engine showed `running` requests when asked at `asked_mono_us`. */
+void slots_looked(struct slots *a, uint32_t running, uint64_t asked_mono_us);
+
+/* Slots in use, for reports: active and lingering and foreign ones. */
+uint32_t slots_busy(const struct slots *a);
+
+/* Where in the queue a waiter stands, from 1. */
+uint32_t slots_position(const struct slots *a, const struct waiter *waiter);
+
+#endif

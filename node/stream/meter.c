@@ -1,0 +1,488 @@
+/* meter.c - reads along in a streamed answer, one function for each format. */
+#include "node/stream/meter.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "node/stream/sse.h"
+#include "proto/drover_common.pb-c.h"
+
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+void meter_init(struct stream_meter *o, int operation, bool want_text)
+{
+    memset(o, 0, sizeof(*o));
+    o->operation = operation;
+    o->want_text = want_text;
+    o->plain = true;
+}
+
+void meter_finish(struct stream_meter *o)
+{
+    buf_finish(&o->text);
+}
+
+bool meter_is_ndjson(int operation)
+{
+    return operation == OP(OLLAMA_CHAT) || operation == OP(OLLAMA_GENERATE);
+}
+
+bool meter_streams(int operation)
+{
+    return operation == OP(CHAT_COMPLETIONS) || operation == OP(COMPLETIONS) ||
+           operation == OP(RESPONSES) || operation == OP(MESSAGES) ||
+           meter_is_ndjson(operation);
+}
+
+/* ---- small readers --------------------------------------------------------------------- */
+
+/* A string with at least one character: what counts as output. */
+static bool has_text(const struct json_value *v)
+{
+    return v->type == JSON_STRING && v->len > 2;
+}
+
+static bool has_items(const struct json_value *v)
+{
+    struct json_iter it;
+    struct json_value key, item;
+
+    if (v->type != JSON_ARRAY && v->type != JSON_OBJECT)
+        return false;
+    json_iter_init(&it, v);
+    return json_iter_next(&it, &key, &item);
+}
+
+static bool type_is(const struct json_value *type, const char *name)
+{
+    return type->type == JSON_STRING && json_equal(type, name);
+}
+
+/* Reads a count if it is there. */
+static bool get_count(const struct json_value *object, const char *name, uint32_t *out)
+{
+    struct json_value v = json_get(object, name);
+    uint64_t n;
+
+    if (!json_uint(&n, &v, UINT32_MAX))
+        return false;
+    *out = (uint32_t)n;
+    return true;
+}
+
+static void note_text(struct stream_meter *o, const struct json_value *text)
+{
+    if (o->want_text && o->plain)
+        json_decode(&o->text, text);
+}
+
+static void note_reason(struct stream_meter *o, const struct json_value *reason)
+{
+    if (reason->type == JSON_STRING)
+        o->finished = true;
+}
+
+static void note_identity(struct stream_meter *o, const struct json_value *object)
+{
+    struct json_value v;
+
+    if (o->response_id[0] == '\0') {
+        v = json_get(object, "id");
+        if (!json_name(o->response_id, sizeof(o->response_id), &v))
+            o->response_id[0] = '\0';
+    }
+    if (o->created == 0) {
+        v = json_get(object, "created");
+        if (v.type == JSON_NONE)
+            v = json_get(object, "created_at");
+        if (!json_uint(&o->created, &v, INT64_MAX))
+            o->created = 0;
+    }
+}
+
+/* OpenAI's two spellings: prompt_tokens (chat, completions) and input_tokens (responses). */
+static void note_openai_usage(struct stream_meter *o, const struct json_value *usage)
+{
+    struct json_value details;
+
+    if (usage->type != JSON_OBJECT)
+        return;
+    if (!get_count(usage, "prompt_tokens", &o->usage.prompt_tokens))
+        (void)get_count(usage, "input_tokens", &o->usage.prompt_tokens);
+    if (!get_count(usage, "completion_tokens", &o->usage.output_tokens))
+        (void)get_count(usage, "output_tokens", &o->usage.output_tokens);
+    details = json_get(usage, "prompt_tokens_details");
+    if (details.type != JSON_OBJECT)
+        details = json_get(usage, "input_tokens_details");
+    (void)get_count(&details, "cached_tokens", &o->usage.cached_prompt_tokens);
+}
+
+/* Anthropic counts the prompt's cached tokens apart from its other ones, and sends parts of the
+ * usage twice; what is missing the second time keeps its value. */
+static void note_anthropic_usage(struct stream_meter *o, const struct json_value *usage)
+{
+    uint32_t fresh = o->usage.prompt_tokens - o->usage.cached_prompt_tokens;
+    uint32_t read = o->usage.cached_prompt_tokens;
+    uint32_t created = 0;
+    bool has_input;
+
+    if (usage->type != JSON_OBJECT)
+        return;
+    has_input = get_count(usage, "input_tokens", &fresh);
+    if (get_count(usage, "cache_creation_input_tokens", &created) && has_input)
+        fresh += created;
+    (void)get_count(usage, "cache_read_input_tokens", &read);
+    (void)get_count(usage, "output_tokens", &o->usage.output_tokens);
+    o->usage.prompt_tokens = fresh + read;
+    o->usage.cached_prompt_tokens = read;
+}
+
+static void note_ollama_usage(struct stream_meter *o, const struct json_value *root)
+{
+    (void)get_count(root, "prompt_eval_count", &o->usage.prompt_tokens);
+    (void)get_count(root, "eval_count", &o->usage.output_tokens);
+}
+
+/* ---- errors ---------------------------------------------------------------------------- */
+
+static void copy_text(char *out, size_t cap, const struct json_value *text)
+{
+    struct buf decoded = BUF_INIT;
+
+    json_decode(&decoded, text);
+    (void)strlcpy(out, buf_cstr(&decoded), cap);
+    buf_finish(&decoded);
+}
+
+/* A number in 400..599, or a string of one. */
+static uint32_t status_in(const struct json_value *code)
+{
+    char digits[8];
+    uint64_t n = 0;
+
+    if (code->type == JSON_STRING && json_name(digits, sizeof(digits), code))
+        n = strtoull(digits, NULL, 10);
+    else if (!json_uint(&n, code, 599))
+        n = 0;
+    return n >= 400 && n <= 599 ? (uint32_t)n : 0;
+}
+
+/* The forms seen in the wild: {"error":{"message","code"}}, {"error":"text"},
+ * {"object":"error","message"}, {"type":"error","error":{..}}, {"detail":"text"}. */
+static bool error_in(const struct json_value *root, char *text, size_t cap, uint32_t *status)
+{
+    struct json_value error = json_get(root, "error");
+    struct json_value object = json_get(root, "object");
+    struct json_value type = json_get(root, "type");
+    struct json_value message, code;
+
+    *status = 0;
+    text[0] = '\0';
+    if (error.type == JSON_STRING) {
+        copy_text(text, cap, &error);
+        return true;
+    }
+    if (error.type != JSON_OBJECT) {
+        if (!type_is(&object, "error") && !type_is(&type, "error"))
+            return false;
+        error = *root;
+    }
+    message = json_get(&error, "message");
+    code = json_get(&error, "code");
+    if (message.type == JSON_STRING)
+        copy_text(text, cap, &message);
+    *status = status_in(&code);
+    if (*status == 0) {
+        /* No number: the types that are the client's own fault say so by name. */
+        type = json_get(&error, "type");
+        if (type_is(&type, "invalid_request_error"))
+            *status = 400;
+        else if (type_is(&type, "overloaded_error"))
+            *status = 529;
+    }
+    return true;
+}
+
+bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *status)
+{
+    struct json_value root, detail;
+    size_t keep;
+
+    *status = 0;
+    text[0] = '\0';
+    if (json_check(&root, body, n, NULL) == 0) {
+        if (error_in(&root, text, cap, status))
+            return true;
+        detail = json_get(&root, "detail");
+        if (detail.type == JSON_STRING) {
+            copy_text(text, cap, &detail);
+            return true;
+        }
+    }
+    keep = n < cap ? n : cap - 1;
+    memcpy(text, body, keep);
+    text[keep] = '\0';
+    return false;
+}
+
+/* ---- one function a format ------------------------------------------------------------- */
+
+static enum seen_kind content(struct stream_meter *o)
+{
+    o->tokens++;
+    return SEEN_CONTENT;
+}
+
+static bool delta_has_output(struct stream_meter *o, const struct json_value *delta)
+{
+    static const char *const marks[] = {"reasoning_content", "reasoning",     "refusal",
+                                        "tool_calls",        "function_call", "audio"};
+    struct json_value text = json_get(delta, "content");
+    bool some = has_text(&text);
+    bool other = text.type == JSON_ARRAY && has_items(&text);
+
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
+        struct json_value v = json_get(delta, marks[i]);
+
+        other |= has_text(&v) || has_items(&v);
+    }
+    if (other)
+        o->plain = false;
+    if (some)
+        note_text(o, &text);
+    return some || other;
+}
+
+/* Chat completions and completions. */
+static enum seen_kind see_openai(struct stream_meter *o, struct seen *seen)
+{
+    struct json_value choices = json_get(&seen->root, "choices");
+    struct json_value usage = json_get(&seen->root, "usage");
+    struct json_value key, choice;
+    struct json_iter it;
+    bool some = false, any = false;
+
+    note_identity(o, &seen->root);
+    note_openai_usage(o, &usage);
+    if (choices.type != JSON_ARRAY)
+        return SEEN_NOTHING;
+    json_iter_init(&it, &choices);
+    while (json_iter_next(&it, &key, &choice)) {
+        struct json_value delta = json_get(&choice, "delta");
+        struct json_value text = json_get(&choice, "text");
+        struct json_value logprobs = json_get(&choice, "logprobs");
+        struct json_value reason = json_get(&choice, "finish_reason");
+        uint32_t index = 0;
+
+        any = true;
+        (void)get_count(&choice, "index", &index);
+        if (index != 0 || logprobs.type == JSON_OBJECT)
+            o->plain = false;
+        if (index < 64)
+            o->choices |= UINT64_C(1) << index;
+        if (index < 64 && reason.type == JSON_STRING)
+            o->ended |= UINT64_C(1) << index;
+        if (delta.type == JSON_OBJECT && delta_has_output(o, &delta))
+            some = true;
+        if (has_text(&text)) {
+            note_text(o, &text);
+            some = true;
+        }
+        note_reason(o, &reason);
+    }
+    seen->usage_only = !any && usage.type == JSON_OBJECT;
+    /* With several choices the answer is whole only when each has ended. */
+    o->finished = o->done || (o->ended != 0 && (o->choices & ~o->ended) == 0);
+    return some ? content(o) : SEEN_NOTHING;
+}
+
+static bool ends_with(const struct json_value *type, const char *end)
+{
+    size_t n = strlen(end);
+
+    return type->type == JSON_STRING && type->len >= n + 2 &&
+           memcmp(type->text + type->len - 1 - n, end, n) == 0;
+}
+
+static void end_response(struct stream_meter *o, const struct json_value *response)
+{
+    struct json_value usage = json_get(response, "usage");
+
+    note_identity(o, response);
+    note_openai_usage(o, &usage);
+    o->finished = true;
+    o->done = true;
+}
+
+static enum seen_kind see_responses(struct stream_meter *o, struct seen *seen)
+{
+    struct json_value type = json_get(&seen->root, "type");
+    struct json_value response = json_get(&seen->root, "response");
+    struct json_value delta = json_get(&seen->root, "delta");
+    uint32_t index = 0, sequence;
+
+    o->next_sequence++;
+    if (get_count(&seen->root, "sequence_number", &sequence))
+        o->next_sequence = sequence + 1;
+    if (response.type == JSON_OBJECT)
+        note_identity(o, &response);
+    if (type_is(&type, "response.failed")) {
+        (void)error_in(&response, seen->error_text, sizeof(seen->error_text),
+                       &seen->error_status);
+        return SEEN_ERROR;
+    }
+    if (type_is(&type, "response.completed") || type_is(&type, "response.incomplete")) {
+        end_response(o, &response);
+        return SEEN_DONE;
+    }
+    if (!ends_with(&type, ".delta") || !(has_text(&delta) || has_items(&delta)))
+        return SEEN_NOTHING;
+    (void)get_count(&seen->root, "output_index", &index);
+    if (!type_is(&type, "response.output_text.delta") || index != 0)
+        o->plain = false;
+    else
+        note_text(o, &delta);
+    return content(o);
+}
+
+static enum seen_kind see_messages(struct stream_meter *o, struct seen *seen)
+{
+    static const char *const parts[] = {"text", "thinking", "partial_json", "signature"};
+    struct json_value type = json_get(&seen->root, "type");
+    struct json_value delta = json_get(&seen->root, "delta");
+    struct json_value v;
+    uint32_t index = 0;
+
+    (void)get_count(&seen->root, "index", &index);
+    if (type_is(&type, "message_start")) {
+        struct json_value message = json_get(&seen->root, "message");
+        struct json_value usage = json_get(&message, "usage");
+
+        note_identity(o, &message);
+        note_anthropic_usage(o, &usage);
+    } else if (type_is(&type, "message_delta")) {
+        struct json_value usage = json_get(&seen->root, "usage");
+
+        v = json_get(&delta, "stop_reason");
+        note_reason(o, &v);
+        note_anthropic_usage(o, &usage);
+    } else if (type_is(&type, "message_stop")) {
+        o->finished = true;
+        o->done = true;
+        return SEEN_DONE;
+    } else if (type_is(&type, "content_block_start")) {
+        struct json_value block = json_get(&seen->root, "content_block");
+
+        v = json_get(&block, "type");
+        if (index != 0 || !type_is(&v, "text"))
+            o->plain = false;
+        if (type_is(&v, "tool_use")) /* its name is model output */
+            return content(o);
+        v = json_get(&block, "text");
+        if (has_text(&v)) {
+            note_text(o, &v);
+            return content(o);
+        }
+    } else if (type_is(&type, "content_block_delta")) {
+        for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+            v = json_get(&delta, parts[i]);
+            if (!has_text(&v))
+                continue;
+            if (i == 0)
+                note_text(o, &v);
+            else
+                o->plain = false;
+            return content(o);
+        }
+    }
+    return SEEN_NOTHING;
+}
+
+static enum seen_kind see_ollama(struct stream_meter *o, struct seen *seen)
+{
+    struct json_value message = json_get(&seen->root, "message");
+    struct json_value done = json_get(&seen->root, "done");
+    struct json_value reason = json_get(&seen->root, "done_reason");
+    struct json_value text, thinking, calls;
+    bool some;
+
+    if (message.type == JSON_OBJECT) {
+        text = json_get(&message, "content");
+        thinking = json_get(&message, "thinking");
+        calls = json_get(&message, "tool_calls");
+    } else {
+        text = json_get(&seen->root, "response");
+        thinking = json_get(&seen->root, "thinking");
+        calls = (struct json_value){0};
+    }
+    if (has_text(&thinking) || has_items(&calls))
+        o->plain = false;
+    some = has_text(&text) || has_text(&thinking) || has_items(&calls);
+    if (has_text(&text))
+        note_text(o, &text);
+    if (done.type == JSON_TRUE) {
+        note_reason(o, &reason);
+        note_ollama_usage(o, &seen->root);
+        o->finished = true;
+        o->done = true;
+    }
+    if (some)
+        return content(o);
+    return o->done ? SEEN_DONE : SEEN_NOTHING;
+}
+
+void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen)
+{
+    memset(seen, 0, sizeof(*seen));
+    if (event->comment)
+        return;
+    if (event->data_len == 6 && memcmp(event->data, "[DONE]", 6) == 0) {
+        o->finished = true;
+        o->done = true;
+        seen->kind = SEEN_DONE;
+        return;
+    }
+    if (json_check(&seen->root, event->data, event->data_len, NULL) != 0 ||
+        seen->root.type != JSON_OBJECT) {
+        seen->root.type = JSON_NONE;
+        seen->kind = SEEN_GARBAGE;
+        return;
+    }
+    if (error_in(&seen->root, seen->error_text, sizeof(seen->error_text),
+                 &seen->error_status) ||
+        (event->name_len == 5 && memcmp(event->name, "error", 5) == 0)) {
+        seen->kind = SEEN_ERROR;
+        if (seen->error_text[0] == '\0')
+            (void)meter_error(event->data, event->data_len, seen->error_text,
+                              sizeof(seen->error_text), &seen->error_status);
+        return;
+    }
+    switch (o->operation) {
+    case OP(RESPONSES):
+        seen->kind = see_responses(o, seen);
+        break;
+    case OP(MESSAGES):
+        seen->kind = see_messages(o, seen);
+        break;
+    case OP(OLLAMA_CHAT):
+    case OP(OLLAMA_GENERATE):
+        seen->kind = see_ollama(o, seen);
+        break;
+    default: /* an int from the wire: chat completions, completions, and anything like them */
+        seen->kind = see_openai(o, seen);
+        break;
+    }
+}
+
+void meter_answer(struct stream_meter *o, const struct json_value *root)
+{
+    struct json_value usage = json_get(root, "usage");
+
+    note_identity(o, root);
+    if (o->operation == OP(MESSAGES))
+        note_anthropic_usage(o, &usage);
+    else if (meter_is_ndjson(o->operation) || o->operation == OP(OLLAMA_EMBED))
+        note_ollama_usage(o, root);
+    else
+        note_openai_usage(o, &usage);
+}

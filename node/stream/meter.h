@@ -1,0 +1,80 @@
+/*
+ * meter.h - reads along in a streamed answer: which events carry model output, how many
+ * tokens, how it ended.
+ *
+ * One observer a request.  It looks at each event once, without building a tree, and knows the
+ * stream formats of every operation that streams (chat completions, completions, responses,
+ * Anthropic messages, Ollama chat and generate).  Role-only, empty and progress events are not
+ * content: the coordinator may still go to another node after them.  Pure.
+ */
+#ifndef DROVER_NODE_STREAM_METER_H
+#define DROVER_NODE_STREAM_METER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/buf.h"
+#include "base/json.h"
+
+struct sse_event;
+
+struct meter_usage {
+    uint32_t prompt_tokens; /* cached ones included */
+    uint32_t cached_prompt_tokens;
+    uint32_t output_tokens;
+};
+
+struct stream_meter {
+    int operation;          /* enum drover.v1.Operation */
+    bool want_text;         /* collect `text` */
+    bool plain;             /* all output so far is plain text of one choice */
+    bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
+    bool done;              /* and it was the very last event of the format */
+    uint64_t choices;       /* bit per choice (of the first 64) that an event named */
+    uint64_t ended;         /* bit per choice that has its finish_reason */
+    uint32_t tokens;        /* content events seen */
+    char response_id[96];   /* "" until seen */
+    uint64_t created;       /* 0 until seen */
+    uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
+                               the number of events where the engine gives none */
+    struct meter_usage usage;
+    struct buf text; /* owned: plain text since the caller last emptied it */
+};
+
+enum seen_kind {
+    SEEN_NOTHING = 0, /* no output in it: a role, a ping, progress, a block that opens */
+    SEEN_CONTENT,     /* carries model output */
+    SEEN_DONE,        /* the format's last event ([DONE], message_stop) */
+    SEEN_ERROR,       /* the engine reports a failure */
+    SEEN_GARBAGE,     /* not a JSON object: no engine means that */
+};
+
+struct seen {
+    enum seen_kind kind;
+    bool usage_only;        /* usage and no choice: exists only because usage was asked for */
+    struct json_value root; /* the event's JSON, type JSON_NONE when it has none */
+    uint32_t error_status;  /* SEEN_ERROR: an HTTP status found in it, or 0 */
+    char error_text[256];   /* SEEN_ERROR: the engine's words */
+};
+
+void meter_init(struct stream_meter *o, int operation, bool want_text);
+void meter_finish(struct stream_meter *o);
+
+/* Looks at the next event.  `seen` borrows from the event. */
+void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen);
+
+/* Does this operation have a streamed form at all, and is it NDJSON? */
+MUST_CHECK bool meter_streams(int operation);
+MUST_CHECK bool meter_is_ndjson(int operation);
+
+/* Reads usage and id from a whole JSON answer (not streamed). */
+void meter_answer(struct stream_meter *o, const struct json_value *root);
+
+/* The engine's words in an error body of any surface, and an HTTP status in it (or 0).
+ * Falls back to the start of the bytes themselves.  True when it is JSON with an error in it.
+ */
+bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *status);
+
+#endif

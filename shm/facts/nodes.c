@@ -1,0 +1,421 @@
+/*
+ * nodes.c - the node table.
+ *
+ * The state and its reason share one word, so nobody ever sees the one with the other's old
+ * value.  The cold part goes through shm/seqlock.h.  nodes_epoch() moves after what it
+ * announces.
+ */
+#include "shm/facts/nodes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "shm/facts/outcomes.h"
+#include "shm/facts/speeds.h"
+#include "shm/facts/stats.h"
+#include "shm/segment.h"
+#include "shm/seqlock.h"
+#include "shm/share/loads.h"
+
+static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
+static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
+static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
+
+/* Bytes of the cold part that hold generation and name, which is all that a search needs. */
+#define NAME_PART_BYTES offsetof(struct node_info, address)
+
+static uint32_t float_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+/* A float from the segment, finite and not negative. */
+static float safe_float(uint32_t bits)
+{
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return isfinite(value) && value > 0 ? value : 0;
+}
+
+/* Acquire, so that nodes_status()'s second look at the generation comes after these. */
+static uint32_t get32(const _Atomic uint32_t *word)
+{
+    return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static void set32(_Atomic uint32_t *word, uint32_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+static uint64_t get64(const _Atomic uint64_t *word)
+{
+    return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static void set64(_Atomic uint64_t *word, uint64_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+/* ---- writing ---- */
+
+/* Order: release, so that who sees a node UP also sees what was written before. */
+static void store_state(struct sb_hot *hot, enum node_state state, enum node_reason reason)
+{
+    atomic_store_explicit(&hot->state_reason, (uint32_t)state | (uint32_t)reason << 8,
+                          memory_order_release);
+}
+
+static void store_info(struct sb_node *row, const struct node_info *info)
+{
+    seqlock_begin(&row->seq);
+    seqlock_store(row->info, info, sizeof(*info));
+    seqlock_end(&row->seq);
+}
+
+static enum node_state load_state(const struct sb_hot *hot, enum node_reason *reason)
+{
+    uint32_t word = atomic_load_explicit(&hot->state_reason, memory_order_acquire);
+    uint32_t state = word & 0xffu, why = word >> 8;
+
+    if (reason != NULL)
+        *reason = why <= NODE_REASON_FLAPPING ? (enum node_reason)why : NODE_REASON_NONE;
+    return state <= NODE_GONE ? (enum node_state)state : NODE_NONE;
+}
+
+/* An empty row; else the one whose node left longest ago; else -1. */
+static int row_to_claim(const struct scoreboard *board)
+{
+    int oldest = -1;
+    uint64_t oldest_since = UINT64_MAX;
+
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        const struct sb_node *row = segment_node(board, node);
+        enum node_state state = load_state(segment_hot(board, node), NULL);
+
+        if (state == NODE_NONE)
+            return (int)node;
+        if (state == NODE_GONE && get64(&row->since_mono_us) < oldest_since) {
+            oldest = (int)node;
+            oldest_since = get64(&row->since_mono_us);
+        }
+    }
+    return oldest;
+}
+
+/* Everything but generation, state, averages and cold part. */
+static void zero_status(struct sb_node *row, struct sb_hot *hot)
+{
+    set32(&hot->slots_now, 0);
+    set32(&row->drain_wanted, 0);
+    set64(&row->since_mono_us, 0);
+    set64(&row->checked_mono_us, 0);
+    set64(&row->report_mono_us, 0);
+    set32(&row->rtt_us, 0);
+    set32(&row->reported_running, 0);
+    set32(&row->reported_queued, 0);
+    set32(&row->kv_used_fraction, 0);
+    set32(&row->ttft_p50_us, 0);
+    set32(&row->ttft_p99_us, 0);
+    set32(&row->tpot_p50_us, 0);
+    set32(&row->requests_per_s, 0);
+    set32(&row->tokens_per_s, 0);
+    set32(&row->success_fraction, float_bits(1));
+}
+
+int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
+{
+    int node = board->writable ? row_to_claim(board) : -1;
+    struct sb_node *row;
+    struct sb_hot *hot;
+    struct node_info info = {0};
+
+    if (node == -1)
+        return -1;
+    row = segment_node(board, (unsigned)node);
+    hot = segment_hot(board, (unsigned)node);
+    /* The old node must not be seen with the new one's generation. */
+    store_state(hot, NODE_NONE, NODE_REASON_NONE);
+    info.generation = get32(&hot->generation) + 1;
+    info.slots = 1;
+    atomic_store_explicit(&hot->generation, info.generation, memory_order_release);
+    stats_zero(board, (unsigned)node);
+    speeds_zero(board, (unsigned)node);
+    loads_zero(board, (unsigned)node);
+    outcomes_zero(board, (unsigned)node);
+    store_info(row, &info);
+    zero_status(row, hot);
+    set64(&row->since_mono_us, now_mono_us);
+    store_state(hot, NODE_JOINING, NODE_REASON_NEW);
+    segment_touch_nodes(board);
+    return node;
+}
+
+void nodes_publish(struct scoreboard *board, unsigned node, const struct node_info *info)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
+    struct node_info copy = *info;
+    uint32_t slots_now;
+
+    if (row == NULL)
+        return;
+    copy.generation = get32(&hot->generation);
+    if (copy.slots == 0)
+        copy.slots = 1;
+    store_info(row, &copy);
+    slots_now = get32(&hot->slots_now);
+    if (slots_now == 0 || slots_now > copy.slots)
+        set32(&hot->slots_now, copy.slots);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_state(struct scoreboard *board, unsigned node, enum node_state state,
+                     enum node_reason reason, uint64_t now_mono_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
+    enum node_reason old_reason;
+    enum node_state old_state;
+
+    if (row == NULL)
+        return;
+    old_state = load_state(hot, &old_reason);
+    if (old_state == state && old_reason == reason)
+        return;
+    if (old_state != state)
+        set64(&row->since_mono_us, now_mono_us);
+    store_state(hot, state, reason);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_checked(struct scoreboard *board, unsigned node, uint64_t now_mono_us,
+                       uint32_t rtt_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set64(&row->checked_mono_us, now_mono_us);
+    set32(&row->rtt_us, rtt_us);
+}
+
+void nodes_set_drain_wanted(struct scoreboard *board, unsigned node, bool drain)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->drain_wanted, drain);
+    segment_touch_nodes(board);
+}
+
+void nodes_set_slots_now(struct scoreboard *board, unsigned node, uint32_t slots)
+{
+    struct sb_hot *hot = segment_hot(board, node);
+
+    if (board->writable && hot != NULL)
+        set32(&hot->slots_now, slots);
+}
+
+void nodes_set_load(struct scoreboard *board, unsigned node, uint32_t running, uint32_t queued,
+                    float kv_used_fraction, uint64_t now_mono_us)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->reported_running, running);
+    set32(&row->reported_queued, queued);
+    set32(&row->kv_used_fraction, float_bits(kv_used_fraction));
+    set64(&row->report_mono_us, now_mono_us);
+}
+
+void nodes_set_window(struct scoreboard *board, unsigned node, const struct node_status *window)
+{
+    struct sb_node *row = segment_node_rw(board, node);
+
+    if (row == NULL)
+        return;
+    set32(&row->ttft_p50_us, window->ttft_p50_us);
+    set32(&row->ttft_p99_us, window->ttft_p99_us);
+    set32(&row->tpot_p50_us, window->tpot_p50_us);
+    set32(&row->requests_per_s, float_bits(window->requests_per_s));
+    set32(&row->tokens_per_s, float_bits(window->tokens_per_s));
+    set32(&row->success_fraction, float_bits(window->success_fraction));
+}
+
+void nodes_release(struct scoreboard *board, unsigned node)
+{
+    static const struct node_info nobody;
+    struct sb_node *row = segment_node_rw(board, node);
+    struct sb_hot *hot = segment_hot(board, node);
+
+    if (row == NULL)
+        return;
+    store_state(hot, NODE_NONE, NODE_REASON_NONE);
+    store_info(row, &nobody);
+    zero_status(row, hot);
+    segment_touch_nodes(board);
+}
+
+/* Has the row a node that was claimed, but never given a name? */
+static bool nameless(const struct sb_node *row, const struct sb_hot *hot)
+{
+    struct node_info part = {0};
+
+    seqlock_load(&part, row->info, NAME_PART_BYTES);
+    return load_state(hot, NULL) != NODE_NONE && part.name[0] == '\0';
+}
+
+void nodes_repair(struct scoreboard *board)
+{
+    if (!board->writable)
+        return;
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        struct sb_node *row = segment_node(board, node);
+
+        if ((get32(&row->seq) & 1u) != 0 || nameless(row, segment_hot(board, node)))
+            nodes_release(board, node);
+    }
+}
+
+/* ---- reading ---- */
+
+uint64_t nodes_epoch(const struct scoreboard *board)
+{
+    return atomic_load_explicit(&segment_live(board)->nodes_epoch, memory_order_acquire);
+}
+
+uint32_t nodes_version(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_node *row = segment_node(board, node);
+
+    return row == NULL ? 0 : get32(&row->seq);
+}
+
+/* For any bytes: text ends, counts and indices are in range. */
+static void sanitize(struct node_info *info)
+{
+    info->name[sizeof(info->name) - 1] = '\0';
+    info->address[sizeof(info->address) - 1] = '\0';
+    info->engine_version[sizeof(info->engine_version) - 1] = '\0';
+    info->agent_version[sizeof(info->agent_version) - 1] = '\0';
+    if (info->origin > NODE_ORIGIN_REGISTRY)
+        info->origin = NODE_ORIGIN_STATIC;
+    if (info->slots == 0)
+        info->slots = 1;
+    info->tls = info->tls != 0;
+    info->prefill_tokens_per_s = safe_float(float_bits(info->prefill_tokens_per_s));
+    info->decode_tokens_per_s = safe_float(float_bits(info->decode_tokens_per_s));
+    if (info->models_count > NODE_MAX_MODELS)
+        info->models_count = NODE_MAX_MODELS;
+    for (uint32_t m = 0; m < NODE_MAX_MODELS; m++) {
+        info->models[m].id[NODE_MODEL_BYTES - 1] = '\0';
+        if (info->models[m].alias_of > info->models_count)
+            info->models[m].alias_of = 0;
+    }
+}
+
+bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info *out)
+{
+    struct sb_node *row = segment_node(board, node);
+
+    memset(out, 0, sizeof(*out));
+    if (row == NULL || load_state(segment_hot(board, node), NULL) == NODE_NONE)
+        return false;
+    if (!seqlock_read(out, row->info, sizeof(*out), &row->seq))
+        return false;
+    sanitize(out);
+    return true;
+}
+
+bool nodes_status(const struct scoreboard *board, unsigned node, struct node_status *out)
+{
+    const struct sb_node *row = segment_node(board, node);
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    *out = (struct node_status){0};
+    if (row == NULL)
+        return false;
+    for (int i = 0; i < SEQLOCK_TRIES; i++) {
+        out->generation = segment_generation(hot);
+        out->state = load_state(hot, &out->reason);
+        if (out->state == NODE_NONE)
+            return false;
+        out->drain_wanted = get32(&row->drain_wanted) != 0;
+        out->since_mono_us = get64(&row->since_mono_us);
+        out->checked_mono_us = get64(&row->checked_mono_us);
+        out->slots_now = get32(&hot->slots_now);
+        out->rtt_us = get32(&row->rtt_us);
+        out->reported_running = get32(&row->reported_running);
+        out->reported_queued = get32(&row->reported_queued);
+        out->kv_used_fraction = safe_float(get32(&row->kv_used_fraction));
+        out->report_mono_us = get64(&row->report_mono_us);
+        out->ttft_p50_us = get32(&row->ttft_p50_us);
+        out->ttft_p99_us = get32(&row->ttft_p99_us);
+        out->tpot_p50_us = get32(&row->tpot_p50_us);
+        out->requests_per_s = safe_float(get32(&row->requests_per_s));
+        out->tokens_per_s = safe_float(get32(&row->tokens_per_s));
+        out->success_fraction = safe_float(get32(&row->success_fraction));
+        if (out->success_fraction > 1)
+            out->success_fraction = 1;
+        if (segment_generation(hot) == out->generation)
+            return true; /* the row did not change hands meanwhile */
+    }
+    return false;
+}
+
+bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *out)
+{
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    if (hot == NULL)
+        return false;
+    for (int i = 0; i < SEQLOCK_TRIES; i++) {
+        out->generation = segment_generation(hot);
+        out->state = load_state(hot, NULL);
+        out->slots_now = get32(&hot->slots_now);
+        out->sent_mono_us = get64(&hot->sent_mono_us);
+        out->first_token_mono_us = get64(&hot->first_token_mono_us);
+        if (segment_generation(hot) == out->generation)
+            return out->state != NODE_NONE;
+    }
+    return false;
+}
+
+enum node_state nodes_state(const struct scoreboard *board, unsigned node)
+{
+    const struct sb_hot *hot = segment_hot(board, node);
+
+    return hot == NULL ? NODE_NONE : load_state(hot, NULL);
+}
+
+int nodes_find(const struct scoreboard *board, const char *name)
+{
+    int gone = -1;
+
+    if (name[0] == '\0')
+        return -1;
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
+        struct sb_node *row = segment_node(board, node);
+        enum node_state state = load_state(segment_hot(board, node), NULL);
+        struct node_info part = {0};
+
+        if (state == NODE_NONE || !seqlock_read(&part, row->info, NAME_PART_BYTES, &row->seq))
+            continue;
+        part.name[sizeof(part.name) - 1] = '\0';
+        if (strcmp(part.name, name) != 0)
+            continue;
+        if (state != NODE_GONE)
+            return (int)node;
+        gone = (int)node; /* it may live on in another slot */
+    }
+    return gone;
+}

@@ -1,0 +1,65 @@
+/*
+ * speeds.h - what routing has learned of the nodes: speeds, and when each was last tried.
+ *
+ * A speed belongs to a node, a model and a class of operation.  Model and class together have a
+ * row, with a word per node: a decision finds the row once and then reads 8 bytes a node.  Rows
+ * are given to whoever asks first and never taken back; when all are given, the rest of the
+ * models share one.  How a speed changes is policy/route/estimate.h's business.
+ *
+ * The instants lie on the node's hot line (struct node_hot has them for reading).  They are
+ * shared, because 64 workers would otherwise try a node, and blame it, 64 times.
+ */
+#ifndef DROVER_SHM_FACTS_SPEEDS_H
+#define DROVER_SHM_FACTS_SPEEDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/kinds.h"
+
+struct scoreboard;
+
+#define SPEEDS_ROWS   512u
+#define SPEEDS_NO_ROW UINT32_MAX
+
+/* Two averages that change together; both 0 = no sample. */
+struct speed {
+    float tokens;
+    float seconds;
+};
+
+/* The row of a model and class, or SPEEDS_NO_ROW if nothing was learned there. */
+uint32_t speeds_find(const struct scoreboard *board, uint64_t model_hash,
+                     enum op_class op_class);
+/* The same, and takes one if need be: never SPEEDS_NO_ROW on a writable board. */
+uint32_t speeds_take(struct scoreboard *board, uint64_t model_hash, enum op_class op_class);
+
+/* Finite and not negative, whatever the bytes. */
+struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node);
+
+/* Exchanges `seen` for `next`.  False: somebody was faster, and *seen is what is there now; or
+ * the row has another generation, or the row is none. */
+MUST_CHECK bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node,
+                            uint32_t generation, struct speed *seen, struct speed next);
+
+/* A request was sent to the node. */
+void speeds_note_sent(struct scoreboard *board, unsigned node, uint32_t generation,
+                      uint64_t now_mono_us);
+/* The same for a trial, of a node that was last sent one at `tried_mono_us`.  False: it has
+ * been sent one since. */
+MUST_CHECK bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generation,
+                                  uint64_t tried_mono_us, uint64_t now_mono_us);
+/* A first token came. */
+void speeds_note_first_token(struct scoreboard *board, unsigned node, uint32_t generation,
+                             uint64_t now_mono_us);
+/* A request failed by the node's own fault.  True: nobody noted one within `event_us` before,
+ * so the caller is the one who learns from it. */
+MUST_CHECK bool speeds_note_failure(struct scoreboard *board, unsigned node,
+                                    uint32_t generation, uint64_t now_mono_us,
+                                    uint64_t event_us);
+
+/* W: health, for nodes_claim(). */
+void speeds_zero(struct scoreboard *board, unsigned node);
+
+#endif

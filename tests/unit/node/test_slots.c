@@ -1,0 +1,130 @@
+/* test_slots.c - slots, queue, priorities, and what an engine shows of others. */
+#include <criterion/criterion.h>
+
+#include "node/slots.h"
+
+Test(slots, slots_fill_then_the_queue_then_nothing)
+{
+    struct waiter w[4] = {0};
+    struct slots a;
+
+    slots_init(&a, 2, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_FULL);
+    cr_assert_null(slots_next(&a));
+    slots_end(&a, false, 1);
+    cr_assert_eq(slots_next(&a), &w[2]);
+    cr_assert_eq(a.active, 2);
+    cr_assert_eq(a.queued, 0);
+}
+
+Test(slots, higher_priority_runs_first_and_equals_in_order)
+{
+    struct waiter w[5] = {
+        {.priority = 0}, {.priority = 0}, {.priority = 5}, {.priority = 0}, {.priority = -1}};
+    static const int order[] = {2, 1, 3, 4};
+    struct slots a;
+
+    slots_init(&a, 1, 8);
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(slots_ask(&a, &w[i]), i == 0 ? SLOTS_ADMIT_NOW : SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_position(&a, &w[2]), 1);
+    cr_assert_eq(slots_position(&a, &w[4]), 4);
+    for (int i = 0; i < 4; i++) {
+        slots_end(&a, false, 1);
+        cr_assert_eq(slots_next(&a), &w[order[i]]);
+    }
+}
+
+Test(slots, nobody_overtakes_the_queue_when_a_slot_is_free)
+{
+    struct waiter w[3] = {0};
+    struct slots a;
+
+    slots_init(&a, 1, 4);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
+    slots_end(&a, false, 1);
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_next(&a), &w[1]);
+}
+
+Test(slots, a_waiter_may_leave_twice)
+{
+    struct waiter w[2] = {0};
+    struct slots a;
+
+    slots_init(&a, 1, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
+    slots_leave(&a, &w[1]);
+    slots_leave(&a, &w[1]);
+    cr_assert_eq(a.queued, 0);
+}
+
+Test(slots, a_cancelled_run_holds_its_slot_until_the_engine_shows_it_idle)
+{
+    struct waiter w[2] = {0};
+    struct slots a;
+
+    slots_init(&a, 1, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
+    slots_end(&a, true, 100);
+    cr_assert_null(slots_next(&a));
+    slots_looked(&a, 0, 99); /* asked before the cancellation: says nothing */
+    cr_assert_null(slots_next(&a));
+    slots_looked(&a, 1, 150); /* still at it */
+    cr_assert_null(slots_next(&a));
+    slots_looked(&a, 0, 200);
+    cr_assert_eq(slots_next(&a), &w[1]);
+}
+
+Test(slots, a_run_that_lingers_is_not_waited_for_for_ever)
+{
+    struct slots a;
+    struct waiter w = {0};
+
+    slots_init(&a, 1, 0);
+    cr_assert_eq(slots_ask(&a, &w), SLOTS_ADMIT_NOW);
+    slots_end(&a, true, 1);
+    slots_looked(&a, 1, 2 + SLOTS_LINGER_MAX_US);
+    cr_assert_eq(a.lingering, 0);
+}
+
+Test(slots, others_requests_count_when_two_looks_agree)
+{
+    struct waiter w[2] = {0};
+    struct slots a;
+
+    slots_init(&a, 2, 0);
+    slots_looked(&a, 1, 10);
+    cr_assert_eq(slots_busy(&a), 0);
+    slots_looked(&a, 1, 20);
+    cr_assert_eq(slots_busy(&a), 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_FULL);
+    slots_looked(&a, 1, 30); /* ours is the one it shows */
+    cr_assert_eq(slots_busy(&a), 1);
+}
+
+Test(slots, a_question_runs_while_every_slot_and_the_queue_are_taken)
+{
+    struct slots a;
+    struct waiter first = {0}, second = {0}, third = {0};
+
+    slots_init(&a, 1, 1);
+    cr_assert_eq(slots_ask(&a, &first), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &second), SLOTS_ADMIT_QUEUED);
+    for (unsigned i = 0; i < SLOTS_MAX_QUESTIONS; i++)
+        cr_assert(admission_question(&a), "question %u", i);
+    cr_expect_not(admission_question(&a));
+    cr_expect_eq(slots_ask(&a, &third), SLOTS_ADMIT_FULL);
+    cr_expect_eq(slots_busy(&a), 1, "questions take no slot");
+    admission_question_end(&a);
+    cr_expect(admission_question(&a));
+    slots_end(&a, false, 1);
+    cr_expect_eq(slots_next(&a), &second, "nor do they keep one from who waits");
+}

@@ -1,0 +1,555 @@
+/* test_gather.c - from the scoreboard to a place on a node, with the numbers worked out. */
+#include "worker/select/gather.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/speeds.h"
+#include "shm/facts/stats.h"
+#include "shm/share/gauges.h"
+#include "shm/share/loads.h"
+#include "shm/share/prefix.h"
+#include "tests/unit/shm/board.h"
+#include "worker/upstreams/upstreams.h"
+
+#define NODES 20
+#define NOW   (100 * US_PER_S)
+#define CHAT  DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS
+#define MODEL 77 /* its hash */
+
+/* A fleet of idle nodes n0, n1, ...: 4 slots and 2 places beyond, 1000 tokens/s by their own
+ * word, and nothing learned. */
+struct scene {
+    struct temporary t;
+    struct scoreboard *board;
+    struct upstream node[NODES];
+    struct upstream_server server[NODES];
+    struct upstream_model model;
+    struct select_request request; /* 1000 tokens */
+    uint64_t random;
+};
+static struct scene s;
+static struct eligible all;
+
+static void set_up(unsigned nodes)
+{
+    memset(&s, 0, sizeof(s));
+    s.board = board_make(&s.t, NODES, 3, 1);
+    for (unsigned n = 0; n < nodes; n++) {
+        struct node_info info = {.slots = 4, .queue = 2, .weight = 100};
+
+        cr_assert_eq(nodes_claim(s.board, NOW), (int)n);
+        (void)snprintf(info.name, sizeof(info.name), "n%u", n);
+        nodes_publish(s.board, n, &info);
+        nodes_set_state(s.board, n, NODE_UP, NODE_REASON_PROBES_PASS, NOW);
+        cr_assert(nodes_read(s.board, n, &s.node[n].info));
+        s.node[n].node_id = n;
+        s.node[n].reachable = true;
+        speeds_note_sent(s.board, n, 1, NOW);
+        s.server[n] =
+            (struct upstream_server){.node = &s.node[n],
+                                     .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
+                                     .operations = UINT32_C(1) << CHAT,
+                                     .node_id = n,
+                                     .generation = 1,
+                                     .slots = 4,
+                                     .queue = 2,
+                                     .weight = 100,
+                                     .prefill_tokens_per_s = 1000};
+    }
+    s.model.servers = s.server;
+    s.model.servers_count = nodes;
+    s.request = (struct select_request){
+        .policy = {.tokens = 1000}, .operation = CHAT, .model_hash = MODEL, .now_mono_us = NOW};
+}
+
+static void tear_down(void)
+{
+    board_drop(&s.t, s.board);
+}
+
+static void gather(void)
+{
+    select_gather(&all, s.board, &s.model, &s.request);
+}
+
+/* The node that worker 0 gets a place on, or -1. */
+static int claim(struct eligible_place *place)
+{
+    uint32_t cursor = 0;
+
+    if (!select_claim(&all, s.board, 0, POLICY_FASTEST, &s.request, &cursor, &s.random, place))
+        return -1;
+    return (int)all.of[place->at].id;
+}
+
+/* What was learned: `speed` tokens per second. */
+static void learn(unsigned node, double speed)
+{
+    uint32_t row = speeds_take(s.board, MODEL, OP_CLASS_GENERATION);
+    struct speed seen = speeds_read(s.board, row, node);
+
+    cr_assert(speeds_swap(s.board, row, node, 1, &seen,
+                          (struct speed){.tokens = (float)speed * 2, .seconds = 2}));
+    stats_average(s.board, node, 1, STATS_AVG_HOLD_S, 8, 0.1);
+}
+
+static void hold_places(unsigned worker, unsigned node, unsigned n)
+{
+    while (n-- != 0)
+        cr_assert(gauges_claim(s.board, worker, node, 1, 100 * US_PER_MS, 99));
+}
+
+Test(gather, a_candidate_has_what_the_scoreboard_says)
+{
+    const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60, UINT64_C(3) << 60};
+
+    set_up(2);
+    learn(1, 500);
+    hold_places(0, 1, 1);
+    hold_places(2, 1, 2);
+    prefix_note(s.board, 1, 1, windows, 2, NOW);
+    prefix_session_set(s.board, 5, 1, 1, NOW);
+    s.request.windows = windows;
+    s.request.windows_count = 3;
+    s.request.tokens_per_window = 300;
+    s.request.session_hash = 5;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert(all.any_usable && !all.any_failed);
+    cr_assert_eq(all.of[0].inflight, 0);
+    cr_assert_eq(all.of[0].matched_tokens, 0);
+    cr_assert_not(all.of[0].same_session);
+    cr_assert_eq(all.of[1].id, 1);
+    cr_assert_eq(all.of[1].inflight, 3);
+    cr_assert_float_eq(all.of[1].backlog_s, 0.3, 1e-9, "three of 0.1 s each");
+    cr_assert_float_eq(all.of[1].slowdown, 1, 1e-9);
+    cr_assert_eq(all.of[1].slots, 4);
+    cr_assert_eq(all.of[1].cap, 6, "4 slots and 2 places beyond");
+    cr_assert_eq(all.of[1].matched_tokens, 600, "2 windows of 300 tokens");
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 500, 1e-9);
+    cr_assert_float_eq(all.of[1].hold_s, 8, 1e-9);
+    cr_assert(all.of[1].same_session);
+    tear_down();
+}
+
+Test(gather, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
+{
+    struct eligible_place place;
+    struct outcomes judged;
+
+    set_up(1);
+    nodes_set_state(s.board, 0, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
+    gather();
+    cr_assert(all.on_probation[0]);
+    cr_assert_eq(all.of[0].slots, 1);
+    cr_assert_eq(all.of[0].cap, 1);
+    cr_assert_eq(claim(&place), 0);
+    gather();
+    cr_assert_eq(claim(&place), -1, "one at a time");
+    gauges_release(s.board, 0, 0, 1, place.terms.uncached_tokens);
+    outcomes_note(s.board, 0, 1, OUTCOME_PROBATION_FAILED);
+    gather();
+    cr_assert_eq(all.of[0].cap, 0);
+    cr_assert_eq(claim(&place), -1, "the health process has not yet seen the result");
+    outcomes_read(s.board, 0, &judged);
+    outcomes_begin_probation(s.board, 0, &judged);
+    gather();
+    cr_assert_eq(claim(&place), 0, "another trial");
+    tear_down();
+}
+
+Test(gather, nothing_waits_at_a_node_whose_slots_are_not_all_open)
+{
+    set_up(1);
+    nodes_set_slots_now(s.board, 0, 3);
+    gather();
+    cr_assert_eq(all.of[0].slots, 3);
+    cr_assert_eq(all.of[0].cap, 3, "3 of 4 are open");
+    nodes_set_slots_now(s.board, 0, 4);
+    gather();
+    cr_assert_eq(all.of[0].cap, 6, "4 and 2 beyond");
+    tear_down();
+}
+
+Test(gather, a_node_that_is_silent_for_longer_than_its_charge_is_slower)
+{
+    set_up(1);
+    learn(0, 500);
+    hold_places(1, 0, 1);
+    gauges_set_oldest(s.board, 1, 0, 1, NOW - 5 * US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].slowdown, 5, 1e-6, "5 s, where one may say nothing");
+    tear_down();
+}
+
+Test(gather, who_cannot_serve_is_none)
+{
+    set_up(7);
+    s.server[0].operations = 0;
+    s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING;
+    s.server[2].state = DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
+    s.node[3].reachable = false;
+    nodes_set_state(s.board, 4, NODE_DRAINING, NODE_REASON_OPERATOR, NOW);
+    s.server[5].generation = 9; /* the slot has another node than the one we know */
+    gather();
+    cr_assert_eq(all.count, 1);
+    cr_assert_eq(all.of[0].id, 6);
+    tear_down();
+}
+
+Test(gather, a_full_node_is_left_out_for_its_pause_and_a_failed_one_for_good)
+{
+    const struct excluded_node excluded[] = {
+        {.node = 0, .generation = 1, .until_mono_us = UINT64_MAX},
+        {.node = 1, .generation = 1, .until_mono_us = NOW + 1},
+        {.node = 2, .generation = 1, .until_mono_us = NOW},        /* over */
+        {.node = 3, .generation = 2, .until_mono_us = UINT64_MAX}, /* another node */
+    };
+
+    set_up(4);
+    s.request.excluded = excluded;
+    s.request.excluded_count = 4;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert_eq(all.of[0].id, 2);
+    cr_assert_eq(all.of[1].id, 3);
+    s.model.servers_count = 2;
+    gather();
+    cr_assert_eq(all.count, 0);
+    cr_assert(all.any_usable, "n1 is only full");
+    s.model.servers_count = 1;
+    gather();
+    cr_assert(!all.any_usable && all.any_failed);
+    tear_down();
+}
+
+Test(gather, a_speed_is_that_of_the_model_and_the_class)
+{
+    set_up(1);
+    learn(0, 4000);
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 4000, 1e-3);
+    s.request.op_class = OP_CLASS_EMBEDDING;
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 1000, 1e-3, "as it reports");
+    s.request.op_class = OP_CLASS_GENERATION;
+    s.request.model_hash = MODEL + 1;
+    gather();
+    cr_assert_float_eq(all.of[0].prefill_tokens_per_s, 1000, 1e-3);
+    tear_down();
+}
+
+Test(gather, the_backlog_is_worked_off_from_the_last_first_token_on)
+{
+    set_up(1);
+    learn(0, 4000);
+    cr_assert(gauges_claim(s.board, 0, 0, 1, 4 * US_PER_S, 99));
+    gauges_set_oldest(s.board, 0, 0, 1, NOW - 3 * US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].backlog_s, 1, 1e-6, "4 s were sent 3 s ago");
+    speeds_note_first_token(s.board, 0, 1, NOW - US_PER_S);
+    gather();
+    cr_assert_float_eq(all.of[0].backlog_s, 3, 1e-6, "another one was finished 1 s ago");
+    tear_down();
+}
+
+Test(gather, an_idle_node_may_be_tried_after_ten_seconds)
+{
+    set_up(3);
+    s.server[2].prefill_tokens_per_s = 0;
+    learn(0, 4000);
+    learn(1, 50);
+    gather();
+    cr_assert_lt(all.of[1].regret_s, 0, "it has had a request just now");
+    cr_assert(isinf(all.of[2].regret_s), "nothing is known of it");
+    s.request.now_mono_us = NOW + 10 * US_PER_S;
+    gather();
+    cr_assert_geq(all.of[1].regret_s, 0.1f);
+    cr_assert_float_eq(all.of[1].prefill_tokens_per_s, 50, 1e-9, "what it is known for");
+    hold_places(1, 1, 1);
+    gather();
+    cr_assert_lt(all.of[1].regret_s, 0, "it has a request already");
+    tear_down();
+}
+
+Test(gather, one_worker_tries_a_node_and_the_others_do_not)
+{
+    struct eligible_place place;
+
+    set_up(2);
+    s.server[1].prefill_tokens_per_s = 0;
+    learn(0, 4000);
+    hold_places(1, 0, 1); /* so that an idle node as fast is better */
+    gather();
+    cr_assert(speeds_take_trial(s.board, 1, 1, NOW, NOW + 1), "another worker, meanwhile");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_not(place.trial);
+    gather();
+    cr_assert_eq(claim(&place), 1);
+    cr_assert(place.trial);
+    tear_down();
+}
+
+Test(gather, a_model_on_disk_costs_its_load_and_is_loaded_once)
+{
+    struct eligible_place place;
+
+    set_up(2);
+    s.server[0].state = s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    s.server[0].load_ms = 3000;
+    gather();
+    cr_assert_float_eq(all.of[0].load_s, 3, 1e-9);
+    cr_assert_float_eq(all.of[1].load_s, 10, 1e-9, "nobody said how long");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert(place.loads_model);
+    gather();
+    cr_assert_eq(all.of[0].cap, 0, "it is being loaded there");
+    cr_assert_eq(all.exclusions[0], DECISION_EXCLUDED_LOADING);
+    cr_assert_eq(claim(&place), 1);
+    gather();
+    cr_assert_eq(claim(&place), -1);
+    cr_assert(all.any_usable);
+    loads_done(s.board, 0, 0, 1, MODEL);
+    gather();
+    cr_assert_eq(all.of[0].cap, 6);
+    tear_down();
+}
+
+Test(gather, a_request_that_looks_for_places_beyond_the_slots_gets_no_free_slot)
+{
+    const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60};
+    struct queue_rights rights = {.overcommit_only = true};
+    struct eligible_place place;
+
+    node_set_add(&rights.slots, 1);
+    node_set_add(&rights.beyond, 0);
+    node_set_add(&rights.beyond, 1);
+    set_up(2);
+    learn(0, 100); /* 600 tokens take it 6 s, longer than the 2 s until a slot comes free */
+    learn(1, 4000);
+    hold_places(1, 0, 4);
+    s.request.windows = windows;
+    s.request.windows_count = 2;
+    s.request.tokens_per_window = 300;
+    s.request.rights = &rights;
+    gather();
+    cr_assert_eq(all.count, 0, "nobody has any of the prompt");
+    cr_assert(all.any_usable);
+    cr_assert_eq(claim(&place), -1);
+    prefix_note(s.board, 0, 1, windows, 2, NOW);
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert_eq(all.of[1].cap, 0, "its slots are free, and not meant");
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 5);
+    tear_down();
+}
+
+Test(gather, a_slot_that_another_request_waits_for_is_not_taken)
+{
+    struct queue_rights rights = {0};
+    struct eligible_place place;
+
+    set_up(2);
+    learn(0, 4000); /* the better one */
+    learn(1, 1000);
+    hold_places(1, 0, 1);
+    node_set_add(&rights.slots, 1);
+    s.request.rights = &rights;
+    gather();
+    cr_assert_eq(all.count, 2);
+    cr_assert(all.any_usable);
+    cr_assert_eq(claim(&place), 1);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 1);
+    tear_down();
+}
+
+static struct node_set reach(uint64_t *until_mono_us)
+{
+    uint32_t generation[SELECT_MAX] = {0};
+    struct node_set nodes = {0};
+
+    *until_mono_us = UINT64_MAX;
+    candidates_reach(s.board, &s.model, &s.request, &nodes, generation, until_mono_us);
+    for (unsigned n = 0; n < NODES; n++)
+        cr_assert_eq(generation[n], node_set_has(&nodes, n) ? 1 : 0);
+    return nodes;
+}
+
+Test(gather, a_request_reaches_the_nodes_that_only_this_worker_could_exclude)
+{
+    const struct excluded_node excluded[] = {
+        {.node = 1, .generation = 1, .until_mono_us = UINT64_MAX},
+        {.node = 2, .generation = 1, .until_mono_us = NOW + 700},
+        {.node = 3, .generation = 1, .until_mono_us = NOW},
+        {.node = 4, .generation = 2, .until_mono_us = UINT64_MAX},
+    };
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(9);
+    hold_places(1, 0, 6); /* full, but that is for all to see */
+    nodes_set_state(s.board, 8, NODE_DOWN, NODE_REASON_CONNECT_FAILED, NOW); /* so is this */
+    s.request.excluded = excluded;
+    s.request.excluded_count = 4;
+    s.server[5].operations = 0;
+    s.node[6].reachable = false;
+    s.node[7].full_mono_us = NOW + 500;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8);
+    cr_assert_eq(until, NOW + 500, "the pause that ends first");
+    tear_down();
+}
+
+Test(gather, while_a_model_is_loaded_elsewhere_the_node_is_looked_at_again_soon)
+{
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(2);
+    s.server[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3);
+    cr_assert_eq(until, UINT64_MAX);
+    cr_assert(loads_claim(s.board, 1, 0, 1, MODEL, NOW, US_PER_S));
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 2);
+    cr_assert_gt(until, NOW);
+    cr_assert_leq(until, NOW + 10 * US_PER_MS);
+    tear_down();
+}
+
+Test(gather, a_retry_does_not_reach_a_node_on_probation_while_another_could_serve_it)
+{
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(2);
+    nodes_set_state(s.board, 0, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3);
+    s.request.spare_probation = true;
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 2);
+    nodes_set_state(s.board, 1, NODE_DOWN, NODE_REASON_FAILURES, NOW);
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 3, "nothing else is left");
+    tear_down();
+}
+
+Test(gather, a_claim_charges_the_time_of_the_uncached_tokens_to_the_own_gauge)
+{
+    struct eligible_place place;
+
+    set_up(1);
+    learn(0, 1000);
+    gather();
+    all.of[0].matched_tokens = 400;
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_eq(place.terms.uncached_tokens, 600);
+    cr_assert_eq(board_gauge(s.board, 0, 0, 1).inflight, 1);
+    cr_assert_eq(board_gauge(s.board, 0, 0, 1).charged_us, 600000);
+    tear_down();
+}
+
+Test(gather, a_place_that_another_worker_took_meanwhile_is_not_taken_twice)
+{
+    struct eligible_place place;
+
+    set_up(2);
+    learn(0, 4000); /* the better one */
+    learn(1, 1000);
+    gather();
+    hold_places(1, 0, 4);
+    cr_assert_eq(claim(&place), 1);
+    cr_assert_eq(all.exclusions[0], DECISION_EXCLUDED_LOST);
+    cr_assert_eq(gauges_sum(s.board, 0, 1).inflight, 4);
+    tear_down();
+}
+
+Test(gather, the_record_has_every_term_and_says_why_not)
+{
+    static struct decision d, read;
+    struct eligible_place place;
+
+    set_up(3);
+    learn(0, 1000);
+    learn(1, 1000);
+    learn(2, 1000);
+    hold_places(1, 1, 1); /* 0.1 s of backlog */
+    hold_places(1, 2, 4);
+    prefix_session_set(s.board, 5, 0, 1, NOW);
+    s.request.session_hash = 5;
+    gather();
+    cr_assert_eq(claim(&place), 0);
+    (void)strlcpy(d.id, "req-1", sizeof(d.id));
+    select_record(&all, s.board, 0, &s.request, place.at, &d);
+    cr_assert(board_decision(s.board, "req-1", BOARD_ANY_ATTEMPT, &read));
+    cr_assert_eq(read.node, 0);
+    cr_assert_str_eq(read.name, "n0");
+    cr_assert_eq(read.prompt_tokens, 1000);
+    cr_assert_eq(read.candidates, 3);
+    cr_assert_str_eq(read.candidate[1].name, "n1");
+    cr_assert_eq(read.candidate[0].exclusions, 0);
+    /* n0: 1000 / 1000 * 1, a fifth less for the session. */
+    cr_assert_float_eq(read.candidate[0].prefill_s, 1, 1e-5);
+    cr_assert_float_eq(read.candidate[0].bonus_s, 0.2, 1e-5);
+    cr_assert_float_eq(read.candidate[0].cost_s, 0.8, 1e-5);
+    /* n1: (0.1 + 1000 / 1000) * (1 + 1/4). */
+    cr_assert_float_eq(read.candidate[1].cost_s, 1.375, 1e-5);
+    /* n2: full: a wait of 1 * 8 / 4, and (0.4 + 1000 / 1000) * (1 + 4/4). */
+    cr_assert_float_eq(read.candidate[2].wait_s, 2, 1e-5);
+    cr_assert_float_eq(read.candidate[2].cost_s, 4.8, 1e-5);
+    cr_assert_eq(read.candidate[2].exclusions, DECISION_EXCLUDED_FULL);
+    tear_down();
+}
+
+/* Of 20 nodes 16 are kept.  1000 tokens take n8 to n19 half a second, n18 a fifth of one, and
+ * the others a second; n19 is full. */
+static void record_of_many(enum policy_kind policy)
+{
+    static struct decision d, read;
+    struct eligible_place place;
+    bool there[NODES] = {false};
+
+    set_up(NODES);
+    for (unsigned n = 0; n < NODES; n++)
+        learn(n, n == 18 ? 5000 : n < 8 ? 1000 : 2000);
+    hold_places(1, 19, 4);
+    gather();
+    cr_assert_eq(claim(&place), 18);
+    if (policy != POLICY_FASTEST) { /* which may choose whom it likes */
+        place.at = 2;
+        memset(all.cost_s, 0, sizeof(all.cost_s));
+    }
+    d.policy = policy;
+    (void)strlcpy(d.id, "req-2", sizeof(d.id));
+    select_record(&all, s.board, 0, &s.request, place.at, &d);
+    cr_assert(board_decision(s.board, "req-2", BOARD_ANY_ATTEMPT, &read));
+    cr_assert_eq(read.candidates_total, NODES);
+    cr_assert_eq(read.candidates, DECISIONS_CANDIDATES);
+    for (uint32_t i = 0; i < read.candidates; i++)
+        there[read.candidate[i].node] = true;
+    for (unsigned n = 8; n < 19; n++)
+        cr_expect(there[n], "n%u is one of the cheapest", n);
+    for (unsigned n = 0; n < 5; n++)
+        cr_expect(there[n], "n%u is one of the first of those that cost the same", n);
+    cr_expect_not(there[7] || there[19]);
+    tear_down();
+}
+
+Test(gather, of_many_the_chosen_one_and_the_cheapest_are_recorded)
+{
+    record_of_many(POLICY_FASTEST);
+}
+
+Test(gather, whatever_the_policy_the_cheapest_are_recorded)
+{
+    record_of_many(POLICY_ROUND_ROBIN);
+}

@@ -1,0 +1,162 @@
+/* test_upstreams.c - the worker's picture of the nodes follows the table, and copies what
+ * moved. */
+#include "worker/upstreams/upstreams.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "shm/scoreboard.h"
+
+#define NODES   64
+#define MODELS  40 /* of each node; node i also has one of its own */
+#define MANY_US UINT64_C(1000000)
+
+static struct loop loop;
+static struct scoreboard *board;
+static struct config config;
+static struct upstreams *upstreams;
+static char folder[] = "/tmp/drover-fleet-XXXXXX";
+static unsigned changes;
+
+static void on_change(void *data)
+{
+    (void)data;
+    changes++;
+}
+
+/* As at the first turn of a time in which renewals are due. */
+static void renew(void)
+{
+    loop.now_mono_us += MANY_US;
+    upstreams_renew(upstreams);
+}
+
+static struct node_info describe(unsigned node)
+{
+    struct node_info info = {.slots = 4, .weight = 100, .models_count = MODELS + 1};
+
+    (void)snprintf(info.name, sizeof(info.name), "node-%u", node);
+    (void)strlcpy(info.address, "127.0.0.1:7000", sizeof(info.address));
+    for (unsigned m = 0; m < MODELS; m++)
+        (void)snprintf(info.models[m].id, sizeof(info.models[m].id), "shared-%u", m);
+    (void)snprintf(info.models[MODELS].id, sizeof(info.models[MODELS].id), "own-%u", node);
+    return info;
+}
+
+static unsigned add_node(unsigned number)
+{
+    struct node_info info = describe(number);
+    int node = nodes_claim(board, 1);
+
+    cr_assert_geq(node, 0);
+    nodes_publish(board, (unsigned)node, &info);
+    /* Not UP: no connection is made. */
+    nodes_set_state(board, (unsigned)node, NODE_DOWN, NODE_REASON_CONNECT_FAILED, 1);
+    return (unsigned)node;
+}
+
+static void set_up(void)
+{
+    struct scoreboard_params params = {
+        .max_nodes = NODES, .max_workers = 1, .requests_per_worker = 1};
+    struct error err = {0};
+    char path[64];
+
+    cr_assert_not_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof(path), "%s/board", folder);
+    cr_assert_eq(scoreboard_create(&board, path, &params, &err), 0, "%s", err.text);
+    cr_assert_eq(loop_init(&loop, &err), 0, "%s", err.text);
+    loop.now_mono_us = MANY_US;
+    cr_assert_eq(upstreams_create(&upstreams, &loop, &config, board, on_change, NULL, &err), 0,
+                 "%s", err.text);
+    for (unsigned i = 0; i < NODES - 1; i++)
+        (void)add_node(i);
+    (void)unlink(path);
+    (void)rmdir(folder);
+    renew();
+}
+
+static void tear_down(void)
+{
+    upstreams_destroy(upstreams);
+    loop_finish(&loop);
+    scoreboard_detach(board);
+}
+
+TestSuite(upstreams, .init = set_up, .fini = tear_down);
+
+Test(upstreams, every_model_knows_all_nodes_that_serve_it)
+{
+    char id[32];
+
+    for (unsigned m = 0; m < MODELS; m++) {
+        (void)snprintf(id, sizeof(id), "shared-%u", m);
+        cr_assert_not_null(upstreams_find(upstreams, id), "%s", id);
+        cr_assert_eq(upstreams_find(upstreams, id)->servers_count, NODES - 1, "%s", id);
+    }
+    for (unsigned i = 0; i < NODES - 1; i++) {
+        (void)snprintf(id, sizeof(id), "own-%u", i);
+        cr_assert_not_null(upstreams_find(upstreams, id), "%s", id);
+        cr_assert_eq(upstreams_find(upstreams, id)->servers_count, 1, "%s", id);
+        cr_assert_eq(upstreams_find(upstreams, id)->servers[0].node_id, i, "%s", id);
+    }
+    cr_assert_null(upstreams_find(upstreams, "nobody-has-it"));
+}
+
+Test(upstreams, a_node_that_changes_its_state_leaves_the_models_as_they_are)
+{
+    const struct upstream_model *model = upstreams_find(upstreams, "shared-0");
+    const struct upstream_server *servers = model->servers;
+    unsigned before = changes;
+
+    nodes_set_state(board, 5, NODE_EJECTED, NODE_REASON_FAILURES, 2);
+    renew();
+    cr_assert_eq(changes, before + 1, "those who wait are told");
+    cr_assert_eq(servers[5].node->state, NODE_EJECTED);
+    cr_assert_eq(upstreams_find(upstreams, "shared-0"), model, "all models were made anew");
+    cr_assert_eq(model->servers, servers);
+}
+
+Test(upstreams, what_a_node_says_anew_is_taken_and_nothing_of_the_others)
+{
+    const struct upstream *other = upstreams_find(upstreams, "own-7")->servers[0].node;
+    struct node_info info = describe(5);
+
+    info.slots = 9;
+    info.models_count = 1; /* shared-0 */
+    nodes_publish(board, 5, &info);
+    renew();
+    cr_assert_null(upstreams_find(upstreams, "own-5"));
+    cr_assert_eq(upstreams_find(upstreams, "shared-0")->servers[5].slots, 9);
+    cr_assert_eq(upstreams_find(upstreams, "shared-1")->servers_count, NODES - 2);
+    cr_assert_eq(upstreams_find(upstreams, "own-7")->servers[0].node, other);
+}
+
+Test(upstreams, a_node_that_goes_takes_what_only_it_had_with_it_and_another_may_have_its_row)
+{
+    uint32_t generation = upstreams_find(upstreams, "own-5")->servers[0].generation;
+
+    nodes_release(board, 5);
+    renew();
+    cr_assert_eq(upstreams_size(upstreams), NODES - 2);
+    cr_assert_null(upstreams_find(upstreams, "own-5"));
+    cr_assert_null(upstreams_at(upstreams, 5, generation));
+    cr_assert_eq(add_node(100), 5);
+    renew();
+    cr_assert_eq(upstreams_find(upstreams, "own-100")->servers[0].node_id, 5);
+    cr_assert_neq(upstreams_find(upstreams, "own-100")->servers[0].generation, generation);
+    cr_assert_eq(upstreams_size(upstreams), NODES - 1);
+}
+
+Test(upstreams, what_was_learned_of_a_model_outlives_a_change_of_its_nodes)
+{
+    upstreams_find(upstreams, "shared-3")->bytes_per_token = 2.5;
+    nodes_release(board, 5);
+    renew();
+    cr_assert_eq(upstreams_find(upstreams, "shared-3")->bytes_per_token, 2.5);
+}

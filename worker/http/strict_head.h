@@ -1,0 +1,32 @@
+/*
+ * strict_head.h - what an HTTP/1 head must look like before anything acts on it.  Pure.
+ *
+ * libh2o reads leniently: of two Content-Lengths it takes the first, it prefers
+ * Transfer-Encoding, it takes bare line feeds and folded lines.  Behind another proxy that
+ * reads differently, each of these smuggles a request.  So the raw head is read again,
+ * strictly, and a request that any server might frame otherwise is refused and its connection
+ * closed.
+ */
+#ifndef DROVER_WORKER_HTTP_STRICT_HEAD_H
+#define DROVER_WORKER_HTTP_STRICT_HEAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/attrs.h"
+
+#define STRICT_HEAD_MAX_BYTES (32 * 1024)
+
+struct strict_head {
+    size_t head_len; /* request line to the empty line, inclusive */
+    bool chunked;    /* the body came in chunks */
+};
+
+/*
+ * Checks the head that begins at bytes[0); more may follow it.  Returns NULL and fills *out
+ * when it is unambiguous, otherwise what is wrong with it, fit for the client.  Header names
+ * may have been put in lower case.
+ */
+MUST_CHECK const char *strict_head_check(struct strict_head *out, const char *bytes, size_t n);
+
+#endif

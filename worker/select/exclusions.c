@@ -1,0 +1,34 @@
+/* exclusions.c - the nodes that one request is not sent to. */
+#include "worker/select/exclusions.h"
+
+#include <stddef.h>
+
+static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned node,
+                                        uint32_t generation, uint64_t now)
+{
+    struct excluded_node *first = &exclusions->of[0], *over = NULL;
+
+    for (uint32_t i = 0; i < exclusions->count; i++) {
+        struct excluded_node *e = &exclusions->of[i];
+
+        if (e->node == node && e->generation == generation)
+            return e;
+        if (e->until_mono_us <= now)
+            over = e;
+        if (e->until_mono_us < first->until_mono_us)
+            first = e;
+    }
+    if (over != NULL)
+        return over;
+    return exclusions->count < EXCLUSIONS_MAX ? &exclusions->of[exclusions->count++] : first;
+}
+
+void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
+                    uint64_t until_mono_us, uint64_t now_mono_us)
+{
+    struct excluded_node *e = find_entry(exclusions, node, generation, now_mono_us);
+
+    e->node = node;
+    e->generation = generation;
+    e->until_mono_us = until_mono_us;
+}

@@ -1,0 +1,26 @@
+/*
+ * exclusions.h - the nodes that one request is not sent to: for good, as they failed for it, or
+ * for a while, as they were full.  Pure.
+ */
+#ifndef DROVER_WORKER_SELECT_EXCLUSIONS_H
+#define DROVER_WORKER_SELECT_EXCLUSIONS_H
+
+#include <stdint.h>
+
+#include "worker/select/gather.h"
+
+/* limits.max_attempts and limits.max_resumes are at most 16 each, so failures never fill the
+ * table.  The rest is for pauses. */
+#define EXCLUSIONS_MAX 40
+
+struct exclusions {
+    uint32_t count;
+    struct excluded_node of[EXCLUSIONS_MAX];
+};
+
+/* `until_mono_us`: UINT64_MAX = for good.  A node that is in the table keeps one entry.  In a
+ * full table the pause that ends first gives way. */
+void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
+                    uint64_t until_mono_us, uint64_t now_mono_us);
+
+#endif

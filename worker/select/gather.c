@@ -1,0 +1,407 @@
+/* gather.c - the nodes that could serve a request: what is known, and a place on one. */
+#include "worker/select/gather.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "policy/route/estimate.h"
+#include "proto/drover_common.pb-c.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/speeds.h"
+#include "shm/facts/stats.h"
+#include "shm/share/gauges.h"
+#include "shm/share/loads.h"
+#include "shm/share/prefix.h"
+#include "worker/upstreams/upstreams.h"
+
+/* A load nobody gave a time for. */
+#define DEFAULT_LOAD_MS 10000
+
+/* While a model is loaded for somebody else, the others look this often whether it is there. */
+#define LOAD_LOOK_US (10 * US_PER_MS)
+
+/* What is known of the request before any node is looked at. */
+struct outlook {
+    uint32_t matched[SELECT_MAX]; /* windows each node's row has seen */
+    int session_node;             /* as in struct eligible */
+    uint32_t speeds;              /* row of the model and class */
+};
+
+/* ---- gathering ------------------------------------------------------------------------- */
+
+static bool can_serve(const struct upstream_server *server,
+                      const struct select_request *request)
+{
+    return (server->operations & (UINT32_C(1) << request->operation)) != 0 &&
+           fleet_takes(server, request->message_bytes) && server->node->reachable &&
+           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING &&
+           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
+}
+
+static const struct excluded_node *find_excluded(const struct select_request *request,
+                                                 const struct upstream_server *server)
+{
+    for (uint32_t i = 0; i < request->excluded_count; i++) {
+        const struct excluded_node *b = &request->excluded[i];
+
+        if (b->node == server->node_id && b->generation == server->generation &&
+            b->until_mono_us > request->now_mono_us)
+            return b;
+    }
+    return NULL;
+}
+
+/* Seconds of regret for which the node may be tried: see struct balance_candidate. */
+static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
+                       const struct upstream_server *server, const struct node_hot *hot,
+                       uint64_t now)
+{
+    if (gauge->inflight != 0)
+        return -1;
+    if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
+        return INFINITY;
+    return (float)estimate_regret_s(hot->sent_mono_us, now);
+}
+
+/* A model that is being loaded there for somebody else. */
+static bool waits_for_load(const struct scoreboard *board, const struct upstream_server *server,
+                           const struct select_request *request)
+{
+    return server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE &&
+           loads_live(board, server->node_id, server->generation, request->model_hash,
+                      request->now_mono_us);
+}
+
+/* Is there a node for it that is not on probation? */
+static bool has_proven(const struct scoreboard *board, const struct upstream_model *model,
+                       const struct select_request *request)
+{
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+
+        if (can_serve(server, request) && find_excluded(request, server) == NULL &&
+            nodes_state(board, server->node_id) == NODE_UP)
+            return true;
+    }
+    return false;
+}
+
+static void bring_forward(uint64_t *until_mono_us, uint64_t to_mono_us)
+{
+    if (to_mono_us < *until_mono_us)
+        *until_mono_us = to_mono_us;
+}
+
+/* As candidates_reach() has it, for one node. */
+static bool reaches(const struct scoreboard *board, const struct upstream_server *server,
+                    const struct select_request *request, bool spare_probation,
+                    uint64_t *until_mono_us)
+{
+    const struct excluded_node *excluded = find_excluded(request, server);
+    uint64_t full_mono_us = server->node->full_mono_us;
+
+    if (!can_serve(server, request))
+        return false;
+    if (excluded != NULL) {
+        bring_forward(until_mono_us, excluded->until_mono_us);
+        return false;
+    }
+    if (full_mono_us > request->now_mono_us) {
+        bring_forward(until_mono_us, full_mono_us);
+        return false;
+    }
+    if (waits_for_load(board, server, request)) {
+        bring_forward(until_mono_us, request->now_mono_us + LOAD_LOOK_US);
+        return false;
+    }
+    return !spare_probation || nodes_state(board, server->node_id) != NODE_PROBATION;
+}
+
+void candidates_reach(const struct scoreboard *board, const struct upstream_model *model,
+                      const struct select_request *request, struct node_set *nodes,
+                      uint32_t *generation, uint64_t *until_mono_us)
+{
+    bool spare_probation = request->spare_probation && has_proven(board, model, request);
+
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+
+        if (!reaches(board, server, request, spare_probation, until_mono_us))
+            continue;
+        node_set_add(nodes, server->node_id);
+        generation[server->node_id] = server->generation;
+    }
+}
+
+static inline void describe(struct balance_candidate *c, const struct scoreboard *board,
+                            const struct upstream_server *server, const struct node_hot *hot,
+                            const struct select_request *request, const struct outlook *outlook)
+{
+    struct gauge gauge = gauges_sum_oldest(board, server->node_id, server->generation);
+    struct speed speed = speeds_read(board, outlook->speeds, server->node_id);
+    struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
+    struct estimate_backlog backlog = estimate_backlog(
+        gauge.charged_us, gauge.oldest_mono_us, hot->first_token_mono_us, request->now_mono_us);
+
+    c->id = server->node_id;
+    c->inflight = gauge.inflight;
+    c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
+    /* Nothing waits at a node whose slots are not all open yet. */
+    c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
+    c->weight = server->weight;
+    c->matched_tokens =
+        (uint32_t)(request->tokens_per_window * outlook->matched[server->node_id]);
+    c->backlog_s = backlog.left_s;
+    c->slowdown = (float)backlog.slowdown;
+    c->prefill_tokens_per_s =
+        estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s);
+    c->hold_s = (float)stats_read_average(board, server->node_id, STATS_AVG_HOLD_S);
+    c->load_s = 0;
+    c->regret_s = regret_of(&gauge, learned, server, hot, request->now_mono_us);
+    c->same_session = outlook->session_node == (int)server->node_id;
+}
+
+/* One place, and none once the trial has a result. */
+static void limit_probation(struct balance_candidate *c, const struct scoreboard *board,
+                            const struct upstream_server *server)
+{
+    c->slots = 1;
+    c->cap = outcomes_probed(board, server->node_id) ? 0 : 1;
+}
+
+/* A node that has the model on disk.  One load at a time: the others wait for it, or go where
+ * the model is. */
+static uint8_t describe_load(struct balance_candidate *c, const struct scoreboard *board,
+                             const struct upstream_server *server,
+                             const struct select_request *request)
+{
+    c->load_s = (float)(server->load_ms == 0 ? DEFAULT_LOAD_MS : server->load_ms) / 1000.0f;
+    c->regret_s = -1; /* a load is no trial of the speed */
+    if (!waits_for_load(board, server, request))
+        return 0;
+    c->cap = 0;
+    return DECISION_EXCLUDED_LOADING;
+}
+
+void select_gather(struct eligible *out, const struct scoreboard *board,
+                   const struct upstream_model *model, const struct select_request *request)
+{
+    static struct outlook outlook; /* one thread; too large for the stack */
+
+    out->count = 0;
+    out->any_usable = false;
+    out->any_failed = false;
+    outlook.session_node =
+        request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
+    out->session_node = outlook.session_node;
+    outlook.speeds = speeds_find(board, request->model_hash, request->op_class);
+    if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
+        request->rights != NULL && request->rights->overcommit_only &&
+        request->excluded_count == 0) {
+        out->any_usable = true; /* perhaps; but nothing is cached, so nothing is for it */
+        return;
+    }
+    for (size_t i = 0; i < model->servers_count && out->count < SELECT_MAX; i++) {
+        const struct upstream_server *server = &model->servers[i];
+        const struct excluded_node *excluded;
+        struct balance_candidate *c = &out->of[out->count];
+        struct node_hot hot;
+
+        if (!can_serve(server, request) || !nodes_hot(board, server->node_id, &hot) ||
+            (hot.state != NODE_UP && hot.state != NODE_PROBATION))
+            continue;
+        excluded = find_excluded(request, server);
+        if (excluded != NULL && excluded->until_mono_us == UINT64_MAX) {
+            out->any_failed = true;
+            continue;
+        }
+        out->any_usable = true;
+        if (excluded != NULL || server->node->full_mono_us > request->now_mono_us ||
+            hot.generation != server->generation)
+            continue;
+        describe(c, board, server, &hot, request, &outlook);
+        if (c->regret_s >= 0)
+            out->sent_mono_us[out->count] = hot.sent_mono_us;
+        out->exclusions[out->count] = 0;
+        out->on_probation[out->count] = hot.state == NODE_PROBATION;
+        if (hot.state == NODE_PROBATION)
+            limit_probation(c, board, server);
+        if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
+            out->exclusions[out->count] = describe_load(c, board, server, request);
+        c->cap =
+            queue_rights_cap(request->rights, server->node_id, c->inflight, c->slots, c->cap);
+        out->server[out->count++] = server;
+    }
+}
+
+/* ---- claiming -------------------------------------------------------------------------- */
+
+/* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
+ */
+static bool claim(struct scoreboard *board, unsigned worker,
+                  const struct upstream_server *server, const struct balance_candidate *c,
+                  const struct select_request *request, struct eligible_place *place)
+{
+    uint32_t cap = c->inflight < c->slots ? c->slots : c->cap;
+
+    place->loads_model = false;
+    if (c->load_s > 0) {
+        uint64_t hold_us = (uint64_t)((double)c->load_s * 2 * (double)US_PER_S) + US_PER_S;
+
+        place->loads_model = loads_claim(board, worker, server->node_id, server->generation,
+                                         request->model_hash, request->now_mono_us, hold_us);
+        if (!place->loads_model)
+            return false;
+    }
+    place->charge_us =
+        estimate_charge_us(place->terms.uncached_tokens, c->prefill_tokens_per_s);
+    if (gauges_claim(board, worker, server->node_id, server->generation, place->charge_us, cap))
+        return true;
+    if (place->loads_model)
+        loads_done(board, worker, server->node_id, server->generation, request->model_hash);
+    return false;
+}
+
+/* Is there one that would have cost less? */
+static bool is_trial(const struct eligible *eligible, size_t at)
+{
+    bool cheaper = false;
+
+    for (size_t i = 0; eligible->of[at].regret_s >= 0 && i < eligible->count; i++)
+        cheaper |= eligible->cost_s[i] < eligible->cost_s[at];
+    return cheaper;
+}
+
+bool select_claim(struct eligible *eligible, struct scoreboard *board, unsigned worker,
+                  enum policy_kind policy, const struct select_request *request,
+                  uint32_t *cursor, uint64_t *random, struct eligible_place *out)
+{
+    out->lost = false;
+    for (;;) {
+        int at = balance_choose(policy, eligible->of, eligible->count, &request->policy, cursor,
+                                balance_random(random), eligible->cost_s);
+        const struct upstream_server *server;
+        struct balance_candidate *c;
+
+        if (at < 0)
+            return false;
+        c = &eligible->of[at];
+        server = eligible->server[at];
+        out->trial = policy == POLICY_FASTEST && is_trial(eligible, (size_t)at);
+        if (out->trial &&
+            !speeds_take_trial(board, server->node_id, server->generation,
+                               eligible->sent_mono_us[at], request->now_mono_us)) {
+            c->regret_s = -1; /* another worker tries it */
+            continue;
+        }
+        balance_terms(&out->terms, c, &request->policy);
+        out->at = at;
+        if (claim(board, worker, server, c, request, out))
+            return true;
+        c->cap = 0;
+        out->lost = true;
+        eligible->exclusions[at] |= DECISION_EXCLUDED_LOST;
+    }
+}
+
+/* ---- the record ------------------------------------------------------------------------ */
+
+static void describe_for_people(struct decision_candidate *to,
+                                const struct balance_candidate *c,
+                                const struct upstream_server *server, uint8_t exclusions,
+                                const struct balance_request *request)
+{
+    struct balance_terms terms;
+
+    balance_terms(&terms, c, request);
+    to->node = server->node_id;
+    memcpy(to->name, server->node->info.name, sizeof(to->name) - 1);
+    to->name[sizeof(to->name) - 1] = '\0';
+    to->inflight = c->inflight;
+    to->slots = c->slots;
+    to->cap = c->cap;
+    to->backlog_ms = (uint32_t)fmin(c->backlog_s * 1000, UINT32_MAX);
+    to->matched_tokens = c->matched_tokens;
+    to->prefill_per_s = (float)c->prefill_tokens_per_s;
+    to->wait_s = (float)terms.wait_s;
+    to->prefill_s = (float)terms.prefill_s;
+    to->load_s = (float)terms.load_s;
+    to->bonus_s = (float)terms.bonus_s;
+    to->cost_s = (float)terms.cost_s;
+    to->exclusions =
+        exclusions != 0 || terms.eligible ? exclusions : (uint32_t)DECISION_EXCLUDED_FULL;
+}
+
+/* What each would cost: fastest has worked it out already. */
+static const float *costs(const struct eligible *eligible, const struct decision *decision,
+                          const struct balance_request *request)
+{
+    static float cost_s[SELECT_MAX]; /* one thread */
+
+    if (decision->policy == (uint32_t)POLICY_FASTEST)
+        return eligible->cost_s;
+    for (size_t i = 0; i < eligible->count; i++) {
+        struct balance_terms terms;
+
+        balance_terms(&terms, &eligible->of[i], request);
+        cost_s[i] = terms.eligible ? (float)terms.cost_s : INFINITY;
+    }
+    return cost_s;
+}
+
+/* The chosen one and, of more than DECISIONS_CANDIDATES, the cheapest others, in that order. */
+static void keep_cheapest(uint16_t *kept, const float *cost_s, size_t count, size_t chosen)
+{
+    float cost[DECISIONS_CANDIDATES]; /* rising from 1 on */
+    size_t n = 1;
+
+    kept[0] = (uint16_t)chosen;
+    cost[0] = -INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        float c = cost_s[i];
+        size_t at;
+
+        if (i == chosen || (n == DECISIONS_CANDIDATES && c >= cost[n - 1]))
+            continue;
+        n += n < DECISIONS_CANDIDATES;
+        for (at = n - 1; cost[at - 1] > c; at--) {
+            cost[at] = cost[at - 1];
+            kept[at] = kept[at - 1];
+        }
+        cost[at] = c;
+        kept[at] = (uint16_t)i;
+    }
+}
+
+void select_record(const struct eligible *eligible, struct scoreboard *board, unsigned worker,
+                   const struct select_request *request, int chosen, struct decision *decision)
+{
+    uint16_t kept[DECISIONS_CANDIDATES];
+
+    decision->candidates = 0;
+    decision->at_mono_us = request->now_mono_us;
+    decision->prompt_tokens = request->policy.tokens;
+    decision->node = eligible->server[chosen]->node_id;
+    (void)strlcpy(decision->name, eligible->server[chosen]->node->info.name,
+                  sizeof(decision->name));
+    decision->candidates_total = (uint32_t)eligible->count;
+    if (eligible->count > DECISIONS_CANDIDATES) {
+        keep_cheapest(kept, costs(eligible, decision, &request->policy), eligible->count,
+                      (size_t)chosen);
+        /* Names are what a decision reads of nobody else: all are fetched at once. */
+        for (size_t i = 0; i < DECISIONS_CANDIDATES; i++)
+            __builtin_prefetch(eligible->server[kept[i]]->node->info.name);
+    }
+    for (size_t i = 0; i < eligible->count && i < DECISIONS_CANDIDATES; i++) {
+        size_t from = eligible->count > DECISIONS_CANDIDATES ? kept[i] : i;
+
+        describe_for_people(&decision->candidate[i], &eligible->of[from],
+                            eligible->server[from], eligible->exclusions[from],
+                            &request->policy);
+        decision->candidates = (uint32_t)i + 1;
+    }
+    decisions_add(board, worker, decision);
+}

@@ -1,0 +1,110 @@
+/*
+ * gather.h - the nodes that could serve a request: what is known of them, and a place on
+ * one.
+ *
+ * The hot part of routing.  It works on the scoreboard and on this worker's picture of the
+ * nodes (struct upstream_model), and needs no loop, no channel and no client: so
+ * tests/bench/decision_cost.c times this code and not a copy of it.
+ *
+ * What a decision costs is mostly what it reads of every node: one cache line of state and
+ * averages (struct sb_hot), the row of gauges, this worker's row for the model
+ * (struct upstream_server, rebuilt when the node table's epoch moves) and one line of struct
+ * upstream.  The record for people is made of the finished choice.
+ */
+#ifndef DROVER_WORKER_SELECT_GATHER_H
+#define DROVER_WORKER_SELECT_GATHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "policy/route/balance.h"
+#include "worker/queue/rights.h"
+
+struct decision;
+struct upstream_model;
+struct upstream_server;
+struct node_set;
+struct scoreboard;
+
+#define SELECT_MAX 1024 /* as many as the node table can have */
+
+/* A node that a request is not sent to before `until_mono_us`. */
+struct excluded_node {
+    unsigned node;
+    uint32_t generation;
+    uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full */
+};
+
+struct select_request {
+    struct balance_request policy;
+    int operation; /* enum drover.v1.Operation */
+    enum op_class op_class;
+    uint64_t message_bytes; /* of the request on its way to a node; 0 = any node takes it */
+    uint64_t model_hash;
+    uint64_t session_hash;   /* 0 = no session */
+    const uint64_t *windows; /* chained hashes of the prompt */
+    uint32_t windows_count;
+    double tokens_per_window;
+    const struct excluded_node *excluded;
+    uint32_t excluded_count;
+    bool spare_probation; /* not for a node on probation while another could serve it */
+    const struct queue_rights
+        *rights; /* borrowed; NULL = nothing waits, and any place will do */
+    uint64_t now_mono_us;
+};
+
+struct eligible {
+    size_t count;
+    bool any_usable;  /* some node could serve it, though it may be full */
+    bool any_failed;  /* some node could have, but has already failed for this request */
+    int session_node; /* node_id of the node that last served the session; -1 = none is known */
+    struct balance_candidate of[SELECT_MAX];
+    const struct upstream_server *server[SELECT_MAX];
+    bool on_probation[SELECT_MAX];
+    uint64_t sent_mono_us[SELECT_MAX]; /* the last request; set where regret_s >= 0 */
+    uint8_t exclusions[SELECT_MAX];    /* enum decision_exclusion, or-ed: why `cap` is 0 */
+    float cost_s[SELECT_MAX];          /* see balance_choose() */
+};
+
+/*
+ * The nodes that the request could be sent to, by what only this worker knows: it judges
+ * neither their state nor their load, but what the claim would refuse.  Adds to `nodes`, sets
+ * their `generation` (by node), and brings `until_mono_us` forward to when the answer changes
+ * by itself.
+ */
+void candidates_reach(const struct scoreboard *board, const struct upstream_model *model,
+                      const struct select_request *request, struct node_set *nodes,
+                      uint32_t *generation, uint64_t *until_mono_us);
+
+/* Everybody who could serve the request, and how things stand there.  Not reentrant. */
+void select_gather(struct eligible *out, const struct scoreboard *board,
+                   const struct upstream_model *model, const struct select_request *request);
+
+struct eligible_place {
+    int at;    /* index of the candidate */
+    bool lost; /* a place was there, and another worker was faster */
+    struct balance_terms terms;
+    uint32_t charge_us; /* of prefill, added to the node's gauge */
+    bool trial;         /* another node would cost less: it is to show how fast it is now */
+    bool loads_model;   /* the claim to load it there is held too: see shm/share/loads.h */
+};
+
+/*
+ * Asks the policy, claims a place in the worker's own gauges, and asks again about the others
+ * when another worker was faster.  False: nobody has room.  `random` is the state of the
+ * tie-breaker.
+ */
+MUST_CHECK bool select_claim(struct eligible *eligible, struct scoreboard *board,
+                             unsigned worker, enum policy_kind policy,
+                             const struct select_request *request, uint32_t *cursor,
+                             uint64_t *random, struct eligible_place *out);
+
+/* Completes a decision, of which the caller has set id, model, attempt, policy and waited_us,
+ * and adds it to the worker's ring.  `chosen`: index of a candidate.  Of many candidates
+ * those with the least cost are kept, and the chosen one. */
+void select_record(const struct eligible *eligible, struct scoreboard *board, unsigned worker,
+                   const struct select_request *request, int chosen, struct decision *decision);
+
+#endif

@@ -1,0 +1,542 @@
+/* select.c - finds a node for a request and claims a place there. */
+#include "worker/select/select.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/config/config.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/loop.h"
+#include "policy/route/estimate.h"
+#include "policy/route/prompt.h"
+#include "proto/operations.h"
+#include "shm/facts/decisions.h"
+#include "shm/facts/nodes.h"
+#include "shm/facts/outcomes.h"
+#include "shm/facts/speeds.h"
+#include "shm/share/gauges.h"
+#include "shm/share/loads.h"
+#include "shm/share/prefix.h"
+#include "worker/context.h"
+#include "worker/http/client_request.h"
+#include "worker/request/request_state.h"
+#include "worker/select/gather.h"
+#include "worker/upstreams/upstreams.h"
+
+#define HOLD_ALPHA  0.1 /* of the moving average of the time that a slot is held */
+#define LEARN_TRIES 8
+
+/* ---- the request ----------------------------------------------------------------------- */
+
+void select_read_prompt(struct request *req)
+{
+    static struct prompt prompt; /* one thread; too large for the stack */
+    const struct client_request *request = req->client;
+    const struct upstream_model *model =
+        upstreams_find(req->context->upstreams, request->model);
+    enum policy_kind policy = config_policy_for(req->context->config, request->model);
+    double ratio = model == NULL ? UPSTREAMS_BYTES_PER_TOKEN : model->bytes_per_token;
+
+    req->op_class = operation_class((int)request->operation);
+    req->prompt_bytes = request->body_len;
+    if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) &&
+        request->root.type == JSON_OBJECT) {
+        prompt_read(&prompt, request->model, &request->root,
+                    req->context->config->prefix.window_bytes);
+        req->prompt_bytes = prompt.bytes;
+        req->windows = prompt.count == 0 ? NULL : malloc(prompt.count * sizeof(*req->windows));
+        if (req->windows != NULL) {
+            memcpy(req->windows, prompt.hash, prompt.count * sizeof(*req->windows));
+            req->windows_count = prompt.count;
+        }
+    }
+    req->prompt_estimate = (uint32_t)fmin((double)req->prompt_bytes / ratio, 1e9);
+    if (req->prompt_estimate == 0)
+        req->prompt_estimate = 1;
+}
+
+/* The message to a node, with the text that it is to go on from. */
+static uint64_t message_bytes(const struct request *req)
+{
+    return req->envelope_bytes + (req->shown == SHOWN_CONTENT ? buf_size(&req->text) : 0);
+}
+
+bool select_any_up(const struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    uint64_t bytes = message_bytes(req);
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (fleet_takes(&model->servers[i], bytes) && upstreams_usable(model->servers[i].node))
+            return true;
+    }
+    return false;
+}
+
+bool choose_is_too_large(const struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    uint64_t bytes = message_bytes(req);
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (fleet_takes(&model->servers[i], bytes))
+            return false;
+    }
+    return model != NULL && model->servers_count != 0;
+}
+
+/* ---- the decision ---------------------------------------------------------------------- */
+
+static struct estimate_speed usual_speed(const struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    struct speed speed =
+        speeds_read(board, speeds_find(board, req->model_hash, req->op_class), attempt->node);
+
+    return (struct estimate_speed){.tokens = speed.tokens, .seconds = speed.seconds};
+}
+
+static void note_dispatch(struct attempt *attempt, struct upstream *node,
+                          const struct balance_candidate *c, const struct eligible_place *place)
+{
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
+
+    attempt->claimed = true;
+    attempt->charge_us = place->charge_us;
+    attempt->estimate = (struct attempt_estimate){
+        .uncached_tokens = place->terms.uncached_tokens,
+        .left_s = c->backlog_s,
+        .tokens_per_s = c->prefill_tokens_per_s,
+        .usual = usual_speed(attempt),
+        .had_slot = c->inflight < c->slots && !(c->load_s > 0),
+    };
+    attempt->dispatch_mono_us = now;
+    speeds_note_sent(context->board, attempt->node, attempt->generation, now);
+    (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));
+    if (req->session_hash != 0 && !attempt->is_hedge)
+        prefix_session_set(context->board, req->session_hash, attempt->node,
+                           attempt->generation, now);
+    /* The list is in the order of dispatch, so its head is the oldest. */
+    upstreams_hold(node);
+    attempt->pending_node = node;
+    attempt->pending_next = NULL;
+    attempt->pending_prev = node->pending_last;
+    if (node->pending_last != NULL) {
+        node->pending_last->pending_next = attempt;
+    } else {
+        node->pending_first = attempt;
+        gauges_set_oldest(context->board, context->worker, attempt->node, attempt->generation,
+                          now);
+    }
+    node->pending_last = attempt;
+}
+
+/* Who held the session before this request: its own attempts move it. */
+static void look_for_session(struct request *req, int held_by)
+{
+    struct node_status status;
+
+    if (req->session_looked)
+        return;
+    req->session_looked = true;
+    req->session_node = -1;
+    if (held_by < 0 || !nodes_status(req->context->board, (unsigned)held_by, &status) ||
+        status.state == NODE_NONE || status.state == NODE_DOWN || status.state == NODE_GONE)
+        return;
+    req->session_node = held_by;
+    req->session_generation = status.generation;
+}
+
+const char *select_session_text(const struct request *req)
+{
+    if (req->session_hash == 0 || req->attempt->node_name[0] == '\0')
+        return NULL;
+    if (req->session_node == -1)
+        return "miss";
+    return req->session_node == (int)req->attempt->node &&
+                   req->session_generation == req->attempt->generation
+               ? "hit"
+               : "repin";
+}
+
+/* A hedge is a luxury: it goes elsewhere, where it takes no place that anybody waits for and
+ * nothing has to be loaded. */
+static void only_free_slots(struct eligible *eligible, unsigned but_not)
+{
+    for (size_t i = 0; i < eligible->count; i++) {
+        struct balance_candidate *c = &eligible->of[i];
+
+        if (eligible->server[i]->node_id == but_not || c->load_s > 0)
+            c->cap = 0;
+        else if (c->cap > c->slots)
+            c->cap = c->slots;
+    }
+}
+
+/* Do not spend a retry or a hedge on finding out how a node is, while another could serve it.
+ */
+static void spare_probation(struct eligible *eligible)
+{
+    bool other = false;
+
+    for (size_t i = 0; i < eligible->count; i++) {
+        other |= !eligible->on_probation[i];
+        eligible->of[i].regret_s = -1;
+    }
+    for (size_t i = 0; other && i < eligible->count; i++) {
+        if (eligible->on_probation[i])
+            eligible->of[i].cap = 0;
+    }
+}
+
+/* Two windows tell conversations apart that share their beginning. */
+static uint64_t key_of(const struct request *req)
+{
+    return req->windows_count == 0 ? 0 : req->windows[req->windows_count > 1 ? 1 : 0];
+}
+
+static void record(const struct attempt *attempt, const struct eligible *eligible,
+                   const struct select_request *request, enum policy_kind policy,
+                   const struct eligible_place *place)
+{
+    const struct request *req = attempt->request;
+    static struct decision d; /* one thread; large */
+
+    memset(&d, 0, offsetof(struct decision, candidate));
+    (void)strlcpy(d.id, req->client->id, sizeof(d.id));
+    (void)strlcpy(d.model, req->client->model, sizeof(d.model));
+    d.attempt = req->attempts;
+    d.hedge = attempt->is_hedge;
+    d.policy = policy;
+    d.trial = place->trial;
+    d.waited_us = req->waited_us > UINT32_MAX ? UINT32_MAX : (uint32_t)req->waited_us;
+    select_record(eligible, req->context->board, req->context->worker, request, place->at, &d);
+}
+
+static struct select_request request_of(const struct request *req)
+{
+    struct select_request request = {
+        .policy = {.tokens = req->prompt_estimate, .key = key_of(req)},
+        .operation = (int)req->client->operation,
+        .message_bytes = message_bytes(req),
+        .op_class = req->op_class,
+        .model_hash = req->model_hash,
+        .session_hash = req->session_hash,
+        .windows = req->windows,
+        .windows_count = req->windows_count,
+        .excluded = req->excluded.of,
+        .excluded_count = req->excluded.count,
+        .spare_probation = req->attempts != 0,
+        .now_mono_us = loop_now_us(req->context->loop),
+    };
+
+    if (req->windows_count != 0)
+        request.tokens_per_window = (double)req->prompt_estimate *
+                                    req->context->config->prefix.window_bytes /
+                                    (double)req->prompt_bytes;
+    return request;
+}
+
+void choose_reach(const struct request *req, struct queue_reach *out)
+{
+    struct select_request request = request_of(req);
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+
+    if (model != NULL)
+        candidates_reach(req->context->board, model, &request, &out->nodes, out->generation,
+                         &out->until_mono_us);
+}
+
+uint64_t choose_need(const struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    uint64_t now = loop_now_us(req->context->loop), bytes = message_bytes(req);
+    uint64_t need = hash_spread(req->model_hash ^
+                                ((uint64_t)req->client->operation << 1 | (req->attempts != 0)));
+
+    /* Sums, so that the order does not count. */
+    for (uint32_t i = 0; i < req->excluded.count; i++) {
+        const struct excluded_node *e = &req->excluded.of[i];
+
+        if (e->until_mono_us > now)
+            need += hash_spread(hash_spread((uint64_t)e->node << 32 | e->generation) ^
+                                e->until_mono_us);
+    }
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        if (!fleet_takes(&model->servers[i], bytes))
+            need += hash_spread(model->servers[i].node_id + UINT64_C(1));
+    }
+    return need;
+}
+
+enum select_result select_node(struct attempt *attempt, const struct queue_rights *rights,
+                               struct upstream **out)
+{
+    static struct eligible eligible; /* one thread, no recursion; too large for the stack */
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    struct upstream_model *model = upstreams_find(context->upstreams, req->client->model);
+    enum policy_kind policy = config_policy_for(context->config, req->client->model);
+    struct select_request request = request_of(req);
+    struct eligible_place place;
+    const struct upstream_server *server;
+
+    if (model == NULL)
+        return SELECT_NOBODY;
+    request.rights = rights;
+    select_gather(&eligible, context->board, model, &request);
+    if (attempt->is_hedge)
+        only_free_slots(&eligible, req->attempt->node);
+    if (request.spare_probation)
+        spare_probation(&eligible);
+    if (!select_claim(&eligible, context->board, context->worker, policy, &request,
+                      &model->cursor, &context->random, &place)) {
+        if (eligible.any_usable)
+            return place.lost ? SELECT_LOST : SELECT_FULL;
+        return eligible.any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
+    }
+    server = eligible.server[place.at];
+    attempt->node = server->node_id;
+    attempt->generation = server->generation;
+    attempt->loads_model = place.loads_model;
+    attempt->on_probation = eligible.on_probation[place.at];
+    attempt->excused = false;
+    look_for_session(req, eligible.session_node);
+    record(attempt, &eligible, &request, policy, &place);
+    note_dispatch(attempt, server->node, &eligible.of[place.at], &place);
+    *out = server->node;
+    return SELECT_CLAIMED;
+}
+
+/* ---- afterwards ------------------------------------------------------------------------ */
+
+static void leave_pending(struct attempt *attempt)
+{
+    struct worker_context *context = attempt->request->context;
+    struct upstream *node = attempt->pending_node;
+
+    if (node == NULL)
+        return;
+    if (attempt->pending_next != NULL)
+        attempt->pending_next->pending_prev = attempt->pending_prev;
+    else
+        node->pending_last = attempt->pending_prev;
+    if (attempt->pending_prev != NULL) {
+        attempt->pending_prev->pending_next = attempt->pending_next;
+    } else {
+        node->pending_first = attempt->pending_next;
+        gauges_set_oldest(
+            context->board, context->worker, attempt->node, attempt->generation,
+            attempt->pending_next == NULL ? 0 : attempt->pending_next->dispatch_mono_us);
+    }
+    attempt->pending_node = NULL;
+    upstreams_let_go(node);
+}
+
+static double took_s(const struct attempt *attempt)
+{
+    return (double)(loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us) /
+           (double)US_PER_S;
+}
+
+static struct estimate_speed sample_of(const struct attempt *attempt)
+{
+    const struct attempt_estimate *e = &attempt->estimate;
+
+    return estimate_sample(e->uncached_tokens, e->left_s, e->tokens_per_s, took_s(attempt));
+}
+
+static void learn(const struct attempt *attempt, struct estimate_speed sample)
+{
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    uint32_t row = speeds_take(board, req->model_hash, req->op_class);
+    struct speed seen = speeds_read(board, row, attempt->node);
+
+    for (int i = 0; i < LEARN_TRIES; i++) {
+        struct estimate_speed now = {.tokens = seen.tokens, .seconds = seen.seconds};
+        struct estimate_speed next = estimate_learn(now, sample);
+
+        if (speeds_swap(board, row, attempt->node, attempt->generation, &seen,
+                        (struct speed){.tokens = next.tokens, .seconds = next.seconds}))
+            return;
+    }
+}
+
+/* The first token of an answer: this is what a node is known by. */
+static void learn_answer(const struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+    struct scoreboard *board = req->context->board;
+    uint64_t now = loop_now_us(req->context->loop);
+
+    speeds_note_first_token(board, attempt->node, attempt->generation, now);
+    if (req->op_class != OP_CLASS_GENERATION)
+        return;
+    stats_note(board, attempt->node, attempt->generation, STATS_TTFT,
+               now - attempt->dispatch_mono_us);
+    /* Not when it was sent: until now its siblings would not have found it there. */
+    if (req->windows != NULL)
+        prefix_note(board, attempt->node, attempt->generation, req->windows, req->windows_count,
+                    now);
+}
+
+void select_note_content(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    struct estimate_end end = {.status = attempt->status,
+                               .op_class = req->op_class,
+                               .had_slot = attempt->estimate.had_slot,
+                               .content = true};
+
+    gauges_prefill_done(context->board, context->worker, attempt->node, attempt->generation,
+                        attempt->charge_us);
+    attempt->charge_us = 0;
+    leave_pending(attempt);
+    if (attempt->is_hedge &&
+        req->session_hash != 0) /* it won: its cache is the one that matters */
+        prefix_session_set(context->board, req->session_hash, attempt->node,
+                           attempt->generation, loop_now_us(context->loop));
+    if (attempt->status < 400)
+        learn_answer(attempt);
+    if (estimate_lesson(&end) == ESTIMATE_ANSWER)
+        learn(attempt, sample_of(attempt));
+    if (attempt->loads_model)
+        loads_done(context->board, context->worker, attempt->node, attempt->generation,
+                   req->model_hash);
+    attempt->loads_model = false;
+}
+
+/* Overtaken by a hedge: its first token was still to come, so it would have taken longer than
+ * this.  The sample keeps both what routing thinks of the node and the quantile that decides
+ * about hedges from being made of the fast answers alone. */
+static void learn_overtaken(const struct attempt *attempt)
+{
+    if (attempt->request->op_class != OP_CLASS_GENERATION)
+        return;
+    stats_note(attempt->request->context->board, attempt->node, attempt->generation, STATS_TTFT,
+               loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us);
+    if (attempt->estimate.had_slot)
+        learn(attempt, sample_of(attempt));
+}
+
+uint64_t choose_silence_us(const struct attempt *attempt)
+{
+    const struct config_limits *limits = &attempt->request->context->config->limits;
+
+    return (attempt->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms) *
+           US_PER_MS;
+}
+
+/* A node that has been silent for most of what its phase allows. */
+static bool was_silent(const struct attempt *attempt)
+{
+    return loop_now_us(attempt->request->context->loop) - attempt->progress_mono_us >=
+           choose_silence_us(attempt) / 4 * 3;
+}
+
+/* Did anybody get a token there since this request last got on? */
+static bool others_get_on(const struct attempt *attempt)
+{
+    struct outcomes there;
+
+    outcomes_read(attempt->request->context->board, attempt->node, &there);
+    return there.progress_mono_us > attempt->progress_mono_us;
+}
+
+/* What the end of an attempt before its first token teaches: see estimate.h. */
+static void learn_failure(const struct attempt *attempt, enum stats_counter how)
+{
+    struct estimate_end end = {
+        .op_class = attempt->request->op_class,
+        .had_slot = attempt->estimate.had_slot,
+        .node_failed =
+            !attempt->excused && (how == STATS_NODE_ERROR || how == STATS_CONNECT_FAILED ||
+                                  (how == STATS_TIMEOUT && was_silent(attempt))),
+        .before = attempt->pending_node != NULL,
+    };
+    struct scoreboard *board = attempt->request->context->board;
+
+    if (estimate_lesson(&end) == ESTIMATE_FAILURE &&
+        speeds_note_failure(board, attempt->node, attempt->generation,
+                            loop_now_us(attempt->request->context->loop), ESTIMATE_EVENT_US))
+        learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt)));
+}
+
+/* What the end of the attempt says of the node, for passive ejection. */
+static void note_outcome(const struct attempt *attempt, enum stats_counter how)
+{
+    enum outcome what = OUTCOME_FAILED;
+
+    switch (how) {
+    case STATS_OK:
+        what = attempt->on_probation ? OUTCOME_PROBATION_OK : OUTCOME_OK;
+        break;
+    case STATS_TIMEOUT:
+        /* Otherwise the request's own time was up, and the node did what it could. */
+        if (!was_silent(attempt))
+            return;
+        if (!others_get_on(attempt))
+            what = OUTCOME_STALLED;
+        break;
+    case STATS_NODE_ERROR:
+    case STATS_CONNECT_FAILED:
+        if (attempt->excused)
+            return;
+        break;
+    default: /* the client's doing, a full node, trouble of our own, a hedge that came second */
+        return;
+    }
+    if (what != OUTCOME_OK && what != OUTCOME_PROBATION_OK && attempt->on_probation)
+        what = OUTCOME_PROBATION_FAILED;
+    outcomes_note(attempt->request->context->board, attempt->node, attempt->generation, what);
+}
+
+void select_release(struct attempt *attempt, enum stats_counter outcome)
+{
+    struct request *req = attempt->request;
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
+
+    if (!attempt->claimed)
+        return;
+    attempt->claimed = false;
+    note_outcome(attempt, outcome);
+    learn_failure(attempt, outcome);
+    if (outcome == STATS_OVERTAKEN && !attempt->is_hedge)
+        learn_overtaken(attempt);
+    leave_pending(attempt);
+    if (attempt->loads_model)
+        loads_done(context->board, context->worker, attempt->node, attempt->generation,
+                   req->model_hash);
+    attempt->loads_model = false;
+    gauges_release(context->board, context->worker, attempt->node, attempt->generation,
+                   attempt->charge_us);
+    attempt->charge_us = 0;
+    if (outcome != STATS_FULL) {
+        struct upstream *node =
+            upstreams_at(context->upstreams, attempt->node, attempt->generation);
+
+        if (node != NULL)
+            node->full_mono_us = 0;
+    }
+    stats_count(context->board, attempt->node, attempt->generation, outcome, 1);
+    if (outcome == STATS_OK) {
+        struct upstream_model *model = upstreams_find(context->upstreams, req->model);
+
+        stats_average(context->board, attempt->node, attempt->generation, STATS_AVG_HOLD_S,
+                      (double)(now - attempt->dispatch_mono_us) / (double)US_PER_S, HOLD_ALPHA);
+        if (model != NULL && req->prompt_tokens != 0) {
+            model->bytes_per_token = prompt_learn_ratio(model->bytes_per_token,
+                                                        req->prompt_bytes, req->prompt_tokens);
+        }
+    }
+    queue_room(&context->queue, attempt->node);
+}

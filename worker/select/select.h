@@ -1,0 +1,61 @@
+/*
+ * select.h - finds a node for a request and claims a place there.
+ *
+ * Gathers who could serve it (model, operation, state, not excluded), what the scoreboard says
+ * of each, and how much of the prompt each has seen; asks the policy; claims through the shared
+ * gauges; and when another worker was faster, asks again about the rest.  Writes each decision
+ * into the ring that `droverctl explain` shows.
+ */
+#ifndef DROVER_WORKER_SELECT_SELECT_H
+#define DROVER_WORKER_SELECT_SELECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "shm/facts/stats.h"
+
+struct request;
+struct worker_context;
+struct upstream;
+struct attempt;
+struct queue_reach;
+struct queue_rights;
+
+enum select_result {
+    SELECT_CLAIMED = 0, /* *out is the node; its gauges count the request */
+    SELECT_FULL,        /* some node could serve it, none may take it now */
+    SELECT_LOST,        /* ... one could, and another worker was faster */
+    SELECT_ALL_FAILED,  /* every node that could has failed for this request */
+    SELECT_NOBODY,      /* no node that could is up */
+};
+/* For an attempt that is a hedge: one with a free slot, and not that of the other attempt.
+ * `rights`: NULL = any place will do. */
+MUST_CHECK enum select_result
+select_node(struct attempt *attempt, const struct queue_rights *rights, struct upstream **out);
+
+/* The nodes that it could be sent to: see candidates_reach(). */
+void choose_reach(const struct request *req, struct queue_reach *out);
+/* Equal for requests that choose_reach() gives the same nodes for. */
+uint64_t choose_need(const struct request *req);
+
+/* Reads what routing needs of the request's prompt.  Once per request, before select_node().
+ */
+void select_read_prompt(struct request *req);
+
+/* First content: gives the prompt's tokens back and learns from how long they took. */
+void select_note_content(struct attempt *attempt);
+/* The attempt is over: gives its place back, if it has one, and counts how it went. */
+void select_release(struct attempt *attempt, enum stats_counter outcome);
+/* The value of x-drover-session: whether the last attempt went to the node that held the
+ * session.  NULL: there is no session, or it went to no node. */
+const char *select_session_text(const struct request *req);
+/* How long the node may be silent in the attempt's present phase. */
+uint64_t choose_silence_us(const struct attempt *attempt);
+
+/* Is any node up and reachable that could take the request, whatever its load? */
+bool select_any_up(const struct request *req);
+/* Is the request larger than any node of its model takes, those that are away included? */
+bool choose_is_too_large(const struct request *req);
+
+#endif

@@ -1,0 +1,528 @@
+/* upstreams.c - this worker's picture of the nodes, and its own connection to each. */
+#include "worker/upstreams/upstreams.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config/config.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/net.h"
+#include "proto/rpc/grpc/client.h"
+#include "proto/rpc/h2/tls.h"
+#include "shm/facts/stats.h"
+#include "shm/scoreboard.h"
+#include "shm/share/model_queues.h"
+
+#define RENEW_INTERVAL_US (10 * US_PER_MS)
+
+/* The models by number, and their numbers by name. */
+struct fleet_models {
+    struct upstream_model *at; /* owned, with their `servers` */
+    size_t count, cap;
+    uint32_t *index; /* owned: 1 + number, where the hash of its id says or after; 0 = nobody */
+    size_t index_cap; /* 0 or a power of two, at least twice `cap` */
+};
+
+struct upstreams {
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    void (*on_change)(void *data);
+    void *data;
+
+    struct upstream **nodes; /* owned; by node_id, NULL = nobody */
+    uint32_t nodes_cap;
+    size_t nodes_count;
+    struct upstream *retired; /* owned list: nodes that attempts still hold */
+
+    struct fleet_models models;
+
+    SSL_CTX **node_tls;     /* owned; by index in config->nodes, NULL = cleartext */
+    SSL_CTX *registry_tls;  /* owned; for nodes that joined by themselves with TLS */
+    uint64_t epoch;         /* of the table, when last renewed; 0 = never */
+    uint64_t renew_mono_us; /* when last renewed */
+};
+
+/* ---- channels -------------------------------------------------------------------------- */
+
+static void on_channel_state(struct channel *channel, enum channel_state state, const char *why,
+                             void *data)
+{
+    struct upstream *node = data;
+    struct upstreams *upstreams = node->upstreams;
+
+    node->reachable = state != CHANNEL_BACKOFF;
+    switch (state) {
+    case CHANNEL_READY:
+        log_debug("event=node_connected node=%s", node->info.name);
+        stats_note(upstreams->board, node->node_id, node->info.generation, STATS_CONNECT,
+                   channel_connect_us(channel));
+        break;
+    case CHANNEL_BACKOFF:
+        log_warn("event=node_connection_failed node=%s address=%s why=%s", node->info.name,
+                 node->info.address, log_quote(why));
+        break;
+    case CHANNEL_IDLE:
+        /* Empty: the connection was given up here, for a new one. */
+        if (why[0] != '\0')
+            log_warn("event=node_connection_lost node=%s address=%s why=%s", node->info.name,
+                     node->info.address, log_quote(why));
+        return;
+    case CHANNEL_CONNECTING:
+        return;
+    }
+    if (!node->retired)
+        upstreams->on_change(upstreams->data);
+}
+
+/* The name a node's certificate must carry: what the config says, or the host it was given. */
+static void tls_name(const struct upstreams *upstreams, const struct node_info *info, char *out,
+                     size_t cap)
+{
+    const struct config_node *node;
+    uint16_t port;
+
+    out[0] = '\0';
+    if (info->config_index == 0 || info->config_index > upstreams->config->nodes_count)
+        return;
+    node = &upstreams->config->nodes[info->config_index - 1];
+    if (node->tls.server_name != NULL)
+        (void)strlcpy(out, node->tls.server_name, cap);
+    else if (net_split(node->address, out, cap, &port, NULL) != 0)
+        out[0] = '\0';
+}
+
+static void open_channel(struct upstreams *upstreams, struct upstream *node)
+{
+    struct channel_config cc = {
+        .connect_timeout_us = upstreams->config->limits.connect_timeout_ms * US_PER_MS,
+        .keepalive_idle = true,
+        .on_state = on_channel_state,
+        .data = node,
+    };
+    struct error err = {0};
+    char name[256];
+
+    if (net_parse(&cc.addr, node->info.address, &err) != 0) {
+        log_warn("event=node_address_bad node=%s why=%s", node->info.name, log_quote(err.text));
+        return;
+    }
+    if (node->info.tls) {
+        uint32_t index = node->info.config_index;
+
+        cc.tls = index != 0 && index <= upstreams->config->nodes_count
+                     ? upstreams->node_tls[index - 1]
+                     : upstreams->registry_tls;
+        if (cc.tls == NULL) {
+            log_warn("event=node_tls_missing node=%s", node->info.name);
+            return;
+        }
+        tls_name(upstreams, &node->info, name, sizeof(name));
+        cc.tls_name = name[0] == '\0' ? NULL : name;
+    }
+    if (channel_create(&node->channel, upstreams->loop, &cc, &err) != 0) {
+        log_warn("event=node_channel_failed node=%s why=%s", node->info.name,
+                 log_quote(err.text));
+        return;
+    }
+    node->reachable = true;
+    channel_connect(node->channel);
+}
+
+/* ---- nodes ----------------------------------------------------------------------------- */
+
+static void free_node(struct upstream *node)
+{
+    channel_destroy(node->channel);
+    free(node);
+}
+
+static void retire(struct upstreams *upstreams, uint32_t node_id)
+{
+    struct upstream *node = upstreams->nodes[node_id];
+
+    upstreams->nodes[node_id] = NULL;
+    upstreams->nodes_count--;
+    node->retired = true;
+    if (node->refs == 0) {
+        free_node(node);
+        return;
+    }
+    node->next_retired = upstreams->retired;
+    upstreams->retired = node;
+}
+
+void upstreams_hold(struct upstream *node)
+{
+    node->refs++;
+}
+
+void upstreams_let_go(struct upstream *node)
+{
+    struct upstream **link;
+
+    assert(node->refs > 0);
+    if (--node->refs != 0 || !node->retired)
+        return;
+    for (link = &node->upstreams->retired; *link != NULL; link = &(*link)->next_retired) {
+        if (*link == node) {
+            *link = node->next_retired;
+            break;
+        }
+    }
+    free_node(node);
+}
+
+/* Same process at the same place? Then its channel and its open calls can stay. */
+static bool same_generation(const struct node_info *a, const struct node_info *b)
+{
+    return a->generation == b->generation && a->tls == b->tls &&
+           strcmp(a->address, b->address) == 0;
+}
+
+static struct upstream *add_node(struct upstreams *upstreams, uint32_t node_id)
+{
+    struct upstream *node = calloc(1, sizeof(*node));
+
+    if (node == NULL)
+        return NULL;
+    node->node_id = node_id;
+    node->upstreams = upstreams;
+    upstreams->nodes[node_id] = node;
+    upstreams->nodes_count++;
+    return node;
+}
+
+/* Copies a row that changed.  NULL: not now; the epoch will have moved again by the next turn.
+ */
+static struct upstream *copy_row(struct upstreams *upstreams, uint32_t node_id,
+                                 struct node_info *fresh)
+{
+    struct upstream *node = upstreams->nodes[node_id];
+    uint32_t version = nodes_version(upstreams->board, node_id);
+
+    if (!nodes_read(upstreams->board, node_id, fresh))
+        return NULL;
+    if (node != NULL && !same_generation(&node->info, fresh)) {
+        retire(upstreams, node_id);
+        node = NULL;
+    }
+    if (node == NULL)
+        node = add_node(upstreams, node_id);
+    if (node != NULL) {
+        node->info = *fresh;
+        node->version = version;
+    }
+    return node;
+}
+
+/* True: what the models say of it may be wrong now. */
+static bool renew_node(struct upstreams *upstreams, uint32_t node_id, struct node_info *fresh)
+{
+    enum node_state state = nodes_state(upstreams->board, node_id);
+    struct upstream *node = upstreams->nodes[node_id];
+    bool changed = false;
+
+    if (state == NODE_NONE || state == NODE_GONE) {
+        if (node == NULL)
+            return false;
+        retire(upstreams, node_id);
+        return true;
+    }
+    if (node == NULL || node->version != nodes_version(upstreams->board, node_id)) {
+        changed = true;
+        node = copy_row(upstreams, node_id, fresh);
+        if (node == NULL)
+            return upstreams->nodes[node_id] == NULL;
+    }
+    if (state == NODE_UP || state == NODE_PROBATION) {
+        if (node->channel == NULL)
+            open_channel(upstreams, node);
+        else if (node->state != state)
+            channel_connect(node->channel); /* it is back: do not sit out the back-off */
+    }
+    node->state = state;
+    return changed;
+}
+
+/* ---- models ---------------------------------------------------------------------------- */
+
+static void free_models(struct fleet_models *models)
+{
+    for (size_t i = 0; i < models->count; i++)
+        free(models->at[i].servers);
+    free(models->at);
+    free(models->index);
+    *models = (struct fleet_models){0};
+}
+
+/* Where the index has this id, or would have it.  There is an index. */
+static uint32_t *index_place(const struct fleet_models *models, const char *id)
+{
+    size_t at = (size_t)hash_text(id) & (models->index_cap - 1);
+
+    while (models->index[at] != 0 && strcmp(models->at[models->index[at] - 1].id, id) != 0)
+        at = (at + 1) & (models->index_cap - 1);
+    return &models->index[at];
+}
+
+static struct upstream_model *find_model(const struct fleet_models *models, const char *id)
+{
+    uint32_t number = models->index_cap == 0 ? 0 : *index_place(models, id);
+
+    return number == 0 ? NULL : &models->at[number - 1];
+}
+
+/* Room for twice as many models. */
+static bool grow_models(struct fleet_models *models)
+{
+    size_t cap = models->cap == 0 ? 16 : 2 * models->cap;
+    struct upstream_model *at = realloc(models->at, cap * sizeof(*at));
+    uint32_t *index;
+
+    if (at == NULL)
+        return false;
+    models->at = at;
+    index = calloc(2 * cap, sizeof(*index));
+    if (index == NULL)
+        return false;
+    free(models->index);
+    models->index = index;
+    models->index_cap = 2 * cap;
+    models->cap = cap;
+    for (size_t i = 0; i < models->count; i++)
+        *index_place(models, at[i].id) = (uint32_t)i + 1;
+    return true;
+}
+
+static struct upstream_model *model_for(struct fleet_models *models, const char *id)
+{
+    struct upstream_model *model = find_model(models, id);
+
+    if (model != NULL)
+        return model;
+    if (models->count == models->cap && !grow_models(models))
+        return NULL;
+    model = &models->at[models->count];
+    memset(model, 0, sizeof(*model));
+    (void)strlcpy(model->id, id, sizeof(model->id));
+    model->bytes_per_token = UPSTREAMS_BYTES_PER_TOKEN;
+    *index_place(models, id) = (uint32_t)++models->count;
+    return model;
+}
+
+/* Is there room for one more?  It doubles: 0, 1, 2, 4 ... servers fill what was asked for. */
+static bool has_room(const struct upstream_model *model)
+{
+    size_t n = model->servers_count;
+
+    return n != 0 && (n & (n - 1)) != 0;
+}
+
+static void add_server(struct upstream_model *model, struct upstream *node,
+                       const struct node_model *served)
+{
+    size_t n = model->servers_count;
+
+    if (!has_room(model)) {
+        struct upstream_server *grown =
+            realloc(model->servers, (n == 0 ? 1 : 2 * n) * sizeof(*grown));
+
+        if (grown == NULL)
+            return;
+        model->servers = grown;
+    }
+    model->servers[model->servers_count++] = (struct upstream_server){
+        .node = node,
+        .state = served->state,
+        .load_ms = served->load_ms,
+        .operations = served->operations,
+        .node_id = node->node_id,
+        .generation = node->info.generation,
+        .slots = node->info.slots,
+        .queue = node->info.queue,
+        .weight = node->info.weight == 0 ? 1 : node->info.weight,
+        .max_request_bytes = node->info.max_request_bytes,
+        .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
+    };
+    model->operations |= served->operations;
+}
+
+static void renew_models(struct upstreams *upstreams)
+{
+    struct fleet_models old = upstreams->models;
+
+    upstreams->models = (struct fleet_models){0};
+    for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
+        struct upstream *node = upstreams->nodes[node_id];
+
+        for (uint32_t m = 0; node != NULL && m < node->info.models_count; m++) {
+            struct upstream_model *model =
+                model_for(&upstreams->models, node->info.models[m].id);
+
+            if (model != NULL)
+                add_server(model, node, &node->info.models[m]);
+        }
+    }
+    for (size_t i = 0; i < upstreams->models.count; i++) {
+        struct upstream_model *model = &upstreams->models.at[i];
+
+        model->queue_row = model_queues_row(upstreams->board, hash_text(model->id));
+    }
+    for (size_t i = 0; i < old.count; i++) {
+        struct upstream_model *kept = upstreams_find(upstreams, old.at[i].id);
+
+        if (kept != NULL) {
+            kept->cursor = old.at[i].cursor;
+            kept->bytes_per_token = old.at[i].bytes_per_token;
+            kept->return_mono_us = old.at[i].return_mono_us;
+        }
+    }
+    free_models(&old);
+}
+
+void upstreams_renew(struct upstreams *upstreams)
+{
+    uint64_t epoch = nodes_epoch(upstreams->board);
+    uint64_t now = loop_now_us(upstreams->loop);
+    bool changed = false;
+    struct node_info *fresh;
+
+    if (epoch == upstreams->epoch || now - upstreams->renew_mono_us < RENEW_INTERVAL_US)
+        return;
+    fresh = malloc(sizeof(*fresh));
+    if (fresh == NULL)
+        return;
+    upstreams->epoch = epoch;
+    upstreams->renew_mono_us = now;
+    for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++)
+        changed = renew_node(upstreams, node_id, fresh) || changed;
+    free(fresh);
+    if (changed)
+        renew_models(upstreams);
+    upstreams->on_change(upstreams->data);
+}
+
+/* ---- queries --------------------------------------------------------------------------- */
+
+struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id)
+{
+    return find_model(&upstreams->models, id);
+}
+
+struct upstream_model *fleet_all_models(struct upstreams *upstreams, size_t *count)
+{
+    *count = upstreams->models.count;
+    return upstreams->models.at;
+}
+
+struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
+                              uint32_t generation)
+{
+    struct upstream *node = node_id < upstreams->nodes_cap ? upstreams->nodes[node_id] : NULL;
+
+    return node != NULL && node->info.generation == generation ? node : NULL;
+}
+
+size_t upstreams_size(const struct upstreams *upstreams)
+{
+    return upstreams->nodes_count;
+}
+
+bool upstreams_any_up(const struct upstreams *upstreams)
+{
+    for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
+        enum node_state state = nodes_state(upstreams->board, node_id);
+
+        if (upstreams->nodes[node_id] != NULL && (state == NODE_UP || state == NODE_PROBATION))
+            return true;
+    }
+    return false;
+}
+
+bool upstreams_usable(const struct upstream *node)
+{
+    enum node_state state = nodes_state(node->upstreams->board, node->node_id);
+
+    return node->reachable && (state == NODE_UP || state == NODE_PROBATION);
+}
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+static int make_tls(struct upstreams *upstreams, struct error *err)
+{
+    const struct config *config = upstreams->config;
+    const struct config_tls *join = &config->registry.listen.tls;
+    int rc;
+
+    upstreams->node_tls = calloc(config->nodes_count + 1, sizeof(SSL_CTX *));
+    if (upstreams->node_tls == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    for (unsigned i = 0; i < config->nodes_count; i++) {
+        if (!config->nodes[i].tls.enabled)
+            continue;
+        rc = tls_client_context(&upstreams->node_tls[i], &config->nodes[i].tls, err);
+        if (rc != 0)
+            return error_wrap(err, rc, "nodes[%u].tls", i);
+    }
+    if (!join->enabled && join->ca == NULL)
+        return 0;
+    rc = tls_client_context(&upstreams->registry_tls, join, err);
+    return rc == 0 ? 0 : error_wrap(err, rc, "registry.tls");
+}
+
+int upstreams_create(struct upstreams **out, struct loop *loop, const struct config *config,
+                     struct scoreboard *board, void (*on_change)(void *data), void *data,
+                     struct error *err)
+{
+    struct upstreams *upstreams = calloc(1, sizeof(*upstreams));
+    int rc;
+
+    *out = NULL;
+    if (upstreams == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    upstreams->loop = loop;
+    upstreams->config = config;
+    upstreams->board = board;
+    upstreams->on_change = on_change;
+    upstreams->data = data;
+    upstreams->nodes_cap = scoreboard_max_nodes(board);
+    upstreams->nodes = calloc(upstreams->nodes_cap, sizeof(*upstreams->nodes));
+    rc = upstreams->nodes == NULL ? error_set(err, DRV_ENOMEM, "out of memory")
+                                  : make_tls(upstreams, err);
+    if (rc != 0) {
+        upstreams_destroy(upstreams);
+        return rc;
+    }
+    *out = upstreams;
+    return 0;
+}
+
+void upstreams_destroy(struct upstreams *upstreams)
+{
+    if (upstreams == NULL)
+        return;
+    for (uint32_t node_id = 0; upstreams->nodes != NULL && node_id < upstreams->nodes_cap;
+         node_id++) {
+        if (upstreams->nodes[node_id] != NULL)
+            free_node(upstreams->nodes[node_id]);
+    }
+    while (upstreams->retired != NULL) {
+        struct upstream *node = upstreams->retired;
+
+        upstreams->retired = node->next_retired;
+        free_node(node);
+    }
+    free_models(&upstreams->models);
+    for (unsigned i = 0; upstreams->node_tls != NULL && i < upstreams->config->nodes_count; i++)
+        SSL_CTX_free(upstreams->node_tls[i]);
+    free(upstreams->node_tls);
+    SSL_CTX_free(upstreams->registry_tls);
+    free(upstreams->nodes);
+    free(upstreams);
+}

@@ -1,0 +1,115 @@
+/*
+ * upstreams.h - this worker's picture of the nodes, and its own connection to each.
+ *
+ * The scoreboard's node table is the truth; the fleet is a private copy of its cold part,
+ * renewed when the table's epoch moves, with one gRPC channel per node that may get traffic.
+ * State and load are always read live.  A node that leaves, or whose row goes to another, is
+ * retired: attempts that still run there keep it alive, and the last one to let go frees it.
+ */
+#ifndef DROVER_WORKER_UPSTREAMS_UPSTREAMS_H
+#define DROVER_WORKER_UPSTREAMS_UPSTREAMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "shm/facts/nodes.h"
+#include "shm/share/node_set.h"
+
+struct channel;
+struct config;
+struct error;
+struct upstreams; /* opaque */
+struct attempt;
+struct loop;
+struct scoreboard;
+
+/* What a routing decision needs comes first, on one cache line. */
+struct upstream {
+    unsigned node_id;
+    bool retired;
+    bool reachable;          /* there is a channel, and it is not backing off */
+    enum node_state state;   /* at the last renewal; upstreams_usable() looks live */
+    uint64_t full_mono_us;   /* until when it gets nothing, as it said it is full */
+    struct channel *channel; /* owned; NULL until the node is first UP */
+    /* Requests sent there and not yet at first content, oldest first: kept by select.c. */
+    struct attempt *pending_first, *pending_last;
+    /* private to upstreams.c */
+    struct upstreams *upstreams;
+    unsigned refs;
+    uint32_t version; /* nodes_version() of `info` */
+    struct upstream *next_retired;
+    struct node_info info; /* as of the last renewal */
+};
+
+/* What is assumed of a model before anything was learned. */
+#define UPSTREAMS_BYTES_PER_TOKEN 4.0
+
+/* One model name (or alias a node gives) and who serves it. */
+struct upstream_server {
+    struct upstream *node; /* borrowed: valid until upstreams_renew() */
+    uint32_t state;        /* enum drover.v1.ModelState */
+    uint32_t load_ms;
+    uint32_t operations;
+    /* Copies from `node`, so that a routing decision reads one dense table. */
+    uint32_t node_id;
+    uint32_t generation;
+    uint32_t slots, queue;
+    uint32_t weight;            /* at least 1 */
+    uint32_t max_request_bytes; /* 0 = unknown */
+    float prefill_tokens_per_s;
+};
+struct upstream_model {
+    char id[NODE_MODEL_BYTES];
+    uint32_t operations; /* of any server */
+    struct upstream_server *servers;
+    size_t servers_count;
+    uint32_t cursor;        /* for balance_choose() */
+    double bytes_per_token; /* of prompts; learned by this worker from reported usage */
+    uint32_t queue_row;     /* in shm/share/model_queues.h */
+    /* For routing/demand.c: the nodes that serve it now and what they can do. */
+    uint64_t measured_mono_us; /* 0 = never */
+    struct node_set serving;
+    uint32_t serving_count;
+    uint32_t slots;
+    double places_per_s;     /* 0 = not known yet */
+    uint64_t return_mono_us; /* the last one turned away was asked to come back then */
+};
+
+MUST_CHECK int upstreams_create(struct upstreams **out, struct loop *loop,
+                                const struct config *config, struct scoreboard *board,
+                                void (*on_change)(void *data), void *data, struct error *err);
+void upstreams_destroy(struct upstreams *upstreams);
+
+/* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that
+ * changed, and makes the models anew when one did.  Call once a turn.  Calls on_change when
+ * something moved, and when a channel's state did. */
+void upstreams_renew(struct upstreams *upstreams);
+
+/* The model called `id`, or NULL when no node names it. */
+struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id);
+/* All of them, until the next upstreams_renew(). */
+struct upstream_model *fleet_all_models(struct upstreams *upstreams, size_t *count);
+/* Who holds the slot, or NULL if the row has another generation here. */
+struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
+                              uint32_t generation);
+/* How many nodes are known; is any of them UP or on PROBATION? */
+size_t upstreams_size(const struct upstreams *upstreams);
+bool upstreams_any_up(const struct upstreams *upstreams);
+
+/* May a request be sent there now?  UP or on PROBATION by the table, and its channel is not
+ * backing off. */
+bool upstreams_usable(const struct upstream *node);
+
+/* Does the node take a request message of so many bytes, as far as it said? */
+static inline bool fleet_takes(const struct upstream_server *server, uint64_t message_bytes)
+{
+    return server->max_request_bytes == 0 || message_bytes <= server->max_request_bytes;
+}
+
+/* An attempt holds on to the node, and lets go. */
+void upstreams_hold(struct upstream *node);
+void upstreams_let_go(struct upstream *node);
+
+#endif
