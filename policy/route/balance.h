@@ -91,6 +91,16 @@ struct balance_terms {
 void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
                    const struct balance_request *request);
 
+/* Seconds that the prompt's uncached tokens take there, if nothing else is to be done. */
+static inline double balance_own_prefill_s(const struct balance_candidate *candidate,
+                                           uint32_t tokens)
+{
+    uint32_t uncached =
+        candidate->matched_tokens < tokens ? tokens - candidate->matched_tokens : 1;
+
+    return uncached / candidate->prefill_tokens_per_s;
+}
+
 /*
  * The index of the chosen candidate, or -1 when none may take it.  `cursor` is the caller's
  * memory from one choice to the next (round_robin); `random` is 64 fresh random bits.

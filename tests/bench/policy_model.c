@@ -29,6 +29,7 @@
 #include "base/hash.h"
 #include "policy/route/balance.h"
 #include "policy/route/estimate.h"
+#include "policy/route/order.h"
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
 
@@ -47,6 +48,7 @@ struct request {
     size_t n_blocks;
 
     struct request *wait_next;                   /* in line */
+    uint64_t key_us;                             /* there */
     struct request *pending_prev, *pending_next; /* at a node, before the first token */
     struct node *node;                           /* NULL = not dispatched yet */
     uint64_t dispatch_us, first_us, last_us;
@@ -77,7 +79,7 @@ struct world {
     size_t n_nodes;
     struct request *requests; /* owned; by arrival */
     size_t n_requests;
-    struct request *wait_first, *wait_last;
+    struct request *wait_first; /* by key */
     enum policy_kind policy;
     bool push;   /* commit to slots + queue of any node, match or none */
     bool oracle; /* see above */
@@ -221,13 +223,31 @@ static bool try_start(struct world *world, struct request *r)
 
 /* ---- the line -------------------------------------------------------------------------- */
 
+/* Seconds of prefill where it takes least. */
+static double own_prefill_s(struct world *world, const struct request *r)
+{
+    double least_s = INFINITY;
+
+    for (size_t i = 0; i < world->n_nodes; i++) {
+        struct balance_candidate c;
+
+        describe(&c, world, &world->nodes[i], r);
+        least_s = fmin(least_s, balance_own_prefill_s(&c, r->prompt));
+    }
+    return least_s;
+}
+
+/* By key, and those with equal keys as they came. */
 static void join_line(struct world *world, struct request *r)
 {
-    if (world->wait_last != NULL)
-        world->wait_last->wait_next = r;
-    else
-        world->wait_first = r;
-    world->wait_last = r;
+    struct request **link = &world->wait_first;
+
+    r->key_us = order_key_us(r->arrival_us, REQUEST_PRIORITY_DEFAULT,
+                             world->policy == POLICY_FASTEST ? own_prefill_s(world, r) : 0);
+    while (*link != NULL && (*link)->key_us <= r->key_us)
+        link = &(*link)->wait_next;
+    r->wait_next = *link;
+    *link = r;
 }
 
 /* Takes out the one after `before`, or the first if that is NULL. */
@@ -235,8 +255,6 @@ static void leave_line(struct world *world, struct request *before)
 {
     struct request **link = before == NULL ? &world->wait_first : &before->wait_next;
 
-    if (world->wait_last == *link)
-        world->wait_last = before;
     *link = (*link)->wait_next;
 }
 
