@@ -12,7 +12,7 @@
  *   sb_proc   [n_workers + 2]                      the last two: health, master
  *   sb_node   [n_nodes]
  *   sb_hot    [n_nodes]                            what a routing decision reads of each node
- *   sb gauges [n_nodes][gauge_stride]              two 8-byte words per node and worker
+ *   sb gauges [n_nodes][gauge_stride]              one 8-byte word per node and worker
  *   sb_stats  [n_nodes]
  *   sb_table  [n_workers]                          counts of the request tables
  *   sb_request[n_workers][requests_per_worker]
@@ -53,7 +53,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 15u
+#define SB_LAYOUT_VERSION 16u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -204,9 +204,9 @@ struct sb_hot {
      * zeroes it for a new node.  See outcomes_note_loss(). */
     _Atomic uint64_t lost_mono_us; /* 0 = never */
     /* Any worker; health zeroes them for a new node.  See shm/facts/speeds.h.  0 = never. */
-    _Atomic uint64_t sent_mono_us;        /* a request was last sent there */
-    _Atomic uint64_t first_token_mono_us; /* the last first token came */
-    _Atomic uint64_t failed_mono_us;      /* an event of failure began; compare-and-swap */
+    _Atomic uint64_t sent_mono_us;   /* a request was last sent there */
+    _Atomic uint64_t work_mono_us;   /* since then the engine is at what is now its first */
+    _Atomic uint64_t failed_mono_us; /* an event of failure began; compare-and-swap */
 };
 
 /*
@@ -228,11 +228,6 @@ struct sb_hot {
 #define SB_GAUGE_INFLIGHT(word)   ((uint32_t)((word) >> 32) & 0x7fffu)
 #define SB_GAUGE_CHARGE_US(word)  ((uint32_t)(word))
 #define SB_GAUGE_MAX_INFLIGHT     0x7fffu
-
-/* The second half of a node's row: since when the worker's oldest request without a first
- * token has been there.  W: as above. */
-#define SB_OLDEST_GENERATION(word) ((uint16_t)((word) >> 48))
-#define SB_OLDEST_MONO_US(word)    ((word) & ((UINT64_C(1) << 48) - 1)) /* 0 = none */
 
 /* Any worker adds; health zeroes it all for a new node of the row. */
 struct sb_histogram {

@@ -49,7 +49,7 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
         /* As many sessions as windows, or a little more. */
         .n_session_sets =
             (prefix_sets * SB_PREFIX_WAYS + SB_SESSION_WAYS - 1) / SB_SESSION_WAYS,
-        .gauge_stride = 2 * (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
+        .gauge_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
         .head_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 8),
         .offer_stride = (uint32_t)align_up((nodes + 63) / 64, SB_CACHE_LINE / 8),
         .waiting_stride = (uint32_t)align_up(workers, SB_CACHE_LINE / 4),

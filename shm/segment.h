@@ -54,20 +54,13 @@ static inline struct sb_hot *segment_hot(const struct scoreboard *board, unsigne
     return (struct sb_hot *)(void *)(board->map + board->geometry.hot_offset) + node;
 }
 
-/* The row of gauges of a node: geometry.n_workers words, and from segment_oldest_at() on as
- * many for the oldest requests. */
+/* The row of gauges of a node: geometry.n_workers words. */
 static inline _Atomic uint64_t *segment_gauges(const struct scoreboard *board, unsigned node)
 {
     if (node >= board->geometry.n_nodes)
         return NULL;
     return (_Atomic uint64_t *)(void *)(board->map + board->geometry.gauges_offset) +
            (size_t)node * board->geometry.gauge_stride;
-}
-
-/* Where the second half of a row of gauges begins, in words. */
-static inline uint32_t segment_oldest_at(const struct scoreboard *board)
-{
-    return board->geometry.gauge_stride / 2;
 }
 
 static inline struct sb_stats *segment_stats(const struct scoreboard *board, unsigned node)

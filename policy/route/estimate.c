@@ -3,16 +3,11 @@
 
 #include <math.h>
 
-#define ALPHA              0.1f /* of the moving averages */
-#define FAILURE_TIMES      10.0f
-#define FAILURE_LEAST_S    1.0f
-#define GUESS_TOKENS_PER_S 1000.0
-#define LEAST_LEFT         0.05
+#define ALPHA           0.1f /* of the moving averages */
+#define FAILURE_TIMES   10.0f
+#define FAILURE_LEAST_S 1.0f
 #define MOST_CHARGE_US \
     600000000u /* many fit a 32-bit sum; a node that slow is the last anyway */
-/* A first token takes a while on any node; only a silence beyond this says something about
- * speed. */
-#define SILENCE_US 1000000.0
 
 /* Of a trial: at first, and more for each microsecond in which there was none. */
 #define REGRET_S        0.1
@@ -60,17 +55,6 @@ struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_
 
 /* ---- knowing --------------------------------------------------------------------------- */
 
-double estimate_tokens_per_s(struct estimate_speed learned, double reported)
-{
-    double p = GUESS_TOKENS_PER_S;
-
-    if (learned.seconds > 0 && learned.tokens > 0)
-        p = (double)learned.tokens / (double)learned.seconds;
-    else if (reported > 0)
-        p = reported;
-    return p > 1 ? p : 1;
-}
-
 uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s)
 {
     double us = uncached_tokens / tokens_per_s * 1e6;
@@ -78,23 +62,6 @@ uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s)
     if (!(us >= 1))
         return 1;
     return us < MOST_CHARGE_US ? (uint32_t)us : MOST_CHARGE_US;
-}
-
-struct estimate_backlog estimate_backlog(uint64_t charged_us, uint64_t oldest_mono_us,
-                                         uint64_t first_token_mono_us, uint64_t now_mono_us)
-{
-    uint64_t since =
-        oldest_mono_us > first_token_mono_us ? oldest_mono_us : first_token_mono_us;
-    double charged = (double)charged_us, left = charged, slowdown = 1;
-
-    if (charged_us != 0 && oldest_mono_us != 0 && since < now_mono_us) {
-        double worked = (double)(now_mono_us - since);
-        double due = charged > SILENCE_US ? charged : SILENCE_US;
-
-        left = fmax(charged - worked, LEAST_LEFT * charged);
-        slowdown = worked > due ? worked / due : 1;
-    }
-    return (struct estimate_backlog){.left_s = left * 1e-6, .slowdown = slowdown};
 }
 
 /* ---- trying ---------------------------------------------------------------------------- */

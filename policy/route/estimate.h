@@ -67,9 +67,24 @@ struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_
 
 /* ---- knowing --------------------------------------------------------------------------- */
 
+/* Inline, because a decision asks these two of every node. */
+#define ESTIMATE_GUESS_TOKENS_PER_S 1000.0
+#define ESTIMATE_LEAST_LEFT         0.05
+/* A first token takes a while on any node; only a silence beyond this says something. */
+#define ESTIMATE_SILENCE_US 1000000.0
+
 /* Tokens per second: learned, else what the node reports (0 = nothing), else a guess; at least
  * 1. */
-double estimate_tokens_per_s(struct estimate_speed learned, double reported);
+static inline double estimate_tokens_per_s(struct estimate_speed learned, double reported)
+{
+    double p = ESTIMATE_GUESS_TOKENS_PER_S;
+
+    if (learned.seconds > 0 && learned.tokens > 0)
+        p = (double)learned.tokens / (double)learned.seconds;
+    else if (reported > 0)
+        p = reported;
+    return p > 1 ? p : 1;
+}
 
 /* What a request of so many uncached tokens is charged. */
 uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s);
@@ -80,14 +95,29 @@ struct estimate_backlog {
 };
 
 /*
- * What is left of `charged_us`.  The engine works on it since the later of two instants, both 0
- * if there is none: its oldest request before first token was sent, the last first token came
- * there.  Not less than a twentieth is left, because something is still to come; and once the
- * time exceeds the charge by more than a first token may take on any node, the node is slower
- * than it was, or stands still.
+ * What is left of `charged_us`.  The engine is at the request that is now its first since
+ * `work_mono_us` (0 = not known): when that was sent, if no other was before its first token,
+ * or when the one before it had its first token.  Not less than a twentieth is left, because
+ * something is still to come; and once the time exceeds the charge by more than a first token
+ * may take on any node, the node is slower than it was, or stands still.
  */
-struct estimate_backlog estimate_backlog(uint64_t charged_us, uint64_t oldest_mono_us,
-                                         uint64_t first_token_mono_us, uint64_t now_mono_us);
+static inline struct estimate_backlog
+estimate_backlog(uint64_t charged_us, uint64_t work_mono_us, uint64_t now_mono_us)
+{
+    double charged = (double)charged_us, left = charged, slowdown = 1;
+
+    if (charged_us != 0 && work_mono_us != 0 && work_mono_us < now_mono_us) {
+        double worked = (double)(now_mono_us - work_mono_us);
+        double due = charged > ESTIMATE_SILENCE_US ? charged : ESTIMATE_SILENCE_US;
+
+        left = charged - worked;
+        if (left < ESTIMATE_LEAST_LEFT * charged)
+            left = ESTIMATE_LEAST_LEFT * charged;
+        if (worked > due)
+            slowdown = worked / due;
+    }
+    return (struct estimate_backlog){.left_s = left * 1e-6, .slowdown = slowdown};
+}
 
 /* ---- trying ---------------------------------------------------------------------------- */
 

@@ -383,7 +383,7 @@ bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *o
         out->state = load_state(hot, NULL);
         out->slots_now = get32(&hot->slots_now);
         out->sent_mono_us = get64(&hot->sent_mono_us);
-        out->first_token_mono_us = get64(&hot->first_token_mono_us);
+        out->work_mono_us = get64(&hot->work_mono_us);
         if (segment_generation(hot) == out->generation)
             return out->state != NODE_NONE;
     }

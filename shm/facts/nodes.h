@@ -87,8 +87,8 @@ struct node_hot {
     uint32_t generation;
     enum node_state state;
     uint32_t slots_now;
-    uint64_t sent_mono_us;        /* a request was last sent there; 0 = never */
-    uint64_t first_token_mono_us; /* the last first token came; 0 = never */
+    uint64_t sent_mono_us; /* a request was last sent there; 0 = never */
+    uint64_t work_mono_us; /* see speeds_note_work(); 0 = never */
 };
 
 /* ---- writing: health only ---- */

@@ -159,13 +159,13 @@ bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generat
                               memory_order_relaxed, memory_order_relaxed);
 }
 
-void speeds_note_first_token(struct scoreboard *board, unsigned node, uint32_t generation,
-                             uint64_t now_mono_us)
+void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,
+                      uint64_t now_mono_us)
 {
     struct sb_hot *hot = hot_for(board, node, generation);
 
     if (hot != NULL)
-        atomic_store_explicit(&hot->first_token_mono_us, now_mono_us, memory_order_relaxed);
+        atomic_store_explicit(&hot->work_mono_us, now_mono_us, memory_order_relaxed);
 }
 
 bool speeds_note_failure(struct scoreboard *board, unsigned node, uint32_t generation,
@@ -203,6 +203,6 @@ void speeds_zero(struct scoreboard *board, unsigned node)
             atomic_store_explicit(word, 0, memory_order_relaxed);
     }
     atomic_store_explicit(&hot->sent_mono_us, 0, memory_order_relaxed);
-    atomic_store_explicit(&hot->first_token_mono_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&hot->work_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&hot->failed_mono_us, 0, memory_order_relaxed);
 }

@@ -50,9 +50,10 @@ void speeds_note_sent(struct scoreboard *board, unsigned node, uint32_t generati
  * been sent one since. */
 MUST_CHECK bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generation,
                                   uint64_t tried_mono_us, uint64_t now_mono_us);
-/* A first token came. */
-void speeds_note_first_token(struct scoreboard *board, unsigned node, uint32_t generation,
-                             uint64_t now_mono_us);
+/* From now on the engine is at the request that is now its first: one was sent while no other
+ * was before its first token, or the one before it had its own, or will never have one. */
+void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,
+                      uint64_t now_mono_us);
 /* A request failed by the node's own fault.  True: nobody noted one within `event_us` before,
  * so the caller is the one who learns from it. */
 MUST_CHECK bool speeds_note_failure(struct scoreboard *board, unsigned node,

@@ -192,122 +192,56 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
 }
 
 /*
- * A routing decision adds up the rows of all nodes, so these two loops are most of its cost.
- * They take four words at a time, written out because compilers do not, with one branch for
- * all.  Looking a little beyond `columns` is harmless: each half of a row fills whole cache
- * lines, and what nobody has used is 0.
+ * A routing decision adds up the rows of all nodes, so this is a good part of its cost: a row
+ * is added up as if all its words were of the generation wanted and no claim were under way,
+ * and only if that was wrong is it looked at word by word.  Looking a little beyond `columns`
+ * is harmless: a row fills whole cache lines, and what nobody has used is 0.
+ *
+ * Sequentially consistent for the sake of those who publish that they wait and then look here:
+ * they see every place that was given back before its releaser looked.
  */
 #define STEP 4u
-static_assert(SB_CACHE_LINE / 8 % STEP == 0, "half a row is a number of steps");
+static_assert(SB_CACHE_LINE / 8 % STEP == 0, "a row is a number of steps");
+#define UNUSUAL (~(((uint64_t)SB_GAUGE_MAX_INFLIGHT << 32) | UINT32_MAX))
 
-/* The upper 16 bits become 0 iff the word is of the generation wanted. */
-static inline uint64_t load_gauge(const _Atomic uint64_t *word, uint64_t wanted)
+static struct gauge sum_carefully(const _Atomic uint64_t *row, uint32_t columns,
+                                  uint32_t generation)
 {
-    return (atomic_load_explicit(word, memory_order_seq_cst) ^ wanted) & ~SB_GAUGE_CLAIMING;
-}
+    struct gauge sum = {0};
 
-/* A word of another generation counts for nothing. */
-static inline uint64_t only_wanted(uint64_t word)
-{
-    return word >> 48 == 0 ? word : 0;
-}
+    for (uint32_t w = 0; w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst);
 
-/* Adds up `columns` words of a row.  Sequentially consistent for the sake of
- * shm/share/queue_heads.c: a worker that has published a request sees every place that was
- * given back before its releaser looked. */
-static inline struct gauge sum_row(const _Atomic uint64_t *row, uint32_t columns,
-                                   uint32_t generation)
-{
-    uint64_t wanted = (uint64_t)(uint16_t)generation << 48;
-    uint64_t us = 0, all = 0; /* all: microseconds and, from bit 32 on, requests */
-
-    for (const _Atomic uint64_t *end = row + columns; row < end; row += STEP) {
-        uint64_t a = load_gauge(&row[0], wanted), b = load_gauge(&row[1], wanted);
-        uint64_t c = load_gauge(&row[2], wanted), d = load_gauge(&row[3], wanted);
-
-        if ((a | b | c | d) >> 48 != 0) {
-            a = only_wanted(a);
-            b = only_wanted(b);
-            c = only_wanted(c);
-            d = only_wanted(d);
-        }
-        us += (a & UINT32_MAX) + (b & UINT32_MAX) + (c & UINT32_MAX) + (d & UINT32_MAX);
-        all += a + b + c + d;
+        if (SB_GAUGE_GENERATION(word) != (uint16_t)generation)
+            continue;
+        sum.inflight += SB_GAUGE_INFLIGHT(word);
+        sum.charged_us += SB_GAUGE_CHARGE_US(word);
     }
-    return (struct gauge){.inflight = (uint32_t)((all - us) >> 32), .charged_us = us};
-}
-
-/* An instant has 48 bits and is not 0: less 1, it is less than this. */
-#define NONE ((UINT64_C(1) << 48) - 1)
-
-/* The instant less 1.  A word of another generation, or that says "none", becomes as great as
- * NONE or greater, and needs no branch of its own. */
-static inline uint64_t load_oldest(const _Atomic uint64_t *word, uint64_t wanted)
-{
-    return (atomic_load_explicit(word, memory_order_relaxed) ^ wanted) - 1;
-}
-
-static inline uint64_t lesser(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* The least of the instants in the second half of a row; 0 = none. */
-static inline uint64_t oldest_in(const _Atomic uint64_t *oldest, uint32_t columns,
-                                 uint32_t generation)
-{
-    uint64_t wanted = (uint64_t)(uint16_t)generation << 48;
-    uint64_t least = NONE; /* less 1 */
-
-    for (const _Atomic uint64_t *end = oldest + columns; oldest < end; oldest += STEP) {
-        uint64_t ab = lesser(load_oldest(&oldest[0], wanted), load_oldest(&oldest[1], wanted));
-        uint64_t cd = lesser(load_oldest(&oldest[2], wanted), load_oldest(&oldest[3], wanted));
-
-        least = lesser(least, lesser(ab, cd));
-    }
-    return least == NONE ? 0 : least + 1;
+    return sum;
 }
 
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation)
 {
     const _Atomic uint64_t *row = segment_gauges(board, node);
-
-    if (row == NULL)
-        return (struct gauge){0};
-    return sum_row(row, segment_columns(board), generation);
-}
-
-struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
-                               uint32_t generation)
-{
-    const _Atomic uint64_t *row = segment_gauges(board, node);
     uint32_t columns = segment_columns(board);
-    struct gauge sum;
+    uint64_t wanted = (uint64_t)(uint16_t)generation << 48;
+    uint64_t us = 0, all = 0, unusual = 0; /* all: microseconds and, from bit 32 on, requests */
 
     if (row == NULL)
         return (struct gauge){0};
-    sum = sum_row(row, columns, generation);
-    if (sum.charged_us != 0) /* otherwise nobody waits there, and half the row is saved */
-        sum.oldest_mono_us = oldest_in(row + segment_oldest_at(board), columns, generation);
-    return sum;
-}
+    for (uint32_t w = 0; w < columns; w += STEP) {
+        uint64_t a = atomic_load_explicit(&row[w], memory_order_seq_cst) ^ wanted;
+        uint64_t b = atomic_load_explicit(&row[w + 1], memory_order_seq_cst) ^ wanted;
+        uint64_t c = atomic_load_explicit(&row[w + 2], memory_order_seq_cst) ^ wanted;
+        uint64_t d = atomic_load_explicit(&row[w + 3], memory_order_seq_cst) ^ wanted;
 
-void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
-                       uint32_t generation, uint64_t since_mono_us)
-{
-    _Atomic uint64_t *row = row_for(board, worker, node, generation);
-    _Atomic uint64_t *cell;
-    uint64_t word = 0;
-
-    if (row == NULL)
-        return;
-    cell = row + segment_oldest_at(board) + worker;
-    if (since_mono_us != 0)
-        word = (uint64_t)(uint16_t)generation << 48 | SB_OLDEST_MONO_US(since_mono_us);
-    if (atomic_load_explicit(cell, memory_order_relaxed) == word)
-        return; /* the readers keep their copy of the cache line */
-    segment_use_column(board, worker);
-    atomic_store_explicit(cell, word, memory_order_relaxed);
+        unusual |= a | b | c | d;
+        us += (a & UINT32_MAX) + (b & UINT32_MAX) + (c & UINT32_MAX) + (d & UINT32_MAX);
+        all += a + b + c + d;
+    }
+    if ((unusual & UNUSUAL) != 0)
+        return sum_carefully(row, columns, generation);
+    return (struct gauge){.inflight = (uint32_t)((all - us) >> 32), .charged_us = us};
 }
 
 /* A look first, to leave alone the cache lines that other workers are using. */
@@ -321,10 +255,6 @@ void gauges_clear_worker(struct scoreboard *board, unsigned worker)
 {
     if (!board->writable || worker >= board->geometry.n_workers)
         return;
-    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
-        _Atomic uint64_t *cell = segment_gauges(board, node) + worker;
-
-        zero_word(cell);
-        zero_word(cell + segment_oldest_at(board));
-    }
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++)
+        zero_word(segment_gauges(board, node) + worker);
 }

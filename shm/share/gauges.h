@@ -6,10 +6,6 @@
  * lost update; a reader sums a node's row and skips words of another generation, so that
  * requests sent to an earlier node of the row are not charged to the present one.  The master
  * zeroes a dead worker's column.
- *
- * Beside it a second word per (node, worker), with the same rules: since when that worker's
- * oldest request there has waited for its first token.  A node that has stalled shows by it,
- * long before anything fails.
  */
 #ifndef DROVER_SHM_SHARE_GAUGES_H
 #define DROVER_SHM_SHARE_GAUGES_H
@@ -22,9 +18,8 @@
 struct scoreboard;
 
 struct gauge {
-    uint32_t inflight;       /* requests sent and neither finished nor abandoned */
-    uint64_t charged_us;     /* of prefill, for requests not yet at first token */
-    uint64_t oldest_mono_us; /* only by gauges_sum_oldest(): see gauges_set_oldest(); else 0 */
+    uint32_t inflight;   /* requests sent and neither finished nor abandoned */
+    uint64_t charged_us; /* of prefill, for requests not yet at first token */
 };
 
 /*
@@ -52,14 +47,6 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
 
 /* The sum over all workers. */
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation);
-
-/* The caller's oldest request on the node that has not had its first token was sent at
- * `since_mono_us`; 0 = it has none such.  Ignored when the row has another generation. */
-void gauges_set_oldest(struct scoreboard *board, unsigned worker, unsigned node,
-                       uint32_t generation, uint64_t since_mono_us);
-/* gauges_sum(), and the least of these instants over all workers where anything is charged. */
-struct gauge gauges_sum_oldest(const struct scoreboard *board, unsigned node,
-                               uint32_t generation);
 
 /* W: master, for a worker that is gone. */
 void gauges_clear_worker(struct scoreboard *board, unsigned worker);

@@ -118,7 +118,6 @@ static void decide(struct scene *scene)
                 scene->now_us);
     prefix_session_set(scene->board, request.session_hash, server->node_id, server->generation,
                        scene->now_us);
-    gauges_set_oldest(scene->board, WORKER, server->node_id, server->generation, scene->now_us);
 
     if (scene->held != NULL)
         gauges_release(scene->board, WORKER, scene->held->node_id, scene->held->generation,
@@ -176,7 +175,7 @@ static void add_node(struct scene *scene, unsigned node_id)
         if (!gauges_claim(board, worker, node_id, node->info.generation, 100, SLOTS))
             die("no place for a request");
         if ((worker + node_id) % 2 == 0)
-            gauges_set_oldest(board, worker, node_id, node->info.generation, scene->now_us);
+            speeds_note_work(board, node_id, node->info.generation, scene->now_us);
         else
             gauges_release(board, worker, node_id, node->info.generation, 100);
     }

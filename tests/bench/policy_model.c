@@ -47,10 +47,9 @@ struct request {
     uint64_t *blocks; /* owned */
     size_t n_blocks;
 
-    struct request *wait_next;                   /* in line */
-    uint64_t key_us;                             /* there */
-    struct request *pending_prev, *pending_next; /* at a node, before the first token */
-    struct node *node;                           /* NULL = not dispatched yet */
+    struct request *wait_next; /* in line */
+    uint64_t key_us;           /* there */
+    struct node *node;         /* NULL = not dispatched yet */
     uint64_t dispatch_us, first_us, last_us;
     uint32_t tokens;      /* given so far */
     uint32_t uncached;    /* u: what it added to the node's pending tokens */
@@ -67,8 +66,7 @@ struct node {
     double reported_tokens_per_s;
     uint32_t inflight;
     uint64_t charged_us;
-    uint64_t first_token_us;                      /* the last that came; 0 = none */
-    struct request *pending_first, *pending_last; /* in order of dispatch */
+    uint64_t work_us; /* since then the engine is at what is now its first */
     struct estimate_speed speed;
     double hold_s; /* moving average; 0 = no sample */
     uint64_t tried_us;
@@ -95,9 +93,8 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
                      const struct request *r)
 {
     size_t hit = 0;
-    struct estimate_backlog backlog = estimate_backlog(
-        node->charged_us, node->pending_first == NULL ? 0 : node->pending_first->dispatch_us,
-        node->first_token_us, world->now_us);
+    struct estimate_backlog backlog =
+        estimate_backlog(node->charged_us, node->work_us, world->now_us);
 
     if (world->policy == POLICY_FASTEST && r->n_blocks != 0)
         hit = sim_cache_peek(&node->index, r->blocks, r->n_blocks);
@@ -185,14 +182,10 @@ static void dispatch(struct world *world, struct request *r, struct node *node,
     r->speed = c->prefill_tokens_per_s;
     r->charge_us = estimate_charge_us(r->uncached, r->speed);
     node->inflight++;
+    if (node->charged_us == 0)
+        node->work_us = world->now_us;
     node->charged_us += r->charge_us;
     node->tried_us = world->now_us;
-    r->pending_prev = node->pending_last;
-    if (node->pending_last != NULL)
-        node->pending_last->pending_next = r;
-    else
-        node->pending_first = r;
-    node->pending_last = r;
     sim_model_add(&node->model, &r->seq);
     node->next_us = world->now_us;
 }
@@ -288,17 +281,9 @@ static void first_token(struct world *world, struct request *r)
 
     r->first_us = world->now_us;
     node->charged_us -= r->charge_us;
-    node->first_token_us = world->now_us;
+    node->work_us = world->now_us;
     sim_cache_insert(&node->index, r->blocks, r->n_blocks);
 
-    if (r->pending_prev != NULL)
-        r->pending_prev->pending_next = r->pending_next;
-    else
-        node->pending_first = r->pending_next;
-    if (r->pending_next != NULL)
-        r->pending_next->pending_prev = r->pending_prev;
-    else
-        node->pending_last = r->pending_prev;
     if (r->had_slot)
         node->speed = estimate_learn(
             node->speed,

@@ -594,8 +594,11 @@ static void place(struct request *req)
 {
     struct queue_rights rights;
 
+    if (enqueue_any(req))
+        choose_size(req); /* for its key */
     if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED)
         return;
+    choose_size(req);
     if (enqueue_refuses(req)) {
         reject_queue_full(req);
         return;

@@ -90,8 +90,6 @@ struct attempt {
     bool on_probation;                /* the node was, at dispatch */
     bool excused;                     /* if it fails, that is not the node's fault */
     bool loads_model;                 /* holds the claim to load it there */
-    struct upstream *pending_node;    /* in whose list of attempts not yet at first content */
-    struct attempt *pending_prev, *pending_next;
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
     uint64_t progress_mono_us; /* last sign that it gets on */
@@ -169,6 +167,8 @@ struct request {
     uint64_t prompt_bytes;    /* of the canonical prompt */
     uint64_t envelope_bytes;  /* of the message to a node, without a text to go on from */
     uint32_t prompt_estimate; /* tokens; at least 1 */
+    double prefill_s;         /* where it takes least; 0 until `sized` */
+    bool sized;
 
     /* In the queue: private to enqueue.c. */
     struct queue_entry queued;

@@ -3,10 +3,9 @@
  * all.
  *
  * The queue itself (worker/queue/) sees no request: this file owns the entries.  A key is the
- * time a request came, plus what its priority class costs (5 s for default, 20 s for bulk): so
- * an urgent request overtakes what has waited less than that longer, and nothing is overtaken
- * for ever.  A need is whatever decides which nodes could serve a request: model, operation,
- * whether it is a retry, and the nodes it may not be sent to.
+ * time a request came, plus what its class and its size cost (policy/route/order.h): nothing is
+ * overtaken for ever.  A need is whatever decides which nodes could serve a request: model,
+ * operation, whether it is a retry, and the nodes it may not be sent to.
  */
 #include "worker/select/enqueue.h"
 
@@ -14,6 +13,7 @@
 #include "base/config/config.h"
 #include "base/loop.h"
 #include "policy/route/admission.h"
+#include "policy/route/order.h"
 #include "shm/share/model_queues.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
@@ -22,21 +22,9 @@
 #include "worker/select/select.h"
 #include "worker/upstreams/upstreams.h"
 
-/* What the classes cost.  Both are less than the usual longest wait (queue.max_wait_ms). */
-#define DEFAULT_CLASS_US (5 * US_PER_S)
-#define BULK_CLASS_US    (20 * US_PER_S)
-
 static uint64_t key_of(const struct request *req)
 {
-    switch (req->client->priority) {
-    case REQUEST_PRIORITY_INTERACTIVE:
-        return req->started_mono_us;
-    case REQUEST_PRIORITY_DEFAULT:
-        return req->started_mono_us + DEFAULT_CLASS_US;
-    case REQUEST_PRIORITY_BULK:
-        return req->started_mono_us + BULK_CLASS_US;
-    }
-    return req->started_mono_us + DEFAULT_CLASS_US;
+    return order_key_us(req->started_mono_us, req->client->priority, req->prefill_s);
 }
 
 /* ---- what the queue asks --------------------------------------------------------------- */

@@ -140,11 +140,11 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
                             const struct upstream_server *server, const struct node_hot *hot,
                             const struct select_request *request, const struct outlook *outlook)
 {
-    struct gauge gauge = gauges_sum_oldest(board, server->node_id, server->generation);
+    struct gauge gauge = gauges_sum(board, server->node_id, server->generation);
     struct speed speed = speeds_read(board, outlook->speeds, server->node_id);
     struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
-    struct estimate_backlog backlog = estimate_backlog(
-        gauge.charged_us, gauge.oldest_mono_us, hot->first_token_mono_us, request->now_mono_us);
+    struct estimate_backlog backlog =
+        estimate_backlog(gauge.charged_us, hot->work_mono_us, request->now_mono_us);
 
     c->id = server->node_id;
     c->inflight = gauge.inflight;

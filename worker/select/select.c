@@ -88,6 +88,8 @@ bool choose_is_too_large(const struct request *req)
     return model != NULL && model->servers_count != 0;
 }
 
+static struct eligible gathered; /* one thread, no recursion; too large for the stack */
+
 /* ---- the decision ---------------------------------------------------------------------- */
 
 static struct estimate_speed usual_speed(const struct attempt *attempt)
@@ -118,23 +120,12 @@ static void note_dispatch(struct attempt *attempt, struct upstream *node,
     };
     attempt->dispatch_mono_us = now;
     speeds_note_sent(context->board, attempt->node, attempt->generation, now);
+    if (!(c->backlog_s > 0)) /* it is the first */
+        speeds_note_work(context->board, attempt->node, attempt->generation, now);
     (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));
     if (req->session_hash != 0 && !attempt->is_hedge)
         prefix_session_set(context->board, req->session_hash, attempt->node,
                            attempt->generation, now);
-    /* The list is in the order of dispatch, so its head is the oldest. */
-    upstreams_hold(node);
-    attempt->pending_node = node;
-    attempt->pending_next = NULL;
-    attempt->pending_prev = node->pending_last;
-    if (node->pending_last != NULL) {
-        node->pending_last->pending_next = attempt;
-    } else {
-        node->pending_first = attempt;
-        gauges_set_oldest(context->board, context->worker, attempt->node, attempt->generation,
-                          now);
-    }
-    node->pending_last = attempt;
 }
 
 /* Who held the session before this request: its own attempts move it. */
@@ -275,10 +266,34 @@ uint64_t choose_need(const struct request *req)
     return need;
 }
 
+/* Seconds that its prompt takes on the candidate where it takes least. */
+static void note_size(struct request *req, const struct eligible *eligible)
+{
+    double least_s = INFINITY;
+
+    for (size_t i = 0; i < eligible->count; i++)
+        least_s = fmin(least_s, balance_own_prefill_s(&eligible->of[i], req->prompt_estimate));
+    if (eligible->count == 0)
+        return; /* until some node could take it */
+    req->prefill_s = least_s;
+    req->sized = true;
+}
+
+void choose_size(struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    struct select_request request = request_of(req);
+
+    if (req->sized || model == NULL)
+        return;
+    select_gather(&gathered, req->context->board, model, &request);
+    note_size(req, &gathered);
+}
+
 enum select_result select_node(struct attempt *attempt, const struct queue_rights *rights,
                                struct upstream **out)
 {
-    static struct eligible eligible; /* one thread, no recursion; too large for the stack */
+    struct eligible *eligible = &gathered;
     struct request *req = attempt->request;
     struct worker_context *context = req->context;
     struct upstream_model *model = upstreams_find(context->upstreams, req->client->model);
@@ -290,54 +305,31 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     if (model == NULL)
         return SELECT_NOBODY;
     request.rights = rights;
-    select_gather(&eligible, context->board, model, &request);
+    select_gather(eligible, context->board, model, &request);
     if (attempt->is_hedge)
-        only_free_slots(&eligible, req->attempt->node);
+        only_free_slots(eligible, req->attempt->node);
     if (request.spare_probation)
-        spare_probation(&eligible);
-    if (!select_claim(&eligible, context->board, context->worker, policy, &request,
+        spare_probation(eligible);
+    if (!select_claim(eligible, context->board, context->worker, policy, &request,
                       &model->cursor, &context->random, &place)) {
-        if (eligible.any_usable)
+        if (eligible->any_usable)
             return place.lost ? SELECT_LOST : SELECT_FULL;
-        return eligible.any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
+        return eligible->any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
     }
-    server = eligible.server[place.at];
+    server = eligible->server[place.at];
     attempt->node = server->node_id;
     attempt->generation = server->generation;
     attempt->loads_model = place.loads_model;
-    attempt->on_probation = eligible.on_probation[place.at];
+    attempt->on_probation = eligible->on_probation[place.at];
     attempt->excused = false;
-    look_for_session(req, eligible.session_node);
-    record(attempt, &eligible, &request, policy, &place);
-    note_dispatch(attempt, server->node, &eligible.of[place.at], &place);
+    look_for_session(req, eligible->session_node);
+    record(attempt, eligible, &request, policy, &place);
+    note_dispatch(attempt, server->node, &eligible->of[place.at], &place);
     *out = server->node;
     return SELECT_CLAIMED;
 }
 
 /* ---- afterwards ------------------------------------------------------------------------ */
-
-static void leave_pending(struct attempt *attempt)
-{
-    struct worker_context *context = attempt->request->context;
-    struct upstream *node = attempt->pending_node;
-
-    if (node == NULL)
-        return;
-    if (attempt->pending_next != NULL)
-        attempt->pending_next->pending_prev = attempt->pending_prev;
-    else
-        node->pending_last = attempt->pending_prev;
-    if (attempt->pending_prev != NULL) {
-        attempt->pending_prev->pending_next = attempt->pending_next;
-    } else {
-        node->pending_first = attempt->pending_next;
-        gauges_set_oldest(
-            context->board, context->worker, attempt->node, attempt->generation,
-            attempt->pending_next == NULL ? 0 : attempt->pending_next->dispatch_mono_us);
-    }
-    attempt->pending_node = NULL;
-    upstreams_let_go(node);
-}
 
 static double took_s(const struct attempt *attempt)
 {
@@ -376,7 +368,7 @@ static void learn_answer(const struct attempt *attempt)
     struct scoreboard *board = req->context->board;
     uint64_t now = loop_now_us(req->context->loop);
 
-    speeds_note_first_token(board, attempt->node, attempt->generation, now);
+    speeds_note_work(board, attempt->node, attempt->generation, now);
     if (req->op_class != OP_CLASS_GENERATION)
         return;
     stats_note(board, attempt->node, attempt->generation, STATS_TTFT,
@@ -399,7 +391,6 @@ void select_note_content(struct attempt *attempt)
     gauges_prefill_done(context->board, context->worker, attempt->node, attempt->generation,
                         attempt->charge_us);
     attempt->charge_us = 0;
-    leave_pending(attempt);
     if (attempt->is_hedge &&
         req->session_hash != 0) /* it won: its cache is the one that matters */
         prefix_session_set(context->board, req->session_hash, attempt->node,
@@ -460,7 +451,7 @@ static void learn_failure(const struct attempt *attempt, enum stats_counter how)
         .node_failed =
             !attempt->excused && (how == STATS_NODE_ERROR || how == STATS_CONNECT_FAILED ||
                                   (how == STATS_TIMEOUT && was_silent(attempt))),
-        .before = attempt->pending_node != NULL,
+        .before = attempt->charge_us != 0,
     };
     struct scoreboard *board = attempt->request->context->board;
 
@@ -512,7 +503,6 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
     learn_failure(attempt, outcome);
     if (outcome == STATS_OVERTAKEN && !attempt->is_hedge)
         learn_overtaken(attempt);
-    leave_pending(attempt);
     if (attempt->loads_model)
         loads_done(context->board, context->worker, attempt->node, attempt->generation,
                    req->model_hash);

@@ -43,6 +43,10 @@ uint64_t choose_need(const struct request *req);
  */
 void select_read_prompt(struct request *req);
 
+/* Works out how long the request's prompt takes, for its key among those that wait.  Once known
+ * it stays. */
+void choose_size(struct request *req);
+
 /* First content: gives the prompt's tokens back and learns from how long they took. */
 void select_note_content(struct attempt *attempt);
 /* The attempt is over: gives its place back, if it has one, and counts how it went. */

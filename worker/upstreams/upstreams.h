@@ -33,8 +33,6 @@ struct upstream {
     enum node_state state;   /* at the last renewal; upstreams_usable() looks live */
     uint64_t full_mono_us;   /* until when it gets nothing, as it said it is full */
     struct channel *channel; /* owned; NULL until the node is first UP */
-    /* Requests sent there and not yet at first content, oldest first: kept by select.c. */
-    struct attempt *pending_first, *pending_last;
     /* private to upstreams.c */
     struct upstreams *upstreams;
     unsigned refs;

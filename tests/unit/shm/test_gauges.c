@@ -86,38 +86,26 @@ Test(gauges, a_claimant_stopped_midway_delays_but_does_not_wedge_the_others)
     board_drop(&t, board);
 }
 
-Test(gauges, the_oldest_request_is_the_least_over_all_workers)
+Test(gauges, a_claim_under_way_or_an_older_word_does_not_spoil_the_sum)
 {
     struct temporary t;
-    struct scoreboard *board = board_make(&t, 1, 3, 1);
+    struct scoreboard *board = board_make(&t, 1, 6, 1);
     struct gauge g;
 
     cr_assert_eq(nodes_claim(board, 1), 0);
-    cr_assert_eq(gauges_sum_oldest(board, 0, 1).oldest_mono_us, 0);
-    for (unsigned w = 0; w < 3; w++)
-        cr_assert(gauges_claim(board, w, 0, 1, 10, 9));
-    gauges_set_oldest(board, 0, 0, 1, 500);
-    gauges_set_oldest(board, 2, 0, 1, 300);
-    cr_assert_eq(gauges_sum_oldest(board, 0, 1).oldest_mono_us, 300);
-    g = gauges_sum_oldest(board, 0, 1);
-    cr_assert_eq(g.inflight, 3);
-    cr_assert_eq(g.charged_us, 30);
-    cr_assert_eq(g.oldest_mono_us, 300);
-    cr_assert_eq(gauges_sum(board, 0, 1).oldest_mono_us, 0, "only where it is asked for");
-    gauges_set_oldest(board, 2, 0, 1, 0);
-    cr_assert_eq(gauges_sum_oldest(board, 0, 1).oldest_mono_us, 500);
-    gauges_set_oldest(board, 2, 0, 1, 400);
-    gauges_clear_worker(board, 2);
-    cr_assert_eq(gauges_sum_oldest(board, 0, 1).oldest_mono_us, 500, "the dead one's is gone");
-    gauges_set_oldest(board, 0, 0, 7, 100); /* another generation */
-    cr_assert_eq(gauges_sum_oldest(board, 0, 1).oldest_mono_us, 500);
-    nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
-    cr_assert_eq(nodes_claim(board, 3), 0);
-    cr_assert_eq(gauges_sum_oldest(board, 0, 2).oldest_mono_us, 0);
-    cr_assert(gauges_claim(board, 1, 0, 2, 10, 9));
-    gauges_set_oldest(board, 1, 0, 2, 600);
-    gauges_set_oldest(board, 1, 0, 1, 100); /* a late one of the old node */
-    cr_assert_eq(gauges_sum_oldest(board, 0, 2).oldest_mono_us, 600);
+    for (unsigned w = 0; w < 6; w++)
+        cr_assert(gauges_claim(board, w, 0, 1, 10 + w, 9));
+    g = gauges_sum(board, 0, 1);
+    cr_assert_eq(g.inflight, 6);
+    cr_assert_eq(g.charged_us, 75);
+    segment_gauges(board, 0)[4] |= SB_GAUGE_CLAIMING;
+    g = gauges_sum(board, 0, 1);
+    cr_assert_eq(g.inflight, 6, "a claim is not yet a request");
+    cr_assert_eq(g.charged_us, 75);
+    segment_gauges(board, 0)[5] ^= UINT64_C(7) << 48;
+    g = gauges_sum(board, 0, 1);
+    cr_assert_eq(g.inflight, 5, "another generation's");
+    cr_assert_eq(g.charged_us, 60);
     board_drop(&t, board);
 }
 

@@ -243,7 +243,6 @@ struct ledger {
     _Atomic uint32_t resting;
     _Atomic uint64_t key[NODES];
     _Atomic uint32_t total;
-    _Atomic uint64_t oldest_mono_us; /* of node 0 */
 };
 
 struct shared {
@@ -278,8 +277,6 @@ static void work(struct scoreboard *board, struct shared *shared, unsigned w, ui
         offers_set(board, next_random(&seed) % WORKERS, node);
         ledger->key[node] = key;
         ledger->total = total;
-        ledger->oldest_mono_us = next_random(&seed) % 3 == 0 ? 0 : 1 + next_random(&seed);
-        gauges_set_oldest(board, w, 0, 1, ledger->oldest_mono_us);
         procs_heartbeat(board, w, clock_mono_us());
         ledger->steps++;
     }
@@ -311,7 +308,6 @@ static void reap(struct scoreboard *board, unsigned w, pid_t pid)
     cr_assert_eq(segment_queue_totals(board)[w], 0);
     for (unsigned node = 0; node < NODES; node++)
         cr_assert_eq(segment_queue_heads(board, node)[w], 0);
-    cr_assert_eq(segment_gauges(board, 0)[segment_oldest_at(board) + w], 0);
 }
 
 /* While they run. */
@@ -328,30 +324,13 @@ static void look(const struct scoreboard *board)
     }
 }
 
-/* Of node 0: the least of what gauges_set_oldest() wrote, whether anything is charged or not.
- */
-static uint64_t least_oldest(const struct scoreboard *board)
-{
-    const _Atomic uint64_t *row = segment_gauges(board, 0) + segment_oldest_at(board);
-    uint64_t least = 0;
-
-    for (unsigned w = 0; w < WORKERS; w++) {
-        uint64_t one = SB_OLDEST_MONO_US(atomic_load(&row[w]));
-
-        if (one != 0 && (least == 0 || one < least))
-            least = one;
-    }
-    return least;
-}
-
-Test(queue_heads, words_totals_and_oldest_requests_are_exact_after_workers_were_killed,
-     .timeout = 60)
+Test(queue_heads, words_and_totals_are_exact_after_workers_were_killed, .timeout = 60)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, NODES, WORKERS, 1);
     struct shared *shared =
         mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    uint64_t seed = 20240301, oldest = 0, now;
+    uint64_t seed = 20240301, now;
     uint32_t total = 0;
     pid_t pid[WORKERS];
 
@@ -373,16 +352,11 @@ Test(queue_heads, words_totals_and_oldest_requests_are_exact_after_workers_were_
     shared->stop = 1;
     now = clock_mono_us();
     for (unsigned w = 0; w < WORKERS; w++) {
-        uint64_t one;
-
         while (shared->ledger[w].resting == 0)
             (void)sched_yield();
         procs_heartbeat(board, w, now);
         total += shared->ledger[w].total;
-        one = shared->ledger[w].oldest_mono_us;
-        oldest = one != 0 && (oldest == 0 || one < oldest) ? one : oldest;
     }
-    cr_assert_eq(least_oldest(board), oldest);
     cr_assert_eq(queue_heads_total(board), total);
     for (unsigned node = 0; node < NODES; node++) {
         uint64_t want = 0;

@@ -267,8 +267,6 @@ static void read_what_routing_shares(const struct scoreboard *board)
     for (unsigned i = 0; i < BUDGET_MODELS; i++)
         cr_assert_leq(budget_milli(board, segment_budgets(board)[i] | i), BUDGET_MAX_MILLI);
     for (unsigned node = 0; node < nodes + 3; node++) {
-        (void)gauges_sum_oldest(board, node, 1);
-        (void)gauges_sum_oldest(board, node, 1);
         (void)loads_live(board, node, 1, 1, 1);
         if (queue_heads_least(board, node, 1, 0, 1, &head))
             cr_assert_lt(head.worker, scoreboard_max_workers(board));
@@ -450,8 +448,6 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         gauges_prefill_done(sb, n, 0, 0, 1);
         gauges_release(sb, 0, n, 0, 1);
         gauges_clear_worker(sb, n);
-        gauges_set_oldest(sb, n, 0, 0, 1);
-        gauges_set_oldest(sb, 0, n, 0, 1);
         prefix_note(sb, n, 0, &(uint64_t){7}, 1, 1);
         prefix_session_set(sb, 7, n, 0, 1);
         queue_heads_set(sb, n, 0, 1, 1);

@@ -123,14 +123,14 @@ Test(speeds, a_new_node_in_the_slot_starts_without)
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert(write_speed(board, MODEL, 0, 100));
     speeds_note_sent(board, 0, 1, 9000000);
-    speeds_note_first_token(board, 0, 1, 9000000);
+    speeds_note_work(board, 0, 1, 9000000);
     cr_assert(speeds_note_failure(board, 0, 1, 9000000, US_PER_S));
     nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
     cr_assert_eq(nodes_claim(board, 3), 0);
     cr_assert_float_eq(read_speed(board, MODEL, OP_CLASS_GENERATION, 0).seconds, 0, 1e-6);
     cr_assert(nodes_hot(board, 0, &hot));
     cr_assert_eq(hot.sent_mono_us, 0);
-    cr_assert_eq(hot.first_token_mono_us, 0);
+    cr_assert_eq(hot.work_mono_us, 0);
     cr_assert(speeds_note_failure(board, 0, hot.generation, 9000001, US_PER_S));
     board_drop(&t, board);
 }

@@ -182,7 +182,7 @@ Test(gather, a_node_that_is_silent_for_longer_than_its_charge_is_slower)
     set_up(1);
     learn(0, 500);
     hold_places(1, 0, 1);
-    gauges_set_oldest(s.board, 1, 0, 1, NOW - 5 * US_PER_S);
+    speeds_note_work(s.board, 0, 1, NOW - 5 * US_PER_S);
     gather();
     cr_assert_float_eq(all.of[0].slowdown, 5, 1e-6, "5 s, where one may say nothing");
     tear_down();
@@ -245,15 +245,15 @@ Test(gather, a_speed_is_that_of_the_model_and_the_class)
     tear_down();
 }
 
-Test(gather, the_backlog_is_worked_off_from_the_last_first_token_on)
+Test(gather, the_backlog_is_worked_off_while_time_passes)
 {
     set_up(1);
     learn(0, 4000);
     cr_assert(gauges_claim(s.board, 0, 0, 1, 4 * US_PER_S, 99));
-    gauges_set_oldest(s.board, 0, 0, 1, NOW - 3 * US_PER_S);
+    speeds_note_work(s.board, 0, 1, NOW - 3 * US_PER_S);
     gather();
     cr_assert_float_eq(all.of[0].backlog_s, 1, 1e-6, "4 s were sent 3 s ago");
-    speeds_note_first_token(s.board, 0, 1, NOW - US_PER_S);
+    speeds_note_work(s.board, 0, 1, NOW - US_PER_S);
     gather();
     cr_assert_float_eq(all.of[0].backlog_s, 3, 1e-6, "another one was finished 1 s ago");
     tear_down();
