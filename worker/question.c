@@ -207,7 +207,7 @@ static unsigned rank(const struct question *q, const struct upstream_server *ser
     if ((server->operations & (UINT32_C(1) << q->request->operation)) == 0 ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
-        !fleet_takes(server, q->message_bytes) || !upstreams_usable(server->node))
+        !upstreams_takes(server, q->message_bytes) || !upstreams_usable(server->node))
         return 0;
     return nodes_state(q->core->board, server->node_id) == NODE_UP ? 3 + ready : 1 + ready;
 }
@@ -545,7 +545,7 @@ static const struct node_call_events node_call_events = {
 static bool is_too_large(const struct question *q, const struct upstream_model *model)
 {
     for (size_t i = 0; i < model->servers_count; i++)
-        if (fleet_takes(&model->servers[i], q->message_bytes))
+        if (upstreams_takes(&model->servers[i], q->message_bytes))
             return false;
     return model->servers_count != 0;
 }

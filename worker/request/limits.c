@@ -103,7 +103,7 @@ static bool may_move(const struct request *req)
 
 static uint64_t silence_limit_mono_us(const struct attempt *attempt)
 {
-    uint64_t limit = choose_silence_us(attempt) + SILENCE_SLACK_US;
+    uint64_t limit = select_silence_us(attempt) + SILENCE_SLACK_US;
 
     if (limit > LOST_SILENCE_US && node_is_lost(attempt) && may_move(attempt->request))
         limit = LOST_SILENCE_US;

@@ -595,10 +595,10 @@ static void place(struct request *req)
     struct queue_rights rights;
 
     if (enqueue_any(req))
-        choose_size(req); /* for its key */
+        select_size(req); /* for its key */
     if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED)
         return;
-    choose_size(req);
+    select_size(req);
     if (enqueue_refuses(req)) {
         reject_queue_full(req);
         return;
@@ -710,7 +710,7 @@ static bool refuse_at_once(struct request *req)
         error = API_ERROR_NOT_SUPPORTED;
         buf_printf(&message, "No node serves this API for the model '%s'",
                    client->client_model);
-    } else if (choose_is_too_large(req)) {
+    } else if (select_is_too_large(req)) {
         error = API_ERROR_TOO_LARGE;
         buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
                    client->body_len, client->client_model);

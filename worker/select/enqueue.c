@@ -60,7 +60,7 @@ static enum queue_start start(struct queue_entry *entry, const struct queue_righ
 
 static void reach(const struct queue_entry *entry, struct queue_reach *out)
 {
-    choose_reach(owner_of(entry), out);
+    select_reach(owner_of(entry), out);
 }
 
 static const struct queue_owner owner = {.start = start, .reach = reach};
@@ -85,7 +85,7 @@ const struct queue_rights *enqueue_rights(const struct request *req, bool is_hed
     if (queue_is_idle(queue))
         return NULL;
     reached = queue_reach(queue);
-    choose_reach(req, &reached);
+    select_reach(req, &reached);
     queue_rights(queue, NULL, is_hedge ? UINT64_MAX : key_of(req), &reached.nodes, rights);
     return rights;
 }
@@ -103,7 +103,7 @@ bool enqueue_add(struct request *req)
 {
     struct worker_context *context = req->context;
 
-    if (queue_add(&context->queue, &req->queued, choose_need(req), key_of(req)) != 0)
+    if (queue_add(&context->queue, &req->queued, select_need(req), key_of(req)) != 0)
         return false;
     req->wait_mono_us = loop_now_us(context->loop);
     req->queue_row = row_of(upstreams_find(context->upstreams, req->model));
@@ -149,7 +149,7 @@ static double count_ahead(struct worker_context *context, const struct request *
     double own, own_before;
     size_t count;
 
-    models = fleet_all_models(context->upstreams, &count);
+    models = upstreams_all_models(context->upstreams, &count);
     demand_renew(&context->demand, context->board, context->worker, models, count, now);
     own = queue_ahead(&context->queue, NULL, UINT64_MAX, &model->serving);
     own_before = queue_ahead(&context->queue, entry, key_of(req), &model->serving);

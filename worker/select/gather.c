@@ -36,7 +36,7 @@ static bool can_serve(const struct upstream_server *server,
                       const struct select_request *request)
 {
     return (server->operations & (UINT32_C(1) << request->operation)) != 0 &&
-           fleet_takes(server, request->message_bytes) && server->node->reachable &&
+           upstreams_takes(server, request->message_bytes) && server->node->reachable &&
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING &&
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
 }
@@ -95,7 +95,7 @@ static void bring_forward(uint64_t *until_mono_us, uint64_t to_mono_us)
         *until_mono_us = to_mono_us;
 }
 
-/* As candidates_reach() has it, for one node. */
+/* As gather_reach() has it, for one node. */
 static bool reaches(const struct scoreboard *board, const struct upstream_server *server,
                     const struct select_request *request, bool spare_probation,
                     uint64_t *until_mono_us)
@@ -120,9 +120,9 @@ static bool reaches(const struct scoreboard *board, const struct upstream_server
     return !spare_probation || nodes_state(board, server->node_id) != NODE_PROBATION;
 }
 
-void candidates_reach(const struct scoreboard *board, const struct upstream_model *model,
-                      const struct select_request *request, struct node_set *nodes,
-                      uint32_t *generation, uint64_t *until_mono_us)
+void gather_reach(const struct scoreboard *board, const struct upstream_model *model,
+                  const struct select_request *request, struct node_set *nodes,
+                  uint32_t *generation, uint64_t *until_mono_us)
 {
     bool spare_probation = request->spare_probation && has_proven(board, model, request);
 

@@ -74,9 +74,9 @@ struct eligible {
  * their `generation` (by node), and brings `until_mono_us` forward to when the answer changes
  * by itself.
  */
-void candidates_reach(const struct scoreboard *board, const struct upstream_model *model,
-                      const struct select_request *request, struct node_set *nodes,
-                      uint32_t *generation, uint64_t *until_mono_us);
+void gather_reach(const struct scoreboard *board, const struct upstream_model *model,
+                  const struct select_request *request, struct node_set *nodes,
+                  uint32_t *generation, uint64_t *until_mono_us);
 
 /* Everybody who could serve the request, and how things stand there.  Not reentrant. */
 void select_gather(struct eligible *out, const struct scoreboard *board,

@@ -70,19 +70,20 @@ bool select_any_up(const struct request *req)
     uint64_t bytes = message_bytes(req);
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (fleet_takes(&model->servers[i], bytes) && upstreams_usable(model->servers[i].node))
+        if (upstreams_takes(&model->servers[i], bytes) &&
+            upstreams_usable(model->servers[i].node))
             return true;
     }
     return false;
 }
 
-bool choose_is_too_large(const struct request *req)
+bool select_is_too_large(const struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
     uint64_t bytes = message_bytes(req);
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (fleet_takes(&model->servers[i], bytes))
+        if (upstreams_takes(&model->servers[i], bytes))
             return false;
     }
     return model != NULL && model->servers_count != 0;
@@ -234,17 +235,17 @@ static struct select_request request_of(const struct request *req)
     return request;
 }
 
-void choose_reach(const struct request *req, struct queue_reach *out)
+void select_reach(const struct request *req, struct queue_reach *out)
 {
     struct select_request request = request_of(req);
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
 
     if (model != NULL)
-        candidates_reach(req->context->board, model, &request, &out->nodes, out->generation,
-                         &out->until_mono_us);
+        gather_reach(req->context->board, model, &request, &out->nodes, out->generation,
+                     &out->until_mono_us);
 }
 
-uint64_t choose_need(const struct request *req)
+uint64_t select_need(const struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
     uint64_t now = loop_now_us(req->context->loop), bytes = message_bytes(req);
@@ -260,7 +261,7 @@ uint64_t choose_need(const struct request *req)
                                 e->until_mono_us);
     }
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (!fleet_takes(&model->servers[i], bytes))
+        if (!upstreams_takes(&model->servers[i], bytes))
             need += hash_spread(model->servers[i].node_id + UINT64_C(1));
     }
     return need;
@@ -279,7 +280,7 @@ static void note_size(struct request *req, const struct eligible *eligible)
     req->sized = true;
 }
 
-void choose_size(struct request *req)
+void select_size(struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
     struct select_request request = request_of(req);
@@ -418,7 +419,7 @@ static void learn_overtaken(const struct attempt *attempt)
         learn(attempt, sample_of(attempt));
 }
 
-uint64_t choose_silence_us(const struct attempt *attempt)
+uint64_t select_silence_us(const struct attempt *attempt)
 {
     const struct config_limits *limits = &attempt->request->context->config->limits;
 
@@ -430,7 +431,7 @@ uint64_t choose_silence_us(const struct attempt *attempt)
 static bool was_silent(const struct attempt *attempt)
 {
     return loop_now_us(attempt->request->context->loop) - attempt->progress_mono_us >=
-           choose_silence_us(attempt) / 4 * 3;
+           select_silence_us(attempt) / 4 * 3;
 }
 
 /* Did anybody get a token there since this request last got on? */

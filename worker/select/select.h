@@ -34,10 +34,10 @@ enum select_result {
 MUST_CHECK enum select_result
 select_node(struct attempt *attempt, const struct queue_rights *rights, struct upstream **out);
 
-/* The nodes that it could be sent to: see candidates_reach(). */
-void choose_reach(const struct request *req, struct queue_reach *out);
-/* Equal for requests that choose_reach() gives the same nodes for. */
-uint64_t choose_need(const struct request *req);
+/* The nodes that it could be sent to: see gather_reach(). */
+void select_reach(const struct request *req, struct queue_reach *out);
+/* Equal for requests that select_reach() gives the same nodes for. */
+uint64_t select_need(const struct request *req);
 
 /* Reads what routing needs of the request's prompt.  Once per request, before select_node().
  */
@@ -45,7 +45,7 @@ void select_read_prompt(struct request *req);
 
 /* Works out how long the request's prompt takes, for its key among those that wait.  Once known
  * it stays. */
-void choose_size(struct request *req);
+void select_size(struct request *req);
 
 /* First content: gives the prompt's tokens back and learns from how long they took. */
 void select_note_content(struct attempt *attempt);
@@ -55,11 +55,11 @@ void select_release(struct attempt *attempt, enum stats_counter outcome);
  * session.  NULL: there is no session, or it went to no node. */
 const char *select_session_text(const struct request *req);
 /* How long the node may be silent in the attempt's present phase. */
-uint64_t choose_silence_us(const struct attempt *attempt);
+uint64_t select_silence_us(const struct attempt *attempt);
 
 /* Is any node up and reachable that could take the request, whatever its load? */
 bool select_any_up(const struct request *req);
 /* Is the request larger than any node of its model takes, those that are away included? */
-bool choose_is_too_large(const struct request *req);
+bool select_is_too_large(const struct request *req);
 
 #endif

@@ -415,7 +415,7 @@ struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *i
     return find_model(&upstreams->models, id);
 }
 
-struct upstream_model *fleet_all_models(struct upstreams *upstreams, size_t *count)
+struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count)
 {
     *count = upstreams->models.count;
     return upstreams->models.at;

@@ -88,7 +88,7 @@ void upstreams_renew(struct upstreams *upstreams);
 /* The model called `id`, or NULL when no node names it. */
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id);
 /* All of them, until the next upstreams_renew(). */
-struct upstream_model *fleet_all_models(struct upstreams *upstreams, size_t *count);
+struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count);
 /* Who holds the slot, or NULL if the row has another generation here. */
 struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
                               uint32_t generation);
@@ -101,7 +101,7 @@ bool upstreams_any_up(const struct upstreams *upstreams);
 bool upstreams_usable(const struct upstream *node);
 
 /* Does the node take a request message of so many bytes, as far as it said? */
-static inline bool fleet_takes(const struct upstream_server *server, uint64_t message_bytes)
+static inline bool upstreams_takes(const struct upstream_server *server, uint64_t message_bytes)
 {
     return server->max_request_bytes == 0 || message_bytes <= server->max_request_bytes;
 }

@@ -376,7 +376,7 @@ static struct node_set reach(uint64_t *until_mono_us)
     struct node_set nodes = {0};
 
     *until_mono_us = UINT64_MAX;
-    candidates_reach(s.board, &s.model, &s.request, &nodes, generation, until_mono_us);
+    gather_reach(s.board, &s.model, &s.request, &nodes, generation, until_mono_us);
     for (unsigned n = 0; n < NODES; n++)
         cr_assert_eq(generation[n], node_set_has(&nodes, n) ? 1 : 0);
     return nodes;
