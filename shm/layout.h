@@ -3,7 +3,7 @@
  *
  * This is an ABI: a running master and a droverctl built last week may disagree about it.
  * Changing a size or an offset below means a new SB_LAYOUT_VERSION in the same commit; the
- * static_asserts at the end are there so that nobody changes one without noticing.
+ * static_asserts at the end make an unnoticed change fail the build.
  *
  * The segment, in this order, each part on a page boundary:
  *
@@ -141,7 +141,7 @@ struct sb_live {
     /* W: master.  Generation of the configuration in force << 32 | workers wanted. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t config;
     /* W: health.  Grows with every change of a node's cold part or state.  order: release, so
-     * that who sees it moved sees the change. */
+     * that a reader that sees it moved sees the change. */
     alignas(SB_CACHE_LINE) _Atomic uint64_t nodes_epoch;
     /* Only grows, by master and workers: worker columns ever used are below this.  order:
      * sequentially consistent, see shm/share/gauges.c. */
@@ -189,7 +189,7 @@ struct sb_node {
 /*
  * The rest of what a routing decision reads of a node, beside its gauges: one cache line, in a
  * table without gaps, because a decision goes through all nodes.  That is why words of health
- * and of the workers share a line, against rule 3: whoever reads the ones wants the others.
+ * and of the workers share a line, against rule 3: a reader of the ones wants the others.
  */
 struct sb_hot {
     /* W: health. */
@@ -273,10 +273,10 @@ struct sb_request {
  * than fit one entry has several entries in its set.  order: see shm/share/prefix.c.
  *
  * `hash` below SB_PREFIX_RESERVED is not a hash: 0 = free, else 1 + the stamp of the second in
- * which somebody began to fill the entry.
+ * which a worker began to fill the entry.
  *
- * A holder: bits 31..18 stamp (last use, in seconds, never 0), 17..10 low bits of the slot's
- * generation, 9..0 node's row; 0 = none.
+ * A holder: bits 31..18 stamp (last use, in seconds, never 0), 17..10 low bits of the node's
+ * generation, 9..0 node_id; 0 = none.
  */
 #define SB_PREFIX_WAYS     4u
 #define SB_PREFIX_HOLDERS  6u
@@ -330,8 +330,8 @@ struct sb_outcomes {
     alignas(SB_CACHE_LINE) _Atomic uint64_t total[SB_OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
     _Atomic uint32_t run;              /* failures since the last success */
-    /* W: health.  Low half of the number of trials' results it had judged when the present
-     * trial began: see outcomes_probed(). */
+    /* W: health.  Low half of the number of probation results it had counted when the present
+     * probation began: see outcomes_probed(). */
     _Atomic uint32_t probations_judged;
 };
 
@@ -342,7 +342,8 @@ struct sb_outcomes {
  * too.
  *
  * The words of different workers lie side by side, against rule 3, as gauges do and for the
- * same reason: who makes room on a node reads its row, and who waits writes it seldom.
+ * same reason: a process that makes room on a node reads its row, and waiting workers write it
+ * seldom.
  *
  * Offers.  W: any process sets a bit of row w, worker w takes them all.  A row fills whole
  * cache lines.

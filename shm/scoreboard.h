@@ -2,21 +2,21 @@
  * scoreboard.h - the one shared-memory segment that every Drover process maps.
  *
  * The master creates it, as a file on tmpfs, before the first fork(); workers and the health
- * process inherit the mapping; droverctl attaches read-only by path.  Callers hold an opaque
+ * process inherit the mapping; droverctl maps it read-only by path.  Callers hold an opaque
  * handle; the bytes are described in shm/layout.h, which only shm/ and tests/ may include.
  *
- * Nobody locks and nobody waits: every field has one writing process at a time (or is only ever
+ * No process locks or waits: every field has one writing process at a time (or is only ever
  * added to), and a process killed at any instruction leaves nothing held.  Readers bound their
  * tries and tolerate stale values.  No value read from the segment is used as an index or a
  * length before it has been checked against the private copy of the header that the handle
  * keeps.
  *
- * Contents:  procs.h  the processes.   nodes.h  identity and state of the nodes (health
- * writes). gauges.h  requests and prompt tokens in flight (each worker its own cells). stats.h
- * histograms, counters, learned speeds (any worker adds).   requests.h  open requests.
- * prefix.h  which node has seen which prompts.   lines.h  who waits.   decisions.h  why a
- * request went where.   budget.h  how much may be retried.   loads.h  who loads a model.
- * usage.h  what each API key has used.
+ * Contents:  procs.h  the processes.  nodes.h  identity and state of the nodes (health writes).
+ * gauges.h  requests and prompt tokens in flight (each worker its own cells). stats.h
+ * histograms, counters, learned speeds (any worker adds).  requests.h  open requests. prefix.h
+ * which node has seen which prompts.  queue_heads.h  the waiting requests.  decisions.h  why a
+ * request went where.  budget.h  how much may be retried.  loads.h  model loads under way.
+ * usage.h  the usage of each API key.
  */
 #ifndef DROVER_SHM_SCOREBOARD_H
 #define DROVER_SHM_SCOREBOARD_H
@@ -32,7 +32,7 @@ struct scoreboard; /* opaque: one handle per process */
 
 struct scoreboard_params {
     uint32_t max_nodes;           /* 1..1024 */
-    uint32_t max_workers;         /* 1..128: process slots, draining generations included */
+    uint32_t max_workers;         /* 1..128: processes, draining generations included */
     uint32_t requests_per_worker; /* 1..65536: rows of each worker's request table */
     uint32_t prefix_entries;      /* windows the prefix index holds; 0 = PREFIX_DEFAULT_ENTRIES,
                                      at most PREFIX_MAX_ENTRIES; rounded up to whole sets */

@@ -226,7 +226,7 @@ static inline void segment_use_column(struct scoreboard *board, unsigned worker)
         ;
 }
 
-/* Tells the readers of nodes_epoch() that something changed. */
+/* Signals a change to the readers of nodes_epoch(). */
 static inline void segment_touch_nodes(struct scoreboard *board)
 {
     atomic_fetch_add_explicit(&segment_live(board)->nodes_epoch, 1, memory_order_release);

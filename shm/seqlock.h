@@ -10,8 +10,8 @@
  * the first.  And a first look that sees an even value has, by the release that wrote it, all
  * words of that update or newer ones.
  *
- * A writer that dies in between leaves an odd counter: readers keep what they had, and whoever
- * takes over writes anew.
+ * A writer that dies in between leaves an odd counter: readers keep what they had, and the next
+ * writer writes anew.
  */
 #ifndef DROVER_SHM_SEQLOCK_H
 #define DROVER_SHM_SEQLOCK_H
@@ -25,7 +25,7 @@
 /* A reader gives up after this many torn copies. */
 #define SEQLOCK_TRIES 64
 
-/* Tells the processor that this is a spinning loop. */
+/* Hints to the processor that this is a spinning loop. */
 static inline void seqlock_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

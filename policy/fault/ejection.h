@@ -9,9 +9,9 @@
  * half random, so that nodes that failed together are not tried together.  A node that then
  * serves for as long as the longest back-off starts from the shortest again.
  *
- * A third reason is ours: a request was silent for the whole limit of its phase, and nobody
- * else got a token there either.  One such is enough, for a node that answers pings and never
- * tokens would otherwise cost `failures` times that limit.  It is off when that rule is.
+ * A third reason is ours: a request was silent for the whole limit of its phase, and no other
+ * request got a token there either.  One such is enough, for a node that answers pings and
+ * never tokens would otherwise cost `failures` times that limit.  It is off when that rule is.
  */
 #ifndef DROVER_POLICY_EJECTION_H
 #define DROVER_POLICY_EJECTION_H
@@ -46,12 +46,12 @@ struct ejection_step {
 
 struct ejection {
     struct ejection_counts last; /* as of the last look */
-    uint64_t failed_then;        /* total of failures when judging (re)started */
+    uint64_t failed_then;        /* total of failures when counting (re)started */
     struct ejection_step step[EJECTION_STEPS];
     unsigned now;           /* the step being filled */
     uint64_t step_mono_us;  /* when it began */
     uint32_t times;         /* ejections that count for the back-off */
-    uint64_t since_mono_us; /* when judging (re)started */
+    uint64_t since_mono_us; /* when counting (re)started */
 };
 
 /* Starts with a clean record: what `now` shows was before. */

@@ -3,10 +3,11 @@
  *
  * A loss is a node that had traffic and went DOWN.  The third loss, each within a minute after
  * the node could come back from the one before, makes it wait before its passed probes count;
- * the next ones for twice as long, up to a minute.  A minute of peace and all is forgotten.
+ * the next ones for twice as long, up to a minute.  After a minute without a loss the count
+ * starts again.
  *
- * Nodes are told apart by name, because a process that is started again and again is another
- * instance each time.  The name not heard of for longest makes room.
+ * Names identify nodes, because a restarted process is a new instance each time.  When the
+ * table is full, the name unused for longest is dropped.
  */
 #ifndef DROVER_POLICY_FLAP_H
 #define DROVER_POLICY_FLAP_H

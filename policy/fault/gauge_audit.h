@@ -14,7 +14,7 @@
 
 /* One look at one node. */
 struct gauge_audit_look {
-    uint32_t generation; /* of the slot; 0 = no look taken */
+    uint32_t generation; /* of the row; 0 = no look taken */
     uint32_t gauge;      /* sum of its gauges: requests in flight */
     uint32_t open;       /* rows of request tables that are certainly on it */
     uint32_t ending;     /* rows whose request may or may not hold its place any more */

@@ -1,11 +1,11 @@
 /*
  * node_state.h - one node's state machine.  Pure: events go in, state and reason come out.
  *
- * Four questions are kept apart and answered by different people: whether the node can serve
- * (probes and its lease), whether requests there go well (ejected: workers saw them fail),
- * whether the operator wants it out (drain_wanted), and whether it is on its way out for good
- * (leaving: it said so, or the configuration no longer names it).  The state is what follows
- * from the four: an ejection outlasts DOWN and DRAINING.
+ * Four facts are kept apart and have different sources: whether the node can serve (probes and
+ * its lease), whether requests there go well (ejected: workers saw them fail), whether the
+ * operator wants it out (drain_wanted), and whether it is on its way out for good (leaving: it
+ * said so, or the configuration no longer names it).  The state is what follows from the four:
+ * an ejection outlasts DOWN and DRAINING.
  *
  * The table; an event that is not listed for a state leaves the state alone:
  *
@@ -21,7 +21,7 @@
  *   PROBATION    -> DOWN      as UP -> DOWN
  *   DOWN     -> UP        PASS, `rise` in a row, while the lease holds
  *   any      -> DRAINING  DRAIN, LEAVE
- *   DRAINING -> JOINING   UNDRAIN when not leaving; STAY when not wished to drain
+ *   DRAINING -> JOINING   UNDRAIN when not leaving; STAY when no drain is wanted
  *   DRAINING -> GONE      IDLE when leaving
  *   any      -> GONE      LEASE_END
  *
@@ -37,14 +37,14 @@
 
 /* The scoreboard has both by value: append, never renumber. */
 enum node_state {
-    NODE_NONE = 0,      /* the slot is empty */
+    NODE_NONE = 0,      /* the row is empty */
     NODE_JOINING = 1,   /* known, not yet proven; no traffic */
     NODE_UP = 2,        /* gets traffic */
     NODE_EJECTED = 3,   /* taken out because requests failed there */
     NODE_PROBATION = 4, /* gets one request at a time */
     NODE_DOWN = 5,      /* probes fail, or its lease is lost */
     NODE_DRAINING = 6,  /* takes no new work; open requests finish */
-    NODE_GONE = 7,      /* left; the row stays until the slot is needed, for people to see */
+    NODE_GONE = 7,      /* left; the row stays visible until another node needs it */
 };
 const char *node_state_name(enum node_state state); /* "UP" */
 
@@ -64,7 +64,7 @@ enum node_reason {
     NODE_REASON_REMOVED,      /* no longer in the config */
     NODE_REASON_FAILURES,     /* ejected: failures in a row */
     NODE_REASON_SUCCESS_RATE, /* ejected: too many of its requests fail */
-    NODE_REASON_NO_PROGRESS,  /* ejected: nobody there gets a token */
+    NODE_REASON_NO_PROGRESS,  /* ejected: no request there gets a token */
     NODE_REASON_KEPT,     /* not ejected, though it should be: too few nodes would be left */
     NODE_REASON_FLAPPING, /* came and went too often of late: it must wait */
 };
@@ -76,7 +76,7 @@ enum node_event {
     NODE_EVENT_FAIL,       /* a probe failed; `why` says how */
     NODE_EVENT_REFUSED,    /* the node itself reports that it cannot serve: no second opinion */
     NODE_EVENT_LEASE_LOST, /* its registry stream broke or fell silent */
-    NODE_EVENT_LEASE_BACK, /* the same instance is attached again; probes decide the rest */
+    NODE_EVENT_LEASE_BACK, /* the same instance is registered again; probes decide the rest */
     NODE_EVENT_LEASE_END,  /* it did not come back in time */
     NODE_EVENT_EJECT,      /* requests fail there; `why` says how */
     NODE_EVENT_KEEP, /* they do, but too few nodes would be left: it stays UP and says so */

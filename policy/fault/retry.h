@@ -27,7 +27,7 @@ struct retry_facts {
     bool client_gone;
     bool other_runs;    /* a second attempt of the request still runs */
     bool gave_content;  /* the attempt had content, shown or not */
-    bool content_shown; /* the client has content, of whatever attempt */
+    bool content_shown; /* the client has content, of any attempt */
     bool resumable;     /* ... and all of it is plain text, which is known */
     bool wait_left;     /* it may still wait for a node to come back */
     bool budget_allows; /* the retry budget of its model */

@@ -1,4 +1,4 @@
-/* admission.c - may one more get in line? */
+/* admission.c - may one more request join the queue? */
 #include "policy/route/admission.h"
 
 #include "base/clock.h"

@@ -1,20 +1,18 @@
 /*
- * admission.h - may one more get in line?  Pure.
+ * admission.h - may one more request join the queue?  Pure.
  *
- * Who could not be served within the wait that the operator allows is refused at once and told
- * when to come back, instead of waiting in vain.  What the wait would be follows from Little's
- * law: the slots of the model's nodes, each held for so many seconds on average, come free at a
- * rate of sum(slots / seconds).
+ * A request that would wait longer than the operator allows is rejected at once, with a time to
+ * come back.  Little's law gives the expected wait: the slots of the model's nodes, each held
+ * for so many seconds on average, come free at a rate of sum(slots / seconds).
  *
- * Two lengths.  `max_wait_us` is for bursts, which a long line absorbs.  A line that has grown
- * to that is no burst: as many are refused as with a short line, and those who are served have
- * only waited longer.  So from the moment somebody had to be turned away, and until nobody has
- * been for ADMISSION_CALM_US, nobody stands in it for longer than a slot is held, or a second
- * if that is more: enough that no slot that comes free stays idle, and that those who were
- * asked back at one whole second find room.  (A long line that nobody was turned away from,
- * such as a fixed number of agents keeps, stays as it is.)
+ * Two limits.  `max_wait_us` is for bursts, which a long queue absorbs.  A queue that has grown
+ * to that is no burst: it rejects as many as a short queue would, and the others only wait
+ * longer.  So from the first rejection until ADMISSION_CALM_US after the last, the limit is the
+ * time a slot is held, or a second if that is more: enough that no free slot stays idle, and
+ * that clients that come back at the same whole second find room.  (A long queue without
+ * rejections, such as a fixed number of agents keeps, stays as it is.)
  *
- * Averages say little about the next few, so as many as there are slots get in always.
+ * Averages say little about the next few, so a queue shorter than the slots always admits.
  */
 #ifndef DROVER_POLICY_ADMISSION_H
 #define DROVER_POLICY_ADMISSION_H
@@ -28,7 +26,7 @@
 #define ADMISSION_CALM_US  UINT64_C(5000000)
 #define ADMISSION_SHORT_US UINT64_C(1000000)
 
-/* The line of one model, over all workers. */
+/* The queue of one model, over all workers. */
 struct admission_queue {
     uint32_t max_waiting; /* configured */
     uint64_t max_wait_us; /* configured */
@@ -36,7 +34,7 @@ struct admission_queue {
     double ahead;        /* requests, for this and other models on its nodes, that go first */
     uint32_t slots;      /* of the nodes that serve the model now */
     double places_per_s; /* that come free there; 0 = not known yet */
-    bool overloaded;     /* somebody was turned away in the last ADMISSION_CALM_US */
+    bool overloaded;     /* a request was rejected in the last ADMISSION_CALM_US */
 };
 
 /*
@@ -47,7 +45,7 @@ struct admission_queue {
  * Adds the requests that wait for a model; a model that no node serves adds nothing.
  */
 void admission_spread(double *load, const uint16_t *nodes, size_t count, double waiting);
-/* What waits for the nodes of a model, over all models. */
+/* The requests that wait for the nodes of a model, over all models. */
 double admission_sum(const double *load, const uint16_t *nodes, size_t count);
 
 /*
@@ -59,17 +57,17 @@ double admission_ahead(double others, double own, double own_before);
 
 MUST_CHECK bool admission_allows(const struct admission_queue *queue);
 
-/* The longest wait now.  Who is in line already and has waited longer is refused, too. */
+/* The longest wait now.  A queued request that has waited longer is rejected, too. */
 uint64_t admission_limit_us(const struct admission_queue *queue);
 
 /* From now until the request would be served; 0 = not known. */
 uint64_t admission_wait_us(const struct admission_queue *queue);
 
 /*
- * When who is refused now should come back: once the line is short enough again, and each of
- * the refused after the one before, as far apart as places come free.  `share`: this caller
- * does so large a part of all the refusing.  `last_return_mono_us` is its memory from one to
- * the next.  Returns seconds for Retry-After, 1..60.
+ * When a request rejected now should come back: once the queue is short enough again, and each
+ * rejected request after the one before, as far apart as places come free.  `share`: this
+ * caller's part of all rejections.  `last_return_mono_us` is its memory from one to the next.
+ * Returns seconds for Retry-After, 1..60.
  */
 unsigned admission_return_s(const struct admission_queue *queue, uint64_t now_mono_us,
                             double share, uint64_t *last_return_mono_us);

@@ -23,13 +23,13 @@
  * no constant to tune.
  *
  * A place beyond the slots (up to `cap`) is taken only for a cache match that saves at least
- * the wait for the slot: m / p >= wait.  Anybody else waits at the coordinator, where the
+ * the wait for the slot: m / p >= wait.  Any other request waits at the coordinator, where the
  * choice can still be made anew.  docs/architecture.md says what was measured without this.
  *
  * The node that last served the same session costs a fifth less: a bonus, never a veto.
  *
- * A node on which little is known for sure may be given a trial: see estimate.h.  If the cost
- * at its own p is within its regret of the least cost, it counts as being as fast as the
+ * A node with few recent samples may get a request as a speed trial: see estimate.h.  If the
+ * cost at its own p is within its regret of the least cost, it counts as being as fast as the
  * fastest candidate.
  *
  * The others use slots only, never places beyond them:

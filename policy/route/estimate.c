@@ -9,7 +9,7 @@
 #define MOST_CHARGE_US \
     600000000u /* many fit a 32-bit sum; a node that slow is the last anyway */
 
-/* Of a trial: at first, and more for each microsecond in which there was none. */
+/* Regret of a speed trial: at first, and its growth per microsecond without one. */
 #define REGRET_S        0.1
 #define REGRET_S_PER_US (0.25 / 60e6)
 

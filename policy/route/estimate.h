@@ -1,5 +1,5 @@
 /*
- * estimate.h - what is learned of a node's speed, and what it says of the next request.  Pure.
+ * estimate.h - learns a node's speed and predicts the next request's cost.  Pure.
  *
  * Learned, per node, model and class of operation: two moving averages, of the tokens B that
  * stood before a request's first token (its own uncached ones and those before it), and of the
@@ -50,12 +50,12 @@ struct estimate_end {
 };
 enum estimate_lesson estimate_lesson(const struct estimate_end *end);
 
-/* What an answer teaches: B = u + left_s * p at the time of sending, T since then. */
+/* The sample of an answer: B = u + left_s * p at the time of sending, T since then. */
 struct estimate_speed estimate_sample(uint32_t uncached_tokens, double left_s, double p,
                                       double took_s);
 
-/* What the node's own failure teaches.  `usual` is the average when the request was sent: later
- * ones already contain what others have learned of the same event. */
+/* The sample of the node's own failure.  `usual` is the average when the request was sent:
+ * later averages already contain samples of the same event. */
 struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent);
 
 /* The average after one more sample; the first is taken as it is.  A sample that is no number
@@ -86,7 +86,7 @@ static inline double estimate_tokens_per_s(struct estimate_speed learned, double
     return p > 1 ? p : 1;
 }
 
-/* What a request of so many uncached tokens is charged. */
+/* The charge of a request of so many uncached tokens. */
 uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s);
 
 struct estimate_backlog {
@@ -94,13 +94,11 @@ struct estimate_backlog {
     double slowdown; /* at least 1: so many times longer than it should the engine takes */
 };
 
-/*
- * What is left of `charged_us`.  The engine is at the request that is now its first since
+/* The rest of `charged_us`.  The engine is at the request that is now its first since
  * `work_mono_us` (0 = not known): when that was sent, if no other was before its first token,
  * or when the one before it had its first token.  Not less than a twentieth is left, because
  * something is still to come; and once the time exceeds the charge by more than a first token
- * may take on any node, the node is slower than it was, or stands still.
- */
+ * may take on any node, the node is slower than it was, or stands still. */
 static inline struct estimate_backlog
 estimate_backlog(uint64_t charged_us, uint64_t work_mono_us, uint64_t now_mono_us)
 {

@@ -1,10 +1,10 @@
 /*
  * open_node.h - may a request that waits be sent to this node now?  Pure.
  *
- * Every process finds the same, because everything here is shared: the node's state and slots
- * are health's words, `sent` is the sum of the node's gauges.  What only one worker knows of a
- * node (its connection, a pause, a request's exclusions) is not asked here: a worker publishes
- * no wish for a node that it could not use (see shm/share/queue_heads.h).
+ * Every process gets the same result, because all inputs are shared: health writes the node's
+ * state and slots, `sent` is the sum of the node's gauges.  The facts that only one worker
+ * knows of a node (its connection, a pause, a request's exclusions) are no input: a worker
+ * publishes no queue head for a node that it could not use (see shm/share/queue_heads.h).
  *
  *   UP          open while fewer requests run there than it has slots now
  *   probation   open for one request, and closed from its end until health has drawn its
@@ -24,7 +24,7 @@
 struct open_node {
     bool up;
     bool on_probation;
-    bool verdict_pending; /* on probation: a request of it has ended and is not judged yet */
+    bool verdict_pending; /* on probation: a request of it has ended and has no verdict yet */
     uint32_t slots_now;   /* 0 counts as 1: every node that serves has a place */
     uint32_t sent;        /* in flight, over all workers */
 };

@@ -145,7 +145,7 @@ static void feed_message(struct prompt_reader *r, const struct json_value *messa
     }
 }
 
-/* A member that is part of the prompt as a whole: tools, a system text, a plain prompt. */
+/* A field that is part of the prompt as a whole: tools, a system text, a plain prompt. */
 static void feed_member(struct prompt_reader *r, const struct json_value *body,
                         const char *name, char kind)
 {

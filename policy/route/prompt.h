@@ -1,10 +1,10 @@
 /*
- * prompt.h - what a request's prompt begins with, as a chain of hashes.  Pure.
+ * prompt.h - a request's prompt as a chain of prefix hashes.  Pure.
  *
  * Two requests can share an engine's prefix cache as far as their prompts are the same from the
- * start.  The canonical prompt is what the chat template will see, whatever the spelling of the
- * JSON: tools first, then a system text, then role and text of every message in order.  It is
- * cut into windows of a fixed number of bytes; hash i covers windows 0..i, so an equal hash
+ * start.  The canonical prompt is the chat template's input, independent of the JSON's
+ * spelling: tools first, then a system text, then role and text of every message in order.  It
+ * is cut into windows of a fixed number of bytes; hash i covers windows 0..i, so an equal hash
  * means an equal beginning.  The unfinished last window is left out.
  */
 #ifndef DROVER_POLICY_PROMPT_H

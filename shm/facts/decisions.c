@@ -3,8 +3,8 @@
  *
  * Entry n of a worker lives at n % DECISIONS_PER_WORKER and says itself that it is n.  The
  * count moves after the entry is whole, so a worker killed while writing leaves an odd sequence
- * counter behind, and the next process in its row writes the same entry again.  Only the
- * candidates that there are get written; what lies behind them belongs to older entries.
+ * counter behind, and the next process in its row writes the same entry again.  Only existing
+ * candidates are written; the bytes behind them belong to older entries.
  */
 #include "shm/facts/decisions.h"
 

@@ -25,8 +25,8 @@ struct scoreboard;
 enum decision_exclusion {
     DECISION_EXCLUDED_FULL = 1 << 0,    /* n >= cap */
     DECISION_EXCLUDED_TRIED = 1 << 1,   /* this request has failed there before */
-    DECISION_EXCLUDED_STATE = 1 << 2,   /* not UP, or a trial that is taken */
-    DECISION_EXCLUDED_LOADING = 1 << 3, /* the model is being loaded there for somebody else */
+    DECISION_EXCLUDED_STATE = 1 << 2,   /* not UP, or its probation is in use */
+    DECISION_EXCLUDED_LOADING = 1 << 3, /* another request is loading the model there */
     DECISION_EXCLUDED_LOST = 1 << 4, /* was chosen, but the claim was lost to another worker */
 };
 const char *decision_exclusion_name(enum decision_exclusion one); /* "full", ... */

@@ -1,7 +1,7 @@
 /*
  * nodes.c - the node table.
  *
- * The state and its reason share one word, so nobody ever sees the one with the other's old
+ * The state and its reason share one word, so no reader sees the one with the other's old
  * value.  The cold part goes through shm/seqlock.h.  nodes_epoch() moves after what it
  * announces.
  */
@@ -65,7 +65,7 @@ static void set64(_Atomic uint64_t *word, uint64_t value)
 
 /* ---- writing ---- */
 
-/* Order: release, so that who sees a node UP also sees what was written before. */
+/* Order: release, so that a reader that sees a node UP also sees the writes before it. */
 static void store_state(struct sb_hot *hot, enum node_state state, enum node_reason reason)
 {
     atomic_store_explicit(&hot->state_reason, (uint32_t)state | (uint32_t)reason << 8,
@@ -415,7 +415,7 @@ int nodes_find(const struct scoreboard *board, const char *name)
             continue;
         if (state != NODE_GONE)
             return (int)node;
-        gone = (int)node; /* it may live on in another slot */
+        gone = (int)node; /* it may live on in another row */
     }
     return gone;
 }

@@ -1,11 +1,11 @@
 /*
- * nodes.h - the node table.  W: the health process, and nobody else.
+ * nodes.h - the node table.  W: the health process alone.
  *
- * A row has a cold part (who the node is: struct node_info, guarded by a sequence counter) and
- * a hot part (state, reported load, windowed figures: one relaxed atomic word each).  A slot's
- * generation grows by one each time a node takes the row, so that what belongs to an earlier
- * node can be told. nodes_epoch() grows with every change of a cold part or a state: a worker
- * looks again when it moved.
+ * A row has a cold part (the node's identity: struct node_info, guarded by a sequence counter)
+ * and a hot part (state, reported load, windowed figures: one relaxed atomic word each).  A
+ * row's generation grows by one each time a node takes it, which identifies data of an earlier
+ * node. nodes_epoch() grows with every change of a cold part or a state: a worker looks again
+ * when it moved.
  */
 #ifndef DROVER_SHM_FACTS_NODES_H
 #define DROVER_SHM_FACTS_NODES_H

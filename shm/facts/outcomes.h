@@ -1,10 +1,10 @@
 /*
- * outcomes.h - how requests fare on each node: what passive ejection goes by.
+ * outcomes.h - how requests end on each node: the input of passive ejection.
  *
- * Any worker writes, the health process reads.  Only what says something of the node is noted
- * here: an answer is a success, whatever a client thinks of it; a failure is the node's alone.
- * A client's mistake, a client that left, a node that said it is full, and trouble of the
- * worker itself (descriptors, ports, memory) are neither, and nobody notes them.
+ * Any worker writes, the health process reads.  Only outcomes that the node causes are noted:
+ * an answer is a success, even if the client dislikes it; a failure is the node's alone. A
+ * client's mistake, a client that left, a node that reported it is full, and trouble of the
+ * worker itself (descriptors, ports, memory) are neither and are not noted.
  *
  * Totals only grow, so a worker that is killed falsifies nothing.  The run of failures is set
  * to 0 by each success: of a success and a failure at the same instant either may come first.
@@ -22,9 +22,9 @@ struct scoreboard;
 enum outcome {
     OUTCOME_OK = 0,           /* the attempt ended as the engine meant it */
     OUTCOME_FAILED,           /* the node's fault */
-    OUTCOME_STALLED,          /* the same, and nobody got a token there while it waited */
+    OUTCOME_STALLED,          /* the same, and no request got a token there while it waited */
     OUTCOME_PROBATION_OK,     /* sent while the node was on PROBATION, and a success */
-    OUTCOME_PROBATION_FAILED, /* ... and a failure of whatever kind */
+    OUTCOME_PROBATION_FAILED, /* ... and a failure of any kind */
     OUTCOMES
 };
 
@@ -46,9 +46,8 @@ void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generat
 /* Has a request of the present probation ended, so that no other may be sent before the health
  * process has drawn its conclusion? */
 bool outcomes_probed(const struct scoreboard *board, unsigned node);
-/* W: health, before the node is on PROBATION for everybody to see.  `judged` is what it has
- * seen so far: a result that came since is one of this probation, so none is lost between the
- * two. */
+/* W: health, before it publishes PROBATION.  `judged` is the number of results it has seen so
+ * far: a result that came since is one of this probation, so none is lost between the two. */
 void outcomes_begin_probation(struct scoreboard *board, unsigned node,
                               const struct outcomes *judged);
 

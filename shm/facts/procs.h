@@ -1,10 +1,9 @@
 /*
  * procs.h - the process table.
  *
- * Slots 0 .. max_workers-1 belong to workers (the number of a worker's slot is also its column
- * of the gauges and its request table); PROCS_HEALTH and PROCS_MASTER name the others. A slot
- * is FREE, STARTING (assigned by the master before fork), RUNNING or DRAINING (set by the
- * child).
+ * Rows 0 .. max_workers-1 belong to workers (a worker's index is also its column of the gauges
+ * and its request table); PROCS_HEALTH and PROCS_MASTER name the others.  A row is FREE,
+ * STARTING (assigned by the master before fork), RUNNING or DRAINING (set by the child).
  */
 #ifndef DROVER_SHM_FACTS_PROCS_H
 #define DROVER_SHM_FACTS_PROCS_H
@@ -31,7 +30,7 @@ enum proc_counter {
     PROC_REQUESTS_TOTAL,        /* requests whose head was read */
     PROC_REQUESTS_REJECTED,     /* refused here: bad framing, no model, queue full, ... */
     PROC_REQUESTS_UNAUTHORIZED, /* of these, without a valid API key */
-    PROC_LOG_LOST,              /* lines that a log could not take */
+    PROC_LOG_LOST,              /* log lines lost because a log could not take them */
     PROC_COUNTERS
 };
 
@@ -45,10 +44,10 @@ struct proc_view {
     uint32_t restarts; /* times the master has filled this row after a crash */
 };
 
-/* Slot numbers of the two that are not workers. */
+/* Indices of the two processes that are not workers. */
 unsigned procs_health_index(const struct scoreboard *board);
 unsigned procs_master_index(const struct scoreboard *board);
-unsigned procs_rows(const struct scoreboard *board); /* total number of slots */
+unsigned procs_rows(const struct scoreboard *board); /* total number of rows */
 
 /* W: master.  A worker that is FREE, or -1. */
 MUST_CHECK int procs_find_free(const struct scoreboard *board);
@@ -58,7 +57,7 @@ void procs_assign(struct scoreboard *board, unsigned process, uint32_t generatio
                   bool crashed);
 /* W: master, right after fork() in the parent. */
 void procs_set_pid(struct scoreboard *board, unsigned process, pid_t pid);
-/* W: master, for reap_process(): the slot is FREE. */
+/* W: master, for reap_process(): the row becomes FREE. */
 void procs_clear(struct scoreboard *board, unsigned process);
 
 /* W: the child itself. */
@@ -67,7 +66,7 @@ void procs_heartbeat(struct scoreboard *board, unsigned process, uint64_t now_mo
 void procs_count(struct scoreboard *board, unsigned process, enum proc_counter which,
                  int64_t add);
 
-/* Any reader.  Has the master been told to end? */
+/* Any reader.  Has the master got a command to end? */
 MUST_CHECK bool procs_ending(const struct scoreboard *board);
 
 /* Any reader.  False when `slot` is out of range. */

@@ -101,7 +101,7 @@ struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned 
     return from_bits(atomic_load_explicit(&words[node], memory_order_relaxed));
 }
 
-/* The hot line for writing, if `generation` is still the slot's.  What is under way while the
+/* The hot line for writing, if `generation` is still the row's.  What is under way while the
  * row changes hands may land with the new node: one sample, and harmless. */
 static struct sb_hot *hot_for(struct scoreboard *board, unsigned node, uint32_t generation)
 {
@@ -197,7 +197,7 @@ void speeds_zero(struct scoreboard *board, unsigned node)
     for (uint32_t row = 0; row <= SPEEDS_ROWS; row++) {
         _Atomic uint64_t *word = &segment_speeds(board, row)[node];
 
-        /* A page that nobody has used stays without memory. */
+        /* An unused page stays without memory. */
         if ((row == SPEEDS_ROWS || owner_at(board, row) != 0) &&
             atomic_load_explicit(word, memory_order_relaxed) != 0)
             atomic_store_explicit(word, 0, memory_order_relaxed);

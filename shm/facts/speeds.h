@@ -1,9 +1,9 @@
 /*
- * speeds.h - what routing has learned of the nodes: speeds, and when each was last tried.
+ * speeds.h - the nodes' learned speeds, and when each was last tried.
  *
  * A speed belongs to a node, a model and a class of operation.  Model and class together have a
  * row, with a word per node: a decision finds the row once and then reads 8 bytes a node.  Rows
- * are given to whoever asks first and never taken back; when all are given, the rest of the
+ * are given first come, first served, and never taken back; when all are given, the rest of the
  * models share one.  How a speed changes is policy/route/estimate.h's business.
  *
  * The instants lie on the node's hot line (struct node_hot has them for reading).  They are
@@ -38,24 +38,24 @@ uint32_t speeds_take(struct scoreboard *board, uint64_t model_hash, enum op_clas
 /* Finite and not negative, whatever the bytes. */
 struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node);
 
-/* Exchanges `seen` for `next`.  False: somebody was faster, and *seen is what is there now; or
- * the row has another generation, or the row is none. */
+/* Replaces `seen` by `next`.  False: another worker was faster, and *seen is the present value;
+ * or the row has another generation, or the row is none. */
 MUST_CHECK bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node,
                             uint32_t generation, struct speed *seen, struct speed next);
 
 /* A request was sent to the node. */
 void speeds_note_sent(struct scoreboard *board, unsigned node, uint32_t generation,
                       uint64_t now_mono_us);
-/* The same for a trial, of a node that was last sent one at `tried_mono_us`.  False: it has
- * been sent one since. */
+/* Claims the next speed trial of a node whose last one was sent at `tried_mono_us`.  False: it
+ * has been sent one since. */
 MUST_CHECK bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generation,
                                   uint64_t tried_mono_us, uint64_t now_mono_us);
 /* From now on the engine is at the request that is now its first: one was sent while no other
  * was before its first token, or the one before it had its own, or will never have one. */
 void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,
                       uint64_t now_mono_us);
-/* A request failed by the node's own fault.  True: nobody noted one within `event_us` before,
- * so the caller is the one who learns from it. */
+/* A request failed by the node's own fault.  True: no worker noted one within `event_us`
+ * before, so the caller learns from it. */
 MUST_CHECK bool speeds_note_failure(struct scoreboard *board, unsigned node,
                                     uint32_t generation, uint64_t now_mono_us,
                                     uint64_t event_us);

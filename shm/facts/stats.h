@@ -1,5 +1,5 @@
 /*
- * stats.h - what has been measured on each node: any worker adds, nobody subtracts.
+ * stats.h - measurements of each node: any worker adds, no process subtracts.
  *
  * Because the numbers only grow, a worker killed in the middle of anything falsifies nothing.
  * They belong to the node's row; nodes_claim() zeroes them for a new node.

@@ -1,10 +1,9 @@
 /*
- * usage.c - what each API key has used.
+ * usage.c - the usage of each API key.
  *
- * A row is taken by putting the name's hash into its `owner`, by compare-and-swap.  Whoever
- * claims a row writes the name, also when it was there: all write the same bytes, so it does
- * not matter who is first, nor who dies in between.  A reader takes a name for what it is when
- * it has the hash that the row says.
+ * A row is taken by putting the name's hash into its `owner`, by compare-and-swap.  Every claim
+ * of a row writes the name, even if it is there: all write the same bytes, so neither the order
+ * nor a writer's death matters.  A reader accepts a name only if its hash is the row's.
  */
 #include "shm/facts/usage.h"
 

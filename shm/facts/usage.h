@@ -19,7 +19,7 @@ struct scoreboard;
 #define USAGE_NAME_BYTES 64   /* with NUL */
 
 enum usage_counter {
-    USAGE_REQUESTS, /* requests with this key, whatever came of them */
+    USAGE_REQUESTS, /* requests with this key, with any outcome */
     USAGE_PROMPT_TOKENS,
     USAGE_OUTPUT_TOKENS,
     USAGE_COUNTERS
@@ -37,7 +37,7 @@ MUST_CHECK int usage_claim(struct scoreboard *board, const char *name);
 /* W: any worker.  Row -1 is ignored. */
 void usage_add(struct scoreboard *board, int row, enum usage_counter which, uint64_t n);
 
-/* False: out of range, or nobody's, or its name is still being written. */
+/* False: out of range, or free, or its name is still being written. */
 MUST_CHECK bool usage_read(const struct scoreboard *board, unsigned row,
                            struct usage_view *out);
 

@@ -4,7 +4,7 @@
  * A bucket is one word: tag of the model, second of the last use, and an amount: what is
  * missing from the bucket for retries, or what is in the one for hedges, so that zeroed memory
  * is a table of full ones and of empty ones.  It lives in one of WINDOW places that begin at
- * the model's home; places are taken over but never become free again, so a search ends at the
+ * the model's home; places are reused but never become free again, so a search ends at the
  * first free one.
  */
 #include "shm/share/budget.h"

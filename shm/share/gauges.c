@@ -1,9 +1,9 @@
 /*
- * gauges.c - requests in flight per node: who may have one more place.
+ * gauges.c - requests in flight per node, and the claim of one more place.
  *
  * Each worker writes only its own word of a node's row, so nothing is ever lost or counted
  * twice, and a dead worker's share is exactly one column.  The price is that taking a place
- * needs a protocol, because nobody can test and add in one step over the whole row.
+ * needs a protocol, because no process can test and add in one step over the whole row.
  *
  * A claim: set the claiming bit in the own word, then look over the row.  Let H be the places
  * held in it, L and G the claimants with a lower and a greater worker number.
@@ -28,8 +28,8 @@
  * that nothing stands in the way of the lowest.  What no protocol of plain reads and writes can
  * do is to finish when a competitor is stopped in the middle (that would be wait-free
  * consensus), so every look is counted and the claim fails in the end.  Such a failure passes:
- * the stopped process resumes, or is reaped and its column zeroed.  This is why whoever waits
- * for a place must also try again from time to time and not only at releases.
+ * the stopped process resumes, or is reaped and its column zeroed.  So a process that waits for
+ * a place must also try again from time to time, not only at releases.
  *
  * Not the whole row is read but only the columns that were ever used, whose number only grows.
  * A worker raises it, if need be, before it sets its bit; that too is sequentially consistent,
@@ -195,10 +195,10 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
  * A routing decision adds up the rows of all nodes, so this is a good part of its cost: a row
  * is added up as if all its words were of the generation wanted and no claim were under way,
  * and only if that was wrong is it looked at word by word.  Looking a little beyond `columns`
- * is harmless: a row fills whole cache lines, and what nobody has used is 0.
+ * is harmless: a row fills whole cache lines, and unused words are 0.
  *
- * Sequentially consistent for the sake of those who publish that they wait and then look here:
- * they see every place that was given back before its releaser looked.
+ * Sequentially consistent for workers that publish a waiting request and then look here: they
+ * see every place that was given back before its releaser looked.
  */
 #define STEP 4u
 static_assert(SB_CACHE_LINE / 8 % STEP == 0, "a row is a number of steps");

@@ -30,7 +30,7 @@ struct gauge {
  * worker number, the greater one steps back.
  *
  * False: no place; or the row has another generation; or, rarely, a competitor was stopped in
- * the middle of its own claim.  Because of the last, who waits for a place must also try again
+ * the middle of its own claim.  Because of the last, a waiting process must also try again
  * every now and then (tens of milliseconds), not only when a request is over.
  */
 MUST_CHECK bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node,

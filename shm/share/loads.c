@@ -1,16 +1,16 @@
 /*
  * loads.c - at most one load of a model on a node at a time.
  *
- * A claim is one word: a tag of model and generation, whose it is, and when it ends.  Only
- * its owner takes a live claim away (and health and the master, when node or worker are gone):
- * otherwise who ends one load could take away the claim that another is just making.
+ * A claim is one word: a tag of model and generation, its owner, and when it ends.  Only its
+ * owner takes a live claim away (and health and the master, when node or worker are gone):
+ * otherwise a process that ends one load could remove the claim that another is just making.
  *
  * A claimant looks at all words of the node, takes a free one by compare-and-swap, and looks at
  * the others again; if one of them has the same tag it steps back.  All of that is sequentially
  * consistent, so of two that took different words for the same model the later sees the
- * earlier, and there are never two.  (Both may see each other and step back: then nobody loads
- * until somebody tries again.  It needs two simultaneous claims and another model's claim that
- * ends between their looks, or else they would have competed for the same word.)
+ * earlier, and there are never two.  (Both may see each other and step back: then neither loads
+ * until one tries again.  It needs two simultaneous claims and another model's claim that ends
+ * between their looks, or else they would have competed for the same word.)
  */
 #include "shm/share/loads.h"
 

@@ -20,9 +20,9 @@ struct scoreboard;
 
 /*
  * True: the caller is the one to load the model there, until loads_done() or for `hold_us`.
- * False: somebody else is; or the node is busy loading LOADS_PER_NODE other models; or the
- * slot has another generation; or, rarely, two tried at the very same moment and both stepped
- * back, so try again at the next occasion.
+ * False: another worker is; or the node is busy loading LOADS_PER_NODE other models; or the row
+ * has another generation; or, rarely, two tried at the very same moment and both stepped back,
+ * so try again at the next occasion.
  */
 MUST_CHECK bool loads_claim(struct scoreboard *board, unsigned worker, unsigned node,
                             uint32_t generation, uint64_t model_hash, uint64_t now_mono_us,
@@ -31,7 +31,7 @@ MUST_CHECK bool loads_claim(struct scoreboard *board, unsigned worker, unsigned 
  * when it has none, or not any more. */
 void loads_done(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation,
                 uint64_t model_hash);
-/* Is somebody loading it there?  Reads only. */
+/* Is the model being loaded there?  Reads only. */
 bool loads_live(const struct scoreboard *board, unsigned node, uint32_t generation,
                 uint64_t model_hash, uint64_t now_mono_us);
 

@@ -3,17 +3,17 @@
  *
  * A hash belongs to one set of four entries, two cache lines.  An entry is a hash and six
  * holders: node, low bits of its generation, second of its last use.  When a seventh node gets
- * the same window (the first windows of a shared system prompt, in a large fleet) the hash
- * takes a second entry of its set, so up to 24 nodes can hold it.  Readers join all entries
- * that carry the hash, which also makes it harmless when two workers insert it at once.
+ * the same window (the first windows of a shared system prompt, with many nodes) the hash takes
+ * a second entry of its set, so up to 24 nodes can hold it.  Readers join all entries that
+ * carry the hash, which also makes it harmless when two workers insert it at once.
  *
- * When a set is full, what was used least recently goes: the oldest entry of other hashes, or,
- * if that was used more recently, the oldest holder of this one.  Uses are known to the second;
+ * When a set is full, the least recently used goes: the oldest entry of other hashes, or, if
+ * that was used more recently, the oldest holder of this one.  Uses are known to the second;
  * that a use is written only once a second keeps the cache lines of common windows shared.
  *
  * Nothing is locked.  Changing the hash of an entry is a claim by compare-and-swap: it becomes
  * a "busy" value first, then the holders are stored, then the new hash appears.  Readers find
- * either hash or none.  A worker that dies in between leaves a busy entry, which anybody may
+ * either hash or none.  A worker that dies in between leaves a busy entry, which any worker may
  * take after BUSY_STALE_S.  Adding a holder is a compare-and-swap on its word, checked against
  * the hash afterwards.  There remain races of a few instructions that credit a node with a
  * window it has not got, or lose one: an estimate is off, once.
@@ -93,14 +93,14 @@ static void fetch(const struct sb_prefix_set *set)
 
 /* ---- writing ---- */
 
-/* Is somebody filling the entry whose `hash` is this? */
+/* Is a worker filling the entry whose `hash` is this? */
 static bool entry_busy(uint64_t hash, uint32_t now)
 {
     return hash != 0 && hash < SB_PREFIX_RESERVED &&
            age_of((uint32_t)hash - 1, now) < BUSY_STALE_S;
 }
 
-/* Seconds since the last use of an entry; UINT32_MAX if nobody needs it. */
+/* Seconds since the last use of an entry; UINT32_MAX if it is free to take. */
 static uint32_t entry_age(const struct scoreboard *board, const struct sb_prefix_entry *entry,
                           uint64_t hash, uint32_t now)
 {
@@ -118,7 +118,7 @@ static uint32_t entry_age(const struct scoreboard *board, const struct sb_prefix
     return least;
 }
 
-/* Makes the entry one of `hash` with one holder; gives up when somebody else changes it. */
+/* Makes the entry one of `hash` with one holder; gives up when another worker changes it. */
 static void take_entry(struct sb_prefix_entry *entry, uint64_t seen, uint64_t hash,
                        uint32_t word)
 {
@@ -256,7 +256,7 @@ void prefix_note(struct scoreboard *board, unsigned node, uint32_t generation,
 
 /* ---- reading ---- */
 
-/* Credits the nodes of one window.  False: nobody has it. */
+/* Credits the nodes of one window.  False: no node has it. */
 static bool match_window(const struct scoreboard *board, uint64_t hash, uint32_t windows,
                          uint32_t *matched)
 {

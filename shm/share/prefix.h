@@ -3,9 +3,9 @@
  *
  * A prompt is cut into windows; the hash of window k is chained, so it stands for windows 0..k
  * together.  The index maps such a hash to the nodes that were last sent a prompt with it.  Any
- * worker writes, nobody locks, and it forgets: least recently used first, and whatever a race
- * or a crash loses.  It holds an estimate of what the nodes have in their caches; being wrong
- * costs prefill time on some node, never an answer.
+ * worker writes without a lock, and it forgets: least recently used first, and entries that a
+ * race or a crash loses.  It holds an estimate of what the nodes have in their caches; being
+ * wrong costs prefill time on some node, never an answer.
  *
  * A second, smaller table remembers on which node a session (a conversation that the client
  * names) was last.
@@ -40,7 +40,7 @@ void prefix_note(struct scoreboard *board, unsigned node, uint32_t generation,
  *
  * Since the hashes are chained, a node listed for window k has had all before it; a window that
  * was forgotten in between does not hide the later ones, but after PREFIX_GAP windows in a row
- * that nobody has, the search ends.  Reads only.
+ * that no node has, the search ends.  Reads only.
  */
 uint32_t prefix_match(const struct scoreboard *board, const uint64_t *hashes, uint32_t n,
                       uint32_t *matched);

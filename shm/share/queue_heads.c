@@ -18,7 +18,8 @@
  * later ones: B knows of the request (or A has withdrawn it since).  Or B2 reads an earlier
  * value.  Then B2 comes before A2 in the single order of all sequentially consistent
  * operations, so B1 does, too, and A3 after it; hence A3 reads B1's value of the gauge or a
- * later one: A finds the place (or somebody has taken it since, and will make room again).
+ * later one: A finds the place (or another process has taken it since, and will make room
+ * again).
  *
  * A2 is stored after every update of words, also when the total does not change: a request that
  * joins others in a queue whose total another leaves at the same time would otherwise have no

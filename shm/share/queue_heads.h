@@ -8,8 +8,8 @@
  * so no counter is shared.)  A word belongs to one generation of the node; a word of another
  * generation reads as empty.
  *
- * The worker judges only what other processes cannot see: models, abilities, exclusions,
- * pauses, its own connection.  The reader judges the node's state and its free places.
+ * The worker checks only facts that other processes cannot see: models, abilities, exclusions,
+ * pauses, its own connection.  The reader checks the node's state and its free places.
  *
  * W: the worker, its own words and total; the master once the worker is dead.
  *
@@ -27,8 +27,8 @@
 
 struct scoreboard;
 
-/* A worker whose last heartbeat is older does not turn: its words are passed over until it
- * moves again.  While a worker has waiting requests its heartbeats are at most 100 ms apart. */
+/* A worker whose last heartbeat is older is stalled: its words are skipped until it moves
+ * again.  While a worker has waiting requests its heartbeats are at most 100 ms apart. */
 #define QUEUE_HEADS_BEAT_US UINT64_C(250000)
 #define QUEUE_HEADS_MAX_KEY ((UINT64_C(1) << 48) - 1)
 #define QUEUE_HEADS_NOBODY  UINT32_MAX /* no worker */
@@ -45,7 +45,7 @@ struct queue_head {
  */
 void queue_heads_set(struct scoreboard *board, unsigned worker, unsigned node,
                      uint32_t generation, uint64_t key);
-/* How many requests wait in the worker, for whatever node. */
+/* How many requests wait in the worker, for any node. */
 void queue_heads_set_total(struct scoreboard *board, unsigned worker, uint32_t waiting);
 
 /* Does any request wait in a worker other than `except` (a worker, or QUEUE_HEADS_NOBODY)?
