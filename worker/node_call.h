@@ -1,9 +1,9 @@
 /*
  * node_call.h - one Infer call to one node, and the rules of its event stream.
  *
- * It turns the wire into five callbacks and checks what the node promises (head once
- * and first, finish last, byte count right); a node that breaks a promise has failed, whatever
- * it says afterwards.  It knows nothing of clients, retries or gauges.
+ * It turns the wire into five callbacks and checks the node's promises (head once and first,
+ * finish last, byte count right); a node that breaks one has failed, and later messages do not
+ * change that.  It knows nothing of clients, retries or gauges.
  */
 #ifndef DROVER_WORKER_NODE_CALL_H
 #define DROVER_WORKER_NODE_CALL_H
@@ -41,7 +41,7 @@ struct node_call_options {
     uint32_t resume_tokens;     /* output tokens in it */
     const uint32_t *resume_ids; /* the same as token ids, if known; else NULL */
     size_t resume_ids_count;
-    uint64_t vocabulary;     /* whose ids */
+    uint64_t vocabulary;     /* of the ids */
     const char *response_id; /* to keep, with `created` */
     uint64_t created;
     uint64_t timeout_us; /* what is left of the request's time */
@@ -59,7 +59,7 @@ MUST_CHECK int node_call_start(struct node_call **out, struct upstream *node,
 /* At most so many bytes is the message that starts it, without a text to go on from. */
 uint64_t node_call_message_bytes(const struct client_request *request);
 
-/* Tells the node to stop, and frees.  NULL is allowed. */
+/* Cancels the call at the node, and frees.  NULL is allowed. */
 void node_call_cancel(struct node_call *nc);
 
 /* Message bytes that came and were not given back; gives all of them back, so that the node may

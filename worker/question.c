@@ -34,7 +34,7 @@
 #define MAX_TRIED 8
 /* A node answers a question within this, or another is asked. */
 #define SILENCE_US (10 * US_PER_S)
-/* A node that restarts, or has just joined, should not cost anybody an error. */
+/* A node that restarts, or has just joined, should not cost a client an error. */
 #define NO_NODE_GRACE_US (2 * US_PER_S)
 #define LOOK_AGAIN_US    (100 * US_PER_MS)
 /* After its answer is whole a node has so long to end the stream. */
@@ -75,7 +75,7 @@ struct question {
     enum api_error last_error; /* of the last node that failed */
     char last_message[256];
     unsigned client_status;  /* as the client sees it */
-    enum api_error reported; /* the error that the client was told */
+    enum api_error reported; /* the error that the client got */
     const char *outcome;     /* for the access log */
 };
 
@@ -199,7 +199,7 @@ static bool was_tried(const struct question *q, const struct upstream_server *se
     return false;
 }
 
-/* How willingly the node is asked; 0 = not at all.  One on probation only if no other can. */
+/* Preference for the node; 0 = never ask it.  One on probation only if no other can. */
 static unsigned rank(const struct question *q, const struct upstream_server *server)
 {
     unsigned ready = server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE ? 0 : 1;
@@ -481,7 +481,7 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     timer_start(q->core->loop, &q->timer, END_US, on_end_overdue);
 }
 
-/* What a status stands for if no other node helps. */
+/* The client's error for a status if no other node helps. */
 static enum api_error classify(const struct call_result *result)
 {
     if (result->end == CALL_END_LOCAL)

@@ -1,6 +1,6 @@
 /*
- * question.h - what a client asks of a node without a run of the model: how many tokens a
- * prompt has, what a model is.
+ * question.h - answers that a node gives without a run of the model: how many tokens a prompt
+ * has, what a model is.
  *
  * A question is answered though every slot is taken.  It claims no place in the gauges, waits
  * in no queue, has no part in admission, and nothing is learned from it: no speed, no holding
@@ -28,7 +28,7 @@ struct loop;
 struct question; /* opaque */
 struct scoreboard;
 
-/* What all questions of a process share.  Everything but the last group is borrowed. */
+/* Shared by all questions of a process.  Everything but the last group is borrowed. */
 struct question_core {
     struct loop *loop;
     const struct config *config;

@@ -76,7 +76,7 @@ static void drain(struct worker *w, const char *why, bool limited)
         procs_set_state(w->params->board, w->params->worker, PROC_DRAINING);
         log_info("event=draining why=%s open_requests=%zu", why, open_requests(w));
         http_server_drain(w->http);
-        /* Else this copy would keep alive a queue of connections that nobody takes. */
+        /* Else this copy would keep alive a queue of connections that no process accepts. */
         (void)close(w->params->listen_fd);
     }
     if (limited && !timer_running(&w->grace))
@@ -137,7 +137,7 @@ static bool is_ready(void *data)
 {
     struct worker *w = data;
 
-    /* Who asks is to look elsewhere as soon as the end is decided, before it begins. */
+    /* The prober should look elsewhere as soon as the end is decided, before it begins. */
     return !w->draining && !procs_ending(w->params->board) &&
            upstreams_any_up(w->context.upstreams);
 }

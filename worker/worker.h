@@ -10,12 +10,12 @@ struct worker_params {
     struct scoreboard *board;    /* mapped by the master, writable */
     unsigned worker;             /* this process's row in the process table, already assigned */
     int listen_fd; /* shared listening socket of the API, non-blocking; closed at the end */
-    const int *wake_fds; /* an eventfd per worker: written by whoever frees a place */
+    const int *wake_fds; /* an eventfd per worker: written by the process that frees a place */
     int parent_fd;       /* read end of a pipe: end of file means the master is gone */
 };
 
 /*
- * Runs until told to stop; returns the exit status.  Called in the child, right after fork(),
+ * Runs until it is stopped; returns the exit status.  Called in the child, right after fork(),
  * with all signals blocked.  QUIT, WINCH: stop accepting, finish open requests, exit.  TERM,
  * INT: the same with config->shutdown_grace_ms as the limit, then end what is left with an
  * error event.  USR1: reopen logs. End of file on parent_fd: as TERM.

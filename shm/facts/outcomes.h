@@ -2,7 +2,7 @@
  * outcomes.h - how requests end on each node: the input of passive ejection.
  *
  * Any worker writes, the health process reads.  Only outcomes that the node causes are noted:
- * an answer is a success, even if the client dislikes it; a failure is the node's alone. A
+ * an answer is a success, even if the client dislikes it; a failure is the node's alone.  A
  * client's mistake, a client that left, a node that reported it is full, and trouble of the
  * worker itself (descriptors, ports, memory) are neither and are not noted.
  *

@@ -1,4 +1,4 @@
-/* caller.c - whose request is it? */
+/* caller.c - maps an API key to the caller's name. */
 #include "worker/api/caller.h"
 
 #include <stdlib.h>

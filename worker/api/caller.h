@@ -1,5 +1,5 @@
 /*
- * caller.h - whose request is it?  API keys, as the clients of each API send them.
+ * caller.h - the caller of a request: API keys, as the clients of each API send them.
  *
  * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`;
  * either is taken on every path.  The key stays where the caller has it: it is not copied, not
@@ -17,7 +17,7 @@ struct api_keys;
 struct error;
 struct scoreboard;
 
-/* The keys that are taken; none in the configuration: nobody is asked for one. */
+/* The accepted keys; with none in the configuration no client needs one. */
 struct callers {
     const struct api_keys *keys; /* borrowed */
     int *usage_rows; /* owned; shm/facts/usage.h's row of each key; NULL when no keys */

@@ -1,4 +1,4 @@
-/* catalog.c - the models of the fleet, added up. */
+/* catalog.c - the models of all nodes, added up. */
 #include "worker/api/catalog.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /*
- * catalog.h - which models the fleet has, added up over its nodes.
+ * catalog.h - the models, added up over all nodes.
  *
  * A private copy, made anew when the node table has changed.  Sorted by id.
  */
@@ -40,7 +40,7 @@ void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
 
 const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id);
 
-/* The one model that the fleet has, aliases aside; NULL when there are none or several. */
+/* The only model of all nodes, aliases aside; NULL when there are none or several. */
 const struct catalog_model *catalog_only(const struct catalog *catalog);
 
 #endif

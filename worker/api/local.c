@@ -13,8 +13,8 @@
 #include "worker/api/catalog.h"
 #include "worker/http/server.h"
 
-/* The Ollama whose API we follow: the first with /v1/messages.  Clients compare it to decide
- * what they may use. */
+/* The Ollama whose API we follow: the first with /v1/messages.  Clients compare it to choose
+ * features. */
 #define OLLAMA_VERSION "0.14.0"
 
 static void answer_json(struct client_request *request, const struct buf *body)
@@ -35,7 +35,7 @@ static void add_instant(struct buf *out, uint64_t wall_ms)
 
 /* ---- OpenAI and Anthropic ---------------------------------------------------------------- */
 
-/* One model in both shapes at once: each library ignores the other's members. */
+/* One model in both shapes at once: each library ignores the other's fields. */
 static void add_model(struct buf *out, const struct catalog_model *model, uint64_t created_ms)
 {
     buf_str(out, "{\"id\":");

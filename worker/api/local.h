@@ -8,7 +8,7 @@ struct client_request;
 struct route;
 struct scoreboard;
 
-/* What is told. */
+/* The facts that these answers report. */
 struct local_facts {
     const struct config *config;
     const struct scoreboard *board;

@@ -230,8 +230,8 @@ void surface_error_event(struct buf *out, enum surface surface, int operation,
     switch (surface) {
     case SURFACE_OPENAI:
         if (operation == OP(RESPONSES)) {
-            /* The Responses API names its events and has no [DONE].  The libraries raise what
-             * is under "error", so it is there beside the documented members. */
+            /* The Responses API names its events and has no [DONE].  The libraries raise the
+             * object under "error", so it is there beside the documented fields. */
             buf_printf(out,
                        "event: error\ndata: {\"type\":\"error\",\"sequence_number\":%u,"
                        "\"code\":\"%s\",\"message\":",

@@ -22,7 +22,7 @@ enum surface {
     SURFACE_OLLAMA,     /* {"error":"text"} */
 };
 
-/* Everything a client can be told by us, as one enum: status, type and code follow from it. */
+/* Every error of ours that a client can get: status, type and code follow from it. */
 enum api_error {
     API_ERROR_NONE = 0,
     API_ERROR_BAD_REQUEST,     /* 400 invalid_request_error */
@@ -47,7 +47,7 @@ unsigned api_error_status(enum api_error error, enum surface surface);
 /* The value of x-drover-reason: "queue_full"; stable, lower case. */
 const char *api_error_reason(enum api_error error);
 
-/* What the path and method of a request select. */
+/* The selection by path and method of a request. */
 struct route {
     enum surface surface;
     enum route_kind {

@@ -1,16 +1,14 @@
 /*
- * accept.c - taking connections in, and counting them out.
+ * accept.c - accepts connections, and counts them.
  *
- * The listening socket is shared by all workers.  At most ACCEPT_BATCH connections are taken
- * per event, so that a burst spreads over the workers and the open streams get their turn.
- * A worker that can take no more, because it has as many connections as it may or because there
- * are no descriptors, stops reading the listener, which stays readable and would make the loop
- * spin; the others take what comes.  It tries again by timer, and when a connection closes.  If
- * somebody was waiting at each look for a second, nobody takes them: all are turned away, with
- * an answer.
+ * The listening socket is shared by all workers.  At most ACCEPT_BATCH connections are accepted
+ * per event, so that a burst spreads over the workers and the open streams get their turn.  A
+ * worker at its limit of connections or out of descriptors stops reading the listener, which
+ * stays readable and would make the loop spin; the others accept new connections.  It tries
+ * again by timer, and when a connection closes.  If each look for a second found connections
+ * waiting, no worker accepts them: this one rejects them with an answer.
  *
- * So many connections are taken that descriptors remain for everything else: the nodes, the
- * logs.
+ * The limit of connections leaves descriptors for everything else: the nodes, the logs.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -35,12 +33,12 @@
 #define ACCEPT_BATCH    16
 #define ACCEPT_RETRY_US (50 * 1000)
 
-/* Looks in a row (one second) that found clients waiting, before these are turned away. */
+/* Looks in a row (one second) that found clients waiting, before these are rejected. */
 #define SHED_AFTER 20
 #define SHED_BATCH 16
 
-/* What the kernel may hold of an answer that it could not send yet; beyond it the engine waits.
- * Without a limit it takes megabytes for a client that does not read. */
+/* The kernel holds at most this much unsent answer; beyond it the engine waits.  Without a
+ * limit it takes megabytes for a client that does not read. */
 #define UNSENT_BYTES (128 * 1024)
 
 /* Descriptors of a worker that are neither clients nor nodes: logs, epoll sets, timers,
@@ -194,7 +192,7 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     return 0;
 }
 
-/* Turned away, and told so if that can be done without waiting. */
+/* Sends the answer if that does not block, and closes. */
 static void reject(struct http_server *server, int fd, const char *answer)
 {
     char unread[4096];
@@ -235,21 +233,21 @@ static void stop_listening(struct http_server *server)
     server->listening = false;
 }
 
-/* How many wait to be accepted, as far as one batch goes. */
+/* Connections that wait to be accepted, at most one batch. */
 static unsigned count_waiting(const struct http_server *server)
 {
     struct tcp_info info;
     socklen_t len = sizeof(info);
 
-    /* Of a listener it says how many are in its queue. */
+    /* Of a listener it is the number of connections in its queue. */
     if (getsockopt(server->params.listen_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
         info.tcpi_unacked > SHED_BATCH)
         return SHED_BATCH;
     return info.tcpi_unacked;
 }
 
-/* Those who have waited for a second, and not who comes meanwhile; the spare descriptor is
- * enough for one after the other. */
+/* Rejects only connections that have waited for a second, no later ones; the spare descriptor
+ * is enough for one after the other. */
 static void shed(struct http_server *server)
 {
     static struct log_limit limit;
@@ -270,14 +268,14 @@ static void shed(struct http_server *server)
         n++;
     }
     if (n == waiting ? n < SHED_BATCH : errno == EAGAIN)
-        server->held_off = 0; /* that was all: who comes now has not waited yet */
+        server->held_off = 0; /* that was all: later connections have not waited yet */
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (n != 0 && log_limit_ok(&limit, 1, &missed))
         log_warn("event=connections_shed count=%u connections=%u missed=%u", n,
                  server->connections_count, missed);
 }
 
-/* This worker takes no more for now. */
+/* This worker accepts no more for now. */
 static void hold_off(struct http_server *server)
 {
     stop_listening(server);
@@ -374,7 +372,7 @@ static void start_listening(struct http_server *server)
 }
 
 /* limits.max_connections, or what the limit of descriptors leaves for clients.  The soft limit
- * is often 1024 for the sake of select(2), which nobody uses here: it is raised as far as
+ * is often 1024 for the sake of select(2), which Drover does not use: it is raised as far as
  * needed. */
 static unsigned connections_limit(const struct http_server *server)
 {
@@ -457,8 +455,8 @@ void accept_finish(struct http_server *server)
             connection_close(conn);
         if (server->connections.next != conn)
             continue;
-        /* Not closed yet: TLS still says goodbye, or a failed write is still to be noticed.
-         * What is left of it is the loop's. */
+        /* Not closed yet: a TLS close_notify or a failed write is still under way.  The loop
+         * owns the rest. */
         conn->sock->on_close.cb = NULL;
         conn->next->prev = conn->prev;
         conn->prev->next = conn->next;

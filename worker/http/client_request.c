@@ -1,8 +1,8 @@
 /*
- * client_request.c - the few members of a body that routing needs.
+ * client_request.c - the few fields of a body that routing needs.
  *
- * The body goes to the engine as it came, so what we read must be what the engine will read:
- * where two parsers could differ (a duplicate, a wrong type) the request is refused.
+ * The body goes to the engine as it came, so both must read the same: where two parsers could
+ * differ (a duplicate, a wrong type) the request is refused.
  */
 #include "worker/http/client_request.h"
 
@@ -15,7 +15,7 @@
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
-/* What RFC 2046 allows. */
+/* RFC 2046 allows no longer one. */
 #define MAX_BOUNDARY_BYTES 70
 
 static bool can_stream(int operation)
@@ -37,7 +37,7 @@ static int refuse(const char **param, const char *name, struct error *err, const
     return error_set(err, DRV_EINVAL, "'%s' %s", name, why);
 }
 
-/* Members of the top level, found in one pass. */
+/* Fields of the top level, found in one pass. */
 struct members {
     struct json_value model, name, stream, stream_options, cache_key, user, metadata;
     unsigned models, names, streams;
@@ -108,7 +108,7 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
     collect(&m, &out->root);
 
     if (operation == OP(OLLAMA_SHOW) && m.models == 0 && m.names != 0) {
-        m.model = m.name; /* the older name of the same member */
+        m.model = m.name; /* the older name of the same field */
         m.models = m.names;
         model_member = "name";
     }

@@ -55,27 +55,27 @@ struct client_request {
     const char *session;  /* affinity key, or NULL */
     const char *path;     /* as requested, without the query, for the log */
     const char *client;   /* peer address as text, for the log */
-    const char *key_name; /* of its API key, for the log; NULL: none was asked for */
+    const char *key_name; /* of its API key, for the log; NULL: none was needed */
     int usage_row;        /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */
 };
 
-/* What inspect_body() reads of a JSON body. */
+/* The result of inspect_body() and inspect_multipart(). */
 struct inspected {
     struct json_value root;       /* the body, checked; JSON_NONE when it is a form */
     char model[NODE_MODEL_BYTES]; /* "" when absent */
     bool stream;
     bool client_usage;
-    char session[REQUEST_SESSION_BYTES]; /* prompt_cache_key, or else who the user is; or "" */
+    char session[REQUEST_SESSION_BYTES]; /* prompt_cache_key, or else the user; or "" */
 };
 
 /*
- * Reads the members that routing needs; pure.  `operation` decides the default of `stream`.
- * DRV_EINVAL: not a JSON object, a member of the wrong type, or a duplicate "model" or "stream"
+ * Reads the fields that routing needs; pure.  `operation` decides the default of `stream`.
+ * DRV_EINVAL: not a JSON object, a field of the wrong type, or a duplicate "model" or "stream"
  * (we and the engine might read different ones); `err` is fit for the client, `*param` names
- * the member.
+ * the field.
  */
 MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                             const char **param, struct error *err);

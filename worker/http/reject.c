@@ -64,7 +64,7 @@ const char *client_id(h2o_req_t *req)
         .base;
 }
 
-/* What the official clients are told to do; without it they go by the status alone. */
+/* The official clients obey this header; without it they go by the status alone. */
 static const char *should_retry(enum api_error error)
 {
     switch (error) {

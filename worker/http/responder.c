@@ -517,7 +517,8 @@ static void written(struct responder *r)
 /*
  * Once the head is out and nothing is under way in libh2o, a piece of a stream goes straight to
  * the socket: a token costs one send(2) and not also libh2o's filters, write queue and
- * callback. What the socket does not take at once, and all of TLS, goes through libh2o.
+ * callback.  The part that the socket does not accept at once, and all of TLS, goes through
+ * libh2o.
  */
 static void send_gathered(struct responder *r)
 {
@@ -568,7 +569,7 @@ static void on_flush(struct deferred *deferred)
     struct responder *r = CONTAINER_OF(deferred, struct responder, flush);
 
     if (r->lost && !r->aborted && r->in_flight && all_sent(r))
-        return; /* it has left, perhaps with everything: the write will tell */
+        return; /* it has left, perhaps with everything: the write's end decides */
     if (r->lost || r->aborted)
         drop(r);
     else if (r->started && !r->in_flight && !r->reported)

@@ -45,7 +45,7 @@ void responder_write(struct responder *r, const void *bytes, size_t n);
 /* No more; the connection is kept for the next request.  After responder_start(). */
 void responder_end(struct responder *r);
 /* Cuts the answer off: closes the connection without a proper end, so that the client knows.
- * What has not been sent is dropped.  on_gone follows. */
+ * Unsent bytes are dropped.  on_gone follows. */
 void responder_abort(struct responder *r);
 
 /* Body bytes written and not yet in the socket; total body bytes written. */

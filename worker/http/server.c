@@ -118,7 +118,7 @@ static const char *find_session(h2o_req_t *req, const struct inspected *body)
     return session;
 }
 
-/* What the first of these headers says, or the configuration for requests without any. */
+/* The value of the first of these headers, or the configuration for requests without any. */
 static enum request_priority find_priority(h2o_req_t *req, const struct config *config,
                                            const char *model)
 {
@@ -177,9 +177,9 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
     request->content_type = "application/json";
     if (is_json_type(type))
         return NULL;
-    /* None, or what `curl -d` says when nobody tells it otherwise, as in all of Ollama's
-     * examples.  But a web page can make its reader's browser send these two anywhere unasked;
-     * JSON it cannot, and a browser says whose page it is. */
+    /* None, or the default of `curl -d`, as in all of Ollama's examples.  But a web page can
+     * make a browser send these two, not JSON, to any site without a preflight; the browser
+     * then adds an Origin. */
     if ((type.len == 0 ||
          h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded"))) &&
         h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1) == -1)
@@ -217,13 +217,13 @@ static bool settle_model(struct client_request *request, const char *named)
         request->aliased = strcmp(request->model, request->client_model) != 0;
         return true;
     }
-    /* People who run one model often leave its name out, and a bare llama-server lets them. */
+    /* Clients of a single model often omit its name, and a bare llama-server allows that. */
     catalog_refresh(&server->catalog, server->params.board, server->config);
     only = catalog_only(&server->catalog);
     if (only != NULL) {
         (void)strlcpy(request->client_model, only->id, sizeof(request->client_model));
         (void)strlcpy(request->model, only->id, sizeof(request->model));
-        request->aliased = true; /* the engine must be told the name */
+        request->aliased = true; /* the engine must get the name */
         return true;
     }
     if (server->catalog.count == 0)
@@ -319,7 +319,7 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
     }
 }
 
-/* What probes need, and what tells nobody anything. */
+/* Probes need these paths, and the answers reveal nothing. */
 static bool is_open(const struct route *route)
 {
     return route->kind == ROUTE_HEALTH || route->kind == ROUTE_LIVE;
@@ -397,7 +397,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     request->path = path.base;
 
     /* After a body in chunks the connection is not used again: libh2o reads the chunks' own
-     * lines leniently, and what follows could be somebody's smuggled request. */
+     * lines leniently, so the next bytes could be a smuggled request. */
     if (why != NULL || head.chunked || server->draining)
         req->http1_is_persistent = 0;
     if (why != NULL)
@@ -451,7 +451,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->gone_fd = -1;
     server->spare_fd = -1;
     server->statm_fd = -1;
-    /* libh2o writes with writev(), which cannot be told to spare us. */
+    /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (server->config->api.tls.enabled) {
         rc =

@@ -57,8 +57,8 @@ void http_drop_body(struct client_request *request);
 void http_reply_error(struct client_request *request, enum api_error error, const char *message,
                       unsigned retry_after_s);
 
-/* The same for what is refused before it is anybody's, with the name of the member that is
- * wrong, or NULL.  The server writes the access log. */
+/* The same for a request rejected before it has an owner, with the name of the wrong field, or
+ * NULL.  The server writes the access log. */
 void http_reject(struct client_request *request, enum api_error error, const char *message,
                  const char *param, unsigned retry_after_s);
 /* A whole answer that needs no node; likewise. */

@@ -1,9 +1,8 @@
 /*
- * server_private.h - what the files of the HTTP server share.  Nobody else includes it but
- * tests.
+ * server_private.h - shared by the files of the HTTP server.  Only they and tests include it.
  *
  *   server.c     the server's life; from a complete request to its answer's owner
- *   accept.c     connections: taking them in, caps, counting them out
+ *   accept.c     connections: accepts them, limits, counts
  *   timeouts.c      time limits of connections, on the monotonic clock; the limit of memory
  *   responder.c  one answer
  *   reject.c     answers and errors of ours, and libh2o's put into our shape
@@ -32,7 +31,7 @@ struct client_connection {
     h2o_socket_t *sock;             /* libh2o's; valid until on_close frees this struct */
     struct responder *current;      /* the request being answered; NULL between requests */
     struct shaped *lingering;       /* reject.c: a refused client that still sends */
-    struct client_count *counted;   /* NULL when nobody counts this address */
+    struct client_count *counted;   /* NULL when this address is not counted */
     uint64_t since_mono_us;         /* accepted, or the last answer ended */
     uint64_t reading_mono_us;       /* a part of a request was first seen; 0 = none is there */
     uint64_t base_bytes;            /* received before reading_mono_us */

@@ -1,5 +1,5 @@
 /*
- * strict_head.h - what an HTTP/1 head must look like before anything acts on it.  Pure.
+ * strict_head.h - checks the form of an HTTP/1 head before anything acts on it.  Pure.
  *
  * libh2o reads leniently: of two Content-Lengths it takes the first, it prefers
  * Transfer-Encoding, it takes bare line feeds and folded lines.  Behind another proxy that

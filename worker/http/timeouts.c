@@ -1,8 +1,8 @@
 /*
- * timeouts.c - connections that take too long, found by looking at all of them now and then.
+ * timeouts.c - ends connections that take too long; checks all of them now and then.
  *
- * libh2o's own timers start again with every request part they please to and do not cover
- * writing at all; they are set generously and these limits are the real ones:
+ * libh2o's own timers start again with some parts of a request and do not cover writing at all;
+ * they are set generously and these limits are the real ones:
  *
  *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
  *                      included
@@ -11,9 +11,9 @@
  *   idle_timeout_ms    nothing at all, after an answer
  *   write_stall_ms     the client's kernel has taken no byte of an answer
  *
- * Memory is looked at in the same round.  What the process holds of its own is asked of the
- * kernel, so nothing can be forgotten in the count; what bodies have come since is added.
- * Freed memory that malloc keeps is given back before anybody is refused for it.
+ * The same round checks memory.  The kernel reports the memory that the process holds, so the
+ * count misses nothing; bodies that came since are added.  Freed memory that malloc keeps is
+ * given back before any request is rejected for it.
  *
  * A connection is ended by shutting its descriptor down; libh2o then sees the end of the stream
  * and closes it in its own way.
@@ -45,7 +45,7 @@ static void shut(const struct client_connection *conn, const char *why)
     (void)shutdown(h2o_socket_get_fd(conn->sock), SHUT_RDWR);
 }
 
-/* What the kernel knows of a connection; all 0 when it does not, as of a Unix socket. */
+/* The kernel's counters of a connection; all 0 where it has none, as of a Unix socket. */
 static void count_bytes(const struct client_connection *conn, uint64_t *acked,
                         uint64_t *received)
 {
@@ -59,7 +59,7 @@ static void count_bytes(const struct client_connection *conn, uint64_t *acked,
     *received = info.tcpi_bytes_received;
 }
 
-/* A crowd may stall at once: a few lines tell it. */
+/* Many clients may stall at once: a few log lines are enough. */
 static void log_stall(const struct client_connection *conn)
 {
     static struct log_limit limit;
@@ -119,7 +119,7 @@ static void check_reading(struct http_server *server, struct client_connection *
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
-/* What is resident and not shared with a file or another process; 0 = cannot be known. */
+/* Memory that is resident and not shared with a file or another process; 0 = not known. */
 static uint64_t own_memory(const struct http_server *server)
 {
     unsigned long long resident, shared;

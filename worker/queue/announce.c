@@ -1,4 +1,4 @@
-/* announce.c - what a worker's queue tells the other processes, and what they tell it. */
+/* announce.c - the signals between a worker's queue and the other processes. */
 #include "worker/queue/announce.h"
 
 #include <unistd.h>

@@ -1,5 +1,5 @@
 /*
- * announce.h - what a worker's queue tells the other processes, and what they tell it.
+ * announce.h - the signals between a worker's queue and the other processes.
  *
  * The words of shm/share/queue_heads.h, the bits of shm/share/offers.h and the eventfds: one
  * object a worker, owned by its queue.  It knows nodes, keys and workers, and no request.
@@ -19,7 +19,7 @@ struct scoreboard;
 struct announce {
     struct scoreboard *board;
     unsigned worker;
-    const int *wake_fds; /* borrowed: an eventfd per worker; NULL = nobody can be woken */
+    const int *wake_fds; /* borrowed: an eventfd per worker; NULL = no worker can be woken */
     struct node_set published;
     uint64_t key[NODE_SET_NODES]; /* as published; for the nodes in `published` */
     uint32_t generation[NODE_SET_NODES];
@@ -33,7 +33,7 @@ struct announce_heads {
     uint32_t generation[NODE_SET_NODES];
 };
 
-/* Publishes what differs from what was published last, then the total.  Adds to `look` the
+/* Publishes the words that changed since the last time, then the total.  Adds to `look` the
  * nodes that something waits for and whose word changed: the caller looks at those now. */
 void announce_heads(struct announce *announce, const struct announce_heads *heads,
                     uint32_t waiting, struct node_set *look);

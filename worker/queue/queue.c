@@ -9,9 +9,9 @@
  * pass repeats until nothing changes; it tries at most TRIES_PER_TURN entries and goes on in
  * the next turn.  It costs lists x nodes / 64, never entries x nodes.
  *
- * The timer finds what nobody announces: a node that comes up, a ramp, more slots, the end of a
- * pause, an offer to a worker that died, a claim lost to a worker that was stopped in the
- * middle of its own.
+ * The timer finds changes that no process announces: a node that comes up, a ramp, more slots,
+ * the end of a pause, an offer to a worker that died, a claim lost to a worker that was stopped
+ * in the middle of its own.
  */
 #include "worker/queue/queue.h"
 
@@ -239,7 +239,7 @@ static void unlink_entry(struct queue_list *list, struct queue_entry *entry)
     entry->list = NULL;
 }
 
-/* ---- who is first ---------------------------------------------------------------------- */
+/* ---- the first entry ------------------------------------------------------------------- */
 
 static bool is_stale(const struct queue *q, const struct queue_list *list, uint64_t now)
 {
@@ -384,7 +384,7 @@ static void note_declined(struct queue *q, struct queue_list *list, unsigned nod
     q->dirty = true;
 }
 
-/* Gives the node's free places to whom they belong. */
+/* Gives the node's free places to the least keys of its row. */
 static void serve_node(struct queue *q, unsigned node)
 {
     while (q->tries < TRIES_PER_TURN) {

@@ -1,15 +1,15 @@
 /*
  * queue.h - the requests of this worker that wait for a place on a node.
  *
- * A request that waits is an entry embedded in whatever owns it: the queue never sees a
- * request. Entries of equal need (model, operation, abilities, exclusions: whatever decides
- * which nodes could serve them) stand in one list, in the order of their keys.  A key is a
- * time: the smaller goes first, over all lists and all workers.
+ * A request that waits is an entry embedded in its owner: the queue never sees a request.
+ * Entries of equal need (model, operation, abilities, exclusions: all that decides which nodes
+ * could serve them) stand in one list, in the order of their keys.  A key is a time: the
+ * smaller goes first, over all lists and all workers.
  *
  * For each node the worker publishes the least key of its entries that the node could serve
  * (worker/queue/announce.h).  A place goes to the entry whose key is the least of the node's
- * row. So an entry that cannot use a node never stands before one that can, in whatever list or
- * worker, and whatever its model.
+ * row.  So an entry that cannot use a node never blocks one that can, in any list or worker,
+ * for any model.
  *
  * A newcomer, a retry and a resume ask queue_rights() with their keys before they choose a
  * node, and have no other right to a place.
@@ -45,8 +45,8 @@ enum queue_start {
 };
 
 #define QUEUE_DECLINE_US UINT64_C(10000)
-/* Nobody takes a place beyond the slots of a node while an entry waits for that node whose key
- * is lower by more than this. */
+/* No request takes a place beyond the slots of a node while an entry waits for that node whose
+ * key is lower by more than this. */
 #define QUEUE_OVERCOMMIT_US UINT64_C(5000000)
 
 struct queue_reach {
@@ -104,9 +104,8 @@ MUST_CHECK int queue_add(struct queue *queue, struct queue_entry *entry, uint64_
 void queue_remove(struct queue *queue, struct queue_entry *entry); /* fine when not in it */
 
 /*
- * What a request with this key may take now, once it has asked for its reach: queue_reach() is
- * to be filled in as by the owner's reach().  `entry`: itself, if it is in the queue, else
- * NULL.
+ * The places a request with this key may take now.  queue_reach() must be filled in before, as
+ * by the owner's reach().  `entry`: itself, if it is in the queue, else NULL.
  */
 struct queue_reach queue_reach(struct queue *queue);
 void queue_rights(struct queue *queue, const struct queue_entry *entry, uint64_t key,
@@ -119,7 +118,7 @@ void queue_room(struct queue *queue, unsigned node);
 /* The eventfd of this worker was readable, and has been read: nodes were offered, or, where
  * none was, a worker has died and every node is worth a look. */
 void queue_woken(struct queue *queue);
-/* What reach() says may have changed for any entry. */
+/* The result of reach() may have changed for any entry. */
 void queue_renew(struct queue *queue);
 
 /*

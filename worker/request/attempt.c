@@ -17,7 +17,7 @@
 
 /* ---- the start ------------------------------------------------------------------------- */
 
-/* What the client has, for the node to go on from. */
+/* The text that the client has, for the node to continue. */
 static void add_text(struct node_call_options *options, struct request *req)
 {
     options->resume_text = buf_cstr(&req->text);
@@ -173,8 +173,8 @@ void attempt_end_whole(struct attempt *attempt)
     attempt_end(attempt, STATS_OK);
 }
 
-/* What gRPC libraries take unless they are told otherwise; they answer a larger message as they
- * answer when they are full. */
+/* The default limit of gRPC libraries; they answer a larger message as they answer when they
+ * are full. */
 #define USUAL_MESSAGE_BYTES (UINT64_C(4) * 1024 * 1024)
 
 /* The node has no room at all: it says when to come back, which a refusal of this one message
@@ -190,8 +190,8 @@ static void pause_node(const struct attempt *attempt)
 }
 
 /*
- * RESOURCE_EXHAUSTED: the node is full, and then it says when to come back.  Without that word
- * it may as well be the size of the message, which does not change by waiting.
+ * RESOURCE_EXHAUSTED: a full node says when to come back.  Without that, the message may be too
+ * large, which waiting does not change.
  */
 static enum api_error classify_full(struct attempt *attempt, const struct call_result *result)
 {
@@ -209,7 +209,7 @@ static enum api_error classify_full(struct attempt *attempt, const struct call_r
     return again ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
 }
 
-/* What a status stands for if no other node helps, and how it counts for this one. */
+/* The client's error for a status if no other node helps, and this node's counter. */
 static enum api_error classify_status(struct attempt *attempt, const struct call_result *result,
                                       enum stats_counter *counter)
 {

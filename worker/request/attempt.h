@@ -20,7 +20,7 @@ struct attempt_failure;
 struct upstream;
 struct node_call_events;
 
-/* For all who wait here: a node that said it is full gets nothing for this long. */
+/* A node that reported it is full gets no request of this worker for this long. */
 #define ATTEMPT_FULL_PAUSE_US UINT64_C(50000)
 
 /* Sends the request to the node, with the text so far if the client has some.  `events` get the
@@ -28,7 +28,7 @@ struct node_call_events;
 MUST_CHECK int attempt_start(struct attempt *attempt, struct upstream *node,
                              const struct node_call_events *events);
 
-/* What the node says.  Each also notes the progress that it is. */
+/* The node's events.  Each also counts as progress. */
 void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *accepted);
 void attempt_take_head(struct attempt *attempt);
 /* True: this is the attempt's first content. */
@@ -38,7 +38,7 @@ void attempt_take_finish(struct attempt *attempt);
 /* The call has ended by itself: nothing of it may be used any more.  The place is still held.
  */
 void attempt_call_ended(struct attempt *attempt);
-/* What such an end without a whole answer means. */
+/* Classifies such an end without a whole answer. */
 void attempt_classify(struct attempt *attempt, const struct call_result *result,
                       struct attempt_failure *out);
 

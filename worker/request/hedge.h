@@ -10,8 +10,8 @@
  * slot is free at that moment and no request waits for it, and only as long as there is budget:
  * so much percent of the answers that were given, over all workers, and none while retries are
  * throttled.  The first attempt to give content is the client's; the other is cancelled in the
- * same turn, and that is no failure of its node.  Nothing of either was shown before, so the
- * client gets one attempt's bytes alone.  An attempt that fails leaves the other to go on as if
+ * same turn, and that is no failure of its node.  The client has seen nothing of either before,
+ * so it gets one attempt's bytes alone.  An attempt that fails leaves the other to go on as if
  * alone.
  */
 #ifndef DROVER_WORKER_HEDGE_H

@@ -13,13 +13,13 @@
 
 /* A request that waits for a node looks again this often. */
 #define WAIT_NODE_LOOK_US (100 * US_PER_MS)
-/* The limit of a wait depends on the nodes, and there may be something to tell the client. */
+/* The limit of a wait depends on the nodes, and the client may be due a comment. */
 #define QUEUED_LOOK_US (US_PER_S / 2)
 /* How long a node may be silent depends on its state. */
 #define RUNNING_LOOK_US US_PER_S
-/* The node judges silence itself and knows better; this is for a node that is frozen. */
+/* The node measures silence itself and more exactly; this is for a node that is frozen. */
 #define SILENCE_SLACK_US (2 * US_PER_S)
-/* ... and so long when the health process has found that it is, or that it is gone. */
+/* ... and this long when the health process reports that it is frozen or gone. */
 #define LOST_SILENCE_US (2 * US_PER_S)
 
 static uint64_t earlier(uint64_t a, uint64_t b)

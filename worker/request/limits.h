@@ -1,9 +1,9 @@
 /*
- * limits.h - when something takes too long for a request.
+ * limits.h - the time limits of a request.
  *
- * Silence is judged by phase: before the first content, and between tokens.  Bytes without
- * content are not progress.  A node that the health process has found to be out of reach is not
- * given that time: what is silent there goes on elsewhere, if it can.
+ * Silence has a limit per phase: before the first content, and between tokens.  Bytes without
+ * content are not progress.  A node that the health process reports as out of reach gets less
+ * time: a silent request there continues elsewhere, if it can.
  */
 #ifndef DROVER_WORKER_LIMITS_H
 #define DROVER_WORKER_LIMITS_H

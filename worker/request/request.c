@@ -3,8 +3,8 @@
  *
  * Only this file writes a request's state (set_state; the table is in request_state.h).  Events
  * of the client, of the nodes and of the timer come here; the files below do one thing each and
- * return what happened.  What follows the end of an attempt, retry_decide() says, and obey()
- * does.
+ * return what happened.  retry_decide() chooses what follows the end of an attempt, and obey()
+ * does it.
  *
  * The client's side (`client`, NULL once the responder is done or gone) and the nodes' (an
  * attempt that has not ended) can outlive each other.  A request is freed when both are over,
@@ -265,8 +265,8 @@ static enum request_outcome outcome_of(enum api_error error)
                                            : REQUEST_OUTCOME_NODE_ERROR;
 }
 
-/* What makes a node say that it is full may be something about this request, so after a while
- * it lets others try. */
+/* A property of this request may be why nodes report that they are full, so each pause is
+ * longer and lets other requests try. */
 static uint64_t pause_until(struct request *req)
 {
     uint32_t doublings = req->full_nodes < MAX_DOUBLINGS ? req->full_nodes : MAX_DOUBLINGS;
@@ -353,7 +353,7 @@ static void obey(struct request *req, const struct attempt *ended,
         place_again(req);
         return;
     case RETRY_OTHER_GOES_ON:
-        /* Of this node it counts as any attempt that is followed by another. */
+        /* For this node it counts as a retried attempt, unless the node was full. */
         if (facts->end == RETRY_END_FULL)
             req->attempts--;
         else
@@ -366,7 +366,7 @@ static void obey(struct request *req, const struct attempt *ended,
     }
 }
 
-/* What the client is told if no other node helps. */
+/* The client's error if no other node helps. */
 static void remember_failure(struct request *req, const struct attempt_failure *failure,
                              bool other_runs)
 {
@@ -399,9 +399,8 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
                   api_error_reason(failure->error), log_quote(failure->message));
         if (end != RETRY_END_FULL)
             remember_failure(req, failure, other_runs);
-        /* One bad node among good ones is what retries are for.  What must not multiply is the
-         * load when they do not help, so the budget is spent by attempts that failed after
-         * another had. */
+        /* Retries are for one bad node among good ones, and must not multiply the load when
+         * they do not help.  So only a failure after the first attempt spends budget. */
         if (end == RETRY_END_FAILED && !other_runs && req->attempts > 1 &&
             failure->error != API_ERROR_TOO_LARGE)
             budget_failure(req->context->board, req->model_hash,

@@ -56,7 +56,7 @@ enum attempt_stage {
 
 /* Why an attempt ended without a whole answer. */
 struct attempt_failure {
-    enum api_error error;       /* what the client is told if no other node helps */
+    enum api_error error;       /* the client's error if no other node helps */
     enum stats_counter counter; /* how it counts for the node */
     char message[256];
 };
@@ -74,7 +74,7 @@ struct attempt_estimate {
  * has one attempt at a time, and two for a while when it is hedged.
  */
 struct attempt {
-    struct request *request; /* whose it is */
+    struct request *request; /* its owner */
     enum attempt_stage stage;
     struct node_call *call; /* NULL iff ENDED */
     uint32_t number;        /* of the attempts of the request */
@@ -129,7 +129,7 @@ enum request_state {
     REQUEST_STATE_DONE,      /* the client's side is over */
 };
 
-/* What the client has seen: written by response.c alone, and never goes back. */
+/* The part the client has seen: written by response.c alone, and never goes back. */
 enum shown {
     SHOWN_NOTHING = 0,
     SHOWN_HEAD,    /* a status line, and perhaps comments */
@@ -153,12 +153,12 @@ struct request {
     enum request_outcome outcome;
     struct timer timer; /* fires at the earliest of the limits that apply */
 
-    /* What routing knows of it. */
+    /* Routing's view of it. */
     char model[NODE_MODEL_BYTES]; /* a copy: the client's side may be gone first */
     uint64_t model_hash;
     enum op_class op_class;
     uint64_t session_hash; /* of session and model; 0 = no session */
-    /* Who held the session when the request got its first place: private to select.c. */
+    /* The session's node when the request got its first place: private to select.c. */
     bool session_looked;
     int session_node; /* node_id of a node that is not down; -1 = none */
     uint32_t session_generation;
@@ -177,7 +177,7 @@ struct request {
     uint64_t waited_us;    /* in all before that */
 
     struct attempt pair[2];
-    struct attempt *attempt; /* in pair: whose answer is, or will be, the client's */
+    struct attempt *attempt; /* in pair: its answer is, or will be, the client's */
     struct attempt *hedge;   /* the other one while it runs, else NULL */
     uint32_t attempts;       /* started so far, full nodes not counted */
     bool was_dispatched;     /* it once had a place on a node: the queue no longer rejects it */
@@ -185,21 +185,21 @@ struct request {
     uint32_t full_nodes; /* met so far */
     bool full_unhinted;  /* the last attempt ended with "full" and no word of when */
     bool hedged;         /* it had its second attempt: there is one in a request's life */
-    bool hedge_won;      /* ... and that is whose answer the client got */
+    bool hedge_won;      /* ... and the client got that one's answer */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
     struct exclusions excluded;
 
     /* The answer. */
     unsigned status;        /* as the client sees it; 0 = nothing yet */
     bool torn;              /* what was shown last does not end an event */
-    bool cut;               /* it was cut off here, as nothing else could tell of an error */
+    bool cut;               /* it was cut off here, the only way left to signal an error */
     uint32_t next_sequence; /* of an event after those shown, where they are numbered */
 
     /* For going on elsewhere: private to response.c but for reading. */
     bool resumable; /* all shown so far is in `text` */
     struct buf text;
     struct buf ids;      /* of the text, uint32_t each; of use unless ids_lost */
-    uint64_t vocabulary; /* whose ids; 0 = none yet */
+    uint64_t vocabulary; /* of the ids; 0 = none yet */
     bool ids_lost;       /* of some of the text they are not known */
     char response_id[128];
     uint64_t created;
@@ -207,7 +207,7 @@ struct request {
 
     uint64_t started_mono_us;
     uint64_t ttft_us;           /* 0 = no content yet */
-    uint64_t comment_mono_us;   /* when the client was last told that it waits */
+    uint64_t comment_mono_us;   /* when the client last got a comment that it waits */
     uint64_t no_node_mono_us;   /* since when no node is up; 0 = one is */
     uint64_t wait_node_mono_us; /* until when it waits for a node; 0 = it has not begun to */
 

@@ -23,7 +23,7 @@
 #define LOW_WATER_BYTES (64 * 1024)
 /* ... but not for every token: so much is given back at once. */
 #define RELEASE_BYTES (16 * 1024)
-/* Of the headers that pass from an engine to the client. */
+/* Limits of the headers that pass from an engine to the client. */
 #define MAX_HEADERS           16
 #define MAX_HEADER_BYTES      1024
 #define MAX_HEADER_NAME_BYTES 64
@@ -167,8 +167,8 @@ static bool is_printable(const char *text, size_t max_bytes)
     return n <= max_bytes;
 }
 
-/* drover-node lets no others through.  But a node may be anybody's, and a header could end the
- * head, frame the body anew, or speak in our name. */
+/* drover-node lets no others through.  But a node may run other software, and a header could
+ * end the head, frame the body anew, or speak in our name. */
 static bool may_pass(const Drover__V1__Header *header)
 {
     const char *name = header->name;
@@ -383,7 +383,7 @@ static void end_with_error(struct request *req, enum api_error error, const char
         responder_abort(client->responder);
         return;
     }
-    /* What a node left unfinished must not swallow our own event. */
+    /* A node's unfinished event must not swallow our own. */
     if (req->torn)
         buf_str(&event, "\n\n");
     surface_error_event(&event, client->surface, client->operation, error, message, client->id,

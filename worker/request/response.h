@@ -42,7 +42,8 @@ void response_show(struct request *req, bool whole);
 
 /* Can another node go on from what the client has, so that the body is still needed? */
 bool response_may_resume(const struct request *req);
-/* What an attempt said that the client has not seen is not for the next one to go on from. */
+/* Drops the text of an attempt that the client has not seen: the next one must not continue it.
+ */
 void response_forget_unseen(struct request *req);
 
 /* Opens the node's window again once little is left on its way to the client. */
@@ -51,7 +52,7 @@ void response_release_if_low(struct attempt *attempt);
 /* Begins a stream's answer before any node has: comments for a client that waits. */
 void response_show_waiting(struct request *req);
 
-/* Says that it went wrong: a whole error answer, or the end of the one that has begun. */
+/* Reports an error: a whole error answer, or the end of the one that has begun. */
 void response_error(struct request *req, enum api_error error, const char *message,
                     unsigned retry_after_s);
 /* The engine refused a request whose stream had to begin early: its own words, as an error

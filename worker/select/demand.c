@@ -42,7 +42,7 @@ void demand_measure(struct upstream_model *model, const struct scoreboard *board
     }
 }
 
-/* The members of a set; node numbers fit 16 bits. */
+/* The nodes of a set; node_ids fit 16 bits. */
 static size_t list(uint16_t *nodes, const struct node_set *set)
 {
     struct node_set left = *set;

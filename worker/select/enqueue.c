@@ -3,8 +3,8 @@
  * all.
  *
  * The queue itself (worker/queue/) sees no request: this file owns the entries.  A key is the
- * time a request came, plus what its class and its size cost (policy/route/order.h): nothing is
- * overtaken for ever.  A need is whatever decides which nodes could serve a request: model,
+ * time a request came, plus what its class and its size cost (policy/route/order.h): no request
+ * is overtaken for ever.  A need is all that decides which nodes could serve a request: model,
  * operation, whether it is a retry, and the nodes it may not be sent to.
  */
 #include "worker/select/enqueue.h"
@@ -27,7 +27,7 @@ static uint64_t key_of(const struct request *req)
     return order_key_us(req->started_mono_us, req->client->priority, req->prefill_s);
 }
 
-/* ---- what the queue asks --------------------------------------------------------------- */
+/* ---- callbacks of the queue ------------------------------------------------------------ */
 
 static struct request *owner_of(const struct queue_entry *entry)
 {
@@ -139,7 +139,7 @@ bool enqueue_any(const struct request *req)
     return model_queues_waiting(req->context->board, row_of(model)) != 0;
 }
 
-/* How many requests go before it on the nodes of its model, whatever their models. */
+/* How many requests of any model go before it on the nodes of its model. */
 static double count_ahead(struct worker_context *context, const struct request *req,
                           struct upstream_model *model)
 {
@@ -160,7 +160,7 @@ static double count_ahead(struct worker_context *context, const struct request *
                            own, own_before);
 }
 
-/* All but who goes before.  NULL when no node names the model. */
+/* All of *line but `waiting` and `ahead`.  NULL when no node names the model. */
 static struct upstream_model *look_at_queue(const struct request *req,
                                             struct admission_queue *line)
 {

@@ -18,8 +18,8 @@ struct worker_context;
 void enqueue_init(struct worker_context *context);
 void enqueue_finish(struct worker_context *context);
 
-/* What a request that is not in the queue may take now: into *rights, or NULL when nothing
- * waits.  A hedge may take only what no request waits for. */
+/* The places that a request outside the queue may take now: into *rights, or NULL when nothing
+ * waits.  A hedge may take only places that no request waits for. */
 const struct queue_rights *enqueue_rights(const struct request *req, bool is_hedge,
                                           struct queue_rights *rights);
 

@@ -17,13 +17,13 @@
 #include "shm/share/prefix.h"
 #include "worker/upstreams/upstreams.h"
 
-/* A load nobody gave a time for. */
+/* For a load without a known time. */
 #define DEFAULT_LOAD_MS 10000
 
-/* While a model is loaded for somebody else, the others look this often whether it is there. */
+/* While one request loads a model, the others look this often whether it is there. */
 #define LOAD_LOOK_US (10 * US_PER_MS)
 
-/* What is known of the request before any node is looked at. */
+/* The facts about the request before any node is looked at. */
 struct outlook {
     uint32_t matched[SELECT_MAX]; /* windows each node's row has seen */
     int session_node;             /* as in struct eligible */
@@ -66,7 +66,7 @@ static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
     return (float)estimate_regret_s(hot->sent_mono_us, now);
 }
 
-/* A model that is being loaded there for somebody else. */
+/* A model that another request is loading there. */
 static bool waits_for_load(const struct scoreboard *board, const struct upstream_server *server,
                            const struct select_request *request)
 {
@@ -149,7 +149,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->id = server->node_id;
     c->inflight = gauge.inflight;
     c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
-    /* Nothing waits at a node whose slots are not all open yet. */
+    /* No request waits at a node whose slots are not all open yet. */
     c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
     c->weight = server->weight;
     c->matched_tokens =
@@ -164,7 +164,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->same_session = outlook->session_node == (int)server->node_id;
 }
 
-/* One place, and none once the trial has a result. */
+/* One place, and none once the probation has a result. */
 static void limit_probation(struct balance_candidate *c, const struct scoreboard *board,
                             const struct upstream_server *server)
 {
@@ -239,7 +239,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
 
 /* ---- claiming -------------------------------------------------------------------------- */
 
-/* The places a claim may use: the slots, or those beyond them if that is what the policy meant.
+/* The places a claim may use: the slots, or those beyond them if the policy chose one of those.
  */
 static bool claim(struct scoreboard *board, unsigned worker,
                   const struct upstream_server *server, const struct balance_candidate *c,
@@ -335,7 +335,7 @@ static void describe_for_people(struct decision_candidate *to,
         exclusions != 0 || terms.eligible ? exclusions : (uint32_t)DECISION_EXCLUDED_FULL;
 }
 
-/* What each would cost: fastest has worked it out already. */
+/* The cost of each: fastest has worked it out already. */
 static const float *costs(const struct eligible *eligible, const struct decision *decision,
                           const struct balance_request *request)
 {
@@ -391,7 +391,7 @@ void select_record(const struct eligible *eligible, struct scoreboard *board, un
     if (eligible->count > DECISIONS_CANDIDATES) {
         keep_cheapest(kept, costs(eligible, decision, &request->policy), eligible->count,
                       (size_t)chosen);
-        /* Names are what a decision reads of nobody else: all are fetched at once. */
+        /* The decision has not read the names before: all are fetched at once. */
         for (size_t i = 0; i < DECISIONS_CANDIDATES; i++)
             __builtin_prefetch(eligible->server[kept[i]]->node->info.name);
     }

@@ -1,15 +1,14 @@
 /*
- * gather.h - the nodes that could serve a request: what is known of them, and a place on
- * one.
+ * gather.h - the nodes that could serve a request, their load, and a place on one.
  *
  * The hot part of routing.  It works on the scoreboard and on this worker's picture of the
  * nodes (struct upstream_model), and needs no loop, no channel and no client: so
  * tests/bench/decision_cost.c times this code and not a copy of it.
  *
- * What a decision costs is mostly what it reads of every node: one cache line of state and
- * averages (struct sb_hot), the row of gauges, this worker's row for the model
- * (struct upstream_server, rebuilt when the node table's epoch moves) and one line of struct
- * upstream.  The record for people is made of the finished choice.
+ * Most of a decision's cost is the data it reads of every node: one cache line of state and
+ * averages (struct sb_hot), the row of gauges, this worker's row for the model (struct
+ * upstream_server, rebuilt when the node table's epoch moves) and one line of struct upstream.
+ * The record for people is made of the finished choice.
  */
 #ifndef DROVER_WORKER_SELECT_GATHER_H
 #define DROVER_WORKER_SELECT_GATHER_H
@@ -69,16 +68,16 @@ struct eligible {
 };
 
 /*
- * The nodes that the request could be sent to, by what only this worker knows: it judges
- * neither their state nor their load, but what the claim would refuse.  Adds to `nodes`, sets
- * their `generation` (by node), and brings `until_mono_us` forward to when the answer changes
- * by itself.
+ * The nodes that the request could be sent to, by the facts that only this worker knows: it
+ * ignores their state and load, but not reasons for which the claim would fail.  Adds to
+ * `nodes`, sets their `generation` (by node), and brings `until_mono_us` forward to when the
+ * answer changes by itself.
  */
 void gather_reach(const struct scoreboard *board, const struct upstream_model *model,
                   const struct select_request *request, struct node_set *nodes,
                   uint32_t *generation, uint64_t *until_mono_us);
 
-/* Everybody who could serve the request, and how things stand there.  Not reentrant. */
+/* All nodes that could serve the request, and their state.  Not reentrant. */
 void select_gather(struct eligible *out, const struct scoreboard *board,
                    const struct upstream_model *model, const struct select_request *request);
 
@@ -93,7 +92,7 @@ struct eligible_place {
 
 /*
  * Asks the policy, claims a place in the worker's own gauges, and asks again about the others
- * when another worker was faster.  False: nobody has room.  `random` is the state of the
+ * when another worker was faster.  False: no node has room.  `random` is the state of the
  * tie-breaker.
  */
 MUST_CHECK bool select_claim(struct eligible *eligible, struct scoreboard *board,

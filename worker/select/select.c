@@ -129,7 +129,7 @@ static void note_dispatch(struct attempt *attempt, struct upstream *node,
                            attempt->generation, now);
 }
 
-/* Who held the session before this request: its own attempts move it. */
+/* The session's node before this request: its own attempts move it. */
 static void look_for_session(struct request *req, int held_by)
 {
     struct node_status status;
@@ -157,7 +157,7 @@ const char *select_session_text(const struct request *req)
                : "repin";
 }
 
-/* A hedge is a luxury: it goes elsewhere, where it takes no place that anybody waits for and
+/* A hedge is optional: it goes to another node, where no request waits for its place and
  * nothing has to be loaded. */
 static void only_free_slots(struct eligible *eligible, unsigned but_not)
 {
@@ -187,7 +187,7 @@ static void spare_probation(struct eligible *eligible)
     }
 }
 
-/* Two windows tell conversations apart that share their beginning. */
+/* Two windows distinguish conversations that share their beginning. */
 static uint64_t key_of(const struct request *req)
 {
     return req->windows_count == 0 ? 0 : req->windows[req->windows_count > 1 ? 1 : 0];
@@ -434,7 +434,7 @@ static bool was_silent(const struct attempt *attempt)
            select_silence_us(attempt) / 4 * 3;
 }
 
-/* Did anybody get a token there since this request last got on? */
+/* Did another request get a token there since this one's last progress? */
 static bool others_get_on(const struct attempt *attempt)
 {
     struct outcomes there;
@@ -443,7 +443,7 @@ static bool others_get_on(const struct attempt *attempt)
     return there.progress_mono_us > attempt->progress_mono_us;
 }
 
-/* What the end of an attempt before its first token teaches: see estimate.h. */
+/* Learns from the end of an attempt before its first token: see estimate.h. */
 static void learn_failure(const struct attempt *attempt, enum stats_counter how)
 {
     struct estimate_end end = {
@@ -462,7 +462,7 @@ static void learn_failure(const struct attempt *attempt, enum stats_counter how)
         learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt)));
 }
 
-/* What the end of the attempt says of the node, for passive ejection. */
+/* Notes the node's outcome of the attempt, for passive ejection. */
 static void note_outcome(const struct attempt *attempt, enum stats_counter how)
 {
     enum outcome what = OUTCOME_FAILED;

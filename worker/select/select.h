@@ -1,10 +1,10 @@
 /*
  * select.h - finds a node for a request and claims a place there.
  *
- * Gathers who could serve it (model, operation, state, not excluded), what the scoreboard says
- * of each, and how much of the prompt each has seen; asks the policy; claims through the shared
- * gauges; and when another worker was faster, asks again about the rest.  Writes each decision
- * into the ring that `droverctl explain` shows.
+ * Gathers the nodes that could serve it (model, operation, state, not excluded), the
+ * scoreboard's data of each, and how much of the prompt each has seen; asks the policy; claims
+ * through the shared gauges; and when another worker was faster, asks again about the rest.
+ * Writes each decision into the ring that `droverctl explain` shows.
  */
 #ifndef DROVER_WORKER_SELECT_SELECT_H
 #define DROVER_WORKER_SELECT_SELECT_H

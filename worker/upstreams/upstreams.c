@@ -21,10 +21,10 @@
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
 
 /* The models by number, and their numbers by name. */
-struct fleet_models {
+struct upstream_models {
     struct upstream_model *at; /* owned, with their `servers` */
     size_t count, cap;
-    uint32_t *index; /* owned: 1 + number, where the hash of its id says or after; 0 = nobody */
+    uint32_t *index;  /* owned: 1 + number, at the hash of its id or after; 0 = none */
     size_t index_cap; /* 0 or a power of two, at least twice `cap` */
 };
 
@@ -35,12 +35,12 @@ struct upstreams {
     void (*on_change)(void *data);
     void *data;
 
-    struct upstream **nodes; /* owned; by node_id, NULL = nobody */
+    struct upstream **nodes; /* owned; by node_id, NULL = none */
     uint32_t nodes_cap;
     size_t nodes_count;
     struct upstream *retired; /* owned list: nodes that attempts still hold */
 
-    struct fleet_models models;
+    struct upstream_models models;
 
     SSL_CTX **node_tls;     /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;  /* owned; for nodes that joined by themselves with TLS */
@@ -252,17 +252,17 @@ static bool renew_node(struct upstreams *upstreams, uint32_t node_id, struct nod
 
 /* ---- models ---------------------------------------------------------------------------- */
 
-static void free_models(struct fleet_models *models)
+static void free_models(struct upstream_models *models)
 {
     for (size_t i = 0; i < models->count; i++)
         free(models->at[i].servers);
     free(models->at);
     free(models->index);
-    *models = (struct fleet_models){0};
+    *models = (struct upstream_models){0};
 }
 
 /* Where the index has this id, or would have it.  There is an index. */
-static uint32_t *index_place(const struct fleet_models *models, const char *id)
+static uint32_t *index_place(const struct upstream_models *models, const char *id)
 {
     size_t at = (size_t)hash_text(id) & (models->index_cap - 1);
 
@@ -271,7 +271,7 @@ static uint32_t *index_place(const struct fleet_models *models, const char *id)
     return &models->index[at];
 }
 
-static struct upstream_model *find_model(const struct fleet_models *models, const char *id)
+static struct upstream_model *find_model(const struct upstream_models *models, const char *id)
 {
     uint32_t number = models->index_cap == 0 ? 0 : *index_place(models, id);
 
@@ -279,7 +279,7 @@ static struct upstream_model *find_model(const struct fleet_models *models, cons
 }
 
 /* Room for twice as many models. */
-static bool grow_models(struct fleet_models *models)
+static bool grow_models(struct upstream_models *models)
 {
     size_t cap = models->cap == 0 ? 16 : 2 * models->cap;
     struct upstream_model *at = realloc(models->at, cap * sizeof(*at));
@@ -300,7 +300,7 @@ static bool grow_models(struct fleet_models *models)
     return true;
 }
 
-static struct upstream_model *model_for(struct fleet_models *models, const char *id)
+static struct upstream_model *model_for(struct upstream_models *models, const char *id)
 {
     struct upstream_model *model = find_model(models, id);
 
@@ -316,7 +316,7 @@ static struct upstream_model *model_for(struct fleet_models *models, const char 
     return model;
 }
 
-/* Is there room for one more?  It doubles: 0, 1, 2, 4 ... servers fill what was asked for. */
+/* Is there room for one more?  It doubles: 0, 1, 2, 4 ... */
 static bool has_room(const struct upstream_model *model)
 {
     size_t n = model->servers_count;
@@ -355,9 +355,9 @@ static void add_server(struct upstream_model *model, struct upstream *node,
 
 static void renew_models(struct upstreams *upstreams)
 {
-    struct fleet_models old = upstreams->models;
+    struct upstream_models old = upstreams->models;
 
-    upstreams->models = (struct fleet_models){0};
+    upstreams->models = (struct upstream_models){0};
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         struct upstream *node = upstreams->nodes[node_id];
 

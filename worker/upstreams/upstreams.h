@@ -1,7 +1,7 @@
 /*
  * upstreams.h - this worker's picture of the nodes, and its own connection to each.
  *
- * The scoreboard's node table is the truth; the fleet is a private copy of its cold part,
+ * The scoreboard's node table is the truth; the upstreams are a private copy of its cold part,
  * renewed when the table's epoch moves, with one gRPC channel per node that may get traffic.
  * State and load are always read live.  A node that leaves, or whose row goes to another, is
  * retired: attempts that still run there keep it alive, and the last one to let go frees it.
@@ -25,7 +25,7 @@ struct attempt;
 struct loop;
 struct scoreboard;
 
-/* What a routing decision needs comes first, on one cache line. */
+/* The fields of a routing decision come first, on one cache line. */
 struct upstream {
     unsigned node_id;
     bool retired;
@@ -41,10 +41,10 @@ struct upstream {
     struct node_info info; /* as of the last renewal */
 };
 
-/* What is assumed of a model before anything was learned. */
+/* The assumption about a model before anything was learned. */
 #define UPSTREAMS_BYTES_PER_TOKEN 4.0
 
-/* One model name (or alias a node gives) and who serves it. */
+/* One model name (or alias a node gives) and the nodes that serve it. */
 struct upstream_server {
     struct upstream *node; /* borrowed: valid until upstreams_renew() */
     uint32_t state;        /* enum drover.v1.ModelState */
@@ -72,7 +72,7 @@ struct upstream_model {
     uint32_t serving_count;
     uint32_t slots;
     double places_per_s;     /* 0 = not known yet */
-    uint64_t return_mono_us; /* the last one turned away was asked to come back then */
+    uint64_t return_mono_us; /* when the last rejected request should come back */
 };
 
 MUST_CHECK int upstreams_create(struct upstreams **out, struct loop *loop,
@@ -89,7 +89,7 @@ void upstreams_renew(struct upstreams *upstreams);
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id);
 /* All of them, until the next upstreams_renew(). */
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count);
-/* Who holds the slot, or NULL if the row has another generation here. */
+/* The node of this row, or NULL if the row has another generation here. */
 struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
                               uint32_t generation);
 /* How many nodes are known; is any of them UP or on PROBATION? */
