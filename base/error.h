@@ -1,7 +1,7 @@
 /*
- * error.h - result codes, and the text that goes with them when a person will see the failure.
+ * error.h - result codes, and the text for a failure that the operator sees.
  *
- * A fallible function returns 0 or a negative DRV_E* code.  Where a person will see the failure
+ * A fallible function returns 0 or a negative DRV_E* code.  If the operator sees the failure,
  * it also takes `struct error *err` last (NULL is allowed), fills it where the failure happens,
  * and callers add context outward with error_wrap(): "config a.yaml: line 3: unknown key".
  */

@@ -1,7 +1,6 @@
 /*
  * hash.h - a 64-bit hash of short names, the same in every process and build: FNV-1a (Fowler,
- * Noll, Vo).  Not for what a stranger chooses in bulk: who can pick many names can make them
- * collide.
+ * Noll, Vo).  Not for names that a client chooses in bulk: it could make them collide.
  */
 #ifndef DROVER_BASE_HASH_H
 #define DROVER_BASE_HASH_H

@@ -62,7 +62,7 @@ MUST_CHECK bool json_iter_next(struct json_iter *it, struct json_value *key,
                                struct json_value *value);
 
 /* The member called `name`, or JSON_NONE.  With duplicates the last one counts, as in the
- * parsers of the engines; json_count() tells how many there are. */
+ * parsers of the engines; json_count() counts them. */
 struct json_value json_get(const struct json_value *object, const char *name);
 size_t json_count(const struct json_value *object, const char *name);
 

@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-/* How a node is chosen; policy/route/balance.h describes each. */
+/* The rule that selects a node; policy/route/balance.h describes each. */
 enum policy_kind {
     POLICY_FASTEST = 0,
     POLICY_LEAST_CONN = 1,
@@ -19,7 +19,7 @@ enum policy_kind {
 };
 const char *policy_name(enum policy_kind kind);
 
-/* Which requests go first when several wait. */
+/* The order of waiting requests. */
 enum request_priority {
     REQUEST_PRIORITY_DEFAULT = 0,
     REQUEST_PRIORITY_INTERACTIVE,

@@ -92,7 +92,7 @@ static void make_nonblocking(int fd)
 
 static int open_path(const char *path, struct error *err)
 {
-    /* O_NONBLOCK: a FIFO that nobody reads is an error, not a wait. */
+    /* O_NONBLOCK: a FIFO without a reader is an error, not a wait. */
     int fd =
         open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 
@@ -200,7 +200,7 @@ static uint64_t take_fresh(struct log_sink *sink)
     return fresh;
 }
 
-/* How many lines an alarm is due for. */
+/* The number of lost lines that an alarm is due for. */
 static uint64_t due_alarm(struct log_sink *sink)
 {
     uint64_t now = clock_mono_us(), lines = sink->lost - sink->alarmed;
@@ -218,7 +218,7 @@ uint64_t log_count_lost(struct log_sink *sink)
 
     if (sink != NULL)
         fresh += take_fresh(sink);
-    /* Also when nothing is new: what was lost within a minute of an alarm has not been told. */
+    /* Also when nothing is new: lines lost within a minute of an alarm are not reported yet. */
     lines = due_alarm(&main_sink);
     if (lines != 0 && main_sink.fd != STDERR_FILENO) {
         struct log_sink to_stderr = {.fd = STDERR_FILENO};

@@ -45,8 +45,8 @@ MUST_CHECK int log_open(const char *path, struct error *err);
 MUST_CHECK int log_reopen(struct error *err);
 
 /* From now on the text of the last error line is also written to `where` (n > 0 bytes, NUL at
- * its end, outlives the process's logging): what a parent tells of a child that died.  NULL: no
- * more. */
+ * its end, outlives the process's logging): a parent reports it when the child dies.  NULL:
+ * stop. */
 void log_keep_last_error(char *where, size_t n);
 
 /* One line.  `fmt` makes the whole text after the fixed fields: `event=reload workers=%u`.
@@ -72,7 +72,7 @@ struct log_limit {
     uint32_t missed;
 };
 MUST_CHECK bool log_limit_ok(struct log_limit *limit, uint32_t per_s, uint32_t *missed);
-/* The same once a minute, for what goes on until somebody does something about it. */
+/* The same once a minute, for a fault that lasts until the operator mends it. */
 MUST_CHECK bool log_limit_minute(struct log_limit *limit, uint32_t *missed);
 
 /*

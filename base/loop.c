@@ -239,7 +239,7 @@ static void free_later(struct loop *loop)
 
 /* ---- libh2o's clock --------------------------------------------------------------------- */
 
-/* How far libh2o's clock is ahead of the monotonic one; 0 = not set yet.  One for the process,
+/* libh2o's clock minus the monotonic one; 0 = not set yet.  One for the process,
  * as gettimeofday() is. */
 static uint64_t h2o_ahead_us;
 

@@ -6,8 +6,8 @@
  *             callback.  This is how many small events become one write per connection.
  *   watches   readability of a descriptor that is not a byte-stream socket of h2o's
  *             (signalfd, eventfd, an epoll set of another library).
- *   a clock   for libh2o, which compares its deadlines with gettimeofday(): when somebody sets
- *             the wall clock, connections would end or wait for hours.  A program with this
+ *   a clock   for libh2o, which compares its deadlines with gettimeofday(): after a step of
+ *             the wall clock connections would end or wait for hours.  A program with this
  *             module therefore has a gettimeofday() of its own, for the whole process.  It runs
  *             with CLOCK_MONOTONIC and takes a step of the wall clock over only between two
  *             turns, together with libh2o's timers.  Right to a second, which is what libh2o's

@@ -212,8 +212,8 @@ void net_format(char *out, size_t cap, const struct net_addr *addr)
                    (unsigned)net_port(addr));
 }
 
-/* Removes the file of a Unix socket that nobody listens on any more.  A live one, or a file
- * that is no socket, is left for bind() to stumble over. */
+/* Removes the file of a Unix socket that has no listener any more.  A live one, or a file
+ * that is no socket, stays, and bind() fails. */
 static void remove_stale(const struct net_addr *addr)
 {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&addr->sa;

@@ -1,4 +1,4 @@
-/* command.c - the operator's wishes, sent to the master over its control socket. */
+/* command.c - the operator's commands, sent to the master over its control socket. */
 #include "droverctl/command.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* command.h - the operator's wishes, sent to the master over its control socket. */
+/* command.h - the operator's commands, sent to the master over its control socket. */
 #ifndef DROVER_DROVERCTL_COMMAND_H
 #define DROVER_DROVERCTL_COMMAND_H
 
@@ -11,10 +11,10 @@ struct error;
 
 /*
  * Sends one request and waits for its reply; each progress message goes to `progress` (may be
- * NULL) as it comes.  Blocks until `until_mono_us` (0 = no such limit), or until nothing at all
- * has been heard for two minutes.
+ * NULL) as it comes.  Blocks until `until_mono_us` (0 = no such limit), or until nothing
+ * has been received for two minutes.
  *   0             *reply is the master's answer, good or bad
- *   DRV_ENOENT    nobody listens there: the master is not running
+ *   DRV_ENOENT    no listener: the master is not running
  *   DRV_EPERM     not the user who runs it, and not root
  *   DRV_EAGAIN    no answer in time     DRV_ECLOSED  it hung up     DRV_EPROTO, DRV_ESYS
  */

@@ -5,7 +5,8 @@
 #include "base/attrs.h"
 
 /* Prints the line of a new key for api.keys_file on standard output, and the key itself, which
- * nobody keeps, on standard error.  `name` is good (api_key_name_good()).  An exit status. */
+ * is stored nowhere, on standard error.  `name` is good (api_key_name_good()).  Returns an exit
+ * status. */
 MUST_CHECK int key_new(const char *name);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * main.c - droverctl: shows the scoreboard, and sends the operator's wishes to the master.
+ * main.c - droverctl: shows the scoreboard, and sends the operator's commands to the master.
  *
  * The views need no process to be alive: they only map a file, read-only.  So they work when
  * every worker is wedged, and after everything has died.

@@ -110,7 +110,7 @@ static bool idle_now(const struct scoreboard *board, const char *name, uint32_t 
         return true; /* it has left meanwhile */
     *open = gauges_sum(board, (unsigned)node, status.generation).inflight;
     if (status.state == NODE_UP || status.state == NODE_PROBATION)
-        return false; /* the wish has not been followed yet */
+        return false; /* the command has not taken effect yet */
     return *open == 0;
 }
 

@@ -1,8 +1,8 @@
 /*
- * processes.h - which of Drover's processes are well, judged from outside.
+ * processes.h - which of Drover's processes are well, as seen from outside.
  *
- * Each beats its heart in the scoreboard at every turn of its loop.  One that has stopped doing
- * so is stalled, whatever the reason; one whose pid is no more is dead.
+ * Each writes a heartbeat to the scoreboard at every turn of its loop.  A process without a
+ * recent heartbeat is stalled, whatever the reason; a process whose pid is gone is dead.
  */
 #ifndef DROVER_DROVERCTL_PROCESSES_H
 #define DROVER_DROVERCTL_PROCESSES_H
@@ -19,21 +19,21 @@ struct scoreboard;
 #define PROCESSES_STALLED_US UINT64_C(2000000) /* silence after which a process is stalled */
 
 enum process_health {
-    PROCESS_ABSENT = 0, /* the slot is free */
+    PROCESS_ABSENT = 0, /* the row is free */
     PROCESS_WELL,
     PROCESS_STALLED,
-    PROCESS_DEAD, /* its pid is gone and nobody has cleared its slot */
+    PROCESS_DEAD, /* its pid is gone and its row is not cleared yet */
 };
 
-/* Pure: `pid_exists` is what the kernel says of view->pid.  A master that has never beaten
- * since it started is not judged by its heart. */
+/* Pure: `pid_exists` is what the kernel says of view->pid.  A master without a heartbeat
+ * since its start does not count as stalled. */
 enum process_health processes_judge(const struct proc_view *view, bool is_master,
                                     bool pid_exists, uint64_t now_mono_us);
 
 bool processes_pid_exists(pid_t pid); /* asks the kernel; true for 0, "not known" */
 
 struct processes {
-    unsigned workers; /* slots that are not free */
+    unsigned workers; /* rows that are not free */
     unsigned well;    /* of them: running and well */
     unsigned draining, starting, stalled, dead;
     enum process_health health, master;

@@ -2,7 +2,7 @@
  * view.h - what every view of the scoreboard gets, and what they share.
  *
  * A view writes its whole answer into view->out; main.c prints it.  So an answer is printed
- * whole or, when the file is cut under our feet, not at all.
+ * whole or, when the file is truncated meanwhile, not at all.
  */
 #ifndef DROVER_DROVERCTL_VIEW_H
 #define DROVER_DROVERCTL_VIEW_H
@@ -41,10 +41,10 @@ struct view {
 void view_proc_name(char *out, const struct scoreboard *board, unsigned process);
 const char *view_proc_kind(const struct scoreboard *board, unsigned process);
 
-/* The name of a node slot, or "" when it has none. */
+/* The name of a node by its id, or "" when it has none. */
 void view_node_name(char *out, const struct scoreboard *board, unsigned node);
 
-/* The slot of a node, or -1 with `err` naming those there are. */
+/* The id of a node, or -1 with `err` naming the known nodes. */
 MUST_CHECK int view_find_node(const struct view *view, const char *name, struct error *err);
 /* Appends " (known: a, b, c)" to a text of `cap` bytes. */
 void view_known_nodes(char *text, size_t cap, const struct scoreboard *board);

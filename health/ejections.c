@@ -70,7 +70,7 @@ static struct ejections_event take_out(struct ejections *p, const struct ejectio
 }
 
 /* A node that is UP and fails. */
-static struct ejections_event judge(struct ejections *p, const struct ejections_rules *rules,
+static struct ejections_event fault(struct ejections *p, const struct ejections_rules *rules,
                                     const struct ejections_node *node, enum node_reason why,
                                     uint64_t now)
 {
@@ -99,7 +99,7 @@ static struct ejections_event look_at_up(struct ejections *p,
     enum node_reason why = ejection_look(&p->ejection, &rules->limits, counts, advances, now);
 
     if (why != NODE_REASON_NONE)
-        return judge(p, rules, node, why, now);
+        return fault(p, rules, node, why, now);
     if (node->verdict->reason == NODE_REASON_KEPT)
         return (struct ejections_event){NODE_EVENT_CLEAR, NODE_REASON_NONE};
     return nothing;
@@ -174,7 +174,7 @@ void ejections_init(struct ejections *ejections, const struct scoreboard *board,
     struct ejection_counts counts = read_counts(board, node_id, &seen);
 
     ejection_init(&ejections->ejection, &counts, now_mono_us);
-    /* Taken over while it was out: for how long it was to stay so, nobody knows any more. */
+    /* Adopted while it was ejected: its back-off is not known any more and begins again. */
     if (ejected)
         ejections->until_mono_us =
             now_mono_us + ejection_begin(&ejections->ejection, &rules->limits, random64());

@@ -51,7 +51,7 @@ void ejections_turned(struct ejections *ejections, struct scoreboard *board, uns
 /* Its load report says that so much work was done in all. */
 void ejections_progress(struct ejections *ejections, uint64_t progress, uint64_t now_mono_us);
 
-/* How many of `slots` are open, as the state and the ramp have it. */
+/* The number of open slots out of `slots`, by the state and the ramp. */
 uint32_t ejections_slots(struct ejections *ejections, const struct ejections_rules *rules,
                          enum node_state state, uint32_t slots, uint64_t now_mono_us);
 

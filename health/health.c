@@ -1,8 +1,8 @@
 /*
- * health.c - the health process: what it consists of, and what it is told from outside.
+ * health.c - the health process: its parts, and the signals and commands it obeys.
  *
  * It listens to four things besides the network: signals, the master's parent pipe, the
- * operator's wishes that the master passes on, and its clock.
+ * operator's commands that the master passes on, and its clock.
  */
 #include "health/health.h"
 
@@ -323,7 +323,7 @@ static int start(struct health *health, struct error *err)
     return rc;
 }
 
-/* Have all been told that we stop, or enough time to hear it? */
+/* Is every node informed and the admin listener idle, or is the time for it over? */
 static bool over(const struct health *health)
 {
     if (!health->stop)

@@ -31,7 +31,7 @@ enum health_order {
     HEALTH_OPEN_ADMIN,      /* after admin_later: open it */
 };
 
-/* Runs until told to stop; returns the exit status.  Called in the child, right after fork(),
+/* Runs until it is stopped; returns the exit status.  Called in the child, right after fork(),
  * with all signals blocked.  HUP: re-read config_fd.  TERM, INT, QUIT: exit.  USR1: reopen
  * logs. */
 int health_main(const struct health_params *params);

@@ -23,7 +23,7 @@ void model_shares_clear(struct model_shares *shares)
     shares->failed = false;
 }
 
-/* Where this model is, or would be.  There is a free place. */
+/* The place of this model, or the free one for it.  There is a free place. */
 static struct model_share *place_of(const struct model_shares *shares, const char *id)
 {
     size_t at = (size_t)hash_text(id) & (shares->cap - 1);
@@ -96,13 +96,13 @@ void model_shares_move(struct model_shares *shares, const struct node_info *info
 bool model_shares_allow(const struct model_shares *shares, const struct node_info *info,
                         enum node_state state)
 {
-    static const struct model_share nobody;
+    static const struct model_share none;
 
     if (shares->failed)
         return false;
     for (uint32_t i = 0; i < info->models_count; i++) {
         const struct model_share *share =
-            shares->cap == 0 ? &nobody : place_of(shares, info->models[i].id);
+            shares->cap == 0 ? &none : place_of(shares, info->models[i].id);
         uint32_t total = share->total - is_counted(state);
         uint32_t serving = share->serving - (state == NODE_UP);
 

@@ -36,7 +36,7 @@ static void end_session(struct session *session)
     *session = (struct session){.fd = -1};
 }
 
-/* Sends what it can.  True: nothing is left to send, or nobody to send it to. */
+/* Sends what it can.  True: nothing is left to send, or the peer is gone. */
 static bool flush_out(struct session *session)
 {
     ssize_t n;
@@ -82,10 +82,10 @@ static void answer(struct session *session, bool ok, const char *fmt, ...)
     begin_reply(session);
 }
 
-/* ---- wishes to the health process ---- */
+/* ---- commands to the health process ---- */
 
-/* Sends one framed request as it is.  `id`: of the session that waits for the reply; 0: nobody
- * does. */
+/* Sends one framed request as it is.  `id`: of the session that waits for the reply; 0:
+ * none. */
 static bool send_command(struct console *console, uint64_t id, const uint8_t *frame, size_t n)
 {
     int fd = console->sup->command_fd;
@@ -325,7 +325,7 @@ static void read_request(struct console *console, struct session *session)
         answer(session, false, "bad request: %s", err.text);
 }
 
-/* Root may ask, the user that runs us, and whom the master says. */
+/* Allowed are root, our own user and the configuration's `user`. */
 static bool allowed(const struct console *console, int fd)
 {
     struct ucred peer;
@@ -387,7 +387,7 @@ int console_open(struct console *console, const struct console_ops *ops, void *d
         console->sessions[i].fd = -1;
     socket_path(path, console, staged);
     (void)snprintf(address, sizeof(address), "unix:%s", path);
-    old = umask(0177); /* nobody else may connect, not even between bind and chmod */
+    old = umask(0177); /* no other user may connect, not even between bind and chmod */
     console->listen_fd = net_listen(address, CONSOLE_SESSIONS, err);
     (void)umask(old);
     if (console->listen_fd < 0) {
@@ -449,7 +449,7 @@ size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t
         room = room || session->phase == SESSION_FREE;
         if (session->phase == SESSION_FREE)
             continue;
-        /* One that waits for an outcome is watched for nothing but its own end. */
+        /* A session that waits for an outcome is watched for its end only. */
         fds[n++] = (struct pollfd){
             .fd = session->fd,
             .events = session->phase == SESSION_READING    ? POLLIN

@@ -2,7 +2,7 @@
  * console.h - the operator's socket: droverctl's requests, one a connection.
  *
  * Bounded in every direction: a few sessions, each with a deadline, one small message each way.
- * Nothing here waits: what takes time (a reload, a wish to the health process) leaves its
+ * Nothing here waits: a slow command (a reload, a command to the health process) leaves its
  * session open until the outcome is known.
  */
 #ifndef DROVER_MASTER_CONSOLE_H
@@ -51,7 +51,7 @@ struct console_ops {
     bool (*ending)(void *data);
     /* Is an upgrade on the way, so that another master would not hear of a change? */
     bool (*upgrading)(void *data);
-    /* Both return the serial of the attempt that will tell. */
+    /* Both return the serial of the attempt that will report. */
     uint64_t (*reload)(void *data);
     uint64_t (*upgrade)(void *data);
     unsigned (*scale)(void *data, unsigned count); /* how many were wanted before */
@@ -85,7 +85,7 @@ void console_close(struct console *console);
 
 /* After `staged`: the right name.  DRV_ESYS. */
 MUST_CHECK int console_publish(struct console *console, struct error *err);
-/* The name is a successor's now: nobody new is heard, open sessions are finished. */
+/* A successor has the name now: no session is accepted, open ones are finished. */
 void console_hand_over(struct console *console);
 
 /* Has the health process drain a node, for the master itself; false: not now. */
@@ -99,15 +99,15 @@ size_t console_watch(const struct console *console, struct pollfd *fds, uint64_t
 /* Handles what poll() reported for them, and deadlines. */
 void console_step(struct console *console, const struct pollfd *fds, size_t n,
                   uint64_t now_mono_us);
-/* How long no deadline is due, at most max_ms. */
+/* Time until the next deadline, at most max_ms. */
 int console_wait_ms(const struct console *console, uint64_t now_mono_us, int max_ms);
 
 /* A reload attempt has ended; `error` NULL: well. */
 void console_reload_done(struct console *console, uint64_t serial, const char *error);
-/* How an upgrade goes; `done`: it has ended, well or not. */
+/* Progress of an upgrade; `done`: it has ended, well or not. */
 void console_upgrade_news(struct console *console, uint64_t serial, bool done, bool ok,
                           const char *text);
-/* All has ended: those who wait for that are told. */
+/* All has ended: sessions that wait for that get their reply. */
 void console_stopped(struct console *console);
 /* The health process is gone, and its replies with it. */
 void console_health_lost(struct console *console);

@@ -87,7 +87,7 @@ int main(int argc, char **argv, char **envp)
     bool test = false;
     int c;
 
-    /* Do not trust the umask that we were started with: nobody else writes to what we make. */
+    /* Do not trust the umask that we were started with: no other user writes to our files. */
     (void)umask(umask(S_IWGRP | S_IWOTH) | S_IWGRP | S_IWOTH);
     setproctitle_init(argc, argv, envp);
     while ((c = getopt_long(argc, argv, "c:tfVh", options, NULL)) != -1) {

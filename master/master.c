@@ -2,7 +2,7 @@
  * master.c - the master's life: start, one poll loop, orderly end.
  *
  * The master is boring on purpose.  It parses no byte of a client or a node, holds no lock,
- * waits for nobody, and survives any child.  It runs no event loop of libh2o's and no thread,
+ * never waits, and survives any child.  It runs no event loop of libh2o's and no thread,
  * because both would be copied into every child by fork().
  */
 #include "master/master.h"
@@ -37,7 +37,7 @@ static void begin_end(struct master *master)
     supervise_end(&master->sup, master->order);
 }
 
-/* Decides it, and lets those know who ask whether we are ready. */
+/* Decides it, and reports that we are not ready any more. */
 static void decide_end(struct master *master, enum child_order order, uint64_t delay_us)
 {
     bool first = master->order == ORDER_SERVE;
@@ -179,7 +179,7 @@ static void on_upgrade_news(void *arg, uint64_t serial, bool done, bool ok, cons
 {
     struct master *master = arg;
 
-    /* After a success there is no other attempt: every session that waits has its wish. */
+    /* After a success there is no other attempt: every waiting session is satisfied. */
     console_upgrade_news(&master->console, done && ok ? UINT64_MAX : serial, done, ok, text);
     if (!done || !ok)
         return;
@@ -241,7 +241,7 @@ static void give_up(struct master *master, const char *why)
 /* Both sides of an upgrade: to the one after us, and from the one before us. */
 static void step_upgrade(struct master *master, uint64_t now_mono_us)
 {
-    /* The new master is told what the scoreboard says: no wish may be on its way there. */
+    /* The new master gets the scoreboard's state: no command may be on its way there. */
     bool may_begin = master->order == ORDER_SERVE && master->sup.order == ORDER_SERVE &&
                      master->console.commands_count == 0 &&
                      !reload_under_way(&master->reload) && !successor_busy(&master->successor);
@@ -261,7 +261,7 @@ static void step_upgrade(struct master *master, uint64_t now_mono_us)
     master->successor.reopen = false;
 }
 
-/* Tells the service manager how things stand. */
+/* Reports the state to the service manager. */
 static void step_notify(struct master *master, uint64_t now_mono_us)
 {
     const struct supervisor *sup = &master->sup;
@@ -475,7 +475,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->upgrade.arg = master;
 }
 
-/* On standard error for the one who started us, and in the log if that is elsewhere. */
+/* On standard error for the operator, and in the log if that is elsewhere. */
 static int fail_start(struct master *master, const struct config *config,
                       const struct error *err)
 {

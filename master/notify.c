@@ -1,4 +1,4 @@
-/* notify.c - tells the service manager how the master is. */
+/* notify.c - reports the master's state to the service manager. */
 #include "master/notify.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /*
- * notify.h - tells the service manager how the master is: sd_notify(3)'s protocol, which is one
+ * notify.h - reports the master's state to the service manager: sd_notify(3)'s protocol, one
  * datagram of lines to the socket that NOTIFY_SOCKET names.
  *
  * Without that variable every function does nothing.  A process that is not, or no more, the
@@ -18,7 +18,7 @@
 #include "base/log.h"
 
 struct notify {
-    int fd; /* owned; -1: nobody listens */
+    int fd; /* owned; -1: no service manager */
     struct sockaddr_un addr;
     socklen_t addr_len;
     bool silent;          /* we are not the main process */
@@ -43,7 +43,7 @@ void notify_successor(struct notify *notify, pid_t pid);
 /* Says that all is well, when it is and the manager waits for it. */
 void notify_tick(struct notify *notify, bool well, uint64_t now_mono_us);
 
-/* How long until notify_tick() has something to say, at most max_ms. */
+/* Time until notify_tick() has something to say, at most max_ms. */
 int notify_wait_ms(const struct notify *notify, uint64_t now_mono_us, int max_ms);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * pulse.h - for how long has a child not turned its loop?  Pure.
+ * pulse.h - how long a child has not turned its loop.  Pure.
  *
- * Time in which the one who looks stood still himself (a suspended machine, a stopped process
- * group) says nothing about a child: after such a gap every child gets the whole limit again.
+ * Time in which the master itself stood still (a suspended machine, a stopped process group)
+ * does not count: after such a gap every child gets the whole limit again.
  */
 #ifndef DROVER_MASTER_PULSE_H
 #define DROVER_MASTER_PULSE_H
@@ -27,7 +27,7 @@ struct pulse {
 /* Is it time for a look?  If so, notes it, and a gap before it. */
 MUST_CHECK bool pulse_due(struct pulse *pulse, uint64_t now_mono_us);
 
-/* How long a child with this heartbeat, its own word, has been silent; 0 when it is ahead. */
+/* Silence of a child with this heartbeat, as the child wrote it; 0 when it is ahead. */
 uint64_t pulse_silent_us(const struct pulse *pulse, uint64_t heartbeat_mono_us,
                          uint64_t now_mono_us);
 

@@ -141,7 +141,7 @@ _Noreturn static void check(const struct reload *reload, int fd)
     struct error err = {0};
     int rc = privileges_drop(&reload->next->run_as, &err);
 
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it holds what is the master's */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it holds descriptors of the master */
     if (rc == 0)
         rc = verify_tls(reload->next, &err);
     if (rc != 0)

@@ -3,9 +3,9 @@
  *
  * One attempt: read and check the file, have a child load what it names (a TLS context in the
  * master would be copied into every later child), start new workers from it, and when they
- * serve, let the old ones finish and tell health.  Any failure on the way keeps the old
- * configuration and its workers.  Wishes that arrive during an attempt are served together by
- * one more attempt.
+ * serve, let the old ones finish and inform health.  Any failure on the way keeps the old
+ * configuration and its workers.  Commands that arrive during an attempt share one more
+ * attempt.
  */
 #ifndef DROVER_MASTER_RELOAD_H
 #define DROVER_MASTER_RELOAD_H
@@ -51,10 +51,10 @@ uint64_t reload_want(struct reload *reload);
 
 bool reload_under_way(const struct reload *reload);
 
-/* Goes on with what is under way.  Calls on_done when an attempt has ended. */
+/* Continues the attempt under way.  Calls on_done when an attempt has ended. */
 void reload_step(struct reload *reload, uint64_t now_mono_us);
 
-/* How soon reload_step() wants to be called again, at most max_ms. */
+/* Time until reload_step() must be called again, at most max_ms. */
 int reload_wait_ms(const struct reload *reload, int max_ms);
 
 #endif

@@ -36,8 +36,8 @@ static void path_in(char out[RUNTIME_PATH_BYTES + 32], const struct runtime *rt,
     (void)snprintf(out, RUNTIME_PATH_BYTES + 32, "%s/%s", rt->dir, name);
 }
 
-/* A user who can write here can hand us a control socket or a lock of another: /tmp/drover-UID
- * is a name that others can guess. */
+/* A user who can write here can plant a foreign control socket or lock, and the name
+ * /tmp/drover-UID is easy to guess. */
 static int make_dir(const char *dir, struct error *err)
 {
     struct stat st;
@@ -66,8 +66,7 @@ static int write_pid(const struct runtime *rt, struct error *err)
     return 0;
 }
 
-/* The lock decides, never the pid in the file: a pid may be stale, or somebody else's by now.
- */
+/* The lock decides, never the pid in the file: a pid may be stale or reused. */
 static int take_lock(struct runtime *rt, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32], pid[32];
@@ -333,7 +332,7 @@ int runtime_share(const struct runtime *rt, const struct privileges *run_as, str
     char path[RUNTIME_PATH_BYTES + 32];
     int rc;
 
-    /* By its group, and not as its owner, who could cut it short under the master's feet. */
+    /* By its group, and not as its owner, who could truncate it while the master uses it. */
     path_in(path, rt, staged ? SCOREBOARD_FILE_NAME STAGED : SCOREBOARD_FILE_NAME);
     rc = privileges_share(run_as, path, 0640, err);
     path_in(path, rt, staged ? CONTROL_SOCKET_NAME STAGED : CONTROL_SOCKET_NAME);
@@ -439,12 +438,12 @@ int runtime_backup_names(struct runtime *rt, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32], second[RUNTIME_PATH_BYTES + 40];
 
-    /* Those of a master that was killed half-way are of no use to anybody. */
+    /* Second names that a killed master left are of no use. */
     remove_second_names(rt);
     for (size_t i = 0; i < ARRAY_LEN(backed_up); i++) {
         path_in(path, rt, backed_up[i]);
         (void)snprintf(second, sizeof(second), "%s" BACKED_UP, path);
-        /* A file that somebody has removed cannot be put back; the new master makes it anew. */
+        /* A removed file cannot be put back; the new master makes it anew. */
         if (link(path, second) == -1 && errno != ENOENT) {
             int rc = error_sys(err, second);
 

@@ -7,7 +7,7 @@
  *
  * In an upgrade two masters share one directory.  The new one inherits the lock and writes its
  * files under other names until runtime_publish(); the old one keeps second names of its own
- * files (shelve) until it knows which of the two goes on (unshelve, cede).
+ * files (backup_names) until it knows which of the two goes on (restore_names, hand_over).
  */
 #ifndef DROVER_MASTER_RUNTIME_H
 #define DROVER_MASTER_RUNTIME_H
@@ -70,8 +70,8 @@ MUST_CHECK int runtime_share(const struct runtime *rt, const struct privileges *
 /* Closes everything and removes the files of a master that has ended in order. */
 void runtime_close(struct runtime *rt);
 
-/* Nobody shall connect any more: a client that tries is refused, and does not wait in a queue
- * that nobody looks at. */
+/* Closes the API listener: a new client is refused instead of waiting in a backlog that no
+ * process reads. */
 void runtime_close_api(struct runtime *rt);
 
 /* STAGED -> OURS: the files get their right names, the lock our pid.  DRV_ESYS. */

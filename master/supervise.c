@@ -1,5 +1,5 @@
 /*
- * supervise.c - the children: who lives, who is to live, who is to end, and by when.
+ * supervise.c - the children: which run, which are to run, which are to end, and by when.
  *
  * A child is born with every signal blocked and with its row of the process table assigned, so
  * there is no instant at which a signal or a crash finds it half registered.  It dies with the
@@ -66,7 +66,7 @@ void supervise_init(struct supervisor *sup, struct runtime *rt, const struct con
 {
     *sup = (struct supervisor){
         .rt = rt, .config = config, .generation = 1, .last_generation = 1, .command_fd = -1};
-    /* Without it children still work; only why they died is told by themselves alone. */
+    /* Without it children still work; only their own log has the reason of a death. */
     sup->errors = mmap(NULL, ARRAY_LEN(sup->children) * sizeof(*sup->errors),
                        PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (sup->errors == MAP_FAILED)
@@ -159,7 +159,7 @@ static void enter_child(const struct supervisor *sup, const struct child *child,
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != master)
         _exit(0);
     /* A group of its own: what the terminal sends on Ctrl-C or when its window changes is for
-     * the master, which tells the children in the right order. */
+     * the master, which ends the children in the right order. */
     (void)setpgid(0, 0);
     if (sup->in_child != NULL)
         sup->in_child(sup->arg);
@@ -227,7 +227,7 @@ static struct child *free_row(struct supervisor *sup)
 }
 
 /* A new pair for each health process, so that no reply of an earlier one is taken for an answer
- * to a later wish. */
+ * to a later command. */
 static int renew_commands(struct supervisor *sup)
 {
     int pair[2];
@@ -308,7 +308,7 @@ static void fill_seat(struct supervisor *sup, struct seat *seat, enum child_kind
 
 /* ---- orders ---- */
 
-/* The one place that tells a child to end. */
+/* The one place that orders a child to end. */
 void supervise_order(const struct supervisor *sup, struct child *child, enum child_order order,
                      uint64_t now_mono_us)
 {
@@ -460,7 +460,7 @@ static struct seat *seat_of(struct supervisor *sup, const struct child *child)
     return NULL;
 }
 
-/* A dead worker's requests hold no place any more: whoever waits for one looks now. */
+/* A dead worker's requests hold no place any more: waiting requests are checked now. */
 static void wake_workers(const struct supervisor *sup)
 {
     static const uint64_t one = 1;
@@ -590,7 +590,7 @@ void supervise_reap(struct supervisor *sup)
 
 /* ---- time ---- */
 
-/* A child that does not turn its loop serves nobody, and holds the streams it has. */
+/* A child that does not turn its loop serves no client, but holds its streams. */
 static void check_heartbeats(struct supervisor *sup, uint64_t now_mono_us)
 {
     struct proc_view view;

@@ -1,11 +1,11 @@
 /*
- * supervise.h - the children: who lives, who is to live, who is to end, and by when.
+ * supervise.h - the children: which run, which are to run, which are to end, and by when.
  *
- * The only code that forks, reaps and assigns process slots.
+ * The only code that forks, reaps and assigns rows of the process table.
  *
  * A seat is a place that shall be filled: one for each worker wanted, one for the health
  * process.  When the child in a seat ends, the seat is filled again, after a back-off.  A child
- * that has been told to end has no seat any more; it is only waited for.  A reload fills the
+ * that was ordered to end has no seat any more; it is only waited for.  A reload fills the
  * seats anew: see switch.h.
  */
 #ifndef DROVER_MASTER_SUPERVISE_H
@@ -50,7 +50,7 @@ struct child {
     uint32_t generation;
     uint64_t started_mono_us;
     uint64_t kill_at_mono_us; /* 0 = never */
-    bool stalled;             /* its heartbeat is overdue: it was told to abort */
+    bool stalled;             /* its heartbeat is overdue: ABRT was sent */
 };
 
 struct seat {
@@ -93,7 +93,7 @@ struct supervisor {
     void (*on_health_lost)(void *arg); /* its replies still owed will never come; may be NULL */
     /* A process was reaped that is no child of the table's; may be NULL. */
     void (*on_stranger)(void *arg, pid_t pid, int status);
-    void (*in_child)(void *arg); /* closes, in a new child, what is the master's; may be NULL */
+    void (*in_child)(void *arg); /* closes the master's descriptors; may be NULL */
     void *arg;
 };
 
@@ -104,7 +104,7 @@ void supervise_finish(struct supervisor *sup); /* when no child is left */
 /* Workers wanted, those of a reload under way if there is one. */
 unsigned supervise_workers(const struct supervisor *sup);
 
-/* How many of those serve; during a reload, of the new ones. */
+/* The number of those that serve; during a reload, of the new ones. */
 unsigned supervise_serving(const struct supervisor *sup);
 
 /* Connections of clients that all workers have open, finishing ones too; *workers gets how many
@@ -138,7 +138,7 @@ void supervise_tick(struct supervisor *sup, uint64_t now_mono_us);
 /* Do the health process and at least one worker, if any is wanted, turn their loops? */
 bool supervise_turns(const struct supervisor *sup, uint64_t now_mono_us);
 
-/* How long nothing is due, in milliseconds; at most max_ms. */
+/* Milliseconds until something is due; at most max_ms. */
 int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int max_ms);
 
 /* Would the process table hold `count` more workers?  If not, those of earlier generations that

@@ -4,7 +4,7 @@
 
 #include "master/supervise.h"
 
-/* The one place that tells a child to end; an order that is no later than the last is ignored.
+/* The one place that orders a child to end; an order that is no later than the last is ignored.
  * NULL is allowed. */
 void supervise_order(const struct supervisor *sup, struct child *child, enum child_order order,
                      uint64_t now_mono_us);

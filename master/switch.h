@@ -1,9 +1,9 @@
 /*
- * switch.h - a new generation of workers takes the seats, or the old one sits down again.
+ * switch.h - a new generation of workers takes the seats, or the old one gets them back.
  *
  * A reload fills every worker seat anew while the old child waits beside it (`previous`).  When
- * all new ones serve, the old ones are told to finish (commit); when one fails before it
- * served, the new ones are sent away and the old ones sit down again (rollback).
+ * all new ones serve, the old ones are ordered to finish (commit); when one fails before
+ * it served, the new ones are ended and the old ones get their seats back (rollback).
  */
 #ifndef DROVER_MASTER_SWITCH_H
 #define DROVER_MASTER_SWITCH_H

@@ -94,7 +94,7 @@ static void on_facts(void *data)
         facts->running != agent->reported.running || facts->queued != agent->reported.queued)
         changes |= AGENT_LOAD_CHANGED;
     if (!facts->reachable && agent->reported.reachable)
-        agent->no_stream_options = false; /* another engine may come up in its place */
+        agent->no_stream_options = false; /* another engine may come up here */
     agent->reported = *facts;
     agent_changed(agent, changes);
 }
@@ -144,7 +144,7 @@ void agent_set_tokens(struct agent *agent, char tokens[TOKENS_MAX][TOKEN_MAX_BYT
     agent->has_token = tokens[0][0] != '\0';
 }
 
-/* All tokens are always tried, so that the time it takes does not tell which one it was. */
+/* All tokens are always tried, so that the time does not reveal which one it was. */
 static bool proves(const struct agent *agent, const struct server_call *call, const char *name)
 {
     uint8_t wanted[JOIN_PROOF_BYTES];

@@ -1,9 +1,9 @@
 /*
- * agent.h - what drover-node knows: the engine's facts, its slots, the tokens, and what
- * coordinators are told of them.
+ * agent.h - the state of drover-node: the engine's facts, its slots, the tokens, and its
+ * reports to coordinators.
  *
- * The service (service.h) and those who report (load reports, registrations) stand on it and
- * listen to its changes; it knows none of them.
+ * The service (service.h) and the reporters (load reports, registrations) use it and listen to
+ * its changes; it knows none of them.
  */
 #ifndef DROVER_NODE_AGENT_H
 #define DROVER_NODE_AGENT_H
@@ -28,10 +28,10 @@ struct server_call;
 #define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)
 #define AGENT_NODE_ID_BYTES     64
 
-/* What a listener is told about. */
+/* The changes that a listener hears of. */
 enum agent_change {
-    AGENT_LOAD_CHANGED = 1 << 0,   /* what a LoadReport says */
-    AGENT_MODELS_CHANGED = 1 << 1, /* what a description says */
+    AGENT_LOAD_CHANGED = 1 << 0,   /* fields of a LoadReport */
+    AGENT_MODELS_CHANGED = 1 << 1, /* fields of a description */
     AGENT_SLOTS_CHANGED = 1 << 2,  /* nothing to report, but a slot may have become free */
 };
 
@@ -46,7 +46,7 @@ struct agent_config {
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
     uint32_t slots;  /* 0 = what the engine says, or 1 */
     int32_t queue;   /* -1 = half the slots, rounded up */
-    bool resume_ids; /* ask the engine for token ids where it can tell them */
+    bool resume_ids; /* ask the engine for token ids where it can give them */
 };
 
 struct agent {
@@ -77,7 +77,7 @@ void agent_destroy(struct agent *agent);
 /* The tokens that call proofs may come from; both "": Infer is open to everyone. */
 void agent_set_tokens(struct agent *agent, char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]);
 
-/* Takes no new work from now on; what is queued or runs goes on. */
+/* Takes no new work from now on; queued and running requests go on. */
 void agent_drain(struct agent *agent);
 
 /* Nothing runs and nothing waits. */

@@ -4,7 +4,7 @@
  * Whole events are gathered over one turn of the loop and leave as one chunk, so a turn that
  * brings ten tokens costs one message.  The head goes out with the first bytes: until then
  * nothing binds the caller to this node, and an error that comes as the first event can still
- * be told as what it is.
+ * get its own status.
  */
 #include "node/answer.h"
 
@@ -54,7 +54,7 @@ static bool send_head(struct node_request *req)
 }
 
 /* The plain text gathered this turn, if there is any that a protobuf string can hold.  After a
- * finish reason there is nothing to continue, and after half an event nobody can. */
+ * finish reason there is nothing to continue, and after half an event no node can. */
 static void add_text(struct node_request *req, Drover__V1__Chunk *chunk, bool whole)
 {
     struct stream_meter *o = &req->meter;
@@ -162,8 +162,8 @@ static void on_silence(struct timer *timer);
 
 /*
  * Before the first token: does a prefill advance?  It does when the engine's count of work has
- * grown while nobody here got a token; which of several prompts it works on cannot be told. The
- * caller is told by another `accepted`.  False: the call has ended.
+ * grown while no request here got a token; which of several prompts it works on is not known.
+ * The caller gets another `accepted`.  False: the call has ended.
  */
 static bool look_at_prefill(struct node_request *req, uint64_t now)
 {
@@ -197,7 +197,7 @@ static void watch(struct node_request *req)
         since = req->last_content_us;
     }
     if (limit_us == 0) {
-        /* No limit now; but there may be one once content comes, and one look tells. */
+        /* No limit now; but there may be one once content comes, so look again. */
         limit_us = req->idle_token_ms * US_PER_MS;
         since = now;
         if (limit_us == 0)
@@ -235,8 +235,8 @@ static void note_content(struct node_request *req, uint32_t tokens)
         req->content_us = now;
         watch(req);
     }
-    /* An answer that is put together here shows nothing until it is whole: an empty chunk tells
-     * the caller when the first token came, and then that the engine gets on. */
+    /* An answer that is put together here shows nothing until it is whole: an empty chunk shows
+     * the caller when the first token came, and then that the engine makes progress. */
     if (req->mode == ANSWER_ASSEMBLED && (first || now - req->reported_us >= TELL_US)) {
         req->reported_us = now;
         req->tell_progress = true;
@@ -365,7 +365,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     meter_event(&req->meter, event, &seen);
     switch (seen.kind) {
     case SEEN_ERROR:
-        /* What came before it is the client's; the error itself is told by the status, so that
+        /* Earlier events go to the client; the status carries the error itself, so that
          * the caller can put it into the client's own format. */
         if (!flush(req))
             return false;
@@ -390,7 +390,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     if (seen.kind == SEEN_CONTENT)
         note_content(req, 1);
     else if (!meter_streams(req->operation) && !event->comment)
-        note_content(req, 0); /* a stream that nobody here can read, of a transcription */
+        note_content(req, 0); /* the stream of a transcription: its format is not known here */
     if (req->mode == ANSWER_ASSEMBLED) {
         if (seen.root.type == JSON_NONE)
             return true;
@@ -467,7 +467,7 @@ static void pass(struct node_request *req)
     node_request_succeed(req);
 }
 
-/* An error of the engine's in a 400 that says whose fault it is. */
+/* An error of the engine in a 400, because the fault is the client's. */
 static void pass_as_400(struct node_request *req, const char *text)
 {
     bool anthropic = req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
@@ -521,7 +521,7 @@ static void ask_without(struct node_request *req, const char *name)
     buf_finish(&req->body);
     req->body = body;
     reset(req);
-    exec_retake(req);
+    node_request_retake(req);
     answer_start(req);
 }
 

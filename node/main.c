@@ -185,7 +185,7 @@ static int make_tls(struct node_program *node, struct error *err)
     return rc;
 }
 
-/* What a coordinator of another major version asks for. */
+/* A request of a coordinator of another major version. */
 static void on_unknown(void *data, const struct net_addr *peer, const char *path, size_t n)
 {
     struct node_program *node = data;

@@ -1,5 +1,5 @@
 /*
- * node_request.c - what a request does towards the outside: its call, its slot, its end.
+ * node_request.c - a request's effects outside: its call, its slot, its end.
  *
  * Ending is two steps.  finish() settles everything (the call, the engine's run, the slot) and
  * may be called from any callback; the memory goes at the end of the turn, so that callbacks
@@ -20,19 +20,20 @@
 
 /* ---- memory ---------------------------------------------------------------------------- */
 
-void exec_pool_init(struct exec_pool *pool, struct agent *agent)
+void node_request_pool_init(struct node_request_pool *pool, struct agent *agent)
 {
-    *pool = (struct exec_pool){.agent = agent};
+    *pool = (struct node_request_pool){.agent = agent};
     wire_arena_init(&pool->arena);
 }
 
-void exec_pool_finish(struct exec_pool *pool)
+void node_request_pool_finish(struct node_request_pool *pool)
 {
-    exec_pool_free_dead(pool);
+    node_request_pool_free_dead(pool);
     wire_arena_finish(&pool->arena);
 }
 
-struct node_request *exec_create(struct exec_pool *pool, struct server_call *call)
+struct node_request *node_request_create(struct node_request_pool *pool,
+                                         struct server_call *call)
 {
     struct node_request *req = calloc(1, sizeof(*req));
 
@@ -60,7 +61,7 @@ static void free_node_request(struct node_request *req)
     free(req);
 }
 
-void exec_pool_free_dead(struct exec_pool *pool)
+void node_request_pool_free_dead(struct node_request_pool *pool)
 {
     while (pool->dead != NULL) {
         struct node_request *req = pool->dead;
@@ -106,7 +107,7 @@ static void finish(struct node_request *req)
     agent_changed(agent, AGENT_LOAD_CHANGED);
 }
 
-/* What the engine did wrong is for the operator; what callers do is for those who debug. */
+/* Faults of the engine are warnings for the operator; faults of callers are debug lines. */
 static void log_failure(const struct node_request *req, enum grpc_status status,
                         const char *text)
 {
@@ -148,7 +149,7 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
         server_call_finish(call, status, text);
 }
 
-void exec_gone(struct node_request *req)
+void node_request_gone(struct node_request *req)
 {
     finish(req);
 }
@@ -240,7 +241,7 @@ void node_request_run_over(struct node_request *req)
     agent_changed(req->agent, AGENT_LOAD_CHANGED);
 }
 
-void exec_retake(struct node_request *req)
+void node_request_retake(struct node_request *req)
 {
     if (operation_is_question(req->operation))
         req->agent->slots.questions++;

@@ -37,17 +37,17 @@ enum node_request_phase {
     NODE_REQUEST_ENDED,      /* `call` is finished or gone; freed at the end of the turn */
 };
 
-/* What is made of the engine's answer; settled by its head. */
+/* The use of the engine's answer; its head decides. */
 enum answer_mode {
     ANSWER_UNKNOWN = 0, /* no head yet */
     ANSWER_EVENTS,      /* whole events go to the client as they come */
     ANSWER_ASSEMBLED,   /* events become one JSON answer */
     ANSWER_PLAIN,       /* bytes pass */
-    ANSWER_ERROR,       /* collected, judged at the end */
+    ANSWER_ERROR,       /* collected, classified at the end */
 };
 
-/* What the requests of a service share. */
-struct exec_pool {
+/* The state that the requests of a service share. */
+struct node_request_pool {
     struct agent *agent;       /* borrowed */
     struct node_request *dead; /* to be freed at the end of the turn */
     struct wire_arena arena;   /* of the message being looked at */
@@ -55,10 +55,10 @@ struct exec_pool {
 };
 
 struct node_request {
-    struct exec_pool *pool;   /* borrowed */
-    struct agent *agent;      /* borrowed: the pool's */
-    struct server_call *call; /* NULL iff phase == NODE_REQUEST_ENDED */
-    struct engine_run *run;   /* NULL unless the engine works on it */
+    struct node_request_pool *pool; /* borrowed */
+    struct agent *agent;            /* borrowed: the pool's */
+    struct server_call *call;       /* NULL iff phase == NODE_REQUEST_ENDED */
+    struct engine_run *run;         /* NULL unless the engine works on it */
     enum node_request_phase phase;
     enum answer_mode mode;
     struct waiter waiter;
@@ -71,10 +71,10 @@ struct node_request {
     bool stream, want_text;
     bool streaming;   /* the engine was asked for a stream */
     bool usage_added; /* by us: hidden from a client that streams */
-    bool continues;   /* an answer that another node began; `rejoin` is in use */
+    bool continues;   /* an answer that another node began; `splice` is in use */
     bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
                      */
-    uint64_t vocabulary; /* whose ids */
+    uint64_t vocabulary; /* of the ids */
     bool resumable;      /* another node could continue it, as far as the request goes */
     uint32_t first_token_ms, idle_token_ms;
     struct buf body;         /* owned: what the engine gets */
@@ -111,14 +111,15 @@ struct node_request {
     struct timer silence;
 };
 
-void exec_pool_init(struct exec_pool *pool, struct agent *agent);
-void exec_pool_finish(struct exec_pool *pool); /* when no call is left */
+void node_request_pool_init(struct node_request_pool *pool, struct agent *agent);
+void node_request_pool_finish(struct node_request_pool *pool); /* when no call is left */
 
 /* At the end of a turn: frees what has ended in it. */
-void exec_pool_free_dead(struct exec_pool *pool);
+void node_request_pool_free_dead(struct node_request_pool *pool);
 
-/* One that knows nothing yet but its call, whose data it becomes; NULL: out of memory. */
-MUST_CHECK struct node_request *exec_create(struct exec_pool *pool, struct server_call *call);
+/* A request with nothing but its call, and the call's data; NULL: out of memory. */
+MUST_CHECK struct node_request *node_request_create(struct node_request_pool *pool,
+                                                    struct server_call *call);
 
 /* Ends the call with a status that is not OK, and the engine's run with it. */
 void node_request_fail(struct node_request *req, enum grpc_status status, const char *format,
@@ -128,17 +129,17 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
 void node_request_succeed(struct node_request *req);
 
 /* The call is gone by itself: ends the engine's run. */
-void exec_gone(struct node_request *req);
+void node_request_gone(struct node_request *req);
 
 /* Sends an event.  False: the call has ended by it. */
 MUST_CHECK bool node_request_send(struct node_request *req,
                                   const Drover__V1__InferEvent *event);
 
-/* Tells the caller where its request stands: 0 = the engine has it.  False: the call has ended
+/* Reports the request's place to the caller: 0 = the engine has it.  False: the call has ended
  * by it. */
 MUST_CHECK bool node_request_accepted(struct node_request *req, uint32_t position);
 
-/* Asks the engine, in the slot that is counted already; `events` get the exec as their data.
+/* Asks the engine, in the slot that is counted already; `events` get the request as their data.
  * False: the call has ended. */
 MUST_CHECK bool node_request_run(struct node_request *req, const struct engine_events *events);
 
@@ -146,6 +147,6 @@ MUST_CHECK bool node_request_run(struct node_request *req, const struct engine_e
 void node_request_run_over(struct node_request *req);
 
 /* Takes the slot again that node_request_run_over() gave back this instant. */
-void exec_retake(struct node_request *req);
+void node_request_retake(struct node_request *req);
 
 #endif

@@ -31,7 +31,7 @@ const char options_help[] =
     "  --insecure-no-token      run without a token: anyone who reaches us may use us\n"
     "  --name NAME              name of this node [host name]\n"
     "  --listen HOST:PORT       where coordinators reach us [0.0.0.0:9090]; port 0: any\n"
-    "  --advertise ADDRESS      numeric address to tell coordinators [as they see us]\n"
+    "  --advertise ADDRESS      numeric address for coordinators [as they see us]\n"
     "  --slots N                requests the engine runs at once [as the engine says]\n"
     "  --queue N                requests to hold beyond that [half the slots]\n"
     "  --tls-cert FILE --tls-key FILE   serve over TLS\n"

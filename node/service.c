@@ -23,15 +23,15 @@
 struct service {
     struct agent *agent; /* borrowed */
     struct agent_listener listener;
-    struct exec_pool pool;
-    struct deferred turn;          /* frees what has ended, starts what waits and has a slot */
+    struct node_request_pool pool;
+    struct deferred turn;          /* frees ended requests, starts waiting ones */
     struct health_service *health; /* owned */
     struct server_method methods[SERVICE_METHODS];
 };
 
 /* ---- running --------------------------------------------------------------------------- */
 
-/* The slot is this execution's now, or it needs none. */
+/* The slot is this request's now, or it needs none. */
 static void begin(struct node_request *req)
 {
     req->phase = NODE_REQUEST_RUNNING;
@@ -46,7 +46,7 @@ static void on_turn(struct deferred *deferred)
     struct service *service = CONTAINER_OF(deferred, struct service, turn);
     struct waiter *waiter;
 
-    exec_pool_free_dead(&service->pool);
+    node_request_pool_free_dead(&service->pool);
     while ((waiter = slots_next(&service->agent->slots)) != NULL)
         begin(CONTAINER_OF(waiter, struct node_request, waiter));
 }
@@ -86,7 +86,7 @@ static void on_start(struct server_call *call, void *data)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
         return;
     }
-    if (exec_create(&service->pool, call) == NULL)
+    if (node_request_create(&service->pool, call) == NULL)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is out of memory");
 }
 
@@ -128,7 +128,7 @@ static const struct engine_model *find_model(const struct engine_facts *facts, c
     return NULL;
 }
 
-/* Whose token ids an answer is made of; 0 where ids are neither told nor taken. */
+/* The vocabulary of an answer's token ids; 0 where ids are neither given nor taken. */
 static uint64_t vocabulary_of(const struct node_request *req, const char *model_id)
 {
     const struct engine_facts *facts = engine_facts(req->agent->engine);
@@ -242,7 +242,7 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
         rest.token_ids_count = resume->n_token_ids;
     }
     if (rest.token_ids_count != 0)
-        config.text_len = 0; /* whoever goes on from ids says nothing again */
+        config.text_len = 0; /* an engine that continues from ids repeats nothing */
     rc = splice_init(&req->splice, &config);
     if (rc == 0)
         rc = resume_body(body, &source->root, &rest, &over, &err);
@@ -260,7 +260,7 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
     return true;
 }
 
-/* Takes over what is needed of the message, whose memory is the arena's.  False: the call has
+/* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
 {
@@ -373,7 +373,7 @@ static void on_gone(struct server_call *call)
     struct node_request *req = server_call_data(call);
 
     if (req != NULL)
-        exec_gone(req);
+        node_request_gone(req);
 }
 
 static void on_writable(struct server_call *call)
@@ -407,7 +407,7 @@ int service_create(struct service **out, struct agent *agent, struct error *err)
         return rc;
     }
     service->agent = agent;
-    exec_pool_init(&service->pool, agent);
+    node_request_pool_init(&service->pool, agent);
     service->methods[0] = (struct server_method){.path = "/drover.v1.Inference/Infer",
                                                  .handler = &service_handler,
                                                  .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
@@ -427,7 +427,7 @@ void service_destroy(struct service *service)
         return;
     agent_unlisten(service->agent, &service->listener);
     loop_undefer(service->agent->loop, &service->turn);
-    exec_pool_finish(&service->pool);
+    node_request_pool_finish(&service->pool);
     health_service_destroy(service->health);
     free(service);
 }

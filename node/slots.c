@@ -1,4 +1,4 @@
-/* slots.c - who may use the engine now, who waits, who is refused. */
+/* slots.c - which requests run now, which wait, which are refused. */
 #include "node/slots.h"
 
 #include <assert.h>

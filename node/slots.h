@@ -1,5 +1,5 @@
 /*
- * slots.h - who may use the engine now, who waits, who is refused.
+ * slots.h - which requests run now, which wait, which are refused.
  *
  * The node is the last authority on its own slots.  A slot counts as taken by
  *   active     runs of ours;
@@ -72,7 +72,7 @@ void slots_looked(struct slots *a, uint32_t running, uint64_t asked_mono_us);
 /* Slots in use, for reports: active and lingering and foreign ones. */
 uint32_t slots_busy(const struct slots *a);
 
-/* Where in the queue a waiter stands, from 1. */
+/* A waiter's position in the queue, from 1. */
 uint32_t slots_position(const struct slots *a, const struct waiter *waiter);
 
 #endif

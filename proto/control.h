@@ -9,7 +9,7 @@
  * op is an error reply.
  *
  *   op        arguments           what the master does
- *   drain     node                forwards the wish to the health process
+ *   drain     node                forwards the command to the health process
  *   undrain   node                likewise
  *   reload                        as SIGHUP; the reply has the outcome
  *   upgrade                       as SIGUSR2; progress, then the outcome

@@ -17,7 +17,7 @@ struct watcher {
     struct server_call *call;
     char name[MAX_NAME_BYTES]; /* set once the request is in */
     bool watching;             /* it is */
-    int last;                  /* what it was told last; -1 = nothing */
+    int last;                  /* the status last sent; -1 = none */
     LIST_ENTRY(watcher) link;  /* in service->watchers */
 };
 
@@ -145,7 +145,7 @@ static void watch_start_call(struct server_call *call, void *method_data)
     LIST_INSERT_HEAD(&service->watchers, watcher, link);
 }
 
-static void tell(struct watcher *watcher)
+static void send_status(struct watcher *watcher)
 {
     Grpc__Health__V1__HealthCheckResponse__ServingStatus status;
 
@@ -165,7 +165,7 @@ static void watch_message(struct server_call *call, const uint8_t *message, size
         return;
     (void)strlcpy(watcher->name, name, sizeof(watcher->name));
     watcher->watching = true;
-    tell(watcher);
+    send_status(watcher);
 }
 
 static void watch_gone(struct server_call *call)
@@ -205,7 +205,7 @@ void health_service_set(struct health_service *service, const char *name, bool s
     service->entries[i].serving = serving;
     LIST_FOREACH(watcher, &service->watchers, link)
         if (strcmp(watcher->name, name) == 0)
-            tell(watcher);
+            send_status(watcher);
 }
 
 void health_service_methods(struct health_service *service, struct server_method out[2])

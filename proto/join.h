@@ -4,7 +4,7 @@
  *   join   HMAC-SHA-256(token, "drover.v1 join" 0 server_nonce node_nonce len16(node_id)
  * node_id instance_id len16(host) host port16) coord  the same with "drover.v1 coordinator"
  *   call   HMAC-SHA-256(token, "drover.v1 call" 0 instance_id), sent as metadata
- *          drover-call-proof-bin with every Inference call but Describe, which tells the
+ *          drover-call-proof-bin with every Inference call but Describe, which reports the
  *          instance.  It proves the token to this one instance; without TLS an eavesdropper
  *          can replay it against the same instance, so untrusted networks need TLS.
  */

@@ -20,7 +20,7 @@ struct loop;
 struct sim_engine; /* opaque */
 struct sim_run;    /* opaque: one request */
 
-/* How a run ended. */
+/* The end of a run. */
 enum sim_end {
     SIM_END_OK = 0,  /* the answer is complete as HTTP sees it */
     SIM_END_RESET,   /* a fault: the connection is to break */

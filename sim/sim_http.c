@@ -42,7 +42,7 @@
 #define PAUSE_BYTES  (256u * 1024)
 #define RESUME_BYTES (64u * 1024)
 
-/* How long connections that were shut down may take to notice, and how often that is asked. */
+/* Time for connections that were shut down to notice, and the interval of the checks. */
 #define CLOSE_US      (2 * US_PER_S)
 #define CLOSE_TURN_US 10000
 
@@ -67,7 +67,7 @@ struct sim_connection {
     LIST_ENTRY(sim_connection) link;
 };
 
-/* libh2o hands a handler itself and no more. */
+/* libh2o passes a handler nothing but itself. */
 struct handler {
     h2o_handler_t super;
     struct sim_http *http;

@@ -1,4 +1,4 @@
-/* sim_pages.c - what the simulated engine says about itself. */
+/* sim_pages.c - the simulated engine's facts about itself. */
 #include "sim/sim_pages.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /*
- * sim_pages.h - what the simulated engine says about itself: the bodies of its GETs.
+ * sim_pages.h - the simulated engine's facts about itself: the bodies of its GETs.
  *
  * The pages are llama-server's, with the members that drover-node and load balancers read, so
  * that slots, models, contexts, speeds and load are found as those of a real engine are.

@@ -141,7 +141,7 @@ static int add_mixed(struct sim_prompt *prompt, const cJSON *list, struct error 
         }
         if (!cJSON_IsNumber(item) || item->valuedouble < 0 ||
             item->valuedouble >= sim_text_ids())
-            return error_set(err, DRV_EINVAL, "'prompt' holds what is no token id");
+            return error_set(err, DRV_EINVAL, "'prompt' holds an element that is no token id");
         token = sim_text_of_id((uint32_t)item->valuedouble);
         buf_add(prompt->text, token.text, token.text_len);
     }

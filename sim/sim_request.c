@@ -172,7 +172,7 @@ static uint32_t natural_length(const struct sim_spec *spec, const struct sim_tex
            (uint32_t)((text->key >> 16) % (spec->mean_tokens + 1));
 }
 
-/* How long the answer gets, and what ends it. */
+/* The length of the answer, and its end reason. */
 static void settle_length(struct request_reader *r, bool natural_given)
 {
     struct sim_request *out = r->out;

@@ -75,7 +75,7 @@ struct config_listen {
     struct config_tls tls;
 };
 
-/* Where clients come in: address as in config_listen. */
+/* The clients' listener: address as in config_listen. */
 struct config_api {
     char *address;
     struct config_tls tls;

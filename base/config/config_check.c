@@ -248,7 +248,7 @@ static int check_models(const struct config *config, const struct doc *doc, stru
 }
 
 /* Reads a file of secrets into `text`, which has room for `cap` bytes, with a NUL at its end.
- * `what` is "a token file"; nothing is said of what it contains. */
+ * `what` is "a token file"; an error never quotes the content. */
 static int read_secrets(char *text, size_t cap, const char *path, const char *what,
                         const struct doc *doc, const struct doc_item *item, struct error *err)
 {
@@ -352,7 +352,7 @@ static bool same_listener(const char *a, const char *b)
     return n < 2 || strcmp(a + n - 2, ":0") != 0;
 }
 
-/* It tells anybody who asks the names of models and nodes, and has no accounts. */
+/* The listener has no accounts: every client may read the names of models and nodes. */
 static int check_admin(const struct config_admin *admin, const struct doc *doc,
                        struct error *err)
 {

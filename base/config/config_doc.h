@@ -3,8 +3,8 @@
  *
  * libcyaml fills the structs, but forgets positions and forgives much: it reads "12abc" as 12,
  * "010" as 8 and any word as true.  So the document is walked first, by libyaml's events, into
- * this tree; every check that a person will read about takes its line from here.  What this
- * accepts is a narrow YAML: one document, no anchors, aliases or tags, eight levels deep.
+ * this tree; every check takes the line of its error from here.  The accepted
+ * YAML is narrow: one document, no anchors, aliases or tags, eight levels deep.
  */
 #ifndef DROVER_BASE_CONFIG_DOC_H
 #define DROVER_BASE_CONFIG_DOC_H

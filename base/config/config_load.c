@@ -130,7 +130,7 @@ int config_parse(struct config **out, const char *text, size_t n, const char *na
     return 0;
 }
 
-/* Reads one byte more than a config may have, so that doc_parse() can tell. */
+/* Reads one byte more than a config may have, so that doc_parse() sees a longer file. */
 static int read_all(struct buf *text, int fd, const char *path, struct error *err)
 {
     uint8_t *to;

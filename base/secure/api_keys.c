@@ -56,7 +56,7 @@ static int add(struct api_keys *keys, unsigned line, const char *name, const cha
     if (!api_key_name_good(name))
         return error_set(err, DRV_EINVAL, "line %u: a name is 1 to %d of A-Z a-z 0-9 . _ -",
                          line, API_KEY_NAME_BYTES - 1);
-    /* The text is not shown: it may be a key that somebody put here by mistake. */
+    /* The text is not shown: it may be a key, put here by mistake. */
     if (!parse_digest(key->digest, digest))
         return error_set(err, DRV_EINVAL,
                          "line %u: after the name there must be " DIGEST_PREFIX

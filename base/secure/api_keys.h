@@ -1,5 +1,5 @@
 /*
- * api_keys.h - who may use the API: names and digests of keys, never the keys themselves.
+ * api_keys.h - the API's clients: names and digests of keys, never the keys.
  *
  * A key is 256 random bits, so a plain SHA-256 of it is as hard to turn back as the key is to
  * guess: salts and slow hashes are for passwords, which people choose.  A file has one line a

@@ -1,4 +1,4 @@
-/* privileges.c - from root to somebody harmless. */
+/* privileges.c - from root to an unprivileged user. */
 #include "base/secure/privileges.h"
 
 #include <assert.h>

@@ -1,7 +1,7 @@
 /*
- * privileges.h - from root to somebody harmless, and what every child gives up on its way.
+ * privileges.h - from root to an unprivileged user, and the rights that every child drops.
  *
- * The master may run as root, to bind low ports; its children, who read what strangers send,
+ * The master may run as root, to bind low ports; its children, which read bytes of strangers,
  * run as `user`.  They become that user right after the fork, so everything that the
  * configuration names (certificates, keys, tokens, logs) is opened as that user.  To find out
  * at once and not at the first reload that it may not, the master opens those files with its
@@ -29,8 +29,8 @@ struct privileges {
 
 /*
  * Looks up `user` (NULL = stay), with `group` in the place of its own (NULL = its own).  When
- * we are that user already, nothing is wanted. DRV_ENOENT  no such user or group DRV_EINVAL
- * it is root, or has too many groups DRV_EPERM   we are not root, and somebody else
+ * we are that user already, nothing is wanted.  DRV_ENOENT: no such user or group.  DRV_EINVAL:
+ * it is root, or has too many groups.  DRV_EPERM: it is another user, and we are not root.
  */
 MUST_CHECK int privileges_find(struct privileges *out, const char *user, const char *group,
                                struct error *err);

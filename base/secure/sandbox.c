@@ -128,7 +128,7 @@ static int allow_health(scmp_filter_ctx filter)
 {
     int rc = allow_names(filter, of_health, ARRAY_LEN(of_health));
 
-    /* Threads, not processes.  clone3 hides its flags from a filter: told that there is none,
+    /* Threads, not processes.  clone3 hides its flags from a filter: at ENOSYS
      * the C library falls back to clone. */
     if (rc == 0)
         rc = allow_masked(filter, "clone", 0, CLONE_THREAD, CLONE_THREAD);

@@ -1,10 +1,10 @@
 /*
  * sandbox.h - the system calls that a child of the master may make, once it has started.
  *
- * A worker reads bytes of strangers and health those of nodes.  If one of them can be made to
- * run somebody else's code, that code finds itself without what it would need: it cannot run a
- * program, look into another process, signal one, listen, change the owner or mode of a file,
- * remove or rename one, or write to one but by appending.  A call that is not in the table of
+ * A worker reads bytes of strangers and health those of nodes.  If a stranger makes one of
+ * them run foreign code, that code cannot run a program, look into another process, signal one,
+ * listen, change the owner or mode of a file, remove or rename one, or write to one but by
+ * appending.  A call that is not in the table of
  * its kind fails with EPERM and leaves a line in the kernel's log; the process goes on, because
  * a new version of a library that tries some harmless call must not be an outage.
  *

@@ -16,7 +16,7 @@ struct error;
 #define TOKEN_MAX_BYTES 256
 
 /* Takes the tokens out of `text`, newest first, "" where there is none.  DRV_EINVAL; `err` says
- * what is wrong, and nothing of what the file contains. */
+ * what is wrong and never quotes the file. */
 MUST_CHECK int tokens_parse(char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1], const char *text,
                             struct error *err);
 

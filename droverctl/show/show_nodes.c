@@ -222,7 +222,7 @@ static void node_facts(struct view *view, const struct node_copy *n)
     (void)snprintf(text, sizeof(text), "%s (%s) for %s%s", node_state_name(s->state),
                    node_reason_name(s->reason),
                    text_age(a, view->now_mono_us, s->since_mono_us),
-                   s->drain_wanted ? ", drain wished by the operator" : "");
+                   s->drain_wanted ? ", drained by the operator" : "");
     add_fact(view, "state", text);
     (void)snprintf(
         text, sizeof(text), "%s%s, %s", n->info.address, n->info.tls != 0 ? " (TLS)" : "",

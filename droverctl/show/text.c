@@ -35,7 +35,7 @@ static int32_t decode(const char *text, size_t n, size_t *bytes)
     return code;
 }
 
-/* Characters that nobody sees but that change how the others look. */
+/* Invisible characters that change how the others look. */
 static bool invisible(int32_t code)
 {
     return code == 0xad || (code >= 0x200b && code <= 0x200f) ||

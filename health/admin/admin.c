@@ -32,7 +32,7 @@
 #define LIFE_US            (30 * US_PER_S)
 #define ACCEPT_PAUSE_US    (50 * US_PER_MS)
 #define REQUEST_TIMEOUT_MS 10000u
-#define MAX_BODY_BYTES     1024u /* of a request; nobody needs one */
+#define MAX_BODY_BYTES     1024u /* of a request; none is needed */
 
 struct admin {
     struct loop *loop;              /* borrowed */

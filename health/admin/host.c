@@ -1,4 +1,4 @@
-/* host.c - whom does a request mean? */
+/* host.c - is a request's Host header ours? */
 #include "health/admin/host.h"
 
 #include <arpa/inet.h>

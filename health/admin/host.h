@@ -1,5 +1,5 @@
 /*
- * host.h - whom does a request mean?  A guard against DNS rebinding.  Pure.
+ * host.h - is a request's Host header ours?  A guard against DNS rebinding.  Pure.
  *
  * A web page can make its own name resolve to 127.0.0.1 and then read from a listener there as
  * if it were its own server; the browser's user need only look at the page.  Such a request

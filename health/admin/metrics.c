@@ -183,7 +183,7 @@ static void build_node_states(struct buf *out, const struct snapshot *snapshot)
             value_u(out, snapshot->nodes[i].status.state == (enum node_state)state);
         }
     }
-    head(out, "drover_node_info", "gauge", "What the node is; always 1.");
+    head(out, "drover_node_info", "gauge", "Facts about the node; always 1.");
     for (unsigned i = 0; i < shown(snapshot); i++) {
         const struct node_info *info = &snapshot->nodes[i].info;
 

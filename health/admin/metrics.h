@@ -16,8 +16,8 @@ struct snapshot;
 
 #define METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
-/* A node costs about 200 lines; a scraper is not to be flooded.  How many nodes were left out
- * is itself a metric. */
+/* A node costs about 200 lines; the limit protects the scraper.  A metric counts the nodes
+ * left out. */
 #define METRICS_MAX_NODES 256u
 
 /* Upper bounds of the histogram buckets, in microseconds: edges of the scoreboard's own
@@ -28,7 +28,7 @@ extern const uint64_t metrics_bound_us[METRICS_BOUNDS];
 /* Appends the text; check out->failed. */
 void metrics_build(struct buf *out, const struct snapshot *snapshot);
 
-/* How many samples lie under a bound of the table above. */
+/* The number of samples under a bound of the table above. */
 uint64_t metrics_below(const struct histogram *h, uint64_t bound_us);
 
 #endif

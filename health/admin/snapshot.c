@@ -1,4 +1,4 @@
-/* snapshot.c - everything the admin listener tells, copied out of the scoreboard. */
+/* snapshot.c - everything the admin listener shows, copied out of the scoreboard. */
 #include "health/admin/snapshot.h"
 
 #include <stdio.h>

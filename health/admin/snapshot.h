@@ -1,5 +1,5 @@
 /*
- * snapshot.h - everything the admin listener tells, copied out of the scoreboard at one moment.
+ * snapshot.h - everything the admin listener shows, copied out of the scoreboard at one moment.
  *
  * The builders of text (metrics.h, nodes_json.h) work on a snapshot and on nothing else, so
  * they are pure.

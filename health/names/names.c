@@ -69,7 +69,7 @@ static bool is_wanted(const struct dns_source *source, const struct addresses *n
     return false;
 }
 
-/* Members whose address is gone drain; the one without an address makes room at once. */
+/* Nodes whose address is gone drain; the one without an address is removed at once. */
 static void let_go(struct dns_source *source, const struct addresses *now)
 {
     struct node_table *table = source->table;
@@ -93,8 +93,8 @@ static bool is_of(const struct dns_source *source, const struct node *node)
     return node->config_name != NULL && strcmp(node->config_name, source->name) == 0;
 }
 
-/* Has an operator drained the node that is, or was, at this address?  The wish is about the
- * machine, not about what its node is called. */
+/* Has an operator drained the node that is, or was, at this address?  The drain applies to
+ * the machine, not to the name of its node. */
 static bool is_drained(const struct dns_source *source, const struct address *address)
 {
     const struct node_table *table = source->table;
@@ -265,7 +265,7 @@ void names_add(struct node_table *table, unsigned index)
 
     if (source == NULL)
         return;
-    /* Until there is an address, so that it is seen; without room place_all() will tell. */
+    /* Until there is an address, so that it is seen; without room place_all() logs it. */
     node = static_node_add(table, index, source->name);
     if (node != NULL)
         node->source = source;

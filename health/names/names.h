@@ -24,7 +24,7 @@ struct dns_source *names_find(const struct node_table *table, const char *name);
 /* `node` was taken over and belongs to entry `index`. */
 void names_adopt(struct node *node, unsigned index);
 
-/* The next of the list, for those who go through table->sources. */
+/* The next of the list table->sources. */
 struct dns_source *names_next(const struct dns_source *source);
 const char *names_name(const struct dns_source *source);
 

@@ -54,9 +54,9 @@ static const struct config_node *configured(const struct node *node)
     return &config->nodes[index - 1];
 }
 
-/* The stream of its lease tells the rest.  The check here is that the address it gave leads
- * to the process that proved the token; and the engine, which a node may recognise only after
- * it has joined. */
+/* The stream of its lease reports the rest.  The check here is that its address leads to the
+ * process that proved the token; and the engine, which a node may detect only after it has
+ * joined. */
 static enum node_reason describe_registry(struct node *node,
                                           const Drover__V1__DescribeResponse *said)
 {

@@ -32,8 +32,8 @@ static void add_static(struct node_table *table, unsigned index)
                   log_quote(entry->name));
 }
 
-/* Another node takes the name of one that ends here: what an operator wished of it goes on,
- * for the wish is about what the name stands for, not about one entry in a list. */
+/* Another node takes the name of one that ends here.  A drain stays in force: it applies to
+ * the name, not to one entry in a list. */
 static void replace(struct node_table *table, struct node *node, unsigned index)
 {
     bool drained = node->verdict.drain_wanted;
@@ -45,10 +45,10 @@ static void replace(struct node_table *table, struct node *node, unsigned index)
         add_static(table, index);
     if (drained)
         (void)!node_table_drain(table, table->home.config->nodes[index].name,
-                                true); /* no room: no wish */
+                                true); /* no room: no drain */
 }
 
-/* Ends those whose entry is no longer there, or names another peer. */
+/* Ends the sources whose entry is gone or names another peer. */
 static void forget_sources(struct node_table *table, const struct config *config,
                            const struct config *before)
 {
@@ -104,8 +104,8 @@ static void follow_config(struct node *node, const struct config *before)
         node->replaced = index != -1; /* the configuration has taken its name */
     else if (moved && strcmp(name, node->info.name) == 0)
         node->replaced = true;
-    /* Another machine under the same name.  Which of a host name's nodes that is, the next
-     * look-up will tell. */
+    /* Another machine under the same name.  For a host name the next look-up shows its
+     * nodes. */
     else if ((index == -1 || moved) && node->verdict.leaving == NODE_REASON_NONE)
         table_leave(node, NODE_REASON_REMOVED, UINT64_MAX);
     else if (index != -1 && !moved && old != -1)

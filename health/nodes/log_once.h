@@ -2,8 +2,8 @@
  * log_once.h - which complaints about one node are worth a line of the log.  Pure.
  *
  * The rule: each reason once while its state is the same, and again a minute after the first.
- * So a node that fails in two ways by turns, or passes every other probe, is not told of at
- * every probe; what counts, the change of its state, has a line of its own.
+ * So a node that fails in two ways by turns, or passes every other probe, is not logged at
+ * every probe; a change of its state has a line of its own.
  */
 #ifndef DROVER_HEALTH_NODES_LOG_ONCE_H
 #define DROVER_HEALTH_NODES_LOG_ONCE_H
@@ -16,16 +16,16 @@
 
 #define LOG_ONCE_AGAIN_US (60 * US_PER_S)
 
-/* Zero-initialised by its owner: nothing has been told. */
+/* Zero-initialised by its owner: nothing is logged yet. */
 struct log_once {
-    enum node_state state;  /* NODE_NONE = nothing has been told */
+    enum node_state state;  /* NODE_NONE = nothing is logged yet */
     uint32_t reported;      /* bits of enum node_reason, in this state and minute */
     uint64_t since_mono_us; /* when the first of them was */
-    uint32_t missed;        /* since the last that was told */
+    uint32_t missed;        /* since the last that was logged */
 };
 
-/* Shall a complaint be told, about a node in this state?  If so *missed gets how many were not
- * since the last that was. */
+/* Is a complaint about a node in this state logged?  If so *missed gets the number of those
+ * left out since the last. */
 bool log_once_allows(struct log_once *once, enum node_state state, enum node_reason reason,
                      uint64_t now_mono_us, uint32_t *missed);
 

@@ -59,7 +59,7 @@ struct probe {
     bool described;                 /* instance_id is known */
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
     struct call *load_call; /* WatchLoad; NULL = not open */
-    bool load_refused;      /* it does not want to tell; not asked before the next Describe */
+    bool load_refused;      /* it refused the stream; not asked before the next Describe */
     struct wire_arena arena;
 };
 
@@ -90,7 +90,7 @@ static uint64_t next_delay_us(const struct probe *probe)
     return waited < base ? base - waited : 0;
 }
 
-/* The question is over.  Tells the owner and waits for the next one. */
+/* The question is over.  Reports to the owner and waits for the next one. */
 static void deliver(struct probe *probe)
 {
     struct probe_result result = {

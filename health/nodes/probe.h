@@ -49,7 +49,7 @@ struct probe_config {
     char *const *tokens; /* borrowed: two, newest first, to prove WatchLoad with; NULL = none */
 };
 
-/* How soon the next question comes; the owner sets it as it likes. */
+/* The delay until the next question; the owner sets it as it likes. */
 enum probe_pace {
     PROBE_STEADY = 0, /* every interval, give or take 20 % */
     PROBE_DOUBTING, /* a quarter of that, from question to question: the verdict hangs on it */

@@ -62,7 +62,7 @@ struct node *node_create(const struct node_home *home, const struct node_info *i
     struct node *node;
     int node_id;
 
-    /* The row of someone of this name who has gone: one name, one row. */
+    /* The row of an earlier node of this name: one name, one row. */
     if (old != -1)
         nodes_release(home->board, (unsigned)old);
     node_id = nodes_claim(home->board, now);

@@ -1,5 +1,5 @@
 /*
- * node.h - one node that this process looks after: what is known of it, and its row.
+ * state.h - one node that this process looks after: its facts and its row.
  *
  * Each has a row: it is from the configuration (static) or joined by itself
  * (registry).  Its state is a verdict (policy/fault/node_state.h).  This module writes what
@@ -106,10 +106,10 @@ void node_destroy(struct node *node, bool empty);
  */
 bool node_step(struct node *node, enum node_event event, enum node_reason why);
 
-/* Publishes the cold part if it differs from what is there. */
+/* Publishes the cold part if it has changed. */
 void node_publish(struct node *node, const struct node_info *info);
 
-/* Publishes how many of its slots are open: as the state and the ramp have it. */
+/* Publishes the number of its open slots, by the state and the ramp. */
 void node_open_slots(struct node *node);
 
 /* Ends a step of its recent figures, and publishes them. */

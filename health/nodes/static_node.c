@@ -77,7 +77,7 @@ static void set_tls(struct node *node, const struct config_node *entry)
         node->tls_name = strdup(host);
 }
 
-/* Puts what the configuration says over what is known. */
+/* The configuration overrides the known facts. */
 static void apply_config(struct node_info *info, const struct config *config, unsigned index)
 {
     const struct config_node *node = &config->nodes[index];

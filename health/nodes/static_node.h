@@ -1,7 +1,7 @@
 /*
  * static_node.h - a node that the configuration names: what its entry says of it.
  *
- * Which entries there are, and what a reload does to their nodes, is in configured.h.
+ * configured.h has the list of entries and the effect of a reload on it.
  */
 #ifndef DROVER_HEALTH_NODES_STATIC_NODE_H
 #define DROVER_HEALTH_NODES_STATIC_NODE_H

@@ -272,8 +272,8 @@ static void look(struct node *node, const struct open_on_node *open)
         .traffic = traffic(table, node->node_id),
     };
 
-    /* Rows do not tell generations apart: those that may belong to an earlier node of the
-     * slot make this look worthless. */
+    /* Rows do not tell generations apart: rows that may belong to an earlier node of
+     * this id make the audit worthless. */
     if (open->oldest_mono_us < node->met_mono_us)
         at.generation = 0;
     if (!gauge_audit_step(&node->gauge_audit, &at))

@@ -46,7 +46,7 @@ struct node_table {
 };
 
 /* Repairs what an earlier health process may have left half-written, and makes a node of each
- * row that it finds; those who keep nodes alive take them over.  DRV_ENOMEM; DRV_EINVAL: TLS
+ * row that it finds; leases and static nodes adopt them.  DRV_ENOMEM; DRV_EINVAL: TLS
  * files. */
 MUST_CHECK int node_table_create(struct node_table **out, struct loop *loop,
                                  struct scoreboard *board, const struct config *config,

@@ -1,4 +1,4 @@
-/* identity.c - what a node says of itself, checked. */
+/* identity.c - a node's report about itself, checked. */
 #include "health/registry/identity.h"
 
 #include <math.h>

@@ -1,10 +1,9 @@
 /*
- * identity.h - what a node says of itself, checked and put into the form of the node table.
- * Pure.
+ * identity.h - a node's report about itself, checked, in the form of the node table.  Pure.
  *
  * Register, ModelsUpdate and DescribeResponse carry the same facts in the same messages. Here
- * every limit of drover_common.proto is enforced; what is out of range but harmless (an enum
- * value of a newer minor version, a speed that is not a number) becomes "unknown".
+ * every limit of drover_common.proto is enforced; a harmless value out of range (an enum value
+ * of a newer minor version, a speed that is not a number) becomes "unknown".
  */
 #ifndef DROVER_HEALTH_IDENTITY_H
 #define DROVER_HEALTH_IDENTITY_H
@@ -20,7 +19,7 @@
 
 struct error;
 
-/* The gauges count requests of one worker in 16 bits; nobody runs this many. */
+/* The gauges count requests of one worker in 16 bits; no engine runs this many. */
 #define IDENTITY_MAX_SLOTS 16384u
 
 /*
@@ -32,7 +31,7 @@ MUST_CHECK int identity_models(struct node_info *info, Drover__V1__Model *const 
                                size_t n, struct error *err);
 
 /* Slots, queue and speeds as the node reports them; NULL is a node with one slot.  A queue is
- * cut to half the slots: what waits there cannot be sent elsewhere any more. */
+ * cut to half the slots: a request in it cannot go to another node. */
 void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capacity);
 
 /* Engine kind and versions.  DRV_EINVAL: a version that is no printable text. */
@@ -45,7 +44,7 @@ MUST_CHECK int identity_versions(struct node_info *info, Drover__V1__EngineKind 
 MUST_CHECK int identity_register(struct node_info *info, const Drover__V1__Register *said,
                                  struct error *err);
 
-/* The configuration has the last word.  `slots` 0 and `queue` -1: as reported. */
+/* The configuration overrides the report.  `slots` 0 and `queue` -1: as reported. */
 void identity_override(struct node_info *info, uint32_t slots, int32_t queue);
 
 /* "llama-server", "ollama", ...; "unknown". */

@@ -21,8 +21,8 @@ struct join_facts;
  * borrowed from `said`. */
 const char *join_request_facts(struct join_facts *facts, const Drover__V1__Register *said);
 
-/* The token that was proven, or NULL.  All are always tried, so that the time it takes does not
- * tell which one it was. */
+/* The token that was proven, or NULL.  All are always tried, so that the time does not
+ * reveal which one it was. */
 const char *join_request_token(char *const tokens[JOIN_REQUEST_TOKENS],
                                const struct join_facts *facts, const uint8_t *proof);
 

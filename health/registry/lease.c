@@ -120,7 +120,8 @@ static void resume(struct node *node, const struct node_info *info, const struct
     begin_lease(node, addr, stream);
 }
 
-/* A newer instance takes the name of `old`; NULL: nobody had it.  NULL: no row is free. */
+/* A newer instance takes the name of `old`; NULL: the name was free.  Returns NULL if no row is
+ * free. */
 static struct node *replace(struct node_table *table, struct node *old,
                             const struct node_info *info)
 {
@@ -186,7 +187,7 @@ void lease_broken(struct node *node)
 {
     node->stream = NULL;
     if (node->verdict.leaving != NODE_REASON_NONE)
-        return; /* it goes anyway; what is open there decides */
+        return; /* it leaves anyway; its open requests decide when */
     node_table_event(node, NODE_EVENT_LEASE_LOST, NODE_REASON_LEASE_LOST);
     arm(node, clock_mono_us());
 }

@@ -36,7 +36,7 @@ enum lease_answer {
 };
 
 /* A node that has proven the token.  On JOINED and RESUMED *out is its node and `attach` its
- * stream; an older stream of that name has been told. */
+ * stream; an older stream of that name is informed. */
 MUST_CHECK enum lease_answer lease_join(struct node **out, struct node_table *table,
                                         const struct node_info *info,
                                         const struct net_addr *addr,
@@ -51,14 +51,14 @@ void lease_broken(struct node *node);
 /* It asked to go; 0: it did not say how long it waits. */
 void lease_leave(struct node *node, uint32_t drain_ms);
 
-/* Takes over the nodes that joined an earlier health process, and starts their clocks. */
+/* Adopts the nodes that joined an earlier health process, and starts their clocks. */
 void lease_start(struct node_table *table);
 
-/* Call at the end of each turn, and before judging silence: if the loop has stood still for
+/* Call at the end of each turn, and before silence is measured: if the loop has stood still for
  * long, all leases are extended by that time. */
 void lease_check_gap(struct node_table *table);
 
-/* Nodes are told to spread their reconnects over this. */
+/* Nodes are asked to spread their reconnects over this. */
 uint32_t lease_spread_ms(const struct node_table *table);
 
 #endif

@@ -4,8 +4,8 @@
  * A stream's life:
  *
  *   GREETED  -> JOINED    a good proof came, and there is room
- *   GREETED  -> REFUSING  a bad proof came: the answer waits a random moment, so that neither
- *                         its time nor its haste tells anything
+ *   GREETED  -> REFUSING  a bad proof came: the answer waits a random moment, so that its
+ *                         timing reveals nothing
  *   any      -> ENDING    server_call_finish() was called
  *
  * and it is freed when the server says that the call is gone or closed.
@@ -131,7 +131,7 @@ static void evict(struct node_stream *stream, Drover__V1__Evicted__Reason reason
     evicted.detail = (char *)(uintptr_t)detail;
     frame.frame_case = DROVER__V1__COORDINATOR_FRAME__FRAME_EVICTED;
     frame.evicted = &evicted;
-    (void)send_frame(stream, &frame); /* the status tells as well */
+    (void)send_frame(stream, &frame); /* the status says the same */
     finish(stream, status, detail);
 }
 
@@ -258,7 +258,7 @@ static void reject(struct node_stream *stream, const char *name,
     evict(stream, reason, status, why);
 }
 
-/* Tells a node why it cannot be let in; false: it can. */
+/* Refuses a node with a reason; false: it may join. */
 static bool deny(struct node_stream *stream, const char *name, enum lease_answer answer)
 {
     switch (answer) {

@@ -1,7 +1,7 @@
 /*
  * registry.h - the service through which nodes join: drover.v1.Registry.
  *
- * One stream a node.  This module reads and writes the messages and checks who it is talking
+ * One stream a node.  This module reads and writes the messages and checks whom it talks
  * to; lease.h says how joining, silence and leaving count.  The table reports the fate of a
  * node by the node_stream_ops of health/nodes/state.h.  Nothing is allocated for a peer but a
  * small struct until it has proven the join token.
@@ -27,7 +27,7 @@ MUST_CHECK int registry_create(struct registry **out, struct loop *loop,
                                struct node_table *table, const struct config *config,
                                int listen_fd, struct error *err);
 
-/* Tells every node that we stop, and closes once they have heard or `grace_us` is over; then
+/* Informs every node that we stop, and closes once all have it or `grace_us` is over; then
  * *done becomes true. */
 void registry_stop(struct registry *registry, uint64_t grace_us, bool *done);
 

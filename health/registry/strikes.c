@@ -1,4 +1,4 @@
-/* strikes.c - who has failed too often of late, by address. */
+/* strikes.c - addresses that failed too often of late. */
 #include "health/registry/strikes.h"
 
 #include <netinet/in.h>

@@ -1,5 +1,5 @@
 /*
- * strikes.h - who has failed too often of late, by address.  Pure.
+ * strikes.h - addresses that failed too often of late.  Pure.
  *
  * A bucket for each address that failed recently: a failure takes one, time gives one back.
  * With all buckets in use the fullest, that is the least guilty, makes room.  IPv6 addresses

@@ -1,5 +1,5 @@
 /*
- * handover.h - what a master and its successor say to each other.
+ * handover.h - the messages between a master and its successor.
  *
  * Neither knows what the other was built from, so nothing here depends on the layout of the
  * scoreboard: a text of lines, of which unknown ones are skipped, and short messages over a
@@ -9,12 +9,12 @@
  *              "nodes GOT OF"   so many of those in the handover text are UP with it
  *              "ready"          its workers serve, its files are in place
  *              "failed REASON"  it ends
- *   master:    "workers N"      an operator wants so many: what the handover text says is old
+ *   master:    "workers N"      an operator wants so many: replaces the handover text's number
  *              "reload"         ... the configuration read again, once you serve
  *              "reopen"         ... the log files opened again
- *              "go"             ready was heard in time: you are it
+ *              "go"             ready came in time: you go on alone
  *   successor: "finish", "stop", "die"
- *                               (after "ready") we were told to end, so the whole shall: when
+ *                               (after "ready") we were ordered to end, so both shall: when
  *                               your streams are done, within the grace, at once
  */
 #ifndef DROVER_MASTER_UPGRADE_HANDOVER_H

@@ -42,7 +42,7 @@ MUST_CHECK int inherit_take(struct inherited *out, struct error *err);
 /* Takes one out: the caller owns it. */
 MUST_CHECK int inherit_claim(struct inherited *in, enum inherit_what what);
 
-/* Closes what nobody has claimed. */
+/* Closes the unclaimed descriptors. */
 void inherit_close(struct inherited *in);
 
 /* In a child that is about to exec: puts the descriptors, whose numbers change, and the

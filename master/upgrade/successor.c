@@ -16,7 +16,7 @@
 
 /* The nodes that are there then must do.  The master before us waits 10 s for everything. */
 #define GATHER_US  (6 * US_PER_S)
-#define LATE_US    (60 * US_PER_S) /* who has not come by then is forgotten */
+#define LATE_US    (60 * US_PER_S) /* a node that has not come by then is forgotten */
 #define MAX_TEXT   (1u << 20)
 #define READ_BYTES 65536
 
@@ -92,7 +92,7 @@ void successor_begin(struct successor *succ, struct runtime *rt, struct supervis
     log_info("event=taking_over nodes=%zu workers=%u", succ->from.nodes_count, succ->workers);
 }
 
-/* Has the master before us been told that we are ready? */
+/* Does the master before us know that we are ready? */
 static bool is_ready(const struct successor *succ)
 {
     return succ->phase == SUCCESSOR_WAITING || succ->phase == SUCCESSOR_SERVING;
@@ -117,7 +117,7 @@ void successor_pass_order(struct successor *succ, enum child_order order)
     if (is_ready(succ))
         handover_say(succ->channel, child_order_name(order), "");
     else
-        successor_fail(succ, "it was told to end");
+        successor_fail(succ, "it was ordered to end");
 }
 
 static void enter(struct successor *succ, enum successor_phase phase, uint64_t now_mono_us)
@@ -248,7 +248,7 @@ static void hear(struct successor *succ, uint64_t now_mono_us)
         if (rc == 1)
             take(succ, message, now_mono_us);
     }
-    /* If it was killed half-way, we are what is left, and go on. */
+    /* If it was killed half-way, we go on alone. */
     if (succ->phase == SUCCESSOR_WAITING && succ->channel == -1)
         serve(succ, now_mono_us);
 }

@@ -1,5 +1,5 @@
 /*
- * successor.h - the new master's side of an upgrade; upgrade.h tells the whole.
+ * successor.h - the new master's side of an upgrade; upgrade.h describes the whole.
  *
  * A process that was not started by a master has none of this to do: its phase is NONE.
  */
@@ -69,11 +69,11 @@ bool successor_busy(const struct successor *succ);
  */
 bool successor_holds(const struct successor *succ);
 
-/* Tells the master before us that we end, if it still waits for us and may go on without. */
+/* Reports our end to the master before us, if it still waits for us and may go on without. */
 void successor_fail(struct successor *succ, const char *why);
 
-/* We were told to end.  The master before us goes on if we are not ready; else, even if it has
- * not yet heard that we are, its files are ours and the order is for both. */
+/* We were ordered to end.  The master before us goes on if we are not ready; else, even if it
+ * does not know that yet, its files are ours and the order is for both. */
 void successor_pass_order(struct successor *succ, enum child_order order);
 
 /* Has the master before us ended, or was there none? */

@@ -78,8 +78,8 @@ void upgrade_pass_command(const struct upgrade *up, const char *word, const char
         handover_say(up->channel, word, text);
 }
 
-static void tell(const struct upgrade *up, uint64_t serial, bool done, bool ok,
-                 const char *text)
+static void notify(const struct upgrade *up, uint64_t serial, bool done, bool ok,
+                   const char *text)
 {
     if (up->on_news != NULL)
         up->on_news(up->arg, serial, done, ok, text);
@@ -108,7 +108,7 @@ static int collect(struct handover *out, const struct upgrade *up)
             rc = handover_add_node(out, info->name, HANDOVER_UP);
     }
     free(info);
-    /* Drained ones that we were told of and have not met yet. */
+    /* Drained nodes of our own handover text that have not joined yet. */
     for (size_t i = 0; up->before != NULL && i < up->before->nodes_count && rc == 0; i++) {
         const struct handover_node *node = &up->before->nodes[i];
 
@@ -212,7 +212,7 @@ static void conclude_failure(struct upgrade *up)
     up->released = false;
     up->phase = UPGRADE_NONE;
     log_error("event=upgrade_failed error=%s", log_quote(up->why));
-    tell(up, up->serial, true, false, up->why);
+    notify(up, up->serial, true, false, up->why);
     if (up->order != ORDER_SERVE && up->on_order != NULL)
         up->on_order(up->arg, up->order);
 }
@@ -251,7 +251,7 @@ static void begin(struct upgrade *up, uint64_t now_mono_us)
         return;
     }
     up->phase = UPGRADE_STARTING;
-    tell(up, up->serial, false, false, "the new process has been started");
+    notify(up, up->serial, false, false, "the new process has been started");
 }
 
 static void succeed(struct upgrade *up)
@@ -267,7 +267,7 @@ static void succeed(struct upgrade *up)
     (void)snprintf(text, sizeof(text), "process %d serves; process %d finishes its streams",
                    (int)up->pid, (int)getpid());
     log_info("event=upgraded successor=%d", (int)up->pid);
-    tell(up, up->serial, true, true, text);
+    notify(up, up->serial, true, true, text);
 }
 
 /* The order that this message is, or ORDER_SERVE. */
@@ -294,14 +294,14 @@ static void hear(struct upgrade *up, const char *message)
         up->phase = UPGRADE_GATHERING;
         up->released = true;
         supervise_leave_nodes(up->sup);
-        tell(up, up->serial, false, false, "its health process runs; nodes are joining it");
+        notify(up, up->serial, false, false, "its health process runs; nodes are joining it");
     } else if (strncmp(message, "nodes ", 6) == 0) {
         char text[64];
         unsigned got, of;
 
         if (sscanf(message + 6, "%u %u", &got, &of) == 2) {
             (void)snprintf(text, sizeof(text), "%u of %u nodes are up with it", got, of);
-            tell(up, up->serial, false, false, text);
+            notify(up, up->serial, false, false, text);
         }
     } else if (strcmp(message, "ready") == 0 && up->phase == UPGRADE_GATHERING) {
         succeed(up);
@@ -358,7 +358,7 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
         return;
     }
     hear_last_error(up);
-    /* Else it has said itself what was wrong, or we have given it up. */
+    /* Else it has reported the reason itself, or we have given it up. */
     if (up->why[0] == '\0' && WIFSIGNALED(status))
         (void)snprintf(up->why, sizeof(up->why), "the new process was ended by signal %d",
                        WTERMSIG(status));
@@ -373,7 +373,7 @@ void upgrade_reaped(struct upgrade *up, pid_t pid, int status)
 void upgrade_abandon(struct upgrade *up)
 {
     if (up->wanted)
-        tell(up, up->serial + 1, true, false, "drover is stopping");
+        notify(up, up->serial + 1, true, false, "drover is stopping");
     up->wanted = false;
     if (upgrade_undecided(up))
         fail(up, "drover is stopping");

@@ -55,13 +55,13 @@ struct upgrade {
     int channel;     /* to it, or -1; owned */
     bool released;   /* nodes have been let go */
     uint64_t deadline_mono_us;
-    char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = not yet said */
-    enum child_order order;           /* its last words were that all shall end */
-    /* From here on process `pid` is the one: called before it may say so itself. */
+    char why[HANDOVER_MESSAGE_BYTES]; /* it failed; "" = no reason yet */
+    enum child_order order;           /* its last message: all shall end */
+    /* From here on process `pid` is the master: called before it may report so itself. */
     void (*on_hand_over)(void *arg, pid_t pid);
-    /* How an attempt goes: `done` false: `text` is progress.  Else `ok` says how it ended. */
+    /* Progress of an attempt: `done` false: `text` is progress.  Else `ok`: it succeeded. */
     void (*on_news)(void *arg, uint64_t serial, bool done, bool ok, const char *text);
-    /* The new master was told to end, and so shall we; ORDER_FINISH or more. */
+    /* The new master was ordered to end, and so shall we; ORDER_FINISH or more. */
     void (*on_order)(void *arg, enum child_order order);
     void *arg;
 };
@@ -82,11 +82,11 @@ bool upgrade_undoing(const struct upgrade *up);
 /* Has another master been started, of which it is not yet known whether it takes over? */
 bool upgrade_undecided(const struct upgrade *up);
 
-/* Passes on a command of the operator: the new master shall know, if there is one on its way,
- * because it was told how things are when it was started.  Words of handover.h. */
+/* Passes on a command of the operator: a new master on its way has only the state of its
+ * start.  Words of handover.h. */
 void upgrade_pass_command(const struct upgrade *up, const char *word, const char *text);
 
-/* Goes on with what is under way; begins only when `may_begin`. */
+/* Continues the attempt under way; begins one only when `may_begin`. */
 void upgrade_step(struct upgrade *up, uint64_t now_mono_us, bool may_begin);
 
 /* A process has been reaped that is no child of the supervisor's. */

@@ -86,7 +86,7 @@ int edit_check(struct edit_source *out, int operation, const void *body, size_t 
     return 0;
 }
 
-/* Asks for usage, where it is wished for and may be.  `text` has the member's value and must
+/* Asks for usage, where it is wanted and allowed.  `text` has the member's value and must
  * stay until the edit is done. */
 static int plan_usage(struct edit_plan *plan, struct buf *text,
                       const struct edit_source *source, const struct edit_options *opts,

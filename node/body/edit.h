@@ -17,7 +17,7 @@
 struct buf;
 struct error;
 
-/* A client's body, checked once for all who look at it. */
+/* A client's body, checked once for all its readers. */
 struct edit_source {
     int operation;    /* enum drover.v1.Operation */
     const void *body; /* borrowed */
@@ -35,8 +35,8 @@ struct edit_options {
     const char *content_type; /* of the body; needed of a form only, may be NULL */
     bool usage;     /* ask for usage in a stream of chat completions and completions */
     bool no_usage;  /* this engine refuses stream_options: never add it */
-    bool token_ids; /* ask for the log probabilities that a llama-server tells ids with */
-    bool stream;    /* what the client asked for */
+    bool token_ids; /* ask for the log probabilities that carry a llama-server's ids */
+    bool stream;    /* the client's choice */
 };
 
 struct edit_outcome {
@@ -45,7 +45,7 @@ struct edit_outcome {
 };
 
 /*
- * Appends the body with the edits of `wishes` to `out`; bytes that no edit names are kept.  In
+ * Appends the body with the edits of `opts` to `out`; bytes that no edit names are kept.  In
  * a form only the field "model" is changed, where there is one.  DRV_ENOMEM.
  */
 MUST_CHECK int edit_body(struct buf *out, const struct edit_source *source,

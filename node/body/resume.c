@@ -1,4 +1,4 @@
-/* resume.c - which answers can be continued, and what is asked of the engine. */
+/* resume.c - which answers can be continued, and the request to the engine for it. */
 #include "node/body/resume.h"
 
 #include <stdio.h>
@@ -119,8 +119,8 @@ static bool is_text_only(const struct json_value *modalities)
     return true;
 }
 
-/* Messages of which the last is not the assistant's: that one would have to be told from the
- * part of it that is the answer. */
+/* Messages of which the last is not the assistant's: its own text and the answer's could not be
+ * separated. */
 static bool messages_end_well(const struct json_value *messages)
 {
     struct json_value key, item, last = {0}, role;

@@ -1,6 +1,6 @@
 /*
  * resume.h - continuing an answer that another node began: which answers can be continued, and
- * what is asked of the engine that continues one.
+ * the request to the engine that continues one.
  *
  * Only an answer that is nothing but its text can be: one choice, streamed, and no option in
  * the request that makes the engine keep a state beside the text (a grammar, a tool call, log
@@ -20,14 +20,14 @@
 struct buf;
 struct error;
 
-/* Can an answer to this request be continued from its text?  `root` is the client's body; says
- * no to whatever it does not know to be harmless in `operation`. */
+/* Can an answer to this request be continued from its text?  `root` is the client's body; a
+ * member that is not known to be harmless in `operation` makes it false. */
 MUST_CHECK bool resume_possible(int operation, const struct json_value *root);
 
 /* Does an engine of this kind (enum drover.v1.EngineKind) go on from a text given to it? */
 MUST_CHECK bool resume_engine_can(int kind, int operation);
 
-/* Does it go on from token ids, and tell them when asked for log probabilities?  The chat
+/* Does it go on from token ids, and give them when asked for log probabilities?  The chat
  * endpoints take none, and what a llama-server makes of a chat's output (reasoning, calls,
  * stops of the template) it does not do for completions: so a chat goes on from its text. */
 MUST_CHECK bool resume_engine_knows_ids(int kind, int operation);
@@ -36,7 +36,7 @@ MUST_CHECK bool resume_engine_knows_ids(int kind, int operation);
 MUST_CHECK bool resume_engine_repeats(int kind, int operation);
 
 /* The length of `text` without U+FFFD at its end.  An engine that had to stop inside a
- * character may have said so with one; whoever goes on then says the whole character. */
+ * character may have said so with one; the next engine then sends the whole character. */
 MUST_CHECK size_t resume_text_len(const char *text);
 
 struct resume_request {
@@ -58,7 +58,7 @@ struct resume_request {
 MUST_CHECK int resume_body(struct buf *out, const struct json_value *root,
                            const struct resume_request *request, bool *over, struct error *err);
 
-/* What the client still lacks of an answer that has reached its limit. */
+/* The end that the client still lacks of an answer that has reached its limit. */
 struct resume_last {
     int operation;
     const char *id; /* of the answer */

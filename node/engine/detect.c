@@ -1,4 +1,4 @@
-/* detect.c - finds out which engine answers at a URL, and what it says about itself. */
+/* detect.c - detects which engine answers at a URL, and reads its facts. */
 #include "node/engine/detect.h"
 
 #include <assert.h>
@@ -64,7 +64,7 @@ static const char *path_of(uint32_t step)
     return "/health";
 }
 
-/* What a full look asks of a kind, after /v1/models. */
+/* The questions of a full look at a kind, after /v1/models. */
 static uint32_t steps_of(uint32_t kind, bool router)
 {
     switch ((Drover__V1__EngineKind)kind) {
@@ -114,7 +114,7 @@ static uint32_t quick_steps_of(struct detector *r)
     steps &= ~r->missing;
     if (steps != 0)
         return steps;
-    r->missing &= ~(uint32_t)DETECT_HEALTH; /* even a 404 shows that somebody is there */
+    r->missing &= ~(uint32_t)DETECT_HEALTH; /* even a 404 shows that a server is there */
     return DETECT_HEALTH;
 }
 
@@ -324,8 +324,8 @@ static void read_router_model(struct detector *r, struct engine_model *model,
         r->next.slots = parallel;
 }
 
-/* What llama-server says of a model's vocabulary, and enough of the model to tell it from
- * another with a vocabulary of the same size.  How it was quantised does not matter. */
+/* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
+ * distinguish it from another with a vocabulary of that size.  Quantisation does not matter. */
 static uint64_t vocabulary_of(const struct json_value *meta)
 {
     static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};
@@ -559,7 +559,7 @@ static void read_metrics(struct detector *r, const void *text, size_t n)
         facts->progress = to_total(prompt + output);
 }
 
-/* Ollama: what is on disk. */
+/* Ollama: the models on disk. */
 static void read_tags(struct detector *r, const struct json_value *root)
 {
     static const char latest[] = ":latest";
@@ -588,7 +588,7 @@ static void read_tags(struct detector *r, const struct json_value *root)
     }
 }
 
-/* Ollama: what is in memory. */
+/* Ollama: the models in memory. */
 static void read_ps(struct detector *r, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models");

@@ -1,5 +1,5 @@
 /*
- * detect.h - finds out which engine answers at a URL, and what it says about itself.
+ * detect.h - detects which engine answers at a URL, and reads its facts.
  *
  * A look is a short series of GETs.  This module says which path to ask next and reads the
  * answers; node/engine/http.c does the asking.  A full look begins at /v1/models, which

@@ -28,12 +28,12 @@ struct engine_model {
     uint32_t operations;  /* bit (1 << drover.v1.Operation) */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
-    /* Tells vocabularies apart, where the engine takes token ids and can tell them: equal
+    /* Identifies the vocabulary, where the engine takes and gives token ids: equal
      * numbers, equal meaning of the ids.  0 = it does not. */
     uint64_t vocabulary;
 };
 
-/* What the engine is and how it does; kept fresh by the engine in the background. */
+/* The engine's identity and state; a background look keeps them fresh. */
 struct engine_facts {
     uint32_t kind; /* enum drover.v1.EngineKind */
     char version[64];
@@ -64,10 +64,10 @@ struct engine_request {
     const struct engine_header *headers; /* borrowed until engine_start returns */
     size_t headers_count;
     const char *id;   /* for the engine's log */
-    uint32_t attempt; /* how often other nodes were asked before; not 0: the engine is told */
+    uint32_t attempt; /* how often other nodes were asked before; not 0: sent to the engine */
 };
 
-/* How a run ended. */
+/* The end of a run. */
 enum engine_end {
     ENGINE_END_OK = 0,      /* the answer is complete as HTTP sees it */
     ENGINE_END_UNREACHABLE, /* could not connect; nothing was sent */
@@ -94,7 +94,7 @@ MUST_CHECK int engine_create(struct engine **out, struct loop *loop, const char 
 /* Runs that are left end without an event.  NULL is fine. */
 void engine_destroy(struct engine *engine);
 
-/* What is known of it; the same struct at every call. */
+/* The known facts; the same struct at every call. */
 const struct engine_facts *engine_facts(const struct engine *engine);
 
 /* From now on `on_facts` is called, from the loop, after each look at the engine. */

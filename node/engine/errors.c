@@ -20,7 +20,7 @@ static bool ends(const char *text, const char *part)
 }
 
 /* llama-server's 500s for what the client sent: JSON that does not parse, a template that
- * refuses the messages, an image for a model without eyes, a member that is missing. */
+ * refuses the messages, an image for a model without vision, a member that is missing. */
 static bool blames_input(const char *text)
 {
     static const char *const marks[] = {"json.exception",        "input is not supported",

@@ -1,5 +1,5 @@
 /*
- * errors.h - what an engine's HTTP error means: the client's fault, this node's, or neither.
+ * errors.h - the cause of an engine's HTTP error: the client's fault, this node's, or neither.
  *
  * A 4xx is the engine's answer to the client and passes.  But engines are odder than that:
  * llama-server answers 500 to a client's own bad input, a wrong API key between node and engine

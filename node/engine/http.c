@@ -72,11 +72,11 @@ struct engine {
     struct timer look_timer;
     uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
     uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
-    void (*on_facts)(void *data); /* NULL = nobody wants to know */
+    void (*on_facts)(void *data); /* NULL = no listener */
     void *on_facts_data;
 };
 
-/* What every transfer has in common. */
+/* The options common to every transfer. */
 static void set_common(struct engine *engine, CURL *easy, const char *path)
 {
     char url[1024];
@@ -422,7 +422,7 @@ static void on_look_done(struct curl_job *job, CURLcode code)
     answer.why = curl_easy_strerror(code);
     answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
     if (answer.timed_out && engine->heard_mono_us >= engine->detector.next.looked_mono_us) {
-        /* Too busy to be looked at, but answers come: what is known stays. */
+        /* Too busy to be looked at, but answers come: the facts stay. */
         detect_abandon(&engine->detector);
         end_look(engine);
         return;

@@ -1,4 +1,4 @@
-/* describe.c - an engine's facts as the messages that tell a coordinator about them. */
+/* describe.c - an engine's facts as messages for a coordinator. */
 #include "node/report/describe.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* describe.h - an engine's facts as the messages that tell a coordinator about them.  Pure. */
+/* describe.h - an engine's facts as messages for a coordinator.  Pure. */
 #ifndef DROVER_NODE_REPORT_DESCRIBE_H
 #define DROVER_NODE_REPORT_DESCRIBE_H
 

@@ -16,7 +16,7 @@ struct load_reporter {
     uint64_t interval_us;
     uint64_t sent_mono_us; /* 0 = never */
     unsigned changes;      /* since the last sending; enum agent_change */
-    /* Sends; `changes` says what is new, 0: nothing, it is just time.  May stop the pacer. */
+    /* Sends; `changes` says what is new, 0: the interval is over.  May stop the reporter. */
     void (*send)(struct load_reporter *load_reporter, unsigned changes);
 };
 

@@ -62,9 +62,9 @@ struct registration {
     struct load_reporter load_reporter; /* runs while JOINED or LEAVING */
     struct wire_arena arena;
     uint64_t backoff_us;
-    uint32_t spread_ms;      /* the coordinator's wish; 0 = none yet */
+    uint32_t spread_ms;      /* as the coordinator asked; 0 = not yet */
     unsigned token;          /* which token to prove: 0 newest, 1 previous */
-    uint64_t models_version; /* of the agent's, that Register told */
+    uint64_t models_version; /* of the agent, as sent in Register */
     uint8_t server_nonce[JOIN_NONCE_BYTES];
     uint8_t node_nonce[JOIN_NONCE_BYTES];
     struct log_limit limit;
@@ -158,7 +158,7 @@ static bool send_models(struct registration *registration)
     bool sent;
 
     if (d == NULL)
-        return true; /* the next change tells it all again */
+        return true; /* the next change sends it all again */
     agent_describe(registration->agent, d);
     update.n_models = d->count;
     update.models = d->list;
@@ -289,7 +289,7 @@ static void on_registered(struct registration *registration,
              (unsigned)heartbeat_ms, (unsigned)registered->lease_ms, registered->resumed != 0);
     load_reporter_start(&registration->load_reporter, registration->agent,
                         heartbeat_ms * US_PER_MS, on_report_due);
-    /* What changed while the coordinator checked our proof, nobody was told. */
+    /* Changes during the coordinator's check of our proof have not been sent. */
     if (registration->models_version != registration->agent->models_version &&
         !send_models(registration))
         return;

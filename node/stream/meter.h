@@ -2,7 +2,7 @@
  * meter.h - reads along in a streamed answer: which events carry model output, how many
  * tokens, how it ended.
  *
- * One observer a request.  It looks at each event once, without building a tree, and knows the
+ * One meter a request.  It looks at each event once, without building a tree, and knows the
  * stream formats of every operation that streams (chat completions, completions, responses,
  * Anthropic messages, Ollama chat and generate).  Role-only, empty and progress events are not
  * content: the coordinator may still go to another node after them.  Pure.

@@ -275,7 +275,7 @@ static void change_messages(struct splice *r, struct patches *s, const struct js
     if (message.type == JSON_OBJECT)
         usage = json_get(&message, "usage");
     if (id.type == JSON_STRING && buf_size(&r->id) != 0)
-        replace(s, &id, &r->id); /* hidden, but who goes on after us is told it too */
+        replace(s, &id, &r->id); /* hidden, but a later node gets it too */
     change_anthropic_usage(r, s, &usage);
     if (repeats(r, &text))
         replace(s, &text, &r->inner);

@@ -2,8 +2,8 @@
  * splice.h - makes the events of a continued answer fit the stream that the client already
  * reads: the same id and time, no second beginning, nothing said twice, usage as of one answer.
  *
- * Each event goes through splice_event() before the observer sees it, so that what the observer
- * counts is what the client gets, and through splice_check() after.  Members are replaced where
+ * Each event goes through splice_event() before the meter sees it, so that the meter counts
+ * what the client gets, and through splice_check() after.  Members are replaced where
  * they stand in the engine's bytes; the rest of an event is kept as it is.  Pure.
  */
 #ifndef DROVER_NODE_STREAM_SPLICE_H
@@ -52,11 +52,11 @@ MUST_CHECK int splice_init(struct splice *r, const struct splice_config *config)
 void splice_finish(struct splice *r);
 
 /* The event as the client should see it; *out borrows from `in` and from `r` until the next
- * call.  What is not an event of the format is left as it is.  DRV_ENOMEM. */
+ * call.  An event of another format is left as it is.  DRV_ENOMEM. */
 MUST_CHECK int splice_event(struct splice *r, const struct sse_event *in,
                             struct sse_event *out);
 
-/* What to do with that event, which the observer has just seen. */
+/* The next step for that event, which the meter has just seen. */
 MUST_CHECK enum splice_step splice_check(struct splice *r, const struct stream_meter *o,
                                          const struct seen *seen);
 

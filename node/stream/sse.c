@@ -35,7 +35,7 @@ static void drop(struct sse *sse, size_t n)
     sse->line_start = 0;
 }
 
-/* False when more bytes are needed to tell whether the stream begins with a byte-order mark. */
+/* False when more bytes are needed to see whether the stream begins with a byte-order mark. */
 static bool skip_mark(struct sse *sse)
 {
     static const uint8_t mark[3] = {0xef, 0xbb, 0xbf};

@@ -4,12 +4,11 @@
  *
  * A text that is cut into tokens again does not always give the tokens it was made of, so an
  * answer that goes on from its text may take another turn than the undisturbed one; one that
- * goes on from its ids does not.  llama-server tells ids only inside "logprobs", so these are
- * asked for and taken out again: what is left of an event is, to the byte, what it would have
- * been.
+ * goes on from its ids does not.  llama-server sends ids only inside "logprobs", so these are
+ * asked for and taken out again: the rest of an event is the same to the byte.
  *
  * The ids count only as long as their bytes are the text's: of a character made of several
- * tokens, and of text that was held back for a stop sequence, llama-server tells the last id
+ * tokens, and of text that was held back for a stop sequence, llama-server sends the last id
  * alone.  From there on they are not known.  Completions only.  Pure.
  */
 #ifndef DROVER_NODE_STREAM_TOKEN_IDS_H
@@ -35,7 +34,7 @@ void token_ids_init(struct token_ids *ids);
 void token_ids_finish(struct token_ids *ids);
 
 /* The event without its log probabilities; *out borrows from `in` and from `ids` until the next
- * call.  What is not an event of completions is left as it is.  DRV_ENOMEM. */
+ * call.  An event of another kind is left as it is.  DRV_ENOMEM. */
 MUST_CHECK int token_ids_event(struct token_ids *ids, const struct sse_event *in,
                                struct sse_event *out);
 

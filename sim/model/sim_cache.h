@@ -26,11 +26,11 @@ struct sim_cache {
 MUST_CHECK int sim_cache_init(struct sim_cache *cache, uint32_t capacity);
 void sim_cache_finish(struct sim_cache *cache);
 
-/* How many of the leading blocks are there.  Changes nothing. */
+/* The number of leading blocks in the cache.  Changes nothing. */
 size_t sim_cache_peek(const struct sim_cache *cache, const uint64_t *blocks, size_t n);
 
-/* How many of the leading blocks are there; they count as used now, the first most recently, so
- * that a chain is forgotten from its end. */
+/* The number of leading blocks in the cache; they count as used now, the first most recently,
+ * so that a chain is forgotten from its end. */
 size_t sim_cache_hit(struct sim_cache *cache, const uint64_t *blocks, size_t n);
 
 /* Adds the blocks, evicting the least recently used ones. */

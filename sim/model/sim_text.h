@@ -3,8 +3,8 @@
  *
  * A text is a sequence of tokens that depends on the model and the prompt alone, so that every
  * node gives the same answer to the same request, and so that an answer cut anywhere between
- * two tokens can be taken up by any node: sim_text_find() tells where in its text a prompt that
- * already ends in a part of an answer stands.
+ * two tokens can be continued by any node: sim_text_find() gives the place in its text of a
+ * prompt that already ends in a part of an answer.
  *
  * The tokens are Latin filler words, each with its space in front, and punctuation.  No token
  * has a space inside, so a text falls into tokens in one way only.  Pure.
@@ -38,10 +38,10 @@ struct sim_token sim_text_token(const struct sim_text *text, uint32_t index);
 /* Its id in the vocabulary; and the token of an id, empty when there is none. */
 uint32_t sim_text_id(const struct sim_text *text, uint32_t index);
 struct sim_token sim_text_of_id(uint32_t id);
-/* How many ids there are. */
+/* The number of ids. */
 uint32_t sim_text_ids(void);
 
-/* Where to go on. */
+/* The place to continue at. */
 struct sim_place {
     struct sim_text text;
     uint32_t index; /* first token to give */

@@ -2,7 +2,7 @@
  * client.h - gRPC client: a channel is one HTTP/2 connection to one peer, kept up; a call is
  * one stream on it.
  *
- * A channel connects when told to (channel_connect) or when the first call needs it, and after
+ * A channel connects at channel_connect() or when the first call needs it, and after
  * a loss connects again with back-off (gRPC doc/connection-backoff.md: initial, x1.6, cap, +-20
  * % jitter, reset when the peer's SETTINGS arrive).  Calls started while it connects wait for
  * it; while it backs off they fail at once with UNAVAILABLE.  Keepalive PINGs, GOAWAY (streams
@@ -33,7 +33,7 @@ struct channel; /* opaque */
 struct call;    /* opaque */
 
 enum channel_state {
-    CHANNEL_IDLE = 0,   /* not connected, nobody asked */
+    CHANNEL_IDLE = 0,   /* not connected, not wanted */
     CHANNEL_CONNECTING, /* TCP, TLS, or waiting for the peer's SETTINGS */
     CHANNEL_READY,
     CHANNEL_BACKOFF, /* failed; will connect again by itself */
@@ -91,7 +91,7 @@ struct call_result {
     enum call_end end;
     /* Percent-decoded, UTF-8 checked; "" when none; borrowed for the callback. */
     const char *message;
-    int64_t pushback_ms; /* grpc-retry-pushback-ms; -1 = told not to retry; -2 = absent */
+    int64_t pushback_ms; /* grpc-retry-pushback-ms; -1 = do not retry; -2 = absent */
 };
 
 struct call_handler {

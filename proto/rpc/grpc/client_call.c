@@ -308,7 +308,7 @@ static void on_header(struct h2_stream *stream, const uint8_t *name, size_t n,
     }
 }
 
-/* What the response means by its HTTP status, when it is not gRPC's. */
+/* The meaning of a response that is not gRPC's, by its HTTP status. */
 static void end_by_http(struct call *call, const char *what)
 {
     char text[96];

@@ -6,13 +6,13 @@
  *   IDLE        channel_connect(), or a call waits                 CONNECTING
  *   CONNECTING  the peer's SETTINGS came                           READY
  *   CONNECTING  failed or timed out                                BACKOFF
- *   READY       GOAWAY or loss, and nobody needs a connection      IDLE
+ *   READY       GOAWAY or loss, and no call needs a connection     IDLE
  *   READY       GOAWAY or loss                                     CONNECTING
  *   READY       GOAWAY or loss soon after it began, repeatedly     BACKOFF
  *   BACKOFF     the delay is over, or channel_connect()            CONNECTING
  *
  * Everything that may call the user happens in callbacks of the loop: the functions of client.h
- * only note what is wanted and defer work().
+ * only note the request and defer work().
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -214,7 +214,7 @@ void channel_on_room(struct h2_session *session)
         work_later(channel);
 }
 
-/* The current connection is of no use for new calls; `was_ready` tells whether it ever was. */
+/* The current connection is of no use for new calls; `was_ready`: it was READY once. */
 static void replace(struct channel *channel, const struct h2_session *session, const char *why)
 {
     bool was_ready = session->ready_mono_us != 0;

@@ -43,8 +43,8 @@ static void pause_accepting(struct grpc_server *server)
     timer_start(server->loop, &server->resume, RESUME_US, on_resume);
 }
 
-/* With all places taken, who has been silent longest and has no call open gives way: strangers
- * that only hold connections keep nobody out. */
+/* With all places taken, the connection that was silent longest without an open call is closed:
+ * strangers that only hold connections keep no peer out. */
 static bool make_room(struct grpc_server *server)
 {
     struct h2_session *session, *idlest = NULL;
@@ -179,7 +179,7 @@ static void on_idle(struct deferred *deferred)
     h2_guard_leave(&server->guard);
 }
 
-/* Who floods us comes again: a line a second says enough. */
+/* A peer that floods us comes again: one line a second is enough. */
 static void log_blame(const struct h2_session *session)
 {
     static struct log_limit limit;

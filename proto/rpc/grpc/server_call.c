@@ -174,7 +174,7 @@ static bool on_drained(struct h2_stream *stream)
 
 /* ---- the end -------------------------------------------------------------------------- */
 
-static void tell_gone(struct server_call *call)
+static void report_gone(struct server_call *call)
 {
     if (!call->started || call->reported)
         return;
@@ -186,11 +186,11 @@ static void tell_gone(struct server_call *call)
 static void fail(struct server_call *call, enum grpc_status status, const char *message)
 {
     conclude(call, status, message, -2);
-    tell_gone(call);
+    report_gone(call);
 }
 
-/* What is queued came too late.  The trailers go past it, whatever the window: a reset would
- * tell the client no more than that somebody cancelled. */
+/* Queued messages came too late.  The trailers overtake them, whatever the window: a reset
+ * would only say that the call was cancelled. */
 static void end_late(struct server_call *call, const char *text)
 {
     call->stream.over = true;
@@ -217,7 +217,7 @@ static void on_deadline(struct timer *timer)
     if (call->responded) {
         end_late(call, text);
         if (!call->finished)
-            tell_gone(call);
+            report_gone(call);
     } else {
         fail(call, GRPC_DEADLINE_EXCEEDED, text);
     }
@@ -225,7 +225,7 @@ static void on_deadline(struct timer *timer)
 }
 
 /* The timer runs to the client's deadline, but not longer than a request may take to come.
- * Streams of requests are their handler's to judge. */
+ * The handler watches streams of requests itself. */
 static void watch_time(struct server_call *call)
 {
     uint64_t now = clock_mono_us(), due = call->due_mono_us;
@@ -251,7 +251,7 @@ static void leave(struct server_call *call)
             call->method->handler->on_closed(call);
         }
     } else {
-        tell_gone(call);
+        report_gone(call);
     }
     h2_stream_free_later(&call->server->guard, &call->stream);
 }
@@ -435,7 +435,7 @@ static void on_fault(struct h2_stream *stream, enum h2_fault fault, enum frame_r
     if (fault == H2_FAULT_HEADERS) {
         stream->over = true;
         stream->reset = true; /* nghttp2 does it */
-        tell_gone(call);
+        report_gone(call);
         return;
     }
     switch (frame) {

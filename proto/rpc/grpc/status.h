@@ -42,10 +42,10 @@ const char *grpc_status_name(enum grpc_status status);
  * UNKNOWN. */
 enum grpc_status grpc_status_parse(const void *value, size_t n);
 
-/* What a response without grpc-status means by its :status (client side only). */
+/* The meaning of a response without grpc-status, by its :status (client side only). */
 enum grpc_status grpc_status_from_http(unsigned http_status);
 
-/* What RST_STREAM with this HTTP/2 error code means.  CANCEL from a server is CANCELLED. */
+/* The meaning of RST_STREAM with this HTTP/2 error code.  CANCEL from a server is CANCELLED. */
 enum grpc_status grpc_status_from_h2(uint32_t h2_error_code);
 
 /* grpc-message: percent-encodes all but 0x20..0x24 and 0x26..0x7e; decoding never fails. */

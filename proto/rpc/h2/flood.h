@@ -51,8 +51,8 @@ MUST_CHECK const char *flood_count(struct flood *f, enum flood_event event,
 /* Is too little of what was read useful?  As flood_count(). */
 MUST_CHECK const char *flood_waste(const struct flood *f);
 
-/* What our RST_STREAM with this error code counts as; FLOOD_EVENTS: nothing, it is the ordinary
- * end of a stream. */
+/* The kind of our RST_STREAM with this error code; FLOOD_EVENTS: none, it is the ordinary end
+ * of a stream. */
 enum flood_event flood_of_reset(uint32_t h2_error_code);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * h2_events.c - what nghttp2 tells a session, and the limits that nghttp2 does not have.
+ * h2_events.c - the callbacks of nghttp2, and the limits that nghttp2 does not have.
  *
  * Fields and bytes of a header block are bounded here; what is bounded over time is counted by
  * flood.h.
@@ -21,7 +21,7 @@ static int outcome(const struct h2_session *session)
     return session->phase == H2_DEAD ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
-/* What carries something, padding included: one of gRPC's own interop cases is 255 bytes of it
+/* Counts useful bytes, padding included: one of gRPC's own interop cases is 255 bytes of it
  * around every 5 of data. */
 static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void *user_data)
 {

@@ -23,7 +23,7 @@
 #define LINGER_US   UINT64_C(1000000) /* for the peer to close after we did */
 #define DRAIN_US    UINT64_C(1000000) /* for the answer to the PING between two GOAWAYs */
 
-/* What servers of gRPC put up with; see patience(). */
+/* The limits that servers of gRPC set; see patience(). */
 #define BARE_PINGS      3
 #define BARE_PINGS_IDLE 1
 #define BARE_PING_US    (320 * US_PER_S)
@@ -223,7 +223,7 @@ void h2_session_shutdown(struct h2_session *session)
 /* ---- timers --------------------------------------------------------------------------- */
 
 /*
- * How long the peer may be silent before a PING; UINT64_MAX: no PING now.
+ * Silence of the peer before a PING; UINT64_MAX: no PING now.
  *
  * gRPC servers end a connection ("too_many_pings") for the third PING that came sooner than
  * they like after the one before it, without HEADERS or DATA of theirs in between.  By default
@@ -483,7 +483,7 @@ static bool take(struct h2_session *session, const uint8_t *bytes, size_t n)
     return !session->closing;
 }
 
-/* A server says whom it did not let in; a client's owner is told and says so itself. */
+/* A server logs the peer it refused; a client's owner is informed and logs it itself. */
 static void log_refusal(const struct h2_session *session, const char *why)
 {
     static struct log_limit limit;
@@ -557,7 +557,7 @@ static void read_some(struct h2_session *session)
         return;
     }
     if (session->phase == H2_LINGER) {
-        /* What was under way fits into the window; who sends more is not leaving. */
+        /* Bytes under way fit into the window; a peer that sends more is not leaving. */
         session->lingered_bytes += (size_t)n;
         if (session->lingered_bytes > session->config.connection_window_bytes + KEEP_BYTES)
             h2_session_down(session, "connection closed");

@@ -7,9 +7,9 @@
  * h2_session.c, h2_stream.c and h2_events.c share beyond this.
  *
  *   reading   one recv() a turn into a buffer shared by all sessions of the thread, then one
- *             nghttp2_session_mem_recv(); calls that got messages are told once, afterwards.
+ *             nghttp2_session_mem_recv(); calls that got messages hear of it once, afterwards.
  *   writing   deferred to the end of the turn: all frames into one buffer, one send().  While
- *             the socket is full nothing more is serialised, so streams feel the pressure.
+ *             the socket is full nothing more is serialised, so streams see the back-pressure.
  *   life      nothing is freed under its own callbacks.  Every entry from the loop takes the
  *             owner's guard, and what died meanwhile is freed when the last one leaves.
  */
@@ -100,10 +100,10 @@ void h2_stream_finish(struct h2_stream *stream); /* frees what it holds, not its
 /* Frees it by its own function when no callback is on the stack. */
 void h2_stream_free_later(struct h2_guard *guard, struct h2_stream *stream);
 
-/* Room for a framed message of `n` bytes, to be filled by the caller, who then
- * h2_stream_kick()s; NULL = out of memory, or too large. */
+/* Room for a framed message of `n` bytes, to be filled by the caller before
+ * h2_stream_kick(); NULL = out of memory, or too large. */
 MUST_CHECK uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n);
-/* Tells nghttp2 that `out` or `eof` changed. */
+/* Wakes nghttp2 after a change of `out` or `eof`. */
 void h2_stream_kick(struct h2_stream *stream);
 void h2_stream_reset(struct h2_stream *stream, uint32_t h2_error_code);
 /* manual: opens the window by `n` delivered message bytes. */

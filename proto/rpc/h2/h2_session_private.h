@@ -4,8 +4,8 @@
 
 #include "proto/rpc/h2/h2_session.h"
 
-/* h2_session.c: ends a session whose peer has done too much of something; `blame` says of what,
- * NULL = it has not. */
+/* h2_session.c: ends a session whose peer has exceeded a limit; `blame` names it, NULL = none
+ * was. */
 void h2_session_calm(struct h2_session *session, const char *blame);
 /* h2_session.c: takes `stream` off its session; nghttp2 may still know its id. */
 void h2_session_detach(struct h2_stream *stream);

@@ -54,7 +54,7 @@ uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n)
         return NULL;
     to = buf_reserve(&stream->out, n + 5);
     if (to == NULL) {
-        stream->out.failed = false; /* what is queued is whole; only this message is lost */
+        stream->out.failed = false; /* queued messages are whole; only this one is lost */
         return NULL;
     }
     frame_prefix(to, (uint32_t)n);
@@ -133,7 +133,7 @@ nghttp2_data_provider h2_stream_provider(struct h2_stream *stream)
 
 /* ---- receiving ------------------------------------------------------------------------ */
 
-/* What may stay unreleased without holding up a message that is larger than the window. */
+/* Bytes that may stay unreleased without stalling a message larger than the window. */
 #define FEW_BYTES (32 * 1024)
 
 static void open_window(struct h2_stream *stream, size_t n)
@@ -233,8 +233,8 @@ int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n)
         session->role->on_fault(stream, H2_FAULT_FRAME, FRAME_NO_MEMORY);
     if (stream->manual && !stream->over) {
         payload += buffered_bytes(stream);
-        /* What is neither message nor left over from before is prefix. */
-        /* A look-up in nghttp2 for five bytes a message is not worth it. */
+        /* The rest, neither message nor left over from before, is prefix.  A look-up in nghttp2
+         * for five bytes a message is not worth it. */
         stream->unopened += total + before - payload;
         if (stream->unopened >= FEW_BYTES / 8) {
             open_window(stream, stream->unopened);

@@ -78,7 +78,7 @@ int tls_stream_feed(struct tls_stream *tls, const void *bytes, size_t n)
     return 0;
 }
 
-/* What went wrong, in OpenSSL's words; empties its queue. */
+/* The error in OpenSSL's words; empties its queue. */
 static int explain(struct tls_stream *tls, int ssl_error, struct error *err)
 {
     unsigned long code = ERR_peek_error();

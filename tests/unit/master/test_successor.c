@@ -74,7 +74,7 @@ Test(successor, that_is_not_ready_and_told_to_end_leaves_the_service_to_the_othe
 
     start(&rig, SUCCESSOR_STARTING);
     successor_pass_order(&rig.succ, ORDER_STOP);
-    cr_expect_str_eq(heard(&rig), "failed it was told to end");
+    cr_expect_str_eq(heard(&rig), "failed it was ordered to end");
     cr_expect_str_eq(heard(&rig), "end");
     cr_expect(successor_alone(&rig.succ));
     end(&rig);
