@@ -38,7 +38,7 @@ static int connect_to(const char *path, struct error *err)
         return error_set(err, DRV_ENOENT, "drover is not running (%.150s: %s)", path,
                          strerror(saved));
     if (saved == EACCES || saved == EPERM)
-        return error_set(err, DRV_EPERM, "not allowed: be root or the user who runs drover");
+        return error_set(err, DRV_EPERM, "not allowed: be root or the user that runs drover");
     if (saved == EAGAIN)
         return error_set(err, DRV_EAGAIN, "the master does not answer");
     return error_sys(err, path);
@@ -64,7 +64,7 @@ static int send_all(int fd, const struct buf *out, struct error *err)
     return 0;
 }
 
-/* Reads what has come into `in`, waiting until `deadline_mono_us`. */
+/* Reads the bytes that have come into `in`, waiting until `deadline_mono_us`. */
 static int receive_some(int fd, struct buf *in, uint64_t deadline_mono_us, struct error *err)
 {
     struct pollfd ready = {.fd = fd, .events = POLLIN};

@@ -15,7 +15,7 @@ struct error;
  * has been received for two minutes.
  *   0             *reply is the master's answer, good or bad
  *   DRV_ENOENT    no listener: the master is not running
- *   DRV_EPERM     not the user who runs it, and not root
+ *   DRV_EPERM     not the user that runs it, and not root
  *   DRV_EAGAIN    no answer in time     DRV_ECLOSED  it hung up     DRV_EPROTO, DRV_ESYS
  */
 MUST_CHECK int command_send(struct control_reply *reply, const char *runtime_dir,

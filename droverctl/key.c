@@ -16,7 +16,7 @@ int key_new(const char *name)
 
     api_key_make(key);
     api_key_line(&line, name, key);
-    /* The line first: a key that no file knows is of no use to anybody. */
+    /* The line first: a key without its line is of no use. */
     if (!line.failed && fputs(buf_cstr(&line), stdout) >= 0 && fflush(stdout) == 0 &&
         fprintf(stderr, "%s\n", key) >= 0)
         status = EXIT_STATUS_OK;

@@ -81,7 +81,7 @@ void processes_warn(struct buf *out, const struct processes *p)
     char text[TEXT_SHORT_BYTES];
 
     if (p->master == PROCESS_DEAD) {
-        buf_printf(out, "the master (pid %d) is not running; this is what it left behind\n",
+        buf_printf(out, "the master (pid %d) is not running; these are its last figures\n",
                    (int)p->master_pid);
         return; /* the rest follows from it */
     }

@@ -502,7 +502,7 @@ static void step_stopping(struct console *console, struct session *session)
     char text[96];
 
     if (connections == session->reported || !flush_out(session))
-        return; /* one that does not read hears the latest figure, not all of them */
+        return; /* a client that does not read gets the latest figure, not all of them */
     session->reported = connections;
     (void)snprintf(text, sizeof(text), "waiting for %u workers with %u connections", workers,
                    connections);

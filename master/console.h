@@ -49,7 +49,7 @@ struct session {
 /* The commands of the operator, as the master obeys them. */
 struct console_ops {
     bool (*ending)(void *data);
-    /* Is an upgrade on the way, so that another master would not hear of a change? */
+    /* Is an upgrade on the way, so that another master would miss a change? */
     bool (*upgrading)(void *data);
     /* Both return the serial of the attempt that will report. */
     uint64_t (*reload)(void *data);

@@ -50,7 +50,7 @@ static int check_only(const char *path)
     return MASTER_EXIT_OK;
 }
 
-/* A master that waits for us hears why we end; people read it where we write. */
+/* Reports the reason to a master that waits for us, and to standard error. */
 static int fail(const struct inherited *in, const struct error *err)
 {
     (void)fprintf(stderr, "drover: %s\n", err->text);

@@ -99,7 +99,7 @@ void notify_successor(struct notify *notify, pid_t pid)
 {
     const struct timespec pause = {.tv_nsec = 20000000};
 
-    /* A manager that has not heard it ends the service when we end: worth a tenth of a second.
+    /* A manager that has not read it ends the service when we end: worth a tenth of a second.
      */
     for (int i = 0; i < 5 && !say(notify, "MAINPID=%d\nSTATUS=upgraded", (int)pid); i++)
         (void)nanosleep(&pause, NULL);

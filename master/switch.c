@@ -1,4 +1,4 @@
-/* switch.c - a new generation of workers takes the seats, or the old one sits down again. */
+/* switch.c - a new generation of workers takes the seats, or the old one gets them back. */
 #include "master/switch.h"
 
 #include <assert.h>

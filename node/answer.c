@@ -103,7 +103,7 @@ static bool send_chunk(struct node_request *req, size_t n)
     return true;
 }
 
-/* Sends what was gathered.  False: the call has ended. */
+/* Sends the gathered events.  False: the call has ended. */
 static bool flush(struct node_request *req)
 {
     loop_undefer(req->agent->loop, &req->flush);

@@ -1,7 +1,7 @@
 /*
  * answer.h - the engine's answer on its way to the caller.
  *
- * Asks the engine and works on what it sends until the request ends; watches over the limits of
+ * Asks the engine and works on its answer until the request ends; enforces the limits of
  * silence meanwhile.
  */
 #ifndef DROVER_NODE_ANSWER_H

@@ -181,7 +181,7 @@ void node_request_succeed(struct node_request *req)
     server_call_finish(call, GRPC_OK, NULL);
 }
 
-/* ---- what the caller hears -------------------------------------------------------------- */
+/* ---- messages to the caller ------------------------------------------------------------- */
 
 bool node_request_send(struct node_request *req, const Drover__V1__InferEvent *event)
 {

@@ -1,6 +1,5 @@
 /*
- * node_request.h - one request inside the agent: its state, and what it does towards the
- * outside.
+ * node_request.h - one request inside the agent: its state, its call and its slot.
  *
  * service.c fills in the request and admits it, answer.c works on the engine's answer; both end
  * it here and nowhere else.
@@ -114,7 +113,7 @@ struct node_request {
 void node_request_pool_init(struct node_request_pool *pool, struct agent *agent);
 void node_request_pool_finish(struct node_request_pool *pool); /* when no call is left */
 
-/* At the end of a turn: frees what has ended in it. */
+/* At the end of a turn: frees the requests that ended in it. */
 void node_request_pool_free_dead(struct node_request_pool *pool);
 
 /* A request with nothing but its call, and the call's data; NULL: out of memory. */

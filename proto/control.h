@@ -53,7 +53,7 @@ struct control_request {
 struct control_reply {
     bool done; /* false: a progress message, more follow */
     bool ok;
-    char text[512]; /* the error, the progress, or what was done */
+    char text[512]; /* the error, the progress, or the outcome */
 };
 
 /* Appends one framed message to `out`; check out->failed. */

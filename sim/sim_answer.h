@@ -2,8 +2,8 @@
  * sim_answer.h - the answers of the simulated engine, surface by surface.
  *
  * Errors in each API's own shape, the answers that are no text (embeddings, rankings, facts
- * about a model), and who is answering: every answer says that it is simulated, and carries a
- * nonce of its own in system_fingerprint.  Pure.
+ * about a model), and the engine's identity: every answer says that it is simulated, and
+ * carries a nonce of its own in system_fingerprint.  Pure.
  */
 #ifndef DROVER_SIM_ANSWER_H
 #define DROVER_SIM_ANSWER_H
@@ -36,7 +36,7 @@ void sim_error_body(struct buf *out, enum sim_operation operation, unsigned stat
 
 /*
  * The whole answer of an operation that gives no text: EMBEDDINGS, RERANK, OLLAMA_EMBED,
- * OLLAMA_EMBEDDINGS, OLLAMA_SHOW.  *prompt_tokens is what it costs.  DRV_EINVAL with words for
+ * OLLAMA_EMBEDDINGS, OLLAMA_SHOW.  *prompt_tokens is its cost.  DRV_EINVAL with words for
  * the client; DRV_ENOMEM.
  */
 MUST_CHECK int sim_answer_build(struct buf *out, enum sim_operation operation,

@@ -506,7 +506,7 @@ int sim_run_start(struct sim_run **out, struct sim_engine *sim, const struct sim
     return 0;
 }
 
-/* ---- what it says about itself --------------------------------------------------------- */
+/* ---- its facts about itself ------------------------------------------------------------ */
 
 const struct sim_spec *sim_engine_spec(const struct sim_engine *sim)
 {

@@ -54,7 +54,7 @@ void sim_run_cancel(struct sim_run *run);
  * socket is full. */
 void sim_run_pause(struct sim_run *run, bool paused);
 
-/* ---- what it says about itself --------------------------------------------------------- */
+/* ---- its facts about itself ------------------------------------------------------------ */
 
 enum sim_model_state {
     SIM_MODEL_LOADED = 0,

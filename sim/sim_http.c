@@ -187,7 +187,7 @@ static void start_response(struct client *client)
     h2o_start_response(req, &client->generator);
 }
 
-/* Sends what has gathered, unless a write is under way.  `client` may be gone afterwards. */
+/* Sends the gathered bytes, unless a write is under way.  `client` may be gone afterwards. */
 static void send_gathered(struct client *client)
 {
     struct buf *out = &client->out[client->filling];

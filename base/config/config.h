@@ -122,7 +122,7 @@ struct config_health {
     uint32_t fall;                 /* 2 */
     uint32_t eject_failures;       /* in a row; 5; 0 = never for that */
     uint32_t eject_success_pct;    /* less is too little; 80; 0 = never for that */
-    uint32_t eject_min_requests;   /* in the window, to judge by success; 5 */
+    uint32_t eject_min_requests;   /* in the window, before success counts; 5 */
     uint32_t eject_window_ms;      /* 30000 */
     uint32_t eject_backoff_ms;     /* of the first ejection; 5000 */
     uint32_t eject_backoff_max_ms; /* 300000 */
@@ -153,7 +153,7 @@ struct config {
     uint32_t shutdown_grace_ms;     /* 30000 */
     bool allow_half_close; /* a client that shut down its write side still wants the answer */
     char *user, *group;    /* of the children; NULL = as the master */
-    struct privileges run_as;  /* who that is */
+    struct privileges run_as;  /* that user */
     bool core_dumps;           /* children may leave memory images */
     enum sandbox_mode seccomp; /* on */
     char *node_token_file;     /* NULL: registry.token_file */

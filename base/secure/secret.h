@@ -1,5 +1,5 @@
 /*
- * secret.h - memory and files that hold a secret: what is freed or refused is zeroed first.
+ * secret.h - memory and files that hold a secret: zeroed before they are freed or refused.
  *
  * stdio is not used for such files: its buffers would keep a copy.
  */

@@ -1,4 +1,4 @@
-/* show_requests.c - `requests`: what is open, the oldest first. */
+/* show_requests.c - `requests`: the open requests, the oldest first. */
 #include <inttypes.h>
 #include <stdlib.h>
 

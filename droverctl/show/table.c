@@ -78,7 +78,7 @@ void table_finish(struct table *table)
     *table = (struct table){0};
 }
 
-/* The cell whose text is what was added to table->text since `start`. */
+/* The cell's text is the part of table->text after `start`. */
 static void add_cell(struct table *table, enum tone tone, size_t start)
 {
     if (table->len == table->cap) {

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 
 /* Decodes one character of text[0..n), n > 0: its code point, and in *bytes its length.  -1
- * and 1 byte for what is not UTF-8 (overlong forms and surrogates included). */
+ * and 1 byte where it is not UTF-8 (overlong forms and surrogates included). */
 static int32_t decode(const char *text, size_t n, size_t *bytes)
 {
     static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};

@@ -364,7 +364,7 @@ static void check(struct probe *probe)
     probe->serving = false;
     set_reason(probe, NODE_REASON_PROTOCOL, "");
     probe->asked_mono_us = clock_mono_us();
-    /* The channel must not sit out its own back-off: the probe's interval is the back-off. */
+    /* Skip the channel's own back-off: the probe's interval is the back-off. */
     channel_connect(probe->channel);
     ask(probe, PROBE_CHECKING, "/grpc.health.v1.Health/Check", &request.base, &handler);
 }
@@ -402,7 +402,7 @@ static void on_state(struct channel *channel, enum channel_state state, const ch
         break;
     case CHANNEL_BACKOFF:
     case CHANNEL_IDLE:
-        /* A connection that breaks is news: do not wait for the interval to find out. */
+        /* The connection broke: check at once, not at the next interval. */
         if (probe->checks_until_describe != 0) {
             probe->checks_until_describe = 0;
             probe_now(probe);

@@ -1,4 +1,4 @@
-/* node.c - one node: its verdict, the pace of its probe, its row. */
+/* state.c - one node: its verdict, the pace of its probe, its row. */
 #include "health/nodes/state.h"
 
 #include <stdlib.h>

@@ -50,7 +50,7 @@ struct node_home {
 };
 
 struct node {
-    struct node_table *table;     /* borrowed: for callbacks; opaque to node.c */
+    struct node_table *table;     /* borrowed: for callbacks; opaque to state.c */
     const struct node_home *home; /* borrowed: the table's */
     struct node *prev, *next;     /* the table's list */
     unsigned node_id;

@@ -127,8 +127,8 @@ void static_node_update(struct node *node, const struct config_node *before, uns
         node_publish(node, &next);
         return;
     }
-    /* The old override hides what the node reported: set what is said now, and let
-     * the next description bring back what no longer is. */
+    /* The old override hides what the node reported: set the new one, and let
+     * the next description restore the values without one. */
     identity_override(&next, entry->slots, entry->queue);
     node_publish(node, &next);
     if (node->probe != NULL)

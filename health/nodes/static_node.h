@@ -34,8 +34,8 @@ MUST_CHECK bool static_node_take_over(struct node *node, unsigned index);
  * the list. */
 void static_node_update(struct node *node, const struct config_node *before, unsigned index);
 
-/* Loads the files anew.  A probe keeps its context for as long as it lives: what has changed is
- * put into that.  Files that cannot be used leave things as they are. */
+/* Loads the files anew.  A probe keeps its context for as long as it lives: changes go into
+ * that context.  Files that cannot be used change nothing. */
 void static_node_renew_tls(SSL_CTX **tls, const struct config_tls *config, const char *whose);
 
 #endif

@@ -85,7 +85,8 @@ void lease_check_gap(struct node_table *table)
     for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
         if (m->info.origin != NODE_ORIGIN_REGISTRY || m->verdict.state == NODE_GONE)
             continue;
-        /* Not into the future: what came before the gap was noticed has been heard already. */
+        /* Not into the future: messages before the gap was noticed have been counted already.
+         */
         m->heard_mono_us = m->heard_mono_us + gap < now ? m->heard_mono_us + gap : now;
         arm(m, now);
     }

@@ -35,7 +35,7 @@ enum lease_answer {
     LEASE_OLDER,    /* a newer instance holds the name */
 };
 
-/* A node that has proven the token.  On JOINED and RESUMED *out is its node and `attach` its
+/* A node that has proven the token.  On JOINED and RESUMED *out is its node and `stream` its
  * stream; an older stream of that name is informed. */
 MUST_CHECK enum lease_answer lease_join(struct node **out, struct node_table *table,
                                         const struct node_info *info,

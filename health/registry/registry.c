@@ -147,7 +147,7 @@ static void on_superseded(struct node_stream *stream, bool same)
 static void on_expired(struct node_stream *stream)
 {
     evict(stream, DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED, GRPC_DEADLINE_EXCEEDED,
-          "nothing was heard for the time of the lease");
+          "no message came for the time of the lease");
 }
 
 static void on_left(struct node_stream *stream)

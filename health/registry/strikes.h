@@ -2,8 +2,8 @@
  * strikes.h - addresses that failed too often of late.  Pure.
  *
  * A bucket for each address that failed recently: a failure takes one, time gives one back.
- * With all buckets in use the fullest, that is the least guilty, makes room.  IPv6 addresses
- * count by their /64, for one host has all of that.
+ * With all buckets in use the fullest, the one with the fewest failures, makes room.  IPv6
+ * addresses count by their /64, because one host has all of that.
  */
 #ifndef DROVER_HEALTH_STRIKES_H
 #define DROVER_HEALTH_STRIKES_H

@@ -319,7 +319,7 @@ static void listen_to(struct upgrade *up)
     if (rc != -1 || up->channel == -1 || up->phase == UPGRADE_UNDOING)
         return;
     close_channel(up);
-    /* Its death says more, if that is what it was: upgrade_reaped(). */
+    /* If the process died, upgrade_reaped() learns more. */
     if (up->phase != UPGRADE_DONE)
         up->deadline_mono_us = clock_mono_us() + REAP_WITHIN_US;
 }

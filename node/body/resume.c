@@ -299,7 +299,7 @@ int resume_body(struct buf *out, const struct json_value *root,
         input = json_get(root, "prompt");
         plan_ids(&plan, &input, request);
     } else if (request->text_len == 0) {
-        /* what was said so far leaves nothing to go on from */
+        /* no text so far: nothing to continue from */
     } else if (request->operation == OP(COMPLETIONS)) {
         input = json_get(root, "prompt");
         plan_prompt(&plan, &input, request);

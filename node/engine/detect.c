@@ -292,7 +292,7 @@ static uint32_t model_state(const struct json_value *status)
     return STATE(LOADABLE);
 }
 
-/* drover-sim says of each model what a llama-server says of one, and what it can do. */
+/* drover-sim reports for each model a llama-server's facts, and its operations. */
 static void read_sim_model(struct engine_model *model, const struct json_value *about)
 {
     struct json_value status = json_get(about, "status"), meta = json_get(about, "meta");
@@ -681,7 +681,7 @@ static void read_json(struct detector *r, const struct detect_answer *answer)
     switch ((enum detect_step)r->asking) {
     case DETECT_MODELS:
         read_models(r, &root, answer->server);
-        if (r->quick == 0) /* a quick look asks what it asks */
+        if (r->quick == 0) /* a quick look has its own steps */
             r->todo |= steps_of(r->next.kind, r->router);
         break;
     case DETECT_OLLAMA_VERSION:

@@ -49,7 +49,7 @@ struct registration {
     struct loop *loop;   /* borrowed */
     char coordinator[256];
     char name[256];          /* its host part: what its certificate must name */
-    char coordinator_id[64]; /* what it calls itself, for the log */
+    char coordinator_id[64]; /* its own name, for the log */
     char host[64];
     uint16_t port;
     bool tls;

@@ -118,7 +118,7 @@ static void note_openai_usage(struct stream_meter *o, const struct json_value *u
 }
 
 /* Anthropic counts the prompt's cached tokens apart from its other ones, and sends parts of the
- * usage twice; what is missing the second time keeps its value. */
+ * usage twice; a field missing the second time keeps its value. */
 static void note_anthropic_usage(struct stream_meter *o, const struct json_value *usage)
 {
     uint32_t fresh = o->usage.prompt_tokens - o->usage.cached_prompt_tokens;

@@ -189,8 +189,8 @@ static void change_anthropic_usage(struct splice *r, struct patches *s,
 
 /* ---- text ------------------------------------------------------------------------------ */
 
-/* The first text of the answer: if it repeats what was given, `r->inner` becomes the rest of
- * it, quoted, and the answer is true. */
+/* The first text of the answer: if it repeats the given text, `r->inner` becomes its
+ * rest, quoted, and the result is true. */
 static bool repeats(struct splice *r, const struct json_value *text)
 {
     size_t given = buf_size(&r->text);

@@ -60,8 +60,8 @@ MUST_CHECK int splice_event(struct splice *r, const struct sse_event *in,
 MUST_CHECK enum splice_step splice_check(struct splice *r, const struct stream_meter *o,
                                          const struct seen *seen);
 
-/* Takes the tokens that were given away from a count of the prompt: from what was read anew
- * first, then from what came from a cache. */
+/* Takes the tokens that were given away from a count of the prompt: from the newly
+ * read ones first, then from the cached ones. */
 void splice_less(uint32_t tokens, uint64_t *fresh, uint64_t *cached);
 
 #endif

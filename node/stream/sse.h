@@ -46,7 +46,7 @@ struct sse_event {
     size_t name_len;
     bool comment; /* no data: comments (pings), or a `silent` one */
     bool silent; /* no data, but fields that clients read (id, retry, event): by the standard it
-                    is no event, and the usual client libraries stumble over it */
+                    is no event, and the usual client libraries fail on it */
     bool cut;    /* sse_end(): the event lacks its blank line */
 };
 
@@ -59,8 +59,8 @@ MUST_CHECK int sse_feed(struct sse *sse, const void *bytes, size_t n);
 /* The next whole event: 1 and *event, 0 when there is none yet, DRV_ETOOBIG, DRV_ENOMEM. */
 MUST_CHECK int sse_next(struct sse *sse, struct sse_event *event);
 
-/* At the end of the body, after sse_next() gave 0: what is left, if anything, as an event that
- * was cut short (an NDJSON line without its newline is whole all the same).  1, 0, DRV_ENOMEM.
+/* At the end of the body, after sse_next() gave 0: the rest, if any, as an event that was
+ * cut short (an NDJSON line without its newline is whole all the same).  1, 0, DRV_ENOMEM.
  */
 MUST_CHECK int sse_end(struct sse *sse, struct sse_event *event);
 

@@ -60,7 +60,7 @@ enum sim_phase {
     SIM_DECODE,
 };
 
-/* One request in the model; embedded by the caller, who zeroes it and sets the first part. */
+/* One request in the model; embedded by the caller, which zeroes it and sets the first part. */
 struct sim_seq {
     uint32_t prompt_tokens; /* >= 1 */
     const uint64_t *blocks; /* borrowed until removed; chained hashes of the whole blocks */

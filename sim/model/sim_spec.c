@@ -240,7 +240,7 @@ static int parse_pair(struct sim_spec *spec, double *numbers, bool *given, char 
                         KEYS[key].whole, err);
 }
 
-/* From what was given to what the engine uses. */
+/* From the given values to those the engine uses. */
 static void settle(struct sim_spec *spec, double *numbers, const bool *given)
 {
     struct sim_model_config *model = &spec->model;

@@ -56,7 +56,7 @@ struct sim_spec {
     struct sim_spec_model models[SIM_MAX_MODELS];
 };
 
-/* Parses "key=value,...".  DRV_EINVAL: `err` names the key, what is wrong and what is wanted.
+/* Parses "key=value,...".  DRV_EINVAL: `err` names the key, the fault and the expected value.
  */
 MUST_CHECK int sim_spec_parse(struct sim_spec *out, const char *text, struct error *err);
 

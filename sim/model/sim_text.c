@@ -16,8 +16,8 @@
         plain, json, sizeof(plain) - 1, sizeof(json) - 1 \
     }
 
-/* Words that an English prompt hardly ends with.  The odd ones are here because they are what
- * a relay gets wrong: several bytes a character, and bytes that JSON or SSE must escape. */
+/* Words that an English prompt hardly ends with.  The odd ones are here because
+ * proxies get them wrong: several bytes a character, and bytes that JSON or SSE must escape. */
 static const struct sim_token VOCABULARY[] = {
     WORD("lorem"),
     WORD("ipsum"),

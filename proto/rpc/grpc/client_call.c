@@ -35,7 +35,7 @@ static void free_call(struct h2_stream *stream)
 
 /* ---- the end -------------------------------------------------------------------------- */
 
-/* From here on the user hears nothing, and the object goes as soon as nghttp2 lets it. */
+/* From here on no callback runs, and the object is freed as soon as nghttp2 allows. */
 static void let_go(struct call *call)
 {
     struct channel *channel = call->channel;

@@ -1,4 +1,4 @@
-/* fields.h - header fields on their way out, for call.c and server_call.c. */
+/* fields.h - header fields on their way out, for client_call.c and server_call.c. */
 #ifndef DROVER_PROTO_RPC_GRPC_FIELDS_H
 #define DROVER_PROTO_RPC_GRPC_FIELDS_H
 

@@ -57,7 +57,7 @@ struct server_config {
     const struct server_method *methods; /* borrowed: outlives the server */
     size_t methods_count;
     SSL_CTX *tls;                  /* borrowed; NULL = cleartext */
-    uint32_t max_connections;      /* 0 = 1024; beyond, the one idle longest gives way */
+    uint32_t max_connections;      /* 0 = 1024; beyond, the one idle longest is closed */
     uint32_t max_streams;          /* per connection, advertised; 0 = 1024 */
     uint64_t keepalive_us;         /* silence before we PING the client; 0 = 10 s */
     uint64_t keepalive_timeout_us; /* 0 = 5 s */

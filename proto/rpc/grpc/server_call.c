@@ -148,7 +148,7 @@ static void submit_trailers(struct server_call *call)
     h2_session_flush_later(call->stream.session);
 }
 
-/* The stream hears nothing from here on, and ends with this status once its queue is out. */
+/* The stream gets no callback from here on, and ends with this status once its queue is out. */
 static void conclude(struct server_call *call, enum grpc_status status, const char *message,
                      int64_t pushback_ms)
 {

@@ -1,11 +1,11 @@
 /*
- * flood.h - does a peer waste our time?  Pure.
+ * flood.h - limits on a peer's wasteful frames.  Pure.
  *
- * A connection counts what costs the peer little and us something, and ends when there is too
- * much of it: PINGs, SETTINGS, streams over the limit, and what makes us reset a stream or
- * ignore a frame (CVE-2025-8671), each within 10 s; and the share of bytes that carry nothing
- * (empty DATA, PRIORITY, WINDOW_UPDATE, frames of unknown types), after nginx's rule for
- * HTTP/2: an eighth of what was read must be useful, with 1 MiB to spare.  nghttp2 itself
+ * A connection counts events that cost the peer little and us something, and ends when there
+ * are too many: PINGs, SETTINGS, streams over the limit, and faults that make us reset a stream
+ * or ignore a frame (CVE-2025-8671), each within 10 s; and the share of bytes that carry
+ * nothing (empty DATA, PRIORITY, WINDOW_UPDATE, frames of unknown types), after nginx's rule
+ * for HTTP/2: an eighth of the bytes read must be useful, with 1 MiB to spare.  nghttp2 itself
  * bounds RST_STREAM, CONTINUATION, SETTINGS entries and its queue of answers.
  */
 #ifndef DROVER_PROTO_RPC_H2_FLOOD_H
@@ -30,7 +30,7 @@
 enum flood_event {
     FLOOD_PING = 0,
     FLOOD_SETTINGS,
-    FLOOD_FAULT,   /* a frame that we ignored, or a stream that we reset for what it did */
+    FLOOD_FAULT,   /* a frame that we ignored, or a stream that we reset for a fault */
     FLOOD_REFUSAL, /* a stream over the limit */
     FLOOD_EVENTS
 };
@@ -48,7 +48,7 @@ struct flood {
 MUST_CHECK const char *flood_count(struct flood *f, enum flood_event event,
                                    uint64_t now_mono_us);
 
-/* Is too little of what was read useful?  As flood_count(). */
+/* Are too few of the bytes read useful?  As flood_count(). */
 MUST_CHECK const char *flood_waste(const struct flood *f);
 
 /* The kind of our RST_STREAM with this error code; FLOOD_EVENTS: none, it is the ordinary end

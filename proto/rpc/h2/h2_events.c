@@ -1,8 +1,8 @@
 /*
  * h2_events.c - the callbacks of nghttp2, and the limits that nghttp2 does not have.
  *
- * Fields and bytes of a header block are bounded here; what is bounded over time is counted by
- * flood.h.
+ * Fields and bytes of a header block are bounded here; flood.h counts what is bounded over
+ * time.
  */
 #include "proto/rpc/h2/h2_session_private.h"
 

@@ -5,7 +5,7 @@
  * stall another.  A stream's own window opens at once too, unless it is `manual`: then the five
  * bytes before each message open it soon and the message's bytes when their owner has
  * disposed of them.  One exception keeps a message larger than the window from blocking itself:
- * while the owner holds little, what has been buffered of an incomplete message is given back
+ * while the owner holds little, the buffered bytes of an incomplete message are given back
  * in advance (`prepaid`) and deducted from the release that follows.
  */
 #include "proto/rpc/h2/h2_session_private.h"
@@ -146,8 +146,8 @@ static void open_window(struct h2_stream *stream, size_t n)
     }
 }
 
-/* Gives back what is buffered of an incomplete message, if nothing else is sure to open the
- * window: an owner may sit on a few delivered bytes to save calls. */
+/* Gives back the buffered bytes of an incomplete message, if nothing else is sure to open the
+ * window: an owner may keep a few delivered bytes to save calls. */
 static void prepay(struct h2_stream *stream)
 {
     size_t buffered = buf_size(&stream->reader.partial);
