@@ -1,4 +1,4 @@
-"""benchlib.py - what the benchmarks share: programs under test, started fresh and stopped surely.
+"""benchlib.py - shared by the benchmarks: programs under test, started fresh and always stopped.
 
 A Group owns processes; Drover, Nginx and Haproxy are Groups that write their configuration from a
 list of nodes and start.  Every measurement makes new ones in a folder of its own.

@@ -81,7 +81,7 @@ def from_zero(requests):
 
 
 def rounding_s(requests):
-    """What a trace's times are rounded to, when that is a second or more; else 0.  (Not the
+    """The step that a trace's times are rounded to, when that is a second or more; else 0.  (Not the
     greatest common divisor: a few times in the Mooncake traces are off by a millisecond.)"""
     distinct = sorted({r.at_s for r in requests})
     if len(distinct) < 2 or len(distinct) * 2 > len(requests):
@@ -285,7 +285,7 @@ def describe(requests):
 
 
 def prefix_key(index, request):
-    """What a client that knows its prompt would tell a balancer: a hash of its first blocks.
+    """The hint of a client that knows its prompt, for a balancer: a hash of its first blocks.
     A prompt of which nothing is known shares nothing."""
     text = ",".join(map(str, request.blocks[:KEY_BLOCKS])) or f"request {index}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

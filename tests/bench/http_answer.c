@@ -98,7 +98,7 @@ enum http_answer_event http_answer_next(struct http_answer *a, const char **byte
                 return HTTP_ANSWER_HEAD;
         } else if (c == '\n' && a->part == HTTP_ANSWER_PART_DATA_END) {
             a->part = HTTP_ANSWER_PART_SIZE;
-        } else if (c == '\n') { /* of the trailer, which nobody fills */
+        } else if (c == '\n') { /* of the trailer, which is empty */
             a->part = HTTP_ANSWER_PART_END;
             return HTTP_ANSWER_END;
         }

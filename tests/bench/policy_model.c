@@ -1,9 +1,9 @@
-/* policy_model.c - a model of a fleet and of the worker's choice, for scripts/bench-policy. */
+/* policy_model.c - a model of nodes and of the worker's choice, for scripts/bench-policy. */
 /*
  * Replays a schedule against simulated engines (sim/model/sim_model.h) in model time, so
  * an hour of trace takes a second.  The choice is policy/route/balance.c itself; what it is
  * fed is kept as the worker keeps it: exact gauges, speeds learned from requests that had a
- * slot, the line in order of arrival with a look behind the first for matches.
+ * slot, the queue in order of arrival with a look behind its head for matches.
  *
  * It is a model.  There is one worker, no network and no time passes between a decision and its
  * effect; tokens are known exactly; the prefix index is a list of blocks for each node, as long

@@ -2,9 +2,9 @@
  * policy_oracle.h - when a simulated engine would give a request its first token.
  *
  * The engine is copied as it stands, the request is added to the copy, and the copy runs on
- * until the first token comes: what will arrive later is not known, everything else is.  What
- * the prefix cache forgets meanwhile is left out, and a request that waits for a slot is taken
- * to find all that those before it have brought in.
+ * until the first token comes: later arrivals are not known, everything else is.  Evictions of
+ * the prefix cache meanwhile are left out, and a request that waits for a slot is taken to find
+ * every prefix of those before it.
  */
 #ifndef DROVER_TESTS_BENCH_POLICY_ORACLE_H
 #define DROVER_TESTS_BENCH_POLICY_ORACLE_H

@@ -46,7 +46,7 @@ struct conn {
     uint64_t begun_mono_us; /* connect() was called */
     struct http_answer answer;
     uint32_t content_events; /* up to the first with content */
-    uint32_t line_len;       /* bytes of the event's present line, comments told from data */
+    uint32_t line_len;       /* bytes of the event's present line */
     bool line_data;          /* the event has a data line */
 };
 

@@ -22,7 +22,7 @@
  *
  * LATE_US is how late it was sent; the other times count from when it was due (0: never came).
  * EVENTS are those with content; the tokens are from the answer's usage; NODE is the value of
- * the answer's header x-drover-node, commas included (the peers are told to set it too).
+ * the answer's header x-drover-node, commas included (the peers are configured to set it too).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -51,7 +51,7 @@
 #define EVENT_BYTES  1024 /* of one event are kept when it comes in parts */
 #define EVENTS_BATCH 256
 
-/* What the engine's canonical prompt has around our content. */
+/* The engine's canonical prompt has this around our content. */
 #define ROLE_TEXT "user\n"
 #define TAIL_TEXT "\nassistant\n"
 #define ROLE_LEN  (sizeof(ROLE_TEXT) - 1)
@@ -70,7 +70,7 @@ enum outcome {
     OUTCOME_TIMEOUT,
 };
 
-/* What is only needed while the request is under way. */
+/* State that is only needed while the request is under way. */
 struct conn {
     int fd;
     struct http_answer answer;

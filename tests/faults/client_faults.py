@@ -44,7 +44,7 @@ def clients_leave(run):
 
 
 @fault("C2", "clients do not read", "40 clients with a 4 KiB buffer, write_stall_ms 2000",
-       clients="they are cut off after `limits.write_stall_ms`; nobody else waits",
+       clients="they are cut off after `limits.write_stall_ms`; other clients do not wait",
        does="nothing",
        log=("event=write_stall",))
 def clients_do_not_read(run):
@@ -69,7 +69,7 @@ def clients_do_not_read(run):
 
 
 @fault("C3", "clients send a byte a second", "60 half heads, 60 half bodies, header_timeout_ms 1500",
-       clients="they are closed after `limits.header_timeout_ms`; nobody else waits",
+       clients="they are closed after `limits.header_timeout_ms`; other clients do not wait",
        does="nothing; `limits.max_per_client` bounds one address")
 def slow_loris(run):
     cluster = run.start(config={"limits": {"header_timeout_ms": 1500}})
@@ -120,7 +120,7 @@ def pipelining(run):
 
 
 @fault("C6", "a thousand clients vanish at once in mid-stream", "RST on 1000 connections",
-       clients="they are gone; nobody else notices", does="nothing",
+       clients="they are gone; other clients do not notice", does="nothing",
        metric=('drover_node_attempts_total{outcome="client_gone"} rises',))
 def storm(run):
     cluster = run.start(spec="slots=1000,rate=20,spread=20")

@@ -50,7 +50,7 @@ class Host:
         self.inside("nft", "add", "rule", "inet", "t", hook, *match, "drop")
 
     def cut(self):
-        """Nothing passes either way, and nobody is told."""
+        """Nothing passes either way, and no side gets an error."""
         self.drop("input", "iifname", "eth0")
         self.drop("output", "oifname", "eth0")
 

@@ -9,7 +9,7 @@ each other, which a peer must not notice.
     with Mangler(("127.0.0.1", 9090)) as wire:
         ... connect to wire.address ...
         wire.down.delay_s = 0.2       # from the target to the caller
-        wire.half_open()              # all is swallowed, nobody gets a FIN
+        wire.half_open()              # all is swallowed, no side gets a FIN
         wire.heal()
 """
 
@@ -27,7 +27,7 @@ DATA = 0
 
 
 class Way:
-    """What happens to the bytes of one direction."""
+    """The treatment of the bytes of one direction."""
 
     def __init__(self):
         self.clear()
@@ -43,7 +43,7 @@ class Way:
         self.truncate_after = None  # the receiver sees an orderly end (FIN) after so many more
         self.reorder = False      # HTTP/2 DATA frames are moved past those of other streams
         self.split = 0            # at most so many bytes in one piece; 0: as they came
-        self.passed = 0           # bytes delivered, for whoever wants to know
+        self.passed = 0           # bytes delivered
 
 
 class Frames:
@@ -84,7 +84,7 @@ class Frames:
         return held + frame
 
     def flush(self):
-        """What nothing came to overtake."""
+        """The bytes still held for reordering."""
         held, self.held = self.held or b"", None
         return held
 
@@ -263,7 +263,7 @@ class Mangler:
         self.call(lambda: [link.close() for link in list(self.links)])
 
     def half_open(self):
-        """Everything is swallowed; the connections stay, and new ones are accepted in vain."""
+        """Everything is swallowed; the connections stay, and new ones are accepted but not served."""
         self.up.swallow = self.down.swallow = True
 
     def stall(self):

@@ -77,7 +77,7 @@ def killed_while_writing(run):
        clients="some may be placed badly or refused", does="restart; find who did it",
        ends=frozenset(End))
 def scribbled(run):
-    """The promise is small: nobody crashes, hangs, or reads beyond the segment."""
+    """The promise is small: no process crashes, hangs, or reads beyond the segment."""
     cluster = run.start()
     fix_addresses(run)
     crowd = run.crowd()

@@ -1,4 +1,4 @@
-"""network_faults.py - the wire between coordinator and node is cut, slow, lossy, or somebody else's.
+"""network_faults.py - the wire between coordinator and node is cut, slow, lossy, or another's.
 
 Where a host is needed, a node runs in a network namespace of its own; where a namespace cannot do it
 (delay, reorder, resets at a byte), the mangler is the wire.
@@ -15,7 +15,7 @@ from hosts import run as command
 from node_faults import until_busy
 from rig import PACED, fault
 
-# What the documented times are, made shorter where the configuration allows it.
+# The documented times, made shorter where the configuration allows it.
 QUICK = {"registry": {"listen": "0.0.0.0:0", "heartbeat_ms": 500, "lease_ms": 4000},
          "health": {"interval_ms": 200, "timeout_ms": 1000},
          "limits": {"first_token_ms": 3000, "idle_token_ms": 3000, "connect_timeout_ms": 1000}}

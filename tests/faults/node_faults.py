@@ -160,7 +160,7 @@ def same_name(run):
     run.operator_sees()
     run.state_becomes("a", ("UP",), 10, "taken over")
     run.more(crowd)
-    run.oracle.killed.add(first.pid)  # it may end, since nobody will have it
+    run.oracle.killed.add(first.pid)  # it may end, since no coordinator takes it
     run.check(len(run.cluster.ctl_rows("nodes")) == 2, "the name is there twice")
 
 

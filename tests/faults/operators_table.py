@@ -19,7 +19,7 @@ def code(text):
 
 
 def sights(row):
-    """What the operator sees, in one cell."""
+    """The signs that the operator sees, in one cell."""
     found = [code(line.removeprefix("node: ")) + (" (drover-node)" if line.startswith("node: ")
                                                    else "") for line in row.log]
     found += [f"{code(name)} {relation}" for name, relation in

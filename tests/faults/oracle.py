@@ -124,7 +124,7 @@ class Oracle:
         return complaints
 
     def orphans(self, names=None, bound_s=3):
-        """I2: no node (of those `names`) reports work once nobody asks."""
+        """I2: no node (of those `names`) reports work once no client asks."""
         def idle():
             page = metrics(self.cluster)
             return not sum(total(page, f"drover_node_reported_{what}", f'node="{node.name}"')
@@ -181,7 +181,7 @@ class Oracle:
         return complaints
 
     def blast(self, since):
-        """I6: every child that died without being told to was killed by the fault itself."""
+        """I6: every child that died without an order was killed by the fault itself."""
         complaints = []
         text = self.cluster.master.log()[since:]
         for line in re.findall(r"^.*level=error.*event=child_ended.*$", text, re.M):

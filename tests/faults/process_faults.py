@@ -217,7 +217,7 @@ def master_killed_in_reload(run):
 
 @fault("P8", "a worker ends by itself with status 0", "SIGTERM to the worker, not the master",
        clients="streams of that worker finish, nothing else",
-       does="nothing; whoever sends signals to workers should send them to the master",
+       does="nothing; send signals to the master, not to workers",
        log=("event=child_ended kind=worker cause=exit status=0",
             "event=child_started kind=worker"),
        metric=("drover_process_restarts_total rises",), ends={End.CUT, End.UNANSWERED})
@@ -234,7 +234,7 @@ def worker_exits(run):
 
 @fault("P9", "a second master is started", "drover -c with the same runtime_dir",
        clients="nothing",
-       does="nothing; the second one says who runs and ends with status 1",
+       does="nothing; the second one names the first and ends with status 1",
        ctl=("status: master +pid [0-9]+, running",),
        quick=True)
 def second_master(run):

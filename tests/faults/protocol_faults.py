@@ -33,7 +33,7 @@ def finish(size):
         usage=inference.Usage(prompt_tokens=1, output_tokens=1)))
 
 
-# What a hostile node says to a request.  The first group breaks the rules before any content.
+# A hostile node's answers to a request.  The first group breaks the rules before any content.
 EARLY = {
     "no head": [Event(accepted=inference.Accepted()), CHUNK],
     "two heads": [HEAD, HEAD, CHUNK],

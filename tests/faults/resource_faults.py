@@ -73,7 +73,7 @@ def log_rotated(run):
     run.lossy_log = True
 
 
-@fault("R2b", "whoever reads the log stands still", "the access log is a pipe that is full and nobody reads",
+@fault("R2b", "the reader of the log stands still", "the access log is a pipe that is full and no process reads",
        clients="nothing", does="wake the reader; lines that found no room are lost and counted",
        metric=("drover_process_log_lines_lost_total rises",))
 def log_reader_stuck(run):
@@ -187,7 +187,7 @@ def new_group(run, controller):
 
 
 def leave(group):
-    """What is in a cgroup goes on without its limits."""
+    """Processes of a cgroup go on without its limits."""
     if group.exists():
         for pid in (group / "cgroup.procs").read_text().split():
             (group.parent / "cgroup.procs").write_text(pid)

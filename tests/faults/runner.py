@@ -81,7 +81,7 @@ def holds(row, seed, args):
 
 
 def without_root(rows):
-    """What scripts/test runs for a user who may not have namespaces: the rest, which is said."""
+    """The rows for a user without namespaces; the others are reported as skipped."""
     for row in rows:
         if row.root:
             print(f"skip {row.id:<4} {row.what}: only root can make namespaces here", flush=True)

@@ -104,7 +104,7 @@ def join_earlier(attachment, node, token):
 
 
 def ask_major(address, method):
-    """What a caller of another major version hears, as (code, details)."""
+    """The answer to a caller of another major version, as (code, details)."""
     with grpc.insecure_channel(address) as channel:
         call = channel.stream_stream(method)(iter((b"",)))
         return call.code(), call.details()

@@ -99,7 +99,7 @@ class Soak:
     # ---- checks ----
 
     def now(self):
-        """What must hold at any moment."""
+        """Checks that must hold at any moment."""
         crowd = self.run.crowds[0]
         found = list(crowd.complaints)
         found += self.run.oracle.blast(self.run.since)

@@ -1,4 +1,4 @@
-"""The mangler does what it is told, or the network rows of the fault table would mean nothing."""
+"""The mangler does as configured, or the network rows of the fault table would mean nothing."""
 
 import os
 import socket

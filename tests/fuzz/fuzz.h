@@ -16,7 +16,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* What must hold whatever the input.  libFuzzer keeps the input that made it fail. */
+/* A condition that must hold for any input.  libFuzzer keeps the input that made it fail. */
 #define MUST(condition)                                                             \
     do {                                                                            \
         if (!(condition)) {                                                         \
@@ -57,7 +57,7 @@ static inline const uint8_t *input_bytes(struct input *in, size_t n, size_t *out
     return from;
 }
 
-/* What is left, in pieces of `step` bytes, or in one when `step` is 0. */
+/* The rest, in pieces of `step` bytes, or in one when `step` is 0. */
 static inline const uint8_t *input_piece(struct input *in, size_t step, size_t *out)
 {
     return input_bytes(in, step == 0 ? in->left : step, out);

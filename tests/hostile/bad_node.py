@@ -216,7 +216,7 @@ class BadNode:
                 self.connections.append(Connection(self, sock))
                 self.connections[-1].start()
 
-    # What fake_node.py's Attachment asks of a node.
+    # fake_node.py's Attachment needs these of a node.
     def capacity(self):
         return common.Capacity(slots=8, queue=8)
 

@@ -1,4 +1,4 @@
-"""conftest.py - what the hostile tests share: a small fleet, and a watch on it.
+"""conftest.py - what the hostile tests share: a few nodes, and a watch on them.
 
 A test does its worst to one process while a Watch measures: what the process used of CPU and
 memory, how many lines it logged, and whether others were served meanwhile.

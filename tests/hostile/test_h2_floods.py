@@ -182,7 +182,7 @@ def test_bytes_in_drops_keep_nobody_out(target):
                 raw.send(hello[n:n + 1])
             time.sleep(0.05)  # the drip itself, not a wait for anything
     watch.expect()
-    # Who has not said hello within five seconds is sent away.
+    # A peer without a whole hello within five seconds is disconnected.
     begin = time.monotonic()
     for raw in crowd:
         raw.drain()

@@ -323,7 +323,7 @@ def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
                                       struct.pack(">HIHI", 1, 0, 6, 1)],
                          ids=["no streams", "one stream", "no window", "no table"])
 def test_settings_that_leave_no_room_delay_and_do_not_block(fleet, settings):
-    """What a node stops taking is sent elsewhere."""
+    """Requests that a node stops taking go elsewhere."""
     with BadNode(fleet, next(names), says(good_answer())) as bad:
         until(lambda: len(bad.connections) >= 2, 5, "the worker and the health process have connected")
         for connection in bad.connections:

@@ -74,7 +74,7 @@ class FakeNode:
         return common.LoadReport(seq=self.seq, **self.load)
 
     def set_load(self, **fields):
-        """Changes the load and tells everybody who watches."""
+        """Changes the load and reports it to every watcher."""
         self.load = dict(engine_reachable=True)
         self.load.update(fields)
         for watcher in self.watchers:

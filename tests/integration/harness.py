@@ -145,7 +145,7 @@ def merge(base, extra):
 
 
 def sanitizer_report(path):
-    """What a sanitizer wrote into a log, or None."""
+    """A sanitizer's report in a log, or None."""
     data = Path(path).read_bytes()
     match = SANITIZER_REPORT.search(data)
     if not match:
@@ -215,7 +215,7 @@ class Node:
         return until(lambda: listening_at(self.process.log()), 10, f"address of node {self.name}")[0]
 
 
-# What an engine is like unless a test says otherwise: an answer is as long as its request allows.
+# The engine, unless a test says otherwise: an answer is as long as its request allows.
 SIM_DEFAULTS = {"length": "limit", "tokens": "64"}
 
 

@@ -16,7 +16,7 @@ LIMIT = 1 << 22
 
 
 class BadAnswer(AssertionError):
-    """What came back is not a well-formed HTTP answer, or not the right one."""
+    """The answer is not well-formed HTTP, or not the right one."""
 
 
 class Closed(BadAnswer):
@@ -170,7 +170,7 @@ def chat_body(prompt, tokens=16, stream=True, model=MODEL, **more):
 
 # ---- what a stream must be ----
 
-# What may differ between two answers to the same prompt: who gave it, when, and the timings.
+# Two answers to the same prompt may differ in these: node, time, and timings.
 VARYING = re.compile(
     rb'"(id|created|system_fingerprint|timings)":("[^"]*"|[0-9]+|\{[^{}]*\}),?')
 FINGERPRINT = re.compile(rb'"system_fingerprint":"([^"]*)"')

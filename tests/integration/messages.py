@@ -39,7 +39,7 @@ def text16(text):
 
 
 def proof(label, token, server_nonce, register):
-    """What proves that one side of a join knows the token."""
+    """The proof that one side of a join knows the token."""
     message = (label.encode() + b"\0" + server_nonce + register.node_nonce
                + text16(register.node_id) + register.instance_id + text16(register.host)
                + struct.pack(">H", register.port))
@@ -47,5 +47,5 @@ def proof(label, token, server_nonce, register):
 
 
 def call_proof(token, instance_id):
-    """What proves that a caller of a node knows the token."""
+    """The proof that a caller of a node knows the token."""
     return hmac.new(token.encode(), b"drover.v1 call\0" + instance_id, hashlib.sha256).digest()

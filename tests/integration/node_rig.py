@@ -44,7 +44,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Engine:
-    """A llama-server as far as drover-node can tell."""
+    """A llama-server as far as drover-node can see."""
 
     def __init__(self, slots=2, n_vocab=1259):
         self.n_vocab = n_vocab

@@ -133,7 +133,7 @@ class Plant(Cluster):
             try:
                 rows = self.metrics()["drover_process_running"][1]
             except OSError:
-                return False  # nobody listens yet, or nobody has said where
+                return False  # nothing listens yet, or the address is not known
             return any(labels["proc"].startswith("worker") and value == 1
                        for _, labels, value in rows)
         until(started, 10, "drover has started")

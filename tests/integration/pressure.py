@@ -1,4 +1,4 @@
-"""pressure.py - more work than the fleet can do: an open-loop load, and eyes on what it does.
+"""pressure.py - more work than the nodes can do: an open-loop load, and a watch on its effects.
 
 The load is Poisson arrivals at a given rate, whatever becomes of them; each is one streamed chat on a
 connection of its own.  Watcher is a process of its own, so that its latencies are not those of the
@@ -88,7 +88,7 @@ async def offer(address, rate, seconds, tokens, prompt_words=40, seed=1, come_ba
 
 
 async def capacity(address, clients, seconds, tokens):
-    """Chats a second that the fleet does when there is always one more to do."""
+    """Chats a second that the nodes do when there is always one more to do."""
     begun = time.monotonic()
     ends = []  # of those that ended in the last three quarters of the time
 
@@ -132,7 +132,7 @@ def summary(outcomes, seconds):
 # ---- watching ----
 
 def anonymous_bytes(pid):
-    """What a process holds that it shares with nobody and no file."""
+    """The memory of a process that it shares with no process and no file."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii") as f:
             for line in f:

@@ -1,4 +1,4 @@
-"""What the HTTP API says: errors in each surface's shape, aliases, headers, the access log."""
+"""Answers of the HTTP API: errors in each surface's shape, aliases, headers, the access log."""
 
 import asyncio
 import json

@@ -149,7 +149,7 @@ def scoreboard(request):
 
 
 def looks_at(tmp_path, data):
-    """What droverctl makes of these bytes: it must end by itself, and not by a signal."""
+    """Shows these bytes with droverctl: it must end by itself, and not by a signal."""
     (tmp_path / "scoreboard").write_bytes(data)
     with ThreadPoolExecutor(4) as pool:
         out = list(pool.map(lambda args: droverctl(tmp_path, *args), [

@@ -154,7 +154,7 @@ def test_what_clients_do_never_counts_against_a_node(make_cluster):
 
 
 def test_pings_without_tokens_are_no_progress(make_cluster):
-    """One request that is silent for its whole limit, while nobody gets a token, is enough."""
+    """One request that is silent for its whole limit, while no request gets a token, is enough."""
     cluster = make_cluster(workers=1, config={
         "health": {**EJECT, "eject_backoff_ms": 60000}, "policy": "round_robin",
         "limits": {"first_token_ms": int(400 * SLOW)}})

@@ -1,4 +1,4 @@
-"""What a Drover shows to the network, to other users, and in what it writes down."""
+"""Drover's exposure to the network, to other users, and in its files and logs."""
 
 import os
 import re
@@ -127,7 +127,7 @@ def test_files_are_for_their_owner_whatever_the_umask_was(make_cluster):
     assert stat.S_IMODE(cluster.runtime.stat().st_mode) == (0o755 if os.geteuid() == 0 else 0o700)
     assert modes(cluster.runtime) == {
         "drover.lock": "0o644",     # a pid
-        "addresses": "0o644",       # what `ss -l` shows anybody
+        "addresses": "0o644",       # what `ss -l` shows every user
         "scoreboard": "0o600", "control.sock": "0o600",
         "admin.sock": "0o755",      # to connect takes the right to write
     }

@@ -1,4 +1,4 @@
-"""A node that is frozen, its agent or its engine: out within five seconds, and nobody loses."""
+"""A node that is frozen, its agent or its engine: out within five seconds, and no request is lost."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def test_a_frozen_node_is_out_within_five_seconds_and_clients_see_only_latency(m
             assert row["state"] == "DOWN"
             assert row["reason"] in (("engine_down",) if victim == "engine" else
                                      ("probe_timeout", "lease_lost", "connect_failed"))
-            # What it had goes on elsewhere, and nothing new goes there.
+            # Its requests go on elsewhere, and no new one goes there.
             until(lambda: cluster.gauges()["a"][0] == 0, 10, "nothing is open on a")
             sent = node_json(cluster, "a")["counters"]["dispatched"]
             before = crowd.done

@@ -1,4 +1,4 @@
-"""The health process, against nodes made of grpcio: probes, static nodes, draining, and what it tells.
+"""The health process, against nodes made of grpcio: probes, static nodes, draining, and reports.
 
 Everything is seen through the admin listener, so these tests need no drover-node.
 """

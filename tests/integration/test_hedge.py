@@ -218,7 +218,7 @@ def test_a_node_that_is_slow_to_its_first_token_is_overtaken(make_rig, slow, str
     assert content_of(answer, stream) == f"from {winner}"
     assert answer.headers["x-drover-node"] == winner
     assert answer.headers["x-drover-attempts"] == "2"
-    # The loser was told at once, though nothing released it, and holds no place any more.
+    # The loser was cancelled immediately, though nothing released it, and holds no place any more.
     until(lambda: rig.gone == [loser], 5, "the loser's engine was let go of")
     rig.cluster.wait_idle()
     assert (rig.counter("node_error"), rig.counter("client_gone")) == failures

@@ -87,7 +87,7 @@ def test_a_question_goes_only_where_it_can_be_taken_and_is_413_where_none_can(se
 
 
 def test_a_message_over_the_limit_of_a_grpc_library_is_413_and_not_a_full_node(serve):
-    """grpcio takes 4 MiB unless it is told otherwise, and says RESOURCE_EXHAUSTED to more."""
+    """grpcio takes 4 MiB unless configured otherwise, and says RESOURCE_EXHAUSTED to more."""
     node = Counting("box")
     plant = serve(node, limits={"max_attempts": 3})
     answer = fetch_now(plant.api, "POST", CHAT, body(5))

@@ -1,4 +1,4 @@
-"""What the router learns of a node, and what must not teach it: seen through droverctl explain."""
+"""The router learns from a node's answers, and not from some: seen through droverctl explain."""
 
 import threading
 import time

@@ -334,7 +334,7 @@ def test_children_end_when_the_master_is_killed(paced):
     paced.master.signal(signal.SIGKILL)
     paced.master.popen.wait()
     until(lambda: not [pid for pid in children if alive(pid)], 10, "no child is left")
-    # What the dead master left behind does not keep the next one from starting, and the nodes
+    # The files of the dead master do not keep the next one from starting, and the nodes
     # find it where the old one was.
     registry = "%s:%d" % paced.address("registry")
     paced.write_config(registry={"listen": registry})

@@ -53,7 +53,7 @@ def test_a_node_joins_and_serves_with_certificates_on_both_sides(make_cluster, p
     assert serves(cluster)
 
 
-# What a refusal looks like: in the log of the side that refuses, and of the side that is refused.
+# A refusal's signs: in the log of the side that refuses, and of the side that is refused.
 REFUSED = r'event=tls_refused peer="127.0.0.1:\d+" why="TLS: [^"]*%s'
 
 

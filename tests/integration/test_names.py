@@ -194,7 +194,7 @@ def test_a_drained_machine_stays_drained_when_its_entry_is_taken_out_and_put_bac
         named.ctl("reload")
         until_shown(named, **{"gpu_127_0_0_2": "DRAINING", "gpu_127_0_0_3": "UP"})
         assert named.node_row("gpu-127.0.0.2")["reason"] == "operator"
-        # As when its certificates are others: which node is which, the next look-up tells.
+        # As when its certificates are others: the next look-up shows which node is which.
         entry[0]["tls"] = {"enabled": False, "server_name": "gpu"}
         named.write_config(nodes=entry)
         named.ctl("reload")

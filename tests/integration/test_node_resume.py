@@ -61,7 +61,7 @@ def ask(node, operation, resume=None, body=None, **fields):
 
 
 def events(data):
-    """The events of a stream as (name, JSON), without what tells one engine from another."""
+    """The events of a stream as (name, JSON), without what differs between engines."""
     assert data.endswith(b"\n\n")
     out = []
     for block in data.decode().split("\n\n")[:-1]:
@@ -327,7 +327,7 @@ def words(*tokens, told=True):
 
 
 PLAIN = [(" ex", 372, b" ex"), ("po", 647, b"po"), ("s", 115, b"s")]
-HELD = PLAIN[:1] + [("\U0001f999", 153, b"\x99")] + PLAIN[1:]  # three of its four ids are not told
+HELD = PLAIN[:1] + [("\U0001f999", 153, b"\x99")] + PLAIN[1:]  # three of its four ids are not reported
 
 
 class Telling(Engine):

@@ -1,4 +1,4 @@
-"""Ten times more work than the fleet can do: what is served, what is refused, and what stays quick.
+"""Ten times more work than the nodes can do: some is served, some refused, and probes stay quick.
 
 scripts/bench-overload is the same at full length, with figures.
 """
@@ -18,13 +18,13 @@ from pressure import CHAT, offer, summary
 
 SLOTS, HOLD_S, TOKENS = 16, 0.4, 16   # two nodes of 8 slots; 16 tokens at 24 ms each
 CAPACITY = SLOTS / HOLD_S
-# What a probe may take, 99 of 100 and the slowest; both 0.1 s where nothing is slow.
+# Time limits of a probe, 99 of 100 and the slowest; both 0.1 s where nothing is slow.
 PROBE_P99_S, PROBE_MAX_S = 0.1 * max(1, SLOW / 2), 0.1 * (2 * SLOW - 1)
 
 
 @pytest.fixture
 def busy(make_cluster):
-    """A fleet that does CAPACITY requests a second, and has done a few."""
+    """Nodes that do CAPACITY requests a second, and have done a few."""
     cluster = make_cluster(config={"queue": {"max_wait_ms": 2000}}).start()
     for name in "ab":
         cluster.start_node(name, "slots=8,base_ms=20,slope_ms=0.5,cache=none",
@@ -49,7 +49,7 @@ def test_ten_times_too_much_is_refused_at_once_and_the_rest_served_as_usual(busy
     assert result["failed"] == 0, result
     assert result["without_retry_after"] == 0, result
     assert result["served_per_s"] > 0.7 * CAPACITY, "refusing must not cost the slots"
-    # Once the first have been turned away, nobody waits for longer than a slot is held, or 1 s.
+    # Once the first have been rejected, no request waits for longer than a slot is held, or 1 s.
     later = summary([o for o in outcomes if o.at_s > 2], 3)
     assert later["served"] and later["queue_p99_s"] < 1.6, later
     assert later["refusal_p50_s"] < 0.05 * SLOW, "most are refused at once"
@@ -70,7 +70,7 @@ def test_who_comes_back_when_retry_after_says_is_served(busy):
     result = summary(outcomes, 1)
     assert result["failed"] == 0 and result["came_back"] > 2 * CAPACITY, result
     assert result["came_back_served"] >= 0.9 * result["came_back"], result
-    # The honest time is how long the fleet needs for all of them, not more.
+    # The right time is what the nodes need for all of them, not more.
     assert max(o.retry_after_s for o in outcomes) <= 2 * result["offered"] / CAPACITY, result
 
 

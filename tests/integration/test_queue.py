@@ -87,7 +87,7 @@ class Line:
             if not lacking:
                 break
             names.append(f"r{len(names)}")
-            # Whoever is quicker takes it, unless that is the same one again and again.
+            # The quicker one takes it, unless that is the same one again and again.
             with self.cluster.only_worker(lacking[0]) if len(names) > 12 else nullcontext():
                 self.send(names[-1])
                 await self.queued(len(names))
@@ -351,7 +351,7 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
     cluster = line.cluster
 
     async def reported_so(prompt, count):
-        """A stream that is the count-th to wait, and the first that it is told."""
+        """A stream that is the count-th to wait, and the first comment it gets."""
         answer = await open_request(cluster.api, "POST", CHAT, chat_body(prompt, 4, model=FAKE))
         await line.queued(count)
         await answer.read_head()
@@ -366,7 +366,7 @@ def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
                                           chat_body("plain", 4, False, model=FAKE)))
         await line.queued(2)
         told = [await reported_so("one", 3), await reported_so("another", 4)]
-        line.gate.open = True  # not before they were told
+        line.gate.open = True  # not before their comments
         for answer, events, _ in told:
             async for _ in events:
                 pass

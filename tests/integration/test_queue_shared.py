@@ -1,4 +1,4 @@
-"""One queue for all models, operations and workers: who goes first, and that nobody blocks another."""
+"""One queue for all models, operations and workers: the order, and no request blocks another."""
 
 import asyncio
 import os
@@ -109,7 +109,7 @@ def test_interactive_of_one_model_goes_before_bulk_of_another(make_cluster, bulk
                for model in "ab" for _ in range(12)]
 
     async def go():
-        # Whatever comes first has the slots first; what it takes then is not counted.
+        # The model that comes first has all slots at first; that is not counted.
         return await rivals(cluster, clients, 200)
     took, statuses = run(go)
     median = {model: statistics.median(sum(took[at:at + 12], []))

@@ -165,7 +165,7 @@ def test_a_stream_that_does_not_register_ends(plant):
 
 
 def test_streams_that_do_not_register_are_limited_by_address(plant):
-    """128 from one address may be unregistered at once; the rest is told to come later."""
+    """128 from one address may be unregistered at once; the rest is refused."""
     held = [plant.attach() for _ in range(140)]
     answers = [attachment.next() for attachment in held]
     refusals = [a.status[0] for a, first in zip(held, answers) if first is None]
@@ -336,7 +336,7 @@ def test_an_older_instance_does_not_get_its_name_back_while_a_newer_holds_it(pla
     assert back.ended() == grpc.StatusCode.ABORTED
     assert attachment.status is None and plant.state("a") == ("UP", "probes_pass")
     assert plant.node_row("a")["instance_id"] == newer.instance.hex()
-    # Once the newer has gone for good, the name is free for anybody.
+    # Once the newer has gone for good, the name is free.
     attachment.send(leave=registry.Leave(reason="test"))
     attachment.expect("left")
     attachment.heart.stop()

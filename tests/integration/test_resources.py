@@ -1,4 +1,4 @@
-"""What runs out: descriptors, room for logs, memory, places in the accept queue.  Each costs what it must
+"""Resources run out: descriptors, room for logs, memory, places in the accept queue.  Each costs what it must
 and no more, and all is as before when there is enough again."""
 
 import asyncio

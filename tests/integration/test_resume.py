@@ -50,7 +50,7 @@ def documents(body):
 
 
 def gist(body):
-    """What an answer says, in whatever API: (text, ends, roles, ids, usage)."""
+    """An answer's contents, in any API: (text, ends, roles, ids, usage)."""
     text, ends, roles, ids, usage = "", [], 0, set(), []
     for document in documents(body):
         assert "error" not in document, document
@@ -123,7 +123,7 @@ def many(request):
     """More nodes than are lost here; each is lost once and none comes back."""
     made = Cluster("resume").start()
     for number in range(NODES):
-        # Half of them tell token ids: completions go on from ids or from text, and read the same.
+        # Half of them report token ids: completions go on from ids or from text, and read the same.
         made.start_node(f"n{number}", PACED, wait=False,
                         extra=("--resume-ids",) if number % 2 else ())
     for node in made.nodes:
@@ -270,8 +270,8 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
             answers[name] = answer
             if name == "leaver":
                 await answer.read_head()
-        # The leaver streams and the stayer waits in line.  Their node is lost: the leaver goes
-        # first in line, and goes away.
+        # The leaver streams and the stayer waits in the queue.  Their node is lost: the leaver goes
+        # to its head, and goes away.
         await look(lambda: phases().get("leaver") == "decode"
                    and phases().get("stayer") == "queued", "one streams, one waits")
         held_at = await loop.run_in_executor(None, node_of, cluster, "holder")

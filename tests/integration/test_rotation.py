@@ -60,7 +60,7 @@ def test_the_token_is_replaced_without_a_failed_request(make_cluster):
 
 
 def test_a_node_that_knows_the_previous_token_only_tells_its_load(make_cluster, tmp_path):
-    """What others do at a node of the configuration is told by the stream that health watches."""
+    """The stream that health watches reports the load of others at a configured node."""
     old, both = tmp_path / "old", tmp_path / "both"
     set_tokens(old, OLD)
     set_tokens(both, NEW, OLD)

@@ -69,7 +69,7 @@ def test_a_node_that_dies_or_refuses_the_connection_is_replaced_by_the_other(mak
     died.engine.wait()
     died.process.kill_all()
     cluster.nodes.remove(died)
-    # Nobody is there to say that another one is gone: those who try find a closed port.
+    # Nothing reports that another node is gone: attempts find a closed port.
     health = cluster.health_pid()
     victim = next(node for node in cluster.nodes)
     os.kill(health, signal.SIGSTOP)
@@ -232,7 +232,7 @@ def test_errors_say_how_the_request_was_routed_too(make_cluster):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
 def test_what_is_no_content_yet_is_held_back_and_forgotten_with_its_node(make_cluster, stream):
-    """A role, empty texts, a ping: then the connection breaks, and nobody sees that it was there."""
+    """A role, empty texts, a ping: then the connection breaks, and no client notices."""
     arrived = []
 
     def behave(handler, path, body):
@@ -397,7 +397,7 @@ def test_an_answer_says_whether_it_came_from_the_sessions_node(make_cluster):
     assert ask(None)[1] is None, "no session"
     assert ask("one") == ("a", "miss"), "none was known"
     assert ask("one") == ("a", "hit")
-    # What a body names is a session as well.
+    # A name in the body is a session as well.
     for path, body in [(CHAT, {"prompt_cache_key": "body"}), (CHAT, {"user": "somebody"}),
                        ("/v1/messages", {"metadata": {"user_id": "else"}})]:
         assert ask(None, path=path, **body)[1] == "miss"

@@ -1,4 +1,4 @@
-"""What the processes of a running Drover may do, and what of it can be seen from outside."""
+"""The rights of the processes of a running Drover, and their traces outside."""
 
 import os
 import pwd
@@ -116,7 +116,7 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in children}
     own = int(Path(f"/proc/{cluster.master.pid}/oom_score_adj").read_text())
     assert sorted(scores.values()) == [own, min(own + 100, 1000), min(own + 100, 1000)]
-    # What a child can do to these files is to read them and to speak to the master.
+    # A child can only read these files and speak to the master.
     for name, mode in (("scoreboard", 0o640), ("control.sock", 0o660)):
         info = (cluster.runtime / name).stat()
         assert (info.st_uid, info.st_gid) == (0, nobody.pw_gid)
@@ -140,7 +140,7 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
 def test_the_user_of_the_children_may_use_droverctl_and_another_may_not(make_cluster, nobody,
                                                                        tmp_path):
     cluster = cluster_as(make_cluster, nobody).start()
-    # Where anybody may run it from.
+    # Any user may run it from there.
     tool = cluster.dir / "droverctl"
     tool.write_bytes(Path(program("droverctl")).read_bytes())
     tool.chmod(0o755)

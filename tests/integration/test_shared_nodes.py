@@ -38,7 +38,7 @@ class Shared:
         handler.chat(body)
 
     def hold_s(self):
-        """What a slot has been held for, as each request that ended took it."""
+        """The times that requests which ended have held their slots."""
         lines = [line for line in self.cluster.access_lines() if line["outcome"] == "ok"]
         times = [(line["total_us"] - line["queue_us"]) / 1e6 for line in lines]
         return min(times), max(times)

@@ -139,7 +139,7 @@ ODD_BODY = (b'{ "messages" : [ {"role":"user","content":"caf\\u00e9 \\ud83d\\ude
             b'567890, "exp":1e+3,"future_option":{"a":[1,2.50,{}],"z":"\\/"},"seed":-0 }')
 
 
-# What the node adds in front of a chat body, so that it can count tokens as they come and give
+# The node's prefix of a chat body, so that it can count tokens as they come and give
 # the client one whole answer in the end.  Nothing else may differ.
 STREAMED = b'{"stream":true,"stream_options":{"include_usage":true},'
 

@@ -1,4 +1,4 @@
-"""What systemd does for drover and hears from it; the test is systemd."""
+"""The test acts as systemd: it starts drover and reads its notifications."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Time that is not to be trusted: the wall clock jumps, and the processor is somebody else's."""
+"""Time that is not to be trusted: the wall clock jumps, and other processes take the processor."""
 
 import asyncio
 import os

@@ -52,7 +52,7 @@ def test_clients_are_served_over_tls(make_cluster, pki):
     with https(cluster, pki, "/v1/chat/completions", chat_body("hi", 4)) as answer:
         assert answer.status == 200
         assert answer.read().endswith(b"data: [DONE]\n\n")
-    # Cleartext on the TLS port is no way in, and hurts nobody.
+    # Cleartext on the TLS port is refused, and other clients are served.
     with socket.create_connection(cluster.api, 10) as s:
         s.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         try:

@@ -70,7 +70,7 @@ def test_two_coordinators_share_a_node_fairly_and_never_overload_it(make_cluster
         cluster.wait_idle()
         rows = cluster.ctl_rows("nodes")
         assert [(row["name"], row["slots"]) for row in rows] == [("a", SLOTS)]
-    # What a coordinator loses is its own: the other one goes on.
+    # A coordinator's loss is its own: the other one goes on.
     clusters[0].stop_master()
     assert fetch_now(clusters[1].api, "POST", CHAT,
                      chat_body("after", 4, model=FAKE)).status == 200

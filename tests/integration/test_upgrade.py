@@ -204,7 +204,7 @@ def successor_of(up):
 
 
 def begun(up):
-    """An upgrade whose new master stands still: it has read what the old one told it."""
+    """An upgrade whose new master stands still: it has read the old one's message."""
     cluster = up.cluster
     cluster.master.signal(signal.SIGUSR2)
     until(lambda: "event=taking_over" in cluster.master.log(), 15, "the new one is there")
@@ -250,7 +250,7 @@ def test_two_who_ask_for_an_upgrade_at_once_are_both_told_of_it(up):
 
 
 def test_an_upgrade_may_come_with_other_nodes_altogether(make_cluster):
-    """Those of before never come: after six seconds, whoever serves is enough."""
+    """Those of before never come: after six seconds, any node that serves is enough."""
     cluster = make_cluster(token=False)
     one, two = [cluster.start_node(name, "slots=4", join=False, wait=False)
                 for name in ("one", "two")]
@@ -295,7 +295,7 @@ def test_workers_that_were_all_sent_home_stay_there_in_an_upgrade(up):
 
 @pytest.mark.parametrize("order", (signal.SIGTERM, signal.SIGQUIT))
 def test_an_order_to_the_new_master_that_is_ready_before_go_ends_both(make_cluster, order):
-    """The lock file names it, so it is whom an operator tells."""
+    """The lock file names it, so an operator signals it."""
     cluster = make_cluster(token=False, config={"shutdown_grace_ms": 300})
     node = cluster.start_node("a", "slots=4,rate=20", join=False, wait=False)
     cluster.settings["nodes"] = [{"name": "a", "address": node.address()}]
@@ -334,13 +334,13 @@ def test_an_order_to_the_new_master_that_is_ready_before_go_ends_both(make_clust
 
 
 def test_a_health_process_that_dies_while_its_nodes_move_takes_none_back(up):
-    """The new master's health process stands still meanwhile: there is nobody else to join."""
+    """The new master's health process stands still meanwhile: there is no other to join."""
     cluster = up.cluster
     health = cluster.health_pid()
     with Load(cluster.api, **LOAD) as load:
         load.more(5)
         late = next(node.pid for node in cluster.nodes if node.name == "b")
-        os.kill(late, signal.SIGSTOP)  # it comes when there is nobody else to join
+        os.kill(late, signal.SIGSTOP)  # it comes when there is no other to join
         try:
             cluster.master.signal(signal.SIGUSR2)
             until(lambda: "event=leaving_nodes" in cluster.master.log(), 15, "nodes are let go")

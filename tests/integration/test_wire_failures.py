@@ -1,4 +1,4 @@
-"""What can go wrong between a worker and a node before the first content, frame by frame.
+"""Failures between a worker and a node before the first content, frame by frame.
 
 A proxy stands before one of two nodes.  It passes HTTP/2 frames on until a request with the marker
 in its body comes by; then it does what it was told, once.
@@ -157,7 +157,7 @@ class Link:
         self.say(frame(DATA, 0, stream, struct.pack(">BI", 0, 4) + b"\xff\xff\xff\xff"))
 
     def answer_page(self, stream):
-        """An HTTP error, as a proxy of somebody's would send it."""
+        """An HTTP error, as a proxy would send it."""
         self.say(frame(HEADERS, 4 | 1, stream, b"\x8e"))  # :status 500 by index
 
 

@@ -18,7 +18,7 @@ def framed(message, flag=0):
 
 
 class Raw:
-    """A client that writes frames as it is told and collects what comes back."""
+    """A client that writes the frames it is given and collects the answers."""
 
     def __init__(self, port, greet=True, source="127.0.0.1"):
         self.sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))

@@ -78,7 +78,7 @@ static void fail(const char *fmt, ...)
 
 /* ---- calls ---------------------------------------------------------------------------- */
 
-/* The field numbers of the three responses overlap so far that each can be told by its kind:
+/* The field numbers of the three responses overlap so far that the kind identifies each:
  * field 1 is a payload in two and a number in the third. */
 static void on_message(struct call *call, const uint8_t *message, size_t n, void *data)
 {

@@ -47,7 +47,7 @@ static bool stopping, idle;
 
 static void answer_next(struct state *state);
 
-/* What came as metadata, told by a status. */
+/* Answers with the metadata received, in a status. */
 static void tell_metadata(struct server_call *call)
 {
     size_t n = 0;

@@ -15,7 +15,7 @@ INITIAL, TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"
 # ---- their server ------------------------------------------------------------------------------
 
 def tell_metadata(context):
-    """What came as metadata, told by a status."""
+    """Answers with the metadata received, in a status."""
     fields = dict(context.invocation_metadata())
     if INITIAL in fields:
         context.abort(grpc.StatusCode.ABORTED, f"{fields[INITIAL]} {fields[TRAILING].hex()}")
@@ -106,7 +106,7 @@ def test_our_client_shows_its_certificate(messages, certificates):
 
 
 def test_a_compressed_answer_is_an_internal_error(messages):
-    # A C-core server told to compress does so whatever the client's grpc-accept-encoding says.
+    # A C-core server configured to compress does so whatever the client's grpc-accept-encoding says.
     with Theirs(messages, compression=grpc.Compression.Gzip) as server:
         (row,) = report(server.address)
         assert (row["status"], row["end"], row["messages"]) == ("INTERNAL", "protocol", "0")

@@ -1,5 +1,5 @@
 /*
- * scoreboard.c - a scoreboard file that anybody may have damaged: attached and shown by every
+ * scoreboard.c - a scoreboard file that may be damaged: attached and shown by every
  * view of droverctl and by the metrics, or refused; never a crash, never JSON that is none.
  *
  * Input: a byte.  When its lowest bit is set the rest is the file.  Otherwise the rest is a

@@ -2,7 +2,7 @@
  * body.c - a client's body on its way: what the worker reads of it, and what the node makes of
  * it for the engine, for every operation.
  *
- * Input: a byte for the operation, a byte of wishes, then the body.
+ * Input: a byte for the operation, a byte of options, then the body.
  */
 #include "base/buf.h"
 #include "base/error.h"

@@ -41,7 +41,7 @@ Test(api_keys, a_key_is_found_by_its_digest_and_nothing_else)
     cr_expect_eq(find("abd"), -1);
     cr_expect_eq(find(""), -1);
     cr_expect_eq(find("alice"), -1);
-    /* The digest itself, as somebody who has seen the file would try it. */
+    /* The digest is no key, though a reader of the file may try it. */
     cr_expect_eq(find(ABC), -1);
     cr_expect_eq(find(strchr(ABC, ':') + 1), -1);
     api_keys_finish(&keys);

@@ -279,7 +279,7 @@ Test(config, bad_aliases_and_models_are_named)
     expect_bad(bad, ARRAY_LEN(bad));
 }
 
-/* Somebody puts the key itself where its digest belongs. */
+/* The operator writes the key itself where its digest belongs. */
 Test(config, a_key_in_a_keys_file_is_gone_from_memory_that_is_freed)
 {
     struct config *config;

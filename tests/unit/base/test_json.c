@@ -403,8 +403,8 @@ Test(json, only_objects_can_be_edited)
     buf_finish(&out);
 }
 
-/* Whatever json_check() accepts, every walker must survive; under ASan this is the fuzzer that
- * always runs. */
+/* Every walker must survive any text that json_check() accepts; under ASan this is the fuzzer
+ * that always runs. */
 static void walk(const struct json_value *v, unsigned depth)
 {
     struct json_value key, value;

@@ -1,5 +1,5 @@
-/* test_log.c - a log that cannot take its lines: nobody waits, they are counted, it is told
- * once. */
+/* test_log.c - a log that cannot take its lines: no call blocks, the lines are counted, the
+ * loss is reported once. */
 #include "base/log.h"
 
 #include <criterion/criterion.h>

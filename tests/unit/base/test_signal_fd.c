@@ -1,4 +1,4 @@
-/* test_signal_fd.c - signals that are asked for queue up, and tell what came with them. */
+/* test_signal_fd.c - signals that are asked for queue up, and keep their values. */
 #include "base/signal_fd.h"
 
 #include <criterion/criterion.h>

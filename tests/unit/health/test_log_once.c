@@ -1,4 +1,4 @@
-/* test_log_once.c - when a complaint about a node is told again. */
+/* test_log_once.c - when a complaint about a node is logged again. */
 #include <criterion/criterion.h>
 
 #include "health/nodes/log_once.h"

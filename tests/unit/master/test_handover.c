@@ -69,7 +69,7 @@ Test(handover, messages_stay_apart_and_the_end_is_seen)
     cr_assert_str_eq(text, "ready");
     (void)close(pair[0]);
     cr_assert_eq(handover_hear(pair[1], text), -1);
-    handover_say(pair[1], "stop", ""); /* to nobody: no signal, no harm */
+    handover_say(pair[1], "stop", ""); /* the peer is gone: no signal, no harm */
     (void)close(pair[1]);
 }
 

@@ -44,7 +44,7 @@ static void end(struct rig *rig)
     (void)rmdir(rig->dir);
 }
 
-/* Somebody else has a lot to say. */
+/* Another sender fills the socket. */
 static void fill(const struct rig *rig)
 {
     while (sendto(rig->notify.fd, "X=1", 3, MSG_NOSIGNAL,

@@ -38,7 +38,7 @@ static void step(struct rig *rig)
     cr_assert_eq(successor_step(&rig->succ, 1, &err), 0);
 }
 
-/* What the predecessor hears next; "" = nothing, "end" = nothing any more. */
+/* The next message to the predecessor; "" = nothing, "end" = nothing any more. */
 static const char *heard(const struct rig *rig)
 {
     static char message[HANDOVER_MESSAGE_BYTES];
@@ -80,7 +80,7 @@ Test(successor, that_is_not_ready_and_told_to_end_leaves_the_service_to_the_othe
     end(&rig);
 }
 
-/* Its files are in place and its pid is in the lock file: who is told is the service. */
+/* Its files are in place and its pid is in the lock file: it is the service. */
 Test(successor, that_is_ready_and_told_to_end_passes_it_on_before_go_and_after)
 {
     struct rig rig;

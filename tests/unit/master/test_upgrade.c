@@ -14,7 +14,7 @@
 #include "master/supervise.h"
 #include "master/upgrade/upgrade.h"
 
-#define PID    4711 /* nobody's: only its death is told */
+#define PID    4711 /* no real process: the test only reports its death */
 #define KILLED 9    /* a wait status */
 
 struct rig {
@@ -143,7 +143,7 @@ static void end(struct rig *rig)
     (void)close(rig->rt.lock_fd);
 }
 
-/* systemd ignores what it hears from a process before it was told that this is the main one. */
+/* systemd ignores messages of a process until it knows that as the main one. */
 Test(upgrade, the_service_manager_knows_the_successor_before_it_may_speak)
 {
     char message[HANDOVER_MESSAGE_BYTES];
@@ -240,7 +240,7 @@ Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
     struct rig rig;
 
     start(&rig);
-    upgrade_pass_command(&rig.up, "workers", "2"); /* nobody to pass it to */
+    upgrade_pass_command(&rig.up, "workers", "2"); /* no successor yet */
     let_gather(&rig);
     upgrade_pass_command(&rig.up, "workers", "3");
     upgrade_pass_command(&rig.up, "reload", "");
@@ -257,7 +257,7 @@ Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
     end(&rig);
 }
 
-/* Whoever reads the lock file tells the successor, whose "ready" we may not have heard yet. */
+/* The operator may signal the pid in the lock file before the "ready" has reached us. */
 Test(upgrade, a_successor_that_is_told_to_end_before_go_ends_us_too)
 {
     struct rig rig;

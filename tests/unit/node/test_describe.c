@@ -6,7 +6,7 @@
 #include "node/report/describe.h"
 #include "proto/drover_inference.pb-c.h"
 
-/* What a coordinator gets to know of these facts, as bytes. */
+/* The description of these facts for a coordinator, as bytes. */
 static void pack(struct buf *out, const struct engine_facts *facts)
 {
     static struct describe d;

@@ -81,7 +81,7 @@ static const struct page llama[] = {
     {"/health", 200, "{'status':'ok'}"},
 };
 
-/* What a llama-server at hand says of its model: the vocabulary it tells. */
+/* The vocabulary number made of a llama-server's facts about its model. */
 static uint64_t vocabulary(const char *meta)
 {
     static struct detector r;

@@ -106,7 +106,7 @@ Test(options, the_token_file_holds_one_or_two_tokens)
     cr_assert_eq(read_tokens("new-token\r\nold-token", tokens), 0);
     cr_assert_str_eq(tokens[0], "new-token");
     cr_assert_str_eq(tokens[1], "old-token");
-    /* What the coordinator reads, a node reads, too. */
+    /* A node reads every token file that the coordinator reads. */
     cr_assert_eq(read_tokens("# of the fleet\n\n new-token \n#x\nold-token\n\n", tokens), 0);
     cr_assert_str_eq(tokens[0], "new-token");
     cr_assert_str_eq(tokens[1], "old-token");

@@ -86,7 +86,7 @@ Test(token_ids, several_tokens_may_be_in_one_event)
     drop(&w);
 }
 
-/* Of a llama of four one-byte tokens only the last is told: F0 9F A6 99 against 99. */
+/* Of a llama of four one-byte tokens only the last is reported: F0 9F A6 99 against 99. */
 Test(token_ids, text_that_is_more_than_its_ids_loses_them_for_good)
 {
     static const char *const bad[] = {

@@ -133,7 +133,7 @@ static void spread_three_models(double load[3])
     admission_spread(load, large, 3, 6);
     admission_spread(load, small, 2, 4);
     admission_spread(load, mail, 1, 3);
-    admission_spread(load, NULL, 0, 99); /* no node serves it: it is in nobody's way */
+    admission_spread(load, NULL, 0, 99); /* no node serves it: it delays no request */
 }
 
 Test(admission, what_waits_for_any_model_on_its_nodes_is_before_a_newcomer)

@@ -306,7 +306,7 @@ Test(policy, round_robin_goes_on_after_the_last_one_and_skips_full_ones)
     cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
     cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 2);
     cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 3, &request, &cursor, 0, NULL), 0);
-    /* A fleet that shrank under the cursor is no trouble. */
+    /* The cursor may lie beyond a list that has shrunk. */
     cursor = 7;
     cr_assert_eq(balance_choose(POLICY_ROUND_ROBIN, c, 1, &request, &cursor, 0, NULL), 0);
 }

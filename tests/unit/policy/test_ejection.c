@@ -17,7 +17,7 @@ static const struct ejection_limits limits = {
     .backoff_max_us = 300 * US_PER_S,
 };
 
-/* What the workers would have noted. */
+/* Notes outcomes as the workers do. */
 static void ok(struct ejection_counts *o, unsigned n)
 {
     o->ok += n;

@@ -229,7 +229,7 @@ static bool has_traffic(enum node_state state)
     return state == NODE_UP || state == NODE_EJECTED || state == NODE_PROBATION;
 }
 
-/* What the state becomes by one event out of a fresh state (no passes, no failures, no wish),
+/* The state after one event in a fresh state (no passes, no failures, no command),
  * with rise and fall of 2 and 3: where the header lists no edge, the state itself. */
 static enum node_state expected(enum node_state state, enum node_event event)
 {
@@ -272,7 +272,7 @@ Test(verdict, every_other_pair_of_state_and_event_leaves_the_state_alone)
     }
 }
 
-/* What the scoreboard says of a node. */
+/* The scoreboard's entry for a node. */
 struct known {
     enum node_state state;
     enum node_reason reason;

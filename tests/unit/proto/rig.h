@@ -33,7 +33,7 @@ struct rig {
     unsigned started, gone, closed; /* calls of the server */
     unsigned hanging;               /* Hang calls that are open */
     uint64_t poured;                /* messages that Pour has queued */
-    enum channel_state states[16];  /* as on_state told them */
+    enum channel_state states[16];  /* as on_state reported them */
     unsigned states_count;
 };
 

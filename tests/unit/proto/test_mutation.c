@@ -1,8 +1,8 @@
 /*
  * test_mutation.c - damaged HTTP/2 in both directions: nothing crashes, leaks or hangs.
  *
- * What an honest client and an honest server say is recorded once, then played back with random
- * bytes changed, removed or repeated.
+ * The bytes of an honest client and an honest server are recorded once, then played back with
+ * random bytes changed, removed or repeated.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>

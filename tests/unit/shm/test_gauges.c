@@ -130,9 +130,9 @@ Test(gauges, only_columns_that_were_ever_used_are_read)
     board_drop(&t, board);
 }
 
-/* What the forked claimants share besides the scoreboard. */
+/* The forked claimants share this besides the scoreboard. */
 struct arena {
-    _Atomic uint32_t there;      /* processes that run: nobody begins before all do */
+    _Atomic uint32_t there;      /* processes that run: none begins before all do */
     _Atomic uint32_t content;    /* processes that have won SHARE times */
     _Atomic uint32_t inside;     /* holders, counted independently of the gauges */
     _Atomic uint32_t most;       /* the most ever seen inside */

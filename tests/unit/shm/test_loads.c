@@ -157,7 +157,7 @@ Test(loads, of_four_processes_never_two_load_the_same_model, .timeout = 60)
     }
     cr_assert_geq(arena->wins, 200000);
     cr_assert_eq(arena->broken, 0);
-    /* Whatever the dead held ends by itself. */
+    /* The holds of the dead worker end by themselves. */
     for (unsigned m = 0; m < 3; m++)
         cr_assert(loads_claim(board, 0, 0, 1, m, NOW + 2 * HOLD, HOLD));
     (void)munmap(arena, sizeof(*arena));

@@ -256,7 +256,7 @@ static uint32_t next_random(uint64_t *state)
     return (uint32_t)(*state >> 33);
 }
 
-/* Every key tells worker and node, so that a mix-up shows. */
+/* Every key contains worker and node, so that a mix-up shows. */
 static uint64_t random_key(uint64_t *seed, unsigned w, unsigned node)
 {
     return ((uint64_t)(1 + next_random(seed) % 100000) * WORKERS + w) * NODES + node;

@@ -96,7 +96,7 @@ static void join(pthread_t thread)
 
 /* ---- node rows ---- */
 
-/* Version v of the node: every part of it tells v. */
+/* Version v of the node: every part of it contains v. */
 static void *publish_versions(void *data)
 {
     struct scene *s = data;

@@ -89,7 +89,7 @@ void expect_eof(struct client *c);
 const char *ask(const char *request);
 const char *get(const char *path);
 bool begins(const char *text, const char *with);
-/* What the access log has so far. */
+/* The access log so far. */
 const char *logged(void);
 uint64_t counter(enum proc_counter which);
 

@@ -1,4 +1,4 @@
-/* test_catalog.c - the fleet's models, added up from a real scoreboard. */
+/* test_catalog.c - the nodes' models, added up from a real scoreboard. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

@@ -22,7 +22,7 @@
 #define CHAT  DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS
 #define MODEL 77 /* its hash */
 
-/* A fleet of idle nodes n0, n1, ...: 4 slots and 2 places beyond, 1000 tokens/s by their own
+/* Idle nodes n0, n1, ...: 4 slots and 2 places beyond, 1000 tokens/s by their own
  * word, and nothing learned. */
 struct scene {
     struct temporary t;
@@ -88,7 +88,7 @@ static int claim(struct eligible_place *place)
     return (int)all.of[place->at].id;
 }
 
-/* What was learned: `speed` tokens per second. */
+/* Notes a learned speed, in tokens per second. */
 static void learn(unsigned node, double speed)
 {
     uint32_t row = speeds_take(s.board, MODEL, OP_CLASS_GENERATION);

@@ -49,7 +49,7 @@ Test(limits, ambiguous_framing_is_refused_and_the_connection_closed)
     AWAIT(http_server_connections(server) == 0);
 }
 
-/* Whatever arrives, every connection comes to an end once the client has said all it will, and
+/* Every connection, with any input, comes to an end once the client has said all it will, and
  * each request that got through has ended once. */
 Test(limits, mutated_requests_leave_nothing_behind)
 {

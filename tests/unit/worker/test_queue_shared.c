@@ -392,7 +392,7 @@ static void expect_end(pid_t pid)
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
 }
 
-/* What supervise.c does when a worker is gone. */
+/* Does as supervise.c when a worker is gone. */
 static void bury(unsigned slot, unsigned life)
 {
     static const uint64_t one = 1;

@@ -398,7 +398,7 @@ Test(server, draining_finishes_what_is_open_and_takes_nothing_new)
     http_server_drain(server);
     http_server_drain(server);
     (void)dial();
-    /* A request that was already on its way is served, and told not to come again. */
+    /* A request that was already on its way is answered, and its connection closes. */
     say(idle, "GET /health HTTP/1.1\r\n" HOST "\r\n");
     expect(idle, "HTTP/1.1 503 ");
     expect(idle, "Connection: close\r\n");
@@ -438,7 +438,7 @@ Test(server, destroying_tells_every_open_request)
     post(dial(), "", "{\"model\":\"wait\"}");
     AWAIT(exchanges_count == 4);
     responder_abort(exchanges[3].request->responder);
-    AWAIT(exchanges[3].gone == 1); /* told, and its connection not closed yet */
+    AWAIT(exchanges[3].gone == 1); /* notified, and its connection not closed yet */
     cr_expect_eq(http_server_connections(server), 6);
     http_server_destroy(server);
     server = NULL;
