@@ -25,8 +25,8 @@
 #include "shm/facts/procs.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
+#include "worker/http/reject.h"
 #include "worker/http/responder.h"
-#include "worker/http/server.h"
 #include "worker/node_call.h"
 #include "worker/upstreams/upstreams.h"
 

@@ -25,6 +25,7 @@
 #include "proto/operations.h"
 #include "shm/facts/procs.h"
 #include "worker/context.h"
+#include "worker/http/client_request.h"
 #include "worker/http/server.h"
 #include "worker/question.h"
 #include "worker/request/request.h"

@@ -11,16 +11,11 @@
 #include "base/json.h"
 #include "shm/scoreboard.h"
 #include "worker/api/catalog.h"
-#include "worker/http/server.h"
+#include "worker/api/reply.h"
 
 /* The Ollama whose API we follow: the first with /v1/messages.  Clients compare it to choose
  * features. */
 #define OLLAMA_VERSION "0.14.0"
-
-static void answer_json(struct client_request *request, const struct buf *body)
-{
-    http_answer(request, 200, "application/json", body);
-}
 
 static void add_instant(struct buf *out, uint64_t wall_ms)
 {
@@ -62,25 +57,23 @@ static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_
         json_quote_str(out, catalog->models[at].id);
 }
 
-static void answer_models(struct client_request *request, const struct local_facts *facts)
+static void list_models(struct reply *reply, const struct local_facts *facts)
 {
     const struct catalog *catalog = facts->catalog;
     uint64_t created_ms = scoreboard_created_wall_ms(facts->board);
-    struct buf out = BUF_INIT;
+    struct buf *out = &reply->body;
 
-    buf_str(&out, "{\"object\":\"list\",\"data\":[");
+    buf_str(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < catalog->count; i++) {
         if (i != 0)
-            buf_str(&out, ",");
-        add_model(&out, &catalog->models[i], created_ms);
+            buf_str(out, ",");
+        add_model(out, &catalog->models[i], created_ms);
     }
-    buf_str(&out, "],\"has_more\":false,\"first_id\":");
-    add_id_or_null(&out, catalog, 0);
-    buf_str(&out, ",\"last_id\":");
-    add_id_or_null(&out, catalog, catalog->count == 0 ? 0 : catalog->count - 1);
-    buf_str(&out, "}");
-    answer_json(request, &out);
-    buf_finish(&out);
+    buf_str(out, "],\"has_more\":false,\"first_id\":");
+    add_id_or_null(out, catalog, 0);
+    buf_str(out, ",\"last_id\":");
+    add_id_or_null(out, catalog, catalog->count == 0 ? 0 : catalog->count - 1);
+    buf_str(out, "}");
 }
 
 /* Undoes percent-encoding.  False: malformed, does not fit, or a NUL. */
@@ -111,23 +104,21 @@ static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
     return true;
 }
 
-static void answer_model(struct client_request *request, const struct route *route,
-                         const struct local_facts *facts)
+static void show_model(struct reply *reply, const struct route *route, const char *request_id,
+                       const struct local_facts *facts)
 {
     const struct catalog_model *model = NULL;
     char id[NODE_MODEL_BYTES];
-    struct buf out = BUF_INIT;
+    struct buf *out = &reply->body;
 
     if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
         model = catalog_find(facts->catalog, id);
     if (model == NULL) {
-        http_reject(request, API_ERROR_MODEL_NOT_FOUND, "no node serves this model", "model",
-                    0);
+        reply_error(reply, route->surface, API_ERROR_MODEL_NOT_FOUND,
+                    "no node serves this model", "model", 0, request_id);
         return;
     }
-    add_model(&out, model, scoreboard_created_wall_ms(facts->board));
-    answer_json(request, &out);
-    buf_finish(&out);
+    add_model(out, model, scoreboard_created_wall_ms(facts->board));
 }
 
 /* ---- Ollama ------------------------------------------------------------------------------ */
@@ -164,91 +155,86 @@ static void add_ollama_model(struct buf *out, const struct catalog_model *model,
                  "\"families\":[],\"parameter_size\":\"\",\"quantization_level\":\"\"}}");
 }
 
-static void answer_tags(struct client_request *request, const struct local_facts *facts,
-                        bool running)
+static void list_tags(struct reply *reply, const struct local_facts *facts, bool running)
 {
     const struct catalog *catalog = facts->catalog;
-    struct buf out = BUF_INIT;
+    struct buf *out = &reply->body;
     bool first = true;
 
-    buf_str(&out, "{\"models\":[");
+    buf_str(out, "{\"models\":[");
     for (size_t i = 0; i < catalog->count; i++) {
         if (running && (!catalog->models[i].loaded || catalog->models[i].alias))
             continue;
         if (!first)
-            buf_str(&out, ",");
+            buf_str(out, ",");
         first = false;
-        add_ollama_model(&out, &catalog->models[i], scoreboard_created_wall_ms(facts->board),
+        add_ollama_model(out, &catalog->models[i], scoreboard_created_wall_ms(facts->board),
                          running);
     }
-    buf_str(&out, "]}");
-    answer_json(request, &out);
-    buf_finish(&out);
+    buf_str(out, "]}");
 }
 
 /* ---- health ------------------------------------------------------------------------------ */
 
-static void answer_text(struct client_request *request, const char *content_type,
-                        const char *text)
+static void set_text(struct reply *reply, const char *content_type, const char *text)
 {
-    struct buf out = BUF_INIT;
-
-    buf_str(&out, text);
-    http_answer(request, 200, content_type, &out);
-    buf_finish(&out);
+    reply->content_type = content_type;
+    buf_str(&reply->body, text);
 }
 
 /* llama.cpp's shape, which load balancers and its web page know. */
-static void answer_health(struct client_request *request, const struct local_facts *facts)
+static void show_health(struct reply *reply, const struct local_facts *facts)
 {
-    struct buf out = BUF_INIT;
+    struct buf *out = &reply->body;
 
     if (facts->not_ready == NULL) {
-        answer_text(request, "application/json", "{\"status\":\"ok\"}");
+        set_text(reply, "application/json", "{\"status\":\"ok\"}");
         return;
     }
-    buf_printf(&out,
+    reply->status = 503;
+    buf_printf(out,
                "{\"error\":{\"code\":503,\"message\":\"%s\",\"type\":\"unavailable_error\"}}",
                facts->not_ready);
-    http_answer(request, 503, "application/json", &out);
-    buf_finish(&out);
 }
 
-void local_answer(struct client_request *request, const struct route *route,
-                  const struct local_facts *facts)
+void local_reply(struct reply *out, const struct route *route, const char *request_id,
+                 const struct local_facts *facts)
 {
+    out->status = 200;
+    out->content_type = "application/json";
     switch (route->kind) {
     case ROUTE_MODELS:
         catalog_refresh(facts->catalog, facts->board, facts->config);
-        answer_models(request, facts);
+        list_models(out, facts);
         return;
     case ROUTE_MODEL:
         catalog_refresh(facts->catalog, facts->board, facts->config);
-        answer_model(request, route, facts);
+        show_model(out, route, request_id, facts);
         return;
     case ROUTE_TAGS:
     case ROUTE_PS:
         catalog_refresh(facts->catalog, facts->board, facts->config);
-        answer_tags(request, facts, route->kind == ROUTE_PS);
+        list_tags(out, facts, route->kind == ROUTE_PS);
         return;
     case ROUTE_VERSION:
-        answer_text(request, "application/json",
-                    "{\"version\":\"" OLLAMA_VERSION "\",\"drover\":\"" DROVER_VERSION "\"}");
+        set_text(out, "application/json",
+                 "{\"version\":\"" OLLAMA_VERSION "\",\"drover\":\"" DROVER_VERSION "\"}");
         return;
     case ROUTE_ROOT:
         /* Word for word: Ollama's clients look for it. */
-        answer_text(request, "text/plain; charset=utf-8", "Ollama is running");
+        set_text(out, "text/plain; charset=utf-8", "Ollama is running");
         return;
     case ROUTE_HEALTH:
-        answer_health(request, facts);
+        show_health(out, facts);
         return;
     case ROUTE_LIVE:
-        answer_text(request, "application/json", "{\"status\":\"ok\"}");
+        set_text(out, "application/json", "{\"status\":\"ok\"}");
         return;
     case ROUTE_UNKNOWN:
     case ROUTE_BAD_METHOD:
     case ROUTE_INFER:
         break;
     }
-    http_reject(request, API_ERROR_INTERNAL, "not a local route", NULL, 0);
+    reply_error(out, route->surface, API_ERROR_INTERNAL, "not a local route", NULL, 0,
+                request_id);
 }

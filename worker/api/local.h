@@ -4,11 +4,11 @@
 
 struct catalog;
 struct config;
-struct client_request;
+struct reply;
 struct route;
 struct scoreboard;
 
-/* The facts that these answers report. */
+/* The facts that the replies report. */
 struct local_facts {
     const struct config *config;
     const struct scoreboard *board;
@@ -16,8 +16,9 @@ struct local_facts {
     const char *not_ready;   /* why no request can be served now; NULL = it can */
 };
 
-/* Answers a request for any route but ROUTE_INFER, ROUTE_UNKNOWN and ROUTE_BAD_METHOD. */
-void local_answer(struct client_request *request, const struct route *route,
-                  const struct local_facts *facts);
+/* Makes the reply for any route but ROUTE_INFER, ROUTE_UNKNOWN and ROUTE_BAD_METHOD.  `out` is
+ * REPLY_INIT; `request_id` goes into an error's body. */
+void local_reply(struct reply *out, const struct route *route, const char *request_id,
+                 const struct local_facts *facts);
 
 #endif

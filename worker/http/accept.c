@@ -10,6 +10,8 @@
  *
  * The limit of connections leaves descriptors for everything else: the nodes, the logs.
  */
+#include "worker/http/accept.h"
+
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
@@ -28,7 +30,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "shm/facts/procs.h"
-#include "worker/http/server_private.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 
 #define ACCEPT_BATCH    16
 #define ACCEPT_RETRY_US (50 * 1000)
@@ -155,7 +158,7 @@ static void on_close(void *data)
     conn->prev->next = conn->next;
     conn->next->prev = conn->prev;
     server->connections_count--;
-    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_OPEN, -1);
+    procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
     free(conn);
     start_listening(server);
@@ -186,8 +189,8 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     conn->prev->next = conn;
     conn->next->prev = conn;
     server->connections_count++;
-    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_TOTAL, 1);
-    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_OPEN, 1);
+    procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, 1);
     h2o_accept(&server->accept, conn->sock);
     return 0;
 }
@@ -197,8 +200,8 @@ static void reject(struct http_server *server, int fd, const char *answer)
 {
     char unread[4096];
 
-    procs_count(server->params.board, server->params.worker, PROC_CONNECTIONS_TOTAL, 1);
-    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_REJECTED, 1);
+    procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
+    procs_count(server->board, server->worker, PROC_REQUESTS_REJECTED, 1);
     if (server->ssl == NULL) {
         (void)!send(fd, answer, strlen(answer), MSG_DONTWAIT | MSG_NOSIGNAL);
         (void)shutdown(fd, SHUT_WR);
@@ -240,7 +243,7 @@ static unsigned count_waiting(const struct http_server *server)
     socklen_t len = sizeof(info);
 
     /* Of a listener it is the number of connections in its queue. */
-    if (getsockopt(server->params.listen_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
+    if (getsockopt(server->listen_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
         info.tcpi_unacked > SHED_BATCH)
         return SHED_BATCH;
     return info.tcpi_unacked;
@@ -257,8 +260,8 @@ static void shed(struct http_server *server)
 
     if (server->spare_fd != -1)
         (void)close(server->spare_fd);
-    while (n < waiting && (fd = accept4(server->params.listen_fd, NULL, NULL,
-                                        SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
+    while (n < waiting &&
+           (fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) != -1) {
         reject(server, fd,
                "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 2\r\n"
                "x-drover-reason: overloaded\r\ncontent-type: application/json\r\n"
@@ -289,7 +292,7 @@ static bool is_full(const struct http_server *server)
 
 static bool somebody_waits(const struct http_server *server)
 {
-    struct pollfd listener = {.fd = server->params.listen_fd, .events = POLLIN};
+    struct pollfd listener = {.fd = server->listen_fd, .events = POLLIN};
 
     return poll(&listener, 1, 0) == 1;
 }
@@ -325,8 +328,8 @@ static bool accept_one(struct http_server *server)
     struct sockaddr_storage sa = {0};
     socklen_t len = sizeof(sa);
     struct client_count *counted;
-    int fd = accept4(server->params.listen_fd, (struct sockaddr *)&sa, &len,
-                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd =
+        accept4(server->listen_fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd == -1) {
         if (errno == ECONNABORTED || errno == EINTR)
@@ -408,7 +411,7 @@ int accept_init(struct http_server *server, struct error *err)
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (server->spare_fd == -1)
         return error_sys(err, "open /dev/null");
-    copy = fcntl(server->params.listen_fd, F_DUPFD_CLOEXEC, 3);
+    copy = fcntl(server->listen_fd, F_DUPFD_CLOEXEC, 3);
     if (copy == -1)
         return error_sys(err, "fcntl(F_DUPFD_CLOEXEC)");
     server->listener =

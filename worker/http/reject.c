@@ -1,5 +1,5 @@
 /*
- * reject.c - saying no: our own errors, and libh2o's, in the shape of the client's API.
+ * reject.c - sends replies, and puts libh2o's own errors in the shape of the client's API.
  *
  * libh2o answers by itself when a request is not fit to reach a handler: a body that is too
  * large or framed wrongly, an unknown expectation.  A filter on the path sees these answers,
@@ -10,6 +10,8 @@
  * The same filter keeps libh2o's own chunked encoder out: being first and passing on nothing,
  * it is the only one.
  */
+#include "worker/http/reject.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +20,13 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "shm/facts/procs.h"
-#include "worker/http/server_private.h"
+#include "worker/api/reply.h"
+#include "worker/http/accept.h"
+#include "worker/http/access_log.h"
+#include "worker/http/client_request.h"
+#include "worker/http/reject_private.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 
 #define REQUEST_ID_MAX 64
 
@@ -26,7 +34,7 @@
 #define LINGER_US    (2 * US_PER_S)
 #define LINGER_BYTES (64u * 1024 * 1024)
 
-/* ---- our own errors ---------------------------------------------------------------------- */
+/* ---- ids --------------------------------------------------------------------------------- */
 
 static bool is_id(const h2o_iovec_t *id)
 {
@@ -64,87 +72,62 @@ const char *client_id(h2o_req_t *req)
         .base;
 }
 
-/* The official clients obey this header; without it they go by the status alone. */
-static const char *should_retry(enum api_error error)
+/* ---- sending ----------------------------------------------------------------------------- */
+
+static void send_reply(struct responder *r, const struct reply *reply)
 {
-    switch (error) {
-    case API_ERROR_QUEUE_FULL:
-    case API_ERROR_QUEUE_TIMEOUT:
-    case API_ERROR_NO_NODE:
-    case API_ERROR_SHUTTING_DOWN:
-    case API_ERROR_OVERLOADED:
-        return "true";
-    case API_ERROR_NONE:
-    case API_ERROR_BAD_REQUEST:
-    case API_ERROR_NOT_FOUND:
-    case API_ERROR_METHOD:
-    case API_ERROR_MODEL_NOT_FOUND:
-    case API_ERROR_TOO_LARGE:
-    case API_ERROR_MEDIA_TYPE:
-    case API_ERROR_NOT_SUPPORTED:
-    case API_ERROR_NODE_FAILED: /* we have tried again already */
-    case API_ERROR_NODE_TIMEOUT:
-    case API_ERROR_DEADLINE:
-    case API_ERROR_INTERNAL:
-    case API_ERROR_UNAUTHORIZED:
-        return "false";
-    }
-    return "false";
+    for (size_t i = 0; i < reply->headers_count; i++)
+        responder_header(r, reply->headers[i].name, reply->headers[i].value);
+    responder_start(r, reply->status, reply->content_type, (int64_t)buf_size(&reply->body));
+    responder_write(r, buf_head(&reply->body), buf_size(&reply->body));
+    responder_end(r);
 }
 
-static void answer_error(struct client_request *request, enum api_error error,
-                         const char *message, const char *param, unsigned retry_after_s)
+static void send_error(struct client_request *request, enum api_error error,
+                       const char *message, const char *param, unsigned retry_after_s)
 {
-    struct responder *r = request->responder;
-    struct buf body = BUF_INIT;
-    char seconds[16];
+    struct reply reply = REPLY_INIT;
 
-    surface_error_body(&body, request->surface, error, message, param, request->id);
-    responder_header(r, "x-drover-reason", api_error_reason(error));
-    responder_header(r, "x-should-retry", should_retry(error));
-    if (retry_after_s != 0) {
-        (void)snprintf(seconds, sizeof(seconds), "%u", retry_after_s > 60 ? 60 : retry_after_s);
-        responder_header(r, "retry-after", seconds);
-    }
-    responder_start(r, api_error_status(error, request->surface), "application/json",
-                    (int64_t)buf_size(&body));
-    responder_write(r, buf_head(&body), buf_size(&body));
-    responder_end(r);
-    buf_finish(&body);
+    reply_error(&reply, request->surface, error, message, param, retry_after_s, request->id);
+    send_reply(request->responder, &reply);
+    reply_finish(&reply);
 }
 
 void http_reply_error(struct client_request *request, enum api_error error, const char *message,
                       unsigned retry_after_s)
 {
-    answer_error(request, error, message, error == API_ERROR_MODEL_NOT_FOUND ? "model" : NULL,
-                 retry_after_s);
+    send_error(request, error, message, error == API_ERROR_MODEL_NOT_FOUND ? "model" : NULL,
+               retry_after_s);
+}
+
+static void note_rejection(struct responder *r, enum api_error error)
+{
+    r->outcome = "rejected";
+    r->reason = api_error_reason(error);
+    if (error != API_ERROR_INTERNAL)
+        procs_count(r->server->board, r->server->worker, PROC_REQUESTS_REJECTED, 1);
 }
 
 void http_reject(struct client_request *request, enum api_error error, const char *message,
                  const char *param, unsigned retry_after_s)
 {
-    struct http_server *server = request->responder->server;
-
-    request->responder->outcome = "rejected";
-    request->responder->reason = api_error_reason(error);
-    if (error != API_ERROR_INTERNAL)
-        procs_count(server->params.board, server->params.worker, PROC_REQUESTS_REJECTED, 1);
-    answer_error(request, error, message, param, retry_after_s);
+    note_rejection(request->responder, error);
+    send_error(request, error, message, param, retry_after_s);
 }
 
-void http_answer(struct client_request *request, unsigned status, const char *content_type,
-                 const struct buf *body)
+void http_send_reply(struct client_request *request, const struct reply *reply)
 {
     struct responder *r = request->responder;
 
-    if (body->failed) {
+    if (reply->body.failed) {
         http_reject(request, API_ERROR_INTERNAL, "out of memory", NULL, 0);
         return;
     }
-    r->outcome = "local";
-    responder_start(r, status, content_type, (int64_t)buf_size(body));
-    responder_write(r, buf_head(body), buf_size(body));
-    responder_end(r);
+    if (reply->error == API_ERROR_NONE)
+        r->outcome = "local";
+    else
+        note_rejection(r, reply->error);
+    send_reply(r, reply);
 }
 
 /* ---- libh2o's errors --------------------------------------------------------------------- */
@@ -249,7 +232,7 @@ static void log_shaped(struct shaped *s, const char *id, const char *path, enum 
         .bytes_out = s->body.len,
     };
 
-    access_log_write(s->server->params.access_log, &record);
+    access_log_write(s->server->access_log, &record);
 }
 
 static void shape(struct shaped *s, h2o_req_t *req)
@@ -283,8 +266,8 @@ static void shape(struct shaped *s, h2o_req_t *req)
                           api_error_reason(error), strlen(api_error_reason(error)));
     req->res.content_length = s->body.len;
     req->http1_is_persistent = 0;
-    procs_count(s->server->params.board, s->server->params.worker, PROC_REQUESTS_TOTAL, 1);
-    procs_count(s->server->params.board, s->server->params.worker, PROC_REQUESTS_REJECTED, 1);
+    procs_count(s->server->board, s->server->worker, PROC_REQUESTS_TOTAL, 1);
+    procs_count(s->server->board, s->server->worker, PROC_REQUESTS_REJECTED, 1);
     log_shaped(s, id, path.base, error);
 }
 

@@ -13,6 +13,8 @@
  * A responder is disposed of together with its request's pool, in on_dispose(), which every
  * path reaches: the answer is complete; a write failed and libh2o closed; close_now() ended it.
  */
+#include "worker/http/responder.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -27,7 +29,10 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "worker/http/server_private.h"
+#include "worker/http/access_log.h"
+#include "worker/http/client_request.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 
 /* "ffffffff\r\n" */
 #define CHUNK_HEAD_BYTES 10
@@ -80,7 +85,7 @@ static void log_own(const struct responder *r)
         .total_us = clock_mono_us() - request->received_mono_us,
     };
 
-    access_log_write(r->server->params.access_log, &record);
+    access_log_write(r->server->access_log, &record);
 }
 
 static void unwatch(struct responder *r)

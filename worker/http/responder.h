@@ -22,6 +22,7 @@
 
 #include "base/attrs.h"
 
+struct client_request;
 struct responder; /* opaque */
 
 struct responder_events {
@@ -52,5 +53,9 @@ void responder_abort(struct responder *r);
 size_t responder_pending(const struct responder *r);
 uint64_t responder_read(const struct responder *r); /* bytes of the request's body */
 uint64_t responder_written(const struct responder *r);
+
+/* Frees the request's body before the end of the answer: no other attempt will be made.
+ * request->body is NULL afterwards. */
+void http_drop_body(struct client_request *request);
 
 #endif

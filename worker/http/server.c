@@ -24,8 +24,15 @@
 #include "shm/facts/procs.h"
 #include "shm/facts/usage.h"
 #include "worker/api/local.h"
-#include "worker/http/server_private.h"
+#include "worker/api/reply.h"
+#include "worker/http/accept.h"
+#include "worker/http/client_request.h"
+#include "worker/http/reject.h"
+#include "worker/http/reject_private.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 #include "worker/http/strict_head.h"
+#include "worker/http/timeouts.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
@@ -218,7 +225,7 @@ static bool settle_model(struct client_request *request, const char *named)
         return true;
     }
     /* Clients of a single model often omit its name, and a bare llama-server allows that. */
-    catalog_refresh(&server->catalog, server->params.board, server->config);
+    catalog_refresh(&server->catalog, server->board, server->config);
     only = catalog_only(&server->catalog);
     if (only != NULL) {
         (void)strlcpy(request->client_model, only->id, sizeof(request->client_model));
@@ -271,20 +278,23 @@ static void infer(struct client_request *request, h2o_req_t *req)
     request->priority = find_priority(req, server->config, request->model);
     collect_forwarded(request, req);
     responder_watch(r);
-    server->params.on_infer(request, server->params.data);
+    server->on_infer(request, server->data);
 }
 
 static void answer_locally(struct client_request *request, const struct route *route)
 {
     struct http_server *server = request->responder->server;
     struct local_facts facts = {
-        .config = server->config, .board = server->params.board, .catalog = &server->catalog};
+        .config = server->config, .board = server->board, .catalog = &server->catalog};
+    struct reply reply = REPLY_INIT;
 
     if (server->draining)
         facts.not_ready = "draining";
-    else if (!server->params.ready(server->params.data))
+    else if (!server->ready(server->data))
         facts.not_ready = "no node can serve";
-    local_answer(request, route, &facts);
+    local_reply(&reply, route, request->id, &facts);
+    http_send_reply(request, &reply);
+    reply_finish(&reply);
 }
 
 static void dispatch(struct client_request *request, h2o_req_t *req, const struct route *route)
@@ -351,10 +361,10 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
                                       .x_api_key_len = x_api_key.len};
     if (callers_find(&server->callers, &headers, &request->key_name, &request->usage_row,
                      &shown)) {
-        usage_add(server->params.board, request->usage_row, USAGE_REQUESTS, 1);
+        usage_add(server->board, request->usage_row, USAGE_REQUESTS, 1);
         return true;
     }
-    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_UNAUTHORIZED, 1);
+    procs_count(server->board, server->worker, PROC_REQUESTS_UNAUTHORIZED, 1);
     responder_header(request->responder, "www-authenticate", "Bearer");
     http_reject(request, API_ERROR_UNAUTHORIZED,
                 shown ? "the API key is not valid"
@@ -376,7 +386,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 
     memset(request, 0, sizeof(*request));
     conn->fresh = false;
-    procs_count(server->params.board, server->params.worker, PROC_REQUESTS_TOTAL, 1);
+    procs_count(server->board, server->worker, PROC_REQUESTS_TOTAL, 1);
     why = strict_head_check(&head, conn->sock->input->bytes, conn->sock->input->size);
 
     if (query != NULL)
@@ -445,9 +455,15 @@ int http_server_create(struct http_server **out, const struct http_server_params
     *out = NULL;
     if (server == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    server->params = *params;
     server->loop = params->loop;
     server->config = params->config;
+    server->board = params->board;
+    server->worker = params->worker;
+    server->listen_fd = params->listen_fd;
+    server->access_log = params->access_log;
+    server->on_infer = params->on_infer;
+    server->ready = params->ready;
+    server->data = params->data;
     server->gone_fd = -1;
     server->spare_fd = -1;
     server->statm_fd = -1;

@@ -11,10 +11,8 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "worker/http/access_log.h"
-#include "worker/http/client_request.h"
 
-struct buf;
+struct client_request;
 struct config;
 struct error;
 struct http_server; /* opaque */
@@ -44,25 +42,5 @@ void http_server_drain(struct http_server *server);
 unsigned http_server_connections(const struct http_server *server);
 /* Closes everything; on_gone runs for each open request. */
 void http_server_destroy(struct http_server *server);
-
-/* The body is not needed any more (no other attempt will be made): its memory is given back now
- * and not at the end of the answer.  request->body is NULL afterwards. */
-void http_drop_body(struct client_request *request);
-
-/*
- * Answers `request` with an error of ours in its surface's shape, with x-request-id,
- * x-drover-reason, Retry-After (if retry_after_s != 0, clamped to 1..60) and x-should-retry.
- * Before responder_start() only.
- */
-void http_reply_error(struct client_request *request, enum api_error error, const char *message,
-                      unsigned retry_after_s);
-
-/* The same for a request rejected before it has an owner, with the name of the wrong field, or
- * NULL.  The server writes the access log. */
-void http_reject(struct client_request *request, enum api_error error, const char *message,
-                 const char *param, unsigned retry_after_s);
-/* A whole answer that needs no node; likewise. */
-void http_answer(struct client_request *request, unsigned status, const char *content_type,
-                 const struct buf *body);
 
 #endif

@@ -18,6 +18,8 @@
  * A connection is ended by shutting its descriptor down; libh2o then sees the end of the stream
  * and closes it in its own way.
  */
+#include "worker/http/timeouts.h"
+
 #include <fcntl.h>
 #include <linux/tcp.h>
 #include <malloc.h>
@@ -30,7 +32,10 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/log.h"
-#include "worker/http/server_private.h"
+#include "worker/http/accept.h"
+#include "worker/http/client_request.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 #include "worker/http/strict_head.h"
 
 /* Connections that are idle when draining begins are given this long: a request that is already

@@ -17,6 +17,8 @@
 #include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 #include "tests/fuzz/fuzz.h"
+#include "worker/http/client_request.h"
+#include "worker/http/reject.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "shm/scoreboard.h"
+#include "worker/http/reject.h"
 
 struct loop loop;
 struct scoreboard *board;

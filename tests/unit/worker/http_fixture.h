@@ -18,6 +18,7 @@
 #include "base/config/config.h"
 #include "base/loop.h"
 #include "shm/facts/procs.h"
+#include "worker/http/client_request.h"
 #include "worker/http/responder.h"
 #include "worker/http/server.h"
 

@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 #include "http_fixture.h"
-#include "worker/http/server_private.h"
+#include "worker/http/responder_private.h"
+#include "worker/http/server_state.h"
 
 TestSuite(limits, .init = setup, .fini = teardown, .timeout = 60);
 

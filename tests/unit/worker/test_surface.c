@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "proto/drover_common.pb-c.h"
+#include "worker/api/reply.h"
 #include "worker/api/surface.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -203,4 +204,35 @@ Test(surface, a_stream_is_ended_as_its_library_expects)
                         0);
     cr_expect_str_eq(buf_cstr(&out), "{\"error\":\"m\"}\n");
     buf_finish(&out);
+}
+
+/* The value of a reply's header; NULL when it has none of the name. */
+static const char *header_of(const struct reply *reply, const char *name)
+{
+    for (size_t i = 0; i < reply->headers_count; i++)
+        if (strcmp(reply->headers[i].name, name) == 0)
+            return reply->headers[i].value;
+    return NULL;
+}
+
+Test(surface, an_error_reply_is_a_value_with_all_that_clients_act_on)
+{
+    struct reply full = REPLY_INIT, missing = REPLY_INIT;
+
+    reply_error(&full, SURFACE_ANTHROPIC, API_ERROR_QUEUE_FULL, "busy", NULL, 900, "id1");
+    cr_expect_eq(full.error, API_ERROR_QUEUE_FULL);
+    cr_expect_eq(full.status, 529);
+    cr_expect_str_eq(full.content_type, "application/json");
+    cr_expect_str_eq(header_of(&full, "x-drover-reason"), "queue_full");
+    cr_expect_str_eq(header_of(&full, "x-should-retry"), "true");
+    cr_expect_str_eq(header_of(&full, "retry-after"), "60");
+    cr_expect_not_null(strstr(buf_cstr(&full.body), "\"request_id\":\"id1\""));
+
+    reply_error(&missing, SURFACE_OPENAI, API_ERROR_MODEL_NOT_FOUND, "none", "model", 0, "id2");
+    cr_expect_eq(missing.status, 404);
+    cr_expect_str_eq(header_of(&missing, "x-should-retry"), "false");
+    cr_expect_null(header_of(&missing, "retry-after"));
+    cr_expect_not_null(strstr(buf_cstr(&missing.body), "\"param\":\"model\""));
+    reply_finish(&full);
+    reply_finish(&missing);
 }

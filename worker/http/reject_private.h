@@ -1,0 +1,16 @@
+/* reject_private.h - what reject.c does for server.c with libh2o's types. */
+#ifndef DROVER_WORKER_HTTP_REJECT_PRIVATE_H
+#define DROVER_WORKER_HTTP_REJECT_PRIVATE_H
+
+#include <h2o.h>
+
+struct http_server;
+
+/* Installs the filter that shapes libh2o's own errors. */
+void reject_init(h2o_pathconf_t *path, struct http_server *server);
+/* A new id; in the pool. */
+const char *execution_id(h2o_req_t *req);
+/* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */
+const char *client_id(h2o_req_t *req);
+
+#endif

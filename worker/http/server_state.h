@@ -1,0 +1,97 @@
+/*
+ * server_state.h - the state that the files of the HTTP server share: the server and its
+ * connections.  Only these files and tests include it.
+ *
+ *   server.c     the server's life; from a complete request to its answer's owner
+ *   accept.c     connections: accepts them, limits, counts
+ *   timeouts.c   time limits of connections, on the monotonic clock; the limit of memory
+ *   responder.c  one answer
+ *   reject.c     sends replies; libh2o's errors in the client's shape
+ */
+#ifndef DROVER_WORKER_HTTP_SERVER_STATE_H
+#define DROVER_WORKER_HTTP_SERVER_STATE_H
+
+#include <h2o.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/loop.h"
+#include "worker/api/caller.h"
+#include "worker/api/catalog.h"
+
+#define CLIENT_TEXT_BYTES 64
+
+struct client_count;
+struct client_request;
+struct config;
+struct log_sink;
+struct responder;
+struct scoreboard;
+struct shaped;
+
+/* One accepted connection, from accept() until its descriptor is closed. */
+struct client_connection {
+    struct http_server *server;
+    struct client_connection *prev, *next; /* in server->connections */
+    h2o_socket_t *sock;             /* libh2o's; valid until on_close frees this struct */
+    struct responder *current;      /* the request being answered; NULL between requests */
+    struct shaped *lingering;       /* reject.c: a refused client that still sends */
+    struct client_count *counted;   /* NULL when this address is not counted */
+    uint64_t since_mono_us;         /* accepted, or the last answer ended */
+    uint64_t reading_mono_us;       /* a part of a request was first seen; 0 = none is there */
+    uint64_t base_bytes;            /* received before reading_mono_us */
+    bool fresh;                     /* no complete request yet */
+    char client[CLIENT_TEXT_BYTES]; /* address without port */
+};
+
+#define CLIENT_BUCKETS 256
+
+struct http_server {
+    /* http_server_params, all borrowed. */
+    struct loop *loop;
+    const struct config *config;
+    struct scoreboard *board;
+    unsigned worker;
+    int listen_fd;
+    struct log_sink *access_log;
+    void (*on_infer)(struct client_request *request, void *data);
+    bool (*ready)(void *data);
+    void *data;
+
+    h2o_globalconf_t globalconf;
+    h2o_context_t context;
+    h2o_accept_ctx_t accept;
+    SSL_CTX *ssl; /* owned; NULL = cleartext */
+    bool draining;
+    uint64_t drain_mono_us;
+    size_t body_bytes; /* request bodies held */
+    struct catalog catalog;
+    struct callers callers;
+
+    /* accept.c */
+    h2o_socket_t *listener; /* on a duplicate of listen_fd; NULL once draining */
+    bool listening;         /* the listener is being read */
+    struct timer accept_timer;
+    unsigned held_off;        /* looks in a row that found clients waiting */
+    unsigned max_connections; /* limits.max_connections, or what descriptors allow */
+    int spare_fd;             /* given up to turn a connection away; -1 = gone */
+    struct client_connection connections; /* list head */
+    unsigned connections_count;
+    struct client_count *clients[CLIENT_BUCKETS];
+
+    /* responder.c */
+    int gone_fd; /* epoll set of the connections with an open request */
+    struct watch *gone_watch;
+
+    /* timeouts.c */
+    struct timer timeouts_timer;
+    uint64_t timeouts_us;
+    int statm_fd;          /* /proc/self/statm; -1 = not to be had */
+    uint64_t memory_bytes; /* this process's own, at the last sweep; 0 = not known */
+    size_t memory_bodies;  /* `body_bytes` at that time */
+    uint64_t trim_mono_us; /* when malloc was last asked to give back what is free */
+    bool memory_short;     /* as last logged */
+};
+
+#endif
