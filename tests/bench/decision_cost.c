@@ -46,7 +46,7 @@
 #define WINDOW_TOKENS  512
 #define SLOTS          16
 #define REPETITIONS    300
-#define WORKER         0 /* who decides */
+#define WORKER         0 /* the one that decides */
 #define WRITER_REST_NS 50000
 #define MODEL_HASH     UINT64_C(0x123456789abcdef)
 

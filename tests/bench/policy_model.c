@@ -47,7 +47,7 @@ struct request {
     uint64_t *blocks; /* owned */
     size_t n_blocks;
 
-    struct request *wait_next; /* in line */
+    struct request *wait_next; /* in the queue */
     uint64_t key_us;           /* there */
     struct node *node;         /* NULL = not dispatched yet */
     uint64_t dispatch_us, first_us, last_us;
@@ -214,7 +214,7 @@ static bool try_start(struct world *world, struct request *r)
     return true;
 }
 
-/* ---- the line -------------------------------------------------------------------------- */
+/* ---- the queue ------------------------------------------------------------------------- */
 
 /* Seconds of prefill where it takes least. */
 static double own_prefill_s(struct world *world, const struct request *r)

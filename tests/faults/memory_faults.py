@@ -26,7 +26,7 @@ def scoreboard_removed(run):
     run.operator_sees()
     run.more(crowd, 20)
     kept.rename(path)  # so that the rest of the checks can look
-    run.check(cluster.ctl("status", check=False).returncode == 0, "the file came back in vain")
+    run.check(cluster.ctl("status", check=False).returncode == 0, "the file is back, but droverctl fails")
 
 
 @fault("M1b", "the scoreboard is cut to nothing by its owner", "truncate -s 0",

@@ -1,4 +1,4 @@
-"""API keys: who is let in, what the logs and metrics call them, and what never leaves the worker."""
+"""API keys: refusals, names in logs and metrics, and secrets that never leave the worker."""
 
 import re
 import subprocess

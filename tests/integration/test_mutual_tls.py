@@ -1,4 +1,4 @@
-"""Mutual TLS between coordinator and nodes: both ways, and who is not let in."""
+"""Mutual TLS between coordinator and nodes: both ways, and the refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The registry, against nodes made of grpcio: joining, proofs, limits, leases, who replaces whom."""
+"""The registry, against nodes made of grpcio: joining, proofs, limits, leases, replacement."""
 
 import socket
 import threading

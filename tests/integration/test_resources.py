@@ -161,7 +161,7 @@ def test_who_comes_to_a_full_worker_has_a_second_until_somebody_leaves(make_clus
     assert read_all(refused).startswith(b"HTTP/1.1 503 "), "nobody left in time"
     late = connect_and_say(cluster.api, make_request("GET", "/livez",
                                                      headers={"Connection": "close"}))
-    assert not select.select([late], [], [], 0.1)[0], "turned away without a wait"
+    assert not select.select([late], [], [], 0.1)[0], "refused without a wait"
     held.pop().close()
     assert read_all(late).startswith(b"HTTP/1.1 200 ")
     for s in held:

@@ -324,7 +324,7 @@ def test_a_full_line_does_not_refuse_an_answer_that_has_begun(make_cluster):
         begun = await begin("begun")
         await begun.read_head()
         waiter = await begin("waiter")
-        await look(lambda: phases().get("waiter") == "queued", "the line is full")
+        await look(lambda: phases().get("waiter") == "queued", "the queue is full")
         held_at = await loop.run_in_executor(None, node_of, cluster, "holder")
         lose(cluster, next(node for node in cluster.nodes if node is not held_at))
         await look(lambda: phases().get("begun") in ("queued", None), "its node is gone")

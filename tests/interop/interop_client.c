@@ -390,7 +390,7 @@ static void timeout_on_sleeping_server(void)
     empty_unary();
 }
 
-/* Silence, without a call and then within one, is no reason to be sent away. */
+/* The server keeps a silent client, without a call and then within one. */
 static void silence(void)
 {
     const struct call_options quiet = {.path = SERVICE "FullDuplexCall",

@@ -120,7 +120,7 @@ def test_our_client_keeps_to_their_stream_limit(messages):
 
 
 def test_our_keepalive_is_no_more_than_their_server_puts_up_with(messages):
-    """By default it sends away who PINGs a third time within five minutes and is not talked to."""
+    """By default it disconnects a silent client at its third PING within five minutes."""
     with Theirs(messages) as server:
         assert_case(server.address, "silence", "--keepalive-ms", "50")
 

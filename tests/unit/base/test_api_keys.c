@@ -1,4 +1,4 @@
-/* test_api_keys.c - the file of API keys, and who is let in by it. */
+/* test_api_keys.c - the file of API keys, and the keys it accepts. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,4 @@
-/* test_join_request.c - a node that wants to join has to say who it is, and to prove a token.
- */
+/* test_join_request.c - a node that joins must name itself and prove a token. */
 #include "health/registry/join_request.h"
 
 #include <criterion/criterion.h>

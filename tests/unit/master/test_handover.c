@@ -75,7 +75,7 @@ Test(handover, messages_stay_apart_and_the_end_is_seen)
 
 /* ---- descriptors ---- */
 
-/* Descriptors 3 and 4 are Criterion's: whoever takes them must be a child of the test.  A
+/* Descriptors 3 and 4 are Criterion's: only a child of the test may take them.  A
  * child's body returns the line of what it found wrong. */
 #define CHECK(what)          \
     do {                     \

@@ -1,4 +1,4 @@
-/* test_notify.c - what a service manager hears whose queue is full for a while. */
+/* test_notify.c - notifications to a service manager whose queue is full for a while. */
 #include <criterion/criterion.h>
 
 #include <errno.h>

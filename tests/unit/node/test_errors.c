@@ -1,4 +1,4 @@
-/* test_errors.c - whose fault an engine's HTTP error is. */
+/* test_errors.c - the side at fault for an engine's HTTP error. */
 #include <criterion/criterion.h>
 #include <string.h>
 

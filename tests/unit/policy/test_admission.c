@@ -1,4 +1,4 @@
-/* test_admission.c - who gets in line, for how long, and when the others should come back. */
+/* test_admission.c - which requests may wait, how long, and the Retry-After of the others. */
 #include "policy/route/admission.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-/* test_loads.c - one load per node and model, whoever asks and whoever dies. */
+/* test_loads.c - one load per node and model, for any worker that asks or dies. */
 #include "shm/share/loads.h"
 
 #include <sched.h>

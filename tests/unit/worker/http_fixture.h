@@ -68,13 +68,13 @@ void hang_up(struct client *c);
 void turn(void);
 
 /* Turns the loop until `condition` holds. */
-#define AWAIT(condition)                                                               \
-    do {                                                                               \
-        uint64_t give_up_ = clock_mono_us() + PATIENCE_US;                             \
-        while (!(condition)) {                                                         \
-            cr_assert_lt(clock_mono_us(), give_up_, "waited in vain for " #condition); \
-            turn();                                                                    \
-        }                                                                              \
+#define AWAIT(condition)                                                       \
+    do {                                                                       \
+        uint64_t give_up_ = clock_mono_us() + PATIENCE_US;                     \
+        while (!(condition)) {                                                 \
+            cr_assert_lt(clock_mono_us(), give_up_, "timed out: " #condition); \
+            turn();                                                            \
+        }                                                                      \
     } while (0)
 
 void say_n(struct client *c, const void *bytes, size_t n);

@@ -524,7 +524,7 @@ static void record_of_many(enum policy_kind policy)
     hold_places(1, 19, 4);
     gather();
     cr_assert_eq(claim(&place), 18);
-    if (policy != POLICY_FASTEST) { /* which may choose whom it likes */
+    if (policy != POLICY_FASTEST) { /* which may choose any node */
         place.at = 2;
         memset(all.cost_s, 0, sizeof(all.cost_s));
     }

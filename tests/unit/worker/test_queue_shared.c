@@ -490,8 +490,7 @@ static void expect_order(void)
     cr_expect_gt(compared, WORKERS * EACH, "they waited together");
 }
 
-/* Overlapping needs, so that whoever could use a node competes with some and not with others.
- */
+/* Overlapping needs: a request competes with some for a node and not with others. */
 static const struct plan crowd = {.masks = {0x3, 0x7, 0xc, 0x8, 0xf, 0x1, 0x5},
                                   .kinds = 7,
                                   .slots = 2,
