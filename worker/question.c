@@ -50,7 +50,7 @@ struct question {
     struct question_core *core;
     struct client_request *request; /* borrowed */
     struct node_call *attempt;      /* owned */
-    struct question *prev, *next;   /* in core->first */
+    LIST_ENTRY(question) link;      /* in core->questions */
     enum phase phase;
     struct tried {
         unsigned node;
@@ -88,12 +88,7 @@ static void release_if_over(struct question *q)
     if (q->request != NULL || q->attempt != NULL)
         return;
     timer_stop(core->loop, &q->timer);
-    if (q->prev != NULL)
-        q->prev->next = q->next;
-    else
-        core->first = q->next;
-    if (q->next != NULL)
-        q->next->prev = q->prev;
+    LIST_REMOVE(q, link);
     core->open_count--;
     buf_finish(&q->held);
     free(q);
@@ -594,10 +589,7 @@ void question_start(struct question_core *core, struct client_request *request)
     q->request = request;
     q->outcome = "node_error";
     q->message_bytes = node_call_message_bytes(request);
-    q->next = core->first;
-    if (core->first != NULL)
-        core->first->prev = q;
-    core->first = q;
+    LIST_INSERT_HEAD(&core->questions, q, link);
     core->open_count++;
     responder_set_events(request->responder, &client_events, q);
     if (!refuse_at_once(q))
@@ -608,8 +600,7 @@ void question_stop_all(struct question_core *core)
 {
     struct question *q, *next;
 
-    for (q = core->first; q != NULL; q = next) {
-        next = q->next;
+    LIST_FOREACH_SAFE(q, &core->questions, link, next) {
         if (q->phase == ANSWERED || q->request == NULL)
             continue;
         stop_attempt(q);

@@ -17,6 +17,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "proto/wire.h"
 
@@ -39,7 +40,7 @@ struct question_core {
 
     /* private to question.c */
     struct wire_arena arena;
-    struct question *first;
+    LIST_HEAD(, question) questions;
     size_t open_count;
     uint32_t cursor; /* equal nodes take turns */
 };

@@ -75,8 +75,8 @@ static void let_go(struct dns_source *source, const struct addresses *now)
     struct node_table *table = source->table;
     struct node *next;
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
-        next = m->next;
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = next) {
+        next = TAILQ_NEXT(m, link);
         if (m->source != source || m->verdict.state == NODE_GONE ||
             m->verdict.leaving != NODE_REASON_NONE || is_wanted(source, now, m))
             continue;
@@ -99,7 +99,8 @@ static bool is_drained(const struct dns_source *source, const struct address *ad
 {
     const struct node_table *table = source->table;
 
-    for (const struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+    for (const struct node *m = TAILQ_FIRST(&table->nodes); m != NULL;
+         m = TAILQ_NEXT(m, link)) {
         if (is_of(source, m) && m->verdict.drain_wanted &&
             strcmp(m->info.address, address->text) == 0)
             return true;
@@ -175,7 +176,7 @@ static void no_answer(struct dns_source *source, const char *why)
         log_warn("event=node_unresolved node=%s address=%s why=%s", log_quote(source->name),
                  log_quote(source->address), log_quote(why));
     source->failing = true;
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link)) {
         if (m->source == source && !is_placed(m))
             node_table_event(m, NODE_EVENT_FAIL, NODE_REASON_CONNECT_FAILED);
     }
@@ -292,7 +293,7 @@ void names_forget(struct dns_source *source)
     if (source == NULL)
         return;
     table = source->table;
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link)) {
         if (m->source == source)
             m->source = NULL;
     }

@@ -134,8 +134,8 @@ static void take_config(struct node_table *table, const struct config *before)
 {
     struct node *next;
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
-        next = m->next;
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = next) {
+        next = TAILQ_NEXT(m, link);
         if (m->verdict.state == NODE_GONE)
             continue;
         renew_timing(m);
@@ -197,8 +197,8 @@ void configured_start(struct node_table *table)
 {
     struct node *next;
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
-        next = m->next;
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = next) {
+        next = TAILQ_NEXT(m, link);
         if (m->info.origin == NODE_ORIGIN_STATIC)
             take_over(m);
     }

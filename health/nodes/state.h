@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
 #include "base/loop.h"
@@ -52,7 +53,7 @@ struct node_home {
 struct node {
     struct node_table *table;     /* borrowed: for callbacks; opaque to state.c */
     const struct node_home *home; /* borrowed: the table's */
-    struct node *prev, *next;     /* the table's list */
+    TAILQ_ENTRY(node) link;       /* in the table's list */
     unsigned node_id;
     uint32_t generation;
     struct node_info info; /* as published */

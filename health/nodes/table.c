@@ -31,7 +31,7 @@ _Static_assert(FLAP_NAME_BYTES == NODE_NAME_BYTES, "a name is a name everywhere"
 
 struct node *node_table_find(const struct node_table *table, const char *name)
 {
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link)) {
         if (m->verdict.state != NODE_GONE && strcmp(m->info.name, name) == 0)
             return m;
     }
@@ -43,10 +43,7 @@ static struct node *link_node(struct node_table *table, struct node *node)
     if (node == NULL)
         return NULL;
     node->table = table;
-    node->prev = table->nodes.prev;
-    node->next = &table->nodes;
-    table->nodes.prev->next = node;
-    table->nodes.prev = node;
+    TAILQ_INSERT_TAIL(&table->nodes, node, link);
     table->count++;
     return node;
 }
@@ -58,8 +55,7 @@ struct node *table_add(struct node_table *table, const struct node_info *info)
 
 void table_remove(struct node *node, bool empty)
 {
-    node->prev->next = node->next;
-    node->next->prev = node->prev;
+    TAILQ_REMOVE(&node->table->nodes, node, link);
     node->table->count--;
     node->table->shares_known = false;
     node_destroy(node, empty);
@@ -164,7 +160,8 @@ static bool may_be_out(const void *data)
 
     if (!table->shares_known) {
         model_shares_clear(&table->shares);
-        for (const struct node *m = table->nodes.next; m != &table->nodes; m = m->next)
+        for (const struct node *m = TAILQ_FIRST(&table->nodes); m != NULL;
+             m = TAILQ_NEXT(m, link))
             model_shares_add(&table->shares, &m->info, m->verdict.state);
         table->shares_known = true;
     }
@@ -196,7 +193,7 @@ static void on_ejections(struct timer *timer)
     struct ejections_rules rules = ejections_rules_of(table->home.config);
     uint64_t now_mono_us = clock_mono_us();
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next)
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link))
         look_at_record(m, &rules, now_mono_us); /* ends none */
     table->shares_known = false;
     timer_start(table->home.loop, timer, EJECTIONS_LOOK_US, on_ejections);
@@ -206,7 +203,7 @@ static void on_recent_stats(struct timer *timer)
 {
     struct node_table *table = CONTAINER_OF(timer, struct node_table, recent_stats_timer);
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next)
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link))
         node_advance_window(m);
     timer_start(table->home.loop, timer, RECENT_STATS_STEP_US, on_recent_stats);
 }
@@ -293,7 +290,8 @@ static void on_gauge_audit(struct timer *timer)
         for (unsigned i = 0; i < n; i++)
             open[i] = (struct open_on_node){.oldest_mono_us = UINT64_MAX};
         if (count_open(table, open)) {
-            for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next)
+            for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL;
+                 m = TAILQ_NEXT(m, link))
                 look(m, &open[m->node_id]);
         }
         free(open);
@@ -351,8 +349,7 @@ int node_table_create(struct node_table **out, struct loop *loop, struct scorebo
     }
     table->home = (struct node_home){
         .loop = loop, .board = board, .config = config, .sample = table->sample};
-    table->nodes.next = &table->nodes;
-    table->nodes.prev = &table->nodes;
+    TAILQ_INIT(&table->nodes);
     table->alive_mono_us = clock_mono_us();
     if (join->enabled || join->ca != NULL) {
         int rc = tls_client_context(&table->registry_tls, join, err);
@@ -380,8 +377,8 @@ void node_table_destroy(struct node_table *table)
 {
     if (table == NULL)
         return;
-    while (table->nodes.next != &table->nodes)
-        table_remove(table->nodes.next, false);
+    while (!TAILQ_EMPTY(&table->nodes))
+        table_remove(TAILQ_FIRST(&table->nodes), false);
     timer_stop(table->home.loop, &table->recent_stats_timer);
     timer_stop(table->home.loop, &table->gauge_audit_timer);
     timer_stop(table->home.loop, &table->ejections_timer);

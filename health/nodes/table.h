@@ -16,6 +16,7 @@
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/attrs.h"
 #include "base/loop.h"
@@ -28,8 +29,8 @@ struct error;
 struct dns_source;
 
 struct node_table {
-    struct node_home home;      /* loop, scoreboard, configuration: of all nodes */
-    struct node nodes;          /* list head; only prev and next are used */
+    struct node_home home; /* loop, scoreboard, configuration: of all nodes */
+    TAILQ_HEAD(, node) nodes;
     struct dns_source *sources; /* of names/names.h, which owns them */
     unsigned count;
     SSL_CTX *registry_tls;  /* owned; to probe nodes that joined with TLS; NULL = cannot */

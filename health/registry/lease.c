@@ -82,7 +82,7 @@ void lease_check_gap(struct node_table *table)
     if (gap <= GAP_US)
         return;
     log_warn("event=loop_stood_still gap_ms=%llu", (unsigned long long)(gap / US_PER_MS));
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = m->next) {
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = TAILQ_NEXT(m, link)) {
         if (m->info.origin != NODE_ORIGIN_REGISTRY || m->verdict.state == NODE_GONE)
             continue;
         /* Not into the future: messages before the gap was noticed have been counted already.
@@ -223,8 +223,8 @@ void lease_start(struct node_table *table)
 {
     struct node *next;
 
-    for (struct node *m = table->nodes.next; m != &table->nodes; m = next) {
-        next = m->next;
+    for (struct node *m = TAILQ_FIRST(&table->nodes); m != NULL; m = next) {
+        next = TAILQ_NEXT(m, link);
         if (m->info.origin == NODE_ORIGIN_REGISTRY)
             take_over(m);
     }

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -58,8 +59,8 @@ enum node_stream_phase {
 
 struct node_stream {
     struct registry *registry;
-    struct node_stream *prev, *next;
-    struct server_call *call; /* borrowed: valid until on_gone or on_closed */
+    TAILQ_ENTRY(node_stream) link; /* in registry->streams */
+    struct server_call *call;      /* borrowed: valid until on_gone or on_closed */
     enum node_stream_phase phase;
     uint64_t peer_key; /* strikes_key() of the peer */
     struct timer timer;
@@ -74,10 +75,10 @@ struct registry {
     struct grpc_server *server;    /* owned */
     struct health_service *health; /* owned */
     struct server_method methods[3];
-    SSL_CTX *tls;               /* owned */
-    struct node_stream streams; /* list head */
-    unsigned pending;           /* attaches that are GREETED or REFUSING */
-    unsigned joined_streams;    /* attaches that are JOINED */
+    SSL_CTX *tls; /* owned */
+    TAILQ_HEAD(, node_stream) streams;
+    unsigned pending;        /* attaches that are GREETED or REFUSING */
+    unsigned joined_streams; /* attaches that are JOINED */
     struct strikes strikes;
     struct wire_arena arena;
     struct log_limit refused_limit, version_limit;
@@ -471,8 +472,8 @@ static bool too_many_pending(const struct registry *registry, uint64_t peer_key)
 
     if (registry->pending >= MAX_PENDING)
         return true;
-    for (const struct node_stream *a = registry->streams.next; a != &registry->streams;
-         a = a->next)
+    for (const struct node_stream *a = TAILQ_FIRST(&registry->streams); a != NULL;
+         a = TAILQ_NEXT(a, link))
         of_peer += a->peer_key == peer_key && peer_key != 0 &&
                    (a->phase == NODE_STREAM_GREETED || a->phase == NODE_STREAM_REFUSING);
     return of_peer >= MAX_PENDING_PER_PEER;
@@ -523,10 +524,7 @@ static void on_start(struct server_call *call, void *method_data)
     stream->facts.node_id = "";
     stream->facts.host = "";
     arc4random_buf(stream->facts.server_nonce, sizeof(stream->facts.server_nonce));
-    stream->prev = registry->streams.prev;
-    stream->next = &registry->streams;
-    registry->streams.prev->next = stream;
-    registry->streams.prev = stream;
+    TAILQ_INSERT_TAIL(&registry->streams, stream, link);
     registry->pending++;
     server_call_set_data(call, stream);
     timer_start(registry->loop, &stream->timer, REGISTER_US, on_register_timer);
@@ -537,8 +535,7 @@ static void on_start(struct server_call *call, void *method_data)
 static void free_node_stream(struct node_stream *stream)
 {
     timer_stop(stream->registry->loop, &stream->timer);
-    stream->prev->next = stream->next;
-    stream->next->prev = stream->prev;
+    TAILQ_REMOVE(&stream->registry->streams, stream, link);
     free(stream);
 }
 
@@ -658,8 +655,7 @@ int registry_create(struct registry **out, struct loop *loop, struct node_table 
     registry->loop = loop;
     registry->table = table;
     registry->config = config;
-    registry->streams.next = &registry->streams;
-    registry->streams.prev = &registry->streams;
+    TAILQ_INIT(&registry->streams);
     wire_arena_init(&registry->arena);
     (void)gethostname(host, sizeof(host) - 1);
     (void)snprintf(registry->id, sizeof(registry->id), "%s/%d",
@@ -684,14 +680,13 @@ static void on_idle(struct grpc_server *server, void *data)
 
 void registry_stop(struct registry *registry, uint64_t grace_us, bool *done)
 {
-    struct node_stream *next;
+    struct node_stream *a, *next;
 
     if (registry->stopping)
         return;
     registry->stopping = true;
     registry->stopped = done;
-    for (struct node_stream *a = registry->streams.next; a != &registry->streams; a = next) {
-        next = a->next;
+    TAILQ_FOREACH_SAFE(a, &registry->streams, link, next) {
         if (a->node != NULL)
             a->node->stream = NULL; /* its row is left as it is */
         evict(a, DROVER__V1__EVICTED__REASON__REASON_SHUTDOWN, GRPC_UNAVAILABLE,
@@ -702,18 +697,20 @@ void registry_stop(struct registry *registry, uint64_t grace_us, bool *done)
 
 void registry_destroy(struct registry *registry)
 {
+    struct node_stream *a;
+
     if (registry == NULL)
         return;
     registry->stopping = true;
-    for (struct node_stream *a = registry->streams.next; a != &registry->streams; a = a->next) {
+    TAILQ_FOREACH(a, &registry->streams, link) {
         if (a->node != NULL)
             a->node->stream = NULL;
         a->node = NULL;
     }
     grpc_server_destroy(registry->server);
     /* Streams that were ending have no on_gone. */
-    while (registry->streams.next != &registry->streams)
-        free_node_stream(registry->streams.next);
+    while (!TAILQ_EMPTY(&registry->streams))
+        free_node_stream(TAILQ_FIRST(&registry->streams));
     health_service_destroy(registry->health);
     SSL_CTX_free(registry->tls);
     wire_arena_finish(&registry->arena);

@@ -155,8 +155,7 @@ static void on_close(void *data)
     struct http_server *server = conn->server;
 
     assert(conn->current == NULL);
-    conn->prev->next = conn->next;
-    conn->next->prev = conn->prev;
+    TAILQ_REMOVE(&server->connections, conn, link);
     server->connections_count--;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
@@ -184,10 +183,7 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
         h2o_evloop_socket_create(server->loop->h2o, fd, H2O_SOCKET_FLAG_IS_ACCEPTED_CONNECTION);
     conn->sock->on_close.cb = on_close;
     conn->sock->on_close.data = conn;
-    conn->prev = server->connections.prev;
-    conn->next = &server->connections;
-    conn->prev->next = conn;
-    conn->next->prev = conn;
+    TAILQ_INSERT_TAIL(&server->connections, conn, link);
     server->connections_count++;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, 1);
@@ -406,8 +402,7 @@ int accept_init(struct http_server *server, struct error *err)
     int copy;
 
     server->max_connections = connections_limit(server);
-    server->connections.prev = &server->connections;
-    server->connections.next = &server->connections;
+    TAILQ_INIT(&server->connections);
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (server->spare_fd == -1)
         return error_sys(err, "open /dev/null");
@@ -447,22 +442,20 @@ void connection_close(struct client_connection *conn)
 
 void accept_finish(struct http_server *server)
 {
-    accept_stop(server);
-    while (server->connections.next != NULL &&
-           server->connections.next != &server->connections) {
-        struct client_connection *conn = server->connections.next;
+    struct client_connection *conn;
 
+    accept_stop(server);
+    while ((conn = TAILQ_FIRST(&server->connections)) != NULL) {
         if (conn->current != NULL)
             responder_break(conn->current);
         else
             connection_close(conn);
-        if (server->connections.next != conn)
+        if (TAILQ_FIRST(&server->connections) != conn)
             continue;
         /* Not closed yet: a TLS close_notify or a failed write is still under way.  The loop
          * owns the rest. */
         conn->sock->on_close.cb = NULL;
-        conn->next->prev = conn->prev;
-        conn->prev->next = conn->next;
+        TAILQ_REMOVE(&server->connections, conn, link);
         server->connections_count--;
         client_give_back(server, conn->counted);
         free(conn);

@@ -501,7 +501,7 @@ void http_server_drain(struct http_server *server)
     server->draining = true;
     server->drain_mono_us = clock_mono_us();
     accept_stop(server);
-    for (conn = server->connections.next; conn != &server->connections; conn = conn->next)
+    TAILQ_FOREACH(conn, &server->connections, link)
         if (conn->current != NULL && !conn->current->head_sent)
             conn->current->req->http1_is_persistent = 0;
 }

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "base/loop.h"
 #include "worker/api/caller.h"
@@ -33,12 +34,12 @@ struct shaped;
 /* One accepted connection, from accept() until its descriptor is closed. */
 struct client_connection {
     struct http_server *server;
-    struct client_connection *prev, *next; /* in server->connections */
-    h2o_socket_t *sock;             /* libh2o's; valid until on_close frees this struct */
-    struct responder *current;      /* the request being answered; NULL between requests */
-    struct shaped *lingering;       /* reject.c: a refused client that still sends */
-    struct client_count *counted;   /* NULL when this address is not counted */
-    uint64_t since_mono_us;         /* accepted, or the last answer ended */
+    TAILQ_ENTRY(client_connection) link; /* in server->connections */
+    h2o_socket_t *sock;                  /* libh2o's; valid until on_close frees this struct */
+    struct responder *current;           /* the request being answered; NULL between requests */
+    struct shaped *lingering;            /* reject.c: a refused client that still sends */
+    struct client_count *counted;        /* NULL when this address is not counted */
+    uint64_t since_mono_us;              /* accepted, or the last answer ended */
     uint64_t reading_mono_us;       /* a part of a request was first seen; 0 = none is there */
     uint64_t base_bytes;            /* received before reading_mono_us */
     bool fresh;                     /* no complete request yet */
@@ -76,7 +77,7 @@ struct http_server {
     unsigned held_off;        /* looks in a row that found clients waiting */
     unsigned max_connections; /* limits.max_connections, or what descriptors allow */
     int spare_fd;             /* given up to turn a connection away; -1 = gone */
-    struct client_connection connections; /* list head */
+    TAILQ_HEAD(, client_connection) connections;
     unsigned connections_count;
     struct client_count *clients[CLIENT_BUCKETS];
 

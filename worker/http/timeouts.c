@@ -195,7 +195,7 @@ static void on_timeouts(struct timer *timer)
 
     timer_start(server->loop, timer, server->timeouts_us, on_timeouts);
     look_at_memory(server, now);
-    for (conn = server->connections.next; conn != &server->connections; conn = conn->next) {
+    TAILQ_FOREACH(conn, &server->connections, link) {
         /* Nothing in here frees a connection: shutting down and losing take effect later. */
         if (conn->current != NULL)
             check_writing(server, conn, now);
