@@ -23,6 +23,7 @@ static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout 
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
 
 /* Bytes of the cold part that hold generation and name, which is all that a search needs. */
+#define HOLD_LIMIT_S    1e9 /* no slot is held for so long */
 #define NAME_PART_BYTES offsetof(struct node_info, address)
 
 static uint32_t float_bits(float value)
@@ -375,6 +376,7 @@ bool nodes_status(const struct scoreboard *board, unsigned node, struct node_sta
 bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *out)
 {
     const struct sb_hot *hot = segment_hot(board, node);
+    uint64_t hold_bits;
 
     if (hot == NULL)
         return false;
@@ -384,8 +386,13 @@ bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *o
         out->slots_now = get32(&hot->slots_now);
         out->sent_mono_us = get64(&hot->sent_mono_us);
         out->work_mono_us = get64(&hot->work_mono_us);
-        if (segment_generation(hot) == out->generation)
-            return out->state != NODE_NONE;
+        hold_bits = get64(&hot->average[STATS_AVG_HOLD_S]);
+        if (segment_generation(hot) != out->generation)
+            continue;
+        memcpy(&out->hold_s, &hold_bits, sizeof(out->hold_s));
+        if (!(out->hold_s >= 0 && out->hold_s < HOLD_LIMIT_S))
+            out->hold_s = 0;
+        return out->state != NODE_NONE;
     }
     return false;
 }

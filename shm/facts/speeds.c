@@ -1,7 +1,6 @@
 /* speeds.c - what routing has learned of the nodes: speeds, and when each was last tried. */
 #include "shm/facts/speeds.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "shm/segment.h"
@@ -72,33 +71,24 @@ uint32_t speeds_take(struct scoreboard *board, uint64_t model_hash, enum op_clas
 
 /* ---- speeds ---------------------------------------------------------------------------- */
 
-static struct speed from_bits(uint64_t bits)
-{
-    struct speed speed;
-
-    static_assert(sizeof(speed) == sizeof(bits), "a speed is one word");
-    memcpy(&speed, &bits, sizeof(speed));
-    if (!isfinite(speed.tokens) || !isfinite(speed.seconds) || speed.tokens < 0 ||
-        speed.seconds < 0)
-        return (struct speed){0};
-    return speed;
-}
-
 static uint64_t to_bits(struct speed speed)
 {
     uint64_t bits;
 
+    static_assert(sizeof(speed) == sizeof(bits), "a speed is one word");
     memcpy(&bits, &speed, sizeof(bits));
     return bits;
 }
 
+struct speeds_view speeds_view(const struct scoreboard *board, uint32_t row)
+{
+    return (struct speeds_view){.words = segment_speeds(board, row),
+                                .nodes = board->geometry.n_nodes};
+}
+
 struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node)
 {
-    const _Atomic uint64_t *words = segment_speeds(board, row);
-
-    if (words == NULL || node >= board->geometry.n_nodes)
-        return (struct speed){0};
-    return from_bits(atomic_load_explicit(&words[node], memory_order_relaxed));
+    return speeds_at(speeds_view(board, row), node);
 }
 
 /* The hot line for writing, if `generation` is still the row's.  What is under way while the
@@ -120,12 +110,12 @@ bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node, uint32_t
     if (words == NULL || hot_for(board, node, generation) == NULL)
         return false;
     bits = atomic_load_explicit(&words[node], memory_order_relaxed);
-    now = from_bits(bits);
+    now = speeds_read(board, row, node);
     if (memcmp(&now, seen, sizeof(now)) == 0 &&
         atomic_compare_exchange_strong_explicit(&words[node], &bits, to_bits(next),
                                                 memory_order_relaxed, memory_order_relaxed))
         return true;
-    *seen = from_bits(bits);
+    *seen = speeds_read(board, row, node);
     return false;
 }
 

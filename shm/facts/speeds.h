@@ -12,8 +12,11 @@
 #ifndef DROVER_SHM_FACTS_SPEEDS_H
 #define DROVER_SHM_FACTS_SPEEDS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/attrs.h"
 #include "base/kinds.h"
@@ -22,6 +25,9 @@ struct scoreboard;
 
 #define SPEEDS_ROWS   512u
 #define SPEEDS_NO_ROW UINT32_MAX
+/* The last bit of the exponent, and the sign, of each of two floats in a word. */
+#define SPEEDS_EXPONENT UINT64_C(0x0080000000800000)
+#define SPEEDS_SIGN     UINT64_C(0x8000000080000000)
 
 /* Two averages that change together; both 0 = no sample. */
 struct speed {
@@ -35,7 +41,28 @@ uint32_t speeds_find(const struct scoreboard *board, uint64_t model_hash,
 /* The same, and takes one if need be: never SPEEDS_NO_ROW on a writable board. */
 uint32_t speeds_take(struct scoreboard *board, uint64_t model_hash, enum op_class op_class);
 
+/* A row, for a decision that reads it for many nodes; good for as long as the board is. */
+struct speeds_view {
+    const _Atomic uint64_t *words; /* NULL: none */
+    unsigned nodes;
+};
+struct speeds_view speeds_view(const struct scoreboard *board, uint32_t row);
+
 /* Finite and not negative, whatever the bytes. */
+static inline struct speed speeds_at(struct speeds_view view, unsigned node)
+{
+    struct speed speed;
+    uint64_t bits;
+
+    if (view.words == NULL || node >= view.nodes)
+        return (struct speed){0};
+    bits = atomic_load_explicit(&view.words[node], memory_order_relaxed);
+    memcpy(&speed, &bits, sizeof(speed));
+    /* In both floats neither the sign nor all of the exponent is set. */
+    if (((bits | (bits + SPEEDS_EXPONENT)) & SPEEDS_SIGN) == 0)
+        return speed;
+    return (struct speed){0};
+}
 struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node);
 
 /* Replaces `seen` by `next`.  False: another worker was faster, and *seen is the present value;

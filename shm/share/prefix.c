@@ -59,8 +59,10 @@ static uint32_t age_of(uint32_t stamp, uint32_t now)
     return age > STAMPS - AHEAD ? 0 : age;
 }
 
-/* Is that a node, and still the same one? */
-static bool holder_live(const struct scoreboard *board, uint32_t word)
+/* Is that a node, and still the same one?  Inline, because a decision asks it of every window's
+ * holders. */
+static inline __attribute__((always_inline)) bool holder_live(const struct scoreboard *board,
+                                                              uint32_t word)
 {
     const struct sb_hot *hot = segment_hot(board, HOLDER_NODE(word));
 
@@ -260,19 +262,20 @@ void prefix_note(struct scoreboard *board, unsigned node, uint32_t generation,
 static bool match_window(const struct scoreboard *board, uint64_t hash, uint32_t windows,
                          uint32_t *matched)
 {
-    const struct sb_prefix_set *set = set_of(board, hash);
+    uint64_t wanted = usable(hash);
+    const struct sb_prefix_set *set =
+        segment_prefix_set(board, scale(wanted, board->geometry.n_prefix_sets));
     bool any = false;
 
-    hash = usable(hash);
     for (unsigned w = 0; w < SB_PREFIX_WAYS; w++) {
         const struct sb_prefix_entry *entry = &set->way[w];
         uint32_t holder[SB_PREFIX_HOLDERS];
 
-        if (atomic_load_explicit(&entry->hash, memory_order_acquire) != hash)
+        if (atomic_load_explicit(&entry->hash, memory_order_acquire) != wanted)
             continue;
         for (unsigned i = 0; i < SB_PREFIX_HOLDERS; i++)
             holder[i] = atomic_load_explicit(&entry->holder[i], memory_order_acquire);
-        if (atomic_load_explicit(&entry->hash, memory_order_relaxed) != hash)
+        if (atomic_load_explicit(&entry->hash, memory_order_relaxed) != wanted)
             continue; /* it changed hands under us */
         for (unsigned i = 0; i < SB_PREFIX_HOLDERS; i++) {
             if (holder[i] == 0 || !holder_live(board, holder[i]))

@@ -2,9 +2,9 @@
 /*
  * Places a request as select_node() does, with the same code (worker/select/gather.c):
  * gathers all nodes for a prompt of 16 windows and a session, asks the policy, claims, records
- * the decision, and notes in index, sessions and gauges where the request went.  The release at
- * the end of a request is counted too.  Left out: the look-up of the model's name, and what the
- * worker keeps of its own requests.
+ * the decision, and notes in sessions and gauges where the request went; then, as at its first
+ * token, that the node has the prompt.  The release at the end of a request is counted too.
+ * Left out: the look-up of the model's name, and what the worker keeps of its own requests.
  *
  * Prompts change from decision to decision.  Every node has requests of half the workers, all
  * of them waiting for a first token, so nothing is skipped for being empty.
@@ -15,7 +15,9 @@
  * is taken instead of time.
  *
  *   decision_cost                   exits with 1 when a target is missed
- *   decision_cost NODES WORKERS N   takes N decisions and says nothing: for a profiler
+ *   decision_cost NODES WORKERS N [alone]
+ *                                   takes N decisions and says nothing: for a profiler; alone:
+ *                                   without what is noted at the first token
  */
 #include <signal.h>
 #include <stdio.h>
@@ -59,6 +61,7 @@ struct scene {
     uint64_t windows[PROMPTS][WINDOWS];
     uint64_t random;
     uint64_t now_us;
+    bool alone; /* see above */
     /* The last request at work, released when the next has been placed. */
     const struct upstream_server *held;
     uint32_t held_us;
@@ -114,8 +117,9 @@ static void decide(struct scene *scene)
     record(scene, &candidates, &request, place.at);
     server = candidates.server[place.at];
     speeds_note_sent(scene->board, server->node_id, server->generation, scene->now_us);
-    prefix_note(scene->board, server->node_id, server->generation, windows, WINDOWS,
-                scene->now_us);
+    if (!scene->alone)
+        prefix_note(scene->board, server->node_id, server->generation, windows, WINDOWS,
+                    scene->now_us);
     prefix_session_set(scene->board, request.session_hash, server->node_id, server->generation,
                        scene->now_us);
 
@@ -360,14 +364,15 @@ int main(int argc, char **argv)
     unsigned nodes, workers, n;
     struct scene *scene;
 
-    if (argc != 4)
+    if (argc != 4 && argc != 5)
         return measure_all();
     nodes = (unsigned)atoi(argv[1]);
     workers = (unsigned)atoi(argv[2]);
     n = (unsigned)atoi(argv[3]);
     if (nodes == 0 || nodes > MAX_NODES || workers == 0 || workers > MAX_WORKERS)
-        die("usage: decision_cost [NODES WORKERS DECISIONS]");
+        die("usage: decision_cost [NODES WORKERS DECISIONS [alone]]");
     scene = make_scene(nodes, workers);
+    scene->alone = argc == 5 && strcmp(argv[4], "alone") == 0;
     for (unsigned i = 0; i < n; i++)
         decide(scene);
     free_scene(scene);

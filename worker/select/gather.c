@@ -11,7 +11,6 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/speeds.h"
-#include "shm/facts/stats.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
 #include "shm/share/prefix.h"
@@ -27,7 +26,7 @@
 struct outlook {
     uint32_t matched[SELECT_MAX]; /* windows each node's row has seen */
     int session_node;             /* as in struct eligible */
-    uint32_t speeds;              /* row of the model and class */
+    struct speeds_view speeds;    /* of the model and class */
 };
 
 /* ---- gathering ------------------------------------------------------------------------- */
@@ -141,7 +140,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
                             const struct select_request *request, const struct outlook *outlook)
 {
     struct gauge gauge = gauges_sum(board, server->node_id, server->generation);
-    struct speed speed = speeds_read(board, outlook->speeds, server->node_id);
+    struct speed speed = speeds_at(outlook->speeds, server->node_id);
     struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
     struct estimate_backlog backlog =
         estimate_backlog(gauge.charged_us, hot->work_mono_us, request->now_mono_us);
@@ -158,7 +157,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->slowdown = (float)backlog.slowdown;
     c->prefill_tokens_per_s =
         estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s);
-    c->hold_s = (float)stats_read_average(board, server->node_id, STATS_AVG_HOLD_S);
+    c->hold_s = (float)hot->hold_s;
     c->load_s = 0;
     c->regret_s = regret_of(&gauge, learned, server, hot, request->now_mono_us);
     c->same_session = outlook->session_node == (int)server->node_id;
@@ -197,7 +196,8 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
     outlook.session_node =
         request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
     out->session_node = outlook.session_node;
-    outlook.speeds = speeds_find(board, request->model_hash, request->op_class);
+    outlook.speeds =
+        speeds_view(board, speeds_find(board, request->model_hash, request->op_class));
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->rights != NULL && request->rights->overcommit_only &&
         request->excluded_count == 0) {
@@ -309,6 +309,13 @@ bool select_claim(struct eligible *eligible, struct scoreboard *board, unsigned 
 
 /* ---- the record ------------------------------------------------------------------------ */
 
+/* The beginning of it, and no look for its end. */
+static void copy_name(char name[static DECISIONS_NAME_BYTES], const struct upstream *node)
+{
+    memcpy(name, node->info.name, DECISIONS_NAME_BYTES - 1);
+    name[DECISIONS_NAME_BYTES - 1] = '\0';
+}
+
 static void describe_for_people(struct decision_candidate *to,
                                 const struct balance_candidate *c,
                                 const struct upstream_server *server, uint8_t exclusions,
@@ -318,8 +325,7 @@ static void describe_for_people(struct decision_candidate *to,
 
     balance_terms(&terms, c, request);
     to->node = server->node_id;
-    memcpy(to->name, server->node->info.name, sizeof(to->name) - 1);
-    to->name[sizeof(to->name) - 1] = '\0';
+    copy_name(to->name, server->node);
     to->inflight = c->inflight;
     to->slots = c->slots;
     to->cap = c->cap;
@@ -385,8 +391,7 @@ void select_record(const struct eligible *eligible, struct scoreboard *board, un
     decision->at_mono_us = request->now_mono_us;
     decision->prompt_tokens = request->policy.tokens;
     decision->node = eligible->server[chosen]->node_id;
-    (void)strlcpy(decision->name, eligible->server[chosen]->node->info.name,
-                  sizeof(decision->name));
+    copy_name(decision->name, eligible->server[chosen]->node);
     decision->candidates_total = (uint32_t)eligible->count;
     if (eligible->count > DECISIONS_CANDIDATES) {
         keep_cheapest(kept, costs(eligible, decision, &request->policy), eligible->count,

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "board.h"
 #include "shm/facts/nodes.h"
+#include "shm/segment.h"
 
 #define MODEL UINT64_C(0xfedcba9876543210)
 
@@ -77,6 +78,29 @@ Test(speeds, a_writer_that_was_overtaken_hears_what_is_there_now)
     seen = (struct speed){150, 1};
     cr_assert_not(speeds_swap(board, row, 0, 2, &seen, (struct speed){1, 1}), "generation");
     cr_assert_not(speeds_swap(board, SPEEDS_NO_ROW, 0, 1, &seen, (struct speed){1, 1}));
+    board_drop(&t, board);
+}
+
+Test(speeds, damaged_words_read_as_none)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY, -1, -0.0f};
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    uint32_t row = speeds_take(board, MODEL, OP_CLASS_GENERATION);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    for (size_t i = 0; i < 2 * sizeof(bad) / sizeof(bad[0]); i++) {
+        float value = bad[i / 2];
+        struct speed damaged = {.tokens = i % 2 == 0 ? value : 5,
+                                .seconds = i % 2 == 0 ? 5 : value};
+        struct speed read;
+        uint64_t bits;
+
+        memcpy(&bits, &damaged, sizeof(bits));
+        segment_speeds(board, row)[0] = bits;
+        read = speeds_read(board, row, 0);
+        cr_assert(read.tokens == 0 && read.seconds == 0, "%zu", i);
+    }
     board_drop(&t, board);
 }
 
