@@ -49,9 +49,10 @@ void admission_spread(double *load, const uint16_t *nodes, size_t count, double 
 double admission_sum(const double *load, const uint16_t *nodes, size_t count);
 
 /*
- * How many go before a request, of those that wait for its nodes.  Keys are seen only in the
+ * How many go before a request, of those that wait for its nodes.  Each key is seen only in the
  * own worker: there `own` wait, and `own_before` of these have a lower key.  The `others`, in
- * other workers, are taken to be like them.
+ * other workers, are taken to be like them; the caller leaves out those of which not even the
+ * first goes before.
  */
 double admission_ahead(double others, double own, double own_before);
 

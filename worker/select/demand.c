@@ -7,6 +7,7 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/stats.h"
 #include "shm/share/model_queues.h"
+#include "shm/share/queue_heads.h"
 #include "worker/upstreams/upstreams.h"
 
 static bool is_fresh(uint64_t measured_mono_us, uint64_t now_mono_us)
@@ -90,21 +91,37 @@ void demand_renew(struct demand *demand, const struct scoreboard *board, unsigne
     }
 }
 
-static double sum_of(const double *load, const struct upstream_model *model)
+static double sum_of(const double *load, const struct node_set *set)
 {
     uint16_t nodes[NODE_SET_NODES];
 
-    return admission_sum(load, nodes, list(nodes, &model->serving));
+    return admission_sum(load, nodes, list(nodes, set));
 }
 
-double demand_on(const struct demand *demand, const struct upstream_model *model)
+double demand_on(const struct demand *demand, const struct node_set *nodes)
 {
-    return sum_of(demand->all, model);
+    return sum_of(demand->all, nodes);
 }
 
-double demand_own(const struct demand *demand, const struct upstream_model *model)
+double demand_own(const struct demand *demand, const struct node_set *nodes)
 {
-    return sum_of(demand->own, model);
+    return sum_of(demand->own, nodes);
+}
+
+void demand_outranked(const struct upstream_model *model, const struct scoreboard *board,
+                      unsigned worker, uint64_t key, uint64_t now_mono_us, struct node_set *out)
+{
+    memset(out, 0, sizeof(*out));
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+        struct queue_head head;
+
+        if (node_set_has(&model->serving, server->node_id) &&
+            queue_heads_least(board, server->node_id, server->generation, worker, now_mono_us,
+                              &head) &&
+            head.key < key)
+            node_set_add(out, server->node_id);
+    }
 }
 
 double demand_part(const struct upstream_model *other, const struct upstream_model *model)

@@ -35,10 +35,16 @@ void demand_renew(struct demand *demand, const struct scoreboard *board, unsigne
 void demand_measure(struct upstream_model *model, const struct scoreboard *board,
                     uint64_t now_mono_us);
 
-/* Requests that wait for the model's nodes: in all workers, in this one.  The model has been
+/* Requests that wait for the nodes: in all workers, in this one. */
+double demand_on(const struct demand *demand, const struct node_set *nodes);
+double demand_own(const struct demand *demand, const struct node_set *nodes);
+
+/* Which of the model's nodes have a waiting request in another worker whose key is lower than
+ * `key`.  On the others nothing in another worker goes before `key`.  The model has been
  * measured. */
-double demand_on(const struct demand *demand, const struct upstream_model *model);
-double demand_own(const struct demand *demand, const struct upstream_model *model);
+void demand_outranked(const struct upstream_model *model, const struct scoreboard *board,
+                      unsigned worker, uint64_t key, uint64_t now_mono_us,
+                      struct node_set *out);
 
 /* The part of a request for `other` that counts on the nodes of `model`: 0..1.  Both have been
  * measured. */

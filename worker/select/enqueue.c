@@ -146,6 +146,7 @@ static double count_ahead(struct worker_context *context, const struct request *
     const struct queue_entry *entry = req->queued.list == NULL ? NULL : &req->queued;
     uint64_t now = loop_now_us(context->loop);
     struct upstream_model *models;
+    struct node_set outranked;
     double own, own_before;
     size_t count;
 
@@ -155,8 +156,9 @@ static double count_ahead(struct worker_context *context, const struct request *
     own_before = queue_ahead(&context->queue, entry, key_of(req), &model->serving);
     if (entry != NULL)
         own -= 1; /* itself */
-    return admission_ahead(demand_on(&context->demand, model) -
-                               demand_own(&context->demand, model),
+    demand_outranked(model, context->board, context->worker, key_of(req), now, &outranked);
+    return admission_ahead(demand_on(&context->demand, &outranked) -
+                               demand_own(&context->demand, &outranked),
                            own, own_before);
 }
 

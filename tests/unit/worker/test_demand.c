@@ -3,8 +3,10 @@
 
 #include "base/clock.h"
 #include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/facts/stats.h"
 #include "shm/share/model_queues.h"
+#include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
 #include "worker/upstreams/upstreams.h"
 
@@ -76,10 +78,12 @@ Test(demand, requests_for_all_models_on_its_nodes_are_before_a_newcomer_each_in_
     enter(1, SMALL, 4);
     enter(0, MAIL, 3);
     look();
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE]), 13, 1e-9);
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL]), 11, 1e-9, "4 of large's 6");
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL]), 7, 1e-9, "2 of 6, 2 of 4, and 3");
-    cr_expect_float_eq(demand_own(&s.demand, &s.model[MAIL]), 2.0 / 3 + 3, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE].serving), 13, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL].serving), 11, 1e-9,
+                       "4 of large's 6");
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL].serving), 7, 1e-9,
+                       "2 of 6, 2 of 4, and 3");
+    cr_expect_float_eq(demand_own(&s.demand, &s.model[MAIL].serving), 2.0 / 3 + 3, 1e-9);
     cr_expect_float_eq(demand_part(&s.model[LARGE], &s.model[MAIL]), 1.0 / 3, 1e-9);
     cr_expect_float_eq(demand_part(&s.model[MAIL], &s.model[LARGE]), 1, 1e-9);
     tear_down();
@@ -92,13 +96,14 @@ Test(demand, a_node_that_is_down_serves_nobody_and_its_requests_count_elsewhere)
     enter(1, MAIL, 3);
     nodes_set_state(s.board, 2, NODE_DOWN, NODE_REASON_PROBE_TIMEOUT, NOW);
     look();
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE]), 6, 1e-9);
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL]), 3, 1e-9, "6 over 2 nodes");
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL]), 0, 1e-9, "none serves it");
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE].serving), 6, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL].serving), 3, 1e-9,
+                       "6 over 2 nodes");
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL].serving), 0, 1e-9, "none serves it");
     cr_expect_float_eq(demand_part(&s.model[MAIL], &s.model[LARGE]), 0, 1e-9);
     s.node[1].reachable = false;
     look();
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL]), 0, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[SMALL].serving), 0, 1e-9);
     tear_down();
 }
 
@@ -121,9 +126,9 @@ Test(demand, sums_are_made_anew_after_a_while_and_not_for_every_request)
     look();
     enter(1, MAIL, 1);
     demand_renew(&s.demand, s.board, 0, s.model, MODELS, s.now + DEMAND_RENEW_US - 1);
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL]), 3, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL].serving), 3, 1e-9);
     look();
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL]), 4, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL].serving), 4, 1e-9);
     tear_down();
 }
 
@@ -135,7 +140,41 @@ Test(demand, models_that_share_the_last_row_share_what_waits_there)
     enter(1, SMALL, 8);
     look();
     /* 4 for each of the two: 2 on node 1, and 2 + 4 on node 2. */
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE]), 8, 1e-9);
-    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL]), 6, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[LARGE].serving), 8, 1e-9);
+    cr_expect_float_eq(demand_on(&s.demand, &s.model[MAIL].serving), 6, 1e-9);
+    tear_down();
+}
+
+/* Requests of worker 1 for "mail" that wait on node 2, in front of a newcomer in worker 0. */
+static double others_before(uint64_t key)
+{
+    struct node_set outranked;
+
+    demand_outranked(&s.model[MAIL], s.board, 0, key, s.now, &outranked);
+    return demand_on(&s.demand, &outranked) - demand_own(&s.demand, &outranked);
+}
+
+Test(demand, requests_of_other_workers_are_before_a_newcomer_only_if_one_has_a_lower_key)
+{
+    struct node_set outranked;
+
+    set_up();
+    procs_assign(s.board, 1, 1, false);
+    procs_set_state(s.board, 1, PROC_RUNNING);
+    procs_heartbeat(s.board, 1, NOW + DEMAND_RENEW_US);
+    enter(1, MAIL, 40);
+    enter(0, MAIL, 2);
+    queue_heads_set(s.board, 1, 2, 1, 5000);
+    look();
+    cr_expect_float_eq(others_before(5001), 40, 1e-9);
+    cr_expect_float_eq(others_before(5000), 0, 1e-9, "of equals the newcomer is not behind");
+    cr_expect_float_eq(others_before(4000), 0, 1e-9, "it is more urgent than all of them");
+    demand_outranked(&s.model[LARGE], s.board, 0, 5001, s.now, &outranked);
+    cr_expect(node_set_has(&outranked, 2));
+    cr_expect_not(node_set_has(&outranked, 0) || node_set_has(&outranked, 1));
+    demand_outranked(&s.model[MAIL], s.board, 1, 5001, s.now, &outranked);
+    cr_expect_not(node_set_has(&outranked, 2), "a worker's own requests are no others");
+    queue_heads_set(s.board, 1, 2, 2, 5000);
+    cr_expect_float_eq(others_before(5001), 0, 1e-9, "the word is of another generation");
     tear_down();
 }
