@@ -207,7 +207,9 @@ static void truncate_answer(struct sim_run *run)
     struct buf *out = &run->sim->scratch;
 
     buf_reset(out);
-    if (!run->request.stream) {
+    if (run->request.want == SIM_WANT_VECTORS) {
+        buf_add(out, buf_head(&run->request.body), buf_size(&run->request.body) / 2);
+    } else if (!run->request.stream) {
         sim_reply_whole(&run->reply, out, &outcome);
         out->len = out->off + buf_size(out) / 2;
     }

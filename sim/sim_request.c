@@ -307,6 +307,7 @@ static int read_vectors(struct request_reader *r)
     if (rc == DRV_EINVAL)
         return refuse(r, err.text);
     out->want = out->operation == OP(OLLAMA_SHOW) ? SIM_WANT_FACTS : SIM_WANT_VECTORS;
+    out->stream = false; /* whatever the client asked for */
     (void)count_of(member(r->root, "drover_sim"), "prompt_tokens", &out->prompt_tokens);
     if (out->prompt_tokens == 0)
         out->prompt_tokens = 1;

@@ -147,7 +147,7 @@ static void on_upstreams_change(void *data)
 {
     struct worker *w = data;
 
-    queue_renew(&w->context.queue);
+    enqueue_renew(&w->context);
 }
 
 /* A node was offered to a request here, or a worker has died. */

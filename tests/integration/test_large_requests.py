@@ -1,6 +1,7 @@
 """Requests that are larger than a node takes: not sent there, or not taken for a node that is full."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -55,6 +56,33 @@ def test_a_request_goes_to_the_node_that_can_take_it_and_no_other_is_asked(serve
         assert answer.status == 200, answer.body
         assert answer.headers["x-drover-attempts"] == "1"
     assert not small.asked and len(large.asked) == 4
+
+
+def test_a_large_request_that_waits_lets_small_ones_go_to_a_node_that_came_later(serve):
+    """Until then all of them could use the same nodes, and stood in one list."""
+    small, large = Counting("small", MIB), FakeNode("large")
+    large.slots, large.queue = 1, 0
+    small.stop()
+    plant = serve(large, nodes=[static(node.name, node.port) for node in (large, small)])
+    plant.fakes.append(small)
+    pool = ThreadPoolExecutor(3)
+
+    def waiting():
+        return sum(row["phase"] == "queued" for row in plant.ctl_rows("requests"))
+    holder = pool.submit(fetch_now, plant.api, "POST", CHAT, body(0))
+    assert large.infer_started.acquire(timeout=10)
+    blocked = pool.submit(fetch_now, plant.api, "POST", CHAT, body(2))
+    until(lambda: waiting() == 1, 10, "the large one waits")
+    free = pool.submit(fetch_now, plant.api, "POST", CHAT, body(0), {"x-drover-priority": "bulk"})
+    until(lambda: waiting() == 2, 10, "the small one waits behind it")
+    small.start()
+    try:
+        until(free.done, 10, "the small one is served")
+        assert not blocked.done()
+    finally:
+        large.infer_gate.set()
+    assert free.result().headers["x-drover-node"] == "small"
+    assert [answer.result().status for answer in (holder, blocked)] == [200, 200]
 
 
 def test_a_request_that_no_node_can_take_is_413_at_once(serve):

@@ -552,6 +552,15 @@ void queue_remove(struct queue *q, struct queue_entry *entry)
     wake(q);
 }
 
+void queue_move(struct queue *q, struct queue_entry *entry, uint64_t need)
+{
+    if (entry->list == NULL || entry->list->need == need || list_for(q, need) == NULL)
+        return;
+    queue_remove(q, entry);
+    if (queue_add(q, entry, need, entry->key) != 0)
+        abort(); /* the list is there */
+}
+
 void queue_room(struct queue *q, unsigned node)
 {
     if (queue_is_idle(q))

@@ -102,6 +102,9 @@ void queue_finish(struct queue *queue);
 MUST_CHECK int queue_add(struct queue *queue, struct queue_entry *entry, uint64_t need,
                          uint64_t key);
 void queue_remove(struct queue *queue, struct queue_entry *entry); /* fine when not in it */
+/* The need of an entry has changed; its key has not.  When memory is short it stays where it
+ * is. */
+void queue_move(struct queue *queue, struct queue_entry *entry, uint64_t need);
 
 /*
  * The places a request with this key may take now.  queue_reach() must be filled in before, as

@@ -111,6 +111,18 @@ bool enqueue_add(struct request *req)
     return true;
 }
 
+/* Requests of any size have one need until a node comes that takes only the small ones. */
+void enqueue_renew(struct worker_context *context)
+{
+    struct request *req = context->queue.waiting == 0 ? NULL : context->first;
+
+    for (; req != NULL; req = req->next) {
+        if (req->queued.list != NULL)
+            queue_move(&context->queue, &req->queued, select_need(req));
+    }
+    queue_renew(&context->queue);
+}
+
 void enqueue_remove(struct request *req)
 {
     struct worker_context *context = req->context;

@@ -31,6 +31,8 @@ MUST_CHECK bool enqueue_refuses(const struct request *req);
 /* Puts it in the queue; false when memory is short. */
 MUST_CHECK bool enqueue_add(struct request *req);
 void enqueue_remove(struct request *req); /* fine when not in the queue */
+/* The nodes are others now: requests that were alike may no longer be. */
+void enqueue_renew(struct worker_context *context);
 /* It is in the queue: have all nodes that could serve it failed for it?  Then it has left. */
 MUST_CHECK bool enqueue_look(struct request *req);
 

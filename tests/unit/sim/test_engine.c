@@ -480,6 +480,27 @@ Test(sim_engine, faults_after_two_tokens)
     down();
 }
 
+Test(sim_engine, faults_of_answers_that_are_no_text)
+{
+    static const char *const FAULTS[] = {"reset", "garbage", "5xx", "error_first", "truncate"};
+    static const char *const STREAM[] = {"true", "false"};
+    struct seen seen;
+    char body[256];
+
+    up(QUICK);
+    for (size_t i = 0; i < 2 * ARRAY_LEN(FAULTS); i++) {
+        (void)snprintf(body, sizeof(body),
+                       "{\"input\":\"llamas\",\"stream\":%s,\"drover_sim\":{\"fault\":\"%s\"}}",
+                       STREAM[i % 2], FAULTS[i / 2]);
+        start(&seen, SIM_OP_EMBEDDINGS, body);
+        cr_assert(turn_until(&seen.ended), "%s", body);
+        cr_assert_not(buf_size(&seen.body) != 0 && holds(&seen, "\"usage\""),
+                      "whole in spite of %s", body);
+        buf_finish(&seen.body);
+    }
+    down();
+}
+
 Test(sim_engine, a_fault_may_be_for_one_node_or_attempt_only)
 {
     struct seen seen;
