@@ -91,8 +91,8 @@ struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned 
     return speeds_at(speeds_view(board, row), node);
 }
 
-/* The hot line for writing, if `generation` is still the row's.  What is under way while the
- * row changes hands may land with the new node: one sample, and harmless. */
+/* The hot line for writing, if `generation` is still the row's.  A sample under way while the
+ * row changes hands may land with the new node, which is harmless. */
 static struct sb_hot *hot_for(struct scoreboard *board, unsigned node, uint32_t generation)
 {
     struct sb_hot *hot = segment_hot(board, node);
