@@ -1,4 +1,4 @@
-/* reap.c - what a dead process leaves in the scoreboard is taken away. */
+/* reap.c - removes a dead process's entries from the scoreboard. */
 #include "shm/reap.h"
 
 #include "shm/facts/procs.h"

@@ -1,4 +1,4 @@
-/* reap.h - what a dead process leaves in the scoreboard is taken away. */
+/* reap.h - removes a dead process's entries from the scoreboard. */
 #ifndef DROVER_SHM_REAP_H
 #define DROVER_SHM_REAP_H
 

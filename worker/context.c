@@ -1,4 +1,4 @@
-/* context.c - what everything in a worker process shares. */
+/* context.c - the state that all parts of a worker process share. */
 #include "worker/context.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /*
- * context.h - what everything in a worker process shares.
+ * context.h - the state that all parts of a worker process share.
  *
  * Owned by worker.c, which fills in the borrowed parts before worker_context_init().
  */
@@ -41,14 +41,14 @@ struct worker_context {
     struct request *first, *last; /* all */
     size_t open_count;
 
-    struct queue queue;   /* requests that wait for a place: see routing/enqueue.h */
-    struct demand demand; /* private to routing/enqueue.c */
+    struct queue queue;   /* requests that wait for a place: see select/enqueue.h */
+    struct demand demand; /* private to select/enqueue.c */
 
     /* Tries to start a request that waits; `rights` as in select_node().  Set by
      * request/request.c, for enqueue.c. */
     enum request_try (*try_start)(struct request *req, const struct queue_rights *rights);
 
-    uint64_t random; /* state of the tie-breaker: routing/choose.c */
+    uint64_t random; /* state of the tie-breaker: select/select.c */
 };
 
 void worker_context_init(struct worker_context *context);

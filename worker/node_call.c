@@ -29,7 +29,7 @@ static void free_node_call(struct node_call *nc)
     free(nc);
 }
 
-/* The node broke a promise: no more of its words are taken. */
+/* The node broke the protocol: its further messages are ignored. */
 static void fail(struct node_call *nc, const char *why)
 {
     struct call_result result = {
@@ -134,7 +134,7 @@ uint64_t node_call_message_bytes(const struct client_request *request)
     return n;
 }
 
-/* The ids say the same as the text, only better: where they do not fit, the text has to do. */
+/* The ids are the same text, but exact: where they do not fit, the text has to do. */
 static bool ids_fit(const struct node_info *info, const struct client_request *request,
                     const struct node_call_options *options)
 {

@@ -374,7 +374,7 @@ static void on_timer(struct timer *timer)
     }
 }
 
-/* ---- what the node says ---------------------------------------------------------------- */
+/* ---- the node's events ----------------------------------------------------------------- */
 
 static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 {
@@ -520,7 +520,7 @@ static void on_end(void *data, const struct call_result *result)
     if (q->request == NULL || q->phase == ANSWERED) {
         release_if_over(q);
     } else if (error == API_ERROR_BAD_REQUEST) {
-        q->outcome = "client_error"; /* no other node will like it better */
+        q->outcome = "client_error"; /* no other node will accept it */
         answer_error(q, error, message, 0);
     } else {
         failed(q, error, message);
@@ -545,7 +545,7 @@ static bool is_too_large(const struct question *q, const struct upstream_model *
     return model->servers_count != 0;
 }
 
-/* Refuses what no node could answer however long it took.  True: answered. */
+/* Rejects a question that no node could ever answer.  True: answered. */
 static bool refuse_at_once(struct question *q)
 {
     const struct client_request *request = q->request;

@@ -53,7 +53,7 @@ void question_start(struct question_core *core, struct client_request *request);
 
 size_t question_open(const struct question_core *core);
 
-/* The time is up: ends every question with 503. */
+/* The shutdown grace is over: ends every question with 503. */
 void question_stop_all(struct question_core *core);
 
 #endif

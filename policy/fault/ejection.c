@@ -1,4 +1,4 @@
-/* ejection.c - has a node failed often enough to be taken out, for how long, and may it be? */
+/* ejection.c - decides whether, and for how long, a failing node is ejected. */
 #include "policy/fault/ejection.h"
 
 #include <string.h>

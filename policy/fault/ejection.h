@@ -1,13 +1,12 @@
 /*
- * ejection.h - has a node failed often enough to be taken out, for how long, and may it be?
- * Pure.
+ * ejection.h - decides whether, and for how long, a failing node is ejected.  Pure.
  *
  * The rule is the failure accrual of Finagle (twitter/finagle, liveness/FailureAccrualPolicy):
- * a node is taken out after `failures` in a row, or when less than `success_pct` of what ended
- * within the window went well, given a minimum volume.  It stays out for a back-off that
- * doubles from one ejection to the next, with equal jitter: half of it is certain, the other
- * half random, so that nodes that failed together are not tried together.  A node that then
- * serves for as long as the longest back-off starts from the shortest again.
+ * a node is ejected after `failures` in a row, or when less than `success_pct` of the attempts
+ * that ended within the window succeeded, given a minimum volume.  It stays out for a back-off
+ * that doubles from one ejection to the next, with equal jitter: half of it is certain, the
+ * other half random, so that nodes that failed together are not tried together.  A node that
+ * then serves for as long as the longest back-off starts from the shortest again.
  *
  * A third reason is ours: a request was silent for the whole limit of its phase, and no other
  * request got a token there either.  One such is enough, for a node that answers pings and

@@ -54,7 +54,7 @@ enum node_reason {
     NODE_REASON_PROBES_PASS,
     NODE_REASON_CONNECT_FAILED,
     NODE_REASON_PROBE_TIMEOUT,
-    NODE_REASON_NOT_SERVING, /* it answers, and says it does not serve */
+    NODE_REASON_NOT_SERVING, /* it answers that it does not serve */
     NODE_REASON_ENGINE_DOWN, /* the agent runs, its engine does not answer */
     NODE_REASON_ENGINE_LOADING,
     NODE_REASON_PROTOCOL,     /* it answers nonsense */

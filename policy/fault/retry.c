@@ -1,4 +1,4 @@
-/* retry.c - what follows when an attempt of a request has ended. */
+/* retry.c - decides the next step after an attempt of a request. */
 #include "policy/fault/retry.h"
 
 static enum retry_verdict after_failure(const struct retry_facts *facts)

@@ -1,5 +1,5 @@
 /*
- * retry.h - what follows when an attempt of a request has ended.  Pure.
+ * retry.h - decides the next step after an attempt of a request.  Pure.
  *
  * An attempt that fails before its client has seen content is repeated on another node, as long
  * as attempts are left and the retry budget allows it.  After that, an answer that is plain
@@ -16,7 +16,7 @@
 
 enum retry_end {
     RETRY_END_ANSWERED = 0, /* the answer is whole */
-    RETRY_END_REFUSED,      /* the request itself is wrong: no other node likes it better */
+    RETRY_END_REFUSED,      /* the request itself is wrong: no other node will accept it */
     RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
     RETRY_END_FAILED, /* the node failed */
     RETRY_END_NO_NODE_LEFT, /* no attempt: every node that could take the request has failed */

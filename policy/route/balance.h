@@ -78,7 +78,7 @@ struct balance_request {
     uint64_t key;    /* for prefix_hash: equal keys begin alike */
 };
 
-/* The terms of one node's cost, for people. */
+/* The terms of one node's cost, for the decision record. */
 struct balance_terms {
     uint32_t uncached_tokens; /* u */
     double wait_s;

@@ -1,4 +1,4 @@
-/* estimate.c - what is learned of a node's speed, and what it says of the next request. */
+/* estimate.c - learns a node's speed and predicts the next request's cost. */
 #include "policy/route/estimate.h"
 
 #include <math.h>

@@ -14,8 +14,8 @@
  *   all else         4xx, refusals, questions, what is not the node's fault, cancelled: nothing
  *
  * A node's backlog is time: each request is charged u / p when it is sent, with the speed of
- * its own model and class, and taken off at its first token.  What has been worked off since is
- * not known but guessed: time has passed.
+ * its own model and class, and taken off at its first token.  The work done since is not known
+ * but guessed from the time that has passed.
  */
 #ifndef DROVER_POLICY_ESTIMATE_H
 #define DROVER_POLICY_ESTIMATE_H

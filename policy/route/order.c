@@ -1,4 +1,4 @@
-/* order.c - which of the requests that wait goes first. */
+/* order.c - the order of waiting requests. */
 #include "policy/route/order.h"
 
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /*
- * order.h - which of the requests that wait goes first.  Pure.
+ * order.h - the order of waiting requests.  Pure.
  *
  * A key is an instant; the least goes first:
  *

@@ -1,5 +1,5 @@
 /*
- * prompt.c - what a request's prompt begins with, as a chain of hashes.
+ * prompt.c - a request's prompt as a chain of prefix hashes.
  *
  * Text goes through one window buffer, decoded piece by piece; nothing of the prompt's size is
  * allocated beyond the decoding of its longest single string.

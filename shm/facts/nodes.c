@@ -254,14 +254,14 @@ void nodes_set_window(struct scoreboard *board, unsigned node, const struct node
 
 void nodes_release(struct scoreboard *board, unsigned node)
 {
-    static const struct node_info nobody;
+    static const struct node_info unnamed;
     struct sb_node *row = segment_node_rw(board, node);
     struct sb_hot *hot = segment_hot(board, node);
 
     if (row == NULL)
         return;
     store_state(hot, NODE_NONE, NODE_REASON_NONE);
-    store_info(row, &nobody);
+    store_info(row, &unnamed);
     zero_status(row, hot);
     segment_touch_nodes(board);
 }

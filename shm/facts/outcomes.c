@@ -1,4 +1,4 @@
-/* outcomes.c - how requests fare on each node. */
+/* outcomes.c - how requests end on each node. */
 #include "shm/facts/outcomes.h"
 
 #include "base/clock.h"

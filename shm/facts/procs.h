@@ -69,7 +69,7 @@ void procs_count(struct scoreboard *board, unsigned process, enum proc_counter w
 /* Any reader.  Has the master got a command to end? */
 MUST_CHECK bool procs_ending(const struct scoreboard *board);
 
-/* Any reader.  False when `slot` is out of range. */
+/* Any reader.  False when `process` is out of range. */
 MUST_CHECK bool procs_read(const struct scoreboard *board, unsigned process,
                            struct proc_view *out);
 

@@ -1,5 +1,5 @@
 /*
- * requests.h - the requests each worker has open, for people to look at.
+ * requests.h - the requests each worker has open, for droverctl.
  *
  * W: the worker, its own table.  The text of a row is guarded by a sequence counter; phase,
  * node and tokens are single words.  The master clears a dead worker's table.

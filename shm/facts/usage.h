@@ -1,5 +1,5 @@
 /*
- * usage.h - what each API key has used, by the key's name.
+ * usage.h - the usage of each API key, by the key's name.
  *
  * A row belongs to a name from its first claim until the master ends, so that a reload which
  * takes a key away and brings it back goes on counting.  When all rows are taken, further names

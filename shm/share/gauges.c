@@ -25,11 +25,11 @@
  *
  * The last place is not lost.  Among claimants that compete for it the lowest number never
  * steps back for another claimant, and each greater one does as soon as it has looked; after
- * that nothing stands in the way of the lowest.  What no protocol of plain reads and writes can
- * do is to finish when a competitor is stopped in the middle (that would be wait-free
- * consensus), so every look is counted and the claim fails in the end.  Such a failure passes:
- * the stopped process resumes, or is reaped and its column zeroed.  So a process that waits for
- * a place must also try again from time to time, not only at releases.
+ * that nothing stands in the way of the lowest.  No protocol of plain reads and writes can
+ * finish when a competitor is stopped in the middle (that would be wait-free consensus), so
+ * every look is counted and the claim fails in the end.  Such a failure passes: the stopped
+ * process resumes, or is reaped and its column zeroed.  So a process that waits for a place
+ * must also try again from time to time, not only at releases.
  *
  * Not the whole row is read but only the columns that were ever used, whose number only grows.
  * A worker raises it, if need be, before it sets its bit; that too is sequentially consistent,

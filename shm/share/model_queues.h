@@ -1,13 +1,13 @@
 /*
- * model_queues.h - how many requests wait for each model, over all workers, and when one was
- * last refused.
+ * model_queues.h - how many requests wait for each model, over all workers, and the last
+ * rejection.
  *
  * Admission goes by it: every worker sees the whole queue of a model.  A row belongs to one
  * model from its first use until the scoreboard ends, so a caller may keep its number.  Models
  * that come when all rows are taken share the last row, MODEL_QUEUES_OTHERS.
  *
- * W: a worker, its own word of each row; the master clears a dead worker's.  The time of the
- * last refusal is any worker's and only grows.
+ * W: a worker, its own word of each row; the master clears a dead worker's.  Any worker writes
+ * the time of the last rejection, which only grows.
  */
 #ifndef DROVER_SHM_MODEL_QUEUES_H
 #define DROVER_SHM_MODEL_QUEUES_H
@@ -35,7 +35,7 @@ void model_queues_leave(struct scoreboard *board, unsigned worker, uint32_t row)
 uint32_t model_queues_of(const struct scoreboard *board, unsigned worker, uint32_t row);
 uint32_t model_queues_waiting(const struct scoreboard *board, uint32_t row);
 
-/* A request for the model was refused, as too many wait.  An earlier instant than the last one
+/* A request for the model was rejected, as too many wait.  An earlier instant than the last one
  * changes nothing. */
 void model_queues_refuse(struct scoreboard *board, uint32_t row, uint64_t now_mono_us);
 /* 0 = never. */

@@ -23,7 +23,7 @@
  *
  * A2 is stored after every update of words, also when the total does not change: a request that
  * joins others in a queue whose total another leaves at the same time would otherwise have no
- * store to hang the argument on.  That the value is the same does not matter; which store a
+ * store that the argument needs.  That the value is the same does not matter; which store a
  * load reads from does.
  *
  * Node state and slots are relaxed words of the health process.  They are outside of the

@@ -4,9 +4,9 @@
  * Every worker keeps its own queue.  So that all workers together serve one queue, a worker
  * publishes one 8-byte word per node: the least key of its waiting requests that the node could
  * serve.  Keys order all waiting requests of the machine: the smaller goes first.  (A worker
- * makes them from the priority class and CLOCK_MONOTONIC, which is one clock for all processes,
- * so no counter is shared.)  A word belongs to one generation of the node; a word of another
- * generation reads as empty.
+ * makes them with policy/route/order.h from CLOCK_MONOTONIC, which is one clock for all
+ * processes, so no counter is shared.)  A word belongs to one generation of the node; a word of
+ * another generation reads as empty.
  *
  * The worker checks only facts that other processes cannot see: models, abilities, exclusions,
  * pauses, its own connection.  The reader checks the node's state and its free places.

@@ -3,7 +3,7 @@
  *
  * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`;
  * either is taken on every path.  The key stays where the caller has it: it is not copied, not
- * logged and not forwarded; what goes on is the name that the keys file gives it.
+ * logged and not forwarded; only its name in the keys file is.
  */
 #ifndef DROVER_WORKER_API_CALLER_H
 #define DROVER_WORKER_API_CALLER_H

@@ -1,6 +1,5 @@
 /*
- * surface.h - the API families that clients speak, and how each says that something went wrong.
- * Pure.
+ * surface.h - the API families that clients speak, and the error format of each.  Pure.
  *
  * A path selects an operation and a surface.  An error must have the shape that the client's
  * own library parses; these are the only places that build one.
@@ -76,7 +75,7 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
 void surface_error_body(struct buf *out, enum surface surface, enum api_error error,
                         const char *message, const char *param, const char *request_id);
 
-/* Appends what ends a stream that has already begun: an error event (and for OpenAI `data:
+/* Appends the end of a stream that has already begun: an error event (and for OpenAI `data:
  * [DONE]`), or for Ollama one NDJSON line.  `sequence` is for the Responses API, which numbers
  * its events. */
 void surface_error_event(struct buf *out, enum surface surface, int operation,

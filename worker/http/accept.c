@@ -286,7 +286,7 @@ static bool is_full(const struct http_server *server)
     return server->connections_count >= server->max_connections;
 }
 
-static bool somebody_waits(const struct http_server *server)
+static bool clients_wait(const struct http_server *server)
 {
     struct pollfd listener = {.fd = server->listen_fd, .events = POLLIN};
 
@@ -297,7 +297,7 @@ static void on_retry(struct timer *timer)
 {
     struct http_server *server = CONTAINER_OF(timer, struct http_server, accept_timer);
 
-    if (!somebody_waits(server))
+    if (!clients_wait(server))
         server->held_off = 0;
     else if (++server->held_off > SHED_AFTER)
         shed(server);

@@ -1,5 +1,4 @@
-/* access_log.h - one JSON line per request, with what happened to it.  Never bodies, never
- * keys. */
+/* access_log.h - one JSON line per request, with its outcome.  Never bodies, never keys. */
 #ifndef DROVER_WORKER_HTTP_ACCESS_LOG_H
 #define DROVER_WORKER_HTTP_ACCESS_LOG_H
 

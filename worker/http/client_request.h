@@ -1,6 +1,5 @@
 /*
- * client_request.h - one inference request as read from a client: what the rest of the worker
- * may know of it.
+ * client_request.h - one inference request as read from a client, for the rest of the worker.
  */
 #ifndef DROVER_WORKER_HTTP_CLIENT_REQUEST_H
 #define DROVER_WORKER_HTTP_CLIENT_REQUEST_H

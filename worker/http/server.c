@@ -39,7 +39,7 @@
 /* A header value that goes on to an engine is not longer than this. */
 #define MAX_FORWARD_BYTES 1024
 
-/* libh2o's own limits are the second line, behind timeouts.c. */
+/* libh2o's own limits are a fallback for timeouts.c. */
 #define SECOND_LINE_MS (60 * 60 * 1000)
 
 struct api_handler {
@@ -160,7 +160,7 @@ static bool is_json_type(h2o_iovec_t type)
            (type.len > 5 && h2o_lcstris(type.base + type.len - 5, 5, H2O_STRLIT("+json")));
 }
 
-/* Fills content_type, or says what is wrong with the client's. */
+/* Fills content_type.  Returns the error in the client's, or NULL. */
 static const char *check_media_type(struct client_request *request, h2o_req_t *req)
 {
     ssize_t at = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_TYPE, -1);
@@ -211,7 +211,7 @@ static int inspect(struct inspected *out, const struct client_request *request,
 
 /* ---- the model --------------------------------------------------------------------------- */
 
-/* True when request->model says what is wanted; false when the request has been refused. */
+/* True when request->model is set; false when the request has been rejected. */
 static bool settle_model(struct client_request *request, const char *named)
 {
     struct http_server *server = request->responder->server;
@@ -342,7 +342,7 @@ static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
     return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
 }
 
-/* True: the request may go on, and knows its key's name.  False: it has been refused. */
+/* True: the request may go on, and has its key's name.  False: it has been rejected. */
 static bool admit(struct client_request *request, h2o_req_t *req, const struct route *route)
 {
     struct http_server *server = request->responder->server;

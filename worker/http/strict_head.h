@@ -24,8 +24,8 @@ struct strict_head {
 
 /*
  * Checks the head that begins at bytes[0); more may follow it.  Returns NULL and fills *out
- * when it is unambiguous, otherwise what is wrong with it, fit for the client.  Header names
- * may have been put in lower case.
+ * when it is unambiguous, otherwise the error, fit for the client.  Header names may have been
+ * put in lower case.
  */
 MUST_CHECK const char *strict_head_check(struct strict_head *out, const char *bytes, size_t n);
 

@@ -39,7 +39,7 @@
 #include "worker/http/strict_head.h"
 
 /* Connections that are idle when draining begins are given this long: a request that is already
- * on its way must not meet a closed door. */
+ * on its way must not be cut off. */
 #define DRAIN_IDLE_US (1000 * US_PER_MS)
 /* Giving freed memory back walks all of it: not more often than this. */
 #define TRIM_US (5 * US_PER_S)

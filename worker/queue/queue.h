@@ -64,8 +64,9 @@ struct queue_owner {
      * queue_remove() if and only if it gives QUEUE_STARTED; it may add and remove others.
      */
     enum queue_start (*start)(struct queue_entry *entry, const struct queue_rights *rights);
-    /* The nodes that an entry could use, by what only this worker knows: models, operation,
-     * abilities, exclusions, pauses, the connection.  All entries of a list have the same. */
+    /* The nodes that an entry could use, by facts that only this worker knows: models,
+     * operation, abilities, exclusions, pauses, the connection.  All entries of a list have the
+     * same. */
     void (*reach)(const struct queue_entry *entry, struct queue_reach *out);
 };
 

@@ -1,4 +1,4 @@
-/* rights.h - which places a request may take, as far as others that wait have a say. */
+/* rights.h - which places a request may take beside the others that wait. */
 #ifndef DROVER_WORKER_RIGHTS_H
 #define DROVER_WORKER_RIGHTS_H
 

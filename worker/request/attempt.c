@@ -74,11 +74,11 @@ int attempt_start(struct attempt *attempt, struct upstream *node,
     stats_count(context->board, attempt->node, attempt->generation, STATS_DISPATCHED, 1);
     rc = node_call_start(&attempt->call, node, req->client, &options, events, attempt, &err);
     if (rc != 0)
-        attempt_end(attempt, STATS_CLIENT_GONE); /* our trouble, not the node's */
+        attempt_end(attempt, STATS_CLIENT_GONE); /* a failure of this worker, not of the node */
     return rc;
 }
 
-/* ---- what the node says ---------------------------------------------------------------- */
+/* ---- the node's events ----------------------------------------------------------------- */
 
 void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *accepted)
 {
@@ -86,7 +86,7 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     uint64_t now = loop_now_us(context->loop);
     bool moved_up = accepted->queue_position < attempt->queue_position;
 
-    /* The same words again must not hold the client for ever. */
+    /* The same event again must not hold the client for ever. */
     if (!moved_up && (accepted->queue_position > attempt->queue_position ||
                       accepted->work <= attempt->node_work))
         return;
@@ -155,7 +155,7 @@ void attempt_end_whole(struct attempt *attempt)
     uint64_t now = loop_now_us(req->context->loop);
     unsigned node = attempt->node;
     uint32_t generation = attempt->generation;
-    /* The node has the last word on the sum, which may be less than what others had counted. */
+    /* The node's final sum counts, which may be less than the others had counted. */
     uint32_t here =
         req->output_tokens > req->resumed_tokens ? req->output_tokens - req->resumed_tokens : 0;
 
@@ -274,7 +274,7 @@ void attempt_classify(struct attempt *attempt, const struct call_result *result,
     if (result->status != GRPC_RESOURCE_EXHAUSTED)
         attempt->request->full_unhinted = false;
     if (result->end == CALL_END_LOCAL) {
-        out->counter = STATS_CLIENT_GONE; /* our trouble, not the node's */
+        out->counter = STATS_CLIENT_GONE; /* a failure of this worker, not of the node */
         out->error = API_ERROR_OVERLOADED;
     } else {
         out->error = classify_status(attempt, result, &out->counter);

@@ -2,8 +2,8 @@
  * attempt.h - one try of a request on one node, from its place there to the end of the call.
  *
  * An attempt starts with a place that select_node() has claimed, and gives it back exactly
- * once, when it ends.  It knows nothing of retries and of what the client sees; struct attempt
- * and its stages are in request_state.h.
+ * once, when it ends.  It knows nothing of retries and of the client's view; struct attempt and
+ * its stages are in request_state.h.
  */
 #ifndef DROVER_WORKER_ATTEMPT_H
 #define DROVER_WORKER_ATTEMPT_H

@@ -1,4 +1,4 @@
-/* limits.c - when something takes too long for a request. */
+/* limits.c - the time limits of a request. */
 #include "worker/request/limits.h"
 
 #include "base/clock.h"

@@ -1,5 +1,5 @@
 /*
- * request.c - a request from the moment it is valid to its last byte: the conductor.
+ * request.c - the state machine of a request, from the moment it is valid to its last byte.
  *
  * Only this file writes a request's state (set_state; the table is in request_state.h).  Events
  * of the client, of the nodes and of the timer come here; the files below do one thing each and
@@ -165,7 +165,7 @@ static void log_access(const struct request *req, bool gone)
     usage_add(context->board, client->usage_row, USAGE_OUTPUT_TOKENS, req->output_tokens);
 }
 
-/* Stops what still runs, without blame. */
+/* Cancels the attempts that still run; no node is blamed. */
 static void end_attempts(struct request *req, enum stats_counter outcome)
 {
     for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
@@ -188,7 +188,7 @@ static void answer_error(struct request *req, enum api_error error, const char *
     response_error(req, error, message, retry_after_s);
 }
 
-/* The same, for what this worker refuses by itself. */
+/* The same, for a request that this worker rejects by itself. */
 static void reject(struct request *req, enum api_error error, const char *message,
                    unsigned retry_after_s)
 {
@@ -244,7 +244,7 @@ static const struct responder_events client_events = {
     .on_done = on_done,
 };
 
-/* ---- what follows an attempt ----------------------------------------------------------- */
+/* ---- after an attempt ------------------------------------------------------------------ */
 
 static enum retry_end end_of(const struct attempt *attempt, enum api_error error)
 {
@@ -410,7 +410,7 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
     obey(req, attempt, &facts);
 }
 
-/* ---- what the nodes say ---------------------------------------------------------------- */
+/* ---- the nodes' events ----------------------------------------------------------------- */
 
 static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 {
@@ -692,7 +692,7 @@ static void on_timer(struct timer *timer)
 
 /* ---- the beginning --------------------------------------------------------------------- */
 
-/* Refuses what no amount of waiting can serve.  True: answered. */
+/* Rejects a request that no wait could help.  True: answered. */
 static bool refuse_at_once(struct request *req)
 {
     const struct client_request *client = req->client;

@@ -1,4 +1,4 @@
-/* response.c - what a node says, on its way to the client. */
+/* response.c - a node's answer, on its way to the client. */
 #include "worker/request/response.h"
 
 #include <stdio.h>
@@ -29,7 +29,7 @@
 #define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
-/* A waiting stream that has begun hears of its place this often. */
+/* A waiting stream that has begun gets a comment with its place this often. */
 #define COMMENT_US (5 * US_PER_S)
 
 void response_release_if_low(struct attempt *attempt)
@@ -81,7 +81,7 @@ static bool speaks_events(int operation)
     }
 }
 
-/* Bytes of the answer go to the client as they are.  Honest nodes send whole events. */
+/* Bytes of the answer go to the client as they are.  A correct node sends whole events. */
 static void pass(struct request *req, const uint8_t *bytes, size_t n)
 {
     if (n == 0)
@@ -155,7 +155,7 @@ void response_show_waiting(struct request *req)
         responder_write(req->client->responder, comment, (size_t)n);
 }
 
-/* ---- what a node may say in the head --------------------------------------------------- */
+/* ---- headers of a node's answer -------------------------------------------------------- */
 
 static bool is_printable(const char *text, size_t max_bytes)
 {
@@ -181,7 +181,7 @@ static bool may_pass(const Drover__V1__Header *header)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(name);
 }
 
-/* ---- what the node says ---------------------------------------------------------------- */
+/* ---- the node's events ----------------------------------------------------------------- */
 
 static bool fail(struct attempt_failure *out, enum api_error error, enum stats_counter counter,
                  const char *message)
@@ -313,7 +313,7 @@ static void keep_text(struct attempt *attempt, const Drover__V1__Chunk *chunk)
     req->resumable = !req->text.failed;
 }
 
-/* Shown already: the token's way. */
+/* Shown already: the hot path of a token. */
 static void pass_on(struct attempt *attempt, const Drover__V1__Chunk *chunk)
 {
     struct request *req = attempt->request;

@@ -1,12 +1,12 @@
 /*
- * response.h - what a node says, on its way to the client.
+ * response.h - a node's answer, on its way to the client.
  *
  * Until content comes everything is held, so that a node that fails first leaves no trace.  A
  * single document (no event stream) is held until it is whole.  Afterwards a chunk goes to the
  * responder as it is: nothing is parsed, and nothing is allocated per token.
  *
- * Writes what the client has seen (enum shown) and what another node would need to go on from
- * it. It never decides what follows a failure.
+ * Writes the client's view (enum shown) and the text that another node needs to continue it.
+ * It never decides what follows a failure.
  */
 #ifndef DROVER_WORKER_RESPONSE_H
 #define DROVER_WORKER_RESPONSE_H
@@ -21,7 +21,7 @@ struct attempt;
 struct attempt_failure;
 struct request;
 
-/* The head of an answer.  False: the attempt has failed, and *out says why. */
+/* The head of an answer.  False: the attempt has failed, and *out has the reason. */
 MUST_CHECK bool response_take_head(struct attempt *attempt,
                                    const Drover__V1__ResponseHead *head,
                                    struct attempt_failure *out);
@@ -30,7 +30,7 @@ enum response_step {
     RESPONSE_TAKEN = 0,
     RESPONSE_TO_SHOW, /* it is time for response_show(): the client gets this attempt's answer
                        */
-    RESPONSE_FAILED,  /* the attempt has failed, and *out says why */
+    RESPONSE_FAILED,  /* the attempt has failed, and *out has the reason */
 };
 /* The client is there. */
 MUST_CHECK enum response_step response_take_chunk(struct attempt *attempt,

@@ -8,7 +8,7 @@
  * Most of a decision's cost is the data it reads of every node: one cache line of state and
  * averages (struct sb_hot), the row of gauges, this worker's row for the model (struct
  * upstream_server, rebuilt when the node table's epoch moves) and one line of struct upstream.
- * The record for people is made of the finished choice.
+ * The decision record is made of the finished choice.
  */
 #ifndef DROVER_WORKER_SELECT_GATHER_H
 #define DROVER_WORKER_SELECT_GATHER_H

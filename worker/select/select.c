@@ -171,8 +171,8 @@ static void only_free_slots(struct eligible *eligible, unsigned but_not)
     }
 }
 
-/* Do not spend a retry or a hedge on finding out how a node is, while another could serve it.
- */
+/* Do not spend a retry or a hedge on a speed trial, nor on a node on probation while another
+ * could serve it. */
 static void spare_probation(struct eligible *eligible)
 {
     bool other = false;
@@ -362,7 +362,7 @@ static void learn(const struct attempt *attempt, struct estimate_speed sample)
     }
 }
 
-/* The first token of an answer: this is what a node is known by. */
+/* The first token of an answer: the sample of the node's speed. */
 static void learn_answer(const struct attempt *attempt)
 {
     const struct request *req = attempt->request;

@@ -221,7 +221,7 @@ static struct upstream *copy_row(struct upstreams *upstreams, uint32_t node_id,
     return node;
 }
 
-/* True: what the models say of it may be wrong now. */
+/* True: the models' copies of it may be wrong now. */
 static bool renew_node(struct upstreams *upstreams, uint32_t node_id, struct node_info *fresh)
 {
     enum node_state state = nodes_state(upstreams->board, node_id);
@@ -244,7 +244,7 @@ static bool renew_node(struct upstreams *upstreams, uint32_t node_id, struct nod
         if (node->channel == NULL)
             open_channel(upstreams, node);
         else if (node->state != state)
-            channel_connect(node->channel); /* it is back: do not sit out the back-off */
+            channel_connect(node->channel); /* it is back: skip the back-off */
     }
     node->state = state;
     return changed;
