@@ -186,10 +186,11 @@ def test_a_bulk_request_under_constant_urgent_load_waits_20_s_and_no_longer(make
         await line.finish()
     line.run(go)
     served = dict(zip(gate.order, gate.at))
-    # Four urgent ones at 0.1 s each: what came before a key's time may still be ahead of it.
+    # Four urgent ones at 0.1 s each: what came before a key's time may still be ahead of it.  And a
+    # key has ten times the prefill, which the gate makes up to 0.1 s for those that come later.
     for name, offset_s in (("default", 5), ("bulk", 20)):
         waited = served[name] - sent[name]
-        assert offset_s - 0.5 <= waited <= offset_s + 3 * SLOW, (name, waited)
+        assert offset_s - 1.5 <= waited <= offset_s + 3 * SLOW, (name, waited)
         for other, at in sent.items():
             if other.startswith("u") and other in served and at > sent[name] + offset_s + 0.5:
                 assert served[other] > served[name], (name, other)
