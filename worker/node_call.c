@@ -263,3 +263,35 @@ void node_call_release(struct node_call *nc)
     call_release(nc->call, nc->unreleased);
     nc->unreleased = 0;
 }
+
+enum api_error node_call_error(const struct call_result *result)
+{
+    if (result->end == CALL_END_LOCAL)
+        return API_ERROR_OVERLOADED;
+    switch (result->status) {
+    case GRPC_INVALID_ARGUMENT:
+    case GRPC_OUT_OF_RANGE:
+        return API_ERROR_BAD_REQUEST;
+    case GRPC_RESOURCE_EXHAUSTED:
+        return result->end == CALL_END_PROTOCOL ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
+    case GRPC_DEADLINE_EXCEEDED:
+        return API_ERROR_NODE_TIMEOUT;
+    case GRPC_NOT_FOUND:
+        return API_ERROR_MODEL_NOT_FOUND;
+    case GRPC_UNIMPLEMENTED:
+        return API_ERROR_NOT_SUPPORTED;
+    case GRPC_OK:
+    case GRPC_CANCELLED:
+    case GRPC_UNKNOWN:
+    case GRPC_ALREADY_EXISTS:
+    case GRPC_PERMISSION_DENIED:
+    case GRPC_FAILED_PRECONDITION:
+    case GRPC_ABORTED:
+    case GRPC_INTERNAL:
+    case GRPC_UNAVAILABLE:
+    case GRPC_DATA_LOSS:
+    case GRPC_UNAUTHENTICATED:
+        break;
+    }
+    return API_ERROR_NODE_FAILED;
+}

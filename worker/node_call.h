@@ -15,6 +15,7 @@
 #include "base/attrs.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/client.h"
+#include "worker/api/surface.h"
 
 struct node_call; /* opaque */
 struct config;
@@ -29,7 +30,7 @@ struct node_call_events {
     void (*on_head)(void *data, const Drover__V1__ResponseHead *head);
     void (*on_chunk)(void *data, const Drover__V1__Chunk *chunk);
     void (*on_finish)(void *data, const Drover__V1__Finish *finish);
-    /* Exactly once, unless node_call_cancel() came first; the attempt is freed afterwards.
+    /* Exactly once, unless node_call_cancel() came first; the call is freed afterwards.
      * result->status is GRPC_OK only when on_finish came before. */
     void (*on_end)(void *data, const struct call_result *result);
 };
@@ -58,6 +59,9 @@ MUST_CHECK int node_call_start(struct node_call **out, struct upstream *node,
 
 /* At most so many bytes is the message that starts it, without a text to go on from. */
 uint64_t node_call_message_bytes(const struct client_request *request);
+
+/* The client's error for a call that ended without a whole answer, if no other node helps. */
+enum api_error node_call_error(const struct call_result *result);
 
 /* Cancels the call at the node, and frees.  NULL is allowed. */
 void node_call_cancel(struct node_call *nc);

@@ -476,43 +476,10 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     timer_start(q->core->loop, &q->timer, END_US, on_end_overdue);
 }
 
-/* The client's error for a status if no other node helps. */
-static enum api_error classify(const struct call_result *result)
-{
-    if (result->end == CALL_END_LOCAL)
-        return API_ERROR_OVERLOADED;
-    switch (result->status) {
-    case GRPC_INVALID_ARGUMENT:
-    case GRPC_OUT_OF_RANGE:
-        return API_ERROR_BAD_REQUEST;
-    case GRPC_RESOURCE_EXHAUSTED:
-        return result->end == CALL_END_PROTOCOL ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
-    case GRPC_DEADLINE_EXCEEDED:
-        return API_ERROR_NODE_TIMEOUT;
-    case GRPC_NOT_FOUND:
-        return API_ERROR_MODEL_NOT_FOUND;
-    case GRPC_UNIMPLEMENTED:
-        return API_ERROR_NOT_SUPPORTED;
-    case GRPC_OK:
-    case GRPC_CANCELLED:
-    case GRPC_UNKNOWN:
-    case GRPC_ALREADY_EXISTS:
-    case GRPC_PERMISSION_DENIED:
-    case GRPC_FAILED_PRECONDITION:
-    case GRPC_ABORTED:
-    case GRPC_INTERNAL:
-    case GRPC_UNAVAILABLE:
-    case GRPC_DATA_LOSS:
-    case GRPC_UNAUTHENTICATED:
-        break;
-    }
-    return API_ERROR_NODE_FAILED;
-}
-
 static void on_end(void *data, const struct call_result *result)
 {
     struct question *q = data;
-    enum api_error error = classify(result);
+    enum api_error error = node_call_error(result);
     const char *message =
         result->message[0] == '\0' ? grpc_status_name(result->status) : result->message;
 

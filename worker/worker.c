@@ -143,11 +143,14 @@ static bool is_ready(void *data)
            upstreams_any_up(w->context.upstreams);
 }
 
-static void on_upstreams_change(void *data)
+static void on_upstreams_change(void *data, bool models)
 {
     struct worker *w = data;
 
-    enqueue_renew(&w->context);
+    if (models)
+        enqueue_renew(&w->context);
+    else
+        queue_renew(&w->context.queue);
 }
 
 /* A node was offered to a request here, or a worker has died. */

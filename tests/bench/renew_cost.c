@@ -32,9 +32,10 @@ static _Noreturn void die(const char *what)
     exit(2);
 }
 
-static void on_change(void *data)
+static void on_change(void *data, bool models)
 {
     (void)data;
+    (void)models;
 }
 
 static void publish(unsigned node, unsigned models, unsigned slots)

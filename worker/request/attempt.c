@@ -209,44 +209,25 @@ static enum api_error classify_full(struct attempt *attempt, const struct call_r
     return again ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
 }
 
-/* The client's error for a status if no other node helps, and this node's counter. */
-static enum api_error classify_status(struct attempt *attempt, const struct call_result *result,
-                                      enum stats_counter *counter)
+/* The client's error if no other node helps, and this node's counter. */
+static enum api_error classify_end(struct attempt *attempt, const struct call_result *result,
+                                   enum stats_counter *counter)
 {
+    enum api_error error = node_call_error(result);
+
     *counter = STATS_NODE_ERROR;
-    switch (result->status) {
-    case GRPC_INVALID_ARGUMENT:
-    case GRPC_OUT_OF_RANGE:
+    if (error == API_ERROR_OVERLOADED)
+        *counter = STATS_CLIENT_GONE; /* a failure of this worker, not of the node */
+    else if (error == API_ERROR_BAD_REQUEST)
         *counter = STATS_CLIENT_ERROR;
-        return API_ERROR_BAD_REQUEST;
-    case GRPC_RESOURCE_EXHAUSTED:
-        if (result->end == CALL_END_PROTOCOL)
-            break; /* a message over our limit, not a full node */
-        *counter = STATS_FULL;
-        return classify_full(attempt, result);
-    case GRPC_DEADLINE_EXCEEDED:
+    else if (error == API_ERROR_NODE_TIMEOUT)
         *counter = STATS_TIMEOUT;
-        return API_ERROR_NODE_TIMEOUT;
-    case GRPC_NOT_FOUND:
-        return API_ERROR_MODEL_NOT_FOUND;
-    case GRPC_UNIMPLEMENTED:
-        return API_ERROR_NOT_SUPPORTED;
-    case GRPC_OK:
-    case GRPC_CANCELLED:
-    case GRPC_UNKNOWN:
-    case GRPC_ALREADY_EXISTS:
-    case GRPC_PERMISSION_DENIED:
-    case GRPC_FAILED_PRECONDITION:
-    case GRPC_ABORTED:
-    case GRPC_INTERNAL:
-    case GRPC_UNAVAILABLE:
-    case GRPC_DATA_LOSS:
-    case GRPC_UNAUTHENTICATED:
-        break;
-    }
-    if (result->end == CALL_END_CONNECT)
+    else if (result->end == CALL_END_CONNECT)
         *counter = STATS_CONNECT_FAILED;
-    return API_ERROR_NODE_FAILED;
+    if (error != API_ERROR_QUEUE_FULL)
+        return error;
+    *counter = STATS_FULL;
+    return classify_full(attempt, result);
 }
 
 /*
@@ -273,12 +254,7 @@ void attempt_classify(struct attempt *attempt, const struct call_result *result,
 {
     if (result->status != GRPC_RESOURCE_EXHAUSTED)
         attempt->request->full_unhinted = false;
-    if (result->end == CALL_END_LOCAL) {
-        out->counter = STATS_CLIENT_GONE; /* a failure of this worker, not of the node */
-        out->error = API_ERROR_OVERLOADED;
-    } else {
-        out->error = classify_status(attempt, result, &out->counter);
-    }
+    out->error = classify_end(attempt, result, &out->counter);
     attempt->excused = is_excused(attempt, result);
     (void)snprintf(out->message, sizeof(out->message), "%s",
                    result->message[0] == '\0' ? grpc_status_name(result->status)

@@ -593,8 +593,8 @@ static void place(struct request *req)
 {
     struct queue_rights rights;
 
-    if (enqueue_any(req))
-        select_size(req); /* for its key */
+    if (!queue_is_idle(&req->context->queue))
+        select_size(req); /* for its key, which requests of other models are compared with */
     if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED)
         return;
     select_size(req);

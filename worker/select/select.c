@@ -515,8 +515,10 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
         struct upstream *node =
             upstreams_at(context->upstreams, attempt->node, attempt->generation);
 
-        if (node != NULL)
+        if (node != NULL && node->full_mono_us > now) {
             node->full_mono_us = 0;
+            queue_renew(&context->queue); /* requests that wait may use it again */
+        }
     }
     stats_count(context->board, attempt->node, attempt->generation, outcome, 1);
     if (outcome == STATS_OK) {

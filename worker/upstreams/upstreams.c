@@ -32,7 +32,7 @@ struct upstreams {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
-    void (*on_change)(void *data);
+    void (*on_change)(void *data, bool models);
     void *data;
 
     struct upstream **nodes; /* owned; by node_id, NULL = none */
@@ -77,7 +77,7 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
         return;
     }
     if (!node->retired)
-        upstreams->on_change(upstreams->data);
+        upstreams->on_change(upstreams->data, false);
 }
 
 /* The name a node's certificate must carry: what the config says, or the host it was given. */
@@ -405,7 +405,7 @@ void upstreams_renew(struct upstreams *upstreams)
     free(fresh);
     if (changed)
         renew_models(upstreams);
-    upstreams->on_change(upstreams->data);
+    upstreams->on_change(upstreams->data, changed);
 }
 
 /* ---- queries --------------------------------------------------------------------------- */
@@ -477,8 +477,8 @@ static int make_tls(struct upstreams *upstreams, struct error *err)
 }
 
 int upstreams_create(struct upstreams **out, struct loop *loop, const struct config *config,
-                     struct scoreboard *board, void (*on_change)(void *data), void *data,
-                     struct error *err)
+                     struct scoreboard *board, void (*on_change)(void *data, bool models),
+                     void *data, struct error *err)
 {
     struct upstreams *upstreams = calloc(1, sizeof(*upstreams));
     int rc;

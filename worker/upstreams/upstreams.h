@@ -77,12 +77,13 @@ struct upstream_model {
 
 MUST_CHECK int upstreams_create(struct upstreams **out, struct loop *loop,
                                 const struct config *config, struct scoreboard *board,
-                                void (*on_change)(void *data), void *data, struct error *err);
+                                void (*on_change)(void *data, bool models), void *data,
+                                struct error *err);
 void upstreams_destroy(struct upstreams *upstreams);
 
 /* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that
  * changed, and makes the models anew when one did.  Call once a turn.  Calls on_change when
- * something moved, and when a channel's state did. */
+ * something moved, and when a channel's state did; `models`: nodes came, went or changed. */
 void upstreams_renew(struct upstreams *upstreams);
 
 /* The model called `id`, or NULL when no node names it. */
