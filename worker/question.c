@@ -516,7 +516,8 @@ static bool is_too_large(const struct question *q, const struct upstream_model *
 static bool refuse_at_once(struct question *q)
 {
     const struct client_request *request = q->request;
-    const struct upstream_model *model = upstreams_find(q->core->upstreams, request->model);
+    const struct upstream_model *model =
+        upstreams_find_fresh(q->core->upstreams, request->model);
     struct buf message = BUF_INIT;
     enum api_error error = API_ERROR_NONE;
 

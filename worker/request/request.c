@@ -696,7 +696,7 @@ static void on_timer(struct timer *timer)
 static bool refuse_at_once(struct request *req)
 {
     const struct client_request *client = req->client;
-    struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    struct upstream_model *model = upstreams_find_fresh(req->context->upstreams, req->model);
     enum api_error error = API_ERROR_NONE;
     struct buf message = BUF_INIT;
 

@@ -386,20 +386,15 @@ static void renew_models(struct upstreams *upstreams)
     free_models(&old);
 }
 
-void upstreams_renew(struct upstreams *upstreams)
+static void renew_rows(struct upstreams *upstreams, uint64_t epoch)
 {
-    uint64_t epoch = nodes_epoch(upstreams->board);
-    uint64_t now = loop_now_us(upstreams->loop);
+    struct node_info *fresh = malloc(sizeof(*fresh));
     bool changed = false;
-    struct node_info *fresh;
 
-    if (epoch == upstreams->epoch || now - upstreams->renew_mono_us < RENEW_INTERVAL_US)
-        return;
-    fresh = malloc(sizeof(*fresh));
     if (fresh == NULL)
         return;
     upstreams->epoch = epoch;
-    upstreams->renew_mono_us = now;
+    upstreams->renew_mono_us = loop_now_us(upstreams->loop);
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++)
         changed = renew_node(upstreams, node_id, fresh) || changed;
     free(fresh);
@@ -408,7 +403,25 @@ void upstreams_renew(struct upstreams *upstreams)
     upstreams->on_change(upstreams->data, changed);
 }
 
+void upstreams_renew(struct upstreams *upstreams)
+{
+    uint64_t epoch = nodes_epoch(upstreams->board);
+
+    if (epoch != upstreams->epoch &&
+        loop_now_us(upstreams->loop) - upstreams->renew_mono_us >= RENEW_INTERVAL_US)
+        renew_rows(upstreams, epoch);
+}
+
 /* ---- queries --------------------------------------------------------------------------- */
+
+struct upstream_model *upstreams_find_fresh(struct upstreams *upstreams, const char *id)
+{
+    uint64_t epoch = nodes_epoch(upstreams->board);
+
+    if (epoch != upstreams->epoch && find_model(&upstreams->models, id) == NULL)
+        renew_rows(upstreams, epoch);
+    return find_model(&upstreams->models, id);
+}
 
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id)
 {

@@ -88,6 +88,9 @@ void upstreams_renew(struct upstreams *upstreams);
 
 /* The model called `id`, or NULL when no node names it. */
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id);
+/* The same for a newcomer: where the model is not known, the table is looked at again first, as
+ * the node that has it may just have come. */
+struct upstream_model *upstreams_find_fresh(struct upstreams *upstreams, const char *id);
 /* All of them, until the next upstreams_renew(). */
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count);
 /* The node of this row, or NULL if the row has another generation here. */

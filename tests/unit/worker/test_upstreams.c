@@ -141,6 +141,21 @@ Test(upstreams, what_a_node_says_anew_is_taken_and_nothing_of_the_others)
     cr_assert_eq(upstreams_find(upstreams, "own-7")->servers[0].node, other);
 }
 
+Test(upstreams, a_newcomer_finds_a_model_that_came_since_the_last_renewal)
+{
+    unsigned before;
+
+    nodes_set_state(board, 5, NODE_EJECTED, NODE_REASON_FAILURES, 2);
+    renew();
+    before = changes;
+    (void)add_node(200);
+    upstreams_renew(upstreams);
+    cr_assert_null(upstreams_find(upstreams, "own-200"), "renewals have a pause between them");
+    cr_assert_not_null(upstreams_find_fresh(upstreams, "own-200"));
+    cr_assert_null(upstreams_find_fresh(upstreams, "none has it"));
+    cr_assert_eq(changes, before + 1);
+}
+
 Test(upstreams, a_node_that_goes_takes_what_only_it_had_with_it_and_another_may_have_its_row)
 {
     uint32_t generation = upstreams_find(upstreams, "own-5")->servers[0].generation;
