@@ -37,6 +37,14 @@ static int compare_use(const struct balance_candidate *a, const struct balance_c
 
 /* ---- fastest --------------------------------------------------------------------------- */
 
+/* Windows are cut from all bytes of a prompt, some of which (a picture's) count as few tokens.
+ */
+static uint32_t cached_tokens(const struct balance_candidate *c,
+                              const struct balance_request *request)
+{
+    return c->matched_tokens < request->tokens ? c->matched_tokens : request->tokens;
+}
+
 /* Inline, because it is all that a decision does with most candidates. */
 static inline void compute_terms(struct balance_terms *out, const struct balance_candidate *c,
                                  const struct balance_request *request, double p)
@@ -54,7 +62,7 @@ static inline void compute_terms(struct balance_terms *out, const struct balance
     out->bonus_s = c->same_session ? out->cost_s * SESSION_DISCOUNT : 0;
     out->cost_s -= out->bonus_s;
     out->eligible = has_slot(c) || (c->inflight < c->cap && c->matched_tokens != 0 &&
-                                    c->matched_tokens / p >= out->wait_s);
+                                    cached_tokens(c, request) / p >= out->wait_s);
 }
 
 void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,

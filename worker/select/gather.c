@@ -139,7 +139,6 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
                             const struct upstream_server *server, const struct node_hot *hot,
                             const struct select_request *request, const struct outlook *outlook)
 {
-    double matched = request->tokens_per_window * outlook->matched[server->node_id];
     struct gauge gauge = gauges_sum(board, server->node_id, server->generation);
     struct speed speed = speeds_at(outlook->speeds, server->node_id);
     struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
@@ -152,9 +151,8 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     /* No request waits at a node whose slots are not all open yet. */
     c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
     c->weight = server->weight;
-    /* Windows are cut from all bytes of a prompt, some of which count as few tokens. */
     c->matched_tokens =
-        matched < request->policy.tokens ? (uint32_t)matched : request->policy.tokens;
+        (uint32_t)(request->tokens_per_window * outlook->matched[server->node_id]);
     c->backlog_s = backlog.left_s;
     c->slowdown = (float)backlog.slowdown;
     c->prefill_tokens_per_s =

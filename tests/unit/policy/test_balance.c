@@ -137,6 +137,18 @@ Test(fastest, a_match_that_saves_the_wait_is_worth_a_place_beyond_the_slots)
     cr_assert_eq(pick(POLICY_FASTEST, c, 1, 1000, 1), -1);
 }
 
+Test(fastest, a_match_is_worth_no_more_than_the_prompt)
+{
+    struct balance_candidate c = busy(4, 4, 100);
+    const struct balance_request request = {.tokens = 400};
+    struct balance_terms t;
+
+    /* A slot comes free in 0.5 s; the prompt takes 0.4 s. */
+    c.matched_tokens = 100000;
+    balance_terms(&t, &c, &request);
+    cr_assert_not(t.eligible);
+}
+
 Test(fastest, a_session_is_a_bonus_and_never_a_veto)
 {
     struct balance_candidate c[2] = {idle(), idle()};

@@ -138,21 +138,6 @@ Test(gather, a_candidate_has_what_the_scoreboard_says)
     tear_down();
 }
 
-/* A picture counts as few tokens but has as many windows as it has bytes. */
-Test(gather, no_more_of_a_prompt_is_cached_than_there_is)
-{
-    const uint64_t windows[] = {UINT64_C(1) << 60, UINT64_C(2) << 60, UINT64_C(3) << 60};
-
-    set_up(1);
-    prefix_note(s.board, 0, 1, windows, 3, NOW);
-    s.request.windows = windows;
-    s.request.windows_count = 3;
-    s.request.tokens_per_window = 1e12;
-    gather();
-    cr_assert_eq(all.of[0].matched_tokens, s.request.policy.tokens);
-    tear_down();
-}
-
 Test(gather, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
 {
     struct eligible_place place;
