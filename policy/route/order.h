@@ -5,10 +5,10 @@
  *
  *   arrival + cost of the class + the lesser of ten times its own prefill and 5 s
  *
- * The classes cost 0 (interactive), 5 s (default) and 20 s (bulk).  Both additions are bounded,
- * so nothing is overtaken for ever: a request waits at most 25 s longer than one that came with
- * it.  Ten seconds of waiting outweigh one second of prefill: where short and long prompts
- * wait together the short ones go first, as long as they are not much younger.
+ * The classes cost 0 (interactive), 5 s (default) and 20 s (bulk).  Both additions are bounded:
+ * a request waits at most 25 s longer than one that came with it.  Ten seconds of waiting
+ * outweigh one second of prefill: where short and long prompts wait together, short ones go
+ * first unless they are much younger.
  */
 #ifndef DROVER_POLICY_ORDER_H
 #define DROVER_POLICY_ORDER_H

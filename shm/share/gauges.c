@@ -220,7 +220,7 @@ static struct gauge sum_carefully(const _Atomic uint64_t *row, uint32_t columns,
     return sum;
 }
 
-/* What a row adds up to, if nothing unusual is in it. */
+/* The sum of a row with nothing unusual in it. */
 struct sums {
     uint64_t all; /* microseconds and, from bit 32 on, requests */
     uint64_t us;

@@ -86,7 +86,7 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     uint64_t now = loop_now_us(context->loop);
     bool moved_up = accepted->queue_position < attempt->queue_position;
 
-    /* The same event again must not hold the client for ever. */
+    /* A repeated event is no progress: it must not put the time limit off. */
     if (!moved_up && (accepted->queue_position > attempt->queue_position ||
                       accepted->work <= attempt->node_work))
         return;

@@ -3,8 +3,8 @@
  * all.
  *
  * The queue itself (worker/queue/) sees no request: this file owns the entries.  A key is the
- * time a request came, plus what its class and its size cost (policy/route/order.h): no request
- * is overtaken for ever.  A need is all that decides which nodes could serve a request: model,
+ * time a request came, plus what its class and its size cost, which is bounded
+ * (policy/route/order.h).  A need is all that decides which nodes could serve a request: model,
  * operation, whether it is a retry, and the nodes it may not be sent to.
  */
 #include "worker/select/enqueue.h"
