@@ -10,9 +10,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 
 #define PATIENCE_US (UINT64_C(120) * US_PER_S)
 

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/secure/api_keys.h"
+#include "base/text/buf.h"
 #include "droverctl/view.h"
 
 int key_new(const char *name)

@@ -7,9 +7,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "droverctl/command.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/emit.h"

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "droverctl/show/text.h"
 #include "shm/scoreboard.h"
 

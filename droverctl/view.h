@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "droverctl/show/table.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"

@@ -17,15 +17,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/config/config_load.h"
 #include "base/error.h"
+#include "base/io/loop.h"
+#include "base/io/signal_fd.h"
 #include "base/log.h"
-#include "base/loop.h"
 #include "base/secure/sandbox.h"
-#include "base/signal_fd.h"
+#include "base/text/buf.h"
 #include "health/admin/admin.h"
 #include "health/admin/snapshot.h"
 #include "health/nodes/configured.h"

@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/net.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
 #include "proto/control.h"

@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 struct error;
 struct supervisor;

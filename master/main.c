@@ -6,14 +6,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/config/config.h"
 #include "base/config/config_load.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "master/master.h"
+#include "master/reload/verify.h"
 #include "master/upgrade/handover.h"
 #include "master/upgrade/inherit.h"
-#include "master/verify.h"
 
 static const char usage_text[] =
     "Usage: drover -c FILE [-t] [-f]\n"

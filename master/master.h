@@ -9,7 +9,7 @@
 #include "base/attrs.h"
 #include "master/console.h"
 #include "master/notify.h"
-#include "master/reload.h"
+#include "master/reload/reload.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
 #include "master/upgrade/successor.h"

@@ -12,13 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/net.h"
 #include "base/secure/privileges.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "master/upgrade/handover.h"
 #include "proto/control.h"
 #include "shm/scoreboard.h"

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/signal_fd.h"
+#include "base/io/signal_fd.h"
 
 static const int wanted[] = {SIGTERM, SIGINT,   SIGQUIT, SIGHUP,  SIGTTIN,
                              SIGTTOU, SIGWINCH, SIGUSR1, SIGUSR2, SIGCHLD};

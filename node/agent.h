@@ -14,7 +14,7 @@
 #include <sys/queue.h>
 
 #include "base/attrs.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "base/secure/tokens.h"
 #include "node/engine/engine.h"
 #include "node/report/describe.h"

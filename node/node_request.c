@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "base/text/text.h"
 #include "proto/operations.h"
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */

@@ -12,9 +12,9 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/io/loop.h"
 #include "base/log.h"
-#include "base/loop.h"
+#include "base/text/buf.h"
 #include "node/agent.h"
 #include "node/engine/headers.h"
 #include "node/stream/assemble.h"

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "base/secure/secret.h"
 
 #define DRAIN_DEFAULT_S  60

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "base/text/text.h"
 #include "node/agent.h"
 #include "node/answer.h"
 #include "node/body/edit.h"

@@ -10,9 +10,9 @@
 #include <msgpack.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/text.h"
+#include "base/text/buf.h"
+#include "base/text/text.h"
 
 #define CONTROL_VERSION     1
 #define CONTROL_MAX_WORKERS 64

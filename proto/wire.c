@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "base/text/text.h"
 
 #define MAX_DEPTH      8
 #define MAX_UNKNOWN    64

@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
+#include "base/io/signal_fd.h"
 #include "base/log.h"
-#include "base/loop.h"
-#include "base/net.h"
-#include "base/signal_fd.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_http.h"
 

@@ -16,11 +16,11 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/loop.h"
 #include "base/log.h"
-#include "base/loop.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_model.h"
 #include "sim/model/sim_text.h"
 #include "sim/sim_answer.h"

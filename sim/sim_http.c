@@ -21,12 +21,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/loop.h"
-#include "base/net.h"
+#include "base/text/buf.h"
 #include "sim/sim_answer.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_pages.h"

@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_text.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_request.h"

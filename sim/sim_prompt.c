@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_text.h"
 
 #define OP(name) SIM_OP_##name

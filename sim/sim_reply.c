@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 
 #define OP(name) SIM_OP_##name
 

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_text.h"
 #include "sim/sim_answer.h"
 #include "sim/sim_request.h"

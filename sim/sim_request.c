@@ -7,7 +7,7 @@
 #include <xxhash.h>
 
 #include "base/error.h"
-#include "base/form.h"
+#include "base/text/form.h"
 #include "sim/sim_prompt.h"
 
 #define OP(name)  SIM_OP_##name

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_operation.h"
 #include "sim/model/sim_spec.h"
 #include "sim/model/sim_text.h"

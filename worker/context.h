@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "proto/wire.h"
 #include "worker/queue/queue.h"
 #include "worker/select/demand.h"

@@ -14,7 +14,7 @@
 #include "base/config/config_doc.h"
 #include "base/config/config_schema.h"
 #include "base/error.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "base/secure/tokens.h"
 
 #define NAME_MAX_CHARS    63  /* of a node */

@@ -16,13 +16,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/config/config.h"
 #include "base/config/config_check.h"
 #include "base/config/config_doc.h"
 #include "base/config/config_schema.h"
 #include "base/error.h"
 #include "base/secure/secret.h"
+#include "base/text/buf.h"
 
 #define API_LISTEN   "127.0.0.1:8080"
 #define ADMIN_LISTEN "127.0.0.1:8081"

@@ -4,8 +4,8 @@
 #include <inttypes.h>
 #include <math.h>
 
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 static void begin(struct buf *out, const char *key)
 {

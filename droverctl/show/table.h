@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 enum tone {
     TONE_PLAIN = 0,

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <wchar.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
+#include "base/text/buf.h"
 
 /* Decodes one character of text[0..n), n > 0: its code point, and in *bytes its length.  -1
  * and 1 byte where it is not UTF-8 (overlong forms and surrogates included). */

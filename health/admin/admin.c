@@ -12,14 +12,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/loop.h"
-#include "base/net.h"
-#include "base/text.h"
+#include "base/text/buf.h"
+#include "base/text/text.h"
 #include "health/admin/dashboard.h"
 #include "health/admin/host.h"
 #include "health/admin/metrics.h"

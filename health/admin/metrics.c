@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/identity.h"
 

@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <stdbool.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "health/admin/snapshot.h"
 #include "health/registry/identity.h"
 #include "proto/operations.h"

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "base/net.h"
+#include "base/io/net.h"
 #include "shm/facts/nodes.h"
 
 #define ADDRESSES_MAX 64u

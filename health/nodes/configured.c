@@ -5,8 +5,8 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/net.h"
 #include "health/names/addresses.h"
 #include "health/names/names.h"
 #include "health/nodes/checks.h"

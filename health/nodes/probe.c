@@ -16,8 +16,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
-#include "base/text.h"
+#include "base/io/loop.h"
+#include "base/text/text.h"
 #include "health/registry/identity.h"
 #include "proto/call_proofs.h"
 #include "proto/grpc_health_v1.pb-c.h"

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "proto/drover_inference.pb-c.h"
 #include "shm/facts/nodes.h"
 

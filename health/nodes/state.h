@@ -15,7 +15,7 @@
 #include <sys/queue.h>
 
 #include "base/attrs.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "health/ejections.h"
 #include "health/nodes/log_once.h"
 #include "health/nodes/probe.h"

@@ -7,8 +7,8 @@
 
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/net.h"
 #include "health/nodes/table.h"
 #include "health/registry/identity.h"
 #include "proto/rpc/h2/tls.h"

@@ -19,7 +19,7 @@
 #include <sys/queue.h>
 
 #include "base/attrs.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "health/model_shares.h"
 #include "health/nodes/state.h"
 

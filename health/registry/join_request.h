@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "proto/drover_registry.pb-c.h"
 
 struct error;

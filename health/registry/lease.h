@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "proto/drover_common.pb-c.h"
 
 struct node_stream;

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 
 void handover_finish(struct handover *handover)
 {

@@ -5,10 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text/buf.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
 #include "shm/facts/nodes.h"

@@ -11,11 +11,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text/buf.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
 #include "shm/facts/nodes.h"

@@ -3,10 +3,10 @@
 
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/form.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/form.h"
+#include "base/text/json.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
 

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/json.h"
+#include "base/text/json.h"
 
 struct buf;
 struct error;

@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 #define FIELDS_MAX 64 /* members of one object; more are refused */
 

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name)   DROVER__V1__OPERATION__OPERATION_##name

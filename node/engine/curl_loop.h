@@ -11,7 +11,7 @@
 #include <stdbool.h>
 
 #include "base/attrs.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 
 struct error;
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "proto/drover_common.pb-c.h"
 
 #define KIND(name)  DROVER__V1__ENGINE_KIND__ENGINE_KIND_##name

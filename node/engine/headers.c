@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "base/text.h"
+#include "base/text/text.h"
 
 static bool is_token(const char *name)
 {

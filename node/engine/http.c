@@ -13,12 +13,12 @@
 #include <strings.h>
 #include <sys/queue.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/loop.h"
 #include "base/log.h"
-#include "base/loop.h"
 #include "base/secure/secret.h"
+#include "base/text/buf.h"
 #include "node/engine/curl_loop.h"
 #include "node/engine/detect.h"
 #include "node/engine/engine.h"

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "node/agent.h"
 
 #define LOAD_REPORTER_MIN_GAP_US (50 * UINT64_C(1000))

@@ -7,9 +7,9 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/net.h"
+#include "base/io/resolve.h"
 #include "base/log.h"
-#include "base/net.h"
-#include "base/resolve.h"
 #include "node/agent.h"
 #include "node/report/load_reporter.h"
 #include "proto/drover_registry.pb-c.h"

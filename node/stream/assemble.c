@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "node/body/fields.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"

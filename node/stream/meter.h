@@ -15,8 +15,8 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 struct sse_event;
 

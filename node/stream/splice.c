@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "node/stream/meter.h"
 #include "node/stream/sse.h"
 #include "proto/drover_common.pb-c.h"

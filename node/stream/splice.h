@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 struct stream_meter;
 struct seen;

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 #define SSE_MAX_EVENT_BYTES (1024 * 1024)
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "node/stream/sse.h"
 
 void token_ids_init(struct token_ids *ids)

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 struct sse_event;
 

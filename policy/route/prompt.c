@@ -11,8 +11,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 #define MAX_WINDOW_BYTES 65536
 /* A picture or a sound takes about a thousand tokens, however many bytes its base64 has. */

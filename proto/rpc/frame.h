@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 enum frame_result {
     FRAME_MORE = 0,   /* all input taken, no message complete */

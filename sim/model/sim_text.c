@@ -4,8 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "base/buf.h"
 #include "base/hash.h"
+#include "base/text/buf.h"
 
 #define WORD(s)                            \
     {                                      \

@@ -15,8 +15,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
-#include "base/net.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
 #include "node/agent.h"
 #include "node/engine/engine.h"
 #include "node/options.h"

@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
 #include "worker/upstreams/upstreams.h"

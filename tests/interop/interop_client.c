@@ -16,7 +16,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"

@@ -13,9 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"

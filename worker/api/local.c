@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "shm/scoreboard.h"
 #include "worker/api/catalog.h"
 #include "worker/api/reply.h"

@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "worker/api/surface.h"
 
 #define REPLY_MAX_HEADERS  4

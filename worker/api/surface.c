@@ -3,9 +3,9 @@
 
 #include <string.h>
 
-#include "base/buf.h"
-#include "base/json.h"
-#include "base/text.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
+#include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name

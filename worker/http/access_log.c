@@ -4,10 +4,10 @@
 #include <inttypes.h>
 #include <time.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/log.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 /* A longer path is cut: the line must fit where a log sink can take it whole. */
 #define MAX_TEXT_BYTES 1024

@@ -10,7 +10,7 @@
 #include <strings.h>
 
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name

@@ -10,7 +10,7 @@
 
 #include "base/attrs.h"
 #include "base/config/config.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "shm/facts/nodes.h"
 #include "worker/api/surface.h"
 

@@ -5,8 +5,8 @@
 #include <h2o.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "worker/http/responder.h"
 
 struct client_connection;

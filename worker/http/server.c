@@ -18,7 +18,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/text.h"
+#include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/procs.h"

@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
 

@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/share/node_set.h"
 #include "worker/queue/announce.h"
 #include "worker/queue/rights.h"

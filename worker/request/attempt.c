@@ -6,13 +6,13 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/requests.h"
 #include "worker/context.h"
-#include "worker/node_call.h"
 #include "worker/request/request_state.h"
 #include "worker/select/select.h"
+#include "worker/upstreams/node_call.h"
 #include "worker/upstreams/upstreams.h"
 
 /* ---- the start ------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/histogram.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/requests.h"
 #include "shm/share/budget.h"
 #include "worker/context.h"

@@ -3,7 +3,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/nodes.h"
 #include "worker/context.h"
 #include "worker/request/request_state.h"

@@ -31,7 +31,6 @@
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
 #include "worker/http/responder.h"
-#include "worker/node_call.h"
 #include "worker/request/attempt.h"
 #include "worker/request/hedge.h"
 #include "worker/request/limits.h"
@@ -39,6 +38,7 @@
 #include "worker/request/response.h"
 #include "worker/select/enqueue.h"
 #include "worker/select/select.h"
+#include "worker/upstreams/node_call.h"
 #include "worker/upstreams/upstreams.h"
 
 /* After its answer is whole a node has so long to end the call. */

@@ -6,16 +6,16 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/requests.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
 #include "worker/http/responder.h"
-#include "worker/node_call.h"
 #include "worker/request/request_state.h"
 #include "worker/select/enqueue.h"
 #include "worker/select/select.h"
+#include "worker/upstreams/node_call.h"
 
 /* An answer without content yet (role events, or one JSON document) is held up to here. */
 #define HOLD_BYTES (1024 * 1024)

@@ -11,7 +11,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "policy/route/admission.h"
 #include "policy/route/order.h"
 #include "shm/share/model_queues.h"

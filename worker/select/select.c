@@ -8,8 +8,8 @@
 
 #include "base/config/config.h"
 #include "base/hash.h"
-#include "base/json.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/json.h"
 #include "policy/route/estimate.h"
 #include "policy/route/prompt.h"
 #include "proto/operations.h"

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/net.h"
+#include "base/io/net.h"
 #include "proto/rpc/grpc/status.h"
 
 struct error;

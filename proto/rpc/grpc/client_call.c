@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/text.h"
+#include "base/text/text.h"
 #include "proto/rpc/grpc/client_private.h"
 #include "proto/rpc/grpc/fields.h"
 

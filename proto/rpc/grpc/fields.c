@@ -4,8 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "proto/rpc/grpc/metadata.h"
 #include "proto/rpc/grpc/status.h"
 

@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 struct metadata {
     struct buf fields; /* records: lengths, name NUL, value NUL; in order of arrival */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 static const char *const status_names[] = {
     [GRPC_OK] = "OK",

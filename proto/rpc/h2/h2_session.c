@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/net.h"
 #include "base/log.h"
-#include "base/net.h"
 #include "proto/rpc/h2/h2_session_private.h"
 #include "proto/rpc/h2/tls_stream.h"
 

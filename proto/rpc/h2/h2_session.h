@@ -23,9 +23,9 @@
 #include <sys/queue.h>
 
 #include "base/attrs.h"
-#include "base/buf.h"
-#include "base/loop.h"
-#include "base/net.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
+#include "base/text/buf.h"
 #include "proto/rpc/frame.h"
 #include "proto/rpc/h2/flood.h"
 

@@ -13,7 +13,7 @@
 
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 #include "tests/fuzz/fuzz.h"

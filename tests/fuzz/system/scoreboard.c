@@ -12,7 +12,7 @@
 
 #include "base/attrs.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "droverctl/view.h"
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"

@@ -6,7 +6,7 @@
 #include "sim/sim_request.h"
 
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "tests/fuzz/fuzz.h"
 
 static struct sim_spec spec;

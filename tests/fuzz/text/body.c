@@ -4,10 +4,10 @@
  *
  * Input: a byte for the operation, a byte of options, then the body.
  */
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/form.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/form.h"
+#include "base/text/json.h"
 #include "node/body/edit.h"
 #include "node/body/resume.h"
 #include "policy/route/prompt.h"

@@ -4,9 +4,9 @@
  *
  * Input: a byte for the operation, a byte for the size of the pieces, then the stream.
  */
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "node/stream/assemble.h"
 #include "node/stream/meter.h"
 #include "node/stream/splice.h"

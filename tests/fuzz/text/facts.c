@@ -5,7 +5,7 @@
  * Input: answers, one after the other: a byte for the status, a byte for the Server header, two
  * bytes of length, the body.  The last body is also read as an error and as metrics.
  */
-#include "base/json.h"
+#include "base/text/json.h"
 #include "node/engine/detect.h"
 #include "node/engine/errors.h"
 #include "node/report/describe.h"

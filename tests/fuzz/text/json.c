@@ -4,11 +4,11 @@
  *
  * Input: a byte that chooses the edits, then the text.
  */
-#include "base/json.h"
+#include "base/text/json.h"
 
 #include "base/attrs.h"
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "tests/fuzz/fuzz.h"
 
 /* Decodes what is a string, and quotes it again: the same text then. */

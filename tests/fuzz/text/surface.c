@@ -7,8 +7,8 @@
  */
 #include "worker/api/surface.h"
 
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "tests/fuzz/fuzz.h"
 #include "worker/http/strict_head.h"
 

@@ -6,8 +6,8 @@
  */
 #include "proto/control.h"
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "tests/fuzz/fuzz.h"
 
 static void requests(struct buf *in)

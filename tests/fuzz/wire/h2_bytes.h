@@ -8,7 +8,7 @@
 #ifndef DROVER_TESTS_FUZZ_H2_BYTES_H
 #define DROVER_TESTS_FUZZ_H2_BYTES_H
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "tests/fuzz/fuzz.h"
 
 static inline void h2_bytes(struct buf *out, struct input *in)

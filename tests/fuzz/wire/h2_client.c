@@ -10,7 +10,7 @@
 
 #include "base/attrs.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "proto/rpc/grpc/client_private.h"
 #include "tests/fuzz/wire/h2_bytes.h"
 #include "tests/raw_message.h"

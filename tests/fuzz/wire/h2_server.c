@@ -11,7 +11,7 @@
 
 #include "base/attrs.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "proto/health_service.h"
 #include "proto/rpc/grpc/server_private.h"
 #include "tests/fuzz/wire/h2_bytes.h"

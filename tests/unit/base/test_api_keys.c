@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
 #include "base/secure/api_keys.h"
+#include "base/text/buf.h"
 
 TestSuite(api_keys, .timeout = 60);
 

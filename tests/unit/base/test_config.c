@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "tests/unit/freed.h"
 
 #define EXAMPLE DROVER_SOURCE_DIR "/docs/drover.example.yaml"

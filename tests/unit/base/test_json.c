@@ -1,12 +1,12 @@
-/* test_json.c - base/json.c: what is accepted, what is found, what is kept. */
+/* test_json.c - base/text/json.c: what is accepted, what is found, what is kept. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 
 /* Checks a copy that ends exactly at its allocation, so that ASan sees a read beyond it. */
 static int check(const char *text, size_t n, struct error *err)

@@ -1,5 +1,5 @@
 /* test_net.c - addresses as text, sockets that listen. */
-#include "base/net.h"
+#include "base/io/net.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>

@@ -1,12 +1,12 @@
 /* test_resolve.c - an address comes from the loop, once, whether it is numeric or a name. */
-#include "base/resolve.h"
+#include "base/io/resolve.h"
 
 #include <criterion/criterion.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 
 struct answer {
     unsigned count; /* of callbacks */

@@ -1,5 +1,5 @@
 /* test_signal_fd.c - signals that are asked for queue up, and keep their values. */
-#include "base/signal_fd.h"
+#include "base/io/signal_fd.h"
 
 #include <criterion/criterion.h>
 #include <signal.h>

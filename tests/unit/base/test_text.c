@@ -1,5 +1,5 @@
 /* test_text.c - charsets, prefixes, UTF-8. */
-#include "base/text.h"
+#include "base/text/text.h"
 
 #include <criterion/criterion.h>
 

@@ -4,8 +4,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 
 /* One frame around `n` bytes. */
 static void frame(struct buf *out, const void *bytes, size_t n)

@@ -5,8 +5,8 @@
 #include <locale.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
+#include "base/text/buf.h"
 
 static void utf8_locale(void)
 {

@@ -16,7 +16,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/text/json.h"
 #include "droverctl/guard.h"
 #include "droverctl/processes.h"
 #include "droverctl/show/text.h"

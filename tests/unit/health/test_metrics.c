@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"

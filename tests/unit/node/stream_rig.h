@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "node/stream/sse.h"
 
 /* Appends `text` with every ' turned into ". */

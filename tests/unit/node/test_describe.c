@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "node/report/describe.h"
 #include "proto/drover_inference.pb-c.h"
 

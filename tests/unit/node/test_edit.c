@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "base/error.h"
-#include "base/form.h"
+#include "base/text/form.h"
 #include "node/body/edit.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "base/secure/secret.h"
 #include "node/engine/engine.h"
 #include "node/options.h"

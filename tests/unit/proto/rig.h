@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/buf.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "proto/health_service.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/grpc/server.h"

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "proto/rpc/grpc/status.h"
 
 Test(status, numbers_parse_only_in_their_canonical_form)

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/drover_registry.pb-c.h"
 #include "proto/wire.h"

@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "sim/sim_engine.h"
 
 #define CHAT   SIM_OP_CHAT_COMPLETIONS

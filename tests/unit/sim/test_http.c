@@ -7,11 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/loop.h"
-#include "base/net.h"
+#include "base/io/loop.h"
+#include "base/io/net.h"
+#include "base/text/buf.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_http.h"
 

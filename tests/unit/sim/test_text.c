@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
+#include "base/text/buf.h"
 #include "sim/model/sim_text.h"
 
 #define PROMPT "user\nTell me about llamas.\nassistant\n"

@@ -13,10 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "shm/facts/procs.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder.h"

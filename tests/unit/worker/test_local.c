@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/json.h"
+#include "base/text/json.h"
 #include "http_fixture.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/facts/nodes.h"

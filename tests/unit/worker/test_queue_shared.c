@@ -27,7 +27,7 @@
 #include <sys/wait.h>
 
 #include "base/clock.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 #include "shm/reap.h"

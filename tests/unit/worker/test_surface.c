@@ -2,8 +2,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "base/buf.h"
-#include "base/json.h"
+#include "base/text/buf.h"
+#include "base/text/json.h"
 #include "proto/drover_common.pb-c.h"
 #include "worker/api/reply.h"
 #include "worker/api/surface.h"

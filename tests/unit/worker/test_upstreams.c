@@ -9,7 +9,7 @@
 
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 #include "shm/scoreboard.h"
 
 #define NODES   64

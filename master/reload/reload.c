@@ -1,5 +1,5 @@
 /* reload.c - a new configuration takes over, or everything stays as it was. */
-#include "master/reload.h"
+#include "master/reload/reload.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -14,10 +14,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/secure/privileges.h"
+#include "master/reload/switch.h"
+#include "master/reload/verify.h"
 #include "master/runtime.h"
 #include "master/supervise.h"
-#include "master/switch.h"
-#include "master/verify.h"
 
 #define GOOD            "good"
 #define SERVE_WITHIN_US (5 * US_PER_S)

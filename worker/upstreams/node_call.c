@@ -1,5 +1,5 @@
 /* node_call.c - one Infer call to one node. */
-#include "worker/node_call.h"
+#include "worker/upstreams/node_call.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,17 +8,17 @@
  * The answer is one document, held until it is whole, so that a node that fails leaves no
  * trace. One too large to be held begins to flow, and then a failure can only cut it off.
  */
-#include "worker/question.h"
+#include "worker/request/question.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
 #include "shm/facts/nodes.h"
@@ -27,7 +27,7 @@
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
 #include "worker/http/responder.h"
-#include "worker/node_call.h"
+#include "worker/upstreams/node_call.h"
 #include "worker/upstreams/upstreams.h"
 
 /* Nodes that one question may try; of failures the configuration allows fewer. */

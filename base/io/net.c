@@ -1,5 +1,5 @@
 /* net.c - addresses as text, sockets that listen. */
-#include "base/net.h"
+#include "base/io/net.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

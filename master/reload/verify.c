@@ -1,6 +1,6 @@
 /* verify.c - do the certificates and keys that a configuration names load, and fit each other?
  */
-#include "master/verify.h"
+#include "master/reload/verify.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>

@@ -5,7 +5,7 @@
  * re-armed only when an earlier timer appears or when it fires, so a timer that is pushed back
  * again and again (an idle timeout) costs no system call.
  */
-#include "base/loop.h"
+#include "base/io/loop.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* buf.c - a growable byte buffer with a read offset. */
-#include "base/buf.h"
+#include "base/text/buf.h"
 
 #include <assert.h>
 #include <stdarg.h>

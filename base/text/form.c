@@ -1,5 +1,5 @@
 /* form.c - the fields of a multipart/form-data body. */
-#include "base/form.h"
+#include "base/text/form.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* switch.c - a new generation of workers takes the seats, or the old one gets them back. */
-#include "master/switch.h"
+#include "master/reload/switch.h"
 
 #include <assert.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 /* signal_fd.c - see signal_fd.h. */
-#include "base/signal_fd.h"
+#include "base/io/signal_fd.h"
 
 #include <signal.h>
 #include <unistd.h>

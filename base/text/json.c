@@ -5,7 +5,7 @@
  * container instead of recursion.  The rest walk text that it has accepted; their loops are
  * bounded by the end of the span all the same.
  */
-#include "base/json.h"
+#include "base/text/json.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 
 #define ONES  UINT64_C(0x0101010101010101)
 #define HIGHS UINT64_C(0x8080808080808080)

@@ -1,5 +1,5 @@
 /* resolve.c - see resolve.h. */
-#include "base/resolve.h"
+#include "base/io/resolve.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/loop.h"
+#include "base/io/loop.h"
 
 /* The loop and the thread hold one reference each.  The thread writes rc, list, count and err
  * before it signals the eventfd; the loop reads them after. */

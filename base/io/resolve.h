@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 #include "base/attrs.h"
-#include "base/net.h"
+#include "base/io/net.h"
 
 struct error;
 struct loop;
