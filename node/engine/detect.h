@@ -1,10 +1,11 @@
 /*
  * detect.h - detects which engine answers at a URL, and reads its facts.
  *
- * A look is a short series of GETs.  This module says which path to ask next and reads the
- * answers; node/engine/http.c does the asking.  A full look begins at /v1/models, which
- * every engine has, and settles the kind; a quick look only refreshes the load.  An engine that
- * shows no load gets none invented for it.  Pure.
+ * A look is a short series of GETs.  This module says which path to ask next;
+ * node/engine/http.c does the asking, and the readers in node/engine/kinds/ turn the answers
+ * into facts.  A full look begins at /v1/models, which every engine has, and settles the kind;
+ * a quick look only refreshes the load.  An engine that shows no load gets none invented for
+ * it.  Pure.
  */
 #ifndef DROVER_NODE_ENGINE_DETECT_H
 #define DROVER_NODE_ENGINE_DETECT_H
@@ -36,7 +37,6 @@ struct detector {
     uint32_t todo;             /* steps still to ask */
     uint32_t asking;           /* the step whose answer is awaited; 0 = no look under way */
     uint32_t missing;          /* steps that this engine does not offer */
-    bool router;               /* a llama-server that runs one server for each model */
     bool answered;             /* something in this look got an answer */
     bool slots_seen;           /* /slots was answered in this look */
     unsigned quick;            /* quick looks since the last full one */
@@ -63,8 +63,5 @@ MUST_CHECK const char *detect_next(struct detector *r, const struct detect_answe
 
 /* Ends the look under way as if it had not begun: `facts` stay. */
 void detect_abandon(struct detector *r);
-
-/* Sum over the samples of a metric in Prometheus' text format; false when there is none. */
-MUST_CHECK bool detect_metric(const void *text, size_t n, const char *name, double *out);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/text/json.h"
 #include "node/engine/detect.h"
 #include "node/engine/errors.h"
+#include "node/engine/metrics.h"
 #include "node/report/describe.h"
 #include "node/stream/meter.h"
 #include "tests/fuzz/fuzz.h"
@@ -37,7 +38,7 @@ static void read_error(const char *body, size_t n)
         MUST(memchr(verdict.text, '\0', sizeof(verdict.text)) != NULL);
     }
     (void)engine_error_event(status);
-    if (detect_metric(body, n, "llamacpp:requests_processing", &value))
+    if (metrics_sum(body, n, "llamacpp:requests_processing", &value))
         MUST(n != 0);
 }
 

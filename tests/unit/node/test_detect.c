@@ -467,15 +467,3 @@ Test(detect, names_that_are_no_names_are_left_out)
     cr_assert_eq(r.facts.models_count, 1);
     cr_assert_str_eq(r.facts.models[0].id, "good");
 }
-
-Test(detect, a_metric_is_found_by_its_whole_name)
-{
-    static const char text[] = "a_total 5\na 1\na{x=\"1\"} 2\nb 1e3";
-    double v;
-
-    cr_assert(detect_metric(text, sizeof(text) - 1, "a", &v));
-    cr_assert_float_eq(v, 3, 1e-9);
-    cr_assert(detect_metric(text, sizeof(text) - 1, "b", &v));
-    cr_assert_float_eq(v, 1000, 1e-9);
-    cr_assert_not(detect_metric(text, sizeof(text) - 1, "c", &v));
-}

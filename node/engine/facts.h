@@ -1,0 +1,57 @@
+/*
+ * facts.h - the facts about an engine: its kind, its load and its models.
+ *
+ * The readers (node/engine/kinds/) fill them from the engine's answers; the agent reads them.
+ * Pure.
+ */
+#ifndef DROVER_NODE_ENGINE_FACTS_H
+#define DROVER_NODE_ENGINE_FACTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ENGINE_MODEL_BYTES 128
+#define ENGINE_MAX_MODELS  64
+
+struct engine_model {
+    char id[ENGINE_MODEL_BYTES];
+    uint32_t state;       /* enum drover.v1.ModelState */
+    uint32_t max_context; /* tokens; 0 = unknown */
+    uint32_t operations;  /* bit (1 << drover.v1.Operation) */
+    uint32_t load_ms;
+    uint32_t alias_of; /* 0, or 1 + index of the model this names again */
+    /* Identifies the vocabulary, where the engine takes and gives token ids: equal
+     * numbers, equal meaning of the ids.  0 = it does not. */
+    uint64_t vocabulary;
+};
+
+/* The engine's identity and state; a background look keeps them fresh. */
+struct engine_facts {
+    uint32_t kind; /* enum drover.v1.EngineKind */
+    char version[64];
+    bool router;              /* a llama-server that runs one server for each model */
+    bool reachable;           /* it answered the last look */
+    bool loading;             /* reachable, but its model still loads */
+    char detail[256];         /* why not reachable or loading; "" when all is well */
+    uint32_t slots;           /* 0 = unknown */
+    uint32_t running, queued; /* as the engine says; valid iff has_load */
+    bool has_load;
+    uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
+    float kv_used_fraction;  /* -1 = unknown */
+    float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
+    uint64_t progress; /* grows with prefill and decode, where the engine shows it; else 0 */
+    uint32_t models_count;
+    struct engine_model models[ENGINE_MAX_MODELS];
+};
+
+/* The model or alias of this name, or NULL. */
+struct engine_model *facts_find_model(struct engine_facts *facts, const char *id);
+
+/* Adds a READY model with these operations.  NULL: it is there, has no usable name, or the
+ * table is full. */
+struct engine_model *facts_add_model(struct engine_facts *facts, const char *id, uint32_t ops);
+
+/* Adds another name of model number `of`, unless there is a model of that name. */
+void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id);
+
+#endif

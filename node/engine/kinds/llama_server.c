@@ -1,0 +1,158 @@
+/* llama_server.c - reads the answers of llama.cpp's llama-server. */
+#include "node/engine/kinds/llama_server.h"
+
+#include <stdlib.h>
+
+#include "base/hash.h"
+#include "base/text/json.h"
+#include "node/engine/facts.h"
+#include "node/engine/kinds/fields.h"
+#include "node/engine/kinds/kind.h"
+#include "node/engine/metrics.h"
+
+/* The number after `flag` in a list of arguments, or 0. */
+static uint32_t argument_of(const struct json_value *args, const char *flag)
+{
+    struct json_value key, arg;
+    struct json_iter it;
+    char digits[16];
+    bool next = false;
+
+    json_iter_init(&it, args);
+    while (json_iter_next(&it, &key, &arg)) {
+        if (next)
+            return json_name(digits, sizeof(digits), &arg) ? (uint32_t)strtoul(digits, NULL, 10)
+                                                           : 0;
+        next = arg.type == JSON_STRING && json_equal(&arg, flag);
+    }
+    return 0;
+}
+
+uint32_t llama_server_model_state(const struct json_value *status)
+{
+    struct json_value value = json_get(status, "value");
+    struct json_value failed = json_get(status, "failed");
+
+    if (failed.type == JSON_TRUE)
+        return STATE(FAILED);
+    if (value.type != JSON_STRING || json_equal(&value, "loaded"))
+        return STATE(READY);
+    if (json_equal(&value, "loading") || json_equal(&value, "downloading"))
+        return STATE(LOADING);
+    return STATE(LOADABLE);
+}
+
+/* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
+ * distinguish it from another with a vocabulary of that size.  Quantisation does not matter. */
+uint64_t llama_server_vocabulary(const struct json_value *meta)
+{
+    static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};
+    uint64_t hash = HASH_BASIS;
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct json_value v = json_get(meta, names[i]);
+        uint64_t n;
+
+        if (!json_uint(&n, &v, INT64_MAX))
+            return 0;
+        hash = hash_mix(hash, n);
+    }
+    return hash;
+}
+
+void llama_server_read_routed(struct engine_facts *facts, struct engine_model *model,
+                              const struct json_value *status)
+{
+    struct json_value args = json_get(status, "args");
+    uint32_t parallel = argument_of(&args, "--parallel");
+    uint32_t context = argument_of(&args, "--ctx-size");
+
+    facts->router = true;
+    model->state = llama_server_model_state(status);
+    if (model->max_context == 0)
+        model->max_context = parallel > 1 ? context / parallel : context;
+    if (parallel != 0 && (facts->slots == 0 || parallel < facts->slots))
+        facts->slots = parallel;
+}
+
+bool llama_server_read_props(struct engine_facts *facts, const struct json_value *root)
+{
+    struct json_value settings = json_get(root, "default_generation_settings");
+    struct json_value modalities = json_get(root, "modalities");
+    struct json_value audio = json_get(&modalities, "audio");
+    struct json_value sleeping = json_get(root, "is_sleeping");
+    struct json_value build = json_get(root, "build_info");
+    uint32_t context = fields_count(&settings, "n_ctx");
+    uint32_t slots = fields_count(root, "total_slots");
+
+    if (build.type == JSON_NONE && slots == 0)
+        return false;
+    if (facts->kind == KIND(UNSPECIFIED))
+        facts->kind = KIND(LLAMA_SERVER);
+    fields_name(root, "build_info", facts->version, sizeof(facts->version));
+    if (facts->router)
+        return true;
+    if (slots != 0)
+        facts->slots = slots;
+    if (facts->kind == KIND(SIMULATED))
+        return true; /* /v1/models says more of each */
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        struct engine_model *model = &facts->models[i];
+
+        if (context != 0)
+            model->max_context = context;
+        model->operations = kind_operations(KIND(LLAMA_SERVER));
+        if (audio.type == JSON_TRUE)
+            model->operations |= OPERATION(TRANSCRIPTIONS);
+        model->state = sleeping.type == JSON_TRUE ? STATE(LOADABLE) : STATE(READY);
+    }
+    return true;
+}
+
+bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root)
+{
+    struct json_value key, slot, busy;
+    struct json_iter it;
+    uint32_t slots = 0, running = 0;
+
+    if (root->type != JSON_ARRAY)
+        return false;
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &slot)) {
+        busy = json_get(&slot, "is_processing");
+        slots++;
+        running += busy.type == JSON_TRUE;
+    }
+    facts->slots = slots;
+    facts->running = running;
+    facts->queued = 0; /* unless /metrics says otherwise */
+    facts->has_load = true;
+    return true;
+}
+
+static float speed(double tokens, double seconds)
+{
+    return seconds >= 1 && tokens >= 1 ? (float)(tokens / seconds) : 0;
+}
+
+void llama_server_read_metrics(struct engine_facts *facts, const void *text, size_t n,
+                               bool slots_seen)
+{
+    double running, deferred, tokens, seconds, decodes;
+
+    if (metrics_sum(text, n, "llamacpp:requests_processing", &running) &&
+        metrics_sum(text, n, "llamacpp:requests_deferred", &deferred)) {
+        if (!slots_seen)
+            facts->running = metrics_count(running);
+        facts->queued = metrics_count(deferred);
+        facts->has_load = true;
+    }
+    if (metrics_sum(text, n, "llamacpp:n_decode_total", &decodes))
+        facts->progress = metrics_total(decodes);
+    if (metrics_sum(text, n, "llamacpp:prompt_tokens_total", &tokens) &&
+        metrics_sum(text, n, "llamacpp:prompt_seconds_total", &seconds))
+        facts->prefill_tokens_per_s = speed(tokens, seconds);
+    if (metrics_sum(text, n, "llamacpp:tokens_predicted_total", &tokens) &&
+        metrics_sum(text, n, "llamacpp:tokens_predicted_seconds_total", &seconds))
+        facts->decode_tokens_per_s = speed(tokens, seconds);
+}

@@ -1,0 +1,40 @@
+/*
+ * llama_server.h - reads the answers of llama.cpp's llama-server: /props, /slots, /metrics, and
+ * its own members in /v1/models.  Pure.
+ */
+#ifndef DROVER_NODE_ENGINE_KINDS_LLAMA_SERVER_H
+#define DROVER_NODE_ENGINE_KINDS_LLAMA_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+
+struct engine_facts;
+struct engine_model;
+struct json_value;
+
+/* A router's `status` of a model as a drover.v1.ModelState; READY when there is none. */
+MUST_CHECK uint32_t llama_server_model_state(const struct json_value *status);
+
+/* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
+ * distinguish it from another with a vocabulary of that size; 0 when `meta` lacks them.
+ * Quantisation does not matter. */
+MUST_CHECK uint64_t llama_server_vocabulary(const struct json_value *meta);
+
+/* A router's models come with a state and with the arguments they would be started with. */
+void llama_server_read_routed(struct engine_facts *facts, struct engine_model *model,
+                              const struct json_value *status);
+
+/* Reads /props.  False: it is not llama-server's.  Sets the kind, where it is not known. */
+bool llama_server_read_props(struct engine_facts *facts, const struct json_value *root);
+
+/* Reads /slots.  False: it is no list of slots. */
+bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root);
+
+/* Reads /metrics; `slots_seen`: /slots has said in this look how many requests run. */
+void llama_server_read_metrics(struct engine_facts *facts, const void *text, size_t n,
+                               bool slots_seen);
+
+#endif

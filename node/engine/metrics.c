@@ -1,0 +1,55 @@
+/* metrics.c - reading Prometheus' text format. */
+#include "node/engine/metrics.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool metrics_sum(const void *text, size_t n, const char *name, double *out)
+{
+    const char *p = text, *end = p + n;
+    size_t len = strlen(name);
+    bool some = false;
+    double sum = 0;
+
+    while (p < end) {
+        const char *line = p;
+        const char *eol = memchr(p, '\n', (size_t)(end - p));
+        const char *value;
+        char number[64];
+
+        if (eol == NULL)
+            eol = end;
+        p = eol + 1;
+        if ((size_t)(eol - line) <= len || memcmp(line, name, len) != 0 ||
+            (line[len] != ' ' && line[len] != '{'))
+            continue;
+        value = line + len;
+        if (*value == '{') {
+            /* Label values may hold anything, a brace too: the last one ends the labels. */
+            value = memrchr(line, '}', (size_t)(eol - line));
+            if (value == NULL)
+                continue;
+            value++;
+        }
+        while (value < eol && *value == ' ')
+            value++;
+        if (value == eol || (size_t)(eol - value) >= sizeof(number))
+            continue;
+        memcpy(number, value, (size_t)(eol - value));
+        number[eol - value] = '\0';
+        sum += strtod(number, NULL);
+        some = true;
+    }
+    *out = sum;
+    return some;
+}
+
+uint32_t metrics_count(double v)
+{
+    return v > 0 && v < 1e9 ? (uint32_t)v : 0;
+}
+
+uint64_t metrics_total(double v)
+{
+    return v > 0 && v < 1e18 ? (uint64_t)v : 0;
+}
