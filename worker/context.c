@@ -3,9 +3,12 @@
 
 #include <stdlib.h>
 
+#include "base/config/config.h"
+
 void worker_context_init(struct worker_context *context)
 {
     wire_arena_init(&context->arena);
+    context->times = route_times(context->config->testing.speedup);
     context->random = ((uint64_t)arc4random() << 32) | arc4random();
 }
 

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/io/loop.h"
+#include "policy/route/times.h"
 #include "proto/wire.h"
 #include "worker/queue/queue.h"
 #include "worker/select/demand.h"
@@ -48,7 +49,8 @@ struct worker_context {
      * request/request.c, for enqueue.c. */
     enum request_try (*try_start)(struct request *req, const struct queue_rights *rights);
 
-    uint64_t random; /* state of the tie-breaker: select/select.c */
+    struct route_times times; /* of config->testing.speedup */
+    uint64_t random;          /* state of the tie-breaker: select/select.c */
 };
 
 void worker_context_init(struct worker_context *context);

@@ -138,6 +138,11 @@ struct config_registry {
     uint32_t heartbeat_ms; /* 2000 */
 };
 
+/* For benchmarks and tests; of no use in front of real engines. */
+struct config_testing {
+    uint32_t speedup; /* engines and clients are so many times as fast as real ones; 1 */
+};
+
 struct config {
     uint32_t workers; /* 1..64; default: number of processors, at most 8 */
     struct config_api api;
@@ -162,6 +167,7 @@ struct config {
     struct config_prefix prefix;
     struct config_hedge hedge; /* for models not named below; off */
     struct config_health health;
+    struct config_testing testing;
     struct config_node *nodes;
     unsigned nodes_count;
     struct config_alias *aliases;

@@ -152,6 +152,11 @@ static const cyaml_schema_field_t health_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t testing_fields[] = {
+    NUMBER("speedup", struct config_testing, speedup),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t node_fields[] = {
     TEXT("name", REQUIRED, struct config_node, name),
     TEXT("address", REQUIRED, struct config_node, address),
@@ -218,6 +223,7 @@ static const cyaml_schema_field_t top_fields[] = {
     BLOCK("prefix", struct config, prefix, prefix_fields),
     BLOCK("hedge", struct config, hedge, hedge_fields),
     BLOCK("health", struct config, health, health_fields),
+    BLOCK("testing", struct config, testing, testing_fields),
     CYAML_FIELD_SEQUENCE_COUNT("nodes", OPTIONAL | CYAML_FLAG_POINTER, struct config, nodes,
                                nodes_count, &node_entry, 0, CYAML_UNLIMITED),
     CYAML_FIELD_SEQUENCE_COUNT("aliases", OPTIONAL | CYAML_FLAG_POINTER, struct config, aliases,
@@ -299,6 +305,7 @@ static const struct number numbers[] = {
     {"health.resolve_ms", offsetof(struct config, health.resolve_ms), 100, DAY_MS, 30000},
     {"health.flap_wait_ms", offsetof(struct config, health.flap_wait_ms), 0, 60000, 10000},
     {"health.ramp_ms", offsetof(struct config, health.ramp_ms), 0, DAY_MS, 30000},
+    {"testing.speedup", offsetof(struct config, testing.speedup), 1, 1000, 1},
 };
 
 static const struct number node_numbers[] = {

@@ -3,14 +3,12 @@
 
 #include <math.h>
 
-#define ALPHA           0.1f /* of the moving averages */
-#define FAILURE_TIMES   10.0f
-#define FAILURE_LEAST_S 1.0f
+#define ALPHA         0.1f /* of the moving averages */
+#define FAILURE_TIMES 10.0f
 #define MOST_CHARGE_US \
     600000000u /* many fit a 32-bit sum; a node that slow is the last anyway */
 
-/* Regret of a speed trial: at first, and its growth per microsecond without one. */
-#define REGRET_S        0.1
+/* The growth of the regret of a speed trial, per microsecond without one. */
 #define REGRET_S_PER_US (0.25 / 60e6)
 
 /* ---- learning -------------------------------------------------------------------------- */
@@ -32,14 +30,16 @@ struct estimate_speed estimate_sample(uint32_t uncached_tokens, double left_s, d
                                    .seconds = (float)took_s};
 }
 
-struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent)
+struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent,
+                                       const struct route_times *times)
 {
+    float least_s = (float)times->failure_least_s;
+
     if (usual.seconds > 0)
         return (struct estimate_speed){
-            .tokens = usual.tokens,
-            .seconds = fmaxf(FAILURE_LEAST_S, FAILURE_TIMES * usual.seconds)};
+            .tokens = usual.tokens, .seconds = fmaxf(least_s, FAILURE_TIMES * usual.seconds)};
     return (struct estimate_speed){.tokens = sent.tokens,
-                                   .seconds = fmaxf(FAILURE_LEAST_S, sent.seconds)};
+                                   .seconds = fmaxf(least_s, sent.seconds)};
 }
 
 struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_speed sample)
@@ -66,11 +66,12 @@ uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s)
 
 /* ---- trying ---------------------------------------------------------------------------- */
 
-double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us)
+double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us,
+                         const struct route_times *times)
 {
     uint64_t idle_us = now_mono_us > tried_mono_us ? now_mono_us - tried_mono_us : 0;
 
-    if (idle_us < ESTIMATE_TRIAL_IDLE_US)
+    if (idle_us < times->trial_idle_us)
         return -1;
-    return REGRET_S + REGRET_S_PER_US * (double)idle_us;
+    return times->regret_s + REGRET_S_PER_US * (double)idle_us;
 }

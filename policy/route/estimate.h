@@ -25,6 +25,7 @@
 
 #include "base/attrs.h"
 #include "base/kinds.h"
+#include "policy/route/times.h"
 
 /* ---- learning -------------------------------------------------------------------------- */
 
@@ -56,28 +57,24 @@ struct estimate_speed estimate_sample(uint32_t uncached_tokens, double left_s, d
 
 /* The sample of the node's own failure.  `usual` is the average when the request was sent:
  * later averages already contain samples of the same event. */
-struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent);
+struct estimate_speed estimate_failure(struct estimate_speed usual, struct estimate_speed sent,
+                                       const struct route_times *times);
 
 /* The average after one more sample; the first is taken as it is.  A sample that is no number
  * changes nothing. */
 struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_speed sample);
 
-/* Failures of one node that are no further apart than this are one event. */
-#define ESTIMATE_EVENT_US UINT64_C(1000000)
-
 /* ---- knowing --------------------------------------------------------------------------- */
 
 /* Inline, because a decision asks these two of every node. */
-#define ESTIMATE_GUESS_TOKENS_PER_S 1000.0
-#define ESTIMATE_LEAST_LEFT         0.05
-/* A first token takes a while on any node; only a silence beyond this says something. */
-#define ESTIMATE_SILENCE_US 1000000.0
+#define ESTIMATE_LEAST_LEFT 0.05
 
 /* Tokens per second: learned, else what the node reports (0 = nothing), else a guess; at least
  * 1. */
-static inline double estimate_tokens_per_s(struct estimate_speed learned, double reported)
+static inline double estimate_tokens_per_s(struct estimate_speed learned, double reported,
+                                           const struct route_times *times)
 {
-    double p = ESTIMATE_GUESS_TOKENS_PER_S;
+    double p = times->guess_tokens_per_s;
 
     if (learned.seconds > 0 && learned.tokens > 0)
         p = (double)learned.tokens / (double)learned.seconds;
@@ -99,14 +96,16 @@ struct estimate_backlog {
  * or when the one before it had its first token.  Not less than a twentieth is left, because
  * something is still to come; and once the time exceeds the charge by more than a first token
  * may take on any node, the node is slower than it was, or stands still. */
-static inline struct estimate_backlog
-estimate_backlog(uint64_t charged_us, uint64_t work_mono_us, uint64_t now_mono_us)
+static inline struct estimate_backlog estimate_backlog(uint64_t charged_us,
+                                                       uint64_t work_mono_us,
+                                                       uint64_t now_mono_us,
+                                                       const struct route_times *times)
 {
     double charged = (double)charged_us, left = charged, slowdown = 1;
 
     if (charged_us != 0 && work_mono_us != 0 && work_mono_us < now_mono_us) {
         double worked = (double)(now_mono_us - work_mono_us);
-        double due = charged > ESTIMATE_SILENCE_US ? charged : ESTIMATE_SILENCE_US;
+        double due = charged > times->silence_us ? charged : times->silence_us;
 
         left = charged - worked;
         if (left < ESTIMATE_LEAST_LEFT * charged)
@@ -130,9 +129,8 @@ estimate_backlog(uint64_t charged_us, uint64_t work_mono_us, uint64_t now_mono_u
  * The regret grows slowly for as long as the node is not tried: one that has recovered is
  * found, even if all prompts are long.
  */
-#define ESTIMATE_TRIAL_IDLE_US UINT64_C(10000000)
-
 /* Seconds of regret; negative: no trial.  `tried_mono_us` 0 = never. */
-double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us);
+double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us,
+                         const struct route_times *times);
 
 #endif

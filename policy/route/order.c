@@ -3,31 +3,27 @@
 
 #include <stdbool.h>
 
-#define DEFAULT_CLASS_US UINT64_C(5000000)
-#define BULK_CLASS_US    UINT64_C(20000000)
+#define PREFILL_TIMES 10.0
 
-#define PREFILL_TIMES   10.0
-#define MOST_PREFILL_US 5000000.0
-
-static uint64_t class_cost_us(enum request_priority priority)
+static uint64_t class_cost_us(enum request_priority priority, const struct route_times *times)
 {
     switch (priority) {
     case REQUEST_PRIORITY_INTERACTIVE:
         return 0;
     case REQUEST_PRIORITY_DEFAULT:
-        return DEFAULT_CLASS_US;
+        return times->default_class_us;
     case REQUEST_PRIORITY_BULK:
-        return BULK_CLASS_US;
+        return times->bulk_class_us;
     }
-    return DEFAULT_CLASS_US;
+    return times->default_class_us;
 }
 
 uint64_t order_key_us(uint64_t arrival_mono_us, enum request_priority priority,
-                      double prefill_s)
+                      double prefill_s, const struct route_times *times)
 {
     double size_us = prefill_s * 1e6 * PREFILL_TIMES;
-    bool bounded = size_us >= 0 && size_us < MOST_PREFILL_US;
+    bool bounded = size_us >= 0 && size_us < times->most_prefill_us;
 
-    return arrival_mono_us + class_cost_us(priority) +
-           (uint64_t)(bounded ? size_us : MOST_PREFILL_US);
+    return arrival_mono_us + class_cost_us(priority, times) +
+           (uint64_t)(bounded ? size_us : times->most_prefill_us);
 }

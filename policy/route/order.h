@@ -16,10 +16,11 @@
 #include <stdint.h>
 
 #include "base/kinds.h"
+#include "policy/route/times.h"
 
 /* `prefill_s`: seconds that the prompt takes on the node where it takes least; 0 if not known.
  * A number that makes no sense counts as the most. */
 uint64_t order_key_us(uint64_t arrival_mono_us, enum request_priority priority,
-                      double prefill_s);
+                      double prefill_s, const struct route_times *times);
 
 #endif

@@ -30,6 +30,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "policy/route/times.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/facts/decisions.h"
 #include "shm/facts/nodes.h"
@@ -61,6 +62,7 @@ struct scene {
     uint64_t windows[PROMPTS][WINDOWS];
     uint64_t random;
     uint64_t now_us;
+    struct route_times times;
     bool alone; /* see above */
     /* The last request at work, released when the next has been placed. */
     const struct upstream_server *held;
@@ -106,6 +108,7 @@ static void decide(struct scene *scene)
         .windows_count = WINDOWS,
         .tokens_per_window = WINDOW_TOKENS,
         .now_mono_us = ++scene->now_us,
+        .times = &scene->times,
     };
     struct eligible_place place;
     const struct upstream_server *server;
@@ -218,6 +221,7 @@ static struct scene *make_scene(unsigned nodes, unsigned workers)
     scene.nodes = nodes;
     scene.workers = workers;
     scene.now_us = clock_mono_us();
+    scene.times = route_times(1);
     if (mkdtemp(folder) == NULL)
         die("no folder in /dev/shm");
     (void)snprintf(path, sizeof(path), "%s/%s", folder, SCOREBOARD_FILE_NAME);

@@ -87,6 +87,8 @@ struct world {
     bool released; /* a place came free in the present step */
 };
 
+static struct route_times times; /* real ones: model time is that of the engines */
+
 /* ---- the choice ------------------------------------------------------------------------ */
 
 static void describe(struct balance_candidate *c, struct world *world, struct node *node,
@@ -94,7 +96,7 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
 {
     size_t hit = 0;
     struct estimate_backlog backlog =
-        estimate_backlog(node->charged_us, node->work_us, world->now_us);
+        estimate_backlog(node->charged_us, node->work_us, world->now_us, &times);
 
     if (world->policy == POLICY_FASTEST && r->n_blocks != 0)
         hit = sim_cache_peek(&node->index, r->blocks, r->n_blocks);
@@ -107,12 +109,13 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
         .matched_tokens = (uint32_t)hit * BLOCK_TOKENS,
         .backlog_s = backlog.left_s,
         .slowdown = (float)backlog.slowdown,
-        .prefill_tokens_per_s = estimate_tokens_per_s(node->speed, node->reported_tokens_per_s),
+        .prefill_tokens_per_s =
+            estimate_tokens_per_s(node->speed, node->reported_tokens_per_s, &times),
         .hold_s = (float)node->hold_s,
         .regret_s = -1,
     };
     if (node->inflight == 0)
-        c->regret_s = (float)estimate_regret_s(node->tried_us, world->now_us);
+        c->regret_s = (float)estimate_regret_s(node->tried_us, world->now_us, &times);
 }
 
 static uint64_t next_random(struct world *world)
@@ -235,8 +238,9 @@ static void join_line(struct world *world, struct request *r)
 {
     struct request **link = &world->wait_first;
 
-    r->key_us = order_key_us(r->arrival_us, REQUEST_PRIORITY_DEFAULT,
-                             world->policy == POLICY_FASTEST ? own_prefill_s(world, r) : 0);
+    r->key_us =
+        order_key_us(r->arrival_us, REQUEST_PRIORITY_DEFAULT,
+                     world->policy == POLICY_FASTEST ? own_prefill_s(world, r) : 0, &times);
     while (*link != NULL && (*link)->key_us <= r->key_us)
         link = &(*link)->wait_next;
     r->wait_next = *link;
@@ -475,6 +479,7 @@ int main(int argc, char **argv)
     static struct world world = {.policy = POLICY_FASTEST};
     int option;
 
+    times = route_times(1);
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
         case 'f':

@@ -1,5 +1,8 @@
 """scripts/bench-routing: what it makes of traces, and a small run of the whole."""
 
+import argparse
+import importlib.machinery
+import importlib.util
 import json
 import os
 import shutil
@@ -13,10 +16,20 @@ from harness import BUILD, ROOT, SLOW
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchload  # noqa: E402
+import benchlib  # noqa: E402
 from benchload import Request  # noqa: E402
 
 SCRIPT = ROOT / "scripts/bench-routing"
 PEERS = [name for name in ("nginx-least_conn", "haproxy-chash") if shutil.which(name.split("-")[0])]
+
+
+@pytest.fixture(scope="module")
+def routing():
+    """The script as a module."""
+    loader = importlib.machinery.SourceFileLoader("bench_routing", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
 
 
 def write(path, text):
@@ -131,6 +144,47 @@ def test_figures_leave_out_the_warm_up_and_count_failures_against_goodput():
 def test_nginx_lists_the_nodes_it_tried_and_the_last_one_counts():
     line = "ok,200,0,1,2,3,2,10,0,2,127.0.0.1:5, 127.0.0.1:6"
     assert benchload.parse_result(line, 1).node == "127.0.0.1:6"
+
+
+def run_of(balancer, seed, p99_s, goodput, busy=0.5, mean_s=1.0):
+    return {"balancer": balancer, "seed": seed, "ttft_p99_s": p99_s, "goodput": goodput,
+            "ttft_mean_s": mean_s, "machine_cpu": busy}
+
+
+def test_seeds_are_compared_each_with_its_own_best_peer(routing):
+    runs = [run_of("fastest", 1, 6, 0.9), run_of("nginx-random2", 1, 10, 0.7), run_of("haproxy-chash", 1, 20, 0.8),
+            run_of("fastest", 2, 4, 0.9), run_of("nginx-random2", 2, 20, 0.6), run_of("haproxy-chash", 2, 8, 0.5),
+            run_of("fastest", 3, 9, 0.9), run_of("nginx-random2", 3, 9, 0.9), run_of("haproxy-chash", 3, 10, 0.8),
+            run_of("least_conn", 1, 1, 1.0)]    # a policy of ours is no peer
+    assert routing.paired(runs, "p99 TTFT") == [
+        (pytest.approx(0.6), "nginx-random2"), (pytest.approx(0.5), "haproxy-chash"),
+        (pytest.approx(1), "nginx-random2")]
+    assert [ratio for ratio, _ in routing.paired(runs, "lost goodput")] == pytest.approx([0.5, 0.25, 1])
+    text, met = routing.verdict(runs, "p99 TTFT", 0.65)
+    assert met and "is 0.60 of" in text and "3 seeds" in text
+    assert not routing.verdict(runs, "lost goodput", 0.45)[1]
+
+
+def test_a_seed_with_a_run_on_a_busy_machine_is_not_judged(routing):
+    runs = [run_of("fastest", 1, 6, 0.9), run_of("nginx-random2", 1, 10, 0.7, busy=0.81),
+            run_of("fastest", 2, 9, 0.9), run_of("nginx-random2", 2, 10, 0.8)]
+    assert len(routing.paired(runs, "p99 TTFT")) == 1
+    assert not routing.verdict(runs, "p99 TTFT", 0.65)[1]
+    text, met = routing.verdict(runs[:2], "p99 TTFT", 0.65)
+    assert met is None and "80%" in text
+
+
+def test_of_a_peer_that_loses_nothing_there_is_no_part(routing):
+    assert routing.ratio_of(0, 0) == 0
+    assert routing.ratio_of(0.01, 0) > 1000
+
+
+def test_drover_is_told_how_fast_time_runs(routing, tmp_path, monkeypatch):
+    begun = {}
+    monkeypatch.setattr(benchlib.Drover, "start", lambda self, *args: begun.update(config=args[2]))
+    drover = routing.Drover(BUILD, tmp_path, "fastest")
+    drover.begin([], argparse.Namespace(compress=15.0, workers=2))
+    assert "testing: {speedup: 15}" in begun["config"]
 
 
 def bench(tmp_path, *args):

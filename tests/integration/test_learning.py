@@ -184,3 +184,9 @@ def test_every_box_is_measured_though_the_first_one_would_do(fleet):
     three = fleet({"a": 100_000, "b": 100_000, "c": 100_000})
     until(lambda: three.send(2000) and all(box.prompts() for box in three.boxes.values()), 10,
           "each has had a prompt")
+
+
+def test_a_router_before_engines_that_are_sped_up_guesses_and_tries_as_much_faster(fleet):
+    one = fleet({"box": 400_000}, config={"testing": {"speedup": 50}})
+    first = one.send(2000)
+    assert speed(first, "box") == pytest.approx(50 * 1000), "a guess, sped up"

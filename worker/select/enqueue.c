@@ -24,7 +24,8 @@
 
 static uint64_t key_of(const struct request *req)
 {
-    return order_key_us(req->started_mono_us, req->client->priority, req->prefill_s);
+    return order_key_us(req->started_mono_us, req->client->priority, req->prefill_s,
+                        &req->context->times);
 }
 
 /* ---- callbacks of the queue ------------------------------------------------------------ */

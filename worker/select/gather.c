@@ -56,13 +56,13 @@ static const struct excluded_node *find_excluded(const struct select_request *re
 /* Seconds of regret for which the node may be tried: see struct balance_candidate. */
 static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
                        const struct upstream_server *server, const struct node_hot *hot,
-                       uint64_t now)
+                       const struct select_request *request)
 {
     if (gauge->inflight != 0)
         return -1;
     if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
         return INFINITY;
-    return (float)estimate_regret_s(hot->sent_mono_us, now);
+    return (float)estimate_regret_s(hot->sent_mono_us, request->now_mono_us, request->times);
 }
 
 /* A model that another request is loading there. */
@@ -142,8 +142,8 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     struct gauge gauge = gauges_sum(board, server->node_id, server->generation);
     struct speed speed = speeds_at(outlook->speeds, server->node_id);
     struct estimate_speed learned = {.tokens = speed.tokens, .seconds = speed.seconds};
-    struct estimate_backlog backlog =
-        estimate_backlog(gauge.charged_us, hot->work_mono_us, request->now_mono_us);
+    struct estimate_backlog backlog = estimate_backlog(gauge.charged_us, hot->work_mono_us,
+                                                       request->now_mono_us, request->times);
 
     c->id = server->node_id;
     c->inflight = gauge.inflight;
@@ -156,10 +156,10 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->backlog_s = backlog.left_s;
     c->slowdown = (float)backlog.slowdown;
     c->prefill_tokens_per_s =
-        estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s);
+        estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s, request->times);
     c->hold_s = (float)hot->hold_s;
     c->load_s = 0;
-    c->regret_s = regret_of(&gauge, learned, server, hot, request->now_mono_us);
+    c->regret_s = regret_of(&gauge, learned, server, hot, request);
     c->same_session = outlook->session_node == (int)server->node_id;
 }
 

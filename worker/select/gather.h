@@ -52,6 +52,7 @@ struct select_request {
     const struct queue_rights
         *rights; /* borrowed; NULL = nothing waits, and any place will do */
     uint64_t now_mono_us;
+    const struct route_times *times; /* borrowed */
 };
 
 struct eligible {

@@ -226,6 +226,7 @@ static struct select_request request_of(const struct request *req)
         .excluded_count = req->excluded.count,
         .spare_probation = req->attempts != 0,
         .now_mono_us = loop_now_us(req->context->loop),
+        .times = &req->context->times,
     };
 
     if (req->windows_count != 0)
@@ -458,8 +459,10 @@ static void learn_failure(const struct attempt *attempt, enum stats_counter how)
 
     if (estimate_lesson(&end) == ESTIMATE_FAILURE &&
         speeds_note_failure(board, attempt->node, attempt->generation,
-                            loop_now_us(attempt->request->context->loop), ESTIMATE_EVENT_US))
-        learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt)));
+                            loop_now_us(attempt->request->context->loop),
+                            attempt->request->context->times.event_us))
+        learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt),
+                                        &attempt->request->context->times));
 }
 
 /* Notes the node's outcome of the attempt, for passive ejection. */

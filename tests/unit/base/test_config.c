@@ -374,6 +374,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->health.resolve_ms, 30000);
     cr_assert_eq(config->health.flap_wait_ms, 10000);
     cr_assert_eq(config->health.ramp_ms, 30000);
+    cr_assert_eq(config->testing.speedup, 1);
     cr_assert_eq(config->nodes_count + config->aliases_count + config->models_count, 0);
     cr_assert_null(config->tokens[0]);
     config_destroy(config);
@@ -397,6 +398,7 @@ Test(config, every_value_arrives_where_it_belongs)
         "shutdown_grace_ms: 0\n"
         "allow_half_close: true\n"
         "limits: {max_connections: 65536, max_attempts: 1}\n"
+        "testing: {speedup: 15}\n"
         "nodes:\n"
         "- {name: a, address: 'a:1'}\n"
         "- name: B.b_b-1\n"
@@ -433,6 +435,7 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert(config->allow_half_close);
     cr_assert_eq(config->limits.max_connections, 65536);
     cr_assert_eq(config->limits.max_attempts, 1);
+    cr_assert_eq(config->testing.speedup, 15);
     cr_assert_eq(config->limits.max_nodes, 256);
     cr_assert_eq(config->nodes_count, 3);
     cr_assert_eq(config->nodes[0].weight, 100);

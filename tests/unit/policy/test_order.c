@@ -6,9 +6,12 @@
 
 #define SECOND UINT64_C(1000000)
 
+static const struct route_times real = {
+    .default_class_us = 5 * SECOND, .bulk_class_us = 20 * SECOND, .most_prefill_us = 5e6};
+
 static uint64_t key(uint64_t arrival_s, enum request_priority priority, double prefill_s)
 {
-    return order_key_us(arrival_s * SECOND, priority, prefill_s);
+    return order_key_us(arrival_s * SECOND, priority, prefill_s, &real);
 }
 
 Test(order, a_key_is_arrival_and_class_and_ten_times_the_prefill)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "policy/route/times.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/facts/decisions.h"
 #include "shm/facts/nodes.h"
@@ -31,6 +32,7 @@ struct scene {
     struct upstream_server server[NODES];
     struct upstream_model model;
     struct select_request request; /* 1000 tokens */
+    struct route_times times;
     uint64_t random;
 };
 static struct scene s;
@@ -64,8 +66,12 @@ static void set_up(unsigned nodes)
     }
     s.model.servers = s.server;
     s.model.servers_count = nodes;
-    s.request = (struct select_request){
-        .policy = {.tokens = 1000}, .operation = CHAT, .model_hash = MODEL, .now_mono_us = NOW};
+    s.times = route_times(1);
+    s.request = (struct select_request){.policy = {.tokens = 1000},
+                                        .operation = CHAT,
+                                        .model_hash = MODEL,
+                                        .now_mono_us = NOW,
+                                        .times = &s.times};
 }
 
 static void tear_down(void)
