@@ -1,6 +1,24 @@
 /* kinds.c - names of the kinds. */
 #include "base/kinds.h"
 
+#include <stddef.h>
+
+const char *ability_name(unsigned ability)
+{
+    static const char *const names[ABILITIES] = {
+        [ABILITY_CONTEXT] = "context",
+        [ABILITY_VISION] = "vision",
+        [ABILITY_AUDIO] = "audio",
+        [ABILITY_TOOLS] = "tools",
+        [ABILITY_GRAMMAR] = "grammar",
+        [ABILITY_OPERATION] = "operation",
+        [ABILITY_MESSAGE_BYTES] = "message_bytes",
+        [ABILITY_ACCESS] = "access",
+    };
+
+    return ability < ABILITIES ? names[ability] : NULL;
+}
+
 const char *policy_name(enum policy_kind kind)
 {
     switch (kind) {

@@ -8,6 +8,7 @@
 #define DROVER_BASE_KINDS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* The rule that selects a node; policy/route/balance.h describes each. */
 enum policy_kind {
@@ -45,5 +46,30 @@ static inline bool op_class_holds_slot(enum op_class op_class)
 {
     return op_class != OP_CLASS_QUESTION;
 }
+
+/*
+ * What a request may need and a node may lack, by its numbers on the wire (drover.v1.Ability).
+ * A lack bars a node from a request; it is no failure.
+ */
+enum ability {
+    ABILITY_NONE = 0,
+    ABILITY_CONTEXT,       /* tokens of prompt and output */
+    ABILITY_VISION,        /* images in the prompt */
+    ABILITY_AUDIO,         /* sound in the prompt */
+    ABILITY_TOOLS,         /* tool calls */
+    ABILITY_GRAMMAR,       /* output bound by a grammar or a JSON schema */
+    ABILITY_OPERATION,     /* the operation of the request */
+    ABILITY_MESSAGE_BYTES, /* the size of the request */
+    ABILITY_ACCESS,        /* credentials for the model */
+    ABILITIES
+};
+/* "vision"; NULL = not known here. */
+const char *ability_name(unsigned ability);
+
+#define ABILITY_BIT(ability) (UINT32_C(1) << (ability))
+/* Those that an engine can say it has or lacks. */
+#define ABILITIES_SAID                                                                       \
+    (ABILITY_BIT(ABILITY_VISION) | ABILITY_BIT(ABILITY_AUDIO) | ABILITY_BIT(ABILITY_TOOLS) | \
+     ABILITY_BIT(ABILITY_GRAMMAR))
 
 #endif

@@ -1,6 +1,7 @@
 /* operations.c - the one table of what each operation of the wire is. */
 #include "proto/operations.h"
 
+#include <assert.h>
 #include <stddef.h>
 
 #include "base/attrs.h"
@@ -26,6 +27,11 @@ static const struct row {
     [OP(OLLAMA_EMBEDDINGS)] = {"ollama_embeddings", OP_CLASS_EMBEDDING},
     [OP(OLLAMA_SHOW)] = {"ollama_show", OP_CLASS_QUESTION},
 };
+
+static_assert((int)DROVER__V1__ABILITY__ABILITY_CONTEXT == (int)ABILITY_CONTEXT &&
+                  (int)DROVER__V1__ABILITY__ABILITY_GRAMMAR == (int)ABILITY_GRAMMAR &&
+                  (int)DROVER__V1__ABILITY__ABILITY_ACCESS == (int)ABILITY_ACCESS,
+              "abilities have one number each");
 
 static const struct row *find(int operation)
 {

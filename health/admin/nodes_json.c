@@ -46,6 +46,16 @@ static uint64_t age_ms(uint64_t now_mono_us, uint64_t then_mono_us)
     return now_mono_us > then_mono_us ? (now_mono_us - then_mono_us) / 1000 : 0;
 }
 
+static void build_abilities(struct buf *out, const char *name, uint32_t mask)
+{
+    buf_printf(out, "\"%s\":[", name);
+    for (unsigned a = 0; a < ABILITIES; a++) {
+        if ((mask & ABILITY_BIT(a)) != 0 && ability_name(a) != NULL)
+            buf_printf(out, "\"%s\",", ability_name(a));
+    }
+    close_with(out, "],");
+}
+
 static void build_models(struct buf *out, const struct node_info *info)
 {
     buf_str(out, "\"models\":[");
@@ -66,7 +76,10 @@ static void build_models(struct buf *out, const struct node_info *info)
                 operation_name((int)op) != NULL)
                 buf_printf(out, "\"%s\",", operation_name((int)op));
         }
-        close_with(out, "]},");
+        close_with(out, "],");
+        build_abilities(out, "has", model->has);
+        build_abilities(out, "lacks", model->lacks);
+        close_with(out, "},");
     }
     close_with(out, "],");
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/kinds.h"
 #include "base/log.h"
 #include "base/text/text.h"
 #include "proto/operations.h"
@@ -69,6 +70,18 @@ static uint32_t operations_of(const Drover__V1__Model *model)
     return model->n_operations == 0 ? DEFAULT_OPERATIONS : mask;
 }
 
+/* Those that an engine can know; others are for a newer version. */
+static uint32_t abilities_of(const Drover__V1__Ability *list, size_t n)
+{
+    uint32_t mask = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if ((unsigned)list[i] < ABILITIES)
+            mask |= ABILITY_BIT((unsigned)list[i]);
+    }
+    return mask & ABILITIES_SAID;
+}
+
 static int add_model(struct node_info *info, const Drover__V1__Model *model, struct error *err)
 {
     struct node_model *row = &info->models[info->models_count];
@@ -88,6 +101,8 @@ static int add_model(struct node_info *info, const Drover__V1__Model *model, str
     row->max_context = model->max_context_tokens;
     row->operations = operations_of(model);
     row->load_ms = model->load_ms_hint;
+    row->has = abilities_of(model->has, model->n_has);
+    row->lacks = abilities_of(model->lacks, model->n_lacks) & ~row->has;
     info->models_count++;
     return 0;
 }

@@ -20,6 +20,8 @@ struct engine_model {
     uint32_t operations;  /* bit (1 << drover.v1.Operation) */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
+    /* As the engine says: bit (1 << enum ability), VISION to GRAMMAR; in neither: not known. */
+    uint32_t has, lacks;
     /* Identifies the vocabulary, where the engine takes and gives token ids: equal
      * numbers, equal meaning of the ids.  0 = it does not. */
     uint64_t vocabulary;

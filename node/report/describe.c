@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/kinds.h"
+
 static void add_operations(struct describe *d, size_t at, uint32_t mask)
 {
     Drover__V1__Model *model = &d->models[at];
@@ -11,6 +13,26 @@ static void add_operations(struct describe *d, size_t at, uint32_t mask)
         if ((mask & (UINT32_C(1) << op)) != 0)
             d->operations[at][model->n_operations++] = (Drover__V1__Operation)op;
     model->operations = d->operations[at];
+}
+
+static size_t list_abilities(Drover__V1__Ability *to, uint32_t mask)
+{
+    size_t n = 0;
+
+    for (unsigned a = 1; a < ABILITIES && n < DESCRIBE_MAX_ABILITIES; a++)
+        if ((mask & ABILITIES_SAID & ABILITY_BIT(a)) != 0)
+            to[n++] = (Drover__V1__Ability)a;
+    return n;
+}
+
+static void add_abilities(struct describe *d, size_t at, const struct engine_model *from)
+{
+    Drover__V1__Model *model = &d->models[at];
+
+    model->n_has = list_abilities(d->has[at], from->has);
+    model->has = d->has[at];
+    model->n_lacks = list_abilities(d->lacks[at], from->lacks);
+    model->lacks = d->lacks[at];
 }
 
 void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
@@ -43,6 +65,7 @@ void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_
         model->max_context_tokens = from->max_context;
         model->load_ms_hint = from->load_ms;
         add_operations(d, d->count, from->operations);
+        add_abilities(d, d->count, from);
         d->list[d->count] = model;
         place[i] = d->count++;
     }
@@ -60,7 +83,8 @@ static bool model_differs(const struct engine_model *a, const struct engine_mode
 {
     return strcmp(a->id, b->id) != 0 || a->state != b->state ||
            a->max_context != b->max_context || a->operations != b->operations ||
-           a->load_ms != b->load_ms || a->alias_of != b->alias_of;
+           a->load_ms != b->load_ms || a->alias_of != b->alias_of || a->has != b->has ||
+           a->lacks != b->lacks;
 }
 
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)

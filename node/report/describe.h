@@ -11,6 +11,7 @@
 
 #define DESCRIBE_MAX_ALIASES    16
 #define DESCRIBE_MAX_OPERATIONS 32
+#define DESCRIBE_MAX_ABILITIES  8
 
 /* Storage for one description; the messages point into it and into the facts. */
 struct describe {
@@ -20,6 +21,8 @@ struct describe {
     Drover__V1__Model models[ENGINE_MAX_MODELS];
     char *aliases[ENGINE_MAX_MODELS][DESCRIBE_MAX_ALIASES];
     Drover__V1__Operation operations[ENGINE_MAX_MODELS][DESCRIBE_MAX_OPERATIONS];
+    Drover__V1__Ability has[ENGINE_MAX_MODELS][DESCRIBE_MAX_ABILITIES];
+    Drover__V1__Ability lacks[ENGINE_MAX_MODELS][DESCRIBE_MAX_ABILITIES];
 };
 
 /* Fills `d`, which is good as long as `facts` does not change. */

@@ -17,7 +17,7 @@
 #include "shm/seqlock.h"
 #include "shm/share/loads.h"
 
-static_assert(sizeof(struct node_model) == 148, "node_model: new layout version");
+static_assert(sizeof(struct node_model) == 156, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
 static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");

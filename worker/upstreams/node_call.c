@@ -99,6 +99,10 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
     case DROVER__V1__INFER_EVENT__EVENT_FINISH:
         take_finish(nc, event->finish);
         return;
+    case DROVER__V1__INFER_EVENT__EVENT_CAUSE:
+        if (nc->events->on_cause != NULL && nc->stage != STAGE_FINISHED)
+            nc->events->on_cause(nc->data, event->cause);
+        return;
     case DROVER__V1__INFER_EVENT__EVENT__NOT_SET:
     case _DROVER__V1__INFER_EVENT__EVENT__CASE_IS_INT_SIZE:
         return; /* an event of a newer minor version */

@@ -1,7 +1,7 @@
 /*
  * node_call.h - one Infer call to one node, and the rules of its event stream.
  *
- * It turns the wire into five callbacks and checks the node's promises (head once and first,
+ * It turns the wire into six callbacks and checks the node's promises (head once and first,
  * finish last, byte count right); a node that breaks one has failed, and later messages do not
  * change that.  It knows nothing of clients, retries or gauges.
  */
@@ -29,6 +29,8 @@ struct node_call_events {
     void (*on_accepted)(void *data, const Drover__V1__Accepted *accepted);
     void (*on_head)(void *data, const Drover__V1__ResponseHead *head);
     void (*on_chunk)(void *data, const Drover__V1__Chunk *chunk);
+    /* Why there is no answer, before the event that ends it.  May be NULL. */
+    void (*on_cause)(void *data, const Drover__V1__Cause *cause);
     void (*on_finish)(void *data, const Drover__V1__Finish *finish);
     /* Exactly once, unless node_call_cancel() came first; the call is freed afterwards.
      * result->status is GRPC_OK only when on_finish came before. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/kinds.h"
 #include "health/registry/identity.h"
 
 static struct node_info info;
@@ -58,6 +59,25 @@ Test(identity, operations_of_a_newer_version_are_ignored)
     m.n_operations = 2;
     cr_assert_eq(models(&m, 1), 0);
     cr_assert_eq(info.models[0].operations, 0, "it said what it does, and we know none of it");
+}
+
+Test(identity, abilities_are_those_that_an_engine_can_know)
+{
+    Drover__V1__Ability has[] = {DROVER__V1__ABILITY__ABILITY_VISION,
+                                 DROVER__V1__ABILITY__ABILITY_ACCESS,
+                                 (Drover__V1__Ability)4000};
+    Drover__V1__Ability lacks[] = {DROVER__V1__ABILITY__ABILITY_VISION,
+                                   DROVER__V1__ABILITY__ABILITY_AUDIO};
+    Drover__V1__Model m = model("eyes");
+
+    m.has = has;
+    m.n_has = 3;
+    m.lacks = lacks;
+    m.n_lacks = 2;
+    cr_assert_eq(models(&m, 1), 0);
+    cr_assert_eq(info.models[0].has, ABILITY_BIT(ABILITY_VISION));
+    cr_assert_eq(info.models[0].lacks, ABILITY_BIT(ABILITY_AUDIO),
+                 "what it has it does not lack");
 }
 
 Test(identity, aliases_follow_the_models_and_point_at_theirs)

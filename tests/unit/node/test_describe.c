@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/kinds.h"
 #include "base/text/buf.h"
 #include "node/report/describe.h"
 #include "proto/drover_inference.pb-c.h"
@@ -85,6 +86,8 @@ Test(describe, every_difference_that_a_description_shows_counts_and_no_other)
     EXPECT_AS_DESCRIBED(models[0].max_context = 4096);
     EXPECT_AS_DESCRIBED(models[0].operations = 2);
     EXPECT_AS_DESCRIBED(models[0].load_ms = 20);
+    EXPECT_AS_DESCRIBED(models[0].has = ABILITY_BIT(ABILITY_VISION));
+    EXPECT_AS_DESCRIBED(models[0].lacks = ABILITY_BIT(ABILITY_TOOLS));
     EXPECT_AS_DESCRIBED(models[1].id[0] = 'S');
     EXPECT_AS_DESCRIBED(models[1].alias_of = 0);
     /* Load and reachability are a LoadReport's. */
