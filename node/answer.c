@@ -4,7 +4,8 @@
  * Whole events are gathered over one turn of the loop and leave as one chunk, so a turn that
  * brings ten tokens costs one message.  The head goes out with the first bytes: until then
  * nothing binds the caller to this node, and an error that comes as the first event can still
- * get its own status.
+ * get its own status.  node/silence.h decides how long the engine may be silent; the timer that
+ * asks it is here.
  */
 #include "node/answer.h"
 
@@ -24,6 +25,8 @@
 #define ERROR_MAX_BYTES (256 * 1024) /* of an error body that is kept */
 #define WHOLE_MAX_BYTES (1024 * 1024)
 #define TELL_US         US_PER_S /* between signs of progress of an assembled answer */
+#define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
+#define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
 
 /* ---- sending --------------------------------------------------------------------------- */
 
@@ -95,6 +98,8 @@ static bool send_chunk(struct node_request *req, size_t n)
     if (!node_request_send(req, &event))
         return false;
     req->body_bytes += n;
+    if (req->out_content)
+        req->signs_told = silence_signs_of_life(&req->silence);
     req->content_sent |= req->out_content;
     req->out_tokens = 0;
     req->out_content = false;
@@ -122,6 +127,7 @@ static bool flush(struct node_request *req)
     buf_shrink(&req->out, 64 * 1024);
     if (!req->paused && req->run != NULL && server_call_queued(req->call) > QUEUE_MAX_BYTES) {
         req->paused = true;
+        silence_pause(&req->silence, true, loop_now_us(req->agent->loop));
         engine_pause(req->run, true);
     }
     return true;
@@ -137,7 +143,7 @@ void answer_writable(struct node_request *req)
     if (!req->paused)
         return;
     req->paused = false;
-    req->last_content_us = loop_now_us(req->agent->loop); /* the silence was ours */
+    silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
     if (req->run != NULL)
         engine_pause(req->run, false);
 }
@@ -156,72 +162,75 @@ static bool gather(struct node_request *req, const void *bytes, size_t n)
     return true;
 }
 
-/* ---- the silence limits ---------------------------------------------------------------- */
+/* ---- silence --------------------------------------------------------------------------- */
 
 static void on_silence(struct timer *timer);
 
-/*
- * Before the first token: does a prefill advance?  It does when the engine's count of work has
- * grown while no request here got a token; which of several prompts it works on is not known.
- * The caller gets another `accepted`.  False: the call has ended.
- */
-static bool look_at_prefill(struct node_request *req, uint64_t now)
+/* The engine's state, as it concerns the request. */
+static struct silence_signs signs_of(const struct node_request *req)
 {
-    struct agent *agent = req->agent;
-    uint64_t progress = engine_facts(agent->engine)->progress;
-    uint64_t tokens = agent->output_tokens;
-    bool advances = now != req->started_us && progress > req->progress &&
-                    tokens == req->tokens_then && !req->head_sent;
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+    const struct engine_model *model = facts_model(facts, req->model);
 
-    req->progress = progress;
-    req->tokens_then = tokens;
-    if (!advances)
+    return (struct silence_signs){
+        .work = facts->progress,
+        .read_mono_us = facts->progress_mono_us,
+        .loading = facts->loading || (model != NULL && (model->state == STATE_LOADABLE ||
+                                                        model->state == STATE_LOADING)),
+    };
+}
+
+/* Passes the engine's life on to the caller, where no content does.  False: the call has ended.
+ */
+static bool tell_life(struct node_request *req)
+{
+    uint32_t signs = silence_signs_of_life(&req->silence);
+    bool loading = silence_is_loading(&req->silence);
+
+    if (signs == req->signs_told && loading == req->loading_told)
         return true;
-    req->moved_us = now;
+    req->signs_told = signs;
+    req->loading_told = loading;
     return node_request_accepted(req, 0);
 }
 
-/* Looks whether a limit of silence has passed, and when to look again. */
-static void watch(struct node_request *req)
+static void look(struct node_request *req)
 {
-    uint64_t now = loop_now_us(req->agent->loop);
-    uint64_t limit_us, since, again_us;
+    const struct silence_signs signs = signs_of(req);
+    struct silence_result result =
+        silence_look(&req->silence, &signs, loop_now_us(req->agent->loop));
 
-    if (req->content_us == 0) {
-        if (!look_at_prefill(req, now))
-            return;
-        limit_us = req->first_token_ms * US_PER_MS;
-        since = req->moved_us > req->started_us ? req->moved_us : req->started_us;
-    } else {
-        limit_us = req->mode == ANSWER_PLAIN ? 0 : req->idle_token_ms * US_PER_MS;
-        since = req->last_content_us;
-    }
-    if (limit_us == 0) {
-        /* No limit now; but there may be one once content comes, so look again. */
-        limit_us = req->idle_token_ms * US_PER_MS;
-        since = now;
-        if (limit_us == 0)
-            return;
-    } else if (req->paused) {
-        since = now; /* the caller does not read: the engine is not to blame */
-    } else if (now >= since + limit_us) {
+    if (result.verdict != SILENCE_BORNE) {
         node_request_fail(req, GRPC_DEADLINE_EXCEEDED, "the engine gave no %s for %u ms",
-                          req->content_us == 0 ? "first token" : "token",
-                          (unsigned)(limit_us / US_PER_MS));
+                          silence_missing(&req->silence),
+                          (unsigned)(result.limit_us / US_PER_MS));
         return;
     }
-    again_us = since + limit_us - now;
-    if (req->content_us == 0 && again_us > limit_us / 4)
-        again_us = limit_us / 4;
-    timer_start(req->agent->loop, &req->silence, again_us, on_silence);
+    if (tell_life(req))
+        timer_start(req->agent->loop, &req->silence_timer, result.again_us, on_silence);
 }
 
 static void on_silence(struct timer *timer)
 {
-    watch(CONTAINER_OF(timer, struct node_request, silence));
+    look(CONTAINER_OF(timer, struct node_request, silence_timer));
 }
 
-/* Output came.  The limit of silence changes with the first of it. */
+static void watch_silence(struct node_request *req)
+{
+    const struct silence_limits limits = {
+        .load_us = req->load_ms * US_PER_MS,
+        .first_us = req->first_token_ms * US_PER_MS,
+        .idle_us = req->idle_token_ms * US_PER_MS,
+    };
+    const struct silence_signs signs = signs_of(req);
+
+    silence_start(&req->silence, &limits, &signs, req->started_us);
+    req->signs_told = 0;
+    req->loading_told = false;
+    look(req);
+}
+
+/* Output came.  The limit changes with the first of it. */
 static void note_content(struct node_request *req, uint32_t tokens)
 {
     uint64_t now = loop_now_us(req->agent->loop);
@@ -229,11 +238,11 @@ static void note_content(struct node_request *req, uint32_t tokens)
 
     req->out_content = true;
     req->out_tokens += tokens;
-    req->last_content_us = now;
     req->agent->output_tokens += tokens;
+    silence_heard(&req->silence, true, now);
     if (first) {
         req->content_us = now;
-        watch(req);
+        look(req);
     }
     /* An answer that is put together here shows nothing until it is whole: an empty chunk shows
      * the caller when the first token came, and then that the engine makes progress. */
@@ -432,6 +441,7 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
 {
     struct node_request *req = data;
 
+    silence_heard(&req->silence, false, loop_now_us(req->agent->loop));
     switch (req->mode) {
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
@@ -678,7 +688,7 @@ static const struct engine_events answer_events = {
 void answer_start(struct node_request *req)
 {
     if (node_request_run(req, &answer_events))
-        watch(req);
+        watch_silence(req);
 }
 
 void answer_last(struct node_request *req)

@@ -90,7 +90,7 @@ static void finish(struct node_request *req)
     struct agent *agent = req->agent;
 
     req->phase = NODE_REQUEST_ENDED;
-    timer_stop(agent->loop, &req->silence);
+    timer_stop(agent->loop, &req->silence_timer);
     loop_undefer(agent->loop, &req->flush);
     slots_leave(&agent->slots, &req->waiter);
     if (req->run != NULL) {
@@ -200,7 +200,8 @@ bool node_request_accepted(struct node_request *req, uint32_t position)
     Drover__V1__Accepted accepted = DROVER__V1__ACCEPTED__INIT;
 
     accepted.queue_position = position;
-    accepted.work = req->progress;
+    accepted.work = req->signs_told;
+    accepted.loading = req->loading_told;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
     event.accepted = &accepted;
     return node_request_send(req, &event);
@@ -236,7 +237,7 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
 void node_request_run_over(struct node_request *req)
 {
     req->run = NULL;
-    timer_stop(req->agent->loop, &req->silence);
+    timer_stop(req->agent->loop, &req->silence_timer);
     give_back(req, false);
     agent_changed(req->agent, AGENT_LOAD_CHANGED);
 }

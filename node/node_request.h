@@ -17,6 +17,7 @@
 #include "base/text/buf.h"
 #include "node/agent.h"
 #include "node/engine/headers.h"
+#include "node/silence.h"
 #include "node/stream/assemble.h"
 #include "node/stream/meter.h"
 #include "node/stream/splice.h"
@@ -75,7 +76,8 @@ struct node_request {
                      */
     uint64_t vocabulary; /* of the ids */
     bool resumable;      /* another node could continue it, as far as the request goes */
-    uint32_t first_token_ms, idle_token_ms;
+    char model[ENGINE_MODEL_BYTES]; /* as the caller names it */
+    uint32_t load_ms, first_token_ms, idle_token_ms;
     struct buf body;         /* owned: what the engine gets */
     struct buf request_text; /* owned: NUL-separated content type, header names and values */
     struct engine_header headers[HEADERS_MAX];
@@ -101,13 +103,13 @@ struct node_request {
     uint64_t body_bytes;
 
     /* Instants on the monotonic clock; 0 = not yet. */
-    uint64_t started_us, content_us, last_content_us;
-    /* While there is no content: the engine's count of work and our count of tokens at the last
-     * look, and when the one grew without the other. */
-    uint64_t progress, tokens_then, moved_us;
-    uint64_t reported_us; /* when an assembled answer last showed progress */
-    bool tell_progress;   /* an empty chunk is due */
-    struct timer silence;
+    uint64_t started_us, content_us;
+    struct silence silence;
+    struct timer silence_timer; /* runs while `run` does */
+    uint32_t signs_told;        /* to the caller, of the engine's signs of life */
+    bool loading_told;          /* ... and that the engine loads the model */
+    uint64_t reported_us;       /* when an assembled answer last showed progress */
+    bool tell_progress;         /* an empty chunk is due */
 };
 
 void node_request_pool_init(struct node_request_pool *pool, struct agent *agent);

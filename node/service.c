@@ -120,19 +120,11 @@ static int keep_headers(struct node_request *req, const Drover__V1__InferRequest
     return 0;
 }
 
-static const struct engine_model *find_model(const struct engine_facts *facts, const char *id)
-{
-    for (uint32_t i = 0; i < facts->models_count; i++)
-        if (strcmp(facts->models[i].id, id) == 0)
-            return &facts->models[i];
-    return NULL;
-}
-
 /* The vocabulary of an answer's token ids; 0 where ids are neither given nor taken. */
 static uint64_t vocabulary_of(const struct node_request *req, const char *model_id)
 {
     const struct engine_facts *facts = engine_facts(req->agent->engine);
-    const struct engine_model *model = find_model(facts, model_id);
+    const struct engine_model *model = facts_model(facts, model_id);
 
     if (model == NULL || !resume_engine_knows_ids((int)facts->kind, req->operation))
         return 0;
@@ -144,7 +136,7 @@ static bool check_service(struct node_request *req, const Drover__V1__InferReque
 {
     struct agent *agent = req->agent;
     const struct engine_facts *facts = engine_facts(agent->engine);
-    const struct engine_model *model = find_model(facts, request->model);
+    const struct engine_model *model = facts_model(facts, request->model);
 
     if (agent->draining)
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is draining");
@@ -273,6 +265,8 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
 
     req->want_text = request->want_text;
     req->stream = request->stream;
+    (void)strlcpy(req->model, request->model, sizeof(req->model));
+    req->load_ms = request->load_ms;
     req->first_token_ms = request->first_token_ms;
     req->idle_token_ms = request->idle_token_ms;
     req->waiter.priority = request->priority;

@@ -102,6 +102,7 @@ struct config_limits {
     uint32_t header_timeout_ms;  /* head and body of a request; 30000 */
     uint32_t idle_timeout_ms;    /* keep-alive connection with nothing on it; 75000 */
     uint32_t write_stall_ms;     /* client that takes no byte; 30000 */
+    uint32_t load_ms;            /* an engine loads a model; 900000 */
     uint32_t first_token_ms;     /* node silent before its first content; 120000 */
     uint32_t idle_token_ms;      /* node silent between tokens; 30000 */
     uint32_t connect_timeout_ms; /* to a node; 3000 */

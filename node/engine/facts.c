@@ -5,6 +5,14 @@
 
 #include "proto/drover_common.pb-c.h"
 
+const struct engine_model *facts_model(const struct engine_facts *facts, const char *id)
+{
+    for (uint32_t i = 0; i < facts->models_count; i++)
+        if (strcmp(facts->models[i].id, id) == 0)
+            return &facts->models[i];
+    return NULL;
+}
+
 struct engine_model *facts_find_model(struct engine_facts *facts, const char *id)
 {
     for (uint32_t i = 0; i < facts->models_count; i++)

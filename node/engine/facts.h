@@ -41,12 +41,14 @@ struct engine_facts {
     uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
     float kv_used_fraction;  /* -1 = unknown */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
-    uint64_t progress; /* grows with prefill and decode, where the engine shows it; else 0 */
+    uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
+    uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */
     uint32_t models_count;
     struct engine_model models[ENGINE_MAX_MODELS];
 };
 
 /* The model or alias of this name, or NULL. */
+const struct engine_model *facts_model(const struct engine_facts *facts, const char *id);
 struct engine_model *facts_find_model(struct engine_facts *facts, const char *id);
 
 /* Adds a READY model with these operations.  NULL: it is there, has no usable name, or the

@@ -283,12 +283,25 @@ def test_an_engine_that_dies_in_mid_stream_is_told_as_lost(node, engine):
 # ---- limits -------------------------------------------------------------------------------------
 
 
-def test_pings_are_no_first_token(node, engine):
+def test_silence_before_the_first_token_has_a_limit(node, engine):
     begun = time.monotonic()
-    answer = Answer(node.infer("pinging", first_token_ms=200))
+    answer = Answer(node.infer("silent", first_token_ms=200))
     assert answer.status is Code.DEADLINE_EXCEEDED and "200 ms" in answer.message
     assert answer.head is None
     assert 0.2 <= time.monotonic() - begun < 5 * SLOW
+    until(lambda: engine.closed)
+
+
+def test_pings_put_the_limit_off_and_are_no_answer(node, engine):
+    call = node.infer("pinging", first_token_ms=int(500 * SLOW), timeout=2000)
+    begun, work = time.monotonic(), []
+    for event in call:
+        assert event.WhichOneof("event") == "accepted"
+        work.append(event.accepted.work)
+        if time.monotonic() - begun > 1.5 * SLOW and work[-1] > 1:
+            break
+    assert work == sorted(work), work
+    call.cancel()
     until(lambda: engine.closed)
 
 

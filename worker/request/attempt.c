@@ -40,6 +40,7 @@ static void reset(struct attempt *attempt, uint64_t now)
     attempt->content_mono_us = 0;
     attempt->queue_position = UINT32_MAX;
     attempt->node_work = 0;
+    attempt->loading = attempt->loads_model;
     attempt->excused = false;
     attempt->status = 0;
     buf_reset(&attempt->headers);
@@ -86,6 +87,7 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     uint64_t now = loop_now_us(context->loop);
     bool moved_up = accepted->queue_position < attempt->queue_position;
 
+    attempt->loading = accepted->loading;
     /* A repeated event is no progress: it must not put the time limit off. */
     if (!moved_up && (accepted->queue_position > attempt->queue_position ||
                       accepted->work <= attempt->node_work))

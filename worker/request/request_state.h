@@ -90,12 +90,13 @@ struct attempt {
     bool on_probation;                /* the node was, at dispatch */
     bool excused;                     /* if it fails, that is not the node's fault */
     bool loads_model;                 /* holds the claim to load it there */
+    bool loading;                     /* the engine there loads the model, as the node says */
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
     uint64_t progress_mono_us; /* last sign that it gets on */
     uint64_t content_mono_us;  /* first content; 0 = none yet */
     uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
-    uint64_t node_work;        /* done by its engine, as it said then */
+    uint64_t node_work;        /* signs of life of its engine, as it said then */
 
     /* The answer as far as it is held: private to response.c. */
     unsigned status; /* of the engine's head; 0 = none yet */

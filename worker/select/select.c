@@ -424,8 +424,9 @@ uint64_t select_silence_us(const struct attempt *attempt)
 {
     const struct config_limits *limits = &attempt->request->context->config->limits;
 
-    return (attempt->content_mono_us == 0 ? limits->first_token_ms : limits->idle_token_ms) *
-           US_PER_MS;
+    if (attempt->content_mono_us != 0)
+        return limits->idle_token_ms * US_PER_MS;
+    return (attempt->loading ? limits->load_ms : limits->first_token_ms) * US_PER_MS;
 }
 
 /* A node that has been silent for most of what its phase allows. */

@@ -93,7 +93,7 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
         nc->events->on_head(nc->data, event->head);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_ACCEPTED:
-        if (nc->stage == STAGE_BEFORE_HEAD)
+        if (nc->stage != STAGE_FINISHED)
             nc->events->on_accepted(nc->data, event->accepted);
         return;
     case DROVER__V1__INFER_EVENT__EVENT_FINISH:
@@ -198,6 +198,7 @@ static int send_request(struct node_call *nc, const struct client_request *reque
         resume.created = options->created;
         message.resume = &resume;
     }
+    message.load_ms = options->config->limits.load_ms;
     message.first_token_ms = options->config->limits.first_token_ms;
     message.idle_token_ms = options->config->limits.idle_token_ms;
     return call_send(nc->call, &message.base);

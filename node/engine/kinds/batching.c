@@ -45,8 +45,10 @@ void batching_read_metrics(struct engine_facts *facts, const void *text, size_t 
         metrics_sum(text, n, names->kv_used_before, &used))
         facts->kv_used_fraction = used >= 0 && used <= 1 ? (float)used : -1;
     if (metrics_sum(text, n, names->prompt, &prompt) &&
-        metrics_sum(text, n, names->output, &output))
+        metrics_sum(text, n, names->output, &output)) {
         facts->progress = metrics_total(prompt + output);
+        facts->progress_mono_us = facts->looked_mono_us;
+    }
 }
 
 void batching_read_server_info(struct engine_facts *facts, const struct json_value *root)

@@ -147,8 +147,10 @@ void llama_server_read_metrics(struct engine_facts *facts, const void *text, siz
         facts->queued = metrics_count(deferred);
         facts->has_load = true;
     }
-    if (metrics_sum(text, n, "llamacpp:n_decode_total", &decodes))
+    if (metrics_sum(text, n, "llamacpp:n_decode_total", &decodes)) {
         facts->progress = metrics_total(decodes);
+        facts->progress_mono_us = facts->looked_mono_us;
+    }
     if (metrics_sum(text, n, "llamacpp:prompt_tokens_total", &tokens) &&
         metrics_sum(text, n, "llamacpp:prompt_seconds_total", &seconds))
         facts->prefill_tokens_per_s = speed(tokens, seconds);

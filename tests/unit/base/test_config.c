@@ -355,6 +355,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->limits.header_timeout_ms, 30000);
     cr_assert_eq(config->limits.idle_timeout_ms, 75000);
     cr_assert_eq(config->limits.write_stall_ms, 30000);
+    cr_assert_eq(config->limits.load_ms, 900000);
     cr_assert_eq(config->limits.first_token_ms, 120000);
     cr_assert_eq(config->limits.idle_token_ms, 30000);
     cr_assert_eq(config->limits.connect_timeout_ms, 3000);

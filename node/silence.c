@@ -1,0 +1,108 @@
+/* silence.c - how long an answer may be silent, and what its silence says of the engine. */
+#include "node/silence.h"
+
+#include "base/clock.h"
+
+/* The longest time between two looks, so that life is passed on while it is fresh. */
+#define LOOK_US US_PER_S
+/* A count is readable if the engine gave it in the last quarter of the limit. */
+#define FRESH_SHARE 4
+
+static void note_life(struct silence *s, uint64_t at_mono_us)
+{
+    s->signs++;
+    if (at_mono_us > s->alive_mono_us)
+        s->alive_mono_us = at_mono_us;
+}
+
+void silence_start(struct silence *s, const struct silence_limits *limits,
+                   const struct silence_signs *signs, uint64_t now_mono_us)
+{
+    *s = (struct silence){
+        .limits = *limits,
+        .alive_mono_us = now_mono_us,
+        .work = signs->work,
+        .work_known = signs->read_mono_us != 0,
+        .loading = signs->loading,
+    };
+}
+
+void silence_heard(struct silence *s, bool content, uint64_t now_mono_us)
+{
+    s->content |= content;
+    s->loading = false; /* an engine that answers has its model */
+    note_life(s, now_mono_us);
+}
+
+void silence_pause(struct silence *s, bool paused, uint64_t now_mono_us)
+{
+    s->paused = paused;
+    if (now_mono_us > s->alive_mono_us)
+        s->alive_mono_us = now_mono_us;
+}
+
+static void take_signs(struct silence *s, const struct silence_signs *signs,
+                       uint64_t now_mono_us)
+{
+    if (signs->read_mono_us != 0) {
+        /* A figure that falls has changed as well: another request's share of it is over. */
+        if (s->work_known && signs->work != s->work)
+            note_life(s, signs->read_mono_us);
+        s->work = signs->work;
+        s->work_known = true;
+    }
+    if (s->loading && !signs->loading)
+        note_life(s, now_mono_us);
+    s->loading = signs->loading && !s->content;
+}
+
+static uint64_t limit_us(const struct silence *s)
+{
+    if (s->content)
+        return s->limits.idle_us;
+    return s->loading ? s->limits.load_us : s->limits.first_us;
+}
+
+struct silence_result silence_look(struct silence *s, const struct silence_signs *signs,
+                                   uint64_t now_mono_us)
+{
+    struct silence_result result = {.again_us = LOOK_US};
+    uint64_t silent_us;
+
+    take_signs(s, signs, now_mono_us);
+    if (s->paused)
+        s->alive_mono_us = now_mono_us;
+    result.limit_us = limit_us(s);
+    silent_us = now_mono_us > s->alive_mono_us ? now_mono_us - s->alive_mono_us : 0;
+    if (result.limit_us == 0)
+        return result;
+    if (silent_us < result.limit_us) {
+        if (result.again_us > result.limit_us - silent_us)
+            result.again_us = result.limit_us - silent_us;
+        return result;
+    }
+    /* A load does not show in the count of work: what stands still then proves nothing. */
+    if (s->work_known && !s->loading &&
+        signs->read_mono_us + result.limit_us / FRESH_SHARE >= now_mono_us)
+        result.verdict = SILENCE_STALLED;
+    else
+        result.verdict = SILENCE_UNEXPLAINED;
+    return result;
+}
+
+uint32_t silence_signs_of_life(const struct silence *s)
+{
+    return s->signs;
+}
+
+bool silence_is_loading(const struct silence *s)
+{
+    return s->loading;
+}
+
+const char *silence_missing(const struct silence *s)
+{
+    if (s->content)
+        return "token";
+    return s->loading ? "loaded model" : "first token";
+}
