@@ -35,15 +35,72 @@ void agent_changed(struct agent *agent, unsigned changes)
         listener->on_change(listener, changes);
 }
 
-static void resize(struct agent *agent, const struct engine_facts *facts)
+/* The places that the node keeps beyond its slots. */
+static uint32_t queue_of(const struct agent *agent)
 {
-    uint32_t slots = agent->config.slots != 0 ? agent->config.slots : facts->slots;
-    uint32_t queue;
+    if (agent->config.queue >= 0)
+        return (uint32_t)agent->config.queue;
+    return (agent->limit.limit + 1) / 2;
+}
 
-    if (slots == 0)
-        slots = 1;
-    queue = agent->config.queue >= 0 ? (uint32_t)agent->config.queue : (slots + 1) / 2;
-    slots_resize(&agent->slots, slots, queue);
+/* Are the slots a number that may be wrong? */
+static bool is_learned(const struct agent *agent)
+{
+    enum slot_source source = slot_limit_source(&agent->limit);
+
+    return source == SLOT_SOURCE_LEARNED || source == SLOT_SOURCE_GUESSED;
+}
+
+void agent_resize(struct agent *agent)
+{
+    if (agent->limit.limit == agent->slots.slots)
+        return;
+    log_debug("event=slots slots=%u proven=%u", (unsigned)agent->limit.limit,
+              (unsigned)agent->limit.proven);
+    slots_resize(&agent->slots, agent->limit.limit, queue_of(agent));
+    agent_changed(agent, AGENT_LOAD_CHANGED | AGENT_SLOTS_CHANGED);
+}
+
+/* Another process stands there now, or the same with other models.  Ollama loads and lists
+ * other models all the time, with the same settings. */
+static bool is_other_engine(const struct engine_facts *now, const struct engine_facts *before)
+{
+    if (now->reachable && !before->reachable)
+        return true;
+    if (now->kind != before->kind || strcmp(now->version, before->version) != 0)
+        return true;
+    if (now->kind == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
+        return false;
+    if (now->models_count != before->models_count)
+        return true;
+    for (uint32_t i = 0; i < now->models_count; i++)
+        if (strcmp(now->models[i].id, before->models[i].id) != 0)
+            return true;
+    return false;
+}
+
+/* What the facts say of how many requests run at once. */
+static void note_slots(struct agent *agent, const struct engine_facts *facts)
+{
+    bool ollama = facts->kind == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA;
+    bool is_news = facts->has_load && facts->looked_mono_us != 0 &&
+                   facts->looked_mono_us != agent->looked_mono_us;
+
+    slot_limit_engine(&agent->limit, facts->slots, ollama ? 1 : SLOT_LIMIT_GUESS);
+    if (is_other_engine(facts, &agent->reported))
+        slot_limit_forget(&agent->limit);
+    if (is_news && facts->slots == 0) {
+        struct slot_figures figures = {.running = facts->running,
+                                       .waiting = facts->queued,
+                                       .kv_used_fraction = facts->kv_used_fraction,
+                                       .preemptions = facts->preemptions};
+
+        (void)slot_limit_looked(&agent->limit, &figures);
+    }
+    slots_resize(&agent->slots, agent->limit.limit, queue_of(agent));
+    if (is_news)
+        slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
+    agent->looked_mono_us = facts->looked_mono_us;
 }
 
 static const char *kind_name(uint32_t kind)
@@ -65,10 +122,6 @@ static void log_facts(const struct agent *agent, const struct engine_facts *fact
         log_warn("event=engine state=%s kind=%s detail=%s",
                  facts->loading ? "loading" : "unreachable", kind_name(facts->kind),
                  log_quote(facts->detail));
-    if (facts->reachable && !facts->loading && agent->config.slots == 0 && facts->slots == 0)
-        log_warn(
-            "event=slots_unknown slots=1 hint=\"this engine does not say how many requests "
-            "it runs at once: give --slots\"");
 }
 
 static void on_facts(void *data)
@@ -76,12 +129,9 @@ static void on_facts(void *data)
     struct agent *agent = data;
     const struct engine_facts *facts = engine_facts(agent->engine);
     unsigned changes = AGENT_SLOTS_CHANGED;
+    uint32_t slots = agent->slots.slots;
 
-    resize(agent, facts);
-    if (facts->has_load && facts->looked_mono_us != agent->looked_mono_us &&
-        facts->looked_mono_us != 0)
-        slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
-    agent->looked_mono_us = facts->looked_mono_us;
+    note_slots(agent, facts);
     if (facts->reachable != agent->reported.reachable ||
         facts->loading != agent->reported.loading || facts->kind != agent->reported.kind)
         log_facts(agent, facts);
@@ -91,7 +141,8 @@ static void on_facts(void *data)
     }
     if (facts->reachable != agent->reported.reachable ||
         facts->loading != agent->reported.loading ||
-        facts->running != agent->reported.running || facts->queued != agent->reported.queued)
+        facts->running != agent->reported.running || facts->queued != agent->reported.queued ||
+        agent->slots.slots != slots)
         changes |= AGENT_LOAD_CHANGED;
     if (!facts->reachable && agent->reported.reachable)
         agent->no_stream_options = false; /* another engine may come up here */
@@ -114,6 +165,16 @@ bool agent_idle(const struct agent *agent)
     return slots->active == 0 && slots->queued == 0 && slots->questions == 0;
 }
 
+/* A learned number is used up to its end: coordinators get no places beyond it, so that the
+ * queue of the node only takes requests that were under way when it shrank. */
+static void fill_capacity(const struct agent *agent, Drover__V1__Capacity *out)
+{
+    uint32_t queue = is_learned(agent) && agent->config.queue < 0 ? 0 : agent->slots.queue;
+
+    describe_capacity(out, engine_facts(agent->engine), &agent->limit, queue,
+                      AGENT_MAX_REQUEST_BYTES);
+}
+
 void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
 {
     const struct engine_facts *facts = engine_facts(agent->engine);
@@ -128,12 +189,16 @@ void agent_load(struct agent *agent, Drover__V1__LoadReport *out)
     out->kv_used_fraction = facts->kv_used_fraction >= 0 ? facts->kv_used_fraction : 0;
     out->engine_detail = (char *)(uintptr_t)facts->detail; /* protobuf-c knows no const */
     out->progress = facts->progress + agent->output_tokens;
+    if (is_learned(agent)) {
+        fill_capacity(agent, &agent->capacity);
+        out->capacity = &agent->capacity;
+    }
 }
 
 void agent_describe(struct agent *agent, struct describe *out)
 {
-    describe_fill(out, engine_facts(agent->engine), agent->slots.slots, agent->slots.queue,
-                  AGENT_MAX_REQUEST_BYTES);
+    describe_models(out, engine_facts(agent->engine));
+    fill_capacity(agent, &out->capacity);
 }
 
 /* ---- tokens ---------------------------------------------------------------------------- */
@@ -184,6 +249,7 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
     agent->config = *config;
     TAILQ_INIT(&agent->listeners);
     slots_init(&agent->slots, 1, 0);
+    slot_limit_init(&agent->limit, config->slots_min, config->slots_max);
     engine_on_facts(engine, on_facts, agent);
     agent->reported.kind = UINT32_MAX; /* so that the first facts are news */
     on_facts(agent);

@@ -18,6 +18,7 @@
 #include "base/secure/tokens.h"
 #include "node/engine/engine.h"
 #include "node/report/describe.h"
+#include "node/slot_limit.h"
 #include "node/slots.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/join.h"
@@ -44,9 +45,9 @@ struct agent_listener {
 struct agent_config {
     char node_id[AGENT_NODE_ID_BYTES];
     uint8_t instance_id[JOIN_INSTANCE_BYTES];
-    uint32_t slots;  /* 0 = what the engine says, or 1 */
-    int32_t queue;   /* -1 = half the slots, rounded up */
-    bool resume_ids; /* ask the engine for token ids where it can give them */
+    uint32_t slots_min, slots_max; /* as node/slot_limit.h takes them */
+    int32_t queue;                 /* -1 = half the slots, rounded up */
+    bool resume_ids;               /* ask the engine for token ids where it can give them */
 };
 
 struct agent {
@@ -54,9 +55,11 @@ struct agent {
     struct engine *engine; /* borrowed */
     struct agent_config config;
     struct slots slots;
+    struct slot_limit limit;                      /* how many slots there are */
     uint64_t output_tokens;                       /* of all answers so far */
     struct engine_facts reported;                 /* as the listeners know them */
     struct engine_facts described;                /* as the last description has them */
+    Drover__V1__Capacity capacity;                /* of the load report being sent */
     bool draining;                                /* takes no new work */
     bool no_stream_options;                       /* this engine refused them */
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */
@@ -91,6 +94,9 @@ void agent_describe(struct agent *agent, struct describe *out);
 
 void agent_listen(struct agent *agent, struct agent_listener *listener);
 void agent_unlisten(struct agent *agent, struct agent_listener *listener);
+
+/* `limit` has changed: slots open or close, and the coordinators hear of it. */
+void agent_resize(struct agent *agent);
 
 /* Something that listeners want to know has changed. */
 void agent_changed(struct agent *agent, unsigned changes);

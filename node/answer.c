@@ -240,6 +240,8 @@ static void note_content(struct node_request *req, uint32_t tokens)
     req->out_tokens += tokens;
     req->agent->output_tokens += tokens;
     silence_heard(&req->silence, true, now);
+    if (req->streaming && slot_limit_content(&req->agent->limit, &req->slot_run, now))
+        agent_resize(req->agent);
     if (first) {
         req->content_us = now;
         look(req);

@@ -236,8 +236,10 @@ static int serve(struct node_program *node, uint16_t *port, struct error *err)
 static int start(struct node_program *node, struct error *err)
 {
     const struct options *o = &node->options;
-    struct agent_config config = {
-        .slots = o->slots, .queue = o->queue, .resume_ids = o->resume_ids};
+    struct agent_config config = {.slots_min = o->slots_min,
+                                  .slots_max = o->slots_max,
+                                  .queue = o->queue,
+                                  .resume_ids = o->resume_ids};
     struct registration_config joining = {.host = o->advertise};
     uint16_t port = 0;
     int rc;

@@ -78,10 +78,12 @@ static void give_back(struct node_request *req, bool lingers)
 {
     struct slots *slots = &req->agent->slots;
 
-    if (operation_is_question(req->operation))
+    if (operation_is_question(req->operation)) {
         admission_question_end(slots);
-    else
-        slots_end(slots, lingers, loop_now_us(req->agent->loop));
+        return;
+    }
+    slot_limit_end(&req->agent->limit, &req->slot_run, loop_now_us(req->agent->loop));
+    slots_end(slots, lingers, loop_now_us(req->agent->loop));
 }
 
 /* Lets go of everything but the memory.  The call is finished by the caller, or gone. */
@@ -231,6 +233,8 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
         return false;
     }
     req->started_us = loop_now_us(agent->loop);
+    if (!operation_is_question(req->operation))
+        slot_limit_start(&agent->limit, &req->slot_run, buf_size(&req->body), req->started_us);
     return true;
 }
 

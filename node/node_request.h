@@ -62,6 +62,7 @@ struct node_request {
     enum node_request_phase phase;
     enum answer_mode mode;
     struct waiter waiter;
+    struct slot_run slot_run;  /* while the engine works on it; not for questions */
     struct node_request *next; /* among the dead */
 
     /* The request. */

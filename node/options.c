@@ -32,7 +32,8 @@ const char options_help[] =
     "  --name NAME              name of this node [host name]\n"
     "  --listen HOST:PORT       where coordinators reach us [0.0.0.0:9090]; port 0: any\n"
     "  --advertise ADDRESS      numeric address for coordinators [as they see us]\n"
-    "  --slots N                requests the engine runs at once [as the engine says]\n"
+    "  --slots N | MIN-MAX      requests the engine runs at once, or bounds for what is\n"
+    "                           learned [as the engine says, else learned]\n"
     "  --queue N                requests to hold beyond that [half the slots]\n"
     "  --tls-cert FILE --tls-key FILE   serve over TLS\n"
     "  --tls-ca FILE            and demand client certificates signed by this\n"
@@ -109,6 +110,30 @@ static int parse_number(uint32_t *out, const char *option, const char *text, uin
     return 0;
 }
 
+/* "8": so many.  "2-16": bounds. */
+static int parse_slots(struct options *o, const char *value, struct error *err)
+{
+    const char *dash = strchr(value, '-');
+    char min[16];
+    int rc;
+
+    if (dash == NULL) {
+        rc = parse_number(&o->slots_min, "--slots", value, 1, 65536, err);
+        o->slots_max = o->slots_min;
+        return rc;
+    }
+    if ((size_t)(dash - value) >= sizeof(min))
+        return error_set(err, DRV_EINVAL, "--slots wants N or MIN-MAX, not \"%s\"", value);
+    (void)strlcpy(min, value, (size_t)(dash - value) + 1);
+    rc = parse_number(&o->slots_min, "--slots", min, 1, 65536, err);
+    if (rc == 0)
+        rc = parse_number(&o->slots_max, "--slots", dash + 1, 1, 65536, err);
+    if (rc == 0 && o->slots_min > o->slots_max)
+        return error_set(err, DRV_EINVAL, "--slots: %u is more than %u", (unsigned)o->slots_min,
+                         (unsigned)o->slots_max);
+    return rc;
+}
+
 static bool is_name(const char *text)
 {
     size_t n = strlen(text);
@@ -180,7 +205,7 @@ static int take(struct options *o, int option, const char *value, struct error *
         (void)strlcpy(o->name, value, sizeof(o->name));
         return 0;
     case OPT_SLOTS:
-        return parse_number(&o->slots, "--slots", value, 1, 65536, err);
+        return parse_slots(o, value, err);
     case OPT_QUEUE:
         rc = parse_number(&n, "--queue", value, 0, 65536, err);
         if (rc == 0)

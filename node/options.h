@@ -25,8 +25,8 @@ struct options {
     size_t coordinators_count;
     const char *token_file; /* NULL = none */
     char name[AGENT_NODE_ID_BYTES];
-    uint32_t slots; /* 0 = as the engine says */
-    int32_t queue;  /* -1 = half the slots */
+    uint32_t slots_min, slots_max; /* equal: so many; both 0: as the engine says, or learned */
+    int32_t queue;                 /* -1 = half the slots */
     const char *engine_key_file;
     bool resume_ids; /* ask the engine for token ids */
     const char *tls_cert, *tls_key, *tls_ca;

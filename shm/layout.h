@@ -53,7 +53,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 17u
+#define SB_LAYOUT_VERSION 18u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -65,7 +65,7 @@
  * module that gives such a number its meaning has a name of its own for it, and asserts that
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
-#define SB_NODE_INFO_BYTES        10312u /* struct node_info */
+#define SB_NODE_INFO_BYTES        10324u /* struct node_info */
 #define SB_AVERAGES               1u
 #define SB_HISTOGRAMS             4u
 #define SB_COUNTERS               15u

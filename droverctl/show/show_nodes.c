@@ -53,6 +53,9 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_bool(out, "drain_wanted", s->drain_wanted);
     emit_uint(out, "slots", n->info.slots);
     emit_uint(out, "slots_open", s->slots_now);
+    emit_text(out, "slots_source", nodes_slots_source_name(n->info.slots_source));
+    emit_uint(out, "slots_min", n->info.slots_min);
+    emit_uint(out, "slots_max", n->info.slots_max);
     emit_uint(out, "queue", n->info.queue);
     emit_uint(out, "weight_pct", n->info.weight);
     emit_uint(out, "inflight", n->gauge.inflight);
@@ -79,8 +82,8 @@ static void node_row(struct view *view, struct table *table, const struct node_c
     table_printf(table, dull ? TONE_DIM : TONE_PLAIN, "%s",
                  dull ? "-" : node_reason_name(s->reason));
     table_printf(table, TONE_PLAIN, "%s", text_age(a, view->now_mono_us, s->since_mono_us));
-    table_printf(table, TONE_PLAIN, "%s/%s", text_count(a, n->gauge.inflight),
-                 text_count(b, s->slots_now));
+    table_printf(table, TONE_PLAIN, "%s/%s%s", text_count(a, n->gauge.inflight),
+                 nodes_slots_learned(&n->info) ? "~" : "", text_count(b, s->slots_now));
     table_printf(table, TONE_PLAIN, "%s", text_duration(a, n->gauge.charged_us));
     table_printf(table, TONE_PLAIN, "%s", text_duration(a, s->ttft_p50_us));
     table_printf(table, TONE_PLAIN, "%s", text_duration(a, s->ttft_p99_us));
@@ -242,6 +245,12 @@ static void node_facts(struct view *view, const struct node_copy *n)
                    text_count(a, n->gauge.inflight), text_count(b, s->slots_now), n->info.slots,
                    n->info.queue, n->info.weight);
     add_fact(view, "load", text);
+    if (nodes_slots_learned(&n->info)) {
+        (void)snprintf(text, sizeof(text), "~%" PRIu32 ", %s, from %" PRIu32 " to %" PRIu32,
+                       n->info.slots, nodes_slots_source_name(n->info.slots_source),
+                       n->info.slots_min, n->info.slots_max);
+        add_fact(view, "slots", text);
+    }
     (void)snprintf(text, sizeof(text), "%s for requests before first token",
                    text_duration(a, n->gauge.charged_us));
     add_fact(view, "prefill", text);

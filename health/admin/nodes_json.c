@@ -136,6 +136,9 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
     truth(out, "tls", info->tls != 0);
     whole(out, "slots", info->slots);
     whole(out, "slots_open", status->slots_now);
+    text(out, "slots_source", nodes_slots_source_name(info->slots_source));
+    whole(out, "slots_min", info->slots_min);
+    whole(out, "slots_max", info->slots_max);
     whole(out, "queue", info->queue);
     whole(out, "weight_pct", info->weight);
     whole(out, "inflight", node->gauge.inflight);

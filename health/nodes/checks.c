@@ -16,6 +16,34 @@
 
 /* ---- what the node says ------------------------------------------------------------------ */
 
+static const struct config_node *configured(const struct node *node)
+{
+    const struct config *config = node->home->config;
+    uint32_t index = node->info.config_index;
+
+    if (node->info.origin != NODE_ORIGIN_STATIC || index == 0 || index > config->nodes_count ||
+        node->config_name == NULL ||
+        strcmp(config->nodes[index - 1].name, node->config_name) != 0)
+        return NULL;
+    return &config->nodes[index - 1];
+}
+
+/* The slots of a node that learns them change with its load. */
+static void note_capacity(struct node *node, const Drover__V1__Capacity *capacity)
+{
+    const struct config_node *config = configured(node);
+    struct node_info *next = malloc(sizeof(*next));
+
+    if (next == NULL)
+        return; /* the row stays as it was until the next report */
+    *next = node->info;
+    identity_capacity(next, capacity);
+    if (config != NULL)
+        identity_override(next, config->slots, config->queue);
+    node_publish(node, next);
+    free(next);
+}
+
 void checks_load(struct node *node, const Drover__V1__LoadReport *load)
 {
     enum node_reason bad = identity_load_reason(load);
@@ -27,6 +55,8 @@ void checks_load(struct node *node, const Drover__V1__LoadReport *load)
     node->load_seq = load->seq;
     node->load_mono_us = clock_mono_us();
     node->load_bad = bad;
+    if (load->capacity != NULL)
+        note_capacity(node, load->capacity);
     ejections_progress(&node->ejections, load->progress, node->load_mono_us);
     nodes_set_load(node->home->board, node->node_id, load->running, load->queued,
                    load->kv_used_fraction, node->load_mono_us);
@@ -40,18 +70,6 @@ void checks_load(struct node *node, const Drover__V1__LoadReport *load)
     } else if (before != NODE_REASON_NONE) {
         node_hurry(node);
     }
-}
-
-static const struct config_node *configured(const struct node *node)
-{
-    const struct config *config = node->home->config;
-    uint32_t index = node->info.config_index;
-
-    if (node->info.origin != NODE_ORIGIN_STATIC || index == 0 || index > config->nodes_count ||
-        node->config_name == NULL ||
-        strcmp(config->nodes[index - 1].name, node->config_name) != 0)
-        return NULL;
-    return &config->nodes[index - 1];
 }
 
 /* The stream of its lease reports the rest.  The check here is that its address leads to the

@@ -167,6 +167,7 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
 {
     info->slots = 1;
     info->queue = 0;
+    info->slots_source = info->slots_min = info->slots_max = 0;
     info->prefill_tokens_per_s = 0.0f;
     info->decode_tokens_per_s = 0.0f;
     info->max_request_bytes = 0;
@@ -175,6 +176,9 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
     if (capacity->slots != 0)
         info->slots = at_most(capacity->slots, IDENTITY_MAX_SLOTS);
     info->queue = at_most(capacity->queue, half(info->slots));
+    info->slots_source = (uint32_t)capacity->slots_source;
+    info->slots_min = at_most(capacity->slots_min, IDENTITY_MAX_SLOTS);
+    info->slots_max = at_most(capacity->slots_max, IDENTITY_MAX_SLOTS);
     info->prefill_tokens_per_s = speed(capacity->prefill_tokens_per_s);
     info->decode_tokens_per_s = speed(capacity->decode_tokens_per_s);
     info->max_request_bytes = message_bytes(capacity->max_request_bytes);
@@ -232,6 +236,7 @@ void identity_override(struct node_info *info, uint32_t slots, int32_t queue)
 {
     if (slots != 0) {
         info->slots = at_most(slots, IDENTITY_MAX_SLOTS);
+        info->slots_source = DROVER__V1__SLOTS_SOURCE__SLOTS_SOURCE_CONFIGURED;
         info->queue = at_most(info->queue, half(info->slots));
     }
     if (queue >= 0)

@@ -35,17 +35,25 @@ static void add_abilities(struct describe *d, size_t at, const struct engine_mod
     model->lacks = d->lacks[at];
 }
 
-void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
-                   uint32_t queue, uint64_t max_request_bytes)
+void describe_capacity(Drover__V1__Capacity *out, const struct engine_facts *facts,
+                       const struct slot_limit *limit, uint32_t queue,
+                       uint64_t max_request_bytes)
+{
+    drover__v1__capacity__init(out);
+    out->slots = limit->limit;
+    out->slots_source = (Drover__V1__SlotsSource)slot_limit_source(limit);
+    out->slots_min = limit->min;
+    out->slots_max = limit->max;
+    out->queue = queue;
+    out->prefill_tokens_per_s = facts->prefill_tokens_per_s;
+    out->decode_tokens_per_s = facts->decode_tokens_per_s;
+    out->max_request_bytes = max_request_bytes;
+}
+
+void describe_models(struct describe *d, const struct engine_facts *facts)
 {
     size_t place[ENGINE_MAX_MODELS] = {0}; /* of facts->models[i] in d->models */
 
-    drover__v1__capacity__init(&d->capacity);
-    d->capacity.slots = slots;
-    d->capacity.queue = queue;
-    d->capacity.prefill_tokens_per_s = facts->prefill_tokens_per_s;
-    d->capacity.decode_tokens_per_s = facts->decode_tokens_per_s;
-    d->capacity.max_request_bytes = max_request_bytes;
     d->count = 0;
     for (uint32_t i = 0; i < facts->models_count; i++) {
         const struct engine_model *from = &facts->models[i];

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "node/engine/engine.h"
+#include "node/slot_limit.h"
 #include "proto/drover_common.pb-c.h"
 
 #define DESCRIBE_MAX_ALIASES    16
@@ -25,9 +26,13 @@ struct describe {
     Drover__V1__Ability lacks[ENGINE_MAX_MODELS][DESCRIBE_MAX_ABILITIES];
 };
 
-/* Fills `d`, which is good as long as `facts` does not change. */
-void describe_fill(struct describe *d, const struct engine_facts *facts, uint32_t slots,
-                   uint32_t queue, uint64_t max_request_bytes);
+/* Fills `d`'s models, which are good as long as `facts` does not change. */
+void describe_models(struct describe *d, const struct engine_facts *facts);
+
+/* What a node of these slots can do; `queue` is how many requests it keeps beyond them. */
+void describe_capacity(Drover__V1__Capacity *out, const struct engine_facts *facts,
+                       const struct slot_limit *limit, uint32_t queue,
+                       uint64_t max_request_bytes);
 
 /* Do descriptions of the two differ?  A speed differs when it has changed by a tenth. */
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b);

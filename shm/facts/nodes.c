@@ -19,7 +19,7 @@
 
 static_assert(sizeof(struct node_model) == 156, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
-static_assert(offsetof(struct node_info, models) == 328, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 340, "node_info: new layout version");
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
 
 /* Bytes of the cold part that hold generation and name, which is all that a search needs. */
@@ -62,6 +62,23 @@ static uint64_t get64(const _Atomic uint64_t *word)
 static void set64(_Atomic uint64_t *word, uint64_t value)
 {
     atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+/* ---- slots ---- */
+
+enum { SLOTS_LEARNED = 3, SLOTS_GUESSED = 4 }; /* of drover.v1.SlotsSource */
+
+bool nodes_slots_learned(const struct node_info *info)
+{
+    return info->slots_source == SLOTS_LEARNED || info->slots_source == SLOTS_GUESSED;
+}
+
+const char *nodes_slots_source_name(uint32_t source)
+{
+    static const char *const names[] = {"unknown", "configured", "engine", "learned",
+                                        "guessed"};
+
+    return source < ARRAY_LEN(names) ? names[source] : names[0];
 }
 
 /* ---- writing ---- */

@@ -52,9 +52,12 @@ struct node_info {
     uint32_t engine;         /* enum drover.v1.EngineKind, by value */
     uint32_t slots;          /* after the config's override; at least 1 */
     uint32_t queue;          /* requests it may hold beyond its slots */
-    uint32_t weight;         /* percent */
-    uint32_t tls;            /* 1: connect with TLS */
-    uint32_t config_index;   /* static nodes: 1 + index in config->nodes, for its TLS files */
+    uint32_t slots_source;   /* enum drover.v1.SlotsSource, by value */
+    uint32_t slots_min;      /* bounds of what the node may learn; 0 = unknown */
+    uint32_t slots_max;
+    uint32_t weight;       /* percent */
+    uint32_t tls;          /* 1: connect with TLS */
+    uint32_t config_index; /* static nodes: 1 + index in config->nodes, for its TLS files */
     float prefill_tokens_per_s; /* as reported; 0 = unknown */
     float decode_tokens_per_s;
     uint32_t max_request_bytes; /* largest request message it takes; 0 = unknown */
@@ -92,6 +95,11 @@ struct node_hot {
     uint64_t work_mono_us; /* see speeds_note_work(); 0 = never */
     double hold_s;         /* STATS_AVG_HOLD_S; 0 = not known yet */
 };
+
+/* The number of slots may be wrong: the node has learned or guessed it. */
+MUST_CHECK bool nodes_slots_learned(const struct node_info *info);
+/* "configured", "engine", "learned", "guessed"; "unknown". */
+const char *nodes_slots_source_name(uint32_t source);
 
 /* ---- writing: health only ---- */
 

@@ -9,7 +9,7 @@
 
 /* The names of one kind's metrics. */
 struct names {
-    const char *running, *waiting, *kv_used, *kv_used_before, *prompt, *output;
+    const char *running, *waiting, *kv_used, *kv_used_before, *preempted, *prompt, *output;
 };
 
 static const struct names vllm = {
@@ -17,6 +17,7 @@ static const struct names vllm = {
     .waiting = "vllm:num_requests_waiting",
     .kv_used = "vllm:kv_cache_usage_perc",
     .kv_used_before = "vllm:gpu_cache_usage_perc",
+    .preempted = "vllm:num_preemptions_total",
     .prompt = "vllm:prompt_tokens_total",
     .output = "vllm:generation_tokens_total",
 };
@@ -33,7 +34,7 @@ static const struct names sglang = {
 void batching_read_metrics(struct engine_facts *facts, const void *text, size_t n)
 {
     const struct names *names = facts->kind == KIND(VLLM) ? &vllm : &sglang;
-    double running, queued, used, prompt, output;
+    double running, queued, used, preempted, prompt, output;
 
     if (metrics_sum(text, n, names->running, &running) &&
         metrics_sum(text, n, names->waiting, &queued)) {
@@ -44,6 +45,8 @@ void batching_read_metrics(struct engine_facts *facts, const void *text, size_t 
     if (metrics_sum(text, n, names->kv_used, &used) ||
         metrics_sum(text, n, names->kv_used_before, &used))
         facts->kv_used_fraction = used >= 0 && used <= 1 ? (float)used : -1;
+    if (names->preempted != NULL && metrics_sum(text, n, names->preempted, &preempted))
+        facts->preemptions = metrics_total(preempted);
     if (metrics_sum(text, n, names->prompt, &prompt) &&
         metrics_sum(text, n, names->output, &output)) {
         facts->progress = metrics_total(prompt + output);

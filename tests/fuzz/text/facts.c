@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             MUST(++asked < 10000);
         }
         check_facts(&r.facts);
-        describe_fill(&description, &r.facts, 0, 0, 1 << 20);
+        describe_models(&description, &r.facts);
         MUST(!describe_differs(&r.facts, &r.facts));
     } while (in.left != 0);
     return 0;

@@ -12,10 +12,13 @@ static void pack(struct buf *out, const struct engine_facts *facts)
 {
     static struct describe d;
     Drover__V1__DescribeResponse message = DROVER__V1__DESCRIBE_RESPONSE__INIT;
+    struct slot_limit limit;
     size_t n;
 
     memset(&d, 0, sizeof(d));
-    describe_fill(&d, facts, 4, 2, 1024);
+    slot_limit_init(&limit, 4, 4);
+    describe_models(&d, facts);
+    describe_capacity(&d.capacity, facts, &limit, 2, 1024);
     message.engine = (Drover__V1__EngineKind)facts->kind;
     message.engine_version = (char *)(uintptr_t)facts->version;
     message.capacity = &d.capacity;
