@@ -79,7 +79,7 @@ static bool is_other_engine(const struct engine_facts *now, const struct engine_
     return false;
 }
 
-/* What the facts say of how many requests run at once. */
+/* Takes from the facts how many requests run at once. */
 static void note_slots(struct agent *agent, const struct engine_facts *facts)
 {
     bool ollama = facts->kind == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA;

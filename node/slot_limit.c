@@ -1,4 +1,4 @@
-/* slot_limit.c - how many requests an engine runs at once: told, or learned. */
+/* slot_limit.c - how many requests an engine runs at once: reported, or learned. */
 #include "node/slot_limit.h"
 
 #include <string.h>

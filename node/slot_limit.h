@@ -1,5 +1,5 @@
 /*
- * slot_limit.h - how many requests an engine runs at once: told, or learned.
+ * slot_limit.h - how many requests an engine runs at once: reported, or learned.
  *
  * The number comes from, in this order: the operator (--slots N); the engine, where it says so;
  * what is learned here, within the operator's bounds (--slots MIN-MAX).  A number that is
@@ -80,7 +80,7 @@ struct slot_limit {
     TAILQ_HEAD(, slot_run) runs; /* in the order in which they were sent */
 };
 
-/* What an engine reports of itself at one instant. */
+/* The figures of an engine at one instant. */
 struct slot_figures {
     uint32_t running, waiting;
     float kv_used_fraction; /* -1 = not reported */
@@ -90,8 +90,8 @@ struct slot_figures {
 /* `min` and `max` as the operator gave them: both 0 = nothing given. */
 void slot_limit_init(struct slot_limit *limit, uint32_t min, uint32_t max);
 
-/* The engine that stands behind: `said` is the number of slots it tells (0 = none), `first` the
- * first guess for its kind.  Nothing changes when both are what they were. */
+/* The engine that stands behind: `said` is the number of slots it reports (0 = none), `first`
+ * the first guess for its kind.  Nothing changes when both are what they were. */
 void slot_limit_engine(struct slot_limit *limit, uint32_t said, uint32_t first);
 
 /* Another engine, or the same after a restart, or with other models: what was learned is void.

@@ -40,7 +40,7 @@ struct engine_facts {
     bool has_load;
     uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
     float kv_used_fraction;  /* -1 = unknown */
-    uint64_t preemptions;    /* since its start, where it tells them; else 0 */
+    uint64_t preemptions;    /* since its start, where it reports them; else 0 */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
     uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
     uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */

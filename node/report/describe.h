@@ -29,7 +29,8 @@ struct describe {
 /* Fills `d`'s models, which are good as long as `facts` does not change. */
 void describe_models(struct describe *d, const struct engine_facts *facts);
 
-/* What a node of these slots can do; `queue` is how many requests it keeps beyond them. */
+/* The capacity of a node with these slots; `queue` is how many requests it keeps beyond them.
+ */
 void describe_capacity(Drover__V1__Capacity *out, const struct engine_facts *facts,
                        const struct slot_limit *limit, uint32_t queue,
                        uint64_t max_request_bytes);
