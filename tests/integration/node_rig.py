@@ -1,7 +1,7 @@
 """node_rig.py - drover-node between a gRPC client of grpcio's and an engine that follows a script.
 
-The engine is a raw TCP server, so that it can break HTTP on purpose.  A request names what should
-happen in its member "script", which drover-node passes on like any member it does not know.
+The engine is tests/engines/scripted.py, so that it can break HTTP on purpose.  A request names what
+should happen in its member "script", which drover-node passes on like any member it does not know.
 """
 
 import atexit
@@ -9,8 +9,7 @@ import json
 import re
 import shutil
 import signal
-import socket
-import struct
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,9 @@ from pathlib import Path
 
 import grpc
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
+
+import scripted  # noqa: E402
 from harness import SLOW, Process, program, sanitizer_report, until
 from messages import common, health, inference
 
@@ -43,8 +45,10 @@ USAGE = (b'data: {"choices":[],"created":7,"id":"chatcmpl-7","model":"tiny",'
 DONE = b"data: [DONE]\n\n"
 
 
-class Engine:
-    """A llama-server as far as drover-node can see."""
+class Engine(scripted.Engine):
+    """A llama-server as far as drover-node can see; a request's member `script` names what follows."""
+
+    server = "llama.cpp"
 
     def __init__(self, slots=2, n_vocab=1259):
         self.n_vocab = n_vocab
@@ -52,82 +56,33 @@ class Engine:
         self.loading = False
         self.deaf = False            # questions get no answer; generations go on
         self.metrics = None          # the text of /metrics; None: it has none
-        self.looks = 0               # how often /metrics was asked for
-        self.requests = []           # (path, headers, body) of POSTs
         self.closed = []             # instants at which a peer closed on us
-        self.busy = 0                # POSTs under way
-        self.lock = threading.Lock() # of busy
+        self.sent = 0                # bytes of do_flood
         self.release = threading.Event()
-        self.sockets = set()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def stop(self):
-        """As if the process had been killed: nothing listens, every connection is reset."""
-        if self.listener.fileno() == -1:
-            return
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for sock in list(self.sockets):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+    @property
+    def looks(self):
+        """How often /metrics was asked for."""
+        return len(self.gets("/metrics"))
 
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+    @property
+    def busy(self):
+        """POSTs under way."""
+        return self.open
 
-    def _serve(self, sock):
-        self.sockets.add(sock)
+    def handle(self, reply, request):
+        if request.method == "GET":
+            return self._get(reply, request.path)
         try:
-            file = sock.makefile("rb")
-            while self._one(sock, file):
-                pass
-        except OSError:
-            pass
-        finally:
-            self.sockets.discard(sock)
-            sock.close()
-
-    def _one(self, sock, file):
-        line = file.readline()
-        if not line:
-            return False
-        method, path, _ = line.decode().split(" ", 2)
-        headers = {}
-        while (line := file.readline().strip()):
-            name, _, value = line.decode().partition(":")
-            headers[name.lower()] = value.strip()
-        body = file.read(int(headers.get("content-length", 0)))
-        if method == "GET":
-            return self._get(sock, path)
-        self.requests.append((path, headers, body))
-        try:
-            script = json.loads(body).get("script", "ok")
+            body = request.json
         except ValueError:
-            script = "ok"
-        with self.lock:
-            self.busy += 1
-        try:
-            return getattr(self, "do_" + script)(sock, json.loads(body))
-        finally:
-            with self.lock:
-                self.busy -= 1
+            body = {}
+        script = body.get("script", "ok") if isinstance(body, dict) else "ok"
+        return getattr(self, "do_" + script)(reply, request.json)
 
     def answer(self, sock, status, document, headers=()):
-        data = document if isinstance(document, bytes) else json.dumps(document).encode()
-        lines = [f"HTTP/1.1 {status} X", "Server: llama.cpp", "Content-Type: application/json",
-                 f"Content-Length: {len(data)}", *headers]
-        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
-        return True
+        return sock.answer(status, document, headers)
 
     def _get(self, sock, path):
         if self.deaf:
@@ -146,7 +101,6 @@ class Engine:
             "/slots": [{"id": i, "is_processing": i < self.busy} for i in range(self.slots)],
             "/health": {"status": "ok"},
         }
-        self.looks += path == "/metrics"
         if path == "/metrics" and self.metrics is not None:
             return self.answer(sock, 200, self.metrics.encode())
         if path in pages:
@@ -156,30 +110,29 @@ class Engine:
     # ---- scripts ----------------------------------------------------------------------------
 
     def begin(self, sock, content_type="text/event-stream", headers=()):
-        lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}", "Transfer-Encoding: chunked",
-                 *headers]
-        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        sock.begin_stream(content_type, headers)
 
     def send(self, sock, data):
-        sock.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        sock.send_piece(data)
 
     def end(self, sock):
-        sock.sendall(b"0\r\n\r\n")
-        return True
+        return sock.end_stream()
 
     def wait_closed(self, sock):
         """Until the peer closes; notes when."""
-        sock.settimeout(30)
-        try:
-            while sock.recv(65536):
-                pass
-        except OSError:
-            pass
+        sock.wait_gone(30)
+        self.closed.append(time.monotonic())
+        return False
+
+    def released(self, sock):
+        """False: the peer left first."""
+        if sock.wait_for(self.release):
+            return True
         self.closed.append(time.monotonic())
         return False
 
     def do_ok(self, sock, _):
-        self.begin(sock, headers=("X-Request-Id: from-engine", "Set-Cookie: a=b"))
+        self.begin(sock, headers=[("X-Request-Id", "from-engine"), ("Set-Cookie", "a=b")])
         for part in (ROLE + delta("Hel"), delta("lo"), delta(None, "length"), USAGE, DONE):
             self.send(sock, part)
         return self.end(sock)
@@ -195,15 +148,8 @@ class Engine:
         """A first token, then nothing until released."""
         self.begin(sock)
         self.send(sock, ROLE + delta("a"))
-        sock.settimeout(0.02)
-        while not self.release.is_set():
-            try:
-                if not sock.recv(1):
-                    self.closed.append(time.monotonic())
-                    return False
-            except TimeoutError:
-                pass
-        sock.settimeout(None)
+        if not self.released(sock):
+            return False
         self.send(sock, delta(None, "stop") + DONE)
         return self.end(sock)
 
@@ -226,7 +172,7 @@ class Engine:
             while True:
                 self.send(sock, b":\n\n")
                 time.sleep(0.02)
-        except OSError:
+        except (OSError, scripted.Gone):
             self.closed.append(time.monotonic())
             return False
 
@@ -272,7 +218,7 @@ class Engine:
         try:
             while True:
                 self.send(sock, b"x" * 65536)
-        except OSError:
+        except (OSError, scripted.Gone):
             return False
 
     def do_big_head(self, sock, _):
@@ -313,7 +259,7 @@ class Engine:
     def do_context(self, sock, _):
         return self.answer(sock, 400, {"error": {"code": 400, "message": "request exceeds the "
                                                  "available context size"}},
-                           headers=("Retry-After: 3",))
+                           headers=[("Retry-After", "3")])
 
     def do_no_usage(self, sock, body):
         if "stream_options" in body:
@@ -329,15 +275,8 @@ class Engine:
 
     def do_held_answer(self, sock, _):
         """An answer to a question, once released; or none, if the asker leaves first."""
-        sock.settimeout(0.02)
-        while not self.release.is_set():
-            try:
-                if not sock.recv(1):
-                    self.closed.append(time.monotonic())
-                    return False
-            except TimeoutError:
-                pass
-        sock.settimeout(None)
+        if not self.released(sock):
+            return False
         return self.answer(sock, 200, {"input_tokens": 3})
 
     def do_transcript(self, sock, _):
