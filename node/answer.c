@@ -351,6 +351,85 @@ static bool is_shown(struct node_request *req, const struct seen *seen, bool *en
     return false;
 }
 
+/* The head and what has been gathered are all of the answer. */
+static void pass(struct node_request *req)
+{
+    if (!send_head(req) || !flush(req))
+        return;
+    node_request_succeed(req);
+}
+
+/* An error of the engine in a 400, because the fault is the client's. */
+static void pass_as_400(struct node_request *req, const char *text)
+{
+    bool anthropic = req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
+                     req->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS;
+
+    req->mode = ANSWER_ERROR;
+    req->http_status = 400;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    buf_reset(&req->out);
+    if (anthropic) {
+        buf_str(
+            &req->out,
+            "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out, "}}");
+    } else if (meter_is_ndjson(req->operation)) {
+        buf_str(&req->out, "{\"error\":");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out, "}");
+    } else {
+        buf_str(&req->out, "{\"error\":{\"message\":");
+        json_quote_str(&req->out, text);
+        buf_str(&req->out,
+                ",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
+    }
+    pass(req);
+}
+
+/* An error of the engine, in a document of its own words. */
+static void pass_document(struct node_request *req, unsigned http_status, const char *body,
+                          size_t n)
+{
+    req->mode = ANSWER_ERROR;
+    req->http_status = http_status;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    buf_reset(&req->out);
+    buf_add(&req->out, body, n);
+    pass(req);
+}
+
+/*
+ * An error in a stream of HTTP 200 ends the call.  As the first event it is the HTTP error that
+ * the engine would have sent had it known in time.  Later, earlier events go to the client, and
+ * the status carries the error, so that the caller can put it into the client's own format.
+ */
+static void take_error_event(struct node_request *req, const struct sse_event *event,
+                             const struct seen *seen)
+{
+    struct engine_error error;
+    bool first = !req->head_sent && buf_size(&req->out) == 0;
+
+    engine_error_event(&error, seen->error_status, event->data, event->data_len);
+    if (!first && !flush(req))
+        return;
+    if (!node_request_cause(req, error.cause, &error.refusal))
+        return;
+    if (first && !req->continues && !req->ids_asked &&
+        error.engine_error_action != ENGINE_ERROR_FAIL) {
+        if (error.engine_error_action == ENGINE_ERROR_PASS)
+            pass_document(req, seen->error_status, event->data, event->data_len);
+        else
+            pass_as_400(req, error.text);
+        return;
+    }
+    node_request_fail(req,
+                      error.engine_error_action == ENGINE_ERROR_FAIL ? error.status
+                                                                     : GRPC_INVALID_ARGUMENT,
+                      "the engine reported: %s", seen->error_text);
+}
+
 /* One event.  False: the call has ended. */
 static bool take_event(struct node_request *req, const struct sse_event *event)
 {
@@ -376,12 +455,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     meter_event(&req->meter, event, &seen);
     switch (seen.kind) {
     case SEEN_ERROR:
-        /* Earlier events go to the client; the status carries the error itself, so that
-         * the caller can put it into the client's own format. */
-        if (!flush(req))
-            return false;
-        node_request_fail(req, engine_error_event(seen.error_status), "the engine reported: %s",
-                          seen.error_text);
+        take_error_event(req, event, &seen);
         return false;
     case SEEN_GARBAGE:
         if (!flush(req))
@@ -472,41 +546,6 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
 
 /* ---- how it ends ----------------------------------------------------------------------- */
 
-static void pass(struct node_request *req)
-{
-    if (!send_head(req) || !flush(req))
-        return;
-    node_request_succeed(req);
-}
-
-/* An error of the engine in a 400, because the fault is the client's. */
-static void pass_as_400(struct node_request *req, const char *text)
-{
-    bool anthropic = req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
-                     req->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS;
-
-    req->http_status = 400;
-    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    buf_reset(&req->out);
-    if (anthropic) {
-        buf_str(
-            &req->out,
-            "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out, "}}");
-    } else if (meter_is_ndjson(req->operation)) {
-        buf_str(&req->out, "{\"error\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out, "}");
-    } else {
-        buf_str(&req->out, "{\"error\":{\"message\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out,
-                ",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
-    }
-    pass(req);
-}
-
 /* Forgets an answer that began, to ask again. */
 static void reset(struct node_request *req)
 {
@@ -556,6 +595,8 @@ static void apply_engine_error(struct node_request *req)
         ask_without(req, "logprobs");
         return;
     }
+    if (!node_request_cause(req, verdict.cause, &verdict.refusal))
+        return;
     if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL &&
         verdict.engine_error_action != ENGINE_ERROR_WITHOUT_USAGE) {
         /* The client reads a stream that began well: an error page is no answer to it. */
@@ -656,7 +697,8 @@ static void end_answer(struct node_request *req, bool whole, const char *why)
         return;
     if (req->mode == ANSWER_PLAIN && !flush(req))
         return;
-    node_request_fail(req, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
+    if (node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED, NULL))
+        node_request_fail(req, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
 }
 
 static void on_end(void *data, enum engine_end end, const char *why)

@@ -209,6 +209,25 @@ bool node_request_accepted(struct node_request *req, uint32_t position)
     return node_request_send(req, &event);
 }
 
+bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
+                        const struct refusal *refusal)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__Cause cause = DROVER__V1__CAUSE__INIT;
+
+    if (kind == DROVER__V1__CAUSE__KIND__KIND_UNSPECIFIED)
+        return true;
+    cause.kind = kind;
+    if (kind == DROVER__V1__CAUSE__KIND__KIND_ABILITY) {
+        cause.ability = (Drover__V1__Ability)refusal->ability;
+        cause.limit = refusal->limit;
+        cause.needed = refusal->needed;
+    }
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_CAUSE;
+    event.cause = &cause;
+    return node_request_send(req, &event);
+}
+
 /* ---- the engine's run ------------------------------------------------------------------ */
 
 bool node_request_run(struct node_request *req, const struct engine_events *events)

@@ -17,6 +17,7 @@
 #include "base/text/buf.h"
 #include "node/agent.h"
 #include "node/engine/headers.h"
+#include "node/engine/refusal.h"
 #include "node/silence.h"
 #include "node/stream/assemble.h"
 #include "node/stream/meter.h"
@@ -126,6 +127,10 @@ MUST_CHECK struct node_request *node_request_create(struct node_request_pool *po
 /* Ends the call with a status that is not OK, and the engine's run with it. */
 void node_request_fail(struct node_request *req, enum grpc_status status, const char *format,
                        ...) PRINTF_LIKE(3, 4);
+
+/* Reports why there will be no answer, if `kind` says why.  False: the call has ended by it. */
+MUST_CHECK bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
+                                   const struct refusal *refusal);
 
 /* Ends the call with OK; the engine's run is over. */
 void node_request_succeed(struct node_request *req);

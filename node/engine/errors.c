@@ -5,12 +5,25 @@
 #include <string.h>
 
 #include "base/attrs.h"
+#include "base/text/json.h"
 #include "node/stream/meter.h"
+
+#define CAUSE(name) DROVER__V1__CAUSE__KIND__KIND_##name
 
 static bool has(const char *text, const char *part)
 {
     return strcasestr(text, part) != NULL;
 }
+
+static bool has_any(const char *text, const char *const *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (has(text, parts[i]))
+            return true;
+    }
+    return false;
+}
+#define HAS_ANY(text, parts) has_any(text, parts, ARRAY_LEN(parts))
 
 static bool ends(const char *text, const char *part)
 {
@@ -19,18 +32,33 @@ static bool ends(const char *text, const char *part)
     return n >= m && strcmp(text + n - m, part) == 0;
 }
 
-/* llama-server's 500s for what the client sent: JSON that does not parse, a template that
- * refuses the messages, an image for a model without vision, a member that is missing. */
+/* 5xx for what the client sent, whichever engine gets it: JSON that does not parse, a template
+ * that refuses the messages, a grammar that is none, a member that is missing. */
 static bool blames_input(const char *text)
 {
-    static const char *const marks[] = {"json.exception",        "input is not supported",
-                                        "Jinja Exception",       "Failed to parse messages",
-                                        "Failed to parse tools", "Unsupported param"};
+    static const char *const marks[] = {
+        "json.exception",       "Jinja Exception",       "Failed to parse messages",
+        "Failed to parse tools", "Unsupported param",     "Failed to parse grammar",
+        "TemplateError",        "UndefinedError",        "Conversation roles must alternate",
+        "Invalid grammar",      "Failed to compile grammar", "Invalid JSON schema",
+        "invalid base64",       "Incorrect padding",
+    };
 
-    for (size_t i = 0; i < ARRAY_LEN(marks); i++)
-        if (has(text, marks[i]))
-            return true;
-    return ends(text, " is required") || ends(text, "to be an array");
+    return HAS_ANY(text, marks) || ends(text, " is required") || ends(text, "to be an array");
+}
+
+/* 5xx for something that the request names and that this engine cannot get or read.  Another
+ * one may: it may have another way to the network. */
+static bool blames_attachment(const char *text)
+{
+    static const char *const verbs[] = {"fetch",  "download", "load",    "open",
+                                        "decode", "identify", "retrieve"};
+    static const char *const things[] = {"image", "audio", "video", "media", "http:", "https:"};
+    static const char *const failures[] = {"cannot", "can not", "could not", "couldn't", "fail",
+                                           "error",  "unable",  "invalid",   "timed out"};
+
+    return has(text, "cannot connect to host") ||
+           (HAS_ANY(text, verbs) && HAS_ANY(text, things) && HAS_ANY(text, failures));
 }
 
 static bool names_no_model(const char *text)
@@ -46,6 +74,43 @@ static bool names_no_path(const char *text)
            strncmp(text, "404 page not found", 18) == 0 || text[0] == '\0';
 }
 
+/* Credentials that the node's own key cannot give: a user of the engine has to sign in, to pay,
+ * or to be let into a model. */
+static bool wants_access(unsigned http_status, const void *body, size_t n, const char *text)
+{
+    static const char *const marks[] = {"sign in", "signin", "sign-in",
+                                        "subscription", "have access to", "upgrade"};
+    struct json_value root, url;
+
+    if (http_status == 402)
+        return true;
+    if (json_check(&root, body, n, NULL) == 0) {
+        url = json_get(&root, "signin_url");
+        if (url.type == JSON_STRING)
+            return true;
+    }
+    return (http_status == 403 && has(text, "model")) || HAS_ANY(text, marks);
+}
+
+static bool has_no_quota(const char *text)
+{
+    static const char *const marks[] = {"insufficient_quota", "exceeded your current quota",
+                                        "credit balance", "insufficient balance"};
+
+    return HAS_ANY(text, marks);
+}
+
+/* The engine lives and takes no more at present, or not yet. */
+static bool is_overloaded(unsigned http_status, const char *text)
+{
+    static const char *const marks[] = {"Loading model", "server busy",  "overloaded",
+                                        "queue is full", "at capacity",  "too many requests",
+                                        "maximum pending requests"};
+
+    return http_status == 429 || http_status == 529 ||
+           (http_status == 503 && HAS_ANY(text, marks));
+}
+
 static void fail(struct engine_error *out, enum grpc_status status, const char *text)
 {
     out->engine_error_action = ENGINE_ERROR_FAIL;
@@ -54,55 +119,84 @@ static void fail(struct engine_error *out, enum grpc_status status, const char *
         (void)strlcpy(out->text, text, sizeof(out->text));
 }
 
+static void lack(struct engine_error *out, enum ability ability)
+{
+    out->cause = CAUSE(ABILITY);
+    out->refusal = (struct refusal){.ability = ability};
+}
+
+static void credentials(struct engine_error *out, unsigned http_status, const void *body,
+                        size_t n)
+{
+    lack(out, ABILITY_ACCESS);
+    if (!wants_access(http_status, body, n, out->text))
+        fail(out, GRPC_UNAVAILABLE, "the engine refuses this node's API key");
+}
+
+static void no_operation(struct engine_error *out, const char *text)
+{
+    lack(out, ABILITY_OPERATION);
+    fail(out, GRPC_UNIMPLEMENTED,
+         text[0] != '\0' ? text : "the engine does not speak this API");
+}
+
+/* The engine's own trouble, as far as one engine can know. */
+static void trouble(struct engine_error *out, unsigned http_status)
+{
+    bool gateway = http_status == 502 || http_status == 503 || http_status == 504;
+    char text[sizeof(out->text)];
+
+    (void)strlcpy(text, out->text, sizeof(text));
+    (void)snprintf(out->text, sizeof(out->text), "the engine answered %u: %.320s", http_status,
+                   text);
+    out->cause = CAUSE(ENGINE_ERROR);
+    fail(out, gateway ? GRPC_UNAVAILABLE : GRPC_INTERNAL, out->text);
+}
+
 void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
                        size_t n, bool usage_added)
 {
     uint32_t inner;
-    char text[192];
 
     memset(out, 0, sizeof(*out));
     (void)meter_error(body, n, out->text, sizeof(out->text), &inner);
     if (usage_added && http_status == 400 && has(out->text, "stream_options")) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
-    } else if (http_status == 401 || http_status == 403) {
-        fail(out, GRPC_UNAVAILABLE, "the engine refuses this node's API key");
-    } else if (http_status == 429) {
+    } else if (http_status == 401 || http_status == 402 || http_status == 403) {
+        credentials(out, http_status, body, n);
+    } else if (http_status == 429 && has_no_quota(out->text)) {
+        lack(out, ABILITY_ACCESS);
+        fail(out, GRPC_UNAVAILABLE, out->text);
+    } else if (is_overloaded(http_status, out->text)) {
         fail(out, GRPC_RESOURCE_EXHAUSTED,
              out->text[0] != '\0' ? out->text : "the engine is full");
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if ((http_status == 404 || http_status == 405) && names_no_path(out->text)) {
-        fail(out, GRPC_UNIMPLEMENTED, "the engine does not speak this API");
-    } else if (http_status >= 400 && http_status < 500) {
-        out->engine_error_action = ENGINE_ERROR_PASS;
+        no_operation(out, "");
+    } else if (refusal_read(&out->refusal, http_status, body, n, out->text)) {
+        out->cause = CAUSE(ABILITY);
+        if (out->refusal.ability == ABILITY_OPERATION)
+            no_operation(out, out->text);
+        else if (http_status >= 500)
+            out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
     } else if (http_status == 501) {
-        fail(out, GRPC_UNIMPLEMENTED,
-             out->text[0] != '\0' ? out->text : "the engine does not speak this API");
-    } else if (http_status == 503 && has(out->text, "Loading model")) {
-        fail(out, GRPC_UNAVAILABLE, "the engine is loading its model");
-    } else if (http_status == 502 || http_status == 503 || http_status == 504 ||
-               http_status == 529) {
-        (void)strlcpy(text, out->text, sizeof(text));
-        (void)snprintf(out->text, sizeof(out->text), "the engine answered %u: %s", http_status,
-                       text);
-        fail(out, GRPC_UNAVAILABLE, out->text);
-    } else if (http_status == 500 && blames_input(out->text)) {
+        no_operation(out, out->text);
+    } else if (http_status >= 500 && blames_input(out->text)) {
         out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
-    } else {
-        (void)strlcpy(text, out->text, sizeof(text));
-        (void)snprintf(out->text, sizeof(out->text), "the engine answered %u: %s", http_status,
-                       text);
-        fail(out, GRPC_INTERNAL, out->text);
+    } else if (http_status >= 500 && blames_attachment(out->text)) {
+        out->cause = CAUSE(REQUEST);
+        out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
+    } else if (http_status >= 500) {
+        trouble(out, http_status);
     }
 }
 
-enum grpc_status engine_error_event(uint32_t error_status)
+void engine_error_event(struct engine_error *out, uint32_t error_status, const void *body,
+                        size_t n)
 {
-    if (error_status == 429)
-        return GRPC_RESOURCE_EXHAUSTED;
-    if (error_status == 503 || error_status == 529)
-        return GRPC_UNAVAILABLE;
-    if (error_status >= 400 && error_status < 500)
-        return GRPC_INVALID_ARGUMENT;
-    return GRPC_INTERNAL;
+    /* Nothing but the status of an error says that the client is to blame. */
+    unsigned status = error_status >= 400 && error_status <= 599 ? error_status : 500;
+
+    engine_error_http(out, status, body, n, false);
 }

@@ -3,7 +3,8 @@
  *
  * A 4xx is the engine's answer to the client and passes.  But engines are odder than that:
  * llama-server answers 500 to a client's own bad input, a wrong API key between node and engine
- * is a 401 that is not the client's, and a path that the engine does not know is a 404.  Pure.
+ * is a 401 that is not the client's, and a path that the engine does not know is a 404.  What
+ * this engine lacks and another may have is an ability (node/engine/refusal.h).  Pure.
  */
 #ifndef DROVER_NODE_ENGINE_ERRORS_H
 #define DROVER_NODE_ENGINE_ERRORS_H
@@ -12,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "node/engine/refusal.h"
+#include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/status.h"
 
 enum engine_error_action {
@@ -23,8 +26,10 @@ enum engine_error_action {
 
 struct engine_error {
     enum engine_error_action engine_error_action;
-    enum grpc_status status; /* ENGINE_ERROR_FAIL */
-    char text[256];
+    enum grpc_status status;         /* ENGINE_ERROR_FAIL */
+    Drover__V1__Cause__Kind cause;   /* UNSPECIFIED: see drover_inference.proto */
+    struct refusal refusal;          /* valid iff cause is ABILITY */
+    char text[384];
 };
 
 /* `usage_added`: the node put stream_options into the body. */
@@ -32,6 +37,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
                        size_t n, bool usage_added);
 
 /* An error event in a stream of HTTP 200, `error_status` being the HTTP status in it or 0. */
-enum grpc_status engine_error_event(uint32_t error_status);
+void engine_error_event(struct engine_error *out, uint32_t error_status, const void *body,
+                        size_t n);
 
 #endif

@@ -284,6 +284,19 @@ static void on_run_done(struct curl_job *job, CURLcode code)
     free_run(run);
 }
 
+/* Gives libcurl the body, once: it cannot go back, so it cannot send the request again by itself
+ * when a connection that it kept breaks.  The engine may have died of the request. */
+static size_t on_body_wanted(char *to, size_t size, size_t count, void *data)
+{
+    struct engine_run *run = data;
+    size_t n = size * count < run->unsent_bytes ? size * count : run->unsent_bytes;
+
+    memcpy(to, run->unsent, n);
+    run->unsent += n;
+    run->unsent_bytes -= n;
+    return n;
+}
+
 static int add_header(struct engine_run *run, const char *line)
 {
     struct curl_slist *grown = curl_slist_append(run->headers, line);
@@ -342,7 +355,11 @@ int engine_start(struct engine *engine, struct engine_run **out,
         rc = add_headers(run, request);
     if (rc == 0) {
         set_common(engine, run->job.easy, path);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDS, (const char *)request->body);
+        run->unsent = request->body;
+        run->unsent_bytes = request->body_len;
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_POST, 1L);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_READFUNCTION, on_body_wanted);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_READDATA, run);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDSIZE_LARGE,
                                (curl_off_t)request->body_len);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPHEADER, run->headers);

@@ -37,7 +37,7 @@ static void read_error(const char *body, size_t n)
         engine_error_http(&verdict, http, body, n, (http & 1) != 0);
         MUST(memchr(verdict.text, '\0', sizeof(verdict.text)) != NULL);
     }
-    (void)engine_error_event(status);
+    engine_error_event(&verdict, status, body, n);
     if (metrics_sum(body, n, "llamacpp:requests_processing", &value))
         MUST(n != 0);
 }

@@ -1,0 +1,289 @@
+/* refusal.c - what an engine lacks, read from the words of its refusal. */
+#include "node/engine/refusal.h"
+
+#include <ctype.h>
+#include <string.h>
+
+#include "base/attrs.h"
+#include "base/text/json.h"
+
+#define MAX_TOKENS UINT32_MAX
+
+static bool has(const char *text, const char *part)
+{
+    return strcasestr(text, part) != NULL;
+}
+
+static bool has_any(const char *text, const char *const *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (has(text, parts[i]))
+            return true;
+    }
+    return false;
+}
+#define HAS_ANY(text, parts) has_any(text, parts, ARRAY_LEN(parts))
+
+/* ---- figures --------------------------------------------------------------------------- */
+
+/* The number that follows the phrase at once, with or without commas; 0 = there is none. */
+static uint64_t number_after(const char *text, const char *phrase)
+{
+    const char *at = strcasestr(text, phrase);
+    uint64_t value = 0;
+
+    if (at == NULL)
+        return 0;
+    for (at += strlen(phrase); isdigit((unsigned char)*at) || (value != 0 && *at == ','); at++) {
+        if (*at != ',')
+            value = value * 10 + (uint64_t)(*at - '0');
+        if (value > MAX_TOKENS)
+            return 0;
+    }
+    return value;
+}
+
+/* That of the first phrase which has one. */
+static uint64_t first_number(const char *text, const char *const *phrases, size_t n)
+{
+    uint64_t value = 0;
+
+    for (size_t i = 0; i < n && value == 0; i++)
+        value = number_after(text, phrases[i]);
+    return value;
+}
+
+static uint64_t member(const struct json_value *object, const char *name)
+{
+    struct json_value value = json_get(object, name);
+    uint64_t number;
+
+    return value.type == JSON_NUMBER && json_uint(&number, &value, MAX_TOKENS) ? number : 0;
+}
+
+static void read_limit(struct refusal *out, const char *text)
+{
+    static const char *const phrases[] = {
+        "context length is ",           /* vLLM, OpenAI */
+        "context length of only ",      /* LM Studio */
+        "context length of ",           /* SGLang */
+        "context length (",             /* SGLang */
+        "context size (",               /* llama-server */
+        "context size of ",
+        "context window of ",
+        "maximum model length of ",     /* vLLM, of an encoder */
+        "max_model_len ",
+        "max_seq_len ",                 /* TabbyAPI */
+        "max_new_tokens` must be <= ",  /* TGI */
+        "must have less than ",         /* TGI */
+        "current batch size: ",         /* llama-server, of embeddings */
+        "too large for model with ",    /* Mistral */
+        "number of tokens allowed (",   /* Gemini */
+        "tokens > ",                    /* Anthropic */
+    };
+
+    out->limit = first_number(text, phrases, ARRAY_LEN(phrases));
+}
+
+static void read_needed(struct refusal *out, const char *text)
+{
+    static const char *const phrases[] = {
+        "total of at least ",     /* vLLM: prompt and output */
+        "a total of ",            /* SGLang */
+        "you requested ",         /* vLLM, OpenAI */
+        "messages resulted in ",  /* OpenAI */
+        "your request has ",      /* vLLM */
+        "request (",              /* llama-server */
+        "the input (",            /* SGLang */
+        "input (",                /* llama-server, of embeddings */
+        "prompt (length ",        /* vLLM */
+        "prompt length ",         /* TabbyAPI */
+        "keep the first ",        /* LM Studio */
+        "prompt is too long: ",   /* Anthropic */
+        "prompt contains ",       /* Mistral */
+        "token count (",          /* Gemini */
+        "given: ",                /* TGI */
+    };
+    /* vLLM: the output is what is too much, and the prompt comes on top of it. */
+    uint64_t output = number_after(text, "is too large: ");
+
+    out->needed = first_number(text, phrases, ARRAY_LEN(phrases));
+    if (output != 0)
+        out->needed += output;
+}
+
+/* The object that describes the error: older vLLM and SGLang have none of their own for it. */
+static struct json_value error_of(const struct json_value *root)
+{
+    struct json_value error = json_get(root, "error");
+
+    return error.type == JSON_OBJECT ? error : *root;
+}
+
+static void read_figures(struct refusal *out, const struct json_value *root, const char *text)
+{
+    struct json_value error = error_of(root);
+
+    out->limit = member(&error, "n_ctx");
+    out->needed = member(&error, "n_prompt_tokens");
+    if (out->limit == 0)
+        read_limit(out, text);
+    if (out->needed == 0)
+        read_needed(out, text);
+    if (out->limit == 0 || out->needed < out->limit)
+        out->needed = 0; /* of something else */
+}
+
+/* ---- texts ----------------------------------------------------------------------------- */
+
+static bool lacks_context(const struct json_value *root, const char *text)
+{
+    static const char *const marks[] = {
+        "context length",
+        "context size",
+        "context window",
+        "context limit",
+        "maximum model length",
+        "max_model_len",
+        "max_seq_len",
+        "prompt is too long",
+        "prompt too long",
+        "input is too long",
+        "must be at least 1, got -", /* vLLM: max_tokens after the prompt */
+        "is too large to process",   /* llama-server: a batch of embeddings */
+        "max_new_tokens` must be <=",
+        "inputs` must have less than",
+        "maximum number of tokens allowed",
+        "reduce the length of the messages",
+        "too large for model with",
+    };
+    struct json_value error = error_of(root);
+    struct json_value code = json_get(&error, "code"), type = json_get(&error, "type");
+
+    return json_equal(&code, "context_length_exceeded") ||
+           json_equal(&type, "exceed_context_size_error") ||
+           json_equal(&type, "context_length_exceeded") || HAS_ANY(text, marks);
+}
+
+static bool lacks_vision(const char *text)
+{
+    static const char *const marks[] = {
+        "image input is not supported",           /* llama-server */
+        "image inputs are not supported",
+        "images are not supported",
+        "image(s) may be provided",               /* vLLM: at most so many */
+        "not a multimodal model",                 /* vLLM, SGLang */
+        "missing data required for image input",  /* Ollama */
+        "does not support image",                 /* LM Studio */
+        "doesn't support image",
+        "not support vision",
+        "with vision support",                    /* TabbyAPI */
+        "image_url is only supported by",         /* OpenAI */
+        "unknown variant `image_url`",            /* servers in Rust */
+        "only 'text' content type is supported",  /* mlx_lm.server */
+    };
+
+    return HAS_ANY(text, marks);
+}
+
+static bool lacks_audio(const char *text)
+{
+    static const char *const marks[] = {
+        "audio input is not supported", "audio inputs are not supported",
+        "audio(s) may be provided",     "does not support audio",
+        "doesn't support audio",        "unknown variant `input_audio`",
+    };
+
+    return HAS_ANY(text, marks);
+}
+
+static bool lacks_tools(const char *text)
+{
+    static const char *const marks[] = {
+        "does not support tool",      /* Ollama */
+        "doesn't support tool",
+        "not support function call",
+        "support tool use",           /* OpenRouter: no endpoint that does */
+        "tools are not supported",
+        "tool choice requires",       /* vLLM: --enable-auto-tool-choice */
+        "enable-auto-tool-choice",
+        "tools param requires",       /* llama-server: --jinja */
+        "tool_choice param requires",
+    };
+
+    return HAS_ANY(text, marks);
+}
+
+static bool lacks_grammar(const char *text)
+{
+    static const char *const subjects[] = {"grammar", "json_schema", "json schema",
+                                           "response_format", "structured output", "guided"};
+    static const char *const refusals[] = {"not supported", "unsupported", "not support",
+                                           "not enabled"};
+
+    return HAS_ANY(text, subjects) && HAS_ANY(text, refusals);
+}
+
+static bool lacks_operation(const char *text)
+{
+    static const char *const marks[] = {
+        "not support embedding",
+        "not support generate",   /* Ollama */
+        "not support chat",       /* Ollama, vLLM */
+        "not support completion", /* vLLM */
+        "not support rerank",
+        "not support reranking",
+        "not support pooling",
+        "not support transcription",
+        "not support insert", /* Ollama: a suffix */
+    };
+
+    return HAS_ANY(text, marks);
+}
+
+static enum ability lacked(const struct json_value *root, const char *text)
+{
+    if (lacks_vision(text))
+        return ABILITY_VISION;
+    if (lacks_audio(text))
+        return ABILITY_AUDIO;
+    if (lacks_tools(text))
+        return ABILITY_TOOLS;
+    if (lacks_operation(text))
+        return ABILITY_OPERATION;
+    if (lacks_grammar(text))
+        return ABILITY_GRAMMAR;
+    return lacks_context(root, text) ? ABILITY_CONTEXT : ABILITY_NONE;
+}
+
+bool refusal_read(struct refusal *out, unsigned http_status, const void *body, size_t n,
+                  const char *text)
+{
+    struct json_value root = {0};
+
+    *out = (struct refusal){0};
+    if (json_check(&root, body, n, NULL) != 0)
+        root = (struct json_value){0};
+    out->ability = lacked(&root, text);
+    switch (out->ability) {
+    case ABILITY_CONTEXT:
+        read_figures(out, &root, text);
+        break;
+    case ABILITY_VISION:
+    case ABILITY_AUDIO:
+        out->limit = number_after(text, "at most ");
+        break;
+    case ABILITY_NONE:
+        if (http_status == 413)
+            out->ability = ABILITY_MESSAGE_BYTES;
+        break;
+    case ABILITY_TOOLS:
+    case ABILITY_GRAMMAR:
+    case ABILITY_OPERATION:
+    case ABILITY_MESSAGE_BYTES:
+    case ABILITY_ACCESS:
+    case ABILITIES:
+        break;
+    }
+    return out->ability != ABILITY_NONE;
+}
