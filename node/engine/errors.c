@@ -37,11 +37,20 @@ static bool ends(const char *text, const char *part)
 static bool blames_input(const char *text)
 {
     static const char *const marks[] = {
-        "json.exception",       "Jinja Exception",       "Failed to parse messages",
-        "Failed to parse tools", "Unsupported param",     "Failed to parse grammar",
-        "TemplateError",        "UndefinedError",        "Conversation roles must alternate",
-        "Invalid grammar",      "Failed to compile grammar", "Invalid JSON schema",
-        "invalid base64",       "Incorrect padding",
+        "json.exception",
+        "Jinja Exception",
+        "Failed to parse messages",
+        "Failed to parse tools",
+        "Unsupported param",
+        "Failed to parse grammar",
+        "TemplateError",
+        "UndefinedError",
+        "Conversation roles must alternate",
+        "Invalid grammar",
+        "Failed to compile grammar",
+        "Invalid JSON schema",
+        "invalid base64",
+        "Incorrect padding",
     };
 
     return HAS_ANY(text, marks) || ends(text, " is required") || ends(text, "to be an array");
@@ -78,7 +87,7 @@ static bool names_no_path(const char *text)
  * or to be let into a model. */
 static bool wants_access(unsigned http_status, const void *body, size_t n, const char *text)
 {
-    static const char *const marks[] = {"sign in", "signin", "sign-in",
+    static const char *const marks[] = {"sign in",      "signin",         "sign-in",
                                         "subscription", "have access to", "upgrade"};
     struct json_value root, url;
 
@@ -103,9 +112,10 @@ static bool has_no_quota(const char *text)
 /* The engine lives and takes no more at present, or not yet. */
 static bool is_overloaded(unsigned http_status, const char *text)
 {
-    static const char *const marks[] = {"Loading model", "server busy",  "overloaded",
-                                        "queue is full", "at capacity",  "too many requests",
-                                        "maximum pending requests"};
+    static const char *const marks[] = {
+        "Loading model",           "server busy", "overloaded",
+        "queue is full",           "at capacity", "too many requests",
+        "maximum pending requests"};
 
     return http_status == 429 || http_status == 529 ||
            (http_status == 503 && HAS_ANY(text, marks));

@@ -26,9 +26,9 @@ enum engine_error_action {
 
 struct engine_error {
     enum engine_error_action engine_error_action;
-    enum grpc_status status;         /* ENGINE_ERROR_FAIL */
-    Drover__V1__Cause__Kind cause;   /* UNSPECIFIED: see drover_inference.proto */
-    struct refusal refusal;          /* valid iff cause is ABILITY */
+    enum grpc_status status;       /* ENGINE_ERROR_FAIL */
+    Drover__V1__Cause__Kind cause; /* UNSPECIFIED: see drover_inference.proto */
+    struct refusal refusal;        /* valid iff cause is ABILITY */
     char text[384];
 };
 

@@ -49,6 +49,8 @@ struct engine_run {
     bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
     unsigned status;
     size_t head_bytes;
+    const uint8_t *unsent; /* of the body: borrowed until the run ends */
+    size_t unsent_bytes;
     char content_type[128];
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
@@ -284,8 +286,8 @@ static void on_run_done(struct curl_job *job, CURLcode code)
     free_run(run);
 }
 
-/* Gives libcurl the body, once: it cannot go back, so it cannot send the request again by itself
- * when a connection that it kept breaks.  The engine may have died of the request. */
+/* Gives libcurl the body, once: it cannot go back, so it cannot send the request again by
+ * itself when a connection that it kept breaks.  The engine may have died of the request. */
 static size_t on_body_wanted(char *to, size_t size, size_t count, void *data)
 {
     struct engine_run *run = data;
@@ -355,6 +357,9 @@ int engine_start(struct engine *engine, struct engine_run **out,
         rc = add_headers(run, request);
     if (rc == 0) {
         set_common(engine, run->job.easy, path);
+        /* Engines close an idle connection when they like: do not race with them, for the
+         * request would be lost. */
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_MAXAGE_CONN, 0L);
         run->unsent = request->body;
         run->unsent_bytes = request->body_len;
         (void)curl_easy_setopt(run->job.easy, CURLOPT_POST, 1L);

@@ -34,7 +34,8 @@ static uint64_t number_after(const char *text, const char *phrase)
 
     if (at == NULL)
         return 0;
-    for (at += strlen(phrase); isdigit((unsigned char)*at) || (value != 0 && *at == ','); at++) {
+    for (at += strlen(phrase); isdigit((unsigned char)*at) || (value != 0 && *at == ',');
+         at++) {
         if (*at != ',')
             value = value * 10 + (uint64_t)(*at - '0');
         if (value > MAX_TOKENS)
@@ -64,22 +65,22 @@ static uint64_t member(const struct json_value *object, const char *name)
 static void read_limit(struct refusal *out, const char *text)
 {
     static const char *const phrases[] = {
-        "context length is ",           /* vLLM, OpenAI */
-        "context length of only ",      /* LM Studio */
-        "context length of ",           /* SGLang */
-        "context length (",             /* SGLang */
-        "context size (",               /* llama-server */
+        "context length is ",      /* vLLM, OpenAI */
+        "context length of only ", /* LM Studio */
+        "context length of ",      /* SGLang */
+        "context length (",        /* SGLang */
+        "context size (",          /* llama-server */
         "context size of ",
         "context window of ",
-        "maximum model length of ",     /* vLLM, of an encoder */
+        "maximum model length of ", /* vLLM, of an encoder */
         "max_model_len ",
-        "max_seq_len ",                 /* TabbyAPI */
-        "max_new_tokens` must be <= ",  /* TGI */
-        "must have less than ",         /* TGI */
-        "current batch size: ",         /* llama-server, of embeddings */
-        "too large for model with ",    /* Mistral */
-        "number of tokens allowed (",   /* Gemini */
-        "tokens > ",                    /* Anthropic */
+        "max_seq_len ",                /* TabbyAPI */
+        "max_new_tokens` must be <= ", /* TGI */
+        "must have less than ",        /* TGI */
+        "current batch size: ",        /* llama-server, of embeddings */
+        "too large for model with ",   /* Mistral */
+        "number of tokens allowed (",  /* Gemini */
+        "tokens > ",                   /* Anthropic */
     };
 
     out->limit = first_number(text, phrases, ARRAY_LEN(phrases));
@@ -88,21 +89,21 @@ static void read_limit(struct refusal *out, const char *text)
 static void read_needed(struct refusal *out, const char *text)
 {
     static const char *const phrases[] = {
-        "total of at least ",     /* vLLM: prompt and output */
-        "a total of ",            /* SGLang */
-        "you requested ",         /* vLLM, OpenAI */
-        "messages resulted in ",  /* OpenAI */
-        "your request has ",      /* vLLM */
-        "request (",              /* llama-server */
-        "the input (",            /* SGLang */
-        "input (",                /* llama-server, of embeddings */
-        "prompt (length ",        /* vLLM */
-        "prompt length ",         /* TabbyAPI */
-        "keep the first ",        /* LM Studio */
-        "prompt is too long: ",   /* Anthropic */
-        "prompt contains ",       /* Mistral */
-        "token count (",          /* Gemini */
-        "given: ",                /* TGI */
+        "total of at least ",    /* vLLM: prompt and output */
+        "a total of ",           /* SGLang */
+        "you requested ",        /* vLLM, OpenAI */
+        "messages resulted in ", /* OpenAI */
+        "your request has ",     /* vLLM */
+        "request (",             /* llama-server */
+        "the input (",           /* SGLang */
+        "input (",               /* llama-server, of embeddings */
+        "prompt (length ",       /* vLLM */
+        "prompt length ",        /* TabbyAPI */
+        "keep the first ",       /* LM Studio */
+        "prompt is too long: ",  /* Anthropic */
+        "prompt contains ",      /* Mistral */
+        "token count (",         /* Gemini */
+        "given: ",               /* TGI */
     };
     /* vLLM: the output is what is too much, and the prompt comes on top of it. */
     uint64_t output = number_after(text, "is too large: ");
@@ -168,19 +169,19 @@ static bool lacks_context(const struct json_value *root, const char *text)
 static bool lacks_vision(const char *text)
 {
     static const char *const marks[] = {
-        "image input is not supported",           /* llama-server */
+        "image input is not supported", /* llama-server */
         "image inputs are not supported",
         "images are not supported",
-        "image(s) may be provided",               /* vLLM: at most so many */
-        "not a multimodal model",                 /* vLLM, SGLang */
-        "missing data required for image input",  /* Ollama */
-        "does not support image",                 /* LM Studio */
+        "image(s) may be provided",              /* vLLM: at most so many */
+        "not a multimodal model",                /* vLLM, SGLang */
+        "missing data required for image input", /* Ollama */
+        "does not support image",                /* LM Studio */
         "doesn't support image",
         "not support vision",
-        "with vision support",                    /* TabbyAPI */
-        "image_url is only supported by",         /* OpenAI */
-        "unknown variant `image_url`",            /* servers in Rust */
-        "only 'text' content type is supported",  /* mlx_lm.server */
+        "with vision support",                   /* TabbyAPI */
+        "image_url is only supported by",        /* OpenAI */
+        "unknown variant `image_url`",           /* servers in Rust */
+        "only 'text' content type is supported", /* mlx_lm.server */
     };
 
     return HAS_ANY(text, marks);
@@ -200,14 +201,14 @@ static bool lacks_audio(const char *text)
 static bool lacks_tools(const char *text)
 {
     static const char *const marks[] = {
-        "does not support tool",      /* Ollama */
+        "does not support tool", /* Ollama */
         "doesn't support tool",
         "not support function call",
-        "support tool use",           /* OpenRouter: no endpoint that does */
+        "support tool use", /* OpenRouter: no endpoint that does */
         "tools are not supported",
-        "tool choice requires",       /* vLLM: --enable-auto-tool-choice */
+        "tool choice requires", /* vLLM: --enable-auto-tool-choice */
         "enable-auto-tool-choice",
-        "tools param requires",       /* llama-server: --jinja */
+        "tools param requires", /* llama-server: --jinja */
         "tool_choice param requires",
     };
 
@@ -216,8 +217,9 @@ static bool lacks_tools(const char *text)
 
 static bool lacks_grammar(const char *text)
 {
-    static const char *const subjects[] = {"grammar", "json_schema", "json schema",
-                                           "response_format", "structured output", "guided"};
+    static const char *const subjects[] = {"grammar",           "json_schema",
+                                           "json schema",       "response_format",
+                                           "structured output", "guided"};
     static const char *const refusals[] = {"not supported", "unsupported", "not support",
                                            "not enabled"};
 
@@ -227,15 +229,11 @@ static bool lacks_grammar(const char *text)
 static bool lacks_operation(const char *text)
 {
     static const char *const marks[] = {
-        "not support embedding",
-        "not support generate",   /* Ollama */
-        "not support chat",       /* Ollama, vLLM */
-        "not support completion", /* vLLM */
-        "not support rerank",
-        "not support reranking",
-        "not support pooling",
-        "not support transcription",
-        "not support insert", /* Ollama: a suffix */
+        "not support embedding",     "not support generate", /* Ollama */
+        "not support chat",                                  /* Ollama, vLLM */
+        "not support completion",                            /* vLLM */
+        "not support rerank",        "not support reranking", "not support pooling",
+        "not support transcription", "not support insert", /* Ollama: a suffix */
     };
 
     return HAS_ANY(text, marks);

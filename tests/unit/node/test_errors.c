@@ -27,7 +27,7 @@ static const struct {
     {"{\"error\":{\"code\":500,\"message\":\"Compute error.\",\"type\":\"server_error\"}}", 500,
      false, ENGINE_ERROR_FAIL, GRPC_INTERNAL},
     {"{\"error\":{\"message\":\"Loading model\",\"type\":\"unavailable_error\",\"code\":503}}",
-     503, false, ENGINE_ERROR_FAIL, GRPC_UNAVAILABLE},
+     503, false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
     {"{\"error\":{\"code\":400,\"message\":\"request (15613 tokens) exceeds the available "
      "context "
      "size (2048 tokens), try increasing it\",\"type\":\"exceed_context_size_error\"}}",
@@ -45,7 +45,7 @@ static const struct {
      ENGINE_ERROR_FAIL, GRPC_NOT_FOUND},
     {"{\"error\":\"model 'x' not found\"}", 404, false, ENGINE_ERROR_FAIL, GRPC_NOT_FOUND},
     {"{\"error\":\"server busy, please try again. maximum pending requests exceeded\"}", 503,
-     false, ENGINE_ERROR_FAIL, GRPC_UNAVAILABLE},
+     false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
     {"{}", 429, false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
     {"<html>bad gateway</html>", 502, false, ENGINE_ERROR_FAIL, GRPC_UNAVAILABLE},
     {"{\"error\":{\"message\":\"unknown field stream_options\"}}", 400, true,
@@ -77,11 +77,184 @@ Test(errors, the_engine_s_words_are_kept)
     cr_assert_str_eq(v.text, "the engine answered 500: Compute error.");
 }
 
+static enum grpc_status of_event(uint32_t status, const char *body)
+{
+    struct engine_error v;
+
+    engine_error_event(&v, status, body, strlen(body));
+    return v.engine_error_action == ENGINE_ERROR_FAIL ? v.status : GRPC_INVALID_ARGUMENT;
+}
+
 Test(errors, error_events_are_the_client_s_fault_only_when_they_say_so)
 {
-    cr_assert_eq(engine_error_event(400), GRPC_INVALID_ARGUMENT);
-    cr_assert_eq(engine_error_event(0), GRPC_INTERNAL);
-    cr_assert_eq(engine_error_event(500), GRPC_INTERNAL);
-    cr_assert_eq(engine_error_event(429), GRPC_RESOURCE_EXHAUSTED);
-    cr_assert_eq(engine_error_event(529), GRPC_UNAVAILABLE);
+    cr_assert_eq(of_event(400, "{\"error\":\"no\"}"), GRPC_INVALID_ARGUMENT);
+    cr_assert_eq(of_event(0, "{\"error\":\"no\"}"), GRPC_INTERNAL);
+    cr_assert_eq(of_event(500, "{\"error\":\"no\"}"), GRPC_INTERNAL);
+    cr_assert_eq(of_event(429, "{\"error\":\"no\"}"), GRPC_RESOURCE_EXHAUSTED);
+    cr_assert_eq(of_event(529, "{\"error\":\"no\"}"), GRPC_RESOURCE_EXHAUSTED);
+}
+
+#define CAUSE(name) DROVER__V1__CAUSE__KIND__KIND_##name
+
+static const struct {
+    unsigned http;
+    const char *body;
+    Drover__V1__Cause__Kind cause;
+    enum engine_error_action action;
+    enum ability ability;
+    uint64_t limit, needed;
+} causes[] = {
+    /* contexts */
+    {400,
+     "{\"error\":{\"code\":400,\"message\":\"request (15613 tokens) exceeds the available "
+     "context "
+     "size (2048 tokens), try increasing it\",\"type\":\"exceed_context_size_error\","
+     "\"n_prompt_tokens\":15613,\"n_ctx\":2048}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 2048, 15613},
+    {400,
+     "{\"object\":\"error\",\"message\":\"This model's maximum context length is 4096 tokens. "
+     "However, you requested 5000 tokens (4500 in the messages, 500 in the completion). Please "
+     "reduce the length of the messages or completion.\",\"type\":\"BadRequestError\","
+     "\"param\":null,\"code\":400}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400,
+     "{\"error\":{\"message\":\"'max_tokens' or 'max_completion_tokens' is too large: 5000. "
+     "This "
+     "model's maximum context length is 4096 tokens and your request has 12 input tokens (5000 "
+     "> "
+     "4096 - 12).\",\"type\":\"BadRequestError\",\"code\":400}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5012},
+    {400,
+     "{\"error\":{\"message\":\"This model's maximum context length is 4096 tokens. However, "
+     "you "
+     "requested 500 output tokens and your prompt contains at least 4500 input tokens, for a "
+     "total of at least 5000 tokens.\",\"code\":400}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400,
+     "{\"error\":{\"message\":\"This model's maximum context length is 8192 tokens. However, "
+     "your "
+     "messages resulted in 9001 tokens.\",\"type\":\"invalid_request_error\","
+     "\"param\":\"messages\",\"code\":\"context_length_exceeded\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 8192, 9001},
+    {400,
+     "{\"error\":{\"message\":\"Your input exceeds "
+     "it.\",\"code\":\"context_length_exceeded\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 0, 0},
+    {400,
+     "{\"object\":\"error\",\"message\":\"The input (5000 tokens) is longer than the model's "
+     "context "
+     "length (4096 tokens).\",\"code\":400}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400,
+     "{\"error\":{\"message\":\"Requested token count exceeds the model's maximum context "
+     "length of "
+     "4096 tokens. You requested a total of 5000 tokens: 4500 tokens from the input messages "
+     "and 500 tokens for the completion.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400,
+     "{\"error\":\"Trying to keep the first 4500 tokens when context the overflows. However, "
+     "the "
+     "model is loaded with context length of only 4096 tokens, which is not enough.\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 4500},
+    {422,
+     "{\"error\":\"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. "
+     "Given: 5000 `inputs` tokens and 20 `max_new_tokens`\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400, "{\"error\":\"the input length exceeds the context length\"}", CAUSE(ABILITY),
+     ENGINE_ERROR_PASS, ABILITY_CONTEXT, 0, 0},
+    {400,
+     "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"prompt "
+     "is too "
+     "long: 210000 tokens > 200000 maximum\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 200000, 210000},
+    {400,
+     "{\"error\":{\"message\":\"The input token count (1200000) exceeds the maximum number of "
+     "tokens "
+     "allowed (1048576).\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 1048576, 1200000},
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"input (700 tokens) is too large to process. "
+     "increase "
+     "the physical batch size (current batch size: 512)\",\"type\":\"server_error\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 512, 700},
+    /* eyes, ears, tools */
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"image input is not supported - hint: if this is "
+     "unexpected, you may need to provide the mmproj\",\"type\":\"server_error\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_VISION, 0, 0},
+    {400,
+     "{\"object\":\"error\",\"message\":\"At most 0 image(s) may be provided in one prompt.\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {400, "{\"error\":{\"message\":\"At most 2 image(s) may be provided in one prompt.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 2, 0},
+    {500, "{\"error\":\"this model is missing data required for image input\"}", CAUSE(ABILITY),
+     ENGINE_ERROR_PASS_AS_400, ABILITY_VISION, 0, 0},
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"audio input is not supported - hint: if this is "
+     "unexpected, you may need to provide the mmproj\",\"type\":\"server_error\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_AUDIO, 0, 0},
+    {400, "{\"error\":\"registry.ollama.ai/library/x:latest does not support tools\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_TOOLS, 0, 0},
+    {400,
+     "{\"object\":\"error\",\"message\":\"\\\"auto\\\" tool choice requires "
+     "--enable-auto-tool-choice and --tool-call-parser to be set\",\"code\":400}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_TOOLS, 0, 0},
+    {400, "{\"error\":{\"message\":\"response_format json_schema is not supported\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_GRAMMAR, 0, 0},
+    {400, "{\"error\":\"\\\"embed\\\" does not support chat\"}", CAUSE(ABILITY),
+     ENGINE_ERROR_FAIL, ABILITY_OPERATION, 0, 0},
+    {404, "{\"detail\":\"Not Found\"}", CAUSE(ABILITY), ENGINE_ERROR_FAIL, ABILITY_OPERATION, 0,
+     0},
+    {413, "<html>413 Request Entity Too Large</html>", CAUSE(ABILITY), ENGINE_ERROR_PASS,
+     ABILITY_MESSAGE_BYTES, 0, 0},
+    /* credentials */
+    {401, "{\"error\":\"unauthorized\",\"signin_url\":\"https://ollama.com/connect?x=1\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_ACCESS, 0, 0},
+    {403, "{\"error\":{\"message\":\"Project has no access to model gpt-9\"}}", CAUSE(ABILITY),
+     ENGINE_ERROR_PASS, ABILITY_ACCESS, 0, 0},
+    {401, "{\"error\":{\"message\":\"Invalid API Key\",\"code\":401}}", CAUSE(ABILITY),
+     ENGINE_ERROR_FAIL, ABILITY_ACCESS, 0, 0},
+    /* the request's doing, or perhaps */
+    {500, "{\"error\":{\"message\":\"Cannot fetch image\",\"code\":500}}", CAUSE(REQUEST),
+     ENGINE_ERROR_PASS_AS_400, ABILITY_NONE, 0, 0},
+    {500, "{\"error\":{\"message\":\"Failed to parse grammar\",\"code\":500}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS_AS_400, ABILITY_NONE, 0, 0},
+    {500, "{\"error\":{\"message\":\"list index out of range\",\"code\":500}}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500, "{\"error\":{\"message\":\"failed to load model file\",\"code\":500}}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    /* nobody's */
+    {503, "{\"error\":\"server busy, please try again.  maximum pending requests exceeded\"}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
+     ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+};
+
+Test(errors, a_refusal_names_what_the_engine_lacks_and_its_figures)
+{
+    for (size_t i = 0; i < ARRAY_LEN(causes); i++) {
+        struct engine_error v;
+
+        engine_error_http(&v, causes[i].http, causes[i].body, strlen(causes[i].body), false);
+        cr_expect_eq(v.cause, causes[i].cause, "case %zu: cause %d", i, (int)v.cause);
+        cr_expect_eq(v.engine_error_action, causes[i].action, "case %zu: action %d", i,
+                     (int)v.engine_error_action);
+        if (causes[i].cause != CAUSE(ABILITY))
+            continue;
+        cr_expect_eq(v.refusal.ability, causes[i].ability, "case %zu: ability %d", i,
+                     (int)v.refusal.ability);
+        cr_expect_eq(v.refusal.limit, causes[i].limit, "case %zu: limit %lu", i,
+                     (unsigned long)v.refusal.limit);
+        cr_expect_eq(v.refusal.needed, causes[i].needed, "case %zu: needed %lu", i,
+                     (unsigned long)v.refusal.needed);
+    }
+}
+
+Test(errors, a_key_that_the_engine_refuses_is_not_repeated_to_the_client)
+{
+    struct engine_error v;
+    const char *body = "{\"error\":{\"message\":\"Incorrect API key provided: sk-ab**yz\"}}";
+
+    engine_error_http(&v, 401, body, strlen(body), false);
+    cr_assert_str_eq(v.text, "the engine refuses this node's API key");
 }
