@@ -136,6 +136,10 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
 
     if (req->phase == NODE_REQUEST_ENDED)
         return;
+    /* What an engine sends may be the request's doing. */
+    if ((status == GRPC_INTERNAL || status == GRPC_DATA_LOSS) &&
+        !node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR, NULL))
+        return;
     va_start(args, format);
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
@@ -215,8 +219,9 @@ bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
     Drover__V1__Cause cause = DROVER__V1__CAUSE__INIT;
 
-    if (kind == DROVER__V1__CAUSE__KIND__KIND_UNSPECIFIED)
+    if (kind == DROVER__V1__CAUSE__KIND__KIND_UNSPECIFIED || req->cause_sent)
         return true;
+    req->cause_sent = true;
     cause.kind = kind;
     if (kind == DROVER__V1__CAUSE__KIND__KIND_ABILITY) {
         cause.ability = (Drover__V1__Ability)refusal->ability;

@@ -100,7 +100,7 @@ struct node_request {
     struct buf whole;            /* owned: the start of a plain JSON answer, for its usage */
     uint32_t out_tokens;
     bool out_content;
-    bool head_sent, content_sent, paused;
+    bool head_sent, content_sent, paused, cause_sent;
     struct deferred flush;
     uint64_t body_bytes;
 

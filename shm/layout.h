@@ -30,6 +30,8 @@
  *   speeds    [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, two floats
  *   sb_model_queue[SB_MODEL_QUEUES]                whose row it is; its last refusal
  *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
+ *   sb_taught_head                                 a word about all lessons
+ *   sb_taught [n_nodes]                            what refusals taught about each node
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -81,6 +83,7 @@
 #define SB_OUTCOMES               5u
 #define SB_SPEEDS_ROWS            512u
 #define SB_MODEL_QUEUES           1024u
+#define SB_TAUGHT_PER_NODE        32u
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u
 #define SB_PREFIX_MAX_ENTRIES     16777216u
 
@@ -123,6 +126,8 @@ struct sb_geometry {
     uint64_t speeds_offset;
     uint64_t model_queues_offset;
     uint64_t model_waiting_offset;
+    uint64_t taught_head_offset;
+    uint64_t taught_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -359,6 +364,18 @@ struct sb_model_queue {
     _Atomic uint64_t refused_mono_us; /* 0 = never */
 };
 
+/* W: any worker.  See shm/share/taught.c for the two words. */
+struct sb_lesson {
+    _Atomic uint64_t value; /* bits 63..32 its end in seconds, 31..0 the figure; 0 = free */
+    _Atomic uint64_t crossed;
+};
+struct sb_taught {
+    alignas(SB_CACHE_LINE) struct sb_lesson lesson[SB_TAUGHT_PER_NODE];
+};
+struct sb_taught_head {
+    alignas(SB_CACHE_LINE) _Atomic uint64_t epoch; /* only grows; order: release, acquire */
+};
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -367,8 +384,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 248, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 280, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 264, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 296, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -389,6 +406,8 @@ static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");
 static_assert(sizeof(struct sb_model_queue) == 64, "sb_model_queue: new layout version");
+static_assert(sizeof(struct sb_taught) == 512, "sb_taught: new layout version");
+static_assert(sizeof(struct sb_taught_head) == 64, "sb_taught_head: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_NODES <= NODE_SET_NODES, "a node set has a bit for every node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");

@@ -104,6 +104,10 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + SB_MODEL_QUEUES * sizeof(struct sb_model_queue), SB_PAGE);
     g->model_waiting_offset = at;
     at = align_up(at + (uint64_t)SB_MODEL_QUEUES * g->waiting_stride * 4, SB_PAGE);
+    g->taught_head_offset = at;
+    at = align_up(at + sizeof(struct sb_taught_head), SB_PAGE);
+    g->taught_offset = at;
+    at = align_up(at + (uint64_t)nodes * sizeof(struct sb_taught), SB_PAGE);
     g->total_bytes = at;
 }
 

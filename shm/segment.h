@@ -189,6 +189,18 @@ static inline _Atomic uint32_t *segment_model_waiting(const struct scoreboard *b
            (size_t)row * board->geometry.waiting_stride;
 }
 
+static inline struct sb_taught_head *segment_taught_head(const struct scoreboard *board)
+{
+    return (struct sb_taught_head *)(void *)(board->map + board->geometry.taught_head_offset);
+}
+
+static inline struct sb_taught *segment_taught(const struct scoreboard *board, unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (struct sb_taught *)(void *)(board->map + board->geometry.taught_offset) + node;
+}
+
 /* For writers: NULL on a read-only handle. */
 static inline struct sb_proc *segment_proc_rw(struct scoreboard *board, unsigned process)
 {

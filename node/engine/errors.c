@@ -179,7 +179,9 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
         fail(out, GRPC_UNAVAILABLE, out->text);
     } else if (is_overloaded(http_status, out->text)) {
         fail(out, GRPC_RESOURCE_EXHAUSTED,
-             out->text[0] != '\0' ? out->text : "the engine is full");
+             has(out->text, "Loading model") ? "the engine is loading its model"
+             : out->text[0] != '\0'         ? out->text
+                                            : "the engine is full");
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if ((http_status == 404 || http_status == 405) && names_no_path(out->text)) {

@@ -373,7 +373,7 @@ class Answer:
     """Everything that one call gave."""
 
     def __init__(self, call):
-        self.accepted, self.chunks, self.head, self.finish = [], [], None, None
+        self.accepted, self.chunks, self.head, self.finish, self.cause = [], [], None, None, None
         self.status, self.message, self.call = grpc.StatusCode.OK, "", call
         try:
             for event in call:

@@ -168,16 +168,33 @@ def test_an_engine_that_refuses_stream_options_is_asked_again_without(node, engi
     ("garbage_event", Code.INTERNAL, "not JSON"),
     ("endless_event", Code.INTERNAL, "1048576"),
     ("error_first", Code.INTERNAL, "Compute error."),
-    ("error_first_400", Code.INVALID_ARGUMENT, "too long"),
     ("broken", Code.INTERNAL, "Compute error."),
-    ("busy", Code.UNAVAILABLE, "server busy"),
-    ("load", Code.UNAVAILABLE, "loading"),
+    ("busy", Code.RESOURCE_EXHAUSTED, "server busy"),
+    ("load", Code.RESOURCE_EXHAUSTED, "loading"),
 ])
 def test_a_failure_before_content_commits_to_nothing(node, script, status, words, stream):
     answer = Answer(node.infer(script, stream=stream))
     assert answer.status is status and words in answer.message
     assert answer.head is None and not answer.chunks and answer.finish is None
     until(lambda: node.describe().load.running == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_as_the_first_event_is_the_http_error_that_it_stands_for(node, stream):
+    answer = Answer(node.infer("error_first_400", stream=stream))
+    assert answer.status is Code.OK and answer.head.http_status == 400
+    assert not answer.head.event_stream and "too long" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("script, kind", [
+    ("no_answer", "KIND_ENGINE_DIED"), ("truncated", "KIND_ENGINE_DIED"),
+    ("broken", "KIND_ENGINE_ERROR"), ("incomplete", "KIND_ENGINE_ERROR"),
+    ("garbage_event", "KIND_ENGINE_ERROR"), ("not_http", "KIND_ENGINE_ERROR"),
+    ("busy", None), ("ok", None)])
+def test_the_cause_of_an_end_without_an_answer_is_said_before_it(node, script, kind):
+    answer = Answer(node.infer(script))
+    said = answer.cause and inference.Cause.Kind.Name(answer.cause.kind)
+    assert said == kind, answer.message
 
 
 @pytest.mark.parametrize("script, status, words", [

@@ -1,0 +1,74 @@
+/*
+ * abilities.h - what a request needs of a node, and how well a node answers to it.  Pure.
+ *
+ * Nodes that serve one model differ: in their context, in eyes and ears, in what they were
+ * started with.  A lack bars a node from a request and is no failure.  What is known of a node
+ * is what its engine said, and what its refusals of the last minutes taught
+ * (shm/share/taught.h).
+ *
+ * Tokens of a prompt are an estimate until an engine has counted them, so a context that is
+ * probably too small only makes a node the last choice.
+ */
+#ifndef DROVER_POLICY_ABILITIES_H
+#define DROVER_POLICY_ABILITIES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "base/kinds.h"
+
+struct json_value;
+
+/* A token is rarely longer. */
+#define ABILITIES_BYTES_PER_TOKEN 8u
+
+struct abilities_need {
+    uint32_t flags;         /* bit (1 << enum ability) of what it cannot do without */
+    uint64_t prompt_tokens; /* an estimate, or what an engine counted */
+    uint64_t least_tokens;  /* the prompt has hardly fewer */
+    uint64_t output_tokens; /* the most that the client wants; 0 = no limit is set */
+};
+
+/* Reads TOOLS, GRAMMAR and the output's limit from the top level of a checked body; the rest of
+ * *need is the caller's. */
+void abilities_read(struct abilities_need *need, const struct json_value *body);
+
+/* A prompt of so many bytes of text, and about so many tokens with all that is in it. */
+void abilities_prompt(struct abilities_need *need, uint64_t text_bytes, uint64_t tokens);
+
+/* An engine has counted the prompt. */
+void abilities_counted(struct abilities_need *need, uint64_t tokens);
+
+/* Of a node that serves the model. */
+struct abilities_known {
+    uint32_t lacks;          /* bit (1 << enum ability) */
+    uint32_t context_tokens; /* 0 = not known */
+};
+
+/*
+ *   rank       when
+ *   --------   ---------------------------------------------------------------------
+ *   HOLDS      nothing is known to be missing
+ *   CUTS       the prompt fits, but the output that the client wants may not
+ *   DOUBTFUL   the prompt is probably larger than the context
+ *   LACKS      it certainly is, or the node lacks something that the request needs
+ */
+enum abilities_rank {
+    ABILITIES_HOLDS = 0,
+    ABILITIES_CUTS,
+    ABILITIES_DOUBTFUL,
+    ABILITIES_LACKS,
+};
+MUST_CHECK enum abilities_rank abilities_rank(const struct abilities_known *known,
+                                              const struct abilities_need *need);
+
+/*
+ * A request goes to the nodes of the least score.  Where the prompt may not fit, the largest
+ * context has the least.  ABILITIES_SCORE(rank) is the least score of a rank.
+ */
+#define ABILITIES_SCORE(rank) ((uint64_t)(rank) << 32)
+MUST_CHECK uint64_t abilities_score(const struct abilities_known *known,
+                                    const struct abilities_need *need);
+
+#endif
