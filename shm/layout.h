@@ -55,7 +55,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 18u
+#define SB_LAYOUT_VERSION 19u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 

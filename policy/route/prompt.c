@@ -6,11 +6,10 @@
  */
 #include "policy/route/prompt.h"
 
-#include <stdbool.h>
-
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/attrs.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
 
@@ -27,6 +26,8 @@ struct prompt_reader {
     uint32_t window_bytes;
     uint32_t used; /* bytes in `window` */
     uint64_t chain;
+    uint64_t attachments;
+    bool nested;     /* in the content of a tool's result */
     struct buf text; /* scratch for decoding */
     uint8_t window[MAX_WINDOW_BYTES];
 };
@@ -93,6 +94,66 @@ static void feed_mark(struct prompt_reader *r, char kind)
     feed(r, mark, sizeof(mark));
 }
 
+/* A picture or a sound, which takes so many tokens whatever its size. */
+static void feed_attachment(struct prompt_reader *r, const struct json_value *part)
+{
+    uint64_t before = r->out->bytes;
+
+    feed_mark(r, 'p');
+    feed_compact(r, part);
+    r->out->bytes = before + PICTURE_BYTES;
+    r->attachments++;
+}
+
+static bool is_attachment(struct prompt_reader *r, const struct json_value *part)
+{
+    static const char *const pictures[] = {"image_url", "image", "input_image", "video_url"};
+    static const char *const sounds[] = {"input_audio", "audio", "audio_url"};
+    static const char *const others[] = {"document", "file", "input_file"};
+    struct json_value type = json_get(part, "type");
+
+    for (size_t i = 0; i < ARRAY_LEN(pictures); i++) {
+        if (json_equal(&type, pictures[i]))
+            return r->out->pictures = true;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(sounds); i++) {
+        if (json_equal(&type, sounds[i]))
+            return r->out->sounds = true;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+        if (json_equal(&type, others[i]))
+            return true;
+    }
+    return false;
+}
+
+static void feed_content(struct prompt_reader *r, const struct json_value *content);
+
+/* One part of a content: text, an attachment, a tool's call, or its result, which has content.
+ */
+static void feed_part(struct prompt_reader *r, const struct json_value *part)
+{
+    struct json_value text = json_get(part, "text"), inner;
+
+    if (text.type == JSON_STRING) {
+        feed_string(r, &text);
+        return;
+    }
+    if (is_attachment(r, part)) {
+        feed_attachment(r, part);
+        return;
+    }
+    inner = r->nested ? (struct json_value){0} : json_get(part, "content");
+    feed_mark(r, 'p');
+    if (inner.type == JSON_NONE) {
+        feed_compact(r, part);
+        return;
+    }
+    r->nested = true;
+    feed_content(r, &inner);
+    r->nested = false;
+}
+
 /* Message content: a string, or parts of which the text ones count as their text. */
 static void feed_content(struct prompt_reader *r, const struct json_value *content)
 {
@@ -110,23 +171,27 @@ static void feed_content(struct prompt_reader *r, const struct json_value *conte
     }
     json_iter_init(&it, content);
     while (json_iter_next(&it, &key, &part)) {
-        struct json_value text = json_get(&part, "text");
+        feed_part(r, &part);
+    }
+}
 
-        if (text.type == JSON_STRING) {
-            feed_string(r, &text);
-        } else {
-            uint64_t before = r->out->bytes;
+/* Ollama's: base64 without a word of their type. */
+static void feed_images(struct prompt_reader *r, const struct json_value *owner)
+{
+    struct json_value images = json_get(owner, "images"), key, image;
+    struct json_iter it;
 
-            feed_mark(r, 'p');
-            feed_compact(r, &part);
-            r->out->bytes = before + PICTURE_BYTES;
-        }
+    json_iter_init(&it, &images);
+    while (json_iter_next(&it, &key, &image)) {
+        r->out->pictures = true;
+        feed_attachment(r, &image);
     }
 }
 
 static void feed_message(struct prompt_reader *r, const struct json_value *message)
 {
-    static const char *const others[] = {"tool_calls", "tool_call_id", "name", "images"};
+    static const char *const others[] = {"tool_calls", "tool_call_id", "name", "arguments",
+                                         "output"};
     struct json_value role = json_get(message, "role");
     struct json_value content = json_get(message, "content");
 
@@ -135,7 +200,8 @@ static void feed_message(struct prompt_reader *r, const struct json_value *messa
         feed_string(r, &role);
     feed_mark(r, 'c');
     feed_content(r, &content);
-    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+    feed_images(r, message);
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
         struct json_value other = json_get(message, others[i]);
 
         if (other.type != JSON_NONE && other.type != JSON_NULL) {
@@ -171,7 +237,9 @@ static void feed_messages(struct prompt_reader *r, const struct json_value *mess
         return;
     json_iter_init(&it, messages);
     while (json_iter_next(&it, &key, &message)) {
-        if (message.type == JSON_OBJECT) {
+        if (message.type == JSON_OBJECT && is_attachment(r, &message)) {
+            feed_attachment(r, &message); /* an item of Responses */
+        } else if (message.type == JSON_OBJECT) {
             feed_message(r, &message);
         } else {
             feed_mark(r, 'i');
@@ -188,7 +256,10 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
 
     out->bytes = 0;
     out->count = 0;
+    out->pictures = out->sounds = false;
     r.out = out;
+    r.attachments = 0;
+    r.nested = false;
     r.window_bytes = window_bytes < 64                 ? 64
                      : window_bytes > MAX_WINDOW_BYTES ? MAX_WINDOW_BYTES
                                                        : window_bytes;
@@ -202,6 +273,8 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
         messages = json_get(body, "input");
     feed_messages(&r, &messages);
     feed_member(&r, body, "prompt", 'q');
+    feed_images(&r, body);
+    out->text_bytes = out->bytes - r.attachments * PICTURE_BYTES;
     buf_shrink(&r.text, 1024 * 1024);
 }
 

@@ -10,6 +10,7 @@
 #ifndef DROVER_POLICY_PROMPT_H
 #define DROVER_POLICY_PROMPT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,7 +21,9 @@ struct json_value;
 #define PROMPT_MAX_WINDOWS 1024
 
 struct prompt {
-    uint64_t bytes; /* of the canonical prompt */
+    uint64_t bytes;      /* of the canonical prompt; each picture and sound counts as 4096 */
+    uint64_t text_bytes; /* ... without these */
+    bool pictures, sounds;
     uint32_t count; /* hashes; windows beyond PROMPT_MAX_WINDOWS are not named */
     uint64_t hash[PROMPT_MAX_WINDOWS];
 };

@@ -16,6 +16,7 @@
 #include "shm/segment.h"
 #include "shm/seqlock.h"
 #include "shm/share/loads.h"
+#include "shm/share/taught.h"
 
 static_assert(sizeof(struct node_model) == 156, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
@@ -167,12 +168,24 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     speeds_zero(board, (unsigned)node);
     loads_zero(board, (unsigned)node);
     outcomes_zero(board, (unsigned)node);
+    taught_zero(board, (unsigned)node);
     store_info(row, &info);
     zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);
     store_state(hot, NODE_JOINING, NODE_REASON_NEW);
     segment_touch_nodes(board);
     return node;
+}
+
+/* An engine that says something new of its models is not the one that refused. */
+static void forget_lessons(struct scoreboard *board, unsigned node,
+                           const struct node_info *fresh)
+{
+    static struct node_info old; /* one thread; large */
+
+    if (!nodes_read(board, node, &old) || old.models_count != fresh->models_count ||
+        memcmp(old.models, fresh->models, sizeof(old.models)) != 0)
+        taught_zero(board, node);
 }
 
 void nodes_publish(struct scoreboard *board, unsigned node, const struct node_info *info)
@@ -187,6 +200,7 @@ void nodes_publish(struct scoreboard *board, unsigned node, const struct node_in
     copy.generation = get32(&hot->generation);
     if (copy.slots == 0)
         copy.slots = 1;
+    forget_lessons(board, node, &copy);
     store_info(row, &copy);
     slots_now = get32(&hot->slots_now);
     if (slots_now == 0 || slots_now > copy.slots)

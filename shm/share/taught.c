@@ -45,8 +45,8 @@ static bool is_about(const struct sb_taught *row, unsigned i, uint64_t key)
 {
     uint64_t value = value_at(row, i);
 
-    return value != 0 && (atomic_load_explicit(&row->lesson[i].crossed, memory_order_relaxed) ^
-                          value) == key;
+    return value != 0 &&
+           (atomic_load_explicit(&row->lesson[i].crossed, memory_order_relaxed) ^ value) == key;
 }
 
 /* That of the same subject, or else the one that ends first; a free one ended long ago. */
@@ -85,8 +85,7 @@ void taught_note(struct scoreboard *board, unsigned node, uint32_t generation,
 }
 
 uint32_t taught_find(const struct scoreboard *board, unsigned node, uint32_t generation,
-                     const struct lesson *lesson, uint64_t now_mono_us,
-                     uint64_t *until_mono_us)
+                     const struct lesson *lesson, uint64_t now_mono_us, uint64_t *until_mono_us)
 {
     const struct sb_taught *row = taught_for(board, node, generation);
     uint64_t key = key_of(generation, lesson);

@@ -24,6 +24,7 @@
 #include "shm/share/offers.h"
 #include "shm/share/prefix.h"
 #include "shm/share/queue_heads.h"
+#include "shm/share/taught.h"
 
 static int attach_code(const char *path, struct error *err)
 {
@@ -469,6 +470,12 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         loads_done(sb, 0, n, 0, 7);
         loads_clear_worker(sb, n);
         loads_zero(sb, n);
+        taught_note(sb, n, 0, &(struct lesson){.model_hash = 7, .ability = ABILITY_VISION}, 1,
+                    1);
+        cr_assert_eq(taught_find(sb, n, 0, &(struct lesson){.model_hash = 7}, 1,
+                                 &(uint64_t){UINT64_MAX}),
+                     0);
+        taught_zero(sb, n);
         if (sb == reader)
             budget_failure(sb, 7, 1);
         stats_note(sb, n, 0, STATS_E2E, 5);
