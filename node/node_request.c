@@ -136,7 +136,7 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
 
     if (req->phase == NODE_REQUEST_ENDED)
         return;
-    /* What an engine sends may be the request's doing. */
+    /* The request may be the cause of an answer that is none. */
     if ((status == GRPC_INTERNAL || status == GRPC_DATA_LOSS) &&
         !node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR, NULL))
         return;

@@ -180,8 +180,8 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     } else if (is_overloaded(http_status, out->text)) {
         fail(out, GRPC_RESOURCE_EXHAUSTED,
              has(out->text, "Loading model") ? "the engine is loading its model"
-             : out->text[0] != '\0'         ? out->text
-                                            : "the engine is full");
+             : out->text[0] != '\0'          ? out->text
+                                             : "the engine is full");
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if ((http_status == 404 || http_status == 405) && names_no_path(out->text)) {

@@ -3,8 +3,8 @@
  *
  * A 4xx is the engine's answer to the client and passes.  But engines are odder than that:
  * llama-server answers 500 to a client's own bad input, a wrong API key between node and engine
- * is a 401 that is not the client's, and a path that the engine does not know is a 404.  What
- * this engine lacks and another may have is an ability (node/engine/refusal.h).  Pure.
+ * is a 401 that is not the client's, and a path that the engine does not know is a 404.  A
+ * lack of this engine that another may not have is an ability (node/engine/refusal.h).  Pure.
  */
 #ifndef DROVER_NODE_ENGINE_ERRORS_H
 #define DROVER_NODE_ENGINE_ERRORS_H

@@ -1,9 +1,9 @@
 /*
  * refusal.h - what an engine lacks, read from the words of its refusal.  Pure.
  *
- * Engines that serve one model differ: in their context, in eyes and ears, in how they were
- * started.  Their refusals are HTTP errors whose texts are all they have in common with
- * themselves, so this file knows the texts of llama-server, Ollama, vLLM, SGLang, TGI, LM
+ * Engines that serve one model differ in their context, in the images and sounds that they
+ * take, in how they were started.  A refusal is an HTTP error, and only its text names the
+ * cause, so this file knows the texts of llama-server, Ollama, vLLM, SGLang, TGI, LM
  * Studio, TabbyAPI, LocalAI, and of the paid APIs.
  */
 #ifndef DROVER_NODE_ENGINE_REFUSAL_H

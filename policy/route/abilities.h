@@ -1,10 +1,9 @@
 /*
  * abilities.h - what a request needs of a node, and how well a node answers to it.  Pure.
  *
- * Nodes that serve one model differ: in their context, in eyes and ears, in what they were
- * started with.  A lack bars a node from a request and is no failure.  What is known of a node
- * is what its engine said, and what its refusals of the last minutes taught
- * (shm/share/taught.h).
+ * Nodes that serve one model differ in their context, in the images and sounds that they take,
+ * in how they were started.  A lack bars a node from a request and is no failure.  The sources
+ * are the engine's own word and the refusals of the last minutes (shm/share/taught.h).
  *
  * Tokens of a prompt are an estimate until an engine has counted them, so a context that is
  * probably too small only makes a node the last choice.

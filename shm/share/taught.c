@@ -3,7 +3,7 @@
  *
  * A lesson is two words: the value, and the key crossed with the value.  Two workers that write
  * the same place at once may leave the value of one beside the key of the other; the crossing
- * gives a key then that nobody looks for, so a reader finds one lesson, the other or none.
+ * gives a key then of no lesson, so a reader finds one lesson, the other or none.
  */
 #include "shm/share/taught.h"
 

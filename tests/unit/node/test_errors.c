@@ -177,7 +177,7 @@ static const struct {
      "increase "
      "the physical batch size (current batch size: 512)\",\"type\":\"server_error\"}}",
      CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 512, 700},
-    /* eyes, ears, tools */
+    /* images, sounds, tools */
     {500,
      "{\"error\":{\"code\":500,\"message\":\"image input is not supported - hint: if this is "
      "unexpected, you may need to provide the mmproj\",\"type\":\"server_error\"}}",
@@ -223,7 +223,7 @@ static const struct {
      CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {500, "{\"error\":{\"message\":\"failed to load model file\",\"code\":500}}",
      CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
-    /* nobody's */
+    /* of no node */
     {503, "{\"error\":\"server busy, please try again.  maximum pending requests exceeded\"}",
      CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
