@@ -197,7 +197,7 @@ void ejections_turned(struct ejections *ejections, struct scoreboard *board, uns
 
 void ejections_progress(struct ejections *ejections, uint64_t progress, uint64_t now_mono_us)
 {
-    if (progress > ejections->progress)
+    if (progress != ejections->progress)
         ejections->progress_mono_us = now_mono_us;
     ejections->progress = progress;
 }

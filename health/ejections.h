@@ -36,7 +36,7 @@ struct ejections {
     uint64_t share_mono_us;    /* when the share of its models' nodes is looked at again */
     uint64_t ramp_mono_us;     /* when its slots began to open one by one; 0 = all are open */
     uint64_t progress;         /* by its last load report */
-    uint64_t progress_mono_us; /* when that last grew; 0 = never */
+    uint64_t progress_mono_us; /* when that last changed; 0 = never */
 };
 
 /* A node that was just met or taken over; `ejected`: it was out then. */

@@ -55,7 +55,7 @@ struct config_hedge {
 /* The line of requests that no node has room for. */
 struct config_queue {
     uint32_t max_waiting;      /* per model, over all workers; 1024 */
-    uint32_t max_wait_ms;      /* 30000 */
+    uint32_t max_wait_ms;      /* 300000 */
     uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
                                   never */
 };
@@ -98,13 +98,13 @@ struct config_limits {
     uint32_t max_body_total_bytes; /* per worker, bodies held at once; 512 MiB */
     uint32_t
         worker_memory_bytes; /* per worker; more requests are refused then; 2 GiB; 0 = off */
-    uint32_t request_timeout_ms; /* whole request, queueing included; 600000 */
+    uint32_t request_timeout_ms; /* without content, queueing included; 3600000 */
     uint32_t header_timeout_ms;  /* head and body of a request; 30000 */
     uint32_t idle_timeout_ms;    /* keep-alive connection with nothing on it; 75000 */
     uint32_t write_stall_ms;     /* client that takes no byte; 30000 */
-    uint32_t load_ms;            /* an engine loads a model; 900000 */
-    uint32_t first_token_ms;     /* node silent before its first content; 120000 */
-    uint32_t idle_token_ms;      /* node silent between tokens; 30000 */
+    uint32_t load_ms;            /* engine without a sign loads a model; 900000 */
+    uint32_t first_token_ms;     /* ... has no content yet; 600000 */
+    uint32_t idle_token_ms;      /* ... is silent between tokens; 300000 */
     uint32_t connect_timeout_ms; /* to a node; 3000 */
     uint32_t max_attempts;       /* per request, the first included; 3 */
     uint32_t max_resumes;        /* of one answer, after its first content; 2 */

@@ -21,5 +21,7 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
         return facts->content_shown && facts->wait_left ? RETRY_WAIT_NODE : RETRY_FAIL;
     if (facts->end == RETRY_END_FULL && !facts->gave_content)
         return RETRY_PAUSE;
+    if (facts->end == RETRY_END_SILENT && !facts->content_shown)
+        return RETRY_FAIL;
     return after_failure(facts);
 }

@@ -4,7 +4,8 @@
  * An attempt that fails before its client has seen content is repeated on another node, as long
  * as attempts are left and the retry budget allows it.  After that, an answer that is plain
  * text is continued by another node.  Everything else ends in an error.  A node that is full
- * has not failed, and costs no attempt.
+ * has not failed, and costs no attempt.  An engine that shows nothing for minutes may be at
+ * work all the same: the next one would begin the same work anew.
  */
 #ifndef DROVER_POLICY_FAULT_RETRY_H
 #define DROVER_POLICY_FAULT_RETRY_H
@@ -19,6 +20,7 @@ enum retry_end {
     RETRY_END_REFUSED,      /* the request itself is wrong: no other node will accept it */
     RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
     RETRY_END_FAILED, /* the node failed */
+    RETRY_END_SILENT, /* its time was up, and no sign shows whether the engine works */
     RETRY_END_NO_NODE_LEFT, /* no attempt: every node that could take the request has failed */
 };
 
@@ -56,6 +58,7 @@ enum retry_verdict {
  *   no node is left, content was shown, waiting is allowed     WAIT_NODE
  *   no node is left                                            FAIL
  *   full, and it had given no content                          PAUSE
+ *   silent, nothing shown: it would cost as much elsewhere     FAIL
  *   nothing shown; attempts are left and the budget allows it  AGAIN
  *   content shown; it can be resumed and resumes are left      RESUME
  *   anything else                                              FAIL

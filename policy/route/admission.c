@@ -3,7 +3,8 @@
 
 #include "base/clock.h"
 
-#define RETURN_MAX_S 60u
+#define RETURN_MAX_S 60u   /* client libraries ignore a longer Retry-After */
+#define SECONDS_MAX  3600u /* an estimate is worth no more */
 
 /* So many places come free in this time; UINT64_MAX = not known. */
 static uint64_t time_for(const struct admission_queue *queue, double places)
@@ -83,7 +84,7 @@ unsigned admission_seconds(uint64_t us)
 {
     uint64_t seconds = us / US_PER_S + (us % US_PER_S != 0);
 
-    if (seconds > RETURN_MAX_S)
-        return RETURN_MAX_S;
+    if (seconds > SECONDS_MAX)
+        return SECONDS_MAX;
     return seconds == 0 ? 1 : (unsigned)seconds;
 }

@@ -73,7 +73,7 @@ uint64_t admission_wait_us(const struct admission_queue *queue);
 unsigned admission_return_s(const struct admission_queue *queue, uint64_t now_mono_us,
                             double share, uint64_t *last_return_mono_us);
 
-/* As whole seconds for people and headers: rounded up, 1..60. */
+/* As whole seconds for people: rounded up, 1..3600. */
 unsigned admission_seconds(uint64_t us);
 
 #endif

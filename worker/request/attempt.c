@@ -53,11 +53,8 @@ int attempt_start(struct attempt *attempt, struct upstream *node,
     struct request *req = attempt->request;
     struct worker_context *context = req->context;
     uint64_t now = loop_now_us(context->loop);
-    uint64_t limit_us = context->config->limits.request_timeout_ms * US_PER_MS;
-    uint64_t spent_us = now > req->started_mono_us ? now - req->started_mono_us : 0;
     struct node_call_options options = {
         .number = req->attempts,
-        .timeout_us = limit_us > spent_us ? limit_us - spent_us : 1,
         .prompt_tokens = req->prompt_estimate,
         .config = context->config,
         .arena = &context->arena,
@@ -133,6 +130,15 @@ void attempt_take_finish(struct attempt *attempt)
     if (attempt->stage != ATTEMPT_CONTENT)
         note_content(attempt, loop_now_us(attempt->request->context->loop));
     attempt->stage = ATTEMPT_FINISHED;
+}
+
+void attempt_note_release(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+
+    attempt->progress_mono_us = loop_now_us(req->context->loop);
+    if (req->content_mono_us != 0)
+        req->content_mono_us = attempt->progress_mono_us;
 }
 
 /* ---- the end --------------------------------------------------------------------------- */
@@ -242,7 +248,7 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
     const struct worker_context *context = attempt->request->context;
 
     if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
-        result->status == GRPC_FAILED_PRECONDITION)
+        result->status == GRPC_FAILED_PRECONDITION || result->status == GRPC_ABORTED)
         return true;
     if (result->end != CALL_END_LOST && result->end != CALL_END_REFUSED &&
         result->end != CALL_END_CONNECT)
@@ -257,6 +263,7 @@ void attempt_classify(struct attempt *attempt, const struct call_result *result,
     if (result->status != GRPC_RESOURCE_EXHAUSTED)
         attempt->request->full_unhinted = false;
     out->error = classify_end(attempt, result, &out->counter);
+    out->silent = result->status == GRPC_ABORTED;
     attempt->excused = is_excused(attempt, result);
     (void)snprintf(out->message, sizeof(out->message), "%s",
                    result->message[0] == '\0' ? grpc_status_name(result->status)

@@ -35,6 +35,9 @@ void attempt_take_head(struct attempt *attempt);
 bool attempt_take_content(struct attempt *attempt);
 void attempt_take_finish(struct attempt *attempt);
 
+/* The node may send more again: if it could not, the silence until now was the client's. */
+void attempt_note_release(struct attempt *attempt);
+
 /* The call has ended by itself: nothing of it may be used any more.  The place is still held.
  */
 void attempt_call_ended(struct attempt *attempt);

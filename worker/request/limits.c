@@ -32,9 +32,15 @@ static uint64_t now_of(const struct request *req)
     return loop_now_us(req->context->loop);
 }
 
+/* Content puts it off: an answer that flows has no limit. */
 static uint64_t deadline_mono_us(const struct request *req)
 {
-    return req->started_mono_us + req->context->config->limits.request_timeout_ms * US_PER_MS;
+    uint64_t limit_us = req->context->config->limits.request_timeout_ms * US_PER_MS;
+    uint64_t since = req->content_mono_us == 0 ? req->started_mono_us : req->content_mono_us;
+
+    if (response_client_lags(req->attempt))
+        since = now_of(req);
+    return since + limit_us;
 }
 
 bool limits_deadline_passed(const struct request *req)
@@ -105,6 +111,8 @@ static uint64_t silence_limit_mono_us(const struct attempt *attempt)
 {
     uint64_t limit = select_silence_us(attempt) + SILENCE_SLACK_US;
 
+    if (response_client_lags(attempt))
+        return UINT64_MAX; /* the node may send no more: the silence is the client's */
     if (limit > LOST_SILENCE_US && node_is_lost(attempt) && may_move(attempt->request))
         limit = LOST_SILENCE_US;
     return attempt->progress_mono_us + limit;

@@ -1,9 +1,11 @@
 /*
  * limits.h - the time limits of a request.
  *
- * Silence has a limit per phase: before the first content, and between tokens.  Bytes without
- * content are not progress.  A node that the health process reports as out of reach gets less
- * time: a silent request there continues elsewhere, if it can.
+ * Silence has a limit per phase: while the model loads, before the first content, and between
+ * tokens.  The node knows the engine and reports each sign of life; so these limits are for a
+ * node that reports nothing.  A node that the health process reports as out of reach gets less
+ * time: a silent request there continues elsewhere, if it can.  While the client does not read,
+ * no limit of the node runs.
  */
 #ifndef DROVER_WORKER_LIMITS_H
 #define DROVER_WORKER_LIMITS_H
@@ -20,7 +22,8 @@ struct request;
  * begun waits for a node to come back. */
 #define LIMITS_NO_NODE_US UINT64_C(2000000)
 
-/* The request has had request_timeout_ms. */
+/* The request has been without content for request_timeout_ms, since its arrival or its last
+ * content. */
 MUST_CHECK bool limits_deadline_passed(const struct request *req);
 /* QUEUED: it has waited for as long as it may. */
 MUST_CHECK bool limits_wait_passed(struct request *req);

@@ -235,16 +235,29 @@ static const struct upstream_server *pick(struct question *q, bool *any)
 static void ask(struct question *q);
 static void on_timer(struct timer *timer);
 
+/* An answer that flows has no limit. */
 static uint64_t deadline_mono_us(const struct question *q)
 {
+    if (q->shown)
+        return UINT64_MAX;
     return q->request->received_mono_us +
            q->core->config->limits.request_timeout_ms * US_PER_MS;
+}
+
+/* Does the node wait to be allowed to send more, because the client does not read? */
+static bool client_lags(const struct question *q)
+{
+    return q->attempt != NULL && q->request != NULL && q->shown &&
+           node_call_unreleased(q->attempt) != 0 &&
+           responder_pending(q->request->responder) >= LOW_WATER_BYTES;
 }
 
 static uint64_t silence_limit_mono_us(const struct question *q)
 {
     uint64_t most_us = q->core->config->limits.first_token_ms * US_PER_MS;
 
+    if (client_lags(q))
+        return UINT64_MAX;
     return q->progress_mono_us + (most_us < SILENCE_US ? most_us : SILENCE_US);
 }
 
@@ -297,10 +310,8 @@ static const struct node_call_events node_call_events;
 static void start_attempt(struct question *q, const struct upstream_server *server)
 {
     struct question_core *core = q->core;
-    uint64_t now = loop_now_us(core->loop), deadline = deadline_mono_us(q);
     const struct node_call_options options = {
         .number = q->attempts,
-        .timeout_us = deadline > now ? deadline - now : 1,
         .config = core->config,
         .arena = &core->arena,
     };
@@ -312,7 +323,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
         (struct tried){.node = server->node_id, .generation = server->generation};
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
     q->attempts++;
-    q->progress_mono_us = now;
+    q->progress_mono_us = loop_now_us(core->loop);
     if (node_call_start(&q->attempt, server->node, q->request, &options, &node_call_events, q,
                         &err) != 0) {
         reject(q, API_ERROR_OVERLOADED, "out of memory", 1);
@@ -362,8 +373,7 @@ static void on_timer(struct timer *timer)
     if (now >= deadline_mono_us(q)) {
         stop_attempt(q);
         q->outcome = "timeout";
-        answer_error(q, API_ERROR_DEADLINE, "the request took longer than request_timeout_ms",
-                     0);
+        answer_error(q, API_ERROR_DEADLINE, "no answer within request_timeout_ms", 0);
     } else if (q->phase == NO_NODE) {
         ask(q);
     } else if (now >= silence_limit_mono_us(q)) {
@@ -414,9 +424,10 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
 
 static void release_if_low(struct question *q)
 {
-    if (q->attempt == NULL || q->request == NULL ||
-        (q->shown && responder_pending(q->request->responder) >= LOW_WATER_BYTES))
+    if (q->attempt == NULL || q->request == NULL || client_lags(q))
         return;
+    if (node_call_unreleased(q->attempt) != 0)
+        q->progress_mono_us = loop_now_us(q->core->loop); /* the silence was the client's */
     node_call_release(q->attempt);
 }
 

@@ -246,10 +246,15 @@ static const struct responder_events client_events = {
 
 /* ---- after an attempt ------------------------------------------------------------------ */
 
-static enum retry_end end_of(const struct attempt *attempt, enum api_error error)
+static enum retry_end end_of(const struct attempt *attempt,
+                             const struct attempt_failure *failure)
 {
+    enum api_error error = failure->error;
+
     if (error == API_ERROR_BAD_REQUEST)
         return RETRY_END_REFUSED;
+    if (failure->silent)
+        return RETRY_END_SILENT;
     /* An attempt that had content had room. */
     if ((error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
         attempt->content_mono_us == 0)
@@ -380,7 +385,7 @@ static void remember_failure(struct request *req, const struct attempt_failure *
 static void attempt_failed(struct attempt *attempt, struct attempt_failure *failure)
 {
     struct request *req = attempt->request;
-    enum retry_end end = end_of(attempt, failure->error);
+    enum retry_end end = end_of(attempt, failure);
     struct retry_facts facts;
     bool other_runs;
 
@@ -447,8 +452,11 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     struct request *req = attempt->request;
     struct attempt_failure failure;
 
-    if (chunk->content && attempt_take_content(attempt))
-        first_content(attempt);
+    if (chunk->content) {
+        req->content_mono_us = loop_now_us(req->context->loop);
+        if (attempt_take_content(attempt))
+            first_content(attempt);
+    }
     if (chunk->tokens != 0) {
         req->output_tokens = add_tokens(req->output_tokens, chunk->tokens);
         requests_tokens(req->context->board, req->context->worker, attempt->row,
@@ -627,9 +635,14 @@ static void wait_is_over(struct request *req)
 static void deadline_is_over(struct request *req)
 {
     enqueue_remove(req);
+    for (size_t i = 0; i < ARRAY_LEN(req->pair); i++)
+        req->pair[i].excused = true; /* each did what it could */
     end_attempts(req, STATS_TIMEOUT);
     req->outcome = REQUEST_OUTCOME_TIMEOUT;
-    answer_error(req, API_ERROR_DEADLINE, "the request took longer than request_timeout_ms", 0);
+    answer_error(req, API_ERROR_DEADLINE,
+                 req->content_mono_us == 0 ? "no content within request_timeout_ms"
+                                           : "no further content within request_timeout_ms",
+                 0);
 }
 
 static void give_up(struct attempt *attempt)

@@ -12,6 +12,7 @@
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
 #include "worker/http/responder.h"
+#include "worker/request/attempt.h"
 #include "worker/request/request_state.h"
 #include "worker/select/enqueue.h"
 #include "worker/select/select.h"
@@ -32,17 +33,31 @@
 /* A waiting stream that has begun gets a comment with its place this often. */
 #define COMMENT_US (5 * US_PER_S)
 
+/* Bytes of the answer are due to be released to the node. */
+static bool has_unreleased(const struct attempt *attempt)
+{
+    return attempt->call != NULL && attempt->request->client != NULL &&
+           node_call_unreleased(attempt->call) >= RELEASE_BYTES;
+}
+
+/* Enough bytes are on their way to the client. */
+static bool is_high(const struct request *req)
+{
+    return req->shown != SHOWN_NOTHING &&
+           responder_pending(req->client->responder) >= LOW_WATER_BYTES;
+}
+
+bool response_client_lags(const struct attempt *attempt)
+{
+    return has_unreleased(attempt) && is_high(attempt->request);
+}
+
 void response_release_if_low(struct attempt *attempt)
 {
-    const struct request *req = attempt->request;
-
-    if (attempt->call == NULL || req->client == NULL ||
-        node_call_unreleased(attempt->call) < RELEASE_BYTES)
-        return;
-    if (req->shown != SHOWN_NOTHING &&
-        responder_pending(req->client->responder) >= LOW_WATER_BYTES)
+    if (!has_unreleased(attempt) || is_high(attempt->request))
         return;
     node_call_release(attempt->call);
+    attempt_note_release(attempt);
 }
 
 /* ---- the head -------------------------------------------------------------------------- */

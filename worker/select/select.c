@@ -476,8 +476,7 @@ static void note_outcome(const struct attempt *attempt, enum stats_counter how)
         what = attempt->on_probation ? OUTCOME_PROBATION_OK : OUTCOME_OK;
         break;
     case STATS_TIMEOUT:
-        /* Otherwise the request's own time was up, and the node did what it could. */
-        if (!was_silent(attempt))
+        if (attempt->excused || !was_silent(attempt))
             return;
         if (!others_get_on(attempt))
             what = OUTCOME_STALLED;

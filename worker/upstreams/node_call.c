@@ -214,7 +214,6 @@ int node_call_start(struct node_call **out, struct upstream *node,
     struct call_proofs proofs;
     struct call_options call = {
         .path = "/drover.v1.Inference/Infer",
-        .timeout_us = options->timeout_us,
         .metadata = proofs.metadata,
         .metadata_count =
             call_proofs_make(&proofs, options->config->tokens, node->info.instance_id),
@@ -280,6 +279,7 @@ enum api_error node_call_error(const struct call_result *result)
     case GRPC_RESOURCE_EXHAUSTED:
         return result->end == CALL_END_PROTOCOL ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
     case GRPC_DEADLINE_EXCEEDED:
+    case GRPC_ABORTED:
         return API_ERROR_NODE_TIMEOUT;
     case GRPC_NOT_FOUND:
         return API_ERROR_MODEL_NOT_FOUND;
@@ -291,7 +291,6 @@ enum api_error node_call_error(const struct call_result *result)
     case GRPC_ALREADY_EXISTS:
     case GRPC_PERMISSION_DENIED:
     case GRPC_FAILED_PRECONDITION:
-    case GRPC_ABORTED:
     case GRPC_INTERNAL:
     case GRPC_UNAVAILABLE:
     case GRPC_DATA_LOSS:

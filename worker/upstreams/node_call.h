@@ -47,7 +47,6 @@ struct node_call_options {
     uint64_t vocabulary;     /* of the ids */
     const char *response_id; /* to keep, with `created` */
     uint64_t created;
-    uint64_t timeout_us; /* what is left of the request's time */
     const struct config *config;
     struct wire_arena *arena; /* borrowed: shared by all attempts of the process */
 };

@@ -111,6 +111,21 @@ Test(retry, a_node_that_is_full_in_the_middle_of_an_answer_has_failed)
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
 }
 
+Test(retry, silence_without_a_sign_does_not_begin_the_same_work_elsewhere)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_SILENT;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.gave_content = true; /* of a document, which was held */
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
+    facts = broken_off();
+    facts.end = RETRY_END_SILENT;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME, "the client has a part of it");
+}
+
 Test(retry, a_failure_before_content_is_repeated_within_attempts_and_budget)
 {
     struct retry_facts facts = failed();
