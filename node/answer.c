@@ -24,7 +24,9 @@
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
 #define ERROR_MAX_BYTES (256 * 1024) /* of an error body that is kept */
 #define WHOLE_MAX_BYTES (1024 * 1024)
-#define TELL_US         US_PER_S /* between signs of progress of an assembled answer */
+#define TELL_US         US_PER_S         /* between signs of progress of an assembled answer */
+#define LAST_US         (50 * US_PER_MS) /* for what may follow the end that an engine has said */
+#define MORE_US         (2 * US_PER_S)   /* ... or for that end, after the last content */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
 
@@ -165,6 +167,7 @@ static bool gather(struct node_request *req, const void *bytes, size_t n)
 /* ---- silence --------------------------------------------------------------------------- */
 
 static void on_silence(struct timer *timer);
+static void end_answer(struct node_request *req, bool whole, const char *why);
 
 /* The engine's state, as it concerns the request. */
 static struct silence_signs signs_of(const struct node_request *req)
@@ -194,18 +197,56 @@ static bool tell_life(struct node_request *req)
     return node_request_accepted(req, 0);
 }
 
+/* Is the body one JSON document that is whole? */
+static bool is_document(const struct node_request *req)
+{
+    const struct buf *body = req->mode == ANSWER_PLAIN ? &req->whole : &req->out;
+    struct json_value root;
+
+    return !body->failed && buf_size(body) != 0 &&
+           json_check(&root, buf_head(body), buf_size(body), NULL) == 0;
+}
+
+/* When the answer is over if nothing follows, as the engine has said its end, and only its
+ * connection stays open; UINT64_MAX: it has not. */
+static uint64_t over_mono_us(const struct node_request *req)
+{
+    switch (req->mode) {
+    case ANSWER_EVENTS:
+    case ANSWER_ASSEMBLED:
+        if (req->meter.done)
+            return req->done_us + LAST_US;
+        return req->meter.finished && req->one_choice ? req->heard_us + MORE_US : UINT64_MAX;
+    case ANSWER_PLAIN:
+    case ANSWER_ERROR:
+        return is_document(req) ? req->heard_us + LAST_US : UINT64_MAX;
+    case ANSWER_UNKNOWN:
+        break;
+    }
+    return UINT64_MAX;
+}
+
 static void look(struct node_request *req)
 {
     const struct silence_signs signs = signs_of(req);
-    struct silence_result result =
-        silence_look(&req->silence, &signs, loop_now_us(req->agent->loop));
+    uint64_t now = loop_now_us(req->agent->loop), over = over_mono_us(req);
+    struct silence_result result;
 
-    if (result.verdict != SILENCE_BORNE) {
-        node_request_fail(req, GRPC_DEADLINE_EXCEEDED, "the engine gave no %s for %u ms",
-                          silence_missing(&req->silence),
-                          (unsigned)(result.limit_us / US_PER_MS));
+    result = silence_look(&req->silence, &signs, now);
+    if (now >= over || (result.verdict != SILENCE_BORNE && req->meter.finished)) {
+        node_request_drop_run(req);
+        end_answer(req, true, "");
         return;
     }
+    if (result.verdict != SILENCE_BORNE) {
+        node_request_fail(
+            req, result.verdict == SILENCE_STALLED ? GRPC_DEADLINE_EXCEEDED : GRPC_ABORTED,
+            "the engine gave no %s for %u ms", silence_missing(&req->silence),
+            (unsigned)(result.limit_us / US_PER_MS));
+        return;
+    }
+    if (result.again_us > over - now)
+        result.again_us = over - now;
     if (tell_life(req))
         timer_start(req->agent->loop, &req->silence_timer, result.again_us, on_silence);
 }
@@ -498,33 +539,36 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     return true;
 }
 
-/* False: the call has ended. */
-static bool take_events(struct node_request *req)
+static void take_events(struct node_request *req)
 {
     struct sse_event event;
     int rc;
 
     while ((rc = sse_next(&req->sse, &event)) > 0)
         if (!take_event(req, &event))
-            return false;
-    if (rc < 0)
+            return;
+    if (rc < 0) {
         node_request_fail(req, GRPC_INTERNAL, "the engine sent an event of more than %d bytes",
                           SSE_MAX_EVENT_BYTES);
-    return rc == 0;
+    } else if (req->meter.done && req->done_us == 0) {
+        req->done_us = req->heard_us;
+        timer_start(req->agent->loop, &req->silence_timer, LAST_US, on_silence);
+    }
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
 {
     struct node_request *req = data;
 
-    silence_heard(&req->silence, false, loop_now_us(req->agent->loop));
+    req->heard_us = loop_now_us(req->agent->loop);
+    silence_heard(&req->silence, false, req->heard_us);
     switch (req->mode) {
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
         if (sse_feed(&req->sse, bytes, n) != 0)
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else
-            (void)take_events(req);
+            take_events(req);
         return;
     case ANSWER_PLAIN:
         if (buf_size(&req->whole) + n <= WHOLE_MAX_BYTES)
@@ -551,6 +595,7 @@ static void reset(struct node_request *req)
 {
     loop_undefer(req->agent->loop, &req->flush);
     req->mode = ANSWER_UNKNOWN;
+    req->done_us = 0;
     buf_reset(&req->out);
     req->response_headers_count = 0;
     req->content_type[0] = '\0';
@@ -676,7 +721,7 @@ static void end_answer(struct node_request *req, bool whole, const char *why)
         break;
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
-        if (whole && !take_rest(req))
+        if (whole && !req->meter.done && !take_rest(req))
             return;
         /* A connection that breaks after the last event took nothing with it. */
         if (!req->meter.done &&

@@ -113,9 +113,10 @@ static void finish(struct node_request *req)
 static void log_failure(const struct node_request *req, enum grpc_status status,
                         const char *text)
 {
-    bool engine = req->phase == NODE_REQUEST_RUNNING &&
-                  (status == GRPC_INTERNAL || status == GRPC_UNAVAILABLE ||
-                   status == GRPC_DATA_LOSS || status == GRPC_DEADLINE_EXCEEDED);
+    bool engine =
+        req->phase == NODE_REQUEST_RUNNING &&
+        (status == GRPC_INTERNAL || status == GRPC_UNAVAILABLE || status == GRPC_DATA_LOSS ||
+         status == GRPC_DEADLINE_EXCEEDED || status == GRPC_ABORTED);
     enum log_level level = LOG_LEVEL_DEBUG;
     uint32_t missed = 0;
 
@@ -268,6 +269,12 @@ void node_request_run_over(struct node_request *req)
     timer_stop(req->agent->loop, &req->silence_timer);
     give_back(req, false);
     agent_changed(req->agent, AGENT_LOAD_CHANGED);
+}
+
+void node_request_drop_run(struct node_request *req)
+{
+    engine_cancel(req->run);
+    node_request_run_over(req);
 }
 
 void node_request_retake(struct node_request *req)

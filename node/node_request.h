@@ -73,6 +73,7 @@ struct node_request {
     bool stream, want_text;
     bool streaming;   /* the engine was asked for a stream */
     bool usage_added; /* by us: hidden from a client that streams */
+    bool one_choice;  /* all that is asked for: nothing follows its end but usage */
     bool continues;   /* an answer that another node began; `splice` is in use */
     bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
                      */
@@ -106,6 +107,8 @@ struct node_request {
 
     /* Instants on the monotonic clock; 0 = not yet. */
     uint64_t started_us, content_us;
+    uint64_t heard_us; /* when bytes of the answer last came */
+    uint64_t done_us;  /* when its last event came */
     struct silence silence;
     struct timer silence_timer; /* runs while `run` does */
     uint32_t signs_told;        /* to the caller, of the engine's signs of life */
@@ -152,6 +155,10 @@ MUST_CHECK bool node_request_run(struct node_request *req, const struct engine_e
 
 /* The engine's run has ended by itself: the slot is free. */
 void node_request_run_over(struct node_request *req);
+
+/* The engine has said the end of its answer, but keeps the connection open: closes that.  The
+ * slot is free. */
+void node_request_drop_run(struct node_request *req);
 
 /* Takes the slot again that node_request_run_over() gave back this instant. */
 void node_request_retake(struct node_request *req);

@@ -252,6 +252,18 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
     return true;
 }
 
+static bool has_one_choice(int operation, const struct json_value *root)
+{
+    struct json_value n = json_get(root, "n");
+    uint64_t count = 1;
+
+    if (n.type != JSON_NONE && n.type != JSON_NULL &&
+        (!json_uint(&count, &n, UINT32_MAX) || count > 1))
+        return false;
+    return operation != DROVER__V1__OPERATION__OPERATION_COMPLETIONS ||
+           json_get(root, "prompt").type == JSON_STRING;
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -283,6 +295,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     }
     req->resumable =
         req->want_text && req->stream && resume_possible(req->operation, &source.root);
+    req->one_choice = has_one_choice(req->operation, &source.root);
     meter_init(&req->meter, req->operation, req->resumable);
     req->vocabulary = vocabulary_of(req, request->model);
     opts.token_ids = req->agent->config.resume_ids && req->resumable && req->vocabulary != 0;
