@@ -190,7 +190,7 @@ static bool tell_life(struct node_request *req)
     uint32_t signs = silence_signs_of_life(&req->silence);
     bool loading = silence_is_loading(&req->silence);
 
-    if (signs == req->signs_told && loading == req->loading_told)
+    if (req->out_content || (signs == req->signs_told && loading == req->loading_told))
         return true;
     req->signs_told = signs;
     req->loading_told = loading;
