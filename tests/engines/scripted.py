@@ -118,7 +118,7 @@ class Reply:
 
     def _head(self, status, headers):
         self.request.status = status
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Odd')}"]
+        lines = [f"{self.engine.http_version} {status} {REASONS.get(status, 'Odd')}"]
         lines += [f"{name}: {value}" for name, value in self.engine.head_of(self, status, headers)]
         if not self.keep and not any(line.lower().startswith("connection:") for line in lines):
             lines.append("Connection: close")
@@ -229,6 +229,7 @@ class Engine:
 
     reply_class = Reply
     server = None                  # the Server header
+    http_version = "HTTP/1.1"
     routes = {}                    # (method, path) -> name of a method (reply, request)
     backlog = 512
 

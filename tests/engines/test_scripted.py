@@ -121,9 +121,13 @@ def test_hundreds_of_streams_keep_their_pace(engine):
     assert engine.machine.most_running > 150
 
 
-@pytest.mark.parametrize("file", ["llama_server.py", "vllm.py", "ollama.py"])
+PROGRAMS = ("llama_server", "llama_swap", "lm_studio", "localai", "mlx_lm", "ollama", "plain_openai",
+            "sglang", "tabby_api", "tgi", "vllm")
+
+
+@pytest.mark.parametrize("file", PROGRAMS)
 def test_each_runs_as_a_program(file):
-    with subprocess.Popen([sys.executable, HERE / file, "--port", "0", "tokens_per_s=50"],
+    with subprocess.Popen([sys.executable, HERE / f"{file}.py", "--port", "0", "tokens_per_s=50"],
                           stdout=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().strip()
