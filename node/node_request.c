@@ -171,6 +171,7 @@ void node_request_succeed(struct node_request *req)
     struct stream_meter *o = &req->meter;
     uint32_t given = req->continues ? req->splice.tokens : 0; /* part of the usage, not ours */
 
+    (void)meter_sum_usage(o);
     usage.prompt_tokens = o->usage.prompt_tokens;
     usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
     usage.output_tokens = o->usage.output_tokens;

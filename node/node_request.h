@@ -20,6 +20,7 @@
 #include "node/engine/refusal.h"
 #include "node/silence.h"
 #include "node/stream/assemble.h"
+#include "node/stream/framing.h"
 #include "node/stream/meter.h"
 #include "node/stream/splice.h"
 #include "node/stream/sse.h"
@@ -38,12 +39,13 @@ enum node_request_phase {
     NODE_REQUEST_ENDED,      /* `call` is finished or gone; freed at the end of the turn */
 };
 
-/* The use of the engine's answer; its head decides. */
+/* The use of the engine's answer; its head and its first bytes decide. */
 enum answer_mode {
     ANSWER_UNKNOWN = 0, /* no head yet */
+    ANSWER_BEGUN,       /* the first bytes do not show yet what it is */
     ANSWER_EVENTS,      /* whole events go to the client as they come */
     ANSWER_ASSEMBLED,   /* events become one JSON answer */
-    ANSWER_PLAIN,       /* bytes pass */
+    ANSWER_PLAIN,       /* one document: held until it is whole, if it is not too large */
     ANSWER_ERROR,       /* collected, classified at the end */
 };
 
@@ -71,10 +73,11 @@ struct node_request {
     uint32_t attempt;
     int operation; /* enum drover.v1.Operation */
     bool stream, want_text;
-    bool streaming;   /* the engine was asked for a stream */
-    bool usage_added; /* by us: hidden from a client that streams */
-    bool one_choice;  /* all that is asked for: nothing follows its end but usage */
-    bool continues;   /* an answer that another node began; `splice` is in use */
+    bool streaming;            /* the engine was asked for a stream */
+    bool usage_added;          /* by us: hidden from a client that streams */
+    bool continues;            /* an answer that another node began; `splice` is in use */
+    bool asked_again;          /* as the client asked, without a stream */
+    uint32_t prompts, choices; /* the choices that the answer has to have */
     bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
                      */
     uint64_t vocabulary; /* of the ids */
@@ -98,7 +101,11 @@ struct node_request {
     struct stream_meter meter;
     struct assembler *assembler; /* owned; ANSWER_ASSEMBLED only */
     struct buf out;              /* owned: bytes for the next chunk */
-    struct buf whole;            /* owned: the start of a plain JSON answer, for its usage */
+    struct buf whole;            /* owned: the first bytes, or a document, until it is whole */
+    enum framing claimed;        /* by its content type */
+    bool too_large;              /* the document is not held, it passes as it comes */
+    bool refused;                /* `out` has an error that the stream began with */
+    size_t last_brace;           /* in `out`, of an event that ends a choice; 0 = none there */
     uint32_t out_tokens;
     bool out_content;
     bool head_sent, content_sent, paused, cause_sent;

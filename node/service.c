@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "base/text/text.h"
 #include "node/agent.h"
-#include "node/answer.h"
+#include "node/answer/answer.h"
 #include "node/body/edit.h"
 #include "node/body/resume.h"
 #include "node/node_request.h"
@@ -252,18 +252,6 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
     return true;
 }
 
-static bool has_one_choice(int operation, const struct json_value *root)
-{
-    struct json_value n = json_get(root, "n");
-    uint64_t count = 1;
-
-    if (n.type != JSON_NONE && n.type != JSON_NULL &&
-        (!json_uint(&count, &n, UINT32_MAX) || count > 1))
-        return false;
-    return operation != DROVER__V1__OPERATION__OPERATION_COMPLETIONS ||
-           json_get(root, "prompt").type == JSON_STRING;
-}
-
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -295,7 +283,6 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     }
     req->resumable =
         req->want_text && req->stream && resume_possible(req->operation, &source.root);
-    req->one_choice = has_one_choice(req->operation, &source.root);
     meter_init(&req->meter, req->operation, req->resumable);
     req->vocabulary = vocabulary_of(req, request->model);
     opts.token_ids = req->agent->config.resume_ids && req->resumable && req->vocabulary != 0;
@@ -313,6 +300,9 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     }
     req->streaming = outcome.streaming;
     req->usage_added = outcome.usage_added;
+    req->prompts = outcome.prompts;
+    req->choices = outcome.choices;
+    choices_expect(&req->meter.choices, req->prompts, req->choices);
     req->ids_asked = opts.token_ids;
     token_ids_init(&req->ids);
     return true;

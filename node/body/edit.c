@@ -23,11 +23,16 @@ static void add(struct edit_plan *plan, const char *name, const char *value)
     plan->edits[plan->count++] = (struct json_edit){.name = name, .value = value};
 }
 
-/* Requests whose answer is not the same thing when it is streamed. */
+/* Requests whose answer is not the same thing when it is streamed: audio has other formats
+ * then. */
 static bool must_not_stream(int operation, const struct json_value *root)
 {
     struct json_value best_of, background;
     uint64_t n;
+
+    if (operation == OP(CHAT_COMPLETIONS))
+        return json_get(root, "audio").type == JSON_OBJECT &&
+               json_get(root, "stream").type != JSON_TRUE;
 
     if (operation == OP(COMPLETIONS)) {
         best_of = json_get(root, "best_of");
@@ -110,6 +115,33 @@ static int plan_usage(struct edit_plan *plan, struct buf *text,
     return 0;
 }
 
+/* [1,2,3] is one prompt, ["a","b"] and [[1],[2]] are two. */
+static uint32_t count_prompts(const struct edit_source *source)
+{
+    struct json_value prompt = json_get(&source->root, "prompt");
+    struct json_value key, item;
+    struct json_iter it;
+    uint32_t count = 0;
+
+    if (source->operation != OP(COMPLETIONS) || prompt.type != JSON_ARRAY)
+        return 1;
+    json_iter_init(&it, &prompt);
+    while (json_iter_next(&it, &key, &item)) {
+        if (item.type == JSON_NUMBER)
+            return 1;
+        count++;
+    }
+    return count == 0 ? 1 : count;
+}
+
+static uint32_t count_choices(const struct edit_source *source)
+{
+    struct json_value n = json_get(&source->root, "n");
+    uint64_t count;
+
+    return json_uint(&count, &n, UINT32_MAX) && count != 0 ? (uint32_t)count : 1;
+}
+
 int edit_body(struct buf *out, const struct edit_source *source,
               const struct edit_options *opts, struct edit_outcome *outcome, struct error *err)
 {
@@ -127,6 +159,8 @@ int edit_body(struct buf *out, const struct edit_source *source,
         json_quote_str(&model, opts->model);
         add(&plan, "model", buf_cstr(&model));
     }
+    outcome->prompts = count_prompts(source);
+    outcome->choices = count_choices(source);
     outcome->streaming =
         meter_streams(source->operation) && !must_not_stream(source->operation, &source->root);
     if (outcome->streaming) {
@@ -148,4 +182,33 @@ int edit_body(struct buf *out, const struct edit_source *source,
     buf_finish(&model);
     buf_finish(&stream_options);
     return rc;
+}
+
+static int edit_again(struct buf *out, const void *body, size_t n,
+                      const struct json_edit *edits, size_t count)
+{
+    struct json_value root;
+    int rc = json_check(&root, body, n, NULL);
+
+    if (rc == 0)
+        rc = json_edit(out, &root, edits, count);
+    return rc == 0 && out->failed ? DRV_ENOMEM : rc;
+}
+
+int edit_unstreamed(struct buf *out, int operation, const void *body, size_t n,
+                    bool usage_added)
+{
+    /* Ollama streams by default. */
+    const struct json_edit edits[] = {
+        {.name = "stream", .value = meter_is_ndjson(operation) ? "false" : NULL},
+        {.name = "stream_options", .value = NULL}};
+
+    return edit_again(out, body, n, edits, usage_added ? 2 : 1);
+}
+
+int edit_without(struct buf *out, const void *body, size_t n, const char *name)
+{
+    const struct json_edit edit = {.name = name, .value = NULL};
+
+    return edit_again(out, body, n, &edit, 1);
 }

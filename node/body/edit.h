@@ -42,6 +42,8 @@ struct edit_options {
 struct edit_outcome {
     bool streaming;   /* the engine is asked for a stream */
     bool usage_added; /* usage is in the stream only because of us */
+    /* Of the request: prompts in one completion, and `n` choices for each. */
+    uint32_t prompts, choices;
 };
 
 /*
@@ -51,5 +53,13 @@ struct edit_outcome {
 MUST_CHECK int edit_body(struct buf *out, const struct edit_source *source,
                          const struct edit_options *opts, struct edit_outcome *outcome,
                          struct error *err);
+
+/* Appends the edited body as the client meant it: not streamed.  DRV_EINVAL: it is no JSON
+ * object; DRV_ENOMEM. */
+MUST_CHECK int edit_unstreamed(struct buf *out, int operation, const void *body, size_t n,
+                               bool usage_added);
+
+/* Appends the body without its member `name`.  As edit_unstreamed(). */
+MUST_CHECK int edit_without(struct buf *out, const void *body, size_t n, const char *name);
 
 #endif

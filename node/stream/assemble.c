@@ -7,6 +7,7 @@
  */
 #include "node/stream/assemble.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,29 +15,26 @@
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "node/body/fields.h"
+#include "node/stream/calls.h"
+#include "node/stream/choices.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
-#define MAX_PARTS 128
-#define MAX_CALLS 128
-
-/* A tool call of a chat choice: {"id","type","function":{"name","arguments"}}. */
-struct tool_call {
-    struct fields members;
-    struct fields function;
-};
+#define MAX_PARTS CHOICES_MAX
 
 /* A choice or a content block. */
 struct part {
     bool used;
+    uint64_t index;        /* as the engine counts */
     struct fields members; /* of the choice or block itself */
     struct fields message; /* chat: of the choice's message */
     struct fields logprobs;
     bool has_logprobs;
-    struct tool_call *calls; /* owned */
-    size_t calls_count;
-    struct buf input; /* Anthropic tool_use: the JSON text of its input, decoded */
+    struct calls calls;          /* chat */
+    struct fields function_call; /* chat: of the API before tools; empty when there is none */
+    struct fields audio;         /* chat: likewise */
+    struct buf input;            /* Anthropic tool_use: the JSON text of its input, decoded */
 };
 
 struct assembler {
@@ -46,8 +44,8 @@ struct assembler {
     struct fields top;
     struct fields usage;   /* Anthropic: merged from message_start and message_delta */
     struct fields message; /* Ollama chat */
-    struct part *parts;    /* owned */
-    size_t parts_count;
+    struct part *parts;    /* owned; a choice is at its index, blocks are in their order */
+    size_t parts_count, parts_cap;
 };
 
 struct assembler *assembler_create(int operation)
@@ -66,11 +64,9 @@ void assembler_destroy(struct assembler *a)
     for (size_t i = 0; i < a->parts_count; i++) {
         struct part *part = &a->parts[i];
 
-        for (size_t c = 0; c < part->calls_count; c++) {
-            fields_finish(&part->calls[c].members);
-            fields_finish(&part->calls[c].function);
-        }
-        free(part->calls);
+        calls_finish(&part->calls);
+        fields_finish(&part->function_call);
+        fields_finish(&part->audio);
         fields_finish(&part->members);
         fields_finish(&part->message);
         fields_finish(&part->logprobs);
@@ -83,40 +79,75 @@ void assembler_destroy(struct assembler *a)
     free(a);
 }
 
-/* Grows an array of zeroed elements so that element `index` exists. */
-static int grow(void **list, size_t *count, size_t size, size_t index, size_t max)
+/* Makes parts up to `index`, empty.  DRV_EINVAL: too many; DRV_ENOMEM. */
+static int grow_parts(struct assembler *a, size_t index)
 {
-    char *grown;
+    struct part *grown;
+    size_t cap;
 
-    if (index < *count)
+    if (index < a->parts_count)
         return 0;
-    if (index >= max)
+    if (index >= MAX_PARTS)
         return DRV_EINVAL;
-    grown = realloc(*list, (index + 1) * size);
-    if (grown == NULL)
-        return DRV_ENOMEM;
-    memset(grown + *count * size, 0, (index + 1 - *count) * size);
-    *list = grown;
-    *count = index + 1;
+    if (index >= a->parts_cap) {
+        cap = index < 4 ? 4 : index * 2;
+        grown = realloc(a->parts, cap * sizeof(*grown));
+        if (grown == NULL)
+            return DRV_ENOMEM;
+        memset(grown + a->parts_cap, 0, (cap - a->parts_cap) * sizeof(*grown));
+        a->parts = grown;
+        a->parts_cap = cap;
+    }
+    a->parts_count = index + 1;
     return 0;
 }
 
-/* The part that an event's "index" names (0 when it has none). */
-static int part_of(struct assembler *a, const struct json_value *object, struct part **out)
+/* An event's "index"; 0 when it has none.  DRV_EINVAL. */
+static int index_in(const struct json_value *object, uint64_t *index)
 {
     struct json_value v = json_get(object, "index");
-    uint64_t index = 0;
-    void *list = a->parts;
-    int rc;
 
-    if (v.type != JSON_NONE && !json_uint(&index, &v, MAX_PARTS - 1))
-        return DRV_EINVAL;
-    rc = grow(&list, &a->parts_count, sizeof(*a->parts), (size_t)index, MAX_PARTS);
-    a->parts = list;
+    *index = 0;
+    if (v.type == JSON_NONE || v.type == JSON_NULL || json_uint(index, &v, MAX_PARTS - 1))
+        return 0;
+    return DRV_EINVAL;
+}
+
+static int choice_of(struct assembler *a, const struct json_value *object, struct part **out)
+{
+    uint64_t index;
+    int rc = index_in(object, &index);
+
+    if (rc == 0)
+        rc = grow_parts(a, (size_t)index);
     if (rc != 0)
         return rc;
     *out = &a->parts[index];
     (*out)->used = true;
+    return 0;
+}
+
+/* The content block that an event names, the last one of that index; or a new one. */
+static int block_of(struct assembler *a, const struct json_value *object, bool begins,
+                    struct part **out)
+{
+    uint64_t index;
+    int rc = index_in(object, &index);
+
+    if (rc != 0)
+        return rc;
+    for (size_t i = a->parts_count; i-- > 0 && !begins;) {
+        if (a->parts[i].index == index) {
+            *out = &a->parts[i];
+            return 0;
+        }
+    }
+    rc = grow_parts(a, a->parts_count);
+    if (rc != 0)
+        return rc;
+    *out = &a->parts[a->parts_count - 1];
+    (*out)->used = true;
+    (*out)->index = index;
     return 0;
 }
 
@@ -141,65 +172,54 @@ static void keep_member(struct fields *f, const struct json_value *key,
 
 /* ---- chat completions and completions -------------------------------------------------- */
 
-static int add_tool_call(struct part *part, const struct json_value *delta)
+/* Audio comes in pieces of base64 and of its transcript. */
+static int add_audio(struct fields *audio, const struct json_value *delta)
 {
-    struct json_value v = json_get(delta, "index");
-    struct json_value key, value, fkey, fvalue;
-    struct json_iter it, fit;
-    uint64_t index = part->calls_count;
-    void *list = part->calls;
-    struct tool_call *call;
-    int rc;
+    struct json_value key, value;
+    struct json_iter it;
 
-    if (v.type != JSON_NONE && !json_uint(&index, &v, MAX_CALLS - 1))
-        return DRV_EINVAL;
-    rc = grow(&list, &part->calls_count, sizeof(*part->calls), (size_t)index, MAX_CALLS);
-    part->calls = list;
-    if (rc != 0)
-        return rc;
-    call = &part->calls[index];
     json_iter_init(&it, delta);
     while (json_iter_next(&it, &key, &value)) {
-        if (json_equal(&key, "index"))
-            continue;
-        if (!json_equal(&key, "function") || value.type != JSON_OBJECT) {
-            if (value.type != JSON_STRING || value.len > 2)
-                keep_member(&call->members, &key, &value);
-            continue;
-        }
-        json_iter_init(&fit, &value);
-        while (json_iter_next(&fit, &fkey, &fvalue)) {
-            if (json_equal(&fkey, "arguments") && fvalue.type == JSON_STRING)
-                fields_append(&call->function, &fkey, &fvalue);
-            else if (fvalue.type != JSON_STRING || fvalue.len > 2)
-                keep_member(&call->function, &fkey, &fvalue);
-        }
+        if (json_equal(&key, "data") || json_equal(&key, "transcript"))
+            grow_member(audio, &key, &value);
+        else
+            keep_member(audio, &key, &value);
     }
-    return call->members.failed || call->function.failed ? DRV_ENOMEM : 0;
+    return audio->failed ? DRV_ENOMEM : 0;
+}
+
+static int add_tool_calls(struct part *part, const struct json_value *list)
+{
+    struct json_value key, item;
+    struct json_iter it;
+    int rc = 0;
+
+    json_iter_init(&it, list);
+    while (rc == 0 && json_iter_next(&it, &key, &item))
+        rc = calls_add(&part->calls, &item);
+    return rc;
 }
 
 static int add_delta(struct part *part, const struct json_value *delta)
 {
-    struct json_value key, value, item_key, item;
-    struct json_iter it, items;
-    int rc;
+    struct json_value key, value;
+    struct json_iter it;
+    int rc = 0;
 
     json_iter_init(&it, delta);
-    while (json_iter_next(&it, &key, &value)) {
-        if (json_equal(&key, "role")) {
+    while (rc == 0 && json_iter_next(&it, &key, &value)) {
+        if (json_equal(&key, "role"))
             keep_member(&part->message, &key, &value);
-        } else if (json_equal(&key, "tool_calls")) {
-            json_iter_init(&items, &value);
-            while (json_iter_next(&items, &item_key, &item)) {
-                rc = add_tool_call(part, &item);
-                if (rc != 0)
-                    return rc;
-            }
-        } else {
+        else if (json_equal(&key, "tool_calls"))
+            rc = add_tool_calls(part, &value);
+        else if (json_equal(&key, "function_call"))
+            rc = calls_add_function(&part->function_call, &value);
+        else if (json_equal(&key, "audio") && value.type == JSON_OBJECT)
+            rc = add_audio(&part->audio, &value);
+        else
             grow_member(&part->message, &key, &value);
-        }
     }
-    return part->message.failed ? DRV_ENOMEM : 0;
+    return rc == 0 && part->message.failed ? DRV_ENOMEM : rc;
 }
 
 static int add_choice(struct assembler *a, const struct json_value *choice)
@@ -207,7 +227,7 @@ static int add_choice(struct assembler *a, const struct json_value *choice)
     struct json_value key, value, lkey, lvalue;
     struct json_iter it, lit;
     struct part *part;
-    int rc = part_of(a, choice, &part);
+    int rc = choice_of(a, choice, &part);
 
     if (rc != 0)
         return rc;
@@ -222,6 +242,9 @@ static int add_choice(struct assembler *a, const struct json_value *choice)
             json_iter_init(&lit, &value);
             while (json_iter_next(&lit, &lkey, &lvalue))
                 grow_member(&part->logprobs, &lkey, &lvalue);
+        } else if (json_equal(&key, "finish_reason")) {
+            if (meter_reason_ends(&value))
+                fields_set(&part->members, &key, &value);
         } else if (json_equal(&key, "text") || value.type == JSON_ARRAY) {
             grow_member(&part->members, &key, &value);
         } else {
@@ -256,6 +279,23 @@ static int add_openai(struct assembler *a, const struct json_value *root)
     return 0;
 }
 
+/* Appends `,"name":{...}` unless the object is empty. */
+static void write_object(const struct fields *object, const char *name, struct buf *out)
+{
+    if (object->count == 0)
+        return;
+    buf_printf(out, ",\"%s\":{", name);
+    (void)fields_write(object, out, NULL);
+    buf_str(out, "}");
+}
+
+/* Has the message something else than text? */
+static bool has_other(const struct part *part)
+{
+    return part->calls.count != 0 || part->function_call.count != 0 || part->audio.count != 0 ||
+           fields_find_str(&part->message, "refusal") != NULL;
+}
+
 static void write_message(const struct part *part, struct buf *out)
 {
     const struct field *content = fields_find_str(&part->message, "content");
@@ -268,32 +308,25 @@ static void write_message(const struct part *part, struct buf *out)
     if (content != NULL && content->kind != FIELD_RAW && buf_size(&content->value) != 0)
         field_write(content, out);
     else
-        buf_str(out,
-                part->calls_count != 0 || fields_find_str(&part->message, "refusal") != NULL
-                    ? "\"content\":null"
-                    : "\"content\":\"\"");
-    if (part->calls_count != 0) {
-        bool first = true;
-
-        buf_str(out, ",\"tool_calls\":[");
-        for (size_t c = 0; c < part->calls_count; c++) {
-            const struct tool_call *call = &part->calls[c];
-
-            if (call->members.count == 0 && call->function.count == 0)
-                continue; /* a gap in the engine's numbering */
-            buf_str(out, first ? "{" : ",{");
-            first = false;
-            if (fields_find_str(&call->members, "type") == NULL)
-                buf_str(out, "\"type\":\"function\",");
-            if (fields_write(&call->members, out, NULL))
-                buf_add(out, ",", 1);
-            buf_str(out, "\"function\":{");
-            (void)fields_write(&call->function, out, NULL);
-            buf_str(out, "}}");
-        }
-        buf_str(out, "]");
+        buf_str(out, has_other(part) ? "\"content\":null" : "\"content\":\"\"");
+    if (part->calls.count != 0) {
+        buf_str(out, ",\"tool_calls\":");
+        calls_write(&part->calls, out);
     }
+    write_object(&part->function_call, "function_call", out);
+    write_object(&part->audio, "audio", out);
     buf_str(out, "}");
+}
+
+/* The reason that the engine gave; else, as the engine did say its end, the usual one. */
+static void write_reason(const struct part *part, struct buf *out)
+{
+    if (fields_find_str(&part->members, "finish_reason") != NULL)
+        return;
+    buf_printf(out, "\"finish_reason\":\"%s\",",
+               part->calls.count != 0           ? "tool_calls"
+               : part->function_call.count != 0 ? "function_call"
+                                                : "stop");
 }
 
 static void write_openai(const struct assembler *a, struct buf *out)
@@ -312,6 +345,7 @@ static void write_openai(const struct assembler *a, struct buf *out)
             buf_add(out, ",", 1);
         if (fields_find_str(&part->members, "index") == NULL)
             buf_printf(out, "\"index\":%zu,", i);
+        write_reason(part, out);
         if (part->has_logprobs) {
             buf_str(out, "\"logprobs\":{");
             (void)fields_write(&part->logprobs, out, NULL);
@@ -393,7 +427,7 @@ static int add_messages(struct assembler *a, const struct json_value *root)
         fields_merge(&a->usage, &object);
     } else if (json_equal(&type, "content_block_start") ||
                json_equal(&type, "content_block_delta")) {
-        rc = part_of(a, root, &part);
+        rc = block_of(a, root, json_equal(&type, "content_block_start"), &part);
         if (rc != 0)
             return rc;
         if (json_equal(&type, "content_block_delta")) {
@@ -514,15 +548,10 @@ static int add_responses(struct assembler *a, const struct json_value *root)
     return 0;
 }
 
-int assembler_add(struct assembler *a, const struct json_value *root)
+static int add_object(struct assembler *a, const struct json_value *root)
 {
     int rc;
 
-    if (root->type != JSON_OBJECT)
-        return DRV_EINVAL;
-    a->bytes += root->len;
-    if (a->bytes > ASSEMBLE_MAX_BYTES)
-        return DRV_ETOOBIG;
     if (a->operation == OP(MESSAGES))
         rc = add_messages(a, root);
     else if (a->operation == OP(RESPONSES))
@@ -534,6 +563,81 @@ int assembler_add(struct assembler *a, const struct json_value *root)
     if (rc == 0 && (a->top.failed || a->usage.failed || a->message.failed))
         rc = DRV_ENOMEM;
     return rc;
+}
+
+int assembler_add(struct assembler *a, const struct json_value *root)
+{
+    struct json_value key, item;
+    struct json_iter it;
+    int rc = 0;
+
+    a->bytes += root->len;
+    if (a->bytes > ASSEMBLE_MAX_BYTES)
+        return DRV_ETOOBIG;
+    if (root->type == JSON_OBJECT)
+        return add_object(a, root);
+    if (root->type != JSON_ARRAY)
+        return 0;
+    json_iter_init(&it, root);
+    while (rc == 0 && json_iter_next(&it, &key, &item))
+        if (item.type == JSON_OBJECT)
+            rc = add_object(a, &item);
+    return rc;
+}
+
+/* Replaces the count called `name` in an object, if it is there. */
+static void set_count(struct json_edit *edits, size_t *count, char digits[24],
+                      const struct json_value *object, const char *name, uint64_t n)
+{
+    if (json_get(object, name).type == JSON_NONE)
+        return;
+    (void)snprintf(digits, 24, "%llu", (unsigned long long)n);
+    edits[(*count)++] = (struct json_edit){.name = name, .value = digits};
+}
+
+/* The usage object `old` with other counts. */
+static int write_usage(struct buf *out, const struct json_value *old,
+                       const struct token_usage *usage)
+{
+    struct json_value details = json_get(old, "prompt_tokens_details");
+    struct json_edit edits[4], inner[1];
+    char digits[3][24], cached[24];
+    struct buf changed = BUF_INIT;
+    size_t count = 0, inner_count = 0;
+    int rc = 0;
+
+    set_count(edits, &count, digits[0], old, "prompt_tokens", usage->prompt_tokens);
+    set_count(edits, &count, digits[1], old, "completion_tokens", usage->output_tokens);
+    set_count(edits, &count, digits[2], old, "total_tokens",
+              (uint64_t)usage->prompt_tokens + usage->output_tokens);
+    if (details.type == JSON_OBJECT) {
+        set_count(inner, &inner_count, cached, &details, "cached_tokens",
+                  usage->cached_prompt_tokens);
+        rc = json_edit(&changed, &details, inner, inner_count);
+        edits[count++] =
+            (struct json_edit){.name = "prompt_tokens_details", .value = buf_cstr(&changed)};
+    }
+    if (rc == 0)
+        rc = json_edit(out, old, edits, count);
+    buf_finish(&changed);
+    return rc;
+}
+
+void assembler_set_usage(struct assembler *a, const struct token_usage *usage)
+{
+    const struct field *field = fields_find_str(&a->top, "usage");
+    struct json_value old;
+    struct buf text = BUF_INIT;
+
+    if (field == NULL || field->kind != FIELD_RAW ||
+        json_check(&old, buf_head(&field->value), buf_size(&field->value), NULL) != 0 ||
+        old.type != JSON_OBJECT)
+        return;
+    if (write_usage(&text, &old, usage) == 0)
+        fields_set_str(&a->top, "usage", buf_cstr(&text));
+    else
+        a->top.failed = true;
+    buf_finish(&text);
 }
 
 int assembler_write(const struct assembler *a, struct buf *out, struct error *err)
@@ -551,5 +655,5 @@ int assembler_write(const struct assembler *a, struct buf *out, struct error *er
     } else {
         write_openai(a, out);
     }
-    return out->failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
+    return out->failed || a->top.failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
 }

@@ -15,11 +15,13 @@ void meter_init(struct stream_meter *o, int operation, bool want_text)
     o->operation = operation;
     o->want_text = want_text;
     o->plain = true;
+    choices_init(&o->choices);
 }
 
 void meter_finish(struct stream_meter *o)
 {
     buf_finish(&o->text);
+    choices_finish(&o->choices);
 }
 
 bool meter_is_ndjson(int operation)
@@ -76,10 +78,19 @@ static void note_text(struct stream_meter *o, const struct json_value *text)
         json_decode(&o->text, text);
 }
 
+bool meter_reason_ends(const struct json_value *reason)
+{
+    if (reason->type == JSON_OBJECT)
+        return has_items(reason); /* {"type":"stop"} */
+    return has_text(reason) && !json_equal(reason, "null") && !json_equal(reason, "None");
+}
+
 static void note_reason(struct stream_meter *o, const struct json_value *reason)
 {
-    if (reason->type == JSON_STRING)
-        o->finished = true;
+    if (!meter_reason_ends(reason))
+        return;
+    o->finished = true;
+    o->reasoned = true;
 }
 
 static void note_identity(struct stream_meter *o, const struct json_value *object)
@@ -100,21 +111,23 @@ static void note_identity(struct stream_meter *o, const struct json_value *objec
     }
 }
 
-/* OpenAI's two spellings: prompt_tokens (chat, completions) and input_tokens (responses). */
-static void note_openai_usage(struct stream_meter *o, const struct json_value *usage)
+/* OpenAI's two spellings: prompt_tokens (chat, completions) and input_tokens (responses).
+ * False when there is no usage. */
+static bool note_openai_usage(struct token_usage *out, const struct json_value *usage)
 {
     struct json_value details;
 
     if (usage->type != JSON_OBJECT)
-        return;
-    if (!get_count(usage, "prompt_tokens", &o->usage.prompt_tokens))
-        (void)get_count(usage, "input_tokens", &o->usage.prompt_tokens);
-    if (!get_count(usage, "completion_tokens", &o->usage.output_tokens))
-        (void)get_count(usage, "output_tokens", &o->usage.output_tokens);
+        return false;
+    if (!get_count(usage, "prompt_tokens", &out->prompt_tokens))
+        (void)get_count(usage, "input_tokens", &out->prompt_tokens);
+    if (!get_count(usage, "completion_tokens", &out->output_tokens))
+        (void)get_count(usage, "output_tokens", &out->output_tokens);
     details = json_get(usage, "prompt_tokens_details");
     if (details.type != JSON_OBJECT)
         details = json_get(usage, "input_tokens_details");
-    (void)get_count(&details, "cached_tokens", &o->usage.cached_prompt_tokens);
+    (void)get_count(&details, "cached_tokens", &out->cached_prompt_tokens);
+    return true;
 }
 
 /* Anthropic counts the prompt's cached tokens apart from its other ones, and sends parts of the
@@ -167,39 +180,65 @@ static uint32_t status_in(const struct json_value *code)
     return n >= 400 && n <= 599 ? (uint32_t)n : 0;
 }
 
+/* The HTTP status of an error that has no number: the types that are not the engine's own
+ * failure say so by name (Anthropic's and OpenAI's lists); 0 for any other. */
+static uint32_t status_of_type(const struct json_value *error)
+{
+    static const struct {
+        const char *name;
+        uint32_t status;
+    } types[] = {{"invalid_request_error", 400}, {"authentication_error", 401},
+                 {"permission_error", 403},      {"not_found_error", 404},
+                 {"request_too_large", 413},     {"rate_limit_error", 429},
+                 {"overloaded_error", 529},      {"BadRequestError", 400},
+                 {"NotFoundError", 404}};
+    struct json_value type = json_get(error, "type");
+
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        if (type_is(&type, types[i].name))
+            return types[i].status;
+    return 0;
+}
+
+/* A member "error" that says something: {}, "", null and false are ways to say "none". */
+static bool is_failure(const struct json_value *error)
+{
+    return has_text(error) || error->type == JSON_TRUE ||
+           (error->type == JSON_OBJECT && has_items(error));
+}
+
+/* Reads the text and the status of an error that is an object. */
+static void read_error(const struct json_value *error, char *text, size_t cap, uint32_t *status)
+{
+    struct json_value message = json_get(error, "message");
+    struct json_value code = json_get(error, "code");
+
+    if (message.type == JSON_STRING && text[0] == '\0')
+        copy_text(text, cap, &message);
+    *status = status_in(&code);
+    if (*status == 0) {
+        code = json_get(error, "status");
+        *status = status_in(&code);
+    }
+    if (*status == 0)
+        *status = status_of_type(error);
+}
+
 /* The forms seen in the wild: {"error":{"message","code"}}, {"error":"text"},
- * {"object":"error","message"}, {"type":"error","error":{..}}, {"detail":"text"}. */
-static bool error_in(const struct json_value *root, char *text, size_t cap, uint32_t *status)
+ * {"error":true,"message"}, {"object":"error","message"}, {"type":"error","error":{..}}. */
+bool meter_error_in(const struct json_value *root, char *text, size_t cap, uint32_t *status)
 {
     struct json_value error = json_get(root, "error");
     struct json_value object = json_get(root, "object");
     struct json_value type = json_get(root, "type");
-    struct json_value message, code;
 
     *status = 0;
     text[0] = '\0';
-    if (error.type == JSON_STRING) {
+    if (!is_failure(&error) && !type_is(&object, "error") && !type_is(&type, "error"))
+        return false;
+    if (error.type == JSON_STRING)
         copy_text(text, cap, &error);
-        return true;
-    }
-    if (error.type != JSON_OBJECT) {
-        if (!type_is(&object, "error") && !type_is(&type, "error"))
-            return false;
-        error = *root;
-    }
-    message = json_get(&error, "message");
-    code = json_get(&error, "code");
-    if (message.type == JSON_STRING)
-        copy_text(text, cap, &message);
-    *status = status_in(&code);
-    if (*status == 0) {
-        /* No number: the types that are the client's own fault say so by name. */
-        type = json_get(&error, "type");
-        if (type_is(&type, "invalid_request_error"))
-            *status = 400;
-        else if (type_is(&type, "overloaded_error"))
-            *status = 529;
-    }
+    read_error(error.type == JSON_OBJECT ? &error : root, text, cap, status);
     return true;
 }
 
@@ -211,7 +250,7 @@ bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *s
     *status = 0;
     text[0] = '\0';
     if (json_check(&root, body, n, NULL) == 0) {
-        if (error_in(&root, text, cap, status))
+        if (meter_error_in(&root, text, cap, status))
             return true;
         detail = json_get(&root, "detail");
         if (detail.type == JSON_STRING) {
@@ -226,12 +265,6 @@ bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *s
 }
 
 /* ---- one function a format ------------------------------------------------------------- */
-
-static enum seen_kind content(struct stream_meter *o)
-{
-    o->tokens++;
-    return SEEN_CONTENT;
-}
 
 static bool delta_has_output(struct stream_meter *o, const struct json_value *delta)
 {
@@ -253,47 +286,73 @@ static bool delta_has_output(struct stream_meter *o, const struct json_value *de
     return some || other;
 }
 
-/* Chat completions and completions. */
-static enum seen_kind see_openai(struct stream_meter *o, struct seen *seen)
+/* A choice's part of an event.  True when it carries output. */
+static bool see_choice(struct stream_meter *o, const struct json_value *choice, uint32_t *index)
 {
-    struct json_value choices = json_get(&seen->root, "choices");
-    struct json_value usage = json_get(&seen->root, "usage");
+    struct json_value delta = json_get(choice, "delta");
+    struct json_value text = json_get(choice, "text");
+    struct json_value logprobs = json_get(choice, "logprobs");
+    struct json_value reason = json_get(choice, "finish_reason");
+    bool some = false;
+
+    *index = 0;
+    (void)get_count(choice, "index", index);
+    if (*index != 0 || logprobs.type == JSON_OBJECT)
+        o->plain = false;
+    choices_note(&o->choices, *index, meter_reason_ends(&reason));
+    if (delta.type == JSON_OBJECT && delta_has_output(o, &delta))
+        some = true;
+    if (has_text(&text)) {
+        note_text(o, &text);
+        some = true;
+    }
+    note_reason(o, &reason);
+    return some;
+}
+
+static bool is_failed_choice(const struct json_value *choice)
+{
+    struct json_value reason = json_get(choice, "finish_reason");
+
+    return type_is(&reason, "error");
+}
+
+/* Chat completions and completions. */
+static enum seen_kind see_openai(struct stream_meter *o, const struct json_value *root,
+                                 struct seen *seen)
+{
+    struct json_value choices = json_get(root, "choices");
+    struct json_value usage = json_get(root, "usage");
+    struct token_usage counts = {0};
+    uint32_t ended = o->choices.ended;
     struct json_value key, choice;
     struct json_iter it;
-    bool some = false, any = false;
+    bool some = false, any = false, has_usage;
+    uint32_t index = 0;
 
-    note_identity(o, &seen->root);
-    note_openai_usage(o, &usage);
-    if (choices.type != JSON_ARRAY)
-        return SEEN_NOTHING;
+    note_identity(o, root);
+    has_usage = note_openai_usage(&counts, &usage);
+    if (has_usage)
+        o->usage = counts;
     json_iter_init(&it, &choices);
     while (json_iter_next(&it, &key, &choice)) {
-        struct json_value delta = json_get(&choice, "delta");
-        struct json_value text = json_get(&choice, "text");
-        struct json_value logprobs = json_get(&choice, "logprobs");
-        struct json_value reason = json_get(&choice, "finish_reason");
-        uint32_t index = 0;
-
         any = true;
-        (void)get_count(&choice, "index", &index);
-        if (index != 0 || logprobs.type == JSON_OBJECT)
-            o->plain = false;
-        if (index < 64)
-            o->choices |= UINT64_C(1) << index;
-        if (index < 64 && reason.type == JSON_STRING)
-            o->ended |= UINT64_C(1) << index;
-        if (delta.type == JSON_OBJECT && delta_has_output(o, &delta))
-            some = true;
-        if (has_text(&text)) {
-            note_text(o, &text);
-            some = true;
+        some |= see_choice(o, &choice, &index);
+        if (is_failed_choice(&choice)) {
+            (void)strlcpy(seen->error_text, "the answer ended with finish_reason \"error\"",
+                          sizeof(seen->error_text));
+            return SEEN_ERROR;
         }
-        note_reason(o, &reason);
     }
-    seen->usage_only = !any && usage.type == JSON_OBJECT;
+    if (has_usage && any)
+        choices_usage(&o->choices, index, &counts);
+    else if (has_usage)
+        choices_usage_apart(&o->choices, &counts);
+    seen->usage_only = !any && has_usage;
+    seen->ends = o->choices.ended != ended;
     /* With several choices the answer is whole only when each has ended. */
-    o->finished = o->done || (o->ended != 0 && (o->choices & ~o->ended) == 0);
-    return some ? content(o) : SEEN_NOTHING;
+    o->finished = o->done || choices_all_ended(&o->choices);
+    return some ? SEEN_CONTENT : SEEN_NOTHING;
 }
 
 static bool ends_with(const struct json_value *type, const char *end)
@@ -309,26 +368,28 @@ static void end_response(struct stream_meter *o, const struct json_value *respon
     struct json_value usage = json_get(response, "usage");
 
     note_identity(o, response);
-    note_openai_usage(o, &usage);
+    (void)note_openai_usage(&o->usage, &usage);
     o->finished = true;
+    o->reasoned = true;
     o->done = true;
 }
 
-static enum seen_kind see_responses(struct stream_meter *o, struct seen *seen)
+static enum seen_kind see_responses(struct stream_meter *o, const struct json_value *root,
+                                    struct seen *seen)
 {
-    struct json_value type = json_get(&seen->root, "type");
-    struct json_value response = json_get(&seen->root, "response");
-    struct json_value delta = json_get(&seen->root, "delta");
+    struct json_value type = json_get(root, "type");
+    struct json_value response = json_get(root, "response");
+    struct json_value delta = json_get(root, "delta");
     uint32_t index = 0, sequence;
 
     o->next_sequence++;
-    if (get_count(&seen->root, "sequence_number", &sequence))
+    if (get_count(root, "sequence_number", &sequence))
         o->next_sequence = sequence + 1;
     if (response.type == JSON_OBJECT)
         note_identity(o, &response);
-    if (type_is(&type, "response.failed")) {
-        (void)error_in(&response, seen->error_text, sizeof(seen->error_text),
-                       &seen->error_status);
+    if (type_is(&type, "response.failed") || type_is(&type, "response.cancelled")) {
+        (void)meter_error_in(&response, seen->error_text, sizeof(seen->error_text),
+                             &seen->error_status);
         return SEEN_ERROR;
     }
     if (type_is(&type, "response.completed") || type_is(&type, "response.incomplete")) {
@@ -337,31 +398,31 @@ static enum seen_kind see_responses(struct stream_meter *o, struct seen *seen)
     }
     if (!ends_with(&type, ".delta") || !(has_text(&delta) || has_items(&delta)))
         return SEEN_NOTHING;
-    (void)get_count(&seen->root, "output_index", &index);
+    (void)get_count(root, "output_index", &index);
     if (!type_is(&type, "response.output_text.delta") || index != 0)
         o->plain = false;
     else
         note_text(o, &delta);
-    return content(o);
+    return SEEN_CONTENT;
 }
 
-static enum seen_kind see_messages(struct stream_meter *o, struct seen *seen)
+static enum seen_kind see_messages(struct stream_meter *o, const struct json_value *root)
 {
     static const char *const parts[] = {"text", "thinking", "partial_json", "signature"};
-    struct json_value type = json_get(&seen->root, "type");
-    struct json_value delta = json_get(&seen->root, "delta");
+    struct json_value type = json_get(root, "type");
+    struct json_value delta = json_get(root, "delta");
     struct json_value v;
     uint32_t index = 0;
 
-    (void)get_count(&seen->root, "index", &index);
+    (void)get_count(root, "index", &index);
     if (type_is(&type, "message_start")) {
-        struct json_value message = json_get(&seen->root, "message");
+        struct json_value message = json_get(root, "message");
         struct json_value usage = json_get(&message, "usage");
 
         note_identity(o, &message);
         note_anthropic_usage(o, &usage);
     } else if (type_is(&type, "message_delta")) {
-        struct json_value usage = json_get(&seen->root, "usage");
+        struct json_value usage = json_get(root, "usage");
 
         v = json_get(&delta, "stop_reason");
         note_reason(o, &v);
@@ -371,17 +432,17 @@ static enum seen_kind see_messages(struct stream_meter *o, struct seen *seen)
         o->done = true;
         return SEEN_DONE;
     } else if (type_is(&type, "content_block_start")) {
-        struct json_value block = json_get(&seen->root, "content_block");
+        struct json_value block = json_get(root, "content_block");
 
         v = json_get(&block, "type");
         if (index != 0 || !type_is(&v, "text"))
             o->plain = false;
         if (type_is(&v, "tool_use")) /* its name is model output */
-            return content(o);
+            return SEEN_CONTENT;
         v = json_get(&block, "text");
         if (has_text(&v)) {
             note_text(o, &v);
-            return content(o);
+            return SEEN_CONTENT;
         }
     } else if (type_is(&type, "content_block_delta")) {
         for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
@@ -392,17 +453,16 @@ static enum seen_kind see_messages(struct stream_meter *o, struct seen *seen)
                 note_text(o, &v);
             else
                 o->plain = false;
-            return content(o);
+            return SEEN_CONTENT;
         }
     }
     return SEEN_NOTHING;
 }
 
-static enum seen_kind see_ollama(struct stream_meter *o, struct seen *seen)
+static enum seen_kind see_ollama(struct stream_meter *o, const struct json_value *root)
 {
-    struct json_value message = json_get(&seen->root, "message");
-    struct json_value done = json_get(&seen->root, "done");
-    struct json_value reason = json_get(&seen->root, "done_reason");
+    struct json_value message = json_get(root, "message");
+    struct json_value done = json_get(root, "done");
     struct json_value text, thinking, calls;
     bool some;
 
@@ -411,8 +471,8 @@ static enum seen_kind see_ollama(struct stream_meter *o, struct seen *seen)
         thinking = json_get(&message, "thinking");
         calls = json_get(&message, "tool_calls");
     } else {
-        text = json_get(&seen->root, "response");
-        thinking = json_get(&seen->root, "thinking");
+        text = json_get(root, "response");
+        thinking = json_get(root, "thinking");
         calls = (struct json_value){0};
     }
     if (has_text(&thinking) || has_items(&calls))
@@ -421,18 +481,67 @@ static enum seen_kind see_ollama(struct stream_meter *o, struct seen *seen)
     if (has_text(&text))
         note_text(o, &text);
     if (done.type == JSON_TRUE) {
-        note_reason(o, &reason);
-        note_ollama_usage(o, &seen->root);
+        o->reasoned = true; /* `done_reason` is younger than `done` */
+        note_ollama_usage(o, root);
         o->finished = true;
         o->done = true;
     }
     if (some)
-        return content(o);
+        return SEEN_CONTENT;
     return o->done ? SEEN_DONE : SEEN_NOTHING;
+}
+
+static enum seen_kind see_object(struct stream_meter *o, const struct json_value *root,
+                                 struct seen *seen)
+{
+    if (meter_error_in(root, seen->error_text, sizeof(seen->error_text), &seen->error_status))
+        return SEEN_ERROR;
+    switch (o->operation) {
+    case OP(RESPONSES):
+        return see_responses(o, root, seen);
+    case OP(MESSAGES):
+        return see_messages(o, root);
+    case OP(OLLAMA_CHAT):
+    case OP(OLLAMA_GENERATE):
+        return see_ollama(o, root);
+    default: /* an int from the wire: chat completions, completions, and anything like them */
+        return see_openai(o, root, seen);
+    }
+}
+
+/* A list of events in one.  Its kind is that of the gravest. */
+static enum seen_kind see_list(struct stream_meter *o, struct seen *seen)
+{
+    struct json_value key, item;
+    struct json_iter it;
+
+    json_iter_init(&it, &seen->root);
+    while (json_iter_next(&it, &key, &item)) {
+        enum seen_kind kind =
+            item.type == JSON_OBJECT ? see_object(o, &item, seen) : SEEN_NOTHING;
+
+        if (kind == SEEN_ERROR)
+            return kind;
+        if (kind > seen->kind)
+            seen->kind = kind;
+    }
+    seen->usage_only = false;
+    if (seen->kind == SEEN_CONTENT)
+        o->plain = false; /* what goes on elsewhere is changed event by event */
+    return seen->kind;
+}
+
+static enum seen_kind see_json(struct stream_meter *o, struct seen *seen)
+{
+    if (seen->root.type == JSON_OBJECT)
+        return see_object(o, &seen->root, seen);
+    return seen->root.type == JSON_ARRAY ? see_list(o, seen) : SEEN_NOTHING;
 }
 
 void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen)
 {
+    bool is_error = event->name_len == 5 && memcmp(event->name, "error", 5) == 0;
+
     memset(seen, 0, sizeof(*seen));
     if (event->comment)
         return;
@@ -442,36 +551,33 @@ void meter_event(struct stream_meter *o, const struct sse_event *event, struct s
         seen->kind = SEEN_DONE;
         return;
     }
-    if (json_check(&seen->root, event->data, event->data_len, NULL) != 0 ||
-        seen->root.type != JSON_OBJECT) {
+    if (json_check(&seen->root, event->data, event->data_len, NULL) != 0) {
         seen->root.type = JSON_NONE;
-        seen->kind = SEEN_GARBAGE;
-        return;
-    }
-    if (error_in(&seen->root, seen->error_text, sizeof(seen->error_text),
-                 &seen->error_status) ||
-        (event->name_len == 5 && memcmp(event->name, "error", 5) == 0)) {
+        seen->kind = is_error ? SEEN_ERROR : SEEN_GARBAGE;
+    } else if (is_error) {
         seen->kind = SEEN_ERROR;
-        if (seen->error_text[0] == '\0')
-            (void)meter_error(event->data, event->data_len, seen->error_text,
-                              sizeof(seen->error_text), &seen->error_status);
-        return;
+        if (!meter_error_in(&seen->root, seen->error_text, sizeof(seen->error_text),
+                            &seen->error_status))
+            read_error(&seen->root, seen->error_text, sizeof(seen->error_text),
+                       &seen->error_status);
+    } else {
+        seen->kind = see_json(o, seen);
     }
-    switch (o->operation) {
-    case OP(RESPONSES):
-        seen->kind = see_responses(o, seen);
-        break;
-    case OP(MESSAGES):
-        seen->kind = see_messages(o, seen);
-        break;
-    case OP(OLLAMA_CHAT):
-    case OP(OLLAMA_GENERATE):
-        seen->kind = see_ollama(o, seen);
-        break;
-    default: /* an int from the wire: chat completions, completions, and anything like them */
-        seen->kind = see_openai(o, seen);
-        break;
-    }
+    if (seen->kind == SEEN_CONTENT)
+        o->tokens++;
+    if (seen->kind == SEEN_ERROR && seen->error_text[0] == '\0')
+        (void)meter_error(event->data, event->data_len, seen->error_text,
+                          sizeof(seen->error_text), &seen->error_status);
+}
+
+bool meter_is_empty(const struct stream_meter *o)
+{
+    return o->tokens == 0 && !o->reasoned;
+}
+
+bool meter_sum_usage(struct stream_meter *o)
+{
+    return choices_sum(&o->choices, &o->usage);
 }
 
 void meter_answer(struct stream_meter *o, const struct json_value *root)
@@ -484,5 +590,5 @@ void meter_answer(struct stream_meter *o, const struct json_value *root)
     else if (meter_is_ndjson(o->operation) || o->operation == OP(OLLAMA_EMBED))
         note_ollama_usage(o, root);
     else
-        note_openai_usage(o, &usage);
+        (void)note_openai_usage(&o->usage, &usage);
 }

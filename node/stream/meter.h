@@ -17,14 +17,9 @@
 #include "base/attrs.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "node/stream/choices.h"
 
 struct sse_event;
-
-struct meter_usage {
-    uint32_t prompt_tokens; /* cached ones included */
-    uint32_t cached_prompt_tokens;
-    uint32_t output_tokens;
-};
 
 struct stream_meter {
     int operation;          /* enum drover.v1.Operation */
@@ -32,14 +27,14 @@ struct stream_meter {
     bool plain;             /* all output so far is plain text of one choice */
     bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
     bool done;              /* and it was the very last event of the format */
-    uint64_t choices;       /* bit per choice (of the first 64) that an event named */
-    uint64_t ended;         /* bit per choice that has its finish_reason */
+    bool reasoned;          /* some finish reason was seen, or what stands for one */
+    struct choices choices; /* of chat completions and completions */
     uint32_t tokens;        /* content events seen */
     char response_id[96];   /* "" until seen */
     uint64_t created;       /* 0 until seen */
     uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
                                the number of events where the engine gives none */
-    struct meter_usage usage;
+    struct token_usage usage;
     struct buf text; /* owned: plain text since the caller last emptied it */
 };
 
@@ -48,13 +43,16 @@ enum seen_kind {
     SEEN_CONTENT,     /* carries model output */
     SEEN_DONE,        /* the format's last event ([DONE], message_stop) */
     SEEN_ERROR,       /* the engine reports a failure */
-    SEEN_GARBAGE,     /* not a JSON object: no engine means that */
+    SEEN_GARBAGE,     /* not JSON: no engine means that */
 };
 
 struct seen {
     enum seen_kind kind;
+    bool ends;              /* a choice has its finish reason in it */
     bool usage_only;        /* usage and no choice: exists only because usage was asked for */
-    struct json_value root; /* the event's JSON, type JSON_NONE when it has none */
+    struct json_value root; /* the event's JSON, type JSON_NONE when it has none.  llama-server
+                               begins several prompts with `null`, and an array is a list of
+                               events */
     uint32_t error_status;  /* SEEN_ERROR: an HTTP status found in it, or 0 */
     char error_text[256];   /* SEEN_ERROR: the engine's words */
 };
@@ -64,6 +62,20 @@ void meter_finish(struct stream_meter *o);
 
 /* Looks at the next event.  `seen` borrows from the event. */
 void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen);
+
+/* Has a stream that ended given nothing at all: no output, and no reason for that? */
+MUST_CHECK bool meter_is_empty(const struct stream_meter *o);
+
+/* Adds up the usage of an answer whose choices had one each.  True: `usage` is a sum. */
+bool meter_sum_usage(struct stream_meter *o);
+
+/* Is it a reason to end?  Some engines write "" or "null" where others write null. */
+MUST_CHECK bool meter_reason_ends(const struct json_value *reason);
+
+/* Does the JSON report a failure?  Fills in its text, which may be empty, and its HTTP status,
+ * or 0. */
+MUST_CHECK bool meter_error_in(const struct json_value *root, char *text, size_t cap,
+                               uint32_t *status);
 
 /* Does this operation have a streamed form at all, and is it NDJSON? */
 MUST_CHECK bool meter_streams(int operation);

@@ -16,7 +16,7 @@
 #include "base/attrs.h"
 #include "base/text/buf.h"
 
-#define SSE_MAX_EVENT_BYTES (1024 * 1024)
+#define SSE_MAX_EVENT_BYTES (16 * 1024 * 1024) /* as of a message */
 
 enum sse_mode {
     SSE_EVENTS = 0, /* text/event-stream */

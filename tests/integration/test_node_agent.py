@@ -166,7 +166,7 @@ def test_an_engine_that_refuses_stream_options_is_asked_again_without(node, engi
     ("no_answer", Code.UNAVAILABLE, "broke"),
     ("big_head", Code.INTERNAL, "HTTP"),
     ("garbage_event", Code.INTERNAL, "not JSON"),
-    ("endless_event", Code.INTERNAL, "1048576"),
+    ("endless_event", Code.INTERNAL, "16777216"),
     ("error_first", Code.INTERNAL, "Compute error."),
     ("broken", Code.INTERNAL, "Compute error."),
     ("busy", Code.RESOURCE_EXHAUSTED, "server busy"),
@@ -210,6 +210,14 @@ def test_a_failure_after_content_keeps_what_came(node, script, status, words):
     assert answer.data.endswith(b"\n\n") and answer.finish is None
     half = Answer(node.infer(script, stream=False))
     assert half.status is status and half.data == b"" and half.finish is None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_with_a_status_inside_a_200_has_that_status(node, stream):
+    answer = Answer(node.infer("error_first_400", stream=stream))
+    assert answer.status is Code.OK and answer.head.http_status == 400
+    assert answer.head.content_type == "application/json" and not answer.head.event_stream
+    assert answer.json == {"error": {"code": 400, "message": "too long"}}
 
 
 def test_a_connection_lost_after_the_end_took_nothing(node):

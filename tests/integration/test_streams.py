@@ -208,7 +208,7 @@ def test_an_answer_that_is_not_a_stream_arrives_byte_for_byte(make_cluster):
 def test_a_large_body_and_a_large_answer_pass(make_cluster):
     image = "A" * (6 * 1024 * 1024)
     engine = FakeEngine(lambda handler, path, body: handler.answer(
-        200, {"choices": [], "echo": len(body), "fill": "y" * (3 * 1024 * 1024)}))
+        200, {"choices": [{"index": 0}], "echo": len(body), "fill": "y" * (3 * 1024 * 1024)}))
     cluster = make_cluster().start()
     cluster.start_node("a", engine=engine.url)
     body = json.dumps({"model": FAKE, "messages": [], "image": image}).encode()

@@ -54,6 +54,23 @@ static inline void rig_events(enum sse_mode mode, const char *text,
     "'prompt_tokens_details':{'cached_tokens':21}},'timings':{'cache_n':21,'prompt_ms':0.452}" \
     "}\n\ndata: [DONE]\n\n"
 
+/* llama-server's stream of two prompts: it begins with null, and usage comes once per prompt.
+ */
+#define RIG_LLAMA_TEXT(index, text, reason, more)         \
+    "data: {'choices':[{'text':'" text "','index':" index \
+    ",'logprobs':null,'finish_reason':" reason            \
+    "}],'created':7,'model':'tiny','object':'text_completion'" more ",'id':'chatcmpl-3'}\n\n"
+#define RIG_LLAMA_PROMPTS                                                                      \
+    "data: null\n\n" RIG_LLAMA_TEXT("1", "&", "null", "") RIG_LLAMA_TEXT("0", "D", "null", "") \
+        RIG_LLAMA_TEXT("1", "q", "null", "") RIG_LLAMA_TEXT(                                   \
+            "1", "", "'length'",                                                               \
+            ",'usage':{'completion_tokens':2,'prompt_tokens':7,'total_tokens':9,"              \
+            "'prompt_tokens_details':{'cached_tokens':6}}")                                    \
+            RIG_LLAMA_TEXT("0", "p", "null", "") RIG_LLAMA_TEXT(                               \
+                "0", "", "'length'",                                                           \
+                ",'usage':{'completion_tokens':2,'prompt_tokens':10,'total_tokens':12,"        \
+                "'prompt_tokens_details':{'cached_tokens':0}}") "data: [DONE]\n\n"
+
 #define RIG_LLAMA_MESSAGES                                                                     \
     "event: message_start\n"                                                                   \
     "data: {'type':'message_start','message':{'id':'chatcmpl-2','type':'message','role':"      \

@@ -38,6 +38,8 @@ static void expect(int operation, const char *stream, const char *wanted)
     rig.a = assembler_create(operation);
     cr_assert_not_null(rig.a);
     rig_events(meter_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS, stream, add, &rig);
+    if (meter_sum_usage(&rig.o))
+        assembler_set_usage(rig.a, &rig.o.usage);
     cr_assert_eq(assembler_write(rig.a, &out, &err), 0, "%s", err.text);
     rig_add(&want, wanted);
     got_json = cJSON_Parse(buf_cstr(&out));
@@ -79,6 +81,153 @@ Test(assemble, choices_keep_apart_and_logprobs_are_joined)
         "{'token':'a'},{'token':'A'}]},'message':{'role':'assistant','content':'aA'}},"
         "{'index':1,'finish_reason':'length','logprobs':{'content':[{'token':'b'}]},"
         "'message':{'role':'assistant','content':'b'}}]}");
+}
+
+/* The deltas of a chat, one event each, must become this message. */
+static void expect_message(const char *const *deltas, size_t count, const char *message)
+{
+    struct buf stream = BUF_INIT, wanted = BUF_INIT;
+
+    for (size_t i = 0; i < count; i++)
+        buf_printf(&stream, "data: {'choices':[{'index':0,'delta':%s}]}\n\n", deltas[i]);
+    buf_str(&stream, "data: {'choices':[{'index':0,'delta':{},'finish_reason':'stop'}]}\n\n");
+    buf_printf(&wanted, "{'choices':[{'index':0,'finish_reason':'stop','message':%s}]}",
+               message);
+    expect(OP(CHAT_COMPLETIONS), buf_cstr(&stream), buf_cstr(&wanted));
+    buf_finish(&stream);
+    buf_finish(&wanted);
+}
+
+#define CALL(index, id, name, arguments)                                             \
+    "{'tool_calls':[{'index':" index ",'id':'" id "','type':'function','function':{" \
+    "'name':'" name "','arguments':'" arguments "'}}]}"
+#define MORE(arguments) "{'tool_calls':[{'index':0,'function':{'arguments':'" arguments "'}}]}"
+#define WANTED(id, name, arguments)                                                          \
+    "{'id':'" id "','type':'function','function':{'name':'" name "','arguments':'" arguments \
+    "'}}"
+
+Test(assemble, another_id_is_another_call_whatever_its_index)
+{
+    static const char *const ollama[] = {CALL("0", "a", "f", "{\\'x\\':1}"),
+                                         CALL("0", "b", "f", "{\\'x\\':2}")};
+    static const char *const in_one[] = {"{'tool_calls':[{'index':0,'id':'a','type':'function',"
+                                         "'function':{'name':'f','arguments':"
+                                         "'{}'}},{'index':0,'id':'b','type':'function','"
+                                         "function':{'name':'g','arguments':'{}'}}]}"};
+    static const char *const pieces[] = {CALL("0", "a", "f", ""), MORE("{\\'x\\'"), MORE(":1}"),
+                                         CALL("0", "b", "f", ""), MORE("{\\'x\\':2}")};
+    static const char *const repeated[] = {CALL("0", "a", "f", "{\\'x\\'"),
+                                           CALL("0", "a", "f", ":1}"), CALL("0", "a", "f", "")};
+
+    expect_message(ollama, ARRAY_LEN(ollama),
+                   "{'role':'assistant','content':null,'tool_calls':[" WANTED(
+                       "a", "f", "{\\'x\\':1}") "," WANTED("b", "f", "{\\'x\\':2}") "]}");
+    expect_message(in_one, ARRAY_LEN(in_one),
+                   "{'role':'assistant','content':null,'tool_calls':[" WANTED(
+                       "a", "f", "{}") "," WANTED("b", "g", "{}") "]}");
+    expect_message(pieces, ARRAY_LEN(pieces),
+                   "{'role':'assistant','content':null,'tool_calls':[" WANTED(
+                       "a", "f", "{\\'x\\':1}") "," WANTED("b", "f", "{\\'x\\':2}") "]}");
+    expect_message(repeated, ARRAY_LEN(repeated),
+                   "{'role':'assistant','content':null,'tool_calls':[" WANTED(
+                       "a", "f", "{\\'x\\':1}") "]}");
+}
+
+#define BARE(name, arguments) \
+    "{'tool_calls':[{'function':{'name':'" name "','arguments':'" arguments "'}}]}"
+#define BARE_WANTED(name, arguments) \
+    "{'type':'function','function':{'name':'" name "','arguments':'" arguments "'}}"
+
+Test(assemble, without_ids_a_call_begins_after_whole_arguments)
+{
+    static const char *const names[] = {BARE("f", "{\\'x\\':\\'}\\'"), BARE("f", "}"),
+                                        BARE("g", "{}")};
+    static const char *const same[] = {BARE("f", "{\\'x\\':1}"), BARE("f", ""),
+                                       BARE("f", "{\\'x\\':2}")};
+
+    expect_message(names, ARRAY_LEN(names),
+                   "{'role':'assistant','content':null,'tool_calls':[" BARE_WANTED(
+                       "f", "{\\'x\\':\\'}\\'}") "," BARE_WANTED("g", "{}") "]}");
+    expect_message(same, ARRAY_LEN(same),
+                   "{'role':'assistant','content':null,'tool_calls':[" BARE_WANTED(
+                       "f", "{\\'x\\':1}") "," BARE_WANTED("f", "{\\'x\\':2}") "]}");
+}
+
+Test(assemble, the_call_of_the_old_functions_api_is_merged)
+{
+    static const char *const deltas[] = {
+        "{'role':'assistant','content':null,'function_call':{'name':'f','arguments':''}}",
+        "{'function_call':{'arguments':'{\\'x\\':'}}", "{'function_call':{'arguments':'1}'}}"};
+
+    expect_message(deltas, ARRAY_LEN(deltas),
+                   "{'role':'assistant','content':null,'function_call':{'name':'f',"
+                   "'arguments':'{\\'x\\':1}'}}");
+}
+
+Test(assemble, reasoning_and_audio_grow)
+{
+    static const char *const deltas[] = {
+        "{'reasoning_content':'h'}", "{'reasoning_content':'m','reasoning':'x'}",
+        "{'audio':{'id':'a','data':'QUJD'}}", "{'audio':{'data':'REVG','transcript':'b'}}",
+        "{'audio':{'transcript':'y','expires_at':7}}"};
+
+    expect_message(
+        deltas, ARRAY_LEN(deltas),
+        "{'role':'assistant','content':null,'reasoning_content':'hm','reasoning':'x',"
+        "'audio':{'id':'a','data':'QUJDREVG','transcript':'by','expires_at':7}}");
+}
+
+Test(assemble, the_reason_is_one_that_was_given)
+{
+    expect(OP(CHAT_COMPLETIONS),
+           "data: {'choices':[{'index':0,'delta':{'content':'a'},'finish_reason':''}]}\n\n"
+           "data: {'choices':[{'index':0,'delta':{},'finish_reason':'length'}]}\n\n"
+           "data: {'choices':[{'index':0,'delta':{},'finish_reason':'null'}]}\n\n",
+           "{'choices':[{'index':0,'finish_reason':'length','message':{'role':'assistant',"
+           "'content':'a'}}]}");
+    expect(OP(CHAT_COMPLETIONS),
+           "data: {'choices':[{'index':0,'delta':{'content':'a'},'finish_reason':''}]}\n\n"
+           "data: [DONE]\n\n",
+           "{'choices':[{'index':0,'finish_reason':'stop','message':{'role':'assistant',"
+           "'content':'a'}}]}");
+}
+
+Test(assemble, several_prompts_of_llama_server_are_one_answer)
+{
+    expect(
+        OP(COMPLETIONS), RIG_LLAMA_PROMPTS,
+        "{'choices':[{'index':0,'text':'Dp','logprobs':null,'finish_reason':'length'},"
+        "{'index':1,'text':'&q','logprobs':null,'finish_reason':'length'}],'created':7,"
+        "'model':'tiny','object':'text_completion','id':'chatcmpl-3','usage':{"
+        "'completion_tokens':4,'prompt_tokens':17,'total_tokens':21,'prompt_tokens_details':{"
+        "'cached_tokens':6}}}");
+}
+
+Test(assemble, a_list_is_as_many_events)
+{
+    expect(OP(CHAT_COMPLETIONS),
+           "data: [{'choices':[{'index':0,'delta':{'content':'a'}}]},null,{'choices':[{'index':"
+           "0,'delta':{'content':'b'},'finish_reason':'stop'}]}]\n\n",
+           "{'choices':[{'index':0,'finish_reason':'stop','message':{'role':'assistant',"
+           "'content':'ab'}}]}");
+}
+
+Test(assemble, blocks_that_share_an_index_keep_apart)
+{
+    expect(
+        OP(MESSAGES),
+        "data: {'type':'message_start','message':{'id':'m','usage':{'input_tokens':1}}}\n\n"
+        "data: {'type':'content_block_start','index':0,'content_block':{'type':'tool_use',"
+        "'id':'t','name':'f','input':{}}}\n\n"
+        "data: {'type':'content_block_delta','index':0,'delta':{'type':'input_json_delta',"
+        "'partial_json':'{\\'a\\':1}'}}\n\n"
+        "data: {'type':'content_block_start','index':0,'content_block':{'type':'tool_use',"
+        "'id':'u','name':'g','input':{}}}\n\n"
+        "data: {'type':'content_block_delta','index':0,'delta':{'type':'input_json_delta',"
+        "'partial_json':'{\\'a\\':2}'}}\n\n"
+        "data: {'type':'message_stop'}\n\n",
+        "{'id':'m','content':[{'type':'tool_use','id':'t','name':'f','input':{'a':1}},"
+        "{'type':'tool_use','id':'u','name':'g','input':{'a':2}}],'usage':{'input_tokens':1}}");
 }
 
 Test(assemble, tool_calls_are_merged_by_index)

@@ -179,8 +179,13 @@ Test(meter, errors_are_found_in_every_form_with_their_status)
          "{'type':'error','error':{'type':'overloaded_error','message':'x'}}"
          "\n\n",
          529, "x"},
-        {"error: {'code':503,'message':'old llama'}\n\n", 0,
-         "{\"code\":503,\"message\":\"old llama\"}"},
+        {"error: {'code':503,'message':'old llama'}\n\n", 503, "old llama"},
+        {"event: error\ndata: out of memory\n\n", 0, "out of memory"},
+        {"data: {'error':true,'message':'flagged','status':429}\n\n", 429, "flagged"},
+        {"data: [{'error':{'code':503,'message':'in a list'}}]\n\n", 503, "in a list"},
+        {"data: {'error':{'type':'rate_limit_error','message':'slow'}}\n\n", 429, "slow"},
+        {"data: {'choices':[{'index':0,'delta':{},'finish_reason':'error'}]}\n\n", 0,
+         "the answer ended with finish_reason \"error\""},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -194,11 +199,133 @@ Test(meter, errors_are_found_in_every_form_with_their_status)
     }
 }
 
-Test(meter, what_is_not_a_json_object_is_garbage)
+Test(meter, what_is_not_json_is_garbage)
 {
     struct watch w;
 
-    observe(&w, OP(CHAT_COMPLETIONS), "data: {'choices':[\n\ndata: <html>\n\ndata: 7\n\n");
+    observe(&w, OP(CHAT_COMPLETIONS), "data: {'choices':[\n\ndata: <html>\n\ndata: x7\n\n");
     cr_assert_str_eq(w.kinds, "GGG");
+    meter_finish(&w.o);
+}
+
+Test(meter, null_and_other_json_that_is_no_object_holds_nothing)
+{
+    struct watch w;
+
+    observe(&w, OP(COMPLETIONS),
+            "data: null\n\ndata: 7\n\ndata: []\n\ndata: [null]\n\n"
+            "data: 'x'\n\ndata: false\n\n");
+    cr_assert_str_eq(w.kinds, "......");
+    cr_assert(meter_is_empty(&w.o));
+    meter_finish(&w.o);
+}
+
+Test(meter, a_list_is_as_many_events)
+{
+    struct watch w;
+
+    observe(&w, OP(CHAT_COMPLETIONS),
+            "data: [{'choices':[{'index':0,'delta':{'content':'a'}}]},{'choices':[{'index':0,"
+            "'delta':{'content':'b'},'finish_reason':'stop'}]}]\n\n");
+    cr_assert_str_eq(w.kinds, "C");
+    cr_assert(w.o.finished && !w.o.plain);
+    meter_finish(&w.o);
+}
+
+Test(meter, ways_to_say_that_there_is_no_error)
+{
+    static const char *const none[] = {"null", "''", "{}", "false", "[]", "0"};
+
+    for (size_t i = 0; i < ARRAY_LEN(none); i++) {
+        struct buf text = BUF_INIT;
+        struct watch w;
+
+        buf_printf(&text,
+                   "data: {'error':%s,'choices':[{'index':0,'delta':{'content':'a'}}]}"
+                   "\n\n",
+                   none[i]);
+        observe(&w, OP(CHAT_COMPLETIONS), buf_cstr(&text));
+        cr_assert_str_eq(w.kinds, "C", "%s", none[i]);
+        meter_finish(&w.o);
+        buf_finish(&text);
+    }
+}
+
+Test(meter, only_a_reason_ends_a_choice)
+{
+    static const struct {
+        const char *reason;
+        bool ends;
+    } cases[] = {{"null", false},   {"''", false},      {"'null'", false},
+                 {"'None'", false}, {"{}", false},      {"'stop'", true},
+                 {"'abort'", true}, {"'length'", true}, {"{'type':'stop'}", true}};
+
+    for (size_t i = 0; i < ARRAY_LEN(cases) * 2; i++) {
+        struct buf text = BUF_INIT;
+        struct watch w;
+
+        if (i % 2 == 0)
+            buf_printf(&text,
+                       "data: {'choices':[{'index':0,'delta':{'content':'a'},'finish_reason':"
+                       "%s}]}\n\n",
+                       cases[i / 2].reason);
+        else
+            buf_printf(&text,
+                       "data: {'choices':[{'index':0,'text':'a','finish_reason':%s}]}\n\n",
+                       cases[i / 2].reason);
+        observe(&w, OP(CHAT_COMPLETIONS), buf_cstr(&text));
+        cr_assert_eq(w.o.finished, cases[i / 2].ends, "%s", cases[i / 2].reason);
+        meter_finish(&w.o);
+        buf_finish(&text);
+    }
+}
+
+Test(meter, several_prompts_are_one_answer_with_their_usage_added_up)
+{
+    struct watch w;
+
+    observe(&w, OP(COMPLETIONS), RIG_LLAMA_PROMPTS);
+    cr_assert_str_eq(w.kinds, ".CCC.C.D");
+    cr_assert(meter_sum_usage(&w.o));
+    cr_assert_eq(w.o.usage.prompt_tokens, 17);
+    cr_assert_eq(w.o.usage.cached_prompt_tokens, 6);
+    cr_assert_eq(w.o.usage.output_tokens, 4);
+    meter_finish(&w.o);
+}
+
+Test(meter, several_choices_are_finished_when_each_is)
+{
+    struct watch w;
+
+    memset(&w, 0, sizeof(w));
+    meter_init(&w.o, OP(COMPLETIONS), true);
+    choices_expect(&w.o.choices, 2, 1);
+    rig_events(SSE_EVENTS, RIG_LLAMA_TEXT("0", "a", "'stop'", ""), look, &w);
+    cr_assert_not(w.o.finished, "the second prompt has no answer yet");
+    rig_events(SSE_EVENTS, RIG_LLAMA_TEXT("1", "b", "null", ""), look, &w);
+    cr_assert_not(w.o.finished);
+    rig_events(SSE_EVENTS, RIG_LLAMA_TEXT("1", "", "'stop'", ""), look, &w);
+    cr_assert(w.o.finished);
+    meter_finish(&w.o);
+}
+
+Test(meter, an_end_without_output_and_without_a_reason_is_empty)
+{
+    struct watch w;
+
+    observe(&w, OP(CHAT_COMPLETIONS),
+            RIG_LLAMA_DELTA("{'role':'assistant','content':''}") "data: [DONE]\n\n");
+    cr_assert(w.o.done && meter_is_empty(&w.o));
+    meter_finish(&w.o);
+    observe(&w, OP(CHAT_COMPLETIONS),
+            "data: {'choices':[{'index':0,'delta':{},'finish_reason':'stop'}]}\n\n"
+            "data: [DONE]\n\n");
+    cr_assert_not(meter_is_empty(&w.o), "the model had nothing to say");
+    meter_finish(&w.o);
+    observe(&w, OP(OLLAMA_GENERATE), "{'model':'m','response':'','done':true}\n");
+    cr_assert_not(meter_is_empty(&w.o));
+    meter_finish(&w.o);
+    observe(&w, OP(MESSAGES), "data: {'type':'message_stop'}\n\n");
+    cr_assert(meter_is_empty(&w.o));
     meter_finish(&w.o);
 }

@@ -3,166 +3,30 @@
  *
  * Whole events are gathered over one turn of the loop and leave as one chunk, so a turn that
  * brings ten tokens costs one message.  The head goes out with the first bytes: until then
- * nothing binds the caller to this node, and an error that comes as the first event can still
- * get its own status.  node/silence.h decides how long the engine may be silent; the timer that
- * asks it is here.
+ * nothing binds the caller to this node, and an error inside of a 200 is treated as one that
+ * has a status of its own.  Its first bytes say what the body is (node/stream/framing.h); a
+ * document is held until it is whole and known to be an answer.  node/silence.h decides how
+ * long the engine may be silent; the timer that asks it is here.
  */
-#include "node/answer.h"
+#include "node/answer/answer.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/text/json.h"
-#include "base/text/text.h"
+#include "node/answer/refused.h"
+#include "node/answer/sender.h"
 #include "node/engine/errors.h"
 #include "node/node_request.h"
 
-#define CHUNK_MAX_BYTES (256 * 1024)
-#define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
-#define ERROR_MAX_BYTES (256 * 1024) /* of an error body that is kept */
-#define WHOLE_MAX_BYTES (1024 * 1024)
+#define ERROR_MAX_BYTES (256 * 1024)     /* of an error body that is kept */
 #define TELL_US         US_PER_S         /* between signs of progress of an assembled answer */
 #define LAST_US         (50 * US_PER_MS) /* for what may follow the end that an engine has said */
 #define MORE_US         (2 * US_PER_S)   /* ... or for that end, after the last content */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
-
-/* ---- sending --------------------------------------------------------------------------- */
-
-static bool send_head(struct node_request *req)
-{
-    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
-    Drover__V1__ResponseHead head = DROVER__V1__RESPONSE_HEAD__INIT;
-    Drover__V1__Header headers[HEADERS_MAX], *list[HEADERS_MAX];
-
-    if (req->head_sent)
-        return true;
-    req->head_sent = true;
-    for (size_t i = 0; i < req->response_headers_count; i++) {
-        drover__v1__header__init(&headers[i]);
-        /* protobuf-c knows no const */
-        headers[i].name = (char *)(uintptr_t)req->response_headers[i].name;
-        headers[i].value = (char *)(uintptr_t)req->response_headers[i].value;
-        list[i] = &headers[i];
-    }
-    head.http_status = req->http_status;
-    head.content_type = req->content_type;
-    head.n_headers = req->response_headers_count;
-    head.headers = list;
-    head.event_stream = req->mode == ANSWER_EVENTS;
-    event.event_case = DROVER__V1__INFER_EVENT__EVENT_HEAD;
-    event.head = &head;
-    return node_request_send(req, &event);
-}
-
-/* The plain text gathered this turn, if there is any that a protobuf string can hold.  After a
- * finish reason there is nothing to continue, and after half an event no node can. */
-static void add_text(struct node_request *req, Drover__V1__Chunk *chunk, bool whole)
-{
-    struct stream_meter *o = &req->meter;
-
-    if (!req->want_text || req->mode != ANSWER_EVENTS)
-        return;
-    if (!text_is_utf8(buf_head(&o->text), buf_size(&o->text)))
-        o->plain = false;
-    chunk->resumable = req->resumable && o->plain && !o->finished && whole;
-    if (req->resumable && o->plain && buf_size(&o->text) != 0) {
-        chunk->text = (char *)(uintptr_t)buf_cstr(&o->text);
-        chunk->token_ids =
-            (uint32_t *)(uintptr_t)token_ids_of_text(&req->ids, &chunk->n_token_ids);
-        chunk->vocabulary = chunk->n_token_ids == 0 ? 0 : req->vocabulary;
-    }
-    if (!req->content_sent && req->out_content) {
-        chunk->response_id = o->response_id;
-        chunk->created = o->created;
-    }
-}
-
-/* Sends the first `n` of the gathered bytes, after the head.  False: the call has ended. */
-static bool send_chunk(struct node_request *req, size_t n)
-{
-    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
-    Drover__V1__Chunk chunk = DROVER__V1__CHUNK__INIT;
-
-    if (!send_head(req))
-        return false;
-    chunk.data.data = buf_head(&req->out);
-    chunk.data.len = n;
-    chunk.tokens = req->out_tokens;
-    chunk.content = req->out_content;
-    chunk.next_sequence = req->meter.next_sequence;
-    add_text(req, &chunk, n == buf_size(&req->out));
-    event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
-    event.chunk = &chunk;
-    if (!node_request_send(req, &event))
-        return false;
-    req->body_bytes += n;
-    if (req->out_content)
-        req->signs_told = silence_signs_of_life(&req->silence);
-    req->content_sent |= req->out_content;
-    req->out_tokens = 0;
-    req->out_content = false;
-    buf_reset(&req->meter.text);
-    token_ids_taken(&req->ids);
-    return true;
-}
-
-/* Sends the gathered events.  False: the call has ended. */
-static bool flush(struct node_request *req)
-{
-    loop_undefer(req->agent->loop, &req->flush);
-    if (req->tell_progress && buf_size(&req->out) == 0 && !send_chunk(req, 0))
-        return false;
-    req->tell_progress = false;
-    while (buf_size(&req->out) != 0) {
-        size_t n = buf_size(&req->out);
-
-        if (n > CHUNK_MAX_BYTES)
-            n = CHUNK_MAX_BYTES; /* one huge event, or a long plain answer */
-        if (!send_chunk(req, n))
-            return false;
-        buf_consume(&req->out, n);
-    }
-    buf_shrink(&req->out, 64 * 1024);
-    if (!req->paused && req->run != NULL && server_call_queued(req->call) > QUEUE_MAX_BYTES) {
-        req->paused = true;
-        silence_pause(&req->silence, true, loop_now_us(req->agent->loop));
-        engine_pause(req->run, true);
-    }
-    return true;
-}
-
-static void on_flush(struct deferred *deferred)
-{
-    (void)flush(CONTAINER_OF(deferred, struct node_request, flush));
-}
-
-void answer_writable(struct node_request *req)
-{
-    if (!req->paused)
-        return;
-    req->paused = false;
-    silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
-    if (req->run != NULL)
-        engine_pause(req->run, false);
-}
-
-/* Adds bytes to the next chunk.  False: the call has ended. */
-static bool gather(struct node_request *req, const void *bytes, size_t n)
-{
-    if (buf_size(&req->out) != 0 && buf_size(&req->out) + n > CHUNK_MAX_BYTES && !flush(req))
-        return false;
-    buf_add(&req->out, bytes, n);
-    if (req->out.failed) {
-        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
-        return false;
-    }
-    loop_defer(req->agent->loop, &req->flush, on_flush);
-    return true;
-}
+#define WHOLE_MAX_BYTES (16 * 1024 * 1024) /* of a document that is held */
 
 /* ---- silence --------------------------------------------------------------------------- */
 
@@ -197,14 +61,16 @@ static bool tell_life(struct node_request *req)
     return node_request_accepted(req, 0);
 }
 
-/* Is the body one JSON document that is whole? */
+/* Is the body so far one JSON document that is whole? */
 static bool is_document(const struct node_request *req)
 {
-    const struct buf *body = req->mode == ANSWER_PLAIN ? &req->whole : &req->out;
+    const struct buf *body = req->mode == ANSWER_ERROR ? &req->out : &req->whole;
+    size_t n = buf_size(body);
+    const char *text = framing_trim(buf_head(body), &n);
     struct json_value root;
 
-    return !body->failed && buf_size(body) != 0 &&
-           json_check(&root, buf_head(body), buf_size(body), NULL) == 0;
+    return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']') &&
+           json_check(&root, text, n, NULL) == 0;
 }
 
 /* When the answer is over if nothing follows, as the engine has said its end, and only its
@@ -216,7 +82,8 @@ static uint64_t over_mono_us(const struct node_request *req)
     case ANSWER_ASSEMBLED:
         if (req->meter.done)
             return req->done_us + LAST_US;
-        return req->meter.finished && req->one_choice ? req->heard_us + MORE_US : UINT64_MAX;
+        return req->meter.finished ? req->heard_us + MORE_US : UINT64_MAX;
+    case ANSWER_BEGUN:
     case ANSWER_PLAIN:
     case ANSWER_ERROR:
         return is_document(req) ? req->heard_us + LAST_US : UINT64_MAX;
@@ -292,16 +159,11 @@ static void note_content(struct node_request *req, uint32_t tokens)
     if (req->mode == ANSWER_ASSEMBLED && (first || now - req->reported_us >= TELL_US)) {
         req->reported_us = now;
         req->tell_progress = true;
-        loop_defer(req->agent->loop, &req->flush, on_flush);
+        sender_flush_soon(req);
     }
 }
 
 /* ---- what the engine sends ------------------------------------------------------------- */
-
-static bool starts(const char *text, const char *with)
-{
-    return strncasecmp(text, with, strlen(with)) == 0;
-}
 
 static void keep_headers(struct node_request *req, const struct engine_header *headers,
                          size_t count)
@@ -334,12 +196,11 @@ static void on_head(void *data, unsigned status, const char *content_type,
                     const struct engine_header *headers, size_t count)
 {
     struct node_request *req = data;
-    bool events = starts(content_type, "text/event-stream");
-    bool lines = starts(content_type, "application/x-ndjson");
 
     req->http_status = status;
     if (headers_value_ok(content_type))
         (void)strlcpy(req->content_type, content_type, sizeof(req->content_type));
+    req->claimed = framing_claimed(content_type);
     keep_headers(req, headers, count);
     if (status < 200 || (status >= 300 && status < 400) || status > 599) {
         node_request_fail(req, GRPC_INTERNAL, "the engine answered with HTTP status %u",
@@ -350,33 +211,71 @@ static void on_head(void *data, unsigned status, const char *content_type,
         req->mode = ANSWER_ERROR;
         return;
     }
-    if (!events && req->continues) {
-        node_request_fail(req, GRPC_INTERNAL,
-                          "the engine was asked for a stream and gave none");
+    req->mode = ANSWER_BEGUN;
+    if (meter_streams(req->operation))
         return;
-    }
-    if (!events && !lines) {
-        req->mode = ANSWER_PLAIN;
-        return;
-    }
-    sse_init(&req->sse, lines ? SSE_LINES : SSE_EVENTS);
-    if (req->stream || !req->streaming) {
+    /* The streams of other operations are not known here, and their documents may be text. */
+    req->mode = req->claimed == FRAMING_UNDECIDED ? ANSWER_PLAIN : ANSWER_EVENTS;
+    sse_init(&req->sse, req->claimed == FRAMING_LINES ? SSE_LINES : SSE_EVENTS);
+}
+
+/* Begins to read events or lines.  False: the call has ended. */
+static bool begin_stream(struct node_request *req, enum framing framing)
+{
+    sse_init(&req->sse, framing == FRAMING_LINES ? SSE_LINES : SSE_EVENTS);
+    if (req->stream) {
         req->mode = ANSWER_EVENTS;
-        return;
+        if (framing != req->claimed)
+            (void)strlcpy(req->content_type,
+                          framing == FRAMING_LINES ? "application/x-ndjson"
+                                                   : "text/event-stream",
+                          sizeof(req->content_type));
+        return true;
     }
     req->mode = ANSWER_ASSEMBLED;
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     req->assembler = assembler_create(req->operation);
     if (req->assembler == NULL)
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+    return req->assembler != NULL;
+}
+
+static bool take_events(struct node_request *req);
+
+/* Looks at the first bytes; `whole`: there are no more.  False: it is not known yet what the
+ * answer is, or the call has ended. */
+static bool recognise(struct node_request *req, bool whole)
+{
+    enum framing framing = framing_of(req->operation, buf_head(&req->whole),
+                                      buf_size(&req->whole), whole, req->claimed);
+
+    switch (framing) {
+    case FRAMING_UNDECIDED:
+        return false;
+    case FRAMING_PAGE:
+        node_request_fail(req, GRPC_INTERNAL, "the engine answered with a web page");
+        return false;
+    case FRAMING_DOCUMENT:
+        req->mode = ANSWER_PLAIN;
+        return true;
+    case FRAMING_EVENTS:
+    case FRAMING_LINES:
+        break;
+    }
+    if (!begin_stream(req, framing))
+        return false;
+    if (sse_feed(&req->sse, buf_head(&req->whole), buf_size(&req->whole)) != 0) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        return false;
+    }
+    buf_finish(&req->whole);
+    return take_events(req);
 }
 
 /* Is the event for the client?  *ended: the call has ended instead. */
 static bool is_shown(struct node_request *req, const struct seen *seen, bool *ended)
 {
     *ended = false;
-    if (seen->usage_only && req->usage_added)
-        return false;
     if (!req->continues)
         return true;
     switch (splice_check(&req->splice, &req->meter, seen)) {
@@ -392,86 +291,41 @@ static bool is_shown(struct node_request *req, const struct seen *seen, bool *en
     return false;
 }
 
-/* The head and what has been gathered are all of the answer. */
-static void pass(struct node_request *req)
-{
-    if (!send_head(req) || !flush(req))
-        return;
-    node_request_succeed(req);
-}
-
-/* An error of the engine in a 400, because the fault is the client's. */
-static void pass_as_400(struct node_request *req, const char *text)
-{
-    bool anthropic = req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES ||
-                     req->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS;
-
-    req->mode = ANSWER_ERROR;
-    req->http_status = 400;
-    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    buf_reset(&req->out);
-    if (anthropic) {
-        buf_str(
-            &req->out,
-            "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out, "}}");
-    } else if (meter_is_ndjson(req->operation)) {
-        buf_str(&req->out, "{\"error\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out, "}");
-    } else {
-        buf_str(&req->out, "{\"error\":{\"message\":");
-        json_quote_str(&req->out, text);
-        buf_str(&req->out,
-                ",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}");
-    }
-    pass(req);
-}
-
-/* An error of the engine, in a document of its own words. */
-static void pass_document(struct node_request *req, unsigned http_status, const char *body,
-                          size_t n)
-{
-    req->mode = ANSWER_ERROR;
-    req->http_status = http_status;
-    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    buf_reset(&req->out);
-    buf_add(&req->out, body, n);
-    pass(req);
-}
+static void on_refusal(struct deferred *deferred);
 
 /*
- * An error in a stream of HTTP 200 ends the call.  As the first event it is the HTTP error that
- * the engine would have sent had it known in time.  Later, earlier events go to the client, and
- * the status carries the error, so that the caller can put it into the client's own format.
+ * The engine reports an error inside of a 200.  Before content it is an answer of that
+ * status; else earlier events go to the client, and the status of the call carries the
+ * error itself, so that the caller can put it into the client's own format.
  */
-static void take_error_event(struct node_request *req, const struct sse_event *event,
-                             const struct seen *seen)
+static void take_error(struct node_request *req, uint32_t status, const char *words,
+                       const void *body, size_t n)
 {
     struct engine_error error;
-    bool first = !req->head_sent && buf_size(&req->out) == 0;
 
-    engine_error_event(&error, seen->error_status, event->data, event->data_len);
-    if (!first && !flush(req))
-        return;
-    if (!node_request_cause(req, error.cause, &error.refusal))
-        return;
-    if (first && !req->continues && !req->ids_asked &&
-        error.engine_error_action != ENGINE_ERROR_FAIL) {
-        if (error.engine_error_action == ENGINE_ERROR_PASS)
-            pass_document(req, seen->error_status, event->data, event->data_len);
-        else
-            pass_as_400(req, error.text);
+    if (req->head_sent || req->content_us != 0) {
+        engine_error_event(&error, status, body, n);
+        if (sender_flush(req) && node_request_cause(req, error.cause, &error.refusal))
+            node_request_fail(req,
+                              error.engine_error_action == ENGINE_ERROR_FAIL
+                                  ? error.status
+                                  : GRPC_INVALID_ARGUMENT,
+                              "the engine reported: %s", words);
         return;
     }
-    node_request_fail(req,
-                      error.engine_error_action == ENGINE_ERROR_FAIL ? error.status
-                                                                     : GRPC_INVALID_ARGUMENT,
-                      "the engine reported: %s", seen->error_text);
+    req->mode = ANSWER_ERROR;
+    req->refused = true;
+    req->http_status = status == 0 ? 500 : status;
+    req->last_brace = 0;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    buf_reset(&req->out);
+    buf_add(&req->out, body, n < ERROR_MAX_BYTES ? n : ERROR_MAX_BYTES);
+    /* The engine must not be asked again from inside of its own callback. */
+    loop_undefer(req->agent->loop, &req->flush);
+    loop_defer(req->agent->loop, &req->flush, on_refusal);
 }
 
-/* One event.  False: the call has ended. */
+/* One event.  False: the call has ended, or nothing more of it is read. */
 static bool take_event(struct node_request *req, const struct sse_event *event)
 {
     struct sse_event stripped, spliced;
@@ -496,18 +350,22 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     meter_event(&req->meter, event, &seen);
     switch (seen.kind) {
     case SEEN_ERROR:
-        take_error_event(req, event, &seen);
+        take_error(req, seen.error_status, seen.error_text, event->data, event->data_len);
         return false;
     case SEEN_GARBAGE:
-        if (!flush(req))
+        if (!sender_flush(req))
             return false;
         node_request_fail(req, event->cut ? GRPC_DATA_LOSS : GRPC_INTERNAL,
                           event->cut ? "the engine's stream ended inside an event"
                                      : "the engine sent an event that is not JSON");
         return false;
+    case SEEN_DONE:
+        if (!meter_streams(req->operation) || !meter_is_empty(&req->meter))
+            break;
+        node_request_fail(req, GRPC_DATA_LOSS, "the engine's stream held no answer");
+        return false;
     case SEEN_CONTENT:
     case SEEN_NOTHING:
-    case SEEN_DONE:
         break;
     }
     shown = is_shown(req, &seen, &ended);
@@ -530,30 +388,67 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     }
     if (!shown || event->silent)
         return true;
+    if (seen.usage_only && req->usage_added)
+        return sender_add_unasked(req, event, &seen.root);
     if (event->comment && !req->head_sent && buf_size(&req->out) == 0)
         return true; /* a ping must not bind the caller to this node */
-    if (!gather(req, event->raw, event->raw_len))
+    if (!sender_add(req, event->raw, event->raw_len))
         return false;
     if (event->cut)
-        return gather(req, "\n\n", req->sse.mode == SSE_LINES ? 1 : 2);
+        return sender_add(req, "\n\n", req->sse.mode == SSE_LINES ? 1 : 2);
+    sender_note_end(req, event, &seen);
     return true;
 }
 
-static void take_events(struct node_request *req)
+/* False: the call has ended. */
+static bool take_events(struct node_request *req)
 {
     struct sse_event event;
     int rc;
 
     while ((rc = sse_next(&req->sse, &event)) > 0)
         if (!take_event(req, &event))
-            return;
+            return false;
     if (rc < 0) {
         node_request_fail(req, GRPC_INTERNAL, "the engine sent an event of more than %d bytes",
                           SSE_MAX_EVENT_BYTES);
-    } else if (req->meter.done && req->done_us == 0) {
+        return false;
+    }
+    if (req->meter.done && req->done_us == 0) {
         req->done_us = req->heard_us;
         timer_start(req->agent->loop, &req->silence_timer, LAST_US, on_silence);
     }
+    return true;
+}
+
+/* Bytes were added to an answer that is held, and is no stream as far as is known. */
+static void document_grew(struct node_request *req)
+{
+    if (req->mode == ANSWER_PLAIN)
+        note_content(req, 0);
+    if (req->phase != NODE_REQUEST_ENDED && is_document(req))
+        timer_start(req->agent->loop, &req->silence_timer, LAST_US, on_silence);
+}
+
+/* A document's bytes.  One that is too large to be held passes as it comes. */
+static void take_document(struct node_request *req, const uint8_t *bytes, size_t n)
+{
+    if (!req->too_large && buf_size(&req->whole) + n <= WHOLE_MAX_BYTES) {
+        buf_add(&req->whole, bytes, n);
+        if (req->whole.failed)
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        else
+            document_grew(req);
+        return;
+    }
+    note_content(req, 0);
+    if (!req->too_large) {
+        req->too_large = true;
+        if (!sender_add(req, buf_head(&req->whole), buf_size(&req->whole)))
+            return;
+        buf_finish(&req->whole);
+    }
+    (void)sender_add(req, bytes, n);
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
@@ -563,23 +458,25 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
     req->heard_us = loop_now_us(req->agent->loop);
     silence_heard(&req->silence, false, req->heard_us);
     switch (req->mode) {
+    case ANSWER_BEGUN:
+        buf_add(&req->whole, bytes, n);
+        if (req->whole.failed)
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        else if (recognise(req, false) ? req->mode == ANSWER_PLAIN : req->mode == ANSWER_BEGUN)
+            document_grew(req);
+        return;
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
         if (sse_feed(&req->sse, bytes, n) != 0)
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else
-            take_events(req);
+            (void)take_events(req);
         return;
     case ANSWER_PLAIN:
-        if (buf_size(&req->whole) + n <= WHOLE_MAX_BYTES)
-            buf_add(&req->whole, bytes, n);
-        else
-            req->whole.failed = true; /* too long to read usage from */
-        note_content(req, 0);
-        (void)gather(req, bytes, n);
+        take_document(req, bytes, n);
         return;
     case ANSWER_ERROR:
-        if (buf_size(&req->out) + n <= ERROR_MAX_BYTES)
+        if (!req->refused && buf_size(&req->out) + n <= ERROR_MAX_BYTES)
             buf_add(&req->out, bytes, n);
         return;
     case ANSWER_UNKNOWN:
@@ -590,79 +487,20 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
 
 /* ---- how it ends ----------------------------------------------------------------------- */
 
-/* Forgets an answer that began, to ask again. */
-static void reset(struct node_request *req)
+static void apply_error(struct node_request *req)
 {
-    loop_undefer(req->agent->loop, &req->flush);
-    req->mode = ANSWER_UNKNOWN;
-    req->done_us = 0;
-    buf_reset(&req->out);
-    req->response_headers_count = 0;
-    req->content_type[0] = '\0';
+    if (refused_apply(req))
+        answer_start(req);
 }
 
-/* Asks again with one member less in the body. */
-static void ask_without(struct node_request *req, const char *name)
+/* The end of the turn in which the engine reported an error inside of a 200. */
+static void on_refusal(struct deferred *deferred)
 {
-    const struct json_edit edit = {.name = name, .value = NULL};
-    struct buf body = BUF_INIT;
-    struct json_value root;
+    struct node_request *req = CONTAINER_OF(deferred, struct node_request, flush);
 
-    if (json_check(&root, buf_head(&req->body), buf_size(&req->body), NULL) != 0 ||
-        json_edit(&body, &root, &edit, 1) != 0) {
-        buf_finish(&body);
-        node_request_fail(req, GRPC_INTERNAL, "the engine refuses %s", name);
-        return;
-    }
-    buf_finish(&req->body);
-    req->body = body;
-    reset(req);
-    node_request_retake(req);
-    answer_start(req);
-}
-
-static void ask_without_usage(struct node_request *req)
-{
-    req->agent->no_stream_options = true;
-    req->usage_added = false;
-    ask_without(req, "stream_options");
-}
-
-static void apply_engine_error(struct node_request *req)
-{
-    struct engine_error verdict;
-
-    engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
-                      req->usage_added);
-    if (req->ids_asked && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
-        /* It may be what we added that it does not like: the client's own request decides. */
-        req->ids_asked = false;
-        ask_without(req, "logprobs");
-        return;
-    }
-    if (!node_request_cause(req, verdict.cause, &verdict.refusal))
-        return;
-    if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL &&
-        verdict.engine_error_action != ENGINE_ERROR_WITHOUT_USAGE) {
-        /* The client reads a stream that began well: an error page is no answer to it. */
-        node_request_fail(req, GRPC_UNIMPLEMENTED,
-                          "the engine refused to continue: HTTP status %u", req->http_status);
-        return;
-    }
-    switch (verdict.engine_error_action) {
-    case ENGINE_ERROR_PASS:
-        pass(req);
-        break;
-    case ENGINE_ERROR_PASS_AS_400:
-        pass_as_400(req, verdict.text);
-        break;
-    case ENGINE_ERROR_FAIL:
-        node_request_fail(req, verdict.status, "%s", verdict.text);
-        break;
-    case ENGINE_ERROR_WITHOUT_USAGE:
-        ask_without_usage(req);
-        break;
-    }
+    if (req->run != NULL)
+        node_request_drop_run(req);
+    apply_error(req);
 }
 
 static void end_assembled(struct node_request *req)
@@ -670,6 +508,8 @@ static void end_assembled(struct node_request *req)
     struct error err = {0};
     int rc;
 
+    if (meter_sum_usage(&req->meter))
+        assembler_set_usage(req->assembler, &req->meter.usage);
     rc = assembler_write(req->assembler, &req->out, &err);
     if (rc != 0) {
         node_request_fail(req, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL, "%s",
@@ -678,7 +518,7 @@ static void end_assembled(struct node_request *req)
     }
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     req->out_content = true;
-    pass(req);
+    sender_pass(req);
 }
 
 /* The last bytes of an event stream may lack their blank line.  False: the call has ended. */
@@ -694,28 +534,75 @@ static bool take_rest(struct node_request *req)
     return rc == 0 || event.comment || take_event(req, &event);
 }
 
-static void end_plain(struct node_request *req)
+/* Is text, and not only JSON, an answer to this operation? */
+static bool may_be_text(const struct node_request *req)
 {
-    struct json_value root;
+    return req->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS &&
+           strcasestr(req->content_type, "json") == NULL &&
+           strcasestr(req->content_type, "html") == NULL;
+}
 
-    if (req->mode == ANSWER_PLAIN && !req->whole.failed &&
-        json_check(&root, buf_head(&req->whole), buf_size(&req->whole), NULL) == 0)
+/* The document is whole, as HTTP sees it: is it an answer? */
+static void end_document(struct node_request *req)
+{
+    size_t n = buf_size(&req->whole);
+    const char *text = framing_trim(buf_head(&req->whole), &n);
+    struct json_value root;
+    char words[256];
+    uint32_t status;
+    bool is_json = json_check(&root, text, n, NULL) == 0;
+
+    if (req->continues) {
+        node_request_fail(req, GRPC_INTERNAL,
+                          "the engine was asked for a stream and gave none");
+        return;
+    }
+    if (n == 0 || (!is_json && !may_be_text(req))) {
+        node_request_fail(req, GRPC_DATA_LOSS, "the engine's answer is %s",
+                          n == 0 ? "empty" : "not JSON, or not whole");
+        return;
+    }
+    if (is_json && meter_error_in(&root, words, sizeof(words), &status)) {
+        take_error(req, status, words, text, n);
+        return;
+    }
+    if (is_json && !framing_is_answer(req->operation, &root)) {
+        node_request_fail(req, GRPC_INTERNAL, "the engine's JSON is no answer: %.100s",
+                          buf_cstr(&req->whole));
+        return;
+    }
+    if (is_json) {
         meter_answer(&req->meter, &root);
-    pass(req);
+        if (strcasestr(req->content_type, "json") == NULL)
+            (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    }
+    buf_finish(&req->out);
+    req->out = req->whole;
+    req->whole = BUF_INIT;
+    sender_pass(req);
 }
 
 /* The engine's run is over; the slot is free already. */
 static void end_answer(struct node_request *req, bool whole, const char *why)
 {
+    if (req->mode == ANSWER_BEGUN && !recognise(req, true)) {
+        /* At the end the first bytes decide always: the call has ended, or is about to. */
+        return;
+    }
     switch (req->mode) {
     case ANSWER_UNKNOWN:
+    case ANSWER_BEGUN:
         break;
     case ANSWER_ERROR:
-        apply_engine_error(req); /* even of a body that was cut: the status says most */
+        apply_error(req); /* even of a body that was cut: the status says most */
         return;
     case ANSWER_PLAIN:
+        if (whole && !req->too_large) {
+            end_document(req);
+            return;
+        }
         if (whole) {
-            end_plain(req);
+            sender_pass(req);
             return;
         }
         break;
@@ -726,7 +613,7 @@ static void end_answer(struct node_request *req, bool whole, const char *why)
         /* A connection that breaks after the last event took nothing with it. */
         if (!req->meter.done &&
             (!whole || (!req->meter.finished && meter_streams(req->operation)))) {
-            if (!flush(req) || !whole)
+            if (!sender_flush(req) || !whole)
                 break;
             node_request_fail(req, GRPC_DATA_LOSS,
                               "the engine's stream ended before its answer did");
@@ -735,12 +622,10 @@ static void end_answer(struct node_request *req, bool whole, const char *why)
         if (req->mode == ANSWER_ASSEMBLED)
             end_assembled(req);
         else
-            pass(req);
+            sender_pass(req);
         return;
     }
     if (req->phase == NODE_REQUEST_ENDED)
-        return;
-    if (req->mode == ANSWER_PLAIN && !flush(req))
         return;
     if (node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED, NULL))
         node_request_fail(req, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
@@ -780,6 +665,16 @@ void answer_start(struct node_request *req)
         watch_silence(req);
 }
 
+void answer_writable(struct node_request *req)
+{
+    if (!req->paused)
+        return;
+    req->paused = false;
+    silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
+    if (req->run != NULL)
+        engine_pause(req->run, false);
+}
+
 void answer_last(struct node_request *req)
 {
     req->mode = ANSWER_EVENTS;
@@ -788,5 +683,5 @@ void answer_last(struct node_request *req)
     if (req->out.failed)
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
     else
-        pass(req);
+        sender_pass(req);
 }

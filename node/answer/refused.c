@@ -1,0 +1,143 @@
+/* refused.c - what follows an error of the engine. */
+#include "node/answer/refused.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "node/answer/sender.h"
+#include "node/body/edit.h"
+#include "node/body/error_body.h"
+#include "node/engine/errors.h"
+#include "node/node_request.h"
+
+/* An error of the engine in a 400, because the fault is the client's. */
+static void pass_as_400(struct node_request *req, const char *text)
+{
+    req->http_status = 400;
+    (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    buf_reset(&req->out);
+    error_body_write(&req->out, req->operation, text);
+    sender_pass(req);
+}
+
+/* Forgets an answer that began, to ask again. */
+static void reset(struct node_request *req)
+{
+    loop_undefer(req->agent->loop, &req->flush);
+    req->mode = ANSWER_UNKNOWN;
+    req->refused = false;
+    req->done_us = 0;
+    req->too_large = false;
+    req->tell_progress = false;
+    req->out_content = false;
+    req->out_tokens = 0;
+    req->content_us = 0;
+    buf_reset(&req->out);
+    buf_reset(&req->whole);
+    req->response_headers_count = 0;
+    req->content_type[0] = '\0';
+    sse_finish(&req->sse);
+    assembler_destroy(req->assembler);
+    req->assembler = NULL;
+    meter_finish(&req->meter);
+    meter_init(&req->meter, req->operation, req->resumable);
+    choices_expect(&req->meter.choices, req->prompts, req->choices);
+}
+
+/* The engine is to be asked again with another body, which is taken over; `rc`: whether there
+ * is one.  False: the call has ended. */
+static bool ask_again(struct node_request *req, struct buf *body, int rc)
+{
+    if (rc != 0) {
+        buf_finish(body);
+        node_request_fail(req, GRPC_UNAVAILABLE, "the request cannot be edited (%s)",
+                          error_name(rc));
+        return false;
+    }
+    buf_finish(&req->body);
+    req->body = *body;
+    reset(req);
+    node_request_retake(req);
+    return true;
+}
+
+/* With one member less. */
+static bool ask_without(struct node_request *req, const char *name)
+{
+    struct buf body = BUF_INIT;
+    int rc = edit_without(&body, buf_head(&req->body), buf_size(&req->body), name);
+
+    return ask_again(req, &body, rc);
+}
+
+static bool ask_without_usage(struct node_request *req)
+{
+    req->agent->no_stream_options = true;
+    req->usage_added = false;
+    return ask_without(req, "stream_options");
+}
+
+/* As the client asked: some engines refuse in a stream what they take without. */
+static bool ask_unstreamed(struct node_request *req)
+{
+    struct buf body = BUF_INIT;
+    int rc = edit_unstreamed(&body, req->operation, buf_head(&req->body), buf_size(&req->body),
+                             req->usage_added);
+
+    req->asked_again = true;
+    req->streaming = false;
+    req->usage_added = false;
+    return ask_again(req, &body, rc);
+}
+
+/* Can it be the stream, which the client did not ask for, that the engine refuses? */
+static bool may_be_the_stream(const struct node_request *req,
+                              const struct engine_error *verdict)
+{
+    if (req->stream || !req->streaming || req->asked_again)
+        return false;
+    if (strcasestr(verdict->text, "stream") != NULL)
+        return true;
+    return verdict->engine_error_action == ENGINE_ERROR_PASS &&
+           verdict->cause != DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
+           (req->http_status == 400 || req->http_status == 422);
+}
+
+bool refused_apply(struct node_request *req)
+{
+    struct engine_error verdict;
+
+    engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
+                      req->usage_added);
+    if (verdict.engine_error_action == ENGINE_ERROR_WITHOUT_USAGE)
+        return ask_without_usage(req);
+    if (may_be_the_stream(req, &verdict))
+        return ask_unstreamed(req);
+    if (req->ids_asked && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
+        /* It may be what we added that it does not like: the client's own request decides. */
+        req->ids_asked = false;
+        return ask_without(req, "logprobs");
+    }
+    if (!node_request_cause(req, verdict.cause, &verdict.refusal))
+        return false;
+    if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
+        /* The client reads a stream that began well: an error page is no answer to it. */
+        node_request_fail(req, GRPC_UNIMPLEMENTED,
+                          "the engine refused to continue: HTTP status %u", req->http_status);
+        return false;
+    }
+    switch (verdict.engine_error_action) {
+    case ENGINE_ERROR_PASS:
+        sender_pass(req);
+        break;
+    case ENGINE_ERROR_PASS_AS_400:
+        pass_as_400(req, verdict.text);
+        break;
+    case ENGINE_ERROR_FAIL:
+        node_request_fail(req, verdict.status, "%s", verdict.text);
+        break;
+    case ENGINE_ERROR_WITHOUT_USAGE:
+        break; /* done above */
+    }
+    return false;
+}

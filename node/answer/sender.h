@@ -1,0 +1,42 @@
+/*
+ * sender.h - the bytes of an answer on their way to the caller.
+ *
+ * Bytes added in one turn of the loop leave at its end, as one chunk, after the head; the
+ * engine is paused while too much waits.  `out` and what is said of it in the request is
+ * written here alone, but for an error's body.
+ */
+#ifndef DROVER_NODE_ANSWER_SENDER_H
+#define DROVER_NODE_ANSWER_SENDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/attrs.h"
+
+struct json_value;
+struct node_request;
+struct seen;
+struct sse_event;
+
+/* Adds bytes to the next chunk.  False: the call has ended. */
+MUST_CHECK bool sender_add(struct node_request *req, const void *bytes, size_t n);
+
+/* Remembers where the event that was just added, if it ends a choice, may grow. */
+void sender_note_end(struct node_request *req, const struct sse_event *event,
+                     const struct seen *seen);
+
+/* Takes a usage event that only we asked for: members that it alone has go into the event
+ * before, where the engine puts them when no one asks.  False: the call has ended. */
+MUST_CHECK bool sender_add_unasked(struct node_request *req, const struct sse_event *event,
+                                   const struct json_value *root);
+
+/* Sends at the end of the turn, even if nothing is added. */
+void sender_flush_soon(struct node_request *req);
+
+/* Sends what was added.  False: the call has ended. */
+MUST_CHECK bool sender_flush(struct node_request *req);
+
+/* Sends all there is and ends the call well. */
+void sender_pass(struct node_request *req);
+
+#endif
