@@ -82,8 +82,9 @@ static void give_back(struct node_request *req, bool lingers)
         admission_question_end(slots);
         return;
     }
-    slot_limit_end(&req->agent->limit, &req->slot_run, loop_now_us(req->agent->loop));
     slots_end(slots, lingers, loop_now_us(req->agent->loop));
+    if (slot_limit_end(&req->agent->limit, &req->slot_run, loop_now_us(req->agent->loop)))
+        agent_resize(req->agent);
 }
 
 /* Lets go of everything but the memory.  The call is finished by the caller, or gone. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define REFUTED_BY 3u /* runs in a row */
+#define REFUTED_BY 2u /* runs that waited */
 #define CROWDED_BY 2u /* looks in a row */
 #define KV_ROOM    0.95f
 #define KV_TARGET  0.98f
@@ -72,28 +72,50 @@ void slot_limit_start(struct slot_limit *limit, struct slot_run *run, size_t byt
     run->sent_as = ++limit->count;
 }
 
-/* The time in which a request shows content when it waits for nothing; 0 = not known yet. */
-static uint64_t begin_us(const struct slot_limit *limit, const struct slot_run *run)
+/* An earlier one has just ended: does the run refute the guess? */
+static bool has_waited(const struct slot_limit *limit, const struct slot_run *run,
+                       uint64_t now_mono_us)
 {
-    if (run->bytes <= limit->begin_bytes || limit->begin_bytes == 0)
-        return limit->begin_us;
-    return (uint64_t)((double)limit->begin_us * (double)run->bytes /
-                      (double)limit->begin_bytes);
+    uint64_t patience_us = limit->begin_us + limit->begin_us / 2;
+
+    if (!is_learned(limit) || limit->has_figures || limit->limit <= limit->proven)
+        return false;
+    if (run->waited || run->judged || run->content_mono_us != 0 || limit->begin_us == 0 ||
+        run->sent_as <= limit->proven)
+        return false;
+    if (run->bytes > limit->begin_bytes)
+        patience_us = (uint64_t)((double)patience_us * (double)run->bytes /
+                                 (double)(limit->begin_bytes + 1));
+    return run->sent_mono_us + patience_us < now_mono_us;
 }
 
-void slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us)
+static bool refute_guess(struct slot_limit *limit, uint64_t now_mono_us)
+{
+    limit->waited_row = 0;
+    limit->backoff_us *= 2;
+    if (limit->backoff_us < SLOT_LIMIT_PROBE_MIN_US)
+        limit->backoff_us = SLOT_LIMIT_PROBE_MIN_US;
+    if (limit->backoff_us > SLOT_LIMIT_PROBE_MAX_US)
+        limit->backoff_us = SLOT_LIMIT_PROBE_MAX_US;
+    limit->probe_mono_us = now_mono_us + limit->backoff_us;
+    return set_limit(limit, limit->proven);
+}
+
+bool slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us)
 {
     struct slot_run *later;
 
     if (!run->runs)
-        return;
+        return false;
     for (later = TAILQ_NEXT(run, link); later != NULL; later = TAILQ_NEXT(later, link))
-        if (later->content_mono_us == 0 && limit->begin_us != 0 &&
-            later->sent_mono_us + begin_us(limit, later) < now_mono_us)
+        if (has_waited(limit, later, now_mono_us)) {
             later->waited = true;
+            limit->waited_row++;
+        }
     TAILQ_REMOVE(&limit->runs, run, link);
     run->runs = false;
     limit->count--;
+    return limit->waited_row >= REFUTED_BY && refute_guess(limit, now_mono_us);
 }
 
 /* The run and all that were sent before it. */
@@ -122,28 +144,22 @@ static bool guess_more(struct slot_limit *limit, uint64_t now_mono_us)
     return set_limit(limit, limit->limit + step);
 }
 
-static bool refute_guess(struct slot_limit *limit, uint64_t now_mono_us)
-{
-    limit->waited_row = 0;
-    limit->backoff_us *= 2;
-    if (limit->backoff_us < SLOT_LIMIT_PROBE_MIN_US)
-        limit->backoff_us = SLOT_LIMIT_PROBE_MIN_US;
-    if (limit->backoff_us > SLOT_LIMIT_PROBE_MAX_US)
-        limit->backoff_us = SLOT_LIMIT_PROBE_MAX_US;
-    limit->probe_mono_us = now_mono_us + limit->backoff_us;
-    return set_limit(limit, limit->proven);
-}
-
-/* The longest of late, so that a request that is only slow has not waited. */
+/* The time that it takes to begin, averaged over the last few.  A load of the model makes one
+ * request slow, and nothing makes it fast: the average follows a short time down at once, and a
+ * long one up by a quarter at most. */
 static void note_begin(struct slot_limit *limit, const struct slot_run *run)
 {
     uint64_t took_us = run->content_mono_us - run->sent_mono_us;
+    uint64_t average_us = limit->begin_us;
 
-    limit->begin_us -= limit->begin_us / 8;
-    if (took_us <= limit->begin_us)
-        return;
-    limit->begin_us = took_us;
-    limit->begin_bytes = run->bytes;
+    if (average_us == 0 || took_us < average_us / 2)
+        limit->begin_us = took_us;
+    else if (took_us < average_us)
+        limit->begin_us -= (average_us - took_us) / 2;
+    else
+        limit->begin_us += (took_us < 2 * average_us ? took_us - average_us : average_us) / 4;
+    limit->begin_bytes =
+        limit->begin_bytes == 0 ? run->bytes : (limit->begin_bytes * 3 + run->bytes) / 4;
 }
 
 bool slot_limit_content(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us)
@@ -166,13 +182,7 @@ bool slot_limit_content(struct slot_limit *limit, struct slot_run *run, uint64_t
         limit->backoff_us = 0;
         limit->waited_row = 0;
     }
-    if (n >= limit->limit)
-        return guess_more(limit, now_mono_us);
-    if (limit->has_figures || limit->limit <= limit->proven || run->sent_as <= limit->proven)
-        return false;
-    if (run->waited && n == limit->proven)
-        limit->waited_row++;
-    return limit->waited_row >= REFUTED_BY && refute_guess(limit, now_mono_us);
+    return n >= limit->limit && guess_more(limit, now_mono_us);
 }
 
 /* A full limit grows as far as the cache would reach, at most by as much again. */

@@ -1,24 +1,23 @@
 /*
  * slot_limit.h - how many requests an engine runs at once: reported, or learned.
  *
- * The number comes from, in this order: the operator (--slots N); the engine, where it says so;
- * what is learned here, within the operator's bounds (--slots MIN-MAX).  A number that is
- * learned rests on two kinds of evidence, never on latency, which has too many other causes:
+ * The number comes from, in this order: the operator (--slots N); the engine, where it reports
+ * it; evidence, within the operator's bounds (--slots MIN-MAX).  Evidence is of two kinds.
  *
- *   Order    Engines begin requests in the order in which they came.  A request that shows
- * content while so many that were sent before it still run proves that all of these run
- *            together: `proven` is the most so far.  A request that proves the whole limit lets
- * it grow by a half: that is a guess.  Three requests in a row that waited refute a guess: the
- * limit is `proven`, and the next guess is one more, after 1 minute, doubled up to 15 while
- * guesses fail.  A request has waited when it was sent with more than `proven` in the engine,
- * showed content only after another had ended, proves `proven` and no more, and would have
- * shown content before that end if it had begun when it was sent; the time to that is the
- * longest that lately came to requests that could not wait. Figures  What vLLM and SGLang
- * report: requests running and waiting, the used part of the KV cache, preemptions.  While
- * nothing waits and the cache has room, a full limit grows, at most doubles, as far as the
- * cache would reach; many waiting twice in a row: what runs and an eighth more; a preemption: a
- * twentieth less than what runs, and small steps from then on (additive increase,
- * multiplicative decrease: Chiu and Jain 1989). With figures no guess is refuted by order.
+ * Order: engines begin requests in the order in which they came.  A request that shows content
+ * while so many that were sent before it still run proves that all of these run together;
+ * `proven` is the most so far.  A request that proves the whole limit lets it grow by a half:
+ * that is a guess.  Two requests that waited refute a guess: the limit is `proven`, and the
+ * next guess is one more, after 1 minute, doubled up to 15 while guesses fail.  A request has
+ * waited when it was sent with more than `proven` in the engine and had no content when another
+ * ended, although the average request that nothing kept waiting would long have had it.
+ *
+ * Figures: vLLM and SGLang report requests running and waiting, the used part of the KV cache,
+ * and preemptions.  While nothing waits and the cache has room, a full limit grows as far as
+ * the cache would reach, at most doubles.  Many that wait, twice in a row: the requests that
+ * run and an eighth more.  A preemption: a twentieth less than those that run, and small steps
+ * from then on (additive increase, multiplicative decrease: Chiu and Jain, 1989).  With figures
+ * order refutes no guess.
  *
  * A larger limit opens slots at once, a smaller one cancels nothing.  Pure.
  */
@@ -68,7 +67,7 @@ struct slot_limit {
     uint32_t first;       /* the first guess */
     uint32_t limit;       /* at least 1 */
     uint32_t proven;      /* at least 1 */
-    uint32_t waited_row;  /* requests in a row that refute the guess */
+    uint32_t waited_row;  /* requests that waited, since the guess or the last proof */
     uint32_t crowded_row; /* looks in a row that found many waiting */
     bool has_figures;     /* the engine reports what runs and waits */
     bool small_steps;     /* a preemption was seen */
@@ -105,8 +104,8 @@ void slot_limit_start(struct slot_limit *limit, struct slot_run *run, size_t byt
 /* Content of a streamed answer has come.  True: the limit has changed. */
 bool slot_limit_content(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us);
 
-/* A run is over, whatever its end.  Not running is fine. */
-void slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us);
+/* A run is over, whatever its end.  Not running is fine.  True: the limit has changed. */
+bool slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now_mono_us);
 
 /* The engine's own figures.  True: the limit has changed. */
 bool slot_limit_looked(struct slot_limit *limit, const struct slot_figures *figures);

@@ -13,8 +13,12 @@ import pytest
 from harness import SLOW, until
 from load import chat_body, fetch, fetch_now
 from ollama import Ollama
-from plain_openai import PlainOpenai
+from openai_api import OpenAi
 from vllm import Vllm
+
+
+class PlainOpenai(OpenAi):
+    routes = {("GET", "/v1/models"): "list_models", ("POST", "/v1/chat/completions"): "chat"}
 
 
 @pytest.fixture
@@ -98,19 +102,20 @@ def test_a_burst_on_a_plain_server_takes_no_longer_than_without_drover(make_clus
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_ollamas_parallel_requests_are_known_after_ten(make_cluster, engine_of, parallel):
-    engine = engine_of(Ollama, num_parallel=parallel, tokens_per_s=100, prompt_s=0.1)
+    engine = engine_of(Ollama, num_parallel=parallel, tokens_per_s=100, prompt_s=0.1,
+                       answer_tokens=120)
     cluster = make_cluster().start()
     cluster.start_node("n", engine=engine.url)
     name = next(iter(engine.models))
     fetch_now(cluster.api, "POST", "/api/chat",
               {"model": name, "messages": [{"role": "user", "content": "load it"}]})
     burst(cluster.api, 10, lambda prompt: {
-        "model": name, "options": {"num_predict": 40},
+        "model": name, "options": {"num_predict": 120},
         "messages": [{"role": "user", "content": prompt}]}, "/api/chat")
     until(lambda: slots_of(cluster, "n") == parallel,
           what=f"{parallel} slots are known: {cluster.node_row('n')}")
     assert cluster.node_row("n")["slots_source"] == "learned"
-    assert f"/~{parallel}" in cluster.ctl("nodes")
+    assert f"/~{parallel}" in cluster.ctl("nodes").stdout
 
 
 def tokens_a_second(engine, window_s):
@@ -129,16 +134,16 @@ def test_vllm_is_used_to_its_own_bound(make_cluster, engine_of, bound):
     engine = engine_of(Vllm, tokens_per_s=4, prompt_tokens_per_s=1e6, **bound)
     engine.machine.tick_s = 0.05
     clients, tokens = 300, 120
-    cluster = make_cluster(config={"limits": {"max_clients": 4096}} if False else None).start()
+    cluster = make_cluster().start()
     cluster.start_node("n", engine=engine.url)
     with ClosedLoop(address_of(engine), clients, ask(engine, tokens)):
         until(lambda: engine.machine.queue and len(engine.machine.running) > 40)
-        direct = tokens_a_second(engine, 10)
+        direct = tokens_a_second(engine, 6)
     until(lambda: not engine.machine.running and not engine.machine.queue, bound_s=60)
     with ClosedLoop(cluster.api, clients, ask(engine, tokens)) as loop:
         until(lambda: engine.machine.tokens_given and slots_of(cluster, "n") >= 40, bound_s=30)
         until(lambda: tokens_a_second(engine, 3) >= 0.95 * direct, bound_s=30)
-        through = tokens_a_second(engine, 10)
+        through = tokens_a_second(engine, 6)
         most_waiting = len(engine.machine.queue)
     assert through >= 0.95 * direct, (through, direct)
     assert most_waiting < clients / 2, "the requests wait in Drover, not in the engine"
