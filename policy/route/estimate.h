@@ -74,12 +74,12 @@ struct estimate_speed estimate_learn(struct estimate_speed now, struct estimate_
 static inline double estimate_tokens_per_s(struct estimate_speed learned, double reported,
                                            const struct route_times *times)
 {
-    double p = times->guess_tokens_per_s;
+    double p;
 
     if (learned.seconds > 0 && learned.tokens > 0)
         p = (double)learned.tokens / (double)learned.seconds;
-    else if (reported > 0)
-        p = reported;
+    else
+        p = reported > 0 ? reported : times->guess_tokens_per_s;
     return p > 1 ? p : 1;
 }
 
@@ -105,13 +105,12 @@ static inline struct estimate_backlog estimate_backlog(uint64_t charged_us,
 
     if (charged_us != 0 && work_mono_us != 0 && work_mono_us < now_mono_us) {
         double worked = (double)(now_mono_us - work_mono_us);
-        double due = charged > times->silence_us ? charged : times->silence_us;
 
         left = charged - worked;
         if (left < ESTIMATE_LEAST_LEFT * charged)
             left = ESTIMATE_LEAST_LEFT * charged;
-        if (worked > due)
-            slowdown = worked / due;
+        if (worked > times->silence_us && worked > charged)
+            slowdown = worked / (charged > times->silence_us ? charged : times->silence_us);
     }
     return (struct estimate_backlog){.left_s = left * 1e-6, .slowdown = slowdown};
 }

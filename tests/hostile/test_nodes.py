@@ -9,7 +9,9 @@ import itertools
 import json
 import random
 import re
+import socket
 import struct
+import threading
 import time
 import urllib.request
 
@@ -319,6 +321,28 @@ def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
             assert fleet.ctl_json("node", node.name)["counters"]["output_tokens"] < 100
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
+def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(fleet, stream):
+    """Another one must not begin a second answer behind what the client has."""
+    def full_behind_content(c, s):
+        c.data(s, head_event() if stream else head_event(200, "application/json", False))
+        for _ in range(6):
+            c.paced(s, chunk_event(b": " + b"x" * 250_000 + b"\n\n", content=False, tokens=0))
+        c.has_been_read()
+        c.trailers(s, "8", grpc_retry_pushback_ms="10")
+
+    nodes, asked = relay_race(fleet, f"full-behind-content-{stream}", full_behind_content, end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, stream, model=f"full-behind-content-{stream}")
+        assert status == 200 and len(asked) == 1
+        if stream:
+            assert json.loads(events(body)[-2])["error"]["src"] == "drover"
+        else:
+            assert body is None, "the document is cut short"
+
+
 @pytest.mark.parametrize("settings", [struct.pack(">HI", 3, 0), struct.pack(">HI", 3, 1), struct.pack(">HI", 4, 0),
                                       struct.pack(">HIHI", 1, 0, 6, 1)],
                          ids=["no streams", "one stream", "no window", "no table"])
@@ -378,6 +402,42 @@ def test_a_head_of_20000_headers_holds_up_nobody(fleet):
         assert events(got)[-1] == "[DONE]"
         assert 0 < sum(name.startswith("openai-") for name in passed) <= 16
     assert fleet.worker_pids() == [worker]
+
+
+FILLERS = {
+    "accepted": event(accepted=inference.Accepted(queue_position=0)),
+    "of a later version": framed(b""),
+}
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+def test_events_between_chunks_do_not_open_the_window_for_a_client_that_does_not_read(fleet, filler):
+    """The worker would have to keep what the node sends."""
+    chunk = chunk_event(b": " + b"x" * 30_000 + b"\n\n")
+    sent, shut = [], threading.Event()
+
+    def attack(c, s):
+        c.headers(s, HEAD)
+        c.data(s, OK)
+        while sum(sent) < 60_000_000:
+            if min(c.credit[0], c.credit.get(s, c.first_credit)) < 40_000:
+                c.has_been_read()   # what the worker gives back for all of it has come
+                if c.credit.get(s, c.first_credit) < 40_000:
+                    shut.set()
+                    break
+            c.paced(s, chunk)
+            c.paced(s, FILLERS[filler])
+            sent.append(len(chunk))
+
+    with BadNode(fleet, next(names), attack, models=["no-reader"]):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(fleet.api)
+            body = json.dumps({**CHAT, "model": "no-reader", "stream": True}).encode()
+            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                           b"content-length: %d\r\n\r\n%s" % (len(body), body))
+            assert shut.wait(30 * SLOW), f"{sum(sent) / 1e6:.0f} MB were taken"
+            assert sum(sent) < 10_000_000
 
 
 IDS = {"token_ids": [300] * 1000000, "vocabulary": 1}

@@ -200,9 +200,9 @@ static enum retry_end end_of(const struct attempt *attempt,
         return RETRY_END_REFUSED;
     if (failure->silent)
         return RETRY_END_SILENT;
-    /* An attempt that had content had room. */
+    /* An attempt with a good head had room. */
     if ((error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
-        attempt->content_mono_us == 0)
+        attempt->status == 0)
         return RETRY_END_FULL;
     return RETRY_END_FAILED;
 }
@@ -334,7 +334,7 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
     struct retry_facts facts;
     bool other_runs;
 
-    if (failure->counter == STATS_FULL && attempt->content_mono_us != 0) {
+    if (failure->counter == STATS_FULL && attempt->status != 0) {
         failure->counter = STATS_NODE_ERROR;
         failure->error = API_ERROR_NODE_FAILED;
     }

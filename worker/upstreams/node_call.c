@@ -62,8 +62,6 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
     struct node_call *nc = data;
     const Drover__V1__InferEvent *event;
 
-    (void)call;
-    nc->unreleased += n;
     event = (const Drover__V1__InferEvent *)wire_unpack(&drover__v1__infer_event__descriptor,
                                                         nc->arena, message, n, NULL);
     if (event == NULL) {
@@ -71,8 +69,10 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
         return;
     }
     /* Only chunks have something in them that waits for the client. */
-    if (event->event_case != DROVER__V1__INFER_EVENT__EVENT_CHUNK)
-        node_call_release(nc);
+    if (event->event_case == DROVER__V1__INFER_EVENT__EVENT_CHUNK)
+        nc->unreleased += n;
+    else
+        call_release(call, n);
     /* Each branch may end the call: nothing of it is touched afterwards. */
     switch (event->event_case) {
     case DROVER__V1__INFER_EVENT__EVENT_CHUNK:
