@@ -28,6 +28,7 @@
  *   offers    [n_workers][offer_stride]            one bit per worker and node
  *   speed owners[SB_SPEEDS_ROWS]                   8-byte words: model and class of a row
  *   speeds    [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, two floats
+ *   tries     [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, an instant
  *   sb_model_queue[SB_MODEL_QUEUES]                whose row it is; its last refusal
  *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
  *   sb_taught_head                                 a word about all lessons
@@ -55,7 +56,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 19u
+#define SB_LAYOUT_VERSION 20u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -124,6 +125,7 @@ struct sb_geometry {
     uint64_t offers_offset;
     uint64_t speed_owners_offset;
     uint64_t speeds_offset;
+    uint64_t tries_offset;
     uint64_t model_queues_offset;
     uint64_t model_waiting_offset;
     uint64_t taught_head_offset;
@@ -209,9 +211,9 @@ struct sb_hot {
      * zeroes it for a new node.  See outcomes_note_loss(). */
     _Atomic uint64_t lost_mono_us; /* 0 = never */
     /* Any worker; health zeroes them for a new node.  See shm/facts/speeds.h.  0 = never. */
-    _Atomic uint64_t sent_mono_us;   /* a request was last sent there */
     _Atomic uint64_t work_mono_us;   /* since then the engine is at what is now its first */
     _Atomic uint64_t failed_mono_us; /* an event of failure began; compare-and-swap */
+    uint64_t reserved1;              /* zero */
 };
 
 /*
@@ -384,8 +386,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 264, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 296, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 272, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 304, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");

@@ -175,6 +175,15 @@ static inline _Atomic uint64_t *segment_speeds(const struct scoreboard *board, u
            (size_t)row * board->geometry.n_nodes;
 }
 
+/* geometry.n_nodes words. */
+static inline _Atomic uint64_t *segment_tries(const struct scoreboard *board, uint32_t row)
+{
+    if (row > SB_SPEEDS_ROWS)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.tries_offset) +
+           (size_t)row * board->geometry.n_nodes;
+}
+
 /* SB_MODEL_QUEUES rows. */
 static inline struct sb_model_queue *segment_model_queues(const struct scoreboard *board)
 {

@@ -122,14 +122,16 @@ static inline struct estimate_backlog estimate_backlog(uint64_t charged_us,
  * last.
  *
  *   never measured          counts as the fastest, one request at a time
- *   idle, not tried for a   counts as the fastest where this request costs no more than the
- *   while                   regret more there, at its last known speed, than at the best node
+ *   not tried for a while   counts as the fastest where this request costs no more than the
+ *                           regret more there, at its last known speed, than at the best node
  *
- * The regret grows slowly for as long as the node is not tried: one that has recovered is
- * found, even if all prompts are long.
+ * Both only while no prompt there is before its first token.  A try is of a model and class, as
+ * the speed is.  The regret grows slowly for as long as the node is not tried: one that has
+ * recovered is found, even if all prompts are long.
  */
-/* Seconds of regret; negative: no trial.  `tried_mono_us` 0 = never. */
-double estimate_regret_s(uint64_t tried_mono_us, uint64_t now_mono_us,
+/* Seconds of regret; negative: no trial.  `tried_mono_us` 0 = never.  `busy`: it has requests,
+ * so the sample would not be as good. */
+double estimate_regret_s(uint64_t tried_mono_us, bool busy, uint64_t now_mono_us,
                          const struct route_times *times);
 
 #endif

@@ -415,7 +415,6 @@ bool nodes_hot(const struct scoreboard *board, unsigned node, struct node_hot *o
         out->generation = segment_generation(hot);
         out->state = load_state(hot, NULL);
         out->slots_now = get32(&hot->slots_now);
-        out->sent_mono_us = get64(&hot->sent_mono_us);
         out->work_mono_us = get64(&hot->work_mono_us);
         hold_bits = get64(&hot->average[STATS_AVG_HOLD_S]);
         if (segment_generation(hot) != out->generation)

@@ -91,7 +91,6 @@ struct node_hot {
     uint32_t generation;
     enum node_state state;
     uint32_t slots_now;
-    uint64_t sent_mono_us; /* a request was last sent there; 0 = never */
     uint64_t work_mono_us; /* see speeds_note_work(); 0 = never */
     double hold_s;         /* STATS_AVG_HOLD_S; 0 = not known yet */
 };

@@ -83,7 +83,8 @@ static uint64_t to_bits(struct speed speed)
 struct speeds_view speeds_view(const struct scoreboard *board, uint32_t row)
 {
     return (struct speeds_view){.words = segment_speeds(board, row),
-                                .nodes = board->geometry.n_nodes};
+                                .tries = segment_tries(board, row),
+                                .nodes = row <= SPEEDS_ROWS ? board->geometry.n_nodes : 0};
 }
 
 struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node)
@@ -130,23 +131,23 @@ static void note(_Atomic uint64_t *word, uint64_t now_mono_us)
         atomic_store_explicit(word, now_mono_us, memory_order_relaxed);
 }
 
-void speeds_note_sent(struct scoreboard *board, unsigned node, uint32_t generation,
-                      uint64_t now_mono_us)
+void speeds_note_sent(struct scoreboard *board, uint32_t row, unsigned node,
+                      uint32_t generation, uint64_t now_mono_us)
 {
-    struct sb_hot *hot = hot_for(board, node, generation);
+    _Atomic uint64_t *words = segment_tries(board, row);
 
-    if (hot != NULL)
-        note(&hot->sent_mono_us, now_mono_us);
+    if (words != NULL && hot_for(board, node, generation) != NULL)
+        note(&words[node], now_mono_us);
 }
 
-bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generation,
-                       uint64_t tried_mono_us, uint64_t now_mono_us)
+bool speeds_take_trial(struct scoreboard *board, uint32_t row, unsigned node,
+                       uint32_t generation, uint64_t tried_mono_us, uint64_t now_mono_us)
 {
-    struct sb_hot *hot = hot_for(board, node, generation);
+    _Atomic uint64_t *words = segment_tries(board, row);
 
-    return hot != NULL && atomic_compare_exchange_strong_explicit(
-                              &hot->sent_mono_us, &tried_mono_us, now_mono_us,
-                              memory_order_relaxed, memory_order_relaxed);
+    return words != NULL && hot_for(board, node, generation) != NULL &&
+           atomic_compare_exchange_strong_explicit(&words[node], &tried_mono_us, now_mono_us,
+                                                   memory_order_relaxed, memory_order_relaxed);
 }
 
 void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,
@@ -178,6 +179,13 @@ bool speeds_note_failure(struct scoreboard *board, unsigned node, uint32_t gener
 
 /* ---- for a new node -------------------------------------------------------------------- */
 
+/* An unused page stays without memory. */
+static void zero(_Atomic uint64_t *word)
+{
+    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
+        atomic_store_explicit(word, 0, memory_order_relaxed);
+}
+
 void speeds_zero(struct scoreboard *board, unsigned node)
 {
     struct sb_hot *hot = segment_hot(board, node);
@@ -185,14 +193,11 @@ void speeds_zero(struct scoreboard *board, unsigned node)
     if (!board->writable || hot == NULL)
         return;
     for (uint32_t row = 0; row <= SPEEDS_ROWS; row++) {
-        _Atomic uint64_t *word = &segment_speeds(board, row)[node];
-
-        /* An unused page stays without memory. */
-        if ((row == SPEEDS_ROWS || owner_at(board, row) != 0) &&
-            atomic_load_explicit(word, memory_order_relaxed) != 0)
-            atomic_store_explicit(word, 0, memory_order_relaxed);
+        if (row != SPEEDS_ROWS && owner_at(board, row) == 0)
+            continue;
+        zero(&segment_speeds(board, row)[node]);
+        zero(&segment_tries(board, row)[node]);
     }
-    atomic_store_explicit(&hot->sent_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&hot->work_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&hot->failed_mono_us, 0, memory_order_relaxed);
 }

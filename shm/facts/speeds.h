@@ -6,8 +6,10 @@
  * are given first come, first served, and never taken back; when all are given, the rest of the
  * models share one.  How a speed changes is policy/route/estimate.h's business.
  *
- * The instants lie on the node's hot line (struct node_hot has them for reading).  They are
- * shared, because 64 workers would otherwise try a node, and blame it, 64 times.
+ * The last try belongs to the same three, or a node that is busy with one model would never be
+ * tried again with another.  The other instants lie on the node's hot line (struct node_hot has
+ * them for reading).  All are shared, because 64 workers would otherwise try a node, and blame
+ * it, 64 times.
  */
 #ifndef DROVER_SHM_FACTS_SPEEDS_H
 #define DROVER_SHM_FACTS_SPEEDS_H
@@ -43,8 +45,9 @@ uint32_t speeds_take(struct scoreboard *board, uint64_t model_hash, enum op_clas
 
 /* A row, for a decision that reads it for many nodes; good for as long as the board is. */
 struct speeds_view {
-    const _Atomic uint64_t *words; /* NULL: none */
-    unsigned nodes;
+    const _Atomic uint64_t *words;
+    const _Atomic uint64_t *tries;
+    unsigned nodes; /* 0: there is no such row */
 };
 struct speeds_view speeds_view(const struct scoreboard *board, uint32_t row);
 
@@ -54,7 +57,7 @@ static inline struct speed speeds_at(struct speeds_view view, unsigned node)
     struct speed speed;
     uint64_t bits;
 
-    if (view.words == NULL || node >= view.nodes)
+    if (node >= view.nodes)
         return (struct speed){0};
     bits = atomic_load_explicit(&view.words[node], memory_order_relaxed);
     memcpy(&speed, &bits, sizeof(speed));
@@ -63,6 +66,15 @@ static inline struct speed speeds_at(struct speeds_view view, unsigned node)
         return speed;
     return (struct speed){0};
 }
+
+/* When a request of the row was last sent there; 0 = never. */
+static inline uint64_t speeds_tried_mono_us(struct speeds_view view, unsigned node)
+{
+    if (node >= view.nodes)
+        return 0;
+    return atomic_load_explicit(&view.tries[node], memory_order_relaxed);
+}
+
 struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned node);
 
 /* Replaces `seen` by `next`.  False: another worker was faster, and *seen is the present value;
@@ -70,13 +82,14 @@ struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned 
 MUST_CHECK bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node,
                             uint32_t generation, struct speed *seen, struct speed next);
 
-/* A request was sent to the node. */
-void speeds_note_sent(struct scoreboard *board, unsigned node, uint32_t generation,
-                      uint64_t now_mono_us);
-/* Claims the next speed trial of a node whose last one was sent at `tried_mono_us`.  False: it
- * has been sent one since. */
-MUST_CHECK bool speeds_take_trial(struct scoreboard *board, unsigned node, uint32_t generation,
-                                  uint64_t tried_mono_us, uint64_t now_mono_us);
+/* A request of the row was sent to the node. */
+void speeds_note_sent(struct scoreboard *board, uint32_t row, unsigned node,
+                      uint32_t generation, uint64_t now_mono_us);
+/* Claims the next speed trial of a node whose last request of the row was sent at
+ * `tried_mono_us`.  False: it has been sent one since. */
+MUST_CHECK bool speeds_take_trial(struct scoreboard *board, uint32_t row, unsigned node,
+                                  uint32_t generation, uint64_t tried_mono_us,
+                                  uint64_t now_mono_us);
 /* From now on the engine is at the request that is now its first: one was sent while no other
  * was before its first token, or the one before it had its own, or will never have one. */
 void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,

@@ -119,7 +119,8 @@ static void decide(struct scene *scene)
         die("no node was chosen");
     record(scene, &candidates, &request, place.at);
     server = candidates.server[place.at];
-    speeds_note_sent(scene->board, server->node_id, server->generation, scene->now_us);
+    speeds_note_sent(scene->board, candidates.speeds_row, server->node_id, server->generation,
+                     scene->now_us);
     if (!scene->alone)
         prefix_note(scene->board, server->node_id, server->generation, windows, WINDOWS,
                     scene->now_us);

@@ -114,8 +114,9 @@ static void describe(struct balance_candidate *c, struct world *world, struct no
         .hold_s = (float)node->hold_s,
         .regret_s = -1,
     };
-    if (node->inflight == 0)
-        c->regret_s = (float)estimate_regret_s(node->tried_us, world->now_us, &times);
+    if (node->charged_us == 0)
+        c->regret_s = (float)estimate_regret_s(node->tried_us, node->inflight != 0,
+                                               world->now_us, &times);
 }
 
 static uint64_t next_random(struct world *world)

@@ -53,16 +53,18 @@ static const struct excluded_node *find_excluded(const struct select_request *re
     return NULL;
 }
 
-/* Seconds of regret for which the node may be tried: see struct balance_candidate. */
+/* Seconds of regret for which the node may be tried: see struct balance_candidate.  One prompt
+ * at a time, which nothing else there is before. */
 static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
-                       const struct upstream_server *server, const struct node_hot *hot,
-                       const struct select_request *request)
+                       const struct upstream_server *server,
+                       const struct select_request *request, const struct outlook *outlook)
 {
-    if (gauge->inflight != 0)
+    if (gauge->charged_us != 0)
         return -1;
     if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
         return INFINITY;
-    return (float)estimate_regret_s(hot->sent_mono_us, request->now_mono_us, request->times);
+    return (float)estimate_regret_s(speeds_tried_mono_us(outlook->speeds, server->node_id),
+                                    gauge->inflight != 0, request->now_mono_us, request->times);
 }
 
 /* A model that another request is loading there. */
@@ -159,7 +161,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
         estimate_tokens_per_s(learned, (double)server->prefill_tokens_per_s, request->times);
     c->hold_s = (float)hot->hold_s;
     c->load_s = 0;
-    c->regret_s = regret_of(&gauge, learned, server, hot, request);
+    c->regret_s = regret_of(&gauge, learned, server, request, outlook);
     c->same_session = outlook->session_node == (int)server->node_id;
 }
 
@@ -196,8 +198,8 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
     outlook.session_node =
         request->session_hash == 0 ? -1 : prefix_session_get(board, request->session_hash);
     out->session_node = outlook.session_node;
-    outlook.speeds =
-        speeds_view(board, speeds_find(board, request->model_hash, request->op_class));
+    out->speeds_row = speeds_find(board, request->model_hash, request->op_class);
+    outlook.speeds = speeds_view(board, out->speeds_row);
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->rights != NULL && request->rights->overcommit_only &&
         request->excluded_count == 0) {
@@ -224,7 +226,8 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
             continue;
         describe(c, board, server, &hot, request, &outlook);
         if (c->regret_s >= 0)
-            out->sent_mono_us[out->count] = hot.sent_mono_us;
+            out->tried_mono_us[out->count] =
+                speeds_tried_mono_us(outlook.speeds, server->node_id);
         out->exclusions[out->count] = 0;
         out->on_probation[out->count] = hot.state == NODE_PROBATION;
         if (hot.state == NODE_PROBATION)
@@ -292,8 +295,8 @@ bool select_claim(struct eligible *eligible, struct scoreboard *board, unsigned 
         server = eligible->server[at];
         out->trial = policy == POLICY_FASTEST && is_trial(eligible, (size_t)at);
         if (out->trial &&
-            !speeds_take_trial(board, server->node_id, server->generation,
-                               eligible->sent_mono_us[at], request->now_mono_us)) {
+            !speeds_take_trial(board, eligible->speeds_row, server->node_id, server->generation,
+                               eligible->tried_mono_us[at], request->now_mono_us)) {
             c->regret_s = -1; /* another worker tries it */
             continue;
         }
@@ -329,7 +332,8 @@ static void describe_for_people(struct decision_candidate *to,
     to->inflight = c->inflight;
     to->slots = c->slots;
     to->cap = c->cap;
-    to->backlog_ms = (uint32_t)fmin(c->backlog_s * 1000, UINT32_MAX);
+    to->backlog_ms =
+        c->backlog_s < UINT32_MAX / 1000 ? (uint32_t)(c->backlog_s * 1000) : UINT32_MAX;
     to->matched_tokens = c->matched_tokens;
     to->prefill_per_s = (float)c->prefill_tokens_per_s;
     to->wait_s = (float)terms.wait_s;

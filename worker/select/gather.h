@@ -57,15 +57,16 @@ struct select_request {
 
 struct eligible {
     size_t count;
-    bool any_usable;  /* some node could serve it, though it may be full */
-    bool any_failed;  /* some node could have, but has already failed for this request */
+    bool any_usable;     /* some node could serve it, though it may be full */
+    bool any_failed;     /* some node could have, but has already failed for this request */
+    uint32_t speeds_row; /* of its model and class; SPEEDS_NO_ROW if nothing was learned */
     int session_node; /* node_id of the node that last served the session; -1 = none is known */
     struct balance_candidate of[SELECT_MAX];
     const struct upstream_server *server[SELECT_MAX];
     bool on_probation[SELECT_MAX];
-    uint64_t sent_mono_us[SELECT_MAX]; /* the last request; set where regret_s >= 0 */
-    uint8_t exclusions[SELECT_MAX];    /* enum decision_exclusion, or-ed: why `cap` is 0 */
-    float cost_s[SELECT_MAX];          /* see balance_choose() */
+    uint64_t tried_mono_us[SELECT_MAX]; /* its last try; set where regret_s >= 0 */
+    uint8_t exclusions[SELECT_MAX];     /* enum decision_exclusion, or-ed: why `cap` is 0 */
+    float cost_s[SELECT_MAX];           /* see balance_choose() */
 };
 
 /*

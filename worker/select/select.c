@@ -93,34 +93,34 @@ static struct eligible gathered; /* one thread, no recursion; too large for the 
 
 /* ---- the decision ---------------------------------------------------------------------- */
 
-static struct estimate_speed usual_speed(const struct attempt *attempt)
+static struct estimate_speed usual_speed(const struct attempt *attempt, uint32_t row)
 {
-    const struct request *req = attempt->request;
-    struct scoreboard *board = req->context->board;
-    struct speed speed =
-        speeds_read(board, speeds_find(board, req->model_hash, req->op_class), attempt->node);
+    struct speed speed = speeds_read(attempt->request->context->board, row, attempt->node);
 
     return (struct estimate_speed){.tokens = speed.tokens, .seconds = speed.seconds};
 }
 
 static void note_dispatch(struct attempt *attempt, struct upstream *node,
-                          const struct balance_candidate *c, const struct eligible_place *place)
+                          const struct balance_candidate *c, const struct eligible_place *place,
+                          uint32_t row)
 {
     struct request *req = attempt->request;
     struct worker_context *context = req->context;
     uint64_t now = loop_now_us(context->loop);
 
+    if (row == SPEEDS_NO_ROW) /* the first request of the model and class */
+        row = speeds_take(context->board, req->model_hash, req->op_class);
     attempt->claimed = true;
     attempt->charge_us = place->charge_us;
     attempt->estimate = (struct attempt_estimate){
         .uncached_tokens = place->terms.uncached_tokens,
         .left_s = c->backlog_s,
         .tokens_per_s = c->prefill_tokens_per_s,
-        .usual = usual_speed(attempt),
+        .usual = usual_speed(attempt, row),
         .had_slot = c->inflight < c->slots && !(c->load_s > 0),
     };
     attempt->dispatch_mono_us = now;
-    speeds_note_sent(context->board, attempt->node, attempt->generation, now);
+    speeds_note_sent(context->board, row, attempt->node, attempt->generation, now);
     if (!(c->backlog_s > 0)) /* it is the first */
         speeds_note_work(context->board, attempt->node, attempt->generation, now);
     (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));
@@ -326,7 +326,7 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     attempt->excused = false;
     look_for_session(req, eligible->session_node);
     record(attempt, eligible, &request, policy, &place);
-    note_dispatch(attempt, server->node, &eligible->of[place.at], &place);
+    note_dispatch(attempt, server->node, &eligible->of[place.at], &place, eligible->speeds_row);
     *out = server->node;
     return SELECT_CLAIMED;
 }

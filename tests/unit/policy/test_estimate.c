@@ -14,6 +14,7 @@ static const struct route_times real = {.guess_tokens_per_s = 1000,
                                         .failure_least_s = 1,
                                         .event_us = SECOND,
                                         .trial_idle_us = 10 * SECOND,
+                                        .trial_busy_us = 60 * SECOND,
                                         .regret_s = 0.1};
 
 static struct estimate_speed speed(float tokens, float seconds)
@@ -220,13 +221,19 @@ Test(backlog, a_clock_that_is_a_little_ahead_does_no_harm)
 
 Test(trial, a_node_tried_in_the_last_ten_seconds_is_not_tried)
 {
-    cr_assert(estimate_regret_s(91 * SECOND, 100 * SECOND, &real) < 0);
-    cr_assert(estimate_regret_s(101 * SECOND, 100 * SECOND, &real) < 0);
-    cr_assert(estimate_regret_s(90 * SECOND, 100 * SECOND, &real) >= 0);
+    cr_assert(estimate_regret_s(91 * SECOND, false, 100 * SECOND, &real) < 0);
+    cr_assert(estimate_regret_s(101 * SECOND, false, 100 * SECOND, &real) < 0);
+    cr_assert(estimate_regret_s(90 * SECOND, false, 100 * SECOND, &real) >= 0);
+}
+
+Test(trial, a_node_with_other_requests_is_not_tried_before_a_minute_is_over)
+{
+    cr_assert(estimate_regret_s(41 * SECOND, true, 100 * SECOND, &real) < 0);
+    cr_assert(NEAR(estimate_regret_s(40 * SECOND, true, 100 * SECOND, &real), 0.35));
 }
 
 Test(trial, the_regret_grows_by_a_quarter_second_a_minute)
 {
-    cr_assert(NEAR(estimate_regret_s(1000 * SECOND, 1060 * SECOND, &real), 0.35));
-    cr_assert(NEAR(estimate_regret_s(1000 * SECOND, 1600 * SECOND, &real), 2.6));
+    cr_assert(NEAR(estimate_regret_s(1000 * SECOND, false, 1060 * SECOND, &real), 0.35));
+    cr_assert(NEAR(estimate_regret_s(1000 * SECOND, false, 1600 * SECOND, &real), 2.6));
 }

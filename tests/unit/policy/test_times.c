@@ -40,12 +40,12 @@ Test(times, a_silence_shows_as_soon_as_it_would_with_a_real_engine)
 Test(times, a_trial_comes_as_often_and_costs_as_much_of_the_answer)
 {
     struct route_times real = route_times(1), fast = route_times(SPEEDUP);
-    double then = estimate_regret_s(SECOND, 61 * SECOND, &real);
+    double then = estimate_regret_s(SECOND, false, 61 * SECOND, &real);
 
     cr_assert(NEAR(then, 0.35));
-    cr_assert(NEAR(estimate_regret_s(SECOND, 4 * SECOND, &fast) * SPEEDUP, then));
-    cr_assert(estimate_regret_s(SECOND, SECOND + 10 * SECOND / SPEEDUP - 1, &fast) < 0);
-    cr_assert(estimate_regret_s(SECOND, SECOND + 10 * SECOND / SPEEDUP, &fast) >= 0);
+    cr_assert(NEAR(estimate_regret_s(SECOND, false, 4 * SECOND, &fast) * SPEEDUP, then));
+    cr_assert(estimate_regret_s(SECOND, false, SECOND + 10 * SECOND / SPEEDUP - 1, &fast) < 0);
+    cr_assert(estimate_regret_s(SECOND, false, SECOND + 10 * SECOND / SPEEDUP, &fast) >= 0);
 }
 
 Test(times, a_failure_and_a_first_guess_scale_with_the_engines)

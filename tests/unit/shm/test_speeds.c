@@ -108,18 +108,33 @@ Test(speeds, of_several_who_want_to_try_a_node_one_does)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
-    struct node_hot hot;
+    uint32_t row = speeds_take(board, MODEL, OP_CLASS_GENERATION);
+    struct speeds_view view = speeds_view(board, row);
 
     cr_assert_eq(nodes_claim(board, 1), 0);
-    cr_assert(nodes_hot(board, 0, &hot));
-    cr_assert_eq(hot.sent_mono_us, 0);
-    cr_assert(speeds_take_trial(board, 0, 1, hot.sent_mono_us, 5000000));
-    cr_assert_not(speeds_take_trial(board, 0, 1, hot.sent_mono_us, 5000001));
-    cr_assert(nodes_hot(board, 0, &hot));
-    cr_assert_eq(hot.sent_mono_us, 5000000);
-    speeds_note_sent(board, 0, 1, 9000000);
-    cr_assert(nodes_hot(board, 0, &hot));
-    cr_assert_eq(hot.sent_mono_us, 9000000);
+    cr_assert_eq(speeds_tried_mono_us(view, 0), 0);
+    cr_assert(speeds_take_trial(board, row, 0, 1, 0, 5000000));
+    cr_assert_not(speeds_take_trial(board, row, 0, 1, 0, 5000001));
+    cr_assert_eq(speeds_tried_mono_us(view, 0), 5000000);
+    speeds_note_sent(board, row, 0, 1, 9000000);
+    cr_assert_eq(speeds_tried_mono_us(view, 0), 9000000);
+    speeds_note_sent(board, row, 0, 2, 19000000);
+    cr_assert_eq(speeds_tried_mono_us(view, 0), 9000000, "generation");
+    cr_assert_eq(speeds_tried_mono_us(view, 1), 0, "there is no such node");
+    cr_assert_not(speeds_take_trial(board, SPEEDS_NO_ROW, 0, 1, 0, 5000000));
+    board_drop(&t, board);
+}
+
+Test(speeds, a_request_for_one_model_is_no_try_of_another)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    uint32_t busy = speeds_take(board, MODEL, OP_CLASS_GENERATION);
+    uint32_t other = speeds_take(board, MODEL + 1, OP_CLASS_GENERATION);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    speeds_note_sent(board, busy, 0, 1, 9000000);
+    cr_assert_eq(speeds_tried_mono_us(speeds_view(board, other), 0), 0);
     board_drop(&t, board);
 }
 
@@ -143,17 +158,19 @@ Test(speeds, a_new_node_in_the_slot_starts_without)
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
     struct node_hot hot;
+    uint32_t row;
 
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert(write_speed(board, MODEL, 0, 100));
-    speeds_note_sent(board, 0, 1, 9000000);
+    row = speeds_take(board, MODEL, OP_CLASS_GENERATION);
+    speeds_note_sent(board, row, 0, 1, 9000000);
     speeds_note_work(board, 0, 1, 9000000);
     cr_assert(speeds_note_failure(board, 0, 1, 9000000, US_PER_S));
     nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
     cr_assert_eq(nodes_claim(board, 3), 0);
     cr_assert_float_eq(read_speed(board, MODEL, OP_CLASS_GENERATION, 0).seconds, 0, 1e-6);
     cr_assert(nodes_hot(board, 0, &hot));
-    cr_assert_eq(hot.sent_mono_us, 0);
+    cr_assert_eq(speeds_tried_mono_us(speeds_view(board, row), 0), 0);
     cr_assert_eq(hot.work_mono_us, 0);
     cr_assert(speeds_note_failure(board, 0, hot.generation, 9000001, US_PER_S));
     board_drop(&t, board);

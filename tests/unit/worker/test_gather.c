@@ -52,7 +52,7 @@ static void set_up(unsigned nodes)
         cr_assert(nodes_read(s.board, n, &s.node[n].info));
         s.node[n].node_id = n;
         s.node[n].reachable = true;
-        speeds_note_sent(s.board, n, 1, NOW);
+        speeds_note_sent(s.board, speeds_take(s.board, MODEL, OP_CLASS_GENERATION), n, 1, NOW);
         s.server[n] =
             (struct upstream_server){.node = &s.node[n],
                                      .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
@@ -284,6 +284,33 @@ Test(gather, an_idle_node_may_be_tried_after_ten_seconds)
     tear_down();
 }
 
+Test(gather, a_node_that_is_busy_with_one_model_is_tried_again_with_another)
+{
+    struct eligible_place place;
+
+    set_up(2);
+    learn(0, 4000);
+    learn(1, 50); /* a bad first sample of this model */
+    s.request.policy.tokens = 6;
+    s.request.now_mono_us = NOW + 61 * US_PER_S;
+    hold_places(1, 0, 3);
+    hold_places(1, 1, 2);
+    for (unsigned node = 0; node < 2; node++) /* the other model, all the time */
+        speeds_note_sent(s.board, speeds_take(s.board, MODEL + 1, OP_CLASS_GENERATION), node, 1,
+                         NOW + 61 * US_PER_S);
+    gather();
+    cr_assert_lt(all.of[1].regret_s, 0, "prompts there have no first token yet");
+    for (unsigned n = 0; n < 3; n++)
+        gauges_prefill_done(s.board, 1, 0, 1, 100 * US_PER_MS);
+    for (unsigned n = 0; n < 2; n++)
+        gauges_prefill_done(s.board, 1, 1, 1, 100 * US_PER_MS);
+    gather();
+    cr_assert_geq(all.of[1].regret_s, 0.1f);
+    cr_assert_eq(claim(&place), 1);
+    cr_assert(place.trial);
+    tear_down();
+}
+
 Test(gather, one_worker_tries_a_node_and_the_others_do_not)
 {
     struct eligible_place place;
@@ -293,7 +320,9 @@ Test(gather, one_worker_tries_a_node_and_the_others_do_not)
     learn(0, 4000);
     hold_places(1, 0, 1); /* so that an idle node as fast is better */
     gather();
-    cr_assert(speeds_take_trial(s.board, 1, 1, NOW, NOW + 1), "another worker, meanwhile");
+    cr_assert(speeds_take_trial(s.board, speeds_find(s.board, MODEL, OP_CLASS_GENERATION), 1, 1,
+                                NOW, NOW + 1),
+              "another worker, meanwhile");
     cr_assert_eq(claim(&place), 0);
     cr_assert_not(place.trial);
     gather();
