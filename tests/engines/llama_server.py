@@ -2,31 +2,33 @@
 
 From the source of llama.cpp (tools/server, build b10573) and from recordings of that build, file
 by file:
-  server-http.cpp      the `Server` header, `Keep-Alive: timeout=5, max=100`, `Connection: close`
-                       after errors and streams; 503 `Loading model` on every path while it loads;
-                       404 `File Not Found`; 401 `Invalid API Key` (not for /health, /v1/models ...)
-  server-context.cpp   handle_completions_impl: a client that leaves before its first token, or of an
-                       unstreamed request, is noticed only after a whole second (HTTP_POLLING_SECONDS)
-                       in which no result was posted for anybody (server-queue.cpp,
-                       recv_with_timeout); /slots and /metrics post results, /health, /props and
-                       /v1/models do not; the head of a stream goes out when its prompt begins;
-                       /slots with n_prompt_tokens_processed and next_token[].n_decoded; /metrics is
-                       501 without --metrics; sleeping; no request is ever refused, the queue has no end
-  server-task.cpp      members of chunks and their order; role and first content in one write, finish
-                       and usage in one; `timings` in the usage event (in the last one without);
-                       the usage of /v1/completions in the last event of each prompt, with its index;
-                       `prompt_progress`
-  server-common.cpp    exceed_context_size_error with n_prompt_tokens and n_ctx; `image input is not
-                       supported`: 500; each
-                       prompt after the first begins with an event `data: null`
-  server-models.cpp    router mode: status of each model, max_instances; a model that is busy may be unloaded
-                       for another, its requests get 500 and a plain text `proxy error: ...` (as
-                       measured with --models-max 1 and three models at once)
+  server-http.cpp     the `Server` header, `Keep-Alive: timeout=5, max=100`, `Connection: close`
+                      after errors and streams; 503 `Loading model` on every path while it loads;
+                      404 `File Not Found`; 401 `Invalid API Key` (not for /health)
+  server-context.cpp  handle_completions_impl: a client that leaves before its first token, or of
+                      an unstreamed request, is noticed only after a whole second
+                      (HTTP_POLLING_SECONDS) in which no result was posted for anyone
+                      (server-queue.cpp, recv_with_timeout); /slots and /metrics post results,
+                      /health, /props and /v1/models do not; the head of a stream goes out when
+                      its prompt begins; each prompt after the first begins with an event
+                      `data: null`; /slots with n_prompt_tokens_processed and
+                      next_token[].n_decoded; /metrics is 501 without --metrics; sleeping; no
+                      request is ever refused for load, the queue has no end
+  server-task.cpp     members of chunks and their order; role and first content in one write,
+                      finish and usage in one; `timings` in the usage event (in the last one
+                      without); the usage of /v1/completions in the last event of each prompt,
+                      with its index; `prompt_progress`
+  server-common.cpp   exceed_context_size_error with n_prompt_tokens and n_ctx; `image input is
+                      not supported`: 500
+  server-models.cpp   router mode: the status of each model, max_instances; a model that is busy
+                      may be unloaded for another, its requests get 500 and a plain text
+                      `proxy error: ...` (as measured with --models-max 1 and three models at once)
 
-Knobs: metrics (--metrics), slots_endpoint, loading, api_key, batch_s (how long a batch takes: cancels
-and questions wait for its end), deaf_s (the second of recv_with_timeout), sleep_idle_s, wake_s,
-mmproj (vision), embeddings_on, alias (False: the model's id is its path), n_vocab; of the router:
-router (names), max_instances, load_s; those of openai_api.py; slots is -np, context is of a slot.
+Knobs: metrics (--metrics), slots_endpoint, loading, api_key, batch_s (how long a batch takes:
+cancels and questions wait for its end), deaf_s (the second of recv_with_timeout), sleep_idle_s,
+wake_s, vision (--mmproj), embeddings_on, alias (False: the model's id is its path), n_vocab; of
+the router: router (names), max_instances, load_s; those of openai_api.py.  slots is -np, context
+is of a slot.
 Counts: posted (results), wakes, loads, unloads.
 """
 

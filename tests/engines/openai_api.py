@@ -676,9 +676,9 @@ class OpenAi(Engine):
         self.wait(reply, writer.choices)
         if broken.is_set():
             return self.broken_end(reply, writer)
-        if not begun.is_set():     # an answer without a word
-            begin()
-            for choice in writer.choices:
+        begin()
+        for choice in writer.choices:
+            if not choice.work.words:
                 reply.push(writer.first(choice) + writer.last(choice))
         return self.end(reply, writer)
 
