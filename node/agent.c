@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "proto/rpc/grpc/server.h"
 
+#define NEWS_PER_S 10
+
 /* ---- what changes ---------------------------------------------------------------------- */
 
 void agent_listen(struct agent *agent, struct agent_listener *listener)
@@ -113,15 +115,34 @@ static const char *kind_name(uint32_t kind)
 
 static void log_facts(const struct agent *agent, const struct engine_facts *facts)
 {
-    if (facts->reachable && !facts->loading)
+    bool ready = facts->reachable && !facts->loading && facts->models_count != 0;
+
+    if (ready)
         log_info("event=engine state=ready kind=%s version=%s models=%u slots=%u queue=%u",
                  kind_name(facts->kind), log_quote(facts->version),
                  (unsigned)facts->models_count, (unsigned)agent->slots.slots,
                  (unsigned)agent->slots.queue);
-    else
+    if (facts->detail[0] != '\0')
         log_warn("event=engine state=%s kind=%s detail=%s",
-                 facts->loading ? "loading" : "unreachable", kind_name(facts->kind),
-                 log_quote(facts->detail));
+                 ready              ? "ready"
+                 : facts->loading   ? "loading"
+                 : facts->reachable ? "no_models"
+                                    : "unreachable",
+                 kind_name(facts->kind), log_quote(facts->detail));
+}
+
+/* A change that the operator may look for.  Not the first look's being due. */
+static bool is_news(const struct agent *agent, const struct engine_facts *facts)
+{
+    const struct engine_facts *before = &agent->reported;
+
+    return facts->looked_mono_us != 0 &&
+           (facts->reachable != before->reachable || facts->loading != before->loading ||
+            facts->kind != before->kind || facts->slots != before->slots ||
+            facts->models_count != before->models_count ||
+            strcmp(facts->detail, before->detail) != 0 ||
+            (facts->models_count != 0 &&
+             strcmp(facts->models[0].id, before->models[0].id) != 0));
 }
 
 static void on_facts(void *data)
@@ -129,24 +150,23 @@ static void on_facts(void *data)
     struct agent *agent = data;
     const struct engine_facts *facts = engine_facts(agent->engine);
     unsigned changes = AGENT_SLOTS_CHANGED;
-    uint32_t slots = agent->slots.slots;
+    uint32_t slots = agent->slots.slots, missed;
 
     note_slots(agent, facts);
-    if (facts->reachable != agent->reported.reachable ||
-        facts->loading != agent->reported.loading || facts->kind != agent->reported.kind)
+    if (is_news(agent, facts) && log_limit_ok(&agent->news_limit, NEWS_PER_S, &missed))
         log_facts(agent, facts);
     if (describe_differs(facts, &agent->described)) {
-        agent->described = *facts;
+        facts_copy(&agent->described, facts);
         changes |= AGENT_MODELS_CHANGED;
     }
     if (facts->reachable != agent->reported.reachable ||
         facts->loading != agent->reported.loading ||
         facts->running != agent->reported.running || facts->queued != agent->reported.queued ||
-        agent->slots.slots != slots)
+        agent->slots.slots != slots || strcmp(facts->detail, agent->reported.detail) != 0)
         changes |= AGENT_LOAD_CHANGED;
     if (!facts->reachable && agent->reported.reachable)
         agent->no_stream_options = false; /* another engine may come up here */
-    agent->reported = *facts;
+    facts_copy(&agent->reported, facts);
     agent_changed(agent, changes);
 }
 
@@ -251,7 +271,7 @@ int agent_create(struct agent **out, struct loop *loop, struct engine *engine,
     slots_init(&agent->slots, 1, 0);
     slot_limit_init(&agent->limit, config->slots_min, config->slots_max);
     engine_on_facts(engine, on_facts, agent);
-    agent->reported.kind = UINT32_MAX; /* so that the first facts are news */
+    agent->reported.kind = UINT32_MAX; /* so that the first look is news */
     on_facts(agent);
     *out = agent;
     return 0;

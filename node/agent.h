@@ -15,6 +15,7 @@
 
 #include "base/attrs.h"
 #include "base/io/loop.h"
+#include "base/log.h"
 #include "base/secure/tokens.h"
 #include "node/engine/engine.h"
 #include "node/report/describe.h"
@@ -67,6 +68,7 @@ struct agent {
     uint64_t load_seq;
     uint64_t models_version; /* grows with every AGENT_MODELS_CHANGED */
     uint64_t looked_mono_us; /* of the look last taken into account */
+    struct log_limit news_limit;
     TAILQ_HEAD(, agent_listener) listeners;
 };
 

@@ -240,6 +240,14 @@ static int start(struct node_program *node, struct error *err)
                                   .slots_max = o->slots_max,
                                   .queue = o->queue,
                                   .resume_ids = o->resume_ids};
+    struct engine_config engine = {.url = o->engine,
+                                   .key_file = o->engine_key_file,
+                                   .ca_file = o->engine_ca,
+                                   .insecure = o->engine_insecure,
+                                   .offer = {.models = o->models,
+                                             .models_count = o->models_count,
+                                             .operations = o->operations},
+                                   .poll_ms = POLL_MS};
     struct registration_config joining = {.host = o->advertise};
     uint16_t port = 0;
     int rc;
@@ -250,8 +258,7 @@ static int start(struct node_program *node, struct error *err)
     if (rc == 0)
         rc = make_tls(node, err);
     if (rc == 0)
-        rc = engine_create(&node->engine, &node->loop, o->engine, o->engine_key_file, POLL_MS,
-                           err);
+        rc = engine_create(&node->engine, &node->loop, &engine, err);
     if (rc != 0)
         return rc;
     (void)strlcpy(config.node_id, o->name, sizeof(config.node_id));
@@ -265,6 +272,10 @@ static int start(struct node_program *node, struct error *err)
         rc = serve(node, &port, err);
     if (rc != 0)
         return rc;
+    if (o->engine_insecure)
+        log_warn(
+            "event=engine_insecure hint=\"the engine's certificate is not checked: anyone in "
+            "between can read and change all\"");
     if (o->token_file == NULL && !o->insecure_no_token)
         log_warn("event=open hint=\"NO TOKEN: everyone who reaches this port can use the "
                  "engine; give --token-file\"");

@@ -7,11 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/io/net.h"
 #include "base/secure/secret.h"
+#include "base/text/text.h"
+#include "proto/operations.h"
 
 #define DRAIN_DEFAULT_S  60
 #define TOKEN_FILE_BYTES 4096
@@ -23,6 +26,12 @@ const char options_help[] =
     "\n"
     "  --engine URL             llama-server, Ollama, vLLM, or any OpenAI HTTP server\n"
     "  --engine-key-file FILE   API key for the engine\n"
+    "  --engine-ca FILE         check an https engine's certificate with this authority\n"
+    "  --engine-insecure        do not check it: anyone in between can read and change all\n"
+    "  --model NAME             offer this model and no other; may be repeated; for servers\n"
+    "                           without a list of models, or with too long a one\n"
+    "  --operations LIST        offer these operations and no others, as chat_completions,\n"
+    "                           messages,rerank [as detected, and learned]\n"
     "  --resume-ids             ask a llama-server for token ids, so that completions that go "
     "on\n"
     "                           elsewhere are exact; costs it a look at all tokens for each\n"
@@ -58,6 +67,10 @@ enum {
     OPT_SLOTS,
     OPT_QUEUE,
     OPT_ENGINE_KEY_FILE,
+    OPT_ENGINE_CA,
+    OPT_ENGINE_INSECURE,
+    OPT_MODEL,
+    OPT_OPERATIONS,
     OPT_RESUME_IDS,
     OPT_TLS_CERT,
     OPT_TLS_KEY,
@@ -80,6 +93,10 @@ static const struct option long_options[] = {
     {"slots", required_argument, NULL, OPT_SLOTS},
     {"queue", required_argument, NULL, OPT_QUEUE},
     {"engine-key-file", required_argument, NULL, OPT_ENGINE_KEY_FILE},
+    {"engine-ca", required_argument, NULL, OPT_ENGINE_CA},
+    {"engine-insecure", no_argument, NULL, OPT_ENGINE_INSECURE},
+    {"model", required_argument, NULL, OPT_MODEL},
+    {"operations", required_argument, NULL, OPT_OPERATIONS},
     {"resume-ids", no_argument, NULL, OPT_RESUME_IDS},
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
@@ -168,6 +185,36 @@ static int check_address(const char *option, const char *text, struct error *err
     return rc == 0 ? 0 : error_wrap(err, rc, "%s", option);
 }
 
+static int add_model(struct options *o, const char *name, struct error *err)
+{
+    if (!text_is_label(name, ENGINE_MODEL_BYTES - 1))
+        return error_set(err, DRV_EINVAL, "--model wants 1 to %d printable bytes, not \"%s\"",
+                         ENGINE_MODEL_BYTES - 1, name);
+    if (o->models_count == ENGINE_OFFER_MODELS)
+        return error_set(err, DRV_EINVAL, "more than %d times --model", ENGINE_OFFER_MODELS);
+    o->models[o->models_count++] = name;
+    return 0;
+}
+
+/* Names of operations between commas. */
+static int parse_operations(uint32_t *out, const char *list, struct error *err)
+{
+    for (const char *name = list; name != NULL;) {
+        const char *comma = strchr(name, ',');
+        size_t n = comma == NULL ? strlen(name) : (size_t)(comma - name);
+        int operation = operation_find(name, n);
+
+        if (operation == 0)
+            return error_set(err, DRV_EINVAL,
+                             "--operations: there is no \"%.*s\"; one is chat_completions, see "
+                             "drover-node(8)",
+                             (int)n, name);
+        *out |= UINT32_C(1) << operation;
+        name = comma == NULL ? NULL : comma + 1;
+    }
+    return 0;
+}
+
 static int take(struct options *o, int option, const char *value, struct error *err)
 {
     uint32_t n = 0;
@@ -217,6 +264,16 @@ static int take(struct options *o, int option, const char *value, struct error *
     case OPT_ENGINE_KEY_FILE:
         o->engine_key_file = value;
         return 0;
+    case OPT_ENGINE_CA:
+        o->engine_ca = value;
+        return 0;
+    case OPT_ENGINE_INSECURE:
+        o->engine_insecure = true;
+        return 0;
+    case OPT_MODEL:
+        return add_model(o, value, err);
+    case OPT_OPERATIONS:
+        return parse_operations(&o->operations, value, err);
     case OPT_TLS_CERT:
         o->tls_cert = value;
         return 0;
@@ -269,6 +326,13 @@ static int check_together(const struct options *o, struct error *err)
         return error_set(err, DRV_EINVAL,
                          "--token-file and --insecure-no-token exclude each "
                          "other");
+    if (o->engine_ca != NULL && o->engine_insecure)
+        return error_set(err, DRV_EINVAL,
+                         "--engine-ca and --engine-insecure exclude each other");
+    if ((o->engine_ca != NULL || o->engine_insecure) &&
+        strncasecmp(o->engine, "https:", 6) != 0)
+        return error_set(err, DRV_EINVAL, "--engine-%s is for an engine with https",
+                         o->engine_insecure ? "insecure" : "ca");
     if ((o->tls_cert == NULL) != (o->tls_key == NULL))
         return error_set(err, DRV_EINVAL, "--tls-cert and --tls-key go together");
     if (o->tls_ca != NULL && o->tls_cert == NULL)

@@ -27,8 +27,12 @@ struct options {
     char name[AGENT_NODE_ID_BYTES];
     uint32_t slots_min, slots_max; /* equal: so many; both 0: as the engine says, or learned */
     int32_t queue;                 /* -1 = half the slots */
-    const char *engine_key_file;
-    bool resume_ids; /* ask the engine for token ids */
+    const char *engine_key_file, *engine_ca;
+    bool engine_insecure;
+    const char *models[ENGINE_OFFER_MODELS];
+    size_t models_count;
+    uint32_t operations; /* bits; 0 = as detected */
+    bool resume_ids;     /* ask the engine for token ids */
     const char *tls_cert, *tls_key, *tls_ca;
     const char *coordinator_tls_ca;
     uint32_t drain_timeout_s;

@@ -55,7 +55,8 @@ static void set_health(struct service *service)
 {
     const struct agent *agent = service->agent;
     const struct engine_facts *facts = engine_facts(agent->engine);
-    bool serving = facts->reachable && !facts->loading && !agent->draining;
+    bool serving =
+        facts->reachable && !facts->loading && facts->models_count != 0 && !agent->draining;
 
     health_service_set(service->health, "", serving);
     health_service_set(service->health, "drover.v1.Inference", serving);
@@ -67,7 +68,7 @@ static void on_change(struct agent_listener *listener, unsigned changes)
     struct service *service = CONTAINER_OF(listener, struct service, listener);
 
     loop_defer(service->agent->loop, &service->turn, on_turn);
-    if ((changes & AGENT_LOAD_CHANGED) != 0)
+    if ((changes & (AGENT_LOAD_CHANGED | AGENT_MODELS_CHANGED)) != 0)
         set_health(service);
 }
 

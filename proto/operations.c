@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/attrs.h"
 #include "proto/drover_common.pb-c.h"
@@ -53,4 +54,13 @@ bool operation_is_question(int operation)
 const char *operation_name(int operation)
 {
     return find(operation)->name;
+}
+
+int operation_find(const char *name, size_t n)
+{
+    for (size_t i = 1; i < ARRAY_LEN(rows); i++)
+        if (rows[i].name != NULL && strlen(rows[i].name) == n &&
+            memcmp(rows[i].name, name, n) == 0)
+            return (int)i;
+    return 0;
 }

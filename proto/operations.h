@@ -8,6 +8,7 @@
 #define DROVER_PROTO_OPERATIONS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/kinds.h"
 
@@ -20,5 +21,8 @@ bool operation_is_question(int operation);
 
 /* "chat_completions"; NULL = not known here. */
 const char *operation_name(int operation);
+
+/* The operation of this name, which need not end with a NUL; 0 = there is none. */
+int operation_find(const char *name, size_t n);
 
 #endif

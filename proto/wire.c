@@ -17,7 +17,7 @@
 
 #define MAX_DEPTH      8
 #define MAX_UNKNOWN    64
-#define BUDGET_BASE    ((size_t)65536)
+#define BUDGET_BASE    ((size_t)524288) /* a thousand models of a few bytes each fit */
 #define KEEP_BYTES     ((size_t)262144) /* largest block kept from message to message */
 #define FIRST_BYTES    ((size_t)4096)
 #define ALIGN_UP(n)    (((n) + 15) & ~(size_t)15)

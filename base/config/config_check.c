@@ -18,7 +18,7 @@
 #include "base/secure/tokens.h"
 
 #define NAME_MAX_CHARS    63  /* of a node */
-#define MODEL_MAX_BYTES   127 /* of a model or alias; the scoreboard's row has 128 with NUL */
+#define MODEL_MAX_BYTES   255 /* of a model or alias; the scoreboard's row has 256 with NUL */
 #define LIST_MAX          1024
 #define RUNTIME_MAX_BYTES 90 /* leaves room for "/control.sock" in a Unix address */
 #define TOKEN_FILE_BYTES  4096

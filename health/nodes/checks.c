@@ -78,8 +78,9 @@ void checks_load(struct node *node, const Drover__V1__LoadReport *load)
 static enum node_reason describe_registry(struct node *node,
                                           const Drover__V1__DescribeResponse *said)
 {
-    struct node_info next = node->info;
+    struct node_info next;
 
+    node_info_copy(&next, &node->info);
     if (memcmp(next.instance_id, said->instance_id.data, sizeof(next.instance_id)) != 0 ||
         strcmp(said->node_id, next.name) != 0)
         return NODE_REASON_PROTOCOL;
@@ -106,7 +107,7 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
     next = malloc(sizeof(*next));
     if (next == NULL)
         return NODE_REASON_NONE; /* the row stays as it was until the next description */
-    *next = node->info;
+    node_info_copy(next, &node->info);
     memcpy(next->instance_id, said->instance_id.data, sizeof(next->instance_id));
     rc = identity_versions(next, said->engine, said->engine_version, said->agent_version, &err);
     if (rc == 0)
@@ -184,7 +185,7 @@ void checks_start(struct node *node, const struct net_addr *addr)
     struct node_table *table = node->table;
     const struct config *config = table->home.config;
     bool registry = node->info.origin == NODE_ORIGIN_REGISTRY;
-    struct node_info next = node->info;
+    struct node_info next;
     struct probe_config pc = {
         .addr = *addr,
         .tls = registry ? table->registry_tls : node->tls,
@@ -198,6 +199,7 @@ void checks_start(struct node *node, const struct net_addr *addr)
     char text[NET_TEXT_BYTES];
     bool moved;
 
+    node_info_copy(&next, &node->info);
     net_format(text, sizeof(text), addr);
     moved = strcmp(text, next.address) != 0;
     if (strlcpy(next.address, text, sizeof(next.address)) >= sizeof(next.address)) {

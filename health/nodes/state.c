@@ -93,7 +93,7 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
     if (node == NULL)
         return NULL;
     node->generation = info->generation;
-    node->info = *info;
+    node_info_copy(&node->info, info);
     node->adopted = true;
     node_state_adopt(&node->verdict, status->state, status->reason, status->drain_wanted,
                      home->config->health.rise, home->config->health.fall);
@@ -180,12 +180,13 @@ bool node_step(struct node *node, enum node_event event, enum node_reason why)
 
 void node_publish(struct node *node, const struct node_info *info)
 {
-    struct node_info next = *info;
+    struct node_info next;
 
+    node_info_copy(&next, info);
     next.generation = node->generation;
-    if (memcmp(&next, &node->info, sizeof(next)) == 0)
+    if (node_info_equal(&next, &node->info))
         return;
-    node->info = next;
+    node_info_copy(&node->info, &next);
     nodes_publish(node->home->board, node->node_id, &node->info);
     node_open_slots(node);
 }

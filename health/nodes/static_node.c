@@ -118,8 +118,9 @@ void static_node_update(struct node *node, const struct config_node *before, uns
 {
     const struct config *config = node->home->config;
     const struct config_node *entry = &config->nodes[index];
-    struct node_info next = node->info;
+    struct node_info next;
 
+    node_info_copy(&next, &node->info);
     apply_config(&next, config, index);
     if (entry->tls.enabled)
         static_node_renew_tls(&node->tls, &entry->tls, entry->name);
@@ -138,11 +139,12 @@ void static_node_update(struct node *node, const struct config_node *before, uns
 bool static_node_take_over(struct node *node, unsigned index)
 {
     const struct config *config = node->home->config;
-    struct node_info next = node->info;
+    struct node_info next;
 
     node->config_name = strdup(config->nodes[index].name);
     if (node->config_name == NULL)
         return false;
+    node_info_copy(&next, &node->info);
     apply_config(&next, config, index);
     node_publish(node, &next);
     set_tls(node, &config->nodes[index]);

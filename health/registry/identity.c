@@ -132,7 +132,6 @@ int identity_models(struct node_info *info, Drover__V1__Model *const *models, si
     if (n > NODE_MAX_MODELS)
         return error_set(err, DRV_EINVAL, "%zu models, more than %d", n, NODE_MAX_MODELS);
     info->models_count = 0;
-    memset(info->models, 0, sizeof(info->models));
     /* Models first: an alias never takes the place of a model. */
     for (size_t i = 0; i < n && rc == 0; i++)
         rc = add_model(info, models[i], err);
@@ -218,7 +217,7 @@ int identity_register(struct node_info *info, const Drover__V1__Register *said,
 {
     int rc;
 
-    memset(info, 0, sizeof(*info));
+    memset(info, 0, offsetof(struct node_info, models));
     (void)snprintf(info->name, sizeof(info->name), "%s", said->node_id);
     memcpy(info->instance_id, said->instance_id.data, sizeof(info->instance_id));
     info->origin = NODE_ORIGIN_REGISTRY;

@@ -110,8 +110,9 @@ static void begin_lease(struct node *node, const struct net_addr *addr,
 static void resume(struct node *node, const struct node_info *info, const struct net_addr *addr,
                    struct node_stream *stream)
 {
-    struct node_info merged = *info;
+    struct node_info merged;
 
+    node_info_copy(&merged, info);
     merged.weight = node->info.weight;
     node->adopted = false;
     node_publish(node, &merged);

@@ -45,7 +45,7 @@
 #define REGISTER_US          (5 * US_PER_S)
 #define REFUSE_MIN_US        (50 * US_PER_MS)
 #define REFUSE_SPAN_US       100000u
-#define MAX_MESSAGE_BYTES    (256u * 1024)
+#define MAX_MESSAGE_BYTES    (1024u * 1024)
 #define MAX_REASON_BYTES     127u
 #define PUSHBACK_MS          1000
 #define MAX_STREAMS          16u /* of one connection; a node needs one */
@@ -382,7 +382,7 @@ static void on_models(struct node_stream *stream, const Drover__V1__ModelsUpdate
     struct node_info *next = &stream->registry->scratch;
     struct error err = {0};
 
-    *next = stream->node->info;
+    node_info_copy(next, &stream->node->info);
     if (identity_models(next, said->models, said->n_models, &err) != 0) {
         protocol_error(stream, err.text);
         return;

@@ -134,6 +134,8 @@ bool refused_apply(struct node_request *req)
         pass_as_400(req, verdict.text);
         break;
     case ENGINE_ERROR_FAIL:
+        if (verdict.status == GRPC_UNIMPLEMENTED)
+            engine_operation_missing(req->agent->engine, req->model, req->operation);
         node_request_fail(req, verdict.status, "%s", verdict.text);
         break;
     case ENGINE_ERROR_WITHOUT_USAGE:

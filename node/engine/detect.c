@@ -12,13 +12,16 @@
 #include "node/engine/kinds/llama_server.h"
 #include "node/engine/kinds/ollama.h"
 #include "node/engine/kinds/openai.h"
+#include "node/engine/kinds/operations.h"
 
 /* A full look every so many quick ones: models and context sizes change rarely. */
 #define QUICK_LOOKS 10
 
-void detect_init(struct detector *r)
+void detect_init(struct detector *r, const char *url, const struct engine_offer *offer)
 {
     memset(r, 0, sizeof(*r));
+    r->url = url;
+    r->offer = offer;
     r->facts.kv_used_fraction = -1;
     (void)strlcpy(r->facts.detail, "not asked yet", sizeof(r->facts.detail));
 }
@@ -39,6 +42,8 @@ static const char *path_of(uint32_t step)
     case DETECT_METRICS:
         return "/metrics";
     case DETECT_SERVER_INFO:
+        return "/server_info";
+    case DETECT_OLD_SERVER_INFO:
         return "/get_server_info";
     case DETECT_TAGS:
         return "/api/tags";
@@ -64,9 +69,9 @@ static uint32_t steps_of(uint32_t kind, bool router)
     case KIND(VLLM):
         return DETECT_VERSION | DETECT_METRICS;
     case KIND(SGLANG):
-        return DETECT_SERVER_INFO | DETECT_METRICS;
+        return DETECT_SERVER_INFO | DETECT_OLD_SERVER_INFO | DETECT_METRICS;
     case KIND(UNSPECIFIED):
-        return DETECT_OLLAMA_VERSION | DETECT_VERSION | DETECT_PROPS;
+        return DETECT_OLLAMA_VERSION | DETECT_VERSION | DETECT_PROPS | DETECT_TAGS;
     case KIND(OPENAI):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         break;
@@ -117,14 +122,15 @@ const char *detect_begin(struct detector *r)
 {
     bool full = !r->facts.reachable || r->facts.loading || r->quick >= QUICK_LOOKS;
 
-    r->next = r->facts;
+    facts_copy(&r->next, &r->facts);
     r->next.detail[0] = '\0';
     r->next.loading = false;
-    r->answered = false;
     r->slots_seen = false;
+    r->lists = false;
+    r->has_version = false;
     if (full) {
-        if (!r->facts.reachable)
-            r->next.kind = KIND(UNSPECIFIED); /* another engine may have taken its place */
+        r->next.kind = KIND(UNSPECIFIED); /* another engine may have taken its place */
+        r->next.speaks_ollama = false;
         r->missing = 0;
         r->quick = 0;
         r->todo = DETECT_MODELS;
@@ -141,20 +147,72 @@ void detect_abandon(struct detector *r)
     r->todo = 0;
 }
 
+/* The operator's list of operations counts, else the engine's. */
+static void settle_operations(struct detector *r)
+{
+    struct engine_facts *next = &r->next;
+
+    for (uint32_t i = 0; i < next->models_count; i++) {
+        struct engine_model *model = &next->models[i];
+        uint32_t of = model->alias_of != 0 ? model->alias_of - 1 : i;
+
+        if (r->offer->operations != 0)
+            model->operations = r->offer->operations;
+        else
+            model->operations = model->offered & ~operations_missing_of(&r->missing_operations,
+                                                                        next->models[of].id,
+                                                                        next->looked_mono_us);
+    }
+}
+
+static void settle_kind(struct engine_facts *next)
+{
+    next->kind = KIND(OPENAI);
+    for (uint32_t i = 0; i < next->models_count; i++) {
+        next->models[i].offered = operations_of_kind(KIND(OPENAI));
+        if (next->speaks_ollama)
+            next->models[i].offered |= OPERATIONS_OLLAMA_API;
+    }
+}
+
+static void say_what_lacks(struct detector *r)
+{
+    struct engine_facts *next = &r->next;
+
+    if (next->models_count == 0 && (r->lists || next->kind != KIND(OPENAI)))
+        (void)snprintf(next->detail, sizeof(next->detail),
+                       "the engine at %.128s lists no model: load one there", r->url);
+    else if (next->models_count == 0)
+        (void)snprintf(next->detail, sizeof(next->detail),
+                       "%.128s has no list of models at /v1/models: is it an engine? For one "
+                       "without a list give --model NAME",
+                       r->url);
+    else if (next->left_out != 0)
+        (void)snprintf(next->detail, sizeof(next->detail),
+                       "%u names of models are left out: a node serves %d, of up to %d bytes",
+                       (unsigned)next->left_out, ENGINE_MAX_MODELS, ENGINE_MODEL_BYTES - 1);
+}
+
 static const char *finish(struct detector *r)
 {
     struct engine_facts *next = &r->next;
 
-    if (next->reachable && !next->loading && next->kind == KIND(UNSPECIFIED)) {
-        next->kind = KIND(OPENAI);
-        for (uint32_t i = 0; i < next->models_count; i++)
-            next->models[i].operations = kind_operations(KIND(OPENAI));
+    if (next->reachable && !next->loading) {
+        if (next->kind == KIND(UNSPECIFIED))
+            settle_kind(next);
+        if (r->offer->models_count != 0)
+            facts_offer(next, r->offer, operations_of_kind(next->kind));
+        say_what_lacks(r);
     }
-    if (next->reachable && !next->loading && next->models_count == 0)
-        (void)strlcpy(next->detail, "the engine lists no model", sizeof(next->detail));
+    if (!next->reachable || next->kind != r->facts.kind) {
+        /* Another engine may come up here. */
+        memset(&r->missing_operations, 0, sizeof(r->missing_operations));
+        r->working = 0;
+    }
+    settle_operations(r);
     if (!next->reachable)
         r->quick = QUICK_LOOKS;
-    r->facts = *next;
+    facts_copy(&r->facts, next);
     r->asking = 0;
     r->todo = 0;
     return NULL;
@@ -189,64 +247,79 @@ static const char *still_loading(struct detector *r, const struct detect_answer 
 
 static void read_metrics(struct detector *r, const struct detect_answer *answer)
 {
-    if (r->next.kind == KIND(LLAMA_SERVER) || r->next.kind == KIND(SIMULATED))
-        llama_server_read_metrics(&r->next, answer->body, answer->n, r->slots_seen);
-    else
-        batching_read_metrics(&r->next, answer->body, answer->n);
+    struct engine_facts *next = &r->next;
+
+    if (next->kind == KIND(UNSPECIFIED)) {
+        next->kind = kind_of_metrics(answer->body, answer->n);
+        for (uint32_t i = 0; i < next->models_count; i++)
+            next->models[i].offered = operations_of_kind(next->kind);
+    }
+    if (next->kind == KIND(LLAMA_SERVER) || next->kind == KIND(SIMULATED))
+        llama_server_read_metrics(next, answer->body, answer->n, r->slots_seen);
+    else if (next->kind == KIND(VLLM) || next->kind == KIND(SGLANG))
+        batching_read_metrics(next, answer->body, answer->n);
 }
 
-static void read_json(struct detector *r, const struct detect_answer *answer)
+/* /api/tags: Ollama's, or those of a server that has its API, too. */
+static void read_tags(struct detector *r, const struct json_value *root)
 {
-    struct json_value root;
-    bool object, unknown;
+    struct engine_facts *next = &r->next;
 
-    if (json_check(&root, answer->body, answer->n, NULL) != 0) {
-        r->missing |= r->asking; /* some web page */
+    if (json_get(root, "models").type == JSON_NONE)
         return;
+    if (next->kind == KIND(UNSPECIFIED) && !r->has_version && ollama_lists(next, root)) {
+        next->kind = KIND(OLLAMA);
+        r->todo = DETECT_PS;
     }
-    object = root.type == JSON_OBJECT;
+    if (next->kind == KIND(OLLAMA)) {
+        ollama_read_tags(next, root);
+        r->lists = true;
+    } else {
+        next->speaks_ollama = true;
+    }
+}
+
+static void read_version(struct detector *r, const struct json_value *root)
+{
+    if (json_get(root, "version").type != JSON_STRING)
+        return;
+    r->has_version = r->asking == DETECT_VERSION;
+    if (r->has_version && r->next.kind == KIND(UNSPECIFIED))
+        r->todo |= DETECT_METRICS; /* vLLM, if the metrics say so */
+    fields_name(root, "version", r->next.version, sizeof(r->next.version));
+}
+
+static void read_json(struct detector *r, const struct json_value *root, const char *server)
+{
+    bool unknown = r->next.kind == KIND(UNSPECIFIED);
+
     switch ((enum detect_step)r->asking) {
     case DETECT_MODELS:
-        openai_read_models(&r->next, &root, answer->server);
-        if (r->quick == 0) /* a quick look has its own steps */
-            r->todo |= steps_of(r->next.kind, r->next.router);
+        r->lists = openai_read_models(&r->next, root, server);
         break;
     case DETECT_OLLAMA_VERSION:
-        if (object && r->next.kind == KIND(UNSPECIFIED) &&
-            json_get(&root, "version").type == JSON_STRING) {
-            r->next.kind = KIND(OLLAMA);
-            r->todo = DETECT_TAGS | DETECT_PS;
-        }
-        if (r->next.kind == KIND(OLLAMA))
-            fields_name(&root, "version", r->next.version, sizeof(r->next.version));
-        break;
     case DETECT_VERSION:
-        if (object && r->next.kind == KIND(UNSPECIFIED) &&
-            json_get(&root, "version").type == JSON_STRING) {
-            r->next.kind = KIND(VLLM);
-            r->todo = DETECT_METRICS;
-            for (uint32_t i = 0; i < r->next.models_count; i++)
-                r->next.models[i].operations = kind_operations(KIND(VLLM));
-        }
-        if (r->next.kind == KIND(VLLM))
-            fields_name(&root, "version", r->next.version, sizeof(r->next.version));
+        read_version(r, root);
         break;
     case DETECT_PROPS:
-        unknown = r->next.kind == KIND(UNSPECIFIED);
-        if (llama_server_read_props(&r->next, &root) && unknown)
-            r->todo |= DETECT_SLOTS | DETECT_METRICS;
+        if (llama_server_read_props(&r->next, root) && unknown)
+            r->todo = DETECT_SLOTS | DETECT_METRICS;
         break;
     case DETECT_SLOTS:
-        r->slots_seen = llama_server_read_slots(&r->next, &root);
+        r->slots_seen = llama_server_read_slots(&r->next, root);
         break;
     case DETECT_SERVER_INFO:
-        batching_read_server_info(&r->next, &root);
+        batching_read_server_info(&r->next, root);
+        r->todo &= ~(uint32_t)DETECT_OLD_SERVER_INFO;
+        break;
+    case DETECT_OLD_SERVER_INFO:
+        batching_read_server_info(&r->next, root);
         break;
     case DETECT_TAGS:
-        ollama_read_tags(&r->next, &root);
+        read_tags(r, root);
         break;
     case DETECT_PS:
-        ollama_read_ps(&r->next, &root);
+        ollama_read_ps(&r->next, root);
         break;
     case DETECT_METRICS:
     case DETECT_HEALTH:
@@ -254,47 +327,136 @@ static void read_json(struct detector *r, const struct detect_answer *answer)
     }
 }
 
-const char *detect_next(struct detector *r, const struct detect_answer *answer)
+/* Not offered here: remembered until the next full look. */
+static void lacks(struct detector *r)
 {
-    char detail[256];
+    r->missing |= r->asking;
+    if (r->asking == DETECT_MODELS) {
+        facts_clear_models(&r->next); /* what it lists elsewhere comes next */
+        r->next.router = false;
+    } else if (r->asking == DETECT_TAGS && r->next.kind == KIND(OLLAMA)) {
+        r->next.kind = KIND(UNSPECIFIED); /* it only has the owner of Ollama's models */
+        r->todo &= ~(uint32_t)DETECT_PS;
+    }
+}
+
+static void read_answer(struct detector *r, const struct detect_answer *answer)
+{
+    struct json_value root;
+
+    r->next.reachable = true;
+    if (r->asking == DETECT_METRICS)
+        read_metrics(r, answer);
+    else if (r->asking == DETECT_HEALTH)
+        return;
+    else if (json_check(&root, answer->body, answer->n, NULL) != 0)
+        lacks(r); /* some web page */
+    else
+        read_json(r, &root, answer->server);
+}
+
+/* llama-server answers /slots and /metrics between two batches, /health at any time: a long
+ * batch must not look like a dead engine. */
+static bool ask_health_instead(struct detector *r, const struct detect_answer *answer)
+{
+    if (!answer->timed_out || (r->asking != DETECT_SLOTS && r->asking != DETECT_METRICS))
+        return false;
+    r->todo = DETECT_HEALTH;
+    r->missing &= ~(uint32_t)DETECT_HEALTH;
+    return true;
+}
+
+/* The whole server is unusable by this answer; `detail` says why. */
+static bool is_hopeless(const struct detector *r, const struct detect_answer *answer,
+                        char *detail, size_t cap)
+{
+    const char *path = path_of(r->asking);
+    bool first = r->asking == DETECT_MODELS;
+    struct json_value root = {0}, data = {0};
 
     if (answer->status == 0) {
-        /* llama-server answers /slots and /metrics between two batches, /health at any time: a
-         * long batch must not look like a dead engine. */
-        if (answer->timed_out && (r->asking == DETECT_SLOTS || r->asking == DETECT_METRICS)) {
-            r->todo = DETECT_HEALTH;
-            r->missing &= ~(uint32_t)DETECT_HEALTH;
-            return ask(r);
-        }
-        return unusable(r, answer->why);
+        (void)snprintf(detail, cap, "GET %.100s%s: %s", r->url, path, answer->why);
+        return true;
     }
+    if (first && answer->status == 200 && json_check(&root, answer->body, answer->n, NULL) == 0)
+        data = json_get(&root, "data");
+    if (first && kind_is_drover(&data, answer->server)) {
+        (void)snprintf(
+            detail, cap,
+            "%.100s is Llama Drover itself and no engine: give --engine the URL of an "
+            "engine",
+            r->url);
+        return true;
+    }
+    if (first && (answer->status == 401 || answer->status == 403)) {
+        (void)snprintf(detail, cap,
+                       "the engine refuses our API key (GET %.100s%s: %u): its key belongs in "
+                       "the file of --engine-key-file",
+                       r->url, path, answer->status);
+        return true;
+    }
+    if ((first || r->asking == DETECT_HEALTH ||
+         (r->asking == DETECT_TAGS && r->next.kind == KIND(OLLAMA))) &&
+        ((answer->status >= 500 && answer->status != 501) || answer->status == 429)) {
+        (void)snprintf(detail, cap, "GET %.100s%s answered %u: see the engine's log", r->url,
+                       path, answer->status);
+        return true;
+    }
+    return false;
+}
+
+const char *detect_next(struct detector *r, const struct detect_answer *answer)
+{
+    bool first = r->asking == DETECT_MODELS;
+    char detail[256];
+
+    if (answer->status == 0 && ask_health_instead(r, answer))
+        return ask(r);
     if (is_loading(answer))
         return still_loading(r, answer);
-    if (answer->status == 401 || answer->status == 403) {
-        (void)snprintf(detail, sizeof(detail), "the engine refuses our API key (GET %s: %u)",
-                       path_of(r->asking), answer->status);
-        if (r->asking == DETECT_MODELS)
-            return unusable(r, detail);
-        r->missing |= r->asking;
-    } else if (answer->status == 200) {
-        r->next.reachable = true;
-        if (r->asking == DETECT_METRICS)
-            read_metrics(r, answer);
-        else if (r->asking != DETECT_HEALTH)
-            read_json(r, answer);
-    } else if (answer->status >= 500 && answer->status != 501 &&
-               (r->asking == DETECT_MODELS || r->asking == DETECT_HEALTH)) {
-        (void)snprintf(detail, sizeof(detail), "GET %s answered %u", path_of(r->asking),
-                       answer->status);
-        return unusable(r, detail);
-    } else {
-        /* Not offered here (404, 501): remembered until the next full look. */
-        r->next.reachable = true;
-        r->missing |= r->asking;
-        if (r->asking == DETECT_MODELS)
-            r->todo |= steps_of(r->next.kind, false);
+    if (answer->status == 429 && r->facts.reachable) {
+        detect_abandon(r); /* it lives, and it is asked too often */
+        return NULL;
     }
-    r->answered = true;
+    if (is_hopeless(r, answer, detail, sizeof(detail)))
+        return unusable(r, detail);
+    if (answer->status == 200) {
+        read_answer(r, answer);
+    } else {
+        r->next.reachable = true; /* 404, 501: it does not have this */
+        lacks(r);
+    }
+    if (first && r->quick == 0) /* a quick look has its own steps */
+        r->todo |= steps_of(r->next.kind, r->next.router);
     ask(r);
     return r->asking != 0 ? path_of(r->asking) : finish(r);
+}
+
+static uint32_t bit_of(int operation)
+{
+    return operation > 0 && operation < 32 ? UINT32_C(1) << operation : 0;
+}
+
+void detect_operation_works(struct detector *r, int operation)
+{
+    r->working |= bit_of(operation);
+}
+
+bool detect_operation_missing(struct detector *r, const char *model, int operation,
+                              uint64_t now_mono_us)
+{
+    const struct engine_model *found = facts_find_model(&r->facts, model);
+    uint32_t bit = bit_of(operation);
+
+    if (found == NULL || r->offer->operations != 0 || (found->operations & bit) == 0 ||
+        (r->working & bit) != 0)
+        return false;
+    if (found->alias_of != 0)
+        found = &r->facts.models[found->alias_of - 1];
+    operations_note_missing(&r->missing_operations, found->id, operation, now_mono_us);
+    for (uint32_t i = 0; i < r->facts.models_count; i++)
+        if (&r->facts.models[i] == found ||
+            r->facts.models[i].alias_of == (uint32_t)(found - r->facts.models) + 1)
+            r->facts.models[i].operations &= ~bit;
+    return true;
 }

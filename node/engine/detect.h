@@ -15,34 +15,42 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "node/engine/engine.h"
+#include "node/engine/facts.h"
+#include "node/engine/kinds/operations.h"
 
 /* Paths a look may still ask; a bit each. */
 enum detect_step {
-    DETECT_MODELS = 1 << 0,         /* /v1/models */
-    DETECT_OLLAMA_VERSION = 1 << 1, /* /api/version */
-    DETECT_VERSION = 1 << 2,        /* /version */
-    DETECT_PROPS = 1 << 3,          /* /props */
-    DETECT_SLOTS = 1 << 4,          /* /slots */
-    DETECT_METRICS = 1 << 5,        /* /metrics */
-    DETECT_SERVER_INFO = 1 << 6,    /* /get_server_info */
-    DETECT_TAGS = 1 << 7,           /* /api/tags */
-    DETECT_PS = 1 << 8,             /* /api/ps */
-    DETECT_HEALTH = 1 << 9,         /* /health */
+    DETECT_MODELS = 1 << 0,          /* /v1/models */
+    DETECT_OLLAMA_VERSION = 1 << 1,  /* /api/version */
+    DETECT_VERSION = 1 << 2,         /* /version */
+    DETECT_PROPS = 1 << 3,           /* /props */
+    DETECT_TAGS = 1 << 4,            /* /api/tags */
+    DETECT_PS = 1 << 5,              /* /api/ps */
+    DETECT_SLOTS = 1 << 6,           /* /slots */
+    DETECT_METRICS = 1 << 7,         /* /metrics */
+    DETECT_SERVER_INFO = 1 << 8,     /* /server_info */
+    DETECT_OLD_SERVER_INFO = 1 << 9, /* /get_server_info */
+    DETECT_HEALTH = 1 << 10,         /* /health */
 };
 
 struct detector {
-    struct engine_facts facts; /* of the last look that ended */
-    struct engine_facts next;  /* of the look under way */
-    uint32_t todo;             /* steps still to ask */
-    uint32_t asking;           /* the step whose answer is awaited; 0 = no look under way */
-    uint32_t missing;          /* steps that this engine does not offer */
-    bool answered;             /* something in this look got an answer */
-    bool slots_seen;           /* /slots was answered in this look */
-    unsigned quick;            /* quick looks since the last full one */
+    const char *url;                  /* borrowed: for what people read */
+    const struct engine_offer *offer; /* borrowed */
+    struct engine_facts facts;        /* of the last look that ended */
+    struct engine_facts next;         /* of the look under way */
+    uint32_t todo;                    /* steps still to ask */
+    uint32_t asking;  /* the step whose answer is awaited; 0 = no look under way */
+    uint32_t missing; /* steps that this engine does not offer */
+    bool lists;       /* /v1/models was answered with a list in this look */
+    bool has_version; /* /version was answered with one */
+    bool slots_seen;  /* /slots was answered in this look */
+    unsigned quick;   /* quick looks since the last full one */
+    uint32_t working; /* operations that this engine has answered, a bit each */
+    struct operations_missing missing_operations;
 };
 
-/* One answer.  status 0: none came (`why` says why, `timed_out` that it was only slow). */
+/* One answer.  status 0: none came (`why` says why and what to do about it, `timed_out` that it
+ * was only slow). */
 struct detect_answer {
     unsigned status;
     const char *server; /* the Server header, or "" */
@@ -52,7 +60,8 @@ struct detect_answer {
     bool timed_out;
 };
 
-void detect_init(struct detector *r);
+/* `url` and `offer` must outlive the detector. */
+void detect_init(struct detector *r, const char *url, const struct engine_offer *offer);
 
 /* Starts a look; full when it is due.  Returns the first path to ask. */
 const char *detect_begin(struct detector *r);
@@ -60,6 +69,15 @@ const char *detect_begin(struct detector *r);
 /* Takes the answer to the path asked last.  Returns the next path, or NULL: the look has ended
  * and `facts` is new. */
 MUST_CHECK const char *detect_next(struct detector *r, const struct detect_answer *answer);
+
+/* The engine answered a request of this operation (an enum drover.v1.Operation). */
+void detect_operation_works(struct detector *r, int operation);
+
+/* The engine answered a request of this operation with "no such thing": `facts` no longer show
+ * it for this model, until it is time to try again.  False: nothing changed, as it has worked
+ * here, or the operator named the operations. */
+MUST_CHECK bool detect_operation_missing(struct detector *r, const char *model, int operation,
+                                         uint64_t now_mono_us);
 
 /* Ends the look under way as if it had not begun: `facts` stay. */
 void detect_abandon(struct detector *r);

@@ -53,11 +53,19 @@ struct engine_events {
     void (*on_end)(void *data, enum engine_end end, const char *why);
 };
 
-/* The engine at `url` (http or https), of a kind found by asking it.  `key_file` (may be NULL)
- * holds an API key to send as a bearer token.  Looks at it every `poll_ms`.  DRV_EINVAL,
- * DRV_ESYS, DRV_ENOMEM, with `err` set. */
-MUST_CHECK int engine_create(struct engine **out, struct loop *loop, const char *url,
-                             const char *key_file, uint32_t poll_ms, struct error *err);
+struct engine_config {
+    const char *url;      /* http or https */
+    const char *key_file; /* holds an API key to send as a bearer token; NULL = none */
+    const char *ca_file;  /* checks an https engine's certificate; NULL = the system's */
+    bool insecure;        /* the certificate is not checked */
+    struct engine_offer offer;
+    uint32_t poll_ms;
+};
+
+/* An engine of a kind found by asking it every `poll_ms`.  The texts that `config` points to
+ * must outlive it.  DRV_EINVAL, DRV_ENOENT, DRV_ESYS, DRV_ENOMEM, with `err` set. */
+MUST_CHECK int engine_create(struct engine **out, struct loop *loop,
+                             const struct engine_config *config, struct error *err);
 
 /* Runs that are left end without an event.  NULL is fine. */
 void engine_destroy(struct engine *engine);
@@ -67,6 +75,12 @@ const struct engine_facts *engine_facts(const struct engine *engine);
 
 /* From now on `on_facts` is called, from the loop, after each look at the engine. */
 void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data);
+
+/* The engine answered a request with "no such operation": the facts no longer show it for this
+ * model, until it is time to try again.  `on_facts` is called later.  An operation that has
+ * worked here stays: what is missing is something else in the request. */
+void engine_operation_works(struct engine *engine, int operation);
+void engine_operation_missing(struct engine *engine, const char *model, int operation);
 
 /* Begins a request.  DRV_EINVAL: no such operation, or a bad content type; DRV_ENOMEM. */
 MUST_CHECK int engine_start(struct engine *engine, struct engine_run **out,

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/attrs.h"
 #include "base/text/json.h"
@@ -76,10 +77,17 @@ static bool names_no_model(const char *text)
                                   has(text, "not found, try pulling"));
 }
 
-/* A router's own 404, not the API's: llama.cpp, FastAPI, Go. */
+/* A router's own 404, not the API's: llama.cpp, FastAPI, Go, OpenAI, LM Studio, express. */
 static bool names_no_path(const char *text)
 {
-    return strcmp(text, "File Not Found") == 0 || strcmp(text, "Not Found") == 0 ||
+    static const char *const marks[] = {"Invalid URL",  "Unexpected endpoint or method",
+                                        "Cannot POST ", "<html",
+                                        "no such path", "unknown endpoint"};
+
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++)
+        if (has(text, marks[i]))
+            return true;
+    return strcmp(text, "File Not Found") == 0 || strcasecmp(text, "Not Found") == 0 ||
            strncmp(text, "404 page not found", 18) == 0 || text[0] == '\0';
 }
 
@@ -184,7 +192,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
                                              : "the engine is full");
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
-    } else if ((http_status == 404 || http_status == 405) && names_no_path(out->text)) {
+    } else if (http_status == 405 || (http_status == 404 && names_no_path(out->text))) {
         no_operation(out, "");
     } else if (refusal_read(&out->refusal, http_status, body, n, out->text)) {
         out->cause = CAUSE(ABILITY);

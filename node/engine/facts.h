@@ -8,16 +8,20 @@
 #define DROVER_NODE_ENGINE_FACTS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#define ENGINE_MODEL_BYTES 128
-#define ENGINE_MAX_MODELS  64
+#define ENGINE_MODEL_BYTES  256
+#define ENGINE_MAX_MODELS   1024
+#define ENGINE_MAX_ALIASES  16
+#define ENGINE_OFFER_MODELS 64 /* that an operator can name */
 
 struct engine_model {
     char id[ENGINE_MODEL_BYTES];
     uint32_t state;       /* enum drover.v1.ModelState */
     uint32_t max_context; /* tokens; 0 = unknown */
-    uint32_t operations;  /* bit (1 << drover.v1.Operation) */
+    uint32_t offered;     /* bit (1 << drover.v1.Operation): it has them, or may have them */
+    uint32_t operations;  /* of these, without what the engine turned out not to have */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
     /* As the engine says: bit (1 << enum ability), VISION to GRAMMAR; in neither: not known. */
@@ -31,11 +35,13 @@ struct engine_model {
 struct engine_facts {
     uint32_t kind; /* enum drover.v1.EngineKind */
     char version[64];
-    bool router;              /* a llama-server that runs one server for each model */
-    bool reachable;           /* it answered the last look */
-    bool loading;             /* reachable, but its model still loads */
-    char detail[256];         /* why not reachable or loading; "" when all is well */
-    uint32_t slots;           /* 0 = unknown */
+    bool router;        /* a llama-server that runs one server for each model */
+    bool reachable;     /* it answered the last look */
+    bool loading;       /* reachable, but its model still loads */
+    bool speaks_ollama; /* not Ollama, but with its API */
+    char
+        detail[256]; /* why it is not usable, or what it lacks, and what to do; "" = all well */
+    uint32_t slots;  /* 0 = unknown */
     uint32_t running, queued; /* as the engine says; valid iff has_load */
     bool has_load;
     uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
@@ -44,19 +50,37 @@ struct engine_facts {
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
     uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
     uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */
+    uint32_t left_out;         /* names that are too long or too many for `models` */
     uint32_t models_count;
-    struct engine_model models[ENGINE_MAX_MODELS];
+    struct engine_model models[ENGINE_MAX_MODELS]; /* last: facts_copy() copies what is used */
 };
+
+/* The operator's own list for the engine. */
+struct engine_offer {
+    const char *const *models; /* offer these and no others; listed by the engine or not */
+    size_t models_count;       /* 0 = those that the engine lists */
+    uint32_t operations;       /* bit (1 << drover.v1.Operation); 0 = as detected */
+};
+
+/* *to = *from, without the unused part of the table of models. */
+void facts_copy(struct engine_facts *to, const struct engine_facts *from);
 
 /* The model or alias of this name, or NULL. */
 const struct engine_model *facts_model(const struct engine_facts *facts, const char *id);
 struct engine_model *facts_find_model(struct engine_facts *facts, const char *id);
 
-/* Adds a READY model with these operations.  NULL: it is there, has no usable name, or the
- * table is full. */
+/* Empties the table of models. */
+void facts_clear_models(struct engine_facts *facts);
+
+/* Adds a READY model with these operations.  NULL: it is there already, has no name, or is left
+ * out. */
 struct engine_model *facts_add_model(struct engine_facts *facts, const char *id, uint32_t ops);
 
-/* Adds another name of model number `of`, unless there is a model of that name. */
+/* Adds another name of model number `of`, unless there is a model of that name.  A model has
+ * ENGINE_MAX_ALIASES at most; more are left out. */
 void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id);
+
+/* Makes the table what the operator offers, each model as the engine has it, if it does. */
+void facts_offer(struct engine_facts *facts, const struct engine_offer *offer, uint32_t ops);
 
 #endif

@@ -7,11 +7,13 @@
  */
 #include <curl/curl.h>
 #include <errno.h>
+#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/queue.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -23,6 +25,7 @@
 #include "node/engine/detect.h"
 #include "node/engine/engine.h"
 #include "node/engine/headers.h"
+#include "node/engine/reasons.h"
 
 #define HEAD_MAX_BYTES     (64 * 1024)
 #define LOOK_MAX_BYTES     (8 * 1024 * 1024)
@@ -60,17 +63,19 @@ struct engine_run {
 
 struct engine {
     struct curl_loop curl;
-    struct loop *loop;   /* borrowed */
+    struct loop *loop; /* borrowed */
+    struct engine_config config;
     char *url;           /* owned; without a trailing slash */
     char *authorization; /* owned; the whole header line, or NULL */
-    uint64_t poll_us;
     LIST_HEAD(, engine_run) runs;
-    struct deferred chores; /* reaps cancelled runs, resumes paused ones */
+    struct deferred chores; /* reaps cancelled runs, resumes paused ones, reports new facts */
+    bool facts_changed;     /* between two looks */
     struct detector detector;
     struct curl_job look;            /* look.easy owned */
     struct curl_slist *look_headers; /* owned; the key, or NULL */
     struct buf look_body;
     char look_server[64];
+    char look_error[CURL_ERROR_SIZE]; /* libcurl's text */
     struct timer look_timer;
     uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
     uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
@@ -95,6 +100,10 @@ static void set_common(struct engine *engine, CURL *easy, const char *path)
     /* llama-server closes an idle connection after 5 s: do not race with it. */
     (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, 4L);
     (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
+    if (engine->config.ca_file != NULL)
+        (void)curl_easy_setopt(easy, CURLOPT_CAINFO, engine->config.ca_file);
+    (void)curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, engine->config.insecure ? 0L : 1L);
+    (void)curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, engine->config.insecure ? 0L : 2L);
 }
 
 /* ---- runs ------------------------------------------------------------------------------ */
@@ -139,6 +148,9 @@ static void do_chores(struct deferred *deferred)
         (void)curl_easy_pause(run->job.easy, CURLPAUSE_CONT);
         engine->curl.inside--;
     }
+    if (engine->facts_changed && engine->on_facts != NULL)
+        engine->on_facts(engine->on_facts_data);
+    engine->facts_changed = false;
 }
 
 static void keep_header(struct engine_run *run, const char *name, const char *value)
@@ -400,18 +412,31 @@ void engine_pause(struct engine_run *run, bool paused)
         loop_defer(run->engine->loop, &run->engine->chores, do_chores);
 }
 
+void engine_operation_works(struct engine *engine, int operation)
+{
+    detect_operation_works(&engine->detector, operation);
+}
+
+void engine_operation_missing(struct engine *engine, const char *model, int operation)
+{
+    if (!detect_operation_missing(&engine->detector, model, operation, clock_mono_us()))
+        return;
+    engine->facts_changed = true;
+    loop_defer(engine->loop, &engine->chores, do_chores);
+}
+
 /* ---- looking at the engine ------------------------------------------------------------- */
 
 static void ask(struct engine *engine, const char *path);
 
 static void end_look(struct engine *engine)
 {
-    uint64_t delay_us = engine->poll_us;
+    uint64_t poll_us = engine->config.poll_ms * US_PER_MS, delay_us = poll_us;
 
     if (engine->hurry_us != 0) {
         delay_us = engine->hurry_us;
         engine->hurry_us *= 2;
-        if (engine->hurry_us >= engine->poll_us)
+        if (engine->hurry_us >= poll_us)
             engine->hurry_us = 0;
     }
     timer_start(engine->loop, &engine->look_timer, delay_us, on_look_due);
@@ -433,6 +458,7 @@ static void on_look_done(struct curl_job *job, CURLcode code)
 {
     struct engine *engine = CONTAINER_OF(job, struct engine, look);
     struct detect_answer answer = {0};
+    char why[CURL_ERROR_SIZE + 128];
     long status = 0;
 
     if (code == CURLE_OK)
@@ -441,7 +467,8 @@ static void on_look_done(struct curl_job *job, CURLcode code)
     answer.server = engine->look_server;
     answer.body = buf_head(&engine->look_body);
     answer.n = buf_size(&engine->look_body);
-    answer.why = curl_easy_strerror(code);
+    reasons_of_transfer(why, sizeof(why), code, engine->look_error);
+    answer.why = why;
     answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
     if (answer.timed_out && engine->heard_mono_us >= engine->detector.next.looked_mono_us) {
         /* Too busy to be looked at, but answers come: the facts stay. */
@@ -481,6 +508,7 @@ static void ask(struct engine *engine, const char *path)
 
     buf_shrink(&engine->look_body, 64 * 1024);
     engine->look_server[0] = '\0';
+    engine->look_error[0] = '\0';
     set_common(engine, engine->look.easy, path);
     (void)curl_easy_setopt(engine->look.easy, CURLOPT_TIMEOUT_MS,
                            strcmp(path, "/health") == 0 ? HEALTH_TIMEOUT_MS : LOOK_TIMEOUT_MS);
@@ -610,6 +638,7 @@ static int prepare_look(struct engine *engine)
     (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, engine);
     (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_look_bytes);
     (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, engine);
+    (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, engine->look_error);
     if (engine->authorization == NULL)
         return 0;
     engine->look_headers = curl_slist_append(NULL, engine->authorization);
@@ -619,8 +648,24 @@ static int prepare_look(struct engine *engine)
     return 0;
 }
 
-int engine_create(struct engine **out, struct loop *loop, const char *url, const char *key_file,
-                  uint32_t poll_ms, struct error *err)
+/* A file that holds no certificate would show only as "cannot connect". */
+static int check_ca(const char *path, struct error *err)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    int rc = 0;
+
+    if (context == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    if (access(path, R_OK) != 0)
+        rc = error_wrap(err, error_sys(err, "access"), "--engine-ca %s", path);
+    else if (SSL_CTX_load_verify_locations(context, path, NULL) != 1)
+        rc = error_set(err, DRV_EINVAL, "--engine-ca %s: no certificate in PEM in it", path);
+    SSL_CTX_free(context);
+    return rc;
+}
+
+int engine_create(struct engine **out, struct loop *loop, const struct engine_config *config,
+                  struct error *err)
 {
     struct engine *engine = calloc(1, sizeof(*engine));
     int rc;
@@ -629,13 +674,16 @@ int engine_create(struct engine **out, struct loop *loop, const char *url, const
     if (engine == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
     engine->loop = loop;
-    engine->poll_us = poll_ms * US_PER_MS;
+    engine->config = *config;
     LIST_INIT(&engine->runs);
-    detect_init(&engine->detector);
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-    rc = clean_url(&engine->url, url, err);
-    if (rc == 0 && key_file != NULL)
-        rc = read_key(&engine->authorization, key_file, err);
+    rc = clean_url(&engine->url, config->url, err);
+    if (rc == 0)
+        detect_init(&engine->detector, engine->url, &engine->config.offer);
+    if (rc == 0 && config->key_file != NULL)
+        rc = read_key(&engine->authorization, config->key_file, err);
+    if (rc == 0 && config->ca_file != NULL)
+        rc = check_ca(config->ca_file, err);
     if (rc == 0)
         rc = curl_loop_init(&engine->curl, loop, err);
     if (rc == 0) {

@@ -18,14 +18,24 @@
 #include "shm/share/loads.h"
 #include "shm/share/taught.h"
 
-static_assert(sizeof(struct node_model) == 156, "node_model: new layout version");
+static_assert(sizeof(struct node_model) == 284, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
-static_assert(offsetof(struct node_info, models) == 340, "node_info: new layout version");
+static_assert(offsetof(struct node_info, models) == 600, "node_info: new layout version");
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
 
-/* Bytes of the cold part that hold generation and name, which is all that a search needs. */
-#define HOLD_LIMIT_S    1e9 /* no slot is held for so long */
-#define NAME_PART_BYTES offsetof(struct node_info, address)
+#define HOLD_LIMIT_S 1e9 /* no slot is held for so long */
+
+/* All of the cold part but the models. */
+#define HEAD_BYTES offsetof(struct node_info, models)
+#define HEAD_WORDS (HEAD_BYTES / 8)
+static_assert(HEAD_BYTES % 8 == 0, "the models begin at a word");
+
+/* The beginning of the cold part, which is all that a search needs. */
+struct name_part {
+    uint32_t generation;
+    char name[NODE_NAME_BYTES];
+};
+static_assert(offsetof(struct node_info, name) == offsetof(struct name_part, name), "the same");
 
 static uint32_t float_bits(float value)
 {
@@ -82,6 +92,23 @@ const char *nodes_slots_source_name(uint32_t source)
     return source < ARRAY_LEN(names) ? names[source] : names[0];
 }
 
+/* ---- private copies ---- */
+
+static size_t used_bytes(const struct node_info *info)
+{
+    return offsetof(struct node_info, models) + info->models_count * sizeof(info->models[0]);
+}
+
+void node_info_copy(struct node_info *to, const struct node_info *from)
+{
+    memcpy(to, from, used_bytes(from));
+}
+
+bool node_info_equal(const struct node_info *a, const struct node_info *b)
+{
+    return a->models_count == b->models_count && memcmp(a, b, used_bytes(a)) == 0;
+}
+
 /* ---- writing ---- */
 
 /* Order: release, so that a reader that sees a node UP also sees the writes before it. */
@@ -91,11 +118,29 @@ static void store_state(struct sb_hot *hot, enum node_state state, enum node_rea
                           memory_order_release);
 }
 
+static size_t models_bytes(const struct node_info *info)
+{
+    return info->models_count * sizeof(info->models[0]);
+}
+
+/* Only what is used: pages of the segment come into being when they are written. */
 static void store_info(struct sb_node *row, const struct node_info *info)
 {
     seqlock_begin(&row->seq);
-    seqlock_store(row->info, info, sizeof(*info));
+    seqlock_store(row->info, info, HEAD_BYTES);
+    seqlock_store(row->info + HEAD_WORDS, info->models, models_bytes(info));
     seqlock_end(&row->seq);
+}
+
+/* A row that has nothing but a generation. */
+static void store_unnamed(struct sb_node *row, uint32_t generation)
+{
+    struct node_info info;
+
+    memset(&info, 0, HEAD_BYTES);
+    info.generation = generation;
+    info.slots = 1;
+    store_info(row, &info);
 }
 
 static enum node_state load_state(const struct sb_hot *hot, enum node_reason *reason)
@@ -153,7 +198,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     int node = board->writable ? row_to_claim(board) : -1;
     struct sb_node *row;
     struct sb_hot *hot;
-    struct node_info info = {0};
+    uint32_t generation;
 
     if (node == -1)
         return -1;
@@ -161,15 +206,14 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     hot = segment_hot(board, (unsigned)node);
     /* The old node must not be seen with the new one's generation. */
     store_state(hot, NODE_NONE, NODE_REASON_NONE);
-    info.generation = get32(&hot->generation) + 1;
-    info.slots = 1;
-    atomic_store_explicit(&hot->generation, info.generation, memory_order_release);
+    generation = get32(&hot->generation) + 1;
+    atomic_store_explicit(&hot->generation, generation, memory_order_release);
     stats_zero(board, (unsigned)node);
     speeds_zero(board, (unsigned)node);
     loads_zero(board, (unsigned)node);
     outcomes_zero(board, (unsigned)node);
     taught_zero(board, (unsigned)node);
-    store_info(row, &info);
+    store_unnamed(row, generation);
     zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);
     store_state(hot, NODE_JOINING, NODE_REASON_NEW);
@@ -184,7 +228,7 @@ static void forget_lessons(struct scoreboard *board, unsigned node,
     static struct node_info old; /* one thread; large */
 
     if (!nodes_read(board, node, &old) || old.models_count != fresh->models_count ||
-        memcmp(old.models, fresh->models, sizeof(old.models)) != 0)
+        memcmp(old.models, fresh->models, models_bytes(fresh)) != 0)
         taught_zero(board, node);
 }
 
@@ -192,11 +236,12 @@ void nodes_publish(struct scoreboard *board, unsigned node, const struct node_in
 {
     struct sb_node *row = segment_node_rw(board, node);
     struct sb_hot *hot = segment_hot(board, node);
-    struct node_info copy = *info;
+    struct node_info copy;
     uint32_t slots_now;
 
     if (row == NULL)
         return;
+    node_info_copy(&copy, info);
     copy.generation = get32(&hot->generation);
     if (copy.slots == 0)
         copy.slots = 1;
@@ -285,14 +330,13 @@ void nodes_set_window(struct scoreboard *board, unsigned node, const struct node
 
 void nodes_release(struct scoreboard *board, unsigned node)
 {
-    static const struct node_info unnamed;
     struct sb_node *row = segment_node_rw(board, node);
     struct sb_hot *hot = segment_hot(board, node);
 
     if (row == NULL)
         return;
     store_state(hot, NODE_NONE, NODE_REASON_NONE);
-    store_info(row, &unnamed);
+    store_unnamed(row, 0);
     zero_status(row, hot);
     segment_touch_nodes(board);
 }
@@ -300,9 +344,9 @@ void nodes_release(struct scoreboard *board, unsigned node)
 /* Has the row a node that was claimed, but never given a name? */
 static bool nameless(const struct sb_node *row, const struct sb_hot *hot)
 {
-    struct node_info part = {0};
+    struct name_part part = {0};
 
-    seqlock_load(&part, row->info, NAME_PART_BYTES);
+    seqlock_load(&part, row->info, sizeof(part));
     return load_state(hot, NULL) != NODE_NONE && part.name[0] == '\0';
 }
 
@@ -346,23 +390,41 @@ static void sanitize(struct node_info *info)
     info->tls = info->tls != 0;
     info->prefill_tokens_per_s = safe_float(float_bits(info->prefill_tokens_per_s));
     info->decode_tokens_per_s = safe_float(float_bits(info->decode_tokens_per_s));
-    if (info->models_count > NODE_MAX_MODELS)
-        info->models_count = NODE_MAX_MODELS;
-    for (uint32_t m = 0; m < NODE_MAX_MODELS; m++) {
+    info->detail[sizeof(info->detail) - 1] = '\0';
+    for (uint32_t m = 0; m < info->models_count; m++) {
         info->models[m].id[NODE_MODEL_BYTES - 1] = '\0';
         if (info->models[m].alias_of > info->models_count)
             info->models[m].alias_of = 0;
     }
 }
 
+/* A consistent copy of head and models; false after SEQLOCK_TRIES. */
+static bool load_info(struct node_info *out, const struct sb_node *row)
+{
+    for (int i = 0; i < SEQLOCK_TRIES; i++) {
+        uint32_t before = get32(&row->seq);
+
+        if ((before & 1u) == 0) {
+            seqlock_load(out, row->info, HEAD_BYTES);
+            if (out->models_count > NODE_MAX_MODELS)
+                out->models_count = NODE_MAX_MODELS;
+            seqlock_load(out->models, row->info + HEAD_WORDS, models_bytes(out));
+            if (atomic_load_explicit(&row->seq, memory_order_relaxed) == before)
+                return true;
+        }
+        seqlock_pause();
+    }
+    return false;
+}
+
 bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info *out)
 {
     struct sb_node *row = segment_node(board, node);
 
-    memset(out, 0, sizeof(*out));
+    memset(out, 0, HEAD_BYTES);
     if (row == NULL || load_state(segment_hot(board, node), NULL) == NODE_NONE)
         return false;
-    if (!seqlock_read(out, row->info, sizeof(*out), &row->seq))
+    if (!load_info(out, row))
         return false;
     sanitize(out);
     return true;
@@ -443,9 +505,9 @@ int nodes_find(const struct scoreboard *board, const char *name)
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
         struct sb_node *row = segment_node(board, node);
         enum node_state state = load_state(segment_hot(board, node), NULL);
-        struct node_info part = {0};
+        struct name_part part = {0};
 
-        if (state == NODE_NONE || !seqlock_read(&part, row->info, NAME_PART_BYTES, &row->seq))
+        if (state == NODE_NONE || !seqlock_read(&part, row->info, sizeof(part), &row->seq))
             continue;
         part.name[sizeof(part.name) - 1] = '\0';
         if (strcmp(part.name, name) != 0)

@@ -25,10 +25,11 @@ enum node_origin {
 };
 
 #define NODE_NAME_BYTES    64  /* with NUL */
-#define NODE_MODEL_BYTES   128 /* with NUL */
+#define NODE_MODEL_BYTES   256 /* with NUL */
 #define NODE_ADDRESS_BYTES 72  /* "[v6]:port", numeric, with NUL */
 #define NODE_VERSION_BYTES 64
-#define NODE_MAX_MODELS    64
+#define NODE_DETAIL_BYTES  256 /* with NUL */
+#define NODE_MAX_MODELS    1024
 
 struct node_model {
     char id[NODE_MODEL_BYTES];
@@ -60,9 +61,11 @@ struct node_info {
     uint32_t config_index; /* static nodes: 1 + index in config->nodes, for its TLS files */
     float prefill_tokens_per_s; /* as reported; 0 = unknown */
     float decode_tokens_per_s;
-    uint32_t max_request_bytes; /* largest request message it takes; 0 = unknown */
+    uint32_t max_request_bytes;     /* largest request message it takes; 0 = unknown */
+    char detail[NODE_DETAIL_BYTES]; /* why it is not usable, or what it lacks; "" = all well */
+    uint32_t reserved;              /* zero */
     uint32_t models_count;
-    struct node_model models[NODE_MAX_MODELS];
+    struct node_model models[NODE_MAX_MODELS]; /* last: only those in use are copied */
 };
 
 /* The hot part. */
@@ -99,6 +102,11 @@ struct node_hot {
 MUST_CHECK bool nodes_slots_learned(const struct node_info *info);
 /* "configured", "engine", "learned", "guessed"; "unknown". */
 const char *nodes_slots_source_name(uint32_t source);
+
+/* *to = *from, without the unused part of the table of models.  A struct assignment would copy
+ * all of it. */
+void node_info_copy(struct node_info *to, const struct node_info *from);
+MUST_CHECK bool node_info_equal(const struct node_info *a, const struct node_info *b);
 
 /* ---- writing: health only ---- */
 

@@ -51,9 +51,10 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
                       struct error *err)
 {
     struct agent_config config = {.queue = -1};
+    struct engine_config engine = {.url = url, .poll_ms = POLL_MS};
     struct server_config server = {.methods_count = SERVICE_METHODS, .max_streams = 256};
     struct net_addr local;
-    int rc = engine_create(&node->engine, loop, url, NULL, POLL_MS, err);
+    int rc = engine_create(&node->engine, loop, &engine, err);
     int fd;
 
     if (rc != 0)

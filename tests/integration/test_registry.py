@@ -145,7 +145,7 @@ def test_a_registration_that_breaks_a_limit_is_refused(plant, changes):
 
 def test_too_many_models_and_wild_bytes_are_refused(plant):
     node = plant.fake("a")
-    node.models = [f"m{i}" for i in range(65)]
+    node.models = [f"m{i}" for i in range(1025)]
     attachment = plant.attach()
     attachment.greet()
     assert (refused(attachment, attachment.registration(node, TOKEN))

@@ -215,7 +215,7 @@ static struct upstream *copy_row(struct upstreams *upstreams, uint32_t node_id,
     if (node == NULL)
         node = add_node(upstreams, node_id);
     if (node != NULL) {
-        node->info = *fresh;
+        node_info_copy(&node->info, fresh);
         node->version = version;
     }
     return node;

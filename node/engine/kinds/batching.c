@@ -5,7 +5,7 @@
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
 #include "node/engine/kinds/kind.h"
-#include "node/engine/metrics.h"
+#include "node/engine/kinds/metrics.h"
 
 /* The names of one kind's metrics. */
 struct names {

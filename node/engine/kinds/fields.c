@@ -2,6 +2,7 @@
 #include "node/engine/kinds/fields.h"
 
 #include "base/text/json.h"
+#include "node/engine/facts.h"
 
 uint32_t fields_count(const struct json_value *object, const char *name)
 {
@@ -17,4 +18,13 @@ void fields_name(const struct json_value *object, const char *name, char *out, s
 
     if (!json_name(out, cap, &v))
         out[0] = '\0';
+}
+
+void fields_model(struct engine_facts *facts, const struct json_value *text, char *out)
+{
+    if (json_name(out, ENGINE_MODEL_BYTES, text))
+        return;
+    out[0] = '\0';
+    if (text->type == JSON_STRING)
+        facts->left_out++;
 }

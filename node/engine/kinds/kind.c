@@ -1,22 +1,22 @@
-/* kind.c - which kind of engine answers, and the operations of each kind. */
+/* kind.c - which kind of engine answers. */
 #include "node/engine/kinds/kind.h"
 
 #include <string.h>
 
 #include "base/text/json.h"
+#include "node/engine/kinds/metrics.h"
 
-#define OPS_OPENAI                                                                  \
-    (OPERATION(CHAT_COMPLETIONS) | OPERATION(COMPLETIONS) | OPERATION(EMBEDDINGS) | \
-     OPERATION(RESPONSES))
-#define OPS_LLAMA \
-    (OPS_OPENAI | OPERATION(RERANK) | OPERATION(MESSAGES) | OPERATION(COUNT_TOKENS))
-#define OPS_VLLM \
-    (OPS_OPENAI | OPERATION(RERANK) | OPERATION(MESSAGES) | OPERATION(TRANSCRIPTIONS))
-#define OPS_OLLAMA                                                                            \
-    (OPS_OPENAI | OPERATION(MESSAGES) | OPERATION(OLLAMA_CHAT) | OPERATION(OLLAMA_GENERATE) | \
-     OPERATION(OLLAMA_EMBED) | OPERATION(OLLAMA_EMBEDDINGS) | OPERATION(OLLAMA_SHOW))
-
-#define OPS_SIM (OPS_LLAMA | OPS_OLLAMA | OPERATION(TRANSCRIPTIONS))
+/* The owners that engines write into their lists of models. */
+static const struct owner {
+    const char *name;
+    uint32_t kind;
+} owners[] = {
+    {"llamacpp", KIND(LLAMA_SERVER)}, {"vllm", KIND(VLLM)},
+    {"sglang", KIND(SGLANG)},         {"library", KIND(OLLAMA)},
+    {"drover-sim", KIND(SIMULATED)},  {"llama-swap", KIND(OPENAI)},
+    {"tabbyAPI", KIND(OPENAI)},       {"organization_owner", KIND(OPENAI)}, /* LM Studio */
+    {"koboldcpp", KIND(OPENAI)},
+};
 
 static uint32_t kind_by_owner(const struct json_value *data)
 {
@@ -26,20 +26,32 @@ static uint32_t kind_by_owner(const struct json_value *data)
     json_iter_init(&it, data);
     while (json_iter_next(&it, &key, &model)) {
         owner = json_get(&model, "owned_by");
-        if (owner.type != JSON_STRING)
-            continue;
-        if (json_equal(&owner, "llamacpp"))
-            return KIND(LLAMA_SERVER);
-        if (json_equal(&owner, "vllm"))
-            return KIND(VLLM);
-        if (json_equal(&owner, "sglang"))
-            return KIND(SGLANG);
-        if (json_equal(&owner, "library"))
-            return KIND(OLLAMA);
-        if (json_equal(&owner, "drover-sim"))
-            return KIND(SIMULATED);
+        for (size_t i = 0; owner.type == JSON_STRING && i < ARRAY_LEN(owners); i++)
+            if (json_equal(&owner, owners[i].name))
+                return owners[i].kind;
     }
     return KIND(UNSPECIFIED);
+}
+
+bool kind_is_drover(const struct json_value *data, const char *server)
+{
+    struct json_value key, model, owner;
+    struct json_iter it;
+
+    if (strncmp(server, "drover/", 7) == 0)
+        return true;
+    json_iter_init(&it, data);
+    if (!json_iter_next(&it, &key, &model))
+        return false;
+    owner = json_get(&model, "owned_by");
+    return owner.type == JSON_STRING && json_equal(&owner, "drover");
+}
+
+uint32_t kind_of_metrics(const void *text, size_t n)
+{
+    if (metrics_any(text, n, "vllm:"))
+        return KIND(VLLM);
+    return metrics_any(text, n, "sglang:") ? KIND(SGLANG) : KIND(UNSPECIFIED);
 }
 
 uint32_t kind_of_server(const char *server)
@@ -54,25 +66,4 @@ uint32_t kind_of_models(const struct json_value *data, const char *server)
     uint32_t kind = kind_by_owner(data);
 
     return kind != KIND(UNSPECIFIED) ? kind : kind_of_server(server);
-}
-
-uint32_t kind_operations(uint32_t kind)
-{
-    switch ((Drover__V1__EngineKind)kind) {
-    case KIND(LLAMA_SERVER):
-        return OPS_LLAMA;
-    case KIND(OLLAMA):
-        return OPS_OLLAMA;
-    case KIND(VLLM):
-        return OPS_VLLM;
-    case KIND(SGLANG):
-        return OPS_OPENAI | OPERATION(RERANK) | OPERATION(MESSAGES);
-    case KIND(SIMULATED):
-        return OPS_SIM;
-    case KIND(UNSPECIFIED):
-    case KIND(OPENAI):
-    case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
-        break;
-    }
-    return OPS_OPENAI;
 }

@@ -2,13 +2,16 @@
 #include "node/engine/kinds/llama_server.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <strings.h>
 
 #include "base/hash.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
 #include "node/engine/kinds/kind.h"
-#include "node/engine/metrics.h"
+#include "node/engine/kinds/metrics.h"
+#include "node/engine/kinds/operations.h"
 
 /* The number after `flag` in a list of arguments, or 0. */
 static uint32_t argument_of(const struct json_value *args, const char *flag)
@@ -44,6 +47,30 @@ uint32_t llama_server_model_state(const struct json_value *status)
 
 /* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
  * distinguish it from another with a vocabulary of that size.  Quantisation does not matter. */
+void llama_server_short_name(char *out, const char *id)
+{
+    static const char type[] = ".gguf", part[] = "-00001-of-";
+    const char *slash = strrchr(id, '/'), *backslash = strrchr(id, '\\');
+    const char *name = id;
+    size_t n;
+
+    out[0] = '\0';
+    if (slash != NULL)
+        name = slash + 1;
+    if (backslash != NULL && backslash + 1 > name)
+        name = backslash + 1;
+    n = strlen(name);
+    if (n <= strlen(type) || strcasecmp(name + n - strlen(type), type) != 0)
+        return; /* an alias, or the name of a repository */
+    n -= strlen(type);
+    if (n > 15 && memcmp(name + n - 15, part, strlen(part)) == 0)
+        n -= 15;
+    if (n >= ENGINE_MODEL_BYTES)
+        return;
+    memcpy(out, name, n);
+    out[n] = '\0';
+}
+
 uint64_t llama_server_vocabulary(const struct json_value *meta)
 {
     static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};
@@ -85,7 +112,7 @@ bool llama_server_read_props(struct engine_facts *facts, const struct json_value
     uint32_t context = fields_count(&settings, "n_ctx");
     uint32_t slots = fields_count(root, "total_slots");
 
-    if (build.type == JSON_NONE && slots == 0)
+    if (build.type == JSON_NONE && (slots == 0 || facts->kind == KIND(UNSPECIFIED)))
         return false;
     if (facts->kind == KIND(UNSPECIFIED))
         facts->kind = KIND(LLAMA_SERVER);
@@ -101,9 +128,9 @@ bool llama_server_read_props(struct engine_facts *facts, const struct json_value
 
         if (context != 0)
             model->max_context = context;
-        model->operations = kind_operations(KIND(LLAMA_SERVER));
+        model->offered = operations_of_kind(KIND(LLAMA_SERVER));
         if (audio.type == JSON_TRUE)
-            model->operations |= OPERATION(TRANSCRIPTIONS);
+            model->offered |= OPERATION(TRANSCRIPTIONS);
         model->state = sleeping.type == JSON_TRUE ? STATE(LOADABLE) : STATE(READY);
     }
     return true;

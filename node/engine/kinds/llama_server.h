@@ -18,6 +18,11 @@ struct json_value;
 /* A router's `status` of a model as a drover.v1.ModelState; READY when there is none. */
 MUST_CHECK uint32_t llama_server_model_state(const struct json_value *status);
 
+/* A shorter name for the model: without --alias its id is the path of its file.  The name of
+ * the file, without ".gguf" and the number of a part; "" when the id is no such path.  `out`
+ * takes ENGINE_MODEL_BYTES.  The server does not look at the name that a request has. */
+void llama_server_short_name(char *out, const char *id);
+
 /* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
  * distinguish it from another with a vocabulary of that size; 0 when `meta` lacks them.
  * Quantisation does not matter. */

@@ -6,6 +6,7 @@
 #include "node/engine/kinds/fields.h"
 #include "node/engine/kinds/kind.h"
 #include "node/engine/kinds/llama_server.h"
+#include "node/engine/kinds/operations.h"
 
 /* drover-sim reports for each model a llama-server's facts, and its operations. */
 static void read_simulated(struct engine_model *model, const struct json_value *about)
@@ -16,44 +17,80 @@ static void read_simulated(struct engine_model *model, const struct json_value *
 
     model->state = llama_server_model_state(&status);
     model->load_ms = fields_count(&meta, "load_ms");
-    model->operations = KIND_EMBEDDING_OPERATIONS;
+    model->offered = OPERATIONS_EMBEDDING;
     json_iter_init(&it, &able);
     while (json_iter_next(&it, &key, &one))
         if (one.type == JSON_STRING && json_equal(&one, "completion"))
-            model->operations = kind_operations(KIND(SIMULATED));
+            model->offered = operations_of_kind(KIND(SIMULATED));
+}
+
+/* The length of a context as the various servers name it; 0 when none does. */
+static uint32_t context_of(const struct json_value *model)
+{
+    struct json_value meta = json_get(model, "meta"), set = json_get(model, "parameters");
+    uint32_t n = fields_count(&meta, "n_ctx");
+
+    if (n == 0)
+        n = fields_count(model, "max_model_len");
+    if (n == 0)
+        n = fields_count(model, "context_length");
+    if (n == 0)
+        n = fields_count(&set, "max_seq_len");
+    return n;
 }
 
 static void read_model(struct engine_facts *facts, const struct json_value *model)
 {
     struct json_value meta = json_get(model, "meta"), status = json_get(model, "status");
-    struct json_value aliases = json_get(model, "aliases"), key, alias;
-    uint32_t index = facts->models_count;
+    struct json_value name = json_get(model, "id");
     struct engine_model *added;
     char id[ENGINE_MODEL_BYTES];
-    struct json_iter names;
 
-    fields_name(model, "id", id, sizeof(id));
-    added = facts_add_model(facts, id, kind_operations(facts->kind));
+    fields_model(facts, &name, id);
+    added = facts_add_model(facts, id, operations_of_kind(facts->kind));
     if (added == NULL)
         return;
-    added->max_context = fields_count(&meta, "n_ctx");
-    if (added->max_context == 0)
-        added->max_context = fields_count(model, "max_model_len");
-    if (added->max_context == 0)
-        added->max_context = fields_count(model, "context_length");
+    if (facts->speaks_ollama)
+        added->offered |= OPERATIONS_OLLAMA_API;
+    added->max_context = context_of(model);
     if (facts->kind == KIND(LLAMA_SERVER) || facts->kind == KIND(SIMULATED))
         added->vocabulary = llama_server_vocabulary(&meta);
     if (facts->kind == KIND(SIMULATED))
         read_simulated(added, model);
     if (facts->kind == KIND(LLAMA_SERVER) && status.type == JSON_OBJECT)
         llama_server_read_routed(facts, added, &status);
-    json_iter_init(&names, &aliases);
-    while (json_iter_next(&names, &key, &alias))
-        if (json_name(id, sizeof(id), &alias))
-            facts_add_alias(facts, index, id);
+    else if (status.type == JSON_OBJECT)
+        added->state = llama_server_model_state(&status); /* llama-swap has the same member */
 }
 
-void openai_read_models(struct engine_facts *facts, const struct json_value *root,
+/* After all models: an alias never takes the place of a model. */
+static void read_aliases(struct engine_facts *facts, const struct json_value *model)
+{
+    struct json_value aliases = json_get(model, "aliases"), name = json_get(model, "id");
+    struct json_value key, alias;
+    struct engine_model *of;
+    char id[ENGINE_MODEL_BYTES];
+    struct json_iter names;
+    uint32_t index;
+
+    if (!json_name(id, sizeof(id), &name))
+        return;
+    of = facts_find_model(facts, id);
+    if (of == NULL || of->alias_of != 0)
+        return;
+    index = (uint32_t)(of - facts->models);
+    json_iter_init(&names, &aliases);
+    while (json_iter_next(&names, &key, &alias)) {
+        fields_model(facts, &alias, id);
+        facts_add_alias(facts, index, id);
+    }
+    if (facts->kind == KIND(LLAMA_SERVER)) {
+        llama_server_short_name(id, of->id);
+        facts_add_alias(facts, index, id);
+    }
+}
+
+bool openai_read_models(struct engine_facts *facts, const struct json_value *root,
                         const char *server)
 {
     struct json_value data = json_get(root, "data"), key, model;
@@ -63,17 +100,19 @@ void openai_read_models(struct engine_facts *facts, const struct json_value *roo
     if (kind != KIND(UNSPECIFIED))
         facts->kind = kind;
     facts->router = false;
-    if (facts->kind == KIND(OLLAMA))
-        return; /* its own list, /api/tags, says more */
-    facts->models_count = 0;
+    facts_clear_models(facts);
     if (facts->kind != KIND(SIMULATED)) /* /props has them, at a full look only */
         facts->slots = 0;
     json_iter_init(&it, &data);
     while (json_iter_next(&it, &key, &model))
         read_model(facts, &model);
+    json_iter_init(&it, &data);
+    while (json_iter_next(&it, &key, &model))
+        read_aliases(facts, &model);
     if (facts->router) {
         facts->has_load = false;
         facts->running = 0;
         facts->queued = 0;
     }
+    return data.type == JSON_ARRAY || data.type == JSON_NULL;
 }

@@ -8,7 +8,7 @@
 #include "base/text/json.h"
 #include "node/engine/detect.h"
 #include "node/engine/errors.h"
-#include "node/engine/metrics.h"
+#include "node/engine/kinds/metrics.h"
 #include "node/report/describe.h"
 #include "node/stream/meter.h"
 #include "tests/fuzz/fuzz.h"
@@ -48,11 +48,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const servers[] = {"", "llama.cpp", "uvicorn", "nginx"};
     static struct describe description;
     struct input in = {data, size};
-    struct detector r;
+    static const struct engine_offer offer;
+    static struct detector r;
     const char *path;
     unsigned asked = 0;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine", &offer);
     do {
         path = detect_begin(&r);
         while (path != NULL) {

@@ -21,7 +21,7 @@ static Drover__V1__Model model(const char *id)
 
 static int models(Drover__V1__Model *list, size_t n)
 {
-    Drover__V1__Model *at[80];
+    static Drover__V1__Model *at[NODE_MAX_MODELS + 1];
 
     for (size_t i = 0; i < n; i++)
         at[i] = &list[i];
@@ -108,9 +108,9 @@ Test(identity, what_breaks_a_limit_is_refused)
     m = model("a\nb");
     cr_assert_eq(models(&m, 1), DRV_EINVAL, "control byte");
     m = model(long_id);
-    cr_assert_eq(models(&m, 1), DRV_EINVAL, "128 bytes");
+    cr_assert_eq(models(&m, 1), DRV_EINVAL, "256 bytes");
     m = model(long_id + 1);
-    cr_assert_eq(models(&m, 1), 0, "127 bytes fit");
+    cr_assert_eq(models(&m, 1), 0, "255 bytes fit");
     cr_assert_eq(models(twice, 2), DRV_EINVAL, "twice");
     m = model("m");
     for (size_t i = 0; i < 17; i++)
@@ -120,22 +120,22 @@ Test(identity, what_breaks_a_limit_is_refused)
     cr_assert_eq(models(&m, 1), DRV_EINVAL, "17 aliases");
 }
 
-Test(identity, sixty_four_models_fit_and_their_aliases_are_left_out)
+Test(identity, a_full_list_of_models_leaves_no_room_for_aliases)
 {
-    static char names[65][8];
+    static char names[NODE_MAX_MODELS + 1][8];
+    static Drover__V1__Model list[NODE_MAX_MODELS + 1];
     char *alias[] = {"other"};
-    Drover__V1__Model list[65];
 
-    for (size_t i = 0; i < 65; i++) {
+    for (size_t i = 0; i < ARRAY_LEN(list); i++) {
         (void)snprintf(names[i], sizeof(names[i]), "m%zu", i);
         list[i] = model(names[i]);
     }
     list[0].aliases = alias;
     list[0].n_aliases = 1;
-    cr_assert_eq(models(list, 64), 0);
-    cr_assert_eq(info.models_count, 64);
-    cr_assert_str_eq(info.models[63].id, "m63");
-    cr_assert_eq(models(list, 65), DRV_EINVAL);
+    cr_assert_eq(models(list, NODE_MAX_MODELS), 0);
+    cr_assert_eq(info.models_count, NODE_MAX_MODELS);
+    cr_assert_str_eq(info.models[NODE_MAX_MODELS - 1].id, names[NODE_MAX_MODELS - 1]);
+    cr_assert_eq(models(list, ARRAY_LEN(list)), DRV_EINVAL);
 }
 
 Test(identity, capacity_is_bounded_and_never_zero_slots)

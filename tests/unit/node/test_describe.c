@@ -42,15 +42,18 @@ static bool described_alike(const struct engine_facts *a, const struct engine_fa
     return alike;
 }
 
-static struct engine_facts example(void)
+/* Two models, into `out`: a struct of this size is nothing for a stack. */
+static void example(struct engine_facts *out)
 {
-    struct engine_facts facts = {.kind = DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER,
-                                 .version = "b1",
-                                 .reachable = true,
-                                 .slots = 4,
-                                 .prefill_tokens_per_s = 1000,
-                                 .decode_tokens_per_s = 50,
-                                 .models_count = 2};
+    static struct engine_facts facts;
+
+    facts = (struct engine_facts){.kind = DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER,
+                                  .version = "b1",
+                                  .reachable = true,
+                                  .slots = 4,
+                                  .prefill_tokens_per_s = 1000,
+                                  .decode_tokens_per_s = 50,
+                                  .models_count = 2};
 
     facts.models[0] = (struct engine_model){.id = "tiny",
                                             .state = 1,
@@ -61,13 +64,16 @@ static struct engine_facts example(void)
     facts.models[1] = facts.models[0];
     (void)strlcpy(facts.models[1].id, "small", sizeof(facts.models[1].id));
     facts.models[1].alias_of = 1;
-    return facts;
+    *out = facts;
 }
 
 /* Checks both directions: what is described must differ, and what is not must not. */
 #define EXPECT_AS_DESCRIBED(change)                                                      \
     do {                                                                                 \
-        struct engine_facts a = example(), b = example();                                \
+        static struct engine_facts a, b;                                                 \
+                                                                                         \
+        example(&a);                                                                     \
+        example(&b);                                                                     \
                                                                                          \
         b.change;                                                                        \
         cr_assert_eq(describe_differs(&a, &b), !described_alike(&a, &b),                 \
@@ -103,18 +109,21 @@ Test(describe, every_difference_that_a_description_shows_counts_and_no_other)
 /* An engine measures its speeds anew with every request. */
 Test(describe, a_speed_counts_when_it_has_changed_by_a_tenth)
 {
-    struct engine_facts a = example(), b = example();
+    static struct engine_facts a, b;
+
+    example(&a);
+    example(&b);
 
     b.prefill_tokens_per_s = 1090;
     b.decode_tokens_per_s = 46;
     cr_assert_not(describe_differs(&a, &b));
     b.prefill_tokens_per_s = 1120;
     cr_assert(describe_differs(&a, &b));
-    b = example();
+    example(&b);
     b.decode_tokens_per_s = 44;
     cr_assert(describe_differs(&a, &b));
     a.prefill_tokens_per_s = 0;
-    b = example();
+    example(&b);
     b.prefill_tokens_per_s = 0.1f;
     cr_assert(describe_differs(&a, &b), "the first measurement");
 }

@@ -2,61 +2,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "node/engine/detect.h"
+#include "detect_rig.h"
 #include "proto/drover_common.pb-c.h"
-#include "stream_rig.h"
-
-#define KIND(name)  DROVER__V1__ENGINE_KIND__ENGINE_KIND_##name
-#define STATE(name) DROVER__V1__MODEL_STATE__MODEL_STATE_##name
-#define BIT(name)   (UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_##name)
-
-/* An engine as a table of answers; what is not in it is a 404. */
-struct page {
-    const char *path;
-    unsigned status;
-    const char *body; /* ' for " */
-};
-
-struct site {
-    const char *server;
-    const struct page *pages;
-    size_t count;
-    char asked[256]; /* paths of the last look, comma-separated */
-};
-
-static void look(struct detector *r, struct site *site)
-{
-    const char *path = detect_begin(r);
-
-    site->asked[0] = '\0';
-    for (unsigned steps = 0; path != NULL; steps++) {
-        struct detect_answer answer = {.status = 404, .server = site->server, .why = ""};
-        struct buf body = BUF_INIT;
-
-        cr_assert_lt(steps, 12, "the look does not end");
-        (void)strlcat(site->asked, path, sizeof(site->asked));
-        (void)strlcat(site->asked, ",", sizeof(site->asked));
-        for (size_t i = 0; i < site->count; i++) {
-            if (strcmp(site->pages[i].path, path) != 0)
-                continue;
-            answer.status = site->pages[i].status;
-            rig_add(&body, site->pages[i].body);
-        }
-        answer.body = buf_head(&body);
-        answer.n = buf_size(&body);
-        if (answer.status == 0) {
-            answer.why = "Connection refused";
-            answer.timed_out = strcmp(path, "/slots") == 0;
-        }
-        path = detect_next(r, &answer);
-        buf_finish(&body);
-    }
-}
-
-#define SITE(name, list)                                            \
-    {                                                               \
-        .server = (name), .pages = (list), .count = ARRAY_LEN(list) \
-    }
 
 #define LLAMA_MODELS                                                                      \
     "{'models':[{'name':'tiny'}],'object':'list','data':[{'id':'tiny','aliases':['tiny'," \
@@ -97,7 +44,7 @@ static uint64_t vocabulary(const char *meta)
                    "{'object':'list','data':[{'id':'tiny','aliases':['small'],'owned_by':"
                    "'llamacpp','meta':%s}]}",
                    meta);
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.models_count, 2);
     cr_assert_eq(r.facts.models[1].vocabulary, r.facts.models[0].vocabulary, "an alias");
@@ -126,7 +73,7 @@ Test(detect, a_llama_server_shows_models_slots_context_and_load)
     struct site site = SITE("llama.cpp", llama);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     cr_assert_not(r.facts.reachable);
     look(&r, &site);
     cr_assert_str_eq(site.asked, "/v1/models,/props,/slots,/metrics,");
@@ -165,7 +112,7 @@ Test(detect, a_llama_server_without_slots_and_metrics_has_no_load)
     struct site site = SITE("llama.cpp", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert(r.facts.reachable);
     cr_assert_not(r.facts.has_load);
@@ -183,7 +130,7 @@ Test(detect, without_slots_every_look_reads_the_load_from_the_metrics)
     struct site site = SITE("llama.cpp", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.running, 2);
     pages[2].body = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n";
@@ -201,7 +148,7 @@ Test(detect, a_loading_llama_server_is_reachable_but_not_ready)
     struct site loading = SITE("llama.cpp", pages), ready = SITE("llama.cpp", llama);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &loading);
     cr_assert(r.facts.reachable && r.facts.loading);
     cr_assert_eq(r.facts.kind, KIND(LLAMA_SERVER));
@@ -229,7 +176,7 @@ Test(detect, a_router_lists_models_that_are_not_loaded)
     struct site site = SITE("llama.cpp", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_str_eq(site.asked, "/v1/models,/props,");
     cr_assert_eq(r.facts.models_count, 2);
@@ -271,7 +218,7 @@ Test(detect, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
     struct site site = SITE("drover-sim", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_str_eq(site.asked, "/v1/models,/props,/metrics,");
     cr_assert_eq(r.facts.kind, KIND(SIMULATED));
@@ -299,7 +246,7 @@ Test(detect, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
     cr_assert_eq(r.facts.slots, 8, "known from the full look");
 
     pages[0] = (struct page){"/v1/models", 503, "{'error':{'message':'Loading model'}}"};
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(SIMULATED), "by its server header");
     cr_assert(r.facts.loading);
@@ -310,18 +257,18 @@ Test(detect, ollama_shows_what_is_on_disk_and_what_is_in_memory)
     struct site site = SITE("", ollama);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(OLLAMA));
     cr_assert_str_eq(r.facts.version, "0.14.2");
     cr_assert_eq(r.facts.slots, 0);
     cr_assert_not(r.facts.has_load);
     cr_assert_eq(r.facts.models_count, 3);
-    cr_assert_str_eq(r.facts.models[1].id, "llama3");
-    cr_assert_eq(r.facts.models[1].alias_of, 1);
+    cr_assert_str_eq(r.facts.models[2].id, "llama3");
+    cr_assert_eq(r.facts.models[2].alias_of, 1);
     cr_assert_eq(r.facts.models[0].state, STATE(LOADABLE));
-    cr_assert_eq(r.facts.models[2].state, STATE(READY));
-    cr_assert_eq(r.facts.models[2].max_context, 4096);
+    cr_assert_eq(r.facts.models[1].state, STATE(READY));
+    cr_assert_eq(r.facts.models[1].max_context, 4096);
     cr_assert_neq(r.facts.models[0].operations & BIT(OLLAMA_GENERATE), 0);
     look(&r, &site);
     cr_assert_str_eq(site.asked, "/api/ps,");
@@ -338,7 +285,7 @@ Test(detect, an_ollama_without_models_is_known_by_its_version)
     struct site site = SITE("", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(OLLAMA));
     cr_assert_neq(r.facts.detail[0], '\0');
@@ -362,7 +309,7 @@ Test(detect, vllm_shows_its_load_as_metrics)
     struct site site = SITE("uvicorn", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(VLLM));
     cr_assert_eq(r.facts.running, 5);
@@ -384,7 +331,7 @@ Test(detect, sglang_says_how_many_requests_it_runs)
     struct site site = SITE("uvicorn", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(SGLANG));
     cr_assert_eq(r.facts.slots, 48);
@@ -400,7 +347,7 @@ Test(detect, any_other_server_with_a_model_list_is_openai)
     struct site site = SITE("x", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.kind, KIND(OPENAI));
     cr_assert_eq(r.facts.models_count, 1);
@@ -416,11 +363,11 @@ Test(detect, an_engine_that_does_not_answer_is_not_reachable_and_says_why)
     struct site up = SITE("llama.cpp", llama), down = SITE("", dead);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &up);
     look(&r, &down);
     cr_assert_not(r.facts.reachable);
-    cr_assert_str_eq(r.facts.detail, "Connection refused");
+    cr_assert_str_eq(r.facts.detail, "GET http://engine:1/health: Connection refused");
     cr_assert_eq(r.facts.models_count, 2); /* what it had stays known */
     look(&r, &up);
     cr_assert_str_eq(up.asked, "/v1/models,/props,/slots,/metrics,");
@@ -433,7 +380,7 @@ Test(detect, a_slow_look_at_the_slots_is_no_dead_engine)
     struct site up = SITE("llama.cpp", llama), busy = SITE("llama.cpp", slow);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &up);
     look(&r, &busy);
     cr_assert_str_eq(busy.asked, "/slots,/health,");
@@ -447,7 +394,7 @@ Test(detect, a_refused_key_is_told_as_that)
     struct site site = SITE("llama.cpp", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_not(r.facts.reachable);
     cr_assert_not_null(strstr(r.facts.detail, "API key"));
@@ -462,7 +409,7 @@ Test(detect, names_that_are_no_names_are_left_out)
     struct site site = SITE("", pages);
     static struct detector r;
 
-    detect_init(&r);
+    detect_init(&r, "http://engine:1", &all);
     look(&r, &site);
     cr_assert_eq(r.facts.models_count, 1);
     cr_assert_str_eq(r.facts.models[0].id, "good");

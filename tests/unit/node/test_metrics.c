@@ -1,7 +1,7 @@
 /* test_metrics.c - Prometheus' text format. */
 #include <criterion/criterion.h>
 
-#include "node/engine/metrics.h"
+#include "node/engine/kinds/metrics.h"
 
 Test(metrics, a_metric_is_found_by_its_whole_name)
 {

@@ -73,6 +73,8 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
                                      .body = (const uint8_t *)"{}",
                                      .body_len = 2,
                                      .id = "r1"};
+    struct engine_config config = {
+        .url = "http://127.0.0.1:9", .key_file = path, .poll_ms = 1000};
     struct engine_run *run;
     struct engine *engine;
     struct error err = {0};
@@ -80,8 +82,7 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
 
     write_file(path, KEY "\n");
     cr_assert_eq(loop_init(&loop, &err), 0);
-    cr_assert_eq(engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err), 0, "%s",
-                 err.text);
+    cr_assert_eq(engine_create(&engine, &loop, &config, &err), 0, "%s", err.text);
     cr_assert_eq(engine_start(engine, &run, &request, &events, NULL, &err), 0);
     freed_secret = KEY;
     engine_destroy(engine);
@@ -95,6 +96,8 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
 Test(secrets, a_key_that_is_refused_is_not_shown_and_not_kept)
 {
     char path[] = "/tmp/drover-key-XXXXXX";
+    struct engine_config config = {
+        .url = "http://127.0.0.1:9", .key_file = path, .poll_ms = 1000};
     struct engine *engine;
     struct error err = {0};
     struct loop loop;
@@ -102,8 +105,7 @@ Test(secrets, a_key_that_is_refused_is_not_shown_and_not_kept)
     write_file(path, KEY "\x01\n");
     cr_assert_eq(loop_init(&loop, &err), 0);
     freed_secret = KEY;
-    cr_assert_eq(engine_create(&engine, &loop, "http://127.0.0.1:9", path, 1000, &err),
-                 DRV_EINVAL);
+    cr_assert_eq(engine_create(&engine, &loop, &config, &err), DRV_EINVAL);
     freed_secret = NULL;
     cr_assert_eq(freed_with_secret, 0);
     cr_assert_null(strstr(err.text, KEY), "the error shows the key: %s", err.text);

@@ -96,16 +96,18 @@ static void join(pthread_t thread)
 
 /* ---- node rows ---- */
 
+#define ROW_MODELS 64
+
 /* Version v of the node: every part of it contains v. */
 static void *publish_versions(void *data)
 {
     struct scene *s = data;
-    struct node_info info = {.models_count = NODE_MAX_MODELS};
+    struct node_info info = {.models_count = ROW_MODELS};
 
     for (uint32_t v = 1; s->done == 0; v++) {
         (void)snprintf(info.name, sizeof(info.name), "%u", v);
         info.slots = v;
-        for (unsigned m = 0; m < NODE_MAX_MODELS; m++)
+        for (unsigned m = 0; m < ROW_MODELS; m++)
             info.models[m].max_context = v;
         nodes_publish(s->board, 0, &info);
         if (v % 8 == 0)
@@ -130,7 +132,7 @@ static void check_versions(struct scene *s, const struct scoreboard *board)
             continue; /* claimed, not yet published */
         (void)snprintf(want, sizeof(want), "%u", info.slots);
         whole = strcmp(want, info.name) == 0;
-        for (unsigned m = 0; m < NODE_MAX_MODELS; m++)
+        for (unsigned m = 0; m < ROW_MODELS; m++)
             whole = whole && info.models[m].max_context == info.slots;
         if (whole)
             s->good++;

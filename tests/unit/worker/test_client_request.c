@@ -95,16 +95,16 @@ Test(request, what_two_parsers_could_read_differently_is_refused)
     }
 }
 
-Test(request, a_model_name_of_127_bytes_fits_and_one_of_128_does_not)
+Test(request, a_model_name_of_255_bytes_fits_and_one_of_256_does_not)
 {
-    char body[256] = "{\"model\":\"";
+    char body[512] = "{\"model\":\"";
     size_t at = strlen(body);
 
-    memset(body + at, 'm', 128);
-    (void)strlcpy(body + at + 127, "\"}", 8);
+    memset(body + at, 'm', 256);
+    (void)strlcpy(body + at + 255, "\"}", 8);
     cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), 0);
-    body[at + 127] = 'm';
-    (void)strlcpy(body + at + 128, "\"}", 8);
+    body[at + 255] = 'm';
+    (void)strlcpy(body + at + 256, "\"}", 8);
     cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), DRV_EINVAL);
 }
 

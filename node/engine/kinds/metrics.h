@@ -1,6 +1,6 @@
 /* metrics.h - reading Prometheus' text format.  Pure. */
-#ifndef DROVER_NODE_ENGINE_METRICS_H
-#define DROVER_NODE_ENGINE_METRICS_H
+#ifndef DROVER_NODE_ENGINE_KINDS_METRICS_H
+#define DROVER_NODE_ENGINE_KINDS_METRICS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -10,6 +10,9 @@
 
 /* Sum over the samples of a metric, whatever their labels; false when there is none. */
 MUST_CHECK bool metrics_sum(const void *text, size_t n, const char *name, double *out);
+
+/* Does any metric's name begin so? */
+MUST_CHECK bool metrics_any(const void *text, size_t n, const char *prefix);
 
 /* A gauge as a small number, a counter as a total; 0 when it is neither. */
 uint32_t metrics_count(double v);

@@ -1,5 +1,5 @@
 /* metrics.c - reading Prometheus' text format. */
-#include "node/engine/metrics.h"
+#include "node/engine/kinds/metrics.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +42,22 @@ bool metrics_sum(const void *text, size_t n, const char *name, double *out)
     }
     *out = sum;
     return some;
+}
+
+bool metrics_any(const void *text, size_t n, const char *prefix)
+{
+    const char *p = text, *end = p + n;
+    size_t len = strlen(prefix);
+
+    while (p < end && (size_t)(end - p) >= len) {
+        if (memcmp(p, prefix, len) == 0)
+            return true;
+        p = memchr(p, '\n', (size_t)(end - p));
+        if (p == NULL)
+            return false;
+        p++;
+    }
+    return false;
 }
 
 uint32_t metrics_count(double v)
