@@ -200,7 +200,11 @@ static void end_at_limit(struct node_request *req, const Drover__V1__InferReques
                                .id = resume->response_id,
                                .created = resume->created,
                                .prompt_tokens = request->est_prompt_tokens,
-                               .output_tokens = resume->text_tokens};
+                               .output_tokens = resume->text_tokens,
+                               .text = resume->text,
+                               .text_len = strlen(resume->text),
+                               .item_id = resume->item_id,
+                               .next_sequence = resume->next_sequence};
 
     resume_last_events(&req->out, root, &last);
     req->meter.usage.prompt_tokens = last.prompt_tokens;
@@ -224,7 +228,9 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
                                    .tokens = resume->text_tokens,
                                    .text = rest.text,
                                    .text_len = rest.text_len,
-                                   .repeats = resume_engine_repeats(kind, req->operation)};
+                                   .repeats = resume_engine_repeats(kind, req->operation),
+                                   .item_id = resume->item_id,
+                                   .next_sequence = resume->next_sequence};
     struct error err = {0};
     bool over = false;
     int rc;

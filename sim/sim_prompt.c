@@ -79,7 +79,8 @@ static bool continues(enum sim_operation operation, const cJSON *root, const cJS
 
     if (role == NULL || strcmp(role, "assistant") != 0)
         return false;
-    return operation != OP(CHAT_COMPLETIONS) || is_true(root, "continue_final_message");
+    return (operation != OP(CHAT_COMPLETIONS) && operation != OP(RESPONSES)) ||
+           is_true(root, "continue_final_message");
 }
 
 static int build_messages(struct sim_prompt *prompt, enum sim_operation operation,
@@ -175,7 +176,7 @@ static int build_responses(struct sim_prompt *prompt, const cJSON *root, struct 
 {
     const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
     const cJSON *instructions = cJSON_GetObjectItemCaseSensitive(root, "instructions");
-    const cJSON *item;
+    const cJSON *item, *unfinished = NULL;
 
     if (input == NULL)
         return error_set(err, DRV_EINVAL, "'input' is required");
@@ -189,12 +190,15 @@ static int build_responses(struct sim_prompt *prompt, const cJSON *root, struct 
     {
         const char *role = role_of(item);
 
-        if (role != NULL)
+        if (item->next == NULL && continues(OP(RESPONSES), root, item))
+            unfinished = cJSON_GetObjectItemCaseSensitive(item, "content");
+        else if (role != NULL)
             add_message(prompt->text, role, cJSON_GetObjectItemCaseSensitive(item, "content"));
         else
             add_message(prompt->text, "item", item);
     }
     begin_answer(prompt);
+    add_content(prompt->text, unfinished);
     return 0;
 }
 

@@ -389,7 +389,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     if (!shown || event->silent)
         return true;
     if (seen.usage_only && req->usage_added)
-        return sender_add_unasked(req, event, &seen.root);
+        return sender_add_unasked(req, &seen.root);
     if (event->comment && !req->head_sent && buf_size(&req->out) == 0)
         return true; /* a ping must not bind the caller to this node */
     if (!sender_add(req, event->raw, event->raw_len))

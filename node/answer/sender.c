@@ -56,6 +56,7 @@ static void add_text(struct node_request *req, Drover__V1__Chunk *chunk, bool wh
     if (!req->content_sent && req->out_content) {
         chunk->response_id = o->response_id;
         chunk->created = o->created;
+        chunk->item_id = o->item_id;
     }
 }
 
@@ -115,7 +116,11 @@ bool sender_flush(struct node_request *req)
 
 static void on_flush(struct deferred *deferred)
 {
-    (void)sender_flush(CONTAINER_OF(deferred, struct node_request, flush));
+    struct node_request *req = CONTAINER_OF(deferred, struct node_request, flush);
+
+    /* The event that ends a choice waits for the usage event, which comes at once. */
+    if (req->last_brace == 0)
+        (void)sender_flush(req);
 }
 
 void sender_flush_soon(struct node_request *req)
@@ -144,28 +149,22 @@ void sender_pass(struct node_request *req)
     node_request_succeed(req);
 }
 
-bool sender_add_unasked(struct node_request *req, const struct sse_event *event,
-                        const struct json_value *root)
+bool sender_add_unasked(struct node_request *req, const struct json_value *root)
 {
     struct buf members = BUF_INIT, tail = BUF_INIT;
-    bool goes_on = true;
 
-    if (!unasked_members(&members, root)) {
-        /* it is usage and nothing else */
-    } else if (req->last_brace != 0) {
+    if (req->last_brace != 0 && unasked_members(&members, root)) {
         buf_add(&tail, buf_head(&req->out) + req->last_brace,
                 buf_size(&req->out) - req->last_brace);
         req->out.len -= buf_size(&tail);
         buf_add(&req->out, buf_head(&members), buf_size(&members));
         buf_add(&req->out, buf_head(&tail), buf_size(&tail));
         req->out.failed |= tail.failed || members.failed;
-        req->last_brace = 0;
-    } else if (unasked_event(&tail, event, root)) {
-        goes_on = sender_add(req, buf_head(&tail), buf_size(&tail));
     }
     buf_finish(&members);
     buf_finish(&tail);
-    return goes_on;
+    req->last_brace = 0;
+    return sender_add(req, "", 0);
 }
 
 void sender_note_end(struct node_request *req, const struct sse_event *event,

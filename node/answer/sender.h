@@ -21,14 +21,14 @@ struct sse_event;
 /* Adds bytes to the next chunk.  False: the call has ended. */
 MUST_CHECK bool sender_add(struct node_request *req, const void *bytes, size_t n);
 
-/* Remembers where the event that was just added, if it ends a choice, may grow. */
+/* Remembers where the event that was just added, if it ends a choice, may grow; it waits for
+ * the next event then. */
 void sender_note_end(struct node_request *req, const struct sse_event *event,
                      const struct seen *seen);
 
 /* Takes a usage event that only we asked for: members that it alone has go into the event
  * before, where the engine puts them when no one asks.  False: the call has ended. */
-MUST_CHECK bool sender_add_unasked(struct node_request *req, const struct sse_event *event,
-                                   const struct json_value *root);
+MUST_CHECK bool sender_add_unasked(struct node_request *req, const struct json_value *root);
 
 /* Sends at the end of the turn, even if nothing is added. */
 void sender_flush_soon(struct node_request *req);

@@ -135,6 +135,30 @@ static bool messages_end_well(const struct json_value *messages)
     return role.type == JSON_STRING && !json_equal(&role, "assistant");
 }
 
+/* {"format":{"type":"text"}}, or nothing. */
+static bool format_is_text(const struct json_value *root)
+{
+    struct json_value text = json_get(root, "text");
+
+    return is_absent(&text) || type_is_off(&text, "format", "text");
+}
+
+/* A request of the Responses API: its state is in the request, and its input ends well. */
+static bool input_ends_well(const struct json_value *root)
+{
+    static const char *const states[] = {"previous_response_id", "conversation", "prompt",
+                                         "background", "include"};
+    struct json_value input = json_get(root, "input");
+
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        struct json_value v = json_get(root, states[i]);
+
+        if (!is_off(&v))
+            return false;
+    }
+    return format_is_text(root) && (input.type == JSON_STRING || messages_end_well(&input));
+}
+
 bool resume_possible(int operation, const struct json_value *root)
 {
     struct json_value messages, prompt, logprobs, modalities, generation;
@@ -156,6 +180,8 @@ bool resume_possible(int operation, const struct json_value *root)
         prompt = json_get(root, "prompt");
         logprobs = json_get(root, "logprobs");
         return prompt.type == JSON_STRING && logprobs.type != JSON_NUMBER; /* 0 asks for some */
+    case OP(RESPONSES):
+        return input_ends_well(root);
     default: /* an int from the wire */
         return false;
     }
@@ -169,7 +195,7 @@ bool resume_engine_can(int kind, int operation)
         return true;
     case KIND(VLLM):
     case KIND(SGLANG):
-        return operation != OP(MESSAGES);
+        return operation != OP(MESSAGES) && operation != OP(RESPONSES);
     default: /* Ollama puts completions into a template too; of others nothing is known */
         return false;
     }
@@ -234,6 +260,26 @@ static void plan_messages(struct resume_plan *plan, const struct json_value *mes
     }
 }
 
+/* "input" or [a, b] becomes [a, b,{the text}]. */
+static void plan_input(struct resume_plan *plan, const struct json_value *input,
+                       const struct resume_request *request)
+{
+    if (input->type == JSON_STRING) {
+        buf_str(&plan->input, "[{\"role\":\"user\",\"content\":");
+        buf_add(&plan->input, input->text, input->len);
+        buf_str(&plan->input, "}");
+    } else {
+        buf_add(&plan->input, input->text, input->len - 1);
+    }
+    buf_str(&plan->input, ",{\"type\":\"message\",\"role\":\"assistant\",\"content\":["
+                          "{\"type\":\"output_text\",\"text\":");
+    json_quote(&plan->input, request->text, request->text_len);
+    buf_str(&plan->input, "}]}]");
+    add(plan, "input", buf_cstr(&plan->input));
+    add(plan, "continue_final_message", "true");
+    add(plan, "add_generation_prompt", "false");
+}
+
 /* "prompt" becomes "prompttext". */
 static void plan_prompt(struct resume_plan *plan, const struct json_value *prompt,
                         const struct resume_request *request)
@@ -265,7 +311,8 @@ static void plan_ids(struct resume_plan *plan, const struct json_value *prompt,
 static void plan_limits(struct resume_plan *plan, const struct json_value *root,
                         uint32_t tokens, bool *over)
 {
-    static const char *const most[] = {"max_tokens", "max_completion_tokens", "n_predict"};
+    static const char *const most[] = {"max_tokens", "max_completion_tokens", "n_predict",
+                                       "max_output_tokens"};
     struct json_value v;
     uint64_t n;
 
@@ -303,6 +350,9 @@ int resume_body(struct buf *out, const struct json_value *root,
     } else if (request->operation == OP(COMPLETIONS)) {
         input = json_get(root, "prompt");
         plan_prompt(&plan, &input, request);
+    } else if (request->operation == OP(RESPONSES)) {
+        input = json_get(root, "input");
+        plan_input(&plan, &input, request);
     } else {
         input = json_get(root, "messages");
         plan_messages(&plan, &input, request);
@@ -338,12 +388,67 @@ static void open_event(struct buf *out, const struct json_value *root,
     buf_str(out, ",\"choices\":[");
 }
 
+/* The events of a response up to a member of their own. */
+static void open_numbered(struct buf *out, const char *type, uint32_t *sequence)
+{
+    buf_printf(out, "event: %s\ndata: {\"type\":\"%s\",\"sequence_number\":%u,", type, type,
+               (unsigned)(*sequence)++);
+}
+
+/* The four events that close the text, its part, its item and the response. */
+static void end_response(struct buf *out, const struct json_value *root,
+                         const struct resume_last *last)
+{
+    struct json_value model = json_get(root, "model");
+    struct buf id = BUF_INIT, text = BUF_INIT, part = BUF_INIT, item = BUF_INIT;
+    uint32_t sequence = last->next_sequence;
+
+    json_quote_str(&id, last->item_id);
+    json_quote(&text, last->text, last->text_len);
+    buf_printf(&part, "{\"type\":\"output_text\",\"annotations\":[],\"text\":%s}",
+               buf_cstr(&text));
+    buf_printf(&item,
+               "{\"type\":\"message\",\"id\":%s,\"role\":\"assistant\",\"status\":"
+               "\"incomplete\",\"content\":[%s]}",
+               buf_cstr(&id), buf_cstr(&part));
+    open_numbered(out, "response.output_text.done", &sequence);
+    buf_printf(out, "\"item_id\":%s,\"output_index\":0,\"content_index\":0,\"text\":%s}\n\n",
+               buf_cstr(&id), buf_cstr(&text));
+    open_numbered(out, "response.content_part.done", &sequence);
+    buf_printf(out, "\"item_id\":%s,\"output_index\":0,\"content_index\":0,\"part\":%s}\n\n",
+               buf_cstr(&id), buf_cstr(&part));
+    open_numbered(out, "response.output_item.done", &sequence);
+    buf_printf(out, "\"output_index\":0,\"item\":%s}\n\n", buf_cstr(&item));
+    open_numbered(out, "response.incomplete", &sequence);
+    buf_str(out, "\"response\":{\"id\":");
+    json_quote_str(out, last->id);
+    buf_printf(out, ",\"object\":\"response\",\"created_at\":%llu,\"model\":%.*s,",
+               (unsigned long long)last->created,
+               model.type == JSON_STRING ? (int)model.len : 2,
+               model.type == JSON_STRING ? model.text : "\"\"");
+    buf_printf(out,
+               "\"status\":\"incomplete\",\"error\":null,\"incomplete_details\":{\"reason\":"
+               "\"max_output_tokens\"},\"output\":[%s],\"usage\":{\"input_tokens\":%u,"
+               "\"output_tokens\":%u,\"total_tokens\":%llu}}}\n\n",
+               buf_cstr(&item), (unsigned)last->prompt_tokens, (unsigned)last->output_tokens,
+               (unsigned long long)last->prompt_tokens + last->output_tokens);
+    out->failed |= id.failed || text.failed || part.failed || item.failed;
+    buf_finish(&id);
+    buf_finish(&text);
+    buf_finish(&part);
+    buf_finish(&item);
+}
+
 void resume_last_events(struct buf *out, const struct json_value *root,
                         const struct resume_last *last)
 {
     struct json_value options = json_get(root, "stream_options");
     struct json_value usage = json_get(&options, "include_usage");
 
+    if (last->operation == OP(RESPONSES)) {
+        end_response(out, root, last);
+        return;
+    }
     if (last->operation == OP(MESSAGES)) {
         buf_printf(
             out,

@@ -64,6 +64,10 @@ struct resume_last {
     const char *id; /* of the answer */
     uint64_t created;
     uint32_t prompt_tokens, output_tokens;
+    const char *text; /* all of the answer; of use for responses, with what follows */
+    size_t text_len;
+    const char *item_id;
+    uint32_t next_sequence;
 };
 
 /* Appends the events that end the stream, with usage if the client's body asks for it. */

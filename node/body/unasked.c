@@ -1,11 +1,8 @@
 /* unasked.c - an event that is in a stream only because the node asked for usage. */
 #include "node/body/unasked.h"
 
-#include <stdint.h>
-
 #include "base/text/buf.h"
 #include "base/text/json.h"
-#include "node/stream/sse.h"
 
 /* Every event has these. */
 static bool is_usual(const struct json_value *key)
@@ -37,21 +34,4 @@ bool unasked_members(struct buf *out, const struct json_value *root)
         some = true;
     }
     return some;
-}
-
-bool unasked_event(struct buf *out, const struct sse_event *event,
-                   const struct json_value *root)
-{
-    const struct json_edit without = {.name = "usage", .value = NULL};
-    uintptr_t data = (uintptr_t)event->data, raw = (uintptr_t)event->raw;
-    size_t before = (size_t)(data - raw);
-
-    if (data < raw || before + event->data_len > event->raw_len)
-        return false;
-    buf_add(out, event->raw, before);
-    if (json_edit(out, root, &without, 1) != 0)
-        out->failed = true;
-    buf_add(out, event->raw + before + event->data_len,
-            event->raw_len - before - event->data_len);
-    return true;
 }

@@ -2,8 +2,7 @@
  * unasked.h - an event that is in a stream only because the node asked for usage.
  *
  * A client that did not ask for usage does not get that event.  But llama-server puts its
- * timings there, which it otherwise puts into the event before: so that is where they go, or,
- * when that event has left already, the event stays without its usage.  Pure.
+ * timings there, which it puts into the event before when no one asks.  Pure.
  */
 #ifndef DROVER_NODE_BODY_UNASKED_H
 #define DROVER_NODE_BODY_UNASKED_H
@@ -14,14 +13,9 @@
 
 struct buf;
 struct json_value;
-struct sse_event;
 
 /* Appends the members of a usage event that no other event of its stream has, each with a comma
  * before it.  False: there are none. */
 MUST_CHECK bool unasked_members(struct buf *out, const struct json_value *root);
-
-/* Appends the event, without its usage, as it is sent.  False: its data has several lines. */
-MUST_CHECK bool unasked_event(struct buf *out, const struct sse_event *event,
-                              const struct json_value *root);
 
 #endif

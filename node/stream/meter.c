@@ -374,12 +374,29 @@ static void end_response(struct stream_meter *o, const struct json_value *respon
     o->done = true;
 }
 
+/* The id of the message, for as long as the answer is one message with one open text. */
+static void note_item(struct stream_meter *o, const struct json_value *root,
+                      const struct json_value *type)
+{
+    struct json_value item = json_get(root, "item");
+    struct json_value kind = json_get(&item, "type");
+    struct json_value id = json_get(root, "item_id");
+
+    if (item.type == JSON_OBJECT)
+        id = json_get(&item, "id");
+    if (ends_with(type, ".done") || (item.type == JSON_OBJECT && !type_is(&kind, "message")))
+        o->plain = false;
+    if (o->item_id[0] == '\0' && !json_name(o->item_id, sizeof(o->item_id), &id))
+        o->item_id[0] = '\0';
+}
+
 static enum seen_kind see_responses(struct stream_meter *o, const struct json_value *root,
                                     struct seen *seen)
 {
     struct json_value type = json_get(root, "type");
     struct json_value response = json_get(root, "response");
     struct json_value delta = json_get(root, "delta");
+    struct json_value logprobs = json_get(root, "logprobs");
     uint32_t index = 0, sequence;
 
     o->next_sequence++;
@@ -396,10 +413,11 @@ static enum seen_kind see_responses(struct stream_meter *o, const struct json_va
         end_response(o, &response);
         return SEEN_DONE;
     }
+    note_item(o, root, &type);
     if (!ends_with(&type, ".delta") || !(has_text(&delta) || has_items(&delta)))
         return SEEN_NOTHING;
     (void)get_count(root, "output_index", &index);
-    if (!type_is(&type, "response.output_text.delta") || index != 0)
+    if (!type_is(&type, "response.output_text.delta") || index != 0 || has_items(&logprobs))
         o->plain = false;
     else
         note_text(o, &delta);

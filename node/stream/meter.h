@@ -31,6 +31,7 @@ struct stream_meter {
     struct choices choices; /* of chat completions and completions */
     uint32_t tokens;        /* content events seen */
     char response_id[96];   /* "" until seen */
+    char item_id[96];       /* of the message of a response; "" until seen */
     uint64_t created;       /* 0 until seen */
     uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
                                the number of events where the engine gives none */

@@ -16,7 +16,7 @@
  * chance a model says the same four tokens again, but not in one event. */
 #define REPEAT_MIN_TOKENS 4
 
-#define MAX_SPLICES 6
+#define MAX_SPLICES 8
 
 /* Bytes of the event's JSON and what stands there instead. */
 struct patch {
@@ -40,14 +40,21 @@ int splice_init(struct splice *r, const struct splice_config *config)
     buf_add(&r->text, config->text, config->text_len);
     if (config->id[0] != '\0')
         json_quote_str(&r->id, config->id);
+    if (config->item_id != NULL && config->item_id[0] != '\0')
+        json_quote_str(&r->item_id, config->item_id);
+    r->next_sequence = config->next_sequence;
     if (config->created != 0)
         buf_printf(&r->created, "%llu", (unsigned long long)config->created);
-    return r->text.failed || r->id.failed || r->created.failed ? DRV_ENOMEM : 0;
+    return r->text.failed || r->id.failed || r->item_id.failed || r->created.failed ? DRV_ENOMEM
+                                                                                    : 0;
 }
 
 void splice_finish(struct splice *r)
 {
     buf_finish(&r->id);
+    buf_finish(&r->item_id);
+    buf_finish(&r->number);
+    buf_finish(&r->full);
     buf_finish(&r->created);
     buf_finish(&r->text);
     buf_finish(&r->usage);
@@ -128,32 +135,41 @@ static void write_counts(struct buf *out, const struct json_value *object,
         out->failed = true;
 }
 
-/* prompt_tokens counts the cached ones too. */
+/* The names of OpenAI's two APIs. */
+struct usage_names {
+    const char *prompt, *output, *details;
+};
+static const struct usage_names CHAT_USAGE = {"prompt_tokens", "completion_tokens",
+                                              "prompt_tokens_details"};
+static const struct usage_names RESPONSES_USAGE = {"input_tokens", "output_tokens",
+                                                   "input_tokens_details"};
+
+/* The count of the prompt counts the cached ones too. */
 static void change_openai_usage(struct splice *r, struct patches *s,
-                                const struct json_value *usage)
+                                const struct json_value *usage, const struct usage_names *names)
 {
-    struct json_value details = json_get(usage, "prompt_tokens_details");
+    struct json_value details = json_get(usage, names->details);
     struct counts counts = {0}, inner = {0};
     uint64_t prompt, output, total, cached;
     bool has_prompt, has_output;
 
     if (usage->type != JSON_OBJECT)
         return;
-    has_prompt = get_count(usage, "prompt_tokens", &prompt);
-    has_output = get_count(usage, "completion_tokens", &output);
+    has_prompt = get_count(usage, names->prompt, &prompt);
+    has_output = get_count(usage, names->output, &output);
     prompt -= r->tokens < prompt ? r->tokens : prompt;
     output += r->tokens;
     if (has_prompt)
-        set_count(&counts, "prompt_tokens", prompt);
+        set_count(&counts, names->prompt, prompt);
     if (has_output)
-        set_count(&counts, "completion_tokens", output);
+        set_count(&counts, names->output, output);
     if (has_prompt && has_output && get_count(usage, "total_tokens", &total))
         set_count(&counts, "total_tokens", prompt + output);
     if (has_prompt && get_count(&details, "cached_tokens", &cached) && cached > prompt) {
         set_count(&inner, "cached_tokens", prompt);
         write_counts(&r->inner, &details, &inner);
         counts.edits[counts.count++] =
-            (struct json_edit){.name = "prompt_tokens_details", .value = buf_cstr(&r->inner)};
+            (struct json_edit){.name = names->details, .value = buf_cstr(&r->inner)};
     }
     if (counts.count == 0)
         return;
@@ -261,7 +277,7 @@ static void change_openai(struct splice *r, struct patches *s, const struct json
             replace(s, &text, &r->piece);
         }
     }
-    change_openai_usage(r, s, &usage); /* last: it uses r->inner too */
+    change_openai_usage(r, s, &usage, &CHAT_USAGE); /* last: it uses r->inner too */
 }
 
 static void change_messages(struct splice *r, struct patches *s, const struct json_value *root)
@@ -279,6 +295,108 @@ static void change_messages(struct splice *r, struct patches *s, const struct js
     change_anthropic_usage(r, s, &usage);
     if (repeats(r, &text))
         replace(s, &text, &r->inner);
+}
+
+/* A text that repeats the whole answer: engines that continue one may mean their part of it. */
+static void change_full_text(struct splice *r, struct patches *s, const struct json_value *text)
+{
+    size_t given = buf_size(&r->text);
+
+    if (text->type != JSON_STRING)
+        return;
+    buf_reset(&r->piece);
+    buf_add(&r->piece, buf_head(&r->text), given);
+    json_decode(&r->piece, text);
+    r->piece.failed |= r->text.failed;
+    if (buf_size(&r->piece) != given + r->fresh_bytes)
+        return; /* it is all there, or something else */
+    buf_reset(&r->full);
+    json_quote(&r->full, buf_head(&r->piece), buf_size(&r->piece));
+    r->full.failed |= r->piece.failed;
+    replace(s, text, &r->full);
+}
+
+static struct json_value first_item(const struct json_value *object, const char *name)
+{
+    struct json_value list = json_get(object, name);
+    struct json_value key, item = {0};
+    struct json_iter it;
+
+    json_iter_init(&it, &list);
+    return json_iter_next(&it, &key, &item) ? item : (struct json_value){0};
+}
+
+/* A message: its id, and the text of its one part. */
+static void change_item(struct splice *r, struct patches *s, const struct json_value *item)
+{
+    struct json_value id = json_get(item, "id");
+    struct json_value part = first_item(item, "content");
+    struct json_value text = json_get(&part, "text");
+
+    if (id.type == JSON_STRING && buf_size(&r->item_id) != 0)
+        replace(s, &id, &r->item_id);
+    change_full_text(r, s, &text);
+}
+
+static void change_response(struct splice *r, struct patches *s,
+                            const struct json_value *response)
+{
+    struct json_value id = json_get(response, "id");
+    struct json_value created = json_get(response, "created_at");
+    struct json_value usage = json_get(response, "usage");
+    struct json_value item = first_item(response, "output");
+
+    if (id.type == JSON_STRING && buf_size(&r->id) != 0)
+        replace(s, &id, &r->id);
+    if (created.type == JSON_NUMBER && buf_size(&r->created) != 0)
+        replace(s, &created, &r->created);
+    change_item(r, s, &item);
+    change_openai_usage(r, s, &usage, &RESPONSES_USAGE);
+}
+
+/* A delta's text, without what the client has. */
+static void change_text_delta(struct splice *r, struct patches *s,
+                              const struct json_value *delta)
+{
+    struct buf text = BUF_INIT;
+
+    if (delta->type != JSON_STRING)
+        return;
+    json_decode(&text, delta);
+    r->fresh_bytes += buf_size(&text);
+    buf_finish(&text);
+    if (!repeats(r, delta))
+        return;
+    r->fresh_bytes -= buf_size(&r->text);
+    replace(s, delta, &r->inner);
+}
+
+static void change_responses(struct splice *r, struct patches *s, const struct json_value *root)
+{
+    struct json_value response = json_get(root, "response");
+    struct json_value item = json_get(root, "item");
+    struct json_value item_id = json_get(root, "item_id");
+    struct json_value part = json_get(root, "part");
+    struct json_value text = json_get(root, "text");
+    struct json_value delta = json_get(root, "delta");
+    struct json_value sequence = json_get(root, "sequence_number");
+
+    if (sequence.type == JSON_NUMBER) {
+        buf_reset(&r->number);
+        buf_printf(&r->number, "%u", (unsigned)r->next_sequence);
+        replace(s, &sequence, &r->number);
+    }
+    if (item_id.type == JSON_STRING && buf_size(&r->item_id) != 0)
+        replace(s, &item_id, &r->item_id);
+    if (part.type == JSON_OBJECT)
+        text = json_get(&part, "text");
+    change_text_delta(r, s, &delta);
+    if (response.type == JSON_OBJECT)
+        change_response(r, s, &response);
+    else if (item.type == JSON_OBJECT)
+        change_item(r, s, &item);
+    else
+        change_full_text(r, s, &text);
 }
 
 /* Puts the changed JSON where the old one stood. */
@@ -341,6 +459,8 @@ int splice_event(struct splice *r, const struct sse_event *in, struct sse_event 
         return 0;
     if (r->operation == OP(MESSAGES))
         change_messages(r, &patches, &root);
+    else if (r->operation == OP(RESPONSES))
+        change_responses(r, &patches, &root);
     else
         change_openai(r, &patches, &root);
     return patches.count == 0 ? 0 : rebuild(r, &patches, in, out);
@@ -360,7 +480,7 @@ static enum splice_step check_openai(const struct seen *seen)
     if (!json_iter_next(&it, &key, &choice))
         return SPLICE_SHOW; /* usage */
     reason = json_get(&choice, "finish_reason");
-    return reason.type == JSON_STRING ? SPLICE_SHOW : SPLICE_HIDE;
+    return meter_reason_ends(&reason) ? SPLICE_SHOW : SPLICE_HIDE;
 }
 
 static enum splice_step check_messages(const struct seen *seen)
@@ -381,7 +501,36 @@ static enum splice_step check_messages(const struct seen *seen)
     return kind.type == JSON_STRING && json_equal(&kind, "text") ? SPLICE_HIDE : SPLICE_ANEW;
 }
 
-enum splice_step splice_check(struct splice *r, const struct stream_meter *o,
+static enum splice_step check_responses(const struct seen *seen)
+{
+    static const char *const begun[] = {"response.created", "response.in_progress",
+                                        "response.queued", "response.content_part.added"};
+    struct json_value type = json_get(&seen->root, "type");
+    struct json_value item = json_get(&seen->root, "item");
+    struct json_value kind = json_get(&item, "type");
+
+    if (type.type != JSON_STRING)
+        return SPLICE_SHOW;
+    for (size_t i = 0; i < ARRAY_LEN(begun); i++)
+        if (json_equal(&type, begun[i]))
+            return SPLICE_HIDE;
+    if (!json_equal(&type, "response.output_item.added"))
+        return SPLICE_SHOW;
+    return kind.type == JSON_STRING && json_equal(&kind, "message") ? SPLICE_HIDE : SPLICE_ANEW;
+}
+
+static enum splice_step check_nothing(const struct splice *r, const struct seen *seen)
+{
+    if (seen->root.type == JSON_NONE)
+        return SPLICE_SHOW; /* a comment */
+    if (seen->root.type != JSON_OBJECT)
+        return SPLICE_HIDE;
+    if (r->operation == OP(MESSAGES))
+        return check_messages(seen);
+    return r->operation == OP(RESPONSES) ? check_responses(seen) : check_openai(seen);
+}
+
+static enum splice_step check(struct splice *r, const struct stream_meter *o,
                               const struct seen *seen)
 {
     struct json_value block;
@@ -395,13 +544,24 @@ enum splice_step splice_check(struct splice *r, const struct stream_meter *o,
         r->begun = true;
         return SPLICE_SHOW;
     case SEEN_NOTHING:
-        if (seen->root.type == JSON_NONE)
-            return SPLICE_SHOW; /* a comment */
-        return r->operation == OP(MESSAGES) ? check_messages(seen) : check_openai(seen);
+        return check_nothing(r, seen);
     case SEEN_DONE:
     case SEEN_ERROR:
     case SEEN_GARBAGE:
         break;
     }
     return SPLICE_SHOW;
+}
+
+enum splice_step splice_check(struct splice *r, struct stream_meter *o, const struct seen *seen)
+{
+    enum splice_step step = check(r, o, seen);
+
+    if (r->operation != OP(RESPONSES) || seen->root.type == JSON_NONE)
+        return step;
+    /* An event that is hidden has no number. */
+    if (step == SPLICE_SHOW)
+        r->next_sequence++;
+    o->next_sequence = r->next_sequence;
+    return step;
 }

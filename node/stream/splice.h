@@ -21,13 +21,15 @@ struct seen;
 struct sse_event;
 
 struct splice_config {
-    int operation;    /* enum drover.v1.Operation */
-    const char *id;   /* to keep; "" = the engine's */
-    uint64_t created; /* to keep; 0 = the engine's */
-    uint32_t tokens;  /* output tokens that were given */
-    const char *text; /* the text that was given */
-    size_t text_len;  /* 0: none */
-    bool repeats;     /* this engine says the given text again, however short it is */
+    int operation;          /* enum drover.v1.Operation */
+    const char *id;         /* to keep; "" = the engine's */
+    uint64_t created;       /* to keep; 0 = the engine's */
+    uint32_t tokens;        /* output tokens that were given */
+    const char *text;       /* the text that was given */
+    size_t text_len;        /* 0: none */
+    bool repeats;           /* this engine says the given text again, however short it is */
+    const char *item_id;    /* of a response's message, to keep; "" = the engine's */
+    uint32_t next_sequence; /* of a response's next event */
 };
 
 struct splice {
@@ -36,7 +38,11 @@ struct splice {
     bool repeats;
     bool compared;                  /* the first text was looked at for the given one */
     bool begun;                     /* new text was seen */
+    uint32_t next_sequence;         /* of the next event that is shown */
+    size_t fresh_bytes;             /* of the text that this engine has streamed */
     struct buf id, created, text;   /* owned: the first two as JSON, empty = keep */
+    struct buf item_id;             /* owned: likewise */
+    struct buf number, full;        /* owned: a sequence number; all of the answer's text */
     struct buf usage, inner, piece; /* owned: members as they are to be */
     struct buf out, joined;         /* owned: the changed event */
 };
@@ -56,8 +62,9 @@ void splice_finish(struct splice *r);
 MUST_CHECK int splice_event(struct splice *r, const struct sse_event *in,
                             struct sse_event *out);
 
-/* The next step for that event, which the meter has just seen. */
-MUST_CHECK enum splice_step splice_check(struct splice *r, const struct stream_meter *o,
+/* The next step for that event, which the meter has just seen; the meter's next_sequence
+ * becomes that of the stream that the client reads. */
+MUST_CHECK enum splice_step splice_check(struct splice *r, struct stream_meter *o,
                                          const struct seen *seen);
 
 /* Takes the tokens that were given away from a count of the prompt: from the newly

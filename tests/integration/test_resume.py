@@ -31,6 +31,9 @@ SURFACES = {
     "messages": ("/v1/messages", {
         "model": MODEL, "stream": True, "max_tokens": TOKENS,
         "messages": [{"role": "user", "content": "Say something of rivers."}]}),
+    "responses": ("/v1/responses", {
+        "model": MODEL, "stream": True, "max_output_tokens": TOKENS,
+        "input": "Tell me of \"alpacas\" \u2014 please."}),
 }
 
 
@@ -49,6 +52,33 @@ def documents(body):
     return found
 
 
+def response_gist(document, text, ends, ids, usage):
+    """An event of the Responses API, which must fit what came before; its text."""
+    items = [document["item"]] if "item" in document else []
+    if "response" in document:
+        ids.add(document["response"]["id"])
+        items = document["response"]["output"]
+    ids.update(item["id"].replace("msg_", "resp_") for item in items)
+    if "item_id" in document:
+        ids.add(document["item_id"].replace("msg_", "resp_"))
+    if document["type"].endswith((".done", ".completed", ".incomplete")):
+        whole = [part["text"] for item in items for part in item["content"]]
+        whole += [document["part"]["text"]] if "part" in document else []
+        whole += [document["text"]] if "text" in document else []
+        assert whole == [text], (document, text)
+    if document["type"] in ("response.completed", "response.incomplete"):
+        ends.append(document["response"]["status"])
+        usage.append(document["response"]["usage"])
+    return document["delta"] if document["type"] == "response.output_text.delta" else ""
+
+
+def numbers(body):
+    """The numbers of the events must be 0, 1, 2, ..., where there are any."""
+    found = [document["sequence_number"] for document in documents(body)
+             if "sequence_number" in document]
+    assert found == list(range(len(found))), found
+
+
 def gist(body):
     """An answer's contents, in any API: (text, ends, roles, ids, usage)."""
     text, ends, roles, ids, usage = "", [], 0, set(), []
@@ -64,6 +94,9 @@ def gist(body):
                 text += choice.get("text") or delta.get("content") or ""
                 if choice.get("finish_reason"):
                     ends.append(choice["finish_reason"])
+        elif document["type"].startswith("response."):
+            text += response_gist(document, text, ends, ids, usage)
+            roles += document["type"] == "response.output_item.added"
         elif document["type"] == "message_start":
             ids.add(document["message"]["id"])
             roles += 1
@@ -165,7 +198,7 @@ def test_streams_whose_node_is_killed_at_any_moment_read_as_if_nothing_had_happe
         return answer, victim
 
     for turn in range(KILLS):
-        surface = ("chat", "completions", "messages")[turn % 3]
+        surface = ("chat", "completions", "messages", "responses")[turn % 4]
         # Not in the last few events, lest the answer be whole before the node is gone.
         kill_after = choose.randrange(3, TOKENS // 2)
         request_id = f"cut{turn}"
@@ -174,6 +207,7 @@ def test_streams_whose_node_is_killed_at_any_moment_read_as_if_nothing_had_happe
         text, ends, roles, ids, usage = gist(answer.body)
         whole = undisturbed[surface]
         where = (turn, surface, kill_after, answer.body[-400:])
+        numbers(answer.body)
         assert text == whole[0], where
         assert ends == whole[1], where
         assert roles == whole[2], where

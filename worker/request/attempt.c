@@ -30,6 +30,8 @@ static void add_text(struct node_call_options *options, struct request *req)
     }
     options->response_id = req->response_id;
     options->created = req->created;
+    options->item_id = req->item_id;
+    options->next_sequence = req->next_sequence;
 }
 
 /* Nothing of an earlier use is left. */

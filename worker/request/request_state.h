@@ -204,6 +204,7 @@ struct request {
     uint64_t vocabulary; /* of the ids; 0 = none yet */
     bool ids_lost;       /* of some of the text they are not known */
     char response_id[128];
+    char item_id[128]; /* of the message, where the API gives it one */
     uint64_t created;
     uint32_t resumed_tokens; /* output tokens of the attempts before this one */
 

@@ -292,17 +292,16 @@ static void forget_text(struct request *req)
     forget_ids(req);
 }
 
-/* The id with which another node would go on.  False: it cannot be kept. */
+/* The ids with which another node would go on.  False: they cannot be kept. */
 static bool keep_response_id(struct request *req, const Drover__V1__Chunk *chunk)
 {
-    size_t n;
-
     if (req->response_id[0] != '\0' || chunk->response_id[0] == '\0')
         return true;
-    n = strnlen(chunk->response_id, sizeof(req->response_id));
-    if (n == sizeof(req->response_id))
+    if (strlen(chunk->response_id) >= sizeof(req->response_id) ||
+        strlen(chunk->item_id) >= sizeof(req->item_id))
         return false;
-    memcpy(req->response_id, chunk->response_id, n + 1);
+    (void)strlcpy(req->response_id, chunk->response_id, sizeof(req->response_id));
+    (void)strlcpy(req->item_id, chunk->item_id, sizeof(req->item_id));
     req->created = chunk->created;
     return true;
 }
@@ -381,6 +380,7 @@ void response_forget_unseen(struct request *req)
     req->ids_lost = false;
     req->vocabulary = 0;
     req->response_id[0] = '\0';
+    req->item_id[0] = '\0';
     req->created = 0;
 }
 

@@ -196,6 +196,8 @@ static int send_request(struct node_call *nc, const struct client_request *reque
         }
         resume.response_id = (char *)(uintptr_t)options->response_id;
         resume.created = options->created;
+        resume.item_id = (char *)(uintptr_t)options->item_id;
+        resume.next_sequence = options->next_sequence;
         message.resume = &resume;
     }
     message.load_ms = options->config->limits.load_ms;

@@ -47,6 +47,8 @@ struct node_call_options {
     uint64_t vocabulary;     /* of the ids */
     const char *response_id; /* to keep, with `created` */
     uint64_t created;
+    const char *item_id;    /* RESPONSES: likewise */
+    uint32_t next_sequence; /* RESPONSES: of the first event that follows */
     const struct config *config;
     struct wire_arena *arena; /* borrowed: shared by all attempts of the process */
 };

@@ -48,10 +48,35 @@ Test(resume, a_plain_chat_a_text_prompt_and_a_message_can_be_continued)
 Test(resume, other_operations_cannot)
 {
     static const char body[] = "{'prompt':'a','input':'a','messages':[{'role':'user'}]}";
-    static const int others[] = {0, OP(EMBEDDINGS), OP(RESPONSES), OP(OLLAMA_CHAT), 99, -1};
+    static const int others[] = {0, OP(EMBEDDINGS), OP(OLLAMA_CHAT), 99, -1};
 
     for (size_t i = 0; i < ARRAY_LEN(others); i++)
         cr_assert_not(possible(others[i], body), "operation %d", others[i]);
+}
+
+Test(resume, a_response_can_be_continued_when_its_request_holds_all_of_its_state)
+{
+    static const char *const others[] = {
+        "{'input':'a','previous_response_id':'r'}",
+        "{'input':'a','conversation':'c'}",
+        "{'input':'a','background':true}",
+        "{'input':'a','tools':[{}]}",
+        "{'input':'a','include':['x']}",
+        "{'input':'a','prompt':{'id':'p'}}",
+        "{'input':[]}",
+        "{'input':[{'role':'assistant'}]}",
+        "{'input':[{'type':'function_call_output'}]}",
+        "{'input':'a','text':{'format':{'type':'json_schema'}}}"};
+
+    cr_assert(
+        possible(OP(RESPONSES), "{'input':'a','store':true,'previous_response_id':null}"));
+    cr_assert(possible(OP(RESPONSES),
+                       "{'input':[{'role':'user','content':'a'}],'text':{'format':"
+                       "{'type':'text'}}}"));
+    for (size_t i = 0; i < ARRAY_LEN(others); i++)
+        cr_assert_not(possible(OP(RESPONSES), others[i]), "%s", others[i]);
+    cr_assert(resume_engine_can(KIND(LLAMA_SERVER), OP(RESPONSES)));
+    cr_assert_not(resume_engine_can(KIND(VLLM), OP(RESPONSES)));
 }
 
 Test(resume, options_that_say_no_are_no_obstacle)
@@ -277,6 +302,21 @@ Test(resume, ids_are_for_completions_of_engines_that_take_them)
     cr_assert_not(resume_engine_knows_ids(KIND(OPENAI), OP(COMPLETIONS)));
 }
 
+Test(resume, the_text_follows_the_input_as_an_item_of_the_assistant)
+{
+    cr_assert_not(expect(
+        OP(RESPONSES), "{'input':'Hi','max_output_tokens':9}", "A", 3,
+        "{'continue_final_message':true,'add_generation_prompt':false,'input':[{'role':'user',"
+        "'content':'Hi'},{'type':'message','role':'assistant','content':[{'type':'output_text',"
+        "'text':'A'}]}],'max_output_tokens':6}"));
+    cr_assert_not(expect(
+        OP(RESPONSES), "{'input':[{'role':'user','content':[]}]}", "A", 3,
+        "{'continue_final_message':true,'add_generation_prompt':false,'input':[{'role':'user',"
+        "'content':[]},{'type':'message','role':'assistant','content':[{'type':'output_text',"
+        "'text':'A'}]}]}"));
+    cr_assert(expect(OP(RESPONSES), "{'input':'Hi','max_output_tokens':3}", "A", 3, NULL));
+}
+
 Test(resume, limits_are_lowered_by_the_tokens_that_were_given)
 {
     cr_assert_not(expect(OP(COMPLETIONS), "{'max_tokens':50,'prompt':'a'}", "b", 49,
@@ -341,7 +381,11 @@ static void expect_last(int operation, const char *body, const char *wanted)
                                .id = "x-1",
                                .created = 7,
                                .prompt_tokens = 10,
-                               .output_tokens = 32};
+                               .output_tokens = 32,
+                               .text = "ab",
+                               .text_len = 2,
+                               .item_id = "msg-1",
+                               .next_sequence = 9};
     struct buf in = BUF_INIT, out = BUF_INIT, want = BUF_INIT;
     struct json_value root;
 
@@ -379,19 +423,45 @@ Test(resume, the_last_events_of_a_message_close_its_block)
                 "event: message_stop\ndata: {'type':'message_stop'}\n\n");
 }
 
+Test(resume, the_last_events_of_a_response_close_all_that_is_open_and_go_on_counting)
+{
+    expect_last(
+        OP(RESPONSES), "{'model':'m'}",
+        "event: response.output_text.done\ndata: {'type':'response.output_text.done',"
+        "'sequence_number':9,'item_id':'msg-1','output_index':0,'content_index':0,'text':'ab'}"
+        "\n\n"
+        "event: response.content_part.done\ndata: {'type':'response.content_part.done',"
+        "'sequence_number':10,'item_id':'msg-1','output_index':0,'content_index':0,'part':{'"
+        "type':"
+        "'output_text','annotations':[],'text':'ab'}}\n\n"
+        "event: response.output_item.done\ndata: {'type':'response.output_item.done',"
+        "'sequence_number':11,'output_index':0,'item':{'type':'message','id':'msg-1','role':"
+        "'assistant','status':'incomplete','content':[{'type':'output_text','annotations':[],"
+        "'text':'ab'}]}}\n\n"
+        "event: response.incomplete\ndata: {'type':'response.incomplete','sequence_number':12,"
+        "'response':{'id':'x-1','object':'response','created_at':7,'model':'m','status':"
+        "'incomplete','error':null,'incomplete_details':{'reason':'max_output_tokens'},'output'"
+        ":["
+        "{'type':'message','id':'msg-1','role':'assistant','status':'incomplete','content':[{"
+        "'type':'output_text','annotations':[],'text':'ab'}]}],'usage':{'input_tokens':10,"
+        "'output_tokens':32,'total_tokens':42}}}\n\n");
+}
+
 /* ---- damaged bodies -------------------------------------------------------------------- */
 
 Test(resume, a_damaged_body_is_refused_or_becomes_another_json_object)
 {
     static const char body[] =
-        "{'messages':[{'role':'user','content':'hi'}],'max_tokens':50,'prompt':'a\\u00e9',"
+        "{'messages':[{'role':'user','content':'hi'}],'max_tokens':50,'prompt':'a\\u00e9','"
+        "input':[{'role':'user'}],"
         "'response_format':{'type':'text'},'n':1,'stream_options':{'include_usage':true}}";
-    static const int operations[] = {OP(CHAT_COMPLETIONS), OP(COMPLETIONS), OP(MESSAGES)};
+    static const int operations[] = {OP(CHAT_COMPLETIONS), OP(COMPLETIONS), OP(MESSAGES),
+                                     OP(RESPONSES)};
     unsigned continued = 0;
 
     srand(4711);
     for (unsigned round = 0; round < 6000; round++) {
-        struct resume_request request = {.operation = operations[round % 3],
+        struct resume_request request = {.operation = operations[round % 4],
                                          .text = "\"\\\x01x",
                                          .text_len = 4,
                                          .tokens = (uint32_t)(rand() % 60)};

@@ -210,7 +210,7 @@ Test(splice, errors_and_garbage_are_left_as_they_are)
 {
     static const char events[] = "data: {'id':'a','error':{'message':'no'}}\n\n"
                                  "event: error\ndata: {'id':'a'}\n\n"
-                                 "data: <html>\n\ndata: ['id']\n\n";
+                                 "data: <html>\n\n";
     struct splice_config config = {.operation = OP(CHAT_COMPLETIONS), .tokens = 1};
 
     expect(&config, events, events);
@@ -358,6 +358,110 @@ Test(splice, an_engine_that_thinks_or_calls_a_tool_first_began_anew)
     }
 }
 
+/* ---- responses ------------------------------------------------------------------------- */
+
+#define DELTA(id, text, more)                                                               \
+    "data: {'type':'response.output_text.delta','item_id':'" id "','delta':'" text "'" more \
+    "}\n\n"
+
+Test(splice, a_response_of_llama_server_goes_on_with_its_ids_its_text_and_its_usage)
+{
+    struct splice_config config = {.operation = OP(RESPONSES),
+                                   .id = "resp_kept",
+                                   .item_id = "msg_kept",
+                                   .tokens = 4,
+                                   .text = "Well",
+                                   .text_len = 4};
+
+    /* It repeats the whole text in its last events, and in no delta. */
+    expect(
+        &config,
+        "data: {'type':'response.created','response':{'id':'resp_2','status':'in_progress'}}"
+        "\n\n"
+        "data: {'type':'response.output_item.added','item':{'content':[],'id':'msg_2','type':"
+        "'message'}}\n\n"
+        "data: {'type':'response.content_part.added','item_id':'msg_2','part':{'type':"
+        "'output_text','text':''}}\n\n" DELTA(
+            "msg_2", ", no",
+            "") "data: {'type':'response.output_text.done','item_id':'msg_2','text':'Well, "
+                "no'}\n\n"
+                "data: "
+                "{'type':'response.completed','response':{'id':'resp_2','output':[{'type':"
+                "'message','id':'msg_2','content':[{'type':'output_text','text':'Well, no'}]}],"
+                "'usage':{'input_tokens':26,'output_tokens':2,'total_tokens':28,"
+                "'input_tokens_details':{'cached_tokens':25}}}}\n\n",
+        DELTA(
+            "msg_kept", ", no",
+            "") "data: {'type':'response.output_text.done','item_id':'msg_kept','text':'Well, "
+                "no'}\n\n"
+                "data: "
+                "{'type':'response.completed','response':{'id':'resp_kept','output':[{'type':"
+                "'message','id':'msg_kept','content':[{'type':'output_text','text':'Well, "
+                "no'}]}],"
+                "'usage':{'input_tokens':22,'output_tokens':6,'total_tokens':28,"
+                "'input_tokens_details':{'cached_tokens':22}}}}\n\n");
+}
+
+Test(splice, a_response_that_says_its_own_part_at_the_end_is_completed_and_numbered_on)
+{
+    struct splice_config config = {.operation = OP(RESPONSES),
+                                   .id = "resp_kept",
+                                   .item_id = "msg_kept",
+                                   .created = 5,
+                                   .next_sequence = 7,
+                                   .tokens = 2,
+                                   .text = "a\"",
+                                   .text_len = 2};
+
+    expect(
+        &config,
+        "data: {'type':'response.created','sequence_number':0,'response':{'id':'r'}}\n\n" DELTA(
+            "m", "b", ",'sequence_number':1")
+            DELTA("m", "c",
+                  ",'sequence_number':2") "data: "
+                                          "{'type':'response.content_part.done','sequence_"
+                                          "number':3,'item_id':'m','part':{"
+                                          "'text':'bc'}}\n\n"
+                                          "data: "
+                                          "{'type':'response.output_item.done','sequence_"
+                                          "number':4,'item':{'id':'m','type':"
+                                          "'message','content':[{'text':'bc'}]}}\n\n"
+                                          "data: "
+                                          "{'type':'response.incomplete','sequence_number':5,'"
+                                          "response':{'id':'r',"
+                                          "'created_at':9}}\n\n",
+        DELTA("msg_kept", "b", ",'sequence_number':7")
+            DELTA("msg_kept", "c",
+                  ",'sequence_number':8") "data: "
+                                          "{'type':'response.content_part.done','sequence_"
+                                          "number':9,'item_id':'msg_kept',"
+                                          "'part':{'text':'a\\'bc'}}\n\n"
+                                          "data: "
+                                          "{'type':'response.output_item.done','sequence_"
+                                          "number':10,'item':{'id':'msg_kept',"
+                                          "'type':'message','content':[{'text':'a\\'bc'}]}}\n\n"
+                                          "data: "
+                                          "{'type':'response.incomplete','sequence_number':11,'"
+                                          "response':{'id':'resp_kept',"
+                                          "'created_at':5}}\n\n");
+}
+
+Test(splice, a_response_that_begins_with_something_else_does_not_go_on)
+{
+    static const char *const begun[] = {
+        "data: {'type':'response.output_item.added','item':{'type':'reasoning','id':'r'}}\n\n",
+        "data: {'type':'response.function_call_arguments.delta','delta':'{'}\n\n"};
+    struct splice_config config = {.operation = OP(RESPONSES), .tokens = 1};
+
+    for (size_t i = 0; i < ARRAY_LEN(begun); i++) {
+        struct watch w;
+
+        splice(&w, &config, begun[i]);
+        cr_assert(w.anew, "case %zu", i);
+        end(&w);
+    }
+}
+
 /* ---- damaged streams ------------------------------------------------------------------- */
 
 static void take(void *data, const struct sse_event *event)
@@ -384,22 +488,25 @@ Test(splice, damaged_events_stay_what_they_are_and_nothing_is_read_beyond_them)
     static const struct {
         int operation;
         const char *events;
-    } streams[] = {{OP(CHAT_COMPLETIONS), RIG_LLAMA_CHAT}, {OP(MESSAGES), RIG_LLAMA_MESSAGES}};
+    } streams[] = {{OP(CHAT_COMPLETIONS), RIG_LLAMA_CHAT},
+                   {OP(MESSAGES), RIG_LLAMA_MESSAGES},
+                   {OP(RESPONSES), RIG_LLAMA_RESPONSES}};
 
     srand(815);
     for (unsigned round = 0; round < 4000; round++) {
-        struct splice_config config = {.operation = streams[round % 2].operation,
+        struct splice_config config = {.operation = streams[round % 3].operation,
                                        .id = "kept",
                                        .created = 5,
                                        .tokens = (uint32_t)(rand() % 8),
                                        .text = "-",
+                                       .item_id = "kept too",
                                        .text_len = 1,
                                        .repeats = true};
         struct watch w = {0};
         struct buf text = BUF_INIT;
         char *copy;
 
-        rig_add(&text, streams[round % 2].events);
+        rig_add(&text, streams[round % 3].events);
         for (int i = rand() % 6; i > 0; i--)
             buf_head(&text)[(size_t)rand() % buf_size(&text)] =
                 (uint8_t)(rand() % 3 == 0 ? rand() % 256 : "{}[]\",:\n0\\"[rand() % 10]);
