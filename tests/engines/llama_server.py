@@ -94,6 +94,17 @@ def usage_of(prompt, completion, cached):
             "prompt_tokens_details": {"cached_tokens": cached}}
 
 
+def timings_of(work):
+    read = max(1, work.prompt_tokens - work.cached)
+    read_ms = max(0.001, ((work.first_s or 0) - (work.started_s or 0)) * 1e3)
+    ms = max(0.001, (time.monotonic() - (work.first_s or time.monotonic())) * 1e3)
+    return {"cache_n": work.cached, "prompt_n": read, "prompt_ms": round(read_ms, 3),
+            "prompt_per_token_ms": read_ms / read, "prompt_per_second": read / read_ms * 1e3,
+            "predicted_n": work.decoded, "predicted_ms": round(ms, 3),
+            "predicted_per_token_ms": ms / max(1, work.decoded),
+            "predicted_per_second": work.decoded / ms * 1e3}
+
+
 class LlamaChat(ChatWriter):
     def usage(self, prompt, completion, cached):
         return usage_of(prompt, completion, cached)
@@ -129,15 +140,7 @@ class LlamaChat(ChatWriter):
         return self.done
 
     def timings(self, choice):
-        work = choice.work
-        read = max(1, work.prompt_tokens - work.cached)
-        read_ms = max(0.001, ((work.first_s or 0) - (work.started_s or 0)) * 1e3)
-        ms = max(0.001, (time.monotonic() - (work.first_s or time.monotonic())) * 1e3)
-        return {"cache_n": work.cached, "prompt_n": read, "prompt_ms": round(read_ms, 3),
-                "prompt_per_token_ms": read_ms / read, "prompt_per_second": read / read_ms * 1e3,
-                "predicted_n": work.decoded, "predicted_ms": round(ms, 3),
-                "predicted_per_token_ms": ms / max(1, work.decoded),
-                "predicted_per_second": work.decoded / ms * 1e3}
+        return timings_of(choice.work)
 
     def progress(self, choice):
         """An event of return_progress."""
@@ -208,17 +211,49 @@ class LlamaResponses(ResponsesWriter):
     def named(self, name, **document):
         for member in ("output_index", "content_index"):
             document.pop(member, None)
+        if name == "response.content_part.added":
+            document["part"].pop("annotations")
+        elif name == "response.content_part.done":
+            document["part"] = self.part(document["part"]["text"])
         return b"event: " + name.encode() + b"\n" + self.event({"type": name, **document})
+
+    def part(self, text):
+        return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+    def item(self, choice, status):
+        identity = f"msg_{self.number:032d}"
+        if status != "completed":
+            return {"content": [], "id": identity, "role": "assistant", "status": status,
+                    "type": "message"}
+        return {"type": "message", "status": status, "id": identity,
+                "content": [self.part(choice.text)], "role": "assistant"}
 
     def status(self, choice):
         return "completed"
 
     def response(self, status, choice=None):
-        out = super().response(status, choice)
-        out.pop("incomplete_details", None)
+        identity = f"resp_{self.number:032d}"
         if choice is None:
-            return {k: out[k] for k in ("id", "object", "status")}
-        return out
+            return {"id": identity, "object": "response", "status": status}
+        whole = super().response(status, choice)
+        return {"id": identity, "object": "response", "created_at": CREATED, "status": status,
+                "model": self.model, "output": whole["output"], "usage": whole["usage"]}
+
+    def last(self, choice):
+        head, event, data = super().last(choice).rpartition(b"event: response.completed\ndata: ")
+        document = {**json.loads(data), "timings": timings_of(choice.work)}
+        return head + event + self.engine.dump(document) + b"\n\n"
+
+    def document(self):
+        """As the event, with the members in alphabetic order."""
+        choice = self.choices[0]
+        whole = self.response("completed", choice)
+        output = [{"content": item["content"], "id": item["id"], "role": "assistant",
+                   "status": "completed", "type": "message"} if item["type"] == "message" else item
+                  for item in whole["output"]]
+        return {"completed_at": CREATED, "created_at": CREATED, "id": whole["id"],
+                "model": self.model, "object": "response", "output": output,
+                "status": "completed", "usage": whole["usage"]}
 
 
 class LlamaServer(OpenAi):
@@ -269,11 +304,11 @@ class LlamaServer(OpenAi):
 
     def head_of(self, reply, status, headers):
         first = [("Server", "llama.cpp"), ("Access-Control-Allow-Origin", "")]
-        kind = [(n, v) for n, v in headers if n == "Content-Type"]
-        if status >= 400 or kind == [("Content-Type", "text/event-stream")]:
+        if status >= 400:
             reply.keep = False
         last = [("Keep-Alive", "timeout=5, max=100")] if reply.keep else []
-        return first + list(headers) + last
+        # X-Accel-Buffering comes before the type
+        return first + sorted(headers, key=lambda h: h[0] != "X-Accel-Buffering") + last
 
     def handle(self, reply, request):
         if self.loading:
@@ -533,6 +568,8 @@ class LlamaServer(OpenAi):
     def next_start(self, reply, writer, choice):
         """The first result of a further prompt says nothing, and is written as an event."""
         self.machine_of(writer.model).post()
+        if choice.prompt_index == 0:
+            return                 # a further choice of one prompt has no such result
         reply.push(b"data: null\n\n")
 
     def progress_of(self, reply, writer, choice, machine):
@@ -545,6 +582,11 @@ class LlamaServer(OpenAi):
                 machine.post()
                 reply.push(writer.progress(choice))
         return on_prefill
+
+    def end(self, reply, writer):
+        """It announces Keep-Alive, and closes all the same."""
+        super().end(reply, writer)
+        return False
 
     def answer_whole(self, reply, writer):
         return self.json_answer(reply, writer.document())
