@@ -13,12 +13,8 @@ import pytest
 from harness import SLOW, until
 from load import chat_body, fetch, fetch_now
 from ollama import Ollama
-from openai_api import OpenAi
+from plain_openai import PlainOpenAi
 from vllm import Vllm
-
-
-class PlainOpenai(OpenAi):
-    routes = {("GET", "/v1/models"): "list_models", ("POST", "/v1/chat/completions"): "chat"}
 
 
 @pytest.fixture
@@ -91,7 +87,7 @@ def ask(engine, tokens):
 
 
 def test_a_burst_on_a_plain_server_takes_no_longer_than_without_drover(make_cluster, engine_of):
-    engine = engine_of(PlainOpenai, slots=6, tokens_per_s=20, prompt_s=0.3)
+    engine = engine_of(PlainOpenAi, slots=6, tokens_per_s=20, prompt_s=0.3)
     cluster = make_cluster().start()
     cluster.start_node("n", engine=engine.url)
     direct_s = burst(address_of(engine), 6, ask(engine, 40))
