@@ -213,7 +213,7 @@ static int start(struct worker *w, struct error *err)
     enqueue_init(&w->context);
     request_init(&w->context);
     rc = upstreams_create(&w->context.upstreams, &w->loop, params->config, params->board,
-                          on_upstreams_change, w, err);
+                          params->worker, on_upstreams_change, w, err);
     if (rc != 0)
         return rc;
     upstreams_renew(w->context.upstreams);

@@ -156,6 +156,15 @@ bool gauges_claim(struct scoreboard *board, unsigned worker, unsigned node, uint
     return won;
 }
 
+void gauges_enter(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation)
+{
+    _Atomic uint64_t *row = row_for(board, worker, node, generation);
+
+    if (row != NULL && SB_GAUGE_GENERATION(atomic_load_explicit(
+                           &row[worker], memory_order_relaxed)) != (uint16_t)generation)
+        atomic_store_explicit(&row[worker], make_word(generation, 0, 0), memory_order_relaxed);
+}
+
 /* Takes from the own word, never below zero; leaves a word of another generation alone. */
 static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
                       uint32_t generation, uint32_t requests, uint32_t charge_us)
@@ -194,8 +203,8 @@ void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
 /*
  * A routing decision adds up the rows of all nodes, so this is a good part of its cost: a row
  * is added up as if all its words were of the generation wanted and no claim were under way,
- * and only if that was wrong is it looked at word by word.  Looking a little beyond `columns`
- * is harmless: a row fills whole cache lines, and unused words are 0.
+ * and only if that was wrong is it looked at word by word.  gauges_enter() keeps a word that no
+ * claim has written yet from being wrong.
  *
  * Sequentially consistent for workers that publish a waiting request and then look here: they
  * see every place that was given back before its releaser looked.
@@ -229,17 +238,19 @@ struct sums {
 
 #if defined(__x86_64__) && !defined(DROVER_TSAN)
 /*
- * Two words at a time.  C has no atomic access to two words, and none is meant: on x86-64 each
- * aligned half of such a load is read in one piece, and a load is ordered as a sequentially
- * consistent one is, once the compiler keeps it in its place.
+ * Four words at a time, as many of the row as there are fours.  C has no atomic access to two
+ * words, and none is meant: on x86-64 each aligned half of such a load is read in one piece,
+ * and a load is ordered as a sequentially consistent one is, once the compiler keeps it in its
+ * place.
  */
 typedef uint64_t pair __attribute__((vector_size(16), may_alias));
 
-static inline struct sums add_up(const _Atomic uint64_t *row, uint32_t columns, uint64_t wanted)
+static inline struct sums add_fours(const _Atomic uint64_t *row, uint32_t columns,
+                                    uint64_t wanted)
 {
     const pair want = {wanted, wanted}, low = {UINT32_MAX, UINT32_MAX};
     const volatile pair *at = (const volatile pair *)(const volatile void *)row;
-    const volatile pair *end = at + (columns + 1) / 2;
+    const volatile pair *end = at + columns / STEP * (STEP / 2);
     pair us = {0}, all = {0}, unusual = {0};
 
     atomic_signal_fence(memory_order_seq_cst);
@@ -253,13 +264,25 @@ static inline struct sums add_up(const _Atomic uint64_t *row, uint32_t columns, 
     atomic_signal_fence(memory_order_seq_cst);
     return (struct sums){all[0] + all[1], us[0] + us[1], unusual[0] | unusual[1]};
 }
+#define FOURS(columns) ((columns) / STEP * STEP)
 #else
+static inline struct sums add_fours(const _Atomic uint64_t *row, uint32_t columns,
+                                    uint64_t wanted)
+{
+    (void)row;
+    (void)columns;
+    (void)wanted;
+    return (struct sums){0};
+}
+#define FOURS(columns) 0
+#endif
+
 static inline struct sums add_up(const _Atomic uint64_t *row, uint32_t columns, uint64_t wanted)
 {
-    struct sums sums = {0};
+    struct sums sums = add_fours(row, columns, wanted);
 
-    for (const _Atomic uint64_t *end = row + columns; row < end; row++) {
-        uint64_t word = atomic_load_explicit(row, memory_order_seq_cst) ^ wanted;
+    for (uint32_t w = FOURS(columns); w < columns; w++) {
+        uint64_t word = atomic_load_explicit(&row[w], memory_order_seq_cst) ^ wanted;
 
         sums.unusual |= word;
         sums.us += word & UINT32_MAX;
@@ -267,7 +290,6 @@ static inline struct sums add_up(const _Atomic uint64_t *row, uint32_t columns, 
     }
     return sums;
 }
-#endif
 
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation)
 {

@@ -45,6 +45,11 @@ void gauges_prefill_done(struct scoreboard *board, unsigned worker, unsigned nod
 void gauges_release(struct scoreboard *board, unsigned worker, unsigned node,
                     uint32_t generation, uint32_t charge_us);
 
+/* The worker knows the node now: its word counts as an empty one of this generation, so that
+ * the sum of the row is the fast one from the start.  Places that it holds there stay. */
+void gauges_enter(struct scoreboard *board, unsigned worker, unsigned node,
+                  uint32_t generation);
+
 /* The sum over all workers. */
 struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t generation);
 

@@ -76,7 +76,7 @@ static void make_board(unsigned nodes)
         die("no folder in /dev/shm");
     (void)snprintf(path, sizeof(path), "%s/%s", folder, SCOREBOARD_FILE_NAME);
     if (scoreboard_create(&board, path, &params, &err) != 0 || loop_init(&loop, &err) != 0 ||
-        upstreams_create(&upstreams, &loop, &config, board, on_change, NULL, &err) != 0)
+        upstreams_create(&upstreams, &loop, &config, board, 0, on_change, NULL, &err) != 0)
         die(err.text);
     (void)unlink(path);
     (void)rmdir(folder);

@@ -309,6 +309,34 @@ def test_nothing_goes_on_inside_an_event_that_a_node_left_unfinished(fleet):
         assert len(asked) == 1
 
 
+def test_ids_of_no_vocabulary_are_not_handed_on(fleet):
+    nameless = chunk_event(text="hi", resumable=True, token_ids=[300], vocabulary=0)
+    nodes, asked = relay_race(fleet, "nameless", say_and_break(head_event() + nameless), end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, _, body = ask(fleet, True, model="nameless")
+        assert status == 200 and events(body)[-1] == "[DONE]"
+        assert asked[1].resume.text == "hi" and list(asked[1].resume.token_ids) == []
+
+
+def test_full_twice_with_another_failure_between_is_full(fleet):
+    """Only twice in a row, without a word of when, is a failure."""
+    def broken(c, s):
+        c.data(s, head_event(500, "application/json", False))
+
+    def full(c, s):
+        c.trailers(s, "8")
+
+    nodes, asked = relay_race(fleet, "full-in-between", broken, full, broken, full, end_well)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        status, headers, body = ask(fleet, True, model="full-in-between")
+        assert status == 200 and events(body)[-1] == "[DONE]", (headers, body)
+        assert len(asked) == 5 and headers["x-drover-attempts"] == "3"
+
+
 def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
     nodes, asked = relay_race(
         fleet, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)

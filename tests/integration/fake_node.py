@@ -27,6 +27,7 @@ class FakeNode:
         self.slots = 4
         self.queue = 2
         self.models = ["fake-model"]
+        self.operations = []    # of each; [] = what a node that does not say has
         self.infer_gate = threading.Event()  # requests finish once it is set
         self.infer_started = threading.Semaphore(0)
         self.watchers = []
@@ -84,7 +85,8 @@ class FakeNode:
         return common.Capacity(slots=self.slots, queue=self.queue)
 
     def model_list(self):
-        return [common.Model(id=name, state=common.MODEL_STATE_READY, max_context_tokens=4096)
+        return [common.Model(id=name, state=common.MODEL_STATE_READY, max_context_tokens=4096,
+                             operations=self.operations)
                 for name in self.models]
 
     def check(self, request, context):

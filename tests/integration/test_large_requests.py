@@ -149,6 +149,17 @@ def test_a_node_that_is_full_twice_without_a_word_of_when_has_failed(serve):
     until(lambda: plant.node_row("box")["state"] == "UP", 5, "it is not blamed for it")
 
 
+def test_a_question_that_a_node_refuses_for_its_size_is_too_large_and_not_early(serve):
+    node = Refusing("box")
+    node.operations = [common.OPERATION_CHAT_COMPLETIONS, common.OPERATION_COUNT_TOKENS]
+    plant = serve(node)
+    count = "/v1/messages/count_tokens"
+    answer = fetch_now(plant.api, "POST", count, body(5))
+    assert answer.status == 413, answer.body
+    answer = fetch_now(plant.api, "POST", count, body(0))
+    assert answer.status in (429, 529), "a small one is told to come back"
+
+
 def test_another_node_serves_what_one_refuses_without_a_word_of_when(serve):
     refusing, good = Refusing("a"), Counting("b")
     plant = serve(refusing, good, policy="round_robin")

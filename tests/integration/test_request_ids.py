@@ -2,13 +2,45 @@
 
 import asyncio
 
+import grpc
+
 from fake_node import FakeNode
 from harness import SLOW, until
-from load import fetch
+from load import fetch, fetch_now
 from plant import make_plant, static  # noqa: F401
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Slow(FakeNode):
+    """Full at first, as often as it is told, with a word of when to come back."""
+
+    def __init__(self, name):
+        self.full, self.attempts = 0, []
+        super().__init__(name)
+
+    def infer(self, request, context):
+        self.attempts.append(request.attempt)
+        if self.full:
+            self.full -= 1
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "10"),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        yield from super().infer(request, context)
+
+
+def test_no_two_attempts_of_a_request_have_the_same_number(make_plant):  # noqa: F811
+    node = Slow("box")
+    plant = make_plant(config={"nodes": [static(node.name, node.port)]})
+    plant.fakes.append(node)
+    plant.wait_state("box", "UP", "probes_pass")
+    node.full = 3
+    node.infer_gate.set()
+    answer = fetch_now(plant.api, "POST", CHAT, BODY, {"x-request-id": "counted"})
+    assert answer.status == 200 and node.attempts == [0, 1, 2, 3]
+    assert answer.headers["x-drover-attempts"] == "1", "a full node costs none"
+    decisions = plant.ctl_json("explain", "counted")["decisions"]
+    assert [decision["attempt"] for decision in decisions] == [0, 1, 2, 3]
 
 
 class Listening(FakeNode):

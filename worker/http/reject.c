@@ -89,6 +89,8 @@ static void send_error(struct client_request *request, enum api_error error,
     struct reply reply = REPLY_INIT;
 
     reply_error(&reply, request->surface, error, message, param, retry_after_s, request->id);
+    if (reply.body.failed)
+        buf_finish(&reply.body); /* no body is better than a part of one */
     send_reply(request->responder, &reply);
     reply_finish(&reply);
 }
@@ -255,6 +257,8 @@ static void shape(struct shaped *s, h2o_req_t *req)
     else
         (void)snprintf(message, sizeof(message), "%s", "malformed request");
     surface_error_body(&body, route.surface, error, message, NULL, id);
+    if (body.failed)
+        buf_finish(&body);
     s->body = h2o_strdup(&req->pool, (const char *)buf_head(&body), buf_size(&body));
     buf_finish(&body);
     memset(headers, 0, sizeof(*headers));

@@ -56,7 +56,7 @@ int attempt_start(struct attempt *attempt, struct upstream *node,
     struct worker_context *context = req->context;
     uint64_t now = loop_now_us(context->loop);
     struct node_call_options options = {
-        .number = req->attempts,
+        .number = req->sent,
         .prompt_tokens = req->prompt_estimate,
         .config = context->config,
         .arena = &context->arena,
@@ -67,7 +67,8 @@ int attempt_start(struct attempt *attempt, struct upstream *node,
     if (req->shown == SHOWN_CONTENT)
         add_text(&options, req);
     reset(attempt, now);
-    attempt->number = req->attempts++;
+    attempt->number = req->sent++;
+    req->attempts++;
     requests_node(context->board, context->worker, attempt->row, node->node_id,
                   attempt->number);
     requests_phase(context->board, context->worker, attempt->row, REQUEST_SENT, now);
@@ -183,10 +184,6 @@ void attempt_end_whole(struct attempt *attempt)
     attempt_end(attempt, STATS_OK);
 }
 
-/* The default limit of gRPC libraries; they answer a larger message as they answer when they
- * are full. */
-#define USUAL_MESSAGE_BYTES (UINT64_C(4) * 1024 * 1024)
-
 /* The node has no room at all: it says when to come back, which a refusal of this one message
  * does not.  A place that is given back there makes some. */
 static void pause_node(const struct attempt *attempt)
@@ -203,25 +200,25 @@ static void pause_node(const struct attempt *attempt)
  * RESOURCE_EXHAUSTED: a full node says when to come back.  Without that, the message may be too
  * large, which waiting does not change.
  */
-static enum api_error classify_full(struct attempt *attempt, const struct call_result *result)
+static enum api_error classify_full(const struct attempt *attempt,
+                                    const struct call_result *result, bool *unhinted)
 {
-    struct request *req = attempt->request;
-    bool again = req->full_unhinted;
+    const struct request *req = attempt->request;
 
-    req->full_unhinted = false;
     if (result->pushback_ms >= 0) {
         pause_node(attempt);
         return API_ERROR_QUEUE_FULL;
     }
-    if (req->envelope_bytes > USUAL_MESSAGE_BYTES)
+    if (node_call_is_too_large(result, req->envelope_bytes))
         return API_ERROR_TOO_LARGE;
-    req->full_unhinted = !again;
-    return again ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
+    *unhinted = !req->full_unhinted;
+    return req->full_unhinted ? API_ERROR_NODE_FAILED : API_ERROR_QUEUE_FULL;
 }
 
 /* The client's error if no other node helps, and this node's counter. */
-static enum api_error classify_end(struct attempt *attempt, const struct call_result *result,
-                                   enum stats_counter *counter)
+static enum api_error classify_end(const struct attempt *attempt,
+                                   const struct call_result *result,
+                                   enum stats_counter *counter, bool *unhinted)
 {
     enum api_error error = node_call_error(result);
 
@@ -237,7 +234,7 @@ static enum api_error classify_end(struct attempt *attempt, const struct call_re
     if (error != API_ERROR_QUEUE_FULL)
         return error;
     *counter = STATS_FULL;
-    return classify_full(attempt, result);
+    return classify_full(attempt, result, unhinted);
 }
 
 /*
@@ -262,9 +259,8 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
 void attempt_classify(struct attempt *attempt, const struct call_result *result,
                       struct attempt_failure *out)
 {
-    if (result->status != GRPC_RESOURCE_EXHAUSTED)
-        attempt->request->full_unhinted = false;
-    out->error = classify_end(attempt, result, &out->counter);
+    out->unhinted = false;
+    out->error = classify_end(attempt, result, &out->counter, &out->unhinted);
     out->silent = result->status == GRPC_ABORTED;
     attempt->excused = is_excused(attempt, result);
     (void)snprintf(out->message, sizeof(out->message), "%s",

@@ -277,7 +277,9 @@ static void give_up(struct question *q)
         reject(q, q->last_error, "the nodes of this model are busy with other questions", 1);
         return;
     }
-    q->outcome = q->last_error == API_ERROR_NODE_TIMEOUT ? "timeout" : "node_error";
+    q->outcome = q->last_error == API_ERROR_NODE_TIMEOUT ? "timeout"
+                 : q->last_error == API_ERROR_TOO_LARGE  ? "client_error"
+                                                         : "node_error";
     answer_error(q, q->last_error, q->last_message, 0);
 }
 
@@ -311,7 +313,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
 {
     struct question_core *core = q->core;
     const struct node_call_options options = {
-        .number = q->attempts,
+        .number = q->tried_count,
         .config = core->config,
         .arena = &core->arena,
     };
@@ -490,7 +492,9 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
 static void on_end(void *data, const struct call_result *result)
 {
     struct question *q = data;
-    enum api_error error = node_call_error(result);
+    enum api_error error = node_call_is_too_large(result, q->message_bytes)
+                               ? API_ERROR_TOO_LARGE
+                               : node_call_error(result);
     const char *message =
         result->message[0] == '\0' ? grpc_status_name(result->status) : result->message;
 
@@ -561,7 +565,7 @@ void question_start(struct question_core *core, struct client_request *request)
     struct question *q = calloc(1, sizeof(*q));
 
     if (q == NULL) {
-        http_reply_error(request, API_ERROR_INTERNAL, "out of memory", 0);
+        http_reject(request, API_ERROR_INTERNAL, "out of memory", NULL, 0);
         return;
     }
     q->core = core;

@@ -243,8 +243,9 @@ static void resume(struct request *req, const struct attempt *ended)
 {
     req->resumes++;
     req->resumed_tokens = req->output_tokens;
-    log_info("event=resuming id=%s node=%s tokens=%u reason=%s", req->client->id,
-             ended->node_name, req->output_tokens, api_error_reason(req->last_error));
+    log_info("event=resuming id=%s execution=%s node=%s tokens=%u reason=%s", req->client->id,
+             req->client->execution_id, ended->node_name, req->output_tokens,
+             api_error_reason(req->last_error));
     count_retried(ended);
     place_again(req);
 }
@@ -338,15 +339,17 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
         failure->counter = STATS_NODE_ERROR;
         failure->error = API_ERROR_NODE_FAILED;
     }
+    req->full_unhinted = failure->unhinted;
     attempt_end(attempt, failure->counter);
     other_runs = hedge_leave(attempt);
     if (req->client != NULL) {
         exclusions_add(&req->excluded, attempt->node, attempt->generation,
                        end == RETRY_END_FULL ? pause_until(req) : UINT64_MAX,
                        loop_now_us(req->context->loop));
-        log_debug("event=attempt_failed id=%s node=%s attempt=%u reason=%s message=%s",
-                  req->client->id, attempt->node_name, attempt->number,
-                  api_error_reason(failure->error), log_quote(failure->message));
+        log_debug(
+            "event=attempt_failed id=%s execution=%s node=%s attempt=%u reason=%s message=%s",
+            req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
+            api_error_reason(failure->error), log_quote(failure->message));
         if (end != RETRY_END_FULL)
             remember_failure(req, failure, other_runs);
         /* Retries are for one bad node among good ones, and must not multiply the load when
@@ -370,7 +373,7 @@ static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
     struct attempt *attempt = data;
-    struct attempt_failure failure;
+    struct attempt_failure failure = {0};
 
     attempt_take_head(attempt);
     if (!response_take_head(attempt, head, &failure))
@@ -395,7 +398,7 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 {
     struct attempt *attempt = data;
     struct request *req = attempt->request;
-    struct attempt_failure failure;
+    struct attempt_failure failure = {0};
 
     if (chunk->content) {
         req->content_mono_us = loop_now_us(req->context->loop);
@@ -476,7 +479,7 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
 static void on_end(void *data, const struct call_result *result)
 {
     struct attempt *attempt = data;
-    struct attempt_failure failure;
+    struct attempt_failure failure = {0};
 
     attempt_call_ended(attempt);
     if (attempt->stage == ATTEMPT_FINISHED) {
@@ -712,7 +715,7 @@ void request_start(struct worker_context *context, struct client_request *client
     struct request *req = create(context, client);
 
     if (req == NULL) {
-        http_reply_error(client, API_ERROR_INTERNAL, "out of memory", 0);
+        http_reject(client, API_ERROR_INTERNAL, "out of memory", NULL, 0);
         return;
     }
     responder_set_events(client->responder, &client_events, req);

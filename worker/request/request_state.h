@@ -59,6 +59,7 @@ struct attempt_failure {
     enum api_error error;       /* the client's error if no other node helps */
     enum stats_counter counter; /* how it counts for the node */
     bool silent;                /* its time was up, and no sign shows whether the node works */
+    bool unhinted;              /* full, and no word of when to come back */
     char message[256];
 };
 
@@ -78,7 +79,7 @@ struct attempt {
     struct request *request; /* its owner */
     enum attempt_stage stage;
     struct node_call *call; /* NULL iff ENDED */
-    uint32_t number;        /* of the attempts of the request */
+    uint32_t number;        /* of the attempts of the request, from 0; none has it twice */
     int row;                /* in the scoreboard's request table, or -1 */
     bool is_hedge;          /* it began as the second of two */
 
@@ -182,6 +183,7 @@ struct request {
     struct attempt *attempt; /* in pair: its answer is, or will be, the client's */
     struct attempt *hedge;   /* the other one while it runs, else NULL */
     uint32_t attempts;       /* started so far, full nodes not counted */
+    uint32_t sent;           /* ... these counted */
     bool was_dispatched;     /* it once had a place on a node: the queue no longer rejects it */
     uint32_t resumes;
     uint32_t full_nodes; /* met so far */

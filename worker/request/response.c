@@ -201,8 +201,7 @@ static bool may_pass(const Drover__V1__Header *header)
 static bool fail(struct attempt_failure *out, enum api_error error, enum stats_counter counter,
                  const char *message)
 {
-    out->error = error;
-    out->counter = counter;
+    *out = (struct attempt_failure){.error = error, .counter = counter};
     (void)snprintf(out->message, sizeof(out->message), "%s", message);
     return false;
 }
@@ -274,7 +273,8 @@ static void keep_ids(struct request *req, const Drover__V1__Chunk *chunk)
         return;
     if (req->vocabulary == 0)
         req->vocabulary = chunk->vocabulary;
-    if (chunk->n_token_ids == 0 || chunk->vocabulary != req->vocabulary ||
+    if (chunk->n_token_ids == 0 || chunk->vocabulary == 0 ||
+        chunk->vocabulary != req->vocabulary ||
         chunk->n_token_ids > buf_size(&req->text) - known) {
         forget_ids(req);
         return;
@@ -403,8 +403,13 @@ static void end_with_error(struct request *req, enum api_error error, const char
         buf_str(&event, "\n\n");
     surface_error_event(&event, client->surface, client->operation, error, message, client->id,
                         req->next_sequence);
-    responder_write(client->responder, buf_head(&event), buf_size(&event));
-    responder_end(client->responder);
+    if (event.failed) { /* a part of it could be taken for the rest of the answer */
+        req->cut = true;
+        responder_abort(client->responder);
+    } else {
+        responder_write(client->responder, buf_head(&event), buf_size(&event));
+        responder_end(client->responder);
+    }
     buf_finish(&event);
 }
 

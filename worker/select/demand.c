@@ -18,6 +18,8 @@ static bool is_fresh(uint64_t measured_mono_us, uint64_t now_mono_us)
 void demand_measure(struct upstream_model *model, const struct scoreboard *board,
                     uint64_t now_mono_us)
 {
+    uint32_t known_slots = 0;
+
     if (is_fresh(model->measured_mono_us, now_mono_us))
         return;
     model->measured_mono_us = now_mono_us;
@@ -38,9 +40,14 @@ void demand_measure(struct upstream_model *model, const struct scoreboard *board
         model->serving_count++;
         model->slots += hot.slots_now;
         hold_s = stats_read_average(board, server->node_id, STATS_AVG_HOLD_S);
-        if (hold_s > 0)
+        if (hold_s > 0) {
             model->places_per_s += hot.slots_now / hold_s;
+            known_slots += hot.slots_now;
+        }
     }
+    /* The others are taken to be like them. */
+    if (known_slots != 0)
+        model->places_per_s *= (double)model->slots / known_slots;
 }
 
 /* The nodes of a set; node_ids fit 16 bits. */

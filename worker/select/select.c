@@ -203,7 +203,7 @@ static void record(const struct attempt *attempt, const struct eligible *eligibl
     memset(&d, 0, offsetof(struct decision, candidate));
     (void)strlcpy(d.id, req->client->id, sizeof(d.id));
     (void)strlcpy(d.model, req->client->model, sizeof(d.model));
-    d.attempt = req->attempts;
+    d.attempt = req->sent;
     d.hedge = attempt->is_hedge;
     d.policy = policy;
     d.trial = place->trial;

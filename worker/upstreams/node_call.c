@@ -270,6 +270,16 @@ void node_call_release(struct node_call *nc)
     nc->unreleased = 0;
 }
 
+/* The default limit of gRPC libraries. */
+#define USUAL_MESSAGE_BYTES (UINT64_C(4) * 1024 * 1024)
+
+bool node_call_is_too_large(const struct call_result *result, uint64_t message_bytes)
+{
+    return result->end != CALL_END_PROTOCOL && result->end != CALL_END_LOCAL &&
+           result->status == GRPC_RESOURCE_EXHAUSTED && result->pushback_ms < 0 &&
+           message_bytes > USUAL_MESSAGE_BYTES;
+}
+
 enum api_error node_call_error(const struct call_result *result)
 {
     if (result->end == CALL_END_LOCAL)

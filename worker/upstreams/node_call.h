@@ -63,6 +63,11 @@ MUST_CHECK int node_call_start(struct node_call **out, struct upstream *node,
 /* At most so many bytes is the message that starts it, without a text to go on from. */
 uint64_t node_call_message_bytes(const struct client_request *request);
 
+/* Did it end because the message, of at most so many bytes, is larger than the node takes?  A
+ * full node says when to come back; gRPC libraries answer a message beyond their limit with the
+ * same status and without that. */
+bool node_call_is_too_large(const struct call_result *result, uint64_t message_bytes);
+
 /* The client's error for a call that ended without a whole answer, if no other node helps. */
 enum api_error node_call_error(const struct call_result *result);
 

@@ -16,6 +16,7 @@
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
+#include "shm/share/gauges.h"
 #include "shm/share/model_queues.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
@@ -32,6 +33,7 @@ struct upstreams {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
+    unsigned worker; /* own column of the gauges */
     void (*on_change)(void *data, bool models);
     void *data;
 
@@ -212,8 +214,10 @@ static struct upstream *copy_row(struct upstreams *upstreams, uint32_t node_id,
         retire(upstreams, node_id);
         node = NULL;
     }
-    if (node == NULL)
+    if (node == NULL) {
         node = add_node(upstreams, node_id);
+        gauges_enter(upstreams->board, upstreams->worker, node_id, fresh->generation);
+    }
     if (node != NULL) {
         node_info_copy(&node->info, fresh);
         node->version = version;
@@ -490,8 +494,8 @@ static int make_tls(struct upstreams *upstreams, struct error *err)
 }
 
 int upstreams_create(struct upstreams **out, struct loop *loop, const struct config *config,
-                     struct scoreboard *board, void (*on_change)(void *data, bool models),
-                     void *data, struct error *err)
+                     struct scoreboard *board, unsigned worker,
+                     void (*on_change)(void *data, bool models), void *data, struct error *err)
 {
     struct upstreams *upstreams = calloc(1, sizeof(*upstreams));
     int rc;
@@ -502,6 +506,7 @@ int upstreams_create(struct upstreams **out, struct loop *loop, const struct con
     upstreams->loop = loop;
     upstreams->config = config;
     upstreams->board = board;
+    upstreams->worker = worker;
     upstreams->on_change = on_change;
     upstreams->data = data;
     upstreams->nodes_cap = scoreboard_max_nodes(board);

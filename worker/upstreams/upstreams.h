@@ -77,8 +77,8 @@ struct upstream_model {
 
 MUST_CHECK int upstreams_create(struct upstreams **out, struct loop *loop,
                                 const struct config *config, struct scoreboard *board,
-                                void (*on_change)(void *data, bool models), void *data,
-                                struct error *err);
+                                unsigned worker, void (*on_change)(void *data, bool models),
+                                void *data, struct error *err);
 void upstreams_destroy(struct upstreams *upstreams);
 
 /* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that

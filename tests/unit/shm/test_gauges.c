@@ -109,6 +109,30 @@ Test(gauges, a_claim_under_way_or_an_older_word_does_not_spoil_the_sum)
     board_drop(&t, board);
 }
 
+Test(gauges, rows_of_any_width_add_up)
+{
+    for (unsigned workers = 1; workers <= 11; workers++) {
+        struct temporary t;
+        struct scoreboard *board = board_make(&t, 1, workers, 1);
+        struct gauge g;
+
+        cr_assert_eq(nodes_claim(board, 1), 0);
+        for (unsigned w = 0; w < workers; w++)
+            gauges_enter(board, w, 0, 1);
+        for (unsigned w = 0; w < workers; w += 2) {
+            cr_assert(gauges_claim(board, w, 0, 1, 10, 99));
+            gauges_enter(board, w, 0, 1);
+        }
+        g = gauges_sum(board, 0, 1);
+        cr_assert_eq(g.inflight, (workers + 1) / 2);
+        cr_assert_eq(g.charged_us, (workers + 1) / 2 * 10);
+        gauges_enter(board, 0, 0, 2);
+        cr_assert_eq(gauges_sum(board, 0, 1).inflight, (workers + 1) / 2,
+                     "there is no such node");
+        board_drop(&t, board);
+    }
+}
+
 Test(gauges, only_columns_that_were_ever_used_are_read)
 {
     struct temporary t;

@@ -10,7 +10,10 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
+#include "shm/segment.h"
+#include "shm/share/gauges.h"
 
 #define NODES   64
 #define MODELS  40 /* of each node; node i also has one of its own */
@@ -74,8 +77,8 @@ static void set_up(void)
     cr_assert_eq(scoreboard_create(&board, path, &params, &err), 0, "%s", err.text);
     cr_assert_eq(loop_init(&loop, &err), 0, "%s", err.text);
     loop.now_mono_us = MANY_US;
-    cr_assert_eq(upstreams_create(&upstreams, &loop, &config, board, on_change, NULL, &err), 0,
-                 "%s", err.text);
+    cr_assert_eq(upstreams_create(&upstreams, &loop, &config, board, 0, on_change, NULL, &err),
+                 0, "%s", err.text);
     for (unsigned i = 0; i < NODES - 1; i++)
         (void)add_node(i);
     (void)unlink(path);
@@ -108,6 +111,24 @@ Test(upstreams, every_model_knows_all_nodes_that_serve_it)
         cr_assert_eq(upstreams_find(upstreams, id)->servers[0].node_id, i, "%s", id);
     }
     cr_assert_null(upstreams_find(upstreams, "nobody-has-it"));
+}
+
+Test(upstreams, the_own_word_in_the_gauges_of_a_node_is_of_its_generation)
+{
+    struct node_info info = describe(0);
+
+    cr_assert_eq(SB_GAUGE_GENERATION(segment_gauges(board, 0)[0]), 1);
+    cr_assert(gauges_claim(board, 0, 0, 1, 5, 9));
+    nodes_publish(board, 0, &info);
+    renew();
+    cr_assert_eq(gauges_sum(board, 0, 1).inflight, 1, "it is no new node");
+    nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
+    renew();
+    (void)add_node(NODES - 1); /* the last row that was free */
+    cr_assert_eq(add_node(0), 0);
+    renew();
+    cr_assert_eq(SB_GAUGE_GENERATION(segment_gauges(board, 0)[0]), 2);
+    cr_assert_eq(gauges_sum(board, 0, 2).inflight, 0);
 }
 
 Test(upstreams, a_node_that_changes_its_state_leaves_the_models_as_they_are)
