@@ -119,8 +119,8 @@ static void on_flush(struct deferred *deferred)
     struct node_request *req = CONTAINER_OF(deferred, struct node_request, flush);
 
     /* The event that ends a choice waits for the usage event, which comes at once. */
-    if (req->last_brace == 0)
-        (void)sender_flush(req);
+    if (req->last_brace == 0 && !sender_flush(req))
+        return; /* the call has ended */
 }
 
 void sender_flush_soon(struct node_request *req)

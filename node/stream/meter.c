@@ -1,6 +1,7 @@
 /* meter.c - reads along in a streamed answer, one function for each format. */
 #include "node/stream/meter.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -405,8 +406,10 @@ static enum seen_kind see_responses(struct stream_meter *o, const struct json_va
     if (response.type == JSON_OBJECT)
         note_identity(o, &response);
     if (type_is(&type, "response.failed") || type_is(&type, "response.cancelled")) {
-        (void)meter_error_in(&response, seen->error_text, sizeof(seen->error_text),
-                             &seen->error_status);
+        if (!meter_error_in(&response, seen->error_text, sizeof(seen->error_text),
+                            &seen->error_status))
+            (void)snprintf(seen->error_text, sizeof(seen->error_text),
+                           "the engine ended the response without a reason");
         return SEEN_ERROR;
     }
     if (type_is(&type, "response.completed") || type_is(&type, "response.incomplete")) {
