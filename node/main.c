@@ -22,7 +22,6 @@
 #include "proto/rpc/h2/tls.h"
 #include "proto/wire.h"
 
-#define POLL_MS        500
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
 #define TURN_MAX_US    (100 * US_PER_MS)
 #define EXIT_USAGE     2
@@ -247,7 +246,7 @@ static int start(struct node_program *node, struct error *err)
                                    .offer = {.models = o->models,
                                              .models_count = o->models_count,
                                              .operations = o->operations},
-                                   .poll_ms = POLL_MS};
+                                   .look_every_s = o->look_every_s};
     struct registration_config joining = {.host = o->advertise};
     uint16_t port = 0;
     int rc;

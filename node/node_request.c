@@ -97,7 +97,8 @@ static void finish(struct node_request *req)
     loop_undefer(agent->loop, &req->flush);
     slots_leave(&agent->slots, &req->waiter);
     if (req->run != NULL) {
-        engine_cancel(req->run);
+        engine_cancel(req->run,
+                      req->content_us == 0 ? ENGINE_CANCEL_EARLY : ENGINE_CANCEL_AMID);
         req->run = NULL;
         /* Engines that show their load also show when they have noticed. */
         give_back(req, agent->looked_mono_us != 0 && agent->reported.has_load);
@@ -277,7 +278,7 @@ void node_request_run_over(struct node_request *req)
 
 void node_request_drop_run(struct node_request *req)
 {
-    engine_cancel(req->run);
+    engine_cancel(req->run, ENGINE_CANCEL_OVER);
     node_request_run_over(req);
 }
 

@@ -32,6 +32,9 @@ const char options_help[] =
     "                           without a list of models, or with too long a one\n"
     "  --operations LIST        offer these operations and no others, as chat_completions,\n"
     "                           messages,rerank [as detected, and learned]\n"
+    "  --look-every SECONDS     time between looks at an idle engine [5; 300 for one behind a "
+    "public\n"
+    "                           address that does not show its load, as paid APIs do]\n"
     "  --resume-ids             ask a llama-server for token ids, so that completions that go "
     "on\n"
     "                           elsewhere are exact; costs it a look at all tokens for each\n"
@@ -71,6 +74,7 @@ enum {
     OPT_ENGINE_INSECURE,
     OPT_MODEL,
     OPT_OPERATIONS,
+    OPT_LOOK_EVERY,
     OPT_RESUME_IDS,
     OPT_TLS_CERT,
     OPT_TLS_KEY,
@@ -97,6 +101,7 @@ static const struct option long_options[] = {
     {"engine-insecure", no_argument, NULL, OPT_ENGINE_INSECURE},
     {"model", required_argument, NULL, OPT_MODEL},
     {"operations", required_argument, NULL, OPT_OPERATIONS},
+    {"look-every", required_argument, NULL, OPT_LOOK_EVERY},
     {"resume-ids", no_argument, NULL, OPT_RESUME_IDS},
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
@@ -258,6 +263,8 @@ static int take(struct options *o, int option, const char *value, struct error *
         if (rc == 0)
             o->queue = (int32_t)n;
         return rc;
+    case OPT_LOOK_EVERY:
+        return parse_number(&o->look_every_s, "--look-every", value, 1, 86400, err);
     case OPT_RESUME_IDS:
         o->resume_ids = true;
         return 0;

@@ -27,6 +27,7 @@ struct options {
     char name[AGENT_NODE_ID_BYTES];
     uint32_t slots_min, slots_max; /* equal: so many; both 0: as the engine says, or learned */
     int32_t queue;                 /* -1 = half the slots */
+    uint32_t look_every_s;         /* at an idle engine; 0 = by its kind and address */
     const char *engine_key_file, *engine_ca;
     bool engine_insecure;
     const char *models[ENGINE_OFFER_MODELS];

@@ -249,6 +249,30 @@ bool net_is_local(const char *text)
     return strcasecmp(host, "localhost") == 0;
 }
 
+static bool v4_is_private(uint32_t address)
+{
+    return address >> 24 == IN_LOOPBACKNET || address >> 24 == 10 ||
+           address >> 20 == (172 << 4 | 1) || address >> 16 == (192 << 8 | 168) ||
+           address >> 16 == (169 << 8 | 254) || address >> 22 == (100 << 2 | 1);
+}
+
+bool net_is_private(const char *address)
+{
+    struct in6_addr v6;
+    struct in_addr v4;
+
+    if (inet_pton(AF_INET, address, &v4) == 1)
+        return v4_is_private(ntohl(v4.s_addr));
+    if (inet_pton(AF_INET6, address, &v6) != 1)
+        return false;
+    if (IN6_IS_ADDR_V4MAPPED(&v6)) {
+        memcpy(&v4, v6.s6_addr + 12, sizeof(v4));
+        return v4_is_private(ntohl(v4.s_addr));
+    }
+    return IN6_IS_ADDR_LOOPBACK(&v6) || IN6_IS_ADDR_LINKLOCAL(&v6) ||
+           (v6.s6_addr[0] & 0xfe) == 0xfc;
+}
+
 int net_listen(const char *text, int backlog, struct error *err)
 {
     struct net_addr addr;

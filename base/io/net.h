@@ -47,6 +47,11 @@ uint16_t net_port(const struct net_addr *addr);
  * socket? By the text alone: any other name counts as reachable. */
 MUST_CHECK bool net_is_local(const char *text);
 
+/* Is the numeric address, without a port, of this machine or of a private network: loopback,
+ * RFC 1918, link-local, 100.64.0.0/10 (carriers, overlay networks), IPv6 fc00::/7?  Text that
+ * is no address is not. */
+MUST_CHECK bool net_is_private(const char *address);
+
 /* Binds and listens: close-on-exec, non-blocking, SO_REUSEADDR.  A stale Unix socket file is
  * replaced.  Returns the descriptor, or DRV_ESYS / DRV_EINVAL / DRV_ENOENT with `err` set. */
 MUST_CHECK int net_listen(const char *text, int backlog, struct error *err);

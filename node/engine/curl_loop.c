@@ -154,3 +154,10 @@ void curl_loop_remove(struct curl_loop *cl, struct curl_job *job)
     assert(cl->inside == 0);
     (void)curl_multi_remove_handle(cl->multi, job->easy);
 }
+
+void curl_loop_free_headers(struct curl_slist *headers)
+{
+    for (struct curl_slist *item = headers; item != NULL; item = item->next)
+        explicit_bzero(item->data, strlen(item->data));
+    curl_slist_free_all(headers);
+}

@@ -42,4 +42,7 @@ MUST_CHECK int curl_loop_add(struct curl_loop *cl, struct curl_job *job);
  * callback of libcurl's: see `inside`. */
 void curl_loop_remove(struct curl_loop *cl, struct curl_job *job);
 
+/* Frees request headers, overwritten first: one of them may be a key.  NULL is fine. */
+void curl_loop_free_headers(struct curl_slist *headers);
+
 #endif

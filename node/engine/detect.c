@@ -14,9 +14,6 @@
 #include "node/engine/kinds/openai.h"
 #include "node/engine/kinds/operations.h"
 
-/* A full look every so many quick ones: models and context sizes change rarely. */
-#define QUICK_LOOKS 10
-
 void detect_init(struct detector *r, const char *url, const struct engine_offer *offer)
 {
     memset(r, 0, sizeof(*r));
@@ -57,7 +54,7 @@ static const char *path_of(uint32_t step)
 }
 
 /* The questions of a full look at a kind, after /v1/models. */
-static uint32_t steps_of(uint32_t kind, bool router)
+static uint32_t full_steps(uint32_t kind, bool router)
 {
     switch ((Drover__V1__EngineKind)kind) {
     case KIND(LLAMA_SERVER):
@@ -79,35 +76,54 @@ static uint32_t steps_of(uint32_t kind, bool router)
     return 0;
 }
 
-static uint32_t quick_steps_of(struct detector *r)
+/* The questions that show the load of a kind, and models that load or are dropped. */
+static uint32_t load_steps(const struct detector *r)
 {
-    uint32_t steps = 0;
-
     switch ((Drover__V1__EngineKind)r->facts.kind) {
     case KIND(LLAMA_SERVER):
-        steps = r->facts.router ? DETECT_MODELS : DETECT_SLOTS | DETECT_METRICS;
-        break;
+        if (r->facts.router)
+            return DETECT_MODELS;
+        /* One is enough; the speeds in /metrics change slowly. */
+        if (r->facts.slots_show_work && !r->metrics_due && (r->missing & DETECT_SLOTS) == 0)
+            return DETECT_SLOTS;
+        return DETECT_SLOTS | DETECT_METRICS;
+    case KIND(SIMULATED):
+        return DETECT_MODELS | DETECT_METRICS;
     case KIND(OLLAMA):
-        steps = DETECT_PS;
-        break;
+        return DETECT_PS;
     case KIND(VLLM):
     case KIND(SGLANG):
-        steps = DETECT_METRICS;
-        break;
-    case KIND(SIMULATED):
-        steps = DETECT_MODELS | DETECT_METRICS; /* its models load when they are asked for */
-        break;
+        return DETECT_METRICS;
     case KIND(UNSPECIFIED):
     case KIND(OPENAI):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
-        steps = DETECT_MODELS;
         break;
     }
-    steps &= ~r->missing;
-    if (steps != 0)
-        return steps;
-    r->missing &= ~(uint32_t)DETECT_HEALTH; /* even a 404 shows that a server is there */
+    return 0;
+}
+
+/* A question that costs an engine no work; the answer shows that the engine lives. */
+static uint32_t light_steps(const struct detector *r)
+{
+    switch ((Drover__V1__EngineKind)r->facts.kind) {
+    case KIND(OLLAMA):
+        return DETECT_PS; /* a model that was idle for long is dropped by itself */
+    case KIND(SGLANG):    /* its /health may generate a token */
+    case KIND(UNSPECIFIED):
+    case KIND(OPENAI):
+        return DETECT_MODELS;
+    case KIND(LLAMA_SERVER):
+    case KIND(SIMULATED):
+    case KIND(VLLM):
+    case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
+        break;
+    }
     return DETECT_HEALTH;
+}
+
+bool detect_shows_load(const struct detector *r)
+{
+    return (load_steps(r) & ~r->missing) != 0;
 }
 
 static const char *ask(struct detector *r)
@@ -118,25 +134,41 @@ static const char *ask(struct detector *r)
     return r->asking == 0 ? NULL : path_of(r->asking);
 }
 
-const char *detect_begin(struct detector *r)
+const char *detect_begin(struct detector *r, enum look_level level, uint64_t now_mono_us)
 {
-    bool full = !r->facts.reachable || r->facts.loading || r->quick >= QUICK_LOOKS;
+    bool unknown = !r->facts.reachable || r->facts.loading;
 
     facts_copy(&r->next, &r->facts);
     r->next.detail[0] = '\0';
     r->next.loading = false;
+    r->next.looked_mono_us = now_mono_us;
     r->slots_seen = false;
+    r->load_seen = false;
     r->lists = false;
     r->has_version = false;
-    if (full) {
+    r->level = unknown ? LOOK_FULL : level;
+    r->todo = 0;
+    switch (r->level) {
+    case LOOK_FULL:
         r->next.kind = KIND(UNSPECIFIED); /* another engine may have taken its place */
         r->next.speaks_ollama = false;
         r->missing = 0;
-        r->quick = 0;
+        /* A llama-server that does nothing for us is not asked for its load. */
+        r->skips_load = !unknown && r->facts.kind == KIND(LLAMA_SERVER);
+        r->metrics_due = r->skips_load;
         r->todo = DETECT_MODELS;
-    } else {
-        r->quick++;
-        r->todo = quick_steps_of(r);
+        break;
+    case LOOK_LOAD:
+        r->todo = load_steps(r) & ~r->missing;
+        r->metrics_due = false;
+        break;
+    case LOOK_LIGHT:
+        r->todo = light_steps(r) & ~r->missing;
+        break;
+    }
+    if (r->todo == 0) {
+        r->missing &= ~(uint32_t)DETECT_HEALTH; /* even a 404 shows that a server is there */
+        r->todo = DETECT_HEALTH;
     }
     return ask(r);
 }
@@ -210,8 +242,8 @@ static const char *finish(struct detector *r)
         r->working = 0;
     }
     settle_operations(r);
-    if (!next->reachable)
-        r->quick = QUICK_LOOKS;
+    if (!r->load_seen)
+        next->looked_mono_us = r->facts.looked_mono_us;
     facts_copy(&r->facts, next);
     r->asking = 0;
     r->todo = 0;
@@ -258,6 +290,7 @@ static void read_metrics(struct detector *r, const struct detect_answer *answer)
         llama_server_read_metrics(next, answer->body, answer->n, r->slots_seen);
     else if (next->kind == KIND(VLLM) || next->kind == KIND(SGLANG))
         batching_read_metrics(next, answer->body, answer->n);
+    r->load_seen |= next->has_load;
 }
 
 /* /api/tags: Ollama's, or those of a server that has its API, too. */
@@ -304,9 +337,12 @@ static void read_json(struct detector *r, const struct json_value *root, const c
     case DETECT_PROPS:
         if (llama_server_read_props(&r->next, root) && unknown)
             r->todo = DETECT_SLOTS | DETECT_METRICS;
+        if (r->skips_load || json_get(root, "is_sleeping").type == JSON_TRUE)
+            r->todo &= ~(uint32_t)(DETECT_SLOTS | DETECT_METRICS); /* they would wake it */
         break;
     case DETECT_SLOTS:
         r->slots_seen = llama_server_read_slots(&r->next, root);
+        r->load_seen |= r->slots_seen;
         break;
     case DETECT_SERVER_INFO:
         batching_read_server_info(&r->next, root);
@@ -426,8 +462,8 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
         r->next.reachable = true; /* 404, 501: it does not have this */
         lacks(r);
     }
-    if (first && r->quick == 0) /* a quick look has its own steps */
-        r->todo |= steps_of(r->next.kind, r->next.router);
+    if (first && r->level == LOOK_FULL) /* other looks have their own steps */
+        r->todo |= full_steps(r->next.kind, r->next.router);
     ask(r);
     return r->asking != 0 ? path_of(r->asking) : finish(r);
 }

@@ -2,9 +2,10 @@
  * detect.h - detects which engine answers at a URL, and reads its facts.
  *
  * A look is a short series of GETs.  This module says which path to ask next;
- * node/engine/http.c does the asking, and the readers in node/engine/kinds/ turn the answers
- * into facts.  A full look begins at /v1/models, which every engine has, and settles the kind;
- * a quick look only refreshes the load.  An engine that shows no load gets none invented for
+ * node/engine/look/looks.c does the asking, and the readers in node/engine/kinds/ turn the
+ * answers into facts.  A full look begins at /v1/models, which every engine has, and settles
+ * the kind.  A load look asks what shows the load, a light look what costs the engine least;
+ * for when each is due see look_times.h.  An engine that shows no load gets none invented for
  * it.  Pure.
  */
 #ifndef DROVER_NODE_ENGINE_DETECT_H
@@ -17,6 +18,7 @@
 #include "base/attrs.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/operations.h"
+#include "node/engine/look/look_times.h"
 
 /* Paths a look may still ask; a bit each. */
 enum detect_step {
@@ -39,13 +41,16 @@ struct detector {
     struct engine_facts facts;        /* of the last look that ended */
     struct engine_facts next;         /* of the look under way */
     uint32_t todo;                    /* steps still to ask */
-    uint32_t asking;  /* the step whose answer is awaited; 0 = no look under way */
-    uint32_t missing; /* steps that this engine does not offer */
-    bool lists;       /* /v1/models was answered with a list in this look */
-    bool has_version; /* /version was answered with one */
-    bool slots_seen;  /* /slots was answered in this look */
-    unsigned quick;   /* quick looks since the last full one */
-    uint32_t working; /* operations that this engine has answered, a bit each */
+    uint32_t asking;       /* the step whose answer is awaited; 0 = no look under way */
+    uint32_t missing;      /* steps that this engine does not offer */
+    bool lists;            /* /v1/models was answered with a list in this look */
+    bool has_version;      /* /version was answered with one */
+    bool slots_seen;       /* /slots was answered in this look */
+    enum look_level level; /* of this look */
+    bool load_seen;        /* this look has shown what runs */
+    bool skips_load;       /* this full look leaves the load out */
+    bool metrics_due;      /* the next load look reads the speeds, too */
+    uint32_t working;      /* operations that this engine has answered, a bit each */
     struct operations_missing missing_operations;
 };
 
@@ -63,8 +68,12 @@ struct detect_answer {
 /* `url` and `offer` must outlive the detector. */
 void detect_init(struct detector *r, const char *url, const struct engine_offer *offer);
 
-/* Starts a look; full when it is due.  Returns the first path to ask. */
-const char *detect_begin(struct detector *r);
+/* Starts a look; a full one while the engine is not known or not ready.  Returns the first path
+ * to ask. */
+const char *detect_begin(struct detector *r, enum look_level level, uint64_t now_mono_us);
+
+/* Does a load look show anything of this engine? */
+MUST_CHECK bool detect_shows_load(const struct detector *r);
 
 /* Takes the answer to the path asked last.  Returns the next path, or NULL: the look has ended
  * and `facts` is new. */

@@ -59,10 +59,10 @@ struct engine_config {
     const char *ca_file;  /* checks an https engine's certificate; NULL = the system's */
     bool insecure;        /* the certificate is not checked */
     struct engine_offer offer;
-    uint32_t poll_ms;
+    uint32_t look_every_s; /* at an idle engine; 0 = by the rules of look_times.h */
 };
 
-/* An engine of a kind found by asking it every `poll_ms`.  The texts that `config` points to
+/* An engine of a kind found by asking it.  The texts that `config` points to
  * must outlive it.  DRV_EINVAL, DRV_ENOENT, DRV_ESYS, DRV_ENOMEM, with `err` set. */
 MUST_CHECK int engine_create(struct engine **out, struct loop *loop,
                              const struct engine_config *config, struct error *err);
@@ -87,8 +87,16 @@ MUST_CHECK int engine_start(struct engine *engine, struct engine_run **out,
                             const struct engine_request *request,
                             const struct engine_events *events, void *data, struct error *err);
 
+/* The state of an answer that is cancelled. */
+enum engine_cancel {
+    ENGINE_CANCEL_EARLY = 0, /* no output yet: the engine may work on for a second, as it has
+                              * nothing to send */
+    ENGINE_CANCEL_AMID,      /* output has come */
+    ENGINE_CANCEL_OVER,      /* it is whole, only the connection is not closed */
+};
+
 /* Closes the connection at once; the run is gone. */
-void engine_cancel(struct engine_run *run);
+void engine_cancel(struct engine_run *run, enum engine_cancel state);
 
 /* Stops delivering, or goes on: for back-pressure. */
 void engine_pause(struct engine_run *run, bool paused);

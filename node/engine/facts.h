@@ -48,9 +48,11 @@ struct engine_facts {
     float kv_used_fraction;  /* -1 = unknown */
     uint64_t preemptions;    /* since its start, where it reports them; else 0 */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
-    uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
+    uint64_t progress;         /* grows with prefill and decode, where the engine shows it */
     uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */
-    uint32_t left_out;         /* names that are too long or too many for `models` */
+    bool slots_show_work; /* /slots counts the tokens that are done; they make `progress` */
+    uint64_t slots_work;  /* the sum that it showed last */
+    uint32_t left_out;    /* names that are too long or too many for `models` */
     uint32_t models_count;
     struct engine_model models[ENGINE_MAX_MODELS]; /* last: facts_copy() copies what is used */
 };

@@ -47,3 +47,28 @@ bool headers_to_client(const char *name, const char *value)
     return strcmp(name, "x-request-id") == 0 || strcmp(name, "retry-after") == 0 ||
            starts_with(name, "openai-");
 }
+
+bool headers_split(const char *line, size_t n, char *name, size_t name_cap, char *value,
+                   size_t value_cap)
+{
+    const char *colon = memchr(line, ':', n);
+    size_t name_len, value_len;
+
+    if (colon == NULL)
+        return false;
+    name_len = (size_t)(colon - line);
+    colon++;
+    while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r' || line[n - 1] == ' '))
+        n--;
+    while (colon < line + n && *colon == ' ')
+        colon++;
+    value_len = colon < line + n ? (size_t)(line + n - colon) : 0;
+    if (name_len >= name_cap || value_len >= value_cap)
+        return false;
+    for (size_t i = 0; i < name_len; i++)
+        name[i] = (char)(line[i] >= 'A' && line[i] <= 'Z' ? line[i] + 32 : line[i]);
+    name[name_len] = '\0';
+    memcpy(value, colon, value_len);
+    value[value_len] = '\0';
+    return memchr(value, '\0', value_len) == NULL;
+}

@@ -3,6 +3,7 @@
 #define DROVER_NODE_HEADERS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/attrs.h"
 
@@ -21,5 +22,10 @@ MUST_CHECK bool headers_to_client(const char *name, const char *value);
 
 /* Printable ASCII, at most HEADERS_MAX_VALUE_BYTES. */
 MUST_CHECK bool headers_value_ok(const char *value);
+
+/* Splits "Name: value\r\n" into a lower-case name and a trimmed value.  False: it is none, or
+ * too long. */
+MUST_CHECK bool headers_split(const char *line, size_t n, char *name, size_t name_cap,
+                              char *value, size_t value_cap);
 
 #endif

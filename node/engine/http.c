@@ -1,5 +1,5 @@
 /*
- * http.c - an engine behind HTTP: runs requests on it, and looks at it now and then.
+ * http.c - an engine behind HTTP: runs requests on it.
  *
  * A request is one libcurl transfer.  Cancelling takes the transfer out, which closes its
  * connection: that is what stops an engine's generation.  libcurl must not be re-entered from
@@ -22,23 +22,15 @@
 #include "base/secure/secret.h"
 #include "base/text/buf.h"
 #include "node/engine/curl_loop.h"
-#include "node/engine/detect.h"
 #include "node/engine/engine.h"
 #include "node/engine/headers.h"
-#include "node/engine/reasons.h"
+#include "node/engine/look/looks.h"
 
 #define HEAD_MAX_BYTES     (64 * 1024)
-#define LOOK_MAX_BYTES     (8 * 1024 * 1024)
-#define LOOK_TIMEOUT_MS    2000L
-#define HEALTH_TIMEOUT_MS  1000L /* of /health, which any engine answers at any time */
 #define CONNECT_TIMEOUT_MS 3000L
 #define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
 #define KEY_FILE_BYTES     4096
 #define AUTHORIZATION      "Authorization: Bearer "
-
-/* After a cancelled or failed run the engine is looked at sooner: its slot may be free long
- * before the next regular look, or busy long after the connection closed. */
-#define HURRY_FIRST_US (20 * US_PER_MS)
 
 struct engine_run {
     struct curl_job job; /* job.easy owned */
@@ -70,15 +62,7 @@ struct engine {
     LIST_HEAD(, engine_run) runs;
     struct deferred chores; /* reaps cancelled runs, resumes paused ones, reports new facts */
     bool facts_changed;     /* between two looks */
-    struct detector detector;
-    struct curl_job look;            /* look.easy owned */
-    struct curl_slist *look_headers; /* owned; the key, or NULL */
-    struct buf look_body;
-    char look_server[64];
-    char look_error[CURL_ERROR_SIZE]; /* libcurl's text */
-    struct timer look_timer;
-    uint64_t heard_mono_us; /* when a run last got bytes; 0 = never */
-    uint64_t hurry_us;      /* delay of the next look after a cancelled run; 0 = no hurry */
+    struct looks looks;
     void (*on_facts)(void *data); /* NULL = no listener */
     void *on_facts_data;
 };
@@ -108,19 +92,11 @@ static void set_common(struct engine *engine, CURL *easy, const char *path)
 
 /* ---- runs ------------------------------------------------------------------------------ */
 
-/* One of them may be the engine's key. */
-static void free_headers(struct curl_slist *headers)
-{
-    for (struct curl_slist *item = headers; item != NULL; item = item->next)
-        explicit_bzero(item->data, strlen(item->data));
-    curl_slist_free_all(headers);
-}
-
 static void free_run(struct engine_run *run)
 {
     LIST_REMOVE(run, link);
     curl_easy_cleanup(run->job.easy);
-    free_headers(run->headers);
+    curl_loop_free_headers(run->headers);
     for (size_t i = 0; i < run->count; i++) {
         free(run->values[i][0]);
         free(run->values[i][1]);
@@ -176,32 +152,6 @@ static void keep_header(struct engine_run *run, const char *name, const char *va
     run->count++;
 }
 
-/* Splits "Name: value\r\n" into a lower-case name and a trimmed value. */
-static bool split_header(const char *line, size_t n, char *name, size_t name_cap, char *value,
-                         size_t value_cap)
-{
-    const char *colon = memchr(line, ':', n);
-    size_t name_len, value_len;
-
-    if (colon == NULL)
-        return false;
-    name_len = (size_t)(colon - line);
-    colon++;
-    while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r' || line[n - 1] == ' '))
-        n--;
-    while (colon < line + n && *colon == ' ')
-        colon++;
-    value_len = colon < line + n ? (size_t)(line + n - colon) : 0;
-    if (name_len >= name_cap || value_len >= value_cap)
-        return false;
-    for (size_t i = 0; i < name_len; i++)
-        name[i] = (char)(line[i] >= 'A' && line[i] <= 'Z' ? line[i] + 32 : line[i]);
-    name[name_len] = '\0';
-    memcpy(value, colon, value_len);
-    value[value_len] = '\0';
-    return memchr(value, '\0', value_len) == NULL;
-}
-
 static size_t on_header_line(char *line, size_t size, size_t n, void *data)
 {
     struct engine_run *run = data;
@@ -232,7 +182,7 @@ static size_t on_header_line(char *line, size_t size, size_t n, void *data)
         run->events->on_head(run->data, run->status, run->content_type, run->list, run->count);
         return run->cancelled ? 0 : n;
     }
-    if (split_header(line, n, name, sizeof(name), value, sizeof(value)))
+    if (headers_split(line, n, name, sizeof(name), value, sizeof(value)))
         keep_header(run, name, value);
     return n;
 }
@@ -244,7 +194,7 @@ static size_t on_body_bytes(char *bytes, size_t size, size_t n, void *data)
     (void)size;
     if (run->cancelled || !run->sent_head)
         return 0;
-    run->engine->heard_mono_us = loop_now_us(run->engine->loop);
+    looks_heard(&run->engine->looks);
     if (n != 0)
         run->events->on_body(run->data, (const uint8_t *)bytes, n);
     return run->cancelled ? 0 : n;
@@ -273,16 +223,6 @@ static enum engine_end end_of(const struct engine_run *run, CURLcode code)
     }
 }
 
-static void on_look_due(struct timer *timer);
-
-/* The next looks come soon: something happened to the engine that we cannot see from here. */
-static void hurry(struct engine *engine)
-{
-    engine->hurry_us = HURRY_FIRST_US;
-    if (timer_running(&engine->look_timer))
-        timer_start(engine->loop, &engine->look_timer, HURRY_FIRST_US, on_look_due);
-}
-
 static void on_run_done(struct curl_job *job, CURLcode code)
 {
     struct engine_run *run = CONTAINER_OF(job, struct engine_run, job);
@@ -291,8 +231,8 @@ static void on_run_done(struct curl_job *job, CURLcode code)
         const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
         enum engine_end end = end_of(run, code);
 
-        if (end != ENGINE_END_OK)
-            hurry(run->engine); /* it may be down: coordinators want to know */
+        looks_run_ended(&run->engine->looks,
+                        end == ENGINE_END_OK ? LOOKS_RUN_ENDED : LOOKS_RUN_BROKE);
         run->events->on_end(run->data, end, why);
     }
     free_run(run);
@@ -390,17 +330,28 @@ int engine_start(struct engine *engine, struct engine_run **out,
         free_run(run);
         return error_set(err, rc, "cannot start the engine call: out of memory");
     }
+    looks_run_began(&engine->looks);
     *out = run;
     return 0;
 }
 
-void engine_cancel(struct engine_run *run)
+void engine_cancel(struct engine_run *run, enum engine_cancel state)
 {
     struct engine *engine = run->engine;
 
     run->cancelled = true;
     loop_defer(engine->loop, &engine->chores, do_chores);
-    hurry(engine);
+    switch (state) {
+    case ENGINE_CANCEL_EARLY:
+        looks_run_ended(&engine->looks, LOOKS_RUN_LEFT);
+        break;
+    case ENGINE_CANCEL_AMID:
+        looks_run_ended(&engine->looks, LOOKS_RUN_STOPPED);
+        break;
+    case ENGINE_CANCEL_OVER:
+        looks_run_ended(&engine->looks, LOOKS_RUN_ENDED);
+        break;
+    }
 }
 
 void engine_pause(struct engine_run *run, bool paused)
@@ -414,121 +365,20 @@ void engine_pause(struct engine_run *run, bool paused)
 
 void engine_operation_works(struct engine *engine, int operation)
 {
-    detect_operation_works(&engine->detector, operation);
+    detect_operation_works(&engine->looks.detector, operation);
 }
 
 void engine_operation_missing(struct engine *engine, const char *model, int operation)
 {
-    if (!detect_operation_missing(&engine->detector, model, operation, clock_mono_us()))
+    if (!detect_operation_missing(&engine->looks.detector, model, operation, clock_mono_us()))
         return;
     engine->facts_changed = true;
     loop_defer(engine->loop, &engine->chores, do_chores);
 }
 
-/* ---- looking at the engine ------------------------------------------------------------- */
-
-static void ask(struct engine *engine, const char *path);
-
-static void end_look(struct engine *engine)
-{
-    uint64_t poll_us = engine->config.poll_ms * US_PER_MS, delay_us = poll_us;
-
-    if (engine->hurry_us != 0) {
-        delay_us = engine->hurry_us;
-        engine->hurry_us *= 2;
-        if (engine->hurry_us >= poll_us)
-            engine->hurry_us = 0;
-    }
-    timer_start(engine->loop, &engine->look_timer, delay_us, on_look_due);
-    if (engine->on_facts != NULL)
-        engine->on_facts(engine->on_facts_data);
-}
-
-static void take_answer(struct engine *engine, const struct detect_answer *answer)
-{
-    const char *path = detect_next(&engine->detector, answer);
-
-    if (path != NULL)
-        ask(engine, path);
-    else
-        end_look(engine);
-}
-
-static void on_look_done(struct curl_job *job, CURLcode code)
-{
-    struct engine *engine = CONTAINER_OF(job, struct engine, look);
-    struct detect_answer answer = {0};
-    char why[CURL_ERROR_SIZE + 128];
-    long status = 0;
-
-    if (code == CURLE_OK)
-        (void)curl_easy_getinfo(job->easy, CURLINFO_RESPONSE_CODE, &status);
-    answer.status = (unsigned)status;
-    answer.server = engine->look_server;
-    answer.body = buf_head(&engine->look_body);
-    answer.n = buf_size(&engine->look_body);
-    reasons_of_transfer(why, sizeof(why), code, engine->look_error);
-    answer.why = why;
-    answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
-    if (answer.timed_out && engine->heard_mono_us >= engine->detector.next.looked_mono_us) {
-        /* Too busy to be looked at, but answers come: the facts stay. */
-        detect_abandon(&engine->detector);
-        end_look(engine);
-        return;
-    }
-    take_answer(engine, &answer);
-}
-
-static size_t on_look_header(char *line, size_t size, size_t n, void *data)
-{
-    struct engine *engine = data;
-    char name[64], value[64];
-
-    (void)size;
-    if (split_header(line, n, name, sizeof(name), value, sizeof(value)) &&
-        strcmp(name, "server") == 0)
-        (void)strlcpy(engine->look_server, value, sizeof(engine->look_server));
-    return n;
-}
-
-static size_t on_look_bytes(char *bytes, size_t size, size_t n, void *data)
-{
-    struct engine *engine = data;
-
-    (void)size;
-    if (buf_size(&engine->look_body) + n > LOOK_MAX_BYTES)
-        return 0;
-    buf_add(&engine->look_body, bytes, n);
-    return engine->look_body.failed ? 0 : n;
-}
-
-static void ask(struct engine *engine, const char *path)
-{
-    struct detect_answer none = {.server = "", .why = "out of memory"};
-
-    buf_shrink(&engine->look_body, 64 * 1024);
-    engine->look_server[0] = '\0';
-    engine->look_error[0] = '\0';
-    set_common(engine, engine->look.easy, path);
-    (void)curl_easy_setopt(engine->look.easy, CURLOPT_TIMEOUT_MS,
-                           strcmp(path, "/health") == 0 ? HEALTH_TIMEOUT_MS : LOOK_TIMEOUT_MS);
-    if (curl_loop_add(&engine->curl, &engine->look) != 0)
-        take_answer(engine, &none); /* ends the look: an unanswered /health has no next step */
-}
-
-static void on_look_due(struct timer *timer)
-{
-    struct engine *engine = CONTAINER_OF(timer, struct engine, look_timer);
-
-    const char *path = detect_begin(&engine->detector);
-
-    engine->detector.next.looked_mono_us = clock_mono_us();
-    ask(engine, path);
-}
-
 const struct engine_facts *engine_facts(const struct engine *engine)
 {
-    return &engine->detector.facts;
+    return &engine->looks.detector.facts;
 }
 
 void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data)
@@ -545,21 +395,14 @@ void engine_destroy(struct engine *engine)
 
     if (engine == NULL)
         return;
-    timer_stop(engine->loop, &engine->look_timer);
     loop_undefer(engine->loop, &engine->chores);
     while ((run = LIST_FIRST(&engine->runs)) != NULL) {
         curl_loop_remove(&engine->curl, &run->job);
         free_run(run);
     }
-    if (engine->look.easy != NULL) {
-        if (engine->detector.asking != 0)
-            curl_loop_remove(&engine->curl, &engine->look);
-        curl_easy_cleanup(engine->look.easy);
-    }
+    looks_finish(&engine->looks);
     curl_loop_finish(&engine->curl);
-    buf_finish(&engine->look_body);
     free(engine->url);
-    free_headers(engine->look_headers);
     secret_free(engine->authorization);
     free(engine);
 }
@@ -626,25 +469,31 @@ static int read_key(char **out, const char *path, struct error *err)
     return rc;
 }
 
-static int prepare_look(struct engine *engine)
+static void prepare_look(void *data, CURL *easy, const char *path)
 {
-    CURL *easy = curl_easy_init();
+    set_common(data, easy, path);
+}
 
-    engine->look.easy = easy;
-    engine->look.on_done = on_look_done;
-    if (easy == NULL)
-        return DRV_ENOMEM;
-    (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_look_header);
-    (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, engine);
-    (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_look_bytes);
-    (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, engine);
-    (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, engine->look_error);
-    if (engine->authorization == NULL)
-        return 0;
-    engine->look_headers = curl_slist_append(NULL, engine->authorization);
-    if (engine->look_headers == NULL)
-        return DRV_ENOMEM;
-    (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, engine->look_headers);
+static void on_facts(void *data)
+{
+    struct engine *engine = data;
+
+    if (engine->on_facts != NULL)
+        engine->on_facts(engine->on_facts_data);
+}
+
+static int start_looks(struct engine *engine, struct error *err)
+{
+    struct looks_config config = {.loop = engine->loop,
+                                  .curl = &engine->curl,
+                                  .authorization = engine->authorization,
+                                  .idle_us = engine->config.look_every_s * US_PER_S,
+                                  .prepare = prepare_look,
+                                  .on_facts = on_facts,
+                                  .data = engine};
+
+    if (looks_init(&engine->looks, &config) != 0)
+        return error_set(err, DRV_ENOMEM, "out of memory");
     return 0;
 }
 
@@ -679,23 +528,19 @@ int engine_create(struct engine **out, struct loop *loop, const struct engine_co
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
     rc = clean_url(&engine->url, config->url, err);
     if (rc == 0)
-        detect_init(&engine->detector, engine->url, &engine->config.offer);
+        detect_init(&engine->looks.detector, engine->url, &engine->config.offer);
     if (rc == 0 && config->key_file != NULL)
         rc = read_key(&engine->authorization, config->key_file, err);
     if (rc == 0 && config->ca_file != NULL)
         rc = check_ca(config->ca_file, err);
     if (rc == 0)
         rc = curl_loop_init(&engine->curl, loop, err);
-    if (rc == 0) {
-        rc = prepare_look(engine);
-        if (rc != 0)
-            (void)error_set(err, rc, "out of memory");
-    }
+    if (rc == 0)
+        rc = start_looks(engine, err);
     if (rc != 0) {
         engine_destroy(engine);
         return rc;
     }
-    timer_start(loop, &engine->look_timer, 0, on_look_due);
     *out = engine;
     return 0;
 }

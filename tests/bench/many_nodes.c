@@ -26,7 +26,6 @@
 
 #define MAX_COUNT 1024
 #define LEAVE_US  (5 * US_PER_S)
-#define POLL_MS   5000 /* hundreds look at engines of one process */
 
 struct herd_node {
     struct engine *engine;
@@ -51,7 +50,7 @@ static int start_node(struct herd_node *node, struct loop *loop, unsigned number
                       struct error *err)
 {
     struct agent_config config = {.queue = -1};
-    struct engine_config engine = {.url = url, .poll_ms = POLL_MS};
+    struct engine_config engine = {.url = url};
     struct server_config server = {.methods_count = SERVICE_METHODS, .max_streams = 256};
     struct net_addr local;
     int rc = engine_create(&node->engine, loop, &engine, err);

@@ -136,11 +136,44 @@ bool llama_server_read_props(struct engine_facts *facts, const struct json_value
     return true;
 }
 
+/* The tokens that a slot has worked through for its present task, added to `*tokens`.  False:
+ * it does not say. */
+static bool add_work(uint64_t *tokens, const struct json_value *slot)
+{
+    struct json_value processed = json_get(slot, "n_prompt_tokens_processed");
+    struct json_value list = json_get(slot, "next_token"); /* an object in older versions */
+    struct json_value key, next;
+    struct json_iter it;
+    uint64_t n;
+
+    if (!json_uint(&n, &processed, INT64_MAX))
+        return false;
+    *tokens += n + fields_count(&list, "n_decoded");
+    if (list.type != JSON_ARRAY)
+        return true;
+    json_iter_init(&it, &list);
+    while (json_iter_next(&it, &key, &next))
+        *tokens += fields_count(&next, "n_decoded");
+    return true;
+}
+
+/* The sum falls when a task ends; the count of progress never does. */
+static void note_work(struct engine_facts *facts, uint64_t work)
+{
+    if (work > facts->slots_work)
+        facts->progress += work - facts->slots_work;
+    else if (work != facts->slots_work)
+        facts->progress += work; /* of tasks that began since */
+    facts->slots_work = work;
+    facts->progress_mono_us = facts->looked_mono_us;
+}
+
 bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value key, slot, busy;
     struct json_iter it;
     uint32_t slots = 0, running = 0;
+    uint64_t work = 0;
 
     if (root->type != JSON_ARRAY)
         return false;
@@ -148,8 +181,13 @@ bool llama_server_read_slots(struct engine_facts *facts, const struct json_value
     while (json_iter_next(&it, &key, &slot)) {
         busy = json_get(&slot, "is_processing");
         slots++;
-        running += busy.type == JSON_TRUE;
+        if (busy.type != JSON_TRUE)
+            continue;
+        running++;
+        facts->slots_show_work |= add_work(&work, &slot);
     }
+    if (facts->slots_show_work)
+        note_work(facts, work);
     facts->slots = slots;
     facts->running = running;
     facts->queued = 0; /* unless /metrics says otherwise */
@@ -174,7 +212,7 @@ void llama_server_read_metrics(struct engine_facts *facts, const void *text, siz
         facts->queued = metrics_count(deferred);
         facts->has_load = true;
     }
-    if (metrics_sum(text, n, "llamacpp:n_decode_total", &decodes)) {
+    if (!facts->slots_show_work && metrics_sum(text, n, "llamacpp:n_decode_total", &decodes)) {
         facts->progress = metrics_total(decodes);
         facts->progress_mono_us = facts->looked_mono_us;
     }

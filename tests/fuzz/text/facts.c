@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     detect_init(&r, "http://engine", &offer);
     do {
-        path = detect_begin(&r);
+        path = detect_begin(&r, (enum look_level)(input_byte(&in) % 3), 1);
         while (path != NULL) {
             struct detect_answer answer = {.why = "refused"};
             size_t n;

@@ -175,3 +175,27 @@ Test(net, a_stale_unix_socket_is_replaced_and_a_live_one_or_a_file_is_not)
     (void)unlink(text + 5);
     (void)rmdir(dir);
 }
+
+Test(net, private_addresses_are_told_from_public_ones)
+{
+    static const char *const private[] = {
+        "127.0.0.1",   "127.8.8.8",     "10.0.0.1",       "172.16.0.1",  "172.31.255.255",
+        "192.168.1.9", "169.254.10.10", "100.64.0.1",     "100.127.0.1", "::1",
+        "fe80::1",     "fd12:3456::1",  "::ffff:10.0.0.1"};
+    static const char *const public[] = {"8.8.8.8",
+                                         "172.15.0.1",
+                                         "172.32.0.1",
+                                         "192.167.0.1",
+                                         "100.63.0.1",
+                                         "100.128.0.1",
+                                         "2600::1",
+                                         "::ffff:8.8.8.8",
+                                         "11.0.0.1",
+                                         "localhost",
+                                         ""};
+
+    for (size_t i = 0; i < sizeof(private) / sizeof(private[0]); i++)
+        cr_assert(net_is_private(private[i]), "%s", private[i]);
+    for (size_t i = 0; i < sizeof(public) / sizeof(public[0]); i++)
+        cr_assert_not(net_is_private(public[i]), "%s", public[i]);
+}

@@ -31,9 +31,10 @@ struct site {
 };
 
 /* One look at the site, step by step. */
-static inline void look(struct detector *r, struct site *site)
+static inline void look_at(struct detector *r, struct site *site, enum look_level level,
+                           uint64_t now_us)
 {
-    const char *path = detect_begin(r);
+    const char *path = detect_begin(r, level, now_us);
 
     site->asked[0] = '\0';
     for (unsigned steps = 0; path != NULL; steps++) {
@@ -58,6 +59,12 @@ static inline void look(struct detector *r, struct site *site)
         path = detect_next(r, &answer);
         buf_finish(&body);
     }
+}
+
+/* A full look at an engine that is not known; else a look at the load. */
+static inline void look(struct detector *r, struct site *site)
+{
+    look_at(r, site, LOOK_LOAD, 1);
 }
 
 #define SITE(name, list)                                            \

@@ -241,7 +241,7 @@ Test(detect, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
 
     pages[0].body = SIM_MODELS("loading");
     look(&r, &site);
-    cr_assert_str_eq(site.asked, "/v1/models,/metrics,", "a quick look");
+    cr_assert_str_eq(site.asked, "/v1/models,/metrics,", "the load");
     cr_assert_eq(r.facts.models[0].state, STATE(LOADING));
     cr_assert_eq(r.facts.slots, 8, "known from the full look");
 
@@ -352,7 +352,7 @@ Test(detect, any_other_server_with_a_model_list_is_openai)
     cr_assert_eq(r.facts.kind, KIND(OPENAI));
     cr_assert_eq(r.facts.models_count, 1);
     cr_assert_not(r.facts.has_load);
-    look(&r, &site);
+    look_at(&r, &site, LOOK_LIGHT, 1);
     cr_assert_str_eq(site.asked, "/v1/models,");
 }
 

@@ -35,7 +35,7 @@ Test(engine_kinds, llama_swap_is_no_ollama_although_it_has_a_version)
     cr_assert(!offers(&r, "a", BIT(OLLAMA_CHAT)));
     pages[0].body = "{'object':'list','data':[{'id':'a','owned_by':'llama-swap'},"
                     "{'id':'b','owned_by':'llama-swap','status':{'value':'unloaded'}}]}";
-    look(&r, &site);
+    look_at(&r, &site, LOOK_LIGHT, 1);
     cr_assert_not_null(model_of(&r, "b"), "a model that came later");
     cr_assert_eq(model_of(&r, "b")->state, STATE(LOADABLE));
 }
@@ -352,12 +352,10 @@ Test(engine_kinds, an_operation_that_is_missing_is_tried_again_after_a_while)
     cr_assert_not(offers(&r, "a", BIT(RERANK)));
     cr_assert(offers(&r, "a", BIT(CHAT_COMPLETIONS)));
     cr_assert(offers(&r, "b", BIT(RERANK)));
-    (void)detect_begin(&r);
-    r.next.looked_mono_us = 2000;
+    (void)detect_begin(&r, LOOK_FULL, 2000);
     detect_abandon(&r);
-    look(&r, &site);
+    look_at(&r, &site, LOOK_LIGHT, 2000);
     cr_assert_not(offers(&r, "a", BIT(RERANK)), "a look shows it again");
-    r.facts.looked_mono_us = 1000 + OPERATIONS_MISSING_US;
-    look(&r, &site);
+    look_at(&r, &site, LOOK_LIGHT, 1000 + OPERATIONS_MISSING_US);
     cr_assert(offers(&r, "a", BIT(RERANK)));
 }

@@ -37,6 +37,10 @@ Test(options, an_engine_is_enough)
     cr_assert_not(o.resume_ids);
     cr_assert_eq(parse(&o, NULL, "--engine", "http://a", "--resume-ids", NULL), 0);
     cr_assert(o.resume_ids);
+    cr_assert_eq(o.look_every_s, 0, "by the engine's kind and address");
+    cr_assert_eq(parse(&o, NULL, "--engine", "http://a", "--look-every", "30"), 0);
+    cr_assert_eq(o.look_every_s, 30);
+    cr_assert_neq(parse(&o, NULL, "--engine", "http://a", "--look-every", "0"), 0);
 }
 
 Test(options, coordinators_add_up)

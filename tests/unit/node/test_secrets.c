@@ -73,8 +73,7 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
                                      .body = (const uint8_t *)"{}",
                                      .body_len = 2,
                                      .id = "r1"};
-    struct engine_config config = {
-        .url = "http://127.0.0.1:9", .key_file = path, .poll_ms = 1000};
+    struct engine_config config = {.url = "http://127.0.0.1:9", .key_file = path};
     struct engine_run *run;
     struct engine *engine;
     struct error err = {0};
@@ -96,8 +95,7 @@ Test(secrets, an_engine_that_is_destroyed_leaves_no_key_behind)
 Test(secrets, a_key_that_is_refused_is_not_shown_and_not_kept)
 {
     char path[] = "/tmp/drover-key-XXXXXX";
-    struct engine_config config = {
-        .url = "http://127.0.0.1:9", .key_file = path, .poll_ms = 1000};
+    struct engine_config config = {.url = "http://127.0.0.1:9", .key_file = path};
     struct engine *engine;
     struct error err = {0};
     struct loop loop;
