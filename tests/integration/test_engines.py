@@ -46,17 +46,8 @@ WAYS = {"plain text": {"stream_type": "text/plain; charset=utf-8"},
         "silence": {"pauses": {3: 0.5}}}
 
 # What Drover does not do yet, and why.  A case that works is to be taken off: its test says so.
-OPEN = {
-    (LlamaSwap, MESSAGES): "it is taken for an Ollama or a plain server, which have no /v1/messages",
-    (LmStudio, MESSAGES): "it is taken for a plain server, which has no /v1/messages",
-    (Ollama, "tool calls, document"): "calls with index 0 each are joined into one",
-    **{(PlainOpenAi, f"{way}, document"): "a stream is known by its content type alone"
-       for way in ("plain text", "json type", "no type")},
-    **{(PlainOpenAi, f"gzip streams, {shape}"): "a stream that is compressed unasked is not read"
-       for shape in ("document", "stream")},
-    **{(PlainOpenAi, f"large event, {shape}"): "an event has at most 1 MiB"
-       for shape in ("document", "stream")},
-}
+OPEN = {(PlainOpenAi, f"gzip streams, {shape}"): "a stream that is compressed unasked is not read"
+        for shape in ("document", "stream")}
 
 
 def check(case, expected):
