@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/kinds.h"
 #include "droverctl/show/emit.h"
 #include "droverctl/show/text.h"
 #include "droverctl/view.h"
@@ -18,6 +19,7 @@ struct offer {
     uint32_t state;
     uint32_t max_context;
     uint32_t operations;
+    uint32_t has;
 };
 
 struct offers {
@@ -67,6 +69,7 @@ static void collect(struct offers *list, const struct scoreboard *board)
             offer->state = model->state;
             offer->max_context = model->max_context;
             offer->operations = model->operations;
+            offer->has = model->has;
         }
     }
 }
@@ -85,6 +88,7 @@ struct sum {
     uint64_t slots;       /* of the nodes that are up */
     uint32_t least, most; /* context; 0 = unknown */
     uint32_t operations;
+    uint32_t has; /* bit (1 << enum ability), of any */
 };
 
 static struct sum sum_up(const struct offer *offer, size_t n)
@@ -93,6 +97,7 @@ static struct sum sum_up(const struct offer *offer, size_t n)
 
     for (size_t i = 0; i < n; i++) {
         sum.operations |= offer[i].operations;
+        sum.has |= offer[i].has;
         if (offer[i].max_context != 0 && (sum.least == 0 || offer[i].max_context < sum.least))
             sum.least = offer[i].max_context;
         if (offer[i].max_context > sum.most)
@@ -124,6 +129,11 @@ static void model_json(struct view *view, const struct offer *offer, const struc
     for (unsigned op = 0; op < 32; op++)
         if ((sum->operations >> op & 1u) != 0 && view_operation_name(op) != NULL)
             emit_text(out, NULL, view_operation_name(op));
+    emit_end_array(out);
+    emit_array(out, "capabilities");
+    for (unsigned a = 0; a < ABILITIES; a++)
+        if ((sum->has & ABILITY_BIT(a)) != 0)
+            emit_text(out, NULL, ability_name(a));
     emit_end_array(out);
     emit_array(out, "nodes");
     for (size_t i = 0; i < sum->n; i++) {

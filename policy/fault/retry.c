@@ -19,6 +19,12 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
         return RETRY_OTHER_GOES_ON;
     if (facts->end == RETRY_END_NO_NODE_LEFT)
         return facts->content_shown && facts->wait_left ? RETRY_WAIT_NODE : RETRY_FAIL;
+    if (facts->engines_died >= RETRY_MAX_DEATHS)
+        return RETRY_FAIL;
+    if (facts->end == RETRY_END_LACKS)
+        return facts->refusals < RETRY_MAX_REFUSALS ? RETRY_ELSEWHERE : RETRY_FAIL;
+    if (facts->end == RETRY_END_BLAMED && facts->blamed >= RETRY_MAX_BLAMED)
+        return RETRY_FAIL;
     if (facts->end == RETRY_END_FULL && !facts->gave_content)
         return RETRY_PAUSE;
     if (facts->end == RETRY_END_SILENT && !facts->content_shown)

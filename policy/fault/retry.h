@@ -4,8 +4,13 @@
  * An attempt that fails before its client has seen content is repeated on another node, as long
  * as attempts are left and the retry budget allows it.  After that, an answer that is plain
  * text is continued by another node.  Everything else ends in an error.  A node that is full
- * has not failed, and costs no attempt.  An engine that shows nothing for minutes may be at
- * work all the same: the next one would begin the same work anew.
+ * has not failed, and costs no attempt; nor has one that lacks what the request needs.  An
+ * engine that shows nothing for minutes may be at work all the same: the next one would begin
+ * the same work anew.
+ *
+ * A request may itself be the cause: of an engine's error, or of its death.  So a request that
+ * an engine blamed is tried on one more, and no third engine gets a request with which two died
+ * while their drover-node lived.  A node or a host that is lost is not evidence of that kind.
  */
 #ifndef DROVER_POLICY_FAULT_RETRY_H
 #define DROVER_POLICY_FAULT_RETRY_H
@@ -19,10 +24,16 @@ enum retry_end {
     RETRY_END_ANSWERED = 0, /* the answer is whole */
     RETRY_END_REFUSED,      /* the request itself is wrong: no other node will accept it */
     RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
+    RETRY_END_LACKS,  /* it lacks what the request needs, and another node may have it */
+    RETRY_END_BLAMED, /* its engine blames the request, with a status that is a server's */
     RETRY_END_FAILED, /* the node failed */
     RETRY_END_SILENT, /* its time was up, and no sign shows whether the engine works */
     RETRY_END_NO_NODE_LEFT, /* no attempt: every node that could take the request has failed */
 };
+
+#define RETRY_MAX_REFUSALS 8u
+#define RETRY_MAX_BLAMED   2u
+#define RETRY_MAX_DEATHS   2u
 
 struct retry_facts {
     enum retry_end end;
@@ -37,13 +48,17 @@ struct retry_facts {
     uint32_t max_attempts;
     uint32_t resumes; /* so far */
     uint32_t max_resumes;
+    uint32_t refusals;     /* ends of LACKS so far, the present one included */
+    uint32_t blamed;       /* likewise of BLAMED */
+    uint32_t engines_died; /* with the request, while their drover-node lived */
 };
 
 enum retry_verdict {
-    RETRY_DONE = 0, /* nothing is left to do for the client */
-    RETRY_FAIL,     /* the client gets an error */
-    RETRY_AGAIN,    /* another attempt from the start */
-    RETRY_RESUME,   /* another attempt, from the text that the client has */
+    RETRY_DONE = 0,  /* nothing is left to do for the client */
+    RETRY_FAIL,      /* the client gets an error */
+    RETRY_AGAIN,     /* another attempt from the start */
+    RETRY_RESUME,    /* another attempt, from the text that the client has */
+    RETRY_ELSEWHERE, /* another attempt that is not counted, on another node */
     RETRY_PAUSE, /* another attempt that is not counted; the node is left alone for a while */
     RETRY_OTHER_GOES_ON,
     RETRY_WAIT_NODE, /* wait for a node to come back */
@@ -57,6 +72,10 @@ enum retry_verdict {
  *   another attempt runs                                       OTHER_GOES_ON
  *   no node is left, content was shown, waiting is allowed     WAIT_NODE
  *   no node is left                                            FAIL
+ *   two engines died                                           FAIL
+ *   lacks; less than eight nodes have refused                  ELSEWHERE
+ *   lacks                                                      FAIL
+ *   blamed by two engines                                      FAIL
  *   full, and it had given no content                          PAUSE
  *   silent, nothing shown: it would cost as much elsewhere     FAIL
  *   nothing shown; attempts are left and the budget allows it  AGAIN

@@ -102,7 +102,8 @@ void abilities_prompt(struct abilities_need *need, uint64_t text_bytes, uint64_t
 
 void abilities_counted(struct abilities_need *need, uint64_t tokens)
 {
-    need->prompt_tokens = tokens;
+    if (tokens > need->prompt_tokens)
+        need->prompt_tokens = tokens;
     need->least_tokens = tokens;
 }
 

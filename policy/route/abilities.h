@@ -36,7 +36,7 @@ void abilities_read(struct abilities_need *need, const struct json_value *body);
 /* A prompt of so many bytes of text, and about so many tokens with all that is in it. */
 void abilities_prompt(struct abilities_need *need, uint64_t text_bytes, uint64_t tokens);
 
-/* An engine has counted the prompt. */
+/* An engine has counted the prompt, as far as it cared to. */
 void abilities_counted(struct abilities_need *need, uint64_t tokens);
 
 /* Of a node that serves the model. */

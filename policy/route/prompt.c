@@ -17,9 +17,11 @@
 /* A picture or a sound takes about a thousand tokens, however many bytes its base64 has. */
 #define PICTURE_BYTES 4096
 /* Bytes per token. */
-#define RATIO_ALPHA 0.1
-#define RATIO_MIN   1.0
-#define RATIO_MAX   16.0
+#define RATIO_LEAST_ALPHA 0.1
+#define RATIO_MOST_ALPHA  0.5
+#define RATIO_TOKENS      2000.0 /* a prompt of so many would count in full */
+#define RATIO_MIN         1.0
+#define RATIO_MAX         16.0
 
 struct prompt_reader {
     struct prompt *out;
@@ -280,11 +282,15 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
 
 double prompt_learn_ratio(double bytes_per_token, uint64_t bytes, uint32_t tokens)
 {
-    double ratio = (double)bytes / tokens;
+    double ratio = (double)bytes / tokens, alpha = tokens / RATIO_TOKENS;
 
     if (ratio < RATIO_MIN)
         ratio = RATIO_MIN;
     if (ratio > RATIO_MAX)
         ratio = RATIO_MAX;
-    return bytes_per_token + RATIO_ALPHA * (ratio - bytes_per_token);
+    if (alpha < RATIO_LEAST_ALPHA)
+        alpha = RATIO_LEAST_ALPHA;
+    if (alpha > RATIO_MOST_ALPHA)
+        alpha = RATIO_MOST_ALPHA;
+    return bytes_per_token + alpha * (ratio - bytes_per_token);
 }

@@ -37,8 +37,8 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
 
 /*
  * Bytes per token of a model after an engine has counted `tokens` (more than 0) in a prompt of
- * so many bytes: a moving average.  Ratios below 1 and above 16 are mistakes of the engine's
- * count and are taken for these.
+ * so many bytes: a moving average, in which a long prompt weighs more.  Ratios below 1 and
+ * above 16 are mistakes of the engine's count and are taken for these.
  */
 double prompt_learn_ratio(double bytes_per_token, uint64_t bytes, uint32_t tokens);
 

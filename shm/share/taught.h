@@ -38,6 +38,14 @@ uint32_t taught_find(const struct scoreboard *board, unsigned node, uint32_t gen
                      const struct lesson *lesson, uint64_t now_mono_us,
                      uint64_t *until_mono_us);
 
+/* The node has shown the contrary. */
+void taught_forget(struct scoreboard *board, unsigned node, uint32_t generation,
+                   const struct lesson *lesson);
+
+/* Was anything taught about the node that is not forgotten yet? */
+MUST_CHECK bool taught_any(const struct scoreboard *board, unsigned node, uint32_t generation,
+                           uint64_t now_mono_us);
+
 /* Moves with every lesson that says something new: a reader's copies may be wrong then. */
 uint64_t taught_epoch(const struct scoreboard *board);
 

@@ -46,6 +46,8 @@ static void add_node(struct catalog *catalog, const struct node_info *info,
         const struct node_model *from = &info->models[i];
         struct catalog_model model = {
             .max_context = from->max_context,
+            .has = from->has,
+            .lacks = from->lacks,
             .able = able,
             .loaded = able && from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
             .simulated = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED,
@@ -66,20 +68,15 @@ static int by_id(const void *a, const void *b)
     return strcmp(x->id, y->id);
 }
 
-static uint32_t least_known(uint32_t a, uint32_t b)
-{
-    if (a == 0 || b == 0)
-        return a | b;
-    return a < b ? a : b;
-}
-
 /* `more` is the same model on another node. */
 static void merge(struct catalog_model *into, const struct catalog_model *more)
 {
-    if (into->able == more->able)
-        into->max_context = least_known(into->max_context, more->max_context);
-    else if (more->able)
+    /* A request goes to a node that has what it needs, so the model can what any of them can.
+     */
+    if (more->max_context > into->max_context)
         into->max_context = more->max_context;
+    into->has |= more->has;
+    into->lacks &= more->lacks;
     into->able |= more->able;
     into->loaded |= more->loaded;
     into->simulated &= more->simulated;

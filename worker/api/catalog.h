@@ -17,7 +17,8 @@ struct scoreboard;
 
 struct catalog_model {
     char id[NODE_MODEL_BYTES];
-    uint32_t max_context; /* least over the nodes that can serve it; 0 = unknown */
+    uint32_t max_context; /* the largest of its nodes; 0 = unknown */
+    uint32_t has, lacks;  /* bit (1 << enum ability): of any node, of all nodes */
     bool able;            /* some node can serve it now */
     bool loaded;          /* resident on such a node */
     bool simulated;       /* every node that has it stands before drover-sim */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/kinds.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "shm/scoreboard.h"
@@ -30,22 +31,44 @@ static void add_instant(struct buf *out, uint64_t wall_ms)
 
 /* ---- OpenAI and Anthropic ---------------------------------------------------------------- */
 
+/* Clients keep what they know of a model by its age, and engines do not say how old theirs is:
+ * one instant for all, which no restart changes. */
+#define CREATED_MS (UINT64_C(1764547200) * 1000)
+
+/* As the engines said; a model of which none said anything has no such member. */
+static void add_capabilities(struct buf *out, const struct catalog_model *model)
+{
+    const char *comma = "";
+
+    if ((model->has | model->lacks) == 0)
+        return;
+    buf_str(out, ",\"capabilities\":[");
+    for (unsigned a = 0; a < ABILITIES; a++) {
+        if ((model->has & ABILITY_BIT(a)) == 0)
+            continue;
+        buf_printf(out, "%s\"%s\"", comma, ability_name(a));
+        comma = ",";
+    }
+    buf_str(out, "]");
+}
+
 /* One model in both shapes at once: each library ignores the other's fields. */
-static void add_model(struct buf *out, const struct catalog_model *model, uint64_t created_ms)
+static void add_model(struct buf *out, const struct catalog_model *model)
 {
     buf_str(out, "{\"id\":");
     json_quote_str(out, model->id);
     buf_printf(out, ",\"object\":\"model\",\"created\":%" PRIu64 ",\"owned_by\":\"drover\"",
-               created_ms / 1000);
+               CREATED_MS / 1000);
     if (model->max_context != 0)
         buf_printf(out, ",\"max_model_len\":%" PRIu32 ",\"context_length\":%" PRIu32,
                    model->max_context, model->max_context);
+    add_capabilities(out, model);
     if (model->simulated)
         buf_str(out, ",\"simulated\":true");
     buf_str(out, ",\"type\":\"model\",\"display_name\":");
     json_quote_str(out, model->id);
     buf_str(out, ",\"created_at\":");
-    add_instant(out, created_ms);
+    add_instant(out, CREATED_MS);
     buf_str(out, "}");
 }
 
@@ -60,14 +83,13 @@ static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_
 static void list_models(struct reply *reply, const struct local_facts *facts)
 {
     const struct catalog *catalog = facts->catalog;
-    uint64_t created_ms = scoreboard_created_wall_ms(facts->board);
     struct buf *out = &reply->body;
 
     buf_str(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < catalog->count; i++) {
         if (i != 0)
             buf_str(out, ",");
-        add_model(out, &catalog->models[i], created_ms);
+        add_model(out, &catalog->models[i]);
     }
     buf_str(out, "],\"has_more\":false,\"first_id\":");
     add_id_or_null(out, catalog, 0);
@@ -118,7 +140,7 @@ static void show_model(struct reply *reply, const struct route *route, const cha
                     "no node serves this model", "model", 0, request_id);
         return;
     }
-    add_model(out, model, scoreboard_created_wall_ms(facts->board));
+    add_model(out, model);
 }
 
 /* ---- Ollama ------------------------------------------------------------------------------ */
@@ -168,8 +190,7 @@ static void list_tags(struct reply *reply, const struct local_facts *facts, bool
         if (!first)
             buf_str(out, ",");
         first = false;
-        add_ollama_model(out, &catalog->models[i], scoreboard_created_wall_ms(facts->board),
-                         running);
+        add_ollama_model(out, &catalog->models[i], CREATED_MS, running);
     }
     buf_str(out, "]}");
 }

@@ -34,6 +34,7 @@ static const char *should_retry(enum api_error error)
         return "true";
     case API_ERROR_NONE:
     case API_ERROR_BAD_REQUEST:
+    case API_ERROR_CONTEXT_LENGTH:
     case API_ERROR_NOT_FOUND:
     case API_ERROR_METHOD:
     case API_ERROR_MODEL_NOT_FOUND:

@@ -136,6 +136,8 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_NONE] = {200, "none", "server_error", "api_error"},
     [API_ERROR_BAD_REQUEST] = {400, "bad_request", "invalid_request_error",
                                "invalid_request_error"},
+    [API_ERROR_CONTEXT_LENGTH] = {400, "context_length_exceeded", "invalid_request_error",
+                                  "invalid_request_error"},
     [API_ERROR_NOT_FOUND] = {404, "not_found", "not_found_error", "not_found_error"},
     [API_ERROR_METHOD] = {405, "method_not_allowed", "invalid_request_error",
                           "invalid_request_error"},

@@ -25,6 +25,7 @@ enum surface {
 enum api_error {
     API_ERROR_NONE = 0,
     API_ERROR_BAD_REQUEST,     /* 400 invalid_request_error */
+    API_ERROR_CONTEXT_LENGTH,  /* 400 the prompt fits no node's context */
     API_ERROR_NOT_FOUND,       /* 404 unknown path */
     API_ERROR_METHOD,          /* 405 */
     API_ERROR_MODEL_NOT_FOUND, /* 404 model_not_found */

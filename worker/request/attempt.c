@@ -1,16 +1,21 @@
 /* attempt.c - one try of a request on one node, from its place there to the end of the call. */
 #include "worker/request/attempt.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
+#include "base/attrs.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "base/log.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/requests.h"
 #include "worker/context.h"
+#include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
+#include "worker/select/lacks.h"
 #include "worker/select/select.h"
 #include "worker/upstreams/node_call.h"
 #include "worker/upstreams/upstreams.h"
@@ -44,6 +49,7 @@ static void reset(struct attempt *attempt, uint64_t now)
     attempt->node_work = 0;
     attempt->loading = attempt->loads_model;
     attempt->excused = false;
+    attempt->cause = (struct attempt_cause){0};
     attempt->status = 0;
     buf_reset(&attempt->headers);
     buf_reset(&attempt->held);
@@ -133,6 +139,27 @@ void attempt_take_finish(struct attempt *attempt)
     if (attempt->stage != ATTEMPT_CONTENT)
         note_content(attempt, loop_now_us(attempt->request->context->loop));
     attempt->stage = ATTEMPT_FINISHED;
+}
+
+void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause)
+{
+    static const enum attempt_cause_kind kinds[] = {
+        [DROVER__V1__CAUSE__KIND__KIND_ABILITY] = ATTEMPT_CAUSE_ABILITY,
+        [DROVER__V1__CAUSE__KIND__KIND_REQUEST] = ATTEMPT_CAUSE_REQUEST,
+        [DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR] = ATTEMPT_CAUSE_ENGINE_ERROR,
+        [DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED] = ATTEMPT_CAUSE_ENGINE_DIED,
+    };
+    bool known =
+        (unsigned)cause->kind < ARRAY_LEN(kinds) && (unsigned)cause->ability < ABILITIES;
+
+    attempt->cause = (struct attempt_cause){
+        .kind = known ? kinds[cause->kind] : ATTEMPT_CAUSE_NONE,
+        .ability = known ? (enum ability)cause->ability : ABILITY_NONE,
+        .limit = cause->limit,
+        .needed = cause->needed,
+    };
+    if (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY && attempt->cause.ability == ABILITY_NONE)
+        attempt->cause.kind = ATTEMPT_CAUSE_NONE; /* one of a newer version */
 }
 
 void attempt_note_release(struct attempt *attempt)
@@ -240,7 +267,8 @@ static enum api_error classify_end(const struct attempt *attempt,
 /*
  * Does this end say nothing of how well the node does?  What a client can bring about by asking
  * for something else than the node has, must not cost the node its traffic.  And a node that
- * breaks its connections fails once, however many requests and workers were on them.
+ * breaks its connections, or whose engine dies, fails once, however many requests and workers
+ * it had.
  */
 static bool is_excused(const struct attempt *attempt, const struct call_result *result)
 {
@@ -249,8 +277,8 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
     if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
         result->status == GRPC_FAILED_PRECONDITION || result->status == GRPC_ABORTED)
         return true;
-    if (result->end != CALL_END_LOST && result->end != CALL_END_REFUSED &&
-        result->end != CALL_END_CONNECT)
+    if (attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_DIED && result->end != CALL_END_LOST &&
+        result->end != CALL_END_REFUSED && result->end != CALL_END_CONNECT)
         return false;
     return !outcomes_note_loss(context->board, attempt->node, attempt->generation,
                                loop_now_us(context->loop));
@@ -266,4 +294,49 @@ void attempt_classify(struct attempt *attempt, const struct call_result *result,
     (void)snprintf(out->message, sizeof(out->message), "%s",
                    result->message[0] == '\0' ? grpc_status_name(result->status)
                                               : result->message);
+}
+
+bool attempt_is_refused(const struct attempt *attempt)
+{
+    return (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY ||
+            attempt->cause.kind == ATTEMPT_CAUSE_REQUEST) &&
+           attempt->content_mono_us == 0;
+}
+
+enum retry_end attempt_retry_end(const struct attempt *attempt,
+                                 const struct attempt_failure *failure)
+{
+    enum api_error error = failure->error;
+
+    if (attempt_is_refused(attempt))
+        return attempt->cause.kind == ATTEMPT_CAUSE_ABILITY ? RETRY_END_LACKS
+                                                            : RETRY_END_BLAMED;
+    if (error == API_ERROR_BAD_REQUEST)
+        return RETRY_END_REFUSED;
+    if (failure->silent)
+        return RETRY_END_SILENT;
+    /* An attempt with a good head had room. */
+    if ((error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
+        attempt->status == 0)
+        return RETRY_END_FULL;
+    return RETRY_END_FAILED;
+}
+
+void attempt_note_cause(struct attempt *attempt, enum retry_end end)
+{
+    struct request *req = attempt->request;
+
+    if (end == RETRY_END_LACKS) {
+        lacks_learn(attempt);
+        req->refusals++;
+        log_debug("event=refused id=%s node=%s lacks=%s limit=%" PRIu64 " needed=%" PRIu64,
+                  req->client->id, attempt->node_name, ability_name(attempt->cause.ability),
+                  attempt->cause.limit, attempt->cause.needed);
+    } else if (end == RETRY_END_BLAMED) {
+        req->blamed++;
+    } else if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED) {
+        req->engines_died++;
+        log_warn("event=engine_died id=%s node=%s engines=%u", req->client->id,
+                 attempt->node_name, req->engines_died);
+    }
 }

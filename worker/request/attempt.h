@@ -11,6 +11,7 @@
 #include <stdbool.h>
 
 #include "base/attrs.h"
+#include "policy/fault/retry.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "shm/facts/stats.h"
@@ -34,6 +35,8 @@ void attempt_take_head(struct attempt *attempt);
 /* True: this is the attempt's first content. */
 bool attempt_take_content(struct attempt *attempt);
 void attempt_take_finish(struct attempt *attempt);
+/* Why there is no answer; the end follows. */
+void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause);
 
 /* The node may send more again: if it could not, the silence until now was the client's. */
 void attempt_note_release(struct attempt *attempt);
@@ -44,6 +47,15 @@ void attempt_call_ended(struct attempt *attempt);
 /* Classifies such an end without a whole answer. */
 void attempt_classify(struct attempt *attempt, const struct call_result *result,
                       struct attempt_failure *out);
+
+/* The same for retry_decide(). */
+MUST_CHECK enum retry_end attempt_retry_end(const struct attempt *attempt,
+                                            const struct attempt_failure *failure);
+/* Did the node refuse the request for what it lacks, or blame it, before any content? */
+MUST_CHECK bool attempt_is_refused(const struct attempt *attempt);
+/* The attempt ends like this for a request that has a client: what that says of the request,
+ * and what it teaches of the node. */
+void attempt_note_cause(struct attempt *attempt, enum retry_end end);
 
 /* Ends it: cancels a call that still runs, and gives the place back, which counts as `outcome`.
  * Fine when it has ended. */

@@ -37,7 +37,8 @@ void hedge_plan(struct request *req)
     uint64_t delay_us;
 
     req->hedge_due_mono_us = UINT64_MAX;
-    if (!config->enabled || req->hedged || req->shown == SHOWN_CONTENT)
+    if (!config->enabled || req->hedged || req->shown == SHOWN_CONTENT ||
+        req->engines_died != 0) /* two engines are the most that may die with it */
         return;
     stats_read_histogram(req->context->board, attempt->node, STATS_TTFT, &ttft);
     delay_us = hedge_delay_us(config, &ttft, req->attempts < most ? most - req->attempts : 0);

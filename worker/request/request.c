@@ -36,6 +36,7 @@
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
 #include "worker/select/enqueue.h"
+#include "worker/select/lacks.h"
 #include "worker/select/select.h"
 #include "worker/upstreams/node_call.h"
 #include "worker/upstreams/upstreams.h"
@@ -107,6 +108,7 @@ static void free_if_over(struct request *req)
     }
     buf_finish(&req->text);
     buf_finish(&req->ids);
+    buf_finish(&req->refusal.body);
     free(req);
 }
 
@@ -128,6 +130,7 @@ static void end_attempts(struct request *req, enum stats_counter outcome)
 static void answer_error(struct request *req, enum api_error error, const char *message,
                          unsigned retry_after_s)
 {
+    select_settle_doubts(req);
     timer_stop(req->context->loop, &req->timer);
     set_state(req, REQUEST_STATE_FLUSHING);
     response_error(req, error, message, retry_after_s);
@@ -191,25 +194,10 @@ static const struct responder_events client_events = {
 
 /* ---- after an attempt ------------------------------------------------------------------ */
 
-static enum retry_end end_of(const struct attempt *attempt,
-                             const struct attempt_failure *failure)
-{
-    enum api_error error = failure->error;
-
-    if (error == API_ERROR_BAD_REQUEST)
-        return RETRY_END_REFUSED;
-    if (failure->silent)
-        return RETRY_END_SILENT;
-    /* An attempt with a good head had room. */
-    if ((error == API_ERROR_QUEUE_FULL || error == API_ERROR_OVERLOADED) &&
-        attempt->status == 0)
-        return RETRY_END_FULL;
-    return RETRY_END_FAILED;
-}
-
 static enum request_outcome outcome_of(enum api_error error)
 {
-    if (error == API_ERROR_BAD_REQUEST || error == API_ERROR_TOO_LARGE)
+    if (error == API_ERROR_BAD_REQUEST || error == API_ERROR_CONTEXT_LENGTH ||
+        error == API_ERROR_TOO_LARGE)
         return REQUEST_OUTCOME_CLIENT_ERROR;
     return error == API_ERROR_NODE_TIMEOUT ? REQUEST_OUTCOME_TIMEOUT
                                            : REQUEST_OUTCOME_NODE_ERROR;
@@ -278,7 +266,25 @@ static struct retry_facts facts_of(const struct request *req, const struct attem
         .max_attempts = limits->max_attempts,
         .resumes = req->resumes,
         .max_resumes = limits->max_resumes,
+        .refusals = req->refusals,
+        .blamed = req->blamed,
+        .engines_died = req->engines_died,
     };
+}
+
+static void answer_failure(struct request *req)
+{
+    if (req->last_error != API_ERROR_NONE || req->refusal.status == 0) {
+        answer_error(req, req->last_error, req->last_message, 0);
+    } else if (req->refusals != 0 && lacks_is_away(req)) {
+        reject(req, API_ERROR_NO_NODE, "no node that can take this request is up at the moment",
+               5);
+    } else {
+        timer_stop(req->context->loop, &req->timer);
+        set_state(req, REQUEST_STATE_FLUSHING);
+        req->outcome = REQUEST_OUTCOME_CLIENT_ERROR;
+        response_show_refusal(req);
+    }
 }
 
 static void obey(struct request *req, const struct attempt *ended,
@@ -290,7 +296,7 @@ static void obey(struct request *req, const struct attempt *ended,
         return;
     case RETRY_FAIL:
         end_attempts(req, STATS_OVERTAKEN);
-        answer_error(req, req->last_error, req->last_message, 0);
+        answer_failure(req);
         return;
     case RETRY_AGAIN:
         count_retried(ended);
@@ -300,12 +306,13 @@ static void obey(struct request *req, const struct attempt *ended,
         resume(req, ended);
         return;
     case RETRY_PAUSE:
+    case RETRY_ELSEWHERE:
         req->attempts--; /* it cost nothing there */
         place_again(req);
         return;
     case RETRY_OTHER_GOES_ON:
         /* For this node it counts as a retried attempt, unless the node was full. */
-        if (facts->end == RETRY_END_FULL)
+        if (facts->end == RETRY_END_FULL || facts->end == RETRY_END_LACKS)
             req->attempts--;
         else
             count_retried(ended);
@@ -319,8 +326,14 @@ static void obey(struct request *req, const struct attempt *ended,
 
 /* The client's error if no other node helps. */
 static void remember_failure(struct request *req, const struct attempt_failure *failure,
-                             bool other_runs)
+                             enum retry_end end, bool other_runs)
 {
+    /* A refusal without a document, like a key that the engine does not take, says least. */
+    if (end == RETRY_END_LACKS &&
+        (req->last_error != API_ERROR_NONE || req->refusal.status != 0))
+        return;
+    if (end == RETRY_END_BLAMED)
+        return; /* the engine's document is kept */
     req->last_error = failure->error;
     (void)snprintf(req->last_message, sizeof(req->last_message), "%s", failure->message);
     if (!other_runs || failure->error == API_ERROR_BAD_REQUEST)
@@ -331,7 +344,7 @@ static void remember_failure(struct request *req, const struct attempt_failure *
 static void attempt_failed(struct attempt *attempt, struct attempt_failure *failure)
 {
     struct request *req = attempt->request;
-    enum retry_end end = end_of(attempt, failure);
+    enum retry_end end = attempt_retry_end(attempt, failure);
     struct retry_facts facts;
     bool other_runs;
 
@@ -340,6 +353,8 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
         failure->error = API_ERROR_NODE_FAILED;
     }
     req->full_unhinted = failure->unhinted;
+    if (req->client != NULL)
+        attempt_note_cause(attempt, end);
     attempt_end(attempt, failure->counter);
     other_runs = hedge_leave(attempt);
     if (req->client != NULL) {
@@ -351,7 +366,7 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
             req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
             api_error_reason(failure->error), log_quote(failure->message));
         if (end != RETRY_END_FULL)
-            remember_failure(req, failure, other_runs);
+            remember_failure(req, failure, end, other_runs);
         /* Retries are for one bad node among good ones, and must not multiply the load when
          * they do not help.  So only a failure after the first attempt spends budget. */
         if (end == RETRY_END_FAILED && !other_runs && req->attempts > 1 &&
@@ -447,11 +462,34 @@ static void on_end_overdue(struct timer *timer)
         end_whole(req->attempt);
 }
 
+static void on_cause(void *data, const Drover__V1__Cause *cause)
+{
+    attempt_take_cause(data, cause);
+}
+
+/* An HTTP error that is no answer yet: another node may serve the request. */
+static bool take_refusal(struct attempt *attempt)
+{
+    struct attempt_failure failure = {.error = API_ERROR_BAD_REQUEST,
+                                      .counter = STATS_CLIENT_ERROR};
+
+    if (attempt->status < 400 || !attempt_is_refused(attempt) ||
+        attempt->request->client == NULL)
+        return false;
+    (void)snprintf(failure.message, sizeof(failure.message), "the engine answered HTTP %u",
+                   attempt->status);
+    response_keep_refusal(attempt);
+    attempt_failed(attempt, &failure);
+    return true;
+}
+
 static void on_finish(void *data, const Drover__V1__Finish *finish)
 {
     struct attempt *attempt = data;
     struct request *req = attempt->request;
 
+    if (take_refusal(attempt))
+        return;
     hedge_adopt(attempt);
     if (finish->usage != NULL) {
         req->prompt_tokens = finish->usage->prompt_tokens;
@@ -494,6 +532,7 @@ static const struct node_call_events node_events = {
     .on_accepted = on_accepted,
     .on_head = on_head,
     .on_chunk = on_chunk,
+    .on_cause = on_cause,
     .on_finish = on_finish,
     .on_end = on_end,
 };
@@ -719,6 +758,7 @@ void request_start(struct worker_context *context, struct client_request *client
         return;
     }
     responder_set_events(client->responder, &client_events, req);
+    upstreams_renew(context->upstreams); /* another worker may just have learned something */
     /* A rejection must be cheap: before the prompt is looked at. */
     if (enqueue_any(req) && enqueue_refuses(req)) {
         reject_queue_full(req);

@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
+#include "policy/route/abilities.h"
 #include "policy/route/estimate.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/stats.h"
@@ -52,6 +53,39 @@ enum attempt_stage {
     ATTEMPT_HEAD,
     ATTEMPT_CONTENT,
     ATTEMPT_FINISHED,
+};
+
+/* Why the node has no answer, as it said: see drover_inference.proto. */
+struct attempt_cause {
+    enum attempt_cause_kind {
+        ATTEMPT_CAUSE_NONE = 0,
+        ATTEMPT_CAUSE_ABILITY,      /* it lacks `ability` */
+        ATTEMPT_CAUSE_REQUEST,      /* its engine blames the request, with a 5xx */
+        ATTEMPT_CAUSE_ENGINE_ERROR, /* its engine failed at the request */
+        ATTEMPT_CAUSE_ENGINE_DIED,  /* ... and died of it, perhaps */
+    } kind;
+    enum ability ability;
+    uint64_t limit, needed; /* tokens or bytes; 0 = not known */
+};
+
+/* A failure of a node that may be the request's doing.  It counts when another node answers, or
+ * when no other node was tried. */
+struct doubt {
+    unsigned node;
+    uint32_t generation;
+    bool on_probation;
+    bool slow; /* `speed` is a lesson of its speed */
+    struct estimate_speed speed;
+};
+#define REQUEST_DOUBTS 16 /* as many as attempts can fail */
+
+/* A node's refusal, kept in case no other node can serve the request. */
+struct refusal_kept {
+    unsigned status; /* 0 = there is none */
+    enum ability ability;
+    uint64_t limit; /* its figure */
+    char content_type[128];
+    struct buf body;
 };
 
 /* Why an attempt ended without a whole answer. */
@@ -91,8 +125,9 @@ struct attempt {
     struct attempt_estimate estimate; /* what was believed of the node when it was sent */
     bool on_probation;                /* the node was, at dispatch */
     bool excused;                     /* if it fails, that is not the node's fault */
-    bool loads_model;                 /* holds the claim to load it there */
-    bool loading;                     /* the engine there loads the model, as the node says */
+    struct attempt_cause cause;
+    bool loads_model; /* holds the claim to load it there */
+    bool loading;     /* the engine there loads the model, as the node says */
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
     uint64_t progress_mono_us; /* last sign that it gets on */
@@ -192,6 +227,15 @@ struct request {
     bool hedge_won;      /* ... and the client got that one's answer */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
     struct exclusions excluded;
+
+    /* What it needs of a node, and how it went with those that were asked. */
+    struct abilities_need need;
+    uint32_t refusals;     /* of nodes that lack what it needs */
+    uint32_t blamed;       /* by engines, with a 5xx */
+    uint32_t engines_died; /* with it, while their drover-node lived */
+    struct refusal_kept refusal;
+    uint32_t doubts_count;
+    struct doubt doubts[REQUEST_DOUBTS];
 
     /* The answer. */
     unsigned status;        /* as the client sees it; 0 = nothing yet */

@@ -1,6 +1,7 @@
 /* response.c - a node's answer, on its way to the client. */
 #include "worker/request/response.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@
 #include "worker/request/attempt.h"
 #include "worker/request/request_state.h"
 #include "worker/select/enqueue.h"
+#include "worker/select/lacks.h"
 #include "worker/select/select.h"
 #include "worker/upstreams/node_call.h"
 
@@ -424,6 +426,50 @@ void response_error(struct request *req, enum api_error error, const char *messa
     req->status = api_error_status(error, req->client->surface);
     add_headers(req);
     http_reply_error(req->client, error, message, retry_after_s);
+}
+
+void response_keep_refusal(struct attempt *attempt)
+{
+    struct refusal_kept *kept = &attempt->request->refusal;
+
+    if (kept->status != 0 && attempt->cause.limit <= kept->limit)
+        return;
+    kept->status = attempt->status;
+    kept->ability = attempt->cause.ability;
+    kept->limit = attempt->cause.limit;
+    (void)strlcpy(kept->content_type, attempt->content_type, sizeof(kept->content_type));
+    buf_finish(&kept->body);
+    kept->body = attempt->held;
+    attempt->held = (struct buf)BUF_INIT;
+}
+
+void response_show_refusal(struct request *req)
+{
+    struct refusal_kept *kept = &req->refusal;
+    struct responder *r = req->client->responder;
+    uint32_t most = lacks_most_context(req);
+    char message[256];
+
+    if (kept->ability == ABILITY_CONTEXT && kept->limit != 0 && most > kept->limit) {
+        (void)snprintf(message, sizeof(message),
+                       "This model's maximum context length is %" PRIu32
+                       " tokens. However, your request has at least %" PRIu64 " tokens.",
+                       most, req->need.least_tokens);
+        response_error(req, API_ERROR_CONTEXT_LENGTH, message, 0);
+        return;
+    }
+    if (req->shown != SHOWN_NOTHING) {
+        (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s",
+                       kept->status, buf_cstr(&kept->body));
+        response_error(req, API_ERROR_BAD_REQUEST, message, 0);
+        return;
+    }
+    req->status = kept->status;
+    req->shown = SHOWN_CONTENT;
+    add_headers(req);
+    responder_start(r, kept->status, kept->content_type, (int64_t)buf_size(&kept->body));
+    responder_write(r, buf_head(&kept->body), buf_size(&kept->body));
+    responder_end(r);
 }
 
 void response_refuse_late(struct request *req)

@@ -57,6 +57,11 @@ void response_show_waiting(struct request *req);
 /* Reports an error: a whole error answer, or the end of the one that has begun. */
 void response_error(struct request *req, enum api_error error, const char *message,
                     unsigned retry_after_s);
+/* Keeps the attempt's document, unless the one that is kept has a larger figure. */
+void response_keep_refusal(struct attempt *attempt);
+/* All that nodes gave is refusals: shows the one that is kept, or our words where a node has
+ * more than those that were asked. */
+void response_show_refusal(struct request *req);
 /* The engine refused a request whose stream had to begin early: its own words, as an error
  * event. */
 void response_refuse_late(struct request *req);

@@ -40,6 +40,25 @@ static bool can_serve(const struct upstream_server *server,
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
 }
 
+uint64_t gather_score(const struct upstream_server *server,
+                      const struct select_request *request)
+{
+    struct abilities_known known = server->known;
+
+    if ((server->refused_operations >> request->operation & 1u) != 0)
+        known.lacks |= ABILITY_BIT(ABILITY_OPERATION);
+    if (server->refused_bytes != 0 && request->message_bytes >= server->refused_bytes)
+        known.lacks |= ABILITY_BIT(ABILITY_MESSAGE_BYTES);
+    return abilities_score(&known, request->need);
+}
+
+/* Does another node answer better to what the request needs? */
+static bool is_outdone(const struct upstream_server *server,
+                       const struct select_request *request)
+{
+    return request->need != NULL && gather_score(server, request) > request->most_score;
+}
+
 static const struct excluded_node *find_excluded(const struct select_request *request,
                                                  const struct upstream_server *server)
 {
@@ -83,11 +102,33 @@ static bool has_proven(const struct scoreboard *board, const struct upstream_mod
     for (size_t i = 0; i < model->servers_count; i++) {
         const struct upstream_server *server = &model->servers[i];
 
-        if (can_serve(server, request) && find_excluded(request, server) == NULL &&
+        if (can_serve(server, request) && !is_outdone(server, request) &&
+            find_excluded(request, server) == NULL &&
             nodes_state(board, server->node_id) == NODE_UP)
             return true;
     }
     return false;
+}
+
+uint64_t gather_least_score(const struct scoreboard *board, const struct upstream_model *model,
+                            const struct select_request *request)
+{
+    uint64_t least = UINT64_MAX;
+
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+        const struct excluded_node *excluded = find_excluded(request, server);
+        enum node_state state = nodes_state(board, server->node_id);
+        uint64_t score;
+
+        if (!can_serve(server, request) || (state != NODE_UP && state != NODE_PROBATION) ||
+            (excluded != NULL && excluded->until_mono_us == UINT64_MAX))
+            continue;
+        score = gather_score(server, request);
+        if (score < least)
+            least = score;
+    }
+    return least;
 }
 
 static void bring_forward(uint64_t *until_mono_us, uint64_t to_mono_us)
@@ -104,7 +145,7 @@ static bool reaches(const struct scoreboard *board, const struct upstream_server
     const struct excluded_node *excluded = find_excluded(request, server);
     uint64_t full_mono_us = server->node->full_mono_us;
 
-    if (!can_serve(server, request))
+    if (!can_serve(server, request) || is_outdone(server, request))
         return false;
     if (excluded != NULL) {
         bring_forward(until_mono_us, excluded->until_mono_us);
@@ -220,6 +261,8 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
             out->any_failed = true;
             continue;
         }
+        if (is_outdone(server, request))
+            continue;
         out->any_usable = true;
         if (excluded != NULL || server->node->full_mono_us > request->now_mono_us ||
             hot.generation != server->generation)

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "policy/route/abilities.h"
 #include "policy/route/balance.h"
 #include "worker/queue/rights.h"
 
@@ -41,6 +42,8 @@ struct select_request {
     int operation; /* enum drover.v1.Operation */
     enum op_class op_class;
     uint64_t message_bytes; /* of the request on its way to a node; 0 = any node takes it */
+    const struct abilities_need *need; /* borrowed; NULL = every node has what it needs */
+    uint64_t most_score;               /* with `need`: a node of a higher score is no choice */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
     const uint64_t *windows; /* chained hashes of the prompt */
@@ -68,6 +71,18 @@ struct eligible {
     uint8_t exclusions[SELECT_MAX];     /* enum decision_exclusion, or-ed: why `cap` is 0 */
     float cost_s[SELECT_MAX];           /* see balance_choose() */
 };
+
+/* The node's abilities_score() for the request, which has a `need`. */
+MUST_CHECK uint64_t gather_score(const struct upstream_server *server,
+                                 const struct select_request *request);
+
+/*
+ * The least of the nodes that are up, could serve the request, and have not failed for it;
+ * UINT64_MAX = there is none.
+ */
+MUST_CHECK uint64_t gather_least_score(const struct scoreboard *board,
+                                       const struct upstream_model *model,
+                                       const struct select_request *request);
 
 /*
  * The nodes that the request could be sent to, by the facts that only this worker knows: it

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/config/config.h"
 #include "base/hash.h"
 #include "base/io/loop.h"
@@ -24,6 +25,7 @@
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
 #include "worker/select/gather.h"
+#include "worker/select/lacks.h"
 #include "worker/upstreams/upstreams.h"
 
 #define HOLD_ALPHA  0.1 /* of the moving average of the time that a slot is held */
@@ -40,14 +42,16 @@ void select_read_prompt(struct request *req)
     enum policy_kind policy = config_policy_for(req->context->config, request->model);
     double ratio = model == NULL ? UPSTREAMS_BYTES_PER_TOKEN : model->bytes_per_token;
 
+    bool is_json = request->root.type == JSON_OBJECT;
+
     req->op_class = operation_class((int)request->operation);
     req->prompt_bytes = request->body_len;
-    if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) &&
-        request->root.type == JSON_OBJECT) {
+    if (is_json) {
         prompt_read(&prompt, request->model, &request->root,
                     req->context->config->prefix.window_bytes);
         req->prompt_bytes = prompt.bytes;
-        req->windows = prompt.count == 0 ? NULL : malloc(prompt.count * sizeof(*req->windows));
+        if ((policy == POLICY_FASTEST || policy == POLICY_PREFIX_HASH) && prompt.count != 0)
+            req->windows = malloc(prompt.count * sizeof(*req->windows));
         if (req->windows != NULL) {
             memcpy(req->windows, prompt.hash, prompt.count * sizeof(*req->windows));
             req->windows_count = prompt.count;
@@ -56,6 +60,7 @@ void select_read_prompt(struct request *req)
     req->prompt_estimate = (uint32_t)fmin((double)req->prompt_bytes / ratio, 1e9);
     if (req->prompt_estimate == 0)
         req->prompt_estimate = 1;
+    lacks_read(req, is_json ? &prompt : NULL);
 }
 
 /* The message to a node, with the text that it is to go on from. */
@@ -211,7 +216,8 @@ static void record(const struct attempt *attempt, const struct eligible *eligibl
     select_record(eligible, req->context->board, req->context->worker, request, place->at, &d);
 }
 
-static struct select_request request_of(const struct request *req)
+static struct select_request request_of(const struct request *req,
+                                        const struct upstream_model *model)
 {
     struct select_request request = {
         .policy = {.tokens = req->prompt_estimate, .key = key_of(req)},
@@ -233,13 +239,14 @@ static struct select_request request_of(const struct request *req)
         request.tokens_per_window = (double)req->prompt_estimate *
                                     req->context->config->prefix.window_bytes /
                                     (double)req->prompt_bytes;
+    lacks_bar(req, model, &request);
     return request;
 }
 
 void select_reach(const struct request *req, struct queue_reach *out)
 {
-    struct select_request request = request_of(req);
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    struct select_request request = request_of(req, model);
 
     if (model != NULL)
         gather_reach(req->context->board, model, &request, &out->nodes, out->generation,
@@ -250,8 +257,11 @@ uint64_t select_need(const struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
     uint64_t now = loop_now_us(req->context->loop), bytes = message_bytes(req);
+    struct select_request request = {
+        .operation = (int)req->client->operation, .message_bytes = bytes, .need = &req->need};
     uint64_t need = hash_spread(req->model_hash ^
-                                ((uint64_t)req->client->operation << 1 | (req->attempts != 0)));
+                                ((uint64_t)req->client->operation << 2 |
+                                 (uint64_t)(req->refusals != 0) << 1 | (req->attempts != 0)));
 
     /* Sums, so that the order does not count. */
     for (uint32_t i = 0; i < req->excluded.count; i++) {
@@ -262,8 +272,13 @@ uint64_t select_need(const struct request *req)
                                 e->until_mono_us);
     }
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (!upstreams_takes(&model->servers[i], bytes))
-            need += hash_spread(model->servers[i].node_id + UINT64_C(1));
+        const struct upstream_server *server = &model->servers[i];
+        /* Not only whether the node is a choice at present: others may come and go. */
+        uint64_t score =
+            upstreams_takes(server, bytes) ? gather_score(server, &request) : UINT64_MAX;
+
+        if (score != 0)
+            need += hash_spread(hash_spread(server->node_id + UINT64_C(1)) ^ score);
     }
     return need;
 }
@@ -284,7 +299,7 @@ static void note_size(struct request *req, const struct eligible *eligible)
 void select_size(struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
-    struct select_request request = request_of(req);
+    struct select_request request = request_of(req, model);
 
     if (req->sized || model == NULL)
         return;
@@ -300,7 +315,7 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     struct worker_context *context = req->context;
     struct upstream_model *model = upstreams_find(context->upstreams, req->client->model);
     enum policy_kind policy = config_policy_for(context->config, req->client->model);
-    struct select_request request = request_of(req);
+    struct select_request request = request_of(req, model);
     struct eligible_place place;
     const struct upstream_server *server;
 
@@ -346,21 +361,26 @@ static struct estimate_speed sample_of(const struct attempt *attempt)
     return estimate_sample(e->uncached_tokens, e->left_s, e->tokens_per_s, took_s(attempt));
 }
 
-static void learn(const struct attempt *attempt, struct estimate_speed sample)
+static void learn_of(struct request *req, unsigned node, uint32_t generation,
+                     struct estimate_speed sample)
 {
-    const struct request *req = attempt->request;
     struct scoreboard *board = req->context->board;
     uint32_t row = speeds_take(board, req->model_hash, req->op_class);
-    struct speed seen = speeds_read(board, row, attempt->node);
+    struct speed seen = speeds_read(board, row, node);
 
     for (int i = 0; i < LEARN_TRIES; i++) {
         struct estimate_speed now = {.tokens = seen.tokens, .seconds = seen.seconds};
         struct estimate_speed next = estimate_learn(now, sample);
 
-        if (speeds_swap(board, row, attempt->node, attempt->generation, &seen,
+        if (speeds_swap(board, row, node, generation, &seen,
                         (struct speed){.tokens = next.tokens, .seconds = next.seconds}))
             return;
     }
+}
+
+static void learn(const struct attempt *attempt, struct estimate_speed sample)
+{
+    learn_of(attempt->request, attempt->node, attempt->generation, sample);
 }
 
 /* The first token of an answer: the sample of the node's speed. */
@@ -381,6 +401,27 @@ static void learn_answer(const struct attempt *attempt)
                     now);
 }
 
+/* The fault was that of the nodes: another one answers the request, say. */
+static void resolve_doubts(struct request *req)
+{
+    for (uint32_t i = 0; i < req->doubts_count; i++) {
+        const struct doubt *doubt = &req->doubts[i];
+
+        outcomes_note(req->context->board, doubt->node, doubt->generation,
+                      doubt->on_probation ? OUTCOME_PROBATION_FAILED : OUTCOME_FAILED);
+        if (doubt->slow)
+            learn_of(req, doubt->node, doubt->generation, doubt->speed);
+    }
+    req->doubts_count = 0;
+}
+
+void select_settle_doubts(struct request *req)
+{
+    if (req->doubts_count == 1)
+        resolve_doubts(req);
+    req->doubts_count = 0;
+}
+
 void select_note_content(struct attempt *attempt)
 {
     struct request *req = attempt->request;
@@ -397,8 +438,11 @@ void select_note_content(struct attempt *attempt)
         req->session_hash != 0) /* it won: its cache is the one that matters */
         prefix_session_set(context->board, req->session_hash, attempt->node,
                            attempt->generation, loop_now_us(context->loop));
-    if (attempt->status < 400)
+    if (attempt->status < 400) {
         learn_answer(attempt);
+        resolve_doubts(req);
+        lacks_unlearn(attempt);
+    }
     if (estimate_lesson(&end) == ESTIMATE_ANSWER)
         learn(attempt, sample_of(attempt));
     if (attempt->loads_model)
@@ -445,9 +489,11 @@ static bool others_get_on(const struct attempt *attempt)
     return there.progress_mono_us > attempt->progress_mono_us;
 }
 
-/* Learns from the end of an attempt before its first token: see estimate.h. */
-static void learn_failure(const struct attempt *attempt, enum stats_counter how)
+/* Is the end of an attempt before its first token a lesson of the node's speed: see estimate.h.
+ */
+static bool is_slow(const struct attempt *attempt, enum stats_counter how)
 {
+    const struct worker_context *context = attempt->request->context;
     struct estimate_end end = {
         .op_class = attempt->request->op_class,
         .had_slot = attempt->estimate.had_slot,
@@ -456,14 +502,39 @@ static void learn_failure(const struct attempt *attempt, enum stats_counter how)
                                   (how == STATS_TIMEOUT && was_silent(attempt))),
         .before = attempt->charge_us != 0,
     };
-    struct scoreboard *board = attempt->request->context->board;
 
-    if (estimate_lesson(&end) == ESTIMATE_FAILURE &&
-        speeds_note_failure(board, attempt->node, attempt->generation,
-                            loop_now_us(attempt->request->context->loop),
-                            attempt->request->context->times.event_us))
-        learn(attempt, estimate_failure(attempt->estimate.usual, sample_of(attempt),
-                                        &attempt->request->context->times));
+    return estimate_lesson(&end) == ESTIMATE_FAILURE &&
+           speeds_note_failure(context->board, attempt->node, attempt->generation,
+                               loop_now_us(context->loop), context->times.event_us);
+}
+
+static struct estimate_speed failure_of(const struct attempt *attempt)
+{
+    return estimate_failure(attempt->estimate.usual, sample_of(attempt),
+                            &attempt->request->context->times);
+}
+
+/* May the request be the cause?  Another node will show. */
+static bool is_in_doubt(const struct attempt *attempt, enum stats_counter how)
+{
+    return how == STATS_NODE_ERROR && !attempt->excused &&
+           (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_ERROR ||
+            attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED);
+}
+
+static void doubt(const struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+
+    if (req->doubts_count == ARRAY_LEN(req->doubts))
+        return;
+    req->doubts[req->doubts_count++] = (struct doubt){
+        .node = attempt->node,
+        .generation = attempt->generation,
+        .on_probation = attempt->on_probation,
+        .slow = is_slow(attempt, STATS_NODE_ERROR),
+        .speed = failure_of(attempt),
+    };
 }
 
 /* Notes the node's outcome of the attempt, for passive ejection. */
@@ -503,8 +574,13 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
     if (!attempt->claimed)
         return;
     attempt->claimed = false;
-    note_outcome(attempt, outcome);
-    learn_failure(attempt, outcome);
+    if (is_in_doubt(attempt, outcome)) {
+        doubt(attempt);
+    } else {
+        note_outcome(attempt, outcome);
+        if (is_slow(attempt, outcome))
+            learn(attempt, failure_of(attempt));
+    }
     if (outcome == STATS_OVERTAKEN && !attempt->is_hedge)
         learn_overtaken(attempt);
     if (attempt->loads_model)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
@@ -18,6 +19,7 @@
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
 #include "shm/share/model_queues.h"
+#include "shm/share/taught.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
 
@@ -44,10 +46,12 @@ struct upstreams {
 
     struct upstream_models models;
 
-    SSL_CTX **node_tls;     /* owned; by index in config->nodes, NULL = cleartext */
-    SSL_CTX *registry_tls;  /* owned; for nodes that joined by themselves with TLS */
-    uint64_t epoch;         /* of the table, when last renewed; 0 = never */
-    uint64_t renew_mono_us; /* when last renewed */
+    SSL_CTX **node_tls;             /* owned; by index in config->nodes, NULL = cleartext */
+    SSL_CTX *registry_tls;          /* owned; for nodes that joined by themselves with TLS */
+    uint64_t epoch;                 /* of the table, when last renewed; 0 = never */
+    uint64_t renew_mono_us;         /* when last renewed */
+    uint64_t lessons;               /* taught_epoch() of the lessons in `models` */
+    uint64_t lessons_until_mono_us; /* when the first of them is forgotten */
 };
 
 /* ---- channels -------------------------------------------------------------------------- */
@@ -328,7 +332,8 @@ static bool has_room(const struct upstream_model *model)
     return n != 0 && (n & (n - 1)) != 0;
 }
 
-static void add_server(struct upstream_model *model, struct upstream *node,
+/* The last of model->servers afterwards.  False: out of memory. */
+static bool add_server(struct upstream_model *model, struct upstream *node,
                        const struct node_model *served)
 {
     size_t n = model->servers_count;
@@ -338,7 +343,7 @@ static void add_server(struct upstream_model *model, struct upstream *node,
             realloc(model->servers, (n == 0 ? 1 : 2 * n) * sizeof(*grown));
 
         if (grown == NULL)
-            return;
+            return false;
         model->servers = grown;
     }
     model->servers[model->servers_count++] = (struct upstream_server){
@@ -353,30 +358,90 @@ static void add_server(struct upstream_model *model, struct upstream *node,
         .weight = node->info.weight == 0 ? 1 : node->info.weight,
         .max_request_bytes = node->info.max_request_bytes,
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
+        .known = {.lacks = served->lacks, .context_tokens = served->max_context},
     };
     model->operations |= served->operations;
+    return true;
+}
+
+/* What a refusal taught about the server, or 0. */
+static uint32_t lesson_of(struct upstreams *upstreams, const struct upstream_server *server,
+                          uint64_t model_hash, enum ability ability, uint32_t detail)
+{
+    const struct lesson lesson = {
+        .model_hash = model_hash, .ability = ability, .detail = detail};
+
+    return taught_find(upstreams->board, server->node_id, server->generation, &lesson,
+                       loop_now_us(upstreams->loop), &upstreams->lessons_until_mono_us);
+}
+
+static void apply_lessons(struct upstreams *upstreams, struct upstream_server *server,
+                          uint64_t model_hash)
+{
+    static const enum ability flags[] = {ABILITY_VISION, ABILITY_AUDIO, ABILITY_TOOLS,
+                                         ABILITY_GRAMMAR, ABILITY_ACCESS};
+    struct abilities_known *known = &server->known;
+    uint32_t context = lesson_of(upstreams, server, model_hash, ABILITY_CONTEXT, 0);
+
+    if (context != 0 && (known->context_tokens == 0 || context < known->context_tokens))
+        known->context_tokens = context;
+    for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
+        if (lesson_of(upstreams, server, model_hash, flags[i], 0) != 0)
+            known->lacks |= ABILITY_BIT(flags[i]);
+    }
+    for (uint32_t op = 0; op < 32; op++) {
+        if ((server->operations >> op & 1u) != 0 &&
+            lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, op) != 0)
+            server->refused_operations |= UINT32_C(1) << op;
+    }
+    server->refused_bytes = lesson_of(upstreams, server, model_hash, ABILITY_MESSAGE_BYTES, 0);
+}
+
+static void sum_up_abilities(struct upstream_model *model)
+{
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+        uint32_t context = server->known.context_tokens;
+
+        model->lacks |= server->known.lacks;
+        if (server->refused_operations != 0)
+            model->lacks |= ABILITY_BIT(ABILITY_OPERATION);
+        if (server->refused_bytes != 0)
+            model->lacks |= ABILITY_BIT(ABILITY_MESSAGE_BYTES);
+        if (context != 0 && (model->least_context == 0 || context < model->least_context))
+            model->least_context = context;
+        if (context > model->most_context)
+            model->most_context = context;
+    }
 }
 
 static void renew_models(struct upstreams *upstreams)
 {
     struct upstream_models old = upstreams->models;
+    uint64_t now = loop_now_us(upstreams->loop);
 
     upstreams->models = (struct upstream_models){0};
+    upstreams->lessons = taught_epoch(upstreams->board);
+    upstreams->lessons_until_mono_us = UINT64_MAX;
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         struct upstream *node = upstreams->nodes[node_id];
+        bool taught =
+            node != NULL && taught_any(upstreams->board, node_id, node->info.generation, now);
 
         for (uint32_t m = 0; node != NULL && m < node->info.models_count; m++) {
             struct upstream_model *model =
                 model_for(&upstreams->models, node->info.models[m].id);
 
-            if (model != NULL)
-                add_server(model, node, &node->info.models[m]);
+            if (model != NULL && add_server(model, node, &node->info.models[m]) && taught)
+                apply_lessons(upstreams, &model->servers[model->servers_count - 1],
+                              hash_text(model->id));
         }
     }
     for (size_t i = 0; i < upstreams->models.count; i++) {
         struct upstream_model *model = &upstreams->models.at[i];
 
         model->queue_row = model_queues_row(upstreams->board, hash_text(model->id));
+        sum_up_abilities(model);
     }
     for (size_t i = 0; i < old.count; i++) {
         struct upstream_model *kept = upstreams_find(upstreams, old.at[i].id);
@@ -409,11 +474,18 @@ static void renew_rows(struct upstreams *upstreams, uint64_t epoch)
 
 void upstreams_renew(struct upstreams *upstreams)
 {
-    uint64_t epoch = nodes_epoch(upstreams->board);
+    uint64_t epoch = nodes_epoch(upstreams->board), now = loop_now_us(upstreams->loop);
 
-    if (epoch != upstreams->epoch &&
-        loop_now_us(upstreams->loop) - upstreams->renew_mono_us >= RENEW_INTERVAL_US)
+    if (now - upstreams->renew_mono_us < RENEW_INTERVAL_US)
+        return;
+    if (epoch != upstreams->epoch) {
         renew_rows(upstreams, epoch);
+    } else if (taught_epoch(upstreams->board) != upstreams->lessons ||
+               now >= upstreams->lessons_until_mono_us) {
+        upstreams->renew_mono_us = now;
+        renew_models(upstreams);
+        upstreams->on_change(upstreams->data, true);
+    }
 }
 
 /* ---- queries --------------------------------------------------------------------------- */
@@ -510,6 +582,7 @@ int upstreams_create(struct upstreams **out, struct loop *loop, const struct con
     upstreams->on_change = on_change;
     upstreams->data = data;
     upstreams->nodes_cap = scoreboard_max_nodes(board);
+    upstreams->lessons_until_mono_us = UINT64_MAX;
     upstreams->nodes = calloc(upstreams->nodes_cap, sizeof(*upstreams->nodes));
     rc = upstreams->nodes == NULL ? error_set(err, DRV_ENOMEM, "out of memory")
                                   : make_tls(upstreams, err);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "policy/route/abilities.h"
 #include "shm/facts/nodes.h"
 #include "shm/share/node_set.h"
 
@@ -57,12 +58,19 @@ struct upstream_server {
     uint32_t weight;            /* at least 1 */
     uint32_t max_request_bytes; /* 0 = unknown */
     float prefill_tokens_per_s;
+    /* Its abilities for the model, as its engine says and as its refusals taught. */
+    struct abilities_known known;
+    uint32_t refused_operations; /* bit (1 << drover.v1.Operation) */
+    uint32_t refused_bytes;      /* the least message that was too large; 0 = none */
 };
 struct upstream_model {
     char id[NODE_MODEL_BYTES];
     uint32_t operations; /* of any server */
     struct upstream_server *servers;
     size_t servers_count;
+    uint32_t lacks;         /* of any server */
+    uint32_t least_context; /* of those that are known; 0 = none is */
+    uint32_t most_context;
     uint32_t cursor;        /* for balance_choose() */
     double bytes_per_token; /* of prompts; learned by this worker from reported usage */
     uint32_t queue_row;     /* in shm/share/model_queues.h */
@@ -82,8 +90,9 @@ MUST_CHECK int upstreams_create(struct upstreams **out, struct loop *loop,
 void upstreams_destroy(struct upstreams *upstreams);
 
 /* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that
- * changed, and makes the models anew when one did.  Call once a turn.  Calls on_change when
- * something moved, and when a channel's state did; `models`: nodes came, went or changed. */
+ * changed, and makes the models anew when one did, or when a refusal taught something.  Call
+ * once a turn.  Calls on_change when something moved, and when a channel's state did; `models`:
+ * nodes came, went or changed. */
 void upstreams_renew(struct upstreams *upstreams);
 
 /* The model called `id`, or NULL when no node names it. */

@@ -145,7 +145,9 @@ Test(prompt, a_very_long_prompt_is_named_as_far_as_there_is_room)
 Test(prompt, the_ratio_of_bytes_to_tokens_follows_what_engines_count)
 {
     /* 3000 bytes were 1000 tokens: a tenth of the way from 4 to 3. */
-    cr_assert_float_eq(prompt_learn_ratio(4, 3000, 1000), 3.9, 1e-9);
+    cr_assert_float_eq(prompt_learn_ratio(4, 3000, 1000), 3.5, 1e-9);
+    cr_assert_float_eq(prompt_learn_ratio(4, 300, 100), 3.9, 1e-9, "a tenth at least");
+    cr_assert_float_eq(prompt_learn_ratio(4, 9000, 3000), 3.5, 1e-9, "a half at most");
     cr_assert_float_eq(prompt_learn_ratio(4, 1000, 10), 5.2, 1e-9, "100 counts as 16");
-    cr_assert_float_eq(prompt_learn_ratio(4, 10, 1000), 3.7, 1e-9, "0.01 counts as 1");
+    cr_assert_float_eq(prompt_learn_ratio(4, 10, 1000), 2.5, 1e-9, "0.01 counts as 1");
 }

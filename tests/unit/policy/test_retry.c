@@ -171,3 +171,57 @@ Test(retry, what_is_more_than_plain_text_fails_once_it_was_shown)
     facts.resumable = false;
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
 }
+
+Test(retry, a_node_that_lacks_something_costs_no_attempt_and_needs_no_budget)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_LACKS;
+    facts.refusals = 1;
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.content_shown = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE, "a resume that met a small context");
+    facts.refusals = RETRY_MAX_REFUSALS - 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.refusals = RETRY_MAX_REFUSALS;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
+}
+
+Test(retry, a_request_that_an_engine_blames_is_tried_on_one_more)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_BLAMED;
+    facts.blamed = 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "it counts as an attempt");
+    facts.budget_allows = true;
+    facts.blamed = 2;
+    facts.attempts = 2;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+}
+
+Test(retry, no_third_engine_gets_a_request_with_which_two_died)
+{
+    struct retry_facts facts = failed();
+
+    facts.engines_died = 1;
+    facts.attempts = 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
+    facts.engines_died = 2;
+    facts.attempts = 2;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts = broken_off();
+    facts.engines_died = 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME);
+    facts.engines_died = 2;
+    facts.resumes = 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "after content, too");
+    facts.engines_died = 0;
+    cr_assert_eq(retry_decide(&facts), RETRY_RESUME, "nodes that were lost are no evidence");
+}

@@ -58,6 +58,9 @@ Test(taught, a_lesson_ends_with_its_time_with_the_node_and_with_news_of_the_engi
     note(board, 1, blind, 1, NOW);
     cr_expect_eq(found(board, 0, 1, blind, NOW + TAUGHT_US - 1), 1);
     cr_expect_eq(found(board, 0, 1, blind, NOW + TAUGHT_US), 0);
+    cr_expect(taught_any(board, 0, 1, NOW + TAUGHT_US - 1));
+    cr_expect_not(taught_any(board, 0, 1, NOW + TAUGHT_US));
+    cr_expect_not(taught_any(board, 0, 2, NOW));
     cr_expect_eq(found(board, 0, 2, blind, NOW), 0, "another generation");
     info.prefill_tokens_per_s = 5;
     nodes_publish(board, 0, &info);
@@ -87,6 +90,12 @@ Test(taught, the_epoch_moves_with_news_and_not_with_repetitions)
     epoch = taught_epoch(board);
     note(board, 2, small, 1, NOW);
     cr_expect_eq(taught_epoch(board), epoch, "another generation");
+    taught_forget(board, 0, 1, &small);
+    cr_expect_gt(taught_epoch(board), epoch);
+    cr_expect_eq(found(board, 0, 1, small, NOW), 0);
+    epoch = taught_epoch(board);
+    taught_forget(board, 0, 1, &small);
+    cr_expect_eq(taught_epoch(board), epoch);
     board_drop(&t, board);
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/kinds.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
 #include "worker/api/catalog.h"
@@ -70,23 +71,28 @@ Test(catalog, an_empty_fleet_has_no_model)
     cr_expect_null(catalog_find(&catalog, "a"));
 }
 
-Test(catalog, the_context_is_the_least_of_the_nodes_that_can_serve)
+Test(catalog, a_model_can_what_any_of_its_nodes_can)
 {
     struct node_model m = model("a", READY, 8192);
 
+    m.lacks = ABILITY_BIT(ABILITY_VISION) | ABILITY_BIT(ABILITY_AUDIO);
     add_node(NODE_UP, LLAMA, &m, 1);
     m.max_context = 4096;
+    m.has = ABILITY_BIT(ABILITY_VISION);
+    m.lacks = ABILITY_BIT(ABILITY_AUDIO);
     add_node(NODE_UP, SIM, &m, 1);
     m.max_context = 1024;
     add_node(NODE_DOWN, LLAMA, &m, 1);
     cr_assert_eq(catalog.count, 1);
-    cr_expect_eq(catalog.models[0].max_context, 4096);
+    cr_expect_eq(catalog.models[0].max_context, 8192);
+    cr_expect_eq(catalog.models[0].has, ABILITY_BIT(ABILITY_VISION));
+    cr_expect_eq(catalog.models[0].lacks, ABILITY_BIT(ABILITY_AUDIO));
     cr_expect(catalog.models[0].able);
     cr_expect(catalog.models[0].loaded);
     cr_expect(!catalog.models[0].simulated, "one of its nodes is real");
     m.max_context = 0; /* does not know its own: no limit is made up for it */
     add_node(NODE_UP, LLAMA, &m, 1);
-    cr_expect_eq(catalog.models[0].max_context, 4096);
+    cr_expect_eq(catalog.models[0].max_context, 8192);
 }
 
 Test(catalog, a_model_whose_nodes_are_briefly_down_stays_listed)

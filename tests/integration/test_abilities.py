@@ -1,0 +1,408 @@
+"""Nodes that serve one model and differ: a request goes to one that has what it needs.
+
+The engines are those of tests/engines, which refuse in the words of the real ones.  A refusal for
+what an engine lacks is tried elsewhere, ejects no node, teaches no speed, and reaches the client
+only when no node can serve the request.
+"""
+
+import json
+import threading
+import time
+
+import pytest
+
+from fake_engine import FakeEngine
+from harness import until
+from llama_server import LlamaServer
+from load import fetch_now
+from ollama import Ollama
+from vllm import Vllm
+
+MODEL = "m"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+OPENAI, ANTHROPIC, OLLAMA = "/v1/chat/completions", "/v1/messages", "/api/chat"
+RESPONSES = "/v1/responses"
+
+
+def body_of(path, text, model=MODEL, stream=False, picture=None, limit=4):
+    """A request of each API."""
+    content = text
+    if picture and path == OPENAI:
+        content = [{"type": "text", "text": text},
+                   {"type": "image_url", "image_url": {"url": picture}}]
+    if picture and path == ANTHROPIC:
+        data = picture.partition(",")[2]
+        content = [{"type": "text", "text": text},
+                   {"type": "image", "source": {"type": "base64", "media_type": "image/png",
+                                                "data": data}}]
+    if path == RESPONSES:
+        if picture:
+            content = [{"role": "user", "content": [
+                {"type": "input_text", "text": text},
+                {"type": "input_image", "image_url": picture}]}]
+        return {"model": model, "input": content, "stream": stream, "max_output_tokens": limit}
+    message = {"role": "user", "content": content}
+    if path == OLLAMA:
+        if picture:
+            message["images"] = [picture.partition(",")[2]]
+        return {"model": model, "messages": [message], "stream": stream,
+                "options": {"num_predict": limit}}
+    return {"model": model, "messages": [message], "stream": stream, "max_tokens": limit}
+
+
+def words(count, seed=0):
+    """A prompt of about so many tokens of a scripted engine, five bytes each."""
+    return f"{seed:04} " + "word " * (count - 1)
+
+
+class Fleet:
+    """A coordinator, and nodes before scripted engines."""
+
+    def __init__(self, make_cluster, engines, workers=1, slots=8, config=None):
+        self.engines = engines
+        health = {"eject_failures": 5, "eject_success_pct": 80, "eject_backoff_ms": 60_000,
+                  "eject_backoff_max_ms": 60_000}
+        self.cluster = make_cluster(workers=workers,
+                                    config={"health": health, **(config or {})}).start()
+        for name, engine in engines.items():
+            self.cluster.start_node(name, engine=engine.url, wait=False,
+                                    extra=("--slots", str(slots)))
+        for node in self.cluster.nodes:
+            self.cluster.wait_up(node.name, node)
+
+    def send(self, path, body, headers=None):
+        return fetch_now(self.cluster.api, "POST", path, body, headers, timeout_s=60)
+
+    def posts(self, name):
+        return len([r for r in self.engines[name].seen if r.method == "POST"])
+
+    def states(self):
+        return {name: self.cluster.node_state(name) for name in self.engines}
+
+    def all_up(self):
+        """None was ejected, and none would be but for its being needed."""
+        rows = [self.cluster.node_row(name) for name in self.engines]
+        assert {(r["state"], r["reason"]) for r in rows} == {("UP", "probes_pass")}, rows
+        assert {r["success_fraction"] for r in rows} == {1}, rows
+        return "to=EJECTED" not in self.cluster.master.log()
+
+    def explain(self, request_id):
+        return self.cluster.ctl_json("explain", request_id)["decisions"]
+
+
+@pytest.fixture
+def fleet(make_cluster):
+    made = []
+
+    def make(engines, **options):
+        made.append(engines)
+        return Fleet(make_cluster, engines, **options)
+
+    yield make
+    for engines in made:
+        for engine in engines.values():
+            engine.close()
+
+
+def llama(context=32768, **knobs):
+    engine = LlamaServer()
+    engine.models, engine.context, engine.slots = [MODEL], context, 8
+    for knob, value in knobs.items():
+        setattr(engine, knob, value)
+    return engine
+
+
+def vllm(context=32768, **knobs):
+    engine = Vllm()
+    engine.models, engine.context = [MODEL], context
+    for knob, value in knobs.items():
+        setattr(engine, knob, value)
+    return engine
+
+
+def assert_whole(answer):
+    assert answer.status == 200, answer.body
+    assert b'"error"' not in answer.body, answer.body
+
+
+# ---- contexts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("make", [llama, vllm])
+def test_long_prompts_are_served_by_the_node_whose_context_holds_them(
+        fleet, make, stream, workers):
+    both = fleet({"small": make(2048), "large": make(32768)}, workers=workers)
+    for seed in range(10):
+        for path in (OPENAI, ANTHROPIC):
+            assert_whole(both.send(path, body_of(path, words(5000, seed), stream=stream)))
+    assert both.all_up()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_context_that_no_engine_states_is_learned_from_one_refusal(fleet, stream):
+    """Both workers know it then."""
+    engines = {"small": vllm(2048), "large": vllm()}
+
+    def list_models(reply, _request):
+        return reply.answer(200, {"object": "list", "data": [
+            {"id": MODEL, "object": "model", "created": 1, "owned_by": "vllm"}]})
+
+    for engine in engines.values():
+        engine.on["/v1/models"] = list_models
+    both = fleet(engines, workers=2)
+    for seed in range(30):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(5000, seed), stream=stream)))
+    assert both.posts("small") <= 2, "one refusal is enough, two if both workers asked at once"
+    assert both.all_up()
+
+
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, RESPONSES])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_fits_no_node_is_refused_with_the_largest_figures(fleet, path, stream):
+    both = fleet({"small": llama(1024), "large": llama(4096)})
+    answer = both.send(path, body_of(path, words(9000), stream=stream))
+    assert answer.status == 400, answer.body
+    assert b"4096" in answer.body and b"1024" not in answer.body
+    # An estimate that is too low asks the small one first.
+    answer = both.send(path, body_of(path, "a " * 4500, stream=stream))
+    assert answer.status == 400 and b"4096" in answer.body, answer.body
+    assert b"1024" not in answer.body
+    assert both.all_up()
+
+
+def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(fleet):
+    both = fleet({"small": llama(1024), "large": llama(16384)})
+    for seed in range(12):
+        answer = both.send(OPENAI, body_of(OPENAI, words(500, seed), limit=600))
+        assert_whole(answer)
+        assert answer.headers["x-drover-node"] == "large"
+    assert both.posts("small") == 0
+
+
+def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(fleet):
+    both = fleet({"small": llama(2048), "large": llama(32768)})
+    for seed in range(8):
+        both.send(OPENAI, body_of(OPENAI, words(200, seed)), {"x-request-id": f"warm-{seed}"})
+    both.send(OPENAI, body_of(OPENAI, words(200, 100)), {"x-request-id": "before"})
+    before = both.explain("before")[-1]
+    answer = both.send(OPENAI, body_of(OPENAI, words(40_000)))
+    assert answer.status == 400
+    for seed in range(3):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, "a " * 3000 + str(seed))))
+    both.send(OPENAI, body_of(OPENAI, words(200, 101)), {"x-request-id": "after"})
+    after = both.explain("after")[-1]
+
+    def small(decision):
+        return next(c for c in decision["candidates"] if c["node"] == "small")
+
+    rate = small(before)["prefill_tokens_per_s"]
+    assert rate / 1.5 < small(after)["prefill_tokens_per_s"] < rate * 1.5
+    assert small(after)["inflight"] == 0 and both.all_up()
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_go_to_the_node_that_takes_them(fleet, path, stream, workers):
+    both = fleet({"blind": llama(prompt_tokens_per_s=200_000), "seeing": llama(vision=True)},
+                 workers=workers)
+    for seed in range(10):
+        assert_whole(both.send(path, body_of(path, f"what is {seed}?", stream=stream,
+                                             picture=PICTURE)))
+    assert both.all_up()
+    assert len([r for r in both.engines["blind"].seen if r.method == "POST"]) <= workers + 1
+    text = both.send(OPENAI, body_of(OPENAI, "hello"), {"x-request-id": "text"})
+    assert_whole(text)
+    assert {c["node"] for c in both.explain("text")[-1]["candidates"]} == {"blind", "seeing"}
+
+
+def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(fleet):
+    both = fleet({"a": llama(), "b": llama()})
+    for _ in range(6):
+        answer = both.send(OPENAI, body_of(OPENAI, "what?", picture=PICTURE))
+        assert answer.status == 400 and b"image input is not supported" in answer.body
+    assert both.all_up()
+    for engine in both.engines.values():
+        engine.vision = True    # started anew, with a projector
+    assert_whole(both.send(OPENAI, body_of(OPENAI, "what?", picture=PICTURE)))
+
+
+# ---- credentials --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_wants_a_sign_in_says_nothing_of_the_others(fleet, stream, workers):
+    engine = Ollama()
+    engine.models = {"small:latest": ["completion"], "x-cloud:latest": ["completion"]}
+    engine.cloud = ["x-cloud:latest"]
+    one = fleet({"n0": engine}, workers=workers)
+    for path in (OLLAMA, OPENAI, ANTHROPIC):
+        for _ in range(6):
+            answer = one.send(path, body_of(path, "hi", "x-cloud", stream))
+            assert answer.status == 401, answer.body
+            assert json.loads(answer.body)["signin_url"].startswith("https://ollama.com/connect")
+        assert_whole(one.send(path, body_of(path, "hi", "small", stream)))
+    assert one.all_up()
+    engine.signed_in = True
+    assert_whole(one.send(OLLAMA, body_of(OLLAMA, "hi", "x-cloud", stream)))
+
+
+def test_a_key_that_the_engine_refuses_moves_requests_to_another_node(fleet):
+    engines = {"locked": FakeEngine(models=(MODEL,)), "open": FakeEngine(models=(MODEL,))}
+    engines["locked"].behave = lambda handler, path, body: handler.answer(
+        401, {"error": {"message": "Invalid API Key", "type": "authentication_error"}})
+    both = fleet(engines)
+    for seed in range(10):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(10, seed))))
+    assert both.all_up() and both.posts("locked") <= 1
+    engines["open"].behave = engines["locked"].behave
+    answer = both.send(OPENAI, body_of(OPENAI, "hi"))
+    assert answer.status == 502 and b"refuses this node's API key" in answer.body
+
+
+# ---- the request's own fault --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_that_cannot_be_fetched_ejects_no_node(fleet, path, stream, workers):
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b")}
+    for engine in engines.values():
+        engine.behave = lambda handler, path, body: handler.answer(
+            500, {"error": {"message": "Cannot fetch image", "code": 500}}) \
+            if b"nowhere.invalid" in body else handler.chat(body)
+    both = fleet(engines, workers=workers)
+    bad = body_of(OPENAI, "what?", stream=stream, picture="http://nowhere.invalid/a.png")
+    for _ in range(10):
+        answer = both.send(OPENAI, bad)
+        assert answer.status == 400 and b"Cannot fetch image" in answer.body, answer.body
+    assert both.posts("a") + both.posts("b") <= 20, "two engines each"
+    assert both.all_up()
+    assert_whole(both.send(OPENAI, body_of(OPENAI, "hello", stream=stream)))
+    assert both.all_up()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_that_every_engine_has_with_a_request_counts_for_none(fleet, workers):
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b", "c")}
+    for engine in engines.values():
+        engine.behave = lambda handler, path, body: handler.answer(
+            500, {"error": {"message": "list index out of range", "code": 500}}) \
+            if b"odd" in body else handler.chat(body)
+    three = fleet(engines, workers=workers)
+    for _ in range(10):
+        answer = three.send(OPENAI, body_of(OPENAI, "odd"))
+        assert answer.status == 502 and b"list index out of range" in answer.body
+        assert answer.headers["x-should-retry"] == "false"
+    assert three.all_up()
+    assert_whole(three.send(OPENAI, body_of(OPENAI, "hello")))
+
+
+def test_an_engine_that_fails_where_another_answers_is_ejected(fleet):
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("bad", "good")}
+    engines["bad"].behave = lambda handler, path, body: handler.answer(
+        500, {"error": {"message": "CUDA error: out of memory", "code": 500}})
+    both = fleet(engines, config={"policy": "round_robin"})
+
+    def ejected():
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(10))))
+        return both.cluster.node_state("bad") == "EJECTED"
+
+    until(ejected, 10, "it is out")
+
+
+# ---- a request under which engines die ----------------------------------------------------------
+
+
+class Mortal:
+    """An engine that dies of a poison, before its answer or in the middle of it."""
+
+    def __init__(self, after_content):
+        self.engine = llama()
+        self.engine.on[OPENAI] = self.chat
+        self.after_content = after_content
+        self.poisoned = 0
+
+    def chat(self, reply, request):
+        if b"POISON" not in request.body:
+            return self.engine.chat(reply, request)
+        self.poisoned += 1
+        if self.after_content:
+            reply.begin_stream("text/event-stream")
+            reply.send_event({"id": "chatcmpl-1", "created": 1, "model": MODEL,
+                              "object": "chat.completion.chunk", "choices": [{
+                                  "index": 0, "delta": {"content": "Hel"},
+                                  "finish_reason": None}]})
+            time.sleep(0.2)
+        self.engine.stop()
+        return reply.drop()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stream, after_content", [(False, False), (True, False), (True, True)])
+def test_a_request_under_which_engines_die_is_sent_to_two(fleet, stream, after_content, workers):
+    mortals = {name: Mortal(after_content) for name in ("a", "b", "c")}
+    three = fleet({name: m.engine for name, m in mortals.items()}, workers=workers)
+    good, stop = [], threading.Event()
+
+    def beside():
+        while not stop.is_set():
+            good.append(three.send(OPENAI, body_of(OPENAI, f"good {len(good)}")))
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=beside)
+    thread.start()
+    try:
+        answer = three.send(OPENAI, body_of(OPENAI, "POISON", stream=stream))
+        until(lambda: len(good) > 5, 20, "good requests beside it")
+    finally:
+        stop.set()
+        thread.join()
+    assert sum(m.poisoned for m in mortals.values()) == 2
+    assert max(m.poisoned for m in mortals.values()) == 1, "once each"
+    if after_content:
+        assert answer.status == 200 and b'"error"' in answer.body
+    else:
+        assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
+    assert all(one.status == 200 for one in good), [one.body for one in good]
+
+
+def test_a_request_is_not_sent_again_on_a_connection_that_broke(fleet):
+    """libcurl does so by itself where it kept the connection and got no byte."""
+    engine = FakeEngine(models=(MODEL,))
+    asked = []
+
+    def behave(handler, _path, body):
+        asked.append(body)
+        if b"second" in body:
+            handler.drop()
+        else:
+            handler.chat(body)
+
+    engine.behave = behave
+    one = fleet({"n0": engine})
+    assert_whole(one.send(OPENAI, body_of(OPENAI, "first")))
+    answer = one.send(OPENAI, body_of(OPENAI, "second"))
+    assert answer.status == 502
+    assert len([body for body in asked if b"second" in body]) == 1
+
+
+# ---- one truth ----------------------------------------------------------------------------------
+
+
+def test_models_are_listed_with_what_the_fleet_can_do(fleet):
+    both = fleet({"small": llama(1024), "large": llama(16384, vision=True)}, workers=2)
+    listed = fetch_now(both.cluster.api, "GET", "/v1/models").json()["data"]
+    assert [m["id"] for m in listed] == [MODEL]
+    assert listed[0]["max_model_len"] == listed[0]["context_length"] == 16384
+    rows = both.cluster.ctl_rows("models")
+    assert [r["max_context_tokens"] for r in rows if r["id"] == MODEL] == [16384]
+    again = fetch_now(both.cluster.api, "GET", f"/v1/models/{MODEL}").json()
+    assert again["created"] == listed[0]["created"]

@@ -1,0 +1,148 @@
+/* lacks.c - what a request needs, which nodes lack it, and what a refusal teaches. */
+#include "worker/select/lacks.h"
+
+#include "base/io/loop.h"
+#include "policy/route/abilities.h"
+#include "policy/route/prompt.h"
+#include "shm/share/taught.h"
+#include "worker/context.h"
+#include "worker/http/client_request.h"
+#include "worker/request/request_state.h"
+#include "worker/select/gather.h"
+#include "worker/upstreams/upstreams.h"
+
+void lacks_read(struct request *req, const struct prompt *prompt)
+{
+    struct abilities_need *need = &req->need;
+
+    *need = (struct abilities_need){.flags = ABILITY_BIT(ABILITY_OPERATION) |
+                                             ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
+                                             ABILITY_BIT(ABILITY_ACCESS)};
+    if (prompt == NULL)
+        return;
+    abilities_read(need, &req->client->root);
+    if (prompt->pictures)
+        need->flags |= ABILITY_BIT(ABILITY_VISION);
+    if (prompt->sounds)
+        need->flags |= ABILITY_BIT(ABILITY_AUDIO);
+    /* Many inputs in one request of embeddings are many prompts. */
+    if (req->op_class == OP_CLASS_GENERATION)
+        abilities_prompt(need, prompt->text_bytes, req->prompt_estimate);
+}
+
+/* Has every node of the model, as far as is known, what the request needs? */
+static bool all_have(const struct upstream_model *model, const struct abilities_need *need)
+{
+    return (model->lacks & need->flags) == 0 &&
+           (model->least_context == 0 ||
+            need->prompt_tokens + need->output_tokens <= model->least_context);
+}
+
+void lacks_bar(const struct request *req, const struct upstream_model *model,
+               struct select_request *out)
+{
+    if (model == NULL || all_have(model, &req->need))
+        return;
+    out->need = &req->need;
+    out->most_score = gather_least_score(req->context->board, model, out);
+    /* Where none has it, one is asked all the same: it was perhaps started anew, and its own
+     * words are the client's answer. */
+    if (req->refusals != 0 && out->most_score >= ABILITIES_SCORE(ABILITIES_LACKS))
+        out->most_score = ABILITIES_SCORE(ABILITIES_LACKS) - 1;
+}
+
+static uint32_t bounded(uint64_t figure)
+{
+    return figure > UINT32_MAX ? UINT32_MAX : (uint32_t)figure;
+}
+
+/* The figure of a lesson; 0 = there is none in this refusal. */
+static uint32_t figure_of(const struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+    const struct attempt_cause *cause = &attempt->cause;
+
+    switch (cause->ability) {
+    case ABILITY_CONTEXT:
+        /* Of other operations it is the size of a batch. */
+        if (req->op_class != OP_CLASS_GENERATION)
+            return 0;
+        return bounded(cause->limit != 0 ? cause->limit
+                                         : req->need.prompt_tokens + req->need.output_tokens);
+    case ABILITY_VISION:
+    case ABILITY_AUDIO:
+        return cause->limit == 0; /* it takes some, but not so many */
+    case ABILITY_MESSAGE_BYTES:
+        return bounded(req->envelope_bytes);
+    case ABILITY_TOOLS:
+    case ABILITY_GRAMMAR:
+    case ABILITY_OPERATION:
+    case ABILITY_ACCESS:
+        return 1;
+    case ABILITY_NONE:
+    case ABILITIES:
+        break;
+    }
+    return 0;
+}
+
+void lacks_learn(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    const struct attempt_cause *cause = &attempt->cause;
+    const struct lesson lesson = {
+        .model_hash = req->model_hash,
+        .ability = cause->ability,
+        .detail = cause->ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
+    };
+
+    taught_note(req->context->board, attempt->node, attempt->generation, &lesson,
+                figure_of(attempt), loop_now_us(req->context->loop));
+    if (cause->ability == ABILITY_CONTEXT && cause->needed != 0 &&
+        req->op_class == OP_CLASS_GENERATION)
+        abilities_counted(&req->need, cause->needed);
+}
+
+void lacks_unlearn(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    uint32_t flags = model == NULL ? 0 : model->lacks & req->need.flags;
+
+    for (unsigned ability = 0; flags != 0 && ability < ABILITIES; ability++) {
+        const struct lesson lesson = {
+            .model_hash = req->model_hash,
+            .ability = (enum ability)ability,
+            .detail = ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
+        };
+
+        if ((flags & ABILITY_BIT(ability)) != 0 && ability != ABILITY_MESSAGE_BYTES)
+            taught_forget(req->context->board, attempt->node, attempt->generation, &lesson);
+    }
+}
+
+bool lacks_is_away(const struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    const struct select_request request = {.need = &req->need,
+                                           .operation = (int)req->client->operation,
+                                           .message_bytes = req->envelope_bytes};
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+
+        if (!upstreams_usable(server->node) &&
+            (server->operations >> request.operation & 1u) != 0 &&
+            upstreams_takes(server, request.message_bytes) &&
+            gather_score(server, &request) < ABILITIES_SCORE(ABILITIES_LACKS))
+            return true;
+    }
+    return false;
+}
+
+uint32_t lacks_most_context(const struct request *req)
+{
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+
+    return model == NULL ? 0 : model->most_context;
+}
