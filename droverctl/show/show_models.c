@@ -132,7 +132,7 @@ static void model_json(struct view *view, const struct offer *offer, const struc
     emit_end_array(out);
     emit_array(out, "capabilities");
     for (unsigned a = 0; a < ABILITIES; a++)
-        if ((sum->has & ABILITY_BIT(a)) != 0)
+        if ((sum->has & ABILITY_BIT(a)) != 0 && ability_name(a) != NULL)
             emit_text(out, NULL, ability_name(a));
     emit_end_array(out);
     emit_array(out, "nodes");

@@ -44,7 +44,7 @@ static void add_capabilities(struct buf *out, const struct catalog_model *model)
         return;
     buf_str(out, ",\"capabilities\":[");
     for (unsigned a = 0; a < ABILITIES; a++) {
-        if ((model->has & ABILITY_BIT(a)) == 0)
+        if ((model->has & ABILITY_BIT(a)) == 0 || ability_name(a) == NULL)
             continue;
         buf_printf(out, "%s\"%s\"", comma, ability_name(a));
         comma = ",";

@@ -228,7 +228,7 @@ struct request {
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
     struct exclusions excluded;
 
-    /* What it needs of a node, and how it went with those that were asked. */
+    /* The abilities that it needs, and its way with the nodes that were asked. */
     struct abilities_need need;
     uint32_t refusals;     /* of nodes that lack what it needs */
     uint32_t blamed;       /* by engines, with a 5xx */

@@ -364,7 +364,7 @@ static bool add_server(struct upstream_model *model, struct upstream *node,
     return true;
 }
 
-/* What a refusal taught about the server, or 0. */
+/* The figure that a refusal of the server taught, or 0. */
 static uint32_t lesson_of(struct upstreams *upstreams, const struct upstream_server *server,
                           uint64_t model_hash, enum ability ability, uint32_t detail)
 {
