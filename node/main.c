@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/io/descriptors.h"
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/io/signal_fd.h"
@@ -332,6 +333,7 @@ int main(int argc, char **argv, char **environment)
     privileges_lock(node.options.core_dumps);
     log_set_proc("node");
     log_set_level(node.options.log_level);
+    (void)descriptors_raise(DESCRIPTORS_MANY);
     if (log_open(node.options.log_file, &err) != 0 || start(&node, &err) != 0) {
         (void)fprintf(stderr, "drover-node: %s\n", err.text);
         finish(&node);

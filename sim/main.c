@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/io/descriptors.h"
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/io/signal_fd.h"
@@ -193,10 +194,14 @@ static int start(struct program *program, struct error *err)
 /* Releases what start() got, also after it failed half way. */
 static void finish(struct program *program)
 {
+    bool closed = true;
+
     if (program->loop.h2o == NULL)
         return;
     for (size_t i = 0; i < program->options.count; i++)
-        sim_http_close(program->served[i].http);
+        closed &= sim_http_close(program->served[i].http);
+    if (!closed)
+        return; /* the process ends, and nothing is freed under connections that are left */
     for (size_t i = 0; i < program->options.count; i++)
         sim_engine_destroy(program->served[i].engine);
     watch_stop(program->signals);
@@ -224,6 +229,7 @@ int main(int argc, char **argv)
     }
     log_set_proc("sim");
     log_set_level(program.options.log_level);
+    (void)descriptors_raise(DESCRIPTORS_MANY);
     if (start(&program, &err) != 0) {
         (void)fprintf(stderr, "drover-sim: %s\n", err.text);
         finish(&program);

@@ -560,14 +560,14 @@ const char *sim_http_address(const struct sim_http *http)
     return http->address;
 }
 
-void sim_http_close(struct sim_http *http)
+bool sim_http_close(struct sim_http *http)
 {
     uint64_t until = clock_mono_us() + CLOSE_US;
     h2o_multithread_queue_t *queue;
     struct sim_connection *connection;
 
     if (http == NULL)
-        return;
+        return true;
     timer_stop(http->loop, &http->accept_timer);
     h2o_socket_read_stop(http->listener);
     h2o_socket_close(http->listener);
@@ -578,7 +578,7 @@ void sim_http_close(struct sim_http *http)
     while (!LIST_EMPTY(&http->connections) && clock_mono_us() < until)
         loop_turn(http->loop, CLOSE_TURN_US);
     if (!LIST_EMPTY(&http->connections))
-        return; /* the process may end all the same, but nothing may be freed under them */
+        return false;
     watch_stop(http->gone_watch);
     (void)close(http->gone_fd);
     queue = http->context.queue;
@@ -586,4 +586,5 @@ void sim_http_close(struct sim_http *http)
     free(queue); /* libh2o 2.2.5 forgets to */
     h2o_config_dispose(&http->conf);
     free(http);
+    return true;
 }

@@ -7,6 +7,8 @@
 #ifndef DROVER_SIM_HTTP_H
 #define DROVER_SIM_HTTP_H
 
+#include <stdbool.h>
+
 #include "base/attrs.h"
 
 struct error;
@@ -26,7 +28,8 @@ MUST_CHECK int sim_http_open(struct sim_http **out, struct sim_engine *engine,
 const char *sim_http_address(const struct sim_http *http);
 
 /* Stops listening, breaks the connections off and frees `http`.  Turns the loop meanwhile, so
- * the engine and all that hangs on the loop must still be there.  NULL is allowed. */
-void sim_http_close(struct sim_http *http);
+ * the engine and all that hangs on the loop must still be there.  False: connections are left
+ * after 2 s; nothing is freed, and nothing may be that they use.  NULL is allowed. */
+MUST_CHECK bool sim_http_close(struct sim_http *http);
 
 #endif

@@ -96,15 +96,21 @@ static void conclude(struct reload *reload, const char *error)
         reload->on_done(reload->arg, reload->serial, error);
 }
 
-/* Back to the workers and the log of the configuration in force. */
-static void give_up(struct reload *reload, const char *why)
+/* Back to the log of the configuration in force. */
+static void give_up_log(struct reload *reload, const char *why)
 {
     struct error err;
 
-    switch_rollback(reload->sup, reload->config);
     if (apply_log(reload->config, &err) != 0)
         log_warn("event=log_open_failed error=%s", log_quote(err.text));
     conclude(reload, why);
+}
+
+/* ... and to its workers. */
+static void give_up(struct reload *reload, const char *why)
+{
+    switch_rollback(reload->sup, reload->config);
+    give_up_log(reload, why);
 }
 
 static int read_next(struct reload *reload, struct error *err)
@@ -201,7 +207,7 @@ static void switch_over(struct reload *reload)
     if (rc == 0 && switch_begin(reload->sup, reload->next, workers_wanted(reload)) != 0)
         rc = error_set(&err, DRV_EAGAIN, "drover is stopping");
     if (rc != 0)
-        conclude(reload, err.text);
+        give_up_log(reload, err.text);
 }
 
 static void step_check(struct reload *reload, uint64_t now_mono_us)
@@ -258,7 +264,7 @@ void reload_step(struct reload *reload, uint64_t now_mono_us)
         return;
     }
     if (!reload->sup->switching) { /* a stop came in between */
-        conclude(reload, "drover is stopping");
+        give_up_log(reload, "drover is stopping");
         return;
     }
     late = now_mono_us - reload->since_mono_us >= SERVE_WITHIN_US;

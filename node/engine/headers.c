@@ -34,7 +34,7 @@ bool headers_to_engine(const char *name, const char *value)
 {
     if (!is_token(name) || !headers_value_ok(value))
         return false;
-    return strcmp(name, "x-request-id") == 0 || strcmp(name, "traceparent") == 0 ||
+    return strcmp(name, "x-client-request-id") == 0 || strcmp(name, "traceparent") == 0 ||
            strcmp(name, "tracestate") == 0 || strcmp(name, "x-session-id") == 0 ||
            starts_with(name, "anthropic-") || starts_with(name, "openai-") ||
            starts_with(name, "x-claude-code-");

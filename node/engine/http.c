@@ -289,6 +289,13 @@ static int add_headers(struct engine_run *run, const struct engine_request *requ
         rc = add_header(run, line);
     if (rc == 0 && run->engine->authorization != NULL)
         rc = add_header(run, run->engine->authorization);
+    /* Old vLLMs refuse an id that another request there still has, so each attempt has its own.
+     */
+    (void)snprintf(line, sizeof(line),
+                   request->attempt == 0 ? "X-Request-Id: %s" : "X-Request-Id: %s-%u",
+                   request->id, (unsigned)request->attempt);
+    if (rc == 0 && request->id != NULL && request->id[0] != '\0')
+        rc = add_header(run, line);
     if (rc == 0 && request->attempt != 0) {
         (void)snprintf(line, sizeof(line), "X-Drover-Attempt: %u", (unsigned)request->attempt);
         rc = add_header(run, line);

@@ -16,7 +16,8 @@ from hosts import run as command
 from load import chat_body, fetch_now
 from rig import ASAN_OPTIONS, fault
 
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+# Debian has a folder for each architecture.
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), Path("libfaketime.so.1"))
 
 
 def small_disk(run, size="64k"):

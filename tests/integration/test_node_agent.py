@@ -122,10 +122,10 @@ def test_a_transcription_that_streams_passes_without_a_finish_reason(node, engin
 
 def test_only_allowed_headers_reach_the_engine(node, engine):
     names = {"anthropic-version": "2023-06-01", "x-conversation-id": "c", "authorization": "x",
-             "cookie": "y", "x-request-id": "r1"}
+             "cookie": "y", "x-request-id": "theirs", "x-client-request-id": "r1"}
     Answer(node.infer(headers=[inference.Header(name=k, value=v) for k, v in names.items()]))
     headers = engine.requests[-1][1]
-    assert headers["anthropic-version"] == "2023-06-01" and headers["x-request-id"] == "r1"
+    assert headers["anthropic-version"] == "2023-06-01" and headers["x-client-request-id"] == "r1"
     assert not {"x-conversation-id", "authorization", "cookie", "expect"} & set(headers)
 
 
@@ -415,13 +415,13 @@ def test_higher_priority_leaves_the_queue_first(start, engine):
     held = node.infer("held")
     next(e for e in held if e.WhichOneof("event") == "chunk")
     calls = [node.infer("ok", request_id=f"p{p}", priority=p,
-                        headers=[inference.Header(name="x-request-id", value=f"p{p}")])
+                        headers=[inference.Header(name="x-client-request-id", value=f"p{p}")])
              for p in (0, 9, 5)]
     until(lambda: node.describe().load.queued == 3)
     engine.release.set()
     for call in calls:
         assert Answer(call).status is Code.OK
-    assert [headers["x-request-id"] for _, headers, _ in engine.requests[1:]] == ["p9", "p5", "p0"]
+    assert [headers["x-client-request-id"] for _, headers, _ in engine.requests[1:]] == ["p9", "p5", "p0"]
 
 
 def test_a_queued_caller_that_leaves_is_forgotten(start, engine):

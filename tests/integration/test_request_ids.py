@@ -4,9 +4,11 @@ import asyncio
 
 import grpc
 
+from fake_engine import MODEL as FAKE
+from fake_engine import FakeEngine
 from fake_node import FakeNode
 from harness import SLOW, until
-from load import fetch, fetch_now
+from load import chat_body, fetch, fetch_now
 from plant import make_plant, static  # noqa: F401
 
 CHAT = "/v1/chat/completions"
@@ -51,7 +53,7 @@ class Listening(FakeNode):
         super().__init__(name)
 
     def infer(self, request, context):
-        self.ids.append((request.request_id, {h.name: h.value for h in request.headers}.get("x-request-id")))
+        self.ids.append((request.request_id, {h.name: h.value for h in request.headers}.get("x-client-request-id")))
         yield from super().infer(request, context)
 
 
@@ -77,3 +79,21 @@ def test_two_requests_at_once_with_the_same_id_do_not_disturb_each_other(make_pl
     assert sorted(line["execution"] for line in lines) == sorted(ours for ours, _ in node.ids)
     assert [line["id"] for line in lines].count("twin") == 2
     assert single.headers["x-request-id"] in {ours for ours, _ in node.ids}
+
+
+def test_an_engine_gets_an_id_of_ours_that_no_two_attempts_share(make_cluster):
+    """A vLLM of before 2025-11 refuses a request whose x-request-id another one still has."""
+    engine = FakeEngine()
+    try:
+        cluster = make_cluster(workers=1).start()
+        cluster.start_node("box", engine=engine.url)
+        for _ in range(2):
+            answer = fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 3, model=FAKE), {"x-request-id": "twin"})
+            assert answer.status == 200 and answer.headers["x-request-id"] == "twin"
+        assert fetch_now(cluster.api, "POST", CHAT, chat_body("hi", 3, model=FAKE)).status == 200
+        headers = [{name.lower(): value for name, value in seen.items()} for _, seen, _ in engine.posts()]
+    finally:
+        engine.close()
+    ids = [seen["x-request-id"] for seen in headers]
+    assert len(set(ids)) == 3 and all(one.startswith("req-") for one in ids)
+    assert [seen.get("x-client-request-id") for seen in headers] == ["twin", "twin", None]

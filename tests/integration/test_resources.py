@@ -453,3 +453,20 @@ def test_two_thousand_streams_that_break_off_at_once_are_cancelled_at_once(make_
     assert took < 1 * SLOW, f"{took:.2f} s until the last was cancelled"
     assert watcher.report["latencies"]["livez"]["bad"] == 0
     until(lambda: cluster.node_row("a")["inflight"] == 0, 5)
+
+
+def soft_limit(pid):
+    with open(f"/proc/{pid}/limits", encoding="ascii") as limits:
+        return int(next(line for line in limits if line.startswith("Max open files")).split()[3])
+
+
+def test_nodes_and_simulated_engines_may_have_more_files_open_than_the_usual_1024(make_cluster):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cluster = make_cluster(workers=1).start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        node = cluster.start_node("a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for pid in (node.pid, *(sim.pid for sim in cluster.engines)):
+        assert soft_limit(pid) > 1024

@@ -22,12 +22,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/io/descriptors.h"
 #include "base/log.h"
 #include "shm/facts/procs.h"
 #include "worker/http/responder_private.h"
@@ -370,30 +370,22 @@ static void start_listening(struct http_server *server)
     server->listening = true;
 }
 
-/* limits.max_connections, or what the limit of descriptors leaves for clients.  The soft limit
- * is often 1024 for the sake of select(2), which Drover does not use: it is raised as far as
- * needed. */
+/* limits.max_connections, or what the limit of descriptors leaves for clients. */
 static unsigned connections_limit(const struct http_server *server)
 {
     const struct config_limits *limits = &server->config->limits;
-    rlim_t others = (rlim_t)limits->max_nodes + OTHER_FDS;
-    rlim_t wanted = others + limits->max_connections;
-    struct rlimit files, raised;
-    rlim_t fit;
+    uint64_t others = (uint64_t)limits->max_nodes + OTHER_FDS;
+    uint64_t wanted = others + limits->max_connections;
+    uint64_t files = descriptors_raise(wanted);
+    uint64_t fit;
 
-    if (getrlimit(RLIMIT_NOFILE, &files) == -1 || files.rlim_cur >= wanted)
+    if (files >= wanted)
         return limits->max_connections;
-    raised = files;
-    raised.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
-        files = raised;
-    if (files.rlim_cur >= wanted)
-        return limits->max_connections;
-    fit = files.rlim_cur > 2 * others ? files.rlim_cur - others : files.rlim_cur / 2;
+    fit = files > 2 * others ? files - others : files / 2;
     if (fit > limits->max_connections)
         fit = limits->max_connections;
     log_warn("event=few_descriptors limit=%llu max_connections=%u connections=%u",
-             (unsigned long long)files.rlim_cur, limits->max_connections, (unsigned)fit);
+             (unsigned long long)files, limits->max_connections, (unsigned)fit);
     return (unsigned)fit;
 }
 

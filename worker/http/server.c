@@ -78,11 +78,13 @@ static bool is_forwarded(const h2o_iovec_t *name)
            starts_with(name, "anthropic-") || starts_with(name, "x-claude-code-");
 }
 
+/* The engine knows a request by the id that the node gives it, which is unique; the client's
+ * may repeat, so it goes by another name. */
 static void collect_forwarded(struct client_request *request, h2o_req_t *req)
 {
     if (request->id != request->execution_id)
         request->forward[request->forward_count++] =
-            (struct request_header){.name = "x-request-id", .value = request->id};
+            (struct request_header){.name = "x-client-request-id", .value = request->id};
     for (size_t i = 0; i < req->headers.size; i++) {
         const h2o_header_t *header = &req->headers.entries[i];
         struct request_header *to;

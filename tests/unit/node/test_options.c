@@ -156,7 +156,8 @@ Test(headers, credentials_cookies_and_conversation_ids_stay_here)
     for (size_t i = 0; i < ARRAY_LEN(kept); i++)
         cr_assert_not(headers_to_engine(kept[i], "v"), "%s", kept[i]);
     cr_assert(headers_to_engine("anthropic-beta", "v"));
-    cr_assert(headers_to_engine("x-request-id", "v"));
+    cr_assert(headers_to_engine("x-client-request-id", "v"));
+    cr_assert_not(headers_to_engine("x-request-id", "v"), "the node gives one of its own");
 }
 
 Test(headers, a_value_cannot_smuggle_a_line)

@@ -281,7 +281,7 @@ Test(sim_http, says_what_is_wrong_with_an_address)
     cr_assert_lt(sim_http_open(&none, engine, &loop, "127.0.0.1", &err), 0);
     cr_assert_eq(strncmp(err.text, "--listen: ", 10), 0, "%s", err.text);
     cr_assert_null(none);
-    sim_http_close(http);
+    cr_assert(sim_http_close(http));
     sim_engine_destroy(engine);
     loop_finish(&loop);
 }
@@ -309,7 +309,7 @@ Test(sim_http, closing_it_breaks_off_every_connection_and_leaves_nothing_behind)
     while (sim_engine_status(engine).queued != 1)
         loop_turn(&loop, 1000);
 
-    sim_http_close(http);
+    cr_assert(sim_http_close(http));
     cr_assert_eq(sim_engine_status(engine).running, 0);
     cr_assert_eq(sim_engine_status(engine).queued, 0);
     for (size_t i = 0; i < ARRAY_LEN(clients); i++) {

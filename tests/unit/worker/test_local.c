@@ -227,7 +227,7 @@ Test(local, a_request_arrives_with_what_routing_needs)
     cr_expect_eq(r->body_len, 43);
     cr_expect_eq(strncmp(r->execution_id, "req-", 4), 0, "%s", r->execution_id);
     cr_assert_eq(r->forward_count, 4);
-    cr_expect_str_eq(r->forward[0].name, "x-request-id");
+    cr_expect_str_eq(r->forward[0].name, "x-client-request-id");
     cr_expect_str_eq(r->forward[0].value, "id1");
     cr_expect_str_eq(r->forward[1].name, "anthropic-beta");
     cr_expect_str_eq(r->forward[1].value, "a,b");
