@@ -9,7 +9,7 @@ do differently is a knob, each seen with some server in the field:
   done             False: no [DONE] (Azure, several proxies)
   after_done       end | open (never ends the body, openai/openai-python#3440) | close (no last chunk)
   framing          chunked | close (the body ends with the connection, HTTP/1.0 style)
-  gzip             compresses documents, and with gzip_streams streams, unasked
+  gzip             compresses documents unasked; gzip_list the list, gzip_streams streams
   finish           spelling of a finish that is none yet: None, "", "null"   (sglang#3912, koboldcpp)
   stop             spelling of the end: stop, STOP, eos, end_turn, ...
   error_in_200     a document {"error": ...} with status 200
@@ -75,6 +75,7 @@ class PlainOpenAi(OpenAi):
         self.after_done = "end"
         self.framing = "chunked"
         self.gzip = False
+        self.gzip_list = False
         self.gzip_streams = False
         self.finish = None
         self.stop_word = "stop"
@@ -111,12 +112,12 @@ class PlainOpenAi(OpenAi):
         return reply.answer(200, {"version": self.version})
 
     def list_models(self, reply, _request):
-        return self.answer_maybe_zipped(reply, {"object": "list", "data": [
+        return self.answer_maybe_zipped(reply, self.gzip_list, {"object": "list", "data": [
             {"id": name, "object": "model", "created": CREATED, "owned_by": self.owned_by}
             for name in self.models]})
 
-    def answer_maybe_zipped(self, reply, document):
-        if not self.gzip:
+    def answer_maybe_zipped(self, reply, zipped, document):
+        if not zipped:
             return reply.answer(200, document)
         return reply.answer(200, compression.compress(self.dump(document)),
                             [("Content-Encoding", "gzip")])
@@ -135,7 +136,7 @@ class PlainOpenAi(OpenAi):
         return super().generate(reply, request, kind)
 
     def answer_whole(self, reply, writer):
-        return self.answer_maybe_zipped(reply, writer.document())
+        return self.answer_maybe_zipped(reply, self.gzip, writer.document())
 
     def begin(self, reply, writer):
         headers = [("Content-Encoding", "gzip")] if self.gzip_streams else []
