@@ -303,7 +303,7 @@ static void take_error(struct node_request *req, uint32_t status, const char *wo
 {
     struct engine_error error;
 
-    if (req->head_sent || req->content_us != 0) {
+    if (req->head_sent || (req->mode != ANSWER_PLAIN && req->content_us != 0)) {
         engine_error_event(&error, status, body, n);
         if (sender_flush(req) && node_request_cause(req, error.cause, &error.refusal))
             node_request_fail(req,
@@ -317,6 +317,7 @@ static void take_error(struct node_request *req, uint32_t status, const char *wo
     req->refused = true;
     req->http_status = status == 0 ? 500 : status;
     req->last_brace = 0;
+    req->out_content = false;
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     buf_reset(&req->out);
     buf_add(&req->out, body, n < ERROR_MAX_BYTES ? n : ERROR_MAX_BYTES);

@@ -84,6 +84,8 @@ static void set_common(struct engine *engine, CURL *easy, const char *path)
     (void)curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     /* llama-server closes an idle connection after 5 s: do not race with it. */
     (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, 4L);
+    /* Asks for no compression, and decodes what comes compressed all the same. */
+    (void)curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "identity");
     (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
     if (engine->config.ca_file != NULL)
         (void)curl_easy_setopt(easy, CURLOPT_CAINFO, engine->config.ca_file);

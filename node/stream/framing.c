@@ -163,7 +163,8 @@ bool framing_is_answer(int operation, const struct json_value *root)
         return content.type == JSON_ARRAY;
     case OP(RESPONSES):
         return json_get(root, "output").type == JSON_ARRAY ||
-               json_get(root, "status").type == JSON_STRING;
+               (json_get(root, "status").type == JSON_STRING &&
+                json_get(root, "id").type == JSON_STRING);
     case OP(OLLAMA_CHAT):
         return message.type == JSON_OBJECT || json_get(root, "done").type == JSON_TRUE;
     case OP(OLLAMA_GENERATE):

@@ -46,11 +46,7 @@ WAYS = {"plain text": {"stream_type": "text/plain; charset=utf-8"},
         "silence": {"pauses": {3: 0.5}}}
 
 # What Drover does not do yet, and why.  A case that works is to be taken off: its test says so.
-OPEN = {
-    (PlainOpenAi, "gzip streams, document"): "a stream that is compressed unasked is not read",
-    (PlainOpenAi, "gzip streams, stream"): "a stream that is compressed unasked is not read",
-    (PlainOpenAi, "gzip list"): "a list that is compressed unasked is taken for none",
-}
+OPEN = {}
 
 
 def check(case, expected):
