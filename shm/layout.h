@@ -33,6 +33,7 @@
  *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
  *   sb_taught_head                                 a word about all lessons
  *   sb_taught [n_nodes]                            what refusals taught about each node
+ *   plans     [n_nodes][gauge_stride]              one 8-byte word per node and worker
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -56,7 +57,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 20u
+#define SB_LAYOUT_VERSION 21u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -130,6 +131,7 @@ struct sb_geometry {
     uint64_t model_waiting_offset;
     uint64_t taught_head_offset;
     uint64_t taught_offset;
+    uint64_t plans_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -235,6 +237,12 @@ struct sb_hot {
 #define SB_GAUGE_INFLIGHT(word)   ((uint32_t)((word) >> 32) & 0x7fffu)
 #define SB_GAUGE_CHARGE_US(word)  ((uint32_t)(word))
 #define SB_GAUGE_MAX_INFLIGHT     0x7fffu
+
+/*
+ * Plans.  W: worker w, its words [n][w] of every row; the master zeroes them once worker w is
+ * dead.  Bits as those of gauges, without bit 47: requests that are planned there and not sent,
+ * and the prefill charged for them.  Side by side as gauges are.
+ */
 
 /* Any worker adds; health zeroes it all for a new node of the row. */
 struct sb_histogram {
@@ -386,8 +394,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 272, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 304, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 280, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 312, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");

@@ -7,6 +7,7 @@
 #include "shm/share/loads.h"
 #include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
+#include "shm/share/plans.h"
 #include "shm/share/queue_heads.h"
 
 void reap_process(struct scoreboard *board, unsigned worker)
@@ -17,6 +18,7 @@ void reap_process(struct scoreboard *board, unsigned worker)
     loads_clear_worker(board, worker);
     queue_heads_clear_worker(board, worker);
     offers_clear_worker(board, worker);
+    plans_clear_worker(board, worker);
     model_queues_clear_worker(board, worker);
     procs_clear(board, worker);
 }

@@ -63,6 +63,15 @@ static inline _Atomic uint64_t *segment_gauges(const struct scoreboard *board, u
            (size_t)node * board->geometry.gauge_stride;
 }
 
+/* The row of plans of a node, of the same length. */
+static inline _Atomic uint64_t *segment_plans(const struct scoreboard *board, unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.plans_offset) +
+           (size_t)node * board->geometry.gauge_stride;
+}
+
 static inline struct sb_stats *segment_stats(const struct scoreboard *board, unsigned node)
 {
     if (node >= board->geometry.n_nodes)

@@ -35,6 +35,10 @@ const char *decision_exclusion_name(enum decision_exclusion one)
         return "loading";
     case DECISION_EXCLUDED_LOST:
         return "lost";
+    case DECISION_EXCLUDED_WAITED_FOR:
+        return "waited for";
+    case DECISION_EXCLUDED_HOLD:
+        return "hold";
     }
     return "unknown";
 }

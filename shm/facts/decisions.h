@@ -28,6 +28,8 @@ enum decision_exclusion {
     DECISION_EXCLUDED_STATE = 1 << 2,   /* not UP, or its probation is in use */
     DECISION_EXCLUDED_LOADING = 1 << 3, /* another request is loading the model there */
     DECISION_EXCLUDED_LOST = 1 << 4, /* was chosen, but the claim was lost to another worker */
+    DECISION_EXCLUDED_WAITED_FOR = 1 << 5, /* another request waits for it and goes first */
+    DECISION_EXCLUDED_HOLD = 1 << 6,       /* it has work enough: requests for it are held */
 };
 const char *decision_exclusion_name(enum decision_exclusion one); /* "full", ... */
 

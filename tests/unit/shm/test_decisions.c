@@ -169,5 +169,7 @@ Test(decisions, every_bar_has_a_name)
     cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_STATE), "state");
     cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_LOADING), "loading");
     cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_LOST), "lost");
-    cr_assert_str_eq(decision_exclusion_name((enum decision_exclusion)64), "unknown");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_WAITED_FOR), "waited for");
+    cr_assert_str_eq(decision_exclusion_name(DECISION_EXCLUDED_HOLD), "hold");
+    cr_assert_str_eq(decision_exclusion_name((enum decision_exclusion)(1 << 20)), "unknown");
 }

@@ -22,6 +22,7 @@
 #include "shm/share/loads.h"
 #include "shm/share/model_queues.h"
 #include "shm/share/offers.h"
+#include "shm/share/plans.h"
 #include "shm/share/prefix.h"
 #include "shm/share/queue_heads.h"
 #include "shm/share/taught.h"
@@ -269,6 +270,7 @@ static void read_what_routing_shares(const struct scoreboard *board)
         cr_assert_leq(budget_milli(board, segment_budgets(board)[i] | i), BUDGET_MAX_MILLI);
     for (unsigned node = 0; node < nodes + 3; node++) {
         (void)loads_live(board, node, 1, 1, 1);
+        (void)plans_sum(board, node, 1, 1);
         if (queue_heads_least(board, node, 1, 0, 1, &head))
             cr_assert_lt(head.worker, scoreboard_max_workers(board));
     }
@@ -465,6 +467,11 @@ Test(scoreboard, writers_do_nothing_on_a_read_only_handle_or_out_of_range)
         offers_set(sb, 0, n);
         offers_take(sb, n, &nodes);
         offers_clear_worker(sb, n);
+        plans_add(sb, n, 0, 0, 1);
+        plans_add(sb, 0, n, 0, 1);
+        plans_drop(sb, n, 0, 0, 1);
+        plans_drop(sb, 0, n, 0, 1);
+        plans_clear_worker(sb, n);
         decisions_add(sb, n, &(struct decision){0});
         cr_assert_not(loads_claim(sb, 0, n, 0, 7, 1, 1));
         loads_done(sb, 0, n, 0, 7);
