@@ -9,6 +9,7 @@ void worker_context_init(struct worker_context *context)
 {
     wire_arena_init(&context->arena);
     context->times = route_times(context->config->testing.speedup);
+    context->hold_us = config_hold_us(context->config);
     context->random = ((uint64_t)arc4random() << 32) | arc4random();
 }
 

@@ -24,6 +24,7 @@ struct scoreboard;
 
 enum request_try {
     REQUEST_TRY_STARTED = 0, /* an attempt runs, or the request has ended */
+    REQUEST_TRY_PLANNED,     /* it waits on, with a plan */
     REQUEST_TRY_NO_ROOM,     /* nodes could serve it, none may take it now */
     REQUEST_TRY_LOST,        /* one could now, and another worker was faster */
 };
@@ -42,6 +43,7 @@ struct worker_context {
     struct request *first, *last; /* all */
     size_t open_count;
 
+    uint64_t hold_us;     /* as config_hold_us() has it */
     struct queue queue;   /* requests that wait for a place: see select/enqueue.h */
     struct demand demand; /* private to select/enqueue.c */
 

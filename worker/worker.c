@@ -147,10 +147,7 @@ static void on_upstreams_change(void *data, bool models)
 {
     struct worker *w = data;
 
-    if (models)
-        enqueue_renew(&w->context);
-    else
-        queue_renew(&w->context.queue);
+    enqueue_renew(&w->context, models);
 }
 
 /* A node was offered to a request here, or a worker has died. */

@@ -43,6 +43,19 @@ enum policy_kind config_policy_for(const struct config *config, const char *mode
     return own == NULL ? config->policy : own->policy;
 }
 
+uint64_t config_hold_us(const struct config *config)
+{
+    uint32_t speedup = config->testing.speedup == 0 ? 1 : config->testing.speedup;
+
+    if (config->policy != POLICY_FASTEST)
+        return 0;
+    for (unsigned i = 0; i < config->models_count; i++) {
+        if (config->models[i].policy != POLICY_FASTEST)
+            return 0;
+    }
+    return config->hold_ms * UINT64_C(1000) / speedup;
+}
+
 enum request_priority config_priority_for(const struct config *config, const char *model)
 {
     const struct config_model *own = find_model(config, model);

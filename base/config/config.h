@@ -151,9 +151,10 @@ struct config {
     struct config_registry registry;
     char *runtime_dir; /* scoreboard, control socket, pid file; owned */
     enum log_level log_level;
-    char *log_file;                 /* NULL = standard error */
-    char *access_log;               /* NULL = none, "-" = standard output */
-    enum policy_kind policy;        /* for models not named below; fastest */
+    char *log_file;          /* NULL = standard error */
+    char *access_log;        /* NULL = none, "-" = standard output */
+    enum policy_kind policy; /* for models not named below; fastest */
+    uint32_t hold_ms;        /* of work sent to a node; 1000; 0 = requests are sent at once */
     enum request_priority priority; /* of requests that name none; default */
     uint32_t shutdown_delay_ms;     /* 0 */
     uint32_t shutdown_grace_ms;     /* 30000 */
@@ -184,6 +185,10 @@ struct config {
 const char *config_resolve_alias(const struct config *config, const char *name);
 enum policy_kind config_policy_for(const struct config *config, const char *model);
 enum request_priority config_priority_for(const struct config *config, const char *model);
+/* How much work is sent to a node before requests are held: microseconds of engines as fast as
+ * these.  0 = requests are sent at once: hold_ms is 0, or a model has another policy than
+ * fastest, and its requests must not wait for windows. */
+uint64_t config_hold_us(const struct config *config);
 const struct config_hedge *config_hedge_for(const struct config *config, const char *model);
 const struct config_queue *config_queue_for(const struct config *config, const char *model);
 

@@ -210,6 +210,7 @@ static const cyaml_schema_field_t top_fields[] = {
                      ARRAY_LEN(policies)),
     CYAML_FIELD_ENUM("priority", OPTIONAL | CYAML_FLAG_STRICT, struct config, priority,
                      priorities, ARRAY_LEN(priorities)),
+    NUMBER("hold_ms", struct config, hold_ms),
     NUMBER("shutdown_delay_ms", struct config, shutdown_delay_ms),
     NUMBER("shutdown_grace_ms", struct config, shutdown_grace_ms),
     CYAML_FIELD_BOOL("allow_half_close", OPTIONAL, struct config, allow_half_close),
@@ -251,6 +252,7 @@ struct number {
 static const struct number numbers[] = {
     /* workers 0: config.c counts processors */
     {"workers", offsetof(struct config, workers), 1, 64, 0},
+    {"hold_ms", offsetof(struct config, hold_ms), 0, 600000, 1000},
     {"shutdown_delay_ms", offsetof(struct config, shutdown_delay_ms), 0, 600000, 0},
     {"shutdown_grace_ms", offsetof(struct config, shutdown_grace_ms), 0, DAY_MS, 30000},
     {"registry.lease_ms", offsetof(struct config, registry.lease_ms), 200, 600000, 10000},

@@ -45,11 +45,20 @@ static uint32_t cached_tokens(const struct balance_candidate *c,
     return c->matched_tokens < request->tokens ? c->matched_tokens : request->tokens;
 }
 
+/* Is a place beyond the slots worth it? */
+static inline bool saves_wait(const struct balance_candidate *c,
+                              const struct balance_request *request, double p,
+                              const struct balance_terms *terms)
+{
+    return c->matched_tokens != 0 && cached_tokens(c, request) / p >= terms->wait_s;
+}
+
 /* Inline, because it is all that a decision does with most candidates. */
 static inline void compute_terms(struct balance_terms *out, const struct balance_candidate *c,
                                  const struct balance_request *request, double p)
 {
-    double n = c->inflight, slots = c->slots == 0 ? 1 : c->slots;
+    uint32_t charged = c->inflight + c->planned;
+    double n = charged, slots = c->slots == 0 ? 1 : c->slots;
     double waiting = n - slots + 1;
 
     out->uncached_tokens =
@@ -61,8 +70,9 @@ static inline void compute_terms(struct balance_terms *out, const struct balance
     out->cost_s = (out->wait_s + out->prefill_s) * 100 / c->weight + out->load_s;
     out->bonus_s = c->same_session ? out->cost_s * SESSION_DISCOUNT : 0;
     out->cost_s -= out->bonus_s;
-    out->eligible = has_slot(c) || (c->inflight < c->cap && c->matched_tokens != 0 &&
-                                    cached_tokens(c, request) / p >= out->wait_s);
+    out->may_send = has_slot(c) || (c->inflight < c->cap && saves_wait(c, request, p, out));
+    out->eligible = out->may_send || (charged < c->plan_cap &&
+                                      (charged < c->slots || saves_wait(c, request, p, out)));
 }
 
 void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
@@ -107,7 +117,7 @@ static void offer_trials(struct choice *choice, const struct balance_candidate *
         if (c->regret_s < 0 || c->inflight >= c->cap)
             continue;
         compute_terms(&terms, c, request, c->prefill_tokens_per_s);
-        if (!terms.eligible || terms.cost_s > best_cost_s + (double)c->regret_s)
+        if (!terms.may_send || terms.cost_s > best_cost_s + (double)c->regret_s)
             continue;
         compute_terms(&terms, c, request, top_speed);
         if (choice->at != (int)i)
@@ -130,7 +140,7 @@ static int fastest(const struct balance_candidate *candidates, size_t n,
             cost_s[i] = INFINITY;
         if (c->prefill_tokens_per_s > top_speed)
             top_speed = c->prefill_tokens_per_s;
-        if (c->inflight >= c->cap)
+        if (c->inflight >= c->cap && c->inflight + c->planned >= c->plan_cap)
             continue;
         compute_terms(&terms, c, request, c->prefill_tokens_per_s);
         if (!terms.eligible)

@@ -10,7 +10,7 @@
  *   b   seconds of prompts before it that the engine has still to work on
  *   p   prompt tokens per second that the node takes in
  *   q   so many times longer than expected the node takes now; 1 unless it stalls
- *   n   requests in flight there
+ *   n   requests in flight there, and those of others that are planned there (see hold.h)
  *   S   slots open there
  *   h   seconds a slot is held
  *
@@ -58,11 +58,14 @@
 /* One cache line. */
 struct balance_candidate {
     uint32_t id;       /* of the node, the same for all workers */
-    uint32_t inflight; /* n, over all workers */
-    uint32_t cap;      /* may hold this many; 0 = out of the question */
-    uint32_t slots;    /* S; at least 1 when cap != 0 */
-    uint32_t weight;   /* percent; at least 1 */
+    uint32_t inflight; /* sent, over all workers */
+    uint32_t cap;      /* this request may be sent while fewer are there; 0 = it may not */
+    uint32_t slots;    /* S; at least 1 when one of the caps is not 0 */
+    uint16_t weight;   /* percent; at least 1 */
     /* For fastest: */
+    bool same_session;
+    uint32_t planned;            /* of other requests, over all workers; n = inflight + this */
+    uint32_t plan_cap;           /* it may be planned there while n is less; 0 = it may not */
     uint32_t matched_tokens;     /* m */
     double backlog_s;            /* b */
     double prefill_tokens_per_s; /* p; > 0 */
@@ -70,7 +73,6 @@ struct balance_candidate {
     float hold_s;                /* h; 0 = not known yet */
     float load_s;
     float regret_s; /* of a trial; INFINITY = never measured, negative = no trial */
-    bool same_session;
 };
 
 struct balance_request {
@@ -86,7 +88,8 @@ struct balance_terms {
     double load_s;
     double bonus_s; /* taken off for the session's node */
     double cost_s;
-    bool eligible;
+    bool eligible; /* it may be sent or planned there */
+    bool may_send;
 };
 void balance_terms(struct balance_terms *out, const struct balance_candidate *candidate,
                    const struct balance_request *request);

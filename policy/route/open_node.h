@@ -6,7 +6,8 @@
  * knows of a node (its connection, a pause, a request's exclusions) are no input: a worker
  * publishes no queue head for a node that it could not use (see shm/share/queue_heads.h).
  *
- *   UP          open while fewer requests run there than it has slots now
+ *   UP          open while fewer requests run there than it has slots now, and its window is
+ *               open (hold.h)
  *   probation   open for one request, and closed from its end until health has drawn its
  *               conclusion from it
  *   else        closed
@@ -27,6 +28,8 @@ struct open_node {
     bool verdict_pending; /* on probation: a request of it has ended and has no verdict yet */
     uint32_t slots_now;   /* 0 counts as 1: every node that serves has a place */
     uint32_t sent;        /* in flight, over all workers */
+    double left_s;        /* of the prefill that was sent; 0 = none awaits its first token */
+    uint64_t hold_us;     /* 0 = windows are always open */
 };
 
 /* Places that are free: 0 = the node is closed. */

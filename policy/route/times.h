@@ -27,6 +27,10 @@ struct route_times {
     uint64_t default_class_us;
     uint64_t bulk_class_us;
     double most_prefill_us;
+    /* hold.h */
+    double better_s;     /* a plan moves to a node that is better by more */
+    uint64_t overdue_us; /* ... and chooses anew so long after the instant it promised */
+    uint64_t look_us;    /* a request that waits looks at all nodes so often */
 };
 
 /* For engines that are `speedup` times as fast as real ones; 0 counts as 1. */

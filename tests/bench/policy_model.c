@@ -9,7 +9,12 @@
  * effect; tokens are known exactly; the prefix index is a list of blocks for each node, as long
  * as the node's cache, where the real one is common to all and a lookup is no use.
  *
- *   policy_model --fleet GROUPS --policy NAME [--push] --seed N SCHEDULE
+ *   policy_model --fleet GROUPS --policy NAME [--push] [--hold MS] --seed N SCHEDULE
+ *
+ * Long prompts are held at the coordinator as the worker holds them (policy/route/hold.h), up
+ * to
+ * --hold MS of work at a node; 0 = off, and 1000 by default, of use to `fastest` only.  A
+ * request that waits looks at the nodes when one opens and ten times a second.
  *
  * The policy `oracle` knows the engines: of all places, those beyond the slots included, it
  * takes the one with the earliest first token, by roll-out (policy_oracle.h).
@@ -29,15 +34,17 @@
 #include "base/hash.h"
 #include "policy/route/balance.h"
 #include "policy/route/estimate.h"
+#include "policy/route/hold.h"
 #include "policy/route/order.h"
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
 
-#define MAX_NODES    64
-#define BLOCK_TOKENS 512
-#define CHUNK_TOKENS 512
-#define LOOK_BEHIND  16 /* as PRICED in worker/queue/queue.c */
-#define HOLD_ALPHA   0.1
+#define MAX_NODES     64
+#define BLOCK_TOKENS  512
+#define CHUNK_TOKENS  512
+#define LOOK_BEHIND   16 /* as PRICED in worker/queue/queue.c */
+#define HOLD_ALPHA    0.1
+#define OVERCOMMIT_US UINT64_C(5000000) /* as QUEUE_OVERCOMMIT_US */
 
 struct request {
     struct sim_seq seq;
@@ -56,6 +63,12 @@ struct request {
     uint32_t charge_us;   /* of these */
     double left_s, speed; /* of the node when it was sent: its backlog, and p */
     bool had_slot;
+
+    struct node *plan; /* where it is planned while it waits; NULL = it is unbound */
+    uint32_t plan_us;  /* ... and charged */
+    uint64_t promised_us, planned_at_us, looked_us;
+    uint64_t held_us;  /* from then on it counts as holding a slot */
+    uint64_t declined; /* open nodes that it passed over in this pass: bits */
 };
 
 struct node {
@@ -66,6 +79,8 @@ struct node {
     double reported_tokens_per_s;
     uint32_t inflight;
     uint64_t charged_us;
+    uint32_t planned; /* requests, and their charge */
+    uint64_t planned_us;
     uint64_t work_us; /* since then the engine is at what is now its first */
     struct estimate_speed speed;
     double hold_s; /* moving average; 0 = no sample */
@@ -79,12 +94,14 @@ struct world {
     size_t n_requests;
     struct request *wait_first; /* by key */
     enum policy_kind policy;
-    bool push;   /* commit to slots + queue of any node, match or none */
-    bool oracle; /* see above */
+    bool push;        /* commit to slots + queue of any node, match or none */
+    bool oracle;      /* see above */
+    uint64_t hold_us; /* 0 = requests are sent at once */
     uint32_t cursor;
     uint64_t random;
     uint64_t now_us;
-    bool released; /* a place came free in the present step */
+    bool released;    /* a place came free in the present step, or a window may have opened */
+    uint64_t look_us; /* when those that wait look at the nodes again */
 };
 
 static struct route_times times; /* real ones: model time is that of the engines */
@@ -180,6 +197,7 @@ static void dispatch(struct world *world, struct request *r, struct node *node,
 {
     r->node = node;
     r->dispatch_us = world->now_us;
+    r->held_us = r->plan == node ? r->planned_at_us : world->now_us;
     r->had_slot = node->inflight < node->slots;
     r->uncached = terms->uncached_tokens;
     r->left_s = c->backlog_s;
@@ -273,6 +291,194 @@ static void pass(struct world *world)
     }
 }
 
+/* ---- hold ------------------------------------------------------------------------------ */
+
+static double left_s(const struct world *world, const struct node *node)
+{
+    return estimate_backlog(node->charged_us, node->work_us, world->now_us, &times).left_s;
+}
+
+static bool is_open(const struct world *world, const struct node *node)
+{
+    return node->inflight < node->slots &&
+           hold_window_open(left_s(world, node), world->hold_us);
+}
+
+static void drop_plan(struct request *r)
+{
+    if (r->plan == NULL)
+        return;
+    r->plan->planned--;
+    r->plan->planned_us -= r->plan_us;
+    r->plan = NULL;
+}
+
+static void make_plan(struct world *world, struct request *r, struct node *node,
+                      const struct balance_candidate *c, const struct balance_terms *terms)
+{
+    drop_plan(r);
+    r->plan = node;
+    r->plan_us = estimate_charge_us(terms->uncached_tokens, c->prefill_tokens_per_s);
+    r->planned_at_us = world->now_us;
+    r->promised_us = hold_promise(terms->cost_s, world->now_us);
+    node->planned++;
+    node->planned_us += r->plan_us;
+}
+
+/* Does nothing that waits go before it there, by more than `lead_us`? */
+static bool goes_first(const struct world *world, const struct request *r,
+                       const struct node *node, uint64_t lead_us)
+{
+    for (const struct request *w = world->wait_first; w != NULL && w != r; w = w->wait_next)
+        if ((w->plan == NULL || w->plan == node) &&
+            w->key_us + lead_us < r->key_us + (lead_us == 0 ? 1 : 0))
+            return false;
+    return true;
+}
+
+/* As describe(), and what may be sent and planned there. */
+static void describe_held(struct balance_candidate *c, struct world *world, struct node *node,
+                          const struct request *r, bool any_slot)
+{
+    bool own = r->plan == node;
+
+    describe(c, world, node, r);
+    c->plan_cap = c->cap;
+    c->planned = node->planned - own;
+    if (!hold_window_open(c->backlog_s, world->hold_us) ||
+        (c->inflight < c->slots ? !any_slot || !goes_first(world, r, node, 0)
+                                : !goes_first(world, r, node, OVERCOMMIT_US)))
+        c->cap = 0;
+    c->backlog_s += (double)(node->planned_us - (own ? r->plan_us : 0)) * 1e-6;
+}
+
+/* True: it was sent.  Else its plan is what it should be now. */
+static bool try_held(struct world *world, struct request *r, bool any_slot)
+{
+    struct balance_candidate candidates[MAX_NODES];
+    struct balance_request request = {.tokens = r->prompt, .key = r->key};
+    struct hold_choice choice;
+    struct balance_candidate *c;
+    struct node *node;
+
+    for (size_t i = 0; i < world->n_nodes; i++)
+        describe_held(&candidates[i], world, &world->nodes[i], r, any_slot);
+    r->looked_us = world->now_us;
+    hold_choose(&choice, candidates, world->n_nodes, &request,
+                r->plan == NULL ? -1 : (int)(r->plan - world->nodes), r->promised_us,
+                next_random(world), NULL, world->now_us, &times);
+    c = &candidates[choice.at < 0 ? 0 : choice.at];
+    node = &world->nodes[choice.at < 0 ? 0 : choice.at];
+    switch (choice.verdict) {
+    case HOLD_NOWHERE:
+        drop_plan(r);
+        return false;
+    case HOLD_STAY:
+        return false;
+    case HOLD_PLAN:
+        make_plan(world, r, node, c, &choice.terms);
+        return false;
+    case HOLD_SEND:
+        break;
+    }
+    c->backlog_s = left_s(world, node);
+    dispatch(world, r, node, c, &choice.terms);
+    drop_plan(r);
+    return true;
+}
+
+static void leave_queue(struct world *world, struct request *r)
+{
+    struct request **link = &world->wait_first;
+
+    while (*link != r)
+        link = &(*link)->wait_next;
+    *link = r->wait_next;
+}
+
+/* The first that waits for the node and has not passed it over. */
+static struct request *first_for(const struct world *world, const struct node *node)
+{
+    uint64_t bit = UINT64_C(1) << (node - world->nodes);
+
+    for (struct request *r = world->wait_first; r != NULL; r = r->wait_next)
+        if ((r->plan == NULL || r->plan == node) && (r->declined & bit) == 0)
+            return r;
+    return NULL;
+}
+
+/* Gives open nodes to the least keys.  True: a plan was changed meanwhile. */
+static bool serve(struct world *world, struct node *node)
+{
+    struct request *r;
+    bool changed = false;
+
+    while (is_open(world, node) && (r = first_for(world, node)) != NULL) {
+        const struct node *plan = r->plan;
+
+        if (try_held(world, r, true))
+            leave_queue(world, r);
+        else if (r->plan == plan)
+            r->declined |= UINT64_C(1) << (node - world->nodes);
+        else
+            changed = true;
+    }
+    return changed;
+}
+
+static void serve_all(struct world *world)
+{
+    bool changed = true;
+
+    for (struct request *r = world->wait_first; r != NULL; r = r->wait_next)
+        r->declined = 0;
+    while (changed) {
+        changed = false;
+        for (size_t i = 0; i < world->n_nodes; i++)
+            changed |= serve(world, &world->nodes[i]);
+    }
+}
+
+/* The first few look whether another node, or a place beyond the slots, would do them good. */
+static void look_again(struct world *world)
+{
+    struct request *r = world->wait_first, *next;
+
+    for (unsigned looks = 0; r != NULL && looks < LOOK_BEHIND; looks++, r = next) {
+        next = r->wait_next;
+        if ((r->plan != NULL || r->n_blocks == 0) &&
+            world->now_us - r->looked_us < times.look_us)
+            continue;
+        if (try_held(world, r, false))
+            leave_queue(world, r);
+    }
+}
+
+static void pass_held(struct world *world)
+{
+    serve_all(world);
+    look_again(world);
+    serve_all(world);
+}
+
+/* When something happens for those that wait that no node says: a window opens by time, or it
+ * is time to look.  0 = never. */
+static uint64_t next_look_us(const struct world *world)
+{
+    uint64_t next_us = world->now_us + times.look_us;
+
+    if (world->hold_us == 0 || world->wait_first == NULL)
+        return 0;
+    for (size_t i = 0; i < world->n_nodes; i++) {
+        const struct node *node = &world->nodes[i];
+        uint64_t at_us = node->work_us + node->charged_us - world->hold_us + 1;
+
+        if (node->charged_us > world->hold_us && at_us > world->now_us && at_us < next_us)
+            next_us = at_us;
+    }
+    return next_us;
+}
+
 /* ---- the answers ----------------------------------------------------------------------- */
 
 static void learn(double *average, double sample)
@@ -287,6 +493,7 @@ static void first_token(struct world *world, struct request *r)
     r->first_us = world->now_us;
     node->charged_us -= r->charge_us;
     node->work_us = world->now_us;
+    world->released |= world->hold_us != 0;
     sim_cache_insert(&node->index, r->blocks, r->n_blocks);
 
     if (r->had_slot)
@@ -308,10 +515,28 @@ static void on_token(struct sim_seq *seq, void *data)
     if (r->tokens < r->output)
         return;
     r->last_us = world->now_us;
-    learn(&node->hold_s, (double)(world->now_us - r->dispatch_us) / (double)US_PER_S);
+    learn(&node->hold_s, (double)(world->now_us - r->held_us) / (double)US_PER_S);
     node->inflight--;
     sim_model_remove(&node->model, seq);
     world->released = true;
+}
+
+static void on_change(struct world *world)
+{
+    if (world->hold_us == 0)
+        pass(world);
+    else
+        pass_held(world);
+    world->look_us = next_look_us(world);
+}
+
+static void arrive(struct world *world, struct request *r)
+{
+    world->now_us = r->arrival_us;
+    join_line(world, r);
+    if (world->hold_us != 0 && try_held(world, r, true))
+        leave_queue(world, r);
+    on_change(world);
 }
 
 static void run(struct world *world)
@@ -320,6 +545,7 @@ static void run(struct world *world)
 
     for (;;) {
         struct node *next = NULL;
+        uint64_t next_us;
 
         for (size_t i = 0; i < world->n_nodes; i++) {
             struct node *node = &world->nodes[i];
@@ -327,13 +553,15 @@ static void run(struct world *world)
             if (node->next_us != 0 && (next == NULL || node->next_us < next->next_us))
                 next = node;
         }
-        if (arrived < world->n_requests &&
-            (next == NULL || world->requests[arrived].arrival_us <= next->next_us)) {
-            struct request *r = &world->requests[arrived++];
-
-            world->now_us = r->arrival_us;
-            join_line(world, r);
-            pass(world);
+        next_us = next == NULL ? UINT64_MAX : next->next_us;
+        if (arrived < world->n_requests && world->requests[arrived].arrival_us <= next_us &&
+            (world->look_us == 0 || world->requests[arrived].arrival_us <= world->look_us)) {
+            arrive(world, &world->requests[arrived++]);
+            continue;
+        }
+        if (world->look_us != 0 && world->look_us < next_us) {
+            world->now_us = world->look_us;
+            on_change(world);
             continue;
         }
         if (next == NULL)
@@ -342,7 +570,7 @@ static void run(struct world *world)
         world->released = false;
         next->next_us = sim_model_advance(&next->model, world->now_us, on_token, world);
         if (world->released)
-            pass(world);
+            on_change(world);
     }
 }
 
@@ -471,13 +699,11 @@ static enum policy_kind policy_named(const char *name)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"fleet", required_argument, NULL, 'f'},
-        {"policy", required_argument, NULL, 'p'},
-        {"push", no_argument, NULL, 'u'},
-        {"seed", required_argument, NULL, 's'},
-        {0},
+        {"fleet", required_argument, NULL, 'f'}, {"policy", required_argument, NULL, 'p'},
+        {"push", no_argument, NULL, 'u'},        {"hold", required_argument, NULL, 'h'},
+        {"seed", required_argument, NULL, 's'},  {0},
     };
-    static struct world world = {.policy = POLICY_FASTEST};
+    static struct world world = {.policy = POLICY_FASTEST, .hold_us = 1000 * US_PER_MS};
     int option;
 
     times = route_times(1);
@@ -493,6 +719,9 @@ int main(int argc, char **argv)
         case 'u':
             world.push = true;
             break;
+        case 'h':
+            world.hold_us = strtoull(optarg, NULL, 10) * US_PER_MS;
+            break;
         case 's':
             world.random = mix(strtoull(optarg, NULL, 10));
             break;
@@ -502,6 +731,8 @@ int main(int argc, char **argv)
     }
     if (optind + 1 != argc || world.n_nodes == 0)
         die("wants --fleet, and a schedule");
+    if (world.policy != POLICY_FASTEST || world.oracle || world.push)
+        world.hold_us = 0;
     read_schedule(&world, argv[optind]);
     run(&world);
     for (size_t i = 0; i < world.n_requests; i++) {

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "policy/route/estimate.h"
 #include "policy/route/open_node.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/outcomes.h"
@@ -53,9 +54,11 @@ void announce_heads(struct announce *a, const struct announce_heads *heads, uint
     queue_heads_set_total(a->board, a->worker, waiting);
 }
 
-bool announce_open(const struct announce *a, unsigned node, uint32_t *generation)
+bool announce_open(const struct announce *a, unsigned node, uint64_t now_mono_us,
+                   uint32_t *generation)
 {
-    struct open_node facts = {0};
+    struct open_node facts = {.hold_us = a->hold_us};
+    struct gauge gauge;
     struct node_hot hot;
 
     if (!nodes_hot(a->board, node, &hot))
@@ -66,7 +69,11 @@ bool announce_open(const struct announce *a, unsigned node, uint32_t *generation
         return false;
     facts.verdict_pending = facts.on_probation && outcomes_probed(a->board, node);
     facts.slots_now = hot.slots_now;
-    facts.sent = gauges_sum(a->board, node, hot.generation).inflight;
+    gauge = gauges_sum(a->board, node, hot.generation);
+    facts.sent = gauge.inflight;
+    if (a->hold_us != 0)
+        facts.left_s =
+            estimate_backlog(gauge.charged_us, hot.work_mono_us, now_mono_us, a->times).left_s;
     *generation = hot.generation;
     return open_node_places(&facts) != 0;
 }

@@ -14,12 +14,15 @@
 #include "shm/share/node_set.h"
 
 struct queue_head;
+struct route_times;
 struct scoreboard;
 
 struct announce {
     struct scoreboard *board;
     unsigned worker;
     const int *wake_fds; /* borrowed: an eventfd per worker; NULL = no worker can be woken */
+    uint64_t hold_us;    /* as config_hold_us() has it */
+    const struct route_times *times; /* borrowed; NULL only if hold_us is 0 */
     struct node_set published;
     uint64_t key[NODE_SET_NODES]; /* as published; for the nodes in `published` */
     uint32_t generation[NODE_SET_NODES];
@@ -40,7 +43,7 @@ void announce_heads(struct announce *announce, const struct announce_heads *head
 
 /* Is the node open, by what all processes see of it?  `generation` gets its node's. */
 MUST_CHECK bool announce_open(const struct announce *announce, unsigned node,
-                              uint32_t *generation);
+                              uint64_t now_mono_us, uint32_t *generation);
 
 /* The least key that waits for the node in the other workers.  False: nothing does. */
 MUST_CHECK bool announce_least_other(const struct announce *announce, unsigned node,

@@ -9,6 +9,9 @@
  * pass repeats until nothing changes; it tries at most TRIES_PER_TURN entries and goes on in
  * the next turn.  It costs lists x nodes / 64, never entries x nodes.
  *
+ * At each timer the first few entries are priced, and any entry is whose plan was void: their
+ * owner looks whether a plan, another plan or a place beyond the slots would do them good.
+ *
  * The timer finds changes that no process announces: a node that comes up, a ramp, more slots,
  * the end of a pause, an offer to a worker that died, a claim lost to a worker that was stopped
  * in the middle of its own.
@@ -25,8 +28,9 @@
 
 #define LOOK_US        (10 * US_PER_MS)
 #define TRIES_PER_TURN 64u
-/* Entries that are looked at, at each timer, for a place beyond the slots. */
-#define PRICED 16u
+/* Entries that are priced at each timer, and those whose plan was void at each turn. */
+#define PRICED         16u
+#define PRICED_PENDING 64u
 /* Positions in a list of n are counted again after n times this, so that the whole costs next
  * to nothing and an entry near the front has the truth. */
 #define COUNT_AGAIN_US 20
@@ -41,7 +45,7 @@ struct queue_list {
     struct node_set reach;
     uint64_t until_mono_us;          /* of `reach` */
     struct node_set declined;        /* not reached until ... */
-    uint64_t declined_mono_us;       /* ... then */
+    uint64_t declined_mono_us;       /* ... then, at the latest */
     uint64_t counted_mono_us;        /* when each entry got its `position` */
     struct queue_entry *hint[HINTS]; /* the last that were put in, where they still stand */
     unsigned next_hint;
@@ -379,7 +383,9 @@ static void note_declined(struct queue *q, struct queue_list *list, unsigned nod
     if (list->declined_mono_us <= now)
         memset(&list->declined, 0, sizeof(list->declined));
     node_set_add(&list->declined, node);
-    list->declined_mono_us = now + QUEUE_DECLINE_US;
+    /* One deadline for all: a later one would put off the others again and again. */
+    if (list->declined_mono_us <= now)
+        list->declined_mono_us = now + QUEUE_DECLINE_US;
     list->until_mono_us = 0; /* ask reach() again */
     q->dirty = true;
 }
@@ -387,47 +393,52 @@ static void note_declined(struct queue *q, struct queue_list *list, unsigned nod
 /* Gives the node's free places to the least keys of its row. */
 static void serve_node(struct queue *q, unsigned node)
 {
+    uint64_t now = loop_now_us(q->loop);
+
     while (q->tries < TRIES_PER_TURN) {
         struct queue_list *list;
+        struct queue_entry *entry;
         struct queue_head head;
         uint32_t generation;
         bool other;
 
-        if (!announce_open(&q->announce, node, &generation))
+        if (!announce_open(&q->announce, node, now, &generation))
             return;
         list = first_for(q, node);
-        other =
-            announce_any_other(&q->announce) &&
-            announce_least_other(&q->announce, node, generation, loop_now_us(q->loop), &head);
+        other = announce_any_other(&q->announce) &&
+                announce_least_other(&q->announce, node, generation, now, &head);
         if (other && (list == NULL || goes_first(q, &head, list->first->key))) {
             announce_offer(&q->announce, node, head.worker);
             return;
         }
         if (list == NULL)
             return;
-        switch (try_entry(q, list->first, false)) {
+        entry = list->first;
+        switch (try_entry(q, entry, false)) {
         case QUEUE_STARTED:
             break;
         case QUEUE_LOST:
             return;
+        case QUEUE_PLANNED:
         case QUEUE_DECLINED:
-            note_declined(q, list, node);
+            if (entry->list == list) /* else its need is another now */
+                note_declined(q, list, node);
             break;
         }
     }
     node_set_add(&q->look, node); /* there is more to do here */
 }
 
-/* The first entry behind this key, in all lists.  The first PRICED entries are in the first
- * PRICED lists. */
-static struct queue_entry *next_behind(const struct queue *q, uint64_t key)
+/* The first entry, by key, that has not been priced in this round.  The first PRICED entries
+ * are in the first PRICED lists. */
+static struct queue_entry *next_to_price(const struct queue *q)
 {
     struct queue_entry *next = NULL;
 
     for (size_t i = 0; i < q->lists_count && i < PRICED; i++) {
         struct queue_entry *entry = q->lists[i]->first;
 
-        while (entry != NULL && entry->key <= key)
+        while (entry != NULL && entry->priced == q->round)
             entry = entry->next;
         if (entry != NULL && (next == NULL || entry->key < next->key))
             next = entry;
@@ -435,17 +446,38 @@ static struct queue_entry *next_behind(const struct queue *q, uint64_t key)
     return next;
 }
 
-/* Looks whether the first few would now have a place beyond the slots of some node. */
+static void price_one(struct queue *q, struct queue_entry *entry)
+{
+    entry->priced = q->round;
+    (void)try_entry(q, entry, true);
+}
+
+/* Looks whether the first few would now have a better plan, or a place beyond the slots. */
 static void price(struct queue *q)
 {
-    struct queue_entry *entry = next_behind(q, 0);
+    struct queue_entry *entry;
 
     q->price = false;
-    for (unsigned i = 0; i < PRICED && entry != NULL; i++) {
-        uint64_t key = entry->key;
+    q->round++;
+    for (unsigned i = 0; i < PRICED && (entry = next_to_price(q)) != NULL; i++)
+        price_one(q, entry);
+}
 
-        (void)try_entry(q, entry, true);
-        entry = next_behind(q, key);
+static void forget_pending(struct queue *q, struct queue_entry *entry)
+{
+    if (entry->is_pending)
+        TAILQ_REMOVE(&q->pending, entry, in_pending);
+    entry->is_pending = false;
+}
+
+static void price_pending(struct queue *q)
+{
+    struct queue_entry *entry;
+
+    for (unsigned i = 0; i < PRICED_PENDING && (entry = TAILQ_FIRST(&q->pending)) != NULL;
+         i++) {
+        forget_pending(q, entry);
+        price_one(q, entry);
     }
 }
 
@@ -481,10 +513,11 @@ static void pass(struct queue *q)
     } while (q->tries < TRIES_PER_TURN && (q->dirty || !set_is_empty(&q->look)));
     if (q->price)
         price(q);
+    price_pending(q);
     if (q->dirty)
         publish(q);
     q->passing = false;
-    if (!set_is_empty(&q->look))
+    if (!set_is_empty(&q->look) || !TAILQ_EMPTY(&q->pending))
         timer_start(q->loop, &q->again, 0, on_again);
 }
 
@@ -539,6 +572,7 @@ void queue_remove(struct queue *q, struct queue_entry *entry)
 
     if (list == NULL)
         return;
+    forget_pending(q, entry);
     was_first = list->first == entry;
     if (was_first)
         take_out(q, list);
@@ -554,11 +588,24 @@ void queue_remove(struct queue *q, struct queue_entry *entry)
 
 void queue_move(struct queue *q, struct queue_entry *entry, uint64_t need)
 {
+    bool was_pending = entry->is_pending;
+
     if (entry->list == NULL || entry->list->need == need || list_for(q, need) == NULL)
         return;
     queue_remove(q, entry);
     if (queue_add(q, entry, need, entry->key) != 0)
         abort(); /* the list is there */
+    if (was_pending)
+        queue_price(q, entry);
+}
+
+void queue_price(struct queue *q, struct queue_entry *entry)
+{
+    if (entry->list == NULL || entry->is_pending)
+        return;
+    entry->is_pending = true;
+    TAILQ_INSERT_TAIL(&q->pending, entry, in_pending);
+    wake(q);
 }
 
 void queue_room(struct queue *q, unsigned node)
@@ -632,7 +679,8 @@ double queue_ahead(struct queue *q, const struct queue_entry *entry, uint64_t ke
     double ahead = 0;
 
     for (size_t i = 0; i < q->lists_count && q->lists[i]->first->key <= key; i++) {
-        double share = share_of(reach_of(q, q->lists[i]), nodes);
+        bool has_plan = q->lists[i]->first->planned;
+        double share = has_plan ? 0 : share_of(reach_of(q, q->lists[i]), nodes);
 
         if (share > 0)
             ahead += share * count_before(q, q->lists[i], entry, key);
@@ -641,14 +689,18 @@ double queue_ahead(struct queue *q, const struct queue_entry *entry, uint64_t ke
 }
 
 void queue_init(struct queue *q, struct loop *loop, struct scoreboard *board, unsigned worker,
-                const int *wake_fds, const struct queue_owner *owner)
+                const int *wake_fds, uint64_t hold_us, const struct route_times *times,
+                const struct queue_owner *owner)
 {
     memset(q, 0, sizeof(*q));
+    TAILQ_INIT(&q->pending);
     q->loop = loop;
     q->owner = owner;
     q->announce.board = board;
     q->announce.worker = worker;
     q->announce.wake_fds = wake_fds;
+    q->announce.hold_us = hold_us;
+    q->announce.times = times;
     q->until_mono_us = UINT64_MAX;
 }
 

@@ -52,8 +52,7 @@ bool limits_deadline_passed(const struct request *req)
  * but not before a node that restarts, or has just joined, has had its time. */
 static uint64_t wait_limit_mono_us(struct request *req)
 {
-    uint64_t limit = enqueue_limit_us(req);
-    uint64_t due = req->wait_mono_us + (limit > req->waited_us ? limit - req->waited_us : 0);
+    uint64_t due = enqueue_due_mono_us(req);
 
     if (select_any_up(req)) {
         req->no_node_mono_us = 0;

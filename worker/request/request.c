@@ -568,6 +568,8 @@ static enum request_try try_start(struct request *req, const struct queue_rights
         enqueue_remove(req);
         run(req, node);
         return REQUEST_TRY_STARTED;
+    case SELECT_PLANNED:
+        return REQUEST_TRY_PLANNED;
     case SELECT_ALL_FAILED:
         enqueue_remove(req);
         facts = facts_of(req, NULL, RETRY_END_NO_NODE_LEFT, false);
@@ -582,8 +584,8 @@ static enum request_try try_start(struct request *req, const struct queue_rights
     return REQUEST_TRY_NO_ROOM;
 }
 
-/* Tries the nodes, or gets in the queue.  A retry and a resume have the key of their arrival,
- * and so their old place. */
+/* Tries the nodes, or gets in the queue, with a plan or without.  A retry and a resume have the
+ * key of their arrival, and so their old place. */
 static void place(struct request *req)
 {
     struct queue_rights rights;

@@ -130,6 +130,8 @@ struct attempt {
     bool loading;     /* the engine there loads the model, as the node says */
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
+    uint64_t
+        hold_mono_us; /* since when it holds a slot: from its plan there on, if it had one */
     uint64_t progress_mono_us; /* last sign that it gets on */
     uint64_t content_mono_us;  /* first content; 0 = none yet */
     uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
@@ -213,6 +215,13 @@ struct request {
     uint32_t queue_row;    /* where it is counted, shm/share/model_queues.h */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
+    uint64_t
+        planned_mono_us; /* since when it has had a plan without a break; 0 = it has none */
+    uint64_t planned_us; /* in all before that */
+
+    /* Where it is planned while it waits: private to select.c but for reading. */
+    struct request_plan plan;
+    uint64_t looked_mono_us; /* when it last looked at all nodes for one */
 
     struct attempt pair[2];
     struct attempt *attempt; /* in pair: its answer is, or will be, the client's */

@@ -25,22 +25,25 @@ const struct queue_rights *enqueue_rights(const struct request *req, bool is_hed
 
 /* Does any request wait for this model, in any worker? */
 MUST_CHECK bool enqueue_any(const struct request *req);
-/* Is the queue too long for it?  Never for one that was let in before.  See
+/* Is the queue too long for it?  Never for one that was let in before, or has a plan.  See
  * policy/route/admission.h. */
 MUST_CHECK bool enqueue_refuses(const struct request *req);
-/* Puts it in the queue; false when memory is short. */
+/* Puts it in the queue; false when memory is short: it has no plan then. */
 MUST_CHECK bool enqueue_add(struct request *req);
-void enqueue_remove(struct request *req); /* fine when not in the queue */
-/* The nodes are others now: requests that were alike may no longer be. */
-void enqueue_renew(struct worker_context *context);
+/* Its plan is dropped.  Fine when not in the queue. */
+void enqueue_remove(struct request *req);
+/* States or connections of nodes are others now, so plans may be void; `models`: so are the
+ * nodes themselves, and requests that were alike may no longer be. */
+void enqueue_renew(struct worker_context *context, bool models);
 /* It is in the queue: have all nodes that could serve it failed for it?  Then it has left. */
 MUST_CHECK bool enqueue_look(struct request *req);
 
 /* How many requests go before it, which is in the queue, on its nodes, of all models and
  * workers; and the seconds until it is likely to be served: 1..60.  About. */
 void enqueue_estimate(const struct request *req, unsigned *ahead, unsigned *eta_s);
-/* How long a request that waits for the model may wait at present. */
-uint64_t enqueue_limit_us(const struct request *req);
+/* When it has waited for as long as it may: queue.max_wait_ms or less without a plan, and up to
+ * limits.first_token_ms with one. */
+uint64_t enqueue_due_mono_us(const struct request *req);
 /* It is rejected: notes that the queue is too long, and gives the seconds for Retry-After. */
 MUST_CHECK unsigned enqueue_reject(struct request *req);
 /* It found a place without waiting: no request that was rejected wanted it. */

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "policy/route/estimate.h"
+#include "policy/route/hold.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/facts/decisions.h"
 #include "shm/facts/nodes.h"
@@ -13,6 +14,7 @@
 #include "shm/facts/speeds.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
+#include "shm/share/plans.h"
 #include "shm/share/prefix.h"
 #include "worker/upstreams/upstreams.h"
 
@@ -193,7 +195,9 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
     /* No request waits at a node whose slots are not all open yet. */
     c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
-    c->weight = server->weight;
+    c->weight = (uint16_t)server->weight;
+    c->planned = 0;
+    c->plan_cap = 0;
     c->matched_tokens =
         (uint32_t)(request->tokens_per_window * outlook->matched[server->node_id]);
     c->backlog_s = backlog.left_s;
@@ -228,6 +232,59 @@ static uint8_t describe_load(struct balance_candidate *c, const struct scoreboar
     return DECISION_EXCLUDED_LOADING;
 }
 
+/* Plans of other requests on the node. */
+static struct plans others_planned(const struct scoreboard *board,
+                                   const struct upstream_server *server,
+                                   const struct select_request *request)
+{
+    struct plans sum =
+        plans_sum(board, server->node_id, server->generation, request->now_mono_us);
+    const struct request_plan *own = request->plan;
+
+    if (own != NULL && own->node == server->node_id && own->generation == server->generation) {
+        sum.count -= sum.count != 0;
+        sum.charged_us -= own->charge_us < sum.charged_us ? own->charge_us : sum.charged_us;
+    }
+    return sum;
+}
+
+/* Counts what is planned there, and says whether the request may be sent there now, or planned.
+ * Only where something waits: otherwise there are no plans, and select_claim() looks at the
+ * window of the node that was chosen. */
+static void consider_plans(struct eligible *out, size_t at, const struct scoreboard *board,
+                           const struct upstream_server *server,
+                           const struct select_request *request)
+{
+    struct balance_candidate *c = &out->of[at];
+    struct plans planned;
+
+    out->planned_s[at] = 0;
+    if (request->hold_us == 0 || out->on_probation[at])
+        return;
+    if (request->may_plan && !(c->load_s > 0))
+        c->plan_cap = c->cap;
+    if (!hold_window_open(c->backlog_s, request->hold_us) && c->inflight < c->cap) {
+        c->cap = c->inflight;
+        out->exclusions[at] |= DECISION_EXCLUDED_HOLD;
+    }
+    planned = others_planned(board, server, request);
+    c->planned = planned.count;
+    out->planned_s[at] = (double)planned.charged_us * 1e-6;
+    c->backlog_s += out->planned_s[at];
+}
+
+/* The places that are left to it beside the requests that go first. */
+static void consider_rights(struct eligible *out, size_t at,
+                            const struct select_request *request)
+{
+    struct balance_candidate *c = &out->of[at];
+    uint32_t cap = queue_rights_cap(request->rights, c->id, c->inflight, c->slots, c->cap);
+
+    if (cap < c->cap)
+        out->exclusions[at] |= DECISION_EXCLUDED_WAITED_FOR;
+    c->cap = cap;
+}
+
 void select_gather(struct eligible *out, const struct scoreboard *board,
                    const struct upstream_model *model, const struct select_request *request)
 {
@@ -242,7 +299,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
     out->speeds_row = speeds_find(board, request->model_hash, request->op_class);
     outlook.speeds = speeds_view(board, out->speeds_row);
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
-        request->rights != NULL && request->rights->overcommit_only &&
+        request->rights != NULL && request->rights->overcommit_only && !request->may_plan &&
         request->excluded_count == 0) {
         out->any_usable = true; /* perhaps; but nothing is cached, so nothing is for it */
         return;
@@ -277,8 +334,10 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
             limit_probation(c, board, server);
         if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
             out->exclusions[out->count] = describe_load(c, board, server, request);
-        c->cap =
-            queue_rights_cap(request->rights, server->node_id, c->inflight, c->slots, c->cap);
+        if (request->rights != NULL) {
+            consider_plans(out, out->count, board, server, request);
+            consider_rights(out, out->count, request);
+        }
         out->server[out->count++] = server;
     }
 }
@@ -302,8 +361,6 @@ static bool claim(struct scoreboard *board, unsigned worker,
         if (!place->loads_model)
             return false;
     }
-    place->charge_us =
-        estimate_charge_us(place->terms.uncached_tokens, c->prefill_tokens_per_s);
     if (gauges_claim(board, worker, server->node_id, server->generation, place->charge_us, cap))
         return true;
     if (place->loads_model)
@@ -321,35 +378,97 @@ static bool is_trial(const struct eligible *eligible, size_t at)
     return cheaper;
 }
 
-bool select_claim(struct eligible *eligible, struct scoreboard *board, unsigned worker,
-                  enum policy_kind policy, const struct select_request *request,
-                  uint32_t *cursor, uint64_t *random, struct eligible_place *out)
+/* The candidate where the request is planned; -1 = it is none any more, or there is no plan. */
+static int own_candidate(const struct eligible *eligible, const struct request_plan *plan)
+{
+    for (size_t i = 0; i < eligible->count; i++)
+        if (eligible->server[i]->node_id == plan->node &&
+            eligible->server[i]->generation == plan->generation)
+            return (int)i;
+    return -1;
+}
+
+/* The policy's verdict about out->at, with its terms. */
+static enum hold_verdict decide(struct eligible_place *out, struct eligible *eligible,
+                                enum policy_kind policy, const struct select_request *request,
+                                uint32_t *cursor, uint64_t bits)
+{
+    struct hold_choice choice;
+
+    if (request->plan != NULL) {
+        hold_choose(&choice, eligible->of, eligible->count, &request->policy,
+                    own_candidate(eligible, request->plan), request->plan->promised_mono_us,
+                    bits, eligible->cost_s, request->now_mono_us, request->times);
+        out->at = choice.at;
+        out->terms = choice.terms;
+        return choice.verdict;
+    }
+    out->at = balance_choose(policy, eligible->of, eligible->count, &request->policy, cursor,
+                             bits, eligible->cost_s);
+    if (out->at < 0)
+        return HOLD_NOWHERE;
+    balance_terms(&out->terms, &eligible->of[out->at], &request->policy);
+    return policy != POLICY_FASTEST || out->terms.may_send ? HOLD_SEND : HOLD_PLAN;
+}
+
+/* Nothing waits, so nothing has looked at its window. */
+static bool meets_closed_window(const struct eligible *eligible, size_t at,
+                                const struct select_request *request)
+{
+    const struct balance_candidate *c = &eligible->of[at];
+
+    return request->rights == NULL && request->may_plan && !eligible->on_probation[at] &&
+           !(c->load_s > 0) && !hold_window_open(c->backlog_s, request->hold_us);
+}
+
+/* The trial of a node is one request's.  False: it is another's. */
+static bool take_trial(struct eligible *eligible, struct scoreboard *board,
+                       enum policy_kind policy, const struct select_request *request,
+                       struct eligible_place *place)
+{
+    size_t at = (size_t)place->at;
+    const struct upstream_server *server = eligible->server[at];
+
+    place->trial = policy == POLICY_FASTEST && is_trial(eligible, at);
+    if (!place->trial ||
+        speeds_take_trial(board, eligible->speeds_row, server->node_id, server->generation,
+                          eligible->tried_mono_us[at], request->now_mono_us))
+        return true;
+    eligible->of[at].regret_s = -1;
+    return false;
+}
+
+enum select_place select_claim(struct eligible *eligible, struct scoreboard *board,
+                               unsigned worker, enum policy_kind policy,
+                               const struct select_request *request, uint32_t *cursor,
+                               uint64_t *random, struct eligible_place *out)
 {
     out->lost = false;
     for (;;) {
-        int at = balance_choose(policy, eligible->of, eligible->count, &request->policy, cursor,
-                                balance_random(random), eligible->cost_s);
-        const struct upstream_server *server;
+        enum hold_verdict verdict =
+            decide(out, eligible, policy, request, cursor, balance_random(random));
         struct balance_candidate *c;
 
-        if (at < 0)
-            return false;
-        c = &eligible->of[at];
-        server = eligible->server[at];
-        out->trial = policy == POLICY_FASTEST && is_trial(eligible, (size_t)at);
-        if (out->trial &&
-            !speeds_take_trial(board, eligible->speeds_row, server->node_id, server->generation,
-                               eligible->tried_mono_us[at], request->now_mono_us)) {
-            c->regret_s = -1; /* another worker tries it */
+        if (verdict == HOLD_NOWHERE)
+            return SELECT_PLACE_NONE;
+        c = &eligible->of[out->at];
+        out->charge_us =
+            estimate_charge_us(out->terms.uncached_tokens, c->prefill_tokens_per_s);
+        out->left_s = c->backlog_s;
+        if (request->rights != NULL)
+            out->left_s -= eligible->planned_s[out->at];
+        if (verdict == HOLD_STAY)
+            return SELECT_PLACE_KEPT;
+        if (verdict == HOLD_PLAN || meets_closed_window(eligible, (size_t)out->at, request))
+            return SELECT_PLACE_PLAN;
+        if (!take_trial(eligible, board, policy, request, out))
             continue;
-        }
-        balance_terms(&out->terms, c, &request->policy);
-        out->at = at;
-        if (claim(board, worker, server, c, request, out))
-            return true;
+        if (claim(board, worker, eligible->server[out->at], c, request, out))
+            return SELECT_PLACE_CLAIMED;
         c->cap = 0;
+        c->plan_cap = 0;
         out->lost = true;
-        eligible->exclusions[at] |= DECISION_EXCLUDED_LOST;
+        eligible->exclusions[out->at] |= DECISION_EXCLUDED_LOST;
     }
 }
 

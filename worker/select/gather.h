@@ -37,6 +37,15 @@ struct excluded_node {
     uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full */
 };
 
+/* Where a request that waits is planned (policy/route/hold.h).  All zero = nowhere. */
+struct request_plan {
+    unsigned node;
+    uint32_t generation;
+    uint32_t charge_us; /* in the worker's word of shm/share/plans.h; 0 = there is no plan */
+    uint64_t made_mono_us;
+    uint64_t promised_mono_us; /* the first token */
+};
+
 struct select_request {
     struct balance_request policy;
     int operation; /* enum drover.v1.Operation */
@@ -53,7 +62,10 @@ struct select_request {
     uint32_t excluded_count;
     bool spare_probation; /* not for a node on probation while another could serve it */
     const struct queue_rights
-        *rights; /* borrowed; NULL = nothing waits, and any place will do */
+        *rights;                     /* borrowed; NULL = nothing waits, and any place will do */
+    uint64_t hold_us;                /* windows of nodes; 0 = they have none */
+    bool may_plan;                   /* where it would be sent but for a window */
+    const struct request_plan *plan; /* borrowed; NULL = it has none */
     uint64_t now_mono_us;
     const struct route_times *times; /* borrowed */
 };
@@ -69,6 +81,7 @@ struct eligible {
     bool on_probation[SELECT_MAX];
     uint64_t tried_mono_us[SELECT_MAX]; /* its last try; set where regret_s >= 0 */
     uint8_t exclusions[SELECT_MAX];     /* enum decision_exclusion, or-ed: why `cap` is 0 */
+    double planned_s[SELECT_MAX];       /* of the backlog; set where the request has rights */
     float cost_s[SELECT_MAX];           /* see balance_choose() */
 };
 
@@ -98,24 +111,32 @@ void gather_reach(const struct scoreboard *board, const struct upstream_model *m
 void select_gather(struct eligible *out, const struct scoreboard *board,
                    const struct upstream_model *model, const struct select_request *request);
 
+enum select_place {
+    SELECT_PLACE_NONE = 0, /* no node has room */
+    SELECT_PLACE_CLAIMED,
+    SELECT_PLACE_PLAN, /* a plan is to be made on the candidate, and nothing was claimed */
+    SELECT_PLACE_KEPT, /* the plan that it has is to be kept */
+};
+
 struct eligible_place {
-    int at;    /* index of the candidate */
+    int at;    /* index of the candidate; valid unless NONE */
     bool lost; /* a place was there, and another worker was faster */
     struct balance_terms terms;
-    uint32_t charge_us; /* of prefill, added to the node's gauge */
+    uint32_t charge_us; /* of prefill: CLAIMED: added to the node's gauge */
+    double left_s;      /* of the prefill that was sent there before */
     bool trial;         /* another node would cost less: it is to show how fast it is now */
     bool loads_model;   /* the claim to load it there is held too: see shm/share/loads.h */
 };
 
 /*
  * Asks the policy, claims a place in the worker's own gauges, and asks again about the others
- * when another worker was faster.  False: no node has room.  `random` is the state of the
- * tie-breaker.
+ * when another worker was faster.  `random` is the state of the tie-breaker.
  */
-MUST_CHECK bool select_claim(struct eligible *eligible, struct scoreboard *board,
-                             unsigned worker, enum policy_kind policy,
-                             const struct select_request *request, uint32_t *cursor,
-                             uint64_t *random, struct eligible_place *out);
+MUST_CHECK enum select_place select_claim(struct eligible *eligible, struct scoreboard *board,
+                                          unsigned worker, enum policy_kind policy,
+                                          const struct select_request *request,
+                                          uint32_t *cursor, uint64_t *random,
+                                          struct eligible_place *out);
 
 /* Completes a decision, of which the caller has set id, model, attempt, policy and waited_us,
  * and adds it to the worker's ring.  `chosen`: index of a candidate.  Of many candidates

@@ -12,6 +12,7 @@
 #include "base/io/loop.h"
 #include "base/text/json.h"
 #include "policy/route/estimate.h"
+#include "policy/route/hold.h"
 #include "policy/route/prompt.h"
 #include "proto/operations.h"
 #include "shm/facts/decisions.h"
@@ -20,6 +21,7 @@
 #include "shm/facts/speeds.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
+#include "shm/share/plans.h"
 #include "shm/share/prefix.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
@@ -105,6 +107,12 @@ static struct estimate_speed usual_speed(const struct attempt *attempt, uint32_t
     return (struct estimate_speed){.tokens = speed.tokens, .seconds = speed.seconds};
 }
 
+static bool is_planned_on(const struct request *req, const struct attempt *attempt)
+{
+    return req->plan.charge_us != 0 && req->plan.node == attempt->node &&
+           req->plan.generation == attempt->generation;
+}
+
 static void note_dispatch(struct attempt *attempt, struct upstream *node,
                           const struct balance_candidate *c, const struct eligible_place *place,
                           uint32_t row)
@@ -119,14 +127,15 @@ static void note_dispatch(struct attempt *attempt, struct upstream *node,
     attempt->charge_us = place->charge_us;
     attempt->estimate = (struct attempt_estimate){
         .uncached_tokens = place->terms.uncached_tokens,
-        .left_s = c->backlog_s,
+        .left_s = place->left_s,
         .tokens_per_s = c->prefill_tokens_per_s,
         .usual = usual_speed(attempt, row),
         .had_slot = c->inflight < c->slots && !(c->load_s > 0),
     };
     attempt->dispatch_mono_us = now;
+    attempt->hold_mono_us = is_planned_on(req, attempt) ? req->plan.made_mono_us : now;
     speeds_note_sent(context->board, row, attempt->node, attempt->generation, now);
-    if (!(c->backlog_s > 0)) /* it is the first */
+    if (!(place->left_s > 0)) /* it is the first */
         speeds_note_work(context->board, attempt->node, attempt->generation, now);
     (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));
     if (req->session_hash != 0 && !attempt->is_hedge)
@@ -162,14 +171,15 @@ const char *select_session_text(const struct request *req)
                : "repin";
 }
 
-/* A hedge is optional: it goes to another node, where no request waits for its place and
- * nothing has to be loaded. */
-static void only_free_slots(struct eligible *eligible, unsigned but_not)
+/* A hedge is optional: it goes to another node, where no request waits for its place, the
+ * window is open and nothing has to be loaded. */
+static void only_free_slots(struct eligible *eligible, unsigned but_not, uint64_t hold_us)
 {
     for (size_t i = 0; i < eligible->count; i++) {
         struct balance_candidate *c = &eligible->of[i];
 
-        if (eligible->server[i]->node_id == but_not || c->load_s > 0)
+        if (eligible->server[i]->node_id == but_not || c->load_s > 0 ||
+            !hold_window_open(c->backlog_s, hold_us))
             c->cap = 0;
         else if (c->cap > c->slots)
             c->cap = c->slots;
@@ -231,6 +241,8 @@ static struct select_request request_of(const struct request *req,
         .excluded = req->excluded.of,
         .excluded_count = req->excluded.count,
         .spare_probation = req->attempts != 0,
+        .hold_us = req->context->hold_us,
+        .plan = req->plan.charge_us == 0 ? NULL : &req->plan,
         .now_mono_us = loop_now_us(req->context->loop),
         .times = &req->context->times,
     };
@@ -307,6 +319,63 @@ void select_size(struct request *req)
     note_size(req, &gathered);
 }
 
+/* ---- plans ----------------------------------------------------------------------------- */
+
+void select_drop_plan(struct request *req)
+{
+    struct worker_context *context = req->context;
+    const struct request_plan *plan = &req->plan;
+
+    if (plan->charge_us != 0)
+        plans_drop(context->board, context->worker, plan->node, plan->generation,
+                   plan->charge_us);
+    req->plan = (struct request_plan){0};
+}
+
+static void make_plan(struct request *req, const struct upstream_server *server,
+                      const struct eligible_place *place)
+{
+    struct worker_context *context = req->context;
+    uint64_t now = loop_now_us(context->loop);
+
+    select_drop_plan(req);
+    req->plan =
+        (struct request_plan){.node = server->node_id,
+                              .generation = server->generation,
+                              .charge_us = place->charge_us,
+                              .made_mono_us = now,
+                              .promised_mono_us = hold_promise(place->terms.cost_s, now)};
+    plans_add(context->board, context->worker, server->node_id, server->generation,
+              place->charge_us);
+}
+
+/* A look at all nodes costs something, so one that is only priced takes it now and then. */
+static bool may_plan(const struct attempt *attempt, const struct queue_rights *rights)
+{
+    struct request *req = attempt->request;
+    uint64_t now = loop_now_us(req->context->loop);
+
+    if (req->context->hold_us == 0 || attempt->is_hedge ||
+        (rights != NULL && rights->overcommit_only && !select_look_is_due(req)))
+        return false;
+    req->looked_mono_us = now;
+    return true;
+}
+
+bool select_look_is_due(const struct request *req)
+{
+    return loop_now_us(req->context->loop) - req->looked_mono_us >= req->context->times.look_us;
+}
+
+static enum select_result no_place(struct request *req, const struct eligible *eligible,
+                                   const struct eligible_place *place)
+{
+    select_drop_plan(req);
+    if (eligible->any_usable)
+        return place->lost ? SELECT_LOST : SELECT_FULL;
+    return eligible->any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
+}
+
 enum select_result select_node(struct attempt *attempt, const struct queue_rights *rights,
                                struct upstream **out)
 {
@@ -319,19 +388,28 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     struct eligible_place place;
     const struct upstream_server *server;
 
-    if (model == NULL)
+    if (model == NULL) {
+        select_drop_plan(req);
         return SELECT_NOBODY;
+    }
     request.rights = rights;
+    request.may_plan = may_plan(attempt, rights);
     select_gather(eligible, context->board, model, &request);
     if (attempt->is_hedge)
-        only_free_slots(eligible, req->attempt->node);
+        only_free_slots(eligible, req->attempt->node, request.hold_us);
     if (request.spare_probation)
         spare_probation(eligible);
-    if (!select_claim(eligible, context->board, context->worker, policy, &request,
-                      &model->cursor, &context->random, &place)) {
-        if (eligible->any_usable)
-            return place.lost ? SELECT_LOST : SELECT_FULL;
-        return eligible->any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
+    switch (select_claim(eligible, context->board, context->worker, policy, &request,
+                         &model->cursor, &context->random, &place)) {
+    case SELECT_PLACE_NONE:
+        return no_place(req, eligible, &place);
+    case SELECT_PLACE_KEPT:
+        return SELECT_PLANNED;
+    case SELECT_PLACE_PLAN:
+        make_plan(req, eligible->server[place.at], &place);
+        return SELECT_PLANNED;
+    case SELECT_PLACE_CLAIMED:
+        break;
     }
     server = eligible->server[place.at];
     attempt->node = server->node_id;
@@ -434,6 +512,8 @@ void select_note_content(struct attempt *attempt)
     gauges_prefill_done(context->board, context->worker, attempt->node, attempt->generation,
                         attempt->charge_us);
     attempt->charge_us = 0;
+    if (context->hold_us != 0)
+        queue_room(&context->queue, attempt->node); /* its window may have opened */
     if (attempt->is_hedge &&
         req->session_hash != 0) /* it won: its cache is the one that matters */
         prefix_session_set(context->board, req->session_hash, attempt->node,
@@ -565,6 +645,19 @@ static void note_outcome(const struct attempt *attempt, enum stats_counter how)
     outcomes_note(attempt->request->context->board, attempt->node, attempt->generation, what);
 }
 
+/* Ended before its first token: if the engine was at it, it is at the next one now.  One that
+ * was sent since the engine began with its first cannot have been that. */
+static void note_next(const struct attempt *attempt)
+{
+    struct scoreboard *board = attempt->request->context->board;
+    struct node_hot hot;
+
+    if (nodes_hot(board, attempt->node, &hot) && hot.generation == attempt->generation &&
+        attempt->dispatch_mono_us <= hot.work_mono_us)
+        speeds_note_work(board, attempt->node, attempt->generation,
+                         loop_now_us(attempt->request->context->loop));
+}
+
 void select_release(struct attempt *attempt, enum stats_counter outcome)
 {
     struct request *req = attempt->request;
@@ -589,6 +682,8 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
     attempt->loads_model = false;
     gauges_release(context->board, context->worker, attempt->node, attempt->generation,
                    attempt->charge_us);
+    if (attempt->charge_us != 0)
+        note_next(attempt);
     attempt->charge_us = 0;
     if (outcome != STATS_FULL) {
         struct upstream *node =
@@ -604,7 +699,7 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
         struct upstream_model *model = upstreams_find(context->upstreams, req->model);
 
         stats_average(context->board, attempt->node, attempt->generation, STATS_AVG_HOLD_S,
-                      (double)(now - attempt->dispatch_mono_us) / (double)US_PER_S, HOLD_ALPHA);
+                      (double)(now - attempt->hold_mono_us) / (double)US_PER_S, HOLD_ALPHA);
         if (model != NULL && req->prompt_tokens != 0) {
             model->bytes_per_token = prompt_learn_ratio(model->bytes_per_token,
                                                         req->prompt_bytes, req->prompt_tokens);

@@ -24,15 +24,22 @@ struct queue_rights;
 
 enum select_result {
     SELECT_CLAIMED = 0, /* *out is the node; its gauges count the request */
+    SELECT_PLANNED,     /* it has a plan now, perhaps the one that it had: see req->plan */
     SELECT_FULL,        /* some node could serve it, none may take it now */
     SELECT_LOST,        /* ... one could, and another worker was faster */
     SELECT_ALL_FAILED,  /* every node that could has failed for this request */
     SELECT_NOBODY,      /* no node that could is up */
 };
-/* For an attempt that is a hedge: one with a free slot, and not that of the other attempt.
+/* Only PLANNED leaves a plan, and CLAIMED the one that was there: enqueue_remove() drops it.
+ * For an attempt that is a hedge: one with a free slot, and not that of the other attempt.
  * `rights`: NULL = any place will do. */
 MUST_CHECK enum select_result
 select_node(struct attempt *attempt, const struct queue_rights *rights, struct upstream **out);
+
+/* It waits, and has not looked at all nodes for a while: see policy/route/hold.h. */
+MUST_CHECK bool select_look_is_due(const struct request *req);
+/* Gives the charge of its plan back, if it has one. */
+void select_drop_plan(struct request *req);
 
 /* The nodes that it could be sent to: see gather_reach(). */
 void select_reach(const struct request *req, struct queue_reach *out);

@@ -61,6 +61,7 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
 {
     struct upstream *node = data;
     struct upstreams *upstreams = node->upstreams;
+    bool was_reachable = node->reachable;
 
     node->reachable = state != CHANNEL_BACKOFF;
     switch (state) {
@@ -78,11 +79,11 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
         if (why[0] != '\0')
             log_warn("event=node_connection_lost node=%s address=%s why=%s", node->info.name,
                      node->info.address, log_quote(why));
-        return;
+        break;
     case CHANNEL_CONNECTING:
-        return;
+        break;
     }
-    if (!node->retired)
+    if (!node->retired && (state == CHANNEL_READY || node->reachable != was_reachable))
         upstreams->on_change(upstreams->data, false);
 }
 

@@ -91,8 +91,8 @@ void upstreams_destroy(struct upstreams *upstreams);
 
 /* Renews the picture if the table's epoch moved, at most every 10 ms: copies the rows that
  * changed, and makes the models anew when one did, or when a refusal taught something.  Call
- * once a turn.  Calls on_change when something moved, and when a channel's state did; `models`:
- * nodes came, went or changed. */
+ * once a turn.  Calls on_change when something moved, and when a node's connection is there or
+ * its back-off began or ended; `models`: nodes came, went or changed. */
 void upstreams_renew(struct upstreams *upstreams);
 
 /* The model called `id`, or NULL when no node names it. */

@@ -376,6 +376,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->health.flap_wait_ms, 10000);
     cr_assert_eq(config->health.ramp_ms, 30000);
     cr_assert_eq(config->testing.speedup, 1);
+    cr_assert_eq(config->hold_ms, 1000);
     cr_assert_eq(config->nodes_count + config->aliases_count + config->models_count, 0);
     cr_assert_null(config->tokens[0]);
     config_destroy(config);
@@ -732,4 +733,27 @@ Test(config, a_model_may_have_a_line_of_its_own_length)
     expect_queue(config, "b", 1024, 7, 0);
     expect_queue(config, "c", 1024, 5000, 10000);
     config_destroy(config);
+}
+
+static uint64_t hold_of(const char *text)
+{
+    struct config *config;
+    struct error err;
+    uint64_t hold_us;
+
+    cr_assert_eq(parse(&config, text, &err), 0, "%s", err.text);
+    hold_us = config_hold_us(config);
+    config_destroy(config);
+    return hold_us;
+}
+
+Test(config, requests_are_held_only_where_fastest_alone_chooses)
+{
+    cr_assert_eq(hold_of("workers: 1\n"), 1000000);
+    cr_assert_eq(hold_of("hold_ms: 250\n"), 250000);
+    cr_assert_eq(hold_of("hold_ms: 0\n"), 0);
+    cr_assert_eq(hold_of("testing: {speedup: 10}\n"), 100000);
+    cr_assert_eq(hold_of("policy: least_conn\n"), 0);
+    cr_assert_eq(hold_of("models: [{name: a, policy: fastest}]\n"), 1000000);
+    cr_assert_eq(hold_of("models: [{name: a}, {name: b, policy: prefix_hash}]\n"), 0);
 }

@@ -16,7 +16,7 @@ static struct balance_candidate idle(void)
                                       .regret_s = -1};
 }
 
-static struct balance_candidate busy(uint32_t inflight, uint32_t slots, uint32_t weight)
+static struct balance_candidate busy(uint32_t inflight, uint32_t slots, uint16_t weight)
 {
     struct balance_candidate c = idle();
 

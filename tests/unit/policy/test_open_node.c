@@ -59,3 +59,30 @@ Test(open_node, a_node_in_any_other_state_is_closed)
     cr_assert_eq(places((struct open_node){.slots_now = 8}), 0);
     cr_assert_eq(places((struct open_node){.verdict_pending = true, .slots_now = 8}), 0);
 }
+
+/* hold_us 1 s: open below one second of work that was sent, whatever else runs there. */
+Test(open_node, a_node_that_is_up_is_closed_while_it_has_work_for_longer_than_the_hold)
+{
+    struct open_node node = {.up = true, .slots_now = 4, .sent = 1, .hold_us = 1000000};
+
+    node.left_s = 0.999;
+    cr_assert_eq(places(node), 3);
+    node.left_s = 1;
+    cr_assert_eq(places(node), 0);
+    node.left_s = 30;
+    node.hold_us = 0;
+    cr_assert_eq(places(node), 3, "hold is off");
+}
+
+Test(open_node, many_that_have_their_first_token_do_not_close_the_window)
+{
+    cr_assert_eq(
+        places((struct open_node){.up = true, .slots_now = 8, .sent = 7, .hold_us = 1000}), 1);
+}
+
+Test(open_node, on_probation_the_window_does_not_count)
+{
+    cr_assert_eq(places((struct open_node){
+                     .on_probation = true, .slots_now = 8, .left_s = 9, .hold_us = 1000000}),
+                 1);
+}

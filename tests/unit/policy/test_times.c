@@ -67,3 +67,12 @@ Test(times, keys_keep_their_order)
     cr_assert_eq(order_key_us(SECOND, REQUEST_PRIORITY_DEFAULT, 0, &fast), SECOND + 250000);
     cr_assert_eq(order_key_us(SECOND, REQUEST_PRIORITY_BULK, 0, &fast), 2 * SECOND);
 }
+
+Test(times, plans_move_for_the_same_part_of_an_answer)
+{
+    struct route_times fast = route_times(SPEEDUP);
+
+    cr_assert(NEAR(fast.better_s, 0.005));
+    cr_assert_eq(fast.overdue_us, SECOND / SPEEDUP);
+    cr_assert_eq(fast.look_us, SECOND / 10 / SPEEDUP);
+}

@@ -26,7 +26,9 @@ struct wait {
     struct node_set reach;
     uint64_t until_mono_us;
     bool declines;
-    int at; /* the node it runs on; -1 = it does not run */
+    bool plans;   /* does not start, and calls itself planned */
+    int moves_to; /* with `plans`: the only node of its reach then; 0 = as before */
+    int at;       /* the node it runs on; -1 = it does not run */
 };
 
 static struct temporary temporary;
@@ -36,7 +38,18 @@ static struct queue queue;
 static int wake_fds[WORKERS];
 static struct wait waits[ENTRIES];
 static struct wait *started[ENTRIES];
-static unsigned started_count, tries, reaches, beyond_tries;
+static struct wait *priced[ENTRIES];
+static unsigned started_count, tries, reaches, beyond_tries, priced_count;
+
+static void move_plan(struct wait *wait)
+{
+    if (wait->moves_to == 0)
+        return;
+    memset(&wait->reach, 0, sizeof(wait->reach));
+    node_set_add(&wait->reach, (unsigned)wait->moves_to);
+    wait->plans = false;
+    queue_move(&queue, &wait->entry, 1000 + (uint64_t)wait->moves_to);
+}
 
 static enum queue_start start(struct queue_entry *entry, const struct queue_rights *rights)
 {
@@ -46,7 +59,13 @@ static enum queue_start start(struct queue_entry *entry, const struct queue_righ
 
     if (rights->overcommit_only) {
         beyond_tries++;
+        priced[priced_count++ % ENTRIES] = wait;
         return QUEUE_DECLINED;
+    }
+    if (wait->plans) {
+        tries++;
+        move_plan(wait);
+        return QUEUE_PLANNED;
     }
     tries++;
     if (wait->declines)
@@ -94,7 +113,7 @@ static void begin(void)
         cr_assert_neq(wake_fds[w], -1);
     }
     cr_assert_eq(loop_init(&loop, NULL), 0);
-    queue_init(&queue, &loop, board, ME, wake_fds, &owner);
+    queue_init(&queue, &loop, board, ME, wake_fds, 0, NULL, &owner);
 }
 
 static void end(void)
@@ -595,4 +614,94 @@ Test(queue, rights_are_places_out_of_the_nodes_cap)
     cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 6), 1);
     cr_assert_eq(queue_rights_cap(&rights, 3, 5, 4, 6), 6);
     cr_assert_eq(queue_rights_cap(&rights, 3, 1, 4, 0), 0, "never more than the cap");
+}
+
+/* ---- plans ---- */
+
+Test(queue, an_entry_that_moves_its_plan_leaves_the_node_to_the_next)
+{
+    add(0, 10, 1)->plans = true;
+    waits[0].moves_to = 2;
+    add(1, 20, 1);
+    loop_turn(&loop, 0);
+    offer(1);
+    loop_turn(&loop, 0);
+    cr_assert_eq(waits[0].at, -1);
+    cr_assert_eq(waits[1].at, 1);
+    cr_assert_eq(word(1), 0);
+    cr_assert_eq(word(2), 10, "it waits for the other node now");
+    offer(2);
+    loop_turn(&loop, 0);
+    cr_assert_eq(waits[0].at, 2);
+}
+
+Test(queue, an_entry_that_keeps_its_plan_is_asked_again_later)
+{
+    add(0, 10, 1)->plans = true;
+    loop_turn(&loop, 0);
+    offer(1);
+    loop_turn(&loop, 0);
+    cr_assert_eq(tries, 1, "once a turn");
+    cr_assert_eq(waits[0].at, -1);
+}
+
+Test(queue, an_entry_that_has_a_plan_is_not_before_one_that_has_none)
+{
+    struct node_set nodes = {.word = {1}};
+
+    waits[0].entry.planned = true;
+    add(0, 10, 0);
+    node_set_add(&waits[1].reach, 1); /* another need */
+    cr_assert_eq(queue_add(&queue, &waits[1].entry, 7, 11), 0);
+    waits[1].reach.word[0] = 1;
+    cr_assert_eq(queue_ahead(&queue, NULL, 20, &nodes), 1);
+}
+
+Test(queue, entries_with_equal_keys_are_priced_too)
+{
+    for (unsigned i = 0; i < 10; i++)
+        add(i, 5, i % 2);
+    for (int i = 0; i < 100 && beyond_tries == 0; i++)
+        loop_turn(&loop, 10 * US_PER_MS);
+    cr_assert_eq(beyond_tries, 10);
+    for (unsigned i = 0; i < 10; i++)
+        for (unsigned j = 0; j < i; j++)
+            cr_assert_neq(priced[i], priced[j], "twice");
+}
+
+Test(queue, void_plans_are_priced_sixty_four_a_turn)
+{
+    for (unsigned i = 0; i < 1000; i++)
+        add(i, 1 + i, 0);
+    loop_turn(&loop, 0);
+    beyond_tries = 0;
+    for (unsigned i = 0; i < 1000; i++)
+        queue_price(&queue, &waits[i].entry);
+    queue_remove(&queue, &waits[500].entry);
+    loop_turn(&loop, 0);
+    cr_assert_geq(beyond_tries, 64);
+    cr_assert_leq(beyond_tries, 64 + 16, "those, and the first few if the timer was due");
+    for (int i = 0; i < 40; i++)
+        loop_turn(&loop, 0);
+    cr_assert_geq(beyond_tries, 999, "all but the one that left");
+}
+
+Test(queue, a_node_that_was_declined_is_not_put_off_by_others_that_are_declined_later)
+{
+    struct wait *wait = add(0, 10, 0);
+    uint64_t until;
+
+    node_set_add(&wait->reach, 1);
+    wait->declines = true;
+    loop_turn(&loop, 0);
+    offer(0);
+    loop_turn(&loop, 0);
+    until = clock_mono_us() + 30 * US_PER_MS;
+    wait->declines = false;
+    /* Node 1 is offered again and again, and taken by another worker each time. */
+    for (uint64_t n = 0; wait->at == -1 && clock_mono_us() < until; n++) {
+        wait->declines = n % 2 == 0;
+        loop_turn(&loop, US_PER_MS);
+    }
+    cr_assert_eq(wait->at, 0);
 }

@@ -13,6 +13,10 @@
  *   no loss   every waiter of a process that lives is served, and no slot is lost
  *   cap       no node ever runs more than its slots
  *
+ * With windows (policy/route/hold.h) a node takes one waiter at a time until that has its
+ * "first token"; a waiter that finds no open node is planned on one of its reach, moves now and
+ * then, and is unbound in between.
+ *
  * Times are those of a busy machine: a yardstick, how late the parent itself is woken, is
  * added.
  */
@@ -28,10 +32,13 @@
 
 #include "base/clock.h"
 #include "base/io/loop.h"
+#include "policy/route/times.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
+#include "shm/facts/speeds.h"
 #include "shm/reap.h"
 #include "shm/share/gauges.h"
+#include "shm/share/plans.h"
 #include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
 #include "worker/queue/queue.h"
@@ -83,11 +90,16 @@ struct plan {
     uint64_t hold_us;    /* ... and held so long, about */
     uint64_t classes_us; /* what the second and third priority class cost */
     bool only_woken;     /* the queue's timer does not run */
+    bool windows;
 };
+
+#define UNBOUND   UINT32_MAX
+#define CHARGE_US 1000000000u /* no window opens before the first token */
 
 struct waiter {
     struct queue_entry entry;
-    struct timer hold;
+    struct timer hold, first;
+    uint32_t planned; /* the node; UNBOUND = none */
     struct past *past;
     uint32_t mask, kind, node;
 };
@@ -117,16 +129,32 @@ static uint32_t next_random(uint64_t *state)
 
 static void come(struct waiter *waiter);
 
+/* Room was made there: since when is it open? */
+static void note_room(unsigned node)
+{
+    uint64_t closed = 0;
+
+    if (gauges_sum(board, node, GENERATION).charged_us == 0)
+        (void)atomic_compare_exchange_strong(&shared->opened_us[node], &closed,
+                                             clock_mono_us());
+    queue_room(&w.queue, node);
+}
+
+static void have_first_token(struct timer *timer)
+{
+    struct waiter *waiter = CONTAINER_OF(timer, struct waiter, first);
+
+    gauges_prefill_done(board, w.slot, waiter->node, GENERATION, CHARGE_US);
+    note_room(waiter->node);
+}
+
 static void leave(struct timer *timer)
 {
     struct waiter *waiter = CONTAINER_OF(timer, struct waiter, hold);
-    uint64_t closed = 0;
 
     shared->at_work[waiter->node]--;
     gauges_release(board, w.slot, waiter->node, GENERATION, 0);
-    (void)atomic_compare_exchange_strong(&shared->opened_us[waiter->node], &closed,
-                                         clock_mono_us());
-    queue_room(&w.queue, waiter->node);
+    note_room(waiter->node);
     shared->served[waiter->kind % 2]++;
     waiter->past->fate = DONE;
     shared->done++;
@@ -145,7 +173,7 @@ static void run(struct waiter *waiter, unsigned node)
          now > most && !atomic_compare_exchange_weak(&shared->most[node], &most, now);)
         ;
     past->opened_us = shared->opened_us[node];
-    if (gauges_sum(board, node, GENERATION).inflight >= plan->slots)
+    if (plan->windows || gauges_sum(board, node, GENERATION).inflight >= plan->slots)
         shared->opened_us[node] = 0;
     waiter->node = node;
     past->node = node;
@@ -154,6 +182,43 @@ static void run(struct waiter *waiter, unsigned node)
     past->fate = RUNS;
     timer_start(&w.loop, &waiter->hold,
                 plan->hold_us / 2 + next_random(&w.seed) % plan->hold_us, leave);
+    if (plan->windows)
+        timer_start(&w.loop, &waiter->first, next_random(&w.seed) % (plan->hold_us / 2),
+                    have_first_token);
+}
+
+static uint32_t reach_of(const struct waiter *waiter)
+{
+    return waiter->planned == UNBOUND ? waiter->mask : UINT32_C(1) << waiter->planned;
+}
+
+static void drop_plan(struct waiter *waiter)
+{
+    if (waiter->planned != UNBOUND)
+        plans_drop(board, w.slot, waiter->planned, GENERATION, 1);
+    waiter->planned = UNBOUND;
+}
+
+/* A new plan, or none. */
+static void make_plan(struct waiter *waiter)
+{
+    uint32_t node = next_random(&w.seed) % (NODES + 1);
+
+    drop_plan(waiter);
+    if (node == NODES || (waiter->mask >> node & 1) == 0)
+        return;
+    plans_add(board, w.slot, node, GENERATION, 1);
+    waiter->planned = node;
+}
+
+static uint64_t need_of(const struct waiter *waiter)
+{
+    return waiter->mask | (uint64_t)(waiter->planned + 1) << 32;
+}
+
+static bool has_room(unsigned node)
+{
+    return !plan->windows || gauges_sum(board, node, GENERATION).charged_us == 0;
 }
 
 static bool claim(struct waiter *waiter, const struct queue_rights *rights)
@@ -163,10 +228,12 @@ static bool claim(struct waiter *waiter, const struct queue_rights *rights)
     for (unsigned i = 0; i < NODES; i++) {
         unsigned node = (first + i) % NODES;
 
-        if ((waiter->mask >> node & 1) == 0 ||
-            (rights != NULL && !node_set_has(&rights->slots, node)) ||
-            !gauges_claim(board, w.slot, node, GENERATION, 0, plan->slots))
+        if ((reach_of(waiter) >> node & 1) == 0 ||
+            (rights != NULL && !node_set_has(&rights->slots, node)) || !has_room(node) ||
+            !gauges_claim(board, w.slot, node, GENERATION, plan->windows ? CHARGE_US : 0,
+                          plan->slots))
             continue;
+        drop_plan(waiter);
         queue_remove(&w.queue, &waiter->entry);
         run(waiter, node);
         return true;
@@ -177,10 +244,20 @@ static bool claim(struct waiter *waiter, const struct queue_rights *rights)
 static enum queue_start start_entry(struct queue_entry *entry,
                                     const struct queue_rights *rights)
 {
-    if (rights->overcommit_only)
+    struct waiter *waiter = CONTAINER_OF(entry, struct waiter, entry);
+
+    if (rights->overcommit_only && (!plan->windows || next_random(&w.seed) % 4 != 0))
         return QUEUE_DECLINED;
-    return claim(CONTAINER_OF(entry, struct waiter, entry), rights) ? QUEUE_STARTED
-                                                                    : QUEUE_LOST;
+    if (!rights->overcommit_only)
+        return claim(waiter, rights) ? QUEUE_STARTED : QUEUE_LOST;
+    make_plan(waiter);
+    queue_move(&w.queue, entry, need_of(waiter));
+    /* It competes for other nodes, from when that is published on. */
+    waiter->past->mask = reach_of(waiter);
+    waiter->past->published_us = UINT64_MAX;
+    if (w.fresh_count < EACH)
+        w.fresh[w.fresh_count++] = waiter;
+    return QUEUE_PLANNED;
 }
 
 static void nodes_of(uint32_t mask, struct queue_reach *out)
@@ -192,7 +269,7 @@ static void nodes_of(uint32_t mask, struct queue_reach *out)
 
 static void reach(const struct queue_entry *entry, struct queue_reach *out)
 {
-    nodes_of(CONTAINER_OF(entry, const struct waiter, entry)->mask, out);
+    nodes_of(reach_of(CONTAINER_OF(entry, const struct waiter, entry)), out);
 }
 
 /* A newcomer has its key and no other right. */
@@ -208,6 +285,7 @@ static void come(struct waiter *waiter)
                           .kind = waiter->kind,
                           .key = clock_mono_us() + next_random(&w.seed) % 3 * plan->classes_us};
     waiter->past = past;
+    waiter->planned = UNBOUND;
     if (!queue_is_idle(&w.queue)) {
         struct queue_reach reached = queue_reach(&w.queue);
 
@@ -217,11 +295,16 @@ static void come(struct waiter *waiter)
     }
     if (claim(waiter, given))
         return;
-    cr_assert_eq(queue_add(&w.queue, &waiter->entry, waiter->mask, past->key), 0);
+    if (plan->windows)
+        make_plan(waiter);
+    past->mask = reach_of(waiter);
+    past->published_us = UINT64_MAX;
+    cr_assert_eq(queue_add(&w.queue, &waiter->entry, need_of(waiter), past->key), 0);
     if (plan->only_woken)
         timer_stop(&w.loop, &w.queue.timer);
     past->queued = true;
-    w.fresh[w.fresh_count++] = waiter;
+    if (w.fresh_count < EACH)
+        w.fresh[w.fresh_count++] = waiter;
 }
 
 static void arrive(struct timer *timer)
@@ -274,16 +357,19 @@ static void note_gap(uint64_t from_us, uint64_t to_us)
 static _Noreturn void work(unsigned slot, unsigned life, uint64_t seed)
 {
     static const struct queue_owner owner = {.start = start_entry, .reach = reach};
+    static struct route_times times;
     uint64_t before_us;
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     memset(&w, 0, sizeof(w));
+    times = route_times(1);
     w.seed = seed;
     w.life = life;
     w.slot = slot;
     if (loop_init(&w.loop, NULL) != 0)
         _exit(1);
-    queue_init(&w.queue, &w.loop, board, slot, wake_fds, &owner);
+    queue_init(&w.queue, &w.loop, board, slot, wake_fds, plan->windows ? US_PER_S : 0, &times,
+               &owner);
     if (watch_start(&w.loop, wake_fds[slot], on_woken, NULL, NULL) == NULL)
         _exit(1);
     procs_heartbeat(board, slot, clock_mono_us());
@@ -349,6 +435,9 @@ static void end(struct temporary *t)
 {
     for (unsigned node = 0; node < NODES; node++)
         cr_expect_eq(gauges_sum(board, node, GENERATION).inflight, 0, "a slot was lost");
+    for (unsigned node = 0; node < NODES; node++)
+        cr_expect_eq(plans_sum(board, node, GENERATION, clock_mono_us()).count, 0,
+                     "a plan was left");
     cr_expect_not(queue_heads_any(board, QUEUE_HEADS_NOBODY));
     for (unsigned slot = 0; slot < WORKERS; slot++)
         (void)close(wake_fds[slot]);
@@ -450,6 +539,7 @@ static void expect_meetings(uint64_t p99_limit_us, uint64_t longest_us)
             past->opened_us > past->published_us ? past->opened_us : past->published_us;
 
         if (past->fate == DONE && past->queued && past->opened_us != 0 &&
+            past->published_us != UINT64_MAX &&
             !stood_still(past->worker, GAP_US, from_us, past->start_us))
             took[n++] = past->start_us > from_us ? past->start_us - from_us : 0;
     }
@@ -487,7 +577,8 @@ static void expect_order(void)
         }
     }
     cr_expect_eq(overtaken, 0, "%u of %u pairs", overtaken, compared);
-    cr_expect_gt(compared, WORKERS * EACH, "they waited together");
+    /* Most that are planned compete for one node only. */
+    cr_expect_gt(compared, WORKERS * EACH / (plan->windows ? 8 : 1), "they waited together");
 }
 
 /* Overlapping needs: a request competes with some for a node and not with others. */
@@ -499,33 +590,33 @@ static const struct plan crowd = {.masks = {0x3, 0x7, 0xc, 0x8, 0xf, 0x1, 0x5},
                                   .hold_us = 800,
                                   .classes_us = 20000};
 
-Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_order_of_keys)
+static void expect_all_meet_in_order(const struct plan *with)
 {
     struct temporary t;
     pid_t pid[WORKERS];
     uint64_t seed = 20261129;
 
-    begin(&t, &crowd);
+    begin(&t, with);
     for (unsigned slot = 0; slot < WORKERS; slot++)
         pid[slot] = start(slot, 0, next_random(&seed));
     wait_for(WORKERS * EACH);
     for (unsigned slot = 0; slot < WORKERS; slot++)
         expect_end(pid[slot]);
     for (unsigned node = 0; node < NODES; node++)
-        cr_expect_leq(shared->most[node], crowd.slots, "more than the cap");
+        cr_expect_leq(shared->most[node], with->slots, "more than the cap");
     expect_order();
     expect_meetings(20 * US_PER_MS, 250 * US_PER_MS);
     end(&t);
 }
 
-Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses)
+static void expect_kills_cost_own_requests_alone(const struct plan *with)
 {
     struct temporary t;
     pid_t pid[WORKERS];
     unsigned life[WORKERS] = {0};
     uint64_t seed = 20261130;
 
-    begin(&t, &crowd);
+    begin(&t, with);
     for (unsigned slot = 0; slot < WORKERS; slot++)
         pid[slot] = start(slot, 0, next_random(&seed));
     for (int kills = 0; kills < 25; kills++) {
@@ -553,13 +644,13 @@ Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_el
     end(&t);
 }
 
-Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long)
+static void expect_stops_hold_up_nobody(const struct plan *with)
 {
     struct temporary t;
     pid_t pid[WORKERS];
     uint64_t seed = 20261201;
 
-    begin(&t, &crowd);
+    begin(&t, with);
     for (unsigned slot = 0; slot < WORKERS; slot++)
         pid[slot] = start(slot, 0, next_random(&seed));
     for (int stops = 0; stops < 6 && shared->done < WORKERS * EACH * 3 / 4; stops++) {
@@ -577,16 +668,55 @@ Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long)
     for (unsigned slot = 0; slot < WORKERS; slot++)
         expect_end(pid[slot]);
     for (unsigned node = 0; node < NODES; node++)
-        cr_expect_leq(shared->most[node], crowd.slots, "more than the cap");
+        cr_expect_leq(shared->most[node], with->slots, "more than the cap");
     expect_order();
     expect_meetings(250 * US_PER_MS, US_PER_S);
     end(&t);
 }
 
-Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps)
+/* Long prompts: a node takes one at a time until it has its first token. */
+static const struct plan held_crowd = {.masks = {0x3, 0x7, 0xc, 0x8, 0xf, 0x1, 0x5},
+                                       .kinds = 7,
+                                       .slots = 4,
+                                       .each = EACH,
+                                       .arrive_us = 500,
+                                       .hold_us = 800,
+                                       .classes_us = 20000,
+                                       .windows = true};
+
+Test(queue_shared, an_open_node_and_a_request_that_could_use_it_meet_in_the_order_of_keys)
+{
+    expect_all_meet_in_order(&crowd);
+}
+
+Test(queue_shared, so_do_windows_that_open_and_requests_that_are_planned)
+{
+    expect_all_meet_in_order(&held_crowd);
+}
+
+Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses)
+{
+    expect_kills_cost_own_requests_alone(&crowd);
+}
+
+Test(queue_shared, and_their_own_plans_and_windows)
+{
+    expect_kills_cost_own_requests_alone(&held_crowd);
+}
+
+Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long)
+{
+    expect_stops_hold_up_nobody(&crowd);
+}
+
+Test(queue_shared, with_plans_or_without)
+{
+    expect_stops_hold_up_nobody(&held_crowd);
+}
+
+static void expect_none_missed(struct plan with)
 {
     struct temporary t;
-    struct plan with = crowd;
     pid_t pid[WORKERS];
     uint64_t seed = 20261203;
 
@@ -599,6 +729,16 @@ Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps)
         expect_end(pid[slot]);
     expect_order();
     end(&t);
+}
+
+Test(queue_shared, no_offer_and_no_look_is_missed_where_no_timer_helps)
+{
+    expect_none_missed(crowd);
+}
+
+Test(queue_shared, nor_is_a_window_that_a_first_token_opens)
+{
+    expect_none_missed(held_crowd);
 }
 
 /* Two models on the same nodes, as many clients each, that come again and again. */
