@@ -44,9 +44,6 @@ struct engine_run {
     bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
     unsigned status;
     size_t head_bytes;
-    const uint8_t *unsent; /* of the body: borrowed until the run ends */
-    size_t unsent_bytes;
-    bool body_given; /* libcurl has taken some of it */
     char content_type[128];
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
@@ -215,8 +212,7 @@ static enum engine_end end_of(const struct engine_run *run, CURLcode code)
     case CURLE_OPERATION_TIMEDOUT: /* only connecting has a limit */
     case CURLE_SSL_CONNECT_ERROR:
     case CURLE_PEER_FAILED_VERIFICATION:
-        /* Or it could not be reached a second time: it broke the first connection. */
-        return run->body_given ? ENGINE_END_LOST : ENGINE_END_UNREACHABLE;
+        return ENGINE_END_UNREACHABLE;
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9: it sent no status line */
     case CURLE_BAD_CONTENT_ENCODING:
@@ -233,42 +229,13 @@ static void on_run_done(struct curl_job *job, CURLcode code)
 
     if (!run->cancelled) {
         enum engine_end end = end_of(run, code);
-        const char *why = run->bad_head ? "its headers are too long"
-                          : end == ENGINE_END_LOST && !run->sent_head
-                              ? "it was closed without an answer"
-                              : curl_easy_strerror(code);
+        const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
 
         looks_run_ended(&run->engine->looks,
                         end == ENGINE_END_OK ? LOOKS_RUN_ENDED : LOOKS_RUN_BROKE);
         run->events->on_end(run->data, end, why);
     }
     free_run(run);
-}
-
-/* Gives libcurl the body. */
-static size_t on_body_wanted(char *to, size_t size, size_t count, void *data)
-{
-    struct engine_run *run = data;
-    size_t n = size * count < run->unsent_bytes ? size * count : run->unsent_bytes;
-
-    run->body_given = true;
-    memcpy(to, run->unsent, n);
-    run->unsent += n;
-    run->unsent_bytes -= n;
-    return n;
-}
-
-/* Connected, and about to send.  libcurl sends a request again by itself when a connection that
- * it had kept breaks without an answer.  But the engine may have died of it. */
-static int on_connected(void *data, char *our_ip, char *ip, int our_port, int port)
-{
-    const struct engine_run *run = data;
-
-    (void)our_ip;
-    (void)ip;
-    (void)our_port;
-    (void)port;
-    return run->body_given ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 
 static int add_header(struct engine_run *run, const char *line)
@@ -336,16 +303,12 @@ int engine_start(struct engine *engine, struct engine_run **out,
         rc = add_headers(run, request);
     if (rc == 0) {
         set_common(engine, run->job.easy, path);
-        /* Engines close an idle connection when they like: do not race with them, for the
-         * request would be lost. */
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_MAXAGE_CONN, 0L);
-        run->unsent = request->body;
-        run->unsent_bytes = request->body_len;
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_POST, 1L);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_READFUNCTION, on_body_wanted);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_READDATA, run);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_PREREQFUNCTION, on_connected);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_PREREQDATA, run);
+        /* On a connection that was kept, libcurl sends a request again by itself when the
+         * engine closes it without an answer.  The engine may have died of the request, or it
+         * closed a connection that it held for idle: the two look alike. */
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_FRESH_CONNECT, 1L);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_FORBID_REUSE, 1L);
+        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDS, (const char *)request->body);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDSIZE_LARGE,
                                (curl_off_t)request->body_len);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPHEADER, run->headers);
