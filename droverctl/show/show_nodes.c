@@ -49,6 +49,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_text(out, "engine", view_engine_name(n->info.engine));
     emit_text(out, "state", node_state_name(s->state));
     emit_text(out, "reason", node_reason_name(s->reason));
+    emit_text(out, "detail", n->info.detail);
     emit_uint(out, "state_age_ms", age_ms(view, s->since_mono_us));
     emit_bool(out, "drain_wanted", s->drain_wanted);
     emit_uint(out, "slots", n->info.slots);
@@ -199,8 +200,8 @@ static void node_json(struct view *view, const struct node_copy *n)
     emit_end_object(out);
 }
 
-/* "label     text", escaped and cut to the width. */
-static void add_fact(struct view *view, const char *label, const char *text)
+/* "label     text", escaped; cut to `width` columns. */
+static void add_line(struct view *view, const char *label, const char *text, size_t width)
 {
     char head[16];
     int n = snprintf(head, sizeof(head), "%-10s", label);
@@ -210,10 +211,14 @@ static void add_fact(struct view *view, const char *label, const char *text)
     text_escape(&escaped, text, view->style.utf8);
     if (buf_size(&escaped) != 0)
         buf_add(&view->out, buf_head(&escaped),
-                text_prefix((const char *)buf_head(&escaped), buf_size(&escaped),
-                            view->style.width - 10));
+                text_prefix((const char *)buf_head(&escaped), buf_size(&escaped), width));
     buf_str(&view->out, "\n");
     buf_finish(&escaped);
+}
+
+static void add_fact(struct view *view, const char *label, const char *text)
+{
+    add_line(view, label, text, view->style.width - 10);
 }
 
 static void node_facts(struct view *view, const struct node_copy *n)
@@ -227,6 +232,8 @@ static void node_facts(struct view *view, const struct node_copy *n)
                    text_age(a, view->now_mono_us, s->since_mono_us),
                    s->drain_wanted ? ", drained by the operator" : "");
     add_fact(view, "state", text);
+    if (n->info.detail[0] != '\0') /* whole, however narrow the terminal */
+        add_line(view, "because", n->info.detail, sizeof(n->info.detail));
     (void)snprintf(
         text, sizeof(text), "%s%s, %s", n->info.address, n->info.tls != 0 ? " (TLS)" : "",
         n->info.origin == NODE_ORIGIN_REGISTRY ? "joined by itself" : "from the config");

@@ -121,6 +121,7 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
     text(out, "origin", info->origin == NODE_ORIGIN_STATIC ? "static" : "registry");
     text(out, "state", node_state_name(status->state));
     text(out, "reason", node_reason_name(status->reason));
+    text(out, "detail", info->detail);
     whole(out, "state_age_ms", age_ms(now_mono_us, status->since_mono_us));
     truth(out, "drain_wanted", status->drain_wanted);
     if (status->checked_mono_us != 0)

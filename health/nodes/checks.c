@@ -1,6 +1,7 @@
 /* checks.c - what a node's probe and its reports say of it, as events for the table. */
 #include "health/nodes/checks.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text/text.h"
 #include "health/nodes/table.h"
 #include "health/registry/identity.h"
 #include "policy/fault/flap.h"
@@ -36,7 +38,7 @@ static void note_capacity(struct node *node, const Drover__V1__Capacity *capacit
 
     if (next == NULL)
         return; /* the row stays as it was until the next report */
-    *next = node->info;
+    node_info_copy(next, &node->info);
     identity_capacity(next, capacity);
     if (config != NULL)
         identity_override(next, config->slots, config->queue);
@@ -44,28 +46,47 @@ static void note_capacity(struct node *node, const Drover__V1__Capacity *capacit
     free(next);
 }
 
+/* Takes the node's words about its engine.  True: they are new. */
+static bool take_detail(struct node *node, const char *detail)
+{
+    if (!text_is_label(detail, NODE_DETAIL_BYTES - 1))
+        detail = "";
+    if (strcmp(node->load_detail, detail) == 0)
+        return false;
+    (void)snprintf(node->load_detail, sizeof(node->load_detail), "%s", detail);
+    return true;
+}
+
 void checks_load(struct node *node, const Drover__V1__LoadReport *load)
 {
-    enum node_reason bad = identity_load_reason(load);
+    enum node_reason bad = identity_load_reason(load, node->info.models_count);
     enum node_reason before = node->load_bad;
-    uint32_t missed;
+    uint32_t missed = 0;
+    bool news;
 
     if (load->seq != 0 && load->seq <= node->load_seq)
         return;
     node->load_seq = load->seq;
     node->load_mono_us = clock_mono_us();
     node->load_bad = bad;
+    news = take_detail(node, load->engine_detail);
+    if (bad != NODE_REASON_NONE || news)
+        node_set_detail(node, node->load_detail);
     if (load->capacity != NULL)
         note_capacity(node, load->capacity);
     ejections_progress(&node->ejections, load->progress, node->load_mono_us);
     nodes_set_load(node->home->board, node->node_id, load->running, load->queued,
                    load->kv_used_fraction, node->load_mono_us);
     if (bad != NODE_REASON_NONE) {
-        if (bad != before && log_once_allows(&node->said_load, node->verdict.state, bad,
-                                             node->load_mono_us, &missed))
+        bool unasked = bad == NODE_REASON_ENGINE_DOWN && node->load_detail[0] == '\0';
+
+        /* A node that has only just started has not asked its engine yet. */
+        if (!unasked &&
+            (news || (bad != before && log_once_allows(&node->said_load, node->verdict.state,
+                                                       bad, node->load_mono_us, &missed))))
             log_info("event=node_cannot_serve node=%s reason=%s detail=%s missed=%u",
                      log_quote(node->info.name), node_reason_name(bad),
-                     log_quote(load->engine_detail), missed);
+                     log_quote(node->load_detail), missed);
         node_table_event(node, NODE_EVENT_REFUSED, bad);
     } else if (before != NODE_REASON_NONE) {
         node_hurry(node);
@@ -160,6 +181,10 @@ static void on_result(const struct probe_result *result, void *data)
         detail = "it came and went too often: it has to wait";
     }
     nodes_set_checked(node->home->board, node->node_id, now, result->rtt_us);
+    node_set_detail(node,
+                    result->reason != NODE_REASON_NONE && node->load_bad == NODE_REASON_NONE
+                        ? detail
+                        : node->load_detail);
     if (reason == NODE_REASON_NONE) {
         node_table_event(node, NODE_EVENT_PASS, NODE_REASON_NONE);
     } else {
@@ -176,6 +201,14 @@ static void on_result(const struct probe_result *result, void *data)
 static void on_load(const Drover__V1__LoadReport *load, void *data)
 {
     checks_load(data, load);
+}
+
+void checks_models(struct node *node)
+{
+    if (node->load_bad != NODE_REASON_NO_MODELS || node->info.models_count == 0)
+        return;
+    node->load_bad = NODE_REASON_NONE;
+    node_hurry(node);
 }
 
 void checks_start(struct node *node, const struct net_addr *addr)

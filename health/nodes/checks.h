@@ -18,4 +18,7 @@ void checks_start(struct node *node, const struct net_addr *addr);
 /* Takes a load report: to the scoreboard, and the node at its word if it cannot serve. */
 void checks_load(struct node *node, const Drover__V1__LoadReport *load);
 
+/* The node reported its models anew: one without any may have some now. */
+void checks_models(struct node *node);
+
 #endif

@@ -231,9 +231,11 @@ static void ask(struct probe *probe, enum probe_phase phase, const char *path,
 
 /* The reason why a node that says NOT_SERVING does so, from its load; the node's own words are
  * the detail. */
-static void explain(struct probe *probe, const Drover__V1__LoadReport *load)
+static void explain(struct probe *probe, const Drover__V1__DescribeResponse *said)
 {
-    enum node_reason reason = load == NULL ? NODE_REASON_NONE : identity_load_reason(load);
+    const Drover__V1__LoadReport *load = said->load;
+    enum node_reason reason =
+        load == NULL ? NODE_REASON_NONE : identity_load_reason(load, said->n_models);
 
     set_reason(probe, reason == NODE_REASON_NONE ? NODE_REASON_NOT_SERVING : reason,
                load == NULL || load->engine_detail[0] == '\0' ? "not serving"
@@ -268,7 +270,7 @@ static void on_describe_message(struct call *call, const uint8_t *message, size_
     if (probe->serving)
         set_reason(probe, NODE_REASON_NONE, "");
     else
-        explain(probe, said->load);
+        explain(probe, said);
     reason = probe->events->on_describe(said, probe->data);
     if (reason != NODE_REASON_NONE)
         set_reason(probe, reason, "Describe: not the node that was expected, or a broken rule");

@@ -1,6 +1,7 @@
 /* state.c - one node: its verdict, the pace of its probe, its row. */
 #include "health/nodes/state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -189,6 +190,14 @@ void node_publish(struct node *node, const struct node_info *info)
     node_info_copy(&node->info, &next);
     nodes_publish(node->home->board, node->node_id, &node->info);
     node_open_slots(node);
+}
+
+void node_set_detail(struct node *node, const char *detail)
+{
+    if (strcmp(node->info.detail, detail) == 0)
+        return;
+    (void)snprintf(node->info.detail, sizeof(node->info.detail), "%s", detail);
+    nodes_publish(node->home->board, node->node_id, &node->info);
 }
 
 void node_open_slots(struct node *node)

@@ -64,6 +64,7 @@ struct node {
     uint64_t load_seq;         /* of the last report taken */
     uint64_t load_mono_us;     /* when that was; 0 = never */
     enum node_reason load_bad; /* why it cannot serve, by that report; NODE_REASON_NONE */
+    char load_detail[NODE_DETAIL_BYTES]; /* the node's own words about its engine */
     struct log_once said_probe, said_load,
         said_description; /* what the log has of its failures */
     unsigned eager_left;  /* quick probes it may still have before the steady pace */
@@ -109,6 +110,9 @@ bool node_step(struct node *node, enum node_event event, enum node_reason why);
 
 /* Publishes the cold part if it has changed. */
 void node_publish(struct node *node, const struct node_info *info);
+
+/* Publishes why it is not usable, or what it lacks; "" = all is well. */
+void node_set_detail(struct node *node, const char *detail);
 
 /* Publishes the number of its open slots, by the state and the ramp. */
 void node_open_slots(struct node *node);

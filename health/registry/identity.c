@@ -242,7 +242,7 @@ void identity_override(struct node_info *info, uint32_t slots, int32_t queue)
         info->queue = at_most((uint32_t)queue, IDENTITY_MAX_SLOTS);
 }
 
-enum node_reason identity_load_reason(const Drover__V1__LoadReport *load)
+enum node_reason identity_load_reason(const Drover__V1__LoadReport *load, size_t models_count)
 {
     if (load->draining)
         return NODE_REASON_LEAVING;
@@ -250,5 +250,7 @@ enum node_reason identity_load_reason(const Drover__V1__LoadReport *load)
         return NODE_REASON_ENGINE_LOADING;
     if (!load->engine_reachable)
         return NODE_REASON_ENGINE_DOWN;
+    if (models_count == 0)
+        return NODE_REASON_NO_MODELS;
     return NODE_REASON_NONE;
 }

@@ -52,7 +52,7 @@ const char *identity_engine_name(uint32_t engine);
 /* "ready", "loadable", ...; "unknown". */
 const char *identity_model_state_name(uint32_t state);
 
-/* Can the node serve, by its load report?  NODE_REASON_NONE: it can. */
-enum node_reason identity_load_reason(const Drover__V1__LoadReport *load);
+/* Can the node serve, by its load report and the models it has?  NODE_REASON_NONE: it can. */
+enum node_reason identity_load_reason(const Drover__V1__LoadReport *load, size_t models_count);
 
 #endif

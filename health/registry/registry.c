@@ -390,6 +390,7 @@ static void on_models(struct node_stream *stream, const Drover__V1__ModelsUpdate
     if (said->capacity != NULL)
         identity_capacity(next, said->capacity);
     node_publish(stream->node, next);
+    checks_models(stream->node);
     /* Other models may mean that the engine is another, or is known at last. */
     if (stream->node->probe != NULL)
         probe_describe(stream->node->probe);

@@ -20,7 +20,6 @@ void detect_init(struct detector *r, const char *url, const struct engine_offer 
     r->url = url;
     r->offer = offer;
     r->facts.kv_used_fraction = -1;
-    (void)strlcpy(r->facts.detail, "not asked yet", sizeof(r->facts.detail));
 }
 
 static const char *path_of(uint32_t step)

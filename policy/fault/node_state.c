@@ -67,6 +67,8 @@ const char *node_reason_name(enum node_reason reason)
         return "kept";
     case NODE_REASON_FLAPPING:
         return "flapping";
+    case NODE_REASON_NO_MODELS:
+        return "no_models";
     }
     return "unknown";
 }

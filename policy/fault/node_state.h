@@ -65,8 +65,9 @@ enum node_reason {
     NODE_REASON_FAILURES,     /* ejected: failures in a row */
     NODE_REASON_SUCCESS_RATE, /* ejected: too many of its requests fail */
     NODE_REASON_NO_PROGRESS,  /* ejected: no request there gets a token */
-    NODE_REASON_KEPT,     /* not ejected, though it should be: too few nodes would be left */
-    NODE_REASON_FLAPPING, /* came and went too often of late: it must wait */
+    NODE_REASON_KEPT,      /* not ejected, though it should be: too few nodes would be left */
+    NODE_REASON_FLAPPING,  /* came and went too often of late: it must wait */
+    NODE_REASON_NO_MODELS, /* its engine has none, or is no engine */
 };
 const char *node_reason_name(enum node_reason reason); /* "probe_timeout" */
 

@@ -536,7 +536,7 @@ static bool refuse_at_once(struct question *q)
     struct buf message = BUF_INIT;
     enum api_error error = API_ERROR_NONE;
 
-    if (model == NULL && upstreams_size(q->core->upstreams) != 0) {
+    if (model == NULL && !upstreams_models_unknown(q->core->upstreams)) {
         error = API_ERROR_MODEL_NOT_FOUND;
         buf_printf(&message, "The model '%s' does not exist", request->client_model);
     } else if (model != NULL &&

@@ -702,8 +702,8 @@ static bool refuse_at_once(struct request *req)
     enum api_error error = API_ERROR_NONE;
     struct buf message = BUF_INIT;
 
-    if (model == NULL && upstreams_size(req->context->upstreams) == 0)
-        return false; /* nodes may be about to join */
+    if (model == NULL && upstreams_models_unknown(req->context->upstreams))
+        return false; /* one of these nodes may have it */
     if (model == NULL) {
         error = API_ERROR_MODEL_NOT_FOUND;
         buf_printf(&message, "The model '%s' does not exist", client->client_model);

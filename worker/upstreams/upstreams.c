@@ -22,6 +22,7 @@
 #include "shm/share/taught.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
+#define UNKNOWN_MODELS_US (60 * US_PER_S) /* see may_have_any_model() */
 
 /* The models by number, and their numbers by name. */
 struct upstream_models {
@@ -517,6 +518,35 @@ struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
     struct upstream *node = node_id < upstreams->nodes_cap ? upstreams->nodes[node_id] : NULL;
 
     return node != NULL && node->info.generation == generation ? node : NULL;
+}
+
+/* A node that has not said what it has.  One that never answered is given up after a while: a
+ * machine that is off makes no name unknown. */
+static bool may_have_any_model(const struct scoreboard *board, uint32_t node_id,
+                               uint64_t now_mono_us)
+{
+    struct node_status status;
+
+    if (!nodes_status(board, node_id, &status))
+        return false;
+    if (status.reason == NODE_REASON_ENGINE_LOADING || status.reason == NODE_REASON_ENGINE_DOWN)
+        return status.state == NODE_JOINING || status.state == NODE_DOWN;
+    return status.state == NODE_JOINING && status.reason != NODE_REASON_NO_MODELS &&
+           now_mono_us - status.since_mono_us < UNKNOWN_MODELS_US;
+}
+
+bool upstreams_models_unknown(const struct upstreams *upstreams)
+{
+    uint64_t now = loop_now_us(upstreams->loop);
+
+    for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
+        const struct upstream *node = upstreams->nodes[node_id];
+
+        if (node != NULL && node->info.models_count == 0 &&
+            may_have_any_model(upstreams->board, node_id, now))
+            return true;
+    }
+    return upstreams->nodes_count == 0;
 }
 
 size_t upstreams_size(const struct upstreams *upstreams)

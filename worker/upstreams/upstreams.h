@@ -105,6 +105,8 @@ struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t 
 /* The node of this row, or NULL if the row has another generation here. */
 struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
                               uint32_t generation);
+/* Are there nodes whose models are not known yet: none has joined, or one starts or loads? */
+bool upstreams_models_unknown(const struct upstreams *upstreams);
 /* How many nodes are known; is any of them UP or on PROBATION? */
 size_t upstreams_size(const struct upstreams *upstreams);
 bool upstreams_any_up(const struct upstreams *upstreams);

@@ -207,12 +207,13 @@ Test(identity, a_load_report_says_why_a_node_cannot_serve)
 {
     Drover__V1__LoadReport load = DROVER__V1__LOAD_REPORT__INIT;
 
-    cr_assert_eq(identity_load_reason(&load), NODE_REASON_ENGINE_DOWN);
+    cr_assert_eq(identity_load_reason(&load, 1), NODE_REASON_ENGINE_DOWN);
     load.loading = true;
-    cr_assert_eq(identity_load_reason(&load), NODE_REASON_ENGINE_LOADING);
+    cr_assert_eq(identity_load_reason(&load, 0), NODE_REASON_ENGINE_LOADING);
     load.loading = false;
     load.engine_reachable = true;
-    cr_assert_eq(identity_load_reason(&load), NODE_REASON_NONE);
+    cr_assert_eq(identity_load_reason(&load, 1), NODE_REASON_NONE);
+    cr_assert_eq(identity_load_reason(&load, 0), NODE_REASON_NO_MODELS);
     load.draining = true;
-    cr_assert_eq(identity_load_reason(&load), NODE_REASON_LEAVING);
+    cr_assert_eq(identity_load_reason(&load, 0), NODE_REASON_LEAVING);
 }

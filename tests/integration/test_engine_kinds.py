@@ -1,0 +1,258 @@
+"""test_engine_kinds.py - which engines are usable, why one is not, and what each is asked for.
+
+Why an engine is not usable is in the node's log, in `droverctl node` and at /nodes, in the same
+words: what happened, where, what to do.
+"""
+
+import http.server
+import json
+import re
+import ssl
+import threading
+import urllib.request
+
+import pytest
+
+from fake_engine import FakeEngine
+from harness import Cluster, free_port, until
+from load import fetch_now
+from pki import Pki
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def cluster(request):
+    cluster = Cluster("kinds").start()
+    yield cluster
+    cluster.finish(request.session.testsfailed > 0)
+
+
+def nodes_json(cluster):
+    url = "http://%s:%d/nodes" % cluster.address("admin")
+    return {node["name"]: node for node in json.load(urllib.request.urlopen(url))["nodes"]}
+
+
+def post(cluster, path, body, headers=None):
+    return fetch_now(cluster.api, "POST", path, json.dumps(body).encode(),
+                     {"content-type": "application/json", **(headers or {})})
+
+
+def models(cluster):
+    answer = fetch_now(cluster.api, "GET", "/v1/models")
+    return [model["id"] for model in answer.json()["data"]]
+
+
+def reason_everywhere(cluster, node, *words):
+    """Waits until all three places say it."""
+    def there():
+        shown = nodes_json(cluster).get(node.name, {}).get("detail", "")
+        text = re.sub(r"\s+", " ", cluster.ctl("node", node.name, check=False).stdout)
+        return all(word in shown and word in node.process.log() and word in text
+                   for word in words)
+    until(there, 8, f"{node.name} says {words}: {nodes_json(cluster)} {node.process.log()}")
+    assert cluster.node_state(node.name) != "UP"
+
+
+class Site:
+    """A web server that gives each path its (status, content type, text)."""
+
+    def __init__(self, pages, server="nginx", cert=None):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            server_version, sys_version = server, ""
+
+            def do_GET(self):
+                status, kind, text = pages.get(self.path, (404, "text/html", "<html>no</html>"))
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        scheme = "http"
+        if cert is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*cert)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+            scheme = "https"
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+LIST = json.dumps({"object": "list", "data": [{"id": "m", "owned_by": "me"}]})
+JSON = "application/json"
+
+
+# ---- why it is not usable ------------------------------------------------------------------------
+
+
+def test_a_refused_key_is_said_everywhere_and_so_is_what_comes_next(cluster):
+    site = Site({"/v1/models": (401, JSON, '{"error":{"message":"Invalid API Key"}}')})
+    node = cluster.start_node("a", engine=site.url, wait=False)
+    reason_everywhere(cluster, node, site.url, "refuses our API key", "--engine-key-file")
+    site.server.shutdown()
+    site.server.server_close()
+    reason_everywhere(cluster, node, "connect", "start the engine")
+    assert "not asked yet" not in node.process.log()
+    assert "not asked yet" not in cluster.master.log()
+
+
+def test_a_key_never_shows_in_a_reason(cluster):
+    site = Site({"/v1/models": (403, JSON, '{"error":"no"}')})
+    key = cluster.dir / "key"
+    key.write_text("sk-very-secret-0123456789\n")
+    key.chmod(0o600)
+    node = cluster.start_node("a", engine=site.url, wait=False,
+                              extra=["--engine-key-file", str(key)])
+    reason_everywhere(cluster, node, "refuses our API key")
+    for text in (node.process.log(), cluster.master.log(), json.dumps(nodes_json(cluster)),
+                 cluster.ctl("node", "a").stdout):
+        assert "sk-very-secret" not in text
+
+
+@pytest.mark.parametrize("engine, words", [
+    (f"http://127.0.0.1:{free_port()}", ["connect", "start the engine there"]),
+    ("http://no-such-host.invalid:1", ["resolve", "correct the host name"])])
+def test_an_engine_that_cannot_be_reached_is_named_with_its_cause(cluster, engine, words):
+    node = cluster.start_node("a", engine=engine, wait=False)
+    reason_everywhere(cluster, node, engine, *words)
+
+
+def test_a_web_server_is_no_engine_and_never_up(cluster):
+    page = (200, "text/html", "<html>hello</html>")
+    node = cluster.start_node("a", engine=Site({"/": page, "/v1/models": page}).url, wait=False)
+    reason_everywhere(cluster, node, "is it an engine?", "--model")
+    assert cluster.node_row("a")["reason"] == "no_models"
+
+
+def test_an_engine_without_a_model_is_up_when_it_has_one(cluster):
+    engine = FakeEngine(models=())
+    node = cluster.start_node("a", engine=engine.url, wait=False)
+    reason_everywhere(cluster, node, "lists no model")
+    engine.models = ("first",)
+    cluster.wait_up("a", node)
+    until(lambda: models(cluster) == ["first"], 5, "the model is listed")
+    assert nodes_json(cluster)["a"]["detail"] == ""
+
+
+def test_a_certificate_is_checked_with_the_given_authority_or_not_at_all(cluster):
+    pki = Pki(cluster.dir)
+    pki.authority("ca")
+    pki.issue("engine")
+    site = Site({"/v1/models": (200, JSON, LIST)}, cert=(pki.cert("engine"), pki.key("engine")))
+    node = cluster.start_node("strict", engine=site.url, wait=False)
+    reason_everywhere(cluster, node, site.url, "certificate", "--engine-ca")
+    cluster.start_node("known", engine=site.url, extra=["--engine-ca", str(pki.cert("ca"))])
+    cluster.start_node("trusting", engine=site.url, extra=["--engine-insecure"])
+    assert cluster.node_state("strict") != "UP"
+
+
+def test_an_authority_that_is_none_is_refused_at_the_start(cluster):
+    text = cluster.dir / "no.pem"
+    text.write_text("hello\n")
+    node = cluster.start_node("a", engine="https://127.0.0.1:1", wait=False,
+                              extra=["--engine-ca", str(text)])
+    assert node.process.wait() == 2
+    assert "no certificate" in node.process.log() and str(text) in node.process.log()
+
+
+def test_drover_itself_is_named_and_never_an_engine(cluster):
+    cluster.start_node("real")
+    node = cluster.start_node("loop", engine=cluster.url, wait=False)
+    reason_everywhere(cluster, node, "is Llama Drover itself")
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def test_hundreds_of_models_with_long_names_are_all_served(cluster):
+    names = [f"{i:03d}-" + "x" * 200 for i in range(400)]
+    engine = FakeEngine(models=names)
+    cluster.start_node("a", engine=engine.url)
+    until(lambda: models(cluster) == names, 10, "all are listed")
+    answer = post(cluster, "/v1/chat/completions", {**CHAT, "model": names[-1]})
+    assert answer.status == 200
+    assert json.loads(engine.posts()[-1][2])["model"] == names[-1]
+
+
+def test_names_beyond_the_bound_are_a_warning_everywhere(cluster):
+    engine = FakeEngine(models=[f"m{i}" for i in range(1030)])
+    node = cluster.start_node("a", engine=engine.url)
+    until(lambda: "6 names of models are left out" in nodes_json(cluster)["a"]["detail"], 10,
+          "a warning at /nodes")
+    assert "6 names of models are left out" in node.process.log()
+    assert "left out" in cluster.ctl("node", "a").stdout
+    assert len(models(cluster)) == 1024
+
+
+def test_a_model_that_is_new_comes_with_the_next_look(cluster):
+    engine = FakeEngine(models=["old"])
+    cluster.start_node("a", engine=engine.url)
+    engine.models = ["old", "new"]
+    until(lambda: models(cluster) == ["new", "old"], 70, "both are listed")
+
+
+def test_the_operator_names_the_models_of_a_server_without_a_list(cluster):
+    engine = FakeEngine(models=())
+    cluster.start_node("a", engine=engine.url, extra=[
+        "--model", "mine", "--operations", "chat_completions"])
+    assert models(cluster) == ["mine"]
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "mine"}).status == 200
+    assert post(cluster, "/v1/embeddings", {"model": "mine", "input": "x"}).status == 501
+
+
+def test_while_no_model_is_known_clients_are_told_to_come_again(cluster):
+    loading = (503, JSON, '{"error":{"code":503,"message":"Loading model",'
+                          '"type":"unavailable_error"}}')
+    pages = {path: loading for path in ("/v1/models", "/health", "/props")}
+    node = cluster.start_node("a", engine=Site(pages, server="llama.cpp").url, wait=False)
+    until(lambda: nodes_json(cluster).get("a", {}).get("reason") == "engine_loading", 10,
+          "the node says that it loads")
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/messages", {**CHAT, "max_tokens": 4}),
+                       ("/api/chat", CHAT), ("/api/show", {})):
+        answer = post(cluster, path, {**body, "model": "x"})
+        assert answer.status == 503, (path, answer.body)
+        assert int(answer.headers["retry-after"]) >= 1
+    assert node.process.running()
+
+
+# ---- operations ----------------------------------------------------------------------------------
+
+
+def echo(paths):
+    """Chat, and a 200 on these paths; anything else is no path of this server."""
+    def behave(handler, path, body):
+        if path == "/v1/chat/completions":
+            handler.chat(body)
+        elif path in paths:
+            handler.answer(200, {"object": path})
+        else:
+            handler.answer(404, {"error": {"message": f"Invalid URL (POST {path})"}})
+    return behave
+
+
+def test_an_unknown_engine_gets_the_operations_it_has(cluster):
+    engine = FakeEngine(echo(["/v1/rerank", "/v1/messages/count_tokens"]),
+                        about={"owned_by": "organization_owner"})
+    cluster.start_node("a", engine=engine.url)
+    answer = post(cluster, "/v1/rerank", {"model": "fake-model", "query": "a", "documents": ["b"]})
+    assert (answer.status, answer.json()) == (200, {"object": "/v1/rerank"})
+
+
+def test_what_an_engine_does_not_have_is_learned_and_nothing_else_suffers(cluster):
+    engine = FakeEngine(echo([]))
+    cluster.start_node("a", engine=engine.url)
+    body = {"model": "fake-model", "query": "a", "documents": ["b"]}
+    assert post(cluster, "/v1/rerank", body).status == 501
+    until(lambda: "rerank" not in nodes_json(cluster)["a"]["models"][0]["operations"], 10,
+          "the operation is no longer offered")
+    asked = len(engine.posts("/v1/rerank"))
+    assert post(cluster, "/v1/rerank", body).status == 501
+    assert len(engine.posts("/v1/rerank")) == asked
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}).status == 200
+    assert cluster.node_state("a") == "UP"
