@@ -7,6 +7,7 @@
 #include "policy/route/prompt.h"
 
 #include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* the size of a state */
 #include <xxhash.h>
 
 #include "base/attrs.h"
@@ -29,8 +30,9 @@ struct prompt_reader {
     uint32_t used; /* bytes in `window` */
     uint64_t chain;
     uint64_t attachments;
-    bool nested;     /* in the content of a tool's result */
-    struct buf text; /* scratch for decoding */
+    XXH64_state_t *digest; /* takes the bytes instead of the windows; NULL = none */
+    bool nested;           /* in the content of a tool's result */
+    struct buf text;       /* scratch for decoding */
     uint8_t window[MAX_WINDOW_BYTES];
 };
 
@@ -38,6 +40,10 @@ static void feed(struct prompt_reader *r, const void *bytes, size_t n)
 {
     const uint8_t *p = bytes;
 
+    if (r->digest != NULL) {
+        (void)XXH64_update(r->digest, bytes, n);
+        return;
+    }
     r->out->bytes += n;
     while (n != 0) {
         size_t room = r->window_bytes - r->used;
@@ -96,14 +102,21 @@ static void feed_mark(struct prompt_reader *r, char kind)
     feed(r, mark, sizeof(mark));
 }
 
-/* A picture or a sound, which takes so many tokens whatever its size. */
+/* A picture or a sound, which takes so many tokens whatever its size: so many bytes that follow
+ * from a hash of it, so that its windows are worth what its tokens are. */
 static void feed_attachment(struct prompt_reader *r, const struct json_value *part)
 {
-    uint64_t before = r->out->bytes;
+    uint64_t bytes[PICTURE_BYTES / sizeof(uint64_t)];
+    XXH64_state_t digest;
 
-    feed_mark(r, 'p');
+    (void)XXH64_reset(&digest, 0);
+    r->digest = &digest;
     feed_compact(r, part);
-    r->out->bytes = before + PICTURE_BYTES;
+    r->digest = NULL;
+    bytes[0] = XXH64_digest(&digest);
+    for (size_t i = 1; i < ARRAY_LEN(bytes); i++)
+        bytes[i] = bytes[i - 1];
+    feed(r, bytes, sizeof(bytes));
     r->attachments++;
 }
 
@@ -262,6 +275,7 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
     r.out = out;
     r.attachments = 0;
     r.nested = false;
+    r.digest = NULL;
     r.window_bytes = window_bytes < 64                 ? 64
                      : window_bytes > MAX_WINDOW_BYTES ? MAX_WINDOW_BYTES
                                                        : window_bytes;

@@ -112,21 +112,32 @@ Test(prompt, the_unfinished_window_is_left_out)
     cr_assert_eq(p.bytes, 2 + 5, "mark and text");
 }
 
-Test(prompt, pictures_count_as_a_picture_and_not_as_their_bytes)
+/* A chat with a picture of 60,000 bytes, all `letter`, and then a text. */
+static struct prompt read_picture(char letter, const char *text)
 {
     static char body[70000];
     char data[60001];
-    struct prompt p;
 
-    memset(data, 'A', sizeof(data) - 1);
+    memset(data, letter, sizeof(data) - 1);
     data[sizeof(data) - 1] = '\0';
     (void)snprintf(body, sizeof(body),
                    "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\","
-                   "\"image_url\":{\"url\":\"data:image/png;base64,%s\"}}]}]}",
-                   data);
-    p = read_body("m", body);
+                   "\"image_url\":{\"url\":\"data:image/png;base64,%s\"}},"
+                   "{\"type\":\"text\",\"text\":\"%s\"}]}]}",
+                   data, text);
+    return read_body("m", body);
+}
+
+Test(prompt, pictures_count_as_a_picture_and_not_as_their_bytes)
+{
+    struct prompt p = read_picture('A', LONG_TEXT), other = read_picture('B', LONG_TEXT);
+    struct prompt next = read_picture('A', "another question about the same picture");
+
     cr_assert(p.bytes < 8192, "%llu", (unsigned long long)p.bytes);
-    cr_assert(p.count > 900, "its bytes still tell it from another picture: %u", p.count);
+    cr_assert_eq(shared(&p, &other), 0, "another picture");
+    cr_assert_eq(p.count, p.bytes / WINDOW, "a window is worth as much as one of text");
+    cr_assert_geq(shared(&p, &next), 4096 / WINDOW, "all of the picture is the same");
+    cr_assert_leq(shared(&p, &next), 4096 / WINDOW + 1);
 }
 
 Test(prompt, a_very_long_prompt_is_named_as_far_as_there_is_room)
