@@ -16,9 +16,7 @@
 
 #include "base/error.h"
 #include "base/text/buf.h"
-
-#define ONES  UINT64_C(0x0101010101010101)
-#define HIGHS UINT64_C(0x8080808080808080)
+#include "base/text/json_scan.h"
 
 /* The longest number whose value we look at; longer ones are well-formed but have no value. */
 #define MAX_NUMBER_BYTES 128
@@ -36,28 +34,6 @@ static bool is_digit(char c)
 static const char *skip_space(const char *p, const char *end)
 {
     while (p < end && is_space(*p))
-        p++;
-    return p;
-}
-
-/* The first quote, backslash or control character in [p, end), or end.  Eight bytes at a time:
- * bodies are mostly long strings. */
-static const char *skip_plain(const char *p, const char *end)
-{
-    while (end - p >= 8) {
-        uint64_t w, quote, back, hits;
-
-        memcpy(&w, p, 8);
-        quote = w ^ (ONES * '"');
-        back = w ^ (ONES * '\\');
-        /* A borrow can only mark a byte above a true hit, and the byte loop below sorts it out.
-         */
-        hits = ((quote - ONES) & ~quote) | ((back - ONES) & ~back) | ((w - ONES * 0x20) & ~w);
-        if ((hits & HIGHS) != 0)
-            break;
-        p += 8;
-    }
-    while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
         p++;
     return p;
 }
@@ -93,7 +69,7 @@ static bool check_string(struct check *c)
     assert(*c->at == '"');
     c->at++;
     for (;;) {
-        c->at = skip_plain(c->at, c->end);
+        c->at = json_scan_plain(c->at, c->end);
         if (c->at == c->end)
             return fail(c, NULL);
         if (*c->at == '"') {
@@ -297,7 +273,7 @@ int json_check(struct json_value *root, const void *text, size_t n, struct error
 static const char *skip_string(const char *p, const char *end)
 {
     for (p++; p < end; p++) {
-        p = skip_plain(p, end);
+        p = json_scan_plain(p, end);
         if (p == end)
             return end;
         if (*p == '"')
@@ -387,17 +363,29 @@ bool json_iter_next(struct json_iter *it, struct json_value *key, struct json_va
     return true;
 }
 
-struct json_value json_get(const struct json_value *object, const char *name)
+void json_pick(const struct json_value *object, const char *const *names,
+               struct json_value *out, size_t n)
 {
-    struct json_value found = {0}, key, value;
+    struct json_value key, value;
     struct json_iter it;
 
+    memset(out, 0, n * sizeof(*out));
     if (object->type != JSON_OBJECT)
-        return found;
+        return;
     json_iter_init(&it, object);
-    while (json_iter_next(&it, &key, &value))
-        if (json_equal(&key, name))
-            found = value;
+    while (json_iter_next(&it, &key, &value)) {
+        for (size_t i = 0; i < n; i++) {
+            if (json_equal(&key, names[i]))
+                out[i] = value;
+        }
+    }
+}
+
+struct json_value json_get(const struct json_value *object, const char *name)
+{
+    struct json_value found;
+
+    json_pick(object, &name, &found, 1);
     return found;
 }
 

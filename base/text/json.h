@@ -64,6 +64,9 @@ MUST_CHECK bool json_iter_next(struct json_iter *it, struct json_value *key,
 /* The member called `name`, or JSON_NONE.  With duplicates the last one counts, as in the
  * parsers of the engines; json_count() counts them. */
 struct json_value json_get(const struct json_value *object, const char *name);
+/* The same for `n` names in one walk, which is what counts where a value is long. */
+void json_pick(const struct json_value *object, const char *const *names,
+               struct json_value *out, size_t n);
 size_t json_count(const struct json_value *object, const char *name);
 
 /* Does this string value, decoded, equal `plain`? */

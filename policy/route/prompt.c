@@ -191,12 +191,12 @@ static void feed_content(struct prompt_reader *r, const struct json_value *conte
 }
 
 /* Ollama's: base64 without a word of their type. */
-static void feed_images(struct prompt_reader *r, const struct json_value *owner)
+static void feed_images(struct prompt_reader *r, const struct json_value *images)
 {
-    struct json_value images = json_get(owner, "images"), key, image;
+    struct json_value key, image;
     struct json_iter it;
 
-    json_iter_init(&it, &images);
+    json_iter_init(&it, images);
     while (json_iter_next(&it, &key, &image)) {
         r->out->pictures = true;
         feed_attachment(r, &image);
@@ -205,37 +205,33 @@ static void feed_images(struct prompt_reader *r, const struct json_value *owner)
 
 static void feed_message(struct prompt_reader *r, const struct json_value *message)
 {
-    static const char *const others[] = {"tool_calls", "tool_call_id", "name", "arguments",
-                                         "output"};
-    struct json_value role = json_get(message, "role");
-    struct json_value content = json_get(message, "content");
+    enum { ROLE, CONTENT, IMAGES, OTHERS, ALL = OTHERS + 5 };
+    static const char *const names[ALL] = {"role",         "content", "images",    "tool_calls",
+                                           "tool_call_id", "name",    "arguments", "output"};
+    struct json_value value[ALL];
 
+    json_pick(message, names, value, ALL);
     feed_mark(r, 'm');
-    if (role.type == JSON_STRING)
-        feed_string(r, &role);
+    if (value[ROLE].type == JSON_STRING)
+        feed_string(r, &value[ROLE]);
     feed_mark(r, 'c');
-    feed_content(r, &content);
-    feed_images(r, message);
-    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
-        struct json_value other = json_get(message, others[i]);
-
-        if (other.type != JSON_NONE && other.type != JSON_NULL) {
+    feed_content(r, &value[CONTENT]);
+    feed_images(r, &value[IMAGES]);
+    for (size_t i = OTHERS; i < ALL; i++) {
+        if (value[i].type != JSON_NONE && value[i].type != JSON_NULL) {
             feed_mark(r, 'o');
-            feed_compact(r, &other);
+            feed_compact(r, &value[i]);
         }
     }
 }
 
 /* A field that is part of the prompt as a whole: tools, a system text, a plain prompt. */
-static void feed_member(struct prompt_reader *r, const struct json_value *body,
-                        const char *name, char kind)
+static void feed_member(struct prompt_reader *r, const struct json_value *value, char kind)
 {
-    struct json_value value = json_get(body, name);
-
-    if (value.type == JSON_NONE || value.type == JSON_NULL)
+    if (value->type == JSON_NONE || value->type == JSON_NULL)
         return;
     feed_mark(r, kind);
-    feed_content(r, &value);
+    feed_content(r, value);
 }
 
 static void feed_messages(struct prompt_reader *r, const struct json_value *messages)
@@ -266,8 +262,16 @@ static void feed_messages(struct prompt_reader *r, const struct json_value *mess
 void prompt_read(struct prompt *out, const char *model, const struct json_value *body,
                  uint32_t window_bytes)
 {
+    enum { TOOLS, SYSTEM, INSTRUCTIONS, MESSAGES, INPUT, PROMPT, IMAGES, ALL };
+    static const char *const names[ALL] = {"tools",
+                                           "system" /* Anthropic, Ollama */,
+                                           "instructions" /* OpenAI responses */,
+                                           "messages",
+                                           "input",
+                                           "prompt",
+                                           "images"};
     static struct prompt_reader r; /* one thread; the window is too large for the stack */
-    struct json_value messages;
+    struct json_value value[ALL];
 
     out->bytes = 0;
     out->count = 0;
@@ -281,15 +285,13 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
                                                        : window_bytes;
     r.used = 0;
     r.chain = XXH64(model, strlen(model), 0);
-    feed_member(&r, body, "tools", 't');
-    feed_member(&r, body, "system", 's');       /* Anthropic, Ollama */
-    feed_member(&r, body, "instructions", 's'); /* OpenAI responses */
-    messages = json_get(body, "messages");
-    if (messages.type == JSON_NONE)
-        messages = json_get(body, "input");
-    feed_messages(&r, &messages);
-    feed_member(&r, body, "prompt", 'q');
-    feed_images(&r, body);
+    json_pick(body, names, value, ALL);
+    feed_member(&r, &value[TOOLS], 't');
+    feed_member(&r, &value[SYSTEM], 's');
+    feed_member(&r, &value[INSTRUCTIONS], 's');
+    feed_messages(&r, &value[value[MESSAGES].type == JSON_NONE ? INPUT : MESSAGES]);
+    feed_member(&r, &value[PROMPT], 'q');
+    feed_images(&r, &value[IMAGES]);
     out->text_bytes = out->bytes - r.attachments * PICTURE_BYTES;
     buf_shrink(&r.text, 1024 * 1024);
 }

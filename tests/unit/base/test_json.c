@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "base/text/json_scan.h"
 
 /* Checks a copy that ends exactly at its allocation, so that ASan sees a read beyond it. */
 static int check(const char *text, size_t n, struct error *err)
@@ -462,4 +463,37 @@ Test(json, mutated_bodies_are_refused_or_walked_safely)
         free(copy);
     }
     cr_expect_gt(accepted, 100);
+}
+
+Test(json, a_quote_a_backslash_and_a_control_character_are_found_wherever_they_stand)
+{
+    static const char SPECIAL[] = {'"', '\\', '\x1f', '\0'};
+    static const char PLAIN[] = {' ', 'x', '\x7f', '\x80', '\xff'};
+    char text[100];
+
+    for (size_t before = 0; before < 50; before++) {
+        for (size_t s = 0; s < sizeof(SPECIAL); s++) {
+            for (size_t p = 0; p < sizeof(PLAIN); p++) {
+                memset(text, PLAIN[p], sizeof(text));
+                cr_assert_eq(json_scan_plain(text, text + before), text + before);
+                text[before] = SPECIAL[s];
+                cr_assert_eq(json_scan_plain(text, text + sizeof(text)), text + before);
+            }
+        }
+    }
+}
+
+Test(json, many_members_are_picked_in_one_walk_and_the_last_of_each_counts)
+{
+    static const char body[] = "{\"a\":1,\"b\":[\"a\"],\"a\":2,\"c\":{\"d\":3}}";
+    static const char *const names[] = {"c", "a", "d"};
+    struct json_value root, found[3];
+
+    cr_assert_eq(json_check(&root, body, sizeof(body) - 1, NULL), 0);
+    json_pick(&root, names, found, 3);
+    cr_assert_eq(found[0].type, JSON_OBJECT);
+    cr_assert(found[1].len == 1 && *found[1].text == '2');
+    cr_assert_eq(found[2].type, JSON_NONE, "it is a member of another");
+    json_pick(&found[1], names, found, 3);
+    cr_assert_eq(found[0].type, JSON_NONE, "a number has none");
 }
