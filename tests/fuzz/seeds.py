@@ -218,10 +218,30 @@ def text_seeds():
     seed("events", "token-ids", b"\1\5" + b'data: {"choices":[{"text":" ex","index":0,"logprobs":{"content":[{"id":372,"token":" ex",'
          b'"bytes":[32,101,120],"logprob":-1.09,"top_logprobs":[]}]},"finish_reason":null}]}\n\n')
     seed("events", "odd-lines", b"\1\2" + b'\xef\xbb\xbf: ping\r\revent: x\rdata: {"choices":[{"index":0,"text":"a"}]}\r\rdata: a\ndata:b\n\n')
+    seed("events", "prompts", b"\1\4" + b"data: null\n\n" + b"".join(
+        b"data: " + json.dumps({"id": "c1", "choices": [{"index": i, "text": said, "finish_reason": end}],
+                                **({"usage": {"prompt_tokens": 3 + i, "completion_tokens": 1, "total_tokens": 4 + i,
+                                              "prompt_tokens_details": {"cached_tokens": 1}}} if end else {})}).encode() + b"\n\n"
+        for i, said, end in [(1, "a", None), (0, "b", None), (1, "", "stop"), (0, "", "length")]) + b"data: [DONE]\n\n")
+    seed("events", "calls", b"\0\6" + "".join(delta(tool_calls=[call]) for call in [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":'}},
+        {"index": 0, "function": {"arguments": '"}"}'}}, {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        {"function": {"name": "h", "arguments": {}}}]).encode())
+    seed("events", "old-call", b"\0\5" + (delta(function_call={"name": "f", "arguments": ""}) + delta(
+        function_call={"arguments": "{}"}) + delta(audio={"id": "a", "data": "QUJD"}) + delta(audio={"data": "REVG"})).encode())
+    seed("events", "reasons", b"\0\3" + b"".join(b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":'
+                                                 + reason + b"}]}\n\n" for reason in (b'""', b'"null"', b"{}", b'{"type":"stop"}')))
+    seed("events", "list", b"\0\3" + b'data: [{"choices":[{"index":0,"delta":{"content":"a"}}]},null,{"error":{}}]\n\n')
+    seed("events", "error-lines", b"\4\2" + b'{"error":"no such model"}\n')
+    seed("events", "page", b"\0\1" + b"<!DOCTYPE html>\n<html>")
+    seed("events", "pretty", b"\0\2" + b'{\n  "choices": [\n  ]\n}\n')
+    seed("events", "chat-lines", b"\0\t" + b'{"choices":[{"index":0,"delta":{"content":"a"}}]}\n')
     seed("events", "responses", b"\2\t" + b"".join(
         b"event: " + kind.encode() + b"\ndata: " + json.dumps({"type": kind, **more}).encode() + b"\n\n" for kind, more in [
             ("response.created", {"response": {"id": "r1", "created_at": 7, "status": "in_progress"}}),
+            ("response.output_item.added", {"item": {"type": "message", "id": "m1", "content": []}, "sequence_number": 1}),
             ("response.output_text.delta", {"item_id": "m1", "delta": "Hi"}),
+            ("response.output_item.done", {"item": {"type": "message", "id": "m1", "content": [{"text": "Hi"}]}}),
             ("response.completed", {"response": {"id": "r1", "output": [], "usage": {"input_tokens": 2, "output_tokens": 1}}})]))
     seed("events", "messages", b"\3\0" + b"".join(
         b"event: " + body["type"].encode() + b"\ndata: " + json.dumps(body).encode() + b"\n\n" for body in [

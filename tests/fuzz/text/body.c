@@ -51,6 +51,19 @@ static void read_prompt(const struct json_value *root)
     MUST(memcmp(prompt.hash, again.hash, prompt.count * sizeof(prompt.hash[0])) == 0);
 }
 
+/* The edited body as the client meant it asks for no stream. */
+static void unstream(int operation, const struct buf *body)
+{
+    struct buf out = BUF_INIT;
+    struct json_value root;
+
+    MUST(edit_unstreamed(&out, operation, buf_head(body), buf_size(body), true) == 0);
+    MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
+    MUST(json_get(&root, "stream").type != JSON_TRUE);
+    MUST(json_get(&root, "stream_options").type == JSON_NONE);
+    buf_finish(&out);
+}
+
 static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
 {
     struct edit_options opts = {.model = (wish & 1) != 0 ? "other" : "",
@@ -70,6 +83,7 @@ static void edit(int operation, uint32_t wish, const uint8_t *body, size_t n)
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
         model = json_get(&root, "model");
         MUST((wish & 1) == 0 || json_equal(&model, "other"));
+        unstream(operation, &out);
     }
     buf_finish(&out);
 }
@@ -78,8 +92,13 @@ static void resume(int operation, const struct json_value *root)
 {
     const struct resume_request request = {
         .operation = operation, .text = "so far \"\xe2\x98\xba", .text_len = 11, .tokens = 3};
-    const struct resume_last last = {
-        .operation = operation, .id = "chatcmpl-1", .prompt_tokens = 9, .output_tokens = 3};
+    const struct resume_last last = {.operation = operation,
+                                     .id = "chatcmpl-1",
+                                     .prompt_tokens = 9,
+                                     .output_tokens = 3,
+                                     .text = "so far",
+                                     .text_len = 6,
+                                     .item_id = "msg_1"};
     struct json_value changed;
     struct error err = {0};
     struct buf out = BUF_INIT;

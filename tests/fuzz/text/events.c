@@ -1,6 +1,7 @@
 /*
- * events.c - what an engine streams, through the node: cut into events, rid of token ids,
- * observed, fitted to an answer that another node began, and assembled into a whole one.
+ * events.c - what an engine streams, through the node: known by its first bytes, cut into
+ * events, rid of token ids, observed, fitted to an answer that another node began, and
+ * assembled into a whole one.
  *
  * Input: a byte for the operation, a byte for the size of the pieces, then the stream.
  */
@@ -8,6 +9,7 @@
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "node/stream/assemble.h"
+#include "node/stream/framing.h"
 #include "node/stream/meter.h"
 #include "node/stream/splice.h"
 #include "node/stream/sse.h"
@@ -82,6 +84,8 @@ static void begin(struct listener *l, int operation)
     const struct splice_config config = {.operation = operation,
                                          .id = "chatcmpl-1",
                                          .created = 7,
+                                         .item_id = "msg_1",
+                                         .next_sequence = 4,
                                          .tokens = 2,
                                          .text = text,
                                          .text_len = sizeof(text) - 1};
@@ -102,6 +106,8 @@ static void end(struct listener *l)
     struct error err = {0};
     struct buf out = BUF_INIT;
 
+    if (meter_sum_usage(&l->o))
+        assembler_set_usage(l->assembler, &l->o.usage);
     if (assembler_write(l->assembler, &out, &err) == 0)
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
     buf_finish(&out);
@@ -135,6 +141,22 @@ static void run(struct listener *l, int operation, const uint8_t *bytes, size_t 
     end(l);
 }
 
+/* The first bytes decide: what is known of them does not change with those that follow. */
+static void frame(int operation, const uint8_t *bytes, size_t n, size_t cut)
+{
+    enum framing all = framing_of(operation, bytes, n, true, FRAMING_UNDECIDED);
+    enum framing some;
+    size_t len = n;
+    const char *text = framing_trim(bytes, &len);
+
+    MUST(all != FRAMING_UNDECIDED);
+    MUST((const uint8_t *)text >= bytes && (const uint8_t *)text + len <= bytes + n);
+    if (cut > n)
+        cut = n;
+    some = framing_of(operation, bytes, cut, false, FRAMING_UNDECIDED);
+    MUST(some == FRAMING_UNDECIDED || some == all);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const int streaming[] = {1, 2, 4, 6, 9, 10};
@@ -144,6 +166,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct listener whole, cut;
 
     MUST(meter_streams(operation));
+    frame(operation, in.at, in.left, step);
     run(&whole, operation, in.at, in.left, 0);
     run(&cut, operation, in.at, in.left, step);
     MUST(whole.events == cut.events);
