@@ -93,6 +93,43 @@ main({
   },
 
   // An engine that sends blocks without data: to the client they are not there.
+  async severalPrompts(url) {
+    const request = { model: MODEL, prompt: ['Once upon', 'Twice upon', 'At last'], max_tokens: 6 };
+    const whole = await client(url).completions.create(request);
+    assert.deepEqual(whole.choices.map((choice) => choice.index), [0, 1, 2]);
+    assert.ok(whole.usage.completion_tokens > 6, 'the usage of all prompts is added up');
+    const texts = ['', '', ''];
+    for await (const chunk of await client(url).completions.create({ ...request, stream: true })) {
+      for (const choice of chunk?.choices ?? []) texts[choice.index] += choice.text;
+    }
+    assert.deepEqual(texts, whole.choices.map((choice) => choice.text));
+    return texts;
+  },
+
+  async streamResponses(url) {
+    const request = { model: MODEL, input: 'Say something about rivers.', max_output_tokens: 12 };
+    const stream = await client(url).responses.create({ ...request, stream: true });
+    const items = new Set(), ids = new Set();
+    let text = '', last = null;
+    for await (const event of stream) {
+      if (event.response) ids.add(event.response.id);
+      if (event.type === 'response.output_text.delta') {
+        text += event.delta;
+        items.add(event.item_id);
+      }
+      if (event.type === 'response.output_text.done') assert.equal(event.text, text);
+      last = event;
+    }
+    assert.ok(['response.completed', 'response.incomplete'].includes(last.type), last.type);
+    assert.equal(items.size, 1);
+    assert.equal(ids.size, 1);
+    assert.equal(last.response.output[0].content[0].text, text);
+    assert.ok(last.response.usage.output_tokens > 0);
+    const whole = await client(url).responses.create(request);
+    assert.equal(whole.output[0].content[0].text, text);
+    return text;
+  },
+
   async silentBlocks(url) {
     const stream = await client(url).chat.completions.create({ model: MODEL, messages, stream: true });
     let text = '';

@@ -12,8 +12,14 @@ import grpc
 import pytest
 
 from fake_engine import FakeEngine
+from llama_server import LlamaServer
+from load import fetch_now
 from messages import common, inference
 from node_rig import Answer, Engine, Node
+from ollama import Ollama
+from plain_openai import PlainOpenAi
+from test_clients import run_client
+from vllm import Vllm
 
 Code = grpc.StatusCode
 
@@ -551,7 +557,6 @@ def test_a_request_for_audio_is_not_streamed_unless_the_client_streams(ask):
 
 
 def post(cluster, path, body):
-    from load import fetch_now
     return fetch_now(cluster.api, "POST", path, json.dumps(body).encode())
 
 
@@ -592,3 +597,26 @@ def test_valid_requests_eject_no_node_however_often_they_come(make_cluster):
                for row in (cluster.ctl_json("node", name) for name in "ab"))
     for engine in engines:
         engine.close()
+
+
+CLIENTS = [
+    (LlamaServer, {}, "openai", ("chat", "stream", "streamWithoutUsage", "completions",
+                                 "streamCompletions", "severalPrompts", "streamResponses")),
+    (LlamaServer, {}, "anthropic", ("messages", "stream")),
+    (Vllm, {}, "openai", ("chat", "stream", "streamWithoutUsage", "streamCompletions")),
+    (Ollama, {}, "ollama", ("chat", "stream", "generate")),
+    (Ollama, {}, "openai", ("chat", "stream")),
+    (PlainOpenAi, {"stream_type": "text/plain"}, "openai", ("chat", "stream")),
+    (PlainOpenAi, {"gzip_streams": True}, "openai", ("chat", "stream")),
+]
+
+
+@pytest.mark.parametrize("kind, knobs, sdk, cases", CLIENTS, ids=[
+    f"{kind.__name__}-{sdk}-{'-'.join(knobs)}" for kind, knobs, sdk, _ in CLIENTS])
+def test_the_official_clients_read_what_the_engine_says(make_cluster, kind, knobs, sdk, cases):
+    engine = kind(**knobs)
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+    for case in cases:
+        run_client(sdk, cluster.url, case, model=list(engine.models)[0])
+    engine.close()

@@ -222,6 +222,7 @@ def test_streams_whose_node_is_killed_at_any_moment_read_as_if_nothing_had_happe
 
 
 @pytest.mark.parametrize("sdk,case", [("openai", "stream"), ("openai", "streamCompletions"),
+                                      ("openai", "streamResponses"),
                                       ("anthropic", "stream")])
 def test_the_official_clients_see_nothing_of_a_node_that_was_lost(many, sdk, case):
     # They compare the text of their stream with that of an answer in one piece.
