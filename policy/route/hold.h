@@ -8,10 +8,11 @@
  *
  *   window   A node's window is open while no request of ours there awaits its first token, or
  *            less than `hold_us` of the work that was sent is left.
- *   plan     Made where the policy would have sent the request, had it sent all those that are
- *            planned: costs count what was sent and what is planned, caps and windows only what
- *            was sent.  Its own charge never counts against a request.
- *   promise  A plan keeps the instant that it promised, whatever is planned after it.
+ *   short    A request whose own prefill is a tenth of that is sent when it comes, where a slot
+ * is free and no request goes first, whatever the window. plan     Made where the policy would
+ * have sent the request, had it sent all those that are planned: costs count what was sent and
+ * what is planned, caps and windows only what was sent.  Its own charge never counts against a
+ * request. promise  A plan keeps the instant that it promised, whatever is planned after it.
  *   move     A request moves when another node is better by a tenth and by 100 ms in the time
  *            that remains, and chooses anew when its plan is overdue by a second.
  */
@@ -32,6 +33,14 @@ struct route_times;
 static inline bool hold_window_open(double left_s, uint64_t hold_us)
 {
     return hold_us == 0 || left_s * 1e6 < (double)hold_us;
+}
+
+/* A request of so little work is not held: an engine that interleaves prompts gives it its
+ * first token soon, and one that does not loses nothing. */
+#define HOLD_SHORT_PART 10
+static inline bool hold_is_short(double own_prefill_s, uint64_t hold_us)
+{
+    return own_prefill_s * 1e6 * HOLD_SHORT_PART <= (double)hold_us;
 }
 
 /* The instant of the first token, `cost_s` from now. */

@@ -345,7 +345,8 @@ static void describe_held(struct balance_candidate *c, struct world *world, stru
     describe(c, world, node, r);
     c->plan_cap = c->cap;
     c->planned = node->planned - own;
-    if (!hold_window_open(c->backlog_s, world->hold_us) ||
+    if ((!hold_window_open(c->backlog_s, world->hold_us) &&
+         !(any_slot && hold_is_short(balance_own_prefill_s(c, r->prompt), world->hold_us))) ||
         (c->inflight < c->slots ? !any_slot || !goes_first(world, r, node, 0)
                                 : !goes_first(world, r, node, OVERCOMMIT_US)))
         c->cap = 0;

@@ -17,6 +17,8 @@ from load import chat_body, fetch, open_request
 CHAT = "/v1/chat/completions"
 # At the 1,000 tokens/s that are assumed of a node before anything is known: 100 s of work.
 LONG = 400_000
+SHORT = 1_200   # 0.3 s: it goes before a long one that came with it
+TINY = 40       # 0.01 s: of the size that is not held
 
 
 class Turns:
@@ -75,7 +77,7 @@ def body_of(name, size, **more):
     return chat_body(f"{name} " * (size // (len(name) + 1) + 1), 4, False, model=MODEL, **more)
 
 
-def send(cluster, name, size=40, headers=None):
+def send(cluster, name, size=SHORT, headers=None):
     return asyncio.create_task(fetch(cluster.api, "POST", CHAT, body_of(name, size),
                                      {"x-request-id": name, **(headers or {})}, timeout_s=60))
 
@@ -101,7 +103,7 @@ def test_a_prompt_that_is_held_behind_a_long_one_can_be_overtaken(make_cluster, 
 
     async def go():
         tasks = [await keep_busy(cluster, turns)]
-        for name, size in (("long", 10 * LONG), ("longer", 10 * LONG), ("short", 40)):
+        for name, size in (("long", 10 * LONG), ("longer", 10 * LONG), ("short", SHORT)):
             tasks.append(send(cluster, name, size))
             await look(lambda: name in queued(cluster), "it is held, though slots are free")
         assert turns.began == ["first"]
@@ -129,6 +131,22 @@ def test_a_more_urgent_class_overtakes_what_is_held(make_cluster, turns):
         for name in ("interactive", "default", "bulk"):
             turns.give(turns.began[-1])
             await look(lambda: turns.began[-1] == name, f"{name} is next")
+        turns.give()
+        await all_of(cluster, tasks)
+    run(go)
+
+
+def test_a_tiny_prompt_is_not_held_as_the_engine_may_interleave_it(make_cluster, turns):
+    cluster = start(make_cluster, turns)
+
+    async def go():
+        tasks = [await keep_busy(cluster, turns), send(cluster, "tiny", TINY)]
+        await look(lambda: "tiny" in turns.began, "it is at the engine")
+        tasks.append(send(cluster, "held"))
+        await look(lambda: queued(cluster) == {"held"}, "it is held")
+        tasks.append(send(cluster, "tiny-too", TINY))
+        await look(lambda: "tiny-too" in turns.began, "it overtakes what is held")
+        assert queued(cluster) == {"held"}
         turns.give()
         await all_of(cluster, tasks)
     run(go)

@@ -248,6 +248,14 @@ static struct plans others_planned(const struct scoreboard *board,
     return sum;
 }
 
+/* `c` as it was before plans were counted. */
+static bool is_held_back(const struct balance_candidate *c,
+                         const struct select_request *request)
+{
+    return !hold_window_open(c->backlog_s, request->hold_us) &&
+           !hold_is_short(balance_own_prefill_s(c, request->policy.tokens), request->hold_us);
+}
+
 /* Counts what is planned there, and says whether the request may be sent there now, or planned.
  * Only where something waits: otherwise there are no plans, and select_claim() looks at the
  * window of the node that was chosen. */
@@ -263,7 +271,7 @@ static void consider_plans(struct eligible *out, size_t at, const struct scorebo
         return;
     if (request->may_plan && !(c->load_s > 0))
         c->plan_cap = c->cap;
-    if (!hold_window_open(c->backlog_s, request->hold_us) && c->inflight < c->cap) {
+    if (c->inflight < c->cap && is_held_back(c, request)) {
         c->cap = c->inflight;
         out->exclusions[at] |= DECISION_EXCLUDED_HOLD;
     }
@@ -418,7 +426,7 @@ static bool meets_closed_window(const struct eligible *eligible, size_t at,
     const struct balance_candidate *c = &eligible->of[at];
 
     return request->rights == NULL && request->may_plan && !eligible->on_probation[at] &&
-           !(c->load_s > 0) && !hold_window_open(c->backlog_s, request->hold_us);
+           !(c->load_s > 0) && is_held_back(c, request);
 }
 
 /* The trial of a node is one request's.  False: it is another's. */

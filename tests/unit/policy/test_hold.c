@@ -65,6 +65,13 @@ Test(hold, without_hold_every_window_is_open)
     cr_assert(hold_window_open(1e9, 0));
 }
 
+/* A tenth of 1 s. */
+Test(hold, a_request_of_little_work_is_not_held)
+{
+    cr_assert(hold_is_short(0.1, 1 * S));
+    cr_assert_not(hold_is_short(0.1001, 1 * S));
+}
+
 /* ---- H3: where it is planned ---- */
 
 /* Fast: (3 + 1000/1000) * (1 + 1/4) = 5; slow: 1000/500 = 2. */

@@ -735,3 +735,23 @@ Test(gather, a_request_that_may_make_no_plan_waits_for_a_window)
     cr_assert_eq(all.exclusions[0], DECISION_EXCLUDED_HOLD);
     tear_down();
 }
+
+/* 100 tokens take 0.05 s on node 0. */
+Test(gather, a_short_request_is_sent_whatever_the_window)
+{
+    struct eligible_place place;
+
+    set_up_hold(5000000);
+    s.model.servers_count = 1;
+    s.request.policy.tokens = 100;
+    cr_assert_eq(look(&place), SELECT_PLACE_CLAIMED, "nothing waits");
+    s.request.rights = &all_rights;
+    plans_add(s.board, 2, 0, 1, 1000000);
+    cr_assert_eq(look(&place), SELECT_PLACE_CLAIMED, "others wait");
+    tear_down();
+    set_up_hold(5000000);
+    s.model.servers_count = 1;
+    s.request.policy.tokens = 300;
+    cr_assert_eq(look(&place), SELECT_PLACE_PLAN);
+    tear_down();
+}
