@@ -136,7 +136,7 @@ static bool is_news(const struct agent *agent, const struct engine_facts *facts)
 {
     const struct engine_facts *before = &agent->reported;
 
-    return facts->looked_mono_us != 0 &&
+    return facts->full_mono_us != 0 &&
            (facts->reachable != before->reachable || facts->loading != before->loading ||
             facts->kind != before->kind || facts->slots != before->slots ||
             facts->models_count != before->models_count ||
@@ -164,8 +164,10 @@ static void on_facts(void *data)
         facts->running != agent->reported.running || facts->queued != agent->reported.queued ||
         agent->slots.slots != slots || strcmp(facts->detail, agent->reported.detail) != 0)
         changes |= AGENT_LOAD_CHANGED;
-    if (!facts->reachable && agent->reported.reachable)
+    if (!facts->reachable && agent->reported.reachable) {
         agent->no_stream_options = false; /* another engine may come up here */
+        answer_names_forget(&agent->answer_names);
+    }
     facts_copy(&agent->reported, facts);
     agent_changed(agent, changes);
 }

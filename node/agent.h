@@ -17,6 +17,7 @@
 #include "base/io/loop.h"
 #include "base/log.h"
 #include "base/secure/tokens.h"
+#include "node/answer/answer_names.h"
 #include "node/engine/engine.h"
 #include "node/report/describe.h"
 #include "node/slot_limit.h"
@@ -57,6 +58,7 @@ struct agent {
     struct agent_config config;
     struct slots slots;
     struct slot_limit limit;                      /* how many slots there are */
+    struct answer_names answer_names;             /* what models call themselves */
     uint64_t output_tokens;                       /* of all answers so far */
     struct engine_facts reported;                 /* as the listeners know them */
     struct engine_facts described;                /* as the last description has them */

@@ -95,6 +95,8 @@ static void finish(struct node_request *req)
     req->phase = NODE_REQUEST_ENDED;
     timer_stop(agent->loop, &req->silence_timer);
     loop_undefer(agent->loop, &req->flush);
+    loop_undefer(agent->loop, &req->settle);
+    agent_unlisten(agent, &req->listener);
     slots_leave(&agent->slots, &req->waiter);
     if (req->run != NULL) {
         engine_cancel(req->run,

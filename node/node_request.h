@@ -82,7 +82,8 @@ struct node_request {
                      */
     uint64_t vocabulary; /* of the ids */
     bool resumable;      /* another node could continue it, as far as the request goes */
-    char model[ENGINE_MODEL_BYTES]; /* as the caller names it */
+    char model[ENGINE_MODEL_BYTES];      /* as the caller names it */
+    char sent_model[ENGINE_MODEL_BYTES]; /* as the engine is asked for it */
     uint32_t load_ms, first_token_ms, idle_token_ms;
     struct buf body;         /* owned: what the engine gets */
     struct buf request_text; /* owned: NUL-separated content type, header names and values */
@@ -110,6 +111,14 @@ struct node_request {
     bool out_content;
     bool head_sent, content_sent, paused, cause_sent;
     struct deferred flush;
+    /* Of node/answer/doubt.c. */
+    char answered_as[ENGINE_MODEL_BYTES]; /* the name in the answer; "" until seen */
+    bool named;                           /* `answered_as` was checked */
+    bool doubted;                         /* nothing is sent until the engine was looked at */
+    bool pass_due;                        /* then the answer is whole */
+    uint64_t doubted_us;
+    struct agent_listener listener;
+    struct deferred settle;
     uint64_t body_bytes;
 
     /* Instants on the monotonic clock; 0 = not yet. */

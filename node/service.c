@@ -13,6 +13,7 @@
 #include "base/text/text.h"
 #include "node/agent.h"
 #include "node/answer/answer.h"
+#include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/resume.h"
 #include "node/node_request.h"
@@ -273,6 +274,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     req->want_text = request->want_text;
     req->stream = request->stream;
     (void)strlcpy(req->model, request->model, sizeof(req->model));
+    (void)strlcpy(req->sent_model, request->model, sizeof(req->sent_model));
     req->load_ms = request->load_ms;
     req->first_token_ms = request->first_token_ms;
     req->idle_token_ms = request->idle_token_ms;
@@ -281,6 +283,8 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     opts.content_type = request->content_type;
     if (request->edit != NULL) {
         opts.model = request->edit->set_model;
+        if (opts.model[0] != '\0')
+            (void)strlcpy(req->sent_model, opts.model, sizeof(req->sent_model));
         opts.usage = request->edit->want_usage;
     }
     rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
@@ -385,7 +389,7 @@ static void on_writable(struct server_call *call)
     struct node_request *req = server_call_data(call);
 
     if (req != NULL)
-        answer_writable(req);
+        sender_writable(req);
 }
 
 static const struct server_handler service_handler = {

@@ -5,8 +5,10 @@
 
 /* The longest time between two looks, so that life is passed on while it is fresh. */
 #define LOOK_US US_PER_S
-/* A count is readable if the engine gave it in the last quarter of the limit. */
-#define FRESH_SHARE 4
+/* A count is readable if the engine gave it in the last quarter of the limit; looks at a busy
+ * engine are 1.2 s apart. */
+#define FRESH_SHARE    4
+#define FRESH_LEAST_US (2 * US_PER_S)
 
 static void note_life(struct silence *s, uint64_t at_mono_us)
 {
@@ -67,7 +69,7 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
                                    uint64_t now_mono_us)
 {
     struct silence_result result = {.again_us = LOOK_US};
-    uint64_t silent_us;
+    uint64_t silent_us, fresh_us;
 
     take_signs(s, signs, now_mono_us);
     if (s->paused)
@@ -81,9 +83,11 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
             result.again_us = result.limit_us - silent_us;
         return result;
     }
+    fresh_us = result.limit_us / FRESH_SHARE;
+    if (fresh_us < FRESH_LEAST_US)
+        fresh_us = FRESH_LEAST_US;
     /* A load does not show in the count of work: what stands still then proves nothing. */
-    if (s->work_known && !s->loading &&
-        signs->read_mono_us + result.limit_us / FRESH_SHARE >= now_mono_us)
+    if (s->work_known && !s->loading && signs->read_mono_us + fresh_us >= now_mono_us)
         result.verdict = SILENCE_STALLED;
     else
         result.verdict = SILENCE_UNEXPLAINED;

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/text/json.h"
+#include "node/answer/doubt.h"
 #include "node/answer/refused.h"
 #include "node/answer/sender.h"
 #include "node/engine/errors.h"
@@ -369,6 +370,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
     case SEEN_NOTHING:
         break;
     }
+    doubt_check(req, &seen.root);
     shown = is_shown(req, &seen, &ended);
     if (ended)
         return false;
@@ -574,6 +576,7 @@ static void end_document(struct node_request *req)
         return;
     }
     if (is_json) {
+        doubt_check(req, &root);
         meter_answer(&req->meter, &root);
         if (strcasestr(req->content_type, "json") == NULL)
             (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
@@ -665,16 +668,6 @@ void answer_start(struct node_request *req)
 {
     if (node_request_run(req, &answer_events))
         watch_silence(req);
-}
-
-void answer_writable(struct node_request *req)
-{
-    if (!req->paused)
-        return;
-    req->paused = false;
-    silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
-    if (req->run != NULL)
-        engine_pause(req->run, false);
 }
 
 void answer_last(struct node_request *req)

@@ -12,9 +12,6 @@ struct node_request;
 /* Asks the engine, in the slot that is counted already.  The call may have ended afterwards. */
 void answer_start(struct node_request *req);
 
-/* The call's send queue has room again. */
-void answer_writable(struct node_request *req);
-
 /* Ends a stream with `out` as its last bytes, without an engine. */
 void answer_last(struct node_request *req);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "node/answer/doubt.h"
 #include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/error_body.h"
@@ -24,6 +25,7 @@ static void pass_as_400(struct node_request *req, const char *text)
 static void reset(struct node_request *req)
 {
     loop_undefer(req->agent->loop, &req->flush);
+    doubt_reset(req);
     req->mode = ANSWER_UNKNOWN;
     req->refused = false;
     req->done_us = 0;

@@ -89,9 +89,23 @@ static bool send_chunk(struct node_request *req, size_t n)
     return true;
 }
 
+static void pause_engine(struct node_request *req)
+{
+    if (req->paused || req->run == NULL)
+        return;
+    req->paused = true;
+    silence_pause(&req->silence, true, loop_now_us(req->agent->loop));
+    engine_pause(req->run, true);
+}
+
 bool sender_flush(struct node_request *req)
 {
     loop_undefer(req->agent->loop, &req->flush);
+    if (req->doubted) {
+        if (buf_size(&req->out) > QUEUE_MAX_BYTES)
+            pause_engine(req);
+        return true;
+    }
     req->last_brace = 0;
     if (req->tell_progress && buf_size(&req->out) == 0 && !send_chunk(req, 0))
         return false;
@@ -106,11 +120,8 @@ bool sender_flush(struct node_request *req)
         buf_consume(&req->out, n);
     }
     buf_shrink(&req->out, 64 * 1024);
-    if (!req->paused && req->run != NULL && server_call_queued(req->call) > QUEUE_MAX_BYTES) {
-        req->paused = true;
-        silence_pause(&req->silence, true, loop_now_us(req->agent->loop));
-        engine_pause(req->run, true);
-    }
+    if (server_call_queued(req->call) > QUEUE_MAX_BYTES)
+        pause_engine(req);
     return true;
 }
 
@@ -142,8 +153,22 @@ bool sender_add(struct node_request *req, const void *bytes, size_t n)
     return true;
 }
 
+void sender_writable(struct node_request *req)
+{
+    if (!req->paused)
+        return;
+    req->paused = false;
+    silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
+    if (req->run != NULL)
+        engine_pause(req->run, false);
+}
+
 void sender_pass(struct node_request *req)
 {
+    if (req->doubted) {
+        req->pass_due = true;
+        return;
+    }
     if (!send_head(req) || !sender_flush(req))
         return;
     node_request_succeed(req);

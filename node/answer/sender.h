@@ -1,9 +1,9 @@
 /*
  * sender.h - the bytes of an answer on their way to the caller.
  *
- * Bytes added in one turn of the loop leave at its end, as one chunk, after the head; the
- * engine is paused while too much waits.  `out` and what is said of it in the request is
- * written here alone, but for an error's body.
+ * Bytes added in one turn of the loop leave at its end, as one chunk, after the head, unless
+ * the answer is doubted (doubt.h); the engine is paused while too much waits.  `out` and what
+ * is said of it in the request is written here alone, but for an error's body.
  */
 #ifndef DROVER_NODE_ANSWER_SENDER_H
 #define DROVER_NODE_ANSWER_SENDER_H
@@ -35,6 +35,9 @@ void sender_flush_soon(struct node_request *req);
 
 /* Sends what was added.  False: the call has ended. */
 MUST_CHECK bool sender_flush(struct node_request *req);
+
+/* The call's send queue has room again: the engine may go on. */
+void sender_writable(struct node_request *req);
 
 /* Sends all there is and ends the call well. */
 void sender_pass(struct node_request *req);

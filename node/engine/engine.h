@@ -83,6 +83,9 @@ void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *
 void engine_operation_works(struct engine *engine, int operation);
 void engine_operation_missing(struct engine *engine, const char *model, int operation);
 
+/* Something is not as the facts say: a full look as soon as look_times.h allows. */
+void engine_doubt(struct engine *engine);
+
 /* Begins a request.  DRV_EINVAL: no such operation, or a bad content type; DRV_ENOMEM. */
 MUST_CHECK int engine_start(struct engine *engine, struct engine_run **out,
                             const struct engine_request *request,

@@ -44,6 +44,7 @@ struct engine_facts {
     uint32_t slots;  /* 0 = unknown */
     uint32_t running, queued; /* as the engine says; valid iff has_load */
     bool has_load;
+    uint64_t full_mono_us;   /* the beginning of the last full look; 0 = never */
     uint64_t looked_mono_us; /* when `running` was asked for; 0 = never */
     float kv_used_fraction;  /* -1 = unknown */
     uint64_t preemptions;    /* since its start, where it reports them; else 0 */

@@ -373,6 +373,11 @@ const struct engine_facts *engine_facts(const struct engine *engine)
     return &engine->looks.detector.facts;
 }
 
+void engine_doubt(struct engine *engine)
+{
+    looks_doubt(&engine->looks);
+}
+
 void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data)
 {
     engine->on_facts = on_facts;

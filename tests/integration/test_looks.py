@@ -3,12 +3,14 @@
 import threading
 import time
 
+import grpc
 import pytest
 
 from fake_engine import FakeEngine, chunk
 from harness import until
 from llama_server import LlamaServer
-from node_rig import Node
+from messages import common
+from node_rig import Answer, Node
 
 LOADS = ("/slots", "/metrics")
 
@@ -139,7 +141,7 @@ def test_a_plain_server_is_not_asked_while_its_answers_flow(start):
     def flow(handler, _path, _body):
         handler.begin_stream()
         while True:
-            handler.send_event(chunk("word "))
+            handler.send_event(chunk("word ", model="tiny"))
             time.sleep(0.05)
 
     engine = FakeEngine(flow, models=("tiny",))
@@ -183,3 +185,74 @@ def test_an_engine_that_loads_is_looked_at_each_second(start):
     assert 2 <= len(looks(engine, begun)) <= 4
     engine.loading = False
     until(lambda: not node.describe().load.loading, bound_s=1.5, what="loaded")
+
+
+# ---- another engine in its place -----------------------------------------------------------
+
+SURFACES = {
+    "chat": (common.OPERATION_CHAT_COMPLETIONS, {"messages": [{"role": "user", "content": "a"}]}),
+    "completions": (common.OPERATION_COMPLETIONS, {"prompt": "a"}),
+    "messages": (common.OPERATION_MESSAGES,
+                 {"max_tokens": 4, "messages": [{"role": "user", "content": "a"}]}),
+}
+
+
+def swap(engine, *models):
+    """Another engine stands there within milliseconds."""
+    engine.stop()
+    engine.models = list(models)
+    engine.start()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("surface", SURFACES)
+def test_an_engine_that_was_replaced_gives_no_answer_of_the_wrong_model(start, surface, stream):
+    engine = LlamaServer(models=["one"])
+    node = start(engine)
+    operation, body = SURFACES[surface]
+    swap(engine, "two")
+    answer = Answer(node.infer(body={"model": "one", "stream": stream, **body}, model="one",
+                               operation=operation, stream=stream))
+    assert answer.status is grpc.StatusCode.NOT_FOUND, answer.data
+    assert answer.data == b"" and answer.head is None
+    assert [m.id for m in node.describe().models] == ["two"]
+    assert Answer(node.infer(body={"model": "two", "stream": stream, **body}, model="two",
+                             operation=operation, stream=stream)).status is grpc.StatusCode.OK
+
+
+def test_many_requests_on_their_way_when_the_engine_is_replaced_get_no_wrong_answer(start):
+    engine = LlamaServer(models=["one"], slots=8)
+    node = start(engine, "--queue", "100")
+    stop = threading.Event()
+    answers = []
+
+    def ask_on():
+        while not stop.is_set():
+            answers.append(Answer(node.infer(model="one", body={
+                "model": "one", "stream": True, "max_tokens": 8,
+                "messages": [{"role": "user", "content": "a"}]})))
+
+    threads = [threading.Thread(target=ask_on) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(answers) > 20, what="answers")
+    swap(engine, "two")
+    until(lambda: [m.id for m in node.describe().models] == ["two"], bound_s=2, what="two")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert any(a.status is grpc.StatusCode.OK for a in answers)
+    assert not [a.data for a in answers if b'"model":"two"' in a.data]
+
+
+def test_a_name_that_only_answers_have_costs_one_look_and_no_request(start):
+    engine = FakeEngine(models=("tiny",))  # it answers as "fake-model"
+    node = start(engine)
+    begun = time.monotonic()
+    for _ in range(3):
+        for stream in (True, False):
+            answer = Answer(node.infer(stream=stream, body={
+                "model": "tiny", "stream": stream,
+                "messages": [{"role": "user", "content": "a"}]}))
+            assert answer.status is grpc.StatusCode.OK and b"fake-model" in answer.data
+    assert len(looks(engine, begun, ("/v1/models",))) == 1

@@ -91,10 +91,11 @@ static void consider_idle(struct look_due *look, const struct look_times *t,
     uint64_t idle_us = t->idle_us != 0 ? t->idle_us : facts->remote ? REMOTE_US : IDLE_US;
     uint64_t full_us = idle_us > FULL_US ? idle_us : FULL_US;
 
-    if (!facts->has_models && idle_us < full_us)
-        full_us = idle_us;
-    consider(look, LOOK_FULL, latest(t->full_mono_us + full_us, t->ended_mono_us + BUSY_US));
-    consider(look, LOOK_LIGHT, t->ended_mono_us + idle_us);
+    if (!facts->has_models)
+        full_us = facts->remote ? FULL_US : LOADING_US;
+    else
+        consider(look, LOOK_LIGHT, t->ended_mono_us + idle_us);
+    consider(look, LOOK_FULL, latest(t->full_mono_us + full_us, t->ended_mono_us + LOADING_US));
 }
 
 /* An answer to an earlier look says nothing about a run cancelled since. */

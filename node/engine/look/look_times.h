@@ -11,9 +11,9 @@
  *   ---------------------------------   ----------------   ------------------------------------
  *   cannot be used                      full               0.5 s after the last; a remote one
  *                                                          0.5 s, doubling to 30 s
- *   loads its model                     full               1 s
+ *   loads its model, or lists none      full               1 s; a remote one 60 s
  *   is idle                             light              5 s
- *                                       full               60 s; 5 s while it has no model
+ *                                       full               60 s
  *   is idle and remote                  full               300 s
  *   is busy, and shows its load         load               1.2 s
  *   is busy and silent, shows no load   light              1.2 s; remote: none

@@ -42,12 +42,14 @@ static void note_others(struct looks *looks)
         looks->others_run = false;
 }
 
-static void end_look(struct looks *looks)
+static void end_look(struct looks *looks, enum look_level level)
 {
-    const struct engine_facts *facts = &looks->detector.facts;
+    struct engine_facts *facts = &looks->detector.facts;
 
-    look_times_ended(&looks->times, looks->detector.level, facts->reachable,
-                     looks->began_mono_us, clock_mono_us());
+    look_times_ended(&looks->times, level, facts->reachable, looks->began_mono_us,
+                     clock_mono_us());
+    if (level == LOOK_FULL)
+        facts->full_mono_us = looks->began_mono_us;
     looks->config.on_facts(looks->config.data);
     plan(looks);
 }
@@ -61,7 +63,7 @@ static void take_answer(struct looks *looks, const struct detect_answer *answer)
         return;
     }
     note_others(looks);
-    end_look(looks);
+    end_look(looks, looks->detector.level);
 }
 
 static void note_address(struct looks *looks)
@@ -93,7 +95,7 @@ static void on_done(struct curl_job *job, CURLcode code)
     if (answer.timed_out && looks->heard_mono_us >= looks->began_mono_us) {
         /* Too busy to be looked at, but answers come: the facts stay. */
         detect_abandon(&looks->detector);
-        end_look(looks);
+        end_look(looks, LOOK_LIGHT);
         return;
     }
     take_answer(looks, &answer);

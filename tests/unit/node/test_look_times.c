@@ -132,7 +132,11 @@ Test(look_times, an_engine_without_models_is_looked_at_in_full)
     begin(&r, 0);
     r.facts.has_models = false;
     pass(&r, 60 * 1000);
-    cr_assert_eq(r.full, 12);
+    cr_assert_eq(r.full, 60);
+    cr_assert_eq(r.light + r.load, 0);
+    r.facts.remote = true;
+    pass(&r, 600 * 1000);
+    cr_assert_eq(r.full, 10);
     cr_assert_eq(r.light + r.load, 0);
 }
 
