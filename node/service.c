@@ -133,6 +133,13 @@ static uint64_t vocabulary_of(const struct node_request *req, const char *model_
     return model->vocabulary;
 }
 
+/* No engine gets it: the caller asks another node, which costs it no attempt. */
+static void fail_away(struct node_request *req, const char *why, const char *detail)
+{
+    if (node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_AWAY, NULL))
+        node_request_fail(req, GRPC_UNAVAILABLE, "%s%s", why, detail);
+}
+
 /* Can this node serve it at all?  False: the call has ended. */
 static bool check_service(struct node_request *req, const Drover__V1__InferRequest *request)
 {
@@ -141,12 +148,11 @@ static bool check_service(struct node_request *req, const Drover__V1__InferReque
     const struct engine_model *model = facts_model(facts, request->model);
 
     if (agent->draining)
-        node_request_fail(req, GRPC_UNAVAILABLE, "the node is draining");
+        fail_away(req, "the node is draining", "");
     else if (!facts->reachable)
-        node_request_fail(req, GRPC_UNAVAILABLE, "the engine is not reachable: %s",
-                          facts->detail);
+        fail_away(req, "the engine is not reachable: ", facts->detail);
     else if (facts->loading)
-        node_request_fail(req, GRPC_UNAVAILABLE, "the engine is loading its model");
+        fail_away(req, "the engine is loading its model", "");
     else if (request->model[0] != '\0' && model == NULL)
         node_request_fail(req, GRPC_NOT_FOUND, "no such model on this node: %s",
                           request->model);

@@ -32,7 +32,7 @@
 /* ---- silence --------------------------------------------------------------------------- */
 
 static void on_silence(struct timer *timer);
-static void end_answer(struct node_request *req, bool whole, const char *why);
+static void end_answer(struct node_request *req, enum engine_end end, const char *why);
 
 /* The engine's state, as it concerns the request. */
 static struct silence_signs signs_of(const struct node_request *req)
@@ -103,7 +103,7 @@ static void look(struct node_request *req)
     result = silence_look(&req->silence, &signs, now);
     if (now >= over || (result.verdict != SILENCE_BORNE && req->meter.finished)) {
         node_request_drop_run(req);
-        end_answer(req, true, "");
+        end_answer(req, ENGINE_END_OK, "");
         return;
     }
     if (result.verdict != SILENCE_BORNE) {
@@ -588,8 +588,10 @@ static void end_document(struct node_request *req)
 }
 
 /* The engine's run is over; the slot is free already. */
-static void end_answer(struct node_request *req, bool whole, const char *why)
+static void end_answer(struct node_request *req, enum engine_end end, const char *why)
 {
+    bool whole = end == ENGINE_END_OK;
+
     if (req->mode == ANSWER_BEGUN && !recognise(req, true)) {
         /* At the end the first bytes decide always: the call has ended, or is about to. */
         return;
@@ -632,7 +634,10 @@ static void end_answer(struct node_request *req, bool whole, const char *why)
     }
     if (req->phase == NODE_REQUEST_ENDED)
         return;
-    if (node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED, NULL))
+    if (node_request_cause(req,
+                           end == ENGINE_END_DIED ? DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED
+                                                  : DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR,
+                           NULL))
         node_request_fail(req, GRPC_UNAVAILABLE, "the connection to the engine broke: %s", why);
 }
 
@@ -643,12 +648,13 @@ static void on_end(void *data, enum engine_end end, const char *why)
     node_request_run_over(req);
     switch (end) {
     case ENGINE_END_OK:
-        end_answer(req, true, why);
-        break;
     case ENGINE_END_LOST:
-        end_answer(req, false, why);
+    case ENGINE_END_DIED:
+        end_answer(req, end, why);
         break;
     case ENGINE_END_UNREACHABLE:
+        if (!node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_AWAY, NULL))
+            return;
         node_request_fail(req, GRPC_UNAVAILABLE, "cannot reach the engine: %s", why);
         break;
     case ENGINE_END_GARBAGE:

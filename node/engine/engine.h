@@ -41,6 +41,7 @@ enum engine_end {
     ENGINE_END_OK = 0,      /* the answer is complete as HTTP sees it */
     ENGINE_END_UNREACHABLE, /* could not connect; nothing was sent */
     ENGINE_END_LOST,        /* the connection broke before the answer was complete */
+    ENGINE_END_DIED,        /* ... without a word of it, or the engine listens no more */
     ENGINE_END_GARBAGE,     /* not HTTP, or headers over a limit */
 };
 

@@ -13,11 +13,13 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/queue.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "base/io/net.h"
 #include "base/log.h"
 #include "base/secure/secret.h"
 #include "base/text/buf.h"
@@ -223,6 +225,37 @@ static enum engine_end end_of(const struct engine_run *run, CURLcode code)
     }
 }
 
+/* Does no program listen any more where the run was connected to?  Only a refusal that comes at
+ * once says so, as it does on the engine's own machine. */
+static bool listens_no_more(const struct engine_run *run)
+{
+    const char *ip = NULL;
+    struct net_addr address;
+    char text[NET_TEXT_BYTES];
+    long port = 0;
+    int fd, code = 0;
+    socklen_t length = sizeof(code);
+
+    (void)curl_easy_getinfo(run->job.easy, CURLINFO_PRIMARY_IP, &ip);
+    (void)curl_easy_getinfo(run->job.easy, CURLINFO_PRIMARY_PORT, &port);
+    if (ip == NULL || port <= 0)
+        return false;
+    (void)snprintf(text, sizeof(text), strchr(ip, ':') != NULL ? "[%s]:%ld" : "%s:%ld", ip,
+                   port);
+    if (net_parse(&address, text, NULL) != 0)
+        return false;
+    fd = socket(address.sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd == -1)
+        return false;
+    if (connect(fd, (const struct sockaddr *)&address.sa, address.len) == -1)
+        code = errno;
+    /* The kernel reports the refusal of a local port after the call, but without a delay. */
+    if (code == EINPROGRESS)
+        (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &length);
+    (void)close(fd);
+    return code == ECONNREFUSED;
+}
+
 static void on_run_done(struct curl_job *job, CURLcode code)
 {
     struct engine_run *run = CONTAINER_OF(job, struct engine_run, job);
@@ -230,6 +263,9 @@ static void on_run_done(struct curl_job *job, CURLcode code)
     if (!run->cancelled) {
         enum engine_end end = end_of(run, code);
         const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
+
+        if (end == ENGINE_END_LOST && (!run->sent_head || listens_no_more(run)))
+            end = ENGINE_END_DIED;
 
         looks_run_ended(&run->engine->looks,
                         end == ENGINE_END_OK ? LOOKS_RUN_ENDED : LOOKS_RUN_BROKE);

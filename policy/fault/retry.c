@@ -21,7 +21,7 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
         return facts->content_shown && facts->wait_left ? RETRY_WAIT_NODE : RETRY_FAIL;
     if (facts->engines_died >= RETRY_MAX_DEATHS)
         return RETRY_FAIL;
-    if (facts->end == RETRY_END_LACKS)
+    if (facts->end == RETRY_END_LACKS || facts->end == RETRY_END_AWAY)
         return facts->refusals < RETRY_MAX_REFUSALS ? RETRY_ELSEWHERE : RETRY_FAIL;
     if (facts->end == RETRY_END_BLAMED && facts->blamed >= RETRY_MAX_BLAMED)
         return RETRY_FAIL;

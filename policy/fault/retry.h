@@ -25,6 +25,7 @@ enum retry_end {
     RETRY_END_REFUSED,      /* the request itself is wrong: no other node will accept it */
     RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
     RETRY_END_LACKS,  /* it lacks what the request needs, and another node may have it */
+    RETRY_END_AWAY,   /* its engine cannot be reached: it never had the request */
     RETRY_END_BLAMED, /* its engine blames the request, with a status that is a server's */
     RETRY_END_FAILED, /* the node failed */
     RETRY_END_SILENT, /* its time was up, and no sign shows whether the engine works */
@@ -48,7 +49,7 @@ struct retry_facts {
     uint32_t max_attempts;
     uint32_t resumes; /* so far */
     uint32_t max_resumes;
-    uint32_t refusals;     /* ends of LACKS so far, the present one included */
+    uint32_t refusals;     /* ends of LACKS and AWAY so far, the present one included */
     uint32_t blamed;       /* likewise of BLAMED */
     uint32_t engines_died; /* with the request, while their drover-node lived */
 };
@@ -73,8 +74,8 @@ enum retry_verdict {
  *   no node is left, content was shown, waiting is allowed     WAIT_NODE
  *   no node is left                                            FAIL
  *   two engines died                                           FAIL
- *   lacks; less than eight nodes have refused                  ELSEWHERE
- *   lacks                                                      FAIL
+ *   lacks, or away; less than eight nodes so far               ELSEWHERE
+ *   lacks, or away                                             FAIL
  *   blamed by two engines                                      FAIL
  *   full, and it had given no content                          PAUSE
  *   silent, nothing shown: it would cost as much elsewhere     FAIL

@@ -188,7 +188,7 @@ def test_an_error_as_the_first_event_is_the_http_error_that_it_stands_for(node, 
 
 
 @pytest.mark.parametrize("script, kind", [
-    ("no_answer", "KIND_ENGINE_DIED"), ("truncated", "KIND_ENGINE_DIED"),
+    ("no_answer", "KIND_ENGINE_DIED"), ("truncated", "KIND_ENGINE_ERROR"),
     ("broken", "KIND_ENGINE_ERROR"), ("incomplete", "KIND_ENGINE_ERROR"),
     ("garbage_event", "KIND_ENGINE_ERROR"), ("not_http", "KIND_ENGINE_ERROR"),
     ("busy", None), ("ok", None)])

@@ -148,6 +148,7 @@ void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause)
         [DROVER__V1__CAUSE__KIND__KIND_REQUEST] = ATTEMPT_CAUSE_REQUEST,
         [DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR] = ATTEMPT_CAUSE_ENGINE_ERROR,
         [DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED] = ATTEMPT_CAUSE_ENGINE_DIED,
+        [DROVER__V1__CAUSE__KIND__KIND_ENGINE_AWAY] = ATTEMPT_CAUSE_ENGINE_AWAY,
     };
     bool known =
         (unsigned)cause->kind < ARRAY_LEN(kinds) && (unsigned)cause->ability < ABILITIES;
@@ -277,7 +278,8 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
     if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
         result->status == GRPC_FAILED_PRECONDITION || result->status == GRPC_ABORTED)
         return true;
-    if (attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_DIED && result->end != CALL_END_LOST &&
+    if (attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_DIED &&
+        attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_AWAY && result->end != CALL_END_LOST &&
         result->end != CALL_END_REFUSED && result->end != CALL_END_CONNECT)
         return false;
     return !outcomes_note_loss(context->board, attempt->node, attempt->generation,
@@ -311,6 +313,8 @@ enum retry_end attempt_retry_end(const struct attempt *attempt,
     if (attempt_is_refused(attempt))
         return attempt->cause.kind == ATTEMPT_CAUSE_ABILITY ? RETRY_END_LACKS
                                                             : RETRY_END_BLAMED;
+    if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_AWAY)
+        return RETRY_END_AWAY;
     if (error == API_ERROR_BAD_REQUEST)
         return RETRY_END_REFUSED;
     if (failure->silent)
@@ -332,6 +336,9 @@ void attempt_note_cause(struct attempt *attempt, enum retry_end end)
         log_debug("event=refused id=%s node=%s lacks=%s limit=%" PRIu64 " needed=%" PRIu64,
                   req->client->id, attempt->node_name, ability_name(attempt->cause.ability),
                   attempt->cause.limit, attempt->cause.needed);
+    } else if (end == RETRY_END_AWAY) {
+        req->away++;
+        pause_node(attempt); /* until health finds it down */
     } else if (end == RETRY_END_BLAMED) {
         req->blamed++;
     } else if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED) {

@@ -130,7 +130,6 @@ static void end_attempts(struct request *req, enum stats_counter outcome)
 static void answer_error(struct request *req, enum api_error error, const char *message,
                          unsigned retry_after_s)
 {
-    select_settle_doubts(req);
     timer_stop(req->context->loop, &req->timer);
     set_state(req, REQUEST_STATE_FLUSHING);
     response_error(req, error, message, retry_after_s);
@@ -266,7 +265,7 @@ static struct retry_facts facts_of(const struct request *req, const struct attem
         .max_attempts = limits->max_attempts,
         .resumes = req->resumes,
         .max_resumes = limits->max_resumes,
-        .refusals = req->refusals,
+        .refusals = req->refusals + req->away,
         .blamed = req->blamed,
         .engines_died = req->engines_died,
     };
@@ -277,8 +276,7 @@ static void answer_failure(struct request *req)
     if (req->last_error != API_ERROR_NONE || req->refusal.status == 0) {
         answer_error(req, req->last_error, req->last_message, 0);
     } else if (req->refusals != 0 && lacks_is_away(req)) {
-        reject(req, API_ERROR_NO_NODE, "no node that can take this request is up at the moment",
-               5);
+        reject(req, API_ERROR_NO_NODE, "no node that can take this request is up", 5);
     } else {
         timer_stop(req->context->loop, &req->timer);
         set_state(req, REQUEST_STATE_FLUSHING);
@@ -295,6 +293,7 @@ static void obey(struct request *req, const struct attempt *ended,
         free_if_over(req);
         return;
     case RETRY_FAIL:
+        select_settle_doubts(req, facts->end == RETRY_END_NO_NODE_LEFT);
         end_attempts(req, STATS_OVERTAKEN);
         answer_failure(req);
         return;
@@ -312,7 +311,8 @@ static void obey(struct request *req, const struct attempt *ended,
         return;
     case RETRY_OTHER_GOES_ON:
         /* For this node it counts as a retried attempt, unless the node was full. */
-        if (facts->end == RETRY_END_FULL || facts->end == RETRY_END_LACKS)
+        if (facts->end == RETRY_END_FULL || facts->end == RETRY_END_LACKS ||
+            facts->end == RETRY_END_AWAY)
             req->attempts--;
         else
             count_retried(ended);
@@ -760,7 +760,7 @@ void request_start(struct worker_context *context, struct client_request *client
         return;
     }
     responder_set_events(client->responder, &client_events, req);
-    upstreams_renew(context->upstreams); /* another worker may just have learned something */
+    upstreams_renew(context->upstreams); /* another worker may have learned something */
     /* A rejection must be cheap: before the prompt is looked at. */
     if (enqueue_any(req) && enqueue_refuses(req)) {
         reject_queue_full(req);

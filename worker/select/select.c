@@ -493,9 +493,9 @@ static void resolve_doubts(struct request *req)
     req->doubts_count = 0;
 }
 
-void select_settle_doubts(struct request *req)
+void select_settle_doubts(struct request *req, bool no_node_left)
 {
-    if (req->doubts_count == 1)
+    if (no_node_left && req->doubts_count == 1)
         resolve_doubts(req);
     req->doubts_count = 0;
 }

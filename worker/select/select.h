@@ -56,8 +56,8 @@ void select_size(struct request *req);
 
 /* First content: gives the prompt's tokens back and learns from how long they took. */
 void select_note_content(struct attempt *attempt);
-/* The request ends with an error: a single failure was its node's, several alike were not. */
-void select_settle_doubts(struct request *req);
+/* The request fails.  With no node left for it, a single failure was its node's. */
+void select_settle_doubts(struct request *req, bool no_node_left);
 /* The attempt is over: gives its place back, if it has one, and counts how it went. */
 void select_release(struct attempt *attempt, enum stats_counter outcome);
 /* The value of x-drover-session: whether the last attempt went to the node that held the

@@ -191,6 +191,19 @@ Test(retry, a_node_that_lacks_something_costs_no_attempt_and_needs_no_budget)
     cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
 }
 
+Test(retry, a_node_whose_engine_is_away_costs_no_attempt_and_needs_no_budget)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_AWAY;
+    facts.refusals = 2;
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.refusals = RETRY_MAX_REFUSALS;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+}
+
 Test(retry, a_request_that_an_engine_blames_is_tried_on_one_more)
 {
     struct retry_facts facts = failed();
