@@ -8,6 +8,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -246,6 +247,18 @@ static void run(struct worker *w)
     }
 }
 
+/* A body passes through several buffers of its size.  By itself malloc() would get the pages of
+ * each from the kernel and give them back, for every request: a quarter of the time that a body
+ * of 220 KiB costs. */
+#define OWN_PAGES_BYTES (2 * 1024 * 1024) /* only larger blocks have pages of their own */
+#define KEEP_BYTES      (8 * 1024 * 1024) /* free memory at the end of the heap that is kept */
+
+static void keep_freed_memory(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, KEEP_BYTES);
+}
+
 int worker_main(const struct worker_params *params)
 {
     struct worker *w = calloc(1, sizeof(*w));
@@ -255,6 +268,7 @@ int worker_main(const struct worker_params *params)
 
     (void)snprintf(name, sizeof(name), "worker%u", params->worker);
     log_set_proc(name);
+    keep_freed_memory();
     if (w == NULL) {
         log_error("event=worker_start_failed why=\"out of memory\"");
         return 1;
