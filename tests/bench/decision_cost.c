@@ -89,8 +89,8 @@ static void record(const struct scene *scene, const struct eligible *candidates,
     static struct decision d;
 
     memset(&d, 0, offsetof(struct decision, candidate));
-    (void)strlcpy(d.id, "req-0123456789abcdef0123", sizeof(d.id));
-    (void)strlcpy(d.model, "sim-small", sizeof(d.model));
+    select_copy_name(d.id, sizeof(d.id), "req-0123456789abcdef0123");
+    select_copy_name(d.model, sizeof(d.model), "sim-small");
     d.policy = POLICY_FASTEST;
     select_record(candidates, scene->board, WORKER, request, chosen, &d);
 }

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/attrs.h"
 #include "policy/route/abilities.h"
@@ -137,6 +138,16 @@ MUST_CHECK enum select_place select_claim(struct eligible *eligible, struct scor
                                           const struct select_request *request,
                                           uint32_t *cursor, uint64_t *random,
                                           struct eligible_place *out);
+
+/* A name of the decision: cut if it is longer.  strlcpy() looks at each byte by itself, which
+ * is felt here. */
+static inline void select_copy_name(char *to, size_t cap, const char *from)
+{
+    size_t n = strnlen(from, cap - 1);
+
+    memcpy(to, from, n);
+    to[n] = '\0';
+}
 
 /* Completes a decision, of which the caller has set id, model, attempt, policy and waited_us,
  * and adds it to the worker's ring.  `chosen`: index of a candidate.  Of many candidates

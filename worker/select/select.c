@@ -216,8 +216,8 @@ static void record(const struct attempt *attempt, const struct eligible *eligibl
     static struct decision d; /* one thread; large */
 
     memset(&d, 0, offsetof(struct decision, candidate));
-    (void)strlcpy(d.id, req->client->id, sizeof(d.id));
-    (void)strlcpy(d.model, req->client->model, sizeof(d.model));
+    select_copy_name(d.id, sizeof(d.id), req->client->id);
+    select_copy_name(d.model, sizeof(d.model), req->client->model);
     d.attempt = req->sent;
     d.hedge = attempt->is_hedge;
     d.policy = policy;
