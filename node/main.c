@@ -24,7 +24,7 @@
 #include "proto/wire.h"
 
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
-#define TURN_MAX_US    (100 * US_PER_MS)
+#define TURN_MAX_US    US_PER_S
 #define EXIT_USAGE     2
 
 /* RUNNING -> DRAINING -> CLOSING -> DONE; a second signal goes to DONE at once. */

@@ -8,12 +8,20 @@
 #include "node/answer/sender.h"
 #include "node/node_request.h"
 
+static bool is_expected(const struct node_request *req)
+{
+    return answer_names_expect(&req->agent->answer_names, engine_facts(req->agent->engine),
+                               req->model, req->sent_model, req->answered_as);
+}
+
 /* The name is the engine's own: the answer goes on. */
 static void dispel(struct node_request *req)
 {
-    answer_names_learn(&req->agent->answer_names, req->model, req->answered_as);
-    log_info("event=answer_name model=%s answers_as=%s", log_quote(req->model),
-             log_quote(req->answered_as));
+    if (!is_expected(req)) {
+        answer_names_learn(&req->agent->answer_names, req->model, req->answered_as);
+        log_info("event=answer_name model=%s answers_as=%s", log_quote(req->model),
+                 log_quote(req->answered_as));
+    }
     if (req->pass_due)
         sender_pass(req);
     else if (sender_flush(req))
@@ -47,24 +55,39 @@ static void on_change(struct agent_listener *listener, unsigned changes)
         loop_defer(req->agent->loop, &req->settle, settle);
 }
 
+/* Holds the answer until a full look that begins at `since_us` or later has ended. */
+static void hold(struct node_request *req, uint64_t since_us)
+{
+    req->doubted = true;
+    req->doubted_us = since_us;
+    req->listener.on_change = on_change;
+    agent_listen(req->agent, &req->listener);
+    on_change(&req->listener, 0);
+}
+
+/* May the answer be another model's, whatever name it has?  A full look that began with the
+ * request is under way, or shows that the model is gone. */
+static bool is_overtaken(const struct node_request *req)
+{
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+
+    if (facts->full_mono_us < req->started_us)
+        return engine_full_look_since(req->agent->engine, req->started_us);
+    return req->model[0] != '\0' && facts_model(facts, req->model) == NULL;
+}
+
 void doubt_check(struct node_request *req, const struct json_value *root)
 {
-    struct agent *agent = req->agent;
-
     if (req->named || req->doubted || req->head_sent || root->type != JSON_OBJECT)
         return;
     answer_names_read(req->answered_as, sizeof(req->answered_as), root);
-    if (req->answered_as[0] == '\0')
-        return; /* a later event may have it */
-    req->named = true;
-    if (answer_names_expect(&agent->answer_names, engine_facts(agent->engine), req->model,
-                            req->sent_model, req->answered_as))
-        return;
-    req->doubted = true;
-    req->doubted_us = loop_now_us(agent->loop);
-    req->listener.on_change = on_change;
-    agent_listen(agent, &req->listener);
-    engine_doubt(agent->engine);
+    req->named = req->answered_as[0] != '\0'; /* else a later event may have it */
+    if (!is_expected(req)) {
+        hold(req, loop_now_us(req->agent->loop));
+        engine_doubt(req->agent->engine);
+    } else if (is_overtaken(req)) {
+        hold(req, req->started_us);
+    }
 }
 
 void doubt_reset(struct node_request *req)

@@ -5,7 +5,9 @@
  * way; llama-server does not look at the model that a request names.  So an answer under an
  * unexpected name waits for a full look at the engine.  If the engine still has the model, the
  * name is its own (answer_names.h remembers it) and the answer goes on; if it has not, the
- * request fails before the caller has seen anything, and is retried elsewhere.
+ * request fails before the caller has seen anything, and is retried elsewhere.  Some answers
+ * have the asked name in any case (llama-server's embeddings): an answer that a full look
+ * overtakes, as the first one after a pause, waits for its end, too.
  */
 #ifndef DROVER_NODE_ANSWER_DOUBT_H
 #define DROVER_NODE_ANSWER_DOUBT_H

@@ -87,6 +87,9 @@ void engine_operation_missing(struct engine *engine, const char *model, int oper
 /* Something is not as the facts say: a full look as soon as look_times.h allows. */
 void engine_doubt(struct engine *engine);
 
+/* Is a full look due, or under way, that begins at `since_mono_us` or later? */
+MUST_CHECK bool engine_full_look_since(const struct engine *engine, uint64_t since_mono_us);
+
 /* Begins a request.  DRV_EINVAL: no such operation, or a bad content type; DRV_ENOMEM. */
 MUST_CHECK int engine_start(struct engine *engine, struct engine_run **out,
                             const struct engine_request *request,

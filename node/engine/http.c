@@ -414,6 +414,11 @@ void engine_doubt(struct engine *engine)
     looks_doubt(&engine->looks);
 }
 
+bool engine_full_look_since(const struct engine *engine, uint64_t since_mono_us)
+{
+    return looks_full_since(&engine->looks, since_mono_us);
+}
+
 void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *data)
 {
     engine->on_facts = on_facts;

@@ -220,6 +220,22 @@ def test_an_engine_that_was_replaced_gives_no_answer_of_the_wrong_model(start, s
                              operation=operation, stream=stream)).status is grpc.StatusCode.OK
 
 
+@pytest.mark.parametrize("operation, body", [
+    (common.OPERATION_EMBEDDINGS, {"input": "a"}),
+    (common.OPERATION_RESPONSES, {"input": "a", "stream": True})], ids=["embeddings", "responses"])
+def test_after_a_pause_an_answer_that_does_not_show_its_model_waits_for_a_look(start, operation,
+                                                                               body):
+    engine = LlamaServer(models=["one"], embeddings_on=True)
+    node = start(engine)
+    until(passed(6), bound_s=7)
+    swap(engine, "two")
+    answer = Answer(node.infer(body={"model": "one", **body}, model="one", operation=operation,
+                               stream=body.get("stream", False)))
+    assert answer.status is grpc.StatusCode.NOT_FOUND and answer.data == b""
+    assert Answer(node.infer(body={"model": "two", **body}, model="two", operation=operation,
+                             stream=body.get("stream", False))).status is grpc.StatusCode.OK
+
+
 def test_many_requests_on_their_way_when_the_engine_is_replaced_get_no_wrong_answer(start):
     engine = LlamaServer(models=["one"], slots=8)
     node = start(engine, "--queue", "100")

@@ -137,6 +137,9 @@ struct look_due look_times_next(const struct look_times *t, const struct look_fa
         consider_busy(&look, t, facts);
     if (t->left_mono_us != 0)
         look.at_mono_us = latest(look.at_mono_us, t->left_mono_us + AFTER_CANCEL_US);
+    /* Another engine may stand there since, and its answers do not always show it. */
+    if (facts->any_model && facts->busy_mono_us > t->full_mono_us + IDLE_US)
+        return (struct look_due){.level = LOOK_FULL, .at_mono_us = facts->busy_mono_us};
     if (t->trouble_mono_us != 0)
         consider(&look, LOOK_FULL, latest(t->trouble_mono_us, t->full_mono_us + gap_us));
     return look;

@@ -19,6 +19,9 @@
  *   is busy and silent, shows no load   light              1.2 s; remote: none
  *   lost a run before its first token   none               for 1.2 s; then load
  *   lost a run after its first token    load               50 ms, 250 ms between; then as busy
+ *   gets work after 5 s without a full  full               at once
+ *   look, and does not look at the
+ *   model that a request names
  *   broke a run or refused one          full               at once; 1 s after the last, and
  *                                                          10 s when remote
  *
@@ -42,10 +45,12 @@ struct look_facts {
     bool reachable; /* as the last look says */
     bool loading;   /* reachable, but no model is ready yet */
     bool has_models;
-    bool shows_load; /* LOOK_LOAD shows anything of it */
-    bool remote;     /* its address is neither of this machine nor of a private network */
-    bool others_run; /* the last look showed more runs than ours */
-    uint32_t runs;   /* ours */
+    bool shows_load;       /* LOOK_LOAD shows anything of it */
+    bool remote;           /* its address is neither of this machine nor of a private network */
+    bool any_model;        /* it answers for any model with the one that it has */
+    bool others_run;       /* the last look showed more runs than ours */
+    uint32_t runs;         /* ours */
+    uint64_t busy_mono_us; /* when the first of them began; 0 = there is none */
     uint64_t heard_mono_us; /* the latest instant at which a run began or got bytes */
 };
 

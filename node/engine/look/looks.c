@@ -9,6 +9,7 @@
 #include "base/secure/secret.h"
 #include "node/engine/headers.h"
 #include "node/engine/reasons.h"
+#include "proto/drover_common.pb-c.h"
 
 #define LOOK_MAX_BYTES    (8 * 1024 * 1024)
 #define FULL_TIMEOUT_MS   2000L
@@ -157,8 +158,11 @@ static struct look_due next_look(const struct looks *looks)
         .has_models = facts->models_count != 0,
         .shows_load = detect_shows_load(&looks->detector),
         .remote = is_remote(looks),
+        .any_model =
+            facts->kind == DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER && !facts->router,
         .others_run = looks->others_run,
         .runs = looks->runs,
+        .busy_mono_us = looks->busy_mono_us,
         .heard_mono_us = looks->heard_mono_us,
     };
 
@@ -204,12 +208,16 @@ void looks_run_began(struct looks *looks)
     looks->runs++;
     looks->most_runs = most(looks->most_runs, looks->runs);
     looks_heard(looks);
+    if (looks->runs == 1)
+        looks->busy_mono_us = looks->heard_mono_us;
     plan(looks);
 }
 
 void looks_run_ended(struct looks *looks, enum looks_run_end end)
 {
     looks->runs--;
+    if (looks->runs == 0)
+        looks->busy_mono_us = 0;
     switch (end) {
     case LOOKS_RUN_ENDED:
         break;
@@ -222,6 +230,16 @@ void looks_run_ended(struct looks *looks, enum looks_run_end end)
         break;
     }
     plan(looks);
+}
+
+bool looks_full_since(const struct looks *looks, uint64_t since_mono_us)
+{
+    struct look_due look;
+
+    if (looks->detector.asking != 0 && looks->detector.level == LOOK_FULL)
+        return looks->began_mono_us >= since_mono_us;
+    look = next_look(looks);
+    return look.level == LOOK_FULL && look.at_mono_us <= clock_mono_us();
 }
 
 void looks_doubt(struct looks *looks)

@@ -40,6 +40,7 @@ struct looks {
     char error[CURL_ERROR_SIZE]; /* libcurl's text */
     struct timer timer;
     uint64_t began_mono_us; /* the look under way */
+    uint64_t busy_mono_us;  /* when runs began, after there was none; 0 = there is none */
     uint64_t heard_mono_us; /* when a run last began or got bytes; 0 = never */
     uint32_t runs;          /* of ours, in the engine now */
     uint32_t most_runs;     /* since the look under way began */
@@ -64,6 +65,9 @@ void looks_run_ended(struct looks *looks, enum looks_run_end end);
 
 /* Bytes came from the engine. */
 void looks_heard(struct looks *looks);
+
+/* Is a full look due, or under way, that begins at `since_mono_us` or later? */
+MUST_CHECK bool looks_full_since(const struct looks *looks, uint64_t since_mono_us);
 
 /* Something is not as the facts say: a full look as soon as the rules for trouble allow. */
 void looks_doubt(struct looks *looks);

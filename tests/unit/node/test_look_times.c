@@ -390,3 +390,23 @@ Test(look_times, a_full_look_that_began_before_the_trouble_does_not_end_it)
     look_times_ended(&r.times, LOOK_FULL, true, r.now_us, r.now_us + MS(10));
     expect_next(&r, LOOK_FULL, 1010);
 }
+
+Test(look_times, work_after_a_pause_brings_a_full_look_where_answers_may_hide_another_model)
+{
+    struct rig r;
+
+    begin(&r, 0);
+    r.facts.any_model = true;
+    pass(&r, 9000);
+    r.facts.runs = 1;
+    r.facts.busy_mono_us = r.now_us;
+    expect_next(&r, LOOK_FULL, 0);
+    pass(&r, 0);
+    expect_next(&r, LOOK_LOAD, 1200);
+    begin(&r, 0);
+    r.facts.any_model = true;
+    pass(&r, 3000);
+    r.facts.runs = 1;
+    r.facts.busy_mono_us = r.now_us;
+    cr_assert_eq(due(&r).level, LOOK_LOAD, "the last full look was 3 s ago");
+}
