@@ -130,12 +130,17 @@ void loads_clear_worker(struct scoreboard *board, unsigned worker)
     }
 }
 
-bool loads_live(const struct scoreboard *board, unsigned node, uint32_t generation,
-                uint64_t model_hash, uint64_t now_mono_us)
+bool loads_blocked(const struct scoreboard *board, unsigned node, uint32_t generation,
+                   uint64_t model_hash, uint64_t now_mono_us)
 {
     const struct sb_loads *loads = loads_for(board, node, generation);
+    unsigned live = 0;
 
-    return loads != NULL &&
+    if (loads == NULL)
+        return false;
+    for (unsigned i = 0; i < LOADS_PER_NODE; i++)
+        live += word_live(load(loads, i), now_mono_us);
+    return live == LOADS_PER_NODE ||
            tag_live(loads, tag_of(model_hash, generation), LOADS_PER_NODE, now_mono_us);
 }
 

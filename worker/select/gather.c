@@ -23,6 +23,9 @@
 
 /* While one request loads a model, the others look this often whether it is there. */
 #define LOAD_LOOK_US (10 * US_PER_MS)
+/* The claim of a load lasts as long as the load may.  It ends with its attempt; this is for a
+ * worker that hangs. */
+#define LOAD_SLACK_US (10 * US_PER_S)
 
 /* The facts about the request before any node is looked at. */
 struct outlook {
@@ -88,13 +91,13 @@ static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
                                     gauge->inflight != 0, request->now_mono_us, request->times);
 }
 
-/* A model that another request is loading there. */
+/* A model that another request is loading there, or that has to wait for other loads. */
 static bool waits_for_load(const struct scoreboard *board, const struct upstream_server *server,
                            const struct select_request *request)
 {
     return server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE &&
-           loads_live(board, server->node_id, server->generation, request->model_hash,
-                      request->now_mono_us);
+           loads_blocked(board, server->node_id, server->generation, request->model_hash,
+                         request->now_mono_us);
 }
 
 /* Is there a node for it that is not on probation? */
@@ -362,10 +365,9 @@ static bool claim(struct scoreboard *board, unsigned worker,
 
     place->loads_model = false;
     if (c->load_s > 0) {
-        uint64_t hold_us = (uint64_t)((double)c->load_s * 2 * (double)US_PER_S) + US_PER_S;
-
-        place->loads_model = loads_claim(board, worker, server->node_id, server->generation,
-                                         request->model_hash, request->now_mono_us, hold_us);
+        place->loads_model =
+            loads_claim(board, worker, server->node_id, server->generation, request->model_hash,
+                        request->now_mono_us, request->load_us + LOAD_SLACK_US);
         if (!place->loads_model)
             return false;
     }
@@ -475,6 +477,10 @@ enum select_place select_claim(struct eligible *eligible, struct scoreboard *boa
             return SELECT_PLACE_CLAIMED;
         c->cap = 0;
         c->plan_cap = 0;
+        if (c->load_s > 0 && waits_for_load(board, eligible->server[out->at], request)) {
+            eligible->exclusions[out->at] |= DECISION_EXCLUDED_LOADING;
+            continue;
+        }
         out->lost = true;
         eligible->exclusions[out->at] |= DECISION_EXCLUDED_LOST;
     }

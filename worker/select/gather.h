@@ -68,6 +68,7 @@ struct select_request {
     bool may_plan;                   /* where it would be sent but for a window */
     const struct request_plan *plan; /* borrowed; NULL = it has none */
     uint64_t now_mono_us;
+    uint64_t load_us;                /* how long a load may take */
     const struct route_times *times; /* borrowed */
 };
 

@@ -244,6 +244,7 @@ static struct select_request request_of(const struct request *req,
         .hold_us = req->context->hold_us,
         .plan = req->plan.charge_us == 0 ? NULL : &req->plan,
         .now_mono_us = loop_now_us(req->context->loop),
+        .load_us = req->context->config->limits.load_ms * US_PER_MS,
         .times = &req->context->times,
     };
 

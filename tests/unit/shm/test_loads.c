@@ -25,26 +25,26 @@ Test(loads, a_model_is_loaded_once_per_node_until_done_or_expired)
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert_eq(nodes_claim(board, 1), 1);
     cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
-    cr_assert_not(loads_live(reader, 0, 1, 7, NOW));
+    cr_assert_not(loads_blocked(reader, 0, 1, 7, NOW));
     cr_assert(loads_claim(board, 0, 0, 1, 7, NOW, HOLD));
-    cr_assert(loads_live(reader, 0, 1, 7, NOW));
+    cr_assert(loads_blocked(reader, 0, 1, 7, NOW));
     cr_assert_not(loads_claim(board, 0, 0, 1, 7, NOW, HOLD));
-    cr_assert_not(loads_live(reader, 0, 1, 8, NOW), "another model");
-    cr_assert_not(loads_live(reader, 1, 1, 7, NOW), "another node");
+    cr_assert_not(loads_blocked(reader, 0, 1, 8, NOW), "another model");
+    cr_assert_not(loads_blocked(reader, 1, 1, 7, NOW), "another node");
     cr_assert(loads_claim(board, 0, 0, 1, 8, NOW, HOLD));
     cr_assert(loads_claim(board, 0, 1, 1, 7, NOW, HOLD));
     loads_done(board, 0, 0, 1, 7);
-    cr_assert_not(loads_live(reader, 0, 1, 7, NOW));
-    cr_assert(loads_live(reader, 0, 1, 8, NOW), "only that one is done");
+    cr_assert_not(loads_blocked(reader, 0, 1, 7, NOW));
+    cr_assert(loads_blocked(reader, 0, 1, 8, NOW), "only that one is done");
     cr_assert(loads_claim(board, 0, 0, 1, 7, NOW, HOLD));
 
     cr_assert_not(loads_claim(board, 0, 0, 1, 7, NOW + HOLD, HOLD), "to the last");
     cr_assert(loads_claim(board, 1, 0, 1, 7, NOW + HOLD + 16 * US_PER_MS, HOLD));
     cr_assert_not(loads_claim(board, 0, 0, 1, 7, NOW + HOLD + 16 * US_PER_MS, HOLD));
     loads_done(board, 0, 0, 1, 7); /* too late: it is another worker's now */
-    cr_assert(loads_live(reader, 0, 1, 7, NOW + HOLD));
+    cr_assert(loads_blocked(reader, 0, 1, 7, NOW + HOLD));
     loads_done(board, 1, 0, 1, 7);
-    cr_assert_not(loads_live(reader, 0, 1, 7, NOW + HOLD));
+    cr_assert_not(loads_blocked(reader, 0, 1, 7, NOW + HOLD));
     scoreboard_detach(reader);
     board_drop(&t, board);
 }
@@ -58,13 +58,17 @@ Test(loads, eight_models_at_a_time_and_a_new_tenant_owes_nothing)
     for (uint64_t m = 1; m <= LOADS_PER_NODE; m++)
         cr_assert(loads_claim(board, 0, 0, 1, m, NOW, HOLD), "%u", (unsigned)m);
     cr_assert_not(loads_claim(board, 0, 0, 1, 99, NOW, HOLD));
+    cr_assert(loads_blocked(board, 0, 1, 99, NOW), "all are taken");
+    cr_assert_not(loads_blocked(board, 0, 1, 99, NOW + HOLD + US_PER_S), "all are over");
     loads_done(board, 0, 0, 1, 3);
+    cr_assert_not(loads_blocked(board, 0, 1, 99, NOW));
+    cr_assert(loads_blocked(board, 0, 1, 4, NOW), "it is being loaded");
     cr_assert(loads_claim(board, 0, 0, 1, 99, NOW, HOLD));
     cr_assert_not(loads_claim(board, 0, 0, 2, 50, NOW, HOLD),
                   "there is no such generation yet");
     nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
     cr_assert_eq(nodes_claim(board, 3), 0);
-    cr_assert_not(loads_live(board, 0, 2, 99, NOW));
+    cr_assert_not(loads_blocked(board, 0, 2, 99, NOW));
     cr_assert_not(loads_claim(board, 0, 0, 1, 98, NOW, HOLD), "that tenant is gone");
     cr_assert(loads_claim(board, 0, 0, 2, 99, NOW, HOLD), "its predecessor's claims are void");
     board_drop(&t, board);
@@ -81,9 +85,9 @@ Test(loads, the_claims_of_a_dead_worker_are_taken_back)
     cr_assert(loads_claim(board, 1, 0, 1, 8, NOW, HOLD));
     cr_assert(loads_claim(board, 1, 1, 1, 9, NOW, HOLD));
     reap_process(board, 1);
-    cr_assert(loads_live(board, 0, 1, 7, NOW));
-    cr_assert_not(loads_live(board, 0, 1, 8, NOW));
-    cr_assert_not(loads_live(board, 1, 1, 9, NOW));
+    cr_assert(loads_blocked(board, 0, 1, 7, NOW));
+    cr_assert_not(loads_blocked(board, 0, 1, 8, NOW));
+    cr_assert_not(loads_blocked(board, 1, 1, 9, NOW));
     cr_assert_not(loads_claim(board, 2, 0, 1, 5, NOW, HOLD), "there is no worker 2");
     board_drop(&t, board);
 }
@@ -97,8 +101,8 @@ Test(loads, a_claim_ends_also_when_its_clock_wraps)
 
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert(loads_claim(board, 0, 0, 1, 7, before, HOLD));
-    cr_assert(loads_live(board, 0, 1, 7, before + HOLD));
-    cr_assert_not(loads_live(board, 0, 1, 7, before + HOLD + 16 * US_PER_MS));
+    cr_assert(loads_blocked(board, 0, 1, 7, before + HOLD));
+    cr_assert_not(loads_blocked(board, 0, 1, 7, before + HOLD + 16 * US_PER_MS));
     board_drop(&t, board);
 }
 

@@ -269,7 +269,7 @@ static void read_what_routing_shares(const struct scoreboard *board)
     for (unsigned i = 0; i < BUDGET_MODELS; i++)
         cr_assert_leq(budget_milli(board, segment_budgets(board)[i] | i), BUDGET_MAX_MILLI);
     for (unsigned node = 0; node < nodes + 3; node++) {
-        (void)loads_live(board, node, 1, 1, 1);
+        (void)loads_blocked(board, node, 1, 1, 1);
         (void)plans_sum(board, node, 1, 1);
         if (queue_heads_least(board, node, 1, 0, 1, &head))
             cr_assert_lt(head.worker, scoreboard_max_workers(board));

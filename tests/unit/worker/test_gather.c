@@ -462,6 +462,56 @@ Test(gather, while_a_model_is_loaded_elsewhere_the_node_is_looked_at_again_soon)
     tear_down();
 }
 
+Test(gather, a_node_that_loads_as_many_models_as_it_may_is_full_and_no_race_was_lost)
+{
+    struct eligible_place place;
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(1);
+    s.server[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    for (uint64_t m = 0; m < LOADS_PER_NODE; m++)
+        cr_assert(loads_claim(s.board, 1, 0, 1, MODEL + 1 + m, NOW, US_PER_S));
+    gather();
+    cr_assert_lt(claim(&place), 0);
+    cr_assert_not(place.lost);
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 0);
+    cr_assert_leq(until, NOW + 10 * US_PER_MS);
+    loads_done(s.board, 1, 0, 1, MODEL + 1);
+    gather();
+    cr_assert_eq(claim(&place), 0);
+    cr_assert(place.loads_model);
+    tear_down();
+}
+
+Test(gather, a_load_that_another_worker_begins_meanwhile_is_no_lost_race)
+{
+    struct eligible_place place;
+
+    set_up(1);
+    s.server[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    gather();
+    cr_assert(loads_claim(s.board, 1, 0, 1, MODEL, NOW, US_PER_S));
+    cr_assert_lt(claim(&place), 0);
+    cr_assert_not(place.lost);
+    tear_down();
+}
+
+Test(gather, a_claim_of_a_load_lasts_as_long_as_the_load_may)
+{
+    struct eligible_place place;
+
+    set_up(1);
+    s.server[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    s.request.load_us = 900 * US_PER_S;
+    gather();
+    cr_assert_eq(claim(&place), 0);
+    cr_assert(loads_blocked(s.board, 0, 1, MODEL, NOW + 900 * US_PER_S));
+    cr_assert_not(loads_blocked(s.board, 0, 1, MODEL, NOW + 1000 * US_PER_S));
+    tear_down();
+}
+
 Test(gather, a_retry_does_not_reach_a_node_on_probation_while_another_could_serve_it)
 {
     struct node_set nodes;
