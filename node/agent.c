@@ -53,13 +53,20 @@ static bool is_learned(const struct agent *agent)
     return source == SLOT_SOURCE_LEARNED || source == SLOT_SOURCE_GUESSED;
 }
 
+/* A request whose model is being loaded keeps no request for another model from running, where
+ * the number is not one that the operator or the engine gave. */
+static uint32_t slots_now(const struct agent *agent)
+{
+    return agent->limit.limit + (is_learned(agent) ? agent->loads : 0);
+}
+
 void agent_resize(struct agent *agent)
 {
-    if (agent->limit.limit == agent->slots.slots)
+    if (slots_now(agent) == agent->slots.slots)
         return;
-    log_debug("event=slots slots=%u proven=%u", (unsigned)agent->limit.limit,
+    log_debug("event=slots slots=%u proven=%u", (unsigned)slots_now(agent),
               (unsigned)agent->limit.proven);
-    slots_resize(&agent->slots, agent->limit.limit, queue_of(agent));
+    slots_resize(&agent->slots, slots_now(agent), queue_of(agent));
     agent_changed(agent, AGENT_LOAD_CHANGED | AGENT_SLOTS_CHANGED);
 }
 
@@ -99,7 +106,7 @@ static void note_slots(struct agent *agent, const struct engine_facts *facts)
 
         (void)slot_limit_looked(&agent->limit, &figures);
     }
-    slots_resize(&agent->slots, agent->limit.limit, queue_of(agent));
+    slots_resize(&agent->slots, slots_now(agent), queue_of(agent));
     if (is_news)
         slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
     agent->looked_mono_us = facts->looked_mono_us;
@@ -195,6 +202,7 @@ static void fill_capacity(const struct agent *agent, Drover__V1__Capacity *out)
 
     describe_capacity(out, engine_facts(agent->engine), &agent->limit, queue,
                       AGENT_MAX_REQUEST_BYTES);
+    out->slots = slots_now(agent);
 }
 
 void agent_load(struct agent *agent, Drover__V1__LoadReport *out)

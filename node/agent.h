@@ -59,6 +59,7 @@ struct agent {
     struct slots slots;
     struct slot_limit limit;                      /* how many slots there are */
     struct answer_names answer_names;             /* what models call themselves */
+    uint32_t loads;                               /* requests for which a model is loaded */
     uint64_t output_tokens;                       /* of all answers so far */
     struct engine_facts reported;                 /* as the listeners know them */
     struct engine_facts described;                /* as the last description has them */
@@ -99,7 +100,7 @@ void agent_describe(struct agent *agent, struct describe *out);
 void agent_listen(struct agent *agent, struct agent_listener *listener);
 void agent_unlisten(struct agent *agent, struct agent_listener *listener);
 
-/* `limit` has changed: slots open or close, and the coordinators hear of it. */
+/* `limit` or `loads` has changed: slots open or close, and the coordinators hear of it. */
 void agent_resize(struct agent *agent);
 
 /* Something that listeners want to know has changed. */

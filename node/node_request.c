@@ -73,11 +73,26 @@ void node_request_pool_free_dead(struct node_request_pool *pool)
 
 /* ---- the end --------------------------------------------------------------------------- */
 
+void node_request_note_loading(struct node_request *req, bool loading)
+{
+    if (loading == req->loading)
+        return;
+    req->loading = loading;
+    if (operation_is_question(req->operation))
+        return;
+    if (loading)
+        req->agent->loads++;
+    else
+        req->agent->loads--;
+    agent_resize(req->agent);
+}
+
 /* The engine works on it no more.  `lingers`: the engine may not know it yet. */
 static void give_back(struct node_request *req, bool lingers)
 {
     struct slots *slots = &req->agent->slots;
 
+    node_request_note_loading(req, false);
     if (operation_is_question(req->operation)) {
         admission_question_end(slots);
         return;
@@ -215,7 +230,7 @@ bool node_request_accepted(struct node_request *req, uint32_t position)
 
     accepted.queue_position = position;
     accepted.work = req->signs_told;
-    accepted.loading = req->loading_told;
+    accepted.loading = req->loading;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_ACCEPTED;
     event.accepted = &accepted;
     return node_request_send(req, &event);

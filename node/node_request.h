@@ -127,8 +127,8 @@ struct node_request {
     uint64_t done_us;  /* when its last event came */
     struct silence silence;
     struct timer silence_timer; /* runs while `run` does */
-    uint32_t signs_told;        /* to the caller, of the engine's signs of life */
-    bool loading_told;          /* ... and that the engine loads the model */
+    uint32_t signs_told;        /* reported to the caller, of the engine's signs of life */
+    bool loading;               /* the engine loads the model, as was reported to the caller */
     uint64_t reported_us;       /* when an assembled answer last showed progress */
     bool tell_progress;         /* an empty chunk is due */
 };
@@ -164,6 +164,9 @@ MUST_CHECK bool node_request_send(struct node_request *req,
 /* Reports the request's place to the caller: 0 = the engine has it.  False: the call has ended
  * by it. */
 MUST_CHECK bool node_request_accepted(struct node_request *req, uint32_t position);
+
+/* The engine loads the request's model, or does not any more. */
+void node_request_note_loading(struct node_request *req, bool loading);
 
 /* Asks the engine, in the slot that is counted already; `events` get the request as their data.
  * False: the call has ended. */

@@ -87,7 +87,8 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
     if (fresh_us < FRESH_LEAST_US)
         fresh_us = FRESH_LEAST_US;
     /* A load does not show in the count of work: what stands still then proves nothing. */
-    if (s->work_known && !s->loading && signs->read_mono_us + fresh_us >= now_mono_us)
+    if (s->work_known && signs->counts && !s->loading &&
+        signs->read_mono_us + fresh_us >= now_mono_us)
         result.verdict = SILENCE_STALLED;
     else
         result.verdict = SILENCE_UNEXPLAINED;

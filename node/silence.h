@@ -4,8 +4,8 @@
  * A request is not cut while its engine shows life: a byte of this answer (a ping, too), a
  * count of work that moves, a model that has been loaded.  Without any of these there is a
  * limit for each part of an answer: until the engine has loaded its model, until the first
- * content, and between two contents.  At the limit the engine is to blame only if its count of
- * work was readable and stood still all the time; an engine that shows nothing may be at work.
+ * content, and between two contents.  At the limit the engine is to blame only if it has a
+ * count of all its work that was readable and stood still; one that shows less may be at work.
  * While the caller takes no bytes the silence is the caller's, and no limit runs.
  *
  * One for each request in an engine.  Pure: instants are arguments, all on the monotonic
@@ -30,6 +30,7 @@ struct silence_limits {
 struct silence_signs {
     uint64_t work;         /* any figure that changes while the engine works */
     uint64_t read_mono_us; /* when `work` was last read; 0 = the engine shows none */
+    bool counts;           /* all of its work changes it */
     bool loading;          /* the model is not in memory yet */
 };
 

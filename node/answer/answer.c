@@ -43,22 +43,24 @@ static struct silence_signs signs_of(const struct node_request *req)
     return (struct silence_signs){
         .work = facts->progress,
         .read_mono_us = facts->progress_mono_us,
+        .counts = facts->progress_counts,
         .loading = facts->loading || (model != NULL && (model->state == STATE_LOADABLE ||
                                                         model->state == STATE_LOADING)),
     };
 }
 
-/* Passes the engine's life on to the caller, where no content does.  False: the call has ended.
- */
+/* Passes the engine's life on to the caller, where no content does that is about to be sent.
+ * False: the call has ended. */
 static bool tell_life(struct node_request *req)
 {
     uint32_t signs = silence_signs_of_life(&req->silence);
     bool loading = silence_is_loading(&req->silence);
+    bool content = req->out_content && (buf_size(&req->out) != 0 || req->tell_progress);
 
-    if (req->out_content || (signs == req->signs_told && loading == req->loading_told))
+    if (content || (signs == req->signs_told && loading == req->loading))
         return true;
     req->signs_told = signs;
-    req->loading_told = loading;
+    node_request_note_loading(req, loading);
     return node_request_accepted(req, 0);
 }
 
@@ -135,7 +137,6 @@ static void watch_silence(struct node_request *req)
 
     silence_start(&req->silence, &limits, &signs, req->started_us);
     req->signs_told = 0;
-    req->loading_told = false;
     look(req);
 }
 
@@ -153,7 +154,7 @@ static void note_content(struct node_request *req, uint32_t tokens)
         agent_resize(req->agent);
     if (first) {
         req->content_us = now;
-        look(req);
+        timer_start(req->agent->loop, &req->silence_timer, 0, on_silence);
     }
     /* An answer that is put together here shows nothing until it is whole: an empty chunk shows
      * the caller when the first token came, and then that the engine makes progress. */

@@ -49,8 +49,9 @@ struct engine_facts {
     float kv_used_fraction;  /* -1 = unknown */
     uint64_t preemptions;    /* since its start, where it reports them; else 0 */
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
-    uint64_t progress;         /* grows with prefill and decode, where the engine shows it */
+    uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
     uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */
+    bool progress_counts; /* every token changes it: where it stands still nothing is done */
     bool slots_show_work; /* /slots counts the tokens that are done; they make `progress` */
     uint64_t slots_work;  /* the sum that it showed last */
     uint32_t left_out;    /* names that are too long or too many for `models` */

@@ -76,6 +76,10 @@ class LlamaMachine(Machine):
         if (heard or work.state == "queued" and heard) and self.batch_end(now_s):
             self.cancel(work)
 
+    def read_prompts(self, now_s, past_s):
+        self.decode_calls += any(w.state == "prefill" for w in self.running)
+        super().read_prompts(now_s, past_s)
+
     def give(self, work, count, now_s):
         if work.gone_s is not None and work.streams:
             self.cancel(work)      # the next write fails

@@ -1,6 +1,7 @@
 /* batching.c - reads the answers of the engines that batch continuously, vLLM and SGLang. */
 #include "node/engine/kinds/batching.h"
 
+#include "base/attrs.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
@@ -9,7 +10,9 @@
 
 /* The names of one kind's metrics. */
 struct names {
-    const char *running, *waiting, *kv_used, *kv_used_before, *preempted, *prompt, *output;
+    const char *running, *waiting, *kv_used, *kv_used_before, *preempted;
+    const char *work[3]; /* counts of tokens */
+    bool counts_all;     /* ... and every token is counted when it is made */
 };
 
 static const struct names vllm = {
@@ -18,8 +21,8 @@ static const struct names vllm = {
     .kv_used = "vllm:kv_cache_usage_perc",
     .kv_used_before = "vllm:gpu_cache_usage_perc",
     .preempted = "vllm:num_preemptions_total",
-    .prompt = "vllm:prompt_tokens_total",
-    .output = "vllm:generation_tokens_total",
+    .work = {"vllm:prompt_tokens_total", "vllm:generation_tokens_total"},
+    .counts_all = true,
 };
 
 static const struct names sglang = {
@@ -27,14 +30,37 @@ static const struct names sglang = {
     .waiting = "sglang:num_queue_reqs",
     .kv_used = "sglang:token_usage",
     .kv_used_before = "sglang:token_usage",
-    .prompt = "sglang:prompt_tokens_total",
-    .output = "sglang:generation_tokens_total",
+    /* Of a request that runs only the third counts, and not every version has it. */
+    .work = {"sglang:prompt_tokens_total", "sglang:generation_tokens_total",
+             "sglang:realtime_tokens_total"},
 };
+
+/* A prompt is counted when it has been read; until then its part of the cache grows. */
+static void read_progress(struct engine_facts *facts, const struct names *names,
+                          const void *text, size_t n)
+{
+    double sum = 0, tokens;
+    bool some = false;
+
+    for (size_t i = 0; i < ARRAY_LEN(names->work) && names->work[i] != NULL; i++) {
+        if (!metrics_sum(text, n, names->work[i], &tokens))
+            continue;
+        sum += tokens;
+        some = true;
+    }
+    if (!some)
+        return;
+    facts->progress = metrics_total(sum);
+    if (facts->kv_used_fraction > 0)
+        facts->progress += (uint64_t)(facts->kv_used_fraction * 1e6F);
+    facts->progress_mono_us = facts->looked_mono_us;
+    facts->progress_counts = names->counts_all;
+}
 
 void batching_read_metrics(struct engine_facts *facts, const void *text, size_t n)
 {
     const struct names *names = facts->kind == KIND(VLLM) ? &vllm : &sglang;
-    double running, queued, used, preempted, prompt, output;
+    double running, queued, used, preempted;
 
     if (metrics_sum(text, n, names->running, &running) &&
         metrics_sum(text, n, names->waiting, &queued)) {
@@ -47,11 +73,7 @@ void batching_read_metrics(struct engine_facts *facts, const void *text, size_t 
         facts->kv_used_fraction = used >= 0 && used <= 1 ? (float)used : -1;
     if (names->preempted != NULL && metrics_sum(text, n, names->preempted, &preempted))
         facts->preemptions = metrics_total(preempted);
-    if (metrics_sum(text, n, names->prompt, &prompt) &&
-        metrics_sum(text, n, names->output, &output)) {
-        facts->progress = metrics_total(prompt + output);
-        facts->progress_mono_us = facts->looked_mono_us;
-    }
+    read_progress(facts, names, text, n);
 }
 
 void batching_read_server_info(struct engine_facts *facts, const struct json_value *root)

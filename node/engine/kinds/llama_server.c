@@ -215,6 +215,7 @@ void llama_server_read_metrics(struct engine_facts *facts, const void *text, siz
     if (!facts->slots_show_work && metrics_sum(text, n, "llamacpp:n_decode_total", &decodes)) {
         facts->progress = metrics_total(decodes);
         facts->progress_mono_us = facts->looked_mono_us;
+        facts->progress_counts = true;
     }
     if (metrics_sum(text, n, "llamacpp:prompt_tokens_total", &tokens) &&
         metrics_sum(text, n, "llamacpp:prompt_seconds_total", &seconds))

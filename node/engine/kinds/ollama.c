@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/attrs.h"
+#include "base/hash.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
@@ -67,11 +69,26 @@ void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
     add_short_names(facts);
 }
 
+/* No count of work.  But what it says of a model changes when that is loaded, or used. */
+static uint64_t figure_of(uint64_t hash, const struct json_value *model)
+{
+    static const char *const names[] = {"name", "expires_at", "size", "size_vram"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct json_value v = json_get(model, names[i]);
+
+        for (size_t at = 0; at < v.len; at++)
+            hash = hash_mix(hash, (unsigned char)v.text[at]);
+    }
+    return hash;
+}
+
 void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models");
     struct json_value key, model;
     struct json_iter it;
+    uint64_t figure = HASH_BASIS;
     char id[ENGINE_MODEL_BYTES];
 
     for (uint32_t i = 0; i < facts->models_count; i++)
@@ -80,6 +97,7 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
     while (json_iter_next(&it, &key, &model)) {
         struct engine_model *found;
 
+        figure = figure_of(figure, &model);
         fields_name(&model, "name", id, sizeof(id));
         found = facts_find_model(facts, id);
         if (found == NULL)
@@ -95,4 +113,7 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
         facts->models[i].state = facts->models[of - 1].state;
         facts->models[i].max_context = facts->models[of - 1].max_context;
     }
+    facts->progress = figure;
+    facts->progress_mono_us = facts->looked_mono_us;
+    facts->progress_counts = false;
 }

@@ -315,7 +315,8 @@ Test(detect, vllm_shows_its_load_as_metrics)
     cr_assert_eq(r.facts.running, 5);
     cr_assert_eq(r.facts.queued, 4);
     cr_assert_float_eq(r.facts.kv_used_fraction, 0.25, 1e-6);
-    cr_assert_eq(r.facts.progress, 111);
+    cr_assert_eq(r.facts.progress, 111 + 250000, "tokens, and what is cached of them");
+    cr_assert(r.facts.progress_counts);
     cr_assert_eq(r.facts.models[0].max_context, 32768);
 }
 

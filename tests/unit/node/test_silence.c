@@ -26,7 +26,8 @@ static enum silence_verdict verdict_at(struct silence *s, const struct silence_s
 /* The engine's count of work, read at that second. */
 static struct silence_signs work(uint64_t figure, uint64_t at_s)
 {
-    return (struct silence_signs){.work = figure, .read_mono_us = (1000 + at_s) * S};
+    return (struct silence_signs){
+        .work = figure, .read_mono_us = (1000 + at_s) * S, .counts = true};
 }
 
 Test(silence, without_signs_the_first_content_has_its_limit_and_nobody_is_blamed)
@@ -62,6 +63,19 @@ Test(silence, a_count_that_moves_puts_the_limit_off)
     cr_assert_eq(verdict_at(&s, &at, 1099), SILENCE_BORNE);
     at = work(8, 1100);
     cr_assert_eq(verdict_at(&s, &at, 1100), SILENCE_STALLED);
+}
+
+Test(silence, a_figure_that_not_all_work_changes_is_life_but_no_proof)
+{
+    struct silence_signs at = work(7, 0);
+    struct silence s = started(&at);
+
+    at = work(8, 500);
+    at.counts = false;
+    cr_assert_eq(verdict_at(&s, &at, 500), SILENCE_BORNE);
+    at.read_mono_us = 2100 * S;
+    cr_assert_eq(verdict_at(&s, &at, 1099), SILENCE_BORNE);
+    cr_assert_eq(verdict_at(&s, &at, 1100), SILENCE_UNEXPLAINED);
 }
 
 Test(silence, a_count_that_falls_has_moved_too)
