@@ -5,10 +5,8 @@
 
 /* The longest time between two looks, so that life is passed on while it is fresh. */
 #define LOOK_US US_PER_S
-/* A count is readable if the engine gave it in the last quarter of the limit; looks at a busy
- * engine are 1.2 s apart. */
-#define FRESH_SHARE    4
-#define FRESH_LEAST_US (2 * US_PER_S)
+/* At the limit, the figure is waited for: two looks at a busy engine come within this. */
+#define FIGURE_US (3 * US_PER_S)
 
 static void note_life(struct silence *s, uint64_t at_mono_us)
 {
@@ -69,7 +67,8 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
                                    uint64_t now_mono_us)
 {
     struct silence_result result = {.again_us = LOOK_US};
-    uint64_t silent_us, fresh_us;
+    uint64_t silent_us, wait_us;
+    bool is_read;
 
     take_signs(s, signs, now_mono_us);
     if (s->paused)
@@ -78,20 +77,20 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
     silent_us = now_mono_us > s->alive_mono_us ? now_mono_us - s->alive_mono_us : 0;
     if (result.limit_us == 0)
         return result;
-    if (silent_us < result.limit_us) {
-        if (result.again_us > result.limit_us - silent_us)
+    /* A look that began before the limit says nothing of its end. */
+    is_read = signs->read_mono_us >= s->alive_mono_us + result.limit_us;
+    wait_us = result.limit_us + (s->work_known && !is_read && !s->loading ? FIGURE_US : 0);
+    if (silent_us < wait_us) {
+        if (result.again_us > wait_us - silent_us)
+            result.again_us = wait_us - silent_us;
+        if (silent_us < result.limit_us && result.again_us > result.limit_us - silent_us)
             result.again_us = result.limit_us - silent_us;
         return result;
     }
-    fresh_us = result.limit_us / FRESH_SHARE;
-    if (fresh_us < FRESH_LEAST_US)
-        fresh_us = FRESH_LEAST_US;
     /* A load does not show in the count of work: what stands still then proves nothing. */
-    if (s->work_known && signs->counts && !s->loading &&
-        signs->read_mono_us + fresh_us >= now_mono_us)
-        result.verdict = SILENCE_STALLED;
-    else
-        result.verdict = SILENCE_UNEXPLAINED;
+    result.verdict = s->work_known && is_read && signs->counts && !s->loading
+                         ? SILENCE_STALLED
+                         : SILENCE_UNEXPLAINED;
     return result;
 }
 

@@ -82,8 +82,8 @@ def model_of(engine):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("kind, knobs", [
-    (LlamaServer, {"metrics": True, "slots_endpoint": False}),
-    (Vllm, {})], ids=["llama-metrics", "vllm"])
+    (LlamaServer, {}), (LlamaServer, {"metrics": True, "slots_endpoint": False}),
+    (Vllm, {})], ids=["slots", "llama-metrics", "vllm"])
 def test_a_long_prefill_that_shows_is_not_cut(fleet, kind, knobs, stream):
     cluster, engines = fleet(kind, count=2, prompt_s=LONG_S, **knobs)
     answer, took = ask(cluster, model=model_of(engines[0]), stream=stream)
@@ -138,6 +138,15 @@ def test_a_tool_call_that_is_held_back_is_not_cut(fleet, path, stream):
     assert_whole(answer, stream)
     assert took > LONG_S - 0.5
     assert b"int main(void)" in answer.body
+    assert_nobody_is_blamed(cluster)
+
+
+def test_a_tool_call_that_llama_server_holds_back_is_not_cut(fleet):
+    cluster, engines = fleet(LlamaServer, calls=[("write_file", ARGUMENTS)], answer_tokens=2,
+                             call_tokens=100, tokens_per_s=100 / LONG_S)
+    answer, took = ask(cluster, CHAT, model_of(engines[0]), tools=[TOOL], max_tokens=500)
+    assert_whole(answer)
+    assert took > LONG_S - 0.5
     assert_nobody_is_blamed(cluster)
 
 

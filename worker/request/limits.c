@@ -18,7 +18,7 @@
 /* How long a node may be silent depends on its state. */
 #define RUNNING_LOOK_US US_PER_S
 /* The node measures silence itself and more exactly; this is for a node that is frozen. */
-#define SILENCE_SLACK_US (2 * US_PER_S)
+#define SILENCE_SLACK_US (5 * US_PER_S)
 /* ... and this long when the health process reports that it is frozen or gone. */
 #define LOST_SILENCE_US (2 * US_PER_S)
 

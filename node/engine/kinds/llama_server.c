@@ -166,6 +166,7 @@ static void note_work(struct engine_facts *facts, uint64_t work)
         facts->progress += work; /* of tasks that began since */
     facts->slots_work = work;
     facts->progress_mono_us = facts->looked_mono_us;
+    facts->progress_counts = true;
 }
 
 bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root)

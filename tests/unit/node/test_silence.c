@@ -73,8 +73,8 @@ Test(silence, a_figure_that_not_all_work_changes_is_life_but_no_proof)
     at = work(8, 500);
     at.counts = false;
     cr_assert_eq(verdict_at(&s, &at, 500), SILENCE_BORNE);
-    at.read_mono_us = 2100 * S;
     cr_assert_eq(verdict_at(&s, &at, 1099), SILENCE_BORNE);
+    at.read_mono_us = 2100 * S;
     cr_assert_eq(verdict_at(&s, &at, 1100), SILENCE_UNEXPLAINED);
 }
 
@@ -104,8 +104,23 @@ Test(silence, a_count_that_is_not_readable_any_more_proves_nothing)
     struct silence_signs at = work(7, 0);
     struct silence s = started(&at);
 
-    at = work(7, 400); /* the last reading; the limit is over at 600 */
-    cr_assert_eq(verdict_at(&s, &at, 600), SILENCE_UNEXPLAINED);
+    at = work(7, 599); /* the last reading; the limit is over at 600 */
+    cr_assert_eq(verdict_at(&s, &at, 602), SILENCE_BORNE, "it may still be read");
+    cr_assert_eq(verdict_at(&s, &at, 603), SILENCE_UNEXPLAINED);
+}
+
+Test(silence, a_figure_that_is_read_at_the_limit_decides)
+{
+    struct silence s = started(&none);
+    struct silence_signs at = work(7, 599); /* the first reading */
+
+    cr_assert_eq(verdict_at(&s, &at, 600), SILENCE_BORNE);
+    at = work(8, 601);
+    cr_assert_eq(verdict_at(&s, &at, 601), SILENCE_BORNE);
+    at = work(8, 1200);
+    cr_assert_eq(verdict_at(&s, &at, 1200), SILENCE_BORNE);
+    at = work(8, 1201);
+    cr_assert_eq(verdict_at(&s, &at, 1201), SILENCE_STALLED);
 }
 
 Test(silence, a_ping_is_life_but_no_content)
