@@ -29,8 +29,8 @@ MUST_CHECK bool loads_claim(struct scoreboard *board, unsigned worker, unsigned 
                             uint64_t hold_us);
 /* Can a claim for the model not be had until another one ends?  Another worker is loading it,
  * or the node is busy loading LOADS_PER_NODE models.  Reads only. */
-MUST_CHECK bool loads_blocked(const struct scoreboard *board, unsigned node,
-                              uint32_t generation, uint64_t model_hash, uint64_t now_mono_us);
+bool loads_blocked(const struct scoreboard *board, unsigned node, uint32_t generation,
+                   uint64_t model_hash, uint64_t now_mono_us);
 /* The model is resident, or the load has failed.  Ends the worker's own claim; does nothing
  * when it has none, or not any more. */
 void loads_done(struct scoreboard *board, unsigned worker, unsigned node, uint32_t generation,
