@@ -35,6 +35,7 @@ void slot_limit_init(struct slot_limit *limit, uint32_t min, uint32_t max)
     TAILQ_INIT(&limit->runs);
     limit->min = more_of(min, 1);
     limit->max = max == 0 ? SLOT_LIMIT_MOST : max;
+    limit->bounded = max != 0;
     limit->first = SLOT_LIMIT_GUESS;
     slot_limit_forget(limit);
 }
@@ -53,6 +54,8 @@ void slot_limit_forget(struct slot_limit *limit)
         run->judged = true; /* it says something of another engine */
     (void)set_limit(limit,
                     limit->said != 0 && limit->min != limit->max ? limit->said : limit->first);
+    if (limit->said > limit->limit && !limit->bounded)
+        limit->limit = limit->said; /* the bound is one of guesses */
 }
 
 void slot_limit_engine(struct slot_limit *limit, uint32_t said, uint32_t first)

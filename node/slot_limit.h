@@ -63,6 +63,7 @@ struct slot_run {
 
 struct slot_limit {
     uint32_t min, max;    /* the operator's; equal: fixed */
+    bool bounded;         /* the operator gave `max` */
     uint32_t said;        /* by the engine; 0 = it does not say */
     uint32_t first;       /* the first guess */
     uint32_t limit;       /* at least 1 */

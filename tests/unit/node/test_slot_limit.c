@@ -96,6 +96,8 @@ Test(slot_limit, the_engines_number_stands_within_the_operators_bounds)
     slot_limit_engine(&limit, 16, 8);
     cr_assert_eq(limit.limit, 16);
     cr_assert_eq(slot_limit_source(&limit), SLOT_SOURCE_ENGINE);
+    slot_limit_engine(&limit, SLOT_LIMIT_MOST + 9, 8);
+    cr_assert_eq(limit.limit, SLOT_LIMIT_MOST + 9, "an engine that says so is believed");
     slot_limit_init(&limit, 2, 6);
     slot_limit_engine(&limit, 16, 8);
     cr_assert_eq(limit.limit, 6);
