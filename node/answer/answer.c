@@ -33,6 +33,7 @@
 
 static void on_silence(struct timer *timer);
 static void end_answer(struct node_request *req, enum engine_end end, const char *why);
+static bool add_last_event(struct node_request *req);
 
 /* The engine's state, as it concerns the request. */
 static struct silence_signs signs_of(const struct node_request *req)
@@ -105,7 +106,8 @@ static void look(struct node_request *req)
     result = silence_look(&req->silence, &signs, now);
     if (now >= over || (result.verdict != SILENCE_BORNE && req->meter.finished)) {
         node_request_drop_run(req);
-        end_answer(req, ENGINE_END_OK, "");
+        if (add_last_event(req))
+            end_answer(req, ENGINE_END_OK, "");
         return;
     }
     if (result.verdict != SILENCE_BORNE) {
@@ -588,6 +590,20 @@ static void end_document(struct node_request *req)
     sender_pass(req);
 }
 
+/* Adds the last event of the format, which the engine still owed when its connection broke or
+ * fell silent: clients take a stream without it for cut.  False: the call has ended. */
+static bool add_last_event(struct node_request *req)
+{
+    static const char done[] = "data: [DONE]\n\n";
+    static const char stop[] = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    if (req->mode != ANSWER_EVENTS || req->meter.done || !meter_streams(req->operation))
+        return true;
+    return req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES
+               ? sender_add(req, stop, sizeof(stop) - 1)
+               : sender_add(req, done, sizeof(done) - 1);
+}
+
 /* The engine's run is over; the slot is free already. */
 static void end_answer(struct node_request *req, enum engine_end end, const char *why)
 {
@@ -618,15 +634,17 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
     case ANSWER_ASSEMBLED:
         if (whole && !req->meter.done && !take_rest(req))
             return;
-        /* A connection that breaks after the last event took nothing with it. */
-        if (!req->meter.done &&
-            (!whole || (!req->meter.finished && meter_streams(req->operation)))) {
+        /* A connection that breaks after the end of each choice took no output with it. */
+        if (!req->meter.done && !req->meter.finished &&
+            (!whole || meter_streams(req->operation))) {
             if (!sender_flush(req) || !whole)
                 break;
             node_request_fail(req, GRPC_DATA_LOSS,
                               "the engine's stream ended before its answer did");
             return;
         }
+        if (!whole && !add_last_event(req))
+            return;
         if (req->mode == ANSWER_ASSEMBLED)
             end_assembled(req);
         else

@@ -58,6 +58,12 @@ class OpenEnded(Engine):
             self.send(sock, part)
         return self.wait_closed(sock)
 
+    def do_broken(self, sock, _):
+        self.begin(sock, self.content_type)
+        for part in self.parts:
+            self.send(sock, part)
+        return sock.drop()
+
     def do_open_document(self, sock, _):
         """A document that is whole, of a length that is not said."""
         self.begin(sock, "application/json")
@@ -119,6 +125,32 @@ def test_an_answer_ends_with_its_last_event_and_the_slot_is_free(node, engine, o
         assert answer.finish.usage.output_tokens == 2
     until(lambda: len(engine.closed) == 2, what="both connections are closed")
     assert until(lambda: node.describe().load.running == 0) is not None
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("script", ["open", "broken"])
+@pytest.mark.parametrize("operation", [CHAT, MESSAGES], ids=["chat", "messages"])
+def test_an_answer_whose_reason_is_said_is_whole_without_its_last_event(node, engine, operation,
+                                                                       script, stream):
+    """The event that the engine still owed is added, as clients wait for it."""
+    content_type, parts = STREAMS[operation]
+    engine.content_type, engine.parts = content_type, parts[:-1]
+    answer = Answer(infer(node, script, operation, stream))
+    assert answer.status is Code.OK, answer.message
+    body = b"".join(chunk.data for chunk in answer.chunks)
+    if stream:
+        assert body.startswith(b"".join(engine.parts))
+        assert body[len(b"".join(engine.parts)):].split(b"data: ")[1] in (
+            b"[DONE]\n\n", b'{"type":"message_stop"}\n\n')
+    else:
+        assert b"lo" in json.dumps(json.loads(body)).encode()
+
+
+def test_a_connection_that_breaks_before_the_reason_of_the_last_choice_is_an_error(node, engine):
+    engine.content_type = "text/event-stream"
+    engine.parts = [ROLE + delta("Hel"), delta("lo", "stop")]
+    answer = Answer(infer(node, "broken", n=2))
+    assert answer.status is Code.UNAVAILABLE, answer.message
 
 
 def test_a_last_event_without_its_blank_line_ends_the_answer_too(node, engine):
