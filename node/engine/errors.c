@@ -117,6 +117,22 @@ static bool has_no_quota(const char *text)
     return HAS_ANY(text, marks);
 }
 
+/* Is it `stream_options`, which we added, that the engine does not know?  FastAPI says where a
+ * fault is beside its words, and not in them. */
+static bool blames_stream_options(const void *body, size_t n)
+{
+    static const char name[] = "stream_options";
+
+    return n != 0 && memmem(body, n, name, sizeof(name) - 1) != NULL;
+}
+
+/* The engine, or a proxy before it, gave up: its client, which is we, was there all the time.
+ */
+static bool gave_up(unsigned http_status)
+{
+    return http_status == 408 || http_status == 499;
+}
+
 /* The engine lives and takes no more at present, or not yet. */
 static bool is_overloaded(unsigned http_status, const char *text)
 {
@@ -161,7 +177,8 @@ static void no_operation(struct engine_error *out, const char *text)
 /* The engine's own trouble, as far as one engine can know. */
 static void trouble(struct engine_error *out, unsigned http_status)
 {
-    bool gateway = http_status == 502 || http_status == 503 || http_status == 504;
+    bool gateway =
+        http_status == 502 || http_status == 503 || http_status == 504 || gave_up(http_status);
     char text[sizeof(out->text)];
 
     (void)strlcpy(text, out->text, sizeof(text));
@@ -178,7 +195,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
 
     memset(out, 0, sizeof(*out));
     (void)meter_error(body, n, out->text, sizeof(out->text), &inner);
-    if (usage_added && http_status == 400 && has(out->text, "stream_options")) {
+    if (usage_added && blames_stream_options(body, n)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {
         credentials(out, http_status, body, n);
@@ -207,7 +224,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     } else if (http_status >= 500 && blames_attachment(out->text)) {
         out->cause = CAUSE(REQUEST);
         out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
-    } else if (http_status >= 500) {
+    } else if (http_status >= 500 || gave_up(http_status)) {
         trouble(out, http_status);
     }
 }

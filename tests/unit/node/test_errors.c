@@ -52,6 +52,16 @@ static const struct {
      ENGINE_ERROR_WITHOUT_USAGE, GRPC_OK},
     {"{\"error\":{\"message\":\"unknown field stream_options\"}}", 400, false,
      ENGINE_ERROR_PASS, GRPC_OK},
+    {"{\"detail\":[{\"type\":\"extra_forbidden\",\"loc\":[\"body\",\"stream_options\"],"
+     "\"msg\":\"Extra inputs are not permitted\"}]}",
+     422, true, ENGINE_ERROR_WITHOUT_USAGE, GRPC_OK},
+    {"{\"error\":\"create() got an unexpected keyword argument 'stream_options'\"}", 500, true,
+     ENGINE_ERROR_WITHOUT_USAGE, GRPC_OK},
+    /* the engine gave up waiting for a client that is still there */
+    {"{\"error\":{\"message\":\"request timeout\"}}", 408, false, ENGINE_ERROR_FAIL,
+     GRPC_UNAVAILABLE},
+    {"", 499, false, ENGINE_ERROR_FAIL, GRPC_UNAVAILABLE},
+    {"{\"error\":{\"message\":\"conflict\"}}", 409, false, ENGINE_ERROR_PASS, GRPC_OK},
 };
 
 Test(errors, every_known_answer_of_an_engine_is_judged_as_it_should)
