@@ -129,6 +129,7 @@ static void on_infer(struct client_request *request, void *data)
 {
     struct worker *w = data;
 
+    upstreams_settle_name(w->context.upstreams, request->model);
     if (operation_is_question(request->operation))
         question_start(&w->questions, request);
     else

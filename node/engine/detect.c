@@ -141,6 +141,7 @@ const char *detect_begin(struct detector *r, enum look_level level, uint64_t now
     r->next.detail[0] = '\0';
     r->next.loading = false;
     r->next.looked_mono_us = now_mono_us;
+    r->began_mono_us = now_mono_us;
     r->slots_seen = false;
     r->load_seen = false;
     r->lists = false;
@@ -190,9 +191,9 @@ static void settle_operations(struct detector *r)
         if (r->offer->operations != 0)
             model->operations = r->offer->operations;
         else
-            model->operations = model->offered & ~operations_missing_of(&r->missing_operations,
-                                                                        next->models[of].id,
-                                                                        next->looked_mono_us);
+            model->operations =
+                model->offered & ~operations_missing_of(&r->missing_operations,
+                                                        next->models[of].id, r->began_mono_us);
     }
 }
 

@@ -41,16 +41,17 @@ struct detector {
     struct engine_facts facts;        /* of the last look that ended */
     struct engine_facts next;         /* of the look under way */
     uint32_t todo;                    /* steps still to ask */
-    uint32_t asking;       /* the step whose answer is awaited; 0 = no look under way */
-    uint32_t missing;      /* steps that this engine does not offer */
-    bool lists;            /* /v1/models was answered with a list in this look */
-    bool has_version;      /* /version was answered with one */
-    bool slots_seen;       /* /slots was answered in this look */
-    enum look_level level; /* of this look */
-    bool load_seen;        /* this look has shown what runs */
-    bool skips_load;       /* this full look leaves the load out */
-    bool metrics_due;      /* the next load look reads the speeds, too */
-    uint32_t working;      /* operations that this engine has answered, a bit each */
+    uint32_t asking;        /* the step whose answer is awaited; 0 = no look under way */
+    uint32_t missing;       /* steps that this engine does not offer */
+    bool lists;             /* /v1/models was answered with a list in this look */
+    bool has_version;       /* /version was answered with one */
+    bool slots_seen;        /* /slots was answered in this look */
+    enum look_level level;  /* of this look */
+    bool load_seen;         /* this look has shown what runs */
+    bool skips_load;        /* this full look leaves the load out */
+    bool metrics_due;       /* the next load look reads the speeds, too */
+    uint64_t began_mono_us; /* the last look */
+    uint32_t working;       /* operations that this engine has answered, a bit each */
     struct operations_missing missing_operations;
 };
 

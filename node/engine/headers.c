@@ -36,8 +36,8 @@ bool headers_to_engine(const char *name, const char *value)
         return false;
     return strcmp(name, "x-client-request-id") == 0 || strcmp(name, "traceparent") == 0 ||
            strcmp(name, "tracestate") == 0 || strcmp(name, "x-session-id") == 0 ||
-           starts_with(name, "anthropic-") || starts_with(name, "openai-") ||
-           starts_with(name, "x-claude-code-");
+           strcmp(name, "x-drover-via") == 0 || starts_with(name, "anthropic-") ||
+           starts_with(name, "openai-") || starts_with(name, "x-claude-code-");
 }
 
 bool headers_to_client(const char *name, const char *value)

@@ -9,6 +9,7 @@ import json
 import re
 import ssl
 import threading
+import urllib.error
 import urllib.request
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from fake_engine import FakeEngine
 from harness import Cluster, free_port, until
 from load import fetch_now
+from ollama import Ollama
 from pki import Pki
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -255,4 +257,61 @@ def test_what_an_engine_does_not_have_is_learned_and_nothing_else_suffers(cluste
     assert post(cluster, "/v1/rerank", body).status == 501
     assert len(engine.posts("/v1/rerank")) == asked
     assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}).status == 200
+    assert cluster.node_state("a") == "UP"
+
+
+# ---- counting, names, loops ----------------------------------------------------------------------
+
+
+def count(cluster, model, text):
+    return post(cluster, "/v1/messages/count_tokens?beta=true",
+                {"model": model, "messages": [{"role": "user", "content": text}]})
+
+
+def test_where_no_engine_counts_the_coordinator_estimates(cluster):
+    cluster.start_node("a", engine=FakeEngine(echo([])).url)
+    for _ in range(2):  # the first one finds out that the engine does not count
+        short, long = (count(cluster, "fake-model", text) for text in ("hi", "word " * 400))
+        assert (short.status, long.status) == (200, 200), (short.body, long.body)
+        assert 1 <= short.json()["input_tokens"] < 10 < long.json()["input_tokens"] < 2100
+    assert count(cluster, "none", "hi").status == 404
+
+
+def test_an_engine_that_counts_is_asked(cluster):
+    engine = FakeEngine(lambda handler, path, body: handler.answer(200, {"input_tokens": 7}))
+    cluster.start_node("a", engine=engine.url)
+    assert count(cluster, "fake-model", "hi").json() == {"input_tokens": 7}
+
+
+def test_ollamas_names_are_listed_once_and_compared_as_it_does(cluster):
+    engine = Ollama(models={"M0:latest": ["completion"], "big:7b": ["completion"]})
+    cluster.start_node("a", engine=engine.url)
+    assert models(cluster) == ["M0:latest", "big:7b"]
+    for name in ("M0:latest", "M0", "m0", "m0:LATEST", "BIG:7b"):
+        answer = post(cluster, "/v1/chat/completions", {**CHAT, "model": name})
+        assert answer.status == 200, (name, answer.body)
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "big"}).status == 404
+
+
+def test_a_request_that_comes_back_is_a_loop(cluster):
+    """Behind a proxy that hides what it is, Drover cannot know itself."""
+    api = cluster.url
+
+    def behave(handler, path, body):
+        request = urllib.request.Request(api + path, body, {
+            "content-type": "application/json",
+            "x-drover-via": engine.posts()[-1][1]["x-drover-via"]})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                handler.answer(answer.status, answer.read())
+        except urllib.error.HTTPError as failure:
+            handler.answer(failure.code, failure.read())
+    engine = FakeEngine(behave)
+    cluster.start_node("a", engine=engine.url)
+    answer = post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"})
+    assert answer.status >= 500, answer.body
+    assert b"passed this coordinator before" in answer.body
+    assert len(engine.posts()) <= 6
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}, {
+        "x-drover-via": "x" * 600}).status == 508
     assert cluster.node_state("a") == "UP"

@@ -37,6 +37,19 @@ static bool is_listed(enum node_state state)
            state == NODE_DOWN || state == NODE_DRAINING;
 }
 
+/* Ollama takes "NAME" for "NAME:latest". */
+static bool is_implied(const struct node_info *info, const struct node_model *model)
+{
+    static const char latest[] = ":latest";
+    size_t n = strlen(model->id);
+    const char *of;
+
+    if (model->alias_of == 0 || model->alias_of > info->models_count)
+        return false;
+    of = info->models[model->alias_of - 1].id;
+    return strncmp(of, model->id, n) == 0 && strcmp(of + n, latest) == 0;
+}
+
 static void add_node(struct catalog *catalog, const struct node_info *info,
                      enum node_state state)
 {
@@ -52,6 +65,7 @@ static void add_node(struct catalog *catalog, const struct node_info *info,
             .loaded = able && from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
             .simulated = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED,
             .alias = from->alias_of != 0,
+            .implied = is_implied(info, from),
         };
 
         if (from->id[0] == '\0' || from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED)
@@ -81,6 +95,7 @@ static void merge(struct catalog_model *into, const struct catalog_model *more)
     into->loaded |= more->loaded;
     into->simulated &= more->simulated;
     into->alias &= more->alias;
+    into->implied &= more->implied;
 }
 
 static void sort_and_merge(struct catalog *catalog)
@@ -113,6 +128,7 @@ static void add_aliases(struct catalog *catalog, const struct config *config)
                 continue;
             (void)strlcpy(model.id, alias->name, sizeof(model.id));
             model.alias = true;
+            model.implied = false;
             add(catalog, &model);
             break;
         }

@@ -23,6 +23,7 @@ struct catalog_model {
     bool loaded;          /* resident on such a node */
     bool simulated;       /* every node that has it stands before drover-sim */
     bool alias;           /* only another name of a model */
+    bool implied; /* only a name without the ":latest" that follows from it: not listed */
 };
 
 struct catalog {

@@ -72,29 +72,35 @@ static void add_model(struct buf *out, const struct catalog_model *model)
     buf_str(out, "}");
 }
 
-static void add_id_or_null(struct buf *out, const struct catalog *catalog, size_t at)
+static void add_id_or_null(struct buf *out, const struct catalog_model *model)
 {
-    if (catalog->count == 0)
+    if (model == NULL)
         buf_str(out, "null");
     else
-        json_quote_str(out, catalog->models[at].id);
+        json_quote_str(out, model->id);
 }
 
 static void list_models(struct reply *reply, const struct local_facts *facts)
 {
     const struct catalog *catalog = facts->catalog;
+    const struct catalog_model *first = NULL, *last = NULL;
     struct buf *out = &reply->body;
 
     buf_str(out, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < catalog->count; i++) {
-        if (i != 0)
+        if (catalog->models[i].implied)
+            continue;
+        if (first == NULL)
+            first = &catalog->models[i];
+        else
             buf_str(out, ",");
-        add_model(out, &catalog->models[i]);
+        last = &catalog->models[i];
+        add_model(out, last);
     }
     buf_str(out, "],\"has_more\":false,\"first_id\":");
-    add_id_or_null(out, catalog, 0);
+    add_id_or_null(out, first);
     buf_str(out, ",\"last_id\":");
-    add_id_or_null(out, catalog, catalog->count == 0 ? 0 : catalog->count - 1);
+    add_id_or_null(out, last);
     buf_str(out, "}");
 }
 
@@ -185,7 +191,8 @@ static void list_tags(struct reply *reply, const struct local_facts *facts, bool
 
     buf_str(out, "{\"models\":[");
     for (size_t i = 0; i < catalog->count; i++) {
-        if (running && (!catalog->models[i].loaded || catalog->models[i].alias))
+        if (catalog->models[i].implied ||
+            (running && (!catalog->models[i].loaded || catalog->models[i].alias)))
             continue;
         if (!first)
             buf_str(out, ",");

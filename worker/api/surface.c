@@ -160,6 +160,7 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_OVERLOADED] = {503, "overloaded", "service_unavailable", "overloaded_error"},
     [API_ERROR_UNAUTHORIZED] = {401, "invalid_api_key", "authentication_error",
                                 "authentication_error"},
+    [API_ERROR_LOOP] = {508, "loop_detected", "server_error", "api_error"},
 };
 
 static const struct error_shape *shape_of(enum api_error error)

@@ -42,6 +42,7 @@ enum api_error {
     API_ERROR_INTERNAL,        /* 500 */
     API_ERROR_OVERLOADED,      /* 503 this worker holds too much + Retry-After */
     API_ERROR_UNAUTHORIZED,    /* 401 no API key, or one that is not in the file */
+    API_ERROR_LOOP,            /* 508 the request has been here before */
 };
 unsigned api_error_status(enum api_error error, enum surface surface);
 /* The value of x-drover-reason: "queue_full"; stable, lower case. */

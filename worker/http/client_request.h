@@ -56,6 +56,7 @@ struct client_request {
     const char *client;   /* peer address as text, for the log */
     const char *key_name; /* of its API key, for the log; NULL: none was needed */
     int usage_row;        /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
+    const char *via;      /* ids of the coordinators that it has passed, this one last */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */

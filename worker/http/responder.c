@@ -334,6 +334,7 @@ static const char *status_text(unsigned status)
         {502, "Bad Gateway"},
         {503, "Service Unavailable"},
         {504, "Gateway Timeout"},
+        {508, "Loop Detected"},
         {529, "Overloaded"},
     };
 

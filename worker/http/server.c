@@ -9,20 +9,24 @@
 #include "worker/http/server.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/usage.h"
+#include "shm/scoreboard.h"
 #include "worker/api/local.h"
 #include "worker/api/reply.h"
 #include "worker/http/accept.h"
@@ -38,6 +42,8 @@
 
 /* A header value that goes on to an engine is not longer than this. */
 #define MAX_FORWARD_BYTES 1024
+#define LOOP_HEADER       "x-drover-via"
+#define LOOP_MAX_BYTES    512 /* of this header as it comes: 28 coordinators */
 
 /* libh2o's own limits are a fallback for timeouts.c. */
 #define SECOND_LINE_MS (60 * 60 * 1000)
@@ -92,12 +98,14 @@ static void collect_forwarded(struct client_request *request, h2o_req_t *req)
         if (!is_forwarded(header->name) || header->value.len > MAX_FORWARD_BYTES ||
             !is_printable(&header->value))
             continue;
-        if (request->forward_count == REQUEST_MAX_FORWARD)
-            return;
+        if (request->forward_count == REQUEST_MAX_FORWARD - 1)
+            break;
         to = &request->forward[request->forward_count++];
         to->name = copy(req, header->name);
         to->value = copy(req, &header->value);
     }
+    request->forward[request->forward_count++] =
+        (struct request_header){.name = LOOP_HEADER, .value = request->via};
 }
 
 static const char *header_session(h2o_req_t *req, const char *const *names, size_t n)
@@ -242,6 +250,39 @@ static bool settle_model(struct client_request *request, const char *named)
     return false;
 }
 
+/* ---- loops ------------------------------------------------------------------------------- */
+
+/* The same in all workers, and another after a restart. */
+static uint64_t coordinator_id(const struct scoreboard *board)
+{
+    char host[256] = "";
+
+    (void)gethostname(host, sizeof(host) - 1);
+    return hash_spread(hash_mix(hash_text(host), scoreboard_created_wall_ms(board)));
+}
+
+/* Adds this coordinator to the list of those that the request has passed.  False: it is there
+ * already, or the list is too long; a client that sends such a list refuses itself only. */
+static bool pass_on(struct client_request *request, h2o_req_t *req)
+{
+    struct http_server *server = request->responder->server;
+    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT(LOOP_HEADER), -1);
+    const h2o_iovec_t *passed = at == -1 ? NULL : &req->headers.entries[at].value;
+    char id[24];
+
+    (void)snprintf(id, sizeof(id), "%016" PRIx64, coordinator_id(server->board));
+    if (passed == NULL || !is_printable(passed)) {
+        request->via = h2o_strdup(&req->pool, id, SIZE_MAX).base;
+        return true;
+    }
+    if (passed->len > LOOP_MAX_BYTES || memmem(passed->base, passed->len, id, 16) != NULL)
+        return false;
+    request->via = h2o_concat(&req->pool, *passed, h2o_iovec_init(H2O_STRLIT(", ")),
+                              h2o_iovec_init(id, 16))
+                       .base;
+    return true;
+}
+
 /* ---- a request --------------------------------------------------------------------------- */
 
 static void infer(struct client_request *request, h2o_req_t *req)
@@ -264,6 +305,13 @@ static void infer(struct client_request *request, h2o_req_t *req)
     if (timeouts_memory_short(server, req->entity.len)) {
         http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
                     2);
+        return;
+    }
+    if (!pass_on(request, req)) {
+        http_reject(request, API_ERROR_LOOP,
+                    "the request has passed this coordinator before: one of its engines leads "
+                    "back to it",
+                    NULL, 0);
         return;
     }
     responder_take_body(r);

@@ -10,6 +10,7 @@
  */
 #include "worker/request/question.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include "base/error.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
+#include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
 #include "shm/facts/nodes.h"
@@ -35,8 +37,9 @@
 /* A node answers a question within this, or another is asked. */
 #define SILENCE_US (10 * US_PER_S)
 /* A node that restarts, or has just joined, should not cost a client an error. */
-#define NO_NODE_GRACE_US (2 * US_PER_S)
-#define LOOK_AGAIN_US    (100 * US_PER_MS)
+#define ESTIMATE_WINDOW_BYTES 65536 /* the hashes are of no use here */
+#define NO_NODE_GRACE_US      (2 * US_PER_S)
+#define LOOK_AGAIN_US         (100 * US_PER_MS)
 /* After its answer is whole a node has so long to end the stream. */
 #define END_US (2 * US_PER_S)
 /* A larger document is passed on as it comes, */
@@ -271,8 +274,55 @@ static void arm(struct question *q)
     timer_start(q->core->loop, &q->timer, due > now ? due - now : 0, on_timer);
 }
 
+/* Gives the client what is held.  `whole`: nothing follows. */
+static void show(struct question *q, bool whole)
+{
+    struct responder *r = q->request->responder;
+
+    if (!q->shown) {
+        q->client_status = q->status;
+        add_headers(q);
+        responder_start(r, q->status, q->content_type,
+                        whole ? (int64_t)buf_size(&q->held) : -1);
+        q->shown = true;
+    }
+    responder_write(r, buf_head(&q->held), buf_size(&q->held));
+    buf_reset(&q->held);
+}
+
+/* Where no engine counts, an estimate serves the clients that show how full a context is: bytes
+ * of the prompt over this model's bytes per token, as learned from the usage of its answers. */
+static void answer_estimate(struct question *q, const struct upstream_model *model)
+{
+    const struct client_request *request = q->request;
+    double ratio = model == NULL ? UPSTREAMS_BYTES_PER_TOKEN : model->bytes_per_token;
+    struct prompt *prompt = malloc(sizeof(*prompt));
+
+    if (prompt == NULL) {
+        answer_error(q, API_ERROR_INTERNAL, "out of memory", 0);
+        return;
+    }
+    prompt_read(prompt, request->model, &request->root, ESTIMATE_WINDOW_BYTES);
+    buf_reset(&q->held);
+    buf_printf(&q->held, "{\"input_tokens\":%.0f}", ceil((double)prompt->bytes / ratio));
+    free(prompt);
+    q->phase = ANSWERED;
+    q->outcome = "ok";
+    q->status = 200;
+    (void)strlcpy(q->content_type, "application/json", sizeof(q->content_type));
+    timer_stop(q->core->loop, &q->timer);
+    responder_header(request->responder, "x-drover-estimate", "true");
+    show(q, true);
+    responder_end(request->responder);
+}
+
 static void give_up(struct question *q)
 {
+    if (q->last_error == API_ERROR_NOT_SUPPORTED &&
+        q->request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS) {
+        answer_estimate(q, upstreams_find(q->core->upstreams, q->request->model));
+        return;
+    }
     if (q->last_error == API_ERROR_QUEUE_FULL) {
         reject(q, q->last_error, "the nodes of this model are busy with other questions", 1);
         return;
@@ -439,22 +489,6 @@ static void on_drain(void *data, size_t n)
     release_if_low(data);
 }
 
-/* Gives the client what is held.  `whole`: nothing follows. */
-static void show(struct question *q, bool whole)
-{
-    struct responder *r = q->request->responder;
-
-    if (!q->shown) {
-        q->client_status = q->status;
-        add_headers(q);
-        responder_start(r, q->status, q->content_type,
-                        whole ? (int64_t)buf_size(&q->held) : -1);
-        q->shown = true;
-    }
-    responder_write(r, buf_head(&q->held), buf_size(&q->held));
-    buf_reset(&q->held);
-}
-
 static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 {
     struct question *q = data;
@@ -539,6 +573,11 @@ static bool refuse_at_once(struct question *q)
     if (model == NULL && !upstreams_models_unknown(q->core->upstreams)) {
         error = API_ERROR_MODEL_NOT_FOUND;
         buf_printf(&message, "The model '%s' does not exist", request->client_model);
+    } else if (model != NULL &&
+               (model->operations & (UINT32_C(1) << request->operation)) == 0 &&
+               request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS) {
+        answer_estimate(q, model);
+        return true;
     } else if (model != NULL &&
                (model->operations & (UINT32_C(1) << request->operation)) == 0) {
         error = API_ERROR_NOT_SUPPORTED;

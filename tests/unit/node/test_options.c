@@ -157,6 +157,7 @@ Test(headers, credentials_cookies_and_conversation_ids_stay_here)
         cr_assert_not(headers_to_engine(kept[i], "v"), "%s", kept[i]);
     cr_assert(headers_to_engine("anthropic-beta", "v"));
     cr_assert(headers_to_engine("x-client-request-id", "v"));
+    cr_assert(headers_to_engine("x-drover-via", "v"));
     cr_assert_not(headers_to_engine("x-request-id", "v"), "the node gives one of its own");
 }
 
@@ -167,4 +168,22 @@ Test(headers, a_value_cannot_smuggle_a_line)
     cr_assert_not(headers_to_client("openai-model", "\xff"));
     cr_assert(headers_to_client("openai-model", "m"));
     cr_assert_not(headers_to_client("set-cookie", "a=b"));
+}
+
+Test(options, models_and_operations_are_named_outright_or_refused)
+{
+    struct error err = {0};
+    struct options o;
+
+    cr_assert_eq(parse(&o, NULL, "--engine", "http://a", "--model", "whisper-1"), 0);
+    cr_assert_eq(o.models_count, 1);
+    cr_assert_str_eq(o.models[0], "whisper-1");
+    cr_assert_eq(parse(&o, NULL, "--engine", "http://a", "--operations", "messages,rerank"), 0);
+    cr_assert_eq(o.operations, (1u << 5) | (1u << 6));
+    cr_assert_neq(parse(&o, &err, "--engine", "http://a", "--operations", "messages,x"), 0);
+    cr_assert_not_null(strstr(err.text, "\"x\""), "%s", err.text);
+    cr_assert_neq(parse(&o, NULL, "--engine", "http://a", "--operations", ""), 0);
+    cr_assert_neq(parse(&o, NULL, "--engine", "http://a", "--model", "a\nb"), 0);
+    cr_assert_neq(parse(&o, NULL, "--engine", "http://a", "--engine-ca", "f"), 0, "no https");
+    cr_assert_eq(parse(&o, NULL, "--engine", "https://a", "--engine-ca", "f"), 0);
 }

@@ -226,13 +226,14 @@ Test(local, a_request_arrives_with_what_routing_needs)
     cr_expect_str_eq(r->content_type, "application/json");
     cr_expect_eq(r->body_len, 43);
     cr_expect_eq(strncmp(r->execution_id, "req-", 4), 0, "%s", r->execution_id);
-    cr_assert_eq(r->forward_count, 4);
+    cr_assert_eq(r->forward_count, 5);
     cr_expect_str_eq(r->forward[0].name, "x-client-request-id");
     cr_expect_str_eq(r->forward[0].value, "id1");
     cr_expect_str_eq(r->forward[1].name, "anthropic-beta");
     cr_expect_str_eq(r->forward[1].value, "a,b");
     cr_expect_str_eq(r->forward[2].name, "traceparent");
     cr_expect_str_eq(r->forward[3].name, "x-claude-code-request-class");
+    cr_expect_str_eq(r->forward[4].name, "x-drover-via");
     hang_up(c);
     AWAIT(exchanges[0].gone == 1);
 }
