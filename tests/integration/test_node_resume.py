@@ -304,7 +304,7 @@ def test_an_error_page_is_no_continuation(node, script):
 
 
 def test_failures_of_the_engine_are_what_they_are(node):
-    assert Answer(node.infer("busy", resume=inference.Resume(**RESUME))).status is Code.UNAVAILABLE
+    assert Answer(node.infer("busy", resume=inference.Resume(**RESUME))).status is Code.RESOURCE_EXHAUSTED
     assert Answer(node.infer("plain", resume=inference.Resume(**RESUME))).status is Code.INTERNAL
 
 
