@@ -94,10 +94,10 @@ static void give_back(struct node_request *req, bool lingers)
 
     node_request_note_loading(req, false);
     if (operation_is_question(req->operation)) {
-        admission_question_end(slots);
+        slots_question_end(slots);
         return;
     }
-    slots_end(slots, lingers, loop_now_us(req->agent->loop));
+    slots_end(slots, &req->waiter, lingers, loop_now_us(req->agent->loop));
     if (slot_limit_end(&req->agent->limit, &req->slot_run, loop_now_us(req->agent->loop)))
         agent_resize(req->agent);
 }
@@ -304,5 +304,5 @@ void node_request_retake(struct node_request *req)
     if (operation_is_question(req->operation))
         req->agent->slots.questions++;
     else
-        req->agent->slots.active++;
+        slots_retake(&req->agent->slots, &req->waiter);
 }

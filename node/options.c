@@ -46,7 +46,7 @@ const char options_help[] =
     "  --advertise ADDRESS      numeric address for coordinators [as they see us]\n"
     "  --slots N | MIN-MAX      requests the engine runs at once, or bounds for what is\n"
     "                           learned [as the engine says, else learned]\n"
-    "  --queue N                requests to hold beyond that [half the slots]\n"
+    "  --queue N                requests to hold beyond that [half the slots; none where learned]\n"
     "  --tls-cert FILE --tls-key FILE   serve over TLS\n"
     "  --tls-ca FILE            and demand client certificates signed by this\n"
     "  --coordinator-tls-ca FILE  reach coordinators over TLS, verified by this\n"

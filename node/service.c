@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/text/text.h"
 #include "node/agent.h"
 #include "node/answer/answer.h"
@@ -266,6 +267,17 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
     return true;
 }
 
+/* Names of one model are one number. */
+static uint64_t model_number(const struct node_request *req)
+{
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+    const struct engine_model *model = facts_model(facts, req->model);
+
+    if (model != NULL && model->alias_of != 0)
+        model = &facts->models[model->alias_of - 1];
+    return hash_text(model == NULL ? req->model : model->id);
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -285,6 +297,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     req->first_token_ms = request->first_token_ms;
     req->idle_token_ms = request->idle_token_ms;
     req->waiter.priority = request->priority;
+    req->waiter.model = model_number(req);
     opts.no_usage = req->agent->no_stream_options;
     opts.content_type = request->content_type;
     if (request->edit != NULL) {
@@ -327,7 +340,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
 
 static void admit_question(struct node_request *req)
 {
-    if (admission_question(&req->agent->slots))
+    if (slots_question(&req->agent->slots))
         begin(req);
     else
         node_request_fail(req, GRPC_RESOURCE_EXHAUSTED, "%u questions are under way",

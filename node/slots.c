@@ -9,6 +9,7 @@ void slots_init(struct slots *a, uint32_t slots, uint32_t queue)
 {
     memset(a, 0, sizeof(*a));
     TAILQ_INIT(&a->waiters);
+    TAILQ_INIT(&a->running);
     slots_resize(a, slots, queue);
 }
 
@@ -23,12 +24,40 @@ uint32_t slots_busy(const struct slots *a)
     return a->active + a->lingering + a->foreign;
 }
 
+/* May a run of this model join those that run? */
+static bool has_room(const struct slots *a, uint64_t model)
+{
+    const struct waiter *run, *other;
+    uint32_t models = 0;
+
+    if (slots_busy(a) >= a->slots)
+        return false;
+    if (a->models == 0)
+        return true;
+    TAILQ_FOREACH(run, &a->running, link) {
+        if (run->model == model)
+            return true;
+        TAILQ_FOREACH(other, &a->running, link)
+            if (other == run || other->model == run->model)
+                break;
+        models += other == run; /* the first of its model */
+    }
+    return models < a->models;
+}
+
+void slots_retake(struct slots *a, struct waiter *waiter)
+{
+    a->active++;
+    waiter->runs = true;
+    TAILQ_INSERT_TAIL(&a->running, waiter, link);
+}
+
 enum slots_admit slots_ask(struct slots *a, struct waiter *waiter)
 {
     struct waiter *ahead;
 
-    if (a->queued == 0 && slots_busy(a) < a->slots) {
-        a->active++;
+    if (a->queued == 0 && has_room(a, waiter->model)) {
+        slots_retake(a, waiter);
         return SLOTS_ADMIT_NOW;
     }
     if (a->queued >= a->queue)
@@ -58,24 +87,26 @@ struct waiter *slots_next(struct slots *a)
 {
     struct waiter *waiter = TAILQ_FIRST(&a->waiters);
 
-    if (waiter == NULL || slots_busy(a) >= a->slots)
+    if (waiter == NULL || !has_room(a, waiter->model))
         return NULL;
     slots_leave(a, waiter);
-    a->active++;
+    slots_retake(a, waiter);
     return waiter;
 }
 
-void slots_end(struct slots *a, bool lingers, uint64_t now_mono_us)
+void slots_end(struct slots *a, struct waiter *waiter, bool lingers, uint64_t now_mono_us)
 {
-    assert(a->active > 0);
+    assert(waiter->runs && a->active > 0);
     a->active--;
+    waiter->runs = false;
+    TAILQ_REMOVE(&a->running, waiter, link);
     if (!lingers)
         return;
     a->lingering++;
     a->lingered_mono_us = now_mono_us;
 }
 
-bool admission_question(struct slots *a)
+bool slots_question(struct slots *a)
 {
     if (a->questions >= SLOTS_MAX_QUESTIONS)
         return false;
@@ -83,7 +114,7 @@ bool admission_question(struct slots *a)
     return true;
 }
 
-void admission_question_end(struct slots *a)
+void slots_question_end(struct slots *a)
 {
     assert(a->questions > 0);
     a->questions--;

@@ -6,7 +6,10 @@
  *   lingering  runs of ours that were cancelled, until the engine shows that it noticed: it may
  *              go on for a while after its connection has closed;
  *   foreign    requests of others that the engine shows, when two looks in a row agree.
- * Waiters run by priority, and first come first served within one.
+ * Waiters run by priority, and first come first served within one.  Where the engine holds only
+ * so many models at once (a llama-server that routes), the next waiter has to wait until its
+ * model is among them, and nobody overtakes it: otherwise one model's clients would keep the
+ * others out.
  *
  * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
  * they cannot become a load of their own.  Pure.
@@ -26,20 +29,25 @@
 /* Questions in the engine at once. */
 #define SLOTS_MAX_QUESTIONS 32u
 
+/* A request, waiting or active. */
 struct waiter {
     int32_t priority; /* higher runs first */
-    bool waits;       /* `link` is in the list */
+    uint64_t model;   /* equal numbers, equal model */
+    bool waits;       /* `link` is among the waiters */
+    bool runs;        /* `link` is among those that run */
     TAILQ_ENTRY(waiter) link;
 };
 
 struct slots {
-    uint32_t slots; /* at least 1 */
-    uint32_t queue; /* how many may wait */
+    uint32_t slots;  /* at least 1 */
+    uint32_t queue;  /* how many may wait */
+    uint32_t models; /* how many models may be active at once; 0 = any */
     uint32_t active, lingering, foreign, queued;
     uint32_t questions;                  /* under way; they count nowhere else */
     uint32_t foreign_seen;               /* by the last look alone */
     uint64_t lingered_mono_us;           /* when the last run began to linger */
     TAILQ_HEAD(waiters, waiter) waiters; /* in the order in which they run */
+    struct waiters running;              /* the active ones */
 };
 
 enum slots_admit {
@@ -60,11 +68,14 @@ MUST_CHECK struct waiter *slots_next(struct slots *a);
 void slots_leave(struct slots *a, struct waiter *waiter);
 
 /* An active run has ended; `lingers`: the engine may not know it yet. */
-void slots_end(struct slots *a, bool lingers, uint64_t now_mono_us);
+void slots_end(struct slots *a, struct waiter *waiter, bool lingers, uint64_t now_mono_us);
+
+/* Takes the slot again that slots_end() gave back this instant. */
+void slots_retake(struct slots *a, struct waiter *waiter);
 
 /* A question begins, whatever the slots do.  False: SLOTS_MAX_QUESTIONS are under way. */
-MUST_CHECK bool admission_question(struct slots *a);
-void admission_question_end(struct slots *a);
+MUST_CHECK bool slots_question(struct slots *a);
+void slots_question_end(struct slots *a);
 
 /* The engine showed `running` requests when asked at `asked_mono_us`. */
 void slots_looked(struct slots *a, uint32_t running, uint64_t asked_mono_us);

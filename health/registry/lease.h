@@ -1,7 +1,7 @@
 /*
  * lease.h - the life of nodes that join by themselves.
  *
- *   heard within 5/4 of two heartbeats    all is well
+ *   heard within two and a half heartbeats    all is well
  *   silent for longer, or stream broken   the lease is lost: DOWN at once
  *   nothing heard for lease_ms            GONE; the node must register anew
  *

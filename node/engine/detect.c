@@ -370,6 +370,7 @@ static void lacks(struct detector *r)
     if (r->asking == DETECT_MODELS) {
         facts_clear_models(&r->next); /* what it lists elsewhere comes next */
         r->next.router = false;
+        r->next.models_at_once = 0;
     } else if (r->asking == DETECT_TAGS && r->next.kind == KIND(OLLAMA)) {
         r->next.kind = KIND(UNSPECIFIED); /* it only has the owner of Ollama's models */
         r->todo &= ~(uint32_t)DETECT_PS;

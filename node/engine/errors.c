@@ -141,6 +141,8 @@ static bool is_overloaded(unsigned http_status, const char *text)
         "queue is full",           "at capacity", "too many requests",
         "maximum pending requests"};
 
+    if (http_status >= 500 && has(text, "model limit reached")) /* of llama.cpp's router */
+        return true;
     return http_status == 429 || http_status == 529 ||
            (http_status == 503 && HAS_ANY(text, marks));
 }

@@ -74,7 +74,7 @@ enum retry_verdict {
  *   no node is left, content was shown, waiting is allowed     WAIT_NODE
  *   no node is left                                            FAIL
  *   two engines died                                           FAIL
- *   lacks, or away; less than eight nodes so far               ELSEWHERE
+ *   lacks, or away; fewer than eight nodes so far               ELSEWHERE
  *   lacks, or away                                             FAIL
  *   blamed by two engines                                      FAIL
  *   full, and it had given no content                          PAUSE

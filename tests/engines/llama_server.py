@@ -638,7 +638,8 @@ class LlamaServer(OpenAi):
             mine = instance is None
             if mine:
                 while len(self.instances) >= self.max_instances:
-                    old = self.instances.pop(next(iter(self.instances)))
+                    idle = [n for n, i in self.instances.items() if not i.is_busy()]
+                    old = self.instances.pop((idle or list(self.instances))[0])
                     self.count["unloads"] += 1
                     old.unload()
                 self.count["loads"] += 1
@@ -672,6 +673,9 @@ class Instance:
         self.status = "loading"
         self.ready = threading.Event()
         self.dead = False
+
+    def is_busy(self):
+        return not self.ready.is_set() or bool(self.machine.running or self.machine.queue)
 
     def unload(self):
         self.dead = True

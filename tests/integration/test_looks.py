@@ -272,3 +272,26 @@ def test_a_name_that_only_answers_have_costs_one_look_and_no_request(start):
                 "messages": [{"role": "user", "content": "a"}]}))
             assert answer.status is grpc.StatusCode.OK and b"fake-model" in answer.data
     assert len(looks(engine, begun, ("/v1/models",))) == 1
+
+
+def test_an_engine_of_which_only_the_health_answers_is_found_out(start):
+    """A llama-server that was told to end in the middle of an answer can stay like that."""
+    engine = LlamaServer(models=["tiny"], tokens_per_s=20)
+    node = start(engine)
+    call = ask(node, max_tokens=1000)
+    until(lambda: engine.machine.running, what="an answer")
+    ended = threading.Event()
+
+    def hang(reply, request):
+        ended.wait(60)
+        return False
+
+    for path in ("/slots", "/v1/models", "/props"):
+        engine.on[path] = hang
+    engine.frozen = True
+    try:
+        until(lambda: not node.describe().load.engine_reachable, bound_s=10,
+              what="the node knows that its engine does not work")
+    finally:
+        ended.set()
+        call.cancel()

@@ -117,6 +117,7 @@ bool llama_server_read_props(struct engine_facts *facts, const struct json_value
     if (facts->kind == KIND(UNSPECIFIED))
         facts->kind = KIND(LLAMA_SERVER);
     fields_name(root, "build_info", facts->version, sizeof(facts->version));
+    facts->models_at_once = facts->router ? fields_count(root, "max_instances") : 0;
     if (facts->router)
         return true;
     if (slots != 0)

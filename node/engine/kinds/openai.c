@@ -113,6 +113,8 @@ bool openai_read_models(struct engine_facts *facts, const struct json_value *roo
         facts->has_load = false;
         facts->running = 0;
         facts->queued = 0;
+    } else {
+        facts->models_at_once = 0;
     }
     return data.type == JSON_ARRAY || data.type == JSON_NULL;
 }

@@ -22,6 +22,7 @@
  *   gets work after 5 s without a full  full               at once
  *   look, and does not look at the
  *   model that a request names
+ *   answers /health and no more         full               as when it broke a run
  *   broke a run or refused one          full               at once; 1 s after the last, and
  *                                                          10 s when remote
  *

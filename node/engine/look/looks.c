@@ -51,6 +51,10 @@ static void end_look(struct looks *looks, enum look_level level)
                      clock_mono_us());
     if (level == LOOK_FULL)
         facts->full_mono_us = looks->began_mono_us;
+    /* An engine of which nothing but /health answers may have stopped working. */
+    if (level == LOOK_LOAD && facts->reachable && !looks->detector.load_seen &&
+        looks->heard_mono_us < looks->began_mono_us)
+        look_times_trouble(&looks->times, clock_mono_us());
     looks->config.on_facts(looks->config.data);
     plan(looks);
 }

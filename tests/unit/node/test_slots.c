@@ -14,7 +14,7 @@ Test(slots, slots_fill_then_the_queue_then_nothing)
     cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
     cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_FULL);
     cr_assert_null(slots_next(&a));
-    slots_end(&a, false, 1);
+    slots_end(&a, &w[0], false, 1);
     cr_assert_eq(slots_next(&a), &w[2]);
     cr_assert_eq(a.active, 2);
     cr_assert_eq(a.queued, 0);
@@ -33,7 +33,7 @@ Test(slots, higher_priority_runs_first_and_equals_in_order)
     cr_assert_eq(slots_position(&a, &w[2]), 1);
     cr_assert_eq(slots_position(&a, &w[4]), 4);
     for (int i = 0; i < 4; i++) {
-        slots_end(&a, false, 1);
+        slots_end(&a, i == 0 ? &w[0] : &w[order[i - 1]], false, 1);
         cr_assert_eq(slots_next(&a), &w[order[i]]);
     }
 }
@@ -46,7 +46,7 @@ Test(slots, nobody_overtakes_the_queue_when_a_slot_is_free)
     slots_init(&a, 1, 4);
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
-    slots_end(&a, false, 1);
+    slots_end(&a, &w[0], false, 1);
     cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
     cr_assert_eq(slots_next(&a), &w[1]);
 }
@@ -72,7 +72,7 @@ Test(slots, a_cancelled_run_holds_its_slot_until_the_engine_shows_it_idle)
     slots_init(&a, 1, 1);
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
-    slots_end(&a, true, 100);
+    slots_end(&a, &w[0], true, 100);
     cr_assert_null(slots_next(&a));
     slots_looked(&a, 0, 99); /* asked before the cancellation: says nothing */
     cr_assert_null(slots_next(&a));
@@ -89,7 +89,7 @@ Test(slots, a_run_that_lingers_is_not_waited_for_for_ever)
 
     slots_init(&a, 1, 0);
     cr_assert_eq(slots_ask(&a, &w), SLOTS_ADMIT_NOW);
-    slots_end(&a, true, 1);
+    slots_end(&a, &w, true, 1);
     slots_looked(&a, 1, 2 + SLOTS_LINGER_MAX_US);
     cr_assert_eq(a.lingering, 0);
 }
@@ -119,12 +119,52 @@ Test(slots, a_question_runs_while_every_slot_and_the_queue_are_taken)
     cr_assert_eq(slots_ask(&a, &first), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &second), SLOTS_ADMIT_QUEUED);
     for (unsigned i = 0; i < SLOTS_MAX_QUESTIONS; i++)
-        cr_assert(admission_question(&a), "question %u", i);
-    cr_expect_not(admission_question(&a));
+        cr_assert(slots_question(&a), "question %u", i);
+    cr_expect_not(slots_question(&a));
     cr_expect_eq(slots_ask(&a, &third), SLOTS_ADMIT_FULL);
     cr_expect_eq(slots_busy(&a), 1, "questions take no slot");
-    admission_question_end(&a);
-    cr_expect(admission_question(&a));
-    slots_end(&a, false, 1);
+    slots_question_end(&a);
+    cr_expect(slots_question(&a));
+    slots_end(&a, &first, false, 1);
     cr_expect_eq(slots_next(&a), &second, "nor do they keep one from who waits");
+}
+
+Test(slots, an_engine_of_one_model_at_a_time_gets_one_model_at_a_time)
+{
+    struct waiter a1 = {.model = 1}, a2 = {.model = 1}, b = {.model = 2}, a3 = {.model = 1};
+    struct slots a;
+
+    slots_init(&a, 4, 4);
+    a.models = 1;
+    cr_assert_eq(slots_ask(&a, &a1), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &a2), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &b), SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_ask(&a, &a3), SLOTS_ADMIT_QUEUED,
+                 "or the other model never gets a turn");
+    slots_end(&a, &a1, false, 1);
+    cr_assert_null(slots_next(&a));
+    slots_end(&a, &a2, false, 1);
+    cr_assert_eq(slots_next(&a), &b);
+    cr_assert_null(slots_next(&a));
+    slots_end(&a, &b, false, 1);
+    slots_retake(&a, &b); /* asked again at once */
+    cr_assert_null(slots_next(&a));
+    slots_end(&a, &b, false, 1);
+    cr_assert_eq(slots_next(&a), &a3);
+}
+
+Test(slots, two_models_at_once_are_two_whatever_their_runs)
+{
+    struct waiter w[5] = {{.model = 1}, {.model = 1}, {.model = 2}, {.model = 2}, {.model = 3}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    a.models = 2;
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(slots_ask(&a, &w[i]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[4]), SLOTS_ADMIT_QUEUED);
+    slots_end(&a, &w[0], false, 1);
+    cr_assert_null(slots_next(&a));
+    slots_end(&a, &w[1], false, 1);
+    cr_assert_eq(slots_next(&a), &w[4]);
 }
