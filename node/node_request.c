@@ -191,8 +191,10 @@ void node_request_succeed(struct node_request *req)
     uint32_t given = req->continues ? req->splice.tokens : 0; /* part of the usage, not ours */
 
     (void)meter_sum_usage(o);
-    if (req->http_status == 200)
+    if (req->http_status == 200) {
         engine_operation_works(agent->engine, req->operation);
+        agent->no_stream_options |= req->without_usage;
+    }
     usage.prompt_tokens = o->usage.prompt_tokens;
     usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
     usage.output_tokens = o->usage.output_tokens;

@@ -73,10 +73,11 @@ struct node_request {
     uint32_t attempt;
     int operation; /* enum drover.v1.Operation */
     bool stream, want_text;
-    bool streaming;            /* the engine was asked for a stream */
-    bool usage_added;          /* by us: hidden from a client that streams */
-    bool continues;            /* an answer that another node began; `splice` is in use */
-    bool asked_again;          /* as the client asked, without a stream */
+    bool streaming;     /* the engine was asked for a stream */
+    bool without_usage; /* asked again without `stream_options`, which the engine refused */
+    bool usage_added;   /* by us: hidden from a client that streams */
+    bool continues;     /* an answer that another node began; `splice` is in use */
+    bool asked_again;   /* as the client asked, without a stream */
     uint32_t prompts, choices; /* the choices that the answer has to have */
     bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
                      */

@@ -27,13 +27,13 @@
 #define MORE_US         (2 * US_PER_S)   /* ... or for that end, after the last content */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
+#define BEGUN_MAX_BYTES (256 * 1024)       /* before it is known what it is */
 #define WHOLE_MAX_BYTES (16 * 1024 * 1024) /* of a document that is held */
 
 /* ---- silence --------------------------------------------------------------------------- */
 
 static void on_silence(struct timer *timer);
 static void end_answer(struct node_request *req, enum engine_end end, const char *why);
-static bool add_last_event(struct node_request *req);
 
 /* The engine's state, as it concerns the request. */
 static struct silence_signs signs_of(const struct node_request *req)
@@ -65,22 +65,40 @@ static bool tell_life(struct node_request *req)
     return node_request_accepted(req, 0);
 }
 
+/* The body so far, without white space around it. */
+static const char *document_of(const struct node_request *req, size_t *n)
+{
+    const struct buf *body = req->mode == ANSWER_ERROR ? &req->out : &req->whole;
+
+    *n = buf_size(body);
+    return framing_trim(buf_head(body), n);
+}
+
+/* Does it end as a JSON document does?  Cheap: asked at each piece. */
+static bool ends_as_document(const struct node_request *req)
+{
+    size_t n;
+    const char *text = document_of(req, &n);
+
+    return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']');
+}
+
 /* Is the body so far one JSON document that is whole? */
 static bool is_document(const struct node_request *req)
 {
-    const struct buf *body = req->mode == ANSWER_ERROR ? &req->out : &req->whole;
-    size_t n = buf_size(body);
-    const char *text = framing_trim(buf_head(body), &n);
+    size_t n;
+    const char *text = document_of(req, &n);
     struct json_value root;
 
-    return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']') &&
-           json_check(&root, text, n, NULL) == 0;
+    return ends_as_document(req) && json_check(&root, text, n, NULL) == 0;
 }
 
 /* When the answer is over if nothing follows, as the engine has said its end, and only its
  * connection stays open; UINT64_MAX: it has not. */
 static uint64_t over_mono_us(const struct node_request *req)
 {
+    if (req->paused)
+        return UINT64_MAX; /* its last bytes are perhaps there, and not read */
     switch (req->mode) {
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
@@ -103,11 +121,15 @@ static void look(struct node_request *req)
     uint64_t now = loop_now_us(req->agent->loop), over = over_mono_us(req);
     struct silence_result result;
 
+    if (req->run == NULL)
+        return; /* it is over; the answer is held */
     result = silence_look(&req->silence, &signs, now);
     if (now >= over || (result.verdict != SILENCE_BORNE && req->meter.finished)) {
+        bool torn =
+            (req->mode == ANSWER_EVENTS || req->mode == ANSWER_ASSEMBLED) && !req->meter.done;
+
         node_request_drop_run(req);
-        if (add_last_event(req))
-            end_answer(req, ENGINE_END_OK, "");
+        end_answer(req, torn ? ENGINE_END_LOST : ENGINE_END_OK, "");
         return;
     }
     if (result.verdict != SILENCE_BORNE) {
@@ -358,6 +380,8 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
         take_error(req, seen.error_status, seen.error_text, event->data, event->data_len);
         return false;
     case SEEN_GARBAGE:
+        if (!meter_streams(req->operation) && !event->cut)
+            break; /* the stream of a transcription: its format is not known here */
         if (!sender_flush(req))
             return false;
         node_request_fail(req, event->cut ? GRPC_DATA_LOSS : GRPC_INTERNAL,
@@ -432,7 +456,7 @@ static void document_grew(struct node_request *req)
 {
     if (req->mode == ANSWER_PLAIN)
         note_content(req, 0);
-    if (req->phase != NODE_REQUEST_ENDED && is_document(req))
+    if (req->phase != NODE_REQUEST_ENDED && ends_as_document(req))
         timer_start(req->agent->loop, &req->silence_timer, LAST_US, on_silence);
 }
 
@@ -471,6 +495,12 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else if (recognise(req, false) ? req->mode == ANSWER_PLAIN : req->mode == ANSWER_BEGUN)
             document_grew(req);
+        if (req->mode == ANSWER_BEGUN && req->phase != NODE_REQUEST_ENDED &&
+            buf_size(&req->whole) > BEGUN_MAX_BYTES)
+            node_request_fail(req, GRPC_INTERNAL,
+                              "the engine's answer begins with %d bytes of "
+                              "nothing",
+                              BEGUN_MAX_BYTES);
         return;
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
@@ -549,6 +579,14 @@ static bool may_be_text(const struct node_request *req)
            strcasestr(req->content_type, "html") == NULL;
 }
 
+static void pass_document(struct node_request *req)
+{
+    buf_finish(&req->out);
+    req->out = req->whole;
+    req->whole = BUF_INIT;
+    sender_pass(req);
+}
+
 /* The document is whole, as HTTP sees it: is it an answer? */
 static void end_document(struct node_request *req)
 {
@@ -564,30 +602,28 @@ static void end_document(struct node_request *req)
                           "the engine was asked for a stream and gave none");
         return;
     }
-    if (n == 0 || (!is_json && !may_be_text(req))) {
+    if (may_be_text(req) && (!is_json || root.type != JSON_OBJECT)) {
+        pass_document(req); /* "42" is JSON, and nothing is a transcript of silence */
+        return;
+    }
+    if (n == 0 || !is_json) {
         node_request_fail(req, GRPC_DATA_LOSS, "the engine's answer is %s",
                           n == 0 ? "empty" : "not JSON, or not whole");
         return;
     }
-    if (is_json && meter_error_in(&root, words, sizeof(words), &status)) {
+    if (meter_error_in(&root, words, sizeof(words), &status)) {
         take_error(req, status, words, text, n);
         return;
     }
-    if (is_json && !framing_is_answer(req->operation, &root)) {
-        node_request_fail(req, GRPC_INTERNAL, "the engine's JSON is no answer: %.100s",
-                          buf_cstr(&req->whole));
+    if (!framing_is_answer(req->operation, &root)) {
+        node_request_fail(req, GRPC_INTERNAL, "the engine's JSON is no answer");
         return;
     }
-    if (is_json) {
-        doubt_check(req, &root);
-        meter_answer(&req->meter, &root);
-        if (strcasestr(req->content_type, "json") == NULL)
-            (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    }
-    buf_finish(&req->out);
-    req->out = req->whole;
-    req->whole = BUF_INIT;
-    sender_pass(req);
+    doubt_check(req, &root);
+    meter_answer(&req->meter, &root);
+    if (strcasestr(req->content_type, "json") == NULL)
+        (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    pass_document(req);
 }
 
 /* Adds the last event of the format, which the engine still owed when its connection broke or

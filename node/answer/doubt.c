@@ -22,6 +22,8 @@ static void dispel(struct node_request *req)
         log_info("event=answer_name model=%s answers_as=%s", log_quote(req->model),
                  log_quote(req->answered_as));
     }
+    if (req->refused)
+        return; /* an error of the engine is about to be looked at */
     if (req->pass_due)
         sender_pass(req);
     else if (sender_flush(req))

@@ -74,7 +74,7 @@ static bool ask_without(struct node_request *req, const char *name)
 
 static bool ask_without_usage(struct node_request *req)
 {
-    req->agent->no_stream_options = true;
+    req->without_usage = true;
     req->usage_added = false;
     return ask_without(req, "stream_options");
 }

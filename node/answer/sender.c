@@ -158,6 +158,7 @@ void sender_writable(struct node_request *req)
     if (!req->paused)
         return;
     req->paused = false;
+    req->heard_us = loop_now_us(req->agent->loop); /* the engine may have said more meanwhile */
     silence_pause(&req->silence, false, loop_now_us(req->agent->loop));
     if (req->run != NULL)
         engine_pause(req->run, false);
@@ -199,7 +200,7 @@ void sender_note_end(struct node_request *req, const struct sse_event *event,
     size_t after;
 
     req->last_brace = 0;
-    if (!req->usage_added || !seen->ends || data < raw ||
+    if (!req->usage_added || !seen->ends || !req->meter.finished || data < raw ||
         data + event->data_len > raw + event->raw_len)
         return;
     after = raw + event->raw_len - (uintptr_t)(seen->root.text + seen->root.len);

@@ -142,6 +142,7 @@ const char *detect_begin(struct detector *r, enum look_level level, uint64_t now
     r->next.loading = false;
     r->next.looked_mono_us = now_mono_us;
     r->began_mono_us = now_mono_us;
+    r->abandoned = false;
     r->slots_seen = false;
     r->load_seen = false;
     r->lists = false;
@@ -177,6 +178,7 @@ void detect_abandon(struct detector *r)
 {
     r->asking = 0;
     r->todo = 0;
+    r->abandoned = true;
 }
 
 /* The operator's list of operations counts, else the engine's. */

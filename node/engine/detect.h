@@ -45,6 +45,7 @@ struct detector {
     uint32_t missing;       /* steps that this engine does not offer */
     bool lists;             /* /v1/models was answered with a list in this look */
     bool has_version;       /* /version was answered with one */
+    bool abandoned;         /* this look ended early, and its facts are the last one's */
     bool slots_seen;        /* /slots was answered in this look */
     enum look_level level;  /* of this look */
     bool load_seen;         /* this look has shown what runs */

@@ -106,6 +106,8 @@ static bool wants_access(unsigned http_status, const void *body, size_t n, const
         if (url.type == JSON_STRING)
             return true;
     }
+    if (has(text, "flagged") || has(text, "moderation"))
+        return false;
     return (http_status == 403 && has(text, "model")) || HAS_ANY(text, marks);
 }
 
@@ -117,13 +119,36 @@ static bool has_no_quota(const char *text)
     return HAS_ANY(text, marks);
 }
 
-/* Is it `stream_options`, which we added, that the engine does not know?  FastAPI says where a
- * fault is beside its words, and not in them. */
-static bool blames_stream_options(const void *body, size_t n)
+/* Does an item of FastAPI's `detail` name the member, beside its words?  Its `input` is what
+ * the client sent, and is not looked at. */
+static bool detail_names(const struct json_value *root, const char *name)
+{
+    struct json_value detail = json_get(root, "detail"), key, item, loc, part;
+    struct json_iter items, parts;
+
+    if (detail.type != JSON_ARRAY)
+        return false;
+    json_iter_init(&items, &detail);
+    while (json_iter_next(&items, &key, &item)) {
+        loc = json_get(&item, "loc");
+        if (loc.type != JSON_ARRAY)
+            continue;
+        json_iter_init(&parts, &loc);
+        while (json_iter_next(&parts, &key, &part))
+            if (json_equal(&part, name))
+                return true;
+    }
+    return false;
+}
+
+/* Is it `stream_options`, which we added, that the engine does not know? */
+static bool blames_stream_options(const void *body, size_t n, const char *text)
 {
     static const char name[] = "stream_options";
+    struct json_value root;
 
-    return n != 0 && memmem(body, n, name, sizeof(name) - 1) != NULL;
+    return has(text, name) ||
+           (json_check(&root, body, n, NULL) == 0 && detail_names(&root, name));
 }
 
 /* The engine, or a proxy before it, gave up: its client, which is we, was there all the time.
@@ -164,9 +189,14 @@ static void lack(struct engine_error *out, enum ability ability)
 static void credentials(struct engine_error *out, unsigned http_status, const void *body,
                         size_t n)
 {
-    lack(out, ABILITY_ACCESS);
-    if (!wants_access(http_status, body, n, out->text))
+    if (wants_access(http_status, body, n, out->text)) {
+        lack(out, ABILITY_ACCESS);
+    } else if (http_status == 403) {
+        out->cause = CAUSE(REQUEST); /* a filter's verdict about what it holds */
+    } else {
+        lack(out, ABILITY_ACCESS);
         fail(out, GRPC_UNAVAILABLE, "the engine refuses this node's API key");
+    }
 }
 
 static void no_operation(struct engine_error *out, const char *text)
@@ -190,6 +220,13 @@ static void trouble(struct engine_error *out, unsigned http_status)
     fail(out, gateway ? GRPC_UNAVAILABLE : GRPC_INTERNAL, out->text);
 }
 
+/* A context that is exceeded without a figure, amid the work: the cache that all requests share
+ * is full, and the next moment it is not. */
+static bool is_shared_cache(const struct refusal *refusal)
+{
+    return refusal->ability == ABILITY_CONTEXT && refusal->limit == 0;
+}
+
 void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
                        size_t n, bool usage_added)
 {
@@ -197,7 +234,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
 
     memset(out, 0, sizeof(*out));
     (void)meter_error(body, n, out->text, sizeof(out->text), &inner);
-    if (usage_added && blames_stream_options(body, n)) {
+    if (usage_added && blames_stream_options(body, n, out->text)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {
         credentials(out, http_status, body, n);
@@ -217,6 +254,8 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
         out->cause = CAUSE(ABILITY);
         if (out->refusal.ability == ABILITY_OPERATION)
             no_operation(out, out->text);
+        else if (http_status >= 500 && is_shared_cache(&out->refusal))
+            trouble(out, http_status);
         else if (http_status >= 500)
             out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
     } else if (http_status == 501) {

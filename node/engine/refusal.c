@@ -229,11 +229,11 @@ static bool lacks_grammar(const char *text)
 static bool lacks_operation(const char *text)
 {
     static const char *const marks[] = {
-        "not support embedding",     "not support generate", /* Ollama */
-        "not support chat",                                  /* Ollama, vLLM */
-        "not support completion",                            /* vLLM */
-        "not support rerank",        "not support reranking", "not support pooling",
-        "not support transcription", "not support insert", /* Ollama: a suffix */
+        "not support embedding",  "not support generate", /* Ollama */
+        "not support chat",                               /* Ollama, vLLM */
+        "not support completion",                         /* vLLM */
+        "not support rerank",     "not support reranking",
+        "not support pooling",    "not support transcription",
     };
 
     return HAS_ANY(text, marks);
@@ -271,12 +271,15 @@ bool refusal_read(struct refusal *out, unsigned http_status, const void *body, s
     case ABILITY_AUDIO:
         out->limit = number_after(text, "at most ");
         break;
+    case ABILITY_GRAMMAR:
+        /* It has grammars, and lacks a feature that this one uses. */
+        out->limit = has(text, "feature") || has(text, "keyword");
+        break;
     case ABILITY_NONE:
         if (http_status == 413)
             out->ability = ABILITY_MESSAGE_BYTES;
         break;
     case ABILITY_TOOLS:
-    case ABILITY_GRAMMAR:
     case ABILITY_OPERATION:
     case ABILITY_MESSAGE_BYTES:
     case ABILITY_ACCESS:

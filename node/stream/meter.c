@@ -243,6 +243,22 @@ bool meter_error_in(const struct json_value *root, char *text, size_t cap, uint3
     return true;
 }
 
+/* Its `input` is what the client sent: it must not be read as the engine's words. */
+static void copy_first_message(char *text, size_t cap, const struct json_value *detail)
+{
+    struct json_value key, item, message;
+    struct json_iter it;
+
+    json_iter_init(&it, detail);
+    while (json_iter_next(&it, &key, &item)) {
+        message = json_get(&item, "msg");
+        if (message.type == JSON_STRING) {
+            copy_text(text, cap, &message);
+            return;
+        }
+    }
+}
+
 bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *status)
 {
     struct json_value root, detail;
@@ -256,6 +272,10 @@ bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *s
         detail = json_get(&root, "detail");
         if (detail.type == JSON_STRING) {
             copy_text(text, cap, &detail);
+            return true;
+        }
+        if (detail.type == JSON_ARRAY) { /* of a request that did not pass FastAPI's checks */
+            copy_first_message(text, cap, &detail);
             return true;
         }
     }

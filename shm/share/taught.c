@@ -103,18 +103,21 @@ uint32_t taught_find(const struct scoreboard *board, unsigned node, uint32_t gen
     return 0;
 }
 
-void taught_forget(struct scoreboard *board, unsigned node, uint32_t generation,
+bool taught_forget(struct scoreboard *board, unsigned node, uint32_t generation,
                    const struct lesson *lesson)
 {
     struct sb_taught *row = board->writable ? taught_for(board, node, generation) : NULL;
     uint64_t key = key_of(generation, lesson);
+    bool forgotten = false;
 
     for (unsigned i = 0; row != NULL && i < TAUGHT_PER_NODE; i++) {
         if (!is_about(row, i, key))
             continue;
         atomic_store_explicit(&row->lesson[i].value, 0, memory_order_relaxed);
         atomic_fetch_add_explicit(&segment_taught_head(board)->epoch, 1, memory_order_release);
+        forgotten = true;
     }
+    return forgotten;
 }
 
 bool taught_any(const struct scoreboard *board, unsigned node, uint32_t generation,

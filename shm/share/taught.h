@@ -38,8 +38,8 @@ uint32_t taught_find(const struct scoreboard *board, unsigned node, uint32_t gen
                      const struct lesson *lesson, uint64_t now_mono_us,
                      uint64_t *until_mono_us);
 
-/* The node has shown the contrary. */
-void taught_forget(struct scoreboard *board, unsigned node, uint32_t generation,
+/* The node has shown the contrary.  False: there was no such lesson. */
+bool taught_forget(struct scoreboard *board, unsigned node, uint32_t generation,
                    const struct lesson *lesson);
 
 /* Was anything taught about the node that is not forgotten yet? */

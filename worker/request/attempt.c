@@ -293,6 +293,10 @@ void attempt_classify(struct attempt *attempt, const struct call_result *result,
     out->error = classify_end(attempt, result, &out->counter, &out->unhinted);
     out->silent = result->status == GRPC_ABORTED;
     attempt->excused = is_excused(attempt, result);
+    if (attempt_is_refused(attempt)) {
+        attempt->excused = true;
+        out->counter = STATS_CLIENT_ERROR;
+    }
     (void)snprintf(out->message, sizeof(out->message), "%s",
                    result->message[0] == '\0' ? grpc_status_name(result->status)
                                               : result->message);

@@ -332,7 +332,7 @@ static void remember_failure(struct request *req, const struct attempt_failure *
     if (end == RETRY_END_LACKS &&
         (req->last_error != API_ERROR_NONE || req->refusal.status != 0))
         return;
-    if (end == RETRY_END_BLAMED)
+    if (end == RETRY_END_BLAMED && req->refusal.status != 0)
         return; /* the engine's document is kept */
     req->last_error = failure->error;
     (void)snprintf(req->last_message, sizeof(req->last_message), "%s", failure->message);
@@ -353,9 +353,9 @@ static void attempt_failed(struct attempt *attempt, struct attempt_failure *fail
         failure->error = API_ERROR_NODE_FAILED;
     }
     req->full_unhinted = failure->unhinted;
+    attempt_end(attempt, failure->counter);
     if (req->client != NULL)
         attempt_note_cause(attempt, end);
-    attempt_end(attempt, failure->counter);
     other_runs = hedge_leave(attempt);
     if (req->client != NULL) {
         exclusions_add(&req->excluded, attempt->node, attempt->generation,

@@ -11,6 +11,8 @@
 #include "worker/select/gather.h"
 #include "worker/upstreams/upstreams.h"
 
+#define LEAST_CONTEXT 256u /* tokens */
+
 void lacks_read(struct request *req, const struct prompt *prompt)
 {
     struct abilities_need *need = &req->need;
@@ -67,15 +69,16 @@ static uint32_t figure_of(const struct attempt *attempt)
         /* Of other operations it is the size of a batch. */
         if (req->op_class != OP_CLASS_GENERATION)
             return 0;
-        return bounded(cause->limit != 0 ? cause->limit
-                                         : req->need.prompt_tokens + req->need.output_tokens);
+        /* Without a figure it may be a cache that all requests share, and that was full.  No
+         * engine has a context this small: the words are perhaps the client's own. */
+        return cause->limit < LEAST_CONTEXT ? 0 : bounded(cause->limit);
     case ABILITY_VISION:
     case ABILITY_AUDIO:
-        return cause->limit == 0; /* it takes some, but not so many */
+    case ABILITY_GRAMMAR:
+        return cause->limit == 0; /* else it takes some, but not these */
     case ABILITY_MESSAGE_BYTES:
         return bounded(req->envelope_bytes);
     case ABILITY_TOOLS:
-    case ABILITY_GRAMMAR:
     case ABILITY_OPERATION:
     case ABILITY_ACCESS:
         return 1;
@@ -96,8 +99,11 @@ void lacks_learn(struct attempt *attempt)
         .detail = cause->ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
     };
 
-    taught_note(req->context->board, attempt->node, attempt->generation, &lesson,
-                figure_of(attempt), loop_now_us(req->context->loop));
+    /* A request that does not need it has met something else. */
+    if (cause->ability == ABILITY_CONTEXT ||
+        (req->need.flags & ABILITY_BIT(cause->ability)) != 0)
+        taught_note(req->context->board, attempt->node, attempt->generation, &lesson,
+                    figure_of(attempt), loop_now_us(req->context->loop));
     if (cause->ability == ABILITY_CONTEXT && cause->needed != 0 &&
         req->op_class == OP_CLASS_GENERATION)
         abilities_counted(&req->need, cause->needed);
@@ -116,8 +122,14 @@ void lacks_unlearn(struct attempt *attempt)
             .detail = ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
         };
 
-        if ((flags & ABILITY_BIT(ability)) != 0 && ability != ABILITY_MESSAGE_BYTES)
-            taught_forget(req->context->board, attempt->node, attempt->generation, &lesson);
+        if ((flags & ABILITY_BIT(ability)) == 0 || ability == ABILITY_MESSAGE_BYTES ||
+            !taught_forget(req->context->board, attempt->node, attempt->generation, &lesson))
+            continue;
+        /* The lesson was about a request and not about this node, so it is wrong of the others
+         * that one request taught it of; else all would go to this node. */
+        for (size_t i = 0; i < model->servers_count; i++)
+            (void)taught_forget(req->context->board, model->servers[i].node_id,
+                                model->servers[i].generation, &lesson);
     }
 }
 

@@ -78,6 +78,7 @@ bool select_any_up(const struct request *req)
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
         if (upstreams_takes(&model->servers[i], bytes) &&
+            (model->servers[i].operations >> (unsigned)req->client->operation & 1u) != 0 &&
             upstreams_usable(model->servers[i].node))
             return true;
     }

@@ -83,6 +83,19 @@ static uint64_t figure_of(uint64_t hash, const struct json_value *model)
     return hash;
 }
 
+/* `x:latest` is `x`, too, and the operator may have given that name alone. */
+static struct engine_model *find_loaded(struct engine_facts *facts, char *id)
+{
+    static const char tag[] = ":latest";
+    struct engine_model *found = facts_find_model(facts, id);
+    size_t n = strlen(id), len = sizeof(tag) - 1;
+
+    if (found != NULL || n <= len || strcmp(id + n - len, tag) != 0)
+        return found;
+    id[n - len] = '\0';
+    return facts_find_model(facts, id);
+}
+
 void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models");
@@ -99,7 +112,7 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
 
         figure = figure_of(figure, &model);
         fields_name(&model, "name", id, sizeof(id));
-        found = facts_find_model(facts, id);
+        found = find_loaded(facts, id);
         if (found == NULL)
             continue;
         found->state = STATE(READY);

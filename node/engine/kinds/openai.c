@@ -101,7 +101,8 @@ bool openai_read_models(struct engine_facts *facts, const struct json_value *roo
         facts->kind = kind;
     facts->router = false;
     facts_clear_models(facts);
-    if (facts->kind != KIND(SIMULATED)) /* /props has them, at a full look only */
+    /* Of these a full look alone reads them. */
+    if (facts->kind != KIND(SIMULATED) && facts->kind != KIND(SGLANG))
         facts->slots = 0;
     json_iter_init(&it, &data);
     while (json_iter_next(&it, &key, &model))

@@ -68,7 +68,7 @@ static void take_answer(struct looks *looks, const struct detect_answer *answer)
         return;
     }
     note_others(looks);
-    end_look(looks, looks->detector.level);
+    end_look(looks, looks->detector.abandoned ? LOOK_LIGHT : looks->detector.level);
 }
 
 static void note_address(struct looks *looks)

@@ -57,6 +57,10 @@ static const struct {
      422, true, ENGINE_ERROR_WITHOUT_USAGE, GRPC_OK},
     {"{\"error\":\"create() got an unexpected keyword argument 'stream_options'\"}", 500, true,
      ENGINE_ERROR_WITHOUT_USAGE, GRPC_OK},
+    /* FastAPI repeats what it was sent: that is no fault of the member */
+    {"{\"detail\":[{\"type\":\"missing\",\"loc\":[\"body\",\"tools\"],\"msg\":\"Field "
+     "required\",\"input\":{\"stream_options\":{\"include_usage\":true}}}]}",
+     422, true, ENGINE_ERROR_PASS, GRPC_OK},
     /* the engine gave up waiting for a client that is still there */
     {"{\"error\":{\"message\":\"request timeout\"}}", 408, false, ENGINE_ERROR_FAIL,
      GRPC_UNAVAILABLE},
@@ -215,6 +219,23 @@ static const struct {
      ENGINE_ERROR_FAIL, ABILITY_OPERATION, 0, 0},
     {404, "{\"detail\":\"Not Found\"}", CAUSE(ABILITY), ENGINE_ERROR_FAIL, ABILITY_OPERATION, 0,
      0},
+    {500, "{\"error\":{\"message\":\"Context size has been exceeded.\",\"code\":500}}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0}, /* a full cache */
+    {403,
+     "{\"error\":{\"message\":\"Your chosen model requires moderation and your input was "
+     "flagged\"}}",
+     CAUSE(REQUEST), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {403, "<html>403 Forbidden</html>", CAUSE(REQUEST), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\":{\"message\":\"The provided JSON schema contains features not supported by "
+     "xgrammar.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_GRAMMAR, 1, 0},
+    {400, "{\"error\":\"registry.ollama.ai/library/x:latest does not support insert\"}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {422,
+     "{\"detail\":[{\"loc\":[\"body\",\"messages\"],\"msg\":\"Input should be a valid "
+     "list\",\"input\":\"maximum context length is 8 tokens\"}]}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
     {413, "<html>413 Request Entity Too Large</html>", CAUSE(ABILITY), ENGINE_ERROR_PASS,
      ABILITY_MESSAGE_BYTES, 0, 0},
     /* credentials */

@@ -204,4 +204,34 @@ Test(look_steps, a_router_shows_by_its_list_which_models_run)
     cr_assert_str_eq(asked, "/v1/models ");
     look(router, LOOK_LIGHT);
     cr_assert_str_eq(asked, "/health ");
+    cr_assert_eq(detector.facts.models_at_once, 1, "it keeps one model at once");
+}
+
+Test(look_steps, a_light_look_forgets_no_slots)
+{
+    static const struct page sglang[] = {
+        {"/v1/models", "{'object':'list','data':[{'id':'m','owned_by':'sglang'}]}"},
+        {"/server_info", "{'version':'0.5','max_running_requests':48}"},
+        {"/metrics", "sglang:num_running_reqs 1\nsglang:num_queue_reqs 0\n"},
+        {NULL, NULL},
+    };
+
+    detect_init(&detector, "http://e", &no_offer);
+    look(sglang, LOOK_FULL);
+    cr_assert_eq(detector.facts.slots, 48);
+    look(sglang, LOOK_LIGHT);
+    cr_assert_eq(detector.facts.slots, 48);
+}
+
+Test(look_steps, a_look_that_is_refused_shows_no_models)
+{
+    struct detect_answer busy = {.status = 429, .server = "", .why = ""};
+
+    detect_init(&detector, "http://e", &no_offer);
+    look(llama, LOOK_FULL);
+    cr_assert_not(detector.abandoned);
+    cr_assert_not_null(detect_begin(&detector, LOOK_FULL, 2));
+    cr_assert_null(detect_next(&detector, &busy));
+    cr_assert(detector.abandoned);
+    cr_assert(detector.facts.reachable);
 }

@@ -90,11 +90,11 @@ Test(taught, the_epoch_moves_with_news_and_not_with_repetitions)
     epoch = taught_epoch(board);
     note(board, 2, small, 1, NOW);
     cr_expect_eq(taught_epoch(board), epoch, "another generation");
-    taught_forget(board, 0, 1, &small);
+    cr_assert(taught_forget(board, 0, 1, &small));
     cr_expect_gt(taught_epoch(board), epoch);
     cr_expect_eq(found(board, 0, 1, small, NOW), 0);
     epoch = taught_epoch(board);
-    taught_forget(board, 0, 1, &small);
+    cr_expect_not(taught_forget(board, 0, 1, &small));
     cr_expect_eq(taught_epoch(board), epoch);
     board_drop(&t, board);
 }
