@@ -8,7 +8,7 @@
  *   foreign    requests of others that the engine shows, when two looks in a row agree.
  * Waiters run by priority, and first come first served within one.  Where the engine holds only
  * so many models at once (a llama-server that routes), the next waiter has to wait until its
- * model is among them, and nobody overtakes it: otherwise one model's clients would keep the
+ * model is among them, and no other overtakes it: otherwise one model's clients would keep the
  * others out.
  *
  * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
