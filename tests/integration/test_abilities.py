@@ -262,8 +262,43 @@ def test_a_key_that_the_engine_refuses_moves_requests_to_another_node(fleet):
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(10, seed))))
     assert both.all_up() and both.posts("locked") <= 1
     engines["open"].behave = engines["locked"].behave
-    answer = both.send(OPENAI, body_of(OPENAI, "hi"))
-    assert answer.status == 502 and b"refuses this node's API key" in answer.body
+    for _ in range(8):
+        answer = both.send(OPENAI, body_of(OPENAI, "hi"))
+        assert answer.status == 502 and b"refuses this node's API key" in answer.body
+    assert both.all_up(), "what the nodes lack is no failure"
+
+
+def test_one_request_that_is_refused_bars_no_node_from_the_others(fleet):
+    """Refusals of a filter and of one odd schema, and words that the engine only repeats."""
+    odd = {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"odd": True}}}
+    plain = {"type": "json_schema", "json_schema": {"name": "plain", "schema": {}}}
+
+    def behave(handler, path, body):
+        if b"FLAG" in body:
+            return handler.answer(403, {"error": {"message": "your input was flagged"}})
+        if b'"odd"' in body:
+            return handler.answer(400, {"error": {"message": "The provided JSON schema contains "
+                                                  "features not supported by xgrammar."}})
+        if b"REPEAT" in body:
+            return handler.answer(422, {"detail": [{
+                "loc": ["body", "x"], "msg": "Input should be valid",
+                "input": "maximum context length is 8 tokens"}]})
+        return handler.chat(body)
+
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b")}
+    for engine in engines.values():
+        engine.behave = behave
+    both = fleet(engines)
+    for _ in range(4):
+        assert both.send(OPENAI, body_of(OPENAI, "FLAG")).status == 403
+        assert both.send(OPENAI, body_of(OPENAI, "REPEAT")).status == 422
+        assert both.send(OPENAI, {**body_of(OPENAI, "x"), "response_format": odd}).status == 400
+    assert both.all_up()
+    before = {name: both.posts(name) for name in engines}
+    for seed in range(12):
+        body = body_of(OPENAI, words(200, seed))
+        assert_whole(both.send(OPENAI, {**body, "response_format": plain} if seed % 2 else body))
+    assert all(both.posts(name) > before[name] for name in engines), "both are used"
 
 
 # ---- the request's own fault --------------------------------------------------------------------
