@@ -3,6 +3,19 @@
 
 #include <stdint.h>
 
+bool text_has(const char *text, const char *part)
+{
+    return strcasestr(text, part) != NULL;
+}
+
+bool text_has_any(const char *text, const char *const *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (text_has(text, parts[i]))
+            return true;
+    return false;
+}
+
 bool text_is_printable(const void *p, size_t n)
 {
     const uint8_t *bytes = p;

@@ -20,6 +20,12 @@ MUST_CHECK static inline bool text_starts_with(const void *p, size_t n, const ch
     return n >= len && memcmp(p, prefix, len) == 0;
 }
 
+/* Is the part in it, upper and lower case alike? */
+MUST_CHECK bool text_has(const char *text, const char *part);
+
+/* Is one of the `n` parts in it? */
+MUST_CHECK bool text_has_any(const char *text, const char *const *parts, size_t n);
+
 /* Only ASCII from space to tilde?  An empty text is printable. */
 MUST_CHECK bool text_is_printable(const void *p, size_t n);
 

@@ -7,24 +7,12 @@
 
 #include "base/attrs.h"
 #include "base/text/json.h"
+#include "base/text/text.h"
 #include "node/stream/meter.h"
 
 #define CAUSE(name) DROVER__V1__CAUSE__KIND__KIND_##name
 
-static bool has(const char *text, const char *part)
-{
-    return strcasestr(text, part) != NULL;
-}
-
-static bool has_any(const char *text, const char *const *parts, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (has(text, parts[i]))
-            return true;
-    }
-    return false;
-}
-#define HAS_ANY(text, parts) has_any(text, parts, ARRAY_LEN(parts))
+#define HAS_ANY(text, parts) text_has_any(text, parts, ARRAY_LEN(parts))
 
 static bool ends(const char *text, const char *part)
 {
@@ -67,14 +55,15 @@ static bool blames_attachment(const char *text)
     static const char *const failures[] = {"cannot", "can not", "could not", "couldn't", "fail",
                                            "error",  "unable",  "invalid",   "timed out"};
 
-    return has(text, "cannot connect to host") ||
+    return text_has(text, "cannot connect to host") ||
            (HAS_ANY(text, verbs) && HAS_ANY(text, things) && HAS_ANY(text, failures));
 }
 
 static bool names_no_model(const char *text)
 {
-    return has(text, "model") && (ends(text, "not found") || has(text, "does not exist") ||
-                                  has(text, "not found, try pulling"));
+    return text_has(text, "model") &&
+           (ends(text, "not found") || text_has(text, "does not exist") ||
+            text_has(text, "not found, try pulling"));
 }
 
 /* A router's own 404, not the API's: llama.cpp, FastAPI, Go, OpenAI, LM Studio, express. */
@@ -85,7 +74,7 @@ static bool names_no_path(const char *text)
                                         "no such path", "unknown endpoint"};
 
     for (size_t i = 0; i < ARRAY_LEN(marks); i++)
-        if (has(text, marks[i]))
+        if (text_has(text, marks[i]))
             return true;
     return strcmp(text, "File Not Found") == 0 || strcasecmp(text, "Not Found") == 0 ||
            strncmp(text, "404 page not found", 18) == 0 || text[0] == '\0';
@@ -106,9 +95,9 @@ static bool wants_access(unsigned http_status, const void *body, size_t n, const
         if (url.type == JSON_STRING)
             return true;
     }
-    if (has(text, "flagged") || has(text, "moderation"))
+    if (text_has(text, "flagged") || text_has(text, "moderation"))
         return false;
-    return (http_status == 403 && has(text, "model")) || HAS_ANY(text, marks);
+    return (http_status == 403 && text_has(text, "model")) || HAS_ANY(text, marks);
 }
 
 static bool has_no_quota(const char *text)
@@ -147,7 +136,7 @@ static bool blames_stream_options(const void *body, size_t n, const char *text)
     static const char name[] = "stream_options";
     struct json_value root;
 
-    return has(text, name) ||
+    return text_has(text, name) ||
            (json_check(&root, body, n, NULL) == 0 && detail_names(&root, name));
 }
 
@@ -166,7 +155,7 @@ static bool is_overloaded(unsigned http_status, const char *text)
         "queue is full",           "at capacity", "too many requests",
         "maximum pending requests"};
 
-    if (http_status >= 500 && has(text, "model limit reached")) /* of llama.cpp's router */
+    if (http_status >= 500 && text_has(text, "model limit reached")) /* of llama.cpp's router */
         return true;
     return http_status == 429 || http_status == 529 ||
            (http_status == 503 && HAS_ANY(text, marks));
@@ -243,9 +232,9 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
         fail(out, GRPC_UNAVAILABLE, out->text);
     } else if (is_overloaded(http_status, out->text)) {
         fail(out, GRPC_RESOURCE_EXHAUSTED,
-             has(out->text, "Loading model") ? "the engine is loading its model"
-             : out->text[0] != '\0'          ? out->text
-                                             : "the engine is full");
+             text_has(out->text, "Loading model") ? "the engine is loading its model"
+             : out->text[0] != '\0'               ? out->text
+                                                  : "the engine is full");
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if (http_status == 405 || (http_status == 404 && names_no_path(out->text))) {

@@ -6,23 +6,11 @@
 
 #include "base/attrs.h"
 #include "base/text/json.h"
+#include "base/text/text.h"
 
 #define MAX_TOKENS UINT32_MAX
 
-static bool has(const char *text, const char *part)
-{
-    return strcasestr(text, part) != NULL;
-}
-
-static bool has_any(const char *text, const char *const *parts, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (has(text, parts[i]))
-            return true;
-    }
-    return false;
-}
-#define HAS_ANY(text, parts) has_any(text, parts, ARRAY_LEN(parts))
+#define HAS_ANY(text, parts) text_has_any(text, parts, ARRAY_LEN(parts))
 
 /* ---- figures --------------------------------------------------------------------------- */
 
@@ -273,7 +261,7 @@ bool refusal_read(struct refusal *out, unsigned http_status, const void *body, s
         break;
     case ABILITY_GRAMMAR:
         /* It has grammars, and lacks a feature that this one uses. */
-        out->limit = has(text, "feature") || has(text, "keyword");
+        out->limit = text_has(text, "feature") || text_has(text, "keyword");
         break;
     case ABILITY_NONE:
         if (http_status == 413)
