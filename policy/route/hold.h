@@ -6,15 +6,20 @@
  * holds the rest, each request with a plan: the node where the policy would have sent it, and
  * the instant for which the policy promised its first token.  `fastest` alone makes plans.
  *
- *   window   A node's window is open while no request of ours there awaits its first token, or
- *            less than `hold_us` of the work that was sent is left.
- *   short    A request whose own prefill is a tenth of that is sent when it comes, where a slot
- * is free and no request goes first, whatever the window. plan     Made where the policy would
- * have sent the request, had it sent all those that are planned: costs count what was sent and
- * what is planned, caps and windows only what was sent.  Its own charge never counts against a
- * request. promise  A plan keeps the instant that it promised, whatever is planned after it.
- *   move     A request moves when another node is better by a tenth and by 100 ms in the time
- *            that remains, and chooses anew when its plan is overdue by a second.
+ * Window: open while no request of ours at the node awaits its first token, or less than
+ * `hold_us` of the work that was sent is left.
+ *
+ * Short: a request whose own prefill is a tenth of that is sent when it comes, where a slot is
+ * free and no request goes first, whatever the window.
+ *
+ * Plan: made where the policy would have sent the request, had it sent all those that are
+ * planned: costs count what was sent and what is planned, caps and windows only what was sent.
+ * Its own charge never counts against a request.
+ *
+ * Promise: a plan keeps the instant that it promised, whatever is planned after it.
+ *
+ * Move: a request moves when another node is better by a tenth and by 100 ms in the time that
+ * remains, and chooses anew when its plan is overdue by a second.
  */
 #ifndef DROVER_POLICY_HOLD_H
 #define DROVER_POLICY_HOLD_H

@@ -187,7 +187,7 @@ def resets(run):
 @fault("W6", "the coordinator cannot reach a node whose registration is well",
        "nft drops the node's own port only",
        clients="those it had go on elsewhere", does="look at firewalls: `connect_failed` or "
-       "`timeout` with a node whose own log says `joined`",
+       "`probe_timeout` with a node whose own log says `joined`",
        log=("event=probe_failed node=\"a\"", "event=node_state node=\"a\" from=UP"),
        ctl=("nodes: a +(DOWN|EJECTED)",), root=True)
 def data_path_only(run):

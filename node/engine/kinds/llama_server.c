@@ -45,8 +45,8 @@ uint32_t llama_server_model_state(const struct json_value *status)
     return STATE(LOADABLE);
 }
 
-/* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
- * distinguish it from another with a vocabulary of that size.  Quantisation does not matter. */
+/* The name of the file without folder, type and number of a part; "": the id is no such file.
+ */
 void llama_server_short_name(char *out, const char *id)
 {
     static const char type[] = ".gguf", part[] = "-00001-of-";
@@ -71,6 +71,8 @@ void llama_server_short_name(char *out, const char *id)
     out[n] = '\0';
 }
 
+/* A hash of llama-server's facts about a model's vocabulary, and of enough of the model to
+ * distinguish it from another with a vocabulary of that size.  Quantisation does not matter. */
 uint64_t llama_server_vocabulary(const struct json_value *meta)
 {
     static const char *const names[] = {"vocab_type", "n_vocab", "n_embd", "n_params"};

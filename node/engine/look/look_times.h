@@ -11,7 +11,8 @@
  *   ---------------------------------   ----------------   ------------------------------------
  *   cannot be used                      full               0.5 s after the last; a remote one
  *                                                          0.5 s, doubling to 30 s
- *   loads its model, or lists none      full               1 s; a remote one 60 s
+ *   loads its model                     full               1 s
+ *   lists no model                      full               1 s; a remote one 60 s
  *   is idle                             light              5 s
  *                                       full               60 s
  *   is idle and remote                  full               300 s
