@@ -116,7 +116,7 @@ def test_a_refusal_of_a_long_prompt_does_not_make_a_node_look_fast(fleet):
 
 def test_counting_tokens_teaches_nothing_and_caches_nothing(make_cluster):
     cluster = make_cluster(workers=1).start()
-    for name, prefill in (("a", 40000), ("b", 50000)):
+    for name, prefill in (("a", 20000), ("b", 80000)):
         cluster.start_node(name, f"slots=8,prefill={prefill},ctx=100000", wait=False)
     for node in cluster.nodes:
         cluster.wait_up(node.name, node)
@@ -127,13 +127,16 @@ def test_counting_tokens_teaches_nothing_and_caches_nothing(make_cluster):
         assert answer.status == 200
         return cluster.ctl_json("explain", f"n{number}")["decisions"][-1]
 
-    for number in range(6):
-        before = send(number, f"{number:09} " * (LONG // 10))
+    made = []
+    while len(made) < 6 or len({one["node"] for one in made[-3:]}) > 1:
+        made.append(send(len(made), f"{len(made):09} " * (LONG // 10)))
+        assert len(made) < 60, "both are measured, and one of them is the faster"
+    before = made[-1]
     for _ in range(20):
         assert fetch_now(cluster.api, "POST", COUNT, {
             "model": SIM, "messages": [{"role": "user", "content": text}]}).status == 200
-    after = send(9, text)
-    assert after["node"] == before["node"]
+    after = send("-after", text)
+    assert after["node"] == before["node"], (before, after)
     for name in "ab":
         assert 0.5 <= speed(after, name) / speed(before, name) <= 2
     assert all(c["matched_tokens"] == 0 for c in after["candidates"]), "it was never prefilled"

@@ -236,8 +236,9 @@ def test_a_question_without_a_node_is_503_after_a_moment(make_cluster, path, bod
     assert answer.status in (404, 503), answer.body
 
 
-def test_a_question_for_an_unknown_model_or_an_api_that_no_node_has_is_refused(cluster):
+def test_a_question_for_an_unknown_model_is_refused_and_a_count_that_no_node_has_is_estimated(
+        cluster):
     answer = fetch_now(cluster.api, "POST", COUNT, {"model": "nobody", "messages": MESSAGES})
     assert answer.status == 404
     answer = fetch_now(cluster.api, "POST", COUNT, {"model": "sim-embed", "messages": MESSAGES})
-    assert answer.status == 501
+    assert answer.status == 200 and answer.headers["x-drover-estimate"] == "true"
