@@ -75,7 +75,7 @@ def test_ten_thousand_half_open_streams_keep_nobody_out(fleet, evil, watch):
     ([registry.NodeFrame(leave=registry.Leave(reason="x")).SerializeToString()], "3"),
     ([registry.NodeFrame().SerializeToString()] * 3, "3"),
     ([b"\xff\xff\xff"], "3"),
-    ([registration(engine_version="v" * 300000)], "8"),
+    ([registration(engine_version="v" * 1200000)], "8"),
     ([registration(models=[common.Model(id="m" * 120, aliases=["a" * 120] * 16)] * 64)], "16"),
     ([registration()] * 2, "16"),
 ], ids=range(14))
