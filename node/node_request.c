@@ -180,6 +180,16 @@ void node_request_gone(struct node_request *req)
     finish(req);
 }
 
+/* A model that has answered is in memory, whatever the last look found. */
+static void note_loaded(const struct node_request *req)
+{
+    struct engine *engine = req->agent->engine;
+    const struct engine_model *model = facts_model(engine_facts(engine), req->model);
+
+    if (model != NULL && model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY)
+        engine_doubt(engine);
+}
+
 void node_request_succeed(struct node_request *req)
 {
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
@@ -194,6 +204,7 @@ void node_request_succeed(struct node_request *req)
     if (req->http_status == 200) {
         engine_operation_works(agent->engine, req->operation);
         agent->no_stream_options |= req->without_usage;
+        note_loaded(req);
     }
     usage.prompt_tokens = o->usage.prompt_tokens;
     usage.cached_prompt_tokens = o->usage.cached_prompt_tokens;
