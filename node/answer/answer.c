@@ -27,7 +27,7 @@
 #define MORE_US         (2 * US_PER_S)   /* ... or for that end, after the last content */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
-#define BEGUN_MAX_BYTES (256 * 1024)       /* before it is known what it is */
+#define BLANK_MAX_BYTES (64 * 1024)        /* of white space before an answer */
 #define WHOLE_MAX_BYTES (16 * 1024 * 1024) /* of a document that is held */
 
 /* ---- silence --------------------------------------------------------------------------- */
@@ -482,6 +482,17 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
         return; /* the call has ended */
 }
 
+/* White space only, and much of it. */
+static bool is_too_blank(const struct node_request *req)
+{
+    size_t n;
+
+    if (buf_size(&req->whole) <= BLANK_MAX_BYTES)
+        return false;
+    (void)document_of(req, &n);
+    return n == 0;
+}
+
 static void on_body(void *data, const uint8_t *bytes, size_t n)
 {
     struct node_request *req = data;
@@ -495,12 +506,9 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else if (recognise(req, false) ? req->mode == ANSWER_PLAIN : req->mode == ANSWER_BEGUN)
             document_grew(req);
-        if (req->mode == ANSWER_BEGUN && req->phase != NODE_REQUEST_ENDED &&
-            buf_size(&req->whole) > BEGUN_MAX_BYTES)
+        if (req->mode == ANSWER_BEGUN && req->phase != NODE_REQUEST_ENDED && is_too_blank(req))
             node_request_fail(req, GRPC_INTERNAL,
-                              "the engine's answer begins with %d bytes of "
-                              "nothing",
-                              BEGUN_MAX_BYTES);
+                              "the engine's answer begins with white space, and no more");
         return;
     case ANSWER_EVENTS:
     case ANSWER_ASSEMBLED:
