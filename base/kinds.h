@@ -48,7 +48,8 @@ static inline bool op_class_holds_slot(enum op_class op_class)
 }
 
 /*
- * What a request may need and a node may lack, by its numbers on the wire (drover.v1.Ability).
+ * The abilities that a request may need and a node may lack, by their numbers on the wire
+ * (drover.v1.Ability).
  * A lack bars a node from a request; it is no failure.
  */
 enum ability {

@@ -71,7 +71,7 @@ struct hold_choice {
 };
 
 /*
- * What `fastest` does with a request that is planned on the candidate `own`: it is sent there
+ * The step of `fastest` for a request that is planned on the candidate `own`: it is sent there
  * if it may be, unless another node is so much better; else it stays, until it is overdue.
  * `own` -1: the planned node is no candidate any more, and it chooses as a newcomer does.
  * `random` and `cost_s` as in balance_choose().  The candidates are as before afterwards.

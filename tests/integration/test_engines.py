@@ -45,7 +45,7 @@ WAYS = {"plain text": {"stream_type": "text/plain; charset=utf-8"},
         "crlf": {"crlf": True}, "no index": {"index": False}, "nothing": {"empty": True},
         "silence": {"pauses": {3: 0.5}}}
 
-# What Drover does not do yet, and why.  A case that works is to be taken off: its test says so.
+# The cases that Drover does not serve yet, and why.  A case that works is to be taken off: its test says so.
 OPEN = {}
 
 
