@@ -301,9 +301,7 @@ def test_a_node_that_goes_down_under_a_thousand_plans_stalls_nothing(make_cluste
         watch.cancel()
         return answers
     answers = run(go, 120)
-    # Those that were sent at the instant of its death may find the budget of retries spent.
-    failed = [answer.body for answer in answers if answer.status != 200]
-    assert len(failed) <= count // 100, failed
+    assert [answer.body for answer in answers if answer.status != 200] == []
     assert worst < 1 * SLOW, worst
     until(cluster.idle, 10, "no slot is lost")
 
