@@ -11,7 +11,7 @@ import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import MODEL, POLL_S, SLOW, until
-from load import BadAnswer, Reference, chat_body, checked_stream, fetch_now, open_request, text_of
+from load import BadAnswer, Reference, chat_body, checked_stream, fetch, fetch_now, open_request, text_of
 
 SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
 PACED = "slots=32,rate=50"
@@ -132,6 +132,31 @@ def test_a_node_that_refuses_every_request_leads_to_another_node(make_cluster):
         text_of(answer.body)
     assert engine.posts(), "the bad node was never tried"
     engine.close()
+
+
+def test_a_node_that_came_up_as_another_died_takes_the_request_over(make_cluster):
+    """The worker hears of both at once, of the death first."""
+    held = FakeEngine(lambda handler, path, body: handler.wait_gone(60))
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("x", engine=held.url)
+    worker = cluster.worker_pids()[0]
+
+    async def go():
+        answer = asyncio.create_task(fetch(cluster.api, "POST", "/v1/chat/completions",
+                                           chat_body("hi", 4, model=FAKE)))
+        while not held.posts():
+            await asyncio.sleep(POLL_S)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            await asyncio.to_thread(cluster.start_node, "y", f"models={FAKE}")
+            cluster.nodes[0].process.kill_all()
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        return await answer
+    answer = asyncio.run(asyncio.wait_for(go(), 30 * SLOW))
+    assert (answer.status, answer.headers["x-drover-node"]) == (200, "y"), answer.body
+    assert cluster.worker_pids() == [worker]
+    held.close()
 
 
 def test_a_request_that_fails_on_every_node_is_502_and_says_not_to_retry(make_cluster):

@@ -14,16 +14,22 @@ SLOTS, QUEUE = 2, 1
 
 
 class Busy(FakeEngine):
-    """An engine that takes a while, and notes how many requests it had at once."""
+    """An engine that takes a while, and notes at how many requests it worked at once.
+
+    A slot is free from the engine's last byte, which the next request may follow at once.
+    """
 
     def __init__(self):
         super().__init__(behave=self.work)
-        self.most = 0
+        self.working = self.most = 0
 
     def work(self, handler, _, body):
         with self.lock:
-            self.most = max(self.most, self.open)
+            self.working += 1
+            self.most = max(self.most, self.working)
         time.sleep(0.03)  # the work itself
+        with self.lock:
+            self.working -= 1
         handler.chat(body)
 
 

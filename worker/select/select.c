@@ -375,7 +375,10 @@ static enum select_result no_place(struct request *req, const struct eligible *e
     select_drop_plan(req);
     if (eligible->any_usable)
         return place->lost ? SELECT_LOST : SELECT_FULL;
-    return eligible->any_failed ? SELECT_ALL_FAILED : SELECT_NOBODY;
+    /* A node may be up that this worker has yet to take in. */
+    return eligible->any_failed && upstreams_are_current(req->context->upstreams)
+               ? SELECT_ALL_FAILED
+               : SELECT_NOBODY;
 }
 
 enum select_result select_node(struct attempt *attempt, const struct queue_rights *rights,

@@ -494,6 +494,11 @@ void upstreams_renew(struct upstreams *upstreams)
 
 /* ---- queries --------------------------------------------------------------------------- */
 
+bool upstreams_are_current(const struct upstreams *upstreams)
+{
+    return nodes_epoch(upstreams->board) == upstreams->epoch;
+}
+
 struct upstream_model *upstreams_find_fresh(struct upstreams *upstreams, const char *id)
 {
     uint64_t epoch = nodes_epoch(upstreams->board);

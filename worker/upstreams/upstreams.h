@@ -94,6 +94,8 @@ void upstreams_destroy(struct upstreams *upstreams);
  * once a turn.  Calls on_change when something moved, and when a node's connection is there or
  * its back-off began or ended; `models`: nodes came, went or changed. */
 void upstreams_renew(struct upstreams *upstreams);
+/* Has the node table not moved since? */
+bool upstreams_are_current(const struct upstreams *upstreams);
 
 /* The model called `id`, or NULL when no node names it. */
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id);

@@ -146,6 +146,15 @@ Test(upstreams, a_node_that_changes_its_state_leaves_the_models_as_they_are)
     cr_assert_eq(model->servers, servers);
 }
 
+Test(upstreams, the_picture_is_current_until_a_node_comes_up_that_it_lacks)
+{
+    cr_assert(upstreams_are_current(upstreams));
+    (void)add_node(NODES - 1);
+    cr_assert_not(upstreams_are_current(upstreams));
+    renew();
+    cr_assert(upstreams_are_current(upstreams));
+}
+
 Test(upstreams, what_a_node_says_anew_is_taken_and_nothing_of_the_others)
 {
     const struct upstream *other = upstreams_find(upstreams, "own-7")->servers[0].node;
