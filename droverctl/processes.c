@@ -5,7 +5,7 @@
 #include <signal.h>
 
 #include "base/text/buf.h"
-#include "droverctl/show/text.h"
+#include "droverctl/format/text.h"
 #include "shm/scoreboard.h"
 
 bool processes_pid_exists(pid_t pid)

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "droverctl/format/text.h"
 #include "droverctl/processes.h"
-#include "droverctl/show/text.h"
 #include "shm/scoreboard.h"
 
 #define NAMES_SHOWN 12

@@ -12,7 +12,7 @@
 
 #include "base/attrs.h"
 #include "base/text/buf.h"
-#include "droverctl/show/table.h"
+#include "droverctl/format/table.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 

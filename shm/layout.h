@@ -353,7 +353,7 @@ struct sb_outcomes {
 /*
  * Queue heads.  W: worker w, its words [n][w] of every row; the master zeroes them once worker
  * w is dead.  Bits 63..48 low half of the node's generation, 47..0 key; 0 = nothing waits
- * there. A row fills whole cache lines.  order: see shm/share/queue_heads.c, for the totals
+ * there. A row fills whole cache lines.  order: see shm/queue/queue_heads.c, for the totals
  * too.
  *
  * The words of different workers lie side by side, against rule 3, as gauges do and for the

@@ -3,12 +3,12 @@
 
 #include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
+#include "shm/queue/model_queues.h"
+#include "shm/queue/offers.h"
+#include "shm/queue/plans.h"
+#include "shm/queue/queue_heads.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
-#include "shm/share/model_queues.h"
-#include "shm/share/offers.h"
-#include "shm/share/plans.h"
-#include "shm/share/queue_heads.h"
 
 void reap_process(struct scoreboard *board, unsigned worker)
 {

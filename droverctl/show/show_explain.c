@@ -11,8 +11,8 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
-#include "droverctl/show/emit.h"
-#include "droverctl/show/text.h"
+#include "droverctl/format/emit.h"
+#include "droverctl/format/text.h"
 #include "droverctl/view.h"
 #include "shm/facts/decisions.h"
 

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "droverctl/show/emit.h"
-#include "droverctl/show/text.h"
+#include "droverctl/format/emit.h"
+#include "droverctl/format/text.h"
 #include "droverctl/view.h"
 #include "shm/facts/stats.h"
 

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "droverctl/format/emit.h"
+#include "droverctl/format/text.h"
 #include "droverctl/processes.h"
-#include "droverctl/show/emit.h"
-#include "droverctl/show/text.h"
 #include "droverctl/view.h"
 #include "shm/facts/requests.h"
 #include "shm/scoreboard.h"

@@ -2,8 +2,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "droverctl/show/emit.h"
-#include "droverctl/show/text.h"
+#include "droverctl/format/emit.h"
+#include "droverctl/format/text.h"
 #include "droverctl/view.h"
 #include "shm/facts/requests.h"
 #include "shm/scoreboard.h"

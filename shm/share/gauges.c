@@ -183,7 +183,7 @@ static void give_back(struct scoreboard *board, unsigned worker, unsigned node,
     inflight -= requests < inflight ? requests : inflight;
     pending -= charge_us < pending ? charge_us : pending;
     /* Not only release: the gauge is stored before the queue heads are looked at
-     * (shm/share/queue_heads.c). */
+     * (shm/queue/queue_heads.c). */
     atomic_store_explicit(&row[worker], make_word(generation, inflight, pending),
                           memory_order_seq_cst);
 }

@@ -32,10 +32,10 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "policy/queue/order.h"
 #include "policy/route/balance.h"
 #include "policy/route/estimate.h"
 #include "policy/route/hold.h"
-#include "policy/route/order.h"
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
 

@@ -3,14 +3,14 @@
 
 #include <unistd.h>
 
+#include "policy/queue/open_node.h"
 #include "policy/route/estimate.h"
-#include "policy/route/open_node.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/outcomes.h"
+#include "shm/queue/offers.h"
+#include "shm/queue/queue_heads.h"
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
-#include "shm/share/offers.h"
-#include "shm/share/queue_heads.h"
 
 /* One word.  True: it differs from what is published. */
 static bool set_head(struct announce *a, unsigned node, uint32_t generation, uint64_t key)

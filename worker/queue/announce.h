@@ -1,7 +1,7 @@
 /*
  * announce.h - the signals between a worker's queue and the other processes.
  *
- * The words of shm/share/queue_heads.h, the bits of shm/share/offers.h and the eventfds: one
+ * The words of shm/queue/queue_heads.h, the bits of shm/queue/offers.h and the eventfds: one
  * object a worker, owned by its queue.  It knows nodes, keys and workers, and no request.
  */
 #ifndef DROVER_WORKER_ANNOUNCE_H

@@ -24,7 +24,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "shm/share/queue_heads.h"
+#include "shm/queue/queue_heads.h"
 
 #define LOOK_US        (10 * US_PER_MS)
 #define TRIES_PER_TURN 64u

@@ -213,7 +213,7 @@ struct request {
 
     /* In the queue: private to enqueue.c. */
     struct queue_entry queued;
-    uint32_t queue_row;    /* where it is counted, shm/share/model_queues.h */
+    uint32_t queue_row;    /* where it is counted, shm/queue/model_queues.h */
     uint64_t wait_mono_us; /* when the present wait began */
     uint64_t waited_us;    /* in all before that */
     uint64_t

@@ -3,11 +3,11 @@
 
 #include <string.h>
 
-#include "policy/route/admission.h"
+#include "policy/queue/admission.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/stats.h"
-#include "shm/share/model_queues.h"
-#include "shm/share/queue_heads.h"
+#include "shm/queue/model_queues.h"
+#include "shm/queue/queue_heads.h"
 #include "worker/upstreams/upstreams.h"
 
 static bool is_fresh(uint64_t measured_mono_us, uint64_t now_mono_us)

@@ -3,7 +3,7 @@
  *
  * Models share nodes, so a newcomer has before it what waits for any model on the nodes of its
  * own.  A waiting request counts on each node of its model by an equal part
- * (admission_spread()).  The counts are shared words (shm/share/model_queues.h): every worker
+ * (admission_spread()).  The counts are shared words (shm/queue/model_queues.h): every worker
  * works out the same, and anew after DEMAND_RENEW_US.
  */
 #ifndef DROVER_WORKER_SELECT_DEMAND_H

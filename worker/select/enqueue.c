@@ -4,7 +4,7 @@
  *
  * The queue itself (worker/queue/) sees no request: this file owns the entries.  A key is the
  * time a request came, plus what its class and its size cost, which is bounded
- * (policy/route/order.h).  A need is all that decides which nodes could serve a request: model,
+ * (policy/queue/order.h).  A need is all that decides which nodes could serve a request: model,
  * operation, whether it is a retry, the nodes it may not be sent to, and where it is planned.
  */
 #include "worker/select/enqueue.h"
@@ -15,10 +15,10 @@
 #include "base/config/config.h"
 #include "base/hash.h"
 #include "base/io/loop.h"
-#include "policy/route/admission.h"
-#include "policy/route/order.h"
+#include "policy/queue/admission.h"
+#include "policy/queue/order.h"
 #include "shm/facts/nodes.h"
-#include "shm/share/model_queues.h"
+#include "shm/queue/model_queues.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"

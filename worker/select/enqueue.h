@@ -26,7 +26,7 @@ const struct queue_rights *enqueue_rights(const struct request *req, bool is_hed
 /* Does any request wait for this model, in any worker? */
 MUST_CHECK bool enqueue_any(const struct request *req);
 /* Is the queue too long for it?  Never for one that was let in before, or has a plan.  See
- * policy/route/admission.h. */
+ * policy/queue/admission.h. */
 MUST_CHECK bool enqueue_refuses(const struct request *req);
 /* Puts it in the queue; false when memory is short: it has no plan then. */
 MUST_CHECK bool enqueue_add(struct request *req);

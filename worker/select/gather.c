@@ -12,9 +12,9 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/speeds.h"
+#include "shm/queue/plans.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
-#include "shm/share/plans.h"
 #include "shm/share/prefix.h"
 #include "worker/upstreams/upstreams.h"
 

@@ -42,7 +42,7 @@ struct excluded_node {
 struct request_plan {
     unsigned node;
     uint32_t generation;
-    uint32_t charge_us; /* in the worker's word of shm/share/plans.h; 0 = there is no plan */
+    uint32_t charge_us; /* in the worker's word of shm/queue/plans.h; 0 = there is no plan */
     uint64_t made_mono_us;
     uint64_t promised_mono_us; /* the first token */
 };

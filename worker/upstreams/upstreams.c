@@ -18,9 +18,9 @@
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/stats.h"
+#include "shm/queue/model_queues.h"
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
-#include "shm/share/model_queues.h"
 #include "shm/share/taught.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)

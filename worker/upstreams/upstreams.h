@@ -73,7 +73,7 @@ struct upstream_model {
     uint32_t most_context;
     uint32_t cursor;        /* for balance_choose() */
     double bytes_per_token; /* of prompts; learned by this worker from reported usage */
-    uint32_t queue_row;     /* in shm/share/model_queues.h */
+    uint32_t queue_row;     /* in shm/queue/model_queues.h */
     /* For select/demand.c: the nodes that serve it now and what they can do. */
     uint64_t measured_mono_us; /* 0 = never */
     struct node_set serving;

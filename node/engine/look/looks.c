@@ -8,7 +8,7 @@
 #include "base/io/net.h"
 #include "base/secure/secret.h"
 #include "node/engine/headers.h"
-#include "node/engine/reasons.h"
+#include "node/engine/look/reasons.h"
 #include "proto/drover_common.pb-c.h"
 
 #define LOOK_MAX_BYTES    (8 * 1024 * 1024)

@@ -14,7 +14,7 @@
 #include "base/io/loop.h"
 #include "base/text/buf.h"
 #include "node/engine/curl_loop.h"
-#include "node/engine/detect.h"
+#include "node/engine/look/detect.h"
 #include "node/engine/look/look_times.h"
 
 struct looks_config {

@@ -6,9 +6,9 @@
  * bytes of length, the body.  The last body is also read as an error and as metrics.
  */
 #include "base/text/json.h"
-#include "node/engine/detect.h"
 #include "node/engine/errors.h"
 #include "node/engine/kinds/metrics.h"
+#include "node/engine/look/detect.h"
 #include "node/report/describe.h"
 #include "node/stream/meter.h"
 #include "tests/fuzz/fuzz.h"

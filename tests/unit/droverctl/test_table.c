@@ -1,11 +1,11 @@
 /* test_table.c - layout of tables and bars. */
-#include "droverctl/show/table.h"
+#include "droverctl/format/table.h"
 
 #include <criterion/criterion.h>
 #include <locale.h>
 #include <string.h>
 
-#include "droverctl/show/text.h"
+#include "droverctl/format/text.h"
 
 static const struct style plain = {.width = 80};
 

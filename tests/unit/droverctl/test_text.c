@@ -1,5 +1,5 @@
 /* test_text.c - escaping, widths and short numbers. */
-#include "droverctl/show/text.h"
+#include "droverctl/format/text.h"
 
 #include <criterion/criterion.h>
 #include <locale.h>

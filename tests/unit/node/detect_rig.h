@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/attrs.h"
-#include "node/engine/detect.h"
+#include "node/engine/look/detect.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "node/engine/detect.h"
+#include "node/engine/look/detect.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 

@@ -1,5 +1,5 @@
 /* test_admission.c - which requests may wait, how long, and the Retry-After of the others. */
-#include "policy/route/admission.h"
+#include "policy/queue/admission.h"
 
 #include <criterion/criterion.h>
 

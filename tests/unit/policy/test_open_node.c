@@ -1,5 +1,5 @@
 /* test_open_node.c - each row of the table in open_node.h. */
-#include "policy/route/open_node.h"
+#include "policy/queue/open_node.h"
 
 #include <criterion/criterion.h>
 

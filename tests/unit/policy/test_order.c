@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "policy/route/order.h"
+#include "policy/queue/order.h"
 
 #define SECOND UINT64_C(1000000)
 

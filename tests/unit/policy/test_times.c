@@ -2,8 +2,8 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
+#include "policy/queue/order.h"
 #include "policy/route/estimate.h"
-#include "policy/route/order.h"
 
 #define NEAR(a, b) (fabs((double)(a) - (double)(b)) < 1e-6 * fmax(1, fabs((double)(b))))
 #define SECOND     UINT64_C(1000000)

@@ -1,5 +1,5 @@
 /* test_model_queues.c - rows of models, counts of workers, and workers that are killed. */
-#include "shm/share/model_queues.h"
+#include "shm/queue/model_queues.h"
 
 #include <sched.h>
 #include <signal.h>

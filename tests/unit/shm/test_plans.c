@@ -1,5 +1,5 @@
 /* test_plans.c - plans of each worker on each node, also of workers that die or stand still. */
-#include "shm/share/plans.h"
+#include "shm/queue/plans.h"
 
 #include <sched.h>
 #include <signal.h>

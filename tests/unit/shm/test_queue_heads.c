@@ -1,6 +1,6 @@
 /* test_queue_heads.c - the least key of a row, offers, and workers that are killed meanwhile.
  */
-#include "shm/share/queue_heads.h"
+#include "shm/queue/queue_heads.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -12,10 +12,10 @@
 #include "board.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
+#include "shm/queue/offers.h"
 #include "shm/reap.h"
 #include "shm/segment.h"
 #include "shm/share/gauges.h"
-#include "shm/share/offers.h"
 
 #define NOW        (50 * US_PER_S)
 #define GENERATION 70001u /* more than 16 bits */

@@ -21,16 +21,16 @@
 #include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
 #include "shm/facts/stats.h"
+#include "shm/queue/model_queues.h"
+#include "shm/queue/offers.h"
+#include "shm/queue/queue_heads.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
 #include "shm/seqlock.h"
 #include "shm/share/budget.h"
 #include "shm/share/gauges.h"
 #include "shm/share/loads.h"
-#include "shm/share/model_queues.h"
-#include "shm/share/offers.h"
 #include "shm/share/prefix.h"
-#include "shm/share/queue_heads.h"
 
 #define CLAIMANTS 4u
 

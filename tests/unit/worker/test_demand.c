@@ -5,8 +5,8 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/stats.h"
-#include "shm/share/model_queues.h"
-#include "shm/share/queue_heads.h"
+#include "shm/queue/model_queues.h"
+#include "shm/queue/queue_heads.h"
 #include "tests/unit/shm/board.h"
 #include "worker/upstreams/upstreams.h"
 

@@ -12,10 +12,10 @@
 #include "base/error.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
+#include "shm/queue/offers.h"
+#include "shm/queue/queue_heads.h"
 #include "shm/segment.h"
 #include "shm/share/gauges.h"
-#include "shm/share/offers.h"
-#include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
 
 enum { NODES = 80, WORKERS = 3, ENTRIES = 12000 };

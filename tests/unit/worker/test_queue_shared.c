@@ -36,10 +36,10 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/speeds.h"
+#include "shm/queue/plans.h"
+#include "shm/queue/queue_heads.h"
 #include "shm/reap.h"
 #include "shm/share/gauges.h"
-#include "shm/share/plans.h"
-#include "shm/share/queue_heads.h"
 #include "tests/unit/shm/board.h"
 #include "worker/queue/queue.h"
 

@@ -1,5 +1,5 @@
 /* table.c - aligned columns that fit a width. */
-#include "droverctl/show/table.h"
+#include "droverctl/format/table.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "droverctl/show/text.h"
+#include "droverctl/format/text.h"
 
 #define GAP 2u
 

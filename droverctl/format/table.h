@@ -5,8 +5,8 @@
  * good width; if that is not enough, the columns that may go are left out, the one with the
  * greatest `drop` first; then columns are cut further, down to their least width.
  */
-#ifndef DROVER_DROVERCTL_TABLE_H
-#define DROVER_DROVERCTL_TABLE_H
+#ifndef DROVER_DROVERCTL_FORMAT_TABLE_H
+#define DROVER_DROVERCTL_FORMAT_TABLE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* text.c - text for people. */
-#include "droverctl/show/text.h"
+#include "droverctl/format/text.h"
 
 #include <inttypes.h>
 #include <stdio.h>

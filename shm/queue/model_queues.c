@@ -5,7 +5,7 @@
  * given back, so a search that meets a free row has seen all there is, and two workers that
  * take a row for the same model at once end up with the same one.
  */
-#include "shm/share/model_queues.h"
+#include "shm/queue/model_queues.h"
 
 #include "shm/segment.h"
 

@@ -1,5 +1,5 @@
 /* reasons.c - why a transfer to an engine failed, and what to do about it. */
-#include "node/engine/reasons.h"
+#include "node/engine/look/reasons.h"
 
 #include <stdio.h>
 

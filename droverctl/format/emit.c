@@ -1,5 +1,5 @@
 /* emit.c - writes JSON.  A comma is due unless the last byte opened something. */
-#include "droverctl/show/emit.h"
+#include "droverctl/format/emit.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -8,8 +8,8 @@
  * for when each is due see look_times.h.  An engine that shows no load gets none invented for
  * it.  Pure.
  */
-#ifndef DROVER_NODE_ENGINE_DETECT_H
-#define DROVER_NODE_ENGINE_DETECT_H
+#ifndef DROVER_NODE_ENGINE_LOOK_DETECT_H
+#define DROVER_NODE_ENGINE_LOOK_DETECT_H
 
 #include <stdbool.h>
 #include <stddef.h>

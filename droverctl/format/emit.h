@@ -1,6 +1,6 @@
 /* emit.h - writes JSON to a buffer, minding the commas.  Pure. */
-#ifndef DROVER_DROVERCTL_EMIT_H
-#define DROVER_DROVERCTL_EMIT_H
+#ifndef DROVER_DROVERCTL_FORMAT_EMIT_H
+#define DROVER_DROVERCTL_FORMAT_EMIT_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -4,8 +4,8 @@
  * Names and ids in the scoreboard were chosen by nodes and clients; nothing of theirs may reach
  * the terminal as a control sequence.
  */
-#ifndef DROVER_DROVERCTL_TEXT_H
-#define DROVER_DROVERCTL_TEXT_H
+#ifndef DROVER_DROVERCTL_FORMAT_TEXT_H
+#define DROVER_DROVERCTL_FORMAT_TEXT_H
 
 #include <stdbool.h>
 #include <stddef.h>

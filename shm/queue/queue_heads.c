@@ -37,7 +37,7 @@
  * A key needs no sequence counter: key and generation are one word, so a reader never takes the
  * key of one node of the node's row for that of another.
  */
-#include "shm/share/queue_heads.h"
+#include "shm/queue/queue_heads.h"
 
 #include "shm/facts/procs.h"
 #include "shm/segment.h"

@@ -14,8 +14,8 @@
  *
  * Averages say little about the next few, so a queue shorter than the slots always admits.
  */
-#ifndef DROVER_POLICY_ADMISSION_H
-#define DROVER_POLICY_ADMISSION_H
+#ifndef DROVER_POLICY_QUEUE_ADMISSION_H
+#define DROVER_POLICY_QUEUE_ADMISSION_H
 
 #include <stdbool.h>
 #include <stddef.h>

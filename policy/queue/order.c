@@ -1,5 +1,5 @@
 /* order.c - the order of waiting requests. */
-#include "policy/route/order.h"
+#include "policy/queue/order.h"
 
 #include <stdbool.h>
 

@@ -9,8 +9,8 @@
  * W: a worker, its own word of each row; the master clears a dead worker's.  Any worker writes
  * the time of the last rejection, which only grows.
  */
-#ifndef DROVER_SHM_MODEL_QUEUES_H
-#define DROVER_SHM_MODEL_QUEUES_H
+#ifndef DROVER_SHM_QUEUE_MODEL_QUEUES_H
+#define DROVER_SHM_QUEUE_MODEL_QUEUES_H
 
 #include <stdint.h>
 

@@ -8,8 +8,8 @@
  * A worker has plans only while requests wait in it.  So while queue_heads_any() says that
  * nothing waits anywhere, there is none, and no process needs to look.
  */
-#ifndef DROVER_SHM_SHARE_PLANS_H
-#define DROVER_SHM_SHARE_PLANS_H
+#ifndef DROVER_SHM_QUEUE_PLANS_H
+#define DROVER_SHM_QUEUE_PLANS_H
 
 #include <stdint.h>
 

@@ -4,7 +4,7 @@
  * Every worker keeps its own queue.  So that all workers together serve one queue, a worker
  * publishes one 8-byte word per node: the least key of its waiting requests that the node could
  * serve.  Keys order all waiting requests of the machine: the smaller goes first.  (A worker
- * makes them with policy/route/order.h from CLOCK_MONOTONIC, which is one clock for all
+ * makes them with policy/queue/order.h from CLOCK_MONOTONIC, which is one clock for all
  * processes, so no counter is shared.)  A word belongs to one generation of the node; a word of
  * another generation reads as empty.
  *
@@ -17,8 +17,8 @@
  * for a free place.  A process that makes room stores that, then looks at the totals and the
  * words.  At least one of the two sees what the other did: see queue_heads.c.
  */
-#ifndef DROVER_SHM_QUEUE_HEADS_H
-#define DROVER_SHM_QUEUE_HEADS_H
+#ifndef DROVER_SHM_QUEUE_QUEUE_HEADS_H
+#define DROVER_SHM_QUEUE_QUEUE_HEADS_H
 
 #include <stdbool.h>
 #include <stdint.h>

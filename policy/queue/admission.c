@@ -1,5 +1,5 @@
 /* admission.c - may one more request join the queue? */
-#include "policy/route/admission.h"
+#include "policy/queue/admission.h"
 
 #include "base/clock.h"
 

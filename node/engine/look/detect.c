@@ -1,5 +1,5 @@
 /* detect.c - detects which engine answers at a URL, and reads its facts. */
-#include "node/engine/detect.h"
+#include "node/engine/look/detect.h"
 
 #include <assert.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
  * The texts do not change from one try to the next as long as the cause does not, so that a log
  * may say each cause once.  Pure.
  */
-#ifndef DROVER_NODE_ENGINE_REASONS_H
-#define DROVER_NODE_ENGINE_REASONS_H
+#ifndef DROVER_NODE_ENGINE_LOOK_REASONS_H
+#define DROVER_NODE_ENGINE_LOOK_REASONS_H
 
 #include <curl/curl.h>
 #include <stddef.h>

@@ -4,7 +4,7 @@
  * Words are relaxed: a plan that is seen a moment late makes an estimate worse and breaks no
  * promise.
  */
-#include "shm/share/plans.h"
+#include "shm/queue/plans.h"
 
 #include <stdbool.h>
 

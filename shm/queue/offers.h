@@ -9,8 +9,8 @@
  *
  * An offer is a hint and no claim: the place may be gone when the worker looks.
  */
-#ifndef DROVER_SHM_OFFERS_H
-#define DROVER_SHM_OFFERS_H
+#ifndef DROVER_SHM_QUEUE_OFFERS_H
+#define DROVER_SHM_QUEUE_OFFERS_H
 
 #include <stdint.h>
 

@@ -4,7 +4,7 @@
  * Every process gets the same result, because all inputs are shared: health writes the node's
  * state and slots, `sent` is the sum of the node's gauges.  The facts that only one worker
  * knows of a node (its connection, a pause, a request's exclusions) are no input: a worker
- * publishes no queue head for a node that it could not use (see shm/share/queue_heads.h).
+ * publishes no queue head for a node that it could not use (see shm/queue/queue_heads.h).
  *
  *   UP          open while fewer requests run there than it has slots now, and its window is
  *               open (hold.h)
@@ -14,8 +14,8 @@
  *
  * Places beyond the slots are not meant: a node that has only those left is closed.
  */
-#ifndef DROVER_POLICY_OPEN_NODE_H
-#define DROVER_POLICY_OPEN_NODE_H
+#ifndef DROVER_POLICY_QUEUE_OPEN_NODE_H
+#define DROVER_POLICY_QUEUE_OPEN_NODE_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* open_node.c - may a request that waits be sent to this node now? */
-#include "policy/route/open_node.h"
+#include "policy/queue/open_node.h"
 
 #include "policy/route/hold.h"
 

@@ -4,7 +4,7 @@
  * Setting is a release and taking an acquire, so the worker sees what the process that offers
  * did before: the room it made.
  */
-#include "shm/share/offers.h"
+#include "shm/queue/offers.h"
 
 #include "shm/segment.h"
 

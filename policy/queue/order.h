@@ -10,8 +10,8 @@
  * outweigh one second of prefill: where short and long prompts wait together, short ones go
  * first unless they are much younger.
  */
-#ifndef DROVER_POLICY_ORDER_H
-#define DROVER_POLICY_ORDER_H
+#ifndef DROVER_POLICY_QUEUE_ORDER_H
+#define DROVER_POLICY_QUEUE_ORDER_H
 
 #include <stdint.h>
 
