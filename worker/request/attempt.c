@@ -134,10 +134,18 @@ bool attempt_take_content(struct attempt *attempt)
     return true;
 }
 
-void attempt_take_finish(struct attempt *attempt)
+void attempt_take_finish(struct attempt *attempt, const Drover__V1__Finish *finish)
 {
+    struct request *req = attempt->request;
+
+    if (finish->usage != NULL) {
+        req->prompt_tokens = finish->usage->prompt_tokens;
+        req->cached_tokens = finish->usage->cached_prompt_tokens;
+        if (finish->usage->output_tokens != 0)
+            req->output_tokens = finish->usage->output_tokens;
+    }
     if (attempt->stage != ATTEMPT_CONTENT)
-        note_content(attempt, loop_now_us(attempt->request->context->loop));
+        note_content(attempt, loop_now_us(req->context->loop));
     attempt->stage = ATTEMPT_FINISHED;
 }
 

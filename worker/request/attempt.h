@@ -34,7 +34,8 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
 void attempt_take_head(struct attempt *attempt);
 /* True: this is the attempt's first content. */
 bool attempt_take_content(struct attempt *attempt);
-void attempt_take_finish(struct attempt *attempt);
+/* The answer is whole; the node's sums of tokens count. */
+void attempt_take_finish(struct attempt *attempt, const Drover__V1__Finish *finish);
 /* Why there is no answer; the end follows. */
 void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause);
 

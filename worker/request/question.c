@@ -30,6 +30,7 @@
 #include "worker/http/reject.h"
 #include "worker/http/responder.h"
 #include "worker/upstreams/node_call.h"
+#include "worker/upstreams/servable.h"
 #include "worker/upstreams/upstreams.h"
 
 /* Nodes that one question may try; of failures the configuration allows fewer. */
@@ -553,42 +554,18 @@ static const struct node_call_events node_call_events = {
 
 /* ---- beginning ------------------------------------------------------------------------- */
 
-static bool is_too_large(const struct question *q, const struct upstream_model *model)
-{
-    for (size_t i = 0; i < model->servers_count; i++)
-        if (upstreams_takes(&model->servers[i], q->message_bytes))
-            return false;
-    return model->servers_count != 0;
-}
-
 /* Rejects a question that no node could ever answer.  True: answered. */
 static bool refuse_at_once(struct question *q)
 {
     const struct client_request *request = q->request;
-    const struct upstream_model *model =
-        upstreams_find_fresh(q->core->upstreams, request->model);
     struct buf message = BUF_INIT;
-    enum api_error error = API_ERROR_NONE;
+    enum api_error error =
+        servable_check(q->core->upstreams, request, q->message_bytes, &message);
 
-    if (model == NULL && !upstreams_models_unknown(q->core->upstreams)) {
-        error = API_ERROR_MODEL_NOT_FOUND;
-        buf_printf(&message, "The model '%s' does not exist", request->client_model);
-    } else if (model != NULL &&
-               (model->operations & (UINT32_C(1) << request->operation)) == 0 &&
-               request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS) {
-        answer_estimate(q, model);
-        return true;
-    } else if (model != NULL &&
-               (model->operations & (UINT32_C(1) << request->operation)) == 0) {
-        error = API_ERROR_NOT_SUPPORTED;
-        buf_printf(&message, "No node serves this API for the model '%s'",
-                   request->client_model);
-    } else if (model != NULL && is_too_large(q, model)) {
-        error = API_ERROR_TOO_LARGE;
-        buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
-                   request->body_len, request->client_model);
-    }
-    if (error != API_ERROR_NONE)
+    if (error == API_ERROR_NOT_SUPPORTED &&
+        request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS)
+        answer_estimate(q, upstreams_find(q->core->upstreams, request->model));
+    else if (error != API_ERROR_NONE)
         reject(q, error, buf_cstr(&message), 0);
     buf_finish(&message);
     return error != API_ERROR_NONE;

@@ -18,13 +18,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/config/config.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "policy/fault/retry.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
-#include "shm/share/budget.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -35,16 +33,16 @@
 #include "worker/request/limits.h"
 #include "worker/request/request_state.h"
 #include "worker/request/response.h"
+#include "worker/request/retry_facts.h"
 #include "worker/select/enqueue.h"
 #include "worker/select/lacks.h"
 #include "worker/select/select.h"
 #include "worker/upstreams/node_call.h"
+#include "worker/upstreams/servable.h"
 #include "worker/upstreams/upstreams.h"
 
 /* After its answer is whole a node has so long to end the call. */
 #define END_US (2 * US_PER_S)
-/* A request that meets full nodes again and again pauses twice as long each time, so often. */
-#define MAX_DOUBLINGS 3
 
 static const struct node_call_events node_events;
 static void on_timer(struct timer *timer);
@@ -193,25 +191,6 @@ static const struct responder_events client_events = {
 
 /* ---- after an attempt ------------------------------------------------------------------ */
 
-static enum request_outcome outcome_of(enum api_error error)
-{
-    if (error == API_ERROR_BAD_REQUEST || error == API_ERROR_CONTEXT_LENGTH ||
-        error == API_ERROR_TOO_LARGE)
-        return REQUEST_OUTCOME_CLIENT_ERROR;
-    return error == API_ERROR_NODE_TIMEOUT ? REQUEST_OUTCOME_TIMEOUT
-                                           : REQUEST_OUTCOME_NODE_ERROR;
-}
-
-/* A property of this request may be why nodes report that they are full, so each pause is
- * longer and lets other requests try. */
-static uint64_t pause_until(struct request *req)
-{
-    uint32_t doublings = req->full_nodes < MAX_DOUBLINGS ? req->full_nodes : MAX_DOUBLINGS;
-
-    req->full_nodes++;
-    return loop_now_us(req->context->loop) + (ATTEMPT_FULL_PAUSE_US << doublings);
-}
-
 /* Tries again, on another node or on one whose pause is over. */
 static void place_again(struct request *req)
 {
@@ -243,32 +222,6 @@ static void wait_for_node(struct request *req)
         req->wait_node_mono_us = loop_now_us(req->context->loop) + LIMITS_NO_NODE_US;
     set_state(req, REQUEST_STATE_WAIT_NODE);
     arm(req);
-}
-
-/* `ended`: the attempt that ended; NULL: every node that could take the request has failed. */
-static struct retry_facts facts_of(const struct request *req, const struct attempt *ended,
-                                   enum retry_end end, bool other_runs)
-{
-    const struct config_limits *limits = &req->context->config->limits;
-    uint64_t until = req->wait_node_mono_us;
-
-    return (struct retry_facts){
-        .end = end,
-        .client_gone = req->client == NULL,
-        .other_runs = other_runs,
-        .gave_content = ended != NULL && ended->content_mono_us != 0,
-        .content_shown = req->shown == SHOWN_CONTENT,
-        .resumable = req->resumable && buf_size(&req->text) != 0,
-        .wait_left = until == 0 || loop_now_us(req->context->loop) < until,
-        .budget_allows = budget_allows(req->context->board, req->model_hash),
-        .attempts = req->attempts,
-        .max_attempts = limits->max_attempts,
-        .resumes = req->resumes,
-        .max_resumes = limits->max_resumes,
-        .refusals = req->refusals + req->away,
-        .blamed = req->blamed,
-        .engines_died = req->engines_died,
-    };
 }
 
 static void answer_failure(struct request *req)
@@ -324,58 +277,12 @@ static void obey(struct request *req, const struct attempt *ended,
     }
 }
 
-/* The client's error if no other node helps. */
-static void remember_failure(struct request *req, const struct attempt_failure *failure,
-                             enum retry_end end, bool other_runs)
-{
-    /* A refusal without a document, like a key that the engine does not take, says least. */
-    if (end == RETRY_END_LACKS &&
-        (req->last_error != API_ERROR_NONE || req->refusal.status != 0))
-        return;
-    if (end == RETRY_END_BLAMED && req->refusal.status != 0)
-        return; /* the engine's document is kept */
-    req->last_error = failure->error;
-    (void)snprintf(req->last_message, sizeof(req->last_message), "%s", failure->message);
-    if (!other_runs || failure->error == API_ERROR_BAD_REQUEST)
-        req->outcome = outcome_of(failure->error);
-}
-
 /* The attempt has failed; its place is still held. */
 static void attempt_failed(struct attempt *attempt, struct attempt_failure *failure)
 {
-    struct request *req = attempt->request;
-    enum retry_end end = attempt_retry_end(attempt, failure);
-    struct retry_facts facts;
-    bool other_runs;
+    const struct retry_facts facts = retry_facts_failed(attempt, failure);
 
-    if (failure->counter == STATS_FULL && attempt->status != 0) {
-        failure->counter = STATS_NODE_ERROR;
-        failure->error = API_ERROR_NODE_FAILED;
-    }
-    req->full_unhinted = failure->unhinted;
-    attempt_end(attempt, failure->counter);
-    if (req->client != NULL)
-        attempt_note_cause(attempt, end);
-    other_runs = hedge_leave(attempt);
-    if (req->client != NULL) {
-        exclusions_add(&req->excluded, attempt->node, attempt->generation,
-                       end == RETRY_END_FULL ? pause_until(req) : UINT64_MAX,
-                       loop_now_us(req->context->loop));
-        log_debug(
-            "event=attempt_failed id=%s execution=%s node=%s attempt=%u reason=%s message=%s",
-            req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
-            api_error_reason(failure->error), log_quote(failure->message));
-        if (end != RETRY_END_FULL)
-            remember_failure(req, failure, end, other_runs);
-        /* Retries are for one bad node among good ones, and must not multiply the load when
-         * they do not help.  So only a failure after the first attempt spends budget. */
-        if (end == RETRY_END_FAILED && !other_runs && req->attempts > 1 &&
-            failure->error != API_ERROR_TOO_LARGE)
-            budget_failure(req->context->board, req->model_hash,
-                           loop_now_us(req->context->loop));
-    }
-    facts = facts_of(req, attempt, end, other_runs);
-    obey(req, attempt, &facts);
+    obey(attempt->request, attempt, &facts);
 }
 
 /* ---- the nodes' events ----------------------------------------------------------------- */
@@ -444,13 +351,9 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 /* The answer is whole, and its call is over as well. */
 static void end_whole(struct attempt *attempt)
 {
-    struct request *req = attempt->request;
-    struct retry_facts facts = facts_of(req, attempt, RETRY_END_ANSWERED, false);
+    const struct retry_facts facts = retry_facts_answered(attempt);
 
-    budget_success(req->context->board, req->model_hash, loop_now_us(req->context->loop));
-    hedge_earn(req);
-    attempt_end_whole(attempt);
-    obey(req, attempt, &facts);
+    obey(attempt->request, attempt, &facts);
 }
 
 /* The answer was whole, but the call does not end: the place is needed. */
@@ -491,13 +394,7 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     if (take_refusal(attempt))
         return;
     hedge_adopt(attempt);
-    if (finish->usage != NULL) {
-        req->prompt_tokens = finish->usage->prompt_tokens;
-        req->cached_tokens = finish->usage->cached_prompt_tokens;
-        if (finish->usage->output_tokens != 0)
-            req->output_tokens = finish->usage->output_tokens;
-    }
-    attempt_take_finish(attempt);
+    attempt_take_finish(attempt, finish);
     if (req->ttft_us == 0)
         req->ttft_us = attempt->content_mono_us - req->started_mono_us;
     req->outcome = attempt->status >= 400 ? REQUEST_OUTCOME_CLIENT_ERROR : REQUEST_OUTCOME_OK;
@@ -572,7 +469,7 @@ static enum request_try try_start(struct request *req, const struct queue_rights
         return REQUEST_TRY_PLANNED;
     case SELECT_ALL_FAILED:
         enqueue_remove(req);
-        facts = facts_of(req, NULL, RETRY_END_NO_NODE_LEFT, false);
+        facts = retry_facts_no_node_left(req);
         obey(req, NULL, &facts);
         return REQUEST_TRY_STARTED;
     case SELECT_LOST:
@@ -697,25 +594,10 @@ static void on_timer(struct timer *timer)
 /* Rejects a request that no wait could help.  True: answered. */
 static bool refuse_at_once(struct request *req)
 {
-    const struct client_request *client = req->client;
-    struct upstream_model *model = upstreams_find_fresh(req->context->upstreams, req->model);
-    enum api_error error = API_ERROR_NONE;
     struct buf message = BUF_INIT;
+    enum api_error error =
+        servable_check(req->context->upstreams, req->client, req->envelope_bytes, &message);
 
-    if (model == NULL && upstreams_models_unknown(req->context->upstreams))
-        return false; /* one of these nodes may have it */
-    if (model == NULL) {
-        error = API_ERROR_MODEL_NOT_FOUND;
-        buf_printf(&message, "The model '%s' does not exist", client->client_model);
-    } else if ((model->operations & (UINT32_C(1) << client->operation)) == 0) {
-        error = API_ERROR_NOT_SUPPORTED;
-        buf_printf(&message, "No node serves this API for the model '%s'",
-                   client->client_model);
-    } else if (select_is_too_large(req)) {
-        error = API_ERROR_TOO_LARGE;
-        buf_printf(&message, "A request of %zu bytes is larger than any node of '%s' takes",
-                   client->body_len, client->client_model);
-    }
     if (error != API_ERROR_NONE)
         reject(req, error, buf_cstr(&message), 0);
     buf_finish(&message);

@@ -4,13 +4,14 @@
  * Data only.  The functions are in headers of their own, and each includes this one and those
  * below it, never those above:
  *
- *   request.c    the state machine: events, timers and retry_decide() change the state
- *   limits.c     time limits
- *   hedge.c      a second attempt beside one that is slow
- *   response.c   a node's answer, on its way to the client
- *   attempt.c    one try on one node, from its place there to the end of the call
- *   select.c     which node it goes to
- *   enqueue.c    its place in the queue
+ *   request.c      the state machine: events, timers and retry_decide() change the state
+ *   retry_facts.c  the end of an attempt, as facts for retry_decide()
+ *   limits.c       time limits
+ *   hedge.c        a second attempt beside one that is slow
+ *   response.c     a node's answer, on its way to the client
+ *   attempt.c      one try on one node, from its place there to the end of the call
+ *   select.c       which node it goes to
+ *   enqueue.c      its place in the queue
  */
 #ifndef DROVER_WORKER_REQUEST_STATE_H
 #define DROVER_WORKER_REQUEST_STATE_H

@@ -46,9 +46,9 @@ bool response_may_resume(const struct request *req);
  */
 void response_forget_unseen(struct request *req);
 
-/* Opens the node's window again once little is left on its way to the client. */
 /* Does the node wait to be allowed to send more, because the client does not read? */
 MUST_CHECK bool response_client_lags(const struct attempt *attempt);
+/* Opens the node's window again once little is left on its way to the client. */
 void response_release_if_low(struct attempt *attempt);
 
 /* Begins a stream's answer before any node has: comments for a client that waits. */

@@ -85,18 +85,6 @@ bool select_any_up(const struct request *req)
     return false;
 }
 
-bool select_is_too_large(const struct request *req)
-{
-    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
-    uint64_t bytes = message_bytes(req);
-
-    for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (upstreams_takes(&model->servers[i], bytes))
-            return false;
-    }
-    return model != NULL && model->servers_count != 0;
-}
-
 static struct eligible gathered; /* one thread, no recursion; too large for the stack */
 
 /* ---- the decision ---------------------------------------------------------------------- */

@@ -68,7 +68,5 @@ uint64_t select_silence_us(const struct attempt *attempt);
 
 /* Is any node up and reachable that could take the request, whatever its load? */
 bool select_any_up(const struct request *req);
-/* Is the request larger than any node of its model takes, those that are away included? */
-bool select_is_too_large(const struct request *req);
 
 #endif

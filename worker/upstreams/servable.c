@@ -1,0 +1,40 @@
+/* servable.c - whether any node could serve a request. */
+#include "worker/upstreams/servable.h"
+
+#include <stdbool.h>
+
+#include "base/text/buf.h"
+#include "worker/http/client_request.h"
+#include "worker/upstreams/upstreams.h"
+
+static bool is_too_large(const struct upstream_model *model, uint64_t message_bytes)
+{
+    for (size_t i = 0; i < model->servers_count; i++)
+        if (upstreams_takes(&model->servers[i], message_bytes))
+            return false;
+    return model->servers_count != 0;
+}
+
+enum api_error servable_check(struct upstreams *upstreams, const struct client_request *request,
+                              uint64_t message_bytes, struct buf *message)
+{
+    const struct upstream_model *model = upstreams_find_fresh(upstreams, request->model);
+
+    if (model == NULL) {
+        if (upstreams_models_unknown(upstreams))
+            return API_ERROR_NONE; /* one of these nodes may have it */
+        buf_printf(message, "The model '%s' does not exist", request->client_model);
+        return API_ERROR_MODEL_NOT_FOUND;
+    }
+    if ((model->operations & (UINT32_C(1) << request->operation)) == 0) {
+        buf_printf(message, "No node serves this API for the model '%s'",
+                   request->client_model);
+        return API_ERROR_NOT_SUPPORTED;
+    }
+    if (is_too_large(model, message_bytes)) {
+        buf_printf(message, "A request of %zu bytes is larger than any node of '%s' takes",
+                   request->body_len, request->client_model);
+        return API_ERROR_TOO_LARGE;
+    }
+    return API_ERROR_NONE;
+}

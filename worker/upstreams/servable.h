@@ -1,0 +1,20 @@
+/* servable.h - whether any node could serve a request, those that are full or away included. */
+#ifndef DROVER_WORKER_UPSTREAMS_SERVABLE_H
+#define DROVER_WORKER_UPSTREAMS_SERVABLE_H
+
+#include <stdint.h>
+
+#include "base/attrs.h"
+#include "worker/api/surface.h"
+
+struct buf;
+struct client_request;
+struct upstreams;
+
+/* API_ERROR_NONE: one could, or the models of one are not known yet.  Else the client's error,
+ * which no wait would change; its text is added to `message`. */
+MUST_CHECK enum api_error servable_check(struct upstreams *upstreams,
+                                         const struct client_request *request,
+                                         uint64_t message_bytes, struct buf *message);
+
+#endif
