@@ -25,7 +25,7 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
         return facts->refusals < RETRY_MAX_REFUSALS ? RETRY_ELSEWHERE : RETRY_FAIL;
     if (facts->end == RETRY_END_BLAMED && facts->blamed >= RETRY_MAX_BLAMED)
         return RETRY_FAIL;
-    if (facts->end == RETRY_END_FULL && !facts->gave_content)
+    if (facts->end == RETRY_END_FULL)
         return RETRY_PAUSE;
     if (facts->end == RETRY_END_SILENT && !facts->content_shown)
         return RETRY_FAIL;

@@ -23,7 +23,8 @@
 enum retry_end {
     RETRY_END_ANSWERED = 0, /* the answer is whole */
     RETRY_END_REFUSED,      /* the request itself is wrong: no other node will accept it */
-    RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with */
+    RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with; an
+                       * attempt that had the head of an answer had room, and has failed */
     RETRY_END_LACKS,  /* it lacks what the request needs, and another node may have it */
     RETRY_END_AWAY,   /* its engine cannot be reached: it never had the request */
     RETRY_END_BLAMED, /* its engine blames the request, with a status that is a server's */
@@ -40,7 +41,6 @@ struct retry_facts {
     enum retry_end end;
     bool client_gone;
     bool other_runs;    /* a second attempt of the request still runs */
-    bool gave_content;  /* the attempt had content, shown or not */
     bool content_shown; /* the client has content, of any attempt */
     bool resumable;     /* ... and all of it is plain text, which is known */
     bool wait_left;     /* it may still wait for a node to come back */
@@ -77,7 +77,7 @@ enum retry_verdict {
  *   lacks, or away; fewer than eight nodes so far               ELSEWHERE
  *   lacks, or away                                             FAIL
  *   blamed by two engines                                      FAIL
- *   full, and it had given no content                          PAUSE
+ *   full                                                       PAUSE
  *   silent, nothing shown: it would cost as much elsewhere     FAIL
  *   nothing shown; attempts are left and the budget allows it  AGAIN
  *   content shown; it can be resumed and resumes are left      RESUME

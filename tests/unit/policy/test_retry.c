@@ -21,7 +21,6 @@ static struct retry_facts broken_off(void)
 {
     struct retry_facts facts = failed();
 
-    facts.gave_content = true;
     facts.content_shown = true;
     facts.resumable = true;
     return facts;
@@ -97,27 +96,11 @@ Test(retry, a_full_node_costs_no_attempt_and_needs_no_budget)
     cr_assert_eq(retry_decide(&facts), RETRY_PAUSE, "a resume that met a full node");
 }
 
-Test(retry, a_node_that_is_full_in_the_middle_of_an_answer_has_failed)
-{
-    struct retry_facts facts = failed();
-
-    facts.end = RETRY_END_FULL;
-    facts.gave_content = true; /* of a document, which was held */
-    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
-    facts = broken_off();
-    facts.end = RETRY_END_FULL;
-    cr_assert_eq(retry_decide(&facts), RETRY_RESUME);
-    facts.resumable = false;
-    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
-}
-
 Test(retry, silence_without_a_sign_does_not_begin_the_same_work_elsewhere)
 {
     struct retry_facts facts = failed();
 
     facts.end = RETRY_END_SILENT;
-    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
-    facts.gave_content = true; /* of a document, which was held */
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
     facts.other_runs = true;
     cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
@@ -138,14 +121,6 @@ Test(retry, a_failure_before_content_is_repeated_within_attempts_and_budget)
     facts.attempts = 1;
     facts.budget_allows = false;
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "retries are throttled");
-}
-
-Test(retry, content_that_was_held_and_not_shown_does_not_prevent_a_repetition)
-{
-    struct retry_facts facts = failed();
-
-    facts.gave_content = true;
-    cr_assert_eq(retry_decide(&facts), RETRY_AGAIN);
 }
 
 Test(retry, plain_text_is_resumed_within_max_resumes_and_beyond_attempts_and_budget)
