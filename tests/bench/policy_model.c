@@ -9,7 +9,7 @@
  * effect; tokens are known exactly; the prefix index is a list of blocks for each node, as long
  * as the node's cache, where the real one is common to all and a lookup is no use.
  *
- *   policy_model --fleet GROUPS --policy NAME [--push] [--hold MS] --seed N SCHEDULE
+ *   policy_model --nodes GROUPS --policy NAME [--push] [--hold MS] --seed N SCHEDULE
  *
  * Long prompts are held at the coordinator as the worker holds them (policy/route/hold.h), up
  * to
@@ -144,7 +144,7 @@ static uint64_t next_random(struct world *world)
 }
 
 /* The published form of the formula: the least cost of all that have any place. */
-static int choose_push(const struct balance_candidate *candidates, size_t n,
+static int select_push(const struct balance_candidate *candidates, size_t n,
                        const struct balance_request *request, uint64_t random)
 {
     int best = -1;
@@ -172,7 +172,7 @@ static uint32_t left_of(const struct sim_seq *seq)
     return r->output - r->tokens;
 }
 
-static int choose_by_oracle(struct world *world, struct request *r)
+static int select_by_oracle(struct world *world, struct request *r)
 {
     uint64_t best_us = UINT64_MAX;
     int best = -1;
@@ -223,9 +223,9 @@ static bool try_start(struct world *world, struct request *r)
     for (size_t i = 0; i < world->n_nodes; i++)
         describe(&candidates[i], world, &world->nodes[i], r);
     if (world->oracle)
-        at = choose_by_oracle(world, r);
+        at = select_by_oracle(world, r);
     else if (world->push)
-        at = choose_push(candidates, world->n_nodes, &request, next_random(world));
+        at = select_push(candidates, world->n_nodes, &request, next_random(world));
     else
         at = balance_choose(world->policy, candidates, world->n_nodes, &request, &world->cursor,
                             next_random(world), NULL);
@@ -595,7 +595,7 @@ static void add_node(struct world *world, const struct sim_model_config *config)
     node->reported_tokens_per_s = config->prefill_tokens_per_s;
 }
 
-static void read_fleet(struct world *world, const char *text)
+static void read_nodes(struct world *world, const char *text)
 {
     while (*text != '\0') {
         struct sim_model_config config = {.chunk_tokens = CHUNK_TOKENS,
@@ -611,7 +611,7 @@ static void read_fleet(struct world *world, const char *text)
                    &used) != 6 ||
             config.slots == 0 || !(config.prefill_tokens_per_s > 0) || !(base_ms >= 0) ||
             !(slope_ms >= 0) || count > MAX_NODES - world->n_nodes)
-            die("--fleet is not COUNTxSLOTS:PREFILL:BASE_MS:SLOPE_MS:BLOCKS,...");
+            die("--nodes is not COUNTxSLOTS:PREFILL:BASE_MS:SLOPE_MS:BLOCKS,...");
         config.base_us = base_ms * (double)US_PER_MS;
         config.slope_us = slope_ms * (double)US_PER_MS;
         while (count-- > 0)
@@ -700,7 +700,7 @@ static enum policy_kind policy_named(const char *name)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"fleet", required_argument, NULL, 'f'}, {"policy", required_argument, NULL, 'p'},
+        {"nodes", required_argument, NULL, 'n'}, {"policy", required_argument, NULL, 'p'},
         {"push", no_argument, NULL, 'u'},        {"hold", required_argument, NULL, 'h'},
         {"seed", required_argument, NULL, 's'},  {0},
     };
@@ -710,8 +710,8 @@ int main(int argc, char **argv)
     times = route_times(1);
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
-        case 'f':
-            read_fleet(&world, optarg);
+        case 'n':
+            read_nodes(&world, optarg);
             break;
         case 'p':
             world.oracle = strcmp(optarg, "oracle") == 0;
@@ -731,7 +731,7 @@ int main(int argc, char **argv)
         }
     }
     if (optind + 1 != argc || world.n_nodes == 0)
-        die("wants --fleet, and a schedule");
+        die("wants --nodes, and a schedule");
     if (world.policy != POLICY_FASTEST || world.oracle || world.push)
         world.hold_us = 0;
     read_schedule(&world, argv[optind]);

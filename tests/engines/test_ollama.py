@@ -20,7 +20,7 @@ def engine():
         yield made
 
 
-def test_what_it_lists(engine):
+def test_it_lists_its_models(engine):
     assert get(engine, "/api/version")["version"] == engine.version
     assert [m["name"] for m in get(engine, "/api/tags")["models"]][:2] == ["big:latest",
                                                                            "small:latest"]

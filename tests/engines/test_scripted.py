@@ -80,7 +80,7 @@ def test_a_stopped_engine_refuses_and_comes_back_on_its_port(engine):
 
 
 @pytest.mark.parametrize("how", ["drop", "end", "error"])
-def test_a_stream_breaks_where_it_is_told_to(engine, how):
+def test_a_stream_breaks_where_the_test_says(engine, how):
     engine.break_after = (3, how)
     stream = Stream(engine, CHAT, chat(stream=True))
     try:
@@ -92,7 +92,7 @@ def test_a_stream_breaks_where_it_is_told_to(engine, how):
     assert ("error" in events[-1]) is (how == "error")
 
 
-def test_it_is_silent_where_it_is_told_to(engine):
+def test_it_is_silent_where_the_test_says(engine):
     engine.pauses = {3: 0.5}
     stream = Stream(engine, CHAT, chat(stream=True))
     stream.all()

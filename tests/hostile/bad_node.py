@@ -189,11 +189,11 @@ class Connection(threading.Thread):
 
 
 class BadNode:
-    def __init__(self, fleet, name, attack=None, early=None, settings=b"", models=(MODEL,), load=None, join=True):
+    def __init__(self, cluster, name, attack=None, early=None, settings=b"", models=(MODEL,), load=None, join=True):
         self.name, self.attack, self.early, self.settings = name, attack, early, settings
         self.models, self.load, self.instance = list(models), load or {}, os.urandom(16)
         self.asked, self.seq = 0, 0
-        self.fleet = fleet
+        self.cluster = cluster
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
         self.connections = []
@@ -203,10 +203,10 @@ class BadNode:
             self.join()
 
     def join(self):
-        self.attachment = Attachment("%s:%d" % self.fleet.address("registry"))
+        self.attachment = Attachment("%s:%d" % self.cluster.address("registry"))
         self.attachment.register(self, TOKEN)
         self.heart = Heart(self.attachment, self)
-        self.fleet.wait_up(self.name)
+        self.cluster.wait_up(self.name)
 
     def accept(self):
         with contextlib.suppress(OSError):
@@ -243,7 +243,7 @@ class BadNode:
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
         if self.attachment:
-            until(lambda: self.fleet.node_state(self.name) in (None, "GONE"), 10, f"{self.name} is gone")
+            until(lambda: self.cluster.node_state(self.name) in (None, "GONE"), 10, f"{self.name} is gone")
 
 
 __all__ = ["BadNode", "chunk_event", "event", "finish_event", "frame", "framed", "good_answer", "head_event", "CONTINUATION"]

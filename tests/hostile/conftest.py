@@ -18,15 +18,15 @@ os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_s
 from harness import Cluster  # noqa: E402
 
 
-@pytest.fixture(name="fleet", scope="module")
-def fixture_fleet(request):
+@pytest.fixture(name="cluster", scope="module")
+def fixture_cluster(request):
     """One worker and one quick simulated node, for all tests of a module: none may harm it."""
-    fleet = Cluster(name=request.module.__name__, workers=1, config=getattr(request.module, "CONFIG", None))
+    cluster = Cluster(name=request.module.__name__, workers=1, config=getattr(request.module, "CONFIG", None))
     failed = True
     try:
-        fleet.start()
-        fleet.start_node("a", "rate=2000,slots=16")
-        yield fleet
+        cluster.start()
+        cluster.start_node("a", "rate=2000,slots=16")
+        yield cluster
         failed = request.session.testsfailed != 0
     finally:
-        fleet.finish(failed)
+        cluster.finish(failed)

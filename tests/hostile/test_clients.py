@@ -20,12 +20,12 @@ BODY = json.dumps({"model": MODEL, "max_tokens": 2, "messages": [{"role": "user"
 
 
 @pytest.fixture(name="worker")
-def fixture_worker(fleet):
-    return fleet.worker_pids()[0]
+def fixture_worker(cluster):
+    return cluster.worker_pids()[0]
 
 
-def dial(fleet, timeout=10 * SLOW):
-    return socket.create_connection(fleet.api, timeout)
+def dial(cluster, timeout=10 * SLOW):
+    return socket.create_connection(cluster.api, timeout)
 
 
 def read_all(sock, data=b""):
@@ -41,9 +41,9 @@ def statuses(answer):
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer) if status != b"100"]
 
 
-def say(fleet, data):
+def say(cluster, data):
     """Sends all of it and reads until the server hangs up."""
-    with dial(fleet) as sock:
+    with dial(cluster) as sock:
         try:
             sock.sendall(data)
         except ConnectionError:
@@ -120,8 +120,8 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_what_two_readers_may_frame_differently_is_refused(fleet, name):
-    answer = say(fleet, AMBIGUOUS[name] + SMUGGLED)
+def test_a_body_that_two_readers_may_frame_differently_is_refused(cluster, name):
+    answer = say(cluster, AMBIGUOUS[name] + SMUGGLED)
     assert statuses(answer) in ([], [400], [404], [405], [501], [505]), answer[:300]
     assert b"smuggled" not in answer
 
@@ -141,15 +141,15 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-def test_nothing_follows_a_body_in_chunks(fleet, name):
+def test_nothing_follows_a_body_in_chunks(cluster, name):
     """However its chunks are read: one answer at most, and the connection is closed."""
-    answer = say(fleet, head(b"Transfer-Encoding: chunked") + CHUNKS[name] + SMUGGLED)
+    answer = say(cluster, head(b"Transfer-Encoding: chunked") + CHUNKS[name] + SMUGGLED)
     assert len(statuses(answer)) <= 1, answer
     assert b"smuggled" not in answer
 
 
-def test_no_smuggled_request_was_ever_seen(fleet):
-    assert not [line for line in fleet.access_lines() if "smuggled" in line["path"]]
+def test_no_smuggled_request_was_ever_seen(cluster):
+    assert not [line for line in cluster.access_lines() if "smuggled" in line["path"]]
 
 
 # ---- too much ------------------------------------------------------------------------------------
@@ -184,10 +184,10 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_what_never_ends_is_ended(fleet, worker, name):
+def test_a_request_that_never_ends_is_ended(cluster, worker, name):
     begin, piece = ENDLESS[name]
-    with Watch(fleet, worker) as watch:
-        with dial(fleet) as sock:
+    with Watch(cluster, worker) as watch:
+        with dial(cluster) as sock:
             sock.sendall(begin)
             sent = flood(sock, piece)
             answer = read_all(sock) if sent < LIMIT else b""
@@ -209,10 +209,10 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_json_bomb_is_a_bad_request(fleet, worker, name):
-    with Watch(fleet, worker) as watch:
+def test_a_json_bomb_is_a_bad_request(cluster, worker, name):
+    with Watch(cluster, worker) as watch:
         for _ in range(3):
-            answer = say(fleet, post(BOMBS[name]))
+            answer = say(cluster, post(BOMBS[name]))
             assert statuses(answer) == [400], answer[:200]
             json.loads(answer.partition(b"\r\n\r\n")[2])
     watch.expect(memory=100)
@@ -226,28 +226,28 @@ def test_a_json_bomb_is_a_bad_request(fleet, worker, name):
     b'{"model":"m","x":NaN}', b'{"model":"m","x":1e}', b'{"model":"m","x":01}', b"{'model':'m'}", b'{"model":"m",}',
     b'{"model":"' + b"m" * 128 + b'"}', b'{"model":"m","messages":[' + b"[" * 64 + b"]" * 64 + b"]}",
 ], ids=range(25))
-def test_a_body_that_means_two_things_or_nothing_is_refused(fleet, body):
-    answer = say(fleet, post(body))
+def test_a_body_that_means_two_things_or_nothing_is_refused(cluster, body):
+    answer = say(cluster, post(body))
     assert statuses(answer) in ([400], [404]), answer
     error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     assert error["message"] and error["src"] == "drover"
 
 
-def test_names_from_outside_reach_neither_a_header_nor_a_line_of_the_log(fleet):
+def test_names_from_outside_reach_neither_a_header_nor_a_line_of_the_log(cluster):
     evil = 'no\u001b[31msuch\u2028model"\\'
-    fleet.wait_idle()
-    lines = len(fleet.access_lines())
-    answer = say(fleet, post(json.dumps({"model": evil, "messages": []}).encode(), more=b"X-Request-Id: a b\r\n"))
+    cluster.wait_idle()
+    lines = len(cluster.access_lines())
+    answer = say(cluster, post(json.dumps({"model": evil, "messages": []}).encode(), more=b"X-Request-Id: a b\r\n"))
     assert statuses(answer) in ([400], [404])
     assert b"\x1b" not in answer
-    until(lambda: len(fleet.access_lines()) > lines, 5)  # each is JSON, and a line
+    until(lambda: len(cluster.access_lines()) > lines, 5)  # each is JSON, and a line
 
 
 @pytest.mark.parametrize("path", ["/v1/models/" + "%0d%0a" * 20, "/" + "a/" * 4000, "/%00", "/v1/models/%zz", "/..%2f..%2fetc",
                                   "/v1//chat/completions", "/v1/chat/completions?" + "q" * 5000, "/v1/chat/completions%20"],
                          ids=range(8))
-def test_odd_paths_are_not_found(fleet, path):
-    answer = say(fleet, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+def test_odd_paths_are_not_found(cluster, path):
+    answer = say(cluster, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert statuses(answer) in ([400], [404], [405]), answer
     assert b"\r\nset-cookie" not in answer.lower()
 
@@ -257,9 +257,9 @@ def test_odd_paths_are_not_found(fleet, path):
 @pytest.mark.parametrize("text", [head(b"Content-Length: 100", b"X: " + b"a" * 400), head(b"Content-Length: 1000") + b" " * 900,
                                   head(b"Transfer-Encoding: chunked") + b"1\r\n \r\n" * 100],
                          ids=["head", "body", "chunks"])
-def test_a_request_in_drops_is_given_up_and_others_are_served(fleet, worker, text):
-    crowd = [dial(fleet) for _ in range(100)]
-    with Watch(fleet, worker) as watch:
+def test_a_request_in_drops_is_given_up_and_others_are_served(cluster, worker, text):
+    crowd = [dial(cluster) for _ in range(100)]
+    with Watch(cluster, worker) as watch:
         begin = time.monotonic()
         sent, open_ = 0, list(crowd)
         while open_:
@@ -282,29 +282,29 @@ def test_a_request_in_drops_is_given_up_and_others_are_served(fleet, worker, tex
         sock.close()
 
 
-def test_readers_that_stop_are_given_up_and_cost_no_memory(fleet, worker):
+def test_readers_that_stop_are_given_up_and_cost_no_memory(cluster, worker):
     body = json.dumps({"model": MODEL, "stream": True, "max_tokens": 8000,
                        "messages": [{"role": "user", "content": "Talk."}]}).encode()
     crowd = []
-    with Watch(fleet, worker) as watch:
+    with Watch(cluster, worker) as watch:
         for _ in range(8):
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.settimeout(30)
-            sock.connect(fleet.api)
+            sock.connect(cluster.api)
             sock.sendall(post(body))
             crowd.append(sock)
-        until(lambda: sum(row["phase"] == "decode" for row in fleet.open_requests()) >= 1, 10)
+        until(lambda: sum(row["phase"] == "decode" for row in cluster.open_requests()) >= 1, 10)
     watch.expect(memory=40)
     for sock in crowd:
         sock.close()
-    fleet.wait_idle()
+    cluster.wait_idle()
 
 
 # ---- too many ------------------------------------------------------------------------------------
 
-def test_a_thousand_requests_at_once_on_one_connection_are_answered_in_order(fleet, worker):
-    with Watch(fleet, worker) as watch, dial(fleet) as sock:
+def test_a_thousand_requests_at_once_on_one_connection_are_answered_in_order(cluster, worker):
+    with Watch(cluster, worker) as watch, dial(cluster) as sock:
         sock.sendall(b"".join(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Request-Id: r%d\r\n\r\n" % n for n in range(999))
                      + b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Request-Id: r999\r\nConnection: close\r\n\r\n")
         answer = read_all(sock)
@@ -313,9 +313,9 @@ def test_a_thousand_requests_at_once_on_one_connection_are_answered_in_order(fle
     watch.expect(cpu=4)
 
 
-def test_connections_that_say_nothing_are_closed_and_nobody_waits(fleet, worker):
-    with Watch(fleet, worker) as watch:
-        crowd = [dial(fleet) for _ in range(500)]
+def test_connections_that_say_nothing_are_closed_and_no_client_waits(cluster, worker):
+    with Watch(cluster, worker) as watch:
+        crowd = [dial(cluster) for _ in range(500)]
         begin = time.monotonic()
         assert not any(read_all(sock) for sock in crowd)
         assert time.monotonic() - begin < 4 * SLOW
@@ -326,8 +326,8 @@ def test_connections_that_say_nothing_are_closed_and_nobody_waits(fleet, worker)
 
 @pytest.mark.parametrize("expectation, wanted", [(b"100-continue", [200]), (b"100-continue, 100-continue", None),
                                                  (b"200-ok", None), (b"", None)])
-def test_expectations(fleet, expectation, wanted):
-    with dial(fleet) as sock:
+def test_expectations(cluster, expectation, wanted):
+    with dial(cluster) as sock:
         text = post(more=b"Expect: " + expectation + b"\r\n")
         sock.sendall(text[:-len(BODY)])
         data = b""
@@ -343,8 +343,8 @@ def test_expectations(fleet, expectation, wanted):
     assert got == wanted if wanted else got in ([200], [400], [417])
 
 
-def test_an_expectation_whose_body_never_comes_is_given_up(fleet):
-    with dial(fleet) as sock:
+def test_an_expectation_whose_body_never_comes_is_given_up(cluster):
+    with dial(cluster) as sock:
         sock.sendall(post(more=b"Expect: 100-continue\r\n")[:-len(BODY)])
         begin = time.monotonic()
         read_all(sock)
@@ -376,12 +376,12 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_two_thousand_mutated_requests_harm_nobody(fleet, worker):
+def test_two_thousand_mutated_requests_harm_no_other_client(cluster, worker):
     seed = 20261124
     rng = random.Random(seed)
-    with Watch(fleet, worker) as watch:
+    with Watch(cluster, worker) as watch:
         for n in range(2000):
-            with dial(fleet) as sock:
+            with dial(cluster) as sock:
                 text = mutate(rng, rng.choice(SEEDS))
                 try:
                     sock.sendall(text)
@@ -393,11 +393,11 @@ def test_two_thousand_mutated_requests_harm_nobody(fleet, worker):
                 answer = read_all(sock)
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 "), (seed, n, text, answer)
     watch.expect(cpu=12, memory=40, lines=20)
-    fleet.wait_idle()
+    cluster.wait_idle()
 
 
-def test_after_all_this_the_worker_is_the_same_and_no_larger_than_it_may_be(fleet, worker):
-    assert chat(fleet.api) == 200
-    assert fleet.worker_pids() == [worker]
-    assert "event=child_died" not in fleet.master.log()
+def test_after_all_this_the_worker_is_the_same_and_no_larger_than_it_may_be(cluster, worker):
+    assert chat(cluster.api) == 200
+    assert cluster.worker_pids() == [worker]
+    assert "event=child_died" not in cluster.master.log()
     assert rss_mb(worker) < 600

@@ -17,12 +17,12 @@ LIMIT = 48 << 20
 
 
 class Target:
-    def __init__(self, name, fleet):
-        self.name, self.fleet = name, fleet
-        self.port = fleet.address("registry")[1] if name == "registry" else int(
-            fleet.nodes[0].address().rsplit(":", 1)[1])
-        self.pid = fleet.health_pid() if name == "registry" else fleet.nodes[0].pid
-        self.log = fleet.master.log if name == "registry" else fleet.nodes[0].process.log
+    def __init__(self, name, cluster):
+        self.name, self.cluster = name, cluster
+        self.port = cluster.address("registry")[1] if name == "registry" else int(
+            cluster.nodes[0].address().rsplit(":", 1)[1])
+        self.pid = cluster.health_pid() if name == "registry" else cluster.nodes[0].pid
+        self.log = cluster.master.log if name == "registry" else cluster.nodes[0].process.log
 
     def check(self):
         with Raw(self.port) as raw:
@@ -30,12 +30,12 @@ class Target:
             return raw.answer(1)["headers"].get("grpc-status") == "0"
 
     def watch(self):
-        return Watch(self.fleet, self.pid, self.log, self.check)
+        return Watch(self.cluster, self.pid, self.log, self.check)
 
 
 @pytest.fixture(name="target", params=["registry", "node"])
-def fixture_target(request, fleet):
-    return Target(request.param, fleet)
+def fixture_target(request, cluster):
+    return Target(request.param, cluster)
 
 
 def u32(n):
@@ -118,7 +118,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_flood_ends_and_nobody_else_notices(target, name):
+def test_a_flood_ends_and_no_other_client_notices(target, name):
     with target.watch() as watch:
         with Raw(target.port) as raw:
             raw.sock.settimeout(5 * SLOW)
@@ -134,7 +134,7 @@ def test_a_flood_that_comes_again_and_again_is_a_line_a_second(target):
             raw.drain()
             assert CALM in [code for _, code, _ in raw.goaways]
 
-    def is_told():  # not in the second in which another cause was
+    def is_logged():  # not in the second in which another cause was
         flood()
         return any("event=peer_sent_away" in line and 'peer="127.0.0.1"' in line
                    and 'why="too_many_settings"' in line for line in target.log().splitlines())
@@ -142,7 +142,7 @@ def test_a_flood_that_comes_again_and_again_is_a_line_a_second(target):
         for _ in range(40):
             flood()
     watch.expect(lines=4 + watch.seconds)
-    until(is_told, 5, "the cause is in the log")
+    until(is_logged, 5, "the cause is in the log")
 
 
 def test_readers_with_a_shut_window_cost_little(target):
@@ -173,7 +173,7 @@ def test_streams_that_never_say_anything_cost_little(target):
         raw.sock.close()
 
 
-def test_bytes_in_drops_keep_nobody_out(target):
+def test_bytes_in_drops_keep_no_other_peer_out(target):
     crowd = [Raw(target.port, greet=False) for _ in range(50)]
     hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS)
     with target.watch() as watch:
@@ -189,15 +189,15 @@ def test_bytes_in_drops_keep_nobody_out(target):
     assert time.monotonic() - begin < 6 + SLOW
 
 
-def test_more_connections_than_there_are_places_keep_nobody_out(fleet):
+def test_more_connections_than_there_are_places_keep_no_other_peer_out(cluster):
     """The registry's; unit.proto.grpc has the same rule with two places."""
-    target, places = Target("registry", fleet), 2 * 256 + 256
+    target, places = Target("registry", cluster), 2 * 256 + 256
     crowd = []
     with target.watch() as watch:
         for _ in range(places + 50):
             crowd.append(Raw(target.port))
     watch.expect(cpu=4, memory=100)
-    assert target.fleet.node_state("a") == "UP"  # its own connection has a stream, and stays
+    assert target.cluster.node_state("a") == "UP"  # its own connection has a stream, and stays
     for raw in crowd:
         raw.sock.close()
     until(target.check, 5)

@@ -19,15 +19,15 @@ addresses = (f"127.0.1.{n}" for n in itertools.count(1))
 
 
 @pytest.fixture(name="watch")
-def fixture_watch(fleet):
-    return lambda: Watch(fleet, fleet.health_pid())
+def fixture_watch(cluster):
+    return lambda: Watch(cluster, cluster.health_pid())
 
 
 @pytest.fixture(name="evil")
-def fixture_evil(fleet):
+def fixture_evil(cluster):
     """Makes connections, all from the address of this test."""
     address = next(addresses)
-    return lambda: Raw(fleet.address("registry")[1], source=address)
+    return lambda: Raw(cluster.address("registry")[1], source=address)
 
 
 def attach(connection, *frames):
@@ -43,12 +43,12 @@ def registration(**changes):
     return registry.NodeFrame(register=registry.Register(**{**fields, **changes})).SerializeToString()
 
 
-def honest_node_joins(fleet, name):
-    with BadNode(fleet, name, lambda c, s: c.answer(s, good_answer())):
-        assert fleet.node_state(name) == "UP"
+def honest_node_joins(cluster, name):
+    with BadNode(cluster, name, lambda c, s: c.answer(s, good_answer())):
+        assert cluster.node_state(name) == "UP"
 
 
-def test_ten_thousand_half_open_streams_keep_nobody_out(fleet, evil, watch):
+def test_ten_thousand_half_open_streams_keep_no_node_out(cluster, evil, watch):
     with watch() as cost:
         crowd = []
         for _ in range(625):
@@ -56,8 +56,8 @@ def test_ten_thousand_half_open_streams_keep_nobody_out(fleet, evil, watch):
             crowd.append(connection)
             connection.send(b"".join(frame(HEADERS, END_HEADERS, stream, connection.head(ATTACH))
                                      for stream in range(1, 33, 2)))
-        honest_node_joins(fleet, "honest-1")
-        assert fleet.node_state("a") == "UP"
+        honest_node_joins(cluster, "honest-1")
+        assert cluster.node_state("a") == "UP"
     cost.expect(cpu=6, memory=150, lines=20)
     for connection in crowd:
         connection.sock.close()
@@ -79,26 +79,26 @@ def test_ten_thousand_half_open_streams_keep_nobody_out(fleet, evil, watch):
     ([registration(models=[common.Model(id="m" * 120, aliases=["a" * 120] * 16)] * 64)], "16"),
     ([registration()] * 2, "16"),
 ], ids=range(14))
-def test_who_does_not_prove_the_token_is_sent_away(fleet, evil, frames, wanted):
+def test_a_node_that_does_not_prove_the_token_is_sent_away(cluster, evil, frames, wanted):
     with evil() as connection:
         assert attach(connection, *frames) == wanted
-    assert fleet.node_row("evil") is None
+    assert cluster.node_row("evil") is None
 
 
-def test_wrong_proofs_are_held_off_and_told_in_few_lines(fleet, evil, watch):
+def test_wrong_proofs_are_held_off_and_logged_in_few_lines(cluster, evil, watch):
     with watch() as cost:
         said = []
         for _ in range(100):
             with evil() as connection:
                 said.append(attach(connection, registration()))
-        honest_node_joins(fleet, "honest-2")
+        honest_node_joins(cluster, "honest-2")
     assert set(said) == {"16", "8"} and said[-1] == "8"  # held off in the end
     cost.expect(cpu=4, lines=40)
 
 
-def test_a_member_that_says_too_much_is_bounded(fleet, watch):
+def test_a_node_that_says_too_much_is_bounded(cluster, watch):
     """It knows the token; and still others are served."""
-    with BadNode(fleet, "chatty", lambda c, s: c.answer(s, good_answer())) as bad, watch() as cost:
+    with BadNode(cluster, "chatty", lambda c, s: c.answer(s, good_answer())) as bad, watch() as cost:
         for _ in range(2000):
             bad.attachment.heartbeat(bad)
         until(lambda: bad.attachment.frames.qsize() >= 2000, 10, "all are acknowledged")

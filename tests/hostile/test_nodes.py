@@ -1,7 +1,7 @@
 """Malicious nodes: whatever a node says, the client gets a good answer from another one or a proper
 error, and the worker goes on.
 
-There is one good node in the fleet; the bad one of each test has a name of its own.
+There is one good node in the cluster; the bad one of each test has a name of its own.
 """
 import contextlib
 import http.client
@@ -29,9 +29,9 @@ names = (f"bad-{n}" for n in itertools.count())
 OK = head_event() + chunk_event()
 
 
-def ask(fleet, stream, timeout=20 * SLOW, **fields):
+def ask(cluster, stream, timeout=20 * SLOW, **fields):
     """(status, headers, body) of a chat; a body that is cut short is None."""
-    connection = http.client.HTTPConnection(*fleet.api, timeout=timeout)
+    connection = http.client.HTTPConnection(*cluster.api, timeout=timeout)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": stream, **fields}),
                            {"Content-Type": "application/json"})
@@ -50,11 +50,11 @@ def events(body):
     return [block[6:] for block in blocks if block.startswith("data: ")]
 
 
-def ask_until_asked(fleet, bad, stream, enough=2):
+def ask_until_asked(cluster, bad, stream, enough=2):
     """Asks until the bad node has been asked; all the answers."""
     answers = []
     for _ in range(12):
-        answers.append(ask(fleet, stream))
+        answers.append(ask(cluster, stream))
         if bad.asked >= enough:
             break
     assert bad.asked, "the bad node was never asked"
@@ -172,14 +172,14 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_what_a_node_does_before_content_costs_the_client_nothing(fleet, name):
-    worker = fleet.worker_pids()[0]
-    with Watch(fleet, worker, serve=lambda: True) as watch, BadNode(fleet, next(names), BEFORE[name]) as bad:
+def test_a_fault_of_a_node_before_content_costs_the_client_nothing(cluster, name):
+    worker = cluster.worker_pids()[0]
+    with Watch(cluster, worker, serve=lambda: True) as watch, BadNode(cluster, next(names), BEFORE[name]) as bad:
         for stream in (False, True):
-            for status, _, body in ask_until_asked(fleet, bad, stream, 1 + stream):
+            for status, _, body in ask_until_asked(cluster, bad, stream, 1 + stream):
                 assert status == 200 and body and b"error" not in body, (status, body)
     watch.expect(cpu=3, memory=64, lines=40)
-    assert fleet.worker_pids() == [worker]
+    assert cluster.worker_pids() == [worker]
 
 
 # ---- after the client has seen something: an error that its library understands -------------------
@@ -202,15 +202,15 @@ AFTER = {
 
 
 @pytest.mark.parametrize("name", AFTER)
-def test_what_a_node_does_after_content_ends_in_an_error_event(fleet, name):
+def test_a_fault_of_a_node_after_content_ends_in_an_error_event(cluster, name):
     def attack(c, s):
         c.headers(s, HEAD)
         c.data(s, OK)
         c.has_been_read()  # so that the worker shows it before the rest comes
         AFTER[name](c, s)
 
-    with BadNode(fleet, next(names), attack) as bad:
-        cut = [answer for answer in ask_until_asked(fleet, bad, True, 1) if answer[1]["x-drover-node"] == bad.name]
+    with BadNode(cluster, next(names), attack) as bad:
+        cut = [answer for answer in ask_until_asked(cluster, bad, True, 1) if answer[1]["x-drover-node"] == bad.name]
         assert cut
         for status, _, body in cut:
             assert status == 200 and b'"hi"' in body
@@ -219,30 +219,30 @@ def test_what_a_node_does_after_content_ends_in_an_error_event(fleet, name):
             assert json.loads(said[-2])["error"]["src"] == "drover", said
 
 
-def test_finish_and_then_more_is_ignored(fleet):
+def test_finish_and_then_more_is_ignored(cluster):
     body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n' + DONE
 
     def attack(c, s):
         c.answer(s, head_event() + chunk_event(body) + finish_event(len(body)) + chunk_event(b"data: evil\n\n"))
 
-    with BadNode(fleet, next(names), attack) as bad:
-        for status, _, got in ask_until_asked(fleet, bad, True, 1):
+    with BadNode(cluster, next(names), attack) as bad:
+        for status, _, got in ask_until_asked(cluster, bad, True, 1):
             assert status == 200 and b"evil" not in got
 
 
-def test_an_answer_byte_by_byte_is_an_answer(fleet):
+def test_an_answer_byte_by_byte_is_an_answer(cluster):
     def attack(c, s):
         c.headers(s, HEAD)
         c.send(b"".join(frame(DATA, 0, s, bytes([byte])) + frame(DATA, 8, s, b"\2\0\0") for byte in good_answer()))
         c.trailers(s)
 
-    with BadNode(fleet, next(names), attack) as bad:
-        answers = ask_until_asked(fleet, bad, True, 1)
+    with BadNode(cluster, next(names), attack) as bad:
+        answers = ask_until_asked(cluster, bad, True, 1)
         (good,) = [answer for answer in answers if answer[1]["x-drover-node"] == bad.name]
         assert events(good[2])[-1] == "[DONE]"
 
 
-def relay_race(fleet, model, *turns):
+def relay_race(cluster, model, *turns):
     """Nodes that alone have the model, of which the n-th to be asked does turns[n]; what each was asked."""
     asked = []
 
@@ -251,7 +251,7 @@ def relay_race(fleet, model, *turns):
         c.headers(s, HEAD)
         turns[len(asked) - 1](c, s)
 
-    return [BadNode(fleet, next(names), attack, models=[model]) for _ in turns], asked
+    return [BadNode(cluster, next(names), attack, models=[model]) for _ in turns], asked
 
 
 def say_and_break(said):
@@ -267,60 +267,60 @@ def end_well(c, s):
     c.trailers(s)
 
 
-def test_an_answer_goes_on_from_what_the_client_has_and_nothing_else(fleet):
+def test_an_answer_goes_on_from_what_the_client_has_and_nothing_else(cluster):
     document = head_event(200, "application/json", False)
     nodes, asked = relay_race(
-        fleet, "goes-on",
+        cluster, "goes-on",
         say_and_break(document + chunk_event(text="unseen", resumable=True, response_id="unseen", created=1)),
         say_and_break(head_event() + chunk_event(text="hi", resumable=True, response_id="seen", created=2)), end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, True, model="goes-on")
+        status, _, body = ask(cluster, True, model="goes-on")
         assert status == 200 and events(body)[-1] == "[DONE]" and b"error" not in body
         assert [message.HasField("resume") for message in asked] == [False, False, True]
         resume = asked[2].resume
         assert (resume.text, resume.response_id, resume.created) == ("hi", "seen", 2)
 
 
-def test_content_without_text_does_not_cost_the_next_node_the_prompt(fleet):
+def test_content_without_text_does_not_cost_the_next_node_the_prompt(cluster):
     empty = chunk_event(text="", resumable=True)
     nodes, asked = relay_race(
-        fleet, "no-text", say_and_break(head_event() + empty * 2 + chunk_event(text="hi", resumable=True)), end_well)
+        cluster, "no-text", say_and_break(head_event() + empty * 2 + chunk_event(text="hi", resumable=True)), end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, True, model="no-text")
+        status, _, body = ask(cluster, True, model="no-text")
         assert status == 200 and events(body)[-1] == "[DONE]" and b"error" not in body
         assert asked[1].resume.text == "hi" and asked[1].body == asked[0].body != b""
 
 
-def test_nothing_goes_on_inside_an_event_that_a_node_left_unfinished(fleet):
+def test_nothing_goes_on_inside_an_event_that_a_node_left_unfinished(cluster):
     torn = chunk_event(b'data: {"half":', text="half", resumable=True)
-    nodes, asked = relay_race(fleet, "torn", say_and_break(head_event() + chunk_event(text="hi", resumable=True) + torn),
+    nodes, asked = relay_race(cluster, "torn", say_and_break(head_event() + chunk_event(text="hi", resumable=True) + torn),
                               end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, True, model="torn")
+        status, _, body = ask(cluster, True, model="torn")
         said = events(body)
         assert status == 200 and said[-1] == "[DONE]" and said[-3] == '{"half":', said
         assert json.loads(said[-2])["error"]["src"] == "drover", said
         assert len(asked) == 1
 
 
-def test_ids_of_no_vocabulary_are_not_handed_on(fleet):
+def test_ids_of_no_vocabulary_are_not_handed_on(cluster):
     nameless = chunk_event(text="hi", resumable=True, token_ids=[300], vocabulary=0)
-    nodes, asked = relay_race(fleet, "nameless", say_and_break(head_event() + nameless), end_well)
+    nodes, asked = relay_race(cluster, "nameless", say_and_break(head_event() + nameless), end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, True, model="nameless")
+        status, _, body = ask(cluster, True, model="nameless")
         assert status == 200 and events(body)[-1] == "[DONE]"
         assert asked[1].resume.text == "hi" and list(asked[1].resume.token_ids) == []
 
 
-def test_full_twice_with_another_failure_between_is_full(fleet):
+def test_full_twice_with_another_failure_between_is_full(cluster):
     """Only twice in a row, without a word of when, is a failure."""
     def broken(c, s):
         c.data(s, head_event(500, "application/json", False))
@@ -328,29 +328,29 @@ def test_full_twice_with_another_failure_between_is_full(fleet):
     def full(c, s):
         c.trailers(s, "8")
 
-    nodes, asked = relay_race(fleet, "full-in-between", broken, full, broken, full, end_well)
+    nodes, asked = relay_race(cluster, "full-in-between", broken, full, broken, full, end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, headers, body = ask(fleet, True, model="full-in-between")
+        status, headers, body = ask(cluster, True, model="full-in-between")
         assert status == 200 and events(body)[-1] == "[DONE]", (headers, body)
         assert len(asked) == 5 and headers["x-drover-attempts"] == "3"
 
 
-def test_tokens_that_a_node_takes_back_are_not_four_billion(fleet):
+def test_tokens_that_a_node_takes_back_are_not_four_billion(cluster):
     nodes, asked = relay_race(
-        fleet, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)
+        cluster, "takes-back", say_and_break(head_event() + chunk_event(text="hi", resumable=True, tokens=50)), end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, True, model="takes-back")
+        status, _, body = ask(cluster, True, model="takes-back")
         assert status == 200 and events(body)[-1] == "[DONE]" and asked[1].resume.text_tokens == 50
         for node in nodes:
-            assert fleet.ctl_json("node", node.name)["counters"]["output_tokens"] < 100
+            assert cluster.ctl_json("node", node.name)["counters"]["output_tokens"] < 100
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
-def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(fleet, stream):
+def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(cluster, stream):
     """Another one must not begin a second answer behind what the client has."""
     def full_behind_content(c, s):
         c.data(s, head_event() if stream else head_event(200, "application/json", False))
@@ -359,11 +359,11 @@ def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(fleet, stream
         c.has_been_read()
         c.trailers(s, "8", grpc_retry_pushback_ms="10")
 
-    nodes, asked = relay_race(fleet, f"full-behind-content-{stream}", full_behind_content, end_well)
+    nodes, asked = relay_race(cluster, f"full-behind-content-{stream}", full_behind_content, end_well)
     with contextlib.ExitStack() as stack:
         for node in nodes:
             stack.enter_context(node)
-        status, _, body = ask(fleet, stream, model=f"full-behind-content-{stream}")
+        status, _, body = ask(cluster, stream, model=f"full-behind-content-{stream}")
         assert status == 200 and len(asked) == 1
         if stream:
             assert json.loads(events(body)[-2])["error"]["src"] == "drover"
@@ -374,14 +374,14 @@ def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(fleet, stream
 @pytest.mark.parametrize("settings", [struct.pack(">HI", 3, 0), struct.pack(">HI", 3, 1), struct.pack(">HI", 4, 0),
                                       struct.pack(">HIHI", 1, 0, 6, 1)],
                          ids=["no streams", "one stream", "no window", "no table"])
-def test_settings_that_leave_no_room_delay_and_do_not_block(fleet, settings):
+def test_settings_that_leave_no_room_delay_and_do_not_block(cluster, settings):
     """Requests that a node stops taking go elsewhere."""
-    with BadNode(fleet, next(names), says(good_answer())) as bad:
+    with BadNode(cluster, next(names), says(good_answer())) as bad:
         until(lambda: len(bad.connections) >= 2, 5, "the worker and the health process have connected")
         for connection in bad.connections:
             connection.send(frame(SETTINGS, 0, 0, settings))
         for stream in (False, True, False, True):
-            status, _, body = ask(fleet, stream)
+            status, _, body = ask(cluster, stream)
             assert status == 200 and b'"error"' not in body
 
 
@@ -394,14 +394,14 @@ EVIL = [("content-length", "3"), ("transfer-encoding", "chunked"), ("connection"
 
 @pytest.mark.parametrize("content_type", ["application/json\r\nset-cookie: e", "text/html; charset=\x01", "x" * 3000, "\u2603"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_headers_of_a_node_cannot_split_or_frame_the_answer(fleet, content_type, stream):
+def test_headers_of_a_node_cannot_split_or_frame_the_answer(cluster, content_type, stream):
     body = b'{"choices":[]}'
 
     def attack(c, s):
         c.answer(s, head_event(200, content_type, False, EVIL) + chunk_event(body) + finish_event(len(body)))
 
-    with BadNode(fleet, next(names), attack) as bad:
-        for status, headers, got in ask_until_asked(fleet, bad, stream, 1):
+    with BadNode(cluster, next(names), attack) as bad:
+        for status, headers, got in ask_until_asked(cluster, bad, stream, 1):
             assert status == 200 and got is not None
             assert "set-cookie" not in headers and "upgrade" not in (headers["connection"] or "")
             assert headers["server"] != "evil" and headers["x-drover-node"] != "somebody"
@@ -410,26 +410,26 @@ def test_headers_of_a_node_cannot_split_or_frame_the_answer(fleet, content_type,
                 assert headers["openai-version"] == "1" and got == body
 
 
-def test_a_head_of_20000_headers_holds_up_nobody(fleet):
+def test_a_head_of_20000_headers_holds_up_no_other_request(cluster):
     """Each looks like an allowed one.  The cost of a head must not grow with the square of their number."""
     body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n' + DONE
     many = [(f"openai-{'a' * 18}{n:06}", "v" * 150) for n in range(20000)]
     said = head_event(headers=many) + chunk_event(body) + finish_event(len(body))
-    worker = fleet.worker_pids()[0]
+    worker = cluster.worker_pids()[0]
 
     def attack(c, s):
         c.headers(s, HEAD)
         c.paced(s, said)
         c.trailers(s)
 
-    with BadNode(fleet, next(names), attack) as bad:
-        with Watch(fleet, worker) as watch:
-            ((_, passed, got),) = [answer for answer in ask_until_asked(fleet, bad, True, 1)
+    with BadNode(cluster, next(names), attack) as bad:
+        with Watch(cluster, worker) as watch:
+            ((_, passed, got),) = [answer for answer in ask_until_asked(cluster, bad, True, 1)
                                    if answer[1]["x-drover-node"] == bad.name]
         watch.expect(memory=128)
         assert events(got)[-1] == "[DONE]"
         assert 0 < sum(name.startswith("openai-") for name in passed) <= 16
-    assert fleet.worker_pids() == [worker]
+    assert cluster.worker_pids() == [worker]
 
 
 FILLERS = {
@@ -439,7 +439,7 @@ FILLERS = {
 
 
 @pytest.mark.parametrize("filler", FILLERS)
-def test_events_between_chunks_do_not_open_the_window_for_a_client_that_does_not_read(fleet, filler):
+def test_events_between_chunks_do_not_open_the_window_for_a_client_that_does_not_read(cluster, filler):
     """The worker would have to keep what the node sends."""
     chunk = chunk_event(b": " + b"x" * 30_000 + b"\n\n")
     sent, shut = [], threading.Event()
@@ -457,10 +457,10 @@ def test_events_between_chunks_do_not_open_the_window_for_a_client_that_does_not
             c.paced(s, FILLERS[filler])
             sent.append(len(chunk))
 
-    with BadNode(fleet, next(names), attack, models=["no-reader"]):
+    with BadNode(cluster, next(names), attack, models=["no-reader"]):
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.connect(fleet.api)
+            client.connect(cluster.api)
             body = json.dumps({**CHAT, "model": "no-reader", "stream": True}).encode()
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
                            b"content-length: %d\r\n\r\n%s" % (len(body), body))
@@ -482,10 +482,10 @@ HOARDS = {
 
 @pytest.mark.parametrize("name", HOARDS)
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
-def test_what_is_kept_for_going_on_elsewhere_is_bounded(fleet, name, stream):
+def test_the_text_that_is_kept_for_going_on_elsewhere_is_bounded(cluster, name, stream):
     event_stream, chunks = HOARDS[name]
     pieces = [chunk_event(**{"data": b": x\n\n", **fields}) for fields in chunks]
-    worker = fleet.worker_pids()[0]
+    worker = cluster.worker_pids()[0]
     most, whole = [], []
 
     def attack(c, s):
@@ -500,20 +500,20 @@ def test_what_is_kept_for_going_on_elsewhere_is_bounded(fleet, name, stream):
         c.reset(s, 2)
 
     before = rss_mb(worker)
-    with BadNode(fleet, next(names), attack) as bad:
-        ask_until_asked(fleet, bad, stream, 1)
+    with BadNode(cluster, next(names), attack) as bad:
+        ask_until_asked(cluster, bad, stream, 1)
         until(lambda: whole, 30, "all has been said")
         assert max(most) - before < 40, f"{max(most) - before:.0f} MB more"
-    assert fleet.worker_pids() == [worker]
-    until(fleet.idle, 10)
+    assert cluster.worker_pids() == [worker]
+    until(cluster.idle, 10)
 
 
-def test_a_node_that_lies_about_its_load_gets_no_more_than_its_share(fleet):
+def test_a_node_that_lies_about_its_load_gets_no_more_than_its_share(cluster):
     """N9: nothing to do, and fast; and then it stalls."""
-    with BadNode(fleet, next(names), lambda c, s: None, load={"running": 0, "queued": 0}) as bad:
+    with BadNode(cluster, next(names), lambda c, s: None, load={"running": 0, "queued": 0}) as bad:
         begin = time.monotonic()
         for _ in range(6):
-            assert ask(fleet, False)[0] == 200
+            assert ask(cluster, False)[0] == 200
         assert bad.asked <= 4
         assert time.monotonic() - begin < 10 * SLOW
 
@@ -524,57 +524,57 @@ LOADS = [{"running": 0xffffffff, "queued": 0xffffffff}, {"kv_used_fraction": flo
 
 
 @pytest.mark.parametrize("load", LOADS, ids=range(len(LOADS)))
-def test_a_wild_load_report_leaves_metrics_and_views_whole(fleet, load):
+def test_a_wild_load_report_leaves_metrics_and_views_whole(cluster, load):
     class Liar(BadNode):
         def report(self):
             self.seq += 1
             return common.LoadReport(**{"seq": self.seq, "engine_reachable": True, **self.load})
 
-    with Liar(fleet, next(names), says(good_answer()), load=load):
-        for status, _, _ in [ask(fleet, False), ask(fleet, True)]:
+    with Liar(cluster, next(names), says(good_answer()), load=load):
+        for status, _, _ in [ask(cluster, False), ask(cluster, True)]:
             assert status == 200
-        check_metrics(fleet)
-        assert "\x1b" not in fleet.master.log()
+        check_metrics(cluster)
+        assert "\x1b" not in cluster.master.log()
 
 
-def check_metrics(fleet):
-    text = urllib.request.urlopen("http://%s:%d/metrics" % fleet.address("admin"), timeout=20 * SLOW).read().decode()
+def check_metrics(cluster):
+    text = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin"), timeout=20 * SLOW).read().decode()
     sample = re.compile(r'^[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_]\w*="([^"\\\n]|\\[\\"n])*",?)*\})? '
                         r'(NaN|[+-]Inf|-?[0-9.e+-]+)$')
     for line in text.splitlines():
         assert line.startswith("#") or sample.match(line), line
-    json.loads(urllib.request.urlopen("http://%s:%d/nodes" % fleet.address("admin"), timeout=20 * SLOW).read())
-    fleet.ctl_json("status")
-    fleet.ctl_json("nodes")
-    fleet.ctl_json("models")
+    json.loads(urllib.request.urlopen("http://%s:%d/nodes" % cluster.address("admin"), timeout=20 * SLOW).read())
+    cluster.ctl_json("status")
+    cluster.ctl_json("nodes")
+    cluster.ctl_json("models")
     return text
 
 
-def test_hostile_names_of_models_are_escaped_everywhere(fleet):
+def test_hostile_names_of_models_are_escaped_everywhere(cluster):
     models = ['quote"brace}', "back\\slash", "a{b=c}", "\u202eright", "x" * 127, "<script>", "a,b", "%0a", "..", "' or 1"]
-    with BadNode(fleet, next(names), says(good_answer()), models=models):
-        check_metrics(fleet)
-        listed = json.loads(urllib.request.urlopen(fleet.url + "/v1/models", timeout=20 * SLOW).read())["data"]
+    with BadNode(cluster, next(names), says(good_answer()), models=models):
+        check_metrics(cluster)
+        listed = json.loads(urllib.request.urlopen(cluster.url + "/v1/models", timeout=20 * SLOW).read())["data"]
         assert set(models) <= {model["id"] for model in listed}
-        for row in fleet.ctl("models").stdout.splitlines():
+        for row in cluster.ctl("models").stdout.splitlines():
             assert row.isprintable()
 
 
-def test_many_nodes_with_many_models_do_not_flood_the_metrics(fleet):
-    before = len(check_metrics(fleet))
-    crowd = [BadNode(fleet, next(names), models=[f"m{n}-{i}" for i in range(64)]) for n in range(8)]
+def test_many_nodes_with_many_models_do_not_flood_the_metrics(cluster):
+    before = len(check_metrics(cluster))
+    crowd = [BadNode(cluster, next(names), models=[f"m{n}-{i}" for i in range(64)]) for n in range(8)]
     try:
         # A node costs its 200 lines, whatever it serves.
-        grown = len(check_metrics(fleet)) - before
+        grown = len(check_metrics(cluster)) - before
         assert grown < 8 * 25000, f"{grown} bytes more for 8 nodes with 512 models"
     finally:
         for node in crowd:
             node.__exit__()
 
 
-def test_random_damage_to_an_answer_harms_nobody(fleet):
+def test_random_damage_to_an_answer_harms_no_other_request(cluster):
     rng, said = random.Random(20261124), []
-    worker = fleet.worker_pids()[0]
+    worker = cluster.worker_pids()[0]
 
     def attack(c, s):
         text = bytearray(good_answer())
@@ -583,15 +583,15 @@ def test_random_damage_to_an_answer_harms_nobody(fleet):
         said.append(bytes(text))
         c.answer(s, said[-1])
 
-    with BadNode(fleet, next(names), attack) as bad:
+    with BadNode(cluster, next(names), attack) as bad:
         for _ in range(100):
             try:
-                status, _, body = ask(fleet, rng.random() < 0.5)
+                status, _, body = ask(cluster, rng.random() < 0.5)
             except http.client.HTTPException as problem:
                 raise AssertionError(f"after {said[-1:]}") from problem
             # A node may answer with any status of the client's fault, so damage may too.
             assert 200 <= status < 500 or status == 502, (status, body)
         assert bad.asked
-    assert fleet.worker_pids() == [worker]
+    assert cluster.worker_pids() == [worker]
     assert rss_mb(worker) < 700
-    until(fleet.idle, 10)
+    until(cluster.idle, 10)

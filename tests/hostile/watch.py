@@ -37,16 +37,16 @@ def chat(address, timeout=20 * SLOW, stream=False):
 
 
 class Watch:
-    """with Watch(fleet, pid) as watch: ... the attack ...  and then what it cost.
+    """with Watch(cluster, pid) as watch: ... the attack ...  and then what it cost.
 
     Meanwhile an honest client asks for one thing after the other (`serve` is called, and says
     whether it got what it wanted).
     """
 
-    def __init__(self, fleet, pid, log=None, serve=None):
-        self.fleet, self.pid = fleet, pid
-        self.log = log or fleet.master.log
-        self.serve = serve or (lambda: chat(fleet.api) == 200)
+    def __init__(self, cluster, pid, log=None, serve=None):
+        self.cluster, self.pid = cluster, pid
+        self.log = log or cluster.master.log
+        self.serve = serve or (lambda: chat(cluster.api) == 200)
         self.times, self.refused, self.stop = [], [], threading.Event()
 
     def _honest(self):

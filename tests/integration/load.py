@@ -151,7 +151,7 @@ def fetch_now(address, method, path, body=b"", headers=None, timeout_s=60):
     return asyncio.run(fetch(address, method, path, body, headers, timeout_s))
 
 
-def raw_exchange(address, data, timeout_s=10):
+def send_raw(address, data, timeout_s=10):
     """Sends bytes as they are; everything that comes back until the other side closes."""
     async def go():
         reader, writer = await asyncio.open_connection(*address, limit=LIMIT)

@@ -55,7 +55,7 @@ def words(count, seed=0):
     return f"{seed:04} " + "word " * (count - 1)
 
 
-class Fleet:
+class Nodes:
     """A coordinator, and nodes before scripted engines."""
 
     def __init__(self, make_cluster, engines, workers=1, slots=8, config=None):
@@ -91,12 +91,12 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(make_cluster):
+def make_nodes(make_cluster):
     made = []
 
     def make(engines, **options):
         made.append(engines)
-        return Fleet(make_cluster, engines, **options)
+        return Nodes(make_cluster, engines, **options)
 
     yield make
     for engines in made:
@@ -132,8 +132,8 @@ def assert_whole(answer):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("make", [llama, vllm])
 def test_long_prompts_are_served_by_the_node_whose_context_holds_them(
-        fleet, make, stream, workers):
-    both = fleet({"small": make(2048), "large": make(32768)}, workers=workers)
+        make_nodes, make, stream, workers):
+    both = make_nodes({"small": make(2048), "large": make(32768)}, workers=workers)
     for seed in range(10):
         for path in (OPENAI, ANTHROPIC):
             assert_whole(both.send(path, body_of(path, words(5000, seed), stream=stream)))
@@ -141,7 +141,7 @@ def test_long_prompts_are_served_by_the_node_whose_context_holds_them(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_context_that_no_engine_states_is_learned_from_one_refusal(fleet, stream):
+def test_a_context_that_no_engine_states_is_learned_from_one_refusal(make_nodes, stream):
     """Both workers know it then."""
     engines = {"small": vllm(2048), "large": vllm()}
 
@@ -151,7 +151,7 @@ def test_a_context_that_no_engine_states_is_learned_from_one_refusal(fleet, stre
 
     for engine in engines.values():
         engine.on["/v1/models"] = list_models
-    both = fleet(engines, workers=2)
+    both = make_nodes(engines, workers=2)
     for seed in range(30):
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(5000, seed), stream=stream)))
     assert both.posts("small") <= 2, "one refusal is enough, two if both workers asked at once"
@@ -160,8 +160,8 @@ def test_a_context_that_no_engine_states_is_learned_from_one_refusal(fleet, stre
 
 @pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, RESPONSES])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_fits_no_node_is_refused_with_the_largest_figures(fleet, path, stream):
-    both = fleet({"small": llama(1024), "large": llama(4096)})
+def test_a_prompt_that_fits_no_node_is_refused_with_the_largest_figures(make_nodes, path, stream):
+    both = make_nodes({"small": llama(1024), "large": llama(4096)})
     answer = both.send(path, body_of(path, words(9000), stream=stream))
     assert answer.status == 400, answer.body
     assert b"4096" in answer.body and b"1024" not in answer.body
@@ -172,8 +172,8 @@ def test_a_prompt_that_fits_no_node_is_refused_with_the_largest_figures(fleet, p
     assert both.all_up()
 
 
-def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(fleet):
-    both = fleet({"small": llama(1024), "large": llama(16384)})
+def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(make_nodes):
+    both = make_nodes({"small": llama(1024), "large": llama(16384)})
     for seed in range(12):
         answer = both.send(OPENAI, body_of(OPENAI, words(500, seed), limit=600))
         assert_whole(answer)
@@ -181,8 +181,8 @@ def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(fleet):
     assert both.posts("small") == 0
 
 
-def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(fleet):
-    both = fleet({"small": llama(2048), "large": llama(32768)})
+def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
+    both = make_nodes({"small": llama(2048), "large": llama(32768)})
     for seed in range(8):
         both.send(OPENAI, body_of(OPENAI, words(200, seed)), {"x-request-id": f"warm-{seed}"})
     both.send(OPENAI, body_of(OPENAI, words(200, 100)), {"x-request-id": "before"})
@@ -208,9 +208,9 @@ def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(fleet):
 @pytest.mark.parametrize("path", [OPENAI, ANTHROPIC])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_images_go_to_the_node_that_takes_them(fleet, path, stream, workers):
-    both = fleet({"blind": llama(prompt_tokens_per_s=200_000), "seeing": llama(vision=True)},
-                 workers=workers)
+def test_images_go_to_the_node_that_takes_them(make_nodes, path, stream, workers):
+    both = make_nodes({"blind": llama(prompt_tokens_per_s=200_000), "seeing": llama(vision=True)},
+                      workers=workers)
     for seed in range(10):
         assert_whole(both.send(path, body_of(path, f"what is {seed}?", stream=stream,
                                              picture=PICTURE)))
@@ -221,8 +221,8 @@ def test_images_go_to_the_node_that_takes_them(fleet, path, stream, workers):
     assert {c["node"] for c in both.explain("text")[-1]["candidates"]} == {"blind", "seeing"}
 
 
-def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(fleet):
-    both = fleet({"a": llama(), "b": llama()})
+def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(make_nodes):
+    both = make_nodes({"a": llama(), "b": llama()})
     for _ in range(6):
         answer = both.send(OPENAI, body_of(OPENAI, "what?", picture=PICTURE))
         assert answer.status == 400 and b"image input is not supported" in answer.body
@@ -237,11 +237,11 @@ def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(fleet):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_that_wants_a_sign_in_says_nothing_of_the_others(fleet, stream, workers):
+def test_a_model_that_wants_a_sign_in_says_nothing_of_the_others(make_nodes, stream, workers):
     engine = Ollama()
     engine.models = {"small:latest": ["completion"], "x-cloud:latest": ["completion"]}
     engine.cloud = ["x-cloud:latest"]
-    one = fleet({"n0": engine}, workers=workers)
+    one = make_nodes({"n0": engine}, workers=workers)
     for path in (OLLAMA, OPENAI, ANTHROPIC):
         for _ in range(6):
             answer = one.send(path, body_of(path, "hi", "x-cloud", stream))
@@ -253,11 +253,11 @@ def test_a_model_that_wants_a_sign_in_says_nothing_of_the_others(fleet, stream, 
     assert_whole(one.send(OLLAMA, body_of(OLLAMA, "hi", "x-cloud", stream)))
 
 
-def test_a_key_that_the_engine_refuses_moves_requests_to_another_node(fleet):
+def test_a_key_that_the_engine_refuses_moves_requests_to_another_node(make_nodes):
     engines = {"locked": FakeEngine(models=(MODEL,)), "open": FakeEngine(models=(MODEL,))}
     engines["locked"].behave = lambda handler, path, body: handler.answer(
         401, {"error": {"message": "Invalid API Key", "type": "authentication_error"}})
-    both = fleet(engines)
+    both = make_nodes(engines)
     for seed in range(10):
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(10, seed))))
     assert both.all_up() and both.posts("locked") <= 1
@@ -268,7 +268,7 @@ def test_a_key_that_the_engine_refuses_moves_requests_to_another_node(fleet):
     assert both.all_up(), "what the nodes lack is no failure"
 
 
-def test_one_request_that_is_refused_bars_no_node_from_the_others(fleet):
+def test_one_request_that_is_refused_bars_no_node_from_the_others(make_nodes):
     """Refusals of a filter and of one odd schema, and words that the engine only repeats."""
     odd = {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"odd": True}}}
     plain = {"type": "json_schema", "json_schema": {"name": "plain", "schema": {}}}
@@ -288,7 +288,7 @@ def test_one_request_that_is_refused_bars_no_node_from_the_others(fleet):
     engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b")}
     for engine in engines.values():
         engine.behave = behave
-    both = fleet(engines)
+    both = make_nodes(engines)
     for _ in range(4):
         assert both.send(OPENAI, body_of(OPENAI, "FLAG")).status == 403
         assert both.send(OPENAI, body_of(OPENAI, "REPEAT")).status == 422
@@ -307,13 +307,13 @@ def test_one_request_that_is_refused_bars_no_node_from_the_others(fleet):
 @pytest.mark.parametrize("path", [OPENAI, ANTHROPIC])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_image_that_cannot_be_fetched_ejects_no_node(fleet, path, stream, workers):
+def test_an_image_that_cannot_be_fetched_ejects_no_node(make_nodes, path, stream, workers):
     engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b")}
     for engine in engines.values():
         engine.behave = lambda handler, path, body: handler.answer(
             500, {"error": {"message": "Cannot fetch image", "code": 500}}) \
             if b"nowhere.invalid" in body else handler.chat(body)
-    both = fleet(engines, workers=workers)
+    both = make_nodes(engines, workers=workers)
     bad = body_of(OPENAI, "what?", stream=stream, picture="http://nowhere.invalid/a.png")
     for _ in range(10):
         answer = both.send(OPENAI, bad)
@@ -325,13 +325,13 @@ def test_an_image_that_cannot_be_fetched_ejects_no_node(fleet, path, stream, wor
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_that_every_engine_has_with_a_request_counts_for_none(fleet, workers):
+def test_an_error_that_every_engine_has_with_a_request_counts_for_none(make_nodes, workers):
     engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b", "c")}
     for engine in engines.values():
         engine.behave = lambda handler, path, body: handler.answer(
             500, {"error": {"message": "list index out of range", "code": 500}}) \
             if b"odd" in body else handler.chat(body)
-    three = fleet(engines, workers=workers)
+    three = make_nodes(engines, workers=workers)
     for _ in range(10):
         answer = three.send(OPENAI, body_of(OPENAI, "odd"))
         assert answer.status == 502 and b"list index out of range" in answer.body
@@ -340,11 +340,11 @@ def test_an_error_that_every_engine_has_with_a_request_counts_for_none(fleet, wo
     assert_whole(three.send(OPENAI, body_of(OPENAI, "hello")))
 
 
-def test_an_engine_that_fails_where_another_answers_is_ejected(fleet):
+def test_an_engine_that_fails_where_another_answers_is_ejected(make_nodes):
     engines = {name: FakeEngine(models=(MODEL,)) for name in ("bad", "good")}
     engines["bad"].behave = lambda handler, path, body: handler.answer(
         500, {"error": {"message": "CUDA error: out of memory", "code": 500}})
-    both = fleet(engines, config={"policy": "round_robin"})
+    both = make_nodes(engines, config={"policy": "round_robin"})
 
     def ejected():
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(10))))
@@ -382,9 +382,9 @@ class Mortal:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream, after_content", [(False, False), (True, False), (True, True)])
-def test_a_request_under_which_engines_die_is_sent_to_two(fleet, stream, after_content, workers):
+def test_a_request_under_which_engines_die_is_sent_to_two(make_nodes, stream, after_content, workers):
     mortals = {name: Mortal(after_content) for name in ("a", "b", "c")}
-    three = fleet({name: m.engine for name, m in mortals.items()}, workers=workers)
+    three = make_nodes({name: m.engine for name, m in mortals.items()}, workers=workers)
     good, stop = [], threading.Event()
 
     def beside():
@@ -409,7 +409,7 @@ def test_a_request_under_which_engines_die_is_sent_to_two(fleet, stream, after_c
     assert all(one.status == 200 for one in good), [one.body for one in good]
 
 
-def test_a_request_is_not_sent_again_on_a_connection_that_broke(fleet):
+def test_a_request_is_not_sent_again_on_a_connection_that_broke(make_nodes):
     """libcurl does so by itself where it kept the connection and got no byte."""
     engine = FakeEngine(models=(MODEL,))
     asked = []
@@ -422,7 +422,7 @@ def test_a_request_is_not_sent_again_on_a_connection_that_broke(fleet):
             handler.chat(body)
 
     engine.behave = behave
-    one = fleet({"n0": engine})
+    one = make_nodes({"n0": engine})
     assert_whole(one.send(OPENAI, body_of(OPENAI, "first")))
     answer = one.send(OPENAI, body_of(OPENAI, "second"))
     assert answer.status == 502
@@ -432,8 +432,8 @@ def test_a_request_is_not_sent_again_on_a_connection_that_broke(fleet):
 # ---- one truth ----------------------------------------------------------------------------------
 
 
-def test_models_are_listed_with_what_the_fleet_can_do(fleet):
-    both = fleet({"small": llama(1024), "large": llama(16384, vision=True)}, workers=2)
+def test_models_are_listed_with_what_their_nodes_can_do(make_nodes):
+    both = make_nodes({"small": llama(1024), "large": llama(16384, vision=True)}, workers=2)
     listed = fetch_now(both.cluster.api, "GET", "/v1/models").json()["data"]
     assert [m["id"] for m in listed] == [MODEL]
     assert listed[0]["max_model_len"] == listed[0]["context_length"] == 16384

@@ -419,7 +419,7 @@ def test_an_error_after_content_is_an_error(ask, api):
 
 @each
 @pytest.mark.parametrize("status", [400, 422, 500, 501])
-def test_what_an_engine_takes_only_unstreamed_is_sent_unstreamed(ask, api, status):
+def test_a_request_that_an_engine_takes_only_unstreamed_is_sent_unstreamed(ask, api, status):
     asked = []
 
     def reply(engine, sock, body):
@@ -562,7 +562,7 @@ def post(cluster, path, body):
 
 @both
 @pytest.mark.parametrize("shape", NONE)
-def test_what_is_no_answer_comes_from_another_node(make_cluster, shape, stream):
+def test_a_shape_that_is_no_answer_is_replaced_by_another_nodes_answer(make_cluster, shape, stream):
     cluster = make_cluster().start()
     broken = FakeEngine(lambda handler, path, body: handler.answer(200, NONE[shape]))
     good = FakeEngine()

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from harness import MODEL, until
-from load import chat_body, fetch, fetch_now, make_request, raw_exchange
+from load import chat_body, fetch, fetch_now, make_request, send_raw
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 INFER = {
@@ -101,7 +101,7 @@ def test_a_body_over_the_limit_is_413(shared, surface):
 def test_a_body_that_only_claims_to_be_too_large_is_413_before_it_is_sent(shared, surface):
     head = (f"POST {INFER[surface]} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             "Content-Length: 99999999\r\n\r\n").encode()
-    assert raw_exchange(shared.api, head).startswith(b"HTTP/1.1 413 ")
+    assert send_raw(shared.api, head).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("path,allowed", [("/v1/chat/completions", "POST"),
@@ -292,7 +292,7 @@ def test_connections_are_kept_and_pipelined_requests_answered_in_order(shared):
                                      {"x-request-id": f"pipe{i}",
                                       "Connection": "close" if i == 4 else None})
                         for i in range(5))
-    data = raw_exchange(shared.api, requests, 20)
+    data = send_raw(shared.api, requests, 20)
     places = [data.find(f"x-request-id: pipe{i}".encode()) for i in range(5)]
     assert -1 not in places and places == sorted(places), places
     assert data.count(b"HTTP/1.1 200 ") == 5
@@ -313,7 +313,7 @@ def test_connections_are_kept_and_pipelined_requests_answered_in_order(shared):
 ], ids=["two lengths", "length and chunked", "gzip, chunked", "negative length", "signed length",
         "space before colon", "binary", "long path"])
 def test_a_request_that_two_parsers_might_read_differently_is_refused(shared, data):
-    answer = raw_exchange(shared.api, data)
+    answer = send_raw(shared.api, data)
     assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 ",
                                                b"HTTP/1.1 414 ", b"HTTP/1.1 431 ",
                                                b"HTTP/1.1 501 ")), answer[:200]
@@ -321,7 +321,7 @@ def test_a_request_that_two_parsers_might_read_differently_is_refused(shared, da
 
 
 def test_http_2_is_not_spoken(shared):
-    answer = raw_exchange(shared.api, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    answer = send_raw(shared.api, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
     assert not answer.startswith(b"\0")
 
 

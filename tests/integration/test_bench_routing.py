@@ -58,7 +58,7 @@ def test_a_mooncake_trace_is_read_in_order_of_arrival(tmp_path):
     "", "TIMESTAMP,ContextTokens,GeneratedTokens\n", "2023-11-16 18:15:59,12\n",
     '{"timestamp": 1}\n', '{"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": [-1]}\n',
 ])
-def test_what_is_no_trace_is_refused(tmp_path, text):
+def test_a_text_that_is_no_trace_is_refused(tmp_path, text):
     with pytest.raises(benchload.BadTrace):
         benchload.load_trace(write(tmp_path / "t", text))
 
@@ -179,7 +179,7 @@ def test_of_a_peer_that_loses_nothing_there_is_no_part(routing):
     assert routing.ratio_of(0.01, 0) > 1000
 
 
-def test_drover_is_told_how_fast_time_runs(routing, tmp_path, monkeypatch):
+def test_drover_gets_the_speed_of_time(routing, tmp_path, monkeypatch):
     begun = {}
     monkeypatch.setattr(benchlib.Drover, "start", lambda self, *args: begun.update(config=args[2]))
     drover = routing.Drover(BUILD, tmp_path, "fastest")
@@ -197,7 +197,7 @@ def bench(tmp_path, *args):
 
 
 def test_thirty_sessions_on_two_nodes_are_answered_through_every_balancer(tmp_path):
-    report, done = bench(tmp_path, "--fleet", "1x16:200000:4:0.1:3000,1x8:100000:4:0.1:1000",
+    report, done = bench(tmp_path, "--nodes", "1x16:200000:4:0.1:3000,1x8:100000:4:0.1:1000",
                          "--requests", 30, "--factor", 2, "--compress", 2, "--policies", "least_conn",
                          "--peers", ",".join(PEERS))
     assert [run["balancer"] for run in report["runs"]] == ["least_conn", *PEERS], done.stdout
@@ -222,7 +222,7 @@ def test_on_one_node_the_engine_finds_exactly_what_the_bound_says(tmp_path):
             blocks = chains[i % 5]
             f.write(json.dumps({"timestamp": i * 400, "input_length": len(blocks) * 512 - 30 - i % 2 * 77,
                                 "output_length": 3, "hash_ids": blocks}) + "\n")
-    report, done = bench(tmp_path, trace, "--fleet", "1x8:2000000:1:0.1:1000", "--requests", 30,
+    report, done = bench(tmp_path, trace, "--nodes", "1x8:2000000:1:0.1:1000", "--requests", 30,
                          "--factor", 1, "--compress", 4, "--policies", "least_conn", "--peers", "")
     run, = report["runs"]
     assert run["errors"] == 0 and run["wrong_tokens"] == 0, done.stderr
@@ -231,7 +231,7 @@ def test_on_one_node_the_engine_finds_exactly_what_the_bound_says(tmp_path):
 
 
 def test_a_node_that_is_killed_comes_back(tmp_path):
-    report, done = bench(tmp_path, "unshared", "--fleet", "2x16:200000:4:0.1:3000", "--requests", 60,
+    report, done = bench(tmp_path, "unshared", "--nodes", "2x16:200000:4:0.1:3000", "--requests", 60,
                          "--factor", 3, "--compress", 1, "--policies", "round_robin", "--peers", "",
                          "--event", "kill:a1@0.3-0.5")
     run, = report["runs"]
@@ -239,8 +239,8 @@ def test_a_node_that_is_killed_comes_back(tmp_path):
     assert run["errors"] <= 16, done.stderr  # those that had begun: at most its slots
 
 
-def test_a_node_that_is_made_slow_stands_still_most_of_the_time_and_fails_nobody(tmp_path):
-    report, done = bench(tmp_path, "unshared", "--fleet", "2x16:200000:4:0.1:3000", "--requests", 60,
+def test_a_node_that_is_made_slow_stands_still_most_of_the_time_and_fails_no_request(tmp_path):
+    report, done = bench(tmp_path, "unshared", "--nodes", "2x16:200000:4:0.1:3000", "--requests", 60,
                          "--factor", 3, "--compress", 1, "--policies", "fastest", "--peers", "",
                          "--event", "slow:a1@0.2-0.8")
     run, = report["runs"]
@@ -250,7 +250,7 @@ def test_a_node_that_is_made_slow_stands_still_most_of_the_time_and_fails_nobody
 
 
 @pytest.mark.parametrize("args", [
-    ["--fleet", "3y"], ["--event", "slow:nobody@0.1-0.2"], ["--event", "slow:a1@0.5-0.2"],
+    ["--nodes", "3y"], ["--event", "slow:z9@0.1-0.2"], ["--event", "slow:a1@0.5-0.2"],
     ["--peers", "caddy"], ["--policies", "best"],
 ])
 def test_wrong_options_are_named(args):

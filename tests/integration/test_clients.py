@@ -133,7 +133,7 @@ def test_the_openai_client_does_not_retry_what_drover_has_retried(make_cluster):
     engine.close()
 
 
-def test_the_openai_client_waits_as_told_and_succeeds_when_a_node_is_back(make_cluster):
+def test_the_openai_client_waits_as_retry_after_says_and_succeeds_when_a_node_is_back(make_cluster):
     cluster = make_cluster(config={"queue": {"max_wait_ms": 200}}).start()
     node = cluster.start_node("a")
     node.process.kill_all()

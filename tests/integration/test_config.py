@@ -74,7 +74,7 @@ def test_a_bad_value_is_named_with_file_line_and_key(tmp_path, change, line, key
     "a: " + "[" * 10000, "x: &a [1]\ny: [*a, *a]\n" * 3,
 ], ids=["open list", "tab", "indent", "list", "scalar", "alias", "utf-16", "control", "empty",
         "deep", "anchors"])
-def test_what_is_not_a_configuration_is_refused_without_a_crash(tmp_path, text):
+def test_a_text_that_is_no_configuration_is_refused_without_a_crash(tmp_path, text):
     done = drover_t(tmp_path, text)
     assert done.returncode != 0 or text == ""
     assert done.returncode >= 0, done.stderr

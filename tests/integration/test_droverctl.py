@@ -222,7 +222,7 @@ def test_reload_says_what_was_done(cluster):
           15)
 
 
-def test_garbage_on_the_control_socket_hurts_nobody(cluster):
+def test_garbage_on_the_control_socket_hurts_no_other_caller(cluster):
     import socket
     choose = random.Random(5)
     for data in (b"", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\5hello", b"GET / HTTP/1.1\r\n\r\n",

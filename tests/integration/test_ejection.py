@@ -127,7 +127,7 @@ def test_the_last_half_of_a_models_nodes_is_kept_and_says_so(make_cluster):
           or state(cluster, "a")[0] == "PROBATION", 20, "a is tried")
 
 
-def test_what_clients_do_never_counts_against_a_node(make_cluster):
+def test_a_fault_of_a_client_never_counts_against_a_node(make_cluster):
     cluster = start(make_cluster, "ab", {"eject_min_requests": 1})
     for _ in range(12):  # the engine refuses them
         assert fetch_now(cluster.api, "POST", CHAT,

@@ -208,7 +208,7 @@ def test_the_operator_names_the_models_of_a_server_without_a_list(cluster):
     assert post(cluster, "/v1/embeddings", {"model": "mine", "input": "x"}).status == 501
 
 
-def test_while_no_model_is_known_clients_are_told_to_come_again(cluster):
+def test_while_no_model_is_known_clients_get_503_and_retry_after(cluster):
     loading = (503, JSON, '{"error":{"code":503,"message":"Loading model",'
                           '"type":"unavailable_error"}}')
     pages = {path: loading for path in ("/v1/models", "/health", "/props")}
@@ -246,7 +246,7 @@ def test_an_unknown_engine_gets_the_operations_it_has(cluster):
     assert (answer.status, answer.json()) == (200, {"object": "/v1/rerank"})
 
 
-def test_what_an_engine_does_not_have_is_learned_and_nothing_else_suffers(cluster):
+def test_a_path_that_an_engine_does_not_have_is_learned_and_nothing_else_suffers(cluster):
     engine = FakeEngine(echo([]))
     cluster.start_node("a", engine=engine.url)
     body = {"model": "fake-model", "query": "a", "documents": ["b"]}

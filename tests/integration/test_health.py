@@ -90,7 +90,7 @@ def test_metrics_are_valid_prometheus_text_and_carry_traffic(plant):
 
 # ---- leaving and draining ----
 
-def test_an_idle_node_that_leaves_is_told_that_it_may(plant):
+def test_an_idle_node_may_leave_at_once(plant):
     attachment = plant.join(plant.fake("a"))
     plant.wait_state("a", "UP")
     attachment.send(leave=registry.Leave(reason="SIGTERM", drain_ms=10000))
@@ -173,7 +173,7 @@ def test_the_operator_drains_and_undrains_and_the_node_hears_of_it(plant):
 
 
 @pytest.mark.skipif(not has_droverctl(), reason="droverctl is not built")
-def test_the_wish_to_drain_outlives_the_nodes_process(plant):
+def test_a_drain_command_outlives_the_nodes_process(plant):
     plant.join(plant.fake("a"))
     plant.wait_state("a", "UP")
     plant.ctl("drain", "a")
@@ -277,7 +277,7 @@ class Fickle(FakeNode):
         return super().check(request, context)
 
 
-def test_a_node_that_fails_every_other_probe_is_told_of_once(make_plant):
+def test_a_node_that_fails_every_other_probe_is_logged_once(make_plant):
     node = Fickle("box")
     plant = static_plant(make_plant, node)
     plant.fakes.append(node)
@@ -415,7 +415,7 @@ def test_leases_do_not_run_out_because_the_health_process_was_stopped(plant):
     until(lambda: "loop_stood_still" in plant.master.log(), 5)
 
 
-def test_nodes_are_told_when_the_coordinator_stops(plant):
+def test_nodes_are_evicted_when_the_coordinator_stops(plant):
     attachment = plant.join(plant.fake("a"))
     plant.wait_state("a", "UP")
     plant.master.signal(signal.SIGTERM)

@@ -429,7 +429,7 @@ def test_a_client_that_leaves_ends_both(make_rig):
     assert rig.cluster.access_line("leaver")["outcome"] == "client_gone"
 
 
-def test_a_worker_that_is_killed_with_two_legs_open_leaves_no_place_taken(make_rig):
+def test_a_worker_that_is_killed_with_two_attempts_open_leaves_no_place_taken(make_rig):
     rig = make_rig({"budget_pct": 100})
     rig.script = [rig.be_slow, rig.be_slow]
 

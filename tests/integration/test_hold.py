@@ -238,7 +238,7 @@ def test_a_held_request_that_is_cancelled_leaves_its_turn_to_the_next(make_clust
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_worker_with_the_first_plan_that_does_not_run_holds_up_nobody(make_cluster, turns, number):
+def test_a_worker_with_the_first_plan_that_does_not_run_holds_up_no_other(make_cluster, turns, number):
     cluster = start(make_cluster, turns, workers=2)
     one, two = cluster.worker_pids()
 

@@ -42,7 +42,7 @@ class Box:
         return [body for path, _, body in self.engine.posts() if len(body) >= at_least]
 
 
-class Fleet:
+class Nodes:
     def __init__(self, make_cluster, rates, **options):
         self.cluster = make_cluster(workers=1, **options).start()
         self.boxes = {name: Box(rate) for name, rate in rates.items()}
@@ -78,11 +78,11 @@ def speed(decision, node):
 
 
 @pytest.fixture
-def fleet(make_cluster):
+def make_nodes(make_cluster):
     made = []
 
     def make(rates, **options):
-        made.append(Fleet(make_cluster, rates, **options))
+        made.append(Nodes(make_cluster, rates, **options))
         return made[-1]
 
     yield make
@@ -90,8 +90,8 @@ def fleet(make_cluster):
         one.close()
 
 
-def test_a_refusal_of_a_long_prompt_does_not_make_a_node_look_fast(fleet):
-    both = fleet({"small": 100_000, "large": 400_000})
+def test_a_refusal_of_a_long_prompt_does_not_make_a_node_look_fast(make_nodes):
+    both = make_nodes({"small": 100_000, "large": 400_000})
     both.warm_up(9000)
     both.boxes["small"].refuses_above = 10_000
     before = both.send(LONG)
@@ -142,8 +142,8 @@ def test_counting_tokens_teaches_nothing_and_caches_nothing(make_cluster):
     assert all(c["matched_tokens"] == 0 for c in after["candidates"]), "it was never prefilled"
 
 
-def test_an_engine_that_drops_eight_requests_is_not_damned(fleet):
-    both = fleet({"a": 100_000, "b": 100_000}, config={"limits": {"max_attempts": 3}})
+def test_an_engine_that_drops_eight_requests_is_not_damned(make_nodes):
+    both = make_nodes({"a": 100_000, "b": 100_000}, config={"limits": {"max_attempts": 3}})
     both.warm_up()
     before = both.send(2000)
     cut = threading.Event()
@@ -163,8 +163,8 @@ def test_an_engine_that_drops_eight_requests_is_not_damned(fleet):
     assert speed(after, "a") >= speed(before, "a") / 5
 
 
-def test_no_long_prompt_goes_to_a_slow_box_that_was_idle_but_a_short_one_does(fleet):
-    both = fleet({"fast": 400_000, "slow": 20_000})
+def test_no_long_prompt_goes_to_a_slow_box_that_was_idle_but_a_short_one_does(make_nodes):
+    both = make_nodes({"fast": 400_000, "slow": 20_000})
     both.warm_up()
     until(lambda: both.send(LONG)["node"] == "fast", 10, "the speeds are known")
     idle_since = time.monotonic()
@@ -183,13 +183,13 @@ def test_no_long_prompt_goes_to_a_slow_box_that_was_idle_but_a_short_one_does(fl
     assert both.send(LONG)["node"] == "fast"
 
 
-def test_every_box_is_measured_though_the_first_one_would_do(fleet):
-    three = fleet({"a": 100_000, "b": 100_000, "c": 100_000})
+def test_every_box_is_measured_though_the_first_one_would_do(make_nodes):
+    three = make_nodes({"a": 100_000, "b": 100_000, "c": 100_000})
     until(lambda: three.send(2000) and all(box.prompts() for box in three.boxes.values()), 10,
           "each has had a prompt")
 
 
-def test_a_router_before_engines_that_are_sped_up_guesses_and_tries_as_much_faster(fleet):
-    one = fleet({"box": 400_000}, config={"testing": {"speedup": 50}})
+def test_a_router_before_engines_that_are_sped_up_guesses_and_tries_as_much_faster(make_nodes):
+    one = make_nodes({"box": 400_000}, config={"testing": {"speedup": 50}})
     first = one.send(2000)
     assert speed(first, "box") == pytest.approx(50 * 1000), "a guess, sped up"

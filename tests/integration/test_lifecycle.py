@@ -241,7 +241,7 @@ def test_readiness_goes_first_and_requests_are_taken_meanwhile(make_cluster):
     assert cluster.master.wait(10) == 0
 
 
-def test_who_connects_while_streams_finish_is_refused_and_does_not_hang(make_cluster):
+def test_a_client_that_connects_while_streams_finish_is_refused_and_does_not_hang(make_cluster):
     cluster = make_cluster().start()
     cluster.start_node("a", "slots=8,rate=20")
     api = cluster.api

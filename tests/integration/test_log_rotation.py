@@ -65,7 +65,7 @@ def test_a_deleted_file_is_made_again(logged):
     logged.access_line(answer.headers["x-request-id"])
 
 
-def test_a_file_that_cannot_be_made_leaves_the_old_one_in_use_and_is_told(logged):
+def test_a_file_that_cannot_be_made_leaves_the_old_one_in_use_and_is_reported(logged):
     moved = logged.folder.with_name("moved")
     logged.folder.rename(moved)  # the folder is gone, and its files are open still
     logged.master.signal(signal.SIGUSR1)

@@ -204,7 +204,7 @@ def test_a_drained_machine_stays_drained_when_its_entry_is_taken_out_and_put_bac
     while_streaming(named, leave_and_come_back)
 
 
-def test_a_name_that_is_taken_is_told_of_once(named):
+def test_a_name_that_is_taken_is_logged_once(named):
     for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
         named.serve_at(address)
     holder = named.start_node("holder", "slots=2", join=False, wait=False)

@@ -296,7 +296,7 @@ def test_an_engine_that_loads_is_unavailable_until_it_has(start, engine):
     assert Answer(node.infer()).status is Code.OK
 
 
-def test_an_engine_that_dies_in_mid_stream_is_told_as_lost(node, engine):
+def test_an_engine_that_dies_in_mid_stream_is_reported_as_lost(node, engine):
     call = node.infer("held")
     next(e for e in call if e.WhichOneof("event") == "chunk")
     engine.stop()
@@ -437,7 +437,7 @@ def test_a_queued_caller_that_leaves_is_forgotten(start, engine):
     assert len(engine.requests) == 1
 
 
-def test_a_slow_caller_slows_the_engine_and_nobody_else(node, engine):
+def test_a_slow_caller_slows_its_engine_run_and_no_other_caller(node, engine):
     slow = node.infer("flood", timeout=60 * SLOW)
     next(slow)
     until(lambda: getattr(engine, "sent", 0) > 0)
@@ -458,7 +458,7 @@ def test_a_slow_caller_slows_the_engine_and_nobody_else(node, engine):
 # ---- what it says of itself ---------------------------------------------------------------------
 
 
-def test_describe_tells_engine_models_and_capacity(node):
+def test_describe_says_engine_models_and_capacity(node):
     d = node.describe()
     assert (d.node_id, len(d.instance_id), d.engine, d.engine_version) == (
         "n1", 16, common.ENGINE_KIND_LLAMA_SERVER, "b10573")
@@ -468,7 +468,7 @@ def test_describe_tells_engine_models_and_capacity(node):
     assert common.OPERATION_MESSAGES in d.models[0].operations
 
 
-def test_watch_load_tells_changes_at_once_and_in_order(node, engine):
+def test_watch_load_reports_changes_at_once_and_in_order(node, engine):
     watch = node.watch(60000)
     first = next(watch)
     assert (first.running, first.engine_reachable) == (0, True)
@@ -616,7 +616,7 @@ def test_a_node_joins_heartbeats_and_leaves(start, engine, coordinator, token_fi
     assert "event=left" in node.text()
 
 
-def test_models_that_change_while_the_node_joins_are_told(start, engine, coordinator, token_file):
+def test_models_that_change_while_the_node_joins_are_reported(start, engine, coordinator, token_file):
     engine.loading = True
     coordinator.welcome.clear()
     node = start("--token-file", token_file, "--coordinator", f"127.0.0.1:{coordinator.port}")

@@ -119,7 +119,7 @@ def test_an_answer_in_two_parts_is_the_same_events_as_in_one(nodes, operation, k
     assert rest.finish.body_bytes == len(rest.data)
 
 
-def test_what_the_events_hold_is_enough_to_go_on_after_every_loss(nodes):
+def test_the_content_of_the_events_is_enough_to_go_on_after_every_loss(nodes):
     """An answer that loses its node again and again: each part from the chunks alone."""
     operation, data, text, tokens, known = CHAT, b"", "", 0, None
     for attempt in range(3):
@@ -270,7 +270,7 @@ def node(engine):
 RESUME = {"text": "One two three four", "text_tokens": 4, "response_id": "old", "created": 3}
 
 
-def test_the_engine_is_given_the_text_and_told_to_go_on(node, engine):
+def test_the_engine_gets_the_text_and_is_asked_to_go_on(node, engine):
     body = b'{ "model":"tiny","messages":[{"role":"user","content":"hi"} ], "max_tokens" : 9, "z":1e0}'
     Answer(node.infer(body=body, resume=inference.Resume(**RESUME)))
     sent = engine.requests[-1][2]
@@ -416,7 +416,7 @@ def test_a_character_of_several_tokens_makes_ids_unknown_from_there_on(telling):
     assert answer.data == words(*HELD, told=False)
 
 
-def test_an_engine_that_refuses_to_tell_is_asked_without(telling):
+def test_an_engine_that_refuses_to_give_ids_is_asked_without(telling):
     node, engine = telling[0]
     before = len(engine.requests)
     answer = complete(node, "no_logprobs")
@@ -427,7 +427,7 @@ def test_an_engine_that_refuses_to_tell_is_asked_without(telling):
     assert answer.head.http_status == 400 and b"the client's own" in answer.data
 
 
-def test_the_simulated_engine_tells_and_takes_ids(start_nodes):
+def test_the_simulated_engine_gives_and_takes_ids(start_nodes):
     made = start_nodes(["d", "e"], "--resume-ids")
     whole = ask(made[0], COMPLETIONS)
     ids = known_ids(whole)

@@ -65,7 +65,7 @@ def test_ten_times_too_much_is_refused_at_once_and_the_rest_served_as_usual(busy
     assert after["served"] == after["offered"] and after["ttft_p99_s"] < max(1, SLOW / 2), after
 
 
-def test_who_comes_back_when_retry_after_says_is_served(busy):
+def test_a_client_that_comes_back_when_retry_after_says_is_served(busy):
     outcomes = asyncio.run(offer(busy.api, 8 * CAPACITY, 1, TOKENS, come_back=1.0))
     result = summary(outcomes, 1)
     assert result["failed"] == 0 and result["came_back"] > 2 * CAPACITY, result
@@ -74,7 +74,7 @@ def test_who_comes_back_when_retry_after_says_is_served(busy):
     assert max(o.retry_after_s for o in outcomes) <= 2 * result["offered"] / CAPACITY, result
 
 
-def test_a_line_that_nobody_is_turned_away_from_stays_long(busy):
+def test_a_queue_without_rejections_stays_long(busy):
     """Agents that outnumber the slots all the time are no overload."""
     async def agents():
         async def agent(number):
@@ -86,7 +86,7 @@ def test_a_line_that_nobody_is_turned_away_from_stays_long(busy):
     assert max(o.queue_s for o in outcomes) > HOLD_S, "some waited for more than one turn"
 
 
-def test_the_refused_are_told_why_in_the_shape_of_their_api(busy):
+def test_rejected_clients_get_the_reason_in_the_shape_of_their_api(busy):
     with busy_slots(busy):
         until(lambda: fetch_now(busy.api, "POST", CHAT, chat_body("x", 4)).status == 429, 10)
         for path, place in ((CHAT, "error"), ("/v1/messages", "error"), ("/api/chat", "error")):

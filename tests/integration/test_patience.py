@@ -25,8 +25,8 @@ ARGUMENTS = json.dumps({"path": "a.c", "text": "int main(void);\n" * 1200})
 TOOL = {"type": "function", "function": {"name": "write_file", "parameters": {"type": "object"}}}
 
 
-@pytest.fixture(name="fleet")
-def fleet_fixture(make_cluster):
+@pytest.fixture(name="make_nodes")
+def make_nodes_fixture(make_cluster):
     """Makes a coordinator before as many engines of a kind; ends them with the test."""
     engines = []
 
@@ -65,7 +65,7 @@ def assert_whole(answer, stream=True):
         json.loads(answer.body)
 
 
-def assert_nobody_is_blamed(cluster):
+def assert_no_node_is_blamed(cluster):
     time.sleep(0.2)  # two looks of the health process
     assert "event=node_ejected" not in cluster.master.log()
     assert "event=node_kept" not in cluster.master.log()
@@ -84,29 +84,29 @@ def model_of(engine):
 @pytest.mark.parametrize("kind, knobs", [
     (LlamaServer, {}), (LlamaServer, {"metrics": True, "slots_endpoint": False}),
     (Vllm, {})], ids=["slots", "llama-metrics", "vllm"])
-def test_a_long_prefill_that_shows_is_not_cut(fleet, kind, knobs, stream):
-    cluster, engines = fleet(kind, count=2, prompt_s=LONG_S, **knobs)
+def test_a_long_prefill_that_shows_is_not_cut(make_nodes, kind, knobs, stream):
+    cluster, engines = make_nodes(kind, count=2, prompt_s=LONG_S, **knobs)
     answer, took = ask(cluster, model=model_of(engines[0]), stream=stream)
     assert_whole(answer, stream)
     assert took > LONG_S - 0.5
     assert answer.headers["x-drover-attempts"] == "1"
     assert sum(len(engine.posts(CHAT)) for engine in engines) == 1
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("kind", [PlainOpenAi, Ollama, Sglang], ids=["plain", "ollama", "sglang"])
-def test_an_engine_without_a_sign_ends_the_request_and_is_not_blamed(fleet, kind, stream):
-    cluster, engines = fleet(kind, count=2, prompt_s=60.0)
+def test_an_engine_without_a_sign_ends_the_request_and_is_not_blamed(make_nodes, kind, stream):
+    cluster, engines = make_nodes(kind, count=2, prompt_s=60.0)
     answer, took = ask(cluster, model=model_of(engines[0]), stream=stream)
     assert answer.status == 504, answer.body
     assert 2 <= took < 2 + 3 * SLOW
     assert sum(len(engine.posts(CHAT)) for engine in engines) == 1, "the prompt began twice"
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_an_engine_that_hangs_is_blamed_and_another_node_answers(fleet):
-    cluster, engines = fleet(Vllm, count=2)
+def test_an_engine_that_hangs_is_blamed_and_another_node_answers(make_nodes):
+    cluster, engines = make_nodes(Vllm, count=2)
     model = model_of(engines[0])
     for engine in engines:
         engine.machine.frozen = True
@@ -130,36 +130,36 @@ async def first_goes_on(cluster, engines, model):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
-def test_a_tool_call_that_is_held_back_is_not_cut(fleet, path, stream):
-    cluster, engines = fleet(Vllm, calls=[("write_file", ARGUMENTS)], answer_tokens=2,
-                             call_tokens=100, tokens_per_s=100 / LONG_S)
+def test_a_tool_call_that_is_held_back_is_not_cut(make_nodes, path, stream):
+    cluster, engines = make_nodes(Vllm, calls=[("write_file", ARGUMENTS)], answer_tokens=2,
+                                  call_tokens=100, tokens_per_s=100 / LONG_S)
     tool = TOOL if path != MESSAGES else {"name": "write_file", "input_schema": {"type": "object"}}
     answer, took = ask(cluster, path, model_of(engines[0]), stream, tools=[tool], max_tokens=500)
     assert_whole(answer, stream)
     assert took > LONG_S - 0.5
     assert b"int main(void)" in answer.body
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_a_tool_call_that_llama_server_holds_back_is_not_cut(fleet):
-    cluster, engines = fleet(LlamaServer, calls=[("write_file", ARGUMENTS)], answer_tokens=2,
-                             call_tokens=100, tokens_per_s=100 / LONG_S)
+def test_a_tool_call_that_llama_server_holds_back_is_not_cut(make_nodes):
+    cluster, engines = make_nodes(LlamaServer, calls=[("write_file", ARGUMENTS)], answer_tokens=2,
+                                  call_tokens=100, tokens_per_s=100 / LONG_S)
     answer, took = ask(cluster, CHAT, model_of(engines[0]), tools=[TOOL], max_tokens=500)
     assert_whole(answer)
     assert took > LONG_S - 0.5
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
 @pytest.mark.parametrize("path", [CHAT, OLLAMA])
-def test_silence_without_a_sign_inside_an_answer_blames_nobody(fleet, path):
-    cluster, engines = fleet(Ollama, answer_tokens=20, pauses={3: 60.0})
+def test_silence_without_a_sign_inside_an_answer_blames_no_node(make_nodes, path):
+    cluster, engines = make_nodes(Ollama, answer_tokens=20, pauses={3: 60.0})
     answer, took = ask(cluster, path, model_of(engines[0]), tools=[TOOL], max_tokens=20)
     assert answer.status == 200 and b"error" in answer.body
     assert took < 2 + 4 * SLOW
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_pings_keep_an_answer_alive_before_and_inside_it(fleet):
+def test_pings_keep_an_answer_alive_before_and_inside_it(make_nodes):
     def pinging(reply, _request):
         reply.begin_stream()
         for part in (b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n',
@@ -171,7 +171,7 @@ def test_pings_keep_an_answer_alive_before_and_inside_it(fleet):
             reply.send_piece(part)
         return reply.end_stream()
 
-    cluster, engines = fleet(PlainOpenAi)
+    cluster, engines = make_nodes(PlainOpenAi)
     engines[0].on[CHAT] = pinging
     answer, took = ask(cluster, model=model_of(engines[0]))
     assert_whole(answer)
@@ -183,8 +183,8 @@ def test_pings_keep_an_answer_alive_before_and_inside_it(fleet):
 TWO = {"big:latest": ["completion"], "small:latest": ["completion"]}
 
 
-def test_a_load_is_begun_once_and_waited_for(fleet):
-    cluster, engines = fleet(Ollama, count=2, workers=2, load_s=LONG_S, models=TWO)
+def test_a_load_is_begun_once_and_waited_for(make_nodes):
+    cluster, engines = make_nodes(Ollama, count=2, workers=2, load_s=LONG_S, models=TWO)
 
     async def go():
         return await asyncio.gather(*(fetch(cluster.api, "POST", OLLAMA, chat_body(
@@ -194,11 +194,11 @@ def test_a_load_is_begun_once_and_waited_for(fleet):
         assert_whole(answer)
     for engine in engines:
         assert engine.count["loads"] <= 1 and engine.count["loads_lost"] == 0, engine.count
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_while_a_model_loads_another_one_answers_there(fleet):
-    cluster, engines = fleet(Ollama, models=TWO, extra=())
+def test_while_a_model_loads_another_one_answers_there(make_nodes):
+    cluster, engines = make_nodes(Ollama, models=TWO, extra=())
     assert_whole(ask(cluster, OLLAMA, "small")[0])  # it is in memory now
     engines[0].load_s = 2.0 * LONG_S
 
@@ -215,26 +215,26 @@ def test_while_a_model_loads_another_one_answers_there(fleet):
     assert not over and took < LONG_S, took
     assert_whole(big)
     assert engines[0].count["loads_lost"] == 0
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_a_load_beyond_its_limit_ends_the_request_and_blames_nobody(fleet):
-    cluster, engines = fleet(Ollama, count=2, load_s=60.0, models=TWO,
-                             limits={"load_ms": 3000, "first_token_ms": 1000})
+def test_a_load_beyond_its_limit_ends_the_request_and_blames_no_node(make_nodes):
+    cluster, engines = make_nodes(Ollama, count=2, load_s=60.0, models=TWO,
+                                  limits={"load_ms": 3000, "first_token_ms": 1000})
     answer, took = ask(cluster, OLLAMA, "big")
     assert answer.status == 504, answer.body
     assert 3 <= took < 3 + 3 * SLOW
     assert sum(engine.count["loads"] for engine in engines) == 1
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
 # ---- the whole request ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_an_answer_that_flows_has_no_deadline(fleet, stream):
-    cluster, engines = fleet(PlainOpenAi, limits={"request_timeout_ms": 2000}, answer_tokens=50,
-                             tokens_per_s=50 / LONG_S)
+def test_an_answer_that_flows_has_no_deadline(make_nodes, stream):
+    cluster, engines = make_nodes(PlainOpenAi, limits={"request_timeout_ms": 2000}, answer_tokens=50,
+                                  tokens_per_s=50 / LONG_S)
     answer, took = ask(cluster, model=model_of(engines[0]), stream=stream, max_tokens=50)
     assert_whole(answer, stream)
     assert took > LONG_S - 0.5
@@ -242,19 +242,19 @@ def test_an_answer_that_flows_has_no_deadline(fleet, stream):
         assert len(text_of(answer.body)) > 50
 
 
-def test_a_request_without_content_ends_at_its_deadline_and_blames_nobody(fleet):
-    cluster, engines = fleet(Vllm, limits={"request_timeout_ms": 2000}, prompt_s=60.0)
+def test_a_request_without_content_ends_at_its_deadline_and_blames_no_node(make_nodes):
+    cluster, engines = make_nodes(Vllm, limits={"request_timeout_ms": 2000}, prompt_s=60.0)
     answer, took = ask(cluster, model=model_of(engines[0]))
     assert answer.status == 504 and b"request_timeout_ms" in answer.body
     assert took < 2 + 3 * SLOW
     until(lambda: len(engines[0].machine.running) == 0, what="the engine has let go")
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
 # ---- a slow reader ----------------------------------------------------------------------------------
 
 
-def test_the_silence_of_a_client_that_does_not_read_blames_nobody(fleet):
+def test_the_silence_of_a_client_that_does_not_read_blames_no_node(make_nodes):
     """The client takes some bytes now and then; the node may send no more meanwhile."""
     def large(reply, _request):
         reply.begin_stream()
@@ -265,7 +265,7 @@ def test_the_silence_of_a_client_that_does_not_read_blames_nobody(fleet):
                          b"data: [DONE]\n\n")
         return reply.end_stream()
 
-    cluster, engines = fleet(Vllm)
+    cluster, engines = make_nodes(Vllm)
     engines[0].on[CHAT] = large
     data = json.dumps(chat_body("hi", 9, model=model_of(engines[0]))).encode()
 
@@ -286,4 +286,4 @@ def test_the_silence_of_a_client_that_does_not_read_blames_nobody(fleet):
     body = asyncio.run(go())
     assert b"[DONE]" in body and b'"error"' not in body, body[-2000:]
     assert body.count(b"x" * 30000) > 390
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)

@@ -196,7 +196,7 @@ def test_a_bulk_request_under_constant_urgent_load_waits_20_s_and_no_longer(make
                 assert served[other] > served[name], (name, other)
 
 
-def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster):
+def test_a_full_queue_is_429_and_a_client_that_leaves_it_makes_room(make_cluster):
     line = Line(make_cluster, max_waiting=2)
     cluster = line.cluster
 
@@ -222,7 +222,7 @@ def test_a_full_line_is_429_and_a_client_that_leaves_it_makes_room(make_cluster)
     assert line.gate.order == ["first", "stays", "instead"]
 
 
-def test_a_models_own_limit_of_its_line_counts_and_not_that_of_all(make_cluster):
+def test_a_models_own_limit_of_its_queue_counts_and_not_that_of_all(make_cluster):
     line = Line(make_cluster, config={"models": [{"name": FAKE, "queue": {"max_waiting": 2}}]})
 
     async def go():
@@ -237,7 +237,7 @@ def test_a_models_own_limit_of_its_line_counts_and_not_that_of_all(make_cluster)
     assert refused.status == 429 and refused.headers["x-drover-reason"] == "queue_full"
 
 
-def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster):
+def test_a_request_that_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster):
     line = Line(make_cluster, max_wait_ms=300)
 
     async def go():
@@ -252,7 +252,7 @@ def test_who_waits_too_long_gets_a_503_that_says_when_to_come_back(make_cluster)
     assert line.gate.order == ["first"]
 
 
-def test_a_moment_without_any_node_costs_nobody_who_has_waited_long_his_place(make_cluster):
+def test_a_moment_without_any_node_costs_no_old_request_its_place(make_cluster):
     line = Line(make_cluster)
     cluster = line.cluster
 
@@ -305,7 +305,7 @@ def test_a_worker_that_is_killed_with_waiters_loses_only_its_own(make_cluster):
     cluster.wait_idle()
 
 
-def test_a_worker_that_stands_still_does_not_hold_up_the_line_of_the_others(make_cluster):
+def test_a_worker_that_stands_still_does_not_hold_up_the_queue_of_the_others(make_cluster):
     line = Line(make_cluster)
     cluster = line.cluster
 
@@ -347,7 +347,7 @@ def test_those_who_wait_during_a_reload_are_served(make_cluster):
     assert line.gate.order == ["first"] + names + [f"new{number}" for number in range(4)]
 
 
-def test_a_stream_that_waits_is_told_so_and_then_completes(make_cluster):
+def test_a_stream_that_waits_gets_comments_and_then_completes(make_cluster):
     line = Line(make_cluster, comment_after_ms=200)
     cluster = line.cluster
 
@@ -438,7 +438,7 @@ class Bouncing(Gate):
         super().behave(handler, path, body)
 
 
-def test_who_meets_a_full_node_is_not_turned_away_by_the_line_that_grew_meanwhile(make_cluster):
+def test_a_request_that_met_a_full_node_is_not_rejected_by_the_queue_that_grew_meanwhile(make_cluster):
     line = Line(make_cluster, gate=Bouncing(), workers=1, max_waiting=2)
 
     async def go():
@@ -536,7 +536,7 @@ class Flooding(FakeNode):
 
 
 @pytest.mark.parametrize("event_stream", [True, False], ids=["stream", "refusal"])
-def test_what_a_stream_that_was_begun_early_holds_is_bounded(make_cluster, event_stream):
+def test_the_text_held_for_a_stream_that_was_begun_early_is_bounded(make_cluster, event_stream):
     node = Flooding(event_stream)
     cluster = make_cluster(workers=1, token=False, config={
         "queue": {"comment_after_ms": 100},

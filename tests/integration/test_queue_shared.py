@@ -218,7 +218,7 @@ def test_requests_for_one_operation_do_not_block_those_for_another(make_cluster,
 # ---- workers ----
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_worker_that_holds_the_least_key_and_does_not_run_holds_up_nobody(make_cluster, number):
+def test_a_worker_that_holds_the_least_key_and_does_not_run_holds_up_no_other(make_cluster, number):
     cluster = make_cluster(workers=2, config={"queue": {"max_wait_ms": 60000}}).start()
     start_nodes(cluster, "x", "slots=1,models=a;b,rate=100,cache=none")
     one, two = cluster.worker_pids()

@@ -217,7 +217,7 @@ def test_forty_nodes_that_join_at_once_are_all_up_soon(plant):
 
 # ---- addresses that lie ----
 
-def test_a_node_nobody_can_reach_never_gets_up(plant):
+def test_a_node_that_cannot_be_reached_never_gets_up(plant):
     node = plant.fake("a")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -384,7 +384,7 @@ def test_models_can_change_while_attached(plant):
     assert row["slots_open"] == 9 and row["queue"] == 1
 
 
-def test_an_engine_that_is_recognised_late_is_shown(plant):
+def test_an_engine_that_is_detected_late_is_shown(plant):
     node = plant.fake("a")
     attachment = plant.join(node, engine=common.ENGINE_KIND_UNSPECIFIED)
     attachment.send(models=registry.ModelsUpdate(models=node.model_list()))

@@ -175,7 +175,7 @@ def test_certificates_are_renewed_on_every_listener(make_cluster):
     ("limits.max_connections", {"limits": {"max_connections": 17}}),
     ("prefix.entries", {"prefix": {"entries": 2048}}),
 ])
-def test_what_cannot_change_is_refused_by_name(make_cluster, name, change):
+def test_a_setting_that_cannot_change_is_refused_by_name(make_cluster, name, change):
     cluster = make_cluster(workers=1).start()
     cluster.write_config(**change)
     refused = cluster.ctl("reload", check=False)

@@ -138,7 +138,7 @@ def test_without_descriptors_streams_go_on_and_newcomers_get_a_quick_503(make_cl
     assert cluster.access_lines(), "the access log went on"
 
 
-def test_a_worker_that_is_full_turns_away_who_nobody_takes(make_cluster):
+def test_a_full_worker_rejects_the_clients_that_no_worker_takes(make_cluster):
     cluster = make_cluster(workers=2, config={"limits": {"max_connections": 20}}).start()
     cluster.start_node("a")
     held = [socket.create_connection(cluster.api, 10) for _ in range(40)]
@@ -153,7 +153,7 @@ def test_a_worker_that_is_full_turns_away_who_nobody_takes(make_cluster):
         s.close()
 
 
-def test_who_comes_to_a_full_worker_has_a_second_until_somebody_leaves(make_cluster):
+def test_a_client_of_a_full_worker_waits_a_second_for_another_to_leave(make_cluster):
     cluster = make_cluster(workers=1, config={"limits": {"max_connections": 4}}).start()
     held = [socket.create_connection(cluster.api, 10) for _ in range(4)]
     until(lambda: metric(cluster, "drover_worker_connections") == 4, 10)
@@ -228,7 +228,7 @@ def cluster_lines(path):
     return [line for line in path.read_text().splitlines() if line]
 
 
-def test_nobody_waits_for_a_log_whose_reader_is_stuck(make_cluster, tmp_path):
+def test_no_request_waits_for_a_log_whose_reader_is_stuck(make_cluster, tmp_path):
     pipe = tmp_path / "access.pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -254,7 +254,7 @@ def test_nobody_waits_for_a_log_whose_reader_is_stuck(make_cluster, tmp_path):
     os.close(reader)
 
 
-def test_a_log_that_nobody_reads_is_an_error_at_start_and_not_a_wait(make_cluster, tmp_path):
+def test_a_log_without_a_reader_is_an_error_at_start_and_not_a_wait(make_cluster, tmp_path):
     pipe = tmp_path / "log.pipe"
     os.mkfifo(pipe)
     cluster = make_cluster(config={"log": {"file": str(pipe)}})
@@ -403,7 +403,7 @@ def stream_s(cluster, prompt, tokens):
     return time.monotonic() - begun
 
 
-def test_a_hundred_clients_that_do_not_read_hold_up_nobody(make_cluster, monkeypatch):
+def test_a_hundred_clients_that_do_not_read_hold_up_no_other(make_cluster, monkeypatch):
     use_little_memory(monkeypatch)
     cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": int(1000 * SLOW)}}).start()
     cluster.start_node("a", "slots=256,rate=400,spread=16,ctx=1000000")

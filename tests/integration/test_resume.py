@@ -332,7 +332,7 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
     cluster.wait_idle()
 
 
-def test_a_full_line_does_not_refuse_an_answer_that_has_begun(make_cluster):
+def test_a_full_queue_does_not_refuse_an_answer_that_has_begun(make_cluster):
     cluster = make_cluster(config={"queue": {"max_waiting": 1}}).start()
     for name in "ab":
         cluster.start_node(name, "slots=1,rate=60,cache=none", wait=False,
@@ -453,7 +453,7 @@ def test_an_answer_goes_on_at_most_max_resumes_times(cluster4):
     {"response_format": {"type": "json_object"}},
     {"logprobs": True},
 ], ids=["a tool call", "a format", "log probabilities"])
-def test_what_is_more_than_plain_text_ends_in_an_error_event_and_is_not_stitched(cluster4, more):
+def test_an_answer_beyond_plain_text_ends_in_an_error_event_and_is_not_stitched(cluster4, more):
     path, body = SURFACES["chat"]
     request_id = "odd-" + next(iter(more))
     answer = post(cluster4, path, {**body, **more, "drover_sim": reset(
@@ -497,7 +497,7 @@ def two_choices():
      [{"content": "Yes"}]),
 ], ids=["two choices", "two choices unasked", "reasoning", "reasoning before text", "a tool call",
         "a refusal", "a grammar", "a schema", "log probabilities", "tools offered"])
-def test_what_cannot_be_continued_to_the_letter_is_not_continued(make_cluster, more, said):
+def test_an_answer_that_cannot_be_continued_to_the_letter_is_not_continued(make_cluster, more, said):
     engines = [FakeEngine(lambda handler, path, body: say(handler, *said)) for _ in range(2)]
     cluster = make_cluster(workers=1).start()
     for name, engine in zip("ab", engines):
@@ -666,7 +666,7 @@ def test_an_answer_that_cannot_go_on_is_not_begun_anew_as_its_node_says_it_is_fu
     assert len(met) == 1
 
 
-def test_who_says_it_is_full_after_each_token_is_not_asked_for_ever(make_full):
+def test_nodes_that_say_they_are_full_after_each_token_are_asked_once(make_full):
     cluster, met = make_full(breaks=1000)
     answer = post(cluster, "/v1/chat/completions", chat_body("hello", 8, model=FAKE))
     assert answer.status == 200

@@ -59,7 +59,7 @@ def test_the_token_is_replaced_without_a_failed_request(make_cluster):
     assert old not in logs and NEW not in logs, "a token is never logged"
 
 
-def test_a_node_that_knows_the_previous_token_only_tells_its_load(make_cluster, tmp_path):
+def test_a_node_that_knows_the_previous_token_only_reports_its_load(make_cluster, tmp_path):
     """The stream that health watches reports the load of others at a configured node."""
     old, both = tmp_path / "old", tmp_path / "both"
     set_tokens(old, OLD)

@@ -231,7 +231,7 @@ def test_errors_say_how_the_request_was_routed_too(make_cluster):
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
-def test_what_is_no_content_yet_is_held_back_and_forgotten_with_its_node(make_cluster, stream):
+def test_an_event_without_content_is_held_back_and_forgotten_with_its_node(make_cluster, stream):
     """A role, empty texts, a ping: then the connection breaks, and no client notices."""
     arrived = []
 

@@ -71,7 +71,7 @@ def low_port():
 
 
 @pytest.fixture
-def nobody():
+def plain_user():
     if os.geteuid() != 0:
         pytest.skip("only root can start as root")
     return pwd.getpwnam("nobody")
@@ -100,9 +100,9 @@ def check_child(pid, user):
     assert core_limits(pid) == ["0", "0"]
 
 
-def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, nobody):
+def test_started_as_root_the_children_are_a_user_without_rights(make_cluster, plain_user):
     port = low_port()
-    cluster = cluster_as(make_cluster, nobody, api={"listen": f"127.0.0.1:{port}"}).start()
+    cluster = cluster_as(make_cluster, plain_user, api={"listen": f"127.0.0.1:{port}"}).start()
     assert cluster.api == ("127.0.0.1", port)
     cluster.start_node("a")
     serve_one(cluster)
@@ -111,7 +111,7 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
     children = children_of(cluster.master.pid)
     assert len(children) == 3
     for pid in children:
-        check_child(pid, nobody)
+        check_child(pid, plain_user)
     # Workers are killed before the master and health when memory runs out.
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in children}
     own = int(Path(f"/proc/{cluster.master.pid}/oom_score_adj").read_text())
@@ -119,7 +119,7 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
     # A child can only read these files and speak to the master.
     for name, mode in (("scoreboard", 0o640), ("control.sock", 0o660)):
         info = (cluster.runtime / name).stat()
-        assert (info.st_uid, info.st_gid) == (0, nobody.pw_gid)
+        assert (info.st_uid, info.st_gid) == (0, plain_user.pw_gid)
         assert stat.S_IMODE(info.st_mode) == mode
     # A killed worker's successor is no more than it was; a reload and new logs work without root.
     victim = cluster.worker_pids()[0]
@@ -128,26 +128,26 @@ def test_started_as_root_the_children_are_somebody_without_rights(make_cluster, 
     cluster.access_log_path.rename(cluster.dir / "access.log.1")
     cluster.master.signal(signal.SIGUSR1)
     until(cluster.access_log_path.exists, 10, "a new access log")
-    assert cluster.access_log_path.stat().st_uid == nobody.pw_uid
+    assert cluster.access_log_path.stat().st_uid == plain_user.pw_uid
     assert "reloaded" in cluster.ctl("reload").stdout
     until(lambda: "proc=health" in cluster.master.log() and
           "event=reloaded nodes=" in cluster.master.log(), 10, "health has read its token again")
     serve_one(cluster)
     for pid in children_of(cluster.master.pid):
-        check_child(pid, nobody)
+        check_child(pid, plain_user)
 
 
-def test_the_user_of_the_children_may_use_droverctl_and_another_may_not(make_cluster, nobody,
+def test_the_user_of_the_children_may_use_droverctl_and_another_may_not(make_cluster, plain_user,
                                                                        tmp_path):
-    cluster = cluster_as(make_cluster, nobody).start()
+    cluster = cluster_as(make_cluster, plain_user).start()
     # Any user may run it from there.
     tool = cluster.dir / "droverctl"
     tool.write_bytes(Path(program("droverctl")).read_bytes())
     tool.chmod(0o755)
     cluster.dir.chmod(0o755)
     ctl = [str(tool), "--runtime-dir", str(cluster.runtime)]
-    assert run_as(nobody, *ctl, "status").returncode == 0
-    done = run_as(nobody, *ctl, "scale", "1")
+    assert run_as(plain_user, *ctl, "status").returncode == 0
+    done = run_as(plain_user, *ctl, "scale", "1")
     assert done.returncode == 0, done.stderr
     daemon = pwd.getpwnam("daemon")
     for command, says in (("status", "Permission denied"), ("stop", "not allowed")):
@@ -157,8 +157,8 @@ def test_the_user_of_the_children_may_use_droverctl_and_another_may_not(make_clu
 
 
 @pytest.mark.parametrize("what", ["token", "certificate's key", "log"])
-def test_what_the_user_cannot_read_or_write_is_said_at_the_start(make_cluster, nobody, what):
-    cluster = cluster_as(make_cluster, nobody)
+def test_a_path_that_the_user_cannot_read_or_write_is_said_at_the_start(make_cluster, plain_user, what):
+    cluster = cluster_as(make_cluster, plain_user)
     secret = cluster.dir / "root-only"
     secret.touch(mode=0o600)
     if what == "token":
@@ -192,8 +192,8 @@ def test_a_user_that_cannot_be_is_refused(make_cluster, settings, says):
 
 
 @pytest.mark.usefixtures("reaper")
-def test_another_user_for_the_children_outlives_an_upgrade(make_cluster, nobody):
-    cluster = cluster_as(make_cluster, nobody)
+def test_another_user_for_the_children_outlives_an_upgrade(make_cluster, plain_user):
+    cluster = cluster_as(make_cluster, plain_user)
     up = Upgradable(cluster).launch()
     cluster.start_node("a")
     up.replace()
@@ -201,7 +201,7 @@ def test_another_user_for_the_children_outlives_an_upgrade(make_cluster, nobody)
     up.follow()
     serve_one(cluster)
     for pid in cluster.worker_pids():
-        check_child(pid, nobody)
+        check_child(pid, plain_user)
     assert [stat.S_IMODE((cluster.runtime / name).stat().st_mode)
             for name in ("scoreboard", "control.sock")] == [0o640, 0o660]
     assert cluster.node_state("a") == "UP"

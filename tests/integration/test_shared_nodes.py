@@ -60,7 +60,7 @@ class Shared:
             self.engine.close()
 
 
-def test_a_model_whose_nodes_another_model_floods_is_told_when_its_turn_would_be(make_cluster):
+def test_a_model_whose_nodes_another_model_floods_learns_when_its_turn_would_be(make_cluster):
     shared = Shared(make_cluster)
     # Speeds are learned per model, and a key has the size of a request in it: with all three
     # measured, the keys differ by arrival alone.

@@ -40,7 +40,7 @@ def test_a_thousand_streams_at_once_through_two_workers_arrive_byte_for_byte(mak
     assert peak >= streams, f"only {peak} streams were ever open at once"
 
 
-def test_a_slow_reader_is_held_back_and_stalls_nobody_else(make_cluster):
+def test_a_slow_reader_is_held_back_and_stalls_no_other_client(make_cluster):
     # 64 KiB an event: what the slow client does not read must stop at the engine, not pile up.
     sent = {}
 

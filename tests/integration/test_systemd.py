@@ -56,7 +56,7 @@ def launch(cluster, env, file=None):
     cluster.wait_started()
 
 
-def test_ready_reloading_and_stopping_are_told_once_each_by_the_master(make_cluster, manager):
+def test_ready_reloading_and_stopping_are_reported_once_each_by_the_master(make_cluster, manager):
     cluster = make_cluster()
     launch(cluster, {"NOTIFY_SOCKET": manager.path})
     pid, _ = manager.wait("READY")
@@ -228,7 +228,7 @@ def test_activated_sockets_outlive_an_upgrade(make_cluster):
     ("drover.socket", "'drover.socket'"),
     ("", "''"),
 ])
-def test_a_socket_that_nobody_knows_is_refused_at_the_start(make_cluster, names, words):
+def test_an_unknown_socket_is_refused_at_the_start(make_cluster, names, words):
     cluster = make_cluster(workers=1)
     given = Activated(cluster, ["api"])
     process = given.launch(names=names, wait=False)

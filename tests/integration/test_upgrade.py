@@ -145,7 +145,7 @@ def test_a_stream_that_began_before_an_upgrade_ends_whole_on_the_old_program(up)
     assert_clean(load, 2)
 
 
-def test_an_upgrade_with_every_slot_taken_and_a_line_before_them_fails_no_request(make_cluster):
+def test_an_upgrade_with_every_slot_taken_and_a_queue_fails_no_request(make_cluster):
     """Old and new workers do not see each other's requests; the nodes' own admission does."""
     cluster = make_cluster()
     rig = Upgradable(cluster).launch()
@@ -213,7 +213,7 @@ def begun(up):
     return pid
 
 
-def test_what_is_wished_during_an_upgrade_is_not_lost(up):
+def test_a_command_during_an_upgrade_is_not_lost(up):
     cluster = up.cluster
     pid = begun(up)
     for command in (("scale", "4"), ("drain", "a"), ("undrain", "a")):
@@ -234,7 +234,7 @@ def test_what_is_wished_during_an_upgrade_is_not_lost(up):
     assert old.wait(30) == 0
 
 
-def test_two_who_ask_for_an_upgrade_at_once_are_both_told_of_it(up):
+def test_two_commands_for_an_upgrade_at_once_both_get_its_result(up):
     argv = [program("droverctl"), "--runtime-dir", str(up.cluster.runtime), "upgrade"]
     asked = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)]
     until(lambda: "event=taking_over" in up.cluster.master.log(), 15, "the new one is there")
@@ -264,7 +264,7 @@ def test_an_upgrade_may_come_with_other_nodes_altogether(make_cluster):
     assert "event=nodes_missing up=0 of=1" in cluster.master.log()
 
 
-def test_an_upgrade_brings_back_a_scoreboard_that_somebody_has_removed(up):
+def test_an_upgrade_brings_back_a_scoreboard_that_was_removed(up):
     cluster = up.cluster
     with Load(cluster.api, **LOAD) as load:
         load.more(5)

@@ -188,7 +188,7 @@ def wire(request):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "document"])
 @pytest.mark.parametrize("trick", TRICKS)
-def test_what_breaks_on_the_way_before_content_costs_the_client_nothing(wire, trick, stream):
+def test_a_break_on_the_way_before_content_costs_the_client_nothing(wire, trick, stream):
     cluster, proxy = wire
     proxy.trick = lambda link, number: getattr(link, trick)(number)
     before = proxy.tricked

@@ -48,7 +48,7 @@ static bool stopping, idle;
 static void answer_next(struct state *state);
 
 /* Answers with the metadata received, in a status. */
-static void tell_metadata(struct server_call *call)
+static void send_metadata(struct server_call *call)
 {
     size_t n = 0;
     const char *initial = server_call_metadata(call, ECHO_INITIAL, NULL);
@@ -74,7 +74,7 @@ static void on_start(struct server_call *call, void *data)
     state->call = call;
     server_call_set_data(call, state);
     open_calls++;
-    tell_metadata(call);
+    send_metadata(call);
 }
 
 static void on_over(struct server_call *call)

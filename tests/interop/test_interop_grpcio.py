@@ -14,7 +14,7 @@ INITIAL, TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"
 
 # ---- their server ------------------------------------------------------------------------------
 
-def tell_metadata(context):
+def send_metadata(context):
     """Answers with the metadata received, in a status."""
     fields = dict(context.invocation_metadata())
     if INITIAL in fields:
@@ -26,7 +26,7 @@ def make_handlers(m):
         return m.Payload(body=bytes(size))
 
     def unary(request, context):
-        tell_metadata(context)
+        send_metadata(context)
         if request.response_status.code:
             context.set_code(next(c for c in grpc.StatusCode if c.value[0] == request.response_status.code))
             context.set_details(request.response_status.message)
@@ -40,7 +40,7 @@ def make_handlers(m):
             yield m.StreamingOutputCallResponse(payload=payload(parameters.size))
 
     def duplex(requests, context):
-        tell_metadata(context)
+        send_metadata(context)
         for request in requests:
             if request.response_status.code:
                 context.set_code(next(c for c in grpc.StatusCode if c.value[0] == request.response_status.code))

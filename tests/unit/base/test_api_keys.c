@@ -47,7 +47,7 @@ Test(api_keys, a_key_is_found_by_its_digest_and_nothing_else)
     api_keys_finish(&keys);
 }
 
-Test(api_keys, what_is_wrong_with_a_file_is_said_by_line_without_its_text)
+Test(api_keys, mistakes_in_a_file_are_said_by_line_without_its_text)
 {
     static const struct {
         const char *text, *says;

@@ -504,7 +504,7 @@ Test(config, several_listeners_may_ask_for_any_port)
     config_destroy(config);
 }
 
-Test(config, what_a_reload_cannot_change_is_named)
+Test(config, settings_that_a_reload_cannot_change_are_named)
 {
     static const struct {
         const char *text, *key;
@@ -715,7 +715,7 @@ static void expect_queue(const struct config *config, const char *model, uint32_
     cr_assert_eq(queue->comment_after_ms, comment_after_ms, "%s", model);
 }
 
-Test(config, a_model_may_have_a_line_of_its_own_length)
+Test(config, a_model_may_have_a_queue_of_its_own_length)
 {
     struct config *config;
     struct error err;

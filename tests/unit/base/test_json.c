@@ -85,7 +85,7 @@ Test(json, every_kind_of_value_is_accepted)
         cr_expect(good(texts[i]), "%s", texts[i]);
 }
 
-Test(json, what_rfc_8259_forbids_is_refused)
+Test(json, text_that_rfc_8259_forbids_is_refused)
 {
     static const char *const texts[] = {
         "",

@@ -76,7 +76,7 @@ Test(log, a_stuck_reader_costs_lines_that_are_counted_and_nothing_else)
     (void)close(reader);
 }
 
-Test(log, the_loss_is_told_once_a_minute_and_not_once_a_line)
+Test(log, the_loss_is_reported_once_a_minute_and_not_once_a_line)
 {
     char path[] = "/tmp/drover-log-XXXXXX", text[65536];
     struct log_sink *sink;
@@ -102,7 +102,7 @@ Test(log, the_loss_is_told_once_a_minute_and_not_once_a_line)
     (void)unlink(path);
 }
 
-Test(log, what_was_lost_after_an_alarm_is_told_though_nothing_more_is_lost)
+Test(log, losses_after_an_alarm_are_reported_though_nothing_more_is_lost)
 {
     char path[] = "/tmp/drover-log-XXXXXX", text[65536];
     struct log_sink *sink;
@@ -152,7 +152,7 @@ Test(log, without_a_path_the_log_goes_back_to_standard_error)
     (void)unlink(path);
 }
 
-Test(log, a_fifo_that_nobody_reads_is_an_error_and_not_a_wait)
+Test(log, a_fifo_without_a_reader_is_an_error_and_not_a_wait)
 {
     char path[64];
     struct log_sink *sink;

@@ -33,7 +33,7 @@ Test(net, host_and_port_are_split)
     }
 }
 
-Test(net, what_is_no_address_is_refused_with_the_reason)
+Test(net, text_that_is_no_address_is_refused_with_the_reason)
 {
     static const struct {
         const char *text, *reason;
@@ -176,7 +176,7 @@ Test(net, a_stale_unix_socket_is_replaced_and_a_live_one_or_a_file_is_not)
     (void)rmdir(dir);
 }
 
-Test(net, private_addresses_are_told_from_public_ones)
+Test(net, private_addresses_are_distinguished_from_public_ones)
 {
     static const char *const private[] = {
         "127.0.0.1",   "127.8.8.8",     "10.0.0.1",       "172.16.0.1",  "172.31.255.255",

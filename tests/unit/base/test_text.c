@@ -40,7 +40,7 @@ Test(text, printable_is_ascii_from_space_to_tilde)
     cr_expect_not(text_is_printable("\xc3\xbc", 2));
 }
 
-Test(text, a_prefix_and_the_whole_are_told_apart)
+Test(text, a_prefix_is_not_taken_for_the_whole)
 {
     cr_expect(text_starts_with("/v1/models", 10, "/v1"));
     cr_expect(text_starts_with("/v1", 3, "/v1"));

@@ -474,7 +474,7 @@ static bool warns(const struct processes *p, const char *part)
     return found;
 }
 
-Test(processes, what_is_wrong_is_said)
+Test(processes, faults_are_said)
 {
     struct processes p = {.workers = 2,
                           .well = 2,

@@ -5,7 +5,7 @@
 
 #include "health/registry/fence.h"
 
-Test(fence, who_lost_a_name_is_older_until_it_holds_it_again)
+Test(fence, a_holder_that_lost_its_name_is_older_until_it_holds_it_again)
 {
     static struct fence fence;
     const uint8_t x[16] = {1}, y[16] = {2};

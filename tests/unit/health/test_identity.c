@@ -95,7 +95,7 @@ Test(identity, aliases_follow_the_models_and_point_at_theirs)
     cr_assert_eq(info.models[2].max_context, 77);
 }
 
-Test(identity, what_breaks_a_limit_is_refused)
+Test(identity, values_over_a_limit_are_refused)
 {
     char long_id[NODE_MODEL_BYTES + 1];
     char *aliases[17] = {0};

@@ -27,7 +27,7 @@ Test(once, two_reasons_by_turns_are_two_lines_a_minute)
     cr_assert_not(log_once_allows(&once, NODE_UP, TIMEOUT, AT + 61 * US_PER_S, &missed));
 }
 
-Test(once, another_state_is_told_at_once_with_what_was_missed)
+Test(once, another_state_is_logged_at_once_with_what_was_missed)
 {
     struct log_once once = {0};
     uint32_t missed;

@@ -181,7 +181,7 @@ Test(metrics, counters_gauges_and_totals_carry_their_numbers)
     cr_assert(has("drover_started_seconds 1700000000.500"));
 }
 
-Test(metrics, genai_names_tell_engine_and_the_only_model)
+Test(metrics, genai_names_have_the_engine_and_the_only_model)
 {
     struct snapshot_node *node = add_node("a", NODE_UP, 1);
 

@@ -66,7 +66,7 @@ Test(recent_stats, before_the_first_step_there_are_no_rates)
     cr_assert(f.tokens_per_s == 0.0f);
 }
 
-Test(recent_stats, what_was_there_at_the_start_is_not_recent)
+Test(recent_stats, samples_from_before_the_start_are_not_recent)
 {
     struct node_status f = {0};
 
@@ -109,7 +109,7 @@ Test(recent_stats, rates_quantiles_and_success_are_those_of_the_steps)
     cr_assert(about(f.success_fraction, 0.9, 1e-6), "90 of 100");
 }
 
-Test(recent_stats, what_is_older_than_a_minute_is_forgotten)
+Test(recent_stats, samples_older_than_a_minute_are_forgotten)
 {
     struct node_status f = {0};
 

@@ -192,7 +192,7 @@ static int wrong(void)
     return 0;
 }
 
-Test(inherit, what_is_wrong_is_said)
+Test(inherit, faults_are_said)
 {
     assert_in_child(wrong);
 }
@@ -215,7 +215,7 @@ static int passed_on(void)
     return 0;
 }
 
-Test(inherit, what_one_process_passes_the_next_one_takes)
+Test(inherit, the_next_process_takes_all_that_one_passes)
 {
     assert_in_child(passed_on);
 }

@@ -47,7 +47,7 @@ static const char *heard(const struct rig *rig)
     return rc == 1 ? message : rc == 0 ? "" : "end";
 }
 
-Test(successor, takes_what_was_wished_after_it_was_started)
+Test(successor, takes_the_commands_that_came_after_it_was_started)
 {
     struct rig rig;
 
@@ -68,7 +68,7 @@ Test(successor, takes_what_was_wished_after_it_was_started)
     end(&rig);
 }
 
-Test(successor, that_is_not_ready_and_told_to_end_leaves_the_service_to_the_other)
+Test(successor, that_must_end_before_it_is_ready_leaves_the_service_to_the_other)
 {
     struct rig rig;
 
@@ -81,7 +81,7 @@ Test(successor, that_is_not_ready_and_told_to_end_leaves_the_service_to_the_othe
 }
 
 /* Its files are in place and its pid is in the lock file: it is the service. */
-Test(successor, that_is_ready_and_told_to_end_passes_it_on_before_go_and_after)
+Test(successor, that_must_end_when_it_is_ready_passes_it_on_before_go_and_after)
 {
     struct rig rig;
 

@@ -177,7 +177,7 @@ Test(upgrade, a_successor_that_dies_after_ready_and_before_go_has_failed)
     end(&rig);
 }
 
-Test(upgrade, a_failure_heard_with_the_death_is_told_once_and_in_its_own_words)
+Test(upgrade, a_failure_heard_with_the_death_is_reported_once_and_in_its_own_words)
 {
     struct rig rig;
 
@@ -214,7 +214,7 @@ Test(upgrade, one_that_is_given_up_is_not_listened_to_any_more)
 }
 
 /* A master that was killed in an upgrade leaves second names of files that are no longer. */
-Test(upgrade, what_an_earlier_master_left_is_never_put_back)
+Test(upgrade, the_leavings_of_an_earlier_master_are_never_put_back)
 {
     struct rig rig;
 
@@ -234,7 +234,7 @@ Test(upgrade, what_an_earlier_master_left_is_never_put_back)
 }
 
 /* The handover text says how things were when the successor was started. */
-Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
+Test(upgrade, commands_meanwhile_are_passed_on_until_it_is_decided)
 {
     char message[HANDOVER_MESSAGE_BYTES];
     struct rig rig;
@@ -258,7 +258,7 @@ Test(upgrade, what_is_wished_meanwhile_is_passed_on_until_it_is_decided)
 }
 
 /* The operator may signal the pid in the lock file before the "ready" has reached us. */
-Test(upgrade, a_successor_that_is_told_to_end_before_go_ends_us_too)
+Test(upgrade, a_successor_that_must_end_before_go_ends_us_too)
 {
     struct rig rig;
 
@@ -287,7 +287,7 @@ Test(upgrade, an_order_to_end_outlives_the_successor_that_was_given_it)
 }
 
 /* As tmp cleaners do: the remedy is a new master, so it must not be refused for that. */
-Test(upgrade, a_file_that_somebody_has_removed_is_no_reason_to_refuse)
+Test(upgrade, a_file_that_was_removed_is_no_reason_to_refuse)
 {
     char path[256];
     struct rig rig;
@@ -304,7 +304,7 @@ Test(upgrade, a_file_that_somebody_has_removed_is_no_reason_to_refuse)
     end(&rig);
 }
 
-Test(upgrade, one_that_waits_for_its_turn_is_told_when_we_end)
+Test(upgrade, one_that_waits_for_its_turn_gets_an_answer_when_we_end)
 {
     struct rig rig;
 

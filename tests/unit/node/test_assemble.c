@@ -414,7 +414,7 @@ static void add_if_taken(void *data, const struct sse_event *event)
         rig->refused += assembler_add(rig->a, &seen.root) != 0;
 }
 
-Test(assemble, whatever_an_engine_sends_the_answer_is_json_or_none)
+Test(assemble, an_answer_is_json_or_none_for_any_text_of_an_engine)
 {
     static const struct {
         int operation;

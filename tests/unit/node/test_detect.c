@@ -51,7 +51,7 @@ static uint64_t vocabulary(const char *meta)
     return r.facts.models[0].vocabulary;
 }
 
-Test(detect, equal_vocabularies_are_told_from_others_however_a_model_is_quantised)
+Test(detect, equal_vocabularies_are_distinguished_from_others_however_a_model_is_quantised)
 {
     uint64_t tiny =
         vocabulary("{'vocab_type':2,'n_vocab':1259,'n_ctx':2048,'n_ctx_train':32768,"
@@ -389,7 +389,7 @@ Test(detect, a_slow_look_at_the_slots_is_no_dead_engine)
     cr_assert_eq(r.facts.running, 2);
 }
 
-Test(detect, a_refused_key_is_told_as_that)
+Test(detect, a_refused_key_is_reported_as_that)
 {
     static const struct page pages[] = {{"/v1/models", 401, "{'error':{'code':401}}"}};
     struct site site = SITE("llama.cpp", pages);

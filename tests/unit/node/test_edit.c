@@ -31,7 +31,7 @@ static struct edit_outcome expect(int operation, const char *body, struct edit_o
     return outcome;
 }
 
-Test(edit, a_streaming_body_without_wishes_passes_byte_for_byte)
+Test(edit, a_streaming_body_without_edits_passes_byte_for_byte)
 {
     static const char body[] = "{ 'model' : 'm',  'stream':true, 'x': 1e0 }";
     struct edit_outcome o =

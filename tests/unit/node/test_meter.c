@@ -199,7 +199,7 @@ Test(meter, errors_are_found_in_every_form_with_their_status)
     }
 }
 
-Test(meter, what_is_not_json_is_garbage)
+Test(meter, text_that_is_no_json_is_garbage)
 {
     struct watch w;
 

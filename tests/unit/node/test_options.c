@@ -55,7 +55,7 @@ Test(options, coordinators_add_up)
     cr_assert_eq(o.queue, 0);
 }
 
-Test(options, what_is_wrong_is_named)
+Test(options, wrong_options_are_named)
 {
     static const struct {
         const char *a, *b, *names;
@@ -116,7 +116,7 @@ Test(options, the_token_file_holds_one_or_two_tokens)
     cr_assert_str_eq(tokens[0], "new-token");
     cr_assert_str_eq(tokens[1], "old-token");
     /* A node reads every token file that the coordinator reads. */
-    cr_assert_eq(read_tokens("# of the fleet\n\n new-token \n#x\nold-token\n\n", tokens), 0);
+    cr_assert_eq(read_tokens("# of the nodes\n\n new-token \n#x\nold-token\n\n", tokens), 0);
     cr_assert_str_eq(tokens[0], "new-token");
     cr_assert_str_eq(tokens[1], "old-token");
     memset(longest, 'x', sizeof(longest));
@@ -125,7 +125,7 @@ Test(options, the_token_file_holds_one_or_two_tokens)
     cr_assert_str_eq(tokens[0], longest);
 }
 
-Test(options, what_is_no_token_file_is_refused)
+Test(options, text_that_is_no_token_file_is_refused)
 {
     static const char *const bad[] = {"",
                                       "\n\n",

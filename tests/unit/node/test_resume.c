@@ -399,7 +399,7 @@ static void expect_last(int operation, const char *body, const char *wanted)
     buf_finish(&want);
 }
 
-Test(resume, the_last_events_of_a_chat_end_it_and_tell_usage_if_asked)
+Test(resume, the_last_events_of_a_chat_end_it_and_have_usage_if_asked)
 {
     expect_last(OP(CHAT_COMPLETIONS), "{'model':'m'}",
                 "data: {'id':'x-1','object':'chat.completion.chunk','created':7,'model':'m',"

@@ -30,7 +30,7 @@ static struct silence_signs work(uint64_t figure, uint64_t at_s)
         .work = figure, .read_mono_us = (1000 + at_s) * S, .counts = true};
 }
 
-Test(silence, without_signs_the_first_content_has_its_limit_and_nobody_is_blamed)
+Test(silence, without_signs_the_first_content_has_its_limit_and_no_node_is_blamed)
 {
     struct silence s = started(&none);
 
@@ -155,7 +155,7 @@ Test(silence, a_count_that_moves_bears_silence_inside_an_answer)
     }
 }
 
-Test(silence, a_load_has_a_limit_of_its_own_and_blames_nobody)
+Test(silence, a_load_has_a_limit_of_its_own_and_blames_no_node)
 {
     struct silence_signs loading = {.loading = true};
     struct silence s = started(&loading);

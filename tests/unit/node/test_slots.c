@@ -38,7 +38,7 @@ Test(slots, higher_priority_runs_first_and_equals_in_order)
     }
 }
 
-Test(slots, nobody_overtakes_the_queue_when_a_slot_is_free)
+Test(slots, no_request_overtakes_the_queue_when_a_slot_is_free)
 {
     struct waiter w[3] = {0};
     struct slots a;

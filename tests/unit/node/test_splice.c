@@ -318,7 +318,7 @@ Test(splice, a_message_of_llama_server_repeats_however_short_the_text)
            "' server'}}\n\n");
 }
 
-Test(splice, what_was_given_is_taken_from_the_fresh_tokens_first)
+Test(splice, tokens_that_were_given_are_taken_from_the_fresh_ones_first)
 {
     uint64_t fresh = 10, cached = 5;
 

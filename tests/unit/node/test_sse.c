@@ -82,7 +82,7 @@ Test(sse, a_byte_order_mark_at_the_start_is_dropped)
     buf_finish(&raw);
 }
 
-Test(sse, comments_are_recognised_and_blank_lines_between_events_are_nothing)
+Test(sse, comments_are_detected_and_blank_lines_between_events_are_nothing)
 {
     expect(SSE_EVENTS, ":\n\n: ping\n\n\n\ndata: a\n\n", "#;#;|a;");
 }
@@ -111,7 +111,7 @@ Test(sse, an_error_field_is_an_event_of_that_name)
     expect(SSE_EVENTS, "error: {\"code\":500}\n\n", "error|{\"code\":500};");
 }
 
-Test(sse, what_is_left_at_the_end_is_marked_as_cut)
+Test(sse, a_rest_at_the_end_is_marked_as_cut)
 {
     expect(SSE_EVENTS, "data: a\n\ndata: b", "|a;cut|b;");
     expect(SSE_EVENTS, "data: a\n\ndata: b\n", "|a;cut|b;");

@@ -120,7 +120,7 @@ Test(token_ids, text_that_is_more_than_its_ids_loses_them_for_good)
     }
 }
 
-Test(token_ids, what_is_no_event_of_completions_is_left_alone)
+Test(token_ids, text_that_is_no_event_of_completions_is_left_alone)
 {
     struct watch w;
 

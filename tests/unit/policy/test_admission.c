@@ -18,7 +18,7 @@ static struct admission_queue eight_slots(uint32_t waiting)
     };
 }
 
-Test(admission, the_line_is_as_long_as_the_longest_wait_allows)
+Test(admission, the_queue_is_as_long_as_the_longest_wait_allows)
 {
     struct admission_queue queue = eight_slots(39);
 
@@ -29,7 +29,7 @@ Test(admission, the_line_is_as_long_as_the_longest_wait_allows)
     cr_assert_eq(admission_limit_us(&queue), 10 * US_PER_S);
 }
 
-Test(admission, while_others_are_turned_away_it_is_as_long_as_there_are_slots)
+Test(admission, while_others_are_rejected_it_is_as_long_as_there_are_slots)
 {
     struct admission_queue queue = eight_slots(7);
 
@@ -42,7 +42,7 @@ Test(admission, while_others_are_turned_away_it_is_as_long_as_there_are_slots)
     cr_assert_eq(admission_limit_us(&queue), US_PER_S, "never longer than configured");
 }
 
-Test(admission, the_short_line_holds_a_second_of_work_at_least)
+Test(admission, the_short_queue_holds_a_second_of_work_at_least)
 {
     struct admission_queue queue = eight_slots(39);
 
@@ -54,7 +54,7 @@ Test(admission, the_short_line_holds_a_second_of_work_at_least)
     cr_assert_not(admission_allows(&queue));
 }
 
-Test(admission, who_goes_before_most_is_judged_by_those_before_it)
+Test(admission, a_request_before_most_is_judged_by_those_before_it)
 {
     struct admission_queue queue = eight_slots(100);
 
@@ -107,7 +107,7 @@ Test(admission, the_refused_are_asked_back_one_after_the_other)
     cr_assert_eq(last, now + 6750000);
 }
 
-Test(admission, nobody_is_sent_away_for_longer_than_a_minute)
+Test(admission, no_client_is_sent_away_for_longer_than_a_minute)
 {
     struct admission_queue queue = eight_slots(60);
     const uint64_t now = 100 * US_PER_S;
@@ -136,7 +136,7 @@ static void spread_three_models(double load[3])
     admission_spread(load, NULL, 0, 99); /* no node serves it: it delays no request */
 }
 
-Test(admission, what_waits_for_any_model_on_its_nodes_is_before_a_newcomer)
+Test(admission, requests_for_any_model_on_its_nodes_are_before_a_newcomer)
 {
     double load[3] = {0};
 
@@ -150,7 +150,7 @@ Test(admission, what_waits_for_any_model_on_its_nodes_is_before_a_newcomer)
     cr_expect_float_eq(admission_sum(load, other, 1), 2, 1e-9, "a model nobody waits for");
 }
 
-Test(admission, a_model_that_nobody_waits_for_is_refused_for_what_others_wait)
+Test(admission, a_model_without_waiting_requests_is_refused_for_what_others_wait)
 {
     /* The one node of 2 slots, each held for 1 s, has 40 waiting requests for another model. */
     struct admission_queue queue = {

@@ -115,7 +115,7 @@ Test(fastest, a_backlog_counts_like_own_tokens)
     cr_assert_eq(pick(POLICY_FASTEST, c, 2, 100, 1), 1);
 }
 
-Test(fastest, without_a_match_nobody_is_sent_beyond_the_slots)
+Test(fastest, without_a_match_no_request_is_sent_beyond_the_slots)
 {
     struct balance_candidate c[1] = {busy(4, 4, 100)};
 
@@ -262,7 +262,7 @@ Test(trial, the_only_node_is_chosen_whatever_its_regret)
 
 /* ---- the others ---- */
 
-Test(policy, nobody_is_chosen_when_all_are_full)
+Test(policy, no_node_is_chosen_when_all_are_full)
 {
     static const enum policy_kind kinds[] = {POLICY_FASTEST, POLICY_LEAST_CONN,
                                              POLICY_ROUND_ROBIN, POLICY_RANDOM2,

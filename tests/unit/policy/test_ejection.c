@@ -88,7 +88,7 @@ Test(ejection, the_rate_of_a_few_requests_is_no_rate)
     cr_assert_eq(look(&e, &o, 2), NODE_REASON_SUCCESS_RATE, "2 of 5");
 }
 
-Test(ejection, what_is_older_than_the_window_does_not_count)
+Test(ejection, failures_older_than_the_window_do_not_count)
 {
     struct ejection_counts o = {0};
     struct ejection e;

@@ -80,7 +80,7 @@ Test(ends, a_failure_before_the_first_token_teaches_with_or_without_a_slot)
     cr_assert_eq(estimate_lesson(&end), ESTIMATE_NOTHING);
 }
 
-Test(ends, what_was_cancelled_or_excused_teaches_nothing)
+Test(ends, an_attempt_that_was_cancelled_or_excused_teaches_nothing)
 {
     struct estimate_end end = {.before = true, .had_slot = true};
 
@@ -107,7 +107,7 @@ Test(samples, the_first_is_taken_as_it_is_and_the_next_moves_a_tenth)
     cr_assert(NEAR(s.tokens, 900) && NEAR(s.seconds, 0.5));
 }
 
-Test(samples, what_is_no_number_changes_nothing)
+Test(samples, a_sample_that_is_no_number_changes_nothing)
 {
     const float bad[] = {NAN, INFINITY, -1, 0};
 

@@ -52,7 +52,7 @@ Test(flap, a_minute_of_peace_and_all_is_forgotten)
     free(flap);
 }
 
-Test(flap, nobody_waits_when_it_is_off_and_the_oldest_name_makes_room)
+Test(flap, no_name_waits_when_it_is_off_and_the_oldest_name_makes_room)
 {
     struct flap *flap = new_flap();
     char name[32];

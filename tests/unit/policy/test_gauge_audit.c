@@ -51,7 +51,7 @@ Test(gauge_audit, a_difference_while_requests_come_and_go_is_not_a_violation)
         cr_assert_not(step(&inv, look(5, 4, t)));
 }
 
-Test(gauge_audit, another_tenant_of_the_slot_starts_afresh)
+Test(gauge_audit, another_generation_of_the_row_starts_afresh)
 {
     struct gauge_audit inv = {0};
     struct gauge_audit_look other = look(1, 0, 9);

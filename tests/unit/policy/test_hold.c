@@ -197,7 +197,7 @@ Test(hold, a_second_after_its_instant_a_plan_is_overdue)
 
 /* Planned on fast for 3 s from now, where it would cost (9 + 1) * 1 = 10 with all that was
  * planned after it.  Slow would cost 1000/500 = 2.9 with 0.9 s before it: not 0.3 s better. */
-Test(hold, what_was_planned_later_does_not_move_a_plan)
+Test(hold, a_later_plan_does_not_move_a_plan)
 {
     nodes[FAST].backlog_s = 9;
     close_window(FAST);

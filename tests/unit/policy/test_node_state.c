@@ -139,7 +139,8 @@ Test(verdict, without_a_lease_passing_probes_do_not_bring_a_node_up)
     cr_assert_eq(v.state, NODE_UP);
 }
 
-Test(verdict, any_live_state_drains_when_the_operator_wishes_and_joins_anew_when_not)
+Test(verdict,
+     any_live_state_drains_at_the_operators_command_and_joins_anew_when_it_is_taken_back)
 {
     enum node_state from[] = {NODE_JOINING, NODE_UP, NODE_EJECTED, NODE_PROBATION, NODE_DOWN};
 
@@ -372,7 +373,7 @@ Test(verdict, draining_an_ejected_node_does_not_clear_it)
     cr_assert_eq(v.state, NODE_EJECTED);
 }
 
-Test(verdict, a_node_that_is_absolved_while_down_comes_back_up)
+Test(verdict, a_node_that_is_cleared_while_down_comes_back_up)
 {
     struct verdict v = ejected();
 

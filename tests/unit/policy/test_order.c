@@ -35,7 +35,7 @@ Test(order, a_long_interactive_prompt_goes_before_short_bulk_ones)
     cr_assert_lt(key(100, REQUEST_PRIORITY_INTERACTIVE, 60), key(90, REQUEST_PRIORITY_BULK, 0));
 }
 
-Test(order, what_is_no_size_counts_as_the_greatest)
+Test(order, a_size_that_is_none_counts_as_the_greatest)
 {
     const double bad[] = {NAN, INFINITY, -1};
 

@@ -139,7 +139,7 @@ Test(retry, plain_text_is_resumed_within_max_resumes_and_beyond_attempts_and_bud
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "it is switched off");
 }
 
-Test(retry, what_is_more_than_plain_text_fails_once_it_was_shown)
+Test(retry, an_answer_beyond_plain_text_fails_once_it_was_shown)
 {
     struct retry_facts facts = broken_off();
 

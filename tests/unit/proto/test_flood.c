@@ -35,7 +35,7 @@ Test(flood, each_kind_has_its_limit_and_its_word)
 }
 
 /* 20 SETTINGS in each 10 s are let pass for ever; the 21st within them is not. */
-Test(flood, what_is_spread_over_time_is_no_flood)
+Test(flood, frames_spread_over_time_are_no_flood)
 {
     struct flood f = {0};
 

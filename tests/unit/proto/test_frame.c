@@ -124,7 +124,7 @@ Test(frame, a_length_of_four_gigabytes_allocates_nothing)
     frame_reader_finish(&reader);
 }
 
-Test(frame, flags_other_than_zero_are_told_apart)
+Test(frame, flags_other_than_zero_are_distinguished)
 {
     const uint8_t compressed[5] = {1, 0, 0, 0, 0}, bad[5] = {2, 0, 0, 0, 0};
     const uint8_t *in, *msg;

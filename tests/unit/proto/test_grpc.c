@@ -407,7 +407,7 @@ Test(grpc, the_grace_of_a_stopping_server_ends)
     rig_finish(&rig);
 }
 
-Test(grpc, destroying_the_server_tells_each_open_call)
+Test(grpc, destroying_the_server_ends_each_open_call)
 {
     struct rig rig;
     struct probe probe = {0};

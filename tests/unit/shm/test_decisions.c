@@ -28,7 +28,7 @@ static struct decision make(const char *id, uint32_t attempt, uint64_t at_mono_u
     return d;
 }
 
-Test(decisions, what_was_decided_is_found_by_request_and_attempt)
+Test(decisions, a_decision_is_found_by_request_and_attempt)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 4, 2, 1), *reader;

@@ -14,7 +14,7 @@
 #include "shm/reap.h"
 #include "shm/segment.h"
 
-Test(gauges, what_is_claimed_is_counted_and_given_back)
+Test(gauges, a_claimed_place_is_counted_and_given_back)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 2, 3, 1);
@@ -46,7 +46,7 @@ Test(gauges, what_is_claimed_is_counted_and_given_back)
     board_drop(&t, board);
 }
 
-Test(gauges, a_new_tenant_is_not_charged_for_the_old_ones_requests)
+Test(gauges, a_new_generation_is_not_charged_for_the_old_ones_requests)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 2, 1);

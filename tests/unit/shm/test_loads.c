@@ -49,7 +49,7 @@ Test(loads, a_model_is_loaded_once_per_node_until_done_or_expired)
     board_drop(&t, board);
 }
 
-Test(loads, eight_models_at_a_time_and_a_new_tenant_owes_nothing)
+Test(loads, eight_models_at_a_time_and_a_new_generation_owes_nothing)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);

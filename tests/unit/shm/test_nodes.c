@@ -89,7 +89,7 @@ Test(nodes, the_epoch_moves_with_states_and_names_and_not_with_load)
     board_drop(&t, board);
 }
 
-Test(nodes, a_new_tenant_has_a_new_generation_and_empty_statistics)
+Test(nodes, a_new_node_in_a_row_has_a_new_generation_and_empty_statistics)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 2, 1, 1);

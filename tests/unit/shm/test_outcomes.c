@@ -37,7 +37,7 @@ Test(outcomes, successes_and_failures_add_up_and_a_success_ends_the_run)
     board_drop(&t, board);
 }
 
-Test(outcomes, what_an_earlier_tenant_did_is_not_the_new_ones)
+Test(outcomes, the_past_of_an_earlier_generation_is_not_the_new_ones)
 {
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);

@@ -153,7 +153,7 @@ Test(prefix, the_window_that_was_used_least_recently_goes_first)
     board_drop(&t, board);
 }
 
-Test(prefix, age_is_told_across_the_wrap_of_the_stamps_and_a_clock_a_little_behind)
+Test(prefix, age_is_right_across_the_wrap_of_the_stamps_and_a_clock_a_little_behind)
 {
     static const uint64_t hash[] = {0xa0000, 0xb0000, 0xc0000, 0xd0000, 0xe0000};
     static const uint64_t at_s[] = {16382, 16383, 16381, 16384}; /* the wrap is at 16383 s */

@@ -126,7 +126,7 @@ Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
     scoreboard_detach(NULL);
 }
 
-Test(scoreboard, a_missing_file_is_told_from_a_bad_one)
+Test(scoreboard, a_missing_file_is_distinguished_from_a_bad_one)
 {
     struct error err;
 

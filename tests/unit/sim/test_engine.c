@@ -381,7 +381,7 @@ Test(sim_engine, slots_and_queue_are_in_its_status)
     down(); /* with two runs open */
 }
 
-Test(sim_engine, what_prompts_and_answers_took_is_counted_when_they_end)
+Test(sim_engine, the_time_of_prompts_and_answers_is_counted_when_they_end)
 {
     struct seen seen;
     struct sim_status status;

@@ -70,7 +70,7 @@ Test(sim_text, a_chat_goes_on_after_every_token)
     goes_on_after_every_token(strlen(PROMPT), true);
 }
 
-Test(sim_text, a_completion_goes_on_although_nobody_says_where_its_answer_began)
+Test(sim_text, a_completion_goes_on_although_the_request_does_not_say_where_its_answer_began)
 {
     goes_on_after_every_token(0, false);
 }

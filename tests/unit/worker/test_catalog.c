@@ -63,7 +63,7 @@ static void add_node(enum node_state state, uint32_t engine, const struct node_m
     catalog_refresh(&catalog, board, &config);
 }
 
-Test(catalog, an_empty_fleet_has_no_model)
+Test(catalog, without_nodes_there_is_no_model)
 {
     catalog_refresh(&catalog, board, &config);
     cr_expect_eq(catalog.count, 0);

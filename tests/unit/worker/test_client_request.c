@@ -61,7 +61,7 @@ Test(request, ollama_show_may_say_name_for_model)
     cr_expect_str_eq(seen.model, "");
 }
 
-Test(request, what_two_parsers_could_read_differently_is_refused)
+Test(request, a_body_that_two_parsers_could_read_differently_is_refused)
 {
     static const struct {
         const char *body, *param;

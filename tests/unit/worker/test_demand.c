@@ -89,7 +89,7 @@ Test(demand, requests_for_all_models_on_its_nodes_are_before_a_newcomer_each_in_
     tear_down();
 }
 
-Test(demand, a_node_that_is_down_serves_nobody_and_its_requests_count_elsewhere)
+Test(demand, a_node_that_is_down_serves_no_request_and_its_requests_count_elsewhere)
 {
     set_up();
     enter(1, LARGE, 6);

@@ -196,7 +196,7 @@ Test(gather, a_node_that_is_silent_for_longer_than_its_charge_is_slower)
     tear_down();
 }
 
-Test(gather, who_cannot_serve_is_none)
+Test(gather, a_node_that_cannot_serve_is_no_candidate)
 {
     set_up(7);
     s.server[0].operations = 0;
@@ -636,7 +636,7 @@ Test(gather, of_many_the_chosen_one_and_the_cheapest_are_recorded)
     record_of_many(POLICY_FASTEST);
 }
 
-Test(gather, whatever_the_policy_the_cheapest_are_recorded)
+Test(gather, the_cheapest_are_recorded_under_every_policy)
 {
     record_of_many(POLICY_ROUND_ROBIN);
 }

@@ -59,7 +59,7 @@ Test(local, a_request_that_cannot_be_served_is_refused_in_its_own_shape)
                                         "\"outcome\":\"rejected\",\"reason\":\"not_found\""));
 }
 
-Test(local, what_curl_sends_unasked_is_taken_for_json)
+Test(local, the_type_that_curl_sends_unasked_is_taken_for_json)
 {
     start();
     cr_expect_not_null(strstr(

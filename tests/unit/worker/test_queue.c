@@ -259,7 +259,7 @@ Test(queue, a_node_that_both_could_use_goes_to_the_lower_key_whatever_its_need)
     cr_assert_eq(word(1), 0);
 }
 
-Test(queue, words_tell_the_least_key_of_each_node_among_many_lists)
+Test(queue, words_have_the_least_key_of_each_node_among_many_lists)
 {
     uint64_t least[NODES], seed = 3;
 
@@ -365,7 +365,7 @@ Test(queue, an_entry_that_declines_a_node_lets_the_next_have_it)
     cr_assert_leq(tries, 2);
 }
 
-Test(queue, what_was_declined_is_asked_again_soon)
+Test(queue, a_declined_node_is_asked_again_soon)
 {
     add(0, 1, 0)->declines = true;
     loop_turn(&loop, 0);
@@ -405,7 +405,7 @@ Test(queue, a_place_that_came_free_before_the_words_were_published_is_found_with
     cr_assert_eq(started_count, 1, "in the same turn");
 }
 
-Test(queue, a_node_that_nobody_announces_is_found)
+Test(queue, a_node_that_is_not_announced_is_found)
 {
     nodes_set_state(board, 0, NODE_DOWN, NODE_REASON_NONE, 1);
     gauges_release(board, 0, 0, 1, 0);
@@ -418,7 +418,7 @@ Test(queue, a_node_that_nobody_announces_is_found)
     cr_assert_eq(started_count, 1);
 }
 
-Test(queue, what_reach_says_is_asked_once_until_it_is_renewed)
+Test(queue, reach_is_asked_once_until_it_is_renewed)
 {
     for (unsigned i = 0; i < 500; i++)
         add(i, 1 + i, i % 2);
@@ -575,7 +575,7 @@ Test(queue, thousands_that_wait_cost_a_turn_little)
     cr_assert_leq(reaches, 2 * NODES + 200);
 }
 
-Test(queue, what_goes_before_is_counted_by_the_nodes_that_it_shares)
+Test(queue, requests_before_another_are_counted_by_the_nodes_that_they_share)
 {
     struct node_set nodes = {0};
 

@@ -694,7 +694,7 @@ Test(queue_shared, so_do_windows_that_open_and_requests_that_are_planned)
     expect_all_meet_in_order(&held_crowd);
 }
 
-Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_nobody_elses)
+Test(queue_shared, workers_that_are_killed_lose_their_own_requests_and_no_others)
 {
     expect_kills_cost_own_requests_alone(&crowd);
 }
@@ -704,7 +704,7 @@ Test(queue_shared, and_their_own_plans_and_windows)
     expect_kills_cost_own_requests_alone(&held_crowd);
 }
 
-Test(queue_shared, workers_that_are_stopped_hold_up_nobody_for_long)
+Test(queue_shared, workers_that_are_stopped_hold_up_no_other_for_long)
 {
     expect_stops_hold_up_nobody(&crowd);
 }

@@ -416,7 +416,7 @@ Test(server, draining_finishes_what_is_open_and_takes_nothing_new)
     cr_expect_eq(exchanges[0].done + exchanges[1].done + exchanges[2].done, 3);
 }
 
-Test(server, destroying_tells_every_open_request)
+Test(server, destroying_ends_every_open_request)
 {
     static char block[1 << 20];
     struct client *stuck;
@@ -446,7 +446,7 @@ Test(server, destroying_tells_every_open_request)
         cr_expect_eq(exchanges[i].gone, 1, "%d", i);
 }
 
-Test(server, the_access_log_tells_who_left)
+Test(server, the_access_log_says_which_client_left)
 {
     start();
     cr_assert_not_null(get("/livez"));

@@ -43,7 +43,7 @@ Test(strict_head, ordinary_heads_pass)
         cr_expect_null(why(heads[i]), "%zu: %s", i, why(heads[i]));
 }
 
-Test(strict_head, what_frames_the_body_is_reported)
+Test(strict_head, the_framing_of_the_body_is_reported)
 {
     static const char head[] = POST HOST "transfer-encoding: chunked\r\n\r\n";
     struct strict_head out;

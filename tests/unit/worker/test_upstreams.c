@@ -23,7 +23,7 @@ static struct loop loop;
 static struct scoreboard *board;
 static struct config config;
 static struct upstreams *upstreams;
-static char folder[] = "/tmp/drover-fleet-XXXXXX";
+static char folder[] = "/tmp/drover-upstreams-XXXXXX";
 static unsigned changes;
 static bool models_changed; /* as the last one said */
 
@@ -155,7 +155,7 @@ Test(upstreams, the_picture_is_current_until_a_node_comes_up_that_it_lacks)
     cr_assert(upstreams_are_current(upstreams));
 }
 
-Test(upstreams, what_a_node_says_anew_is_taken_and_nothing_of_the_others)
+Test(upstreams, changes_of_a_node_are_taken_and_nothing_of_the_others)
 {
     const struct upstream *other = upstreams_find(upstreams, "own-7")->servers[0].node;
     struct node_info info = describe(5);
@@ -202,7 +202,7 @@ Test(upstreams, a_node_that_goes_takes_what_only_it_had_with_it_and_another_may_
     cr_assert_eq(upstreams_size(upstreams), NODES - 1);
 }
 
-Test(upstreams, what_was_learned_of_a_model_outlives_a_change_of_its_nodes)
+Test(upstreams, lessons_of_a_model_outlive_a_change_of_its_nodes)
 {
     upstreams_find(upstreams, "shared-3")->bytes_per_token = 2.5;
     nodes_release(board, 5);
