@@ -24,7 +24,7 @@ struct log_sink {
     uint64_t counted;       /* of these, already given to log_count_lost() */
     uint64_t alarmed;       /* of these, already in an alarm */
     uint64_t alarm_mono_us; /* the last alarm; 0 = none yet */
-    uint64_t unsaid;        /* of these, not yet reported in a line of the log */
+    uint64_t unsaid;        /* of these, not yet reported in the log */
     bool broken_noted; /* a partial line is in the file; start the next one with a newline */
 };
 

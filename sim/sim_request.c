@@ -75,7 +75,7 @@ static bool count_of(const cJSON *object, const char *name, uint32_t *out)
     return true;
 }
 
-static int choose_model(struct request_reader *r, const char *name, size_t len)
+static int select_model(struct request_reader *r, const char *name, size_t len)
 {
     const struct sim_spec *spec = r->spec;
     uint32_t i;
@@ -325,7 +325,7 @@ static int read_json(struct request_reader *r, cJSON *root)
         name = member(root, "name");
     if (name != NULL && !cJSON_IsNull(name) && !cJSON_IsString(name))
         return refuse(r, "'model' must be a string");
-    rc = choose_model(r, cJSON_IsString(name) ? name->valuestring : NULL,
+    rc = select_model(r, cJSON_IsString(name) ? name->valuestring : NULL,
                       cJSON_IsString(name) ? strlen(name->valuestring) : 0);
     if (rc == 0)
         rc = read_fault(r, member(root, "drover_sim"));
@@ -353,7 +353,7 @@ static int read_form(struct request_reader *r)
         name = NULL;
         name_len = 0;
     }
-    rc = choose_model(r, name, name_len);
+    rc = select_model(r, name, name_len);
     if (rc != 0)
         return rc;
     if (form_find(input->content_type, input->body, input->body_len, "response_format", &format,

@@ -115,7 +115,7 @@ void node_destroy(struct node *node, bool empty)
     free(node->tls_name);
     free(node->config_name);
     free(node->recent_stats);
-    /* A GONE row may have got another node in the turn that it had to wait for its burial. */
+    /* A GONE row may have got another node in the turn before it is freed. */
     if (empty && nodes_status(home->board, node->node_id, &status) &&
         status.generation == node->generation)
         nodes_release(home->board, node->node_id);

@@ -269,7 +269,7 @@ static void look(struct node *node, const struct open_on_node *open)
         .traffic = traffic(table, node->node_id),
     };
 
-    /* Rows do not tell generations apart: rows that may belong to an earlier node of
+    /* Rows have no generation: rows that may belong to an earlier node of
      * this id make the audit worthless. */
     if (open->oldest_mono_us < node->met_mono_us)
         at.generation = 0;

@@ -51,7 +51,7 @@ def test_a_wrong_answer_is_a_complaint(body):
     assert judge("chat", body, EXPECTED)[1]
 
 
-def test_what_is_not_a_stream_is_judged_too():
+def test_an_answer_that_is_no_stream_is_judged_too():
     def whole(**document):
         return json.dumps(document).encode()
     good = whole(choices=[{"message": {"content": "one two"}}])

@@ -16,7 +16,7 @@ static bool is_token_char(char c)
            (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
 }
 
-/* The end of the line that starts at p, or NULL when no CRLF ends it.  A line feed or carriage
+/* Where the line that starts at p ends, or NULL when no CRLF ends it.  A line feed or carriage
  * return that is not part of a CRLF is *bare. */
 static const char *line_end(const char *p, const char *end, bool *bare)
 {

@@ -74,7 +74,7 @@ static uint64_t pause_until(struct request *req)
     return loop_now_us(req->context->loop) + (ATTEMPT_FULL_PAUSE_US << doublings);
 }
 
-/* What the failure means for a request that has a client. */
+/* The failure, for a request that has a client. */
 static void note_failure(const struct attempt *attempt, const struct attempt_failure *failure,
                          enum retry_end end, bool other_runs)
 {
