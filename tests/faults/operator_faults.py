@@ -288,16 +288,15 @@ def version_skew(run):
                            chat_body("x", 2, stream=False, model=node.models[0]))
         run.check(answer.status == 200 and answer.headers["x-drover-node"] == node.name,
                   f"{node.name}: {answer.status} {answer.body[:200]!r}")
-    registries = [skew.Coordinator(token, skew.later, acks=True),
-                  skew.Coordinator(token, lambda frame: frame, acks=False),
+    registries = [skew.LaterCoordinator(token), skew.EarlierCoordinator(token),
                   skew.major_coordinator()]
     major = skew.major_node()
     run.closers += [server.stop for server in (*registries, major)]
     node = cluster.start_node("c", PACED, extra=[
         word for server in registries for word in ("--coordinator", f"127.0.0.1:{server.port}")])
     for name, server in zip(("later", "earlier"), registries):
-        for _ in range(2):
-            run.check(server.beats.acquire(timeout=20 * SLOW), f"no heartbeat for the {name} one")
+        until(lambda server=server: len(server.of("heartbeat")) >= 2, 20,
+              f"heartbeats for the {name} one")
     cluster.write_config(nodes=[{"name": "v2", "address": f"127.0.0.1:{major.port}"}])
     cluster.ctl("reload")
     for address, method in (("%s:%d" % cluster.address("registry"), "/drover.v2.Registry/Attach"),

@@ -6,19 +6,16 @@ wrong.  Nodes of the configuration, since anybody may be behind an address that 
 
 import os
 import struct
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from fake_node import FakeNode, inference
+from h2raw import Raw
 from harness import MODEL, SLOW, until
 from load import chat_body, fetch_now
 from rig import fault
 from test_wire_failures import MARKER, TRICKS, Proxy
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "interop"))
-from h2raw import HEADERS, CONTINUATION, PING, RST, SETTINGS, Raw, frame  # noqa: E402
+from wire import CONTINUATION, HEADERS, PING, RST, SETTINGS, frame
 
 CHAT = "/v1/chat/completions"
 Event = inference.InferEvent

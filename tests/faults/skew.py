@@ -6,23 +6,16 @@ another major version is another package.
 """
 
 import os
-import threading
-from concurrent import futures
 
 import grpc
 
-from fake_node import FakeNode, common, health, inference, proof, registry
+from fake_coordinator import FakeCoordinator
+from fake_node import FakeNode
+from grpc_server import GrpcServer
+from messages import common, inference, proof, registry
+from wire import varint
 
 LATER = 77  # a value of an enum that is not there yet
-
-
-def varint(number):
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def later(message, number=900):
@@ -110,56 +103,30 @@ def ask_major(address, method):
         return call.code(), call.details()
 
 
-class Server:
-    """A server of grpcio's with these methods of one service, and a health service."""
-
-    def __init__(self, service, methods):
-        serving = health.HealthCheckResponse(status=health.HealthCheckResponse.SERVING)
-        check = grpc.unary_unary_rpc_method_handler(
-            lambda request, context: serving.SerializeToString())
-        self.server = grpc.server(futures.ThreadPoolExecutor(8))
-        self.server.add_generic_rpc_handlers((
-            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),
-            grpc.method_handlers_generic_handler(service, methods)))
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
-        self.server.start()
-
-    def stop(self):
-        self.server.stop(0).wait()
-
-
 def major_node():
-    return Server("drover.v2.Inference", {"Describe": grpc.unary_unary_rpc_method_handler(
-        lambda request, context: b"")})
+    return GrpcServer({"drover.v2.Inference": {"Describe": grpc.unary_unary_rpc_method_handler(
+        lambda request, context: b"")}})
 
 
 def major_coordinator():
-    return Server("drover.v2.Registry", {"Attach": grpc.stream_stream_rpc_method_handler(
-        lambda frames, context: iter(()))})
+    return GrpcServer({"drover.v2.Registry": {"Attach": grpc.stream_stream_rpc_method_handler(
+        lambda frames, context: iter(()))}})
 
 
-class Coordinator(Server):
-    """A registry of another minor version; `made` makes its messages what that version says."""
-
-    def __init__(self, token, made, acks):
-        self.token, self.made, self.acks = token, made, acks
-        self.beats = threading.Semaphore(0)
-        super().__init__("drover.v1.Registry", {"Attach": grpc.stream_stream_rpc_method_handler(
-            self.attach, request_deserializer=registry.NodeFrame.FromString,
-            response_serializer=registry.CoordinatorFrame.SerializeToString)})
+class LaterCoordinator(FakeCoordinator):
+    """Speaks a later minor version: more fields, and kinds of frames that ours does not know."""
 
     def attach(self, frames, context):
-        nonce = os.urandom(32)
-        frame = registry.CoordinatorFrame
-        yield self.made(frame(hello=registry.Hello(server_nonce=nonce)))
-        for heard in frames:
-            if heard.HasField("register"):
-                yield self.made(frame(registered=registry.Registered(
-                    coordinator_proof=proof("drover.v1 coordinator", self.token, nonce,
-                                            heard.register))))
-            elif heard.HasField("heartbeat"):
-                self.beats.release()
-            elif heard.HasField("leave"):
-                yield self.made(frame(left=registry.Left()))
-            if self.acks:
-                yield kind_of_later(frame)
+        for said in super().attach(frames, context):
+            yield later(said)
+            if not said.HasField("hello"):
+                yield kind_of_later(registry.CoordinatorFrame)
+
+
+class EarlierCoordinator(FakeCoordinator):
+    """Knows nothing but what it cannot do without."""
+
+    terms = {}
+
+    def __init__(self, token):
+        super().__init__(token, acks=False)

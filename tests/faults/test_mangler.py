@@ -2,12 +2,17 @@
 
 import os
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from mangler import Frames, Mangler, PREFACE
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
+from wire import DATA, HEADERS, frame  # noqa: E402
 
 SLOW = float(os.environ.get("DROVER_TEST_SLOW", "1"))
 
@@ -145,13 +150,9 @@ def test_a_refusing_wire_resets_newcomers(wire):
             late.recv(1)
 
 
-def frame(kind, stream, payload=b""):
-    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + stream.to_bytes(4, "big") + payload
-
-
 def test_frames_of_different_streams_overtake_each_other_and_those_of_one_do_not():
-    one, two, three = frame(0, 1, b"a"), frame(0, 3, b"b"), frame(0, 1, b"c")
-    headers = frame(1, 5, b"h")
+    one, two, three = frame(DATA, 0, 1, b"a"), frame(DATA, 0, 3, b"b"), frame(DATA, 0, 1, b"c")
+    headers = frame(HEADERS, 0, 5, b"h")
     frames = Frames(has_preface=True)
     assert frames.feed(PREFACE[:10]) == b""
     assert frames.feed(PREFACE[10:] + headers) == PREFACE + headers

@@ -7,12 +7,14 @@ of real traffic in our own words, each as small as still shows its shape.
 import json
 import pathlib
 import struct
+import sys
 
 import hpack
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
+from wire import *  # noqa: E402,F403
+
 CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED, PRIO = 1, 1, 4, 8, 32
 
 
 def seed(target, name, data):
@@ -21,18 +23,7 @@ def seed(target, name, data):
     (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
 
 
-def framed(message, flag=0):
-    return struct.pack(">BI", flag, len(message)) + message
-
-
 # ---- protobuf, by hand -------------------------------------------------------------------------
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-
 
 def pb(**fields):
     """pb(f3=1, f4=b"x"): field 3 as a varint, field 4 as bytes."""

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
-for folder in (HERE, HERE.parent / "integration", HERE.parent / "interop"):
+for folder in (HERE, HERE.parent / "integration", HERE.parent / "peers"):
     sys.path.insert(0, str(folder))
 # Freed memory that the sanitizer keeps for a while would look like a leak.
 os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=4"

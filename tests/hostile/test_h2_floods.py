@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from h2raw import (CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PRIORITY, RST, SETTINGS,
-                   WINDOW, Raw, frame, framed)
+from h2raw import Raw
 from harness import SLOW, until
 from watch import Watch
+from wire import (CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PRIORITY, RST, SETTINGS,
+                  WINDOW, frame, framed)
 
 WATCH, CHECK = "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"
 LIMIT = 48 << 20

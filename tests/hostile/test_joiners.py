@@ -10,9 +10,10 @@ import pytest
 
 from bad_node import BadNode, good_answer
 from fake_node import common, registry
-from h2raw import END_HEADERS, HEADERS, Raw, frame, framed
+from h2raw import Raw
 from harness import until
 from watch import Watch
+from wire import END_HEADERS, HEADERS, frame, framed
 
 ATTACH = "/drover.v1.Registry/Attach"
 addresses = (f"127.0.1.{n}" for n in itertools.count(1))

@@ -17,12 +17,11 @@ import urllib.request
 
 import pytest
 
-from bad_node import (CONTINUATION, DONE, HEAD, BadNode, chunk_event, event, finish_event, framed, good_answer,
-                      head_event)
+from bad_node import DONE, HEAD, BadNode, chunk_event, event, finish_event, good_answer, head_event
 from fake_node import common, inference
-from h2raw import DATA, END_HEADERS, HEADERS, PING, PRIORITY, SETTINGS, WINDOW, frame
 from harness import SLOW, until
 from watch import CHAT, Watch, rss_mb
+from wire import CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PRIORITY, SETTINGS, WINDOW, frame, framed
 
 CONFIG = {"policy": "round_robin", "limits": {"first_token_ms": 500, "idle_token_ms": 500, "max_attempts": 3}}
 names = (f"bad-{n}" for n in itertools.count())

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "engines"))
+for folder in ("engines", "peers"):
+    sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", folder))
 
 from harness import Cluster, finish_all  # noqa: E402
 

@@ -1,17 +1,16 @@
 """test_node_agent.py - drover-node alone, in front of an engine that does what engines do."""
 
 import json
-import os
 import signal
 import subprocess
 import threading
 import time
 import urllib.request
-from concurrent import futures
 
 import grpc
 import pytest
 
+from fake_coordinator import FakeCoordinator
 from harness import SLOW, free_port, program, until
 from messages import call_proof, common, health, inference, registry
 from node_rig import DONE, Answer, Engine, Node
@@ -528,67 +527,9 @@ def test_no_token_is_said_loudly(start):
 # ---- coordinators -------------------------------------------------------------------------------
 
 
-class Coordinator:
-    """A Registry in Python that knows the token."""
-
-    def __init__(self, token="join-token", port=0, left=True):
-        self.token, self.left, self.frames, self.registers = token, left, [], []
-        self.verdict = None          # an Evicted to send instead of Registered
-        self.welcome = threading.Event()  # when to send Registered
-        self.welcome.set()
-        self.server = grpc.server(futures.ThreadPoolExecutor(8))
-        handler = grpc.method_handlers_generic_handler("drover.v1.Registry", {
-            "Attach": grpc.stream_stream_rpc_method_handler(
-                self.attach, request_deserializer=registry.NodeFrame.FromString,
-                response_serializer=registry.CoordinatorFrame.SerializeToString)})
-        self.server.add_generic_rpc_handlers((handler,))
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
-        self.server.start()
-
-    def proof(self, what, nonce, r):
-        import hashlib
-        import hmac
-        import struct
-        name, host = r.node_id.encode(), r.host.encode()
-        text = (b"drover.v1 " + what + b"\0" + nonce + r.node_nonce + struct.pack(">H", len(name)) +
-                name + r.instance_id + struct.pack(">H", len(host)) + host +
-                struct.pack(">H", r.port))
-        return hmac.new(self.token.encode(), text, hashlib.sha256).digest()
-
-    def attach(self, frames, context):
-        nonce = os.urandom(32)
-        yield registry.CoordinatorFrame(hello=registry.Hello(server_nonce=nonce, coordinator_id="box/7"))
-        for frame in frames:
-            kind = frame.WhichOneof("frame")
-            self.frames.append(frame)
-            if kind == "register":
-                r = frame.register
-                self.registers.append(r)
-                if r.join_proof != self.proof(b"join", nonce, r):
-                    context.abort(Code.UNAUTHENTICATED, "bad proof")
-                if self.verdict is not None:
-                    yield registry.CoordinatorFrame(evicted=self.verdict)
-                    return
-                self.welcome.wait(20)
-                yield registry.CoordinatorFrame(registered=registry.Registered(
-                    coordinator_proof=self.proof(b"coordinator", nonce, r), lease_ms=3000,
-                    heartbeat_ms=200, reconnect_spread_ms=50))
-            elif kind == "heartbeat":
-                yield registry.CoordinatorFrame(heartbeat_ack=registry.HeartbeatAck(
-                    load_seq=frame.heartbeat.load.seq))
-            elif kind == "leave" and self.left:
-                yield registry.CoordinatorFrame(left=registry.Left())
-
-    def of(self, kind):
-        return [getattr(f, kind) for f in self.frames if f.WhichOneof("frame") == kind]
-
-    def stop(self):
-        self.server.stop(0).wait()
-
-
 @pytest.fixture
 def coordinator():
-    made = Coordinator()
+    made = FakeCoordinator()
     yield made
     made.stop()
 
@@ -670,13 +611,13 @@ def test_the_drain_timeout_is_kept(start, engine):
 
 
 def test_a_node_comes_back_when_its_coordinator_does(start, token_file):
-    first = Coordinator()
+    first = FakeCoordinator()
     node = start("--token-file", token_file, "--coordinator", f"localhost:{first.port}")
     until(lambda: first.of("heartbeat"))
     instance = first.registers[0].instance_id
     first.stop()
     until(lambda: "event=detached" in node.text())
-    second = Coordinator(port=first.port)
+    second = FakeCoordinator(port=first.port)
     until(lambda: second.of("heartbeat"), 20)
     assert second.registers[0].instance_id == instance
     node.stop()
@@ -684,9 +625,9 @@ def test_a_node_comes_back_when_its_coordinator_does(start, token_file):
 
 
 def test_a_coordinator_without_the_token_is_not_joined(start, token_file):
-    class Impostor(Coordinator):
-        def proof(self, what, nonce, r):
-            return b"x" * 32 if what == b"coordinator" else r.join_proof
+    class Impostor(FakeCoordinator):
+        def proof(self, label, nonce, register):
+            return b"x" * 32 if label == "drover.v1 coordinator" else register.join_proof
 
     impostor = Impostor()
     node = start("--token-file", token_file, "--coordinator", f"127.0.0.1:{impostor.port}")
@@ -706,7 +647,7 @@ def test_after_a_rotation_the_previous_token_is_tried_too(start, coordinator, tm
 
 def test_a_superseded_node_does_not_come_back(start, coordinator, token_file):
     coordinator.verdict = registry.Evicted(reason=registry.Evicted.REASON_SUPERSEDED)
-    other = Coordinator()
+    other = FakeCoordinator()
     other.verdict = registry.Evicted(reason=registry.Evicted.REASON_LEASE_EXPIRED)
     node = start("--token-file", token_file, "--coordinator", f"127.0.0.1:{coordinator.port}",
                  "--coordinator", f"127.0.0.1:{other.port}")

@@ -1,7 +1,7 @@
 """Failures between a worker and a node before the first content, frame by frame.
 
 A proxy stands before one of two nodes.  It passes HTTP/2 frames on until a request with the marker
-in its body comes by; then it does what it was told, once.
+in its body comes by; then it plays the trick of the test, once.
 """
 
 import os
@@ -13,19 +13,10 @@ import pytest
 
 from harness import SLOW, Cluster
 from load import chat_body, check_one_attempt, fetch_now, text_of
+from wire import CALM, DATA, HEADERS, INTERNAL_ERROR, REFUSED_STREAM, RST, frame, framed, goaway
 
 CHAT = "/v1/chat/completions"
 MARKER = b"meet the proxy"
-DATA, HEADERS, RST_STREAM, GOAWAY = 0, 1, 3, 7
-REFUSED_STREAM, INTERNAL_ERROR, CANCEL, ENHANCE_YOUR_CALM = 7, 2, 8, 11
-
-
-def frame(kind, flags, stream, payload):
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def goaway(last, code):
-    return frame(GOAWAY, 0, 0, struct.pack(">II", last, code))
 
 
 class Proxy:
@@ -83,7 +74,7 @@ class Link:
     def up(self):
         try:
             for kind, _, stream, data in self.frames(self.client, True):
-                if kind == RST_STREAM:
+                if kind == RST:
                     self.proxy.cancelled.append(stream)
                 if kind == DATA and MARKER in data and self.proxy.trick is not None:
                     trick, self.proxy.trick = self.proxy.trick, None
@@ -122,17 +113,17 @@ class Link:
 
     def go_away_unseen(self, _):
         """A polite end: nothing of what is under way was looked at."""
-        self.say(goaway(0, 0))
+        self.say(goaway(0))
 
     def go_away_angry(self, stream):
-        self.say(goaway(stream, ENHANCE_YOUR_CALM))
+        self.say(goaway(stream, CALM))
         self.end()
 
     def refuse(self, stream):
-        self.say(frame(RST_STREAM, 0, stream, struct.pack(">I", REFUSED_STREAM)))
+        self.say(frame(RST, 0, stream, struct.pack(">I", REFUSED_STREAM)))
 
     def reset_stream(self, stream):
-        self.say(frame(RST_STREAM, 0, stream, struct.pack(">I", INTERNAL_ERROR)))
+        self.say(frame(RST, 0, stream, struct.pack(">I", INTERNAL_ERROR)))
 
     def reset_connection(self, _):
         self.mute.add(0)
@@ -154,7 +145,7 @@ class Link:
         # :status 200 by index; content-type: application/grpc without indexing
         block = b"\x88\x00\x0ccontent-type\x10application/grpc"
         self.say(frame(HEADERS, 4, stream, block))
-        self.say(frame(DATA, 0, stream, struct.pack(">BI", 0, 4) + b"\xff\xff\xff\xff"))
+        self.say(frame(DATA, 0, stream, framed(b"\xff\xff\xff\xff")))
 
     def answer_page(self, stream):
         """An HTTP error, as a proxy would send it."""

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from conftest import Server, program, read_line
-from h2raw import (CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, NO_ERROR, PADDED, PING, PRIORITY,
-                   RST, SETTINGS, WINDOW, Raw, frame, framed)
+from h2raw import Raw
+from wire import (CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, NO_ERROR, PADDED, PING, PRIORITY, RST,
+                  SETTINGS, WINDOW, frame, framed)
 
 UNARY = "/grpc.testing.TestService/UnaryCall"
 INPUT = "/grpc.testing.TestService/StreamingInputCall"

@@ -15,22 +15,11 @@ import h2.settings
 import pytest
 
 from conftest import report
+from wire import framed, varint
 
 ANSWER = 314159
 HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 OK = [("grpc-status", "0")]
-
-
-def framed(message):
-    return struct.pack(">BI", 0, len(message)) + message
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
 
 
 def answer(size=ANSWER):

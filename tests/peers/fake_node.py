@@ -4,10 +4,10 @@ import os
 import queue
 import threading
 import time
-from concurrent import futures
 
 import grpc
 
+from grpc_server import GrpcServer, stream, unary
 from harness import SLOW
 from messages import common, health, inference, proof, registry
 
@@ -37,21 +37,13 @@ class FakeNode:
         self.start()
 
     def start(self):
-        self.server = grpc.server(futures.ThreadPoolExecutor(16),
-                                  options=[("grpc.so_reuseport", 0)])
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        encode = lambda message: message.SerializeToString()
-        self.server.add_generic_rpc_handlers((
-            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {
-                "Check": unary(self.check, health.HealthCheckRequest.FromString, encode)}),
-            grpc.method_handlers_generic_handler("drover.v1.Inference", {
-                "Describe": unary(self.describe, inference.DescribeRequest.FromString, encode),
-                "WatchLoad": stream(self.watch_load, inference.WatchLoadRequest.FromString,
-                                    encode),
-                "Infer": stream(self.infer, inference.InferRequest.FromString, encode)}),
-        ))
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
-        self.server.start()
+        self.server = GrpcServer({
+            "grpc.health.v1.Health": {"Check": unary(self.check, health.HealthCheckRequest)},
+            "drover.v1.Inference": {
+                "Describe": unary(self.describe, inference.DescribeRequest),
+                "WatchLoad": stream(self.watch_load, inference.WatchLoadRequest),
+                "Infer": stream(self.infer, inference.InferRequest)}}, self.port)
+        self.port = self.server.port
         return self
 
     def stop(self):
@@ -60,7 +52,7 @@ class FakeNode:
         self.watchers = []
         self.infer_gate.set()
         self.silent.clear()
-        self.server.stop(0).wait()
+        self.server.stop()
 
     def restart(self, instance=None):
         self.instance = instance or os.urandom(16)

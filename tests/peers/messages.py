@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("drover_common", "drover_inference", "drover_registry", "grpc_health_v1")
 
 

@@ -1,20 +1,9 @@
 """HTTP/2 as raw frames over a socket: clients that do what no library would."""
 import socket
-import struct
 
 import hpack
 
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
-CALM, NO_ERROR = 11, 0
-
-
-def frame(kind, flags=0, stream=0, body=b""):
-    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
-
-
-def framed(message, flag=0):
-    return struct.pack(">BI", flag, len(message)) + message
+from wire import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST, SETTINGS, WINDOW, frame, framed
 
 
 class Raw:

@@ -13,9 +13,9 @@ import threading
 import hpack
 
 from fake_node import Attachment, Heart, common, health, inference, registry
-from h2raw import (ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST, SETTINGS, WINDOW, frame,
-                   framed)
 from harness import MODEL, SLOW, until
+from wire import (ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST, SETTINGS, WINDOW, frame, framed,
+                  goaway)
 
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 TOKEN = "integration-test-token-0123456789abcdef"
@@ -101,7 +101,7 @@ class Connection(threading.Thread):
         self.send(frame(RST, 0, stream, struct.pack(">I", code)))
 
     def goaway(self, last, code=0):
-        self.send(frame(GOAWAY, 0, 0, struct.pack(">II", last, code)))
+        self.send(goaway(last, code))
 
     def has_been_read(self):
         """Waits until the other side has read all so far: its answer to a PING comes after that."""
@@ -244,6 +244,3 @@ class BadNode:
                 connection.sock.shutdown(socket.SHUT_RDWR)
         if self.attachment:
             until(lambda: self.cluster.node_state(self.name) in (None, "GONE"), 10, f"{self.name} is gone")
-
-
-__all__ = ["BadNode", "chunk_event", "event", "finish_event", "frame", "framed", "good_answer", "head_event", "CONTINUATION"]
