@@ -25,7 +25,6 @@
 
 #define CLOSE_GRACE_US (2 * US_PER_S) /* for the last bytes of finished calls */
 #define TURN_MAX_US    US_PER_S
-#define EXIT_USAGE     2
 
 /* RUNNING -> DRAINING -> CLOSING -> DONE; a second signal goes to DONE at once. */
 enum node_phase {
@@ -318,26 +317,18 @@ int main(int argc, char **argv, char **environment)
     struct error err = {0};
 
     setproctitle_init(argc, argv, environment);
-    if (options_parse(&node.options, argc, argv, &err) != 0) {
-        (void)fprintf(stderr, "drover-node: %s (see drover-node --help)\n", err.text);
-        return EXIT_USAGE;
-    }
-    if (node.options.help) {
-        (void)fputs(options_help, stdout);
+    if (options_parse(&node.options, argc, argv, &err) != 0)
+        return command_line_wrong("drover-node", &err);
+    if (command_line_answered(&node.options.line, "drover-node", options_help))
         return EXIT_SUCCESS;
-    }
-    if (node.options.version) {
-        (void)puts("drover-node " DROVER_VERSION);
-        return EXIT_SUCCESS;
-    }
     privileges_lock(node.options.core_dumps);
     log_set_proc("node");
-    log_set_level(node.options.log_level);
+    log_set_level(node.options.line.log_level);
     (void)descriptors_raise(DESCRIPTORS_MANY);
     if (log_open(node.options.log_file, &err) != 0 || start(&node, &err) != 0) {
         (void)fprintf(stderr, "drover-node: %s\n", err.text);
         finish(&node);
-        return err.code == DRV_EINVAL ? EXIT_USAGE : EXIT_FAILURE;
+        return err.code == DRV_EINVAL ? COMMAND_LINE_EXIT : EXIT_FAILURE;
     }
     setproctitle("%s %s", node.options.name, node.options.engine);
     while (node.phase != NODE_DONE) {

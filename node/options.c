@@ -3,7 +3,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +81,6 @@ enum {
     OPT_TLS_CA,
     OPT_COORDINATOR_TLS_CA,
     OPT_DRAIN_TIMEOUT,
-    OPT_LOG_LEVEL,
     OPT_LOG_FILE,
     OPT_INSECURE_NO_TOKEN,
     OPT_CORE_DUMPS,
@@ -109,13 +107,10 @@ static const struct option long_options[] = {
     {"tls-ca", required_argument, NULL, OPT_TLS_CA},
     {"coordinator-tls-ca", required_argument, NULL, OPT_COORDINATOR_TLS_CA},
     {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
-    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
     {"insecure-no-token", no_argument, NULL, OPT_INSECURE_NO_TOKEN},
     {"core-dumps", no_argument, NULL, OPT_CORE_DUMPS},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {NULL, 0, NULL, 0},
+    COMMAND_LINE_COMMON,
 };
 
 static int parse_number(uint32_t *out, const char *option, const char *text, uint32_t min,
@@ -221,8 +216,9 @@ static int parse_operations(uint32_t *out, const char *list, struct error *err)
     return 0;
 }
 
-static int take(struct options *o, int option, const char *value, struct error *err)
+static int take(void *data, int option, const char *value, struct error *err)
 {
+    struct options *o = data;
     uint32_t n = 0;
     int rc;
 
@@ -296,11 +292,6 @@ static int take(struct options *o, int option, const char *value, struct error *
         return 0;
     case OPT_DRAIN_TIMEOUT:
         return parse_number(&o->drain_timeout_s, "--drain-timeout", value, 0, 86400, err);
-    case OPT_LOG_LEVEL:
-        if (!log_level_parse(&o->log_level, value))
-            return error_set(err, DRV_EINVAL,
-                             "--log-level is error, warn, info or debug, not \"%s\"", value);
-        return 0;
     case OPT_LOG_FILE:
         o->log_file = value;
         return 0;
@@ -309,12 +300,6 @@ static int take(struct options *o, int option, const char *value, struct error *
         return 0;
     case OPT_CORE_DUMPS:
         o->core_dumps = true;
-        return 0;
-    case 'h':
-        o->help = true;
-        return 0;
-    case 'V':
-        o->version = true;
         return 0;
     default: /* getopt_long(3) gives an int */
         return error_set(err, DRV_EINVAL, "option not handled: %d", option);
@@ -350,30 +335,17 @@ static int check_together(const struct options *o, struct error *err)
 
 int options_parse(struct options *out, int argc, char **argv, struct error *err)
 {
-    int option, index, rc;
+    int rc;
 
     memset(out, 0, sizeof(*out));
     out->listen = OPTIONS_DEFAULT_LISTEN;
     out->advertise = "";
     out->queue = -1;
     out->drain_timeout_s = DRAIN_DEFAULT_S;
-    out->log_level = LOG_LEVEL_INFO;
     default_name(out->name);
-    optind = 0; /* glibc: start afresh, also in tests that parse twice */
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":hV", long_options, &index)) != -1) {
-        if (option == '?')
-            return error_set(err, DRV_EINVAL, "unknown option %s", argv[optind - 1]);
-        if (option == ':')
-            return error_set(err, DRV_EINVAL, "%s wants a value", argv[optind - 1]);
-        rc = take(out, option, optarg, err);
-        if (rc != 0)
-            return rc;
-    }
-    if (out->help || out->version)
-        return 0;
-    if (optind < argc)
-        return error_set(err, DRV_EINVAL, "unexpected argument \"%s\"", argv[optind]);
+    rc = command_line_parse(&out->line, argc, argv, long_options, take, out, err);
+    if (rc != 0 || out->line.help || out->line.version)
+        return rc;
     return check_together(out, err);
 }
 

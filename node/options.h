@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
-#include "base/log.h"
+#include "base/config/command_line.h"
 #include "base/secure/tokens.h"
 #include "node/agent.h"
 
@@ -37,11 +37,10 @@ struct options {
     const char *tls_cert, *tls_key, *tls_ca;
     const char *coordinator_tls_ca;
     uint32_t drain_timeout_s;
-    enum log_level log_level;
     const char *log_file;
     bool insecure_no_token;
     bool core_dumps;
-    bool help, version;
+    struct command_line line; /* --log-level, --help, --version */
 };
 
 /* DRV_EINVAL with one line that says what is wrong.  Uses getopt_long(3). */

@@ -4,13 +4,13 @@
  * Each --engine is an engine of its own with a port of its own; they share the process and its
  * event loop, and nothing else.
  */
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/config/command_line.h"
 #include "base/error.h"
 #include "base/io/descriptors.h"
 #include "base/io/loop.h"
@@ -22,7 +22,6 @@
 
 #define MAX_ENGINES    1024
 #define TURN_MAX_US    (100 * US_PER_MS)
-#define EXIT_USAGE     2
 #define DEFAULT_LISTEN "127.0.0.1:8091"
 
 static const char HELP[] =
@@ -46,8 +45,7 @@ struct sim_options {
     const char *listen;
     const char *specs[MAX_ENGINES];
     size_t count;
-    enum log_level log_level;
-    bool help, version;
+    struct command_line line;
 };
 
 struct served {
@@ -67,11 +65,12 @@ struct program {
 enum {
     OPT_LISTEN = 256,
     OPT_ENGINE,
-    OPT_LOG_LEVEL,
 };
 
-static int take_option(struct sim_options *o, int option, const char *value, struct error *err)
+static int take_option(void *data, int option, const char *value, struct error *err)
 {
+    struct sim_options *o = data;
+
     switch (option) {
     case OPT_LISTEN:
         o->listen = value;
@@ -80,17 +79,6 @@ static int take_option(struct sim_options *o, int option, const char *value, str
         if (o->count == MAX_ENGINES)
             return error_set(err, DRV_EINVAL, "more than %d engines", MAX_ENGINES);
         o->specs[o->count++] = value;
-        return 0;
-    case OPT_LOG_LEVEL:
-        if (!log_level_parse(&o->log_level, value))
-            return error_set(err, DRV_EINVAL,
-                             "--log-level is error, warn, info or debug, not \"%s\"", value);
-        return 0;
-    case 'h':
-        o->help = true;
-        return 0;
-    case 'V':
-        o->version = true;
         return 0;
     default: /* getopt_long(3) gives an int */
         return error_set(err, DRV_EINVAL, "option not handled: %d", option);
@@ -102,30 +90,15 @@ static int parse(struct sim_options *o, int argc, char **argv, struct error *err
     static const struct option OPTIONS[] = {
         {"listen", required_argument, NULL, OPT_LISTEN},
         {"engine", required_argument, NULL, OPT_ENGINE},
-        {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},
-        {NULL, 0, NULL, 0},
+        COMMAND_LINE_COMMON,
     };
-    int option, rc;
+    int rc;
 
     o->listen = DEFAULT_LISTEN;
-    o->log_level = LOG_LEVEL_INFO;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":hV", OPTIONS, NULL)) != -1) {
-        if (option == '?')
-            return error_set(err, DRV_EINVAL, "unknown option %s", argv[optind - 1]);
-        if (option == ':')
-            return error_set(err, DRV_EINVAL, "%s wants a value", argv[optind - 1]);
-        rc = take_option(o, option, optarg, err);
-        if (rc != 0)
-            return rc;
-    }
-    if (optind < argc)
-        return error_set(err, DRV_EINVAL, "unexpected argument \"%s\"", argv[optind]);
-    if (o->count == 0)
+    rc = command_line_parse(&o->line, argc, argv, OPTIONS, take_option, o, err);
+    if (rc == 0 && o->count == 0)
         o->specs[o->count++] = "";
-    return 0;
+    return rc;
 }
 
 static void on_signal(struct watch *watch, void *data)
@@ -215,25 +188,17 @@ int main(int argc, char **argv)
     static struct program program = {.signal_fd = -1};
     struct error err = {0};
 
-    if (parse(&program.options, argc, argv, &err) != 0) {
-        (void)fprintf(stderr, "drover-sim: %s (see drover-sim --help)\n", err.text);
-        return EXIT_USAGE;
-    }
-    if (program.options.help) {
-        (void)fputs(HELP, stdout);
+    if (parse(&program.options, argc, argv, &err) != 0)
+        return command_line_wrong("drover-sim", &err);
+    if (command_line_answered(&program.options.line, "drover-sim", HELP))
         return EXIT_SUCCESS;
-    }
-    if (program.options.version) {
-        (void)puts("drover-sim " DROVER_VERSION);
-        return EXIT_SUCCESS;
-    }
     log_set_proc("sim");
-    log_set_level(program.options.log_level);
+    log_set_level(program.options.line.log_level);
     (void)descriptors_raise(DESCRIPTORS_MANY);
     if (start(&program, &err) != 0) {
         (void)fprintf(stderr, "drover-sim: %s\n", err.text);
         finish(&program);
-        return err.code == DRV_EINVAL ? EXIT_USAGE : EXIT_FAILURE;
+        return err.code == DRV_EINVAL ? COMMAND_LINE_EXIT : EXIT_FAILURE;
     }
     while (!program.stopping)
         loop_turn(&program.loop, TURN_MAX_US);
