@@ -41,7 +41,7 @@ struct probe {
     const struct probe_events *events;
     void *data;
     uint64_t interval_us, timeout_us;
-    char *const *tokens; /* borrowed */
+    char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest first; "" = none */
     bool watch_load;
 
     enum probe_phase phase;
@@ -186,6 +186,7 @@ static void watch_load(struct probe *probe)
     static const struct call_handler handler = {.on_message = on_load_message,
                                                 .on_end = on_load_end};
     Drover__V1__WatchLoadRequest request = DROVER__V1__WATCH_LOAD_REQUEST__INIT;
+    char *tokens[TOKENS_MAX];
     struct call_proofs proofs;
     struct call_options options = {.path = "/drover.v1.Inference/WatchLoad",
                                    .metadata = proofs.metadata};
@@ -193,7 +194,9 @@ static void watch_load(struct probe *probe)
     if (!probe->watch_load || !probe->described || probe->load_refused ||
         probe->load_call != NULL)
         return;
-    options.metadata_count = call_proofs_make(&proofs, probe->tokens, probe->instance_id);
+    for (size_t i = 0; i < TOKENS_MAX; i++)
+        tokens[i] = probe->tokens[i][0] == '\0' ? NULL : probe->tokens[i];
+    options.metadata_count = call_proofs_make(&proofs, tokens, probe->instance_id);
     request.interval_ms = LOAD_INTERVAL_MS;
     if (call_start(&probe->load_call, probe->channel, &options, &handler, probe, NULL) != 0) {
         probe->load_call = NULL;
@@ -390,6 +393,15 @@ void probe_describe(struct probe *probe)
 
 /* ---- life -------------------------------------------------------------------------------- */
 
+static void copy_tokens(struct probe *probe, char *const tokens[TOKENS_MAX])
+{
+    explicit_bzero(probe->tokens, sizeof(probe->tokens));
+    for (size_t i = 0; i < TOKENS_MAX && tokens[i] != NULL; i++)
+        if (strlcpy(probe->tokens[i], tokens[i], sizeof(probe->tokens[i])) >=
+            sizeof(probe->tokens[i]))
+            explicit_bzero(probe->tokens[i], sizeof(probe->tokens[i]));
+}
+
 static void on_state(struct channel *channel, enum channel_state state, const char *why,
                      void *data)
 {
@@ -442,12 +454,13 @@ int probe_create(struct probe **out, struct loop *loop, const struct probe_confi
     probe->data = data;
     probe->interval_us = config->interval_us;
     probe->timeout_us = config->timeout_us;
-    probe->tokens = config->tokens;
+    copy_tokens(probe, config->tokens);
     probe->watch_load = config->watch_load;
     wire_arena_init(&probe->arena);
     rc = channel_create(&probe->channel, loop, &cc, err);
     if (rc != 0) {
         wire_arena_finish(&probe->arena);
+        explicit_bzero(probe->tokens, sizeof(probe->tokens));
         free(probe);
         return rc;
     }
@@ -463,6 +476,7 @@ void probe_destroy(struct probe *probe)
     timer_stop(probe->loop, &probe->timer);
     channel_destroy(probe->channel);
     wire_arena_finish(&probe->arena);
+    explicit_bzero(probe->tokens, sizeof(probe->tokens));
     free(probe);
 }
 
@@ -477,8 +491,8 @@ void probe_set_timing(struct probe *probe, uint64_t interval_us, uint64_t timeou
     probe->timeout_us = timeout_us;
 }
 
-void probe_set_tokens(struct probe *probe, char *const tokens[2])
+void probe_set_tokens(struct probe *probe, char *const tokens[TOKENS_MAX])
 {
-    probe->tokens = tokens;
+    copy_tokens(probe, tokens);
     probe->load_refused = false;
 }

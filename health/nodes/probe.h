@@ -18,6 +18,7 @@
 
 #include "base/attrs.h"
 #include "base/io/net.h"
+#include "base/secure/tokens.h"
 #include "proto/drover_inference.pb-c.h"
 #include "shm/facts/nodes.h"
 
@@ -46,7 +47,7 @@ struct probe_config {
     uint64_t interval_us;
     uint64_t timeout_us;
     bool watch_load;     /* keep a stream of load reports open */
-    char *const *tokens; /* borrowed: two, newest first, to prove WatchLoad with; NULL = none */
+    char *const *tokens; /* copied, as by probe_set_tokens() */
 };
 
 /* The delay until the next question; the owner sets it as it likes. */
@@ -65,7 +66,9 @@ void probe_destroy(struct probe *probe);
 
 void probe_set_pace(struct probe *probe, enum probe_pace pace);
 void probe_set_timing(struct probe *probe, uint64_t interval_us, uint64_t timeout_us);
-void probe_set_tokens(struct probe *probe, char *const tokens[2]);
+/* To prove WatchLoad with, newest first; NULL = none.  Copied; a longer one than a token file
+ * can hold is none. */
+void probe_set_tokens(struct probe *probe, char *const tokens[TOKENS_MAX]);
 
 /* Asks now instead of later (unless an answer is awaited already). */
 void probe_now(struct probe *probe);
