@@ -15,6 +15,12 @@
 /* Now on CLOCK_MONOTONIC, in microseconds.  Never 0. */
 uint64_t clock_mono_us(void);
 
+/* How long ago that was, in milliseconds; 0 when it is not over yet. */
+static inline uint64_t clock_age_ms(uint64_t now_mono_us, uint64_t then_mono_us)
+{
+    return now_mono_us > then_mono_us ? (now_mono_us - then_mono_us) / US_PER_MS : 0;
+}
+
 /* Now on the wall, in milliseconds since 1970. */
 uint64_t clock_wall_ms(void);
 

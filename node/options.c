@@ -152,15 +152,6 @@ static int parse_slots(struct options *o, const char *value, struct error *err)
     return rc;
 }
 
-static bool is_name(const char *text)
-{
-    size_t n = strlen(text);
-
-    return n >= 1 && n < AGENT_NODE_ID_BYTES &&
-           strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
-               n;
-}
-
 /* The host's name, made into a node's name. */
 static void default_name(char name[AGENT_NODE_ID_BYTES])
 {
@@ -172,7 +163,7 @@ static void default_name(char name[AGENT_NODE_ID_BYTES])
     for (char *p = name; *p != '\0'; p++) {
         char one[2] = {*p, '\0'};
 
-        if (!is_name(one))
+        if (!text_is_name(one, 1))
             *p = '-';
     }
 }
@@ -248,7 +239,7 @@ static int take(void *data, int option, const char *value, struct error *err)
         o->token_file = value;
         return 0;
     case OPT_NAME:
-        if (!is_name(value))
+        if (!text_is_name(value, AGENT_NODE_ID_BYTES - 1))
             return error_set(err, DRV_EINVAL,
                              "--name wants 1 to 63 of A-Z a-z 0-9 . _ -, not \"%s\"", value);
         (void)strlcpy(o->name, value, sizeof(o->name));

@@ -54,6 +54,29 @@ static inline struct sb_hot *segment_hot(const struct scoreboard *board, unsigne
     return (struct sb_hot *)(void *)(board->map + board->geometry.hot_offset) + node;
 }
 
+/* Zeroes a word.  A look first, to leave alone the cache lines that other workers are using. */
+static inline void segment_zero_word(_Atomic uint64_t *word)
+{
+    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
+        atomic_store_explicit(word, 0, memory_order_release);
+}
+
+/* Moves the instant of the last event to now, unless that was less than `apart_us` ago: then
+ * it is the same event, and the result is false. */
+static inline bool segment_new_event(_Atomic uint64_t *last_mono_us, uint64_t now_mono_us,
+                                     uint64_t apart_us)
+{
+    uint64_t before = atomic_load_explicit(last_mono_us, memory_order_relaxed);
+
+    /* The clock of another worker's loop may be a little ahead of this one's. */
+    while (before == 0 || now_mono_us >= before + apart_us) {
+        if (atomic_compare_exchange_weak_explicit(last_mono_us, &before, now_mono_us,
+                                                  memory_order_relaxed, memory_order_relaxed))
+            return true;
+    }
+    return false;
+}
+
 /* The row of gauges of a node: geometry.n_workers words. */
 static inline _Atomic uint64_t *segment_gauges(const struct scoreboard *board, unsigned node)
 {

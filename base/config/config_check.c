@@ -24,33 +24,10 @@
 #define TOKEN_FILE_BYTES  4096
 #define KEYS_FILE_BYTES   65536
 
-/* The item at `path`, or the nearest one above it that the file has: where a message about a
- * default belongs. */
-static const struct doc_item *item_near(const struct doc_item *top, const char *path)
-{
-    const struct doc_item *item = top, *next;
-    char key[64];
-
-    while (*path != '\0') {
-        size_t n = strcspn(path, ".");
-
-        if (n >= sizeof(key))
-            return item;
-        memcpy(key, path, n);
-        key[n] = '\0';
-        next = doc_get(item, key);
-        if (next == NULL)
-            return item;
-        item = next;
-        path += n + (path[n] == '.');
-    }
-    return item;
-}
-
 static int check_listen(const char *address, const struct doc *doc, const char *path,
                         struct error *err)
 {
-    const struct doc_item *item = item_near(doc->root, path);
+    const struct doc_item *item = doc_near(doc, path);
     struct error why;
     struct net_addr addr;
     char host[256];
@@ -359,7 +336,7 @@ static int check_admin(const struct config_admin *admin, const struct doc *doc,
     if (net_is_local(admin->address) || admin->allow_remote ||
         (admin->tls.enabled && admin->tls.ca != NULL))
         return 0;
-    return doc_fail(doc, item_near(doc->root, "admin.listen"), err,
+    return doc_fail(doc, doc_near(doc, "admin.listen"), err,
                     "other machines can reach %.80s; take a loopback address or unix:/PATH, or "
                     "demand certificates by admin.tls with 'ca', or say allow_remote: true",
                     admin->address);
@@ -385,13 +362,13 @@ static int check_listeners(struct config *config, const struct doc *doc, struct 
     if (rc != 0)
         return rc;
     if (same_listener(api->address, config->admin.address))
-        return doc_fail(doc, item_near(doc->root, "admin.listen"), err,
+        return doc_fail(doc, doc_near(doc, "admin.listen"), err,
                         "%.80s is api.listen's address", api->address);
     if (same_listener(api->address, registry->address))
-        return doc_fail(doc, item_near(doc->root, "registry.listen"), err,
+        return doc_fail(doc, doc_near(doc, "registry.listen"), err,
                         "%.80s is api.listen's address", api->address);
     if (same_listener(config->admin.address, registry->address))
-        return doc_fail(doc, item_near(doc->root, "registry.listen"), err,
+        return doc_fail(doc, doc_near(doc, "registry.listen"), err,
                         "%.80s is admin.listen's address", registry->address);
     return check_admin(&config->admin, doc, err);
 }
@@ -404,19 +381,19 @@ static int check_relations(const struct config *config, const struct doc *doc,
     const struct config_limits *limits = &config->limits;
 
     if (registry->lease_ms < 2 * registry->heartbeat_ms)
-        return doc_fail(doc, item_near(doc->root, "registry.lease_ms"), err,
+        return doc_fail(doc, doc_near(doc, "registry.lease_ms"), err,
                         "lease_ms (%u) is less than twice heartbeat_ms (%u)",
                         registry->lease_ms, registry->heartbeat_ms);
     if (config->health.eject_backoff_max_ms < config->health.eject_backoff_ms)
-        return doc_fail(doc, item_near(doc->root, "health.eject_backoff_max_ms"), err,
+        return doc_fail(doc, doc_near(doc, "health.eject_backoff_max_ms"), err,
                         "eject_backoff_max_ms (%u) is less than eject_backoff_ms (%u)",
                         config->health.eject_backoff_max_ms, config->health.eject_backoff_ms);
     if (limits->max_body_total_bytes < limits->max_body_bytes)
-        return doc_fail(doc, item_near(doc->root, "limits.max_body_total_bytes"), err,
+        return doc_fail(doc, doc_near(doc, "limits.max_body_total_bytes"), err,
                         "max_body_total_bytes (%u) is less than max_body_bytes (%u)",
                         limits->max_body_total_bytes, limits->max_body_bytes);
     if (config->runtime_dir[0] != '/' || strlen(config->runtime_dir) > RUNTIME_MAX_BYTES)
-        return doc_fail(doc, item_near(doc->root, "runtime_dir"), err,
+        return doc_fail(doc, doc_near(doc, "runtime_dir"), err,
                         "must be an absolute path of at most %d bytes", RUNTIME_MAX_BYTES);
     return 0;
 }

@@ -135,22 +135,38 @@ const struct doc_item *doc_at(const struct doc_item *item, unsigned index)
     return item;
 }
 
-const struct doc_item *doc_find(const struct doc *doc, const char *path)
+/* Follows the path as far as the file has it; *path is what is left. */
+static const struct doc_item *walk_path(const struct doc *doc, const char **path)
 {
-    const struct doc_item *item = doc->root;
+    const struct doc_item *item = doc->root, *next;
     char key[64];
 
-    while (item != NULL && *path != '\0') {
-        size_t n = strcspn(path, ".");
+    while (**path != '\0') {
+        size_t n = strcspn(*path, ".");
 
         if (n >= sizeof(key))
-            return NULL;
-        memcpy(key, path, n);
+            return item;
+        memcpy(key, *path, n);
         key[n] = '\0';
-        item = doc_get(item, key);
-        path += n + (path[n] == '.');
+        next = doc_get(item, key);
+        if (next == NULL)
+            return item;
+        item = next;
+        *path += n + ((*path)[n] == '.');
     }
     return item;
+}
+
+const struct doc_item *doc_find(const struct doc *doc, const char *path)
+{
+    const struct doc_item *item = walk_path(doc, &path);
+
+    return *path == '\0' ? item : NULL;
+}
+
+const struct doc_item *doc_near(const struct doc *doc, const char *path)
+{
+    return walk_path(doc, &path);
 }
 
 /* Adds an item where the walk stands.  The pending key, if any, becomes its own. */

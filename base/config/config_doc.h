@@ -57,6 +57,9 @@ const struct doc_item *doc_at(const struct doc_item *item, unsigned index);
 
 /* The item at "limits.max_nodes"; NULL when the file does not have it. */
 const struct doc_item *doc_find(const struct doc *doc, const char *path);
+/* The same, or the nearest one above it that the file has: where a message about a default
+ * belongs. */
+const struct doc_item *doc_near(const struct doc *doc, const char *path);
 
 /* Fills `err` with "NAME:LINE:COLUMN: KEY.PATH: reason" and returns DRV_EINVAL.  `item` NULL:
  * line 1, no path.  Bytes that a terminal might obey are replaced. */

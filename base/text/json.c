@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/text/buf.h"
 #include "base/text/json_scan.h"
+#include "base/text/text.h"
 
 /* The longest number whose value we look at; longer ones are well-formed but have no value. */
 #define MAX_NUMBER_BYTES 128
@@ -381,6 +382,15 @@ void json_pick(const struct json_value *object, const char *const *names,
     }
 }
 
+bool json_has_items(const struct json_value *value)
+{
+    struct json_value key, item;
+    struct json_iter it;
+
+    json_iter_init(&it, value);
+    return json_iter_next(&it, &key, &item);
+}
+
 struct json_value json_get(const struct json_value *object, const char *name)
 {
     struct json_value found;
@@ -433,40 +443,6 @@ static size_t put_utf8(char out[4], uint32_t cp)
     return 4;
 }
 
-/* Length of the valid UTF-8 sequence at p, or 0. */
-static size_t utf8_sequence(const unsigned char *p, size_t n)
-{
-    size_t len;
-    uint32_t cp;
-
-    if (p[0] < 0x80)
-        return 1;
-    if (p[0] >= 0xC2 && p[0] <= 0xDF) {
-        len = 2;
-        cp = p[0] & 0x1Fu;
-    } else if ((p[0] & 0xF0) == 0xE0) {
-        len = 3;
-        cp = p[0] & 0x0Fu;
-    } else if (p[0] >= 0xF0 && p[0] <= 0xF4) {
-        len = 4;
-        cp = p[0] & 0x07u;
-    } else {
-        return 0;
-    }
-    if (n < len)
-        return 0;
-    for (size_t i = 1; i < len; i++) {
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-        cp = cp << 6 | (p[i] & 0x3Fu);
-    }
-    /* Overlong forms, surrogates, beyond Unicode. */
-    if ((len == 3 && cp < 0x800) || (len == 4 && cp < 0x10000) || cp > 0x10FFFF ||
-        (cp >= 0xD800 && cp <= 0xDFFF))
-        return 0;
-    return len;
-}
-
 static uint32_t hex4(const char *p)
 {
     uint32_t v = 0;
@@ -514,6 +490,16 @@ static uint32_t decode_escape(const char **at, const char *end, bool *lone)
     return REPLACEMENT;
 }
 
+/* Decodes the next character of a string, or a byte of it, and moves past it.  Returns how many
+ * bytes it has. */
+static size_t decode_next(char bytes[4], const char **at, const char *end, bool *lone)
+{
+    if (**at == '\\')
+        return put_utf8(bytes, decode_escape(at, end, lone));
+    bytes[0] = *(*at)++;
+    return 1;
+}
+
 bool json_equal(const struct json_value *string, const char *plain)
 {
     size_t left = strlen(plain);
@@ -529,13 +515,9 @@ bool json_equal(const struct json_value *string, const char *plain)
     if (memchr(p, '\\', (size_t)(end - p)) == NULL)
         return (size_t)(end - p) == left && memcmp(p, plain, left) == 0;
     while (p < end) {
-        char bytes[4] = {*p};
-        size_t n = 1;
+        char bytes[4];
+        size_t n = decode_next(bytes, &p, end, &lone);
 
-        if (*p == '\\')
-            n = put_utf8(bytes, decode_escape(&p, end, &lone));
-        else
-            p++;
         if (n > left || memcmp(bytes, plain, n) != 0)
             return false;
         plain += n;
@@ -580,13 +562,9 @@ bool json_name(char *out, size_t cap, const struct json_value *string)
     p = string->text + 1;
     end = string->text + string->len - 1;
     while (p < end) {
-        char bytes[4] = {*p};
-        size_t n = 1;
+        char bytes[4];
+        size_t n = decode_next(bytes, &p, end, &lone);
 
-        if (*p == '\\')
-            n = put_utf8(bytes, decode_escape(&p, end, &lone));
-        else
-            p++;
         if (n > cap - 1 - len)
             return false;
         memcpy(out + len, bytes, n);
@@ -596,10 +574,10 @@ bool json_name(char *out, size_t cap, const struct json_value *string)
     if (lone)
         return false;
     for (size_t i = 0; i < len;) {
-        const unsigned char *c = (const unsigned char *)out + i;
-        size_t n = utf8_sequence(c, len - i);
+        uint32_t code;
+        size_t n = text_utf8_sequence(out + i, len - i, &code);
 
-        if (n == 0 || *c < 0x20 || *c == 0x7F || (*c == 0xC2 && c[1] < 0xA0))
+        if (n == 0 || code < 0x20 || (code >= 0x7F && code <= 0x9F))
             return false;
         i += n;
     }
@@ -673,7 +651,8 @@ void json_quote(struct buf *out, const void *bytes, size_t n)
     for (size_t i = 0; i < n;) {
         char escape[6] = "\\";
         size_t escape_len = 2;
-        size_t sequence = utf8_sequence(p + i, n - i);
+        uint32_t code;
+        size_t sequence = text_utf8_sequence(p + i, n - i, &code);
 
         if (sequence != 0 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') {
             run += sequence;

@@ -61,6 +61,9 @@ void json_iter_init(struct json_iter *it, const struct json_value *container);
 MUST_CHECK bool json_iter_next(struct json_iter *it, struct json_value *key,
                                struct json_value *value);
 
+/* An array or an object that is not empty? */
+MUST_CHECK bool json_has_items(const struct json_value *value);
+
 /* The member called `name`, or JSON_NONE.  With duplicates the last one counts, as in the
  * parsers of the engines; json_count() counts them. */
 struct json_value json_get(const struct json_value *object, const char *name);

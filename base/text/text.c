@@ -42,15 +42,10 @@ bool text_is_name(const char *text, size_t max_bytes)
     return n != 0;
 }
 
-/* Length of the UTF-8 sequence at p (1..4) with its code point, or 0 if there is none. */
-static size_t utf8_sequence(const uint8_t *p, size_t n, uint32_t *code)
+size_t text_utf8_long(const uint8_t *p, size_t n, uint32_t *code)
 {
     size_t len, i;
 
-    if (p[0] < 0x80) {
-        *code = p[0];
-        return 1;
-    }
     if (p[0] >= 0xc2 && p[0] <= 0xdf) {
         len = 2;
         *code = p[0] & 0x1f;
@@ -85,7 +80,7 @@ bool text_is_label(const char *text, size_t max_bytes)
         return false;
     while (i < n) {
         uint32_t code;
-        size_t len = utf8_sequence((const uint8_t *)text + i, n - i, &code);
+        size_t len = text_utf8_sequence(text + i, n - i, &code);
 
         if (len == 0 || code < 0x20 || (code >= 0x7f && code <= 0x9f))
             return false;
@@ -107,7 +102,7 @@ bool text_is_utf8(const void *p, size_t n)
             i++;
             continue;
         }
-        len = utf8_sequence(bytes + i, n - i, &code);
+        len = text_utf8_sequence(bytes + i, n - i, &code);
         if (len == 0 || code == 0)
             return false;
         i += len;

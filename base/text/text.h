@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "base/attrs.h"
@@ -34,6 +35,21 @@ MUST_CHECK bool text_is_name(const char *text, size_t max_bytes);
 
 /* UTF-8 without control characters, 1 to max_bytes bytes. */
 MUST_CHECK bool text_is_label(const char *text, size_t max_bytes);
+
+/* For what begins with a byte of 0x80 or more: see text_utf8_sequence(). */
+size_t text_utf8_long(const uint8_t *p, size_t n, uint32_t *code);
+
+/* Length of the UTF-8 sequence at p (1..4), of which *code is the code point; 0 when it is
+ * none. `n` is at least 1. */
+static inline size_t text_utf8_sequence(const void *p, size_t n, uint32_t *code)
+{
+    const uint8_t *bytes = p;
+
+    if (bytes[0] >= 0x80)
+        return text_utf8_long(bytes, n, code);
+    *code = bytes[0];
+    return 1;
+}
 
 /* Valid UTF-8 without NUL? */
 MUST_CHECK bool text_is_utf8(const void *p, size_t n);

@@ -30,11 +30,6 @@ static bool copy_node(struct node_copy *out, const struct scoreboard *board, uns
     return true;
 }
 
-static uint64_t age_ms(const struct view *view, uint64_t then_mono_us)
-{
-    return view->now_mono_us > then_mono_us ? (view->now_mono_us - then_mono_us) / 1000 : 0;
-}
-
 /* The members that a row of `nodes` and the answer of `node` have in common. */
 static void common_json(struct view *view, const struct node_copy *n)
 {
@@ -50,7 +45,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_text(out, "state", node_state_name(s->state));
     emit_text(out, "reason", node_reason_name(s->reason));
     emit_text(out, "detail", n->info.detail);
-    emit_uint(out, "state_age_ms", age_ms(view, s->since_mono_us));
+    emit_uint(out, "state_age_ms", clock_age_ms(view->now_mono_us, s->since_mono_us));
     emit_bool(out, "drain_wanted", s->drain_wanted);
     emit_uint(out, "slots", n->info.slots);
     emit_uint(out, "slots_open", s->slots_now);
@@ -168,14 +163,14 @@ static void node_json(struct view *view, const struct node_copy *n)
     emit_number(out, "prefill_tokens_per_s", (double)n->info.prefill_tokens_per_s);
     emit_number(out, "decode_tokens_per_s", (double)n->info.decode_tokens_per_s);
     if (s->checked_mono_us != 0)
-        emit_uint(out, "checked_age_ms", age_ms(view, s->checked_mono_us));
+        emit_uint(out, "checked_age_ms", clock_age_ms(view->now_mono_us, s->checked_mono_us));
     emit_uint(out, "probe_rtt_us", s->rtt_us);
     if (s->report_mono_us != 0) {
         emit_object(out, "reported");
         emit_uint(out, "running", s->reported_running);
         emit_uint(out, "queued", s->reported_queued);
         emit_number(out, "kv_used_fraction", (double)s->kv_used_fraction);
-        emit_uint(out, "age_ms", age_ms(view, s->report_mono_us));
+        emit_uint(out, "age_ms", clock_age_ms(view->now_mono_us, s->report_mono_us));
         emit_end_object(out);
     }
     emit_object(out, "latency");

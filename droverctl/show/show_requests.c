@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "droverctl/format/emit.h"
 #include "droverctl/format/text.h"
 #include "droverctl/view.h"
@@ -55,11 +56,6 @@ static int older_first(const void *a, const void *b)
     return (x->worker > y->worker) - (x->worker < y->worker);
 }
 
-static uint64_t age_ms(const struct view *view, uint64_t then_mono_us)
-{
-    return view->now_mono_us > then_mono_us ? (view->now_mono_us - then_mono_us) / 1000 : 0;
-}
-
 static void request_json(struct view *view, const struct open_request *open)
 {
     const struct request_view *r = &open->view;
@@ -77,8 +73,8 @@ static void request_json(struct view *view, const struct open_request *open)
         emit_null(out, "node");
     emit_uint(out, "attempt", r->attempt);
     emit_text(out, "phase", request_phase_name(r->phase));
-    emit_uint(out, "age_ms", age_ms(view, r->opened_mono_us));
-    emit_uint(out, "phase_age_ms", age_ms(view, r->phase_mono_us));
+    emit_uint(out, "age_ms", clock_age_ms(view->now_mono_us, r->opened_mono_us));
+    emit_uint(out, "phase_age_ms", clock_age_ms(view->now_mono_us, r->phase_mono_us));
     emit_uint(out, "prompt_tokens", r->prompt_tokens);
     emit_uint(out, "tokens_out", r->tokens_out);
     emit_end_object(out);

@@ -41,11 +41,6 @@ static void close_with(struct buf *out, const char *bracket)
     buf_str(out, bracket);
 }
 
-static uint64_t age_ms(uint64_t now_mono_us, uint64_t then_mono_us)
-{
-    return now_mono_us > then_mono_us ? (now_mono_us - then_mono_us) / 1000 : 0;
-}
-
 static void build_abilities(struct buf *out, const char *name, uint32_t mask)
 {
     buf_printf(out, "\"%s\":[", name);
@@ -122,10 +117,10 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
     text(out, "state", node_state_name(status->state));
     text(out, "reason", node_reason_name(status->reason));
     text(out, "detail", info->detail);
-    whole(out, "state_age_ms", age_ms(now_mono_us, status->since_mono_us));
+    whole(out, "state_age_ms", clock_age_ms(now_mono_us, status->since_mono_us));
     truth(out, "drain_wanted", status->drain_wanted);
     if (status->checked_mono_us != 0)
-        whole(out, "checked_age_ms", age_ms(now_mono_us, status->checked_mono_us));
+        whole(out, "checked_age_ms", clock_age_ms(now_mono_us, status->checked_mono_us));
     whole(out, "probe_rtt_us", status->rtt_us);
     text(out, "engine", identity_engine_name(info->engine));
     text(out, "engine_version", info->engine_version);
@@ -149,7 +144,7 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
         whole(out, "running", status->reported_running);
         whole(out, "queued", status->reported_queued);
         real(out, "kv_used_fraction", (double)status->kv_used_fraction);
-        whole(out, "age_ms", age_ms(now_mono_us, status->report_mono_us));
+        whole(out, "age_ms", clock_age_ms(now_mono_us, status->report_mono_us));
         close_with(out, "},");
     }
     real(out, "prefill_tokens_per_s", (double)info->prefill_tokens_per_s);

@@ -140,15 +140,6 @@ enum framing framing_of(int operation, const void *bytes, size_t n, bool whole,
 
 /* ---- documents ------------------------------------------------------------------------- */
 
-static bool has_items(const struct json_value *array)
-{
-    struct json_value key, item;
-    struct json_iter it;
-
-    json_iter_init(&it, array);
-    return json_iter_next(&it, &key, &item);
-}
-
 bool framing_is_answer(int operation, const struct json_value *root)
 {
     struct json_value choices = json_get(root, "choices");
@@ -158,7 +149,7 @@ bool framing_is_answer(int operation, const struct json_value *root)
     switch (operation) {
     case OP(CHAT_COMPLETIONS):
     case OP(COMPLETIONS):
-        return choices.type == JSON_ARRAY && has_items(&choices);
+        return choices.type == JSON_ARRAY && json_has_items(&choices);
     case OP(MESSAGES):
         return content.type == JSON_ARRAY;
     case OP(RESPONSES):

@@ -45,17 +45,6 @@ static bool has_text(const struct json_value *v)
     return v->type == JSON_STRING && v->len > 2;
 }
 
-static bool has_items(const struct json_value *v)
-{
-    struct json_iter it;
-    struct json_value key, item;
-
-    if (v->type != JSON_ARRAY && v->type != JSON_OBJECT)
-        return false;
-    json_iter_init(&it, v);
-    return json_iter_next(&it, &key, &item);
-}
-
 static bool type_is(const struct json_value *type, const char *name)
 {
     return type->type == JSON_STRING && json_equal(type, name);
@@ -82,7 +71,7 @@ static void note_text(struct stream_meter *o, const struct json_value *text)
 bool meter_reason_ends(const struct json_value *reason)
 {
     if (reason->type == JSON_OBJECT)
-        return has_items(reason); /* {"type":"stop"} */
+        return json_has_items(reason); /* {"type":"stop"} */
     return has_text(reason) && !json_equal(reason, "null") && !json_equal(reason, "None");
 }
 
@@ -205,7 +194,7 @@ static uint32_t status_of_type(const struct json_value *error)
 static bool is_failure(const struct json_value *error)
 {
     return has_text(error) || error->type == JSON_TRUE ||
-           (error->type == JSON_OBJECT && has_items(error));
+           (error->type == JSON_OBJECT && json_has_items(error));
 }
 
 /* Reads the text and the status of an error that is an object. */
@@ -293,12 +282,12 @@ static bool delta_has_output(struct stream_meter *o, const struct json_value *de
                                         "tool_calls",        "function_call", "audio"};
     struct json_value text = json_get(delta, "content");
     bool some = has_text(&text);
-    bool other = text.type == JSON_ARRAY && has_items(&text);
+    bool other = text.type == JSON_ARRAY && json_has_items(&text);
 
     for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
         struct json_value v = json_get(delta, marks[i]);
 
-        other |= has_text(&v) || has_items(&v);
+        other |= has_text(&v) || json_has_items(&v);
     }
     if (other)
         o->plain = false;
@@ -437,10 +426,11 @@ static enum seen_kind see_responses(struct stream_meter *o, const struct json_va
         return SEEN_DONE;
     }
     note_item(o, root, &type);
-    if (!ends_with(&type, ".delta") || !(has_text(&delta) || has_items(&delta)))
+    if (!ends_with(&type, ".delta") || !(has_text(&delta) || json_has_items(&delta)))
         return SEEN_NOTHING;
     (void)get_count(root, "output_index", &index);
-    if (!type_is(&type, "response.output_text.delta") || index != 0 || has_items(&logprobs))
+    if (!type_is(&type, "response.output_text.delta") || index != 0 ||
+        json_has_items(&logprobs))
         o->plain = false;
     else
         note_text(o, &delta);
@@ -516,9 +506,9 @@ static enum seen_kind see_ollama(struct stream_meter *o, const struct json_value
         thinking = json_get(root, "thinking");
         calls = (struct json_value){0};
     }
-    if (has_text(&thinking) || has_items(&calls))
+    if (has_text(&thinking) || json_has_items(&calls))
         o->plain = false;
-    some = has_text(&text) || has_text(&thinking) || has_items(&calls);
+    some = has_text(&text) || has_text(&thinking) || json_has_items(&calls);
     if (has_text(&text))
         note_text(o, &text);
     if (done.type == JSON_TRUE) {

@@ -8,15 +8,6 @@
 
 /* ---- the request ----------------------------------------------------------------------- */
 
-static bool has_items(const struct json_value *value)
-{
-    struct json_value key, item;
-    struct json_iter it;
-
-    json_iter_init(&it, value);
-    return json_iter_next(&it, &key, &item);
-}
-
 /* Some of these have a value that means "none". */
 static bool binds_output(const struct json_value *value)
 {
@@ -24,11 +15,11 @@ static bool binds_output(const struct json_value *value)
 
     switch (value->type) {
     case JSON_OBJECT:
-        return !json_equal(&type, "text") && has_items(value);
+        return !json_equal(&type, "text") && json_has_items(value);
     case JSON_STRING:
         return value->len > 2;
     case JSON_ARRAY:
-        return has_items(value);
+        return json_has_items(value);
     case JSON_NONE:
     case JSON_NUMBER:
     case JSON_TRUE:
@@ -76,7 +67,7 @@ void abilities_read(struct abilities_need *need, const struct json_value *body)
         if (is_one_of(&key, outputs, ARRAY_LEN(outputs))) {
             read_output(need, &value);
         } else if (is_one_of(&key, tools, ARRAY_LEN(tools))) {
-            if (value.type == JSON_ARRAY && has_items(&value))
+            if (value.type == JSON_ARRAY && json_has_items(&value))
                 need->flags |= ABILITY_BIT(ABILITY_TOOLS);
         } else if (is_one_of(&key, grammars, ARRAY_LEN(grammars))) {
             if (binds_output(&value))

@@ -86,19 +86,10 @@ void outcomes_begin_probation(struct scoreboard *board, unsigned node,
 bool outcomes_note_loss(struct scoreboard *board, unsigned node, uint32_t generation,
                         uint64_t now_mono_us)
 {
-    struct sb_hot *hot = segment_hot(board, node);
-    uint64_t before;
-
     if (outcomes_for(board, node, generation) == NULL)
         return false;
-    before = atomic_load_explicit(&hot->lost_mono_us, memory_order_relaxed);
-    /* The clock of another worker's loop may be a little ahead of this one's. */
-    while (before == 0 || now_mono_us >= before + OUTCOMES_LOSS_US) {
-        if (atomic_compare_exchange_weak_explicit(&hot->lost_mono_us, &before, now_mono_us,
-                                                  memory_order_relaxed, memory_order_relaxed))
-            return true;
-    }
-    return false;
+    return segment_new_event(&segment_hot(board, node)->lost_mono_us, now_mono_us,
+                             OUTCOMES_LOSS_US);
 }
 
 uint64_t outcomes_lost_mono_us(const struct scoreboard *board, unsigned node)

@@ -163,18 +163,8 @@ bool speeds_note_failure(struct scoreboard *board, unsigned node, uint32_t gener
                          uint64_t now_mono_us, uint64_t event_us)
 {
     struct sb_hot *hot = hot_for(board, node, generation);
-    uint64_t before;
 
-    if (hot == NULL)
-        return false;
-    before = atomic_load_explicit(&hot->failed_mono_us, memory_order_relaxed);
-    /* The clock of another worker's loop may be a little ahead of this one's. */
-    while (before == 0 || now_mono_us >= before + event_us) {
-        if (atomic_compare_exchange_weak_explicit(&hot->failed_mono_us, &before, now_mono_us,
-                                                  memory_order_relaxed, memory_order_relaxed))
-            return true;
-    }
-    return false;
+    return hot != NULL && segment_new_event(&hot->failed_mono_us, now_mono_us, event_us);
 }
 
 /* ---- for a new node -------------------------------------------------------------------- */

@@ -99,11 +99,6 @@ void plans_clear_worker(struct scoreboard *board, unsigned worker)
 {
     if (!board->writable || worker >= board->geometry.n_workers)
         return;
-    for (uint32_t node = 0; node < board->geometry.n_nodes; node++) {
-        _Atomic uint64_t *word = segment_plans(board, node) + worker;
-
-        /* A look first, to leave alone the cache lines that other workers are using. */
-        if (atomic_load_explicit(word, memory_order_relaxed) != 0)
-            atomic_store_explicit(word, 0, memory_order_relaxed);
-    }
+    for (uint32_t node = 0; node < board->geometry.n_nodes; node++)
+        segment_zero_word(segment_plans(board, node) + worker);
 }

@@ -306,17 +306,10 @@ struct gauge gauges_sum(const struct scoreboard *board, unsigned node, uint32_t 
                           .charged_us = sums.us};
 }
 
-/* A look first, to leave alone the cache lines that other workers are using. */
-static void zero_word(_Atomic uint64_t *word)
-{
-    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
-        atomic_store_explicit(word, 0, memory_order_release);
-}
-
 void gauges_clear_worker(struct scoreboard *board, unsigned worker)
 {
     if (!board->writable || worker >= board->geometry.n_workers)
         return;
     for (uint32_t node = 0; node < board->geometry.n_nodes; node++)
-        zero_word(segment_gauges(board, node) + worker);
+        segment_zero_word(segment_gauges(board, node) + worker);
 }

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
+#include "base/text/text.h"
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
@@ -445,14 +446,6 @@ static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
     (void)accepted;
 }
 
-static bool is_printable(const char *text)
-{
-    for (; *text != '\0'; text++)
-        if (*text < 0x20 || *text > 0x7e)
-            return false;
-    return true;
-}
-
 static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
     struct question *q = data;
@@ -469,7 +462,8 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
     q->progress_mono_us = loop_now_us(q->core->loop);
     q->status = head->http_status;
     (void)strlcpy(q->content_type,
-                  head->content_type[0] != '\0' && is_printable(head->content_type)
+                  head->content_type[0] != '\0' &&
+                          text_is_printable(head->content_type, strlen(head->content_type))
                       ? head->content_type
                       : "application/json",
                   sizeof(q->content_type));

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/io/loop.h"
+#include "base/text/text.h"
 #include "shm/facts/requests.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
@@ -176,12 +177,9 @@ void response_show_waiting(struct request *req)
 
 static bool is_printable(const char *text, size_t max_bytes)
 {
-    size_t n = 0;
+    size_t n = strlen(text);
 
-    for (; text[n] != '\0'; n++)
-        if (text[n] < 0x20 || text[n] > 0x7e)
-            return false;
-    return n <= max_bytes;
+    return n <= max_bytes && text_is_printable(text, n);
 }
 
 /* drover-node lets no others through.  But a node may run other software, and a header could
