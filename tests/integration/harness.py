@@ -11,6 +11,7 @@ test: no request or gauge left open, no process left, no sanitizer report in any
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -101,10 +102,14 @@ def session_members(session):
 
 
 def free_port():
-    """A port that was free a moment ago; for programs that cannot take port 0."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that was free a moment ago, for programs that cannot take port 0; the kernel gives
+    it to nobody who does."""
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10000, first_ephemeral)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def to_yaml(value, indent=0):
