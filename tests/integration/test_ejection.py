@@ -57,8 +57,8 @@ def metric(cluster, name):
     return float(re.search(rf"^{name} (\S+)$", text, re.M).group(1))
 
 
-def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_cluster):
-    cluster = start(make_cluster, "ab")
+def test_an_ejected_node_is_shown_in_every_view(make_cluster):
+    cluster = start(make_cluster, "ab", {"eject_backoff_ms": 60000})
     until_state(cluster, "a", ("EJECTED", "failures"), lambda: ask(cluster, **FAILS_ON_A))
     assert metric(cluster, "drover_ejections_total") == 1
     text = cluster.ctl("nodes").stdout + cluster.ctl("node", "a").stdout
@@ -70,6 +70,12 @@ def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_clust
                                              timeout=10 * SLOW).read())["nodes"]
     shown = {row["name"]: row for row in rows}["a"]
     assert (shown["state"], shown["reason"]) == ("EJECTED", "failures")
+
+
+def test_a_node_whose_requests_fail_is_ejected_tried_and_let_in_again(make_cluster):
+    cluster = start(make_cluster, "ab")
+    until(lambda: (ask(cluster, **FAILS_ON_A), "event=node_ejected" in cluster.master.log())[1],
+          20, "a is out")
     # Its trials fail, each costs one request one more try, and it is out for longer each time.
     until(lambda: (ask(cluster, **FAILS_ON_A), "times=3" in cluster.master.log())[1], 30,
           "a third ejection")
