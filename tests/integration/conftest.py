@@ -1,5 +1,6 @@
-"""conftest.py - fixtures of the integration tests."""
+"""conftest.py - fixtures of the integration tests, and how two runs share them."""
 
+import itertools
 import os
 import sys
 
@@ -12,8 +13,41 @@ for folder in ("engines", "peers"):
 from harness import Cluster, finish_all  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption("--claims", metavar="FOLDER", help="run only the files that no other run with "
+                     "this folder has claimed, each claimed when its turn comes")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "plain: needs programs that were built without sanitizers")
+    config.addinivalue_line("markers", "alone: measures time or fills the machine, so nothing may "
+                            "run beside it")
+
+
+def claims(folder, path):
+    """Takes a file for this run; false: another run has it."""
+    try:
+        os.close(os.open(os.path.join(folder, path.name), os.O_CREAT | os.O_EXCL))
+        return True
+    except FileExistsError:
+        return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    folder = session.config.option.claims
+    if folder is None or session.config.option.collectonly or session.testsfailed:
+        return None  # pytest's own loop
+    for path, items in itertools.groupby(session.items, lambda item: item.path):
+        if claims(folder, path):
+            items = list(items)
+            for item, following in zip(items, [*items[1:], None]):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.shouldfail:
+                    raise session.Failed(session.shouldfail)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+    return True
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)

@@ -181,6 +181,7 @@ def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(make_nod
     assert both.posts("small") == 0
 
 
+@pytest.mark.alone
 def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
     both = make_nodes({"small": llama(2048), "large": llama(32768)})
     for seed in range(8):

@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchload  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = ROOT / "scripts/bench-policy"
 
 

@@ -19,6 +19,8 @@ import benchload  # noqa: E402
 import benchlib  # noqa: E402
 from benchload import Request  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = ROOT / "scripts/bench-routing"
 PEERS = [name for name in ("nginx-least_conn", "haproxy-chash") if shutil.which(name.split("-")[0])]
 

@@ -268,6 +268,7 @@ def test_a_worker_with_the_first_plan_that_does_not_run_holds_up_no_other(make_c
     until(cluster.idle, 10, "no slot is lost")
 
 
+@pytest.mark.alone
 def test_a_node_that_goes_down_under_a_thousand_plans_stalls_nothing(make_cluster, turns):
     count = 1000
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -324,6 +325,7 @@ class Box:
         handler.chat(body)
 
 
+@pytest.mark.alone
 def test_short_prompts_behind_long_ones_go_to_the_box_that_answers_first(make_cluster):
     """A home pair: the fast box is busy for seconds, and the slow one takes a short prompt in at once."""
     boxes = {"fast": Box(100_000), "slow": Box(10_000)}

@@ -9,6 +9,8 @@ from fake_engine import MODEL, FakeEngine
 from harness import MODEL as SIM, until
 from load import chat_body, fetch_now
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 COUNT = "/v1/messages/count_tokens"
 LONG = 40_000  # bytes of a prompt; about 10,000 tokens

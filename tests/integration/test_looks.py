@@ -12,6 +12,8 @@ from llama_server import LlamaServer
 from messages import common
 from node_rig import Answer, Node
 
+pytestmark = pytest.mark.alone
+
 LOADS = ("/slots", "/metrics")
 
 

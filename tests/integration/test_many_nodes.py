@@ -7,8 +7,12 @@ import signal
 import time
 import urllib.request
 
+import pytest
+
 from harness import BUILD, MODEL, SLOW, Process, until
 from load import chat_body, fetch, text_of
+
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 COUNT = 256

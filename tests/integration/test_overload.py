@@ -16,6 +16,8 @@ from harness import BUILD, ROOT, SLOW, until
 from load import chat_body, fetch_now
 from pressure import CHAT, offer, summary
 
+pytestmark = pytest.mark.alone
+
 SLOTS, HOLD_S, TOKENS = 16, 0.4, 16   # two nodes of 8 slots; 16 tokens at 24 ms each
 CAPACITY = SLOTS / HOLD_S
 # Time limits of a probe, 99 of 100 and the slowest; both 0.1 s where nothing is slow.

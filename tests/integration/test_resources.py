@@ -20,6 +20,8 @@ from harness import SLOW, until
 from load import chat_body, fetch, fetch_now, make_request, open_request, text_of
 from pressure import anonymous_bytes
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 
 

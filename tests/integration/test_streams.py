@@ -10,6 +10,7 @@ from harness import POLL_S, SLOW, until
 from load import Reference, chat_body, checked_stream, fetch, fetch_now, open_request
 
 
+@pytest.mark.alone
 def test_a_thousand_streams_at_once_through_two_workers_arrive_byte_for_byte(make_cluster):
     cluster = make_cluster(workers=2).start()
     for name in ("a", "b"):

@@ -116,6 +116,7 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_the_logs(make_cluster, tmp_
     assert 0.9 * WAIT_S <= took <= WAIT_S + SLOW, f"max_wait_ms of {WAIT_S} s took {took:.2f} s"
 
 
+@pytest.mark.alone
 def test_starved_processes_are_slow_but_none_is_taken_for_dead(make_cluster):
     cluster = make_cluster().start()
     for name in "ab":
