@@ -63,21 +63,35 @@ static unsigned place_for(const struct sb_taught *row, uint64_t key)
     return first;
 }
 
+/* Figures of one engine differ a little from refusal to refusal, and each new one makes every
+ * worker renew its tables.  A message that is larger than one which was refused teaches
+ * nothing. */
+static uint32_t settle_figure(const struct lesson *lesson, uint32_t known, uint32_t figure)
+{
+    uint32_t apart = figure > known ? figure - known : known - figure;
+
+    if (lesson->ability == ABILITY_MESSAGE_BYTES && figure > known)
+        return known;
+    return apart <= known / TAUGHT_FIGURE_PART ? known : figure;
+}
+
 void taught_note(struct scoreboard *board, unsigned node, uint32_t generation,
                  const struct lesson *lesson, uint32_t figure, uint64_t now_mono_us)
 {
     struct sb_taught *row = board->writable ? taught_for(board, node, generation) : NULL;
     uint64_t key = key_of(generation, lesson), value;
     uint32_t now_s = (uint32_t)(now_mono_us / US_PER_S);
-    bool news;
+    bool valid, news;
     unsigned at;
 
     if (row == NULL || figure == 0)
         return;
-    value = (uint64_t)(now_s + TAUGHT_US / US_PER_S) << 32 | figure;
     at = place_for(row, key);
-    news = !is_about(row, at, key) || FIGURE(value_at(row, at)) != figure ||
-           END_S(value_at(row, at)) <= now_s;
+    valid = is_about(row, at, key) && END_S(value_at(row, at)) > now_s;
+    if (valid)
+        figure = settle_figure(lesson, FIGURE(value_at(row, at)), figure);
+    news = !valid || FIGURE(value_at(row, at)) != figure;
+    value = (uint64_t)(now_s + TAUGHT_US / US_PER_S) << 32 | figure;
     atomic_store_explicit(&row->lesson[at].value, value, memory_order_relaxed);
     atomic_store_explicit(&row->lesson[at].crossed, key ^ value, memory_order_relaxed);
     if (news)

@@ -20,6 +20,9 @@ struct scoreboard;
 #define TAUGHT_PER_NODE 32u
 #define TAUGHT_US       UINT64_C(600000000)
 
+/* A figure that is at most such a part of the known one away from it is the known one. */
+#define TAUGHT_FIGURE_PART 16u
+
 /* The subject of a lesson. */
 struct lesson {
     uint64_t model_hash;
@@ -27,8 +30,8 @@ struct lesson {
     uint32_t detail; /* OPERATION: which; else 0 */
 };
 
-/* `figure`: of CONTEXT tokens, of MESSAGE_BYTES bytes that the node has; else 1.  Ignored when
- * the row has another generation. */
+/* `figure`: of CONTEXT tokens that the node has, of MESSAGE_BYTES bytes that it refused;
+ * else 1. Ignored when the row has another generation. */
 void taught_note(struct scoreboard *board, unsigned node, uint32_t generation,
                  const struct lesson *lesson, uint32_t figure, uint64_t now_mono_us);
 

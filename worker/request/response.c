@@ -10,6 +10,7 @@
 #include "base/io/loop.h"
 #include "base/text/text.h"
 #include "shm/facts/requests.h"
+#include "shm/share/taught.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -441,6 +442,14 @@ void response_keep_refusal(struct attempt *attempt)
     attempt->held = (struct buf)BUF_INIT;
 }
 
+/* Has another node a larger context than the one that this refusal names?  Some engines keep a
+ * few tokens for themselves. */
+static bool is_exceeded(const struct refusal_kept *kept, uint32_t most)
+{
+    return kept->ability == ABILITY_CONTEXT && kept->limit != 0 &&
+           most > kept->limit + kept->limit / TAUGHT_FIGURE_PART;
+}
+
 void response_show_refusal(struct request *req)
 {
     struct refusal_kept *kept = &req->refusal;
@@ -448,7 +457,7 @@ void response_show_refusal(struct request *req)
     uint32_t most = lacks_most_context(req);
     char message[256];
 
-    if (kept->ability == ABILITY_CONTEXT && kept->limit != 0 && most > kept->limit) {
+    if (is_exceeded(kept, most)) {
         (void)snprintf(message, sizeof(message),
                        "This model's maximum context length is %" PRIu32
                        " tokens. However, your request has at least %" PRIu64 " tokens.",

@@ -99,6 +99,33 @@ Test(taught, the_epoch_moves_with_news_and_not_with_repetitions)
     board_drop(&t, board);
 }
 
+Test(taught, figures_that_hardly_differ_are_no_news)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    struct lesson small = about(7, ABILITY_CONTEXT, 0),
+                  full = about(7, ABILITY_MESSAGE_BYTES, 0);
+    uint64_t epoch;
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    note(board, 1, small, 4096, NOW);
+    note(board, 1, full, 1000000, NOW);
+    epoch = taught_epoch(board);
+    note(board, 1, small, 4090, NOW + 1);
+    note(board, 1, small, 4300, NOW + 2);
+    note(board, 1, full, 1000001, NOW + 3);
+    note(board, 1, full, 9000000, NOW + 4);
+    note(board, 1, full, 990000, NOW + 5);
+    cr_expect_eq(taught_epoch(board), epoch);
+    cr_expect_eq(found(board, 0, 1, small, NOW + 6), 4096);
+    cr_expect_eq(found(board, 0, 1, full, NOW + 6), 1000000, "a larger one was refused, too");
+    note(board, 1, full, 500000, NOW + 7);
+    cr_expect_eq(found(board, 0, 1, full, NOW + 8), 500000);
+    note(board, 1, full, 700000, NOW + 7 + TAUGHT_US);
+    cr_expect_eq(found(board, 0, 1, full, NOW + 7 + TAUGHT_US), 700000, "the first is over");
+    board_drop(&t, board);
+}
+
 Test(taught, of_too_many_lessons_the_oldest_go)
 {
     struct temporary t;
