@@ -24,7 +24,8 @@
 #include "shm/share/taught.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
-#define UNKNOWN_MODELS_US (60 * US_PER_S) /* see may_have_any_model() */
+#define UNJOINED_US       (60 * US_PER_S)  /* see upstreams_may_have_any() */
+#define ENGINE_DOWN_US    (300 * US_PER_S) /* the same */
 
 /* The models by number, and their numbers by name. */
 struct upstream_models {
@@ -567,30 +568,30 @@ struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
     return node != NULL && node->info.generation == generation ? node : NULL;
 }
 
-/* A node that has not said what it has.  One that never answered is given up after a while: a
- * machine that is off makes no name unknown. */
-static bool may_have_any_model(const struct scoreboard *board, uint32_t node_id,
-                               uint64_t now_mono_us)
+bool upstreams_may_have_any(const struct node_status *status, uint64_t now_mono_us)
 {
-    struct node_status status;
+    uint64_t age_us = now_mono_us - status->since_mono_us;
+    bool waits = status->state == NODE_JOINING || status->state == NODE_DOWN;
 
-    if (!nodes_status(board, node_id, &status))
-        return false;
-    if (status.reason == NODE_REASON_ENGINE_LOADING || status.reason == NODE_REASON_ENGINE_DOWN)
-        return status.state == NODE_JOINING || status.state == NODE_DOWN;
-    return status.state == NODE_JOINING && status.reason != NODE_REASON_NO_MODELS &&
-           now_mono_us - status.since_mono_us < UNKNOWN_MODELS_US;
+    if (status->reason == NODE_REASON_ENGINE_LOADING)
+        return waits;
+    if (status->reason == NODE_REASON_ENGINE_DOWN)
+        return waits && age_us < ENGINE_DOWN_US;
+    return status->state == NODE_JOINING && status->reason != NODE_REASON_NO_MODELS &&
+           age_us < UNJOINED_US;
 }
 
 bool upstreams_models_unknown(const struct upstreams *upstreams)
 {
     uint64_t now = loop_now_us(upstreams->loop);
+    struct node_status status;
 
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         const struct upstream *node = upstreams->nodes[node_id];
 
         if (node != NULL && node->info.models_count == 0 &&
-            may_have_any_model(upstreams->board, node_id, now))
+            nodes_status(upstreams->board, node_id, &status) &&
+            upstreams_may_have_any(&status, now))
             return true;
     }
     return upstreams->nodes_count == 0;

@@ -111,6 +111,13 @@ struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t 
 /* The node of this row, or NULL if the row has another generation here. */
 struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
                               uint32_t generation);
+/*
+ * May a node that has named no model have any?  While its engine loads; while its engine is
+ * down, for 5 minutes, as a machine that boots needs some; and for a minute after it joined.
+ * Then a machine that stays off makes no name of a model unknown.  Pure.
+ */
+MUST_CHECK bool upstreams_may_have_any(const struct node_status *status, uint64_t now_mono_us);
+
 /* Are there nodes whose models are not known yet: none has joined, or one starts or loads? */
 bool upstreams_models_unknown(const struct upstreams *upstreams);
 /* How many nodes are known; is any of them UP or on PROBATION? */

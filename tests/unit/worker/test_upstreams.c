@@ -209,3 +209,23 @@ Test(upstreams, lessons_of_a_model_outlive_a_change_of_its_nodes)
     renew();
     cr_assert_eq(upstreams_find(upstreams, "shared-3")->bytes_per_token, 2.5);
 }
+
+static bool may_have(enum node_state state, enum node_reason reason, unsigned minutes)
+{
+    struct node_status status = {.state = state, .reason = reason, .since_mono_us = US_PER_S};
+
+    return upstreams_may_have_any(&status, US_PER_S + minutes * 60 * US_PER_S);
+}
+
+Test(upstreams, a_machine_that_stays_off_makes_no_model_unknown)
+{
+    cr_expect(may_have(NODE_JOINING, NODE_REASON_ENGINE_DOWN, 4));
+    cr_expect(may_have(NODE_DOWN, NODE_REASON_ENGINE_DOWN, 4));
+    cr_expect_not(may_have(NODE_JOINING, NODE_REASON_ENGINE_DOWN, 5));
+    cr_expect_not(may_have(NODE_DOWN, NODE_REASON_ENGINE_DOWN, 5));
+    cr_expect(may_have(NODE_DOWN, NODE_REASON_ENGINE_LOADING, 60), "it says that it will");
+    cr_expect(may_have(NODE_JOINING, NODE_REASON_NONE, 0));
+    cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NONE, 1));
+    cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NO_MODELS, 0), "it has said so");
+    cr_expect_not(may_have(NODE_UP, NODE_REASON_NONE, 0));
+}
