@@ -105,12 +105,22 @@ static bool may_be_the_stream(const struct node_request *req,
            (req->http_status == 400 || req->http_status == 422);
 }
 
+static bool says_when(const struct node_request *req)
+{
+    for (size_t i = 0; i < req->response_headers_count; i++)
+        if (strcmp(req->response_headers[i].name, "retry-after") == 0)
+            return true;
+    return false;
+}
+
 bool refused_apply(struct node_request *req)
 {
     struct engine_error verdict;
 
     engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
                       req->usage_added);
+    if (says_when(req))
+        engine_error_says_when(&verdict, req->http_status);
     if (verdict.engine_error_action == ENGINE_ERROR_WITHOUT_USAGE)
         return ask_without_usage(req);
     if (may_be_the_stream(req, &verdict))

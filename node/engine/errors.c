@@ -84,8 +84,9 @@ static bool names_no_path(const char *text)
  * or to be let into a model. */
 static bool wants_access(unsigned http_status, const void *body, size_t n, const char *text)
 {
-    static const char *const marks[] = {"sign in",      "signin",         "sign-in",
-                                        "subscription", "have access to", "upgrade"};
+    static const char *const marks[] = {
+        "sign in",        "signin",  "sign-in",  "subscription",
+        "have access to", "upgrade", "admin key"}; /* TabbyAPI: to load another model */
     struct json_value root, url;
 
     if (http_status == 402)
@@ -141,10 +142,23 @@ static bool blames_stream_options(const void *body, size_t n, const char *text)
 }
 
 /* The engine, or a proxy before it, gave up: its client, which is we, was there all the time.
- */
+ * TGI's server behind its router failed: 424. */
 static bool gave_up(unsigned http_status)
 {
-    return http_status == 408 || http_status == 499;
+    return http_status == 408 || http_status == 424 || http_status == 499;
+}
+
+/* The engine's own end, said with a 4xx: LM Studio (400), mlx_lm.server (404 for whatever goes
+ * wrong). */
+static bool blames_itself(unsigned http_status, const char *text)
+{
+    static const char *const marks[] = {
+        "model has crashed",   "model unloaded", "failed to load model",
+        "out of memory",       "cuda error",     "insufficient system resources",
+        "insufficient memory", "metal::malloc",
+    };
+
+    return (http_status == 400 || http_status == 404) && HAS_ANY(text, marks);
 }
 
 /* The engine lives and takes no more at present, or not yet. */
@@ -235,6 +249,8 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
              text_has(out->text, "Loading model") ? "the engine is loading its model"
              : out->text[0] != '\0'               ? out->text
                                                   : "the engine is full");
+    } else if (blames_itself(http_status, out->text)) {
+        trouble(out, http_status);
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if (http_status == 405 || (http_status == 404 && names_no_path(out->text))) {
@@ -257,6 +273,14 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     } else if (http_status >= 500 || gave_up(http_status)) {
         trouble(out, http_status);
     }
+}
+
+void engine_error_says_when(struct engine_error *error, unsigned http_status)
+{
+    if (http_status != 503 || error->cause != CAUSE(ENGINE_ERROR))
+        return;
+    error->cause = CAUSE(UNSPECIFIED);
+    error->status = GRPC_RESOURCE_EXHAUSTED;
 }
 
 void engine_error_event(struct engine_error *out, uint32_t error_status, const void *body,

@@ -36,6 +36,9 @@ struct engine_error {
 void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
                        size_t n, bool usage_added);
 
+/* The answer had a Retry-After: an engine that says when it takes requests again is full. */
+void engine_error_says_when(struct engine_error *error, unsigned http_status);
+
 /* An error event in a stream of HTTP 200, `error_status` being the HTTP status in it or 0. */
 void engine_error_event(struct engine_error *out, uint32_t error_status, const void *body,
                         size_t n);

@@ -14,22 +14,43 @@
 
 /* ---- figures --------------------------------------------------------------------------- */
 
-/* The number that follows the phrase at once, with or without commas; 0 = there is none. */
-static uint64_t number_after(const char *text, const char *phrase)
+static bool in_number(char c)
 {
-    const char *at = strcasestr(text, phrase);
+    return isdigit((unsigned char)c) || c == ',';
+}
+
+/* The number that begins here, with or without commas; 0 = there is none. */
+static uint64_t number_at(const char *at)
+{
     uint64_t value = 0;
 
-    if (at == NULL)
-        return 0;
-    for (at += strlen(phrase); isdigit((unsigned char)*at) || (value != 0 && *at == ',');
-         at++) {
+    for (; isdigit((unsigned char)*at) || (value != 0 && *at == ','); at++) {
         if (*at != ',')
             value = value * 10 + (uint64_t)(*at - '0');
         if (value > MAX_TOKENS)
             return 0;
     }
     return value;
+}
+
+/* The number that follows the phrase at once; 0 = there is none. */
+static uint64_t number_after(const char *text, const char *phrase)
+{
+    const char *at = strcasestr(text, phrase);
+
+    return at == NULL ? 0 : number_at(at + strlen(phrase));
+}
+
+/* The number that ends where the phrase begins; 0 = there is none. */
+static uint64_t number_before(const char *text, const char *phrase)
+{
+    const char *at = strcasestr(text, phrase);
+
+    if (at == NULL)
+        return 0;
+    while (at > text && in_number(at[-1]))
+        at--;
+    return number_at(at);
 }
 
 /* That of the first phrase which has one. */
@@ -53,6 +74,7 @@ static uint64_t member(const struct json_value *object, const char *name)
 static void read_limit(struct refusal *out, const char *text)
 {
     static const char *const phrases[] = {
+        "context length is only ", /* vLLM */
         "context length is ",      /* vLLM, OpenAI */
         "context length of only ", /* LM Studio */
         "context length of ",      /* SGLang */
@@ -69,6 +91,15 @@ static void read_limit(struct refusal *out, const char *text)
         "too large for model with ",   /* Mistral */
         "number of tokens allowed (",  /* Gemini */
         "tokens > ",                   /* Anthropic */
+        "max context size (",          /* llama-server, of embeddings */
+        "prompt length is ",           /* xAI */
+        "allowed length (",            /* SGLang */
+        "allowed input length of ",    /* Poolside */
+        "configured limit of ",        /* OpenAI */
+        "exceeds the limit of ",       /* GitHub */
+        "token limit: ",               /* Moonshot */
+        "input length should be [1, ", /* Alibaba */
+        "context limit of ",
     };
 
     out->limit = first_number(text, phrases, ARRAY_LEN(phrases));
@@ -76,29 +107,44 @@ static void read_limit(struct refusal *out, const char *text)
 
 static void read_needed(struct refusal *out, const char *text)
 {
+    /* Prompt and output. */
+    static const char *const totals[] = {
+        "total of at least ", /* vLLM */
+        "a total of ",        /* SGLang */
+    };
     static const char *const phrases[] = {
-        "total of at least ",    /* vLLM: prompt and output */
-        "a total of ",           /* SGLang */
+        "you requested about ",  /* OpenRouter */
         "you requested ",        /* vLLM, OpenAI */
         "messages resulted in ", /* OpenAI */
-        "your request has ",     /* vLLM */
+        "requested tokens (",    /* llama-cpp-python */
+        "requested: ",           /* Moonshot */
+        "request contains ",     /* xAI */
         "request (",             /* llama-server */
         "the input (",           /* SGLang */
         "input (",               /* llama-server, of embeddings */
+        "input length (",        /* SGLang */
+        "input length ",         /* Poolside */
         "prompt (length ",       /* vLLM */
         "prompt length ",        /* TabbyAPI */
+        "allocation requires ",  /* TabbyAPI */
         "keep the first ",       /* LM Studio */
         "prompt is too long: ",  /* Anthropic */
         "prompt contains ",      /* Mistral */
+        "token count of ",       /* GitHub */
         "token count (",         /* Gemini */
         "given: ",               /* TGI */
     };
     /* vLLM: the output is what is too much, and the prompt comes on top of it. */
     uint64_t output = number_after(text, "is too large: ");
+    uint64_t input = number_before(text, " input tokens");
 
-    out->needed = first_number(text, phrases, ARRAY_LEN(phrases));
-    if (output != 0)
-        out->needed += output;
+    if (output == 0)
+        output = number_before(text, " output tokens");
+    out->needed = first_number(text, totals, ARRAY_LEN(totals));
+    if (out->needed == 0 && input != 0)
+        out->needed = input + output;
+    if (out->needed == 0 && strcasestr(text, " input characters") == NULL)
+        out->needed = first_number(text, phrases, ARRAY_LEN(phrases));
 }
 
 /* The object that describes the error: older vLLM and SGLang have none of their own for it. */
@@ -132,7 +178,11 @@ static bool lacks_context(const struct json_value *root, const char *text)
         "context size",
         "context window",
         "context limit",
+        "context_window_exceeded",
         "maximum model length",
+        "maximum prompt length",
+        "maximum allowed input length",
+        "exceeds the maximum allowed length", /* SGLang */
         "max_model_len",
         "max_seq_len",
         "prompt is too long",
@@ -145,6 +195,10 @@ static bool lacks_context(const struct json_value *root, const char *text)
         "maximum number of tokens allowed",
         "reduce the length of the messages",
         "too large for model with",
+        "model token limit",
+        "input length should be",
+        "tokens exceed the configured limit",
+        "prompt token count of ", /* GitHub */
     };
     struct json_value error = error_of(root);
     struct json_value code = json_get(&error, "code"), type = json_get(&error, "type");
@@ -158,6 +212,14 @@ static bool lacks_vision(const char *text)
 {
     static const char *const marks[] = {
         "image input is not supported", /* llama-server */
+        "video input is not supported",
+        "not support multimodal",              /* llama-server, of completions */
+        "multimodal inputs are not supported", /* SGLang */
+        "image modality is not supported",     /* TGI */
+        "video(s) may be provided",
+        "not support images",
+        "support image input", /* OpenRouter: no endpoint that does */
+        "allowed values: ['text']",
         "image inputs are not supported",
         "images are not supported",
         "image(s) may be provided",              /* vLLM: at most so many */
@@ -178,9 +240,14 @@ static bool lacks_vision(const char *text)
 static bool lacks_audio(const char *text)
 {
     static const char *const marks[] = {
-        "audio input is not supported", "audio inputs are not supported",
-        "audio(s) may be provided",     "does not support audio",
-        "doesn't support audio",        "unknown variant `input_audio`",
+        "audio input is not supported",
+        "audio inputs are not supported",
+        "audio modality is not supported",
+        "audio(s) may be provided",
+        "not support audio",
+        "doesn't support audio",
+        "unknown variant `input_audio`",
+        "support audio input",
     };
 
     return HAS_ANY(text, marks);
@@ -189,11 +256,14 @@ static bool lacks_audio(const char *text)
 static bool lacks_tools(const char *text)
 {
     static const char *const marks[] = {
-        "does not support tool", /* Ollama */
+        "not support tool", /* Ollama */
         "doesn't support tool",
         "not support function call",
         "support tool use", /* OpenRouter: no endpoint that does */
         "tools are not supported",
+        "tool calling is not supported",
+        "tool calling` is not supported", /* Groq */
+        "tool use is not supported",
         "tool choice requires", /* vLLM: --enable-auto-tool-choice */
         "enable-auto-tool-choice",
         "tools param requires", /* llama-server: --jinja */

@@ -259,6 +259,167 @@ static const struct {
      CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
      ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    /* contexts in other words */
+    {400,
+     "{\"error\": {\"message\": \"You passed 2049 input tokens and requested"
+     " 500 output tokens. However, the model's context length is only 2048 t"
+     "okens, resulting in a maximum input length of 1548 tokens. Please redu"
+     "ce the length of the input prompt.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 2048, 2549},
+    {400,
+     "{\"error\": {\"message\": \"You passed 300000 input characters and req"
+     "uested 16 output tokens. However, the model's context length is only 2"
+     "048 tokens, resulting in a maximum input length of 2032 tokens (at mos"
+     "t 8192 characters).\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 2048, 0},
+    {400,
+     "{\"error\": {\"message\": \"This model's maximum context length is 262"
+     "144 tokens. However, you requested 16 output tokens and your prompt co"
+     "ntains 472970 input tokens.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 262144, 472986},
+    {400,
+     "{\"error\": {\"message\": \"Prompt length 5000 exceeds the available c"
+     "ontext size of 4096 tokens\", \"type\": \"invalid_request_error\", \"p"
+     "aram\": null, \"code\": \"context_length_exceeded\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5000},
+    {400,
+     "{\"error\": {\"message\": \"Initial job allocation requires 5120 cache"
+     " tokens, which exceeds the available context size of 4096 tokens\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4096, 5120},
+    {500,
+     "{\"error\": {\"message\": \"input (9000 tokens) is larger than the max"
+     " context size (8192 tokens). skipping\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 8192, 9000},
+    {400,
+     "{\"error\": {\"message\": \"Input length (5000 tokens) exceeds the max"
+     "imum allowed length (4090 tokens). Use a shorter input or enable --all"
+     "ow-auto-truncate.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4090, 5000},
+    {400,
+     "{\"error\": {\"message\": \"Requested tokens (41003) exceed context wi"
+     "ndow of 8192\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 8192, 41003},
+    {400,
+     "{\"error\": {\"message\": \"This model's maximum prompt length is 1310"
+     "72 but the request contains 537812 tokens.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 131072, 537812},
+    {400,
+     "{\"error\": {\"message\": \"prompt token count of 200000 exceeds the l"
+     "imit of 128000\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 128000, 200000},
+    {400,
+     "{\"error\": {\"message\": \"Input tokens exceed the configured limit o"
+     "f 272000 tokens. Your messages resulted in 509178 tokens.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 272000, 509178},
+    {400,
+     "{\"error\": {\"message\": \"Input length 131393 exceeds the maximum al"
+     "lowed input length of 131040 tokens.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 131040, 131393},
+    {400,
+     "{\"error\": {\"message\": \"Your request exceeded model token limit: 8"
+     "192 (requested: 9000)\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 8192, 9000},
+    {400,
+     "{\"error\": {\"message\": \"<400> InternalError.Algo.InvalidParameter:"
+     " Range of input length should be [1, 98304]\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 98304, 0},
+    {400,
+     "{\"error\": {\"message\": \"This endpoint's maximum context length is "
+     "131072 tokens. However, you requested about 200000 tokens (190000 of t"
+     "ext input, 10000 in the output).\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 131072, 200000},
+    {400,
+     "{\"error\": {\"message\": \"Please reduce the length of the messages o"
+     "r completion.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"the prompt is longer than the context leng"
+     "th currently available to the model; shorten the prompt\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 0, 0},
+    {422,
+     "{\"error\": \"Input validation error: `inputs` must have less than 409"
+     "5 tokens. Given: 5000\", \"error_type\": \"validation\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_CONTEXT, 4095, 5000},
+    {500,
+     "{\"object\": \"error\", \"message\": \"Internal server error: Requeste"
+     "d token count exceeds the model's maximum context length of 4096 token"
+     "s. You requested a total of 5000 tokens: 4500 tokens from the input me"
+     "ssages and 500 tokens for the completion.\", \"type\": \"InternalServe"
+     "rError\", \"code\": 500}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 4096, 5000},
+    /* images, sounds and tools in other words */
+    {500,
+     "{\"error\": {\"message\": \"video input is not supported - hint: if th"
+     "is is unexpected, you may need to provide the mmproj\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_VISION, 0, 0},
+    {500,
+     "{\"error\": {\"message\": \"Multimodal data provided, but model does n"
+     "ot support multimodal requests.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_VISION, 0, 0},
+    {422,
+     "{\"error\": \"Input validation error: image modality is not supported\""
+     ", \"error_type\": \"validation\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"Multimodal inputs are not supported when -"
+     "-language-model-only is set; the encoder is not loaded.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {404,
+     "{\"error\": {\"message\": \"No endpoints found that support image inpu"
+     "t\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"messages.content.type is invalid, allowed "
+     "values: ['text']\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {404, "{\"error\": \"Only 'text' content type is supported.\"}", CAUSE(ABILITY),
+     ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"Model does not support images. Please use "
+     "a model that does.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_VISION, 0, 0},
+    {404,
+     "{\"error\": {\"message\": \"No endpoints found that support input audi"
+     "o\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"The current model does not support audio i"
+     "nput.\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_AUDIO, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"`tool calling` is not supported with this "
+     "model\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_TOOLS, 0, 0},
+    {500, "{\"error\": {\"message\": \"tools param requires --jinja flag\"}}", CAUSE(ABILITY),
+     ENGINE_ERROR_PASS_AS_400, ABILITY_TOOLS, 0, 0},
+    {422,
+     "{\"error\": \"Input validation error: grammar is not supported\", \"er"
+     "ror_type\": \"validation\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_GRAMMAR, 0, 0},
+    /* the model of another user of the engine */
+    {401,
+     "{\"detail\": \"Unable to switch model to big because an admin key isn'"
+     "t provided\"}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS, ABILITY_ACCESS, 0, 0},
+    /* the engine's own end, said with a 4xx */
+    {400,
+     "{\"error\":\"The model has crashed without additional information. (Exit code: 134)\"}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {400, "{\"error\":\"Model unloaded.\"}", CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL,
+     ABILITY_NONE, 0, 0},
+    {404, "{\"error\":\"[metal::malloc] Attempting to allocate 9 bytes\"}", CAUSE(ENGINE_ERROR),
+     ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    /* TGI: the server behind its router failed */
+    {424,
+     "{\"error\": \"Request failed during generation: Server error: CUDA err"
+     "or\", \"error_type\": \"generation\"}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\": {\"message\": \"Unrecognized request argument supplied: fo"
+     "o\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {500, "{\"error\": {\"message\": \"Invalid JSON schema: unknown type\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS_AS_400, ABILITY_NONE, 0, 0},
 };
 
 Test(errors, a_refusal_names_what_the_engine_lacks_and_its_figures)
@@ -279,6 +440,21 @@ Test(errors, a_refusal_names_what_the_engine_lacks_and_its_figures)
         cr_expect_eq(v.refusal.needed, causes[i].needed, "case %zu: needed %lu", i,
                      (unsigned long)v.refusal.needed);
     }
+}
+
+Test(errors, an_engine_that_says_when_to_come_again_is_full)
+{
+    const char *body = "upstream connect error";
+    struct engine_error v;
+
+    engine_error_http(&v, 503, body, strlen(body), false);
+    cr_assert_eq(v.status, GRPC_UNAVAILABLE);
+    engine_error_says_when(&v, 503);
+    cr_assert_eq(v.status, GRPC_RESOURCE_EXHAUSTED);
+    cr_assert_eq(v.cause, CAUSE(UNSPECIFIED));
+    engine_error_http(&v, 502, body, strlen(body), false);
+    engine_error_says_when(&v, 502);
+    cr_assert_eq(v.cause, CAUSE(ENGINE_ERROR));
 }
 
 Test(errors, a_key_that_the_engine_refuses_is_not_repeated_to_the_client)
