@@ -32,6 +32,7 @@
 #define CONNECT_TIMEOUT_MS 3000L
 #define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
 #define KEY_FILE_BYTES     4096
+#define URL_MAX_BYTES      900
 #define AUTHORIZATION      "Authorization: Bearer "
 
 struct engine_run {
@@ -445,34 +446,53 @@ void engine_destroy(struct engine *engine)
     free(engine);
 }
 
+/* A URL with an `@` may hold a password: it is not repeated. */
+static int refuse_url(const char *url, struct error *err)
+{
+    if (strchr(url, '@') != NULL)
+        return error_set(err, DRV_EINVAL,
+                         "the engine's URL holds credentials: use --engine-key-file");
+    return error_set(err, DRV_EINVAL, "\"%s\" is not http://HOST:PORT", url);
+}
+
+static bool has_part(CURLU *parts, CURLUPart part)
+{
+    char *value = NULL;
+    bool has = curl_url_get(parts, part, &value, 0) == CURLUE_OK;
+
+    curl_free(value);
+    return has;
+}
+
+static bool is_engine_url(const char *url)
+{
+    CURLU *parts = curl_url();
+    char *scheme = NULL;
+    bool fits = parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+                curl_url_get(parts, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+                (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0) &&
+                !has_part(parts, CURLUPART_QUERY) && !has_part(parts, CURLUPART_FRAGMENT) &&
+                !has_part(parts, CURLUPART_USER) && !has_part(parts, CURLUPART_PASSWORD);
+
+    curl_free(scheme);
+    curl_url_cleanup(parts);
+    return fits;
+}
+
 /* "http://HOST:PORT[/PREFIX]" without what people copy along: a slash or /v1 at the end. */
 static int clean_url(char **out, const char *url, struct error *err)
 {
-    CURLU *parts = curl_url();
-    char *scheme = NULL, *query = NULL, *user = NULL;
     size_t n = strlen(url);
-    int rc = 0;
 
     *out = NULL;
-    if (parts == NULL || curl_url_set(parts, CURLUPART_URL, url, 0) != CURLUE_OK ||
-        curl_url_get(parts, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
-        (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) ||
-        curl_url_get(parts, CURLUPART_QUERY, &query, 0) == CURLUE_OK || n > 900)
-        rc = error_set(err, DRV_EINVAL, "\"%s\" is not http://HOST:PORT", url);
-    else if (curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK)
-        rc = error_set(err, DRV_EINVAL,
-                       "the engine's URL holds credentials: use "
-                       "--engine-key-file");
-    curl_free(user);
-    curl_free(scheme);
-    curl_free(query);
-    curl_url_cleanup(parts);
-    if (rc != 0)
-        return rc;
+    if (n > URL_MAX_BYTES || !is_engine_url(url))
+        return refuse_url(url, err);
     while (n > 0 && url[n - 1] == '/')
         n--;
     if (n > 3 && memcmp(url + n - 3, "/v1", 3) == 0)
         n -= 3;
+    while (n > 0 && url[n - 1] == '/')
+        n--;
     *out = strndup(url, n);
     return *out == NULL ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
 }

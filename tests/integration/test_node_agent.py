@@ -681,6 +681,16 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words):
     assert done.returncode != 0 and len(lines) == 1 and words in lines[0]
 
 
+@pytest.mark.parametrize("url", [
+    "http://me:geheim@127.0.0.1:9", "http://me:geheim@127.0.0.1:9/?x=1", "ftp://me:geheim@x",
+    "http://geheim@x", "me:geheim@x", "http://me:geheim@x/#y", "http://me:geheim@" + "x" * 1000])
+def test_a_password_in_the_url_is_refused_and_not_shown(url):
+    done = subprocess.run([program("drover-node"), "--listen", "127.0.0.1:0", "--engine", url],
+                          capture_output=True, text=True, timeout=20 * SLOW, check=False)
+    assert done.returncode == 2 and "--engine-key-file" in done.stderr, done.stderr
+    assert "geheim" not in done.stderr + done.stdout
+
+
 @pytest.mark.parametrize("text, words", [
     ("", "is empty"), ("k\xe9y\n", "not a key"), ("k" * 1025 + "\n", "longer than 1024 bytes")])
 def test_an_engine_key_that_is_none_is_said_and_not_shown(tmp_path, text, words):
