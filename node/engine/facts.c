@@ -81,6 +81,30 @@ void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id)
     alias->vocabulary = facts->models[of].vocabulary;
 }
 
+static void keep_model(struct engine_model *model, const struct engine_model *old, bool states)
+{
+    if (model->max_context == 0)
+        model->max_context = old->max_context;
+    if ((model->has | model->lacks) == 0) {
+        model->has = old->has;
+        model->lacks = old->lacks;
+    }
+    if (states)
+        model->state = old->state;
+    model->offered = old->offered;
+}
+
+void facts_keep(struct engine_facts *facts, const struct engine_facts *old, bool states)
+{
+    const struct engine_model *known;
+
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        known = facts_model(old, facts->models[i].id);
+        if (known != NULL)
+            keep_model(&facts->models[i], known, states);
+    }
+}
+
 void facts_offer(struct engine_facts *facts, const struct engine_offer *offer, uint32_t ops)
 {
     struct engine_model kept[ENGINE_OFFER_MODELS], *known;

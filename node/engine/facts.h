@@ -85,6 +85,10 @@ struct engine_model *facts_add_model(struct engine_facts *facts, const char *id,
  * ENGINE_MAX_ALIASES at most; more are left out. */
 void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id);
 
+/* Gives each model what an earlier table knew of it, and a list of names alone does not say;
+ * with `states` also whether it is in memory. */
+void facts_keep(struct engine_facts *facts, const struct engine_facts *old, bool states);
+
 /* Makes the table what the operator offers, each model as the engine has it, if it does. */
 void facts_offer(struct engine_facts *facts, const struct engine_offer *offer, uint32_t ops);
 

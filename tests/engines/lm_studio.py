@@ -18,7 +18,8 @@ Knobs: models {name: type}, load_s, jit (False: only what is loaded is listed an
 
 import threading
 
-from openai_api import ChatWriter, MessagesWriter, OpenAi, ResponsesWriter, TextWriter
+from openai_api import (ChatWriter, MessagesWriter, OpenAi, ResponsesWriter, TextWriter,
+                        has_part)
 from scripted import main
 
 
@@ -87,6 +88,8 @@ class LmStudio(OpenAi):
                      "arch": "qwen3", "compatibility_type": "gguf", "quantization": "Q4_K_M",
                      "state": "loaded" if name == self.loaded else "not-loaded",
                      "max_context_length": self.max_context}
+            if kind != "embeddings":
+                entry["capabilities"] = ["tool_use"]
             if name == self.loaded:
                 entry["loaded_context_length"] = self.context
             data.append(entry)
@@ -116,6 +119,11 @@ class LmStudio(OpenAi):
 
     def bad_json(self, reply, error):
         return reply.answer(400, {"error": str(error)})
+
+    def refuse(self, body, kind):
+        if has_part(body, "image_url", "image") and self.models[body["model"]] != "vlm":
+            return 400, {"error": "Model does not support images. Please use a model that does."}
+        return None
 
     def refuse_context(self, prompt_tokens, max_tokens):
         if prompt_tokens < self.context:

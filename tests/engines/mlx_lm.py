@@ -1,15 +1,16 @@
 """mlx_lm.py - a scripted mlx_lm.server.
 
-From ml-explore/mlx-lm, mlx_lm/server.py, as far as known: Python's own http.server, so HTTP/1.0, no
+From ml-explore/mlx-lm, mlx_lm/server.py (August 2026): Python's own http.server, so HTTP/1.0, no
 chunks, and the body of a stream ends with the connection; /health {status: ok}; /v1/models lists the
-folder of downloads without owned_by; comments `: keepalive READ/ALL` while a prompt is read; one
-request at a time; an unknown path is 404 with a text.
+folder of downloads without owned_by, `created` when it started; comments `: keepalive READ/ALL` while a
+prompt is read; an unknown path is 404 with a text that its header calls JSON; whatever goes wrong before
+the first token is 404 {error: text}, an image among it.
 
 Knobs: keepalives; those of openai_api.py.
 """
 
 from machine import Machine
-from openai_api import CREATED, ChatWriter, OpenAi, TextWriter
+from openai_api import CREATED, ChatWriter, OpenAi, TextWriter, has_part
 from scripted import main
 
 
@@ -51,7 +52,7 @@ class MlxLm(OpenAi):
         return super().head_of(reply, status, [h for h in headers if h[0] != "Connection"])
 
     def no_route(self, reply, _request):
-        return reply.answer(404, "Not Found", content_type="text/html")
+        return reply.answer(404, "Not Found", content_type="application/json")
 
     def health(self, reply, _request):
         return reply.answer(200, {"status": "ok"})
@@ -62,6 +63,11 @@ class MlxLm(OpenAi):
 
     def model_of(self, body):
         return body.get("model") or self.models[0]
+
+    def refuse(self, body, kind):
+        if has_part(body, "image_url", "input_audio"):
+            return 404, {"error": "Only 'text' content type is supported."}
+        return None
 
     def begin(self, reply, writer):
         reply.begin_stream("text/event-stream", [("Cache-Control", "no-cache")], framing="close")

@@ -19,7 +19,8 @@ Knobs: max_running_requests, kv_tokens (the token pool), metrics, old_paths (/ge
 
 import time
 
-from openai_api import CREATED, ChatWriter, MessagesWriter, OpenAi, ResponsesWriter, TextWriter
+from openai_api import (CREATED, ChatWriter, MessagesWriter, OpenAi, ResponsesWriter, TextWriter,
+                        has_part)
 from scripted import main
 from vllm import VllmMachine, full_usage
 
@@ -181,6 +182,11 @@ class Sglang(OpenAi):
 
     def bad_json(self, reply, error):
         return reply.answer(*self.fault(400, str(error), "Bad Request"))
+
+    def refuse(self, body, kind):
+        if has_part(body, "image_url", "image") and not self.vision:
+            return self.fault(400, f"{self.models[0]} is not a multimodal model")
+        return None
 
     def refuse_context(self, prompt_tokens, max_tokens):
         if prompt_tokens >= self.context:

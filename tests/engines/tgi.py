@@ -1,13 +1,16 @@
 """tgi.py - a scripted text-generation-inference (TGI) router.
 
-From the source of huggingface/text-generation-inference (router/src), as far as known, file by file:
-  server.rs        /info with model_id, max_concurrent_requests, max_input_tokens, max_total_tokens and
-                   version; /health; /metrics (tgi_batch_current_size, tgi_queue_size); /v1/models with
-                   the model as its own owner; /v1/chat/completions, /v1/completions; /generate
-  infer/mod.rs     more than max_concurrent_requests: 429 {error: Model is overloaded, error_type: overloaded}
-  validation.rs    prompt and answer together too long: 422 with error_type validation
-  server.rs        a stream's events are `data:` and the JSON without a blank; an error in a stream is an
-                   event {error, error_type}
+From the source of huggingface/text-generation-inference (router/src, January 2026), file by file:
+  lib.rs           Info: model_id, max_concurrent_requests, max_input_tokens, max_total_tokens, version
+  server.rs        /info; /health; /metrics (tgi_batch_current_size, tgi_queue_size); /v1/models with
+                   the model as its own owner, created 0; /v1/chat/completions, /v1/completions;
+                   a wrong key is 401 without a body, the lists need none; a stream's events are `data:`
+                   and the JSON without a blank, and [DONE] comes after an error, too
+  server.rs (From<InferError>)   429 overloaded, 422 validation, 424 when its own server failed
+  infer/mod.rs     {error, error_type}; into_openai_event: {error: {message, http_status_code: 422}}
+                   whatever the error was
+  validation.rs    prompt and answer together over max_total_tokens: 422; without max_tokens the answer
+                   gets what the prompt leaves, so the prompt alone is over max_input_tokens
 
 Knobs: max_concurrent_requests; those of openai_api.py; context is max_total_tokens, slots what runs at once.
 """
@@ -35,8 +38,9 @@ class TgiChat(ChatWriter):
         return super().chunk(choices, **{"usage": None, **more})
 
     def error(self, document):
-        return b"data:" + self.engine.dump({"error": "Request failed during generation",
-                                            "error_type": "generation"}) + b"\n\n"
+        return b"data:" + self.engine.dump({"error": {
+            "message": "Request failed during generation: Server error: CUDA error",
+            "http_status_code": 422}}) + b"\n\n"
 
 
 class Tgi(OpenAi):
@@ -95,7 +99,13 @@ class Tgi(OpenAi):
         return None
 
     def refuse_context(self, prompt_tokens, max_tokens):
-        wanted = max_tokens or 100
+        if max_tokens is None:
+            if prompt_tokens < self.context:
+                return None
+            return 422, {"error": f"Input validation error: `inputs` must have less than "
+                                  f"{self.context - 1} tokens. Given: {prompt_tokens}",
+                         "error_type": "validation"}
+        wanted = max_tokens
         if prompt_tokens + wanted <= self.context:
             return None
         return 422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= "

@@ -14,8 +14,12 @@ import pytest
 from fake_engine import FakeEngine
 from harness import until
 from llama_server import LlamaServer
+from lm_studio import LmStudio
 from load import fetch_now
 from ollama import Ollama
+from sglang import Sglang
+from tabby_api import TabbyApi
+from tgi import Tgi
 from vllm import Vllm
 
 MODEL = "m"
@@ -118,6 +122,24 @@ def vllm(context=32768, **knobs):
     for knob, value in knobs.items():
         setattr(engine, knob, value)
     return engine
+
+
+def sees(kind, vision):
+    """An engine of the kind which says in its own way whether its model sees."""
+    if kind is LmStudio:
+        return LmStudio(models={MODEL: "vlm" if vision else "llm"}, loaded=MODEL)
+    if kind is Ollama:
+        return Ollama(models={f"{MODEL}:latest": ["completion", "tools"] + ["vision"] * vision})
+    if kind is LlamaServer:
+        return llama(vision=vision)
+    return kind(models=[MODEL], vision=vision)
+
+
+def holds(kind, context):
+    """An engine of the kind whose model has so long a context, which its list does not say."""
+    if kind is LmStudio:
+        return LmStudio(models={MODEL: "llm"}, loaded=MODEL, context=context)
+    return kind(models=[MODEL], context=context)
 
 
 def assert_whole(answer):
@@ -233,6 +255,36 @@ def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(make_nodes
     assert_whole(both.send(OPENAI, body_of(OPENAI, "what?", picture=PICTURE)))
 
 
+@pytest.mark.parametrize("kind", [LlamaServer, Ollama, LmStudio, Sglang, TabbyApi],
+                         ids=lambda kind: kind.__name__)
+def test_no_image_is_sent_to_an_engine_that_says_it_does_not_see(fleet, kind):
+    both = fleet({"blind": sees(kind, False), "seeing": sees(kind, True)})
+    paths = [OPENAI, ANTHROPIC, RESPONSES, OLLAMA]
+    if kind is TabbyApi:
+        paths = [OPENAI]
+    elif kind is not Ollama:
+        paths.remove(OLLAMA)
+    for path in paths:
+        for stream in (False, True):
+            assert_whole(both.send(path, body_of(path, "what?", stream=stream, picture=PICTURE)))
+    assert both.posts("blind") == 0
+    listed = fetch_now(both.cluster.api, "GET", "/v1/models").json()["data"][0]
+    assert "vision" in listed["capabilities"]
+    rows = both.cluster.ctl_rows("models")
+    assert "vision" in rows[0]["capabilities"], "droverctl says the same"
+    assert both.all_up()
+
+
+@pytest.mark.parametrize("kind", [LmStudio, Tgi, TabbyApi], ids=lambda kind: kind.__name__)
+def test_no_long_prompt_is_sent_to_an_engine_that_says_how_little_it_holds(fleet, kind):
+    both = fleet({"small": holds(kind, 2048), "large": holds(kind, 32768)})
+    for seed in range(3):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(20000, seed))))
+    assert both.posts("small") == 0
+    listed = fetch_now(both.cluster.api, "GET", "/v1/models").json()["data"][0]
+    assert listed["max_model_len"] == 32768
+
+
 # ---- credentials --------------------------------------------------------------------------------
 
 
@@ -323,6 +375,52 @@ def test_an_image_that_cannot_be_fetched_ejects_no_node(make_nodes, path, stream
     assert both.all_up()
     assert_whole(both.send(OPENAI, body_of(OPENAI, "hello", stream=stream)))
     assert both.all_up()
+
+
+@pytest.mark.parametrize("status, error", [
+    (400, "The model has crashed without additional information. (Exit code: 134)"),
+    (404, "[metal::malloc] Attempting to allocate 98304 bytes"),
+    (424, "Request failed during generation: Server error: CUDA error")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_s_own_end_said_with_a_4xx_is_no_answer(fleet, status, error, stream):
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("broken", "whole")}
+    engines["broken"].behave = lambda handler, path, body: handler.answer(status, {"error": error})
+    both = fleet(engines)
+    for seed in range(4):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(9, seed), stream=stream)))
+
+
+@pytest.mark.parametrize("status, words_of_it, headers", [
+    (429, "Rate limit", ()), (429, "Rate limit", (("Retry-After", "1"),)),
+    (503, "too many requests", ()), (503, "no backend is free", (("Retry-After", "1"),))])
+def test_an_engine_that_refuses_beyond_its_bound_is_full_and_not_bad(fleet, status, words_of_it,
+                                                                      headers):
+    lock, here, refused = threading.Lock(), [0], [0]
+
+    def behave(handler, path, body):
+        with lock:
+            full = here[0] >= 2
+            here[0] += not full
+            refused[0] += full
+        if full:
+            return handler.answer(status, {"error": {"message": words_of_it}}, headers)
+        time.sleep(0.05)
+        handler.chat(body)
+        with lock:
+            here[0] -= 1
+        return None
+
+    engine = FakeEngine(behave, models=(MODEL,))
+    one = fleet({"n0": engine}, slots=6)
+    answers = []
+    threads = [threading.Thread(target=lambda i=i: answers.append(
+        one.send(OPENAI, body_of(OPENAI, words(9, i))))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {answer.status for answer in answers} == {200}, [a.body for a in answers]
+    assert refused[0] > 0 and one.all_up()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

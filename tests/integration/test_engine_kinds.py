@@ -57,14 +57,18 @@ def reason_everywhere(cluster, node, *words):
 
 
 class Site:
-    """A web server that gives each path its (status, content type, text)."""
+    """A web server that gives each path its (status, content type, text), others `page`."""
 
-    def __init__(self, pages, server="nginx", cert=None):
+    def __init__(self, pages, server="nginx", cert=None,
+                 page=(404, "text/html", "<html>no</html>")):
+        self.asked = asked = []
+
         class Handler(http.server.BaseHTTPRequestHandler):
             server_version, sys_version = server, ""
 
             def do_GET(self):
-                status, kind, text = pages.get(self.path, (404, "text/html", "<html>no</html>"))
+                status, kind, text = pages.get(self.path, page)
+                asked.append(self.path)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(text)))
@@ -132,6 +136,33 @@ def test_a_web_server_is_no_engine_and_never_up(cluster):
     assert cluster.node_row("a")["reason"] == "no_models"
 
 
+def test_a_page_that_a_web_server_gives_to_every_path_is_asked_for_once_a_look(cluster):
+    site = Site({}, page=(200, "text/html", "<!doctype html><title>app</title>"))
+    node = cluster.start_node("a", engine=site.url, wait=False)
+    reason_everywhere(cluster, node, "is it an engine?")
+    seen = len(site.asked)
+    until(lambda: len(site.asked) >= seen + 3, 10, "three more looks")
+    assert set(site.asked[5:]) == {"/v1/models"}, site.asked
+    assert cluster.node_row("a")["reason"] == "no_models"
+
+
+def test_a_server_that_points_elsewhere_is_said_so(cluster):
+    node = cluster.start_node("a", engine=Site({}, page=(308, "text/html", "")).url, wait=False)
+    reason_everywhere(cluster, node, "answered 308", "another URL", "--engine")
+
+
+@pytest.mark.parametrize("broken", [(401, JSON, "{}"), (404, "text/html", "<html>"),
+                                    (200, "text/html", "<html>"), (500, JSON, "{}")])
+def test_a_list_that_is_there_no_more_is_said_and_comes_back(cluster, broken):
+    pages = {"/v1/models": (200, JSON, LIST)}
+    node = cluster.start_node("a", engine=Site(pages).url, extra=["--look-every", "1"])
+    pages["/v1/models"] = broken
+    reason_everywhere(cluster, node, "/v1/models")
+    pages["/v1/models"] = (200, JSON, LIST)
+    cluster.wait_up("a", node)
+    until(lambda: models(cluster) == ["m"], 5, "the model is listed")
+
+
 def test_an_engine_without_a_model_is_up_when_it_has_one(cluster):
     engine = FakeEngine(models=())
     node = cluster.start_node("a", engine=engine.url, wait=False)
@@ -152,6 +183,34 @@ def test_a_certificate_is_checked_with_the_given_authority_or_not_at_all(cluster
     cluster.start_node("known", engine=site.url, extra=["--engine-ca", str(pki.cert("ca"))])
     cluster.start_node("trusting", engine=site.url, extra=["--engine-insecure"])
     assert cluster.node_state("strict") != "UP"
+
+
+@pytest.mark.parametrize("days, names", [(2, "DNS:elsewhere"), (-1, "IP:127.0.0.1")],
+                         ids=["of another name", "expired"])
+def test_a_certificate_that_does_not_fit_is_said(cluster, days, names):
+    pki = Pki(cluster.dir)
+    pki.authority("ca")
+    pki.issue("engine", days=days, names=names)
+    site = Site({"/v1/models": (200, JSON, LIST)}, cert=(pki.cert("engine"), pki.key("engine")))
+    node = cluster.start_node("a", engine=site.url, wait=False,
+                              extra=["--engine-ca", str(pki.cert("ca"))])
+    reason_everywhere(cluster, node, site.url, "certificate", "--engine-insecure")
+
+
+@pytest.mark.parametrize("form", ["{}/", "{}/v1", "{}/v1/", "{}//"])
+def test_the_url_may_have_what_people_copy_along(cluster, form):
+    engine = FakeEngine()
+    cluster.start_node("a", engine=form.format(engine.url))
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}).status == 200
+    assert {r.path for r in engine.seen if r.method == "POST"} == {"/v1/chat/completions"}
+
+
+def test_an_engine_may_live_under_a_prefix_and_on_ipv6(cluster):
+    pages = {"/up/v1/models": (200, JSON, LIST)}
+    cluster.start_node("a", engine=Site(pages).url + "/up/v1")
+    assert models(cluster) == ["m"]
+    node = cluster.start_node("b", engine="http://[::1]:1/v1", wait=False)
+    reason_everywhere(cluster, node, "http://[::1]:1", "start the engine")
 
 
 def test_an_authority_that_is_none_is_refused_at_the_start(cluster):
@@ -206,6 +265,21 @@ def test_the_operator_names_the_models_of_a_server_without_a_list(cluster):
     assert models(cluster) == ["mine"]
     assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "mine"}).status == 200
     assert post(cluster, "/v1/embeddings", {"model": "mine", "input": "x"}).status == 501
+
+
+def test_the_operator_chooses_among_the_models_of_an_ollama(cluster):
+    engine = Ollama(models={"m0:latest": ["completion", "tools"], "big:7b": ["completion"],
+                            "other:latest": ["completion"]})
+    cluster.start_node("a", engine=engine.url, extra=["--model", "m0", "--model", "big:7b"])
+    assert models(cluster) == ["big:7b", "m0"]
+    shown = {model["id"]: model for model in nodes_json(cluster)["a"]["models"]}
+    assert shown["m0"]["has"] == ["tools"] and "vision" in shown["m0"]["lacks"]
+    for path, body in (("/v1/chat/completions", CHAT), ("/api/chat", {**CHAT, "stream": False}),
+                       ("/v1/messages", {**CHAT, "max_tokens": 4})):
+        for name in ("m0", "big:7b"):
+            answer = post(cluster, path, {**body, "model": name})
+            assert answer.status == 200, (path, name, answer.body)
+        assert post(cluster, path, {**body, "model": "other"}).status == 404
 
 
 def test_while_no_model_is_known_clients_get_503_and_retry_after(cluster):

@@ -4,6 +4,7 @@
 #include "base/io/loop.h"
 #include "policy/route/abilities.h"
 #include "policy/route/prompt.h"
+#include "proto/drover_common.pb-c.h"
 #include "shm/share/taught.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
@@ -20,6 +21,8 @@ void lacks_read(struct request *req, const struct prompt *prompt)
     *need = (struct abilities_need){.flags = ABILITY_BIT(ABILITY_OPERATION) |
                                              ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
                                              ABILITY_BIT(ABILITY_ACCESS)};
+    if (req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS)
+        need->flags |= ABILITY_BIT(ABILITY_AUDIO);
     if (prompt == NULL)
         return;
     abilities_read(need, &req->client->root);

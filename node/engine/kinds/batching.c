@@ -7,6 +7,7 @@
 #include "node/engine/kinds/fields.h"
 #include "node/engine/kinds/kind.h"
 #include "node/engine/kinds/metrics.h"
+#include "node/engine/kinds/operations.h"
 
 /* The names of one kind's metrics. */
 struct names {
@@ -80,4 +81,15 @@ void batching_read_server_info(struct engine_facts *facts, const struct json_val
 {
     fields_name(root, "version", facts->version, sizeof(facts->version));
     facts->slots = fields_count(root, "max_running_requests");
+}
+
+void batching_read_model_info(struct engine_facts *facts, const struct json_value *root)
+{
+    struct json_value generates = json_get(root, "is_generation");
+
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        fields_abilities(&facts->models[i], root);
+        if (generates.type == JSON_FALSE)
+            facts->models[i].offered &= OPERATIONS_EMBEDDING;
+    }
 }

@@ -12,7 +12,10 @@ struct json_value;
 /* Reads /metrics of an engine of kind VLLM or SGLANG. */
 void batching_read_metrics(struct engine_facts *facts, const void *text, size_t n);
 
-/* Reads SGLang's /get_server_info. */
+/* Reads SGLang's /server_info. */
 void batching_read_server_info(struct engine_facts *facts, const struct json_value *root);
+
+/* Reads SGLang's /model_info: what its one model takes. */
+void batching_read_model_info(struct engine_facts *facts, const struct json_value *root);
 
 #endif

@@ -10,15 +10,20 @@
 static const struct owner {
     const char *name;
     uint32_t kind;
+    enum kind_page page;
 } owners[] = {
-    {"llamacpp", KIND(LLAMA_SERVER)}, {"vllm", KIND(VLLM)},
-    {"sglang", KIND(SGLANG)},         {"library", KIND(OLLAMA)},
-    {"drover-sim", KIND(SIMULATED)},  {"llama-swap", KIND(OPENAI)},
-    {"tabbyAPI", KIND(OPENAI)},       {"organization_owner", KIND(OPENAI)}, /* LM Studio */
-    {"koboldcpp", KIND(OPENAI)},
+    {"llamacpp", KIND(LLAMA_SERVER), KIND_PAGE_NONE},
+    {"vllm", KIND(VLLM), KIND_PAGE_NONE},
+    {"sglang", KIND(SGLANG), KIND_PAGE_NONE},
+    {"library", KIND(OLLAMA), KIND_PAGE_NONE},
+    {"drover-sim", KIND(SIMULATED), KIND_PAGE_NONE},
+    {"llama-swap", KIND(OPENAI), KIND_PAGE_NONE},
+    {"tabbyAPI", KIND(OPENAI), KIND_PAGE_TABBY},
+    {"organization_owner", KIND(OPENAI), KIND_PAGE_LM_STUDIO},
+    {"koboldcpp", KIND(OPENAI), KIND_PAGE_NONE},
 };
 
-static uint32_t kind_by_owner(const struct json_value *data)
+static const struct owner *find_owner(const struct json_value *data)
 {
     struct json_value key, model, owner;
     struct json_iter it;
@@ -28,9 +33,35 @@ static uint32_t kind_by_owner(const struct json_value *data)
         owner = json_get(&model, "owned_by");
         for (size_t i = 0; owner.type == JSON_STRING && i < ARRAY_LEN(owners); i++)
             if (json_equal(&owner, owners[i].name))
-                return owners[i].kind;
+                return &owners[i];
     }
-    return KIND(UNSPECIFIED);
+    return NULL;
+}
+
+/* TGI's only model owns itself. */
+static bool owns_itself(const struct json_value *data)
+{
+    struct json_value key, model, id, owner;
+    struct json_iter it;
+    bool same = false;
+
+    json_iter_init(&it, data);
+    for (unsigned count = 0; json_iter_next(&it, &key, &model); count++) {
+        id = json_get(&model, "id");
+        owner = json_get(&model, "owned_by");
+        same = count == 0 && id.type == JSON_STRING && owner.type == JSON_STRING &&
+               id.len == owner.len && memcmp(id.text, owner.text, id.len) == 0;
+    }
+    return same;
+}
+
+enum kind_page kind_page_of(const struct json_value *data)
+{
+    const struct owner *owner = find_owner(data);
+
+    if (owner != NULL)
+        return owner->page;
+    return owns_itself(data) ? KIND_PAGE_TGI : KIND_PAGE_NONE;
 }
 
 bool kind_is_drover(const struct json_value *data, const char *server)
@@ -63,7 +94,7 @@ uint32_t kind_of_server(const char *server)
 
 uint32_t kind_of_models(const struct json_value *data, const char *server)
 {
-    uint32_t kind = kind_by_owner(data);
+    const struct owner *owner = find_owner(data);
 
-    return kind != KIND(UNSPECIFIED) ? kind : kind_of_server(server);
+    return owner != NULL ? owner->kind : kind_of_server(server);
 }

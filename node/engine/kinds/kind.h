@@ -20,6 +20,17 @@ struct json_value;
 #define KIND(name)  DROVER__V1__ENGINE_KIND__ENGINE_KIND_##name
 #define STATE(name) DROVER__V1__MODEL_STATE__MODEL_STATE_##name
 
+/* The page on which a server of the OpenAI API says more of its models. */
+enum kind_page {
+    KIND_PAGE_NONE = 0,
+    KIND_PAGE_LM_STUDIO, /* /api/v0/models: type, state and context of each */
+    KIND_PAGE_TABBY,     /* /v1/model: parameters of the loaded one */
+    KIND_PAGE_TGI,       /* /info: context of the only one */
+};
+
+/* The page that the owners in the `data` of /v1/models point to. */
+MUST_CHECK enum kind_page kind_page_of(const struct json_value *data);
+
 /* The kind that the `data` of /v1/models shows by its owners, or else the Server header of that
  * answer.  OPENAI: a server that is known to have no ways of its own; UNSPECIFIED: not known.
  */

@@ -134,6 +134,7 @@ bool llama_server_read_props(struct engine_facts *facts, const struct json_value
         model->offered = operations_of_kind(KIND(LLAMA_SERVER));
         if (audio.type == JSON_TRUE)
             model->offered |= OPERATION(TRANSCRIPTIONS);
+        fields_abilities(model, root);
         model->state = sleeping.type == JSON_TRUE ? STATE(LOADABLE) : STATE(READY);
     }
     return true;

@@ -5,6 +5,7 @@
 
 #include "base/attrs.h"
 #include "base/hash.h"
+#include "base/kinds.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
@@ -49,6 +50,27 @@ bool ollama_lists(const struct engine_facts *facts, const struct json_value *roo
     return models.type == JSON_ARRAY && found == own;
 }
 
+/* Ollama goes by this list itself, so what it has not, the model lacks.  Older versions have
+ * none here. */
+static void read_capabilities(struct engine_model *model, const struct json_value *about)
+{
+    static const struct {
+        const char *name;
+        enum ability ability;
+    } known[] = {
+        {"vision", ABILITY_VISION}, {"audio", ABILITY_AUDIO}, {"tools", ABILITY_TOOLS}};
+    struct json_value list = json_get(about, "capabilities");
+    bool completes = fields_list_has(&list, "completion");
+    bool embeds = fields_list_has(&list, "embedding");
+
+    if (!completes && !embeds)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(known); i++)
+        fields_say(model, known[i].ability, fields_list_has(&list, known[i].name));
+    if (!completes)
+        model->offered &= OPERATIONS_EMBEDDING;
+}
+
 void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models"), key, model, name;
@@ -63,8 +85,10 @@ void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
         name = json_get(&model, "name");
         fields_model(facts, &name, id);
         added = facts_add_model(facts, id, operations_of_kind(KIND(OLLAMA)));
-        if (added != NULL)
-            added->state = STATE(LOADABLE);
+        if (added == NULL)
+            continue;
+        added->state = STATE(LOADABLE);
+        read_capabilities(added, &model);
     }
     add_short_names(facts);
 }

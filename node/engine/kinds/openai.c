@@ -1,6 +1,8 @@
-/* openai.c - reads /v1/models, which every engine has. */
+/* openai.c - reads /v1/models, which every engine has, and the pages on which some servers of
+ * the OpenAI API say more. */
 #include "node/engine/kinds/openai.h"
 
+#include "base/kinds.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
@@ -27,16 +29,15 @@ static void read_simulated(struct engine_model *model, const struct json_value *
 /* The length of a context as the various servers name it; 0 when none does. */
 static uint32_t context_of(const struct json_value *model)
 {
+    static const char *const names[] = {"max_model_len", "loaded_context_length",
+                                        "context_length", "context_window",
+                                        "max_context_length"};
     struct json_value meta = json_get(model, "meta"), set = json_get(model, "parameters");
     uint32_t n = fields_count(&meta, "n_ctx");
 
-    if (n == 0)
-        n = fields_count(model, "max_model_len");
-    if (n == 0)
-        n = fields_count(model, "context_length");
-    if (n == 0)
-        n = fields_count(&set, "max_seq_len");
-    return n;
+    for (size_t i = 0; i < ARRAY_LEN(names) && n == 0; i++)
+        n = fields_count(model, names[i]);
+    return n != 0 ? n : fields_count(&set, "max_seq_len");
 }
 
 static void read_model(struct engine_facts *facts, const struct json_value *model)
@@ -57,6 +58,8 @@ static void read_model(struct engine_facts *facts, const struct json_value *mode
         added->vocabulary = llama_server_vocabulary(&meta);
     if (facts->kind == KIND(SIMULATED))
         read_simulated(added, model);
+    else
+        fields_abilities(added, model);
     if (facts->kind == KIND(LLAMA_SERVER) && status.type == JSON_OBJECT)
         llama_server_read_routed(facts, added, &status);
     else if (status.type == JSON_OBJECT)
@@ -101,8 +104,7 @@ bool openai_read_models(struct engine_facts *facts, const struct json_value *roo
         facts->kind = kind;
     facts->router = false;
     facts_clear_models(facts);
-    /* Of these a full look alone reads them. */
-    if (facts->kind != KIND(SIMULATED) && facts->kind != KIND(SGLANG))
+    if (facts->kind == KIND(LLAMA_SERVER)) /* a router's are those of its least model */
         facts->slots = 0;
     json_iter_init(&it, &data);
     while (json_iter_next(&it, &key, &model))
@@ -118,4 +120,70 @@ bool openai_read_models(struct engine_facts *facts, const struct json_value *roo
         facts->models_at_once = 0;
     }
     return data.type == JSON_ARRAY || data.type == JSON_NULL;
+}
+
+static void read_lm_studio_row(struct engine_facts *facts, const struct json_value *about,
+                               const struct json_value *state)
+{
+    struct json_value name = json_get(about, "id"), type = json_get(about, "type");
+    struct engine_model *model;
+    char id[ENGINE_MODEL_BYTES];
+
+    model = json_name(id, sizeof(id), &name) ? facts_find_model(facts, id) : NULL;
+    if (model == NULL)
+        return;
+    if (json_equal(state, "loaded"))
+        model->state = STATE(READY);
+    else if (json_equal(state, "loading"))
+        model->state = STATE(LOADING);
+    else if (json_equal(state, "not-loaded"))
+        model->state = STATE(LOADABLE);
+    model->max_context = context_of(about);
+    fields_abilities(model, about);
+    if (json_equal(&type, "vlm") || json_equal(&type, "llm"))
+        fields_say(model, ABILITY_VISION, json_equal(&type, "vlm"));
+    else if (json_equal(&type, "embeddings"))
+        model->offered &= OPERATIONS_EMBEDDING;
+}
+
+void openai_read_lm_studio(struct engine_facts *facts, const struct json_value *root)
+{
+    struct json_value data = json_get(root, "data"), key, about, state;
+    struct json_iter it;
+
+    /* A model may be there twice, in memory and on disk: the former counts. */
+    for (int loaded = 0; loaded <= 1; loaded++) {
+        json_iter_init(&it, &data);
+        while (json_iter_next(&it, &key, &about)) {
+            state = json_get(&about, "state");
+            if (json_equal(&state, "loaded") == (loaded == 1))
+                read_lm_studio_row(facts, &about, &state);
+        }
+    }
+}
+
+void openai_read_card(struct engine_facts *facts, const struct json_value *root)
+{
+    struct json_value name = json_get(root, "id"), set = json_get(root, "parameters");
+    struct engine_model *model;
+    char id[ENGINE_MODEL_BYTES];
+
+    model = json_name(id, sizeof(id), &name) ? facts_find_model(facts, id) : NULL;
+    if (model == NULL || set.type != JSON_OBJECT)
+        return;
+    model->max_context = context_of(root);
+    fields_abilities(model, root);
+    facts->slots = fields_count(&set, "max_batch_size");
+}
+
+bool openai_read_info(struct engine_facts *facts, const struct json_value *root)
+{
+    uint32_t context = fields_count(root, "max_total_tokens");
+
+    if (context == 0 || fields_count(root, "max_concurrent_requests") == 0)
+        return false;
+    fields_name(root, "version", facts->version, sizeof(facts->version));
+    for (uint32_t i = 0; i < facts->models_count; i++)
+        facts->models[i].max_context = context;
+    return true;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/text/json.h"
 #include "node/engine/kinds/batching.h"
 #include "node/engine/kinds/fields.h"
@@ -45,6 +46,16 @@ static const char *path_of(uint32_t step)
         return "/api/tags";
     case DETECT_PS:
         return "/api/ps";
+    case DETECT_MODEL_INFO:
+        return "/model_info";
+    case DETECT_OLD_MODEL_INFO:
+        return "/get_model_info";
+    case DETECT_LM_STUDIO:
+        return "/api/v0/models";
+    case DETECT_CARD:
+        return "/v1/model";
+    case DETECT_INFO:
+        return "/info";
     case DETECT_HEALTH:
         return "/health";
     }
@@ -52,12 +63,27 @@ static const char *path_of(uint32_t step)
     return "/health";
 }
 
-/* The questions of a full look at a kind, after /v1/models. */
-static uint32_t full_steps(uint32_t kind, bool router)
+static uint32_t page_steps(enum kind_page page)
 {
-    switch ((Drover__V1__EngineKind)kind) {
+    switch (page) {
+    case KIND_PAGE_NONE:
+        break;
+    case KIND_PAGE_LM_STUDIO:
+        return DETECT_LM_STUDIO;
+    case KIND_PAGE_TABBY:
+        return DETECT_CARD;
+    case KIND_PAGE_TGI:
+        return DETECT_INFO;
+    }
+    return 0;
+}
+
+/* The questions of a full look at a kind, after /v1/models. */
+static uint32_t full_steps(const struct detector *r)
+{
+    switch ((Drover__V1__EngineKind)r->next.kind) {
     case KIND(LLAMA_SERVER):
-        return router ? DETECT_PROPS : DETECT_PROPS | DETECT_SLOTS | DETECT_METRICS;
+        return r->next.router ? DETECT_PROPS : DETECT_PROPS | DETECT_SLOTS | DETECT_METRICS;
     case KIND(SIMULATED):
         return DETECT_PROPS | DETECT_METRICS;
     case KIND(OLLAMA):
@@ -65,10 +91,14 @@ static uint32_t full_steps(uint32_t kind, bool router)
     case KIND(VLLM):
         return DETECT_VERSION | DETECT_METRICS;
     case KIND(SGLANG):
-        return DETECT_SERVER_INFO | DETECT_OLD_SERVER_INFO | DETECT_METRICS;
+        return DETECT_SERVER_INFO | DETECT_OLD_SERVER_INFO | DETECT_MODEL_INFO |
+               DETECT_OLD_MODEL_INFO | DETECT_METRICS;
     case KIND(UNSPECIFIED):
-        return DETECT_OLLAMA_VERSION | DETECT_VERSION | DETECT_PROPS | DETECT_TAGS;
+        return (page_steps(r->page) | DETECT_OLLAMA_VERSION | DETECT_VERSION | DETECT_PROPS |
+                DETECT_TAGS) &
+               ~r->barren;
     case KIND(OPENAI):
+        return page_steps(r->page) & ~r->barren;
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         break;
     }
@@ -254,6 +284,7 @@ static const char *finish(struct detector *r)
 
 static const char *unusable(struct detector *r, const char *detail)
 {
+    r->sort = 0;
     r->next.reachable = false;
     r->next.has_load = false;
     (void)strlcpy(r->next.detail, detail, sizeof(r->next.detail));
@@ -295,13 +326,13 @@ static void read_metrics(struct detector *r, const struct detect_answer *answer)
     r->load_seen |= next->has_load;
 }
 
-/* /api/tags: Ollama's, or those of a server that has its API, too. */
-static void read_tags(struct detector *r, const struct json_value *root)
+/* /api/tags: Ollama's, or those of a server that has its API, too.  False: no list. */
+static bool read_tags(struct detector *r, const struct json_value *root)
 {
     struct engine_facts *next = &r->next;
 
     if (json_get(root, "models").type == JSON_NONE)
-        return;
+        return false;
     if (next->kind == KIND(UNSPECIFIED) && !r->has_version && ollama_lists(next, root)) {
         next->kind = KIND(OLLAMA);
         r->todo = DETECT_PS;
@@ -312,36 +343,53 @@ static void read_tags(struct detector *r, const struct json_value *root)
     } else {
         next->speaks_ollama = true;
     }
+    return true;
 }
 
-static void read_version(struct detector *r, const struct json_value *root)
+static bool read_version(struct detector *r, const struct json_value *root)
 {
     if (json_get(root, "version").type != JSON_STRING)
-        return;
+        return false;
     r->has_version = r->asking == DETECT_VERSION;
     if (r->has_version && r->next.kind == KIND(UNSPECIFIED))
         r->todo |= DETECT_METRICS; /* vLLM, if the metrics say so */
     fields_name(root, "version", r->next.version, sizeof(r->next.version));
+    return true;
 }
 
-static void read_json(struct detector *r, const struct json_value *root, const char *server)
+static void read_models(struct detector *r, const struct json_value *root, const char *server)
 {
-    bool unknown = r->next.kind == KIND(UNSPECIFIED);
+    struct json_value data = json_get(root, "data");
+    bool full = r->level == LOOK_FULL;
+
+    if (full) {
+        r->page = kind_page_of(&data);
+        r->next.slots = 0; /* another page says how many, or none does */
+    }
+    r->lists = openai_read_models(&r->next, root, server);
+    if (!full && (r->next.kind == KIND(OPENAI) || r->next.kind == KIND(SGLANG)))
+        facts_keep(&r->next, &r->facts, r->page == KIND_PAGE_LM_STUDIO);
+}
+
+/* False: a page of something else. */
+static bool read_json(struct detector *r, const struct json_value *root, const char *server)
+{
+    bool unknown = r->next.kind == KIND(UNSPECIFIED), known;
 
     switch ((enum detect_step)r->asking) {
     case DETECT_MODELS:
-        r->lists = openai_read_models(&r->next, root, server);
+        read_models(r, root, server);
         break;
     case DETECT_OLLAMA_VERSION:
     case DETECT_VERSION:
-        read_version(r, root);
-        break;
+        return read_version(r, root);
     case DETECT_PROPS:
-        if (llama_server_read_props(&r->next, root) && unknown)
+        known = llama_server_read_props(&r->next, root);
+        if (known && unknown)
             r->todo = DETECT_SLOTS | DETECT_METRICS;
         if (r->skips_load || json_get(root, "is_sleeping").type == JSON_TRUE)
             r->todo &= ~(uint32_t)(DETECT_SLOTS | DETECT_METRICS); /* they would wake it */
-        break;
+        return known;
     case DETECT_SLOTS:
         r->slots_seen = llama_server_read_slots(&r->next, root);
         r->load_seen |= r->slots_seen;
@@ -353,23 +401,43 @@ static void read_json(struct detector *r, const struct json_value *root, const c
     case DETECT_OLD_SERVER_INFO:
         batching_read_server_info(&r->next, root);
         break;
-    case DETECT_TAGS:
-        read_tags(r, root);
+    case DETECT_MODEL_INFO:
+        r->todo &= ~(uint32_t)DETECT_OLD_MODEL_INFO;
+        batching_read_model_info(&r->next, root);
         break;
+    case DETECT_OLD_MODEL_INFO:
+        batching_read_model_info(&r->next, root);
+        break;
+    case DETECT_TAGS:
+        return read_tags(r, root);
     case DETECT_PS:
         ollama_read_ps(&r->next, root);
+        break;
+    case DETECT_LM_STUDIO:
+        openai_read_lm_studio(&r->next, root);
+        return json_get(root, "data").type == JSON_ARRAY;
+    case DETECT_CARD:
+        openai_read_card(&r->next, root);
+        break;
+    case DETECT_INFO:
+        if (!openai_read_info(&r->next, root))
+            return false;
+        r->todo = 0; /* TGI, which has no other page of interest */
         break;
     case DETECT_METRICS:
     case DETECT_HEALTH:
         break; /* metrics are not JSON; of health only the status counts */
     }
+    return true;
 }
 
 /* Not offered here: remembered until the next full look. */
 static void lacks(struct detector *r)
 {
     r->missing |= r->asking;
+    r->barren |= r->asking;
     if (r->asking == DETECT_MODELS) {
+        r->page = KIND_PAGE_NONE;
         facts_clear_models(&r->next); /* what it lists elsewhere comes next */
         r->next.router = false;
         r->next.models_at_once = 0;
@@ -390,8 +458,30 @@ static void read_answer(struct detector *r, const struct detect_answer *answer)
         return;
     else if (json_check(&root, answer->body, answer->n, NULL) != 0)
         lacks(r); /* some web page */
-    else
-        read_json(r, &root, answer->server);
+    else if (!read_json(r, &root, answer->server))
+        r->barren |= r->asking;
+}
+
+/* Is it the same sort of server as before?  Else the pages that brought nothing are tried
+ * again.
+ */
+static void note_sort(struct detector *r, const struct detect_answer *answer)
+{
+    struct json_value root = {0}, data, key, model, owner = {0};
+    uint64_t sort = hash_mix(hash_text(answer->server), answer->status);
+    struct json_iter it;
+
+    if (json_check(&root, answer->body, answer->n, NULL) != 0)
+        root = (struct json_value){0};
+    data = json_get(&root, "data");
+    json_iter_init(&it, &data);
+    if (json_iter_next(&it, &key, &model))
+        owner = json_get(&model, "owned_by");
+    for (size_t i = 0; i < owner.len; i++)
+        sort = hash_mix(sort, (unsigned char)owner.text[i]);
+    if (sort != r->sort)
+        r->barren = 0;
+    r->sort = sort;
 }
 
 /* llama-server answers /slots and /metrics between two batches, /health at any time: a long
@@ -403,6 +493,13 @@ static bool ask_health_instead(struct detector *r, const struct detect_answer *a
     r->todo = DETECT_HEALTH;
     r->missing &= ~(uint32_t)DETECT_HEALTH;
     return true;
+}
+
+/* A page that not every server has, and on which this one hangs. */
+static bool is_beside(const struct detector *r, const struct detect_answer *answer)
+{
+    return answer->timed_out && r->level == LOOK_FULL && r->asking != DETECT_MODELS &&
+           (r->next.kind == KIND(UNSPECIFIED) || r->next.kind == KIND(OPENAI));
 }
 
 /* The whole server is unusable by this answer; `detail` says why. */
@@ -434,6 +531,13 @@ static bool is_hopeless(const struct detector *r, const struct detect_answer *an
                        r->url, path, answer->status);
         return true;
     }
+    if (first && answer->status >= 300 && answer->status < 400) {
+        (void)snprintf(detail, cap,
+                       "GET %.100s%s answered %u: it points to another URL; give that to "
+                       "--engine",
+                       r->url, path, answer->status);
+        return true;
+    }
     if ((first || r->asking == DETECT_HEALTH ||
          (r->asking == DETECT_TAGS && r->next.kind == KIND(OLLAMA))) &&
         ((answer->status >= 500 && answer->status != 501) || answer->status == 429)) {
@@ -451,6 +555,10 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
 
     if (answer->status == 0 && ask_health_instead(r, answer))
         return ask(r);
+    if (answer->status == 0 && is_beside(r, answer)) {
+        ask(r);
+        return r->asking != 0 ? path_of(r->asking) : finish(r);
+    }
     if (is_loading(answer))
         return still_loading(r, answer);
     if (answer->status == 429 && r->facts.reachable) {
@@ -459,6 +567,8 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
     }
     if (is_hopeless(r, answer, detail, sizeof(detail)))
         return unusable(r, detail);
+    if (first && r->level == LOOK_FULL)
+        note_sort(r, answer);
     if (answer->status == 200) {
         read_answer(r, answer);
     } else {
@@ -466,7 +576,7 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
         lacks(r);
     }
     if (first && r->level == LOOK_FULL) /* other looks have their own steps */
-        r->todo |= full_steps(r->next.kind, r->next.router);
+        r->todo |= full_steps(r);
     ask(r);
     return r->asking != 0 ? path_of(r->asking) : finish(r);
 }

@@ -6,7 +6,11 @@
  * answers into facts.  A full look begins at /v1/models, which every engine has, and settles
  * the kind.  A load look asks what shows the load, a light look what costs the engine least;
  * for when each is due see look_times.h.  An engine that shows no load gets none invented for
- * it.  Pure.
+ * it.
+ *
+ * A server of no known kind is asked five pages, once: a later full look leaves out what
+ * brought nothing, as long as /v1/models shows the same sort of server (its Server header, the
+ * owners of the models) and every look is answered.  So a paid API sees one GET a look.  Pure.
  */
 #ifndef DROVER_NODE_ENGINE_LOOK_DETECT_H
 #define DROVER_NODE_ENGINE_LOOK_DETECT_H
@@ -17,22 +21,28 @@
 
 #include "base/attrs.h"
 #include "node/engine/facts.h"
+#include "node/engine/kinds/kind.h"
 #include "node/engine/kinds/operations.h"
 #include "node/engine/look/look_times.h"
 
-/* Paths a look may still ask; a bit each. */
+/* Paths a look may still ask; a bit each, asked in this order. */
 enum detect_step {
     DETECT_MODELS = 1 << 0,          /* /v1/models */
-    DETECT_OLLAMA_VERSION = 1 << 1,  /* /api/version */
-    DETECT_VERSION = 1 << 2,         /* /version */
-    DETECT_PROPS = 1 << 3,           /* /props */
-    DETECT_TAGS = 1 << 4,            /* /api/tags */
-    DETECT_PS = 1 << 5,              /* /api/ps */
-    DETECT_SLOTS = 1 << 6,           /* /slots */
-    DETECT_METRICS = 1 << 7,         /* /metrics */
+    DETECT_INFO = 1 << 1,            /* /info */
+    DETECT_OLLAMA_VERSION = 1 << 2,  /* /api/version */
+    DETECT_VERSION = 1 << 3,         /* /version */
+    DETECT_PROPS = 1 << 4,           /* /props */
+    DETECT_TAGS = 1 << 5,            /* /api/tags */
+    DETECT_PS = 1 << 6,              /* /api/ps */
+    DETECT_SLOTS = 1 << 7,           /* /slots */
     DETECT_SERVER_INFO = 1 << 8,     /* /server_info */
     DETECT_OLD_SERVER_INFO = 1 << 9, /* /get_server_info */
-    DETECT_HEALTH = 1 << 10,         /* /health */
+    DETECT_MODEL_INFO = 1 << 10,     /* /model_info */
+    DETECT_OLD_MODEL_INFO = 1 << 11, /* /get_model_info */
+    DETECT_METRICS = 1 << 12,        /* /metrics */
+    DETECT_LM_STUDIO = 1 << 13,      /* /api/v0/models */
+    DETECT_CARD = 1 << 14,           /* /v1/model */
+    DETECT_HEALTH = 1 << 15,         /* /health */
 };
 
 struct detector {
@@ -43,6 +53,9 @@ struct detector {
     uint32_t todo;                    /* steps still to ask */
     uint32_t asking;        /* the step whose answer is awaited; 0 = no look under way */
     uint32_t missing;       /* steps that this engine does not offer */
+    uint32_t barren;        /* steps of a full look that brought nothing from this `sort` */
+    uint64_t sort;          /* a hash of what /v1/models shows of the server itself; 0 = none */
+    enum kind_page page;    /* as /v1/models showed it in the last full look */
     bool lists;             /* /v1/models was answered with a list in this look */
     bool has_version;       /* /version was answered with one */
     bool abandoned;         /* this look ended early, and its facts are the last one's */
