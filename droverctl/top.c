@@ -39,7 +39,7 @@ struct top {
 
 /* ---- a picture --------------------------------------------------------------------------- */
 
-/* The attribute that one of our own colour sequences stands for (show/table.c has them). */
+/* The attribute that one of our own colour sequences stands for (format/table.c has them). */
 static attr_t attribute(const char *sequence, size_t n)
 {
     if (n != 3 && n != 4)
