@@ -16,6 +16,7 @@ struct route_times route_times(uint32_t speedup)
         .default_class_us = UINT64_C(5000000) / n,
         .bulk_class_us = UINT64_C(20000000) / n,
         .most_prefill_us = 5e6 / n,
+        .overcommit_us = UINT64_C(5000000) / n,
         .better_s = 0.1 / n,
         .overdue_us = UINT64_C(1000000) / n,
         .look_us = UINT64_C(100000) / n,

@@ -7,7 +7,7 @@
  * from `testing.speedup`.
  *
  * Admission and the queue's own timers are not here: they deal with clients and processes,
- * which are as fast as ever.
+ * which are as fast as ever.  `hold_ms` is a setting: config_hold_us() divides it.
  */
 #ifndef DROVER_POLICY_TIMES_H
 #define DROVER_POLICY_TIMES_H
@@ -27,6 +27,9 @@ struct route_times {
     uint64_t default_class_us;
     uint64_t bulk_class_us;
     double most_prefill_us;
+    /* A place beyond the slots is not for a key that is later by more than this than one that
+     * waits for the node. */
+    uint64_t overcommit_us;
     /* hold.h */
     double better_s;     /* a plan moves to a node that is better by more */
     uint64_t overdue_us; /* ... and chooses anew so long after the instant it promised */

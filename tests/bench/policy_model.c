@@ -39,12 +39,11 @@
 #include "sim/model/sim_model.h"
 #include "tests/bench/policy_oracle.h"
 
-#define MAX_NODES     64
-#define BLOCK_TOKENS  512
-#define CHUNK_TOKENS  512
-#define LOOK_BEHIND   16 /* as PRICED in worker/queue/queue.c */
-#define HOLD_ALPHA    0.1
-#define OVERCOMMIT_US UINT64_C(5000000) /* as QUEUE_OVERCOMMIT_US */
+#define MAX_NODES    64
+#define BLOCK_TOKENS 512
+#define CHUNK_TOKENS 512
+#define LOOK_BEHIND  16 /* as PRICED in worker/queue/queue.c */
+#define HOLD_ALPHA   0.1
 
 struct request {
     struct sim_seq seq;
@@ -348,7 +347,7 @@ static void describe_held(struct balance_candidate *c, struct world *world, stru
     if ((!hold_window_open(c->backlog_s, world->hold_us) &&
          !(any_slot && hold_is_short(balance_own_prefill_s(c, r->prompt), world->hold_us))) ||
         (c->inflight < c->slots ? !any_slot || !goes_first(world, r, node, 0)
-                                : !goes_first(world, r, node, OVERCOMMIT_US)))
+                                : !goes_first(world, r, node, times.overcommit_us)))
         c->cap = 0;
     c->backlog_s += (double)(node->planned_us - (own ? r->plan_us : 0)) * 1e-6;
 }

@@ -22,7 +22,7 @@ struct announce {
     unsigned worker;
     const int *wake_fds; /* borrowed: an eventfd per worker; NULL = no worker can be woken */
     uint64_t hold_us;    /* as config_hold_us() has it */
-    const struct route_times *times; /* borrowed; NULL only if hold_us is 0 */
+    const struct route_times *times; /* borrowed */
     struct node_set published;
     uint64_t key[NODE_SET_NODES]; /* as published; for the nodes in `published` */
     uint32_t generation[NODE_SET_NODES];

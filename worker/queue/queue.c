@@ -24,6 +24,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "policy/route/times.h"
 #include "shm/queue/queue_heads.h"
 
 #define LOOK_US        (10 * US_PER_MS)
@@ -306,7 +307,7 @@ static void yield_to_own(struct queue *q, const struct queue_entry *entry, uint6
         if (list->first == entry || list->first->key > key)
             return;
         set_subtract(&rights->slots, reach_of(q, list));
-        if (list->first->key + QUEUE_OVERCOMMIT_US < key)
+        if (list->first->key + q->announce.times->overcommit_us < key)
             set_subtract(&rights->beyond, reach_of(q, list));
     }
 }
@@ -326,7 +327,7 @@ static void yield_to_others(struct queue *q, uint64_t key, struct node_set nodes
             continue;
         if (goes_first(q, &head, key))
             node_set_remove(&rights->slots, n);
-        if (head.key + QUEUE_OVERCOMMIT_US < key)
+        if (head.key + q->announce.times->overcommit_us < key)
             node_set_remove(&rights->beyond, n);
     }
 }

@@ -58,9 +58,6 @@ enum queue_start {
 };
 
 #define QUEUE_DECLINE_US UINT64_C(10000)
-/* No request takes a place beyond the slots of a node while an entry waits for that node whose
- * key is lower by more than this. */
-#define QUEUE_OVERCOMMIT_US UINT64_C(5000000)
 
 struct queue_reach {
     struct node_set nodes; /* empty before */
@@ -107,7 +104,8 @@ struct queue {
 };
 
 /* `wake_fds` (borrowed) has an eventfd per worker, or is NULL.  Nodes have windows of
- * `hold_us`; 0 = they have none, and `times` (borrowed) may be NULL. */
+ * `hold_us`; 0 = they have none.  No request takes a place beyond the slots of a node while an
+ * entry waits for that node whose key is lower by more than times->overcommit_us. */
 void queue_init(struct queue *queue, struct loop *loop, struct scoreboard *board,
                 unsigned worker, const int *wake_fds, uint64_t hold_us,
                 const struct route_times *times, const struct queue_owner *owner);

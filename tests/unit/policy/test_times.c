@@ -21,6 +21,7 @@ Test(times, engines_are_real_unless_it_is_said_otherwise)
     cr_assert(NEAR(none.silence_us, 1e6) && NEAR(one.silence_us, 1e6));
     cr_assert_eq(none.trial_idle_us, 10 * SECOND);
     cr_assert_eq(one.default_class_us, 5 * SECOND);
+    cr_assert_eq(one.overcommit_us, 5 * SECOND);
 }
 
 /* In each test the second line is the first one, twenty times as fast. */
@@ -66,6 +67,7 @@ Test(times, keys_keep_their_order)
     cr_assert_eq(order_key_us(SECOND, REQUEST_PRIORITY_INTERACTIVE, 9, &fast), SECOND + 250000);
     cr_assert_eq(order_key_us(SECOND, REQUEST_PRIORITY_DEFAULT, 0, &fast), SECOND + 250000);
     cr_assert_eq(order_key_us(SECOND, REQUEST_PRIORITY_BULK, 0, &fast), 2 * SECOND);
+    cr_assert_eq(fast.overcommit_us, SECOND / 4);
 }
 
 Test(times, plans_move_for_the_same_part_of_an_answer)

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 
 #include "base/error.h"
+#include "policy/route/times.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 #include "shm/queue/offers.h"
@@ -35,6 +36,7 @@ static struct temporary temporary;
 static struct scoreboard *board;
 static struct loop loop;
 static struct queue queue;
+static struct route_times times;
 static int wake_fds[WORKERS];
 static struct wait waits[ENTRIES];
 static struct wait *started[ENTRIES];
@@ -113,7 +115,8 @@ static void begin(void)
         cr_assert_neq(wake_fds[w], -1);
     }
     cr_assert_eq(loop_init(&loop, NULL), 0);
-    queue_init(&queue, &loop, board, ME, wake_fds, 0, NULL, &owner);
+    times = route_times(1);
+    queue_init(&queue, &loop, board, ME, wake_fds, 0, &times, &owner);
 }
 
 static void end(void)
@@ -535,12 +538,18 @@ Test(queue, a_cache_match_yields_to_what_has_waited_five_seconds_longer)
     queue_heads_set(board, 2, 1, 1, key);
     queue_heads_set_total(board, 2, 1);
     beat(2);
-    rights = rights_of(key + QUEUE_OVERCOMMIT_US, NULL);
+    rights = rights_of(key + 5 * US_PER_S, NULL);
     cr_assert(node_set_has(&rights.beyond, 0));
     cr_assert(node_set_has(&rights.beyond, 1));
     cr_assert_not(node_set_has(&rights.slots, 0), "slots are another matter");
-    rights = rights_of(key + QUEUE_OVERCOMMIT_US + 1, NULL);
+    rights = rights_of(key + 5 * US_PER_S + 1, NULL);
     cr_assert_not(node_set_has(&rights.beyond, 0));
+    cr_assert_not(node_set_has(&rights.beyond, 1));
+    times = route_times(50);
+    rights = rights_of(key + US_PER_S / 10, NULL);
+    cr_assert(node_set_has(&rights.beyond, 0) && node_set_has(&rights.beyond, 1));
+    rights = rights_of(key + US_PER_S / 10 + 1, NULL);
+    cr_assert_not(node_set_has(&rights.beyond, 0), "it is 5 s to engines that are sped up");
     cr_assert_not(node_set_has(&rights.beyond, 1));
     queue_heads_clear_worker(board, 2);
 }
