@@ -21,9 +21,9 @@
 #define LONGEST_S             1e9 /* more reads "huge" anyway, and fits a duration */
 
 static const enum decision_exclusion exclusions[] = {
-    DECISION_EXCLUDED_FULL,    DECISION_EXCLUDED_TRIED, DECISION_EXCLUDED_STATE,
-    DECISION_EXCLUDED_LOADING, DECISION_EXCLUDED_LOST,  DECISION_EXCLUDED_WAITED_FOR,
-    DECISION_EXCLUDED_HOLD};
+    DECISION_EXCLUDED_FULL,    DECISION_EXCLUDED_TRIED,  DECISION_EXCLUDED_STATE,
+    DECISION_EXCLUDED_LOADING, DECISION_EXCLUDED_LOST,   DECISION_EXCLUDED_WAITED_FOR,
+    DECISION_EXCLUDED_HOLD,    DECISION_EXCLUDED_CONTEXT};
 
 /* Eligible ones first, the cheapest first. */
 static int cheaper_first(const void *a, const void *b)

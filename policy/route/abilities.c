@@ -113,8 +113,10 @@ enum abilities_rank abilities_rank(const struct abilities_known *known,
         return ABILITIES_LACKS;
     if (need->prompt_tokens > context)
         return ABILITIES_DOUBTFUL;
-    return need->prompt_tokens + need->output_tokens > context ? ABILITIES_CUTS
-                                                               : ABILITIES_HOLDS;
+    if (need->prompt_tokens + need->output_tokens <= context)
+        return ABILITIES_HOLDS;
+    return need->prompt_tokens + ABILITIES_USUAL_OUTPUT <= context ? ABILITIES_TIGHT
+                                                                   : ABILITIES_CUTS;
 }
 
 uint64_t abilities_score(const struct abilities_known *known, const struct abilities_need *need)

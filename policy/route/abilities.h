@@ -21,6 +21,8 @@ struct json_value;
 
 /* A token is rarely longer. */
 #define ABILITIES_BYTES_PER_TOKEN 8u
+/* An answer is seldom longer, in tokens. */
+#define ABILITIES_USUAL_OUTPUT 4096u
 
 struct abilities_need {
     uint32_t flags;         /* bit (1 << enum ability) of what it cannot do without */
@@ -49,12 +51,14 @@ struct abilities_known {
  *   rank       when
  *   --------   ---------------------------------------------------------------------
  *   HOLDS      nothing is known to be missing
+ *   TIGHT      the longest output that the client allows may not fit, but a usual one does
  *   CUTS       the prompt fits, but the output that the client wants may not
  *   DOUBTFUL   the prompt is probably larger than the context
  *   LACKS      it certainly is, or the node lacks something that the request needs
  */
 enum abilities_rank {
     ABILITIES_HOLDS = 0,
+    ABILITIES_TIGHT,
     ABILITIES_CUTS,
     ABILITIES_DOUBTFUL,
     ABILITIES_LACKS,
@@ -63,7 +67,9 @@ MUST_CHECK enum abilities_rank abilities_rank(const struct abilities_known *know
                                               const struct abilities_need *need);
 
 /*
- * A request goes to the nodes of the least score.  Where the prompt may not fit, the largest
+ * A request goes to the nodes of the least score, and to TIGHT ones while those that hold it
+ * have no room: few answers use a limit of 32,000 tokens, and clients that have to give one
+ * give it always.  Where the prompt may not fit, the largest
  * context has the least.  ABILITIES_SCORE(rank) is the least score of a rank.
  */
 #define ABILITIES_SCORE(rank) ((uint64_t)(rank) << 32)

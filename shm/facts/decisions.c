@@ -39,6 +39,8 @@ const char *decision_exclusion_name(enum decision_exclusion one)
         return "waited for";
     case DECISION_EXCLUDED_HOLD:
         return "hold";
+    case DECISION_EXCLUDED_CONTEXT:
+        return "context";
     }
     return "unknown";
 }

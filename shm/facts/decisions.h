@@ -30,6 +30,7 @@ enum decision_exclusion {
     DECISION_EXCLUDED_LOST = 1 << 4, /* was chosen, but the claim was lost to another worker */
     DECISION_EXCLUDED_WAITED_FOR = 1 << 5, /* another request waits for it and goes first */
     DECISION_EXCLUDED_HOLD = 1 << 6,       /* it has work enough: requests for it are held */
+    DECISION_EXCLUDED_CONTEXT = 1 << 7,    /* another has room, and more for a long answer */
 };
 const char *decision_exclusion_name(enum decision_exclusion one); /* "full", ... */
 

@@ -203,6 +203,38 @@ def test_an_answer_is_not_cut_by_a_small_context_where_another_holds_it(make_nod
     assert both.posts("small") == 0
 
 
+def test_a_node_does_not_stand_idle_for_a_limit_that_few_answers_reach(make_nodes):
+    """Clients that must give max_tokens give 32000; where another node has a slot, it is the one."""
+    both = make_nodes({"small": llama(16384), "large": llama(65536)}, slots=1, workers=2)
+    large, go_on, busy = both.engines["large"], threading.Event(), threading.Event()
+
+    def ask(seed):
+        answer = both.send(ANTHROPIC, body_of(ANTHROPIC, words(100, seed), limit=32000),
+                           {"x-request-id": f"r{seed}"})
+        assert_whole(answer)
+        return answer.headers["x-drover-node"]
+
+    def hold(reply, request):
+        busy.set()
+        assert go_on.wait(60)
+        return large.messages(reply, request)
+
+    assert [ask(seed) for seed in range(6)] == ["large"] * 6
+    small = next(c for c in both.explain("r0")[-1]["candidates"] if c["node"] == "small")
+    assert small["exclusions"] == ["context"]
+    large.on[ANTHROPIC] = hold
+    first = threading.Thread(target=ask, args=(6,))
+    first.start()
+    try:
+        assert busy.wait(30)
+        assert [ask(seed) for seed in range(7, 11)] == ["small"] * 4
+    finally:
+        go_on.set()
+        first.join()
+    del large.on[ANTHROPIC]
+    assert ask(11) == "large"
+
+
 @pytest.mark.alone
 def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
     both = make_nodes({"small": llama(2048), "large": llama(32768)})

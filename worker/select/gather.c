@@ -296,6 +296,37 @@ static void consider_rights(struct eligible *out, size_t at,
     c->cap = cap;
 }
 
+static bool is_tight(const struct upstream_server *server, const struct select_request *request)
+{
+    return gather_score(server, request) >= ABILITIES_SCORE(ABILITIES_TIGHT);
+}
+
+/* For the request, or for a plan of it. */
+static bool has_slot(const struct balance_candidate *c)
+{
+    uint32_t charged = c->inflight + c->planned;
+
+    return (c->inflight < c->slots && c->inflight < c->cap) ||
+           (charged < c->slots && charged < c->plan_cap);
+}
+
+/* A context in which the longest output may not fit is a choice only while no other has a slot.
+ */
+static void spare_tight(struct eligible *eligible, const struct select_request *request)
+{
+    bool other = false;
+
+    for (size_t i = 0; i < eligible->count && !other; i++)
+        other = has_slot(&eligible->of[i]) && !is_tight(eligible->server[i], request);
+    for (size_t i = 0; i < eligible->count && other; i++) {
+        if (!is_tight(eligible->server[i], request))
+            continue;
+        eligible->of[i].cap = 0;
+        eligible->of[i].plan_cap = 0;
+        eligible->exclusions[i] |= DECISION_EXCLUDED_CONTEXT;
+    }
+}
+
 void select_gather(struct eligible *out, const struct scoreboard *board,
                    const struct upstream_model *model, const struct select_request *request)
 {
@@ -351,6 +382,8 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
         }
         out->server[out->count++] = server;
     }
+    if (request->need != NULL)
+        spare_tight(out, request);
 }
 
 /* ---- claiming -------------------------------------------------------------------------- */

@@ -53,7 +53,8 @@ struct select_request {
     enum op_class op_class;
     uint64_t message_bytes; /* of the request on its way to a node; 0 = any node takes it */
     const struct abilities_need *need; /* borrowed; NULL = every node has what it needs */
-    uint64_t most_score;               /* with `need`: a node of a higher score is no choice */
+    uint64_t most_score;               /* with `need`: a node of a higher score is no choice; of
+                                        * TIGHT ones one is only while no other has room */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
     const uint64_t *windows; /* chained hashes of the prompt */

@@ -87,6 +87,24 @@ Test(abilities, a_context_holds_cuts_is_doubtful_or_too_small)
     cr_expect_eq(rank(499), ABILITIES_LACKS);
 }
 
+Test(abilities, a_context_with_room_for_a_usual_answer_is_tight_for_a_longer_one)
+{
+    struct abilities_need need = {.output_tokens = 32000};
+    struct abilities_known known = {0};
+
+    abilities_prompt(&need, 4000, 1000);
+    known.context_tokens = 33000;
+    cr_expect_eq(abilities_rank(&known, &need), ABILITIES_HOLDS);
+    known.context_tokens = 32999;
+    cr_expect_eq(abilities_rank(&known, &need), ABILITIES_TIGHT);
+    known.context_tokens = 1000 + 4096;
+    cr_expect_eq(abilities_rank(&known, &need), ABILITIES_TIGHT);
+    known.context_tokens = 1000 + 4095;
+    cr_expect_eq(abilities_rank(&known, &need), ABILITIES_CUTS);
+    need.output_tokens = 4095;
+    cr_expect_eq(abilities_rank(&known, &need), ABILITIES_HOLDS, "it allows no longer one");
+}
+
 Test(abilities, a_prompt_that_an_engine_counted_leaves_no_doubt)
 {
     struct abilities_known known = {.context_tokens = 3009};

@@ -133,6 +133,74 @@ Test(gather, a_full_node_is_left_out_for_its_pause_and_a_failed_one_for_good)
     tear_down();
 }
 
+/* 1000 tokens and at most 32000 of output: n0 and n1 hold it, n2 has room for a usual answer.
+ */
+static void set_up_contexts(struct abilities_need *need)
+{
+    set_up(3);
+    abilities_prompt(need, 4000, 1000);
+    need->output_tokens = 32000;
+    s.server[0].known.context_tokens = s.server[1].known.context_tokens = 65536;
+    s.server[2].known.context_tokens = 16384;
+    s.server[2].prefill_tokens_per_s = 100000; /* it would be the first choice */
+    s.request.need = need;
+    s.request.most_score = ABILITIES_SCORE(ABILITIES_TIGHT);
+}
+
+Test(gather, a_context_that_may_cut_a_long_answer_is_spared_while_another_has_a_slot)
+{
+    struct abilities_need need = {0};
+    struct eligible_place place;
+
+    set_up_contexts(&need);
+    hold_places(1, 0, 4);
+    gather();
+    cr_assert_eq(all.count, 3);
+    cr_assert_eq(all.exclusions[2], DECISION_EXCLUDED_CONTEXT);
+    cr_assert_eq(claim(&place), 1);
+    hold_places(1, 1, 3);
+    gather();
+    cr_assert_eq(all.exclusions[2], 0, "4 of 4, and 4 of 4");
+    cr_assert_eq(claim(&place), 2);
+    tear_down();
+}
+
+Test(gather, a_slot_that_is_for_another_request_does_not_spare_it)
+{
+    struct abilities_need need = {0};
+    struct queue_rights rights = {0};
+    struct eligible_place place;
+
+    set_up_contexts(&need);
+    node_set_add(&rights.slots, 2);
+    s.request.rights = &rights;
+    gather();
+    cr_assert_eq(claim(&place), 2);
+    node_set_add(&rights.slots, 0);
+    gather();
+    cr_assert_eq(claim(&place), 0);
+    tear_down();
+}
+
+Test(gather, a_closed_window_leaves_the_slot_to_a_plan)
+{
+    struct abilities_need need = {0};
+    struct queue_rights rights = {0};
+
+    set_up_contexts(&need);
+    for (unsigned node = 0; node < 3; node++)
+        node_set_add(&rights.slots, node);
+    cr_assert(gauges_claim(s.board, 1, 0, 1, 5 * US_PER_S, 99));
+    cr_assert(gauges_claim(s.board, 1, 1, 1, 5 * US_PER_S, 99));
+    s.request.hold_us = US_PER_S;
+    s.request.may_plan = true;
+    s.request.rights = &rights;
+    gather();
+    cr_assert_eq(all.exclusions[0], DECISION_EXCLUDED_HOLD);
+    cr_assert_eq(all.exclusions[2], DECISION_EXCLUDED_CONTEXT);
+    tear_down();
+}
+
 Test(gather, a_speed_is_that_of_the_model_and_the_class)
 {
     set_up(1);
