@@ -289,8 +289,8 @@ def test_an_image_that_no_node_takes_is_refused_in_the_engine_s_words(make_nodes
 
 @pytest.mark.parametrize("kind", [LlamaServer, Ollama, LmStudio, Sglang, TabbyApi],
                          ids=lambda kind: kind.__name__)
-def test_no_image_is_sent_to_an_engine_that_says_it_does_not_see(fleet, kind):
-    both = fleet({"blind": sees(kind, False), "seeing": sees(kind, True)})
+def test_no_image_is_sent_to_an_engine_that_says_it_does_not_see(make_nodes, kind):
+    both = make_nodes({"blind": sees(kind, False), "seeing": sees(kind, True)})
     paths = [OPENAI, ANTHROPIC, RESPONSES, OLLAMA]
     if kind is TabbyApi:
         paths = [OPENAI]
@@ -308,8 +308,8 @@ def test_no_image_is_sent_to_an_engine_that_says_it_does_not_see(fleet, kind):
 
 
 @pytest.mark.parametrize("kind", [LmStudio, Tgi, TabbyApi], ids=lambda kind: kind.__name__)
-def test_no_long_prompt_is_sent_to_an_engine_that_says_how_little_it_holds(fleet, kind):
-    both = fleet({"small": holds(kind, 2048), "large": holds(kind, 32768)})
+def test_no_long_prompt_is_sent_to_an_engine_that_says_how_little_it_holds(make_nodes, kind):
+    both = make_nodes({"small": holds(kind, 2048), "large": holds(kind, 32768)})
     for seed in range(3):
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(20000, seed))))
     assert both.posts("small") == 0
@@ -414,10 +414,10 @@ def test_an_image_that_cannot_be_fetched_ejects_no_node(make_nodes, path, stream
     (404, "[metal::malloc] Attempting to allocate 98304 bytes"),
     (424, "Request failed during generation: Server error: CUDA error")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_s_own_end_said_with_a_4xx_is_no_answer(fleet, status, error, stream):
+def test_an_engine_s_own_end_said_with_a_4xx_is_no_answer(make_nodes, status, error, stream):
     engines = {name: FakeEngine(models=(MODEL,)) for name in ("broken", "whole")}
     engines["broken"].behave = lambda handler, path, body: handler.answer(status, {"error": error})
-    both = fleet(engines)
+    both = make_nodes(engines)
     for seed in range(4):
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(9, seed), stream=stream)))
 
@@ -425,8 +425,8 @@ def test_an_engine_s_own_end_said_with_a_4xx_is_no_answer(fleet, status, error, 
 @pytest.mark.parametrize("status, words_of_it, headers", [
     (429, "Rate limit", ()), (429, "Rate limit", (("Retry-After", "1"),)),
     (503, "too many requests", ()), (503, "no backend is free", (("Retry-After", "1"),))])
-def test_an_engine_that_refuses_beyond_its_bound_is_full_and_not_bad(fleet, status, words_of_it,
-                                                                      headers):
+def test_an_engine_that_refuses_beyond_its_bound_is_full_and_not_bad(make_nodes, status,
+                                                                      words_of_it, headers):
     lock, here, refused = threading.Lock(), [0], [0]
 
     def behave(handler, path, body):
@@ -443,7 +443,7 @@ def test_an_engine_that_refuses_beyond_its_bound_is_full_and_not_bad(fleet, stat
         return None
 
     engine = FakeEngine(behave, models=(MODEL,))
-    one = fleet({"n0": engine}, slots=6)
+    one = make_nodes({"n0": engine}, slots=6)
     answers = []
     threads = [threading.Thread(target=lambda i=i: answers.append(
         one.send(OPENAI, body_of(OPENAI, words(9, i))))) for i in range(8)]
