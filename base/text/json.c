@@ -399,21 +399,6 @@ struct json_value json_get(const struct json_value *object, const char *name)
     return found;
 }
 
-size_t json_count(const struct json_value *object, const char *name)
-{
-    struct json_value key, value;
-    struct json_iter it;
-    size_t n = 0;
-
-    if (object->type != JSON_OBJECT)
-        return 0;
-    json_iter_init(&it, object);
-    while (json_iter_next(&it, &key, &value))
-        if (json_equal(&key, name))
-            n++;
-    return n;
-}
-
 /* ---- strings ----------------------------------------------------------------------------- */
 
 #define REPLACEMENT UINT32_C(0xFFFD)
@@ -502,14 +487,17 @@ static size_t decode_next(char bytes[4], const char **at, const char *end, bool 
 
 bool json_equal(const struct json_value *string, const char *plain)
 {
-    size_t left = strlen(plain);
     const char *p, *end;
     bool lone = false;
+    size_t left;
 
     if (string->type != JSON_STRING || string->len < 2)
         return false;
     p = string->text + 1;
     end = string->text + string->len - 1;
+    if (p < end && *p != *plain && *p != '\\')
+        return false; /* most names that are asked for differ here */
+    left = strlen(plain);
     if ((size_t)(end - p) < left)
         return false; /* decoding never makes a string longer */
     if (memchr(p, '\\', (size_t)(end - p)) == NULL)
@@ -526,29 +514,43 @@ bool json_equal(const struct json_value *string, const char *plain)
     return left == 0;
 }
 
-void json_decode(struct buf *out, const struct json_value *string)
+void json_pieces_init(struct json_pieces *it, const struct json_value *string)
 {
-    const char *p, *end;
-    bool lone = false;
-
+    *it = (struct json_pieces){0};
     if (string->type != JSON_STRING || string->len < 2)
         return;
-    p = string->text + 1;
-    end = string->text + string->len - 1;
-    while (p < end) {
-        const char *back = memchr(p, '\\', (size_t)(end - p));
-        char bytes[4];
+    it->at = string->text + 1;
+    it->end = string->text + string->len - 1;
+}
 
-        if (back == NULL)
-            back = end;
-        buf_add(out, p, (size_t)(back - p));
-        p = back;
-        if (p < end) {
-            size_t n = put_utf8(bytes, decode_escape(&p, end, &lone));
+bool json_pieces_next(struct json_pieces *it, const char **piece, size_t *n)
+{
+    const char *back;
+    bool lone = false;
 
-            buf_add(out, bytes, n);
-        }
+    if (it->at >= it->end)
+        return false;
+    if (*it->at == '\\') {
+        *n = put_utf8(it->bytes, decode_escape(&it->at, it->end, &lone));
+        *piece = it->bytes;
+        return true;
     }
+    back = memchr(it->at, '\\', (size_t)(it->end - it->at));
+    *piece = it->at;
+    it->at = back == NULL ? it->end : back;
+    *n = (size_t)(it->at - *piece);
+    return true;
+}
+
+void json_decode(struct buf *out, const struct json_value *string)
+{
+    struct json_pieces it;
+    const char *piece;
+    size_t n;
+
+    json_pieces_init(&it, string);
+    while (json_pieces_next(&it, &piece, &n))
+        buf_add(out, piece, n);
 }
 
 bool json_name(char *out, size_t cap, const struct json_value *string)
@@ -688,6 +690,22 @@ void json_quote_str(struct buf *out, const char *text)
 
 /* ---- editing ----------------------------------------------------------------------------- */
 
+/* Bit i: the object has the member that edits[i] names. */
+static uint64_t edits_present(const struct json_value *root, const struct json_edit *edits,
+                              size_t n_edits)
+{
+    struct json_value key, value;
+    struct json_iter it;
+    uint64_t present = 0;
+
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &value))
+        for (size_t i = 0; i < n_edits; i++)
+            if (json_equal(&key, edits[i].name))
+                present |= UINT64_C(1) << i;
+    return present;
+}
+
 static const struct json_edit *edit_for(const struct json_value *key,
                                         const struct json_edit *edits, size_t n_edits)
 {
@@ -718,13 +736,15 @@ int json_edit(struct buf *out, const struct json_value *root, const struct json_
     struct json_value key, value;
     struct json_iter it;
     const char *done; /* everything of root before this has been dealt with */
+    uint64_t present;
     bool first = true;
 
-    if (root->type != JSON_OBJECT)
+    if (root->type != JSON_OBJECT || n_edits > JSON_MAX_EDITS)
         return DRV_EINVAL;
+    present = edits_present(root, edits, n_edits);
     buf_add(out, "{", 1);
     for (size_t i = 0; i < n_edits; i++) {
-        if (edits[i].value == NULL || json_count(root, edits[i].name) != 0)
+        if (edits[i].value == NULL || (present >> i & 1) != 0)
             continue;
         if (!first)
             buf_add(out, ",", 1);

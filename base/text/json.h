@@ -65,17 +65,26 @@ MUST_CHECK bool json_iter_next(struct json_iter *it, struct json_value *key,
 MUST_CHECK bool json_has_items(const struct json_value *value);
 
 /* The member called `name`, or JSON_NONE.  With duplicates the last one counts, as in the
- * parsers of the engines; json_count() counts them. */
+ * parsers of the engines. */
 struct json_value json_get(const struct json_value *object, const char *name);
 /* The same for `n` names in one walk, which is what counts where a value is long. */
 void json_pick(const struct json_value *object, const char *const *names,
                struct json_value *out, size_t n);
-size_t json_count(const struct json_value *object, const char *name);
 
 /* Does this string value, decoded, equal `plain`? */
 bool json_equal(const struct json_value *string, const char *plain);
 
-/* Decodes a string value: appends UTF-8 to `out`; a lone surrogate becomes U+FFFD. */
+/* Iterates over the pieces of a string value's decoded text, without a copy of all of it:
+ * UTF-8, a lone surrogate becomes U+FFFD.  *piece is borrowed until the next call.  Returns
+ * false at the end, or for any other type. */
+struct json_pieces {
+    const char *at, *end;
+    char bytes[4]; /* of an escape */
+};
+void json_pieces_init(struct json_pieces *it, const struct json_value *string);
+MUST_CHECK bool json_pieces_next(struct json_pieces *it, const char **piece, size_t *n);
+
+/* Decodes a string value: appends its pieces to `out`. */
 void json_decode(struct buf *out, const struct json_value *string);
 
 /* Decodes into a fixed buffer, NUL-terminated.  False when it is not a string, does not fit, or
@@ -104,8 +113,11 @@ struct json_edit {
     const char *value; /* JSON text, or NULL to remove */
 };
 
+#define JSON_MAX_EDITS 64
+
 /* Appends object `root` with the edits applied to `out`; every byte not named by an edit is
- * kept. DRV_EINVAL: root is not an object.  DRV_ENOMEM: out->failed. */
+ * kept. DRV_EINVAL: root is not an object, or there are more than JSON_MAX_EDITS.  DRV_ENOMEM:
+ * out->failed. */
 MUST_CHECK int json_edit(struct buf *out, const struct json_value *root,
                          const struct json_edit *edits, size_t n_edits);
 

@@ -23,23 +23,28 @@ static void add(struct edit_plan *plan, const char *name, const char *value)
     plan->edits[plan->count++] = (struct json_edit){.name = name, .value = value};
 }
 
+/* The members that decide over the edits, found in one walk: a body is long. */
+enum member { AUDIO, BACKGROUND, BEST_OF, N, PROMPT, STREAM, STREAM_OPTIONS, MEMBERS };
+
+static void find_members(struct json_value *found, const struct json_value *root)
+{
+    static const char *const names[MEMBERS] = {"audio",  "background", "best_of",       "n",
+                                               "prompt", "stream",     "stream_options"};
+
+    json_pick(root, names, found, MEMBERS);
+}
+
 /* Requests whose answer is not the same thing when it is streamed: audio has other formats
  * then. */
-static bool must_not_stream(int operation, const struct json_value *root)
+static bool must_not_stream(int operation, const struct json_value *found)
 {
-    struct json_value best_of, background;
     uint64_t n;
 
     if (operation == OP(CHAT_COMPLETIONS))
-        return json_get(root, "audio").type == JSON_OBJECT &&
-               json_get(root, "stream").type != JSON_TRUE;
-
-    if (operation == OP(COMPLETIONS)) {
-        best_of = json_get(root, "best_of");
-        return json_uint(&n, &best_of, UINT32_MAX) && n > 1;
-    }
-    background = json_get(root, "background");
-    return operation == OP(RESPONSES) && background.type == JSON_TRUE;
+        return found[AUDIO].type == JSON_OBJECT && found[STREAM].type != JSON_TRUE;
+    if (operation == OP(COMPLETIONS))
+        return json_uint(&n, &found[BEST_OF], UINT32_MAX) && n > 1;
+    return operation == OP(RESPONSES) && found[BACKGROUND].type == JSON_TRUE;
 }
 
 /* A member of an object, replaced or added; the object is made when it is missing. */
@@ -95,19 +100,18 @@ int edit_check(struct edit_source *out, int operation, const void *body, size_t 
  * stay until the edit is done. */
 static int plan_usage(struct edit_plan *plan, struct buf *text,
                       const struct edit_source *source, const struct edit_options *opts,
-                      bool *added)
+                      const struct json_value *options, bool *added)
 {
-    struct json_value options, asked;
+    struct json_value asked;
     int rc;
 
     if (opts->no_usage || !(opts->usage || !opts->stream) ||
         (source->operation != OP(CHAT_COMPLETIONS) && source->operation != OP(COMPLETIONS)))
         return 0;
-    options = json_get(&source->root, "stream_options");
-    asked = json_get(&options, "include_usage");
+    asked = json_get(options, "include_usage");
     if (asked.type == JSON_TRUE)
         return 0;
-    rc = edit_inside(text, &options, "include_usage", "true");
+    rc = edit_inside(text, options, "include_usage", "true");
     if (rc != 0)
         return rc;
     add(plan, "stream_options", buf_cstr(text));
@@ -116,16 +120,15 @@ static int plan_usage(struct edit_plan *plan, struct buf *text,
 }
 
 /* [1,2,3] is one prompt, ["a","b"] and [[1],[2]] are two. */
-static uint32_t count_prompts(const struct edit_source *source)
+static uint32_t count_prompts(int operation, const struct json_value *prompt)
 {
-    struct json_value prompt = json_get(&source->root, "prompt");
     struct json_value key, item;
     struct json_iter it;
     uint32_t count = 0;
 
-    if (source->operation != OP(COMPLETIONS) || prompt.type != JSON_ARRAY)
+    if (operation != OP(COMPLETIONS) || prompt->type != JSON_ARRAY)
         return 1;
-    json_iter_init(&it, &prompt);
+    json_iter_init(&it, prompt);
     while (json_iter_next(&it, &key, &item)) {
         if (item.type == JSON_NUMBER)
             return 1;
@@ -134,20 +137,19 @@ static uint32_t count_prompts(const struct edit_source *source)
     return count == 0 ? 1 : count;
 }
 
-static uint32_t count_choices(const struct edit_source *source)
+static uint32_t count_choices(const struct json_value *n)
 {
-    struct json_value n = json_get(&source->root, "n");
     uint64_t count;
 
-    return json_uint(&count, &n, UINT32_MAX) && count != 0 ? (uint32_t)count : 1;
+    return json_uint(&count, n, UINT32_MAX) && count != 0 ? (uint32_t)count : 1;
 }
 
 int edit_body(struct buf *out, const struct edit_source *source,
               const struct edit_options *opts, struct edit_outcome *outcome, struct error *err)
 {
     struct buf model = BUF_INIT, stream_options = BUF_INIT;
+    struct json_value found[MEMBERS];
     struct edit_plan plan = {0};
-    struct json_value stream;
     int rc = 0;
 
     memset(outcome, 0, sizeof(*outcome));
@@ -159,15 +161,16 @@ int edit_body(struct buf *out, const struct edit_source *source,
         json_quote_str(&model, opts->model);
         add(&plan, "model", buf_cstr(&model));
     }
-    outcome->prompts = count_prompts(source);
-    outcome->choices = count_choices(source);
+    find_members(found, &source->root);
+    outcome->prompts = count_prompts(source->operation, &found[PROMPT]);
+    outcome->choices = count_choices(&found[N]);
     outcome->streaming =
-        meter_streams(source->operation) && !must_not_stream(source->operation, &source->root);
+        meter_streams(source->operation) && !must_not_stream(source->operation, found);
     if (outcome->streaming) {
-        stream = json_get(&source->root, "stream");
-        if (stream.type != JSON_TRUE)
+        if (found[STREAM].type != JSON_TRUE)
             add(&plan, "stream", "true");
-        rc = plan_usage(&plan, &stream_options, source, opts, &outcome->usage_added);
+        rc = plan_usage(&plan, &stream_options, source, opts, &found[STREAM_OPTIONS],
+                        &outcome->usage_added);
     }
     if (opts->token_ids)
         add(&plan, "logprobs", "1");

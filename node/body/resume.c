@@ -77,30 +77,28 @@ static bool has_obstacle(const struct json_value *root)
                                         "mcp_servers",
                                         "web_search_options"};
 
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        struct json_value v = json_get(root, names[i]);
+    struct json_value found[ARRAY_LEN(names)];
 
-        if (!is_off(&v))
+    json_pick(root, names, found, ARRAY_LEN(names));
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!is_off(&found[i]))
             return true;
-    }
     return false;
 }
 
-static bool is_at_most_one(const struct json_value *root, const char *name)
+static bool is_at_most_one(const struct json_value *v)
 {
-    struct json_value v = json_get(root, name);
     uint64_t n;
 
-    return is_absent(&v) || json_uint(&n, &v, 1);
+    return is_absent(v) || json_uint(&n, v, 1);
 }
 
 /* An object with a harmless "type", or nothing. */
-static bool type_is_off(const struct json_value *root, const char *name, const char *harmless)
+static bool type_is_off(const struct json_value *v, const char *harmless)
 {
-    struct json_value v = json_get(root, name);
-    struct json_value type = json_get(&v, "type");
+    struct json_value type = json_get(v, "type");
 
-    return is_absent(&v) || (type.type == JSON_STRING && json_equal(&type, harmless));
+    return is_absent(v) || (type.type == JSON_STRING && json_equal(&type, harmless));
 }
 
 static bool is_text_only(const struct json_value *modalities)
@@ -136,52 +134,65 @@ static bool messages_end_well(const struct json_value *messages)
 }
 
 /* {"format":{"type":"text"}}, or nothing. */
-static bool format_is_text(const struct json_value *root)
+static bool format_is_text(const struct json_value *text)
 {
-    struct json_value text = json_get(root, "text");
+    struct json_value format = json_get(text, "format");
 
-    return is_absent(&text) || type_is_off(&text, "format", "text");
+    return is_absent(text) || type_is_off(&format, "text");
 }
 
-/* A request of the Responses API: its state is in the request, and its input ends well. */
-static bool input_ends_well(const struct json_value *root)
+/* Is the state of a request of the Responses API all in the request? */
+static bool holds_its_state(const struct json_value *root)
 {
-    static const char *const states[] = {"previous_response_id", "conversation", "prompt",
-                                         "background", "include"};
-    struct json_value input = json_get(root, "input");
+    static const char *const names[] = {"previous_response_id", "conversation", "prompt",
+                                        "background", "include"};
+    struct json_value found[ARRAY_LEN(names)];
 
-    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
-        struct json_value v = json_get(root, states[i]);
-
-        if (!is_off(&v))
+    json_pick(root, names, found, ARRAY_LEN(names));
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!is_off(&found[i]))
             return false;
-    }
-    return format_is_text(root) && (input.type == JSON_STRING || messages_end_well(&input));
+    return true;
 }
 
 bool resume_possible(int operation, const struct json_value *root)
 {
-    struct json_value messages, prompt, logprobs, modalities, generation;
+    enum {
+        N,
+        BEST_OF,
+        RESPONSE_FORMAT,
+        THINKING,
+        MODALITIES,
+        GENERATION,
+        MESSAGES,
+        PROMPT,
+        LOGPROBS,
+        INPUT,
+        TEXT,
+        ALL
+    };
+    static const char *const names[ALL] = {"n",        "best_of",    "response_format",
+                                           "thinking", "modalities", "add_generation_prompt",
+                                           "messages", "prompt",     "logprobs",
+                                           "input",    "text"};
+    struct json_value v[ALL];
 
-    if (root->type != JSON_OBJECT || has_obstacle(root) || !is_at_most_one(root, "n") ||
-        !is_at_most_one(root, "best_of") || !type_is_off(root, "response_format", "text") ||
-        !type_is_off(root, "thinking", "disabled"))
+    if (root->type != JSON_OBJECT || has_obstacle(root))
         return false;
-    modalities = json_get(root, "modalities");
-    generation = json_get(root, "add_generation_prompt");
-    if (!is_text_only(&modalities) || generation.type == JSON_FALSE)
+    json_pick(root, names, v, ALL);
+    if (!is_at_most_one(&v[N]) || !is_at_most_one(&v[BEST_OF]) ||
+        !type_is_off(&v[RESPONSE_FORMAT], "text") || !type_is_off(&v[THINKING], "disabled") ||
+        !is_text_only(&v[MODALITIES]) || v[GENERATION].type == JSON_FALSE)
         return false;
     switch (operation) {
     case OP(CHAT_COMPLETIONS):
     case OP(MESSAGES):
-        messages = json_get(root, "messages");
-        return messages_end_well(&messages);
-    case OP(COMPLETIONS):
-        prompt = json_get(root, "prompt");
-        logprobs = json_get(root, "logprobs");
-        return prompt.type == JSON_STRING && logprobs.type != JSON_NUMBER; /* 0 asks for some */
+        return messages_end_well(&v[MESSAGES]);
+    case OP(COMPLETIONS): /* logprobs: 0 asks for some */
+        return v[PROMPT].type == JSON_STRING && v[LOGPROBS].type != JSON_NUMBER;
     case OP(RESPONSES):
-        return input_ends_well(root);
+        return holds_its_state(root) && format_is_text(&v[TEXT]) &&
+               (v[INPUT].type == JSON_STRING || messages_end_well(&v[INPUT]));
     default: /* an int from the wire */
         return false;
     }

@@ -50,16 +50,22 @@ static bool type_is(const struct json_value *type, const char *name)
     return type->type == JSON_STRING && json_equal(type, name);
 }
 
-/* Reads a count if it is there. */
-static bool get_count(const struct json_value *object, const char *name, uint32_t *out)
+/* Reads a count if it is one. */
+static bool take_count(const struct json_value *v, uint32_t *out)
 {
-    struct json_value v = json_get(object, name);
     uint64_t n;
 
-    if (!json_uint(&n, &v, UINT32_MAX))
+    if (!json_uint(&n, v, UINT32_MAX))
         return false;
     *out = (uint32_t)n;
     return true;
+}
+
+static bool get_count(const struct json_value *object, const char *name, uint32_t *out)
+{
+    struct json_value v = json_get(object, name);
+
+    return take_count(&v, out);
 }
 
 static void note_text(struct stream_meter *o, const struct json_value *text)
@@ -218,17 +224,18 @@ static void read_error(const struct json_value *error, char *text, size_t cap, u
  * {"error":true,"message"}, {"object":"error","message"}, {"type":"error","error":{..}}. */
 bool meter_error_in(const struct json_value *root, char *text, size_t cap, uint32_t *status)
 {
-    struct json_value error = json_get(root, "error");
-    struct json_value object = json_get(root, "object");
-    struct json_value type = json_get(root, "type");
+    enum { ERROR, OBJECT, TYPE, ALL };
+    static const char *const names[ALL] = {"error", "object", "type"};
+    struct json_value v[ALL];
 
+    json_pick(root, names, v, ALL);
     *status = 0;
     text[0] = '\0';
-    if (!is_failure(&error) && !type_is(&object, "error") && !type_is(&type, "error"))
+    if (!is_failure(&v[ERROR]) && !type_is(&v[OBJECT], "error") && !type_is(&v[TYPE], "error"))
         return false;
-    if (error.type == JSON_STRING)
-        copy_text(text, cap, &error);
-    read_error(error.type == JSON_OBJECT ? &error : root, text, cap, status);
+    if (v[ERROR].type == JSON_STRING)
+        copy_text(text, cap, &v[ERROR]);
+    read_error(v[ERROR].type == JSON_OBJECT ? &v[ERROR] : root, text, cap, status);
     return true;
 }
 
@@ -276,79 +283,81 @@ bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *s
 
 /* ---- one function a format ------------------------------------------------------------- */
 
+/* Each looks its members up in one walk: events are many, and most have nothing else. */
+
 static bool delta_has_output(struct stream_meter *o, const struct json_value *delta)
 {
-    static const char *const marks[] = {"reasoning_content", "reasoning",     "refusal",
-                                        "tool_calls",        "function_call", "audio"};
-    struct json_value text = json_get(delta, "content");
-    bool some = has_text(&text);
-    bool other = text.type == JSON_ARRAY && json_has_items(&text);
+    enum { CONTENT, OTHERS, ALL = OTHERS + 6 };
+    static const char *const names[ALL] = {"content", "reasoning_content", "reasoning",
+                                           "refusal", "tool_calls",        "function_call",
+                                           "audio"};
+    struct json_value v[ALL];
+    bool some, other;
 
-    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
-        struct json_value v = json_get(delta, marks[i]);
-
-        other |= has_text(&v) || json_has_items(&v);
-    }
+    json_pick(delta, names, v, ALL);
+    some = has_text(&v[CONTENT]);
+    other = v[CONTENT].type == JSON_ARRAY && json_has_items(&v[CONTENT]);
+    for (size_t i = OTHERS; i < ALL; i++)
+        other |= has_text(&v[i]) || json_has_items(&v[i]);
     if (other)
         o->plain = false;
     if (some)
-        note_text(o, &text);
+        note_text(o, &v[CONTENT]);
     return some || other;
 }
 
-/* A choice's part of an event.  True when it carries output. */
-static bool see_choice(struct stream_meter *o, const struct json_value *choice, uint32_t *index)
+/* A choice's part of an event.  True when it carries output.  *failed: it ends with an error.
+ */
+static bool see_choice(struct stream_meter *o, const struct json_value *choice, uint32_t *index,
+                       bool *failed)
 {
-    struct json_value delta = json_get(choice, "delta");
-    struct json_value text = json_get(choice, "text");
-    struct json_value logprobs = json_get(choice, "logprobs");
-    struct json_value reason = json_get(choice, "finish_reason");
+    enum { INDEX, DELTA, TEXT, LOGPROBS, REASON, ALL };
+    static const char *const names[ALL] = {"index", "delta", "text", "logprobs",
+                                           "finish_reason"};
+    struct json_value v[ALL];
     bool some = false;
 
+    json_pick(choice, names, v, ALL);
     *index = 0;
-    (void)get_count(choice, "index", index);
-    if (*index != 0 || logprobs.type == JSON_OBJECT)
+    (void)take_count(&v[INDEX], index);
+    if (*index != 0 || v[LOGPROBS].type == JSON_OBJECT)
         o->plain = false;
-    choices_note(&o->choices, *index, meter_reason_ends(&reason));
-    if (delta.type == JSON_OBJECT && delta_has_output(o, &delta))
+    choices_note(&o->choices, *index, meter_reason_ends(&v[REASON]));
+    if (v[DELTA].type == JSON_OBJECT && delta_has_output(o, &v[DELTA]))
         some = true;
-    if (has_text(&text)) {
-        note_text(o, &text);
+    if (has_text(&v[TEXT])) {
+        note_text(o, &v[TEXT]);
         some = true;
     }
-    note_reason(o, &reason);
+    note_reason(o, &v[REASON]);
+    *failed = type_is(&v[REASON], "error");
     return some;
-}
-
-static bool is_failed_choice(const struct json_value *choice)
-{
-    struct json_value reason = json_get(choice, "finish_reason");
-
-    return type_is(&reason, "error");
 }
 
 /* Chat completions and completions. */
 static enum seen_kind see_openai(struct stream_meter *o, const struct json_value *root,
                                  struct seen *seen)
 {
-    struct json_value choices = json_get(root, "choices");
-    struct json_value usage = json_get(root, "usage");
+    enum { CHOICES, USAGE, ALL };
+    static const char *const names[ALL] = {"choices", "usage"};
+    struct json_value v[ALL];
     struct token_usage counts = {0};
     uint32_t ended = o->choices.ended;
     struct json_value key, choice;
     struct json_iter it;
-    bool some = false, any = false, has_usage;
+    bool some = false, any = false, failed, has_usage;
     uint32_t index = 0;
 
+    json_pick(root, names, v, ALL);
     note_identity(o, root);
-    has_usage = note_openai_usage(&counts, &usage);
+    has_usage = note_openai_usage(&counts, &v[USAGE]);
     if (has_usage)
         o->usage = counts;
-    json_iter_init(&it, &choices);
+    json_iter_init(&it, &v[CHOICES]);
     while (json_iter_next(&it, &key, &choice)) {
         any = true;
-        some |= see_choice(o, &choice, &index);
-        if (is_failed_choice(&choice)) {
+        some |= see_choice(o, &choice, &index, &failed);
+        if (failed) {
             (void)strlcpy(seen->error_text, "the answer ended with finish_reason \"error\"",
                           sizeof(seen->error_text));
             return SEEN_ERROR;
@@ -385,16 +394,13 @@ static void end_response(struct stream_meter *o, const struct json_value *respon
 }
 
 /* The id of the message, for as long as the answer is one message with one open text. */
-static void note_item(struct stream_meter *o, const struct json_value *root,
-                      const struct json_value *type)
+static void note_item(struct stream_meter *o, const struct json_value *item,
+                      const struct json_value *item_id, const struct json_value *type)
 {
-    struct json_value item = json_get(root, "item");
-    struct json_value kind = json_get(&item, "type");
-    struct json_value id = json_get(root, "item_id");
+    struct json_value kind = json_get(item, "type");
+    struct json_value id = item->type == JSON_OBJECT ? json_get(item, "id") : *item_id;
 
-    if (item.type == JSON_OBJECT)
-        id = json_get(&item, "id");
-    if (ends_with(type, ".done") || (item.type == JSON_OBJECT && !type_is(&kind, "message")))
+    if (ends_with(type, ".done") || (item->type == JSON_OBJECT && !type_is(&kind, "message")))
         o->plain = false;
     if (o->item_id[0] == '\0' && !json_name(o->item_id, sizeof(o->item_id), &id))
         o->item_id[0] = '\0';
@@ -403,115 +409,123 @@ static void note_item(struct stream_meter *o, const struct json_value *root,
 static enum seen_kind see_responses(struct stream_meter *o, const struct json_value *root,
                                     struct seen *seen)
 {
-    struct json_value type = json_get(root, "type");
-    struct json_value response = json_get(root, "response");
-    struct json_value delta = json_get(root, "delta");
-    struct json_value logprobs = json_get(root, "logprobs");
+    enum { TYPE, RESPONSE, DELTA, LOGPROBS, SEQUENCE, INDEX, ITEM, ITEM_ID, ALL };
+    static const char *const names[ALL] = {"type",     "response",        "delta",
+                                           "logprobs", "sequence_number", "output_index",
+                                           "item",     "item_id"};
+    struct json_value v[ALL];
     uint32_t index = 0, sequence;
 
+    json_pick(root, names, v, ALL);
     o->next_sequence++;
-    if (get_count(root, "sequence_number", &sequence))
+    if (take_count(&v[SEQUENCE], &sequence))
         o->next_sequence = sequence + 1;
-    if (response.type == JSON_OBJECT)
-        note_identity(o, &response);
-    if (type_is(&type, "response.failed") || type_is(&type, "response.cancelled")) {
-        if (!meter_error_in(&response, seen->error_text, sizeof(seen->error_text),
+    if (v[RESPONSE].type == JSON_OBJECT)
+        note_identity(o, &v[RESPONSE]);
+    if (type_is(&v[TYPE], "response.failed") || type_is(&v[TYPE], "response.cancelled")) {
+        if (!meter_error_in(&v[RESPONSE], seen->error_text, sizeof(seen->error_text),
                             &seen->error_status))
             (void)snprintf(seen->error_text, sizeof(seen->error_text),
                            "the engine ended the response without a reason");
         return SEEN_ERROR;
     }
-    if (type_is(&type, "response.completed") || type_is(&type, "response.incomplete")) {
-        end_response(o, &response);
+    if (type_is(&v[TYPE], "response.completed") || type_is(&v[TYPE], "response.incomplete")) {
+        end_response(o, &v[RESPONSE]);
         return SEEN_DONE;
     }
-    note_item(o, root, &type);
-    if (!ends_with(&type, ".delta") || !(has_text(&delta) || json_has_items(&delta)))
+    note_item(o, &v[ITEM], &v[ITEM_ID], &v[TYPE]);
+    if (!ends_with(&v[TYPE], ".delta") || !(has_text(&v[DELTA]) || json_has_items(&v[DELTA])))
         return SEEN_NOTHING;
-    (void)get_count(root, "output_index", &index);
-    if (!type_is(&type, "response.output_text.delta") || index != 0 ||
-        json_has_items(&logprobs))
+    (void)take_count(&v[INDEX], &index);
+    if (!type_is(&v[TYPE], "response.output_text.delta") || index != 0 ||
+        json_has_items(&v[LOGPROBS]))
         o->plain = false;
     else
-        note_text(o, &delta);
+        note_text(o, &v[DELTA]);
     return SEEN_CONTENT;
+}
+
+/* The delta of a content block. */
+static enum seen_kind see_block_delta(struct stream_meter *o, const struct json_value *delta)
+{
+    enum { TEXT, ALL = TEXT + 4 };
+    static const char *const names[ALL] = {"text", "thinking", "partial_json", "signature"};
+    struct json_value v[ALL];
+
+    json_pick(delta, names, v, ALL);
+    for (size_t i = 0; i < ALL; i++) {
+        if (!has_text(&v[i]))
+            continue;
+        if (i == TEXT)
+            note_text(o, &v[i]);
+        else
+            o->plain = false;
+        return SEEN_CONTENT;
+    }
+    return SEEN_NOTHING;
 }
 
 static enum seen_kind see_messages(struct stream_meter *o, const struct json_value *root)
 {
-    static const char *const parts[] = {"text", "thinking", "partial_json", "signature"};
-    struct json_value type = json_get(root, "type");
-    struct json_value delta = json_get(root, "delta");
-    struct json_value v;
+    enum { TYPE, INDEX, DELTA, MESSAGE, USAGE, BLOCK, ALL };
+    static const char *const names[ALL] = {"type",    "index", "delta",
+                                           "message", "usage", "content_block"};
+    struct json_value v[ALL], inner;
     uint32_t index = 0;
 
-    (void)get_count(root, "index", &index);
-    if (type_is(&type, "message_start")) {
-        struct json_value message = json_get(root, "message");
-        struct json_value usage = json_get(&message, "usage");
-
-        note_identity(o, &message);
-        note_anthropic_usage(o, &usage);
-    } else if (type_is(&type, "message_delta")) {
-        struct json_value usage = json_get(root, "usage");
-
-        v = json_get(&delta, "stop_reason");
-        note_reason(o, &v);
-        note_anthropic_usage(o, &usage);
-    } else if (type_is(&type, "message_stop")) {
+    json_pick(root, names, v, ALL);
+    (void)take_count(&v[INDEX], &index);
+    if (type_is(&v[TYPE], "message_start")) {
+        inner = json_get(&v[MESSAGE], "usage");
+        note_identity(o, &v[MESSAGE]);
+        note_anthropic_usage(o, &inner);
+    } else if (type_is(&v[TYPE], "message_delta")) {
+        inner = json_get(&v[DELTA], "stop_reason");
+        note_reason(o, &inner);
+        note_anthropic_usage(o, &v[USAGE]);
+    } else if (type_is(&v[TYPE], "message_stop")) {
         o->finished = true;
         o->done = true;
         return SEEN_DONE;
-    } else if (type_is(&type, "content_block_start")) {
-        struct json_value block = json_get(root, "content_block");
-
-        v = json_get(&block, "type");
-        if (index != 0 || !type_is(&v, "text"))
+    } else if (type_is(&v[TYPE], "content_block_start")) {
+        inner = json_get(&v[BLOCK], "type");
+        if (index != 0 || !type_is(&inner, "text"))
             o->plain = false;
-        if (type_is(&v, "tool_use")) /* its name is model output */
+        if (type_is(&inner, "tool_use")) /* its name is model output */
             return SEEN_CONTENT;
-        v = json_get(&block, "text");
-        if (has_text(&v)) {
-            note_text(o, &v);
-            return SEEN_CONTENT;
-        }
-    } else if (type_is(&type, "content_block_delta")) {
-        for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-            v = json_get(&delta, parts[i]);
-            if (!has_text(&v))
-                continue;
-            if (i == 0)
-                note_text(o, &v);
-            else
-                o->plain = false;
+        inner = json_get(&v[BLOCK], "text");
+        if (has_text(&inner)) {
+            note_text(o, &inner);
             return SEEN_CONTENT;
         }
+    } else if (type_is(&v[TYPE], "content_block_delta")) {
+        return see_block_delta(o, &v[DELTA]);
     }
     return SEEN_NOTHING;
 }
 
 static enum seen_kind see_ollama(struct stream_meter *o, const struct json_value *root)
 {
-    struct json_value message = json_get(root, "message");
-    struct json_value done = json_get(root, "done");
-    struct json_value text, thinking, calls;
+    enum { TEXT, THINKING, CALLS, PARTS };
+    static const char *const parts[PARTS] = {"content", "thinking", "tool_calls"};
+    enum { RESPONSE, ASIDE, MESSAGE, DONE, ALL };
+    static const char *const names[ALL] = {"response", "thinking", "message", "done"};
+    struct json_value v[ALL], part[PARTS] = {0};
     bool some;
 
-    if (message.type == JSON_OBJECT) {
-        text = json_get(&message, "content");
-        thinking = json_get(&message, "thinking");
-        calls = json_get(&message, "tool_calls");
+    json_pick(root, names, v, ALL);
+    if (v[MESSAGE].type == JSON_OBJECT) {
+        json_pick(&v[MESSAGE], parts, part, PARTS);
     } else {
-        text = json_get(root, "response");
-        thinking = json_get(root, "thinking");
-        calls = (struct json_value){0};
+        part[TEXT] = v[RESPONSE];
+        part[THINKING] = v[ASIDE];
     }
-    if (has_text(&thinking) || json_has_items(&calls))
+    if (has_text(&part[THINKING]) || json_has_items(&part[CALLS]))
         o->plain = false;
-    some = has_text(&text) || has_text(&thinking) || json_has_items(&calls);
-    if (has_text(&text))
-        note_text(o, &text);
-    if (done.type == JSON_TRUE) {
+    some = has_text(&part[TEXT]) || has_text(&part[THINKING]) || json_has_items(&part[CALLS]);
+    if (has_text(&part[TEXT]))
+        note_text(o, &part[TEXT]);
+    if (v[DONE].type == JSON_TRUE) {
         o->reasoned = true; /* `done_reason` is younger than `done` */
         note_ollama_usage(o, root);
         o->finished = true;

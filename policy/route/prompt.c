@@ -1,8 +1,8 @@
 /*
  * prompt.c - a request's prompt as a chain of prefix hashes.
  *
- * Text goes through one window buffer, decoded piece by piece; nothing of the prompt's size is
- * allocated beyond the decoding of its longest single string.
+ * Text is decoded piece by piece; what does not fill a window waits in the one buffer that
+ * there is.  Nothing is allocated.
  */
 #include "policy/route/prompt.h"
 
@@ -11,7 +11,6 @@
 #include <xxhash.h>
 
 #include "base/attrs.h"
-#include "base/text/buf.h"
 #include "base/text/json.h"
 
 #define MAX_WINDOW_BYTES 65536
@@ -30,11 +29,17 @@ struct prompt_reader {
     uint32_t used; /* bytes in `window` */
     uint64_t chain;
     uint64_t attachments;
-    XXH64_state_t *digest; /* takes the bytes instead of the windows; NULL = none */
-    bool nested;           /* in the content of a tool's result */
-    struct buf text;       /* scratch for decoding */
-    uint8_t window[MAX_WINDOW_BYTES];
+    XXH64_state_t *digest;            /* takes the bytes instead of the windows; NULL = none */
+    bool nested;                      /* in the content of a tool's result */
+    uint8_t window[MAX_WINDOW_BYTES]; /* the beginning of the next one */
 };
+
+static void end_window(struct prompt_reader *r, const uint8_t *window)
+{
+    r->chain = XXH64(window, r->window_bytes, r->chain);
+    r->out->hash[r->out->count++] = r->chain;
+    r->used = 0;
+}
 
 static void feed(struct prompt_reader *r, const void *bytes, size_t n)
 {
@@ -45,30 +50,32 @@ static void feed(struct prompt_reader *r, const void *bytes, size_t n)
         return;
     }
     r->out->bytes += n;
-    while (n != 0) {
+    while (n != 0 && r->out->count < PROMPT_MAX_WINDOWS) {
         size_t room = r->window_bytes - r->used;
         size_t take = n < room ? n : room;
 
-        if (r->out->count == PROMPT_MAX_WINDOWS)
-            return;
-        memcpy(r->window + r->used, p, take);
-        r->used += (uint32_t)take;
+        if (take == r->window_bytes) {
+            end_window(r, p);
+        } else {
+            memcpy(r->window + r->used, p, take);
+            r->used += (uint32_t)take;
+            if (r->used == r->window_bytes)
+                end_window(r, r->window);
+        }
         p += take;
         n -= take;
-        if (r->used < r->window_bytes)
-            return;
-        r->chain = XXH64(r->window, r->window_bytes, r->chain);
-        r->out->hash[r->out->count++] = r->chain;
-        r->used = 0;
     }
 }
 
 static void feed_string(struct prompt_reader *r, const struct json_value *string)
 {
-    buf_reset(&r->text);
-    json_decode(&r->text, string);
-    if (!r->text.failed)
-        feed(r, buf_head(&r->text), buf_size(&r->text));
+    struct json_pieces it;
+    const char *piece;
+    size_t n;
+
+    json_pieces_init(&it, string);
+    while (json_pieces_next(&it, &piece, &n))
+        feed(r, piece, n);
 }
 
 /* A value that is not plain text, without the white space between its tokens. */
@@ -120,23 +127,23 @@ static void feed_attachment(struct prompt_reader *r, const struct json_value *pa
     r->attachments++;
 }
 
-static bool is_attachment(struct prompt_reader *r, const struct json_value *part)
+/* By the "type" of a part or an item. */
+static bool is_attachment(struct prompt_reader *r, const struct json_value *type)
 {
     static const char *const pictures[] = {"image_url", "image", "input_image", "video_url"};
     static const char *const sounds[] = {"input_audio", "audio", "audio_url"};
     static const char *const others[] = {"document", "file", "input_file"};
-    struct json_value type = json_get(part, "type");
 
     for (size_t i = 0; i < ARRAY_LEN(pictures); i++) {
-        if (json_equal(&type, pictures[i]))
+        if (json_equal(type, pictures[i]))
             return r->out->pictures = true;
     }
     for (size_t i = 0; i < ARRAY_LEN(sounds); i++) {
-        if (json_equal(&type, sounds[i]))
+        if (json_equal(type, sounds[i]))
             return r->out->sounds = true;
     }
     for (size_t i = 0; i < ARRAY_LEN(others); i++) {
-        if (json_equal(&type, others[i]))
+        if (json_equal(type, others[i]))
             return true;
     }
     return false;
@@ -148,24 +155,26 @@ static void feed_content(struct prompt_reader *r, const struct json_value *conte
  */
 static void feed_part(struct prompt_reader *r, const struct json_value *part)
 {
-    struct json_value text = json_get(part, "text"), inner;
+    enum { TEXT, TYPE, CONTENT, ALL };
+    static const char *const names[ALL] = {"text", "type", "content"};
+    struct json_value value[ALL];
 
-    if (text.type == JSON_STRING) {
-        feed_string(r, &text);
+    json_pick(part, names, value, ALL);
+    if (value[TEXT].type == JSON_STRING) {
+        feed_string(r, &value[TEXT]);
         return;
     }
-    if (is_attachment(r, part)) {
+    if (is_attachment(r, &value[TYPE])) {
         feed_attachment(r, part);
         return;
     }
-    inner = r->nested ? (struct json_value){0} : json_get(part, "content");
     feed_mark(r, 'p');
-    if (inner.type == JSON_NONE) {
+    if (r->nested || value[CONTENT].type == JSON_NONE) {
         feed_compact(r, part);
         return;
     }
     r->nested = true;
-    feed_content(r, &inner);
+    feed_content(r, &value[CONTENT]);
     r->nested = false;
 }
 
@@ -203,14 +212,20 @@ static void feed_images(struct prompt_reader *r, const struct json_value *images
     }
 }
 
+/* A message, or an item of Responses. */
 static void feed_message(struct prompt_reader *r, const struct json_value *message)
 {
-    enum { ROLE, CONTENT, IMAGES, OTHERS, ALL = OTHERS + 5 };
-    static const char *const names[ALL] = {"role",         "content", "images",    "tool_calls",
-                                           "tool_call_id", "name",    "arguments", "output"};
+    enum { TYPE, ROLE, CONTENT, IMAGES, OTHERS, ALL = OTHERS + 5 };
+    static const char *const names[ALL] = {"type",   "role",       "content",
+                                           "images", "tool_calls", "tool_call_id",
+                                           "name",   "arguments",  "output"};
     struct json_value value[ALL];
 
     json_pick(message, names, value, ALL);
+    if (is_attachment(r, &value[TYPE])) {
+        feed_attachment(r, message);
+        return;
+    }
     feed_mark(r, 'm');
     if (value[ROLE].type == JSON_STRING)
         feed_string(r, &value[ROLE]);
@@ -248,9 +263,7 @@ static void feed_messages(struct prompt_reader *r, const struct json_value *mess
         return;
     json_iter_init(&it, messages);
     while (json_iter_next(&it, &key, &message)) {
-        if (message.type == JSON_OBJECT && is_attachment(r, &message)) {
-            feed_attachment(r, &message); /* an item of Responses */
-        } else if (message.type == JSON_OBJECT) {
+        if (message.type == JSON_OBJECT) {
             feed_message(r, &message);
         } else {
             feed_mark(r, 'i');
@@ -293,7 +306,6 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
     feed_member(&r, &value[PROMPT], 'q');
     feed_images(&r, &value[IMAGES]);
     out->text_bytes = out->bytes - r.attachments * PICTURE_BYTES;
-    buf_shrink(&r.text, 1024 * 1024);
 }
 
 double prompt_learn_ratio(double bytes_per_token, uint64_t bytes, uint32_t tokens)
