@@ -144,7 +144,6 @@ static void run_timers(struct loop *loop)
         struct timer *timer = loop->heap[0];
 
         timer_stop(loop, timer);
-        loop->busy = true;
         timer->cb(timer);
     }
 }
@@ -175,7 +174,6 @@ static void run_deferred(struct loop *loop)
 
     while ((deferred = TAILQ_FIRST(&loop->queue)) != NULL) {
         loop_undefer(loop, deferred);
-        loop->busy = true;
         deferred->cb(deferred);
     }
 }
@@ -327,13 +325,23 @@ void loop_finish(struct loop *loop)
     loop->timer_fd = -1;
 }
 
+/* Is there something to do already?  libh2o looks at its own lists only after the wait. */
+static bool is_work_due(const struct loop *loop)
+{
+    return !TAILQ_EMPTY(&loop->queue) || loop->h2o->_pending_as_client != NULL ||
+           loop->h2o->_pending_as_server != NULL ||
+           (loop->heap_len != 0 && loop->heap[0]->due_mono_us <= clock_mono_us());
+}
+
 void loop_turn(struct loop *loop, uint64_t max_wait_us)
 {
-    int32_t wait_ms = loop->busy ? 0 : (int32_t)((max_wait_us + 999) / 1000);
+    int32_t wait_ms = 0;
 
     follow_wall_clock(loop);
-    arm(loop);
-    loop->busy = false;
+    if (!is_work_due(loop)) {
+        arm(loop);
+        wait_ms = (int32_t)((max_wait_us + 999) / 1000);
+    }
     loop->now_mono_us = 0; /* the first to ask after the wait reads the clock */
     /* -1 is EINTR: an empty turn. */
     (void)h2o_evloop_run(loop->h2o, wait_ms);

@@ -57,7 +57,6 @@ struct loop {
     uint64_t armed_mono_us;    /* what timer_fd is set to; 0 = disarmed */
     struct watch *timer_watch; /* owned */
     struct watch *dead;        /* stopped watches, freed at the end of the turn */
-    bool busy;                 /* the last turn ran something: do not wait in the next */
 };
 
 /* Makes the loop.  Call after fork(), never before.  DRV_ESYS, DRV_ENOMEM. */
