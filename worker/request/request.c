@@ -99,7 +99,7 @@ static void free_if_over(struct request *req)
         context->last = req->prev;
     context->open_count--;
     requests_close(context->board, context->worker, req->attempt->row);
-    free(req->windows);
+    select_finish(req);
     for (size_t i = 0; i < ARRAY_LEN(req->pair); i++) {
         buf_finish(&req->pair[i].headers);
         buf_finish(&req->pair[i].held);

@@ -247,7 +247,7 @@ struct request {
     uint32_t engines_died; /* with it, while their drover-node lived */
     struct refusal_kept refusal;
     uint32_t doubts_count;
-    struct doubt doubts[REQUEST_DOUBTS];
+    struct doubt *doubts; /* owned, REQUEST_DOUBTS of them; NULL until the first */
 
     /* The answer. */
     unsigned status;        /* as the client sees it; 0 = nothing yet */

@@ -2,6 +2,7 @@
 #include "worker/select/exclusions.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 
 static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned node,
                                         uint32_t generation, uint64_t now)
@@ -26,9 +27,20 @@ static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned 
 void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
                     uint64_t until_mono_us, uint64_t now_mono_us)
 {
-    struct excluded_node *e = find_entry(exclusions, node, generation, now_mono_us);
+    struct excluded_node *e;
 
+    if (exclusions->of == NULL)
+        exclusions->of = calloc(EXCLUSIONS_MAX, sizeof(*exclusions->of));
+    if (exclusions->of == NULL)
+        return;
+    e = find_entry(exclusions, node, generation, now_mono_us);
     e->node = node;
     e->generation = generation;
     e->until_mono_us = until_mono_us;
+}
+
+void exclusions_finish(struct exclusions *exclusions)
+{
+    free(exclusions->of);
+    *exclusions = (struct exclusions){0};
 }

@@ -15,12 +15,14 @@
 
 struct exclusions {
     uint32_t count;
-    struct excluded_node of[EXCLUSIONS_MAX];
+    struct excluded_node *of; /* owned; NULL until the first: most requests have none */
 };
 
 /* `until_mono_us`: UINT64_MAX = for good.  A node that is in the table keeps one entry.  In a
- * full table the pause that ends first gives way. */
+ * full table the pause that ends first gives way; without memory for the table nothing is
+ * kept. */
 void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
                     uint64_t until_mono_us, uint64_t now_mono_us);
+void exclusions_finish(struct exclusions *exclusions);
 
 #endif

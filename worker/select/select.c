@@ -65,6 +65,13 @@ void select_read_prompt(struct request *req)
     lacks_read(req, is_json ? &prompt : NULL);
 }
 
+void select_finish(struct request *req)
+{
+    free(req->windows);
+    exclusions_finish(&req->excluded);
+    free(req->doubts);
+}
+
 /* The message to a node, with the text that it is to go on from. */
 static uint64_t message_bytes(const struct request *req)
 {
@@ -599,7 +606,9 @@ static void doubt(const struct attempt *attempt)
 {
     struct request *req = attempt->request;
 
-    if (req->doubts_count == ARRAY_LEN(req->doubts))
+    if (req->doubts == NULL)
+        req->doubts = calloc(REQUEST_DOUBTS, sizeof(*req->doubts));
+    if (req->doubts == NULL || req->doubts_count == REQUEST_DOUBTS)
         return;
     req->doubts[req->doubts_count++] = (struct doubt){
         .node = attempt->node,

@@ -49,6 +49,8 @@ uint64_t select_need(const struct request *req);
 /* Reads what routing needs of the request's prompt.  Once per request, before select_node().
  */
 void select_read_prompt(struct request *req);
+/* Frees what is kept of the prompt, and of the nodes that failed. */
+void select_finish(struct request *req);
 
 /* Works out how long the request's prompt takes, for its key among those that wait.  Once known
  * it stays. */

@@ -20,6 +20,7 @@ Test(exclusions, as_many_failures_as_attempts_and_resumes_are_remembered)
         exclusions_add(&e, node, 1, UINT64_MAX, 1000 + node);
     for (unsigned node = 0; node < 32; node++)
         cr_assert_not_null(find(&e, node), "node %u is forgotten", node);
+    exclusions_finish(&e);
 }
 
 Test(exclusions, full_nodes_never_push_a_failed_one_out)
@@ -32,6 +33,7 @@ Test(exclusions, full_nodes_never_push_a_failed_one_out)
     cr_assert_eq(e.count, EXCLUSIONS_MAX);
     cr_assert_eq(find(&e, 0)->until_mono_us, UINT64_MAX);
     cr_assert_not_null(find(&e, 200), "the latest pause is there");
+    exclusions_finish(&e);
 }
 
 Test(exclusions, a_node_has_one_entry_and_a_pause_that_is_over_makes_room)
@@ -48,4 +50,5 @@ Test(exclusions, a_node_has_one_entry_and_a_pause_that_is_over_makes_room)
     cr_assert_eq(e.of[1].node, 7);
     exclusions_add(&e, 5, 2, 300, 150);
     cr_assert_eq(e.count, 3, "another generation is another node");
+    exclusions_finish(&e);
 }
