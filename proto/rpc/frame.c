@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+/* The buffer of a message that comes in pieces is at once so many times as large as its first
+ * piece, if the message is: what grows by doubling is copied twice. */
+#define EXPECT_TIMES 16
+
 /* Memory that a reader keeps between split messages; there are thousands of readers. */
 #define KEEP_BYTES 8192
 
@@ -39,6 +43,11 @@ static enum frame_result read_prefix(struct frame_reader *reader, const uint8_t 
     return reader->want > reader->max_bytes ? FRAME_TOO_BIG : FRAME_MESSAGE;
 }
 
+static size_t expected(uint32_t want, size_t first)
+{
+    return want / EXPECT_TIMES < first ? want : first * EXPECT_TIMES;
+}
+
 enum frame_result frame_read(struct frame_reader *reader, const uint8_t **in, size_t *n,
                              const uint8_t **msg, size_t *msg_len)
 {
@@ -67,6 +76,9 @@ enum frame_result frame_read(struct frame_reader *reader, const uint8_t **in, si
     take = reader->want - have;
     if (take > *n)
         take = *n;
+    if (have == 0 && take != 0 &&
+        buf_reserve(&reader->partial, expected(reader->want, take)) == NULL)
+        return FRAME_NO_MEMORY;
     buf_add(&reader->partial, *in, take);
     if (reader->partial.failed)
         return FRAME_NO_MEMORY;

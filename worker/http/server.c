@@ -252,13 +252,14 @@ static bool settle_model(struct client_request *request, const char *named)
 
 /* ---- loops ------------------------------------------------------------------------------- */
 
-/* The same in all workers, and another after a restart. */
-static uint64_t coordinator_id(const struct scoreboard *board)
+static void name_coordinator(struct http_server *server)
 {
     char host[256] = "";
+    uint64_t id;
 
     (void)gethostname(host, sizeof(host) - 1);
-    return hash_spread(hash_mix(hash_text(host), scoreboard_created_wall_ms(board)));
+    id = hash_spread(hash_mix(hash_text(host), scoreboard_created_wall_ms(server->board)));
+    (void)snprintf(server->coordinator_id, sizeof(server->coordinator_id), "%016" PRIx64, id);
 }
 
 /* Adds this coordinator to the list of those that the request has passed.  False: it is there
@@ -268,9 +269,8 @@ static bool pass_on(struct client_request *request, h2o_req_t *req)
     struct http_server *server = request->responder->server;
     ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT(LOOP_HEADER), -1);
     const h2o_iovec_t *passed = at == -1 ? NULL : &req->headers.entries[at].value;
-    char id[24];
+    const char *id = server->coordinator_id;
 
-    (void)snprintf(id, sizeof(id), "%016" PRIx64, coordinator_id(server->board));
     if (passed == NULL || !is_printable(passed)) {
         request->via = h2o_strdup(&req->pool, id, SIZE_MAX).base;
         return true;
@@ -517,6 +517,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->gone_fd = -1;
     server->spare_fd = -1;
     server->statm_fd = -1;
+    name_coordinator(server);
     /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (server->config->api.tls.enabled) {

@@ -60,6 +60,7 @@ struct http_server {
     bool (*ready)(void *data);
     void *data;
 
+    char coordinator_id[17]; /* hexadecimal; the same in all workers, another after a restart */
     h2o_globalconf_t globalconf;
     h2o_context_t context;
     h2o_accept_ctx_t accept;

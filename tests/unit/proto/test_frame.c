@@ -159,6 +159,31 @@ Test(frame, the_buffer_of_a_split_message_is_used_again)
     frame_reader_finish(&reader);
 }
 
+Test(frame, the_buffer_of_a_large_message_does_not_grow_by_steps)
+{
+    struct frame_reader reader;
+    static uint8_t piece[5 + 16 * 1024];
+    const uint8_t *in = piece, *msg;
+    size_t n = sizeof(piece), len, cap;
+    uint8_t *data;
+
+    frame_prefix(piece, 225 * 1024);
+    frame_reader_init(&reader, SIZE_MAX);
+    cr_assert_eq(frame_read(&reader, &in, &n, &msg, &len), FRAME_MORE);
+    data = reader.partial.data;
+    cap = reader.partial.cap;
+    for (size_t left = 209 * 1024; left != 0; left -= len) {
+        len = left < 16 * 1024 ? left : 16 * 1024;
+        in = piece;
+        n = len;
+        cr_assert_eq(frame_read(&reader, &in, &n, &msg, &(size_t){0}),
+                     len == left ? FRAME_MESSAGE : FRAME_MORE);
+    }
+    cr_assert_eq(reader.partial.data, data);
+    cr_assert_eq(reader.partial.cap, cap);
+    frame_reader_finish(&reader);
+}
+
 Test(frame, random_bytes_in_random_pieces_never_crash_it)
 {
     unsigned round;
