@@ -64,7 +64,7 @@ def test_mutual_tls_is_set_up(shell):
     sh.run(authority)
     sh.run(coordinator)
     sh.start_drover()
-    process = sh.start(node, "tower")
+    process = sh.start(node.strip() + " --listen 127.0.0.1:0", "tower")
     cluster.wait_up("tower", Node(process, "tower"))
     answer = sh.run("curl -sS --cacert ca.crt https://localhost:8080/v1/models")
     assert '"sim-small"' in answer.stdout
