@@ -150,10 +150,19 @@ class Plant(Cluster):
 
     def health_pid(self):
         for pid in children_of(self.master.pid):
-            with open(f"/proc/{pid}/cmdline", "rb") as f:
-                if b"health" in f.read():
-                    return pid
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    if b"health" in f.read():
+                        return pid
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended
         return None
+
+    def live(self):
+        try:
+            return self.get("/livez")[0] == 200
+        except OSError:
+            return False
 
     def fake(self, name, **options):
         node = FakeNode(name, **options)

@@ -369,13 +369,7 @@ def test_a_joined_node_stays_up_while_the_health_process_is_replaced(plant):
     pid = plant.health_pid()
     os.kill(pid, signal.SIGKILL)
     until(lambda: plant.health_pid() not in (None, pid), 5, "another health process")
-
-    def answers():
-        try:
-            return plant.get("/livez")[0] == 200
-        except OSError:
-            return False
-    until(answers, 5, "it answers")
+    until(plant.live, 5, "it answers")
     assert plant.state("a")[0] == "UP", "taken over as it was"
     again = plant.join(node)
     assert again.answer.resumed
@@ -391,7 +385,7 @@ def test_a_node_that_does_not_come_back_to_a_new_health_process_is_gone(plant):
     pid = plant.health_pid()
     os.kill(pid, signal.SIGKILL)
     until(lambda: plant.health_pid() not in (None, pid), 5, "another health process")
-    until(lambda: plant.get("/livez")[0] == 200, 5)
+    until(plant.live, 5, "it answers")
     assert plant.state("a")[0] == "UP"
     plant.wait_state("a", "GONE", "lease_lost")
 
