@@ -223,11 +223,12 @@ static void trouble(struct engine_error *out, unsigned http_status)
     fail(out, gateway ? GRPC_UNAVAILABLE : GRPC_INTERNAL, out->text);
 }
 
-/* A context that is exceeded without a figure, amid the work: the cache that all requests share
- * is full, and the next moment it is not. */
-static bool is_shared_cache(const struct refusal *refusal)
+/* A context that is exceeded amid the work, in llama-server's words: the cache that all
+ * requests share is full, and the next moment it is not. */
+static bool is_shared_cache(const struct refusal *refusal, const char *text)
 {
-    return refusal->ability == ABILITY_CONTEXT && refusal->limit == 0;
+    return refusal->ability == ABILITY_CONTEXT && refusal->limit == 0 &&
+           text_has(text, "has been exceeded");
 }
 
 void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
@@ -259,7 +260,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
         out->cause = CAUSE(ABILITY);
         if (out->refusal.ability == ABILITY_OPERATION)
             no_operation(out, out->text);
-        else if (http_status >= 500 && is_shared_cache(&out->refusal))
+        else if (http_status >= 500 && is_shared_cache(&out->refusal, out->text))
             trouble(out, http_status);
         else if (http_status >= 500)
             out->engine_error_action = ENGINE_ERROR_PASS_AS_400;

@@ -16,6 +16,7 @@ import pytest
 
 from fake_engine import FakeEngine
 from harness import Cluster, free_port, until
+from lm_studio import LmStudio
 from load import fetch_now
 from ollama import Ollama
 from pki import Pki
@@ -295,6 +296,21 @@ def test_while_no_model_is_known_clients_get_503_and_retry_after(cluster):
         assert answer.status == 503, (path, answer.body)
         assert int(answer.headers["retry-after"]) >= 1
     assert node.process.running()
+
+
+def test_a_model_of_lm_studio_is_in_memory_once_it_has_answered(cluster):
+    engine = LmStudio(models={"a": "llm", "e": "embeddings"}, load_s=0.2)
+    cluster.start_node("n", engine=engine.url)
+
+    def shown(name):
+        return next(m for m in nodes_json(cluster)["n"]["models"] if m["id"] == name)
+
+    assert shown("a")["state"] == "loadable"
+    assert "chat_completions" not in shown("e")["operations"]
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "a"}).status == 200
+    until(lambda: shown("a")["state"] == "ready", 10, "the node has looked")
+    assert shown("a")["max_context_tokens"] == engine.context
+    assert engine.count["loads"] == 1
 
 
 # ---- operations ----------------------------------------------------------------------------------

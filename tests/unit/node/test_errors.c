@@ -347,6 +347,11 @@ static const struct {
      "ssages and 500 tokens for the completion.\", \"type\": \"InternalServe"
      "rError\", \"code\": 500}",
      CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 4096, 5000},
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"the request exceeds the available context size, "
+     "try "
+     "increasing it\",\"type\":\"server_error\"}}",
+     CAUSE(ABILITY), ENGINE_ERROR_PASS_AS_400, ABILITY_CONTEXT, 0, 0},
     /* images, sounds and tools in other words */
     {500,
      "{\"error\": {\"message\": \"video input is not supported - hint: if th"
