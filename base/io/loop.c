@@ -86,8 +86,10 @@ static void arm(struct loop *loop)
 void timer_start(struct loop *loop, struct timer *timer, uint64_t delay_us,
                  void (*cb)(struct timer *timer))
 {
+    uint64_t now = clock_mono_us();
+
     timer->cb = cb;
-    timer->due_mono_us = clock_mono_us() + delay_us;
+    timer->due_mono_us = delay_us > UINT64_MAX - now ? UINT64_MAX : now + delay_us;
     if (timer->index != 0) {
         sift_up(loop, timer->index - 1);
         sift_down(loop, timer->index - 1);

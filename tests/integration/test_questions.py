@@ -3,13 +3,16 @@
 import asyncio
 import re
 import signal
+import socket
+import time
 import urllib.request
 
 import pytest
 
 from harness import MODEL, SLOW, until
-from load import chat_body, fetch, fetch_now, open_request
+from load import chat_body, fetch, fetch_now, make_request, open_request
 from node_rig import Engine
+from ollama import Ollama
 
 CHAT = "/v1/chat/completions"
 COUNT = "/v1/messages/count_tokens"
@@ -242,3 +245,25 @@ def test_a_question_for_an_unknown_model_is_refused_and_a_count_that_no_node_has
     assert answer.status == 404
     answer = fetch_now(cluster.api, "POST", COUNT, {"model": "sim-embed", "messages": MESSAGES})
     assert answer.status == 200 and answer.headers["x-drover-estimate"] == "true"
+
+
+def test_a_slow_reader_of_a_questions_answer_gets_it_whole(make_cluster):
+    """The limit of a question's silence is first_token_ms, 10 s at most."""
+    engine = Ollama()
+    size = 6 << 20
+    engine.on["/api/show"] = lambda reply, _: reply.answer(200, {"modelfile": "x" * size})
+    cluster = make_cluster(workers=1, config={"limits": {"first_token_ms": 400}}).start()
+    cluster.start_node("a", engine=engine.url)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(cluster.api)
+        sock.sendall(make_request("POST", "/api/show", {"model": next(iter(engine.models))},
+                                  {"Connection": "close"}))
+        got = sock.recv(100)
+        time.sleep(2)              # five times the limit
+        sock.settimeout(10 * SLOW)
+        while data := sock.recv(1 << 20):
+            got += data
+    assert got.startswith(b"HTTP/1.1 200") and got.count(b"x" * 100) > size / 101, got[:300]
+    assert "event=child_stalled" not in cluster.master.log()
+    engine.close()

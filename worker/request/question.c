@@ -42,6 +42,7 @@
 #define ESTIMATE_WINDOW_BYTES 65536 /* the hashes are of no use here */
 #define NO_NODE_GRACE_US      (2 * US_PER_S)
 #define LOOK_AGAIN_US         (100 * US_PER_MS)
+#define LOOK_US               US_PER_S
 /* After its answer is whole a node has so long to end the stream. */
 #define END_US (2 * US_PER_S)
 /* A larger document is passed on as it comes, */
@@ -273,6 +274,8 @@ static void arm(struct question *q)
 
     if (phase_due < due)
         due = phase_due;
+    if (due > now + LOOK_US)
+        due = now + LOOK_US; /* a client that does not read may read again */
     timer_start(q->core->loop, &q->timer, due > now ? due - now : 0, on_timer);
 }
 
