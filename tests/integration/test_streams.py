@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import socket
+import time
 
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
 from harness import POLL_S, SLOW, until
-from load import Reference, chat_body, checked_stream, fetch, fetch_now, open_request
+from load import (Reference, chat_body, checked_stream, fetch, fetch_now, make_request,
+                  open_request)
 
 
 @pytest.mark.alone
@@ -110,6 +113,32 @@ def test_a_reader_that_stops_for_ever_is_cut_off_after_the_stall_limit(make_clus
         slow.abort()
     asyncio.run(asyncio.wait_for(run(), 60 * SLOW))
     assert cluster.access_line("stalled")["outcome"] == "client_gone"
+    until(lambda: engine.open == 0, 2, "the engine was let go")
+    engine.close()
+
+
+def test_a_reader_of_a_few_bytes_at_a_time_is_cut_off_after_the_stall_limit(make_cluster):
+    """It would hold a slot for days: 1024 bytes a second are the least."""
+    def behave(handler, path, body):
+        handler.begin_stream()
+        filler = "x" * 65536
+        while True:
+            handler.send_event(chunk(filler))
+    engine = FakeEngine(behave)
+    cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": 5000}}).start()
+    cluster.start_node("a", engine=engine.url)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)  # so that reading is seen
+        slow.connect(cluster.api)
+        slow.sendall(make_request("POST", "/v1/chat/completions", chat_body(
+            "slow", 100000, model=FAKE), {"x-request-id": "trickle"}))
+        end = time.monotonic() + 20 * SLOW
+        while not cluster.access_lines() and time.monotonic() < end:
+            slow.recv(90)
+            time.sleep(0.1)
+        assert cluster.access_line("trickle")["outcome"] == "client_gone"
+    assert "event=write_stall" in cluster.master.log()
     until(lambda: engine.open == 0, 2, "the engine was let go")
     engine.close()
 

@@ -9,7 +9,7 @@
  *   max_body_bytes     twice as much read for one request: most of that must be the frames of
  *                      chunks, or trailers
  *   idle_timeout_ms    nothing at all, after an answer
- *   write_stall_ms     the client's kernel has taken no byte of an answer
+ *   write_stall_ms     the client's kernel has taken hardly any bytes of an answer
  *
  * The same round checks memory.  The kernel reports the memory that the process holds, so the
  * count misses nothing; bodies that came since are added.  Freed memory that malloc keeps is
@@ -43,6 +43,9 @@
 #define DRAIN_IDLE_US (1000 * US_PER_MS)
 /* Giving freed memory back walks all of it: not more often than this. */
 #define TRIM_US (5 * US_PER_S)
+/* A client that takes less, over write_stall_ms, does not read: it would hold a slot for days.
+ */
+#define LEAST_BYTES_PER_S 1024
 
 static void shut(const struct client_connection *conn, const char *why)
 {
@@ -80,15 +83,16 @@ static void check_writing(struct http_server *server, struct client_connection *
                           uint64_t now)
 {
     struct responder *r = conn->current;
+    uint64_t limit_ms = server->config->limits.write_stall_ms;
     uint64_t acked, received;
 
     if (!r->in_flight || r->reported || now - r->flight_mono_us < server->timeouts_us)
         return;
     count_bytes(conn, &acked, &received);
-    if (acked != r->acked_bytes) {
+    if (acked - r->acked_bytes > limit_ms * LEAST_BYTES_PER_S / 1000) {
         r->acked_bytes = acked;
         r->flight_mono_us = now;
-    } else if (now - r->flight_mono_us >= server->config->limits.write_stall_ms * US_PER_MS) {
+    } else if (now - r->flight_mono_us >= limit_ms * US_PER_MS) {
         log_stall(conn);
         responder_lose(r);
     }
