@@ -48,15 +48,17 @@ static enum request_outcome outcome_of(enum api_error error)
                                            : REQUEST_OUTCOME_NODE_ERROR;
 }
 
-/* The client's error if no other node helps. */
-static void keep_failure(struct request *req, const struct attempt_failure *failure,
+/* The client's error if no other node helps.  A refusal without a document, like a key that the
+ * engine does not take, says least; and so does a node that cannot continue an answer. */
+static void keep_failure(const struct attempt *attempt, const struct attempt_failure *failure,
                          enum retry_end end, bool other_runs)
 {
-    /* A refusal without a document, like a key that the engine does not take, says least. */
-    if (end == RETRY_END_LACKS &&
-        (req->last_error != API_ERROR_NONE || req->refusal.status != 0))
+    struct request *req = attempt->request;
+    bool continued = req->shown == SHOWN_CONTENT && attempt->content_mono_us == 0;
+
+    if ((end == RETRY_END_LACKS || continued) && req->last_error != API_ERROR_NONE)
         return;
-    if (end == RETRY_END_BLAMED && req->refusal.status != 0)
+    if ((end == RETRY_END_LACKS || end == RETRY_END_BLAMED) && req->refusal.status != 0)
         return; /* the engine's document is kept */
     req->last_error = failure->error;
     (void)snprintf(req->last_message, sizeof(req->last_message), "%s", failure->message);
@@ -87,7 +89,7 @@ static void note_failure(const struct attempt *attempt, const struct attempt_fai
               req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
               api_error_reason(failure->error), log_quote(failure->message));
     if (end != RETRY_END_FULL)
-        keep_failure(req, failure, end, other_runs);
+        keep_failure(attempt, failure, end, other_runs);
     /* Retries are for one bad node among good ones, and must not multiply the load when they do
      * not help.  So only a failure after the first attempt spends budget. */
     if (end == RETRY_END_FAILED && !other_runs && req->attempts > 1 &&
