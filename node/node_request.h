@@ -105,9 +105,11 @@ struct node_request {
     struct buf out;              /* owned: bytes for the next chunk */
     struct buf whole;            /* owned: the first bytes, or a document, until it is whole */
     enum framing claimed;        /* by its content type */
-    bool too_large;              /* the document is not held, it passes as it comes */
-    bool refused;                /* `out` has an error that the stream began with */
-    size_t last_brace;           /* in `out`, of an event that ends a choice; 0 = none there */
+    bool too_large;    /* the document is not held, it passes as it comes; of an error:
+                          `out` has its beginning only */
+    bool refused;      /* `out` has an error that the stream began with */
+    bool unusable;     /* the stream is none: the engine is asked for a document */
+    size_t last_brace; /* in `out`, of an event that ends a choice; 0 = none there */
     uint32_t out_tokens;
     bool out_content;
     bool head_sent, content_sent, paused, cause_sent;

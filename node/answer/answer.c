@@ -18,13 +18,15 @@
 #include "node/answer/doubt.h"
 #include "node/answer/refused.h"
 #include "node/answer/sender.h"
+#include "node/body/reported.h"
 #include "node/engine/errors.h"
 #include "node/node_request.h"
 
-#define ERROR_MAX_BYTES (256 * 1024)     /* of an error body that is kept */
+#define ERROR_MAX_BYTES (1000 * 1024)    /* of an error body that is kept */
 #define TELL_US         US_PER_S         /* between signs of progress of an assembled answer */
 #define LAST_US         (50 * US_PER_MS) /* for what may follow the end that an engine has said */
 #define MORE_US         (2 * US_PER_S)   /* ... or for that end, after the last content */
+#define CALL_US         (10 * US_PER_S) /* ... which may be a tool call that the engine holds */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
 #define BLANK_MAX_BYTES (64 * 1024)        /* of white space before an answer */
@@ -104,7 +106,9 @@ static uint64_t over_mono_us(const struct node_request *req)
     case ANSWER_ASSEMBLED:
         if (req->meter.done)
             return req->done_us + LAST_US;
-        return req->meter.finished ? req->heard_us + MORE_US : UINT64_MAX;
+        if (!req->meter.finished)
+            return UINT64_MAX;
+        return req->heard_us + (req->meter.calls_follow ? CALL_US : MORE_US);
     case ANSWER_BEGUN:
     case ANSWER_PLAIN:
     case ANSWER_ERROR:
@@ -319,6 +323,35 @@ static bool is_shown(struct node_request *req, const struct seen *seen, bool *en
 
 static void on_refusal(struct deferred *deferred);
 
+/* Looks at the error that was found in the answer when the turn is over: the engine must not be
+ * asked again from inside of its own callback. */
+static void refuse_soon(struct node_request *req)
+{
+    req->mode = ANSWER_ERROR;
+    req->refused = true;
+    loop_undefer(req->agent->loop, &req->flush);
+    loop_defer(req->agent->loop, &req->flush, on_refusal);
+}
+
+/* Keeps what fits of an error's body: some engines repeat all of the request in it. */
+static void keep_error(struct node_request *req, const void *bytes, size_t n)
+{
+    size_t room = ERROR_MAX_BYTES - buf_size(&req->out);
+
+    req->too_large = n > room;
+    buf_add(&req->out, bytes, n > room ? room : n);
+}
+
+/* The stream makes no answer.  Some engines stream wrongly what they give right in a document.
+ */
+static void fail_stream(struct node_request *req, enum grpc_status status, const char *words)
+{
+    if (refused_unusable(req))
+        refuse_soon(req);
+    else
+        node_request_fail(req, status, "%s", words);
+}
+
 /*
  * The engine reports an error inside of a 200.  Before content it is an answer of that
  * status; else earlier events go to the client, and the status of the call carries the
@@ -339,17 +372,13 @@ static void take_error(struct node_request *req, uint32_t status, const char *wo
                               "the engine reported: %s", words);
         return;
     }
-    req->mode = ANSWER_ERROR;
-    req->refused = true;
     req->http_status = status == 0 ? 500 : status;
     req->last_brace = 0;
     req->out_content = false;
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     buf_reset(&req->out);
-    buf_add(&req->out, body, n < ERROR_MAX_BYTES ? n : ERROR_MAX_BYTES);
-    /* The engine must not be asked again from inside of its own callback. */
-    loop_undefer(req->agent->loop, &req->flush);
-    loop_defer(req->agent->loop, &req->flush, on_refusal);
+    keep_error(req, body, n);
+    refuse_soon(req);
 }
 
 /* One event.  False: the call has ended, or nothing more of it is read. */
@@ -384,19 +413,22 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
             break; /* the stream of a transcription: its format is not known here */
         if (!sender_flush(req))
             return false;
-        node_request_fail(req, event->cut ? GRPC_DATA_LOSS : GRPC_INTERNAL,
-                          event->cut ? "the engine's stream ended inside an event"
-                                     : "the engine sent an event that is not JSON");
+        if (event->cut)
+            node_request_fail(req, GRPC_DATA_LOSS, "the engine's stream ended inside an event");
+        else
+            fail_stream(req, GRPC_INTERNAL, "the engine sent an event that is not JSON");
         return false;
     case SEEN_DONE:
         if (!meter_streams(req->operation) || !meter_is_empty(&req->meter))
             break;
-        node_request_fail(req, GRPC_DATA_LOSS, "the engine's stream held no answer");
+        fail_stream(req, GRPC_DATA_LOSS, "the engine's stream held no answer");
         return false;
     case SEEN_CONTENT:
     case SEEN_NOTHING:
         break;
     }
+    if (seen.ignored)
+        return true;
     doubt_check(req, &seen.root);
     shown = is_shown(req, &seen, &ended);
     if (ended)
@@ -411,9 +443,11 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
         rc = assembler_add(req->assembler, &seen.root);
         if (rc == 0)
             return true;
-        node_request_fail(req, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL,
-                          "the engine's stream cannot be made into one answer (%s)",
-                          error_name(rc));
+        if (rc == DRV_ENOMEM)
+            node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        else
+            fail_stream(req, GRPC_INTERNAL,
+                        "the engine's stream cannot be made into one answer");
         return false;
     }
     if (!shown || event->silent)
@@ -521,8 +555,8 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
         take_document(req, bytes, n);
         return;
     case ANSWER_ERROR:
-        if (!req->refused && buf_size(&req->out) + n <= ERROR_MAX_BYTES)
-            buf_add(&req->out, bytes, n);
+        if (!req->refused)
+            keep_error(req, bytes, n);
         return;
     case ANSWER_UNKNOWN:
         break;
@@ -556,9 +590,12 @@ static void end_assembled(struct node_request *req)
     if (meter_sum_usage(&req->meter))
         assembler_set_usage(req->assembler, &req->meter.usage);
     rc = assembler_write(req->assembler, &req->out, &err);
+    if (rc == DRV_ENOMEM) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "%s", err.text);
+        return;
+    }
     if (rc != 0) {
-        node_request_fail(req, rc == DRV_ENOMEM ? GRPC_UNAVAILABLE : GRPC_INTERNAL, "%s",
-                          err.text);
+        fail_stream(req, GRPC_INTERNAL, err.text);
         return;
     }
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
@@ -619,7 +656,8 @@ static void end_document(struct node_request *req)
                           n == 0 ? "empty" : "not JSON, or not whole");
         return;
     }
-    if (meter_error_in(&root, words, sizeof(words), &status)) {
+    if (reported_in(&root, words, sizeof(words), &status) ||
+        reported_in_choices(&root, words, sizeof(words), &status)) {
         take_error(req, status, words, text, n);
         return;
     }
@@ -665,7 +703,8 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
         apply_error(req); /* even of a body that was cut: the status says most */
         return;
     case ANSWER_PLAIN:
-        if (whole && !req->too_large) {
+        /* JSON has an end of its own, wherever HTTP's is. */
+        if (!req->too_large && (whole || is_document(req))) {
             end_document(req);
             return;
         }

@@ -11,10 +11,10 @@
 #include "node/engine/errors.h"
 #include "node/node_request.h"
 
-/* An error of the engine in a 400, because the fault is the client's. */
-static void pass_as_400(struct node_request *req, const char *text)
+/* An error of the engine in a body of ours. */
+static void pass_words(struct node_request *req, unsigned status, const char *text)
 {
-    req->http_status = 400;
+    req->http_status = status;
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     buf_reset(&req->out);
     error_body_write(&req->out, req->operation, text);
@@ -30,6 +30,7 @@ static void reset(struct node_request *req)
     req->refused = false;
     req->done_us = 0;
     req->too_large = false;
+    req->last_brace = 0;
     req->tell_progress = false;
     req->out_content = false;
     req->out_tokens = 0;
@@ -100,9 +101,19 @@ static bool may_be_the_stream(const struct node_request *req,
         return false;
     if (strcasestr(verdict->text, "stream") != NULL)
         return true;
-    return verdict->engine_error_action == ENGINE_ERROR_PASS &&
-           verdict->cause != DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
-           (req->http_status == 400 || req->http_status == 422);
+    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
+        verdict->refusal.ability != ABILITY_OPERATION)
+        return false;
+    return req->http_status == 400 || req->http_status == 405 || req->http_status == 406 ||
+           req->http_status == 415 || req->http_status == 422 || req->http_status == 501;
+}
+
+bool refused_unusable(struct node_request *req)
+{
+    if (req->stream || !req->streaming || req->asked_again || req->head_sent)
+        return false;
+    req->unusable = true;
+    return true;
 }
 
 static bool says_when(const struct node_request *req)
@@ -117,6 +128,10 @@ bool refused_apply(struct node_request *req)
 {
     struct engine_error verdict;
 
+    if (req->unusable) {
+        req->unusable = false;
+        return ask_unstreamed(req);
+    }
     engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
                       req->usage_added);
     if (says_when(req))
@@ -140,10 +155,13 @@ bool refused_apply(struct node_request *req)
     }
     switch (verdict.engine_error_action) {
     case ENGINE_ERROR_PASS:
-        sender_pass(req);
+        if (req->too_large) /* half a document helps no one */
+            pass_words(req, req->http_status, verdict.text);
+        else
+            sender_pass(req);
         break;
-    case ENGINE_ERROR_PASS_AS_400:
-        pass_as_400(req, verdict.text);
+    case ENGINE_ERROR_PASS_AS_400: /* the fault is the client's */
+        pass_words(req, 400, verdict.text);
         break;
     case ENGINE_ERROR_FAIL:
         if (verdict.status == GRPC_UNIMPLEMENTED)

@@ -14,6 +14,10 @@
 
 struct node_request;
 
+/* The engine's stream makes no answer, and its client did not ask for a stream: is the engine
+ * to be asked once more, as the client asked?  True: refused_apply() does it. */
+MUST_CHECK bool refused_unusable(struct node_request *req);
+
 /* The engine answered `http_status`, and `out` is the error's body; its run is over.  True: the
  * request was changed, and its slot taken again, for answer_start().  False: the call has
  * ended. */

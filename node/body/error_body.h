@@ -6,7 +6,7 @@
 
 struct buf;
 
-/* Appends the body of a 400 that says `text`. */
+/* Appends the body of a 4xx that says `text`. */
 void error_body_write(struct buf *out, int operation, const char *text);
 
 #endif

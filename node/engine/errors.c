@@ -8,7 +8,7 @@
 #include "base/attrs.h"
 #include "base/text/json.h"
 #include "base/text/text.h"
-#include "node/stream/meter.h"
+#include "node/body/reported.h"
 
 #define CAUSE(name) DROVER__V1__CAUSE__KIND__KIND_##name
 
@@ -66,12 +66,19 @@ static bool names_no_model(const char *text)
             text_has(text, "not found, try pulling"));
 }
 
-/* A router's own 404, not the API's: llama.cpp, FastAPI, Go, OpenAI, LM Studio, express. */
+/* LM Studio has no 404: it says this with 200. */
+static bool names_no_endpoint(const char *text)
+{
+    return text_has(text, "Unexpected endpoint");
+}
+
+/* A router's own 404, not the API's: llama.cpp, FastAPI, Go, OpenAI, express, aiohttp, Hono,
+ * Fastify. */
 static bool names_no_path(const char *text)
 {
-    static const char *const marks[] = {"Invalid URL",  "Unexpected endpoint or method",
-                                        "Cannot POST ", "<html",
-                                        "no such path", "unknown endpoint"};
+    static const char *const marks[] = {"Invalid URL",   "Cannot POST ",     "<html",
+                                        "no such path",  "unknown endpoint", "404: Not Found",
+                                        "404 Not Found", "Route POST:"};
 
     for (size_t i = 0; i < ARRAY_LEN(marks); i++)
         if (text_has(text, marks[i]))
@@ -237,7 +244,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     uint32_t inner;
 
     memset(out, 0, sizeof(*out));
-    (void)meter_error(body, n, out->text, sizeof(out->text), &inner);
+    (void)reported_text(body, n, out->text, sizeof(out->text), &inner);
     if (usage_added && blames_stream_options(body, n, out->text)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {
@@ -254,7 +261,8 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
         trouble(out, http_status);
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
         fail(out, GRPC_NOT_FOUND, out->text);
-    } else if (http_status == 405 || (http_status == 404 && names_no_path(out->text))) {
+    } else if (http_status == 405 || names_no_endpoint(out->text) ||
+               (http_status == 404 && names_no_path(out->text))) {
         no_operation(out, "");
     } else if (refusal_read(&out->refusal, http_status, body, n, out->text)) {
         out->cause = CAUSE(ABILITY);

@@ -31,6 +31,7 @@ struct part {
     struct fields message; /* chat: of the choice's message */
     struct fields logprobs;
     bool has_logprobs;
+    bool has_delta;              /* chat: its message comes in pieces */
     struct calls calls;          /* chat */
     struct fields function_call; /* chat: of the API before tools; empty when there is none */
     struct fields audio;         /* chat: likewise */
@@ -102,15 +103,14 @@ static int grow_parts(struct assembler *a, size_t index)
     return 0;
 }
 
-/* An event's "index"; 0 when it has none.  DRV_EINVAL. */
+/* An event's "index"; 0 when it has none, or one that counts nothing.  DRV_EINVAL: too many. */
 static int index_in(const struct json_value *object, uint64_t *index)
 {
     struct json_value v = json_get(object, "index");
 
-    *index = 0;
-    if (v.type == JSON_NONE || v.type == JSON_NULL || json_uint(index, &v, MAX_PARTS - 1))
-        return 0;
-    return DRV_EINVAL;
+    if (!json_uint(index, &v, UINT64_MAX))
+        *index = 0;
+    return *index < MAX_PARTS ? 0 : DRV_EINVAL;
 }
 
 static int choice_of(struct assembler *a, const struct json_value *object, struct part **out)
@@ -222,19 +222,39 @@ static int add_delta(struct part *part, const struct json_value *delta)
     return rc == 0 && part->message.failed ? DRV_ENOMEM : rc;
 }
 
+/* A whole message where a piece of one is usual.  Engines that send pieces as well repeat in it
+ * what they have said. */
+static int take_message(struct part *part, const struct json_value *message)
+{
+    if (part->has_delta)
+        return 0;
+    fields_finish(&part->message);
+    fields_finish(&part->function_call);
+    fields_finish(&part->audio);
+    calls_finish(&part->calls);
+    return add_delta(part, message);
+}
+
 static int add_choice(struct assembler *a, const struct json_value *choice)
 {
+    struct json_value delta = json_get(choice, "delta");
     struct json_value key, value, lkey, lvalue;
     struct json_iter it, lit;
     struct part *part;
     int rc = choice_of(a, choice, &part);
 
+    if (rc == 0 && delta.type == JSON_OBJECT) {
+        part->has_delta = true;
+        rc = add_delta(part, &delta);
+    }
     if (rc != 0)
         return rc;
     json_iter_init(&it, choice);
     while (json_iter_next(&it, &key, &value)) {
-        if (json_equal(&key, "delta")) {
-            rc = add_delta(part, &value);
+        if (json_equal(&key, "delta"))
+            continue;
+        if (json_equal(&key, "message") && value.type == JSON_OBJECT) {
+            rc = take_message(part, &value);
             if (rc != 0)
                 return rc;
         } else if (json_equal(&key, "logprobs") && value.type == JSON_OBJECT) {
@@ -260,6 +280,9 @@ static int add_openai(struct assembler *a, const struct json_value *root)
     struct json_iter it, items;
     int rc;
 
+    if (json_get(root, "choices").type == JSON_NONE &&
+        json_get(root, "usage").type == JSON_NONE)
+        return 0; /* {"status":"loading"}: it is about the stream */
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &value)) {
         if (json_equal(&key, "choices")) {
@@ -409,7 +432,7 @@ static int add_messages(struct assembler *a, const struct json_value *root)
     int rc;
 
     if (type.type != JSON_STRING)
-        return DRV_EINVAL;
+        return 0; /* {} keeps a connection alive */
     if (json_equal(&type, "message_start")) {
         object = json_get(root, "message");
         json_iter_init(&it, &object);
@@ -497,6 +520,10 @@ static int add_ollama(struct assembler *a, const struct json_value *root)
     struct json_value key, value, mkey, mvalue;
     struct json_iter it, mit;
 
+    if (json_get(root, "done").type == JSON_NONE &&
+        json_get(root, "message").type == JSON_NONE &&
+        json_get(root, "response").type == JSON_NONE)
+        return 0;
     a->started = true;
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &value)) {
@@ -538,9 +565,7 @@ static int add_responses(struct assembler *a, const struct json_value *root)
     struct json_value type = json_get(root, "type");
     struct json_value response = json_get(root, "response");
 
-    if (type.type != JSON_STRING)
-        return DRV_EINVAL;
-    if (response.type != JSON_OBJECT ||
+    if (type.type != JSON_STRING || response.type != JSON_OBJECT ||
         !(json_equal(&type, "response.completed") || json_equal(&type, "response.incomplete")))
         return 0;
     a->started = true;

@@ -24,26 +24,38 @@ static bool has_text(const struct json_value *v)
     return v->type == JSON_STRING && v->len > 2;
 }
 
+static bool is_same(const struct fields *f, const char *name, const struct json_value *now)
+{
+    const struct field *field = fields_find_str(f, name);
+
+    return field != NULL && buf_size(&field->value) == now->len &&
+           memcmp(buf_head(&field->value), now->text, now->len) == 0;
+}
+
 /* Is the member there with another text? */
 static bool differs(const struct fields *f, const char *name, const struct json_value *now)
 {
     const struct field *field = fields_find_str(f, name);
 
     return has_text(now) && field != NULL && buf_size(&field->value) > 2 &&
-           (buf_size(&field->value) != now->len ||
-            memcmp(buf_head(&field->value), now->text, now->len) != 0);
+           !is_same(f, name, now);
 }
 
 /* More than white space? */
 static bool says_something(const struct json_value *arguments)
 {
+    const char *text = arguments->text;
+
     if (arguments->type == JSON_OBJECT)
         return true;
     if (arguments->type != JSON_STRING)
         return false;
-    for (size_t i = 1; i + 1 < arguments->len; i++)
-        if (arguments->text[i] != ' ')
+    for (size_t i = 1; i + 1 < arguments->len; i++) {
+        if (text[i] == '\\' && i + 2 < arguments->len && strchr("ntr", text[i + 1]) != NULL)
+            i++;
+        else if (text[i] != ' ')
             return true;
+    }
     return false;
 }
 
@@ -55,8 +67,8 @@ static bool begins_another(const struct tool_call *call, const struct json_value
     struct json_value name = json_get(&function, "name");
     struct json_value arguments = json_get(&function, "arguments");
 
-    if (has_text(&id) && fields_find_str(&call->members, "id") != NULL)
-        return differs(&call->members, "id", &id);
+    if (differs(&call->members, "id", &id))
+        return true;
     return call->arguments.whole &&
            (differs(&call->function, "name", &name) || says_something(&arguments));
 }
@@ -77,20 +89,33 @@ static int add_call(struct calls *calls, uint64_t index, struct tool_call **out)
     return 0;
 }
 
-/* The call that a delta belongs to: the last of its index, or the very last; or a new one. */
+/* The last call of this index, or the very last; with an id, the last that has it. */
+static struct tool_call *last_call(struct calls *calls, const uint64_t *index,
+                                   const struct json_value *id)
+{
+    for (size_t i = calls->count; i-- > 0;) {
+        struct tool_call *call = &calls->list[i];
+
+        if ((index == NULL || call->index == *index) &&
+            (id == NULL || is_same(&call->members, "id", id)))
+            return call;
+    }
+    return NULL;
+}
+
+/* The call that a delta belongs to, or a new one. */
 static int find_call(struct calls *calls, const struct json_value *delta,
                      struct tool_call **out)
 {
     struct json_value v = json_get(delta, "index");
-    bool counted = v.type != JSON_NONE && v.type != JSON_NULL;
-    struct tool_call *call = NULL;
+    struct json_value id = json_get(delta, "id");
     uint64_t index = 0;
+    bool counted = json_uint(&index, &v, UINT32_MAX);
+    const uint64_t *of = counted ? &index : NULL;
+    struct tool_call *call = has_text(&id) ? last_call(calls, of, &id) : NULL;
 
-    if (counted && !json_uint(&index, &v, UINT32_MAX))
-        return DRV_EINVAL;
-    for (size_t i = calls->count; i-- > 0 && call == NULL;)
-        if (!counted || calls->list[i].index == index)
-            call = &calls->list[i];
+    if (call == NULL)
+        call = last_call(calls, of, NULL);
     if (call == NULL || begins_another(call, delta))
         return add_call(calls, counted || call == NULL ? index : call->index + 1, out);
     *out = call;

@@ -3,8 +3,8 @@
  *
  * Engines disagree on how a call begins.  Most count with "index"; some give every call index
  * 0, or none, and only the id or the name shows that another call has begun.  So a delta goes
- * on with the last call of its index, unless it has another id, or the arguments are whole and
- * it brings another name or more arguments.  Pure.
+ * on with the call of its id, else with the last of its index, unless that has another id, or
+ * its arguments are whole and the delta brings another name or more arguments.  Pure.
  */
 #ifndef DROVER_NODE_STREAM_CALLS_H
 #define DROVER_NODE_STREAM_CALLS_H
@@ -40,8 +40,7 @@ struct calls {
 
 void calls_finish(struct calls *calls);
 
-/* Takes one element of a delta's "tool_calls".  DRV_EINVAL: an index that is none, or too many
- * calls; DRV_ENOMEM. */
+/* Takes one element of a delta's "tool_calls".  DRV_EINVAL: too many calls; DRV_ENOMEM. */
 MUST_CHECK int calls_add(struct calls *calls, const struct json_value *delta);
 
 /* Appends the calls as a JSON array. */

@@ -49,7 +49,7 @@ static struct choice_state *find(struct choices *c, uint32_t index)
     return &grown[index];
 }
 
-void choices_note(struct choices *c, uint32_t index, bool ended)
+void choices_note(struct choices *c, uint32_t index, bool ended, bool output)
 {
     struct choice_state *choice = find(c, index);
 
@@ -58,6 +58,10 @@ void choices_note(struct choices *c, uint32_t index, bool ended)
     if (!choice->named)
         c->named++;
     choice->named = true;
+    if (!ended && output && choice->ended) {
+        choice->ended = false; /* its reason came too early */
+        c->ended--;
+    }
     if (!ended || choice->ended)
         return;
     choice->ended = true;

@@ -45,8 +45,9 @@ void choices_finish(struct choices *c);
 /* The choices that the request asks for; 0 of either counts as 1. */
 void choices_expect(struct choices *c, uint32_t prompts, uint32_t per_prompt);
 
-/* An event names the choice; it has its finish reason if `ended`. */
-void choices_note(struct choices *c, uint32_t index, bool ended);
+/* An event names the choice; it has its finish reason if `ended`, and `output`, which takes an
+ * earlier reason back: the choice goes on. */
+void choices_note(struct choices *c, uint32_t index, bool ended, bool output);
 
 /* Has every choice that was named or is expected its finish reason?  False without any. */
 MUST_CHECK bool choices_all_ended(const struct choices *c);

@@ -2,9 +2,9 @@
 #include "node/stream/meter.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "node/body/reported.h"
 #include "node/stream/sse.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -152,135 +152,6 @@ static void note_ollama_usage(struct stream_meter *o, const struct json_value *r
     (void)get_count(root, "eval_count", &o->usage.output_tokens);
 }
 
-/* ---- errors ---------------------------------------------------------------------------- */
-
-static void copy_text(char *out, size_t cap, const struct json_value *text)
-{
-    struct buf decoded = BUF_INIT;
-
-    json_decode(&decoded, text);
-    (void)strlcpy(out, buf_cstr(&decoded), cap);
-    buf_finish(&decoded);
-}
-
-/* A number in 400..599, or a string of one. */
-static uint32_t status_in(const struct json_value *code)
-{
-    char digits[8];
-    uint64_t n = 0;
-
-    if (code->type == JSON_STRING && json_name(digits, sizeof(digits), code))
-        n = strtoull(digits, NULL, 10);
-    else if (!json_uint(&n, code, 599))
-        n = 0;
-    return n >= 400 && n <= 599 ? (uint32_t)n : 0;
-}
-
-/* The HTTP status of an error that has no number: the types that are not the engine's own
- * failure say so by name (Anthropic's and OpenAI's lists); 0 for any other. */
-static uint32_t status_of_type(const struct json_value *error)
-{
-    static const struct {
-        const char *name;
-        uint32_t status;
-    } types[] = {{"invalid_request_error", 400}, {"authentication_error", 401},
-                 {"permission_error", 403},      {"not_found_error", 404},
-                 {"request_too_large", 413},     {"rate_limit_error", 429},
-                 {"overloaded_error", 529},      {"BadRequestError", 400},
-                 {"NotFoundError", 404}};
-    struct json_value type = json_get(error, "type");
-
-    for (size_t i = 0; i < ARRAY_LEN(types); i++)
-        if (type_is(&type, types[i].name))
-            return types[i].status;
-    return 0;
-}
-
-/* A member "error" that says something: {}, "", null and false are ways to say "none". */
-static bool is_failure(const struct json_value *error)
-{
-    return has_text(error) || error->type == JSON_TRUE ||
-           (error->type == JSON_OBJECT && json_has_items(error));
-}
-
-/* Reads the text and the status of an error that is an object. */
-static void read_error(const struct json_value *error, char *text, size_t cap, uint32_t *status)
-{
-    struct json_value message = json_get(error, "message");
-    struct json_value code = json_get(error, "code");
-
-    if (message.type == JSON_STRING && text[0] == '\0')
-        copy_text(text, cap, &message);
-    *status = status_in(&code);
-    if (*status == 0) {
-        code = json_get(error, "status");
-        *status = status_in(&code);
-    }
-    if (*status == 0)
-        *status = status_of_type(error);
-}
-
-/* The forms seen in the wild: {"error":{"message","code"}}, {"error":"text"},
- * {"error":true,"message"}, {"object":"error","message"}, {"type":"error","error":{..}}. */
-bool meter_error_in(const struct json_value *root, char *text, size_t cap, uint32_t *status)
-{
-    enum { ERROR, OBJECT, TYPE, ALL };
-    static const char *const names[ALL] = {"error", "object", "type"};
-    struct json_value v[ALL];
-
-    json_pick(root, names, v, ALL);
-    *status = 0;
-    text[0] = '\0';
-    if (!is_failure(&v[ERROR]) && !type_is(&v[OBJECT], "error") && !type_is(&v[TYPE], "error"))
-        return false;
-    if (v[ERROR].type == JSON_STRING)
-        copy_text(text, cap, &v[ERROR]);
-    read_error(v[ERROR].type == JSON_OBJECT ? &v[ERROR] : root, text, cap, status);
-    return true;
-}
-
-/* Its `input` is what the client sent: it must not be read as the engine's words. */
-static void copy_first_message(char *text, size_t cap, const struct json_value *detail)
-{
-    struct json_value key, item, message;
-    struct json_iter it;
-
-    json_iter_init(&it, detail);
-    while (json_iter_next(&it, &key, &item)) {
-        message = json_get(&item, "msg");
-        if (message.type == JSON_STRING) {
-            copy_text(text, cap, &message);
-            return;
-        }
-    }
-}
-
-bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *status)
-{
-    struct json_value root, detail;
-    size_t keep;
-
-    *status = 0;
-    text[0] = '\0';
-    if (json_check(&root, body, n, NULL) == 0) {
-        if (meter_error_in(&root, text, cap, status))
-            return true;
-        detail = json_get(&root, "detail");
-        if (detail.type == JSON_STRING) {
-            copy_text(text, cap, &detail);
-            return true;
-        }
-        if (detail.type == JSON_ARRAY) { /* of a request that did not pass FastAPI's checks */
-            copy_first_message(text, cap, &detail);
-            return true;
-        }
-    }
-    keep = n < cap ? n : cap - 1;
-    memcpy(text, body, keep);
-    text[keep] = '\0';
-    return false;
-}
-
 /* ---- one function a format ------------------------------------------------------------- */
 
 /* Each looks its members up in one walk: events are many, and most have nothing else. */
@@ -306,31 +177,45 @@ static bool delta_has_output(struct stream_meter *o, const struct json_value *de
     return some || other;
 }
 
-/* A choice's part of an event.  True when it carries output.  *failed: it ends with an error.
- */
-static bool see_choice(struct stream_meter *o, const struct json_value *choice, uint32_t *index,
-                       bool *failed)
+/* A choice's message, in pieces or, of some engines, whole. */
+static bool message_has_output(struct stream_meter *o, const struct json_value *delta,
+                               const struct json_value *message)
 {
-    enum { INDEX, DELTA, TEXT, LOGPROBS, REASON, ALL };
-    static const char *const names[ALL] = {"index", "delta", "text", "logprobs",
-                                           "finish_reason"};
+    if (delta->type == JSON_OBJECT)
+        return delta_has_output(o, delta);
+    if (message->type != JSON_OBJECT)
+        return false;
+    o->plain = false;
+    return delta_has_output(o, message);
+}
+
+/* A choice's part of an event.  True when it carries output.  *doubtful: it may have failed. */
+static bool see_choice(struct stream_meter *o, const struct json_value *choice, uint32_t *index,
+                       bool *doubtful)
+{
+    enum { INDEX, DELTA, MESSAGE, TEXT, LOGPROBS, REASON, FAULT, ALL };
+    static const char *const names[ALL] = {"index",    "delta",         "message", "text",
+                                           "logprobs", "finish_reason", "error"};
     struct json_value v[ALL];
-    bool some = false;
+    bool some, ends;
 
     json_pick(choice, names, v, ALL);
     *index = 0;
     (void)take_count(&v[INDEX], index);
     if (*index != 0 || v[LOGPROBS].type == JSON_OBJECT)
         o->plain = false;
-    choices_note(&o->choices, *index, meter_reason_ends(&v[REASON]));
-    if (v[DELTA].type == JSON_OBJECT && delta_has_output(o, &v[DELTA]))
-        some = true;
+    ends = meter_reason_ends(&v[REASON]);
+    some = message_has_output(o, &v[DELTA], &v[MESSAGE]);
     if (has_text(&v[TEXT])) {
         note_text(o, &v[TEXT]);
         some = true;
     }
+    choices_note(&o->choices, *index, ends, some);
+    if (ends)
+        o->calls_follow =
+            type_is(&v[REASON], "tool_calls") || type_is(&v[REASON], "function_call");
     note_reason(o, &v[REASON]);
-    *failed = type_is(&v[REASON], "error");
+    *doubtful = ends || v[FAULT].type != JSON_NONE;
     return some;
 }
 
@@ -345,7 +230,7 @@ static enum seen_kind see_openai(struct stream_meter *o, const struct json_value
     uint32_t ended = o->choices.ended;
     struct json_value key, choice;
     struct json_iter it;
-    bool some = false, any = false, failed, has_usage;
+    bool some = false, any = false, doubtful, has_usage;
     uint32_t index = 0;
 
     json_pick(root, names, v, ALL);
@@ -356,12 +241,10 @@ static enum seen_kind see_openai(struct stream_meter *o, const struct json_value
     json_iter_init(&it, &v[CHOICES]);
     while (json_iter_next(&it, &key, &choice)) {
         any = true;
-        some |= see_choice(o, &choice, &index, &failed);
-        if (failed) {
-            (void)strlcpy(seen->error_text, "the answer ended with finish_reason \"error\"",
-                          sizeof(seen->error_text));
+        some |= see_choice(o, &choice, &index, &doubtful);
+        if (doubtful && reported_in_choice(&choice, some || o->tokens != 0, seen->error_text,
+                                           sizeof(seen->error_text), &seen->error_status))
             return SEEN_ERROR;
-        }
     }
     if (has_usage && any)
         choices_usage(&o->choices, index, &counts);
@@ -423,8 +306,8 @@ static enum seen_kind see_responses(struct stream_meter *o, const struct json_va
     if (v[RESPONSE].type == JSON_OBJECT)
         note_identity(o, &v[RESPONSE]);
     if (type_is(&v[TYPE], "response.failed") || type_is(&v[TYPE], "response.cancelled")) {
-        if (!meter_error_in(&v[RESPONSE], seen->error_text, sizeof(seen->error_text),
-                            &seen->error_status))
+        if (!reported_in(&v[RESPONSE], seen->error_text, sizeof(seen->error_text),
+                         &seen->error_status))
             (void)snprintf(seen->error_text, sizeof(seen->error_text),
                            "the engine ended the response without a reason");
         return SEEN_ERROR;
@@ -539,7 +422,7 @@ static enum seen_kind see_ollama(struct stream_meter *o, const struct json_value
 static enum seen_kind see_object(struct stream_meter *o, const struct json_value *root,
                                  struct seen *seen)
 {
-    if (meter_error_in(root, seen->error_text, sizeof(seen->error_text), &seen->error_status))
+    if (reported_in(root, seen->error_text, sizeof(seen->error_text), &seen->error_status))
         return SEEN_ERROR;
     switch (o->operation) {
     case OP(RESPONSES):
@@ -583,36 +466,87 @@ static enum seen_kind see_json(struct stream_meter *o, struct seen *seen)
     return seen->root.type == JSON_ARRAY ? see_list(o, seen) : SEEN_NOTHING;
 }
 
+/* Client libraries look at the beginning only. */
+static bool is_end_mark(const struct sse_event *event)
+{
+    static const char mark[] = "[DONE]";
+    const char *text = event->data, *end = event->data + event->data_len;
+
+    while (text != end && (*text == ' ' || *text == '\t'))
+        text++;
+    return (size_t)(end - text) >= sizeof(mark) - 1 &&
+           memcmp(text, mark, sizeof(mark) - 1) == 0;
+}
+
+static bool name_is(const struct sse_event *event, const char *name)
+{
+    return event->name_len == strlen(name) && memcmp(event->name, name, event->name_len) == 0;
+}
+
+/* An event that only keeps the connection alive, whatever its data. */
+static bool is_ping(const struct sse_event *event)
+{
+    return name_is(event, "ping") || name_is(event, "heartbeat") ||
+           name_is(event, "keepalive") || name_is(event, "keep-alive");
+}
+
+/* The engine has said its end: what follows is no part of the answer, but for the usage. */
+static void see_late(struct stream_meter *o, const struct sse_event *event, struct seen *seen)
+{
+    struct json_value root, usage;
+    struct token_usage counts = {0};
+    char words[8];
+    uint32_t status;
+
+    if (json_check(&root, event->data, event->data_len, NULL) != 0 || name_is(event, "error") ||
+        reported_in(&root, words, sizeof(words), &status)) {
+        seen->ignored = true;
+        return;
+    }
+    usage = json_get(&root, "usage");
+    if (o->operation == OP(MESSAGES) || json_get(&root, "choices").type != JSON_ARRAY ||
+        !note_openai_usage(&counts, &usage))
+        return;
+    o->usage = counts;
+    choices_usage_apart(&o->choices, &counts);
+    seen->usage_only = true;
+    seen->root = root;
+}
+
 void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen)
 {
-    bool is_error = event->name_len == 5 && memcmp(event->name, "error", 5) == 0;
+    bool is_error = name_is(event, "error");
 
     memset(seen, 0, sizeof(*seen));
     if (event->comment)
         return;
-    if (event->data_len == 6 && memcmp(event->data, "[DONE]", 6) == 0) {
+    if (is_end_mark(event)) {
         o->finished = true;
         o->done = true;
         seen->kind = SEEN_DONE;
         return;
     }
+    if (o->done) {
+        see_late(o, event, seen);
+        return;
+    }
     if (json_check(&seen->root, event->data, event->data_len, NULL) != 0) {
         seen->root.type = JSON_NONE;
+        if (is_ping(event))
+            return;
         seen->kind = is_error ? SEEN_ERROR : SEEN_GARBAGE;
     } else if (is_error) {
         seen->kind = SEEN_ERROR;
-        if (!meter_error_in(&seen->root, seen->error_text, sizeof(seen->error_text),
-                            &seen->error_status))
-            read_error(&seen->root, seen->error_text, sizeof(seen->error_text),
-                       &seen->error_status);
+        reported_as_error(&seen->root, seen->error_text, sizeof(seen->error_text),
+                          &seen->error_status);
     } else {
         seen->kind = see_json(o, seen);
     }
     if (seen->kind == SEEN_CONTENT)
         o->tokens++;
     if (seen->kind == SEEN_ERROR && seen->error_text[0] == '\0')
-        (void)meter_error(event->data, event->data_len, seen->error_text,
-                          sizeof(seen->error_text), &seen->error_status);
+        (void)reported_text(event->data, event->data_len, seen->error_text,
+                            sizeof(seen->error_text), &seen->error_status);
 }
 
 bool meter_is_empty(const struct stream_meter *o)

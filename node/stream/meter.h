@@ -28,6 +28,7 @@ struct stream_meter {
     bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
     bool done;              /* and it was the very last event of the format */
     bool reasoned;          /* some finish reason was seen, or what stands for one */
+    bool calls_follow;      /* ... and it was that of a tool call: another call may follow */
     struct choices choices; /* of chat completions and completions */
     uint32_t tokens;        /* content events seen */
     char response_id[96];   /* "" until seen */
@@ -51,6 +52,7 @@ struct seen {
     enum seen_kind kind;
     bool ends;              /* a choice has its finish reason in it */
     bool usage_only;        /* usage and no choice: exists only because usage was asked for */
+    bool ignored;           /* after the end, and no part of an answer: not for the client */
     struct json_value root; /* the event's JSON, type JSON_NONE when it has none.  llama-server
                                begins several prompts with `null`, and an array is a list of
                                events */
@@ -73,21 +75,11 @@ bool meter_sum_usage(struct stream_meter *o);
 /* Is it a reason to end?  Some engines write "" or "null" where others write null. */
 MUST_CHECK bool meter_reason_ends(const struct json_value *reason);
 
-/* Does the JSON report a failure?  Fills in its text, which may be empty, and its HTTP status,
- * or 0. */
-MUST_CHECK bool meter_error_in(const struct json_value *root, char *text, size_t cap,
-                               uint32_t *status);
-
 /* Does this operation have a streamed form at all, and is it NDJSON? */
 MUST_CHECK bool meter_streams(int operation);
 MUST_CHECK bool meter_is_ndjson(int operation);
 
 /* Reads usage and id from a whole JSON answer (not streamed). */
 void meter_answer(struct stream_meter *o, const struct json_value *root);
-
-/* The engine's words in an error body of any surface, and an HTTP status in it (or 0).
- * Falls back to the start of the bytes themselves.  True when it is JSON with an error in it.
- */
-bool meter_error(const void *body, size_t n, char *text, size_t cap, uint32_t *status);
 
 #endif

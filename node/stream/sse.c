@@ -54,6 +54,36 @@ static bool skip_mark(struct sse *sse)
     return true;
 }
 
+/* An error that a server, or a proxy before it, writes into a stream as if there were none. */
+static bool is_bare_error(const char *line, size_t n)
+{
+    static const char begin[] = "{\"error\"";
+
+    return n >= sizeof(begin) - 1 && memcmp(line, begin, sizeof(begin) - 1) == 0;
+}
+
+static void add_data(struct sse *sse, struct sse_event *event, const char *value, size_t n,
+                     unsigned *data_lines)
+{
+    if ((*data_lines)++ == 0) {
+        event->data = value;
+        event->data_len = n;
+        return;
+    }
+    if (*data_lines == 2) {
+        buf_reset(&sse->joined);
+        buf_add(&sse->joined, event->data, event->data_len);
+    }
+    buf_add(&sse->joined, "\n", 1);
+    buf_add(&sse->joined, value, n);
+}
+
+static void set_name(struct sse_event *event, const char *name, size_t n)
+{
+    event->name = name;
+    event->name_len = n;
+}
+
 /* One line of the event that is no comment: its name and value go where they belong. */
 static void take_field(struct sse *sse, struct sse_event *event, const char *line, size_t n,
                        unsigned *data_lines)
@@ -63,33 +93,24 @@ static void take_field(struct sse *sse, struct sse_event *event, const char *lin
     const char *value = colon == NULL ? line + n : colon + 1;
     size_t value_len = (size_t)(line + n - value);
 
+    if (is_bare_error(line, n)) {
+        set_name(event, "error", 5);
+        add_data(sse, event, line, n, data_lines);
+        return;
+    }
     if (value_len != 0 && value[0] == ' ') {
         value++;
         value_len--;
     }
     if (name_len == 5 && memcmp(line, "event", 5) == 0) {
-        event->name = value;
-        event->name_len = value_len;
-        return;
+        set_name(event, value, value_len);
+    } else if (name_len == 4 && memcmp(line, "data", 4) == 0) {
+        add_data(sse, event, value, value_len, data_lines);
+    } else if (name_len == 5 && memcmp(line, "error", 5) == 0 && event->name_len == 0) {
+        /* Old llama-servers put an error that comes in mid-stream into a field of its own. */
+        set_name(event, line, name_len);
+        add_data(sse, event, value, value_len, data_lines);
     }
-    /* Old llama-servers put an error that comes in mid-stream into a field of its own. */
-    if (name_len == 5 && memcmp(line, "error", 5) == 0 && event->name_len == 0) {
-        event->name = line;
-        event->name_len = name_len;
-    } else if (name_len != 4 || memcmp(line, "data", 4) != 0) {
-        return;
-    }
-    if ((*data_lines)++ == 0) {
-        event->data = value;
-        event->data_len = value_len;
-        return;
-    }
-    if (*data_lines == 2) {
-        buf_reset(&sse->joined);
-        buf_add(&sse->joined, event->data, event->data_len);
-    }
-    buf_add(&sse->joined, "\n", 1);
-    buf_add(&sse->joined, value, value_len);
 }
 
 /* Takes the first n bytes of the buffer as one event. */

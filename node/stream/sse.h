@@ -16,7 +16,7 @@
 #include "base/attrs.h"
 #include "base/text/buf.h"
 
-#define SSE_MAX_EVENT_BYTES (16 * 1024 * 1024) /* as of a message */
+#define SSE_MAX_EVENT_BYTES (64 * 1024 * 1024) /* as of an answer that is put together */
 
 enum sse_mode {
     SSE_EVENTS = 0, /* text/event-stream */

@@ -6,11 +6,11 @@
  * bytes of length, the body.  The last body is also read as an error and as metrics.
  */
 #include "base/text/json.h"
+#include "node/body/reported.h"
 #include "node/engine/errors.h"
 #include "node/engine/kinds/metrics.h"
 #include "node/engine/look/detect.h"
 #include "node/report/describe.h"
-#include "node/stream/meter.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_facts(const struct engine_facts *facts)
@@ -31,7 +31,7 @@ static void read_error(const char *body, size_t n)
     double value;
     char text[128];
 
-    (void)meter_error(body, n, text, sizeof(text), &status);
+    (void)reported_text(body, n, text, sizeof(text), &status);
     MUST(memchr(text, '\0', sizeof(text)) != NULL);
     for (unsigned http = 400; http < 600; http += 33) {
         engine_error_http(&verdict, http, body, n, (http & 1) != 0);

@@ -14,15 +14,31 @@ Test(choices, the_answer_ends_with_the_last_of_those_named_and_expected)
 
     choices_init(&c);
     cr_assert_not(choices_all_ended(&c));
-    choices_note(&c, 0, true);
+    choices_note(&c, 0, true, false);
     cr_assert(choices_all_ended(&c));
-    choices_note(&c, 70, false);
+    choices_note(&c, 70, false, false);
     cr_assert_not(choices_all_ended(&c));
-    choices_note(&c, 70, true);
-    choices_note(&c, 70, true);
+    choices_note(&c, 70, true, false);
+    choices_note(&c, 70, true, false);
     cr_assert(choices_all_ended(&c));
     choices_expect(&c, 3, 1);
     cr_assert_not(choices_all_ended(&c));
+    choices_finish(&c);
+}
+
+Test(choices, output_after_a_reason_takes_it_back)
+{
+    struct choices c;
+
+    choices_init(&c);
+    choices_note(&c, 0, true, true);
+    cr_assert(choices_all_ended(&c));
+    choices_note(&c, 0, false, false);
+    cr_assert(choices_all_ended(&c), "an empty event says nothing");
+    choices_note(&c, 0, false, true);
+    cr_assert_not(choices_all_ended(&c));
+    choices_note(&c, 0, true, false);
+    cr_assert(choices_all_ended(&c));
     choices_finish(&c);
 }
 
@@ -32,8 +48,8 @@ Test(choices, one_report_is_no_sum)
     struct choices c;
 
     choices_init(&c);
-    choices_note(&c, 0, true);
-    choices_note(&c, 1, true);
+    choices_note(&c, 0, true, false);
+    choices_note(&c, 1, true, false);
     choices_usage_apart(&c, &usage);
     cr_assert_not(choices_sum(&c, &sum));
     choices_finish(&c);
@@ -47,7 +63,7 @@ Test(choices, the_prompt_of_several_choices_counts_once)
     choices_init(&c);
     choices_expect(&c, 2, 2);
     for (uint32_t i = 0; i < 4; i++) {
-        choices_note(&c, i, true);
+        choices_note(&c, i, true, false);
         choices_usage_apart(&c, &usage);
     }
     cr_assert(choices_sum(&c, &sum));
@@ -63,8 +79,8 @@ Test(choices, running_counts_are_replaced_and_the_count_of_all_replaces_them)
 
     choices_init(&c);
     choices_expect(&c, 2, 1);
-    choices_note(&c, 0, false);
-    choices_note(&c, 1, false);
+    choices_note(&c, 0, false, false);
+    choices_note(&c, 1, false, false);
     choices_usage(&c, 0, &a);
     choices_usage(&c, 1, &a);
     choices_usage(&c, 0, &b);
@@ -81,8 +97,8 @@ Test(choices, too_many_are_not_known_to_have_ended)
     struct choices c;
 
     choices_init(&c);
-    choices_note(&c, 0, true);
-    choices_note(&c, CHOICES_MAX, true);
+    choices_note(&c, 0, true, false);
+    choices_note(&c, CHOICES_MAX, true, false);
     cr_assert_not(choices_all_ended(&c));
     choices_finish(&c);
 }

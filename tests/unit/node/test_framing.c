@@ -76,6 +76,19 @@ Test(framing, pieces_on_lines_are_a_stream_and_a_whole_answer_is_a_document)
                  FRAMING_DOCUMENT);
 }
 
+Test(framing, a_line_that_is_neither_piece_nor_answer_waits_for_the_next)
+{
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{'status':'loading'}\n", false, FRAMING_LINES),
+                 FRAMING_LINES);
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{}\n", false, FRAMING_UNDECIDED), FRAMING_UNDECIDED);
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{}\n\n{", false, FRAMING_UNDECIDED), FRAMING_LINES);
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{}\nand so on", false, FRAMING_UNDECIDED),
+                 FRAMING_DOCUMENT);
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{'error':'x'}\n", false, FRAMING_LINES),
+                 FRAMING_DOCUMENT);
+    cr_assert_eq(frame(OP(OLLAMA_CHAT), "{}\n", true, FRAMING_LINES), FRAMING_DOCUMENT);
+}
+
 Test(framing, a_page_is_none_of_them)
 {
     cr_assert_eq(frame(OP(CHAT_COMPLETIONS), "\n<!DOCTYPE html>", false, FRAMING_EVENTS),
@@ -123,6 +136,14 @@ Test(framing, an_answer_has_what_its_api_says)
         {OP(OLLAMA_CHAT), "{'model':'m'}", false},
         {OP(OLLAMA_GENERATE), "{'response':'','done':true}", true},
         {OP(EMBEDDINGS), "{'data':[]}", true},
+        {OP(EMBEDDINGS), "[{'embedding':[0.5]}]", true},
+        {OP(EMBEDDINGS), "{'status':'ok'}", false},
+        {OP(OLLAMA_EMBED), "{'embeddings':[[0.5]]}", true},
+        {OP(OLLAMA_EMBEDDINGS), "{'embedding':[0.5]}", true},
+        {OP(RERANK), "{'results':[]}", true},
+        {OP(RERANK), "{}", false},
+        {OP(COUNT_TOKENS), "{'input_tokens':3}", true},
+        {OP(COUNT_TOKENS), "{'tokens':3}", false},
         {OP(EMBEDDINGS), "'x'", false},
     };
 
