@@ -113,6 +113,27 @@ static void take_field(struct sse *sse, struct sse_event *event, const char *lin
     }
 }
 
+/* Both bytes that end a line are looked for in one block after the other, so that the search
+ * for one does not run far beyond the other again and again. */
+#define BLOCK_BYTES 256
+
+/* Where the line with bytes[at] in it ends, or n. */
+static size_t line_end(const struct sse *sse, const void *bytes, size_t at, size_t n)
+{
+    while (at < n) {
+        const uint8_t *from = (const uint8_t *)bytes + at, *cr = NULL;
+        size_t block = n - at < BLOCK_BYTES ? n - at : BLOCK_BYTES;
+        const uint8_t *lf = memchr(from, '\n', block);
+
+        if (sse->mode != SSE_LINES)
+            cr = memchr(from, '\r', lf == NULL ? block : (size_t)(lf - from));
+        if (cr != NULL || lf != NULL)
+            return at + (size_t)((cr != NULL ? cr : lf) - from);
+        at += block;
+    }
+    return n;
+}
+
 /* Takes the first n bytes of the buffer as one event. */
 static int give(struct sse *sse, struct sse_event *event, size_t n)
 {
@@ -132,10 +153,8 @@ static int give(struct sse *sse, struct sse_event *event, size_t n)
             event->data_len--;
     } else {
         while (at < n) {
-            size_t end = at;
+            size_t end = line_end(sse, text, at, n);
 
-            while (end < n && text[end] != '\n' && text[end] != '\r')
-                end++;
             if (end != at && text[at] != ':') {
                 take_field(sse, event, text + at, end - at, &data_lines);
                 fields++;
@@ -184,12 +203,10 @@ int sse_next(struct sse *sse, struct sse_event *event)
     while (sse->scanned < buf_size(&sse->in)) {
         const uint8_t *p = buf_head(&sse->in);
         size_t have = buf_size(&sse->in);
-        size_t at = sse->scanned;
+        size_t at = line_end(sse, p, sse->scanned, have);
         size_t end;
         bool empty_line;
 
-        while (at < have && p[at] != '\n' && (p[at] != '\r' || sse->mode == SSE_LINES))
-            at++;
         sse->scanned = at;
         if (at == have)
             break;

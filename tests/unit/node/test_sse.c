@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/error.h"
 #include "node/stream/sse.h"
 
@@ -63,6 +64,25 @@ Test(sse, carriage_returns_with_and_without_line_feeds_end_lines_too)
     expect(SSE_EVENTS, "data: a\r\n\r\nevent: x\r\ndata: b\r\n\r\n", "|a;x|b;");
     expect(SSE_EVENTS, "data: a\r\rdata: b\r\r", "|a;|b;");
     expect(SSE_EVENTS, "data: a\r\n\ndata: b\n\r\n", "|a;|b;");
+}
+
+Test(sse, a_line_of_any_length_ends_where_its_end_is)
+{
+    static const char *const ends[] = {"\n", "\r", "\r\n"};
+    char text[1200], wanted[1200], out[1200];
+    char line[600];
+
+    for (size_t n = 240; n < 530; n++) {
+        memset(line, 'x', n);
+        line[n] = '\0';
+        for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+            (void)snprintf(text, sizeof(text), "data: %s%s%sdata: y%s%s", line, ends[i],
+                           ends[i], ends[i], ends[i]);
+            (void)snprintf(wanted, sizeof(wanted), "|%s;|y;", line);
+            run(SSE_EVENTS, text, strlen(text), out, sizeof(out), NULL);
+            cr_assert_str_eq(out, wanted, "%zu bytes, end %zu", n, i);
+        }
+    }
 }
 
 Test(sse, a_byte_order_mark_at_the_start_is_dropped)
