@@ -56,8 +56,7 @@ struct config_hedge {
 struct config_queue {
     uint32_t max_waiting;      /* per model, over all workers; 1024 */
     uint32_t max_wait_ms;      /* 300000 */
-    uint32_t comment_after_ms; /* a waiting stream begins and says where it stands; 10000; 0 =
-                                  never */
+    uint32_t comment_after_ms; /* a silent stream begins, with comments; 10000; 0 = never */
 };
 
 /* A setting that is left out is as the config has it for all models. */

@@ -3,8 +3,7 @@
  *
  * Only this file writes a request's state (set_state; the table is in request_state.h).  Events
  * of the client, of the nodes and of the timer come here; the files below do one thing each and
- * return what happened.  retry_decide() chooses what follows the end of an attempt, and obey()
- * does it.
+ * return what happened.  retry_decide() chooses the next step, and obey() takes it.
  *
  * The client's side (`client`, NULL once the responder is done or gone) and the nodes' (an
  * attempt that has not ended) can outlive each other.  A request is freed when both are over,
@@ -552,6 +551,7 @@ static void look_at_running(struct request *req)
     }
     if (loop_now_us(req->context->loop) >= req->hedge_due_mono_us)
         hedge_try(req, &node_events);
+    response_show_running(req);
     arm(req);
 }
 

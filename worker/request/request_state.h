@@ -269,7 +269,7 @@ struct request {
     uint64_t started_mono_us;
     uint64_t ttft_us;           /* 0 = no content yet */
     uint64_t content_mono_us;   /* when content last came; 0 = none yet */
-    uint64_t comment_mono_us;   /* when the client last got a comment that it waits */
+    uint64_t comment_mono_us;   /* when the client last got a comment */
     uint64_t no_node_mono_us;   /* since when no node is up; 0 = one is */
     uint64_t wait_node_mono_us; /* until when it waits for a node; 0 = it has not begun to */
 

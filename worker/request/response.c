@@ -34,7 +34,7 @@
 #define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
-/* A waiting stream that has begun gets a comment with its place this often. */
+/* A stream that has begun and is silent gets a comment this often. */
 #define COMMENT_US (5 * US_PER_S)
 
 /* Bytes of the answer are due to be released to the node. */
@@ -142,36 +142,61 @@ void response_show(struct request *req, bool whole)
     buf_finish(&attempt->headers);
 }
 
-/*
- * From here on the status is 200, and what goes wrong can only be said in the stream.  So this
- * is done late (comment_after_ms), for a request that was checked as far as it can be here, and
- * only where comments exist.
- */
-void response_show_waiting(struct request *req)
+/* A client that hears nothing for comment_after_ms gets a comment, where comments exist and the
+ * bytes it has do not end inside an event. */
+static bool is_comment_due(const struct request *req)
 {
+    const struct client_request *client = req->client;
     uint64_t after_us =
         config_queue_for(req->context->config, req->model)->comment_after_ms * US_PER_MS;
     uint64_t now = loop_now_us(req->context->loop);
-    uint64_t waited = now - req->wait_mono_us + req->waited_us;
-    unsigned ahead, eta_s;
-    char comment[96];
-    int n;
+    uint64_t since = req->content_mono_us == 0 ? req->started_mono_us : req->content_mono_us;
 
-    if (after_us == 0 || waited < after_us || !req->client->stream ||
-        !speaks_events(req->client->operation) ||
-        (req->shown != SHOWN_NOTHING && now - req->comment_mono_us < COMMENT_US))
-        return;
+    return after_us != 0 && now - since >= after_us &&
+           now - req->comment_mono_us >= COMMENT_US && client->stream &&
+           speaks_events(client->operation) && !req->torn;
+}
+
+/*
+ * With the first comment the status is 200, and what goes wrong can only be said in the stream.
+ * So this is done late, for a request that was checked as far as it can be here.
+ */
+static void comment(struct request *req, const char *text)
+{
+    struct responder *r = req->client->responder;
+
     if (req->shown == SHOWN_NOTHING) {
         add_headers(req);
-        responder_start(req->client->responder, 200, "text/event-stream", -1);
+        responder_start(r, 200, "text/event-stream", -1);
         req->shown = SHOWN_HEAD;
     }
-    req->comment_mono_us = now;
+    req->comment_mono_us = loop_now_us(req->context->loop);
+    responder_write(r, text, strlen(text));
+}
+
+void response_show_waiting(struct request *req)
+{
+    unsigned ahead, eta_s;
+    char text[96];
+
+    if (!is_comment_due(req))
+        return;
     enqueue_estimate(req, &ahead, &eta_s);
-    n = snprintf(comment, sizeof(comment), ": drover queued pos=%u eta=%us\n\n", ahead + 1,
-                 eta_s);
-    if (n > 0)
-        responder_write(req->client->responder, comment, (size_t)n);
+    (void)snprintf(text, sizeof(text), ": drover queued pos=%u eta=%us\n\n", ahead + 1, eta_s);
+    comment(req, text);
+}
+
+void response_show_running(struct request *req)
+{
+    const struct attempt *attempt = req->attempt;
+
+    if (!is_comment_due(req) || (attempt->status != 0 && !attempt->event_stream))
+        return; /* a document comes: an error, say */
+    if (req->shown != SHOWN_NOTHING && responder_pending(req->client->responder) != 0)
+        return; /* the silence is the client's */
+    comment(req, attempt->content_mono_us != 0 ? ": drover decode\n\n"
+                 : attempt->loading            ? ": drover load\n\n"
+                                               : ": drover prefill\n\n");
 }
 
 /* ---- headers of a node's answer -------------------------------------------------------- */

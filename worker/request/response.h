@@ -51,8 +51,11 @@ MUST_CHECK bool response_client_lags(const struct attempt *attempt);
 /* Opens the node's window again once little is left on its way to the client. */
 void response_release_if_low(struct attempt *attempt);
 
-/* Begins a stream's answer before any node has: comments for a client that waits. */
+/* Comments for a client that has heard nothing for comment_after_ms; the first begins the
+ * stream's answer before any node has.  The request is in the queue, or has an attempt that
+ * runs. */
 void response_show_waiting(struct request *req);
+void response_show_running(struct request *req);
 
 /* Reports an error: a whole error answer, or the end of the one that has begun. */
 void response_error(struct request *req, enum api_error error, const char *message,
