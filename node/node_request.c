@@ -180,13 +180,24 @@ void node_request_gone(struct node_request *req)
     finish(req);
 }
 
-/* A model that has answered is in memory, whatever the last look found. */
+/* Is the model in memory, with the context that the request wants? */
+static bool is_loaded(const struct node_request *req, const struct engine_model *model)
+{
+    uint32_t context = req->wanted_context;
+
+    if (model->largest_context != 0 && context > model->largest_context)
+        context = model->largest_context;
+    return model->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY &&
+           (context == 0 || context == model->max_context);
+}
+
+/* A model that has answered is loaded, whatever the last look found. */
 static void note_loaded(const struct node_request *req)
 {
     struct engine *engine = req->agent->engine;
     const struct engine_model *model = facts_model(engine_facts(engine), req->model);
 
-    if (model != NULL && model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY)
+    if (model != NULL && !is_loaded(req, model))
         engine_doubt(engine);
 }
 

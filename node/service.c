@@ -278,6 +278,20 @@ static uint64_t model_number(const struct node_request *req)
     return hash_text(model == NULL ? req->model : model->id);
 }
 
+/* Ollama loads the model anew for another context than the loaded one. */
+static uint32_t wanted_context(const struct node_request *req, const struct json_value *root)
+{
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+    struct json_value options, context;
+    uint64_t tokens = 0;
+
+    if (facts->kind != DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
+        return 0;
+    options = json_get(root, "options");
+    context = json_get(&options, "num_ctx");
+    return json_uint(&tokens, &context, UINT32_MAX) ? (uint32_t)tokens : 0;
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -313,6 +327,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     }
     req->resumable =
         req->want_text && req->stream && resume_possible(req->operation, &source.root);
+    req->wanted_context = wanted_context(req, &source.root);
     meter_init(&req->meter, req->operation, req->resumable);
     req->vocabulary = vocabulary_of(req, request->model);
     opts.token_ids = req->agent->config.resume_ids && req->resumable && req->vocabulary != 0;

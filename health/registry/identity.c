@@ -99,6 +99,7 @@ static int add_model(struct node_info *info, const Drover__V1__Model *model, str
     (void)snprintf(row->id, sizeof(row->id), "%s", model->id);
     row->state = state < ARRAY_LEN(model_state_names) ? state : 0;
     row->max_context = model->max_context_tokens;
+    row->largest_context = model->largest_context_tokens;
     row->operations = operations_of(model);
     row->load_ms = model->load_ms_hint;
     row->has = abilities_of(model->has, model->n_has);

@@ -76,6 +76,7 @@ void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id)
     alias->alias_of = of + 1;
     alias->state = facts->models[of].state;
     alias->max_context = facts->models[of].max_context;
+    alias->largest_context = facts->models[of].largest_context;
     alias->has = facts->models[of].has;
     alias->lacks = facts->models[of].lacks;
     alias->vocabulary = facts->models[of].vocabulary;

@@ -18,10 +18,11 @@
 
 struct engine_model {
     char id[ENGINE_MODEL_BYTES];
-    uint32_t state;       /* enum drover.v1.ModelState */
-    uint32_t max_context; /* tokens; 0 = unknown */
-    uint32_t offered;     /* bit (1 << drover.v1.Operation): it has them, or may have them */
-    uint32_t operations;  /* of these, without what the engine turned out not to have */
+    uint32_t state;           /* enum drover.v1.ModelState */
+    uint32_t max_context;     /* tokens; 0 = unknown */
+    uint32_t largest_context; /* that it can be loaded with; 0 = unknown */
+    uint32_t offered;    /* bit (1 << drover.v1.Operation): it has them, or may have them */
+    uint32_t operations; /* of these, without what the engine turned out not to have */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
     /* As the engine says: bit (1 << enum ability), VISION to GRAMMAR; in neither: not known. */

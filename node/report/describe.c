@@ -71,6 +71,7 @@ void describe_models(struct describe *d, const struct engine_facts *facts)
         model->aliases = d->aliases[d->count];
         model->state = (Drover__V1__ModelState)from->state;
         model->max_context_tokens = from->max_context;
+        model->largest_context_tokens = from->largest_context;
         model->load_ms_hint = from->load_ms;
         add_operations(d, d->count, from->operations);
         add_abilities(d, d->count, from);
@@ -90,9 +91,9 @@ static bool speed_differs(float a, float b)
 static bool model_differs(const struct engine_model *a, const struct engine_model *b)
 {
     return strcmp(a->id, b->id) != 0 || a->state != b->state ||
-           a->max_context != b->max_context || a->operations != b->operations ||
-           a->load_ms != b->load_ms || a->alias_of != b->alias_of || a->has != b->has ||
-           a->lacks != b->lacks;
+           a->max_context != b->max_context || a->largest_context != b->largest_context ||
+           a->operations != b->operations || a->load_ms != b->load_ms ||
+           a->alias_of != b->alias_of || a->has != b->has || a->lacks != b->lacks;
 }
 
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)

@@ -60,6 +60,7 @@ void abilities_read(struct abilities_need *need, const struct json_value *body)
                                            "output_format",   "structured_outputs"};
     struct json_value key, value, inner;
     struct json_iter it;
+    uint64_t tokens;
 
     /* One walk: looking a member up walks over the prompt each time. */
     json_iter_init(&it, body);
@@ -79,6 +80,9 @@ void abilities_read(struct abilities_need *need, const struct json_value *body)
         } else if (json_equal(&key, "options")) { /* Ollama */
             inner = json_get(&value, "num_predict");
             read_output(need, &inner);
+            inner = json_get(&value, "num_ctx");
+            if (inner.type == JSON_NUMBER && json_uint(&tokens, &inner, MAX_TOKENS))
+                need->wanted_context = (uint32_t)tokens;
         }
     }
 }
@@ -100,16 +104,29 @@ void abilities_counted(struct abilities_need *need, uint64_t tokens)
 
 /* ---- a node ---------------------------------------------------------------------------- */
 
+uint32_t abilities_context(const struct abilities_known *known, uint32_t wanted_context)
+{
+    if (known->largest_context == 0 || wanted_context == 0)
+        return known->context_tokens;
+    return wanted_context < known->largest_context ? wanted_context : known->largest_context;
+}
+
+bool abilities_reloads(const struct abilities_known *known, uint32_t wanted_context)
+{
+    return known->context_tokens != 0 &&
+           abilities_context(known, wanted_context) != known->context_tokens;
+}
+
 enum abilities_rank abilities_rank(const struct abilities_known *known,
                                    const struct abilities_need *need)
 {
-    uint64_t context = known->context_tokens;
+    uint64_t context = abilities_context(known, need->wanted_context);
 
     if ((known->lacks & need->flags) != 0)
         return ABILITIES_LACKS;
     if (context == 0)
         return ABILITIES_HOLDS;
-    if (need->least_tokens > context)
+    if (need->least_tokens > context && known->largest_context == 0)
         return ABILITIES_LACKS;
     if (need->prompt_tokens > context)
         return ABILITIES_DOUBTFUL;
@@ -122,9 +139,10 @@ enum abilities_rank abilities_rank(const struct abilities_known *known,
 uint64_t abilities_score(const struct abilities_known *known, const struct abilities_need *need)
 {
     enum abilities_rank rank = abilities_rank(known, need);
+    uint32_t context = abilities_context(known, need->wanted_context);
     uint64_t score = ABILITIES_SCORE(rank);
 
-    if (rank >= ABILITIES_DOUBTFUL && known->context_tokens != 0)
-        score += UINT32_MAX - known->context_tokens;
+    if (rank >= ABILITIES_DOUBTFUL && context != 0)
+        score += UINT32_MAX - context;
     return score;
 }

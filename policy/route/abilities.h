@@ -29,10 +29,12 @@ struct abilities_need {
     uint64_t prompt_tokens; /* an estimate, or what an engine counted */
     uint64_t least_tokens;  /* the prompt has hardly fewer */
     uint64_t output_tokens; /* the most that the client wants; 0 = no limit is set */
+    /* Ollama's num_ctx: the context to load the model with; 0 = the engine chooses. */
+    uint32_t wanted_context;
 };
 
-/* Reads TOOLS, GRAMMAR and the output's limit from the top level of a checked body; the rest of
- * *need is the caller's. */
+/* Reads TOOLS, GRAMMAR, the output's limit and the wanted context from a checked body; the rest
+ * of *need is the caller's. */
 void abilities_read(struct abilities_need *need, const struct json_value *body);
 
 /* A prompt of so many bytes of text, and about so many tokens with all that is in it. */
@@ -45,7 +47,24 @@ void abilities_counted(struct abilities_need *need, uint64_t tokens);
 struct abilities_known {
     uint32_t lacks;          /* bit (1 << enum ability) */
     uint32_t context_tokens; /* 0 = not known */
+    /* 0 = its context is fixed.  Ollama's is the one that a request wants, up to this, for
+     * which it loads the model anew; and it cuts a longer prompt without a word.  So a context
+     * bars no request there, but a larger one elsewhere is better. */
+    uint32_t largest_context;
 };
+
+#define ABILITIES_ANY_CONTEXT UINT32_MAX /* largest_context is not known */
+
+/* Ollama's default where it has little memory, for a model that is not loaded. */
+#define ABILITIES_DEFAULT_CONTEXT 4096u
+
+/* The context that a node has for a request that wants this one; 0 = not known. */
+MUST_CHECK uint32_t abilities_context(const struct abilities_known *known,
+                                      uint32_t wanted_context);
+
+/* Does the engine, which has the model in memory, load it anew for a request that wants this
+ * context? */
+MUST_CHECK bool abilities_reloads(const struct abilities_known *known, uint32_t wanted_context);
 
 /*
  *   rank       when

@@ -18,7 +18,7 @@
 #include "shm/share/loads.h"
 #include "shm/share/taught.h"
 
-static_assert(sizeof(struct node_model) == 284, "node_model: new layout version");
+static_assert(sizeof(struct node_model) == 288, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
 static_assert(offsetof(struct node_info, models) == 600, "node_info: new layout version");
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");

@@ -172,7 +172,7 @@ static void add_node(struct scene *scene, unsigned node_id)
         .generation = node->info.generation,
         .slots = info.slots,
         .queue = info.queue,
-        .weight = info.weight,
+        .weight = (uint16_t)info.weight,
         .prefill_tokens_per_s = info.prefill_tokens_per_s,
     };
     learn(board, node_id, node->info.generation,

@@ -17,7 +17,7 @@ Seen in the field: ollama/ollama#15457 (index 0 for each tool call: `call_index_
 stream of a cloud model comes as text/plain).
 
 Knobs: models {name: capabilities}, num_parallel, max_loaded, max_queue, load_s, context (default
-num_ctx), cloud (names), signed_in, call_index_zero, big_context; those of openai_api.py.
+num_ctx), trained (the model's own), cloud (names), signed_in, call_index_zero, big_context; those of openai_api.py.
 Counts: loads, loads_lost, reloads.
 """
 
@@ -172,6 +172,7 @@ class Ollama(OpenAi):
         self.max_loaded = 3
         self.max_queue = 512
         self.load_s = 0.0
+        self.trained = 131072      # the model's own context; 0: an older version, not listed
         self.cloud = ()            # names that run at ollama.com
         self.signed_in = False
         self.call_index_zero = True
@@ -212,7 +213,8 @@ class Ollama(OpenAi):
 
     def details(self):
         return {"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"],
-                "parameter_size": "3.2B", "quantization_level": "Q4_K_M"}
+                "parameter_size": "3.2B", "quantization_level": "Q4_K_M",
+                **({"context_length": self.trained} if self.trained else {})}
 
     def tags(self, reply, _request):
         return self.json_answer(reply, 200, {"models": [
@@ -235,7 +237,7 @@ class Ollama(OpenAi):
             return self.json_answer(reply, 404, {"error": f"model '{body.get('model')}' not found"})
         return self.json_answer(reply, 200, {
             "modelfile": f"FROM {name}", "template": "{{ .Prompt }}", "details": self.details(),
-            "model_info": {"general.architecture": "llama", "llama.context_length": 131072},
+            "model_info": {"general.architecture": "llama", "llama.context_length": self.trained or 131072},
             "capabilities": self.models[name], "modified_at": STAMP})
 
     def list_models(self, reply, _request):
@@ -306,7 +308,8 @@ class Ollama(OpenAi):
         return super().limit_of(body)
 
     def num_ctx_of(self, body):
-        return (body.get("options") or {}).get("num_ctx") or self.context
+        wanted = (body.get("options") or {}).get("num_ctx") or self.context
+        return min(wanted, self.trained or 131072)
 
     def machine_of(self, model):
         with self.lock:

@@ -257,6 +257,84 @@ def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
     assert small(after)["inflight"] == 0 and both.all_up()
 
 
+# ---- Ollama's contexts ----------------------------------------------------------------------------
+
+
+def ollama(context=4096, loaded=None, **knobs):
+    """With the model in memory, if `loaded` is its context there."""
+    engine = Ollama()
+    engine.models, engine.context = {MODEL + ":latest": ["completion"]}, context
+    for knob, value in knobs.items():
+        setattr(engine, knob, value)
+    if loaded:
+        whole = fetch_now(("127.0.0.1", engine.port), "POST", OLLAMA, wanting(loaded))
+        assert whole.status == 200
+    return engine
+
+
+def wanting(num_ctx, path=OLLAMA, stream=False, text="hi"):
+    prompt = {"messages": [{"role": "user", "content": text}]} if path == OLLAMA else {
+        "prompt": text}
+    return {"model": MODEL, "stream": stream, "options": {"num_ctx": num_ctx, "num_predict": 3},
+            **prompt}
+
+
+def reloads(both):
+    return [engine.count["reloads"] for engine in both.engines.values()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("path", [OLLAMA, "/api/generate"])
+def test_a_request_that_wants_another_context_goes_where_that_is_loaded(fleet, path, workers):
+    both = fleet({"small": ollama(loaded=4096), "large": ollama(loaded=16384)}, workers=workers)
+    for seed in range(4):
+        for context in (4096, 16384):
+            assert_whole(both.send(path, wanting(context, path, seed % 2 == 0)))
+    assert reloads(both) == [0, 0]
+    assert min(both.posts("small"), both.posts("large")) == 5
+
+
+def test_a_model_that_was_loaded_anew_is_known_to_be(fleet):
+    both = fleet({"a": ollama(loaded=4096), "b": ollama(loaded=4096)})
+    for seed in range(4):
+        assert_whole(both.send(OLLAMA, wanting(8192), {"x-request-id": f"r{seed}"}))
+        until(lambda: 8192 in [m["max_context_tokens"] for name in both.engines
+                               for m in both.cluster.ctl_json("node", name)["models"]],
+              what="the new context is known")
+    assert sum(reloads(both)) == 1
+    first = both.explain("r0")[-1]["candidates"]
+    assert all(c["load_s"] > 0 for c in first)
+    assert [c["load_s"] == 0 for c in both.explain("r3")[-1]["candidates"]].count(True) == 1
+
+
+def test_a_context_beyond_the_models_own_is_loaded_once(fleet):
+    both = fleet({"a": ollama(loaded=8192, trained=8192), "b": ollama(loaded=4096, trained=8192)})
+    for seed in range(4):
+        assert_whole(both.send(OLLAMA, wanting(131072), {"x-request-id": f"r{seed}"}))
+    assert reloads(both) == [0, 0]
+    loads = {c["node"]: c["load_s"] for c in both.explain("r3")[-1]["candidates"]}
+    assert loads["a"] == 0 and loads["b"] > 0
+
+
+def test_a_long_prompt_goes_where_it_is_not_cut_and_is_barred_nowhere(fleet):
+    both = fleet({"small": ollama(loaded=4096), "large": ollama(32768, loaded=32768)})
+    for path in (OLLAMA, OPENAI, ANTHROPIC):
+        for seed in range(3):
+            assert_whole(both.send(path, body_of(path, words(8000, seed))))
+    assert both.posts("small") == 1, "none but the test's own"
+    both.engines["large"].stop()
+    until(lambda: both.cluster.node_state("large") != "UP", what="it is down")
+    for path in (OLLAMA, OPENAI, ANTHROPIC):
+        assert_whole(both.send(path, body_of(path, words(40_000))))
+
+
+def test_a_long_prompt_loads_no_model_where_another_node_has_it(fleet):
+    both = fleet({"loaded": ollama(loaded=4096), "disk": ollama()})
+    for seed in range(4):
+        assert_whole(both.send(OLLAMA, body_of(OLLAMA, words(8000, seed))))
+    assert both.posts("disk") == 0
+
+
 # ---- images -------------------------------------------------------------------------------------
 
 

@@ -91,11 +91,20 @@ static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
                                     gauge->inflight != 0, request->now_mono_us, request->times);
 }
 
+/* The engine loads the model for the request, or loads it anew. */
+static bool has_to_load(const struct upstream_server *server,
+                        const struct select_request *request)
+{
+    return server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE ||
+           (request->wanted_context != 0 &&
+            abilities_reloads(&server->known, request->wanted_context));
+}
+
 /* A model that another request is loading there, or that has to wait for other loads. */
 static bool waits_for_load(const struct scoreboard *board, const struct upstream_server *server,
                            const struct select_request *request)
 {
-    return server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE &&
+    return has_to_load(server, request) &&
            loads_blocked(board, server->node_id, server->generation, request->model_hash,
                          request->now_mono_us);
 }
@@ -198,7 +207,7 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->slots = hot->slots_now == 0 ? 1 : hot->slots_now;
     /* No request waits at a node whose slots are not all open yet. */
     c->cap = c->slots < server->slots ? c->slots : c->slots + server->queue;
-    c->weight = (uint16_t)server->weight;
+    c->weight = server->weight;
     c->planned = 0;
     c->plan_cap = 0;
     c->matched_tokens =
@@ -221,8 +230,8 @@ static void limit_probation(struct balance_candidate *c, const struct scoreboard
     c->cap = outcomes_probed(board, server->node_id) ? 0 : 1;
 }
 
-/* A node that has the model on disk.  One load at a time: the others wait for it, or go where
- * the model is. */
+/* A node that has the model on disk, or with another context.  One load at a time: the others
+ * wait for it, or go where the model is. */
 static uint8_t describe_load(struct balance_candidate *c, const struct scoreboard *board,
                              const struct upstream_server *server,
                              const struct select_request *request)
@@ -374,7 +383,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
         out->on_probation[out->count] = hot.state == NODE_PROBATION;
         if (hot.state == NODE_PROBATION)
             limit_probation(c, board, server);
-        if (server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE)
+        if (has_to_load(server, request))
             out->exclusions[out->count] = describe_load(c, board, server, request);
         if (request->rights != NULL) {
             consider_plans(out, out->count, board, server, request);

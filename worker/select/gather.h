@@ -55,6 +55,7 @@ struct select_request {
     const struct abilities_need *need; /* borrowed; NULL = every node has what it needs */
     uint64_t most_score;               /* with `need`: a node of a higher score is no choice; of
                                         * TIGHT ones one is only while no other has room */
+    uint32_t wanted_context;           /* see struct abilities_need */
     uint64_t model_hash;
     uint64_t session_hash;   /* 0 = no session */
     const uint64_t *windows; /* chained hashes of the prompt */

@@ -6,6 +6,7 @@
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/share/taught.h"
+#include "worker/api/surface.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
@@ -26,6 +27,8 @@ void lacks_read(struct request *req, const struct prompt *prompt)
     if (prompt == NULL)
         return;
     abilities_read(need, &req->client->root);
+    if (req->client->surface != SURFACE_OLLAMA)
+        need->wanted_context = 0; /* Ollama's other APIs take no options */
     if (prompt->pictures)
         need->flags |= ABILITY_BIT(ABILITY_VISION);
     if (prompt->sounds)

@@ -229,6 +229,7 @@ static struct select_request request_of(const struct request *req,
         .policy = {.tokens = req->prompt_estimate, .key = key_of(req)},
         .operation = (int)req->client->operation,
         .message_bytes = message_bytes(req),
+        .wanted_context = req->need.wanted_context,
         .op_class = req->op_class,
         .model_hash = req->model_hash,
         .session_hash = req->session_hash,
@@ -268,7 +269,8 @@ uint64_t select_need(const struct request *req)
     uint64_t now = loop_now_us(req->context->loop), bytes = message_bytes(req);
     struct select_request request = {
         .operation = (int)req->client->operation, .message_bytes = bytes, .need = &req->need};
-    uint64_t need = hash_spread(req->model_hash ^
+    uint64_t need = hash_spread(req->need.wanted_context + UINT64_C(1)) +
+                    hash_spread(req->model_hash ^
                                 ((uint64_t)req->client->operation << 2 |
                                  (uint64_t)(req->refusals != 0) << 1 | (req->attempts != 0)));
 

@@ -329,6 +329,22 @@ static struct upstream_model *model_for(struct upstream_models *models, const ch
     return model;
 }
 
+static struct abilities_known known_of(const struct upstream *node,
+                                       const struct node_model *served)
+{
+    struct abilities_known known = {.lacks = served->lacks,
+                                    .context_tokens = served->max_context};
+
+    if (node->info.engine != DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
+        return known;
+    known.largest_context =
+        served->largest_context == 0 ? ABILITIES_ANY_CONTEXT : served->largest_context;
+    if (known.context_tokens == 0 &&
+        served->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY)
+        known.context_tokens = ABILITIES_DEFAULT_CONTEXT;
+    return known;
+}
+
 /* Is there room for one more?  It doubles: 0, 1, 2, 4 ... */
 static bool has_room(const struct upstream_model *model)
 {
@@ -353,17 +369,17 @@ static bool add_server(struct upstream_model *model, struct upstream *node,
     }
     model->servers[model->servers_count++] = (struct upstream_server){
         .node = node,
-        .state = served->state,
+        .state = (uint16_t)served->state,
         .load_ms = served->load_ms,
         .operations = served->operations,
         .node_id = node->node_id,
         .generation = node->info.generation,
         .slots = node->info.slots,
         .queue = node->info.queue,
-        .weight = node->info.weight == 0 ? 1 : node->info.weight,
+        .weight = node->info.weight == 0 ? 1 : (uint16_t)node->info.weight,
         .max_request_bytes = node->info.max_request_bytes,
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
-        .known = {.lacks = served->lacks, .context_tokens = served->max_context},
+        .known = known_of(node, served),
     };
     model->operations |= served->operations;
     return true;

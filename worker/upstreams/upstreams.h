@@ -48,14 +48,14 @@ struct upstream {
 /* One model name (or alias a node gives) and the nodes that serve it. */
 struct upstream_server {
     struct upstream *node; /* borrowed: valid until upstreams_renew() */
-    uint32_t state;        /* enum drover.v1.ModelState */
     uint32_t load_ms;
     uint32_t operations;
     /* Copies from `node`, so that a routing decision reads one dense table. */
     uint32_t node_id;
     uint32_t generation;
     uint32_t slots, queue;
-    uint32_t weight;            /* at least 1 */
+    uint16_t state;             /* enum drover.v1.ModelState */
+    uint16_t weight;            /* at least 1 */
     uint32_t max_request_bytes; /* 0 = unknown */
     float prefill_tokens_per_s;
     /* Its abilities for the model, as its engine says and as its refusals taught. */

@@ -80,6 +80,7 @@ void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
     facts_clear_models(facts);
     json_iter_init(&it, &models);
     while (json_iter_next(&it, &key, &model)) {
+        struct json_value details = json_get(&model, "details");
         struct engine_model *added;
 
         name = json_get(&model, "name");
@@ -89,6 +90,7 @@ void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
             continue;
         added->state = STATE(LOADABLE);
         read_capabilities(added, &model);
+        added->largest_context = fields_count(&details, "context_length");
     }
     add_short_names(facts);
 }

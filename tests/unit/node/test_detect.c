@@ -195,7 +195,9 @@ static const struct page ollama[] = {
     {"/v1/models", 200,
      "{'object':'list','data':[{'id':'llama3:latest','object':'model','owned_by':'library'}]}"},
     {"/api/version", 200, "{'version':'0.14.2'}"},
-    {"/api/tags", 200, "{'models':[{'name':'llama3:latest'},{'name':'qwen:7b'}]}"},
+    {"/api/tags", 200,
+     "{'models':[{'name':'llama3:latest','details':{'context_length':131072}},"
+     "{'name':'qwen:7b'}]}"},
     {"/api/ps", 200, "{'models':[{'name':'qwen:7b','context_length':4096}]}"},
 };
 

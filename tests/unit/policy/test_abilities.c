@@ -37,6 +37,16 @@ Test(abilities, every_api_s_word_for_the_length_of_the_output_is_read)
     cr_expect_eq(read_body("{}").output_tokens, 0);
 }
 
+Test(abilities, the_context_that_a_request_wants_is_ollamas_option)
+{
+    cr_expect_eq(read_body("{\"options\":{\"num_ctx\":8192}}").wanted_context, 8192);
+    cr_expect_eq(read_body("{\"options\":{\"num_ctx\":\"8192\"}}").wanted_context, 0);
+    cr_expect_eq(read_body("{\"options\":{\"num_ctx\":-1}}").wanted_context, 0);
+    cr_expect_eq(read_body("{\"options\":{}}").wanted_context, 0);
+    cr_expect_eq(read_body("{\"num_ctx\":8192}").wanted_context, 0);
+    cr_expect_eq(read_body("{\"options\":null}").wanted_context, 0);
+}
+
 Test(abilities, tools_are_needed_where_there_are_some)
 {
     cr_expect_eq(flags("{\"tools\":[{\"type\":\"function\"}]}"), BIT(TOOLS));
@@ -152,4 +162,43 @@ Test(abilities, where_none_may_hold_it_the_largest_context_is_first)
                  "both serve it");
     cr_expect_lt(abilities_score(&large, &need), ABILITIES_SCORE(ABILITIES_LACKS));
     cr_expect_geq(abilities_score(&tiny, &need), ABILITIES_SCORE(ABILITIES_LACKS));
+}
+
+Test(abilities, an_ollama_loads_the_model_anew_for_another_context)
+{
+    struct abilities_known known = {.context_tokens = 4096};
+
+    cr_expect_not(abilities_reloads(&known, 8192), "no Ollama");
+    cr_expect_eq(abilities_context(&known, 8192), 4096);
+    known.largest_context = ABILITIES_ANY_CONTEXT;
+    cr_expect(abilities_reloads(&known, 8192));
+    cr_expect(abilities_reloads(&known, 2048));
+    cr_expect_not(abilities_reloads(&known, 4096));
+    cr_expect_not(abilities_reloads(&known, 0), "any context will do");
+    cr_expect_eq(abilities_context(&known, 8192), 8192);
+    cr_expect_eq(abilities_context(&known, 0), 4096);
+    known.largest_context = 4096;
+    cr_expect_not(abilities_reloads(&known, 8192), "the model has no more");
+    cr_expect_eq(abilities_context(&known, 8192), 4096);
+    known.context_tokens = 0;
+    cr_expect_not(abilities_reloads(&known, 2048), "an old Ollama does not say");
+}
+
+Test(abilities, the_context_of_an_ollama_bars_no_request)
+{
+    struct abilities_known small = {.context_tokens = 4096,
+                                    .largest_context = ABILITIES_ANY_CONTEXT};
+    struct abilities_known large = {.context_tokens = 32768,
+                                    .largest_context = ABILITIES_ANY_CONTEXT};
+    struct abilities_need need = {.prompt_tokens = 20000, .least_tokens = 10000};
+
+    cr_expect_eq(abilities_rank(&small, &need), ABILITIES_DOUBTFUL, "the prompt is cut there");
+    cr_expect_eq(abilities_rank(&large, &need), ABILITIES_HOLDS);
+    need.wanted_context = 32768;
+    cr_expect_eq(abilities_rank(&small, &need), ABILITIES_HOLDS);
+    need.wanted_context = 8192;
+    cr_expect_eq(abilities_rank(&large, &need), ABILITIES_DOUBTFUL);
+    cr_expect_eq(abilities_score(&small, &need), abilities_score(&large, &need));
+    small.largest_context = 4096;
+    cr_expect_gt(abilities_score(&small, &need), abilities_score(&large, &need));
 }

@@ -426,6 +426,40 @@ Test(gather, while_a_model_is_loaded_elsewhere_the_node_is_looked_at_again_soon)
     tear_down();
 }
 
+Test(gather, another_context_than_the_loaded_one_costs_a_load)
+{
+    struct eligible_place place;
+    struct node_set nodes;
+    uint64_t until;
+
+    set_up(2);
+    s.server[0].load_ms = 3000;
+    s.server[0].known = (struct abilities_known){.context_tokens = 4096,
+                                                 .largest_context = ABILITIES_ANY_CONTEXT};
+    s.server[1].known = (struct abilities_known){.context_tokens = 8192,
+                                                 .largest_context = ABILITIES_ANY_CONTEXT};
+    gather();
+    cr_assert_eq(all.of[0].load_s, 0);
+    cr_assert_eq(all.of[1].load_s, 0);
+    s.request.wanted_context = 4096;
+    gather();
+    cr_assert_eq(all.of[0].load_s, 0);
+    cr_assert_float_eq(all.of[1].load_s, 10, 1e-9);
+    cr_assert_eq(claim(&place), 0);
+    cr_assert_not(place.loads_model);
+    s.request.wanted_context = 16384;
+    gather();
+    cr_assert_float_eq(all.of[0].load_s, 3, 1e-9);
+    cr_assert_eq(claim(&place), 0, "its load is shorter");
+    cr_assert(place.loads_model);
+    gather();
+    cr_assert_eq(all.exclusions[0], DECISION_EXCLUDED_LOADING, "one load at a time");
+    nodes = reach(&until);
+    cr_assert_eq(nodes.word[0], 2);
+    cr_assert_leq(until, NOW + 10 * US_PER_MS);
+    tear_down();
+}
+
 Test(gather, a_node_that_loads_as_many_models_as_it_may_is_full_and_no_race_was_lost)
 {
     struct eligible_place place;

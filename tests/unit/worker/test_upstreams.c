@@ -10,6 +10,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "proto/drover_common.pb-c.h"
 #include "shm/facts/nodes.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
@@ -228,4 +229,28 @@ Test(upstreams, a_machine_that_stays_off_makes_no_model_unknown)
     cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NONE, 1));
     cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NO_MODELS, 0), "it has said so");
     cr_expect_not(may_have(NODE_UP, NODE_REASON_NONE, 0));
+}
+
+Test(upstreams, an_ollama_has_the_context_that_a_request_wants)
+{
+    static struct node_info info;
+    const struct abilities_known *known;
+
+    info = describe(0);
+    info.engine = DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA;
+    info.models[0].max_context = 8192;
+    info.models[0].largest_context = 32768;
+    info.models[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
+    info.models[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    nodes_publish(board, 0, &info);
+    renew();
+    known = &upstreams_find(upstreams, "shared-0")->servers[0].known;
+    cr_assert_eq(known->context_tokens, 8192);
+    cr_assert_eq(known->largest_context, 32768);
+    known = &upstreams_find(upstreams, "shared-1")->servers[0].known;
+    cr_assert_eq(known->context_tokens, ABILITIES_DEFAULT_CONTEXT, "it is not loaded");
+    cr_assert_eq(known->largest_context, ABILITIES_ANY_CONTEXT);
+    known = &upstreams_find(upstreams, "shared-0")->servers[1].known;
+    cr_assert_eq(known->largest_context, 0, "another kind of engine");
+    cr_assert_eq(known->context_tokens, 0);
 }
