@@ -292,6 +292,7 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
         .body_len = buf_size(&req->body),
         .headers = req->headers,
         .headers_count = req->headers_count,
+        .model = req->sent_model,
         .id = req->request_id,
         .attempt = req->attempt,
     };

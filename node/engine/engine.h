@@ -31,6 +31,7 @@ struct engine_request {
     size_t body_len;
     const struct engine_header *headers; /* borrowed until engine_start returns */
     size_t headers_count;
+    const char *model; /* as the engine is asked for it; NULL = none */
     const char *id; /* of the request, the same for all attempts; with the number of the attempt
                      * it is the engine's X-Request-Id; NULL = none */
     uint32_t attempt; /* how often other nodes were asked before; not 0: sent to the engine */

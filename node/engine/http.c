@@ -48,6 +48,7 @@ struct engine_run {
     unsigned status;
     size_t head_bytes;
     char content_type[128];
+    char model[ENGINE_MODEL_BYTES];
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
     size_t count;
@@ -71,7 +72,7 @@ struct engine {
 /* The options common to every transfer. */
 static void set_common(struct engine *engine, CURL *easy, const char *path)
 {
-    char url[1024];
+    char url[2048];
 
     (void)snprintf(url, sizeof(url), "%s%s", engine->url, path);
     (void)curl_easy_setopt(easy, CURLOPT_URL, url);
@@ -334,6 +335,8 @@ int engine_start(struct engine *engine, struct engine_run **out,
     run->events = events;
     run->data = data;
     run->job.on_done = on_run_done;
+    if (request->model != NULL)
+        (void)strlcpy(run->model, request->model, sizeof(run->model));
     LIST_INSERT_HEAD(&engine->runs, run, link);
     run->job.easy = curl_easy_init();
     if (run->job.easy != NULL)
@@ -532,6 +535,18 @@ static void prepare_look(void *data, CURL *easy, const char *path)
     set_common(data, easy, path);
 }
 
+static void list_busy(void *data, struct detector *detector)
+{
+    struct engine *engine = data;
+    struct engine_run *run;
+
+    detect_none_busy(detector);
+    LIST_FOREACH(run, &engine->runs, link) {
+        if (!run->cancelled)
+            detect_busy(detector, run->model);
+    }
+}
+
 static void on_facts(void *data)
 {
     struct engine *engine = data;
@@ -547,6 +562,7 @@ static int start_looks(struct engine *engine, struct error *err)
                                   .authorization = engine->authorization,
                                   .idle_us = engine->config.look_every_s * US_PER_S,
                                   .prepare = prepare_look,
+                                  .list_busy = list_busy,
                                   .on_facts = on_facts,
                                   .data = engine};
 

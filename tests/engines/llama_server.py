@@ -415,28 +415,29 @@ class LlamaServer(OpenAi):
                 "stream": bool(body.get("stream")), **REASONING, "timings_per_token": False,
                 "lora": []}
 
-    def question(self, reply):
+    def question(self, reply, machine):
         """Of the main loop: it answers between batches, and posts a result."""
         self.touch(reply)
-        machine = self.machine
         while machine.batch_s and machine.running and not machine.batch_end(time.monotonic()):
             reply.sleep(machine.tick_s)
         machine.post()
         self.count["posted"] = machine.posted
 
     def get_slots(self, reply, request):
+        machine = self.machine
         if self.router:
-            return self.router_question(reply, request)
+            machine = self.routed_machine(reply, request)
+            if machine is None:
+                return None
         if not self.slots_endpoint:
             return self.fail(reply, 501, "This server does not support slots endpoint. Start it "
                              "with `--slots`", "not_supported_error")
-        self.question(reply)
-        if "fail_on_no_slot" in request.query and len(self.machine.running) >= self.slots:
+        self.question(reply, machine)
+        if "fail_on_no_slot" in request.query and len(machine.running) >= self.slots:
             return self.fail(reply, 503, "no slot available", "unavailable_error")
-        return self.json_answer(reply, self.slot_list())
+        return self.json_answer(reply, self.slot_list(machine))
 
-    def slot_list(self):
-        machine = self.machine
+    def slot_list(self, machine):
         with machine.changed:
             running = list(machine.running)
         out = []
@@ -455,13 +456,15 @@ class LlamaServer(OpenAi):
         return out
 
     def get_metrics(self, reply, request):
+        machine = self.machine
         if self.router:
-            return self.router_question(reply, request)
+            machine = self.routed_machine(reply, request)
+            if machine is None:
+                return None
         if not self.metrics:
             return self.fail(reply, 501, "This server does not support metrics endpoint. Start it "
                              "with `--metrics`", "not_supported_error")
-        self.question(reply)
-        machine = self.machine
+        self.question(reply, machine)
         values = [("prompt_tokens_total", "counter", int(machine.prompt_tokens_read)),
                   ("tokens_predicted_total", "counter", machine.tokens_given),
                   ("n_decode_total", "counter", machine.decode_calls +
@@ -615,11 +618,23 @@ class LlamaServer(OpenAi):
             out.append(entry)
         return {"data": out, "object": "list"}
 
-    def router_question(self, reply, request):
+    def routed_machine(self, reply, request):
+        """The machine of the model that a question names; None: the question is answered."""
         name = request.query.get("model")
+        if name is None:
+            self.fail(reply, 400, "model name is missing from the request",
+                      "invalid_request_error")
+            return None
         if name not in self.router:
-            return reply.answer(*self.unknown_model({"model": name}), content_type=JSON)
-        return self.json_answer(reply, [])
+            self.fail(reply, 400, f"model '{name}' not found", "invalid_request_error")
+            return None
+        instance = self.instances.get(name)
+        if instance is None or instance.status != "loaded":
+            if request.query.get("autoload") not in ("false", "0"):
+                self.count["loads_by_question"] += 1
+            self.fail(reply, 400, "model is not loaded", "invalid_request_error")
+            return None
+        return instance.machine
 
     def machine_of(self, model):
         instance = self.instances.get(model) if self.router else None

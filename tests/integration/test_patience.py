@@ -95,6 +95,41 @@ def test_a_long_prefill_that_shows_is_not_cut(make_nodes, kind, knobs, stream):
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("knobs", [{}, {"metrics": True, "slots_endpoint": False}],
+                         ids=["slots", "metrics"])
+def test_a_long_prefill_behind_a_router_is_not_cut(fleet, knobs, stream):
+    cluster, engines = fleet(LlamaServer, count=2, prompt_s=LONG_S, router=("m/x", "other"), **knobs)
+    answer, took = ask(cluster, model="m/x", stream=stream)
+    assert_whole(answer, stream)
+    assert took > LONG_S - 0.5
+    assert sum(len(engine.posts(CHAT)) for engine in engines) == 1
+    for engine in engines:
+        assert engine.count["loads_by_question"] == 0
+        assert not [r for r in engine.gets("/slots") if r.query["model"] == "other"]
+    assert_nobody_is_blamed(cluster)
+
+
+def test_a_model_that_hangs_behind_a_router_is_blamed(fleet):
+    cluster, engines = fleet(LlamaServer, count=2, router=("m", "other"))
+    for engine in engines:
+        engine.prompt_s = 60.0
+    answer = asyncio.run(first_hangs_behind_a_router(cluster, engines))
+    assert_whole(answer)
+    assert answer.headers["x-drover-attempts"] == "2"
+    until(lambda: "reason=no_progress" in cluster.master.log(), 15, "the node is blamed")
+
+
+async def first_hangs_behind_a_router(cluster, engines):
+    task = asyncio.create_task(fetch(cluster.api, "POST", CHAT, chat_body("hi", 6, model="m")))
+    while not (asked := [e for e in engines if e.instances.get("m") and e.posts(CHAT)]):
+        await asyncio.sleep(0.05)
+    asked[0].instances["m"].machine.frozen = True
+    other = next(engine for engine in engines if engine is not asked[0])
+    other.prompt_s = None
+    return await task
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("kind", [PlainOpenAi, Ollama, Sglang], ids=["plain", "ollama", "sglang"])
 def test_an_engine_without_a_sign_ends_the_request_and_is_not_blamed(make_nodes, kind, stream):
     cluster, engines = make_nodes(kind, count=2, prompt_s=60.0)

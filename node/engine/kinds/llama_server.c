@@ -162,7 +162,7 @@ static bool add_work(uint64_t *tokens, const struct json_value *slot)
 }
 
 /* The sum falls when a task ends; the count of progress never does. */
-static void note_work(struct engine_facts *facts, uint64_t work)
+void llama_server_note_work(struct engine_facts *facts, uint64_t work)
 {
     if (work > facts->slots_work)
         facts->progress += work - facts->slots_work;
@@ -192,11 +192,35 @@ bool llama_server_read_slots(struct engine_facts *facts, const struct json_value
         facts->slots_show_work |= add_work(&work, &slot);
     }
     if (facts->slots_show_work)
-        note_work(facts, work);
+        llama_server_note_work(facts, work);
     facts->slots = slots;
     facts->running = running;
     facts->queued = 0; /* unless /metrics says otherwise */
     facts->has_load = true;
+    return true;
+}
+
+bool llama_server_routed_slots(uint64_t *work, const struct json_value *root)
+{
+    struct json_value key, slot, busy;
+    struct json_iter it;
+
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &slot)) {
+        busy = json_get(&slot, "is_processing");
+        if (busy.type == JSON_TRUE && !add_work(work, &slot))
+            return false;
+    }
+    return root->type == JSON_ARRAY;
+}
+
+bool llama_server_routed_metrics(uint64_t *work, const void *text, size_t n)
+{
+    double decodes;
+
+    if (!metrics_sum(text, n, "llamacpp:n_decode_total", &decodes))
+        return false;
+    *work += metrics_total(decodes);
     return true;
 }
 

@@ -35,6 +35,14 @@ void llama_server_read_routed(struct engine_facts *facts, struct engine_model *m
 /* Reads /props.  False: it is not llama-server's.  Sets the kind, where it is not known. */
 bool llama_server_read_props(struct engine_facts *facts, const struct json_value *root);
 
+/* Reads /slots or /metrics of one of a router's models: adds what it shows of its work.  False:
+ * it shows none. */
+MUST_CHECK bool llama_server_routed_slots(uint64_t *work, const struct json_value *root);
+MUST_CHECK bool llama_server_routed_metrics(uint64_t *work, const void *text, size_t n);
+
+/* The work that all of the present tasks show: whatever changes it is progress. */
+void llama_server_note_work(struct engine_facts *facts, uint64_t work);
+
 /* Reads /slots.  False: it is no list of slots. */
 bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root);
 

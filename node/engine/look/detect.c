@@ -105,13 +105,21 @@ static uint32_t full_steps(const struct detector *r)
     return 0;
 }
 
+/* A router is asked about each model that works for us, in one of two ways. */
+static uint32_t routed_steps(const struct detector *r)
+{
+    if (r->routed.count == 0)
+        return 0;
+    return (r->missing & DETECT_SLOTS) != 0 ? DETECT_METRICS : DETECT_SLOTS;
+}
+
 /* The questions that show the load of a kind, and models that load or are dropped. */
 static uint32_t load_steps(const struct detector *r)
 {
     switch ((Drover__V1__EngineKind)r->facts.kind) {
     case KIND(LLAMA_SERVER):
         if (r->facts.router)
-            return DETECT_MODELS;
+            return DETECT_MODELS | routed_steps(r);
         /* One is enough; the speeds in /metrics change slowly. */
         if (r->facts.slots_show_work && !r->metrics_due && (r->missing & DETECT_SLOTS) == 0)
             return DETECT_SLOTS;
@@ -150,6 +158,111 @@ static uint32_t light_steps(const struct detector *r)
     return DETECT_HEALTH;
 }
 
+/* ---- a router's models ------------------------------------------------------------------ */
+
+/* The router passes /slots and /metrics of a model on to the server that it runs for it.
+ * Nothing is asked of a server that does nothing for us: it may be about to sleep. */
+
+void detect_none_busy(struct detector *r)
+{
+    r->routed.count = 0;
+}
+
+void detect_busy(struct detector *r, const char *name)
+{
+    struct detect_routed *routed = &r->routed;
+    const struct engine_model *model = facts_model(&r->facts, name);
+
+    if (model != NULL && model->alias_of != 0)
+        model = &r->facts.models[model->alias_of - 1];
+    if (model == NULL || routed->count == DETECT_MAX_BUSY)
+        return;
+    for (uint32_t i = 0; i < routed->count; i++)
+        if (strcmp(routed->busy[i], model->id) == 0)
+            return;
+    (void)strlcpy(routed->busy[routed->count++], model->id, ENGINE_MODEL_BYTES);
+}
+
+/* Is the question under way one about a router's model? */
+static bool asks_routed(const struct detector *r)
+{
+    return r->next.router && r->level == LOOK_LOAD &&
+           (r->asking == DETECT_SLOTS || r->asking == DETECT_METRICS);
+}
+
+static const char *routed_path(struct detector *r)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                "0123456789-._~";
+    struct detect_routed *routed = &r->routed;
+    const char *name = routed->busy[routed->at];
+    size_t cap = sizeof(routed->path);
+    size_t n = strlcpy(routed->path, path_of(r->asking), cap);
+
+    n += strlcpy(routed->path + n, "?model=", cap - n);
+    for (; *name != '\0' && n + 4 < cap; name++) {
+        if (strchr(plain, *name) != NULL)
+            routed->path[n++] = *name;
+        else
+            n += (size_t)snprintf(routed->path + n, cap - n, "%%%02X", (unsigned char)*name);
+    }
+    /* A model that it does not run any more must not be loaded for the question. */
+    (void)strlcpy(routed->path + n, "&autoload=false", cap - n);
+    return routed->path;
+}
+
+/* The path of the question about the next model that is in memory; NULL: there is none. */
+static const char *next_routed(struct detector *r)
+{
+    struct detect_routed *routed = &r->routed;
+
+    for (; routed->at < routed->count; routed->at++) {
+        const struct engine_model *model = facts_model(&r->next, routed->busy[routed->at]);
+
+        if (model != NULL && model->state == STATE(READY))
+            return routed_path(r);
+    }
+    return NULL;
+}
+
+static bool read_routed(struct detector *r, const struct detect_answer *answer)
+{
+    struct json_value root;
+
+    if (answer->status != 200)
+        return false;
+    if (r->asking == DETECT_METRICS)
+        return llama_server_routed_metrics(&r->routed.work, answer->body, answer->n);
+    return json_check(&root, answer->body, answer->n, NULL) == 0 &&
+           llama_server_routed_slots(&r->routed.work, &root);
+}
+
+/* Takes the answer of one server behind the router, which says nothing of the router itself.
+ * NULL: that was the last. */
+static const char *take_routed(struct detector *r, const struct detect_answer *answer)
+{
+    struct detect_routed *routed = &r->routed;
+    const char *path;
+
+    if (answer->status == 501 || answer->status == 404) {
+        r->missing |= r->asking;
+        if (r->asking == DETECT_METRICS)
+            return NULL;
+        r->asking = DETECT_METRICS;
+        routed->at = 0;
+        routed->work = 0;
+    } else {
+        routed->all_shown &= read_routed(r, answer);
+        routed->at++;
+    }
+    path = next_routed(r);
+    if (path == NULL && routed->all_shown)
+        llama_server_note_work(&r->next, routed->work);
+    return path;
+}
+
+/* ---- looks ------------------------------------------------------------------------------ */
+
 bool detect_shows_load(const struct detector *r)
 {
     return (load_steps(r) & ~r->missing) != 0;
@@ -160,6 +273,13 @@ static const char *ask(struct detector *r)
     r->todo &= ~r->missing;
     r->asking = r->todo & (~r->todo + 1); /* the lowest bit */
     r->todo &= ~r->asking;
+    if (asks_routed(r)) {
+        const char *path = next_routed(r);
+
+        if (path != NULL)
+            return path;
+        r->asking = 0;
+    }
     return r->asking == 0 ? NULL : path_of(r->asking);
 }
 
@@ -192,6 +312,9 @@ const char *detect_begin(struct detector *r, enum look_level level, uint64_t now
     case LOOK_LOAD:
         r->todo = load_steps(r) & ~r->missing;
         r->metrics_due = false;
+        r->routed.at = 0;
+        r->routed.work = 0;
+        r->routed.all_shown = true;
         break;
     case LOOK_LIGHT:
         r->todo = light_steps(r) & ~r->missing;
@@ -379,6 +502,7 @@ static bool read_json(struct detector *r, const struct json_value *root, const c
     switch ((enum detect_step)r->asking) {
     case DETECT_MODELS:
         read_models(r, root, server);
+        r->load_seen |= r->next.router && r->level == LOOK_LOAD; /* which models run */
         break;
     case DETECT_OLLAMA_VERSION:
     case DETECT_VERSION:
@@ -551,13 +675,18 @@ static bool is_hopeless(const struct detector *r, const struct detect_answer *an
 const char *detect_next(struct detector *r, const struct detect_answer *answer)
 {
     bool first = r->asking == DETECT_MODELS;
+    const char *path;
     char detail[256];
 
+    if (asks_routed(r) && (answer->status != 0 || answer->timed_out)) {
+        path = take_routed(r, answer);
+        return path != NULL ? path : finish(r);
+    }
     if (answer->status == 0 && ask_health_instead(r, answer))
         return ask(r);
     if (answer->status == 0 && is_beside(r, answer)) {
-        ask(r);
-        return r->asking != 0 ? path_of(r->asking) : finish(r);
+        path = ask(r);
+        return path != NULL ? path : finish(r);
     }
     if (is_loading(answer))
         return still_loading(r, answer);
@@ -577,8 +706,8 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
     }
     if (first && r->level == LOOK_FULL) /* other looks have their own steps */
         r->todo |= full_steps(r);
-    ask(r);
-    return r->asking != 0 ? path_of(r->asking) : finish(r);
+    path = ask(r);
+    return path != NULL ? path : finish(r);
 }
 
 static uint32_t bit_of(int operation)

@@ -45,6 +45,18 @@ enum detect_step {
     DETECT_HEALTH = 1 << 15,         /* /health */
 };
 
+#define DETECT_MAX_BUSY 8
+
+/* A router is asked about the models that work for us, one after the other. */
+struct detect_routed {
+    char busy[DETECT_MAX_BUSY][ENGINE_MODEL_BYTES];
+    uint32_t count;
+    uint32_t at;     /* the one that is asked about */
+    uint64_t work;   /* that those before it show */
+    bool all_shown;  /* all of them showed it */
+    char path[1024]; /* of the question */
+};
+
 struct detector {
     const char *url;                  /* borrowed: for what people read */
     const struct engine_offer *offer; /* borrowed */
@@ -66,6 +78,7 @@ struct detector {
     bool metrics_due;       /* the next load look reads the speeds, too */
     uint64_t began_mono_us; /* the last look */
     uint32_t working;       /* operations that this engine has answered, a bit each */
+    struct detect_routed routed;
     struct operations_missing missing_operations;
 };
 
@@ -86,6 +99,10 @@ void detect_init(struct detector *r, const char *url, const struct engine_offer 
 /* Starts a look; a full one while the engine is not known or not ready.  Returns the first path
  * to ask. */
 const char *detect_begin(struct detector *r, enum look_level level, uint64_t now_mono_us);
+
+/* Before a look: a request of ours works with this model; detect_none_busy() forgets them. */
+void detect_busy(struct detector *r, const char *model);
+void detect_none_busy(struct detector *r);
 
 /* Does a load look show anything of this engine? */
 MUST_CHECK bool detect_shows_load(const struct detector *r);

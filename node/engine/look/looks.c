@@ -185,6 +185,7 @@ static void on_due(struct timer *timer)
     }
     looks->began_mono_us = clock_mono_us();
     looks->most_runs = looks->runs;
+    looks->config.list_busy(looks->config.data, &looks->detector);
     ask(looks, detect_begin(&looks->detector, look.level, looks->began_mono_us));
 }
 

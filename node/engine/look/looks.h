@@ -24,9 +24,11 @@ struct looks_config {
     uint64_t idle_us;          /* see look_times_init() */
     /* Sets URL and common options of a transfer that asks `path`. */
     void (*prepare)(void *data, CURL *easy, const char *path);
+    /* Names the models that requests of ours work with: see detect_busy(). */
+    void (*list_busy)(void *data, struct detector *detector);
     /* A look has ended; the facts may be new. */
     void (*on_facts)(void *data);
-    void *data; /* of both */
+    void *data; /* of all three */
 };
 
 struct looks {

@@ -17,7 +17,7 @@ struct page {
 
 static const struct engine_offer no_offer;
 static struct detector detector;
-static char asked[256]; /* the paths of the last look */
+static char asked[512]; /* the paths of the last look */
 
 static void look(const struct page *pages, enum look_level level)
 {
@@ -205,6 +205,92 @@ Test(look_steps, a_router_shows_by_its_list_which_models_run)
     look(router, LOOK_LIGHT);
     cr_assert_str_eq(asked, "/health ");
     cr_assert_eq(detector.facts.models_at_once, 1, "it keeps one model at once");
+}
+
+#define ROUTED(name, state)              \
+    "{'id':'" name "','aliases':['" name \
+    "-too'],'owned_by':'llamacpp','status':{'value':'" state "','args':[]}}"
+#define ROUTER(states)                                                    \
+    {"/v1/models", "{'object':'list','data':[" states "]}"},              \
+    {                                                                     \
+        "/props", "{'role':'router','max_instances':4,'build_info':'b1'}" \
+    }
+
+Test(look_steps, a_router_is_asked_for_the_work_of_the_models_that_work_for_us)
+{
+    static const char b_c[] =
+        "/v1/models /slots?model=b%2Fx&autoload=false /slots?model=c&autoload=false ";
+    static const struct page pages[] = {
+        ROUTER(ROUTED("a", "loaded") "," ROUTED("b/x", "loaded") "," ROUTED("c", "loaded")),
+        {"/slots?model=b%2Fx&autoload=false", "[" SLOT("true", "10", "1") "]"},
+        {"/slots?model=c&autoload=false", "[" SLOT("true", "5", "0") "]"},
+        {NULL, NULL},
+    };
+    static const struct page later[] = {
+        ROUTER(ROUTED("a", "loaded") "," ROUTED("b/x", "loaded") "," ROUTED("c", "unloaded")),
+        {"/slots?model=b%2Fx&autoload=false", "[" SLOT("true", "12", "1") "]"},
+        {NULL, NULL},
+    };
+
+    detect_init(&detector, "http://e", &no_offer);
+    look(pages, LOOK_FULL);
+    detect_busy(&detector, "b/x-too");
+    detect_busy(&detector, "b/x");
+    detect_busy(&detector, "c");
+    detect_busy(&detector, "nobody");
+    look(pages, LOOK_LOAD);
+    cr_assert_str_eq(asked, b_c, "%s", asked);
+    cr_assert(detector.load_seen);
+    cr_assert(detector.facts.progress_counts);
+    cr_assert_neq(detector.facts.progress_mono_us, 0);
+    cr_assert_eq(detector.facts.progress, 16);
+    look(pages, LOOK_LOAD);
+    cr_assert_eq(detector.facts.progress, 16, "nothing moves");
+    look(later, LOOK_LOAD);
+    cr_assert_str_eq(asked, "/v1/models /slots?model=b%2Fx&autoload=false ");
+    cr_assert_neq(detector.facts.progress, 16);
+    detect_none_busy(&detector);
+    look(later, LOOK_LOAD);
+    cr_assert_str_eq(asked, "/v1/models ");
+}
+
+Test(look_steps, a_router_whose_models_do_not_say_all_shows_no_work)
+{
+    static const struct page pages[] = {
+        ROUTER(ROUTED("a", "loaded") "," ROUTED("b", "loaded")),
+        {"/slots?model=a&autoload=false", "[" SLOT("true", "10", "1") "]"},
+        {"/slots?model=b&autoload=false", "{'error':'busy'}"},
+        {NULL, NULL},
+    };
+
+    detect_init(&detector, "http://e", &no_offer);
+    look(pages, LOOK_FULL);
+    detect_busy(&detector, "a");
+    detect_busy(&detector, "b");
+    look(pages, LOOK_LOAD);
+    cr_assert_eq(detector.facts.progress_mono_us, 0);
+    cr_assert(detector.facts.reachable);
+}
+
+Test(look_steps, a_router_without_slots_shows_its_work_by_metrics)
+{
+    static const struct page pages[] = {
+        ROUTER(ROUTED("a", "loaded") "," ROUTED("b", "loaded")),
+        {"/metrics?model=a&autoload=false", "llamacpp:n_decode_total 5\n"},
+        {"/metrics?model=b&autoload=false", "llamacpp:n_decode_total 7\n"},
+        {NULL, NULL},
+    };
+
+    detect_init(&detector, "http://e", &no_offer);
+    look(pages, LOOK_FULL);
+    detect_busy(&detector, "a");
+    detect_busy(&detector, "b");
+    look(pages, LOOK_LOAD);
+    cr_assert_eq(detector.facts.progress, 12);
+    look(pages, LOOK_LOAD);
+    cr_assert_str_eq(asked, "/v1/models /metrics?model=a&autoload=false "
+                            "/metrics?model=b&autoload=false ");
+    cr_assert_eq(detector.facts.progress, 12);
 }
 
 Test(look_steps, a_light_look_forgets_no_slots)
