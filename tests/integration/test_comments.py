@@ -22,8 +22,8 @@ CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/r
 MESSAGES, OLLAMA = "/v1/messages", "/api/chat"
 
 
-@pytest.fixture(name="fleet")
-def fleet_fixture(make_cluster):
+@pytest.fixture(name="nodes")
+def nodes_fixture(make_cluster):
     """A coordinator before such engines, and their end with the test's."""
     made = []
 
@@ -56,9 +56,9 @@ def events_of(answer):
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
-def test_a_stream_whose_prompt_is_read_for_long_gets_comments(fleet, path):
+def test_a_stream_whose_prompt_is_read_for_long_gets_comments(nodes, path):
     engine = LlamaServer(prompt_s=2.5)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
     answer = fetch_now(cluster.api, "POST", path, body_of(path, name_of(engine)))
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/event-stream"
@@ -71,31 +71,31 @@ def test_a_stream_whose_prompt_is_read_for_long_gets_comments(fleet, path):
 
 @pytest.mark.parametrize("path, stream", [(CHAT, False), (MESSAGES, False), (OLLAMA, True),
                                           (OLLAMA, False)])
-def test_what_is_no_event_stream_gets_none(fleet, path, stream):
+def test_an_answer_without_events_gets_no_comment(nodes, path, stream):
     engine = Ollama(prompt_s=2.5) if path == OLLAMA else LlamaServer(prompt_s=2.5)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
     answer = fetch_now(cluster.api, "POST", path, body_of(path, name_of(engine), stream))
     assert answer.status == 200 and b": drover" not in answer.body
     for line in answer.body.splitlines():
         json.loads(line)
 
 
-def test_a_stream_that_waits_for_a_load_gets_comments(fleet):
+def test_a_stream_that_waits_for_a_load_gets_comments(nodes):
     engine = Ollama(load_s=2.5)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
     answer = fetch_now(cluster.api, "POST", CHAT, body_of(CHAT, name_of(engine)))
     assert events_of(answer)[0] == b": drover load"
     assert text_of(answer.body) and answer.body.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_silence_inside_an_answer_is_filled_between_two_events(fleet, path):
+def test_silence_inside_an_answer_is_filled_between_two_events(nodes, path):
     arguments = json.dumps({"text": "int main(void);\n" * 50})
     tool = {"type": "function", "function": {"name": "write", "parameters": {"type": "object"}}}
     if path == MESSAGES:
         tool = {"name": "write", "input_schema": {"type": "object"}}
     engine = Vllm(calls=[("write", arguments)], answer_tokens=2, call_tokens=100, tokens_per_s=40)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
     answer = fetch_now(cluster.api, "POST", path,
                        body_of(path, name_of(engine), tools=[tool], max_tokens=500))
     comments = [at for at, event in enumerate(events_of(answer)) if event == b": drover decode"]
@@ -137,11 +137,11 @@ async def read_all(cluster, path, engines):
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_after_comments_another_node_answers_unseen(fleet, status):
+def test_after_comments_another_node_answers_unseen(nodes, status):
     one = Failing(status, 1)
     two = Failing(status, 1, one.asked)
     two.commented = one.commented
-    cluster = fleet(one, two)
+    cluster = nodes(one, two)
     answer = asyncio.run(read_all(cluster, CHAT, [one]))
     assert len(one.asked) == 2
     assert text_of(answer.body) == "Hello there."
@@ -150,9 +150,9 @@ def test_after_comments_another_node_answers_unseen(fleet, status):
 
 @pytest.mark.parametrize("status", [400, 500])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
-def test_an_error_after_comments_is_an_event_of_the_api(fleet, path, status):
+def test_an_error_after_comments_is_an_event_of_the_api(nodes, path, status):
     engine = Failing(status, 9)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
     answer = asyncio.run(read_all(cluster, path, [engine]))
     assert answer.status == 200
     events = events_of(answer)
@@ -172,9 +172,9 @@ def test_an_error_after_comments_is_an_event_of_the_api(fleet, path, status):
     assert status == 500 or "it does not fit" in error["message"], error
 
 
-def test_a_client_that_leaves_after_comments_frees_the_slot(fleet):
+def test_a_client_that_leaves_after_comments_frees_the_slot(nodes):
     engine = Vllm(prompt_s=60.0)
-    cluster = fleet(engine)
+    cluster = nodes(engine)
 
     async def go():
         answer = await open_request(cluster.api, "POST", CHAT, chat_body("hi", 4, model=name_of(engine)))
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_after_comments_frees_the_slot(fleet):
     cluster.wait_idle()
 
 
-def test_an_event_that_is_not_whole_is_not_broken_by_a_comment(fleet):
+def test_an_event_that_is_not_whole_is_not_broken_by_a_comment(nodes):
     """An engine without a blank line at the end of its bytes: the next ones belong to the event."""
     go_on = threading.Event()
     part = b"data: " + json.dumps(chunk("Hello")).encode()
@@ -197,7 +197,7 @@ def test_an_event_that_is_not_whole_is_not_broken_by_a_comment(fleet):
         handler.send_piece(part[20:] + b"\n\ndata: " + json.dumps(chunk(finish="stop")).encode() +
                            b"\n\ndata: [DONE]\n\n")
         handler.end_stream()
-    cluster = fleet(FakeEngine(behave))
+    cluster = nodes(FakeEngine(behave))
     answer = fetch_now(cluster.api, "POST", CHAT, body_of(CHAT, FAKE))
     assert text_of(answer.body) == "HelloHello"
     assert b": drover decode" in events_of(answer)
