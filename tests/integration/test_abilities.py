@@ -285,8 +285,8 @@ def reloads(both):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("path", [OLLAMA, "/api/generate"])
-def test_a_request_that_wants_another_context_goes_where_that_is_loaded(fleet, path, workers):
-    both = fleet({"small": ollama(loaded=4096), "large": ollama(loaded=16384)}, workers=workers)
+def test_a_request_that_wants_another_context_goes_where_that_is_loaded(make_nodes, path, workers):
+    both = make_nodes({"small": ollama(loaded=4096), "large": ollama(loaded=16384)}, workers=workers)
     for seed in range(4):
         for context in (4096, 16384):
             assert_whole(both.send(path, wanting(context, path, seed % 2 == 0)))
@@ -294,8 +294,8 @@ def test_a_request_that_wants_another_context_goes_where_that_is_loaded(fleet, p
     assert min(both.posts("small"), both.posts("large")) == 5
 
 
-def test_a_model_that_was_loaded_anew_is_known_to_be(fleet):
-    both = fleet({"a": ollama(loaded=4096), "b": ollama(loaded=4096)})
+def test_a_model_that_was_loaded_anew_is_known_to_be(make_nodes):
+    both = make_nodes({"a": ollama(loaded=4096), "b": ollama(loaded=4096)})
     for seed in range(4):
         assert_whole(both.send(OLLAMA, wanting(8192), {"x-request-id": f"r{seed}"}))
         until(lambda: 8192 in [m["max_context_tokens"] for name in both.engines
@@ -307,8 +307,8 @@ def test_a_model_that_was_loaded_anew_is_known_to_be(fleet):
     assert [c["load_s"] == 0 for c in both.explain("r3")[-1]["candidates"]].count(True) == 1
 
 
-def test_a_context_beyond_the_models_own_is_loaded_once(fleet):
-    both = fleet({"a": ollama(loaded=8192, trained=8192), "b": ollama(loaded=4096, trained=8192)})
+def test_a_context_beyond_the_models_own_is_loaded_once(make_nodes):
+    both = make_nodes({"a": ollama(loaded=8192, trained=8192), "b": ollama(loaded=4096, trained=8192)})
     for seed in range(4):
         assert_whole(both.send(OLLAMA, wanting(131072), {"x-request-id": f"r{seed}"}))
     assert reloads(both) == [0, 0]
@@ -316,8 +316,8 @@ def test_a_context_beyond_the_models_own_is_loaded_once(fleet):
     assert loads["a"] == 0 and loads["b"] > 0
 
 
-def test_a_long_prompt_goes_where_it_is_not_cut_and_is_barred_nowhere(fleet):
-    both = fleet({"small": ollama(loaded=4096), "large": ollama(32768, loaded=32768)})
+def test_a_long_prompt_goes_where_it_is_not_cut_and_is_barred_nowhere(make_nodes):
+    both = make_nodes({"small": ollama(loaded=4096), "large": ollama(32768, loaded=32768)})
     for path in (OLLAMA, OPENAI, ANTHROPIC):
         for seed in range(3):
             assert_whole(both.send(path, body_of(path, words(8000, seed))))
@@ -328,8 +328,8 @@ def test_a_long_prompt_goes_where_it_is_not_cut_and_is_barred_nowhere(fleet):
         assert_whole(both.send(path, body_of(path, words(40_000))))
 
 
-def test_a_long_prompt_loads_no_model_where_another_node_has_it(fleet):
-    both = fleet({"loaded": ollama(loaded=4096), "disk": ollama()})
+def test_a_long_prompt_loads_no_model_where_another_node_has_it(make_nodes):
+    both = make_nodes({"loaded": ollama(loaded=4096), "disk": ollama()})
     for seed in range(4):
         assert_whole(both.send(OLLAMA, body_of(OLLAMA, words(8000, seed))))
     assert both.posts("disk") == 0
