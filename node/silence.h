@@ -8,6 +8,10 @@
  * count of all its work that was readable and stood still; one that shows less may be at work.
  * While the caller takes no bytes the silence is the caller's, and no limit runs.
  *
+ * A llama-server that ends closes its port, and may keep the connections of its
+ * answers for half a minute.  The next one on the port, which looks meet, has nothing to do: an
+ * answer that has begun, is silent, and is worked on nowhere in two looks, is lost.
+ *
  * One for each request in an engine.  Pure: instants are arguments, all on the monotonic
  * clock.
  */
@@ -32,6 +36,8 @@ struct silence_signs {
     uint64_t read_mono_us; /* when `work` was last read; 0 = the engine shows none */
     bool counts;           /* all of its work changes it */
     bool loading;          /* the model is not in memory yet */
+    bool idle;             /* nothing runs or waits in the engine */
+    uint64_t idle_mono_us; /* when it was asked for `idle` */
 };
 
 /* Private to silence.c. */
@@ -43,13 +49,16 @@ struct silence {
     bool work_known;        /* `work` has been read */
     bool content;           /* some has come */
     bool loading;
-    bool paused; /* the caller takes no bytes */
+    bool paused;            /* the caller takes no bytes */
+    uint64_t heard_mono_us; /* the last bytes */
+    uint64_t idle_mono_us;  /* the first look since that found the engine idle; 0 = none did */
 };
 
 enum silence_verdict {
     SILENCE_BORNE = 0,
     SILENCE_STALLED,     /* the engine's count of work was readable, and stood still */
     SILENCE_UNEXPLAINED, /* no sign shows whether the engine works */
+    SILENCE_LEFT,        /* the engine does not work on the answer that it has begun */
 };
 
 struct silence_result {

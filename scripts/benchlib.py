@@ -244,7 +244,6 @@ worker_rlimit_nofile {resource.getrlimit(resource.RLIMIT_NOFILE)[1]};
 events {{ worker_connections {connections}; }}
 http {{
     access_log off;
-    keepalive_requests 1000000000;
     tcp_nodelay on;
     client_body_temp_path {self.folder}/body;
     proxy_temp_path {self.folder}/proxy;

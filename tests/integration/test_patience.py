@@ -97,8 +97,8 @@ def test_a_long_prefill_that_shows_is_not_cut(make_nodes, kind, knobs, stream):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("knobs", [{}, {"metrics": True, "slots_endpoint": False}],
                          ids=["slots", "metrics"])
-def test_a_long_prefill_behind_a_router_is_not_cut(fleet, knobs, stream):
-    cluster, engines = fleet(LlamaServer, count=2, prompt_s=LONG_S, router=("m/x", "other"), **knobs)
+def test_a_long_prefill_behind_a_router_is_not_cut(make_nodes, knobs, stream):
+    cluster, engines = make_nodes(LlamaServer, count=2, prompt_s=LONG_S, router=("m/x", "other"), **knobs)
     answer, took = ask(cluster, model="m/x", stream=stream)
     assert_whole(answer, stream)
     assert took > LONG_S - 0.5
@@ -106,11 +106,11 @@ def test_a_long_prefill_behind_a_router_is_not_cut(fleet, knobs, stream):
     for engine in engines:
         assert engine.count["loads_by_question"] == 0
         assert not [r for r in engine.gets("/slots") if r.query["model"] == "other"]
-    assert_nobody_is_blamed(cluster)
+    assert_no_node_is_blamed(cluster)
 
 
-def test_a_model_that_hangs_behind_a_router_is_blamed(fleet):
-    cluster, engines = fleet(LlamaServer, count=2, router=("m", "other"))
+def test_a_model_that_hangs_behind_a_router_is_blamed(make_nodes):
+    cluster, engines = make_nodes(LlamaServer, count=2, router=("m", "other"))
     for engine in engines:
         engine.prompt_s = 60.0
     answer = asyncio.run(first_hangs_behind_a_router(cluster, engines))
@@ -211,6 +211,35 @@ def test_pings_keep_an_answer_alive_before_and_inside_it(make_nodes):
     answer, took = ask(cluster, model=model_of(engines[0]))
     assert_whole(answer)
     assert took > 2 * LONG_S - 1
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+def test_an_answer_whose_engine_was_replaced_goes_on_elsewhere(make_nodes, path, stream):
+    """The old process keeps the connection and is silent; the new one on its port is idle."""
+    cluster, engines = make_nodes(LlamaServer, count=2, tokens_per_s=20, limits={
+        "first_token_ms": 60_000, "idle_token_ms": 60_000})
+    for engine in engines:
+        engine.models = ["tiny"]
+
+    async def go():
+        body = {"model": "tiny", "stream": stream, "max_tokens": 40, "max_output_tokens": 40}
+        body |= {"input": "hi"} if path == RESPONSES else {
+            "messages": [{"role": "user", "content": "hi"}]}
+        task = asyncio.create_task(fetch(cluster.api, "POST", path, body))
+        while not (old := next((e for e in engines if any(
+                w.decoded > 3 for w in e.machine.running)), None)):
+            await asyncio.sleep(0.02)
+        old.on["/slots"] = lambda reply, _request: reply.answer(
+            200, [{"id": 0, "is_processing": False}])
+        old.machine.frozen = True
+        began = time.monotonic()
+        answer = await task
+        return answer, time.monotonic() - began
+
+    answer, took = asyncio.run(go())
+    assert_whole(answer, stream)
+    assert took < 8 * SLOW
 
 
 # ---- loads ----------------------------------------------------------------------------------------

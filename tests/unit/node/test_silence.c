@@ -225,3 +225,52 @@ Test(silence, zero_is_no_limit)
     silence_heard(&s, true, 100000 * S);
     cr_assert_eq(verdict_at(&s, &none, 900000), SILENCE_BORNE);
 }
+
+static struct silence_signs idle(uint64_t at_s)
+{
+    return (struct silence_signs){.idle = true, .idle_mono_us = (1000 + at_s) * S};
+}
+
+Test(silence, an_answer_that_two_looks_find_worked_on_nowhere_is_lost)
+{
+    struct silence s = started(&none);
+    struct silence_signs at = idle(10);
+
+    silence_heard(&s, true, 1010 * S);
+    cr_assert_eq(verdict_at(&s, &at, 12), SILENCE_BORNE, "the look may have crossed the bytes");
+    at = idle(11);
+    cr_assert_eq(verdict_at(&s, &at, 12), SILENCE_BORNE, "the first look");
+    cr_assert_eq(verdict_at(&s, &at, 13), SILENCE_BORNE, "the same look");
+    at = idle(12);
+    cr_assert_eq(verdict_at(&s, &at, 13), SILENCE_LEFT);
+}
+
+Test(silence, an_answer_that_is_worked_on_not_begun_or_not_read_is_not_lost)
+{
+    struct silence s = started(&none);
+    struct silence_signs at;
+
+    for (uint64_t at_s = 2; at_s < 100; at_s++) {
+        at = idle(at_s);
+        cr_assert_eq(verdict_at(&s, &at, at_s), SILENCE_BORNE, "no content: it is read, say");
+    }
+    silence_heard(&s, true, 1100 * S);
+    at = idle(102);
+    cr_assert_eq(verdict_at(&s, &at, 102), SILENCE_BORNE);
+    at.idle = false;
+    at.idle_mono_us = 1103 * S;
+    cr_assert_eq(verdict_at(&s, &at, 103), SILENCE_BORNE);
+    at = idle(104);
+    cr_assert_eq(verdict_at(&s, &at, 104), SILENCE_BORNE, "the first look again");
+    silence_heard(&s, false, 1104 * S);
+    at = idle(106);
+    cr_assert_eq(verdict_at(&s, &at, 106), SILENCE_BORNE, "and again: bytes came");
+    silence_pause(&s, true, 1106 * S);
+    for (uint64_t at_s = 107; at_s < 120; at_s++) {
+        at = idle(at_s);
+        cr_assert_eq(verdict_at(&s, &at, at_s), SILENCE_BORNE, "nobody reads");
+    }
+    silence_pause(&s, false, 1120 * S);
+    at = idle(120);
+    cr_assert_eq(verdict_at(&s, &at, 120), SILENCE_BORNE);
+}
