@@ -1,8 +1,10 @@
-"""scripts/quickstart as a newcomer runs it."""
+"""scripts/quickstart as a newcomer runs it, and the usage of the scripts."""
 
 import os
 import signal
 import subprocess
+
+import pytest
 
 from harness import BUILD, ROOT, SLOW, session_members, until
 
@@ -16,7 +18,6 @@ def start(*args):
 
 
 def assert_shown(text):
-    assert "OPENAI_BASE_URL" in text, text
     for node in ("node-1", "node-2"):
         assert node in text, text
     assert "UP" in text
@@ -32,6 +33,7 @@ def test_once_shows_tokens_and_nodes_and_leaves_no_process_twice_in_a_row():
         text, _ = process.communicate(timeout=120 * SLOW)
         assert process.returncode == 0, text
         assert_shown(text)
+        assert "OPENAI_BASE_URL" not in text, "the server has ended"
         assert_nothing_left(process)
 
 
@@ -53,7 +55,29 @@ def test_control_c_leaves_no_process_behind():
             if "Ctrl-C" in line:
                 break
         assert_shown("".join(lines))
+        assert "OPENAI_BASE_URL" in "".join(lines)
         os.killpg(process.pid, number)
         process.stdout.read()
         process.wait(60 * SLOW)
         assert_nothing_left(process)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "setup", "build", "test"])
+def test_help_shows_a_usage_and_does_nothing(tmp_path, name):
+    """Without a PATH to apt-get, cmake and git there is nothing that could be done."""
+    for tool in ("sed", "bash", "env", "dirname"):
+        (tmp_path / tool).symlink_to(f"/bin/{tool}")
+    done = subprocess.run([str(ROOT / "scripts" / name), "--help"], env={"PATH": str(tmp_path)},
+                          capture_output=True, text=True, timeout=20 * SLOW)
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{name} " in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["quickstart", "setup", "test"])
+def test_a_typo_is_an_error_with_the_usage_before_anything_is_done(tmp_path, name):
+    for tool in ("sed", "bash", "env", "dirname"):
+        (tmp_path / tool).symlink_to(f"/bin/{tool}")
+    done = subprocess.run([str(ROOT / "scripts" / name), "--hlep"], env={"PATH": str(tmp_path)},
+                          capture_output=True, text=True, timeout=20 * SLOW)
+    assert done.returncode == 2
+    assert "'--hlep'" in done.stderr and f"scripts/{name} " in done.stderr
