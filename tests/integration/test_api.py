@@ -272,6 +272,7 @@ def test_the_access_log_has_one_true_line_for_each_request(shared):
               {"x-request-id": "logged-404"})
     line = shared.access_line("logged-404")
     assert line["status"] == 404 and line["model"] == "nope" and line["node"] is None
+    assert line["execution"] is None
     assert line["outcome"] in ("rejected", "client_error")
     for request_id in ("logged-stream", "logged-404"):
         assert len([x for x in shared.access_lines() if x["id"] == request_id]) == 1

@@ -274,5 +274,25 @@ def test_a_client_that_leaves_frees_the_engine(pairs, kind, stream):
         engine.tokens_per_s = slow
 
 
+def test_an_engine_that_has_just_gone_makes_the_client_come_back(make_cluster):
+    """No node has failed yet as far as anybody knows, and no engine had the request."""
+    cluster = make_cluster(workers=1).start()
+    cases = [(path, stream) for path in (CHAT, TEXT, RESPONSES, MESSAGES) for stream in (False, True)]
+    cases += [(MESSAGES + "/count_tokens", False), (OLLAMA_CHAT, False)]
+    engines = [LlamaServer(models=[f"m{i}"]) for i in range(len(cases) - 1)] + [Ollama()]
+    for i, engine in enumerate(engines):
+        cluster.start_node(f"n{i}", engine=engine.url, wait=False)
+    for i in range(len(cases)):
+        cluster.wait_up(f"n{i}")
+    through = SimpleNamespace(port=cluster.address("api")[1])
+    for engine, (path, stream) in zip(engines, cases):
+        engine.close()
+        body = body_for(path, engine, **({"stream": stream} if stream else {}))
+        status, headers, data = ask(through, "POST", path, body)
+        assert status == 503, (path, stream, data)
+        assert headers["x-should-retry"] == "true" and headers["retry-after"] == "5", path
+        assert headers["x-drover-reason"] == "no_node" and headers["x-drover-attempts"] == "0", path
+
+
 def running(engine):
     return [work for machine in engine.machines for work in machine.running]

@@ -35,7 +35,7 @@ void account_request(const struct request *req, bool gone)
     const struct worker_context *context = req->context;
     const struct access_record record = {
         .id = client->id,
-        .execution = client->execution_id,
+        .execution = req->was_dispatched ? client->execution_id : NULL,
         .client = client->client,
         .key = client->key_name,
         .method = "POST",

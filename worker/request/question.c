@@ -50,6 +50,8 @@
 /* ... and with less than this on its way to the client the node may send more. */
 #define LOW_WATER_BYTES (64 * 1024)
 
+#define NO_NODE_TEXT "no node that serves this model is up at the moment"
+
 enum phase { ASKED = 0, NO_NODE, ANSWERED };
 
 struct question {
@@ -64,6 +66,7 @@ struct question {
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
     uint32_t attempts;
+    bool engine_away;                /* the node says so of the last attempt */
     uint64_t message_bytes;          /* of the message to a node, at most */
     char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
     uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
@@ -111,7 +114,7 @@ static void log_access(const struct question *q, bool gone)
     const struct client_request *request = q->request;
     const struct access_record record = {
         .id = request->id,
-        .execution = request->execution_id,
+        .execution = q->tried_count == 0 ? NULL : request->execution_id,
         .client = request->client,
         .key = request->key_name,
         .method = "POST",
@@ -328,6 +331,10 @@ static void give_up(struct question *q)
         answer_estimate(q, upstreams_find(q->core->upstreams, q->request->model));
         return;
     }
+    if (q->last_error == API_ERROR_NO_NODE) {
+        reject(q, q->last_error, NO_NODE_TEXT, 5);
+        return;
+    }
     if (q->last_error == API_ERROR_QUEUE_FULL) {
         reject(q, q->last_error, "the nodes of this model are busy with other questions", 1);
         return;
@@ -350,12 +357,15 @@ static void failed(struct question *q, enum api_error error, const char *message
         answer_error(q, error, message, 0);
         return;
     }
-    if (error == API_ERROR_QUEUE_FULL)
+    if (error == API_ERROR_QUEUE_FULL || error == API_ERROR_NO_NODE)
         q->attempts--; /* it cost nothing there */
     else
         q->failures++;
+    if (error == API_ERROR_NO_NODE && q->last_error != API_ERROR_NONE)
+        error = q->last_error; /* another node said more */
+    else
+        (void)snprintf(q->last_message, sizeof(q->last_message), "%s", message);
     q->last_error = error;
-    (void)snprintf(q->last_message, sizeof(q->last_message), "%s", message);
     if (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED)
         give_up(q);
     else
@@ -380,6 +390,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
         (struct tried){.node = server->node_id, .generation = server->generation};
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
     q->attempts++;
+    q->engine_away = false;
     q->progress_mono_us = loop_now_us(core->loop);
     if (node_call_start(&q->attempt, server->node, q->request, &options, &node_call_events, q,
                         &err) != 0) {
@@ -404,8 +415,7 @@ static void ask(struct question *q)
         if (q->no_node_mono_us == 0)
             q->no_node_mono_us = now;
         if (now - q->no_node_mono_us >= NO_NODE_GRACE_US)
-            reject(q, API_ERROR_NO_NODE, "no node that serves this model is up at the moment",
-                   5);
+            reject(q, API_ERROR_NO_NODE, NO_NODE_TEXT, 5);
         else
             arm(q);
     }
@@ -507,6 +517,13 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     release_if_low(q);
 }
 
+static void on_cause(void *data, const Drover__V1__Cause *cause)
+{
+    struct question *q = data;
+
+    q->engine_away = cause->kind == DROVER__V1__CAUSE__KIND__KIND_ENGINE_AWAY;
+}
+
 static void on_finish(void *data, const Drover__V1__Finish *finish)
 {
     struct question *q = data;
@@ -526,7 +543,8 @@ static void on_end(void *data, const struct call_result *result)
     struct question *q = data;
     enum api_error error = node_call_is_too_large(result, q->message_bytes)
                                ? API_ERROR_TOO_LARGE
-                               : node_call_error(result);
+                           : q->engine_away ? API_ERROR_NO_NODE
+                                            : node_call_error(result);
     const char *message =
         result->message[0] == '\0' ? grpc_status_name(result->status) : result->message;
 
@@ -545,6 +563,7 @@ static const struct node_call_events node_call_events = {
     .on_accepted = on_accepted,
     .on_head = on_head,
     .on_chunk = on_chunk,
+    .on_cause = on_cause,
     .on_finish = on_finish,
     .on_end = on_end,
 };

@@ -223,12 +223,20 @@ static void wait_for_node(struct request *req)
     arm(req);
 }
 
+/* No engine has failed, but there is one that was not there, and may take the request later. */
+static bool is_for_later(const struct request *req)
+{
+    if (req->last_error != API_ERROR_NONE)
+        return false;
+    return (req->away != 0 && req->blamed == 0) || (req->refusals != 0 && lacks_is_away(req));
+}
+
 static void answer_failure(struct request *req)
 {
-    if (req->last_error != API_ERROR_NONE || req->refusal.status == 0) {
-        answer_error(req, req->last_error, req->last_message, 0);
-    } else if (req->refusals != 0 && lacks_is_away(req)) {
+    if (is_for_later(req)) {
         reject(req, API_ERROR_NO_NODE, "no node that can take this request is up", 5);
+    } else if (req->last_error != API_ERROR_NONE || req->refusal.status == 0) {
+        answer_error(req, req->last_error, req->last_message, 0);
     } else {
         timer_stop(req->context->loop, &req->timer);
         set_state(req, REQUEST_STATE_FLUSHING);

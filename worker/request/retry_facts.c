@@ -56,6 +56,8 @@ static void keep_failure(const struct attempt *attempt, const struct attempt_fai
     struct request *req = attempt->request;
     bool continued = req->shown == SHOWN_CONTENT && attempt->content_mono_us == 0;
 
+    if (end == RETRY_END_AWAY)
+        return; /* nothing failed there: see answer_failure() */
     if ((end == RETRY_END_LACKS || continued) && req->last_error != API_ERROR_NONE)
         return;
     if ((end == RETRY_END_LACKS || end == RETRY_END_BLAMED) && req->refusal.status != 0)
