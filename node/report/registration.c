@@ -17,7 +17,8 @@
 #include "proto/wire.h"
 
 #define BACKOFF_MIN_US    (250 * US_PER_MS)
-#define BACKOFF_MAX_US    (10 * US_PER_S)
+#define BACKOFF_MAX_US    (2 * US_PER_S)  /* models are unknown until their nodes are back */
+#define BACKOFF_DENIED_US (10 * US_PER_S) /* the coordinator is there, but says no */
 #define HANDSHAKE_US      (10 * US_PER_S) /* from starting the call to Registered */
 #define HEARTBEAT_MIN_MS  50
 #define HEARTBEAT_MAX_MS  60000
@@ -32,7 +33,6 @@
  *   LEAVING      left came, or the stream ended  LEFT
  *   any other    registration_leave()                  LEFT
  *   any but LEFT the stream ended                WAITING
- *   any          evicted, superseded             LEFT
  */
 enum registration_phase {
     REGISTRATION_WAITING = 0, /* a timer runs */
@@ -62,12 +62,13 @@ struct registration {
     struct load_reporter load_reporter; /* runs while JOINED or LEAVING */
     struct wire_arena arena;
     uint64_t backoff_us;
+    bool denied;             /* the coordinator has sent it away, for a while */
     uint32_t spread_ms;      /* as the coordinator asked; 0 = not yet */
     unsigned token;          /* which token to prove: 0 newest, 1 previous */
     uint64_t models_version; /* of the agent, as sent in Register */
     uint8_t server_nonce[JOIN_NONCE_BYTES];
     uint8_t node_nonce[JOIN_NONCE_BYTES];
-    struct log_limit limit;
+    struct log_limit limit, superseded_limit;
 };
 
 static void begin(struct registration *registration);
@@ -109,7 +110,10 @@ static void retry(struct registration *registration, const char *why)
     }
     drop(registration);
     registration->phase = REGISTRATION_WAITING;
-    if (was_joined) {
+    if (registration->denied) {
+        registration->denied = false;
+        pause_us = BACKOFF_DENIED_US * (80 + arc4random_uniform(41)) / 100;
+    } else if (was_joined) {
         registration->backoff_us = BACKOFF_MIN_US;
         pause_us = registration->spread_ms == 0
                        ? BACKOFF_MIN_US
@@ -298,19 +302,22 @@ static void on_registered(struct registration *registration,
 
 static void on_evicted(struct registration *registration, const Drover__V1__Evicted *evicted)
 {
+    uint32_t missed;
+
     switch (evicted->reason) {
     case DROVER__V1__EVICTED__REASON__REASON_SUPERSEDED:
-        log_error("event=evicted coordinator=%s reason=superseded detail=%s "
-                  "hint=\"another drover-node has this name: give --name\"",
-                  log_quote(registration->coordinator), log_quote(evicted->detail));
-        settle(registration);
+        /* The coordinator keeps the name for the newer one as long as that one is there. */
+        if (log_limit_minute(&registration->superseded_limit, &missed))
+            log_error("event=evicted coordinator=%s reason=superseded detail=%s missed=%u "
+                      "hint=\"another drover-node has this name: give --name; this one tries "
+                      "again every 10 s, and joins when the other has left\"",
+                      log_quote(registration->coordinator), log_quote(evicted->detail), missed);
+        registration->denied = true;
+        retry(registration, "evicted");
         return;
     case DROVER__V1__EVICTED__REASON__REASON_PROTOCOL:
     case DROVER__V1__EVICTED__REASON__REASON_TABLE_FULL:
-        if (registration->phase == REGISTRATION_JOINED)
-            registration->phase =
-                REGISTRATION_REGISTERING; /* back off, do not come back with spread */
-        registration->backoff_us = BACKOFF_MAX_US;
+        registration->denied = true;
         break;
     case DROVER__V1__EVICTED__REASON__REASON_UNSPECIFIED:
     case DROVER__V1__EVICTED__REASON__REASON_LEASE_EXPIRED:
@@ -365,6 +372,23 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
     }
 }
 
+/* For a person, where something listens that does not talk as a registry does. */
+static const char *hint_of(const struct registration *registration,
+                           const struct call_result *result)
+{
+    if (result->status == GRPC_UNIMPLEMENTED)
+        return ": it does not know drover.v1: another major version of the protocol, or no "
+               "coordinator";
+    if (registration->phase != REGISTRATION_GREETING || result->status != GRPC_UNAVAILABLE ||
+        result->end == CALL_END_CONNECT || result->end == CALL_END_LOCAL)
+        return "";
+    return registration->coordinator_tls == NULL
+               ? ": is this the registry's port (8082), and not the API's?  A registry with "
+                 "TLS "
+                 "needs --coordinator-tls-ca"
+               : ": is this the registry's port (8082), and has the registry TLS?";
+}
+
 static void on_end(struct call *call, const struct call_result *result, void *data)
 {
     struct registration *registration = data;
@@ -378,11 +402,7 @@ static void on_end(struct call *call, const struct call_result *result, void *da
         registration->agent->tokens[1][0] != '\0')
         registration->token ^= 1;
     (void)error_set(&err, DRV_ECLOSED, "%s: %s%s", grpc_status_name(result->status),
-                    result->status == GRPC_UNIMPLEMENTED
-                        ? "it does not know drover.v1: another major version of the protocol, "
-                          "or no coordinator: "
-                        : "",
-                    result->message);
+                    result->message, hint_of(registration, result));
     retry(registration, err.text);
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -645,7 +646,7 @@ def test_after_a_rotation_the_previous_token_is_tried_too(start, coordinator, tm
     assert len(coordinator.registers) == 2
 
 
-def test_a_superseded_node_does_not_come_back(start, coordinator, token_file):
+def test_a_superseded_node_waits_and_tries_again(start, coordinator, token_file):
     coordinator.verdict = registry.Evicted(reason=registry.Evicted.REASON_SUPERSEDED)
     other = FakeCoordinator()
     other.verdict = registry.Evicted(reason=registry.Evicted.REASON_LEASE_EXPIRED)
@@ -655,8 +656,21 @@ def test_a_superseded_node_does_not_come_back(start, coordinator, token_file):
     # Another one that sends it away in another manner sees it again and again meanwhile.
     until(lambda: len(other.registers) >= 4, 20)
     assert len(coordinator.registers) == 1
+    coordinator.verdict = None  # the newer one has left
+    until(lambda: coordinator.of("heartbeat"), 20, "it joins again")
     node.stop()
     other.stop()
+
+
+def test_another_port_than_the_registrys_gets_a_hint(start, make_cluster):
+    cluster = make_cluster(workers=1).start()
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # as one that speaks TLS
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        for port in cluster.address("api")[1], listener.getsockname()[1]:
+            node = start("--insecure-no-token", "--coordinator", f"127.0.0.1:{port}")
+            until(lambda: "event=detached" in node.text())
+            assert "is this the registry's port" in node.text(), node.text()
+            node.stop()
 
 
 def test_a_name_that_does_not_resolve_stops_nothing(start, engine):
