@@ -380,7 +380,7 @@ static const char *hint_of(const struct registration *registration,
         return ": it does not know drover.v1: another major version of the protocol, or no "
                "coordinator";
     if (registration->phase != REGISTRATION_GREETING || result->status != GRPC_UNAVAILABLE ||
-        result->end == CALL_END_CONNECT || result->end == CALL_END_LOCAL)
+        result->end == CALL_END_LOCAL)
         return "";
     return registration->coordinator_tls == NULL
                ? ": is this the registry's port (8082), and not the API's?  A registry with "
