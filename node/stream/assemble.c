@@ -423,6 +423,22 @@ static int add_block_delta(struct part *part, const struct json_value *delta)
     return part->members.failed || part->input.failed ? DRV_ENOMEM : 0;
 }
 
+/* drover-sim marks each event, beside the message: the answer bears the marks of the first. */
+static void keep_marks(struct fields *top, const struct json_value *root)
+{
+    struct json_value key, value;
+    struct json_iter it;
+
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &value)) {
+        if (json_equal(&key, "type") || json_equal(&key, "message") ||
+            json_equal(&key, "content") || json_equal(&key, "usage"))
+            continue;
+        if (value.type != JSON_NULL && fields_find(top, &key) == NULL)
+            fields_set(top, &key, &value);
+    }
+}
+
 static int add_messages(struct assembler *a, const struct json_value *root)
 {
     struct json_value type = json_get(root, "type");
@@ -442,6 +458,7 @@ static int add_messages(struct assembler *a, const struct json_value *root)
             else if (!json_equal(&key, "content"))
                 fields_set(&a->top, &key, &value);
         }
+        keep_marks(&a->top, root);
         a->started = true;
     } else if (json_equal(&type, "message_delta")) {
         object = json_get(root, "delta");

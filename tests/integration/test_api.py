@@ -148,8 +148,9 @@ def test_paths_work_with_and_without_v1(shared, path):
 def test_every_endpoint_answers_on_the_simulated_engine(shared, path, body):
     answer = fetch_now(shared.api, "POST", path, {"model": MODEL, **body})
     assert answer.status == 200, (path, answer.body)
-    assert isinstance(answer.json(), dict)
+    document = answer.json()
     assert answer.headers["x-drover-node"] in ("a", "b")
+    assert document["simulated"] is True or document["details"]["format"] == "simulated"
 
 
 def test_models_are_listed_once_with_aliases_and_found_by_id(shared):

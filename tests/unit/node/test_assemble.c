@@ -309,6 +309,19 @@ Test(assemble, a_message_of_llama_server_is_its_whole_answer)
         "{'cache_read_input_tokens':21,'input_tokens':1,'output_tokens':2}}");
 }
 
+Test(assemble, members_beside_the_first_event_s_message_are_kept)
+{
+    expect(
+        OP(MESSAGES),
+        "data: {'type':'message_start','message':{'id':'m','type':'message','model':'x',"
+        "'usage':{'input_tokens':1}},'model':'y','usage':null,'none':null,'simulated':true,"
+        "'system_fingerprint':'f'}\n\n"
+        "data: {'type':'message_delta','delta':{'stop_reason':'end_turn'},'usage':{"
+        "'output_tokens':9}}\n\ndata: {'type':'message_stop'}\n\n",
+        "{'id':'m','type':'message','model':'x','simulated':true,'system_fingerprint':'f',"
+        "'stop_reason':'end_turn','content':[],'usage':{'input_tokens':1,'output_tokens':9}}");
+}
+
 Test(assemble, the_input_of_a_tool_use_is_parsed)
 {
     expect(OP(MESSAGES),
