@@ -187,6 +187,24 @@ def test_a_body_reaches_the_engine_byte_for_byte(make_cluster):
     engine.close()
 
 
+@pytest.mark.parametrize("stream", [b"", b'"stream":false,', b'"stream":true,'],
+                         ids=["absent", "false", "true"])
+def test_a_chat_reaches_the_engine_byte_for_byte_behind_what_drover_adds(make_cluster, stream):
+    engine = FakeEngine()
+    cluster = make_cluster().start()
+    cluster.start_node("a", engine=engine.url)
+    sent = b"{" + stream + ODD_BODY[1:]
+    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", sent)
+    assert answer.status == 200, answer.body
+    body = engine.posts()[0][2]
+    if stream:
+        assert body == (b'{"stream_options":{"include_usage":true},'
+                        + sent[1:].replace(b'"stream":false', b'"stream":true'))
+    else:
+        assert body == STREAMED + ODD_BODY[1:]
+    engine.close()
+
+
 def test_an_alias_changes_the_model_and_nothing_else_in_the_body(make_cluster):
     engine = FakeEngine()
     cluster = make_cluster(config={"aliases": [{"name": "gpt-x", "model": FAKE}]}).start()
