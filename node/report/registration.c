@@ -17,9 +17,9 @@
 #include "proto/wire.h"
 
 #define BACKOFF_MIN_US    (250 * US_PER_MS)
-#define BACKOFF_MAX_US    (2 * US_PER_S)  /* models are unknown until their nodes are back */
-#define BACKOFF_DENIED_US (10 * US_PER_S) /* the coordinator is there, but says no */
-#define HANDSHAKE_US      (10 * US_PER_S) /* from starting the call to Registered */
+#define BACKOFF_MAX_US    (1500 * US_PER_MS) /* REJOIN_US of worker/upstreams/upstreams.c */
+#define BACKOFF_DENIED_US (10 * US_PER_S)    /* the coordinator is there, but says no */
+#define HANDSHAKE_US      (10 * US_PER_S)    /* from starting the call to Registered */
 #define HEARTBEAT_MIN_MS  50
 #define HEARTBEAT_MAX_MS  60000
 #define HEARTBEAT_DEFAULT 1000

@@ -400,6 +400,23 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
     arm(q);
 }
 
+/* Rejects a question that no node could ever answer.  True: answered. */
+static bool refuse_at_once(struct question *q)
+{
+    const struct client_request *request = q->request;
+    struct buf message = BUF_INIT;
+    enum api_error error =
+        servable_check(q->core->upstreams, request, q->message_bytes, &message);
+
+    if (error == API_ERROR_NOT_SUPPORTED &&
+        request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS)
+        answer_estimate(q, upstreams_find(q->core->upstreams, request->model));
+    else if (error != API_ERROR_NONE)
+        reject(q, error, buf_cstr(&message), 0);
+    buf_finish(&message);
+    return error != API_ERROR_NONE;
+}
+
 static void ask(struct question *q)
 {
     uint64_t now = loop_now_us(q->core->loop);
@@ -414,10 +431,10 @@ static void ask(struct question *q)
         q->phase = NO_NODE;
         if (q->no_node_mono_us == 0)
             q->no_node_mono_us = now;
-        if (now - q->no_node_mono_us >= NO_NODE_GRACE_US)
-            reject(q, API_ERROR_NO_NODE, NO_NODE_TEXT, 5);
-        else
+        if (now - q->no_node_mono_us < NO_NODE_GRACE_US)
             arm(q);
+        else if (!refuse_at_once(q)) /* what was unknown may have become known */
+            reject(q, API_ERROR_NO_NODE, NO_NODE_TEXT, 5);
     }
 }
 
@@ -569,23 +586,6 @@ static const struct node_call_events node_call_events = {
 };
 
 /* ---- beginning ------------------------------------------------------------------------- */
-
-/* Rejects a question that no node could ever answer.  True: answered. */
-static bool refuse_at_once(struct question *q)
-{
-    const struct client_request *request = q->request;
-    struct buf message = BUF_INIT;
-    enum api_error error =
-        servable_check(q->core->upstreams, request, q->message_bytes, &message);
-
-    if (error == API_ERROR_NOT_SUPPORTED &&
-        request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS)
-        answer_estimate(q, upstreams_find(q->core->upstreams, request->model));
-    else if (error != API_ERROR_NONE)
-        reject(q, error, buf_cstr(&message), 0);
-    buf_finish(&message);
-    return error != API_ERROR_NONE;
-}
 
 void question_start(struct question_core *core, struct client_request *request)
 {

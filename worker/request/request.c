@@ -513,6 +513,19 @@ static void place(struct request *req)
 
 /* ---- time ------------------------------------------------------------------------------ */
 
+/* Rejects a request that no wait could help.  True: answered. */
+static bool refuse_at_once(struct request *req)
+{
+    struct buf message = BUF_INIT;
+    enum api_error error =
+        servable_check(req->context->upstreams, req->client, req->envelope_bytes, &message);
+
+    if (error != API_ERROR_NONE)
+        reject(req, error, buf_cstr(&message), 0);
+    buf_finish(&message);
+    return error != API_ERROR_NONE;
+}
+
 static void wait_is_over(struct request *req)
 {
     enqueue_remove(req);
@@ -521,7 +534,7 @@ static void wait_is_over(struct request *req)
                enqueue_reject(req));
     else if (req->last_error != API_ERROR_NONE)
         answer_error(req, req->last_error, req->last_message, 0);
-    else
+    else if (!refuse_at_once(req)) /* what was unknown may have become known */
         reject(req, API_ERROR_NO_NODE, "no node that serves this model is up at the moment", 5);
 }
 
@@ -598,19 +611,6 @@ static void on_timer(struct timer *timer)
 }
 
 /* ---- the beginning --------------------------------------------------------------------- */
-
-/* Rejects a request that no wait could help.  True: answered. */
-static bool refuse_at_once(struct request *req)
-{
-    struct buf message = BUF_INIT;
-    enum api_error error =
-        servable_check(req->context->upstreams, req->client, req->envelope_bytes, &message);
-
-    if (error != API_ERROR_NONE)
-        reject(req, error, buf_cstr(&message), 0);
-    buf_finish(&message);
-    return error != API_ERROR_NONE;
-}
 
 static struct request *create(struct worker_context *context, struct client_request *client)
 {

@@ -26,6 +26,10 @@
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
 #define UNJOINED_US       (60 * US_PER_S)  /* see upstreams_may_have_any() */
 #define ENGINE_DOWN_US    (300 * US_PER_S) /* the same */
+/* After a start the nodes that a former coordinator had come back within this: more than the
+ * longest pause of node/report/registration.c, 1.8 s.  No longer than a request waits without
+ * any node, or it would end as if its model were known to be there. */
+#define REJOIN_US (2 * US_PER_S)
 
 /* The models by number, and their numbers by name. */
 struct upstream_models {
@@ -52,6 +56,7 @@ struct upstreams {
 
     SSL_CTX **node_tls;             /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;          /* owned; for nodes that joined by themselves with TLS */
+    uint64_t started_mono_us;       /* see REJOIN_US */
     uint64_t epoch;                 /* of the table, when last renewed; 0 = never */
     uint64_t renew_mono_us;         /* when last renewed */
     uint64_t lessons;               /* taught_epoch() of the lessons in `models` */
@@ -602,6 +607,9 @@ bool upstreams_models_unknown(const struct upstreams *upstreams)
     uint64_t now = loop_now_us(upstreams->loop);
     struct node_status status;
 
+    if (upstreams->config->registry.listen.address != NULL &&
+        now - upstreams->started_mono_us < REJOIN_US)
+        return true;
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         const struct upstream *node = upstreams->nodes[node_id];
 
@@ -674,6 +682,7 @@ int upstreams_create(struct upstreams **out, struct loop *loop, const struct con
     upstreams->config = config;
     upstreams->board = board;
     upstreams->worker = worker;
+    upstreams->started_mono_us = loop_now_us(loop);
     upstreams->on_change = on_change;
     upstreams->data = data;
     upstreams->nodes_cap = scoreboard_max_nodes(board);

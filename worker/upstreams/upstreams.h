@@ -118,7 +118,8 @@ struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
  */
 MUST_CHECK bool upstreams_may_have_any(const struct node_status *status, uint64_t now_mono_us);
 
-/* Are there nodes whose models are not known yet: none has joined, or one starts or loads? */
+/* Are there nodes whose models are not known yet: none has joined, one starts or loads, or this
+ * worker has just started and former nodes may be about to come back? */
 bool upstreams_models_unknown(const struct upstreams *upstreams);
 /* How many nodes are known; is any of them UP or on PROBATION? */
 size_t upstreams_size(const struct upstreams *upstreams);

@@ -211,6 +211,16 @@ Test(upstreams, lessons_of_a_model_outlive_a_change_of_its_nodes)
     cr_assert_eq(upstreams_find(upstreams, "shared-3")->bytes_per_token, 2.5);
 }
 
+Test(upstreams, former_nodes_have_two_seconds_to_come_back)
+{
+    cr_expect_not(upstreams_models_unknown(upstreams), "no node joins by itself");
+    config.registry.listen.address = (char *)(uintptr_t) "127.0.0.1:8082";
+    cr_expect(upstreams_models_unknown(upstreams));
+    renew(); /* the second one */
+    cr_expect_not(upstreams_models_unknown(upstreams));
+    config.registry.listen.address = NULL;
+}
+
 static bool may_have(enum node_state state, enum node_reason reason, unsigned minutes)
 {
     struct node_status status = {.state = state, .reason = reason, .since_mono_us = US_PER_S};
