@@ -232,6 +232,17 @@ static int serve(struct node_program *node, uint16_t *port, struct error *err)
     return 0;
 }
 
+/* A node that other machines reach is open to none of them by mistake. */
+static int check_exposure(const struct options *o, struct error *err)
+{
+    if (o->token_file != NULL || o->insecure_no_token || net_is_local(o->listen))
+        return 0;
+    return error_set(err, DRV_EINVAL,
+                     "other machines can reach %.80s: give --token-file FILE, or "
+                     "--insecure-no-token if all of them may use the engine",
+                     o->listen);
+}
+
 static int start(struct node_program *node, struct error *err)
 {
     const struct options *o = &node->options;
@@ -251,7 +262,9 @@ static int start(struct node_program *node, struct error *err)
     uint16_t port = 0;
     int rc;
 
-    rc = loop_init(&node->loop, err);
+    rc = check_exposure(o, err);
+    if (rc == 0)
+        rc = loop_init(&node->loop, err);
     if (rc == 0)
         rc = watch_signals(node, err);
     if (rc == 0)
