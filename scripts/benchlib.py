@@ -93,14 +93,16 @@ def busy_pct(before, after):
     return 100 * (after[0] - before[0]) / max(after[1] - before[1], 1)
 
 
-def print_verdicts(verdicts, busy=0.0):
+def print_verdicts(verdicts, busy=0.0, reduced=""):
     """Prints (text, good) each and returns the goods of those that are judged: none on a machine that
-    was more than BUSY_PCT busy, and none whose good is None, for which there was no sample."""
-    too_busy = busy > BUSY_PCT
+    was more than BUSY_PCT busy, none of a run that is less than the targets are meant for (`reduced`
+    says what they are meant for), and none whose good is None, for which there was no sample."""
+    reason = (f"the machine was {busy:.0f} % busy, more than {BUSY_PCT} %" if busy > BUSY_PCT else
+              f"the targets are meant for {reduced}" if reduced else "")
     for text, good in verdicts:
-        print(f"  {'----' if too_busy or good is None else 'PASS' if good else 'FAIL'}  {text}")
-    if too_busy:
-        print(f"  not judged: the machine was {busy:.0f} % busy, more than {BUSY_PCT} %")
+        print(f"  {'----' if reason or good is None else 'PASS' if good else 'FAIL'}  {text}")
+    if reason:
+        print(f"  not judged: {reason}")
         return []
     return [good for _, good in verdicts if good is not None]
 
