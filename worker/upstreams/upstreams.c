@@ -613,8 +613,10 @@ bool upstreams_models_unknown(const struct upstreams *upstreams)
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         const struct upstream *node = upstreams->nodes[node_id];
 
-        if (node != NULL && node->info.models_count == 0 &&
-            nodes_status(upstreams->board, node_id, &status) &&
+        if (node == NULL || !nodes_status(upstreams->board, node_id, &status))
+            continue;
+        /* An engine that loads may load another model than the node had. */
+        if ((node->info.models_count == 0 || status.reason == NODE_REASON_ENGINE_LOADING) &&
             upstreams_may_have_any(&status, now))
             return true;
     }

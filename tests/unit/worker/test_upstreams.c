@@ -211,6 +211,14 @@ Test(upstreams, lessons_of_a_model_outlive_a_change_of_its_nodes)
     cr_assert_eq(upstreams_find(upstreams, "shared-3")->bytes_per_token, 2.5);
 }
 
+Test(upstreams, an_engine_that_loads_may_load_another_model_than_it_had)
+{
+    nodes_set_state(board, 3, NODE_DOWN, NODE_REASON_ENGINE_LOADING, 1);
+    cr_expect(upstreams_models_unknown(upstreams));
+    nodes_set_state(board, 3, NODE_UP, NODE_REASON_PROBES_PASS, 1);
+    cr_expect_not(upstreams_models_unknown(upstreams));
+}
+
 Test(upstreams, former_nodes_have_two_seconds_to_come_back)
 {
     cr_expect_not(upstreams_models_unknown(upstreams), "no node joins by itself");
