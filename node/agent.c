@@ -113,12 +113,20 @@ static void note_slots(struct agent *agent, const struct engine_facts *facts)
     agent->looked_mono_us = facts->looked_mono_us;
 }
 
+/* As droverctl and the coordinator name it. */
 static const char *kind_name(uint32_t kind)
 {
-    const ProtobufCEnumValue *value =
-        protobuf_c_enum_descriptor_get_value(&drover__v1__engine_kind__descriptor, (int)kind);
+    static const char *const names[] = {
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_UNSPECIFIED] = "unknown",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER] = "llama-server",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA] = "ollama",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM] = "vllm",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SGLANG] = "sglang",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OPENAI] = "openai",
+        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED] = "simulated",
+    };
 
-    return value == NULL ? "UNKNOWN" : value->name;
+    return kind < ARRAY_LEN(names) ? names[kind] : "unknown";
 }
 
 static void log_facts(const struct agent *agent, const struct engine_facts *facts)

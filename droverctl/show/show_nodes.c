@@ -233,8 +233,8 @@ static void node_facts(struct view *view, const struct node_copy *n)
         text, sizeof(text), "%s%s, %s", n->info.address, n->info.tls != 0 ? " (TLS)" : "",
         n->info.origin == NODE_ORIGIN_REGISTRY ? "joined by itself" : "from the config");
     add_fact(view, "address", text);
-    (void)snprintf(text, sizeof(text), "%s %s, agent %s", view_engine_name(n->info.engine),
-                   n->info.engine_version,
+    (void)snprintf(text, sizeof(text), "%s%s%s, agent %s", view_engine_name(n->info.engine),
+                   n->info.engine_version[0] == '\0' ? "" : " ", n->info.engine_version,
                    n->info.agent_version[0] == '\0' ? "unknown" : n->info.agent_version);
     add_fact(view, "engine", text);
     (void)snprintf(text, sizeof(text), "last %s ago, round trip %s",
