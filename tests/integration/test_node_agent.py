@@ -167,7 +167,7 @@ def test_an_engine_that_refuses_stream_options_is_asked_again_without(node, engi
     ("no_answer", Code.UNAVAILABLE, "broke"),
     ("big_head", Code.INTERNAL, "HTTP"),
     ("garbage_event", Code.INTERNAL, "not JSON"),
-    ("endless_event", Code.INTERNAL, "16777216"),
+    ("endless_event", Code.INTERNAL, "67108864"),
     ("error_first", Code.INTERNAL, "Compute error."),
     ("broken", Code.INTERNAL, "Compute error."),
     ("busy", Code.RESOURCE_EXHAUSTED, "server busy"),
