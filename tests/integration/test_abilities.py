@@ -235,6 +235,40 @@ def test_a_node_does_not_stand_idle_for_a_limit_that_few_answers_reach(make_node
     assert ask(11) == "large"
 
 
+def test_an_engine_that_refuses_such_a_limit_is_the_only_one_that_is_asked(make_nodes):
+    """vLLM does.  The request then waits for the node whose context holds it all."""
+    three = make_nodes({"small": vllm(16384), "middle": vllm(24576), "large": vllm(65536)}, slots=1)
+    large, go_on, busy = three.engines["large"], threading.Event(), threading.Event()
+    nodes = []
+
+    def ask(seed):
+        answer = three.send(OPENAI, body_of(OPENAI, words(100, seed), limit=32000),
+                            {"x-request-id": f"r{seed}"})
+        assert_whole(answer)
+        nodes.append(answer.headers["x-drover-node"])
+
+    def hold(reply, request):
+        busy.set()
+        assert go_on.wait(60)
+        return large.chat(reply, request)
+
+    large.on[OPENAI] = hold
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
+    threads[0].start()
+    try:
+        assert busy.wait(30)
+        threads[1].start()
+        until(lambda: three.posts("small") + three.posts("middle") == 1, 10, "one is asked")
+        until(lambda: "queued" in [r["phase"] for r in three.cluster.open_requests()], 10, "it waits")
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert nodes == ["large"] * 2
+    assert three.posts("small") + three.posts("middle") == 1
+    assert three.all_up()
+
+
 @pytest.mark.alone
 def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
     both = make_nodes({"small": llama(2048), "large": llama(32768)})

@@ -53,7 +53,8 @@ void lacks_bar(const struct request *req, const struct upstream_model *model,
         return;
     out->need = &req->need;
     out->most_score = gather_least_score(req->context->board, model, out);
-    if (out->most_score < ABILITIES_SCORE(ABILITIES_TIGHT))
+    /* An engine that refuses what may not fit, as vLLM does, is not the last to do so. */
+    if (req->refusals == 0 && out->most_score < ABILITIES_SCORE(ABILITIES_TIGHT))
         out->most_score = ABILITIES_SCORE(ABILITIES_TIGHT);
     /* Where none has it, one is asked all the same: it was perhaps started anew, and its own
      * words are the client's answer. */
