@@ -87,8 +87,8 @@ bool framing_is_answer(int operation, const struct json_value *root)
     case OP(OLLAMA_EMBEDDINGS):
         return root->type == JSON_ARRAY || is_array(root, "data") ||
                is_array(root, "embeddings") || is_array(root, "embedding");
-    case OP(RERANK):
-        return root->type == JSON_ARRAY || is_array(root, "results") || is_array(root, "data");
+    case OP(RERANK): /* each engine has a form of its own */
+        return root->type == JSON_ARRAY || json_has_items(root);
     case OP(COUNT_TOKENS):
         return json_get(root, "input_tokens").type == JSON_NUMBER;
     default: /* an int from the wire: transcriptions, and what a model is */

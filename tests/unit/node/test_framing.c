@@ -141,6 +141,7 @@ Test(framing, an_answer_has_what_its_api_says)
         {OP(OLLAMA_EMBED), "{'embeddings':[[0.5]]}", true},
         {OP(OLLAMA_EMBEDDINGS), "{'embedding':[0.5]}", true},
         {OP(RERANK), "{'results':[]}", true},
+        {OP(RERANK), "{'scores':{'0':1}}", true},
         {OP(RERANK), "{}", false},
         {OP(COUNT_TOKENS), "{'input_tokens':3}", true},
         {OP(COUNT_TOKENS), "{'tokens':3}", false},
