@@ -61,6 +61,20 @@ static bool is_array(const struct json_value *root, const char *name)
     return json_get(root, name).type == JSON_ARRAY;
 }
 
+/* Engines have several names for what they ranked. */
+static bool has_an_array(const struct json_value *root)
+{
+    struct json_value key, value;
+    struct json_iter it;
+
+    json_iter_init(&it, root);
+    while (json_iter_next(&it, &key, &value)) {
+        if (value.type == JSON_ARRAY)
+            return true;
+    }
+    return false;
+}
+
 bool framing_is_answer(int operation, const struct json_value *root)
 {
     struct json_value choices = json_get(root, "choices");
@@ -87,8 +101,8 @@ bool framing_is_answer(int operation, const struct json_value *root)
     case OP(OLLAMA_EMBEDDINGS):
         return root->type == JSON_ARRAY || is_array(root, "data") ||
                is_array(root, "embeddings") || is_array(root, "embedding");
-    case OP(RERANK): /* each engine has a form of its own */
-        return root->type == JSON_ARRAY || json_has_items(root);
+    case OP(RERANK):
+        return root->type == JSON_ARRAY || has_an_array(root);
     case OP(COUNT_TOKENS):
         return json_get(root, "input_tokens").type == JSON_NUMBER;
     default: /* an int from the wire: transcriptions, and what a model is */

@@ -322,7 +322,7 @@ def echo(paths):
         if path == "/v1/chat/completions":
             handler.chat(body)
         elif path in paths:
-            handler.answer(200, {"object": path})
+            handler.answer(200, {"object": path, "results": []})
         else:
             handler.answer(404, {"error": {"message": f"Invalid URL (POST {path})"}})
     return behave
@@ -333,7 +333,7 @@ def test_an_unknown_engine_gets_the_operations_it_has(cluster):
                         about={"owned_by": "organization_owner"})
     cluster.start_node("a", engine=engine.url)
     answer = post(cluster, "/v1/rerank", {"model": "fake-model", "query": "a", "documents": ["b"]})
-    assert (answer.status, answer.json()) == (200, {"object": "/v1/rerank"})
+    assert (answer.status, answer.json()) == (200, {"object": "/v1/rerank", "results": []})
 
 
 def test_a_path_that_an_engine_does_not_have_is_learned_and_nothing_else_suffers(cluster):
