@@ -266,6 +266,7 @@ events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     tcp_nodelay on;
+    keepalive_requests 1000000000;
     client_body_temp_path {self.folder}/body;
     proxy_temp_path {self.folder}/proxy;
     fastcgi_temp_path {self.folder}/fastcgi;
