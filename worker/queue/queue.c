@@ -9,8 +9,9 @@
  * pass repeats until nothing changes; it tries at most TRIES_PER_TURN entries and goes on in
  * the next turn.  It costs lists x nodes / 64, never entries x nodes.
  *
- * At each timer the first few entries are priced, and any entry is whose plan was void: their
- * owner looks whether a plan, another plan or a place beyond the slots would do them good.
+ * At each timer the first few entries are priced, some of the others by turns, and any entry
+ * whose plan was void: their owner looks whether a plan, another plan or a place beyond the
+ * slots would do them good.
  *
  * The timer finds changes that no process announces: a node that comes up, a ramp, more slots,
  * the end of a pause, an offer to a worker that died, a claim lost to a worker that was stopped
@@ -32,6 +33,9 @@
 /* Entries that are priced at each timer, and those whose plan was void at each turn. */
 #define PRICED         16u
 #define PRICED_PENDING 64u
+/* Besides, so many at each timer, of one list after the other: what waits behind many entries
+ * that nothing can be done for has a look, too. */
+#define PRICED_IN_TURN 4u
 /* Positions in a list of n are counted again after n times this, so that the whole costs next
  * to nothing and an entry near the front has the truth. */
 #define COUNT_AGAIN_US 20
@@ -41,6 +45,7 @@ struct queue_list {
     uint64_t need;
     struct queue_list *next; /* in its bucket */
     struct queue_entry *first, *last;
+    struct queue_entry *in_turn; /* the next to be priced in its turn; NULL = the first */
     uint32_t count;
     uint32_t renewals; /* as of `reach` */
     struct node_set reach;
@@ -230,6 +235,8 @@ static void unlink_entry(struct queue_list *list, struct queue_entry *entry)
     for (unsigned i = 0; i < HINTS; i++)
         if (list->hint[i] == entry)
             list->hint[i] = entry->prev;
+    if (list->in_turn == entry)
+        list->in_turn = entry->next;
     if (entry->prev != NULL)
         entry->prev->next = entry->next;
     else
@@ -453,7 +460,17 @@ static void price_one(struct queue *q, struct queue_entry *entry)
     (void)try_entry(q, entry, true);
 }
 
-/* Looks whether the first few would now have a better plan, or a place beyond the slots. */
+static void price_in_turn(struct queue *q)
+{
+    struct queue_list *list = q->lists[q->turn++ % q->lists_count];
+    struct queue_entry *entry = list->in_turn == NULL ? list->first : list->in_turn;
+
+    list->in_turn = entry->next;
+    if (entry->priced != q->round)
+        price_one(q, entry);
+}
+
+/* Looks whether some would now have a better plan, or a place beyond the slots. */
 static void price(struct queue *q)
 {
     struct queue_entry *entry;
@@ -462,6 +479,8 @@ static void price(struct queue *q)
     q->round++;
     for (unsigned i = 0; i < PRICED && (entry = next_to_price(q)) != NULL; i++)
         price_one(q, entry);
+    for (unsigned i = 0; i < PRICED_IN_TURN && q->lists_count != 0; i++)
+        price_in_turn(q);
 }
 
 static void forget_pending(struct queue *q, struct queue_entry *entry)

@@ -95,6 +95,7 @@ struct queue {
     uint32_t generation[NODE_SET_NODES]; /* of the nodes that something reaches */
     bool price;     /* some are to be looked at for plans and places beyond the slots */
     uint32_t round; /* of pricing */
+    uint32_t turn;  /* of the lists in it */
     struct queue_pending pending; /* to be priced as soon as there is time */
     bool passing;                 /* inside the pass at the end of a turn */
     unsigned tries;               /* entries that this pass has tried to start */

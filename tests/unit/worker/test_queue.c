@@ -563,6 +563,29 @@ Test(queue, the_first_few_are_looked_at_for_places_beyond_the_slots)
     cr_assert_eq(beyond_tries, 16);
 }
 
+/* Nothing can be done for those with the lower keys, whatever they are. */
+Test(queue, entries_behind_many_others_are_looked_at_by_turns)
+{
+    enum { FRONT = 60, OWN_NEED = 40, LAST = 3 };
+    uint64_t until = clock_mono_us() + 10 * US_PER_S;
+    unsigned seen = 0;
+
+    for (unsigned i = 0; i < FRONT; i++)
+        add(i, 1 + i, i < OWN_NEED ? i : 70);
+    for (unsigned i = FRONT; i < FRONT + LAST; i++)
+        add(i, 1 + i, 71);
+    while (seen != (1 << LAST) - 1 && clock_mono_us() < until) {
+        loop_turn(&loop, 10 * US_PER_MS);
+        for (unsigned i = 0; i < priced_count; i++)
+            if (priced[i] >= &waits[FRONT])
+                seen |= 1u << (priced[i] - &waits[FRONT]);
+        if (priced_count % 3 == 0) /* one that is next may leave */
+            queue_remove(&queue, &waits[50].entry);
+        priced_count = 0;
+    }
+    cr_assert_eq(seen, (1 << LAST) - 1);
+}
+
 /* ---- many ---- */
 
 Test(queue, thousands_that_wait_cost_a_turn_little)
