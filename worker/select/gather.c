@@ -222,11 +222,13 @@ static inline void describe(struct balance_candidate *c, const struct scoreboard
     c->same_session = outlook->session_node == (int)server->node_id;
 }
 
-/* One place, and none once the probation has a result. */
+/* One place, and none once the probation has a result.  The slots are those that it will have:
+ * one request of one is a full node to policies that compare shares, and they would never try
+ * it while others have a slot. */
 static void limit_probation(struct balance_candidate *c, const struct scoreboard *board,
                             const struct upstream_server *server)
 {
-    c->slots = 1;
+    c->slots = server->slots;
     c->cap = outcomes_probed(board, server->node_id) ? 0 : 1;
 }
 
@@ -403,7 +405,7 @@ static bool claim(struct scoreboard *board, unsigned worker,
                   const struct upstream_server *server, const struct balance_candidate *c,
                   const struct select_request *request, struct eligible_place *place)
 {
-    uint32_t cap = c->inflight < c->slots ? c->slots : c->cap;
+    uint32_t cap = c->inflight < c->slots && c->slots < c->cap ? c->slots : c->cap;
 
     place->loads_model = false;
     if (c->load_s > 0) {

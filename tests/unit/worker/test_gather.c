@@ -51,7 +51,7 @@ Test(gather, a_node_on_trial_has_one_place_and_none_once_it_has_a_result)
     nodes_set_state(s.board, 0, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
     gather();
     cr_assert(all.on_probation[0]);
-    cr_assert_eq(all.of[0].slots, 1);
+    cr_assert_eq(all.of[0].slots, 4, "a share of these, to policies that compare shares");
     cr_assert_eq(all.of[0].cap, 1);
     cr_assert_eq(claim(&place), 0);
     gather();
