@@ -195,6 +195,23 @@ void ejections_turned(struct ejections *ejections, struct scoreboard *board, uns
         ejections->ramp_mono_us = now_mono_us;
 }
 
+void ejections_take_over(struct ejections *ejections, struct scoreboard *board,
+                         unsigned node_id, const struct ejections_rules *rules,
+                         enum node_state state, uint32_t slots_open, uint32_t slots,
+                         uint64_t now_mono_us)
+{
+    uint64_t since_us;
+
+    /* A result that came while no health process ran is not known any more, and it would close
+     * the node for good: another request is sent. */
+    if (state == NODE_PROBATION)
+        ejections_turned(ejections, board, node_id, state, state, now_mono_us);
+    if (state != NODE_UP || slots_open >= slots)
+        return;
+    since_us = ramp_since_us(slots, slots_open, rules->ramp_us);
+    ejections->ramp_mono_us = now_mono_us > since_us ? now_mono_us - since_us : 1;
+}
+
 void ejections_progress(struct ejections *ejections, uint64_t progress, uint64_t now_mono_us)
 {
     if (progress != ejections->progress)

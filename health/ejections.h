@@ -44,6 +44,13 @@ void ejections_init(struct ejections *ejections, const struct scoreboard *board,
                     unsigned node_id, const struct ejections_rules *rules, bool ejected,
                     uint64_t now_mono_us);
 
+/* A node that an earlier health process left in `state` with `slots_open` of its `slots`: what
+ * that one had begun goes on.  After ejections_init(), before others see a change. */
+void ejections_take_over(struct ejections *ejections, struct scoreboard *board,
+                         unsigned node_id, const struct ejections_rules *rules,
+                         enum node_state state, uint32_t slots_open, uint32_t slots,
+                         uint64_t now_mono_us);
+
 /* Its state has changed from `before` to `now`.  Call before others can see it. */
 void ejections_turned(struct ejections *ejections, struct scoreboard *board, unsigned node_id,
                       enum node_state before, enum node_state now, uint64_t now_mono_us);

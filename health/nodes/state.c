@@ -90,6 +90,8 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
                         const struct node_info *info, const struct node_status *status)
 {
     struct node *node = make_member(home, node_id);
+    struct ejections_rules rules = ejections_rules_of(home->config);
+    uint64_t now = clock_mono_us();
 
     if (node == NULL)
         return NULL;
@@ -98,7 +100,9 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
     node->adopted = true;
     node_state_adopt(&node->verdict, status->state, status->reason, status->drain_wanted,
                      home->config->health.rise, home->config->health.fall);
-    begin_records(node, clock_mono_us());
+    begin_records(node, now);
+    ejections_take_over(&node->ejections, home->board, node_id, &rules, status->state,
+                        status->slots_now, info->slots, now);
     return node;
 }
 

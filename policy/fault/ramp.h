@@ -17,4 +17,12 @@ static inline uint32_t ramp_slots(uint32_t slots, uint64_t since_us, uint64_t ra
     return 1 + (uint32_t)((uint64_t)(slots - 1) * since_us / ramp_us);
 }
 
+/* When so many of the slots are open, the ramp began that long ago.  `open` < slots. */
+static inline uint64_t ramp_since_us(uint32_t slots, uint32_t open, uint64_t ramp_us)
+{
+    if (open <= 1)
+        return 0;
+    return (ramp_us * (open - 1) + slots - 2) / (slots - 1);
+}
+
 #endif

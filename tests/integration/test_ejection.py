@@ -7,6 +7,9 @@ import re
 import signal
 import urllib.request
 
+import pytest
+
+from fake_node import FakeNode
 from harness import MODEL, POLL_S, SLOW, Timeout, until
 from load import chat_body, fetch, fetch_now, open_request, text_of
 
@@ -16,8 +19,8 @@ EJECT = {"eject_failures": 5, "eject_success_pct": 80, "eject_backoff_ms": 400,
 FAILS_ON_A = {"fault": "5xx", "only_node": "a"}
 
 
-def start(make_cluster, names, health=None, spec="slots=4,speed=10"):
-    cluster = make_cluster(config={"policy": "round_robin", "health": {**EJECT, **(health or {})}})
+def start(make_cluster, names, health=None, spec="slots=4,speed=10", policy="round_robin"):
+    cluster = make_cluster(config={"policy": policy, "health": {**EJECT, **(health or {})}})
     cluster.start()
     for name in names:
         cluster.start_node(name, spec, wait=False)
@@ -113,6 +116,25 @@ def test_a_trial_is_one_request_at_a_time_over_all_workers(make_cluster):
                 answer.abort()
     asyncio.run(crowd())
     cluster.wait_idle()
+
+
+@pytest.mark.parametrize("policy", ["least_conn", "random2"])
+def test_a_trial_comes_though_the_other_nodes_are_never_full(make_cluster, policy):
+    cluster = start(make_cluster, "ab", {"eject_failures": 1}, policy=policy)
+    until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
+
+    async def go():
+        # b keeps a slot in use and three free.
+        held = await open_request(cluster.api, "POST", CHAT, chat_body(
+            "hold", 4, drover_sim={"fault": "hang", "after_tokens": 1}))
+        await held.read_head()
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(None, until_state, cluster, "a", "PROBATION")
+            await loop.run_in_executor(None, until_state, cluster, "a", "UP", lambda: ask(cluster))
+        finally:
+            held.abort()
+    asyncio.run(go())
 
 
 def test_the_last_half_of_a_models_nodes_is_kept_and_says_so(make_cluster):
@@ -223,3 +245,41 @@ def test_an_ejection_outlives_the_health_process(make_cluster):
     until(lambda: 'event=node_adopted node="a" state=EJECTED reason=failures'
           in cluster.master.log(), 5, "it takes the node over")
     assert state(cluster, "a") == ("EJECTED", "failures")
+
+
+def replace_health(cluster):
+    old = cluster.health_pid()
+    os.kill(old, signal.SIGKILL)
+    until(lambda: cluster.health_pid() not in (None, old), 10, "another health process")
+    until(lambda: 'event=node_adopted node="a"' in cluster.master.log(), 5, "it takes the node over")
+
+
+def test_a_trial_whose_result_no_health_process_saw_is_followed_by_another(make_cluster):
+    cluster = start(make_cluster, "ab")
+    until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
+    until_state(cluster, "a", "PROBATION")
+    os.kill(cluster.health_pid(), signal.SIGSTOP)
+    until(lambda: ask(cluster).headers["x-drover-node"] == "a", 4, "the trial")
+    replace_health(cluster)
+    assert 'node_adopted node="a" state=PROBATION' in cluster.master.log()
+    until_state(cluster, "a", "UP", lambda: ask(cluster))
+
+
+def test_slots_that_open_one_by_one_do_so_under_another_health_process(make_cluster):
+    node = FakeNode("a")
+    cluster = make_cluster(token=False, config={"health": {"ramp_ms": 6000}, "nodes": [
+        {"name": "a", "address": f"127.0.0.1:{node.port}"}]}).start()
+    try:
+        cluster.wait_up("a")
+        node.serving = False
+        until_state(cluster, "a", "DOWN")
+        node.serving = True
+        until_state(cluster, "a", "UP")
+        assert cluster.node_row("a")["slots_open"] < 4
+        replace_health(cluster)
+        seen = []
+        until(lambda: (seen.append(cluster.node_row("a")["slots_open"]), seen[-1] == 4)[1], 18,
+              "all slots are open")
+        assert seen == sorted(seen), seen
+    finally:
+        node.stop()

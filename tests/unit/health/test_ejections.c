@@ -122,3 +122,44 @@ Test(ejections, a_node_that_comes_back_opens_its_slots_one_by_one)
     cr_assert_eq(ejections_slots(&ejections, &rules, NODE_UP, 11, now_us), 11,
                  "a new one has no ramp");
 }
+
+/* ---- another health process ---- */
+
+static void take_over(uint32_t slots_open)
+{
+    ejections = (struct ejections){0};
+    ejections_init(&ejections, board, node_row, &rules, verdict.ejected != NODE_REASON_NONE,
+                   now_us);
+    ejections_take_over(&ejections, board, node_row, &rules, verdict.state, slots_open, 11,
+                        now_us);
+}
+
+Test(ejections, a_trial_whose_result_was_not_seen_is_followed_by_another)
+{
+    fail(FAILURES);
+    cr_assert_eq(look(), NODE_EVENT_EJECT);
+    now_us += 4 * US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_PROBATION);
+    outcomes_note(board, node_row, 1, OUTCOME_PROBATION_OK);
+    take_over(1);
+    cr_assert_not(outcomes_probed(board, node_row), "a request may be sent");
+    cr_assert_eq(look(), NODE_EVENT_NONE);
+    outcomes_note(board, node_row, 1, OUTCOME_PROBATION_OK);
+    cr_assert(outcomes_probed(board, node_row));
+    cr_assert_eq(look(), NODE_EVENT_CLEAR);
+}
+
+Test(ejections, slots_go_on_opening_from_where_they_were)
+{
+    for (uint32_t open = 1; open <= 10; open++) {
+        uint64_t left_us = (11 - open) * US_PER_S; /* a slot a second */
+
+        take_over(open);
+        cr_assert_eq(ejections_slots(&ejections, &rules, NODE_UP, 11, now_us), open);
+        cr_assert_eq(ejections_slots(&ejections, &rules, NODE_UP, 11, now_us + left_us - 1),
+                     10);
+        cr_assert_eq(ejections_slots(&ejections, &rules, NODE_UP, 11, now_us + left_us), 11);
+    }
+    take_over(11);
+    cr_assert_eq(ejections.ramp_mono_us, 0, "all are open");
+}
