@@ -6,6 +6,7 @@ import time
 import pytest
 
 from fake_engine import MODEL, FakeEngine
+from fake_node import FakeNode, inference
 from harness import MODEL as SIM, until
 from load import chat_body, fetch_now
 
@@ -204,3 +205,35 @@ def test_a_router_before_engines_that_are_sped_up_guesses_and_tries_as_much_fast
     one = make_nodes({"box": 400_000}, config={"testing": {"speedup": 50}})
     first = one.send(2000)
     assert speed(first, "box") == pytest.approx(50 * 1000), "a guess, sped up"
+
+
+class Loads(FakeNode):
+    """Loads the model, which it said was there, before it gives an answer."""
+
+    loads = False
+
+    def infer(self, request, context):
+        if self.loads:
+            yield inference.InferEvent(accepted=inference.Accepted(loading=True))
+            time.sleep(1)
+        yield from super().infer(request, context)
+
+
+def test_the_time_of_a_load_that_only_the_node_knew_of_is_no_speed(make_cluster):
+    node = Loads("a")
+    node.infer_gate.set()
+    cluster = make_cluster(workers=1, token=False, config={"nodes": [
+        {"name": "a", "address": f"127.0.0.1:{node.port}"}]}).start()
+    cluster.wait_up("a")
+    speeds = []
+    try:
+        for number, loads in enumerate((False, True, False)):
+            node.loads = loads
+            assert fetch_now(cluster.api, "POST", CHAT, chat_body(
+                f"{number} " * 4000, 3, False, model="fake-model"),
+                {"x-request-id": f"r{number}"}).status == 200
+            speeds.append(speed(cluster.ctl_json("explain", f"r{number}")["decisions"][-1], "a"))
+    finally:
+        node.stop()
+    assert speeds[1] != speeds[0], "the first answer was a sample"
+    assert speeds[2] == speeds[1]

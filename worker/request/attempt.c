@@ -48,6 +48,7 @@ static void reset(struct attempt *attempt, uint64_t now)
     attempt->queue_position = UINT32_MAX;
     attempt->node_work = 0;
     attempt->loading = attempt->loads_model;
+    attempt->saw_load = false;
     attempt->excused = false;
     attempt->cause = (struct attempt_cause){0};
     attempt->status = 0;
@@ -94,6 +95,7 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     bool moved_up = accepted->queue_position < attempt->queue_position;
 
     attempt->loading = accepted->loading;
+    attempt->saw_load |= attempt->loading;
     /* A repeated event is no progress: it must not put the time limit off. */
     if (!moved_up && (accepted->queue_position > attempt->queue_position ||
                       accepted->work <= attempt->node_work))

@@ -130,6 +130,7 @@ struct attempt {
     struct attempt_cause cause;
     bool loads_model; /* holds the claim to load it there */
     bool loading;     /* the engine there loads the model, as the node says */
+    bool saw_load;    /* ... or did so before */
     char node_name[NODE_NAME_BYTES];
     uint64_t dispatch_mono_us;
     uint64_t

@@ -428,6 +428,12 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
 
 /* ---- afterwards ------------------------------------------------------------------------ */
 
+/* It waited for no slot and no load, as far as was known when it was sent, and is now. */
+static bool was_served_at_once(const struct attempt *attempt)
+{
+    return attempt->estimate.had_slot && !attempt->saw_load;
+}
+
 static double took_s(const struct attempt *attempt)
 {
     return (double)(loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us) /
@@ -508,7 +514,7 @@ void select_note_content(struct attempt *attempt)
     struct worker_context *context = req->context;
     struct estimate_end end = {.status = attempt->status,
                                .op_class = req->op_class,
-                               .had_slot = attempt->estimate.had_slot,
+                               .had_slot = was_served_at_once(attempt),
                                .content = true};
 
     gauges_prefill_done(context->board, context->worker, attempt->node, attempt->generation,
@@ -542,7 +548,7 @@ static void learn_overtaken(const struct attempt *attempt)
         return;
     stats_note(attempt->request->context->board, attempt->node, attempt->generation, STATS_TTFT,
                loop_now_us(attempt->request->context->loop) - attempt->dispatch_mono_us);
-    if (attempt->estimate.had_slot)
+    if (was_served_at_once(attempt))
         learn(attempt, sample_of(attempt));
 }
 
