@@ -24,13 +24,15 @@ def pytest_configure(config):
                             "run beside it")
 
 
-def claims(folder, path):
-    """Takes a file for this run; false: another run has it."""
-    try:
-        os.close(os.open(os.path.join(folder, path.name), os.O_CREAT | os.O_EXCL))
-        return True
-    except FileExistsError:
-        return False
+def claims(folder, path, held):
+    """Takes a file, by its path from the root, for this run, which holds `held`; false: another run has it."""
+    if path not in held:
+        try:
+            os.close(os.open(os.path.join(folder, path.replace("/", "%")), os.O_CREAT | os.O_EXCL))
+            held.add(path)
+        except FileExistsError:
+            return False
+    return True
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,8 +40,9 @@ def pytest_runtestloop(session):
     folder = session.config.option.claims
     if folder is None or session.config.option.collectonly or session.testsfailed:
         return None  # pytest's own loop
-    for path, items in itertools.groupby(session.items, lambda item: item.path):
-        if claims(folder, path):
+    held = set()
+    for path, items in itertools.groupby(session.items, lambda item: item.nodeid.split("::")[0]):
+        if claims(folder, path, held):
             items = list(items)
             for item, following in zip(items, [*items[1:], None]):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

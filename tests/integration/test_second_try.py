@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from harness import ROOT, SLOW
 
 TEXT = (ROOT / "scripts/test").read_text()
@@ -16,12 +18,23 @@ REPORT = """<testcase classname="t.a" name="leaks"><failure message="AssertionEr
 ==7==ERROR: AddressSanitizer: heap-use-after-free</failure></testcase>"""
 
 
+def function(name):
+    return re.search(rf"^{name}\(\) \{{\n.*?^\}}$", TEXT, re.M | re.S).group(0)
+
+
+def call(name, *arguments):
+    """A function of the script, by itself."""
+    return subprocess.run(["bash", "-euc", f'work=/nonexistent\npython=/usr/bin/python3\n{function(name)}\n{name} "$@"',
+                           name, *map(str, arguments)], capture_output=True, text=True, check=True)
+
+
 def junit(what, *paths):
-    """The function of the script, on a file of its own."""
-    body = re.search(r"^junit\(\) \{\n.*?^\}$", TEXT, re.M | re.S).group(0)
-    done = subprocess.run(["bash", "-c", f'python=/usr/bin/python3\n{body}\njunit "$@"', "junit", what, *map(str, paths)],
-                          capture_output=True, text=True, check=True)
-    return done.stdout.split()
+    return call("junit", what, *paths).stdout.split()
+
+
+def write_results(path, text, status=0):
+    path.write_text(text)
+    (path.parent / (path.name + ".status")).write_text(f"{status}\n")
 
 
 def test_a_sanitizers_report_gets_no_second_try(tmp_path):
@@ -33,28 +46,71 @@ def test_a_sanitizers_report_gets_no_second_try(tmp_path):
 
 
 def test_a_run_that_left_no_results_is_a_failure(tmp_path):
-    (tmp_path / "good.xml").write_text(CASES.replace("<failure", "<not").replace("</failure", "</not")
-                                       .replace("<skipped", "<not") % "")
-    (tmp_path / "cut.xml").write_text(CASES[:80])
+    write_results(tmp_path / "good.xml", CASES.replace("<failure", "<not").replace("</failure", "</not")
+                  .replace("<skipped", "<not") % "")
+    write_results(tmp_path / "cut.xml", CASES[:80])
     assert junit("totals", tmp_path / "good.xml") == ["3", "0"]
     assert junit("totals", tmp_path / "good.xml", tmp_path / "cut.xml") == ["3", "1"]
     assert junit("totals", tmp_path / "good.xml", tmp_path / "none.xml") == ["3", "1"]
 
 
+@pytest.mark.parametrize("end, totals", [
+    ("pass", ["1", "0"]),
+    ("raise AssertionError", ["0", "1"]),
+    ("raise KeyboardInterrupt", ["1", "1"]),
+    ("os.kill(os.getpid(), 9)", ["0", "1"]),
+    ("atexit.register(os.kill, os.getpid(), 9)", ["1", "1"]),  # all results are written
+])
+def test_a_run_that_was_cut_off_is_a_failure_whatever_its_results_are(tmp_path, end, totals):
+    (tmp_path / "test_a.py").write_text(
+        f"import atexit, os\n\n\ndef test_one():\n    pass\n\n\ndef teardown_module():\n    {end}\n")
+    call("pytest_once", tmp_path / "log", tmp_path / "junit.xml", "", f"--rootdir={tmp_path}", tmp_path)
+    assert junit("totals", tmp_path / "junit.xml") == totals
+    done = call("junit", "totals", tmp_path / "junit.xml")
+    assert ("lost: " in done.stderr) == (end not in ("pass", "raise AssertionError")), done.stderr
+
+
+def test_nothing_to_run_is_no_failure_of_one_of_several_runs(tmp_path):
+    (tmp_path / "test_a.py").write_text("def test_one():\n    pass\n")
+    for name, wanted in ("a", "one"), ("b", "two"):
+        call("pytest_once", tmp_path / "log", tmp_path / name, "", f"--rootdir={tmp_path}", tmp_path, "-k", wanted)
+    assert junit("totals", tmp_path / "a", tmp_path / "b") == ["1", "0"]
+    assert junit("totals", tmp_path / "b") == ["0", "1"]
+
+
+def test_unit_tests_that_were_cut_off_are_a_failure(tmp_path):
+    for status, totals in (0, "1 0"), (8, "1 0"), (137, "1 1"):
+        (tmp_path / "ctest").write_text(f"#!/bin/sh\necho '1/1 Test #1: unit.a ...   Passed  1.00 sec'\nexit {status}\n")
+        (tmp_path / "ctest").chmod(0o755)
+        script = f"""logs={tmp_path} python=/usr/bin/python3 JOBS=1 no_aslr=() PATH={tmp_path}:$PATH
+say() {{ :; }}
+note_flaky() {{ :; }}
+count() {{ echo "$@"; }}
+{function("run_ctest")}
+run_ctest units {tmp_path} 2"""
+        done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == totals, done.stdout + done.stderr
+
+
 def test_two_runs_that_share_claims_run_each_file_once(tmp_path):
     claims, tests = tmp_path / "claims", tmp_path / "tests"
     claims.mkdir()
-    tests.mkdir()
-    for name in "abcdef":
-        (tests / f"test_{name}.py").write_text(
-            f"def test_one():\n    open({str(tmp_path / 'ran')!r}, 'a').write('{name}')\n\n\ntest_two = test_one\n")
+    (tests / "more").mkdir(parents=True)
+    for name in "a", "b", "c", "d", "e", "more/a":
+        folder, _, base = name.rpartition("/")
+        (tests / folder / f"test_{base}.py").write_text(
+            f"def test_one():\n    open({str(tmp_path / 'ran')!r}, 'a').write('{name[0]}')\n\n\ntest_two = test_one\n")
     (claims / "test_c.py").touch()  # that of another run
+    # A file whose tests do not follow each other is one file all the same.
+    order = [tests / name for name in ("test_a.py::test_one", "test_b.py", "test_a.py::test_two", "test_c.py",
+                                       "test_d.py", "test_e.py", "more")]
     runs = [subprocess.Popen(["/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "conftest",
-                              "--rootdir", str(tests), f"--claims={claims}", str(tests)],
+                              "--import-mode=importlib", "--rootdir", str(tests), f"--claims={claims}",
+                              *map(str, order)],
                              env={**os.environ, "PYTHONPATH": str(ROOT / "tests/integration")},
                              stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait(60 * SLOW) for run in runs] == [0, 0]
-    assert sorted((tmp_path / "ran").read_text()) == sorted("abdef" * 2)
+    assert sorted((tmp_path / "ran").read_text()) == sorted("abdem" * 2)
 
 
 def may_mount():
@@ -64,13 +120,12 @@ def may_mount():
 
 def test_a_skip_for_want_of_root_is_a_failure_only_where_it_could_run(tmp_path):
     path = tmp_path / "junit.xml"
-    path.write_text(CASES % "")
+    write_results(path, CASES % "")
     assert junit("totals", path) == ["1", "2" if may_mount() else "1"]
     if os.geteuid() == 0 and may_mount():   # as root of a container without the right
         os.chmod(tmp_path, 0o755)
         less = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "bash", "-c"]
-        body = re.search(r"^junit\(\) \{\n.*?^\}$", TEXT, re.M | re.S).group(0)
-        done = subprocess.run([*less, f'python=/usr/bin/python3\n{body}\njunit "$@"', "junit", "totals", str(path)],
+        done = subprocess.run([*less, f'python=/usr/bin/python3\n{function("junit")}\njunit "$@"', "junit", "totals", str(path)],
                               capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["1", "1"]
 
