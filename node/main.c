@@ -235,12 +235,28 @@ static int serve(struct node_program *node, uint16_t *port, struct error *err)
 /* A node that other machines reach is open to none of them by mistake. */
 static int check_exposure(const struct options *o, struct error *err)
 {
-    if (o->token_file != NULL || o->insecure_no_token || net_is_local(o->listen))
+    if (o->token_file != NULL || o->tls_ca != NULL || o->insecure_no_token ||
+        net_is_local(o->listen))
         return 0;
     return error_set(err, DRV_EINVAL,
-                     "other machines can reach %.80s: give --token-file FILE, or "
-                     "--insecure-no-token if all of them may use the engine",
+                     "other machines can reach %.80s: give --token-file FILE or --tls-ca FILE, "
+                     "or --insecure-no-token if all of them may use the engine",
                      o->listen);
+}
+
+static void say_open(const struct options *o)
+{
+    if (o->token_file != NULL)
+        return;
+    if (o->tls_ca != NULL)
+        log_info("event=open hint=\"no token: everyone with a certificate of --tls-ca can use "
+                 "the engine\"");
+    else if (o->insecure_no_token)
+        log_info("event=open hint=\"no token: everyone who reaches this port can use the "
+                 "engine\"");
+    else
+        log_warn("event=open hint=\"NO TOKEN: everyone who reaches this port can use the "
+                 "engine; give --token-file\"");
 }
 
 static int start(struct node_program *node, struct error *err)
@@ -288,12 +304,7 @@ static int start(struct node_program *node, struct error *err)
         log_warn(
             "event=engine_insecure hint=\"the engine's certificate is not checked: anyone in "
             "between can read and change all\"");
-    if (o->token_file == NULL && !o->insecure_no_token)
-        log_warn("event=open hint=\"NO TOKEN: everyone who reaches this port can use the "
-                 "engine; give --token-file\"");
-    else if (o->token_file == NULL)
-        log_info("event=open hint=\"no token: everyone who reaches this port can use the "
-                 "engine\"");
+    say_open(o);
     joining.port = port;
     joining.tls = node->server_tls != NULL;
     joining.coordinator_tls = node->coordinator_tls;

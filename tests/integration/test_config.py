@@ -1,10 +1,12 @@
 """drover -t: a bad configuration is one clear line with file, line and key."""
 
+import re
 import subprocess
 
 import pytest
 
 from harness import ROOT, SLOW, program
+from load import chat_body, fetch_now
 
 GOOD = """\
 workers: 2
@@ -39,6 +41,22 @@ def test_the_example_config_passes():
     done = subprocess.run([program("drover"), "-t", "-c", str(ROOT / "docs/drover.example.yaml")],
                           capture_output=True, text=True, timeout=20 * SLOW)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_smallest_config_of_the_documentation_serves(make_cluster):
+    """With a node that other machines can reach."""
+    cluster = make_cluster(token=False)
+    node = cluster.run_node("desk", cluster.node_argv("desk", cluster.start_engine()[1], [
+        "--listen", "0.0.0.0:0", "--token-file", str(cluster.token_path)]))
+    text = re.search("^```yaml\n(.*?)^```$", (ROOT / "docs/configuration.md").read_text(), re.M | re.S)[1]
+    assert text.count("192.168.1.20:9090") == 1
+    cluster.write_config()
+    with open(cluster.config_path, "a", encoding="utf-8") as config:
+        config.write(text.replace("192.168.1.20:9090", node.address().replace("0.0.0.0", "127.0.0.1"))
+                     .replace(": token\n", f": {cluster.token_path}\n"))
+    cluster.launch()
+    cluster.wait_up("desk", node)
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body("hi", 4)).status == 200
 
 
 @pytest.mark.parametrize("change,line,key", [

@@ -89,12 +89,21 @@ def test_a_node_does_not_join_a_coordinator_without_a_good_certificate(make_clus
 def static_cluster(make_cluster, pki, node_cert="node", **tls):
     cluster = make_cluster(token=False)
     _, engine = cluster.start_engine("slots=8")
+    # Certificates protect it as well as a token would: other machines may reach it.
     node = cluster.run_node("a", cluster.node_argv("a", engine, [
-        "--insecure-no-token", "--tls-cert", pki.cert(node_cert), "--tls-key", pki.key(node_cert),
-        "--tls-ca", pki.cert("ca")]))
-    cluster.settings["nodes"] = [{"name": "a", "address": node.address(), "tls": tls}]
+        "--listen", "0.0.0.0:0", "--tls-cert", pki.cert(node_cert), "--tls-key",
+        pki.key(node_cert), "--tls-ca", pki.cert("ca")]))
+    cluster.settings["nodes"] = [{"name": "a", "tls": tls, "address":
+                                  node.address().replace("0.0.0.0", "127.0.0.1")}]
     cluster.start()
     return cluster, node
+
+
+def test_a_node_that_demands_certificates_needs_no_token(make_cluster, pki):
+    cluster, node = static_cluster(make_cluster, pki, **pki.server("coordinator", ca="ca"))
+    cluster.wait_up("a", node)
+    assert serves(cluster)
+    assert "NO TOKEN" not in node.process.log() and "certificate" in node.process.log()
 
 
 @pytest.mark.parametrize("cert,why", [

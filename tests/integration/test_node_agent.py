@@ -688,6 +688,8 @@ def test_a_name_that_does_not_resolve_stops_nothing(start, engine):
     (["--engine", "http://x", "--token-file", "/nonexistent"], "No such file"),
     (["--engine", "http://x", "--tls-cert", "/x"], "--tls-key"),
     (["--engine", "http://x", "--listen", "0.0.0.0:0"], "--insecure-no-token"),
+    (["--engine", "http://x", "--listen", "0.0.0.0:0", "--tls-cert", "/x", "--tls-key", "/x"],
+     "--tls-ca"),
 ])
 def test_a_wrong_command_line_is_one_clear_line(arguments, words):
     done = subprocess.run([program("drover-node"), "--listen", "127.0.0.1:0",

@@ -276,6 +276,22 @@ def test_a_service_is_shut_in_as_far_as_it_can_be(unit):
     assert service["KillMode"] == ["mixed"]
 
 
+@pytest.mark.parametrize("unit, argv, again", [
+    ("drover-node.service", ["--engine", "http://x", "--listen", "0.0.0.0:0"], False),
+    ("drover-node.service", ["--engine", "http://x", "--token-file", "/nonexistent"], True),
+    ("drover-node.service", ["--engine", "http://x", "--listen", "127.0.0.1:0",
+                             "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"], True),
+    ("drover.service", ["--nonsense"], False),
+    ("drover.service", ["-c", "/nonexistent"], True),
+])
+def test_a_service_is_started_again_unless_its_command_line_is_wrong(unit, argv, again):
+    done = subprocess.run([program(unit.removesuffix(".service")), *argv], capture_output=True, text=True,
+                          timeout=20 * SLOW)
+    assert done.returncode not in (0, None), done.stderr
+    final = settings(unit)["Service"].get("RestartPreventExitStatus", [])
+    assert (str(done.returncode) not in final) == again, done.stderr
+
+
 def test_the_stop_timeout_is_longer_than_the_default_grace():
     assert int(settings("drover.service")["Service"]["TimeoutStopSec"][0]) >= 30 + 2
 

@@ -19,8 +19,8 @@ static int file_error(struct error *err, const char *what, const char *path)
     int rc;
 
     if (access(path, R_OK) == -1) {
-        (void)error_sys(err, path);
-        rc = error_wrap(err, DRV_EINVAL, "%s", what);
+        rc = error_sys(err, path);
+        rc = error_wrap(err, rc, "%s", what);
     } else {
         rc = error_set(err, DRV_EINVAL, "%s %s: %s", what, path,
                        reason != NULL ? reason : "not usable");

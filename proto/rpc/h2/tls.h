@@ -18,7 +18,8 @@ enum tls_protocol {
 };
 
 /* A context for a listener.  Needs cert and key; with `ca` a client certificate is demanded and
- * checked.  DRV_EINVAL: a file is missing, unreadable or does not fit; `err` names it. */
+ * checked.  DRV_ESYS: a file is missing or unreadable; DRV_EINVAL: it does not fit; `err` names
+ * it. */
 MUST_CHECK int tls_server_context(SSL_CTX **out, const struct config_tls *tls,
                                   enum tls_protocol protocol, struct error *err);
 

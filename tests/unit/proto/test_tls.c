@@ -186,7 +186,7 @@ Test(tls, a_bad_file_is_named, .init = make_certificates, .fini = remove_certifi
     struct error err = {0};
     SSL_CTX *ctx;
 
-    cr_expect_eq(tls_server_context(&ctx, &tls, TLS_PROTOCOL_H2, &err), DRV_EINVAL);
+    cr_expect_eq(tls_server_context(&ctx, &tls, TLS_PROTOCOL_H2, &err), DRV_ESYS);
     cr_expect_not_null(strstr(err.text, "missing.pem"), "%s", err.text);
     cr_expect_not_null(strstr(err.text, "No such file"), "%s", err.text);
     free(tls.cert);
