@@ -112,6 +112,20 @@ static int load_tokens(struct node_program *node, struct error *err)
     return rc;
 }
 
+static void reload(struct node_program *node)
+{
+    struct error err = {0};
+
+    if (load_tokens(node, &err) != 0) {
+        log_error("event=reload_failed why=%s hint=\"the old tokens stay\"",
+                  log_quote(err.text));
+        return;
+    }
+    log_info("event=reloaded");
+    for (size_t i = 0; i < node->options.coordinators_count; i++)
+        registration_tokens_changed(node->registrations[i]);
+}
+
 static void on_signal(struct watch *watch, void *data)
 {
     struct node_program *node = data;
@@ -130,11 +144,7 @@ static void on_signal(struct watch *watch, void *data)
                 node->phase = NODE_DONE;
             break;
         case SIGHUP:
-            if (load_tokens(node, &err) != 0)
-                log_error("event=reload_failed why=%s hint=\"the old tokens stay\"",
-                          log_quote(err.text));
-            else
-                log_info("event=reloaded");
+            reload(node);
             break;
         case SIGUSR1:
             if (log_reopen(&err) != 0)

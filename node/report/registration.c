@@ -65,6 +65,7 @@ struct registration {
     bool denied;             /* the coordinator has sent it away, for a while */
     uint32_t spread_ms;      /* as the coordinator asked; 0 = not yet */
     unsigned token;          /* which token to prove: 0 newest, 1 previous */
+    unsigned refused;        /* how many in turn were not good enough */
     uint64_t models_version; /* of the agent, as sent in Register */
     uint8_t server_nonce[JOIN_NONCE_BYTES];
     uint8_t node_nonce[JOIN_NONCE_BYTES];
@@ -100,6 +101,7 @@ static void settle(struct registration *registration)
 static void retry(struct registration *registration, const char *why)
 {
     bool was_joined = registration->phase == REGISTRATION_JOINED;
+    bool was_denied = registration->denied;
     uint64_t pause_us;
     uint32_t missed;
 
@@ -110,8 +112,8 @@ static void retry(struct registration *registration, const char *why)
     }
     drop(registration);
     registration->phase = REGISTRATION_WAITING;
-    if (registration->denied) {
-        registration->denied = false;
+    registration->denied = false;
+    if (was_denied) {
         pause_us = BACKOFF_DENIED_US * (80 + arc4random_uniform(41)) / 100;
     } else if (was_joined) {
         registration->backoff_us = BACKOFF_MIN_US;
@@ -124,7 +126,7 @@ static void retry(struct registration *registration, const char *why)
         if (registration->backoff_us > BACKOFF_MAX_US)
             registration->backoff_us = BACKOFF_MAX_US;
     }
-    if (was_joined || log_limit_ok(&registration->limit, 1, &missed))
+    if (was_joined || was_denied || log_limit_ok(&registration->limit, 1, &missed))
         log_warn("event=detached coordinator=%s why=%s retry_ms=%u",
                  log_quote(registration->coordinator), log_quote(why),
                  (unsigned)(pause_us / US_PER_MS));
@@ -286,6 +288,7 @@ static void on_registered(struct registration *registration,
     registration->spread_ms =
         registered->reconnect_spread_ms > 60000 ? 60000 : registered->reconnect_spread_ms;
     registration->backoff_us = BACKOFF_MIN_US;
+    registration->refused = 0;
     registration->phase = REGISTRATION_JOINED;
     timer_stop(registration->loop, &registration->timer);
     log_info("event=joined coordinator=%s id=%s heartbeat_ms=%u lease_ms=%u resumed=%d",
@@ -389,6 +392,18 @@ static const char *hint_of(const struct registration *registration,
                : ": is this the registry's port (8082), and has the registry TLS?";
 }
 
+/* After a rotation the coordinator may still know the other token only.  It counts failures, of
+ * all nodes with one address together: when no token is good enough there is a longer pause. */
+static void on_refused(struct registration *registration)
+{
+    bool has_other = registration->agent->tokens[1][0] != '\0';
+
+    registration->refused++;
+    registration->denied = !has_other || registration->refused % TOKENS_MAX == 0;
+    if (has_other)
+        registration->token ^= 1;
+}
+
 static void on_end(struct call *call, const struct call_result *result, void *data)
 {
     struct registration *registration = data;
@@ -397,10 +412,8 @@ static void on_end(struct call *call, const struct call_result *result, void *da
     if (registration->call != call)
         return;
     registration->call = NULL;
-    /* After a rotation the coordinator may still know the other token only. */
-    if ((result->status == GRPC_UNAUTHENTICATED || result->status == GRPC_PERMISSION_DENIED) &&
-        registration->agent->tokens[1][0] != '\0')
-        registration->token ^= 1;
+    if (result->status == GRPC_UNAUTHENTICATED || result->status == GRPC_PERMISSION_DENIED)
+        on_refused(registration);
     (void)error_set(&err, DRV_ECLOSED, "%s: %s%s", grpc_status_name(result->status),
                     result->message, hint_of(registration, result));
     retry(registration, err.text);
@@ -500,6 +513,16 @@ void registration_destroy(struct registration *registration)
     drop(registration);
     wire_arena_finish(&registration->arena);
     free(registration);
+}
+
+void registration_tokens_changed(struct registration *registration)
+{
+    registration->token = 0;
+    registration->refused = 0;
+    if (registration->phase >= REGISTRATION_JOINED)
+        return;
+    drop(registration);
+    begin(registration);
 }
 
 void registration_leave(struct registration *registration, const char *reason,

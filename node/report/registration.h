@@ -33,6 +33,9 @@ MUST_CHECK int registration_create(struct registration **out, struct agent *agen
 /* Breaks the stream and forgets.  NULL is allowed. */
 void registration_destroy(struct registration *registration);
 
+/* The agent has other tokens: unless it has joined it tries them at once. */
+void registration_tokens_changed(struct registration *registration);
+
 /* Says goodbye: the coordinator sends no more work and answers when nothing is open there. */
 void registration_leave(struct registration *registration, const char *reason,
                         uint32_t drain_ms);

@@ -1,12 +1,14 @@
 """test_node_agent.py - drover-node alone, in front of an engine that does what engines do."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import threading
 import time
 import urllib.request
+from datetime import datetime
 
 import grpc
 import pytest
@@ -644,6 +646,25 @@ def test_after_a_rotation_the_previous_token_is_tried_too(start, coordinator, tm
           f"127.0.0.1:{coordinator.port}")
     until(lambda: coordinator.of("heartbeat"), 20)
     assert len(coordinator.registers) == 2
+
+
+@pytest.mark.parametrize("refusal", [Code.UNAUTHENTICATED, Code.PERMISSION_DENIED])
+@pytest.mark.parametrize("tokens", [["wrong-token"], ["wrong-token", "false-token"]])
+def test_a_node_whose_tokens_are_refused_waits_until_it_has_others(start, coordinator, tmp_path, tokens, refusal):
+    coordinator.refusal = refusal
+    (tmp_path / "join").write_text("\n".join(tokens) + "\n")
+    node = start("--token-file", str(tmp_path / "join"), "--coordinator", f"127.0.0.1:{coordinator.port}")
+    pauses = until(lambda: (found := re.findall(rf"event=detached .*{refusal.name}.* retry_ms=(\d+)", node.text()))
+                   and len(found) == len(tokens) and found, what="each was tried")
+    # A coordinator counts failed proofs of an address, which other nodes may have, too.
+    assert all(int(pause) < 1000 for pause in pauses[:-1]) and int(pauses[-1]) >= 8000, pauses
+    (tmp_path / "join").write_text("join-token\n")
+    node.process.signal(signal.SIGHUP)
+    until(lambda: "event=joined" in node.text(), 20, "it has joined")
+    assert len(coordinator.registers) == len(tokens) + 1
+    reloaded, joined = (datetime.fromisoformat(re.search(rf"at=(\S+)Z .*event={event}", node.text())[1])
+                        for event in ("reloaded", "joined"))
+    assert (joined - reloaded).total_seconds() < 5
 
 
 def test_a_superseded_node_waits_and_tries_again(start, coordinator, token_file):

@@ -20,6 +20,7 @@ class FakeCoordinator(GrpcServer):
         self.verdict = None               # an Evicted to send instead of Registered
         self.welcome = threading.Event()  # when to send Registered
         self.welcome.set()
+        self.refusal = grpc.StatusCode.UNAUTHENTICATED
         super().__init__({"drover.v1.Registry": {"Attach": duplex(self.attach, registry.NodeFrame)}},
                          port)
 
@@ -36,7 +37,7 @@ class FakeCoordinator(GrpcServer):
                 r = frame.register
                 self.registers.append(r)
                 if r.join_proof != self.proof("drover.v1 join", nonce, r):
-                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "bad proof")
+                    context.abort(self.refusal, "bad proof")
                 if self.verdict is not None:
                     yield registry.CoordinatorFrame(evicted=self.verdict)
                     return
