@@ -190,6 +190,15 @@ class Reply:
         self.keep = False
         return False
 
+    def wait_read(self, bound_s=10):
+        """Until the peer's process has taken all bytes so far out of its kernel."""
+        peer, own = (f"{name[1]:04X}" for name in (self.sock.getpeername(), self.sock.getsockname()))
+        end = time.monotonic() + bound_s
+        while unread_bytes(peer, own) or unread_bytes(own, peer, sent=True):
+            if time.monotonic() > end:
+                raise Gone()
+            time.sleep(0.005)
+
     def is_gone(self):
         return closed_by_peer(self.sock, 0)
 
@@ -212,6 +221,16 @@ class Reply:
         """Raises Gone when the client leaves meanwhile."""
         if closed_by_peer(self.sock, seconds):
             raise Gone()
+
+
+def unread_bytes(port, peer_port, sent=False):
+    """Of the socket between these ports (in hexadecimal): bytes that came and were not read, or that
+    were sent and have not come."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for row in map(str.split, table):
+            if row[1].endswith(":" + port) and row[2].endswith(":" + peer_port):
+                return int(row[4].split(":")[0 if sent else 1], 16)
+    return 0
 
 
 def closed_by_peer(sock, bound_s):

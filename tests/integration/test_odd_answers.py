@@ -503,7 +503,7 @@ def raw(head, body, reset=False):
     def reply(_, sock, __):
         sock.sendall(head + b"\r\n\r\n" + body)
         if reset:
-            time.sleep(0.05)   # the bytes are read; what follows is the reset
+            sock.wait_read()
             return sock.reset()
         return sock.drop()
     return reply
@@ -715,7 +715,7 @@ def test_a_cut_answer_ends_with_what_happened_to_it(pair, api):
     def reply(_, sock, __):
         sock.begin_stream(api.type)
         sock.send_piece(b"".join(api.pieces[:count]))
-        time.sleep(0.1)
+        sock.wait_read()
         return sock.reset()
     answer = pair.ask(api, True, reply)
     assert answer.status == 200
@@ -797,7 +797,7 @@ def test_a_cut_answer_that_the_other_node_cannot_continue_says_why_it_was_cut(tw
     def cut(_, sock, __):
         sock.begin_stream(api.type)
         sock.send_piece(b"".join(api.pieces[:count]))
-        time.sleep(0.1)
+        sock.wait_read()
         return sock.reset()
     answer = of_two(two, api, True, cut)
     assert answer.status == 200 and answer.body.startswith(b"".join(api.pieces[:count]))
