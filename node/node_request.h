@@ -76,6 +76,7 @@ struct node_request {
     bool streaming;     /* the engine was asked for a stream */
     bool without_usage; /* asked again without `stream_options`, which the engine refused */
     bool usage_added;   /* by us: hidden from a client that streams */
+    bool usage_asked;   /* by the client, in its stream */
     bool continues;     /* an answer that another node began; `splice` is in use */
     bool asked_again;   /* as the client asked, without a stream */
     uint32_t prompts, choices; /* the choices that the answer has to have */

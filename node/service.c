@@ -345,6 +345,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     }
     req->streaming = outcome.streaming;
     req->usage_added = outcome.usage_added;
+    req->usage_asked = outcome.usage_asked;
     req->prompts = outcome.prompts;
     req->choices = outcome.choices;
     choices_expect(&req->meter.choices, req->prompts, req->choices);

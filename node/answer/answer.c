@@ -5,8 +5,9 @@
  * brings ten tokens costs one message.  The head goes out with the first bytes: until then
  * nothing binds the caller to this node, and an error inside of a 200 is treated as one that
  * has a status of its own.  Its first bytes say what the body is (node/stream/framing.h); a
- * document is held until it is whole and known to be an answer.  node/silence.h decides how
- * long the engine may be silent; the timer that asks it is here.
+ * document is held until it is whole and known to be an answer, and is a stream then for a
+ * client that asked for one.  node/silence.h decides how long the engine may be silent; the
+ * timer that asks it is here.
  */
 #include "node/answer/answer.h"
 
@@ -15,6 +16,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/text/json.h"
+#include "node/answer/as_stream.h"
+#include "node/answer/document.h"
 #include "node/answer/doubt.h"
 #include "node/answer/refused.h"
 #include "node/answer/sender.h"
@@ -29,7 +32,6 @@
 #define CALL_US         (10 * US_PER_S) /* ... which may be a tool call that the engine holds */
 #define STATE_LOADABLE  DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define STATE_LOADING   DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING
-#define BLANK_MAX_BYTES (64 * 1024)        /* of white space before an answer */
 #define WHOLE_MAX_BYTES (16 * 1024 * 1024) /* of a document that is held */
 
 /* ---- silence --------------------------------------------------------------------------- */
@@ -70,34 +72,6 @@ static bool tell_life(struct node_request *req)
     return node_request_accepted(req, 0);
 }
 
-/* The body so far, without white space around it. */
-static const char *document_of(const struct node_request *req, size_t *n)
-{
-    const struct buf *body = req->mode == ANSWER_ERROR ? &req->out : &req->whole;
-
-    *n = buf_size(body);
-    return framing_trim(buf_head(body), n);
-}
-
-/* Does it end as a JSON document does?  Cheap: asked at each piece. */
-static bool ends_as_document(const struct node_request *req)
-{
-    size_t n;
-    const char *text = document_of(req, &n);
-
-    return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']');
-}
-
-/* Is the body so far one JSON document that is whole? */
-static bool is_document(const struct node_request *req)
-{
-    size_t n;
-    const char *text = document_of(req, &n);
-    struct json_value root;
-
-    return ends_as_document(req) && json_check(&root, text, n, NULL) == 0;
-}
-
 /* When the answer is over if nothing follows, as the engine has said its end, and only its
  * connection stays open; UINT64_MAX: it has not. */
 static uint64_t over_mono_us(const struct node_request *req)
@@ -115,7 +89,7 @@ static uint64_t over_mono_us(const struct node_request *req)
     case ANSWER_BEGUN:
     case ANSWER_PLAIN:
     case ANSWER_ERROR:
-        return is_document(req) ? req->heard_us + LAST_US : UINT64_MAX;
+        return document_is_whole(req) ? req->heard_us + LAST_US : UINT64_MAX;
     case ANSWER_UNKNOWN:
         break;
     }
@@ -499,8 +473,14 @@ static void document_grew(struct node_request *req)
 {
     if (req->mode == ANSWER_PLAIN)
         note_content(req, 0);
-    if (req->phase != NODE_REQUEST_ENDED && ends_as_document(req))
+    if (req->phase != NODE_REQUEST_ENDED && document_may_be_whole(req))
         timer_start(req->agent->loop, &req->silence_timer, LAST_US, on_silence);
+}
+
+/* A document's client asked for a stream: it becomes one when it is whole. */
+static bool is_to_be_stream(const struct node_request *req)
+{
+    return req->stream && meter_streams(req->operation);
 }
 
 /* A document's bytes.  One that is too large to be held passes as it comes. */
@@ -514,6 +494,11 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
             document_grew(req);
         return;
     }
+    if (is_to_be_stream(req)) {
+        node_request_fail(req, GRPC_INTERNAL,
+                          "the engine gave a document of more than 16 MiB for a stream");
+        return;
+    }
     note_content(req, 0);
     if (!req->too_large) {
         req->too_large = true;
@@ -523,17 +508,6 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
     }
     if (!sender_add(req, bytes, n))
         return; /* the call has ended */
-}
-
-/* White space only, and much of it. */
-static bool is_too_blank(const struct node_request *req)
-{
-    size_t n;
-
-    if (buf_size(&req->whole) <= BLANK_MAX_BYTES)
-        return false;
-    (void)document_of(req, &n);
-    return n == 0;
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
@@ -549,7 +523,8 @@ static void on_body(void *data, const uint8_t *bytes, size_t n)
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else if (recognise(req, false) ? req->mode == ANSWER_PLAIN : req->mode == ANSWER_BEGUN)
             document_grew(req);
-        if (req->mode == ANSWER_BEGUN && req->phase != NODE_REQUEST_ENDED && is_too_blank(req))
+        if (req->mode == ANSWER_BEGUN && req->phase != NODE_REQUEST_ENDED &&
+            document_is_too_blank(req))
             node_request_fail(req, GRPC_INTERNAL,
                               "the engine's answer begins with white space, and no more");
         return;
@@ -625,20 +600,37 @@ static bool take_rest(struct node_request *req)
     return rc == 0 || event.comment || take_event(req, &event);
 }
 
-/* Is text, and not only JSON, an answer to this operation? */
-static bool may_be_text(const struct node_request *req)
-{
-    return req->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS &&
-           strcasestr(req->content_type, "json") == NULL &&
-           strcasestr(req->content_type, "html") == NULL;
-}
-
 static void pass_document(struct node_request *req)
 {
     buf_finish(&req->out);
     req->out = req->whole;
     req->whole = BUF_INIT;
     sender_pass(req);
+}
+
+/* The client gets the document as the stream that it asked for, by way of all that an engine's
+ * own events go through. */
+static void stream_document(struct node_request *req, const struct json_value *root)
+{
+    enum framing framing = meter_is_ndjson(req->operation) ? FRAMING_LINES : FRAMING_EVENTS;
+    struct buf events = BUF_INIT;
+    int rc = as_stream_write(&events, req->operation, root, req->usage_asked);
+
+    buf_finish(&req->whole);
+    req->meter.plain = false; /* all of it comes at once: there is nothing to continue */
+    if (rc == DRV_EINVAL)
+        node_request_fail(req, GRPC_INTERNAL,
+                          "the engine gave a document that cannot be made into a stream");
+    else if (rc != 0 || !begin_stream(req, framing) ||
+             sse_feed(&req->sse, buf_head(&events), buf_size(&events)) != 0)
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+    buf_finish(&events);
+    if (req->phase == NODE_REQUEST_ENDED || !take_events(req))
+        return;
+    if (req->meter.done)
+        sender_pass(req);
+    else
+        node_request_fail(req, GRPC_DATA_LOSS, "the engine's document has no end");
 }
 
 /* The document is whole, as HTTP sees it: is it an answer? */
@@ -656,7 +648,7 @@ static void end_document(struct node_request *req)
                           "the engine was asked for a stream and gave none");
         return;
     }
-    if (may_be_text(req) && (!is_json || root.type != JSON_OBJECT)) {
+    if (document_may_be_text(req) && (!is_json || root.type != JSON_OBJECT)) {
         pass_document(req); /* "42" is JSON, and nothing is a transcript of silence */
         return;
     }
@@ -676,6 +668,10 @@ static void end_document(struct node_request *req)
     }
     doubt_check(req, &root);
     meter_answer(&req->meter, &root);
+    if (is_to_be_stream(req)) {
+        stream_document(req, &root);
+        return;
+    }
     if (strcasestr(req->content_type, "json") == NULL)
         (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
     pass_document(req);
@@ -713,7 +709,7 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
         return;
     case ANSWER_PLAIN:
         /* JSON has an end of its own, wherever HTTP's is. */
-        if (!req->too_large && (whole || is_document(req))) {
+        if (!req->too_large && (whole || document_is_whole(req))) {
             end_document(req);
             return;
         }

@@ -100,22 +100,20 @@ int edit_check(struct edit_source *out, int operation, const void *body, size_t 
  * stay until the edit is done. */
 static int plan_usage(struct edit_plan *plan, struct buf *text,
                       const struct edit_source *source, const struct edit_options *opts,
-                      const struct json_value *options, bool *added)
+                      const struct json_value *options, struct edit_outcome *outcome)
 {
-    struct json_value asked;
+    struct json_value asked = json_get(options, "include_usage");
     int rc;
 
-    if (opts->no_usage || !(opts->usage || !opts->stream) ||
+    outcome->usage_asked = asked.type == JSON_TRUE;
+    if (outcome->usage_asked || opts->no_usage || !(opts->usage || !opts->stream) ||
         (source->operation != OP(CHAT_COMPLETIONS) && source->operation != OP(COMPLETIONS)))
-        return 0;
-    asked = json_get(options, "include_usage");
-    if (asked.type == JSON_TRUE)
         return 0;
     rc = edit_inside(text, options, "include_usage", "true");
     if (rc != 0)
         return rc;
     add(plan, "stream_options", buf_cstr(text));
-    *added = true;
+    outcome->usage_added = true;
     return 0;
 }
 
@@ -169,8 +167,7 @@ int edit_body(struct buf *out, const struct edit_source *source,
     if (outcome->streaming) {
         if (found[STREAM].type != JSON_TRUE)
             add(&plan, "stream", "true");
-        rc = plan_usage(&plan, &stream_options, source, opts, &found[STREAM_OPTIONS],
-                        &outcome->usage_added);
+        rc = plan_usage(&plan, &stream_options, source, opts, &found[STREAM_OPTIONS], outcome);
     }
     if (opts->token_ids)
         add(&plan, "logprobs", "1");

@@ -42,6 +42,7 @@ struct edit_options {
 struct edit_outcome {
     bool streaming;   /* the engine is asked for a stream */
     bool usage_added; /* usage is in the stream only because of us */
+    bool usage_asked; /* the client asked for it */
     /* Of the request: prompts in one completion, and `n` choices for each. */
     uint32_t prompts, choices;
 };

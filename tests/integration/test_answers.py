@@ -208,6 +208,71 @@ def check(api, stream, answer):
     assert answer.finish.usage.prompt_tokens == 3 and answer.finish.usage.output_tokens == 2
 
 
+def events_in(api, data):
+    """The JSON of each event, or line, that the bytes are made of; comments are left out."""
+    if api.lines:
+        return [json.loads(line) for line in data.splitlines()]
+    *blocks, rest = data.split(b"\n\n")
+    assert rest == b"" and not any(b"\n" in block.partition(b"data: ")[2] for block in blocks)
+    texts = [block.rpartition(b"data: ")[2] for block in blocks if not block.startswith(b":")]
+    return [text.decode() if text == b"[DONE]" else json.loads(text) for text in texts]
+
+
+def as_events(api, whole, usage=False):
+    """The events in which a client gets a document that it asked for as a stream."""
+    if api.lines:
+        return [whole]
+    if api.path == "/v1/messages":
+        block, = whole["content"]
+        end = {name: whole[name] for name in ("stop_reason", "stop_sequence")}
+        return [{"type": "message_start", "message": {
+                    **whole, "content": [], "stop_reason": None, "stop_sequence": None}},
+                {"type": "content_block_start", "index": 0, "content_block": {**block, "text": ""}},
+                {"type": "content_block_delta", "index": 0,
+                 "delta": {"type": "text_delta", "text": block["text"]}},
+                {"type": "content_block_stop", "index": 0},
+                {"type": "message_delta", "delta": end, "usage": whole["usage"]},
+                {"type": "message_stop"}]
+    if api.path == "/v1/responses":
+        item, = whole["output"]
+        part, = item["content"]
+        begun = {key: value for key, value in whole.items() if key != "usage"}
+        at = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        events = [{"type": "created", "response": {**begun, "output": [], "status": "in_progress"}},
+                  {"type": "output_item.added", "output_index": 0,
+                   "item": {**item, "content": [], "status": "in_progress"}},
+                  {"type": "content_part.added", **at, "part": {**part, "text": ""}},
+                  {"type": "output_text.delta", **at, "delta": part["text"]},
+                  {"type": "output_text.done", **at, "text": part["text"]},
+                  {"type": "content_part.done", **at, "part": part},
+                  {"type": "output_item.done", "output_index": 0, "item": item},
+                  {"type": "completed", "response": whole}]
+        return [{**event, "type": f"response.{event['type']}", "sequence_number": n}
+                for n, event in enumerate(events)]
+    choice, = whole["choices"]
+    is_chat = "message" in choice
+    kind = "chat.completion.chunk" if is_chat else "text_completion"
+    usual = {key: whole[key] for key in ("id", "created", "model")} | {"object": kind}
+    first = {key: value for key, value in choice.items() if key != "message"}
+    first |= {"finish_reason": None, **({"delta": choice["message"]} if is_chat else {})}
+    last = {"delta": {}} if is_chat else {"text": "", "logprobs": None}
+    rest = {key: value for key, value in whole.items() if key != "usage"}
+    return [{**rest, "object": kind, "choices": [first]},
+            {**usual, "choices": [{"index": 0, "finish_reason": choice["finish_reason"], **last}]},
+            *([{**usual, "choices": [], "usage": whole["usage"]}] if usage else []), "[DONE]"]
+
+
+def check_document(api, stream, answer, document):
+    """The document's bytes, or its events where a stream was asked for."""
+    assert answer.status is Code.OK, answer.message
+    assert answer.head.event_stream == stream
+    if stream:
+        assert answer.head.content_type == api.type
+        assert events_in(api, answer.data) == as_events(api, json.loads(document))
+    else:
+        assert answer.head.content_type == "application/json" and answer.data == document
+
+
 both = pytest.mark.parametrize("stream", [True, False])
 each = pytest.mark.parametrize("api", APIS, ids=repr)
 
@@ -235,20 +300,47 @@ def test_a_stream_in_single_bytes_is_the_same(ask, api, stream):
 @each
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "text/event-stream"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_a_document_where_a_stream_was_asked_for_passes(ask, api, content_type, end):
+def test_a_document_where_a_stream_was_asked_for_becomes_one(ask, api, content_type, end):
     data = json.dumps(api.whole).encode() + end
     for stream in (True, False):
         answer = ask(api, stream, lambda engine, sock, _: engine.document(sock, data, content_type))
-        assert answer.status is Code.OK and answer.data == data
-        assert not answer.head.event_stream and answer.head.content_type == "application/json"
-        assert answer.finish.usage.output_tokens == 2
+        check_document(api, stream, answer, data)
+        assert answer.finish.usage.prompt_tokens == 3 and answer.finish.usage.output_tokens == 2
+
+
+@pytest.mark.parametrize("api", [CHAT, TEXT], ids=repr)
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_document_that_becomes_a_stream_has_usage_where_it_was_asked_for(ask, api, asked):
+    answer = ask(api, True, lambda engine, sock, _: engine.document(
+        sock, json.dumps(api.whole).encode()), edit=inference.BodyEdit(want_usage=True),
+        body={"stream_options": {"include_usage": True}} if asked else {})
+    assert events_in(api, answer.data) == as_events(api, api.whole, usage=asked)
+    assert answer.finish.usage.prompt_tokens == 3
+
+
+@each
+def test_a_document_that_is_too_large_to_become_a_stream_is_the_engines_failure(ask, api):
+    large, largest = ({**api.whole, "fill": "x" * size} for size in (3 << 20, 17 << 20))
+    answer = ask(api, True, lambda engine, sock, _: engine.document(sock, json.dumps(large).encode()))
+    assert answer.status is Code.OK and events_in(api, answer.data) == as_events(api, large)
+    answer = ask(api, True, lambda engine, sock, _: engine.document(
+        sock, json.dumps(largest).encode()))
+    refuse(answer)
+    assert "16 MiB" in answer.message
+
+
+def test_a_response_that_is_not_at_its_end_is_no_stream(ask):
+    queued = {**RESPONSE, "status": "queued", "output": []}
+    refuse(ask(APIS[3], True, lambda engine, sock, _: engine.document(
+        sock, json.dumps(queued).encode())))
 
 
 @each
 def test_a_document_written_for_people_passes(ask, api):
     data = json.dumps(api.whole, indent=2).encode()
-    answer = ask(api, False, lambda engine, sock, _: engine.document(sock, data))
-    assert answer.status is Code.OK and answer.data == data
+    for stream in (True, False):
+        check_document(api, stream, ask(
+            api, stream, lambda engine, sock, _: engine.document(sock, data)), data)
 
 
 # ---- HTTP ---------------------------------------------------------------------------------------
@@ -301,8 +393,8 @@ def test_odd_but_legal_http_changes_nothing(ask, api, stream, way):
     head = f"Content-Type: {api.type}\r\n".encode()
     check(api, stream, ask(api, stream, ODD[way](head, api.stream)))
     document = json.dumps(api.whole).encode()
-    answer = ask(api, stream, ODD[way](b"Content-Type: application/json\r\n", document))
-    assert answer.status is Code.OK and answer.data == document
+    check_document(api, stream, ask(
+        api, stream, ODD[way](b"Content-Type: application/json\r\n", document)), document)
 
 
 @both

@@ -1,13 +1,16 @@
 /*
  * events.c - what an engine streams, through the node: known by its first bytes, cut into
  * events, rid of token ids, observed, fitted to an answer that another node began, and
- * assembled into a whole one.
+ * assembled into a whole one.  A whole one becomes a stream again.
  *
  * Input: a byte for the operation, a byte for the size of the pieces, then the stream.
  */
+#include <string.h>
+
 #include "base/error.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "node/answer/as_stream.h"
 #include "node/stream/assemble.h"
 #include "node/stream/framing.h"
 #include "node/stream/meter.h"
@@ -78,6 +81,31 @@ static void hear(struct listener *l, const struct sse_event *event)
     MUST(splice_check(&l->rejoin, &l->rejoined, &seen) <= SPLICE_ANEW);
 }
 
+/* A document as a stream: each event is whole JSON or the end, and many short parts cost no
+ * more than so much. */
+static void make_stream(int operation, const void *bytes, size_t n)
+{
+    struct buf out = BUF_INIT;
+    struct json_value root, value;
+    struct sse_event event;
+    struct sse sse;
+    int rc;
+
+    if (json_check(&root, bytes, n, NULL) != 0 || !framing_is_answer(operation, &root))
+        return;
+    rc = as_stream_write(&out, operation, &root, true);
+    MUST(rc == 0 || rc == DRV_EINVAL);
+    MUST(buf_size(&out) < 10 * n + (4 << 20));
+    sse_init(&sse, meter_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS);
+    MUST(sse_feed(&sse, buf_head(&out), buf_size(&out)) == 0);
+    while (rc == 0 && sse_next(&sse, &event) == 1)
+        MUST(json_check(&value, event.data, event.data_len, NULL) == 0 ||
+             (event.data_len == 6 && memcmp(event.data, "[DONE]", 6) == 0));
+    MUST(rc != 0 || sse_end(&sse, &event) == 0);
+    sse_finish(&sse);
+    buf_finish(&out);
+}
+
 static void begin(struct listener *l, int operation)
 {
     static const char text[] = "Hello \xe2\x98\xba";
@@ -110,6 +138,7 @@ static void end(struct listener *l)
         assembler_set_usage(l->assembler, &l->o.usage);
     if (assembler_write(l->assembler, &out, &err) == 0)
         MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
+    make_stream(l->operation, buf_head(&out), buf_size(&out));
     buf_finish(&out);
     assembler_destroy(l->assembler);
     splice_finish(&l->rejoin);
@@ -167,6 +196,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     MUST(meter_streams(operation));
     frame(operation, in.at, in.left, step);
+    make_stream(operation, in.at, in.left);
     run(&whole, operation, in.at, in.left, 0);
     run(&cut, operation, in.at, in.left, step);
     MUST(whole.events == cut.events);

@@ -49,6 +49,7 @@ Test(edit, usage_is_asked_for_in_chat_and_completions_only)
     o = expect(OP(CHAT_COMPLETIONS), "{'stream':true}", opts,
                "{'stream_options':{'include_usage':true},'stream':true}");
     cr_assert(o.usage_added);
+    cr_assert_not(o.usage_asked);
     o = expect(OP(RESPONSES), "{'stream':true}", opts, "{'stream':true}");
     cr_assert_not(o.usage_added);
     o = expect(OP(MESSAGES), "{'stream':true}", opts, "{'stream':true}");
@@ -62,6 +63,7 @@ Test(edit, usage_that_the_client_asked_for_is_its_own)
                                    (struct edit_options){.stream = true, .usage = true}, body);
 
     cr_assert_not(o.usage_added);
+    cr_assert(o.usage_asked);
 }
 
 Test(edit, other_stream_options_stay)

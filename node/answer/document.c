@@ -1,0 +1,52 @@
+/* document.c - the body of an answer that is one document, as far as it has come. */
+#include "node/answer/document.h"
+
+#include <string.h>
+
+#include "base/text/json.h"
+#include "node/node_request.h"
+
+#define BLANK_MAX_BYTES (64 * 1024) /* of white space before an answer */
+
+/* The body so far, without white space around it. */
+static const char *text_of(const struct node_request *req, size_t *n)
+{
+    const struct buf *body = req->mode == ANSWER_ERROR ? &req->out : &req->whole;
+
+    *n = buf_size(body);
+    return framing_trim(buf_head(body), n);
+}
+
+bool document_may_be_whole(const struct node_request *req)
+{
+    size_t n;
+    const char *text = text_of(req, &n);
+
+    return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']');
+}
+
+bool document_is_whole(const struct node_request *req)
+{
+    size_t n;
+    const char *text = text_of(req, &n);
+    struct json_value root;
+
+    return document_may_be_whole(req) && json_check(&root, text, n, NULL) == 0;
+}
+
+bool document_is_too_blank(const struct node_request *req)
+{
+    size_t n;
+
+    if (buf_size(&req->whole) <= BLANK_MAX_BYTES)
+        return false;
+    (void)text_of(req, &n);
+    return n == 0;
+}
+
+bool document_may_be_text(const struct node_request *req)
+{
+    return req->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS &&
+           strcasestr(req->content_type, "json") == NULL &&
+           strcasestr(req->content_type, "html") == NULL;
+}
