@@ -5,16 +5,21 @@ what goes wrong is an event in the shape of the API.
 """
 
 import asyncio
+import itertools
 import json
 import threading
 
+import grpc
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
-from harness import SLOW, until
+from fake_node import FakeNode, common, inference
+from harness import SLOW, Cluster, until
 from llama_server import LlamaServer
 from load import chat_body, fetch_now, open_request, text_of
 from ollama import Ollama
+from plant import static
+from test_answers import APIS, events_in, as_events
 from vllm import Vllm
 
 SOON = {"queue": {"comment_after_ms": 200}}
@@ -124,9 +129,9 @@ class Failing(FakeEngine):
         handler.answer(self.status, {"error": {"message": "it does not fit", "code": self.status}})
 
 
-async def read_all(cluster, path, engines):
+async def read_all(cluster, path, engines, model=FAKE, headers=None):
     """The whole answer of a stream; the engines go on when it has its first comment."""
-    answer = await open_request(cluster.api, "POST", path, body_of(path, FAKE))
+    answer = await open_request(cluster.api, "POST", path, body_of(path, model), headers)
     await answer.read_head()
     async for event in answer.events():
         if event.startswith(b": drover"):
@@ -148,28 +153,192 @@ def test_after_comments_another_node_answers_unseen(nodes, status):
     assert b'"error"' not in answer.body and answer.body.count(b"[DONE]") == 1
 
 
-@pytest.mark.parametrize("status", [400, 500])
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
-def test_an_error_after_comments_is_an_event_of_the_api(nodes, path, status):
-    engine = Failing(status, 9)
-    cluster = nodes(engine)
-    answer = asyncio.run(read_all(cluster, path, [engine]))
+def error_of(path, answer):
+    """The last event, an error in the shape of the API."""
     assert answer.status == 200
     events = events_of(answer)
     assert events[0] == b": drover prefill"
     if path in (CHAT, COMPLETIONS):
         assert events[-1] == b"data: [DONE]"
         error = json.loads(events[-2].removeprefix(b"data: "))["error"]
-        assert error["type"] and isinstance(error["code"], str)
-    elif path == MESSAGES:
-        name, _, data = events[-1].partition(b"\n")
-        error = json.loads(data.removeprefix(b"data: "))["error"]
-        assert name == b"event: error" and error["type"].endswith("_error")
-    else:
-        name, _, data = events[-1].partition(b"\n")
-        error = json.loads(data.removeprefix(b"data: "))
-        assert name == b"event: error" and error["type"] == "error"
+        assert isinstance(error["code"], str)
+        return error
+    name, _, data = events[-1].partition(b"\n")
+    error = json.loads(data.removeprefix(b"data: "))
+    assert name == b"event: error" and error["type"] == "error"
+    return error["error"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
+def test_an_error_after_comments_is_an_event_of_the_api(nodes, path, status):
+    engine = Failing(status, 9)
+    cluster = nodes(engine)
+    error = error_of(path, asyncio.run(read_all(cluster, path, [engine])))
+    ours = "api_error" if path == MESSAGES else "server_error"
+    assert error["type"] == ("invalid_request_error" if status == 400 else ours)
     assert status == 500 or "it does not fit" in error["message"], error
+
+
+class Unstreamed(FakeEngine):
+    """Takes no notice of `stream`: a document is its answer, once a comment was seen."""
+
+    def __init__(self):
+        self.commented = threading.Event()
+        self.document = None
+        super().__init__(self.answer_late, models=("tiny",))
+
+    def answer_late(self, handler, _path, _body):
+        assert self.commented.wait(60 * SLOW)
+        handler.answer(200, self.document)
+
+
+@pytest.fixture(name="unstreamed", scope="module")
+def unstreamed_fixture(request):
+    """unstreamed(path, document): the answer to a stream, its access log line, the node's failures."""
+    cluster, engine = Cluster("comments-unstreamed", workers=1, config=SOON).start(), Unstreamed()
+    cluster.start_node("n0", engine=engine.url)
+    number = itertools.count()
+
+    def ask(path, document):
+        engine.commented.clear()
+        engine.document = document
+        name = f"asked-{next(number)}"
+        before = cluster.ctl_json("node", "n0")["counters"]["node_error"]
+        answer = asyncio.run(read_all(cluster, path, [engine], "tiny", {"x-request-id": name}))
+        return (answer, cluster.access_line(name),
+                cluster.ctl_json("node", "n0")["counters"]["node_error"] - before)
+    yield ask
+    cluster.finish(request.session.testsfailed > 0)
+    engine.close()
+
+
+@pytest.mark.parametrize("size", [0, 2 << 20])
+@pytest.mark.parametrize("api", APIS[:4], ids=repr)
+def test_a_document_after_comments_is_the_rest_of_the_stream(unstreamed, api, size):
+    document = {**api.whole, "fill": "x" * size}
+    answer, line, failures = unstreamed(api.path, document)
+    assert answer.status == 200 and answer.body.startswith(b": drover prefill\n\n")
+    assert events_in(api, answer.body) == as_events(api, document)
+    assert line["outcome"] == "ok" and line["output_tokens"] == 2 and not failures
+
+
+@pytest.mark.parametrize("document, words", [({"error": {"message": "bad thing"}}, "bad thing"),
+                                             (b"42", "no answer"), (b"Hello", "not JSON")])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_document_that_is_no_answer_after_comments_is_the_engines_failure(unstreamed, path, document,
+                                                                            words):
+    answer, line, failures = unstreamed(path, document)
+    error = error_of(path, answer)
+    assert error["type"] == ("api_error" if path == MESSAGES else "server_error")
+    assert words in error["message"]
+    assert line["outcome"] == "node_error" and failures == 1
+
+
+class Foreign(FakeNode):
+    """A node of other software: it says `parts`, once a comment was seen."""
+
+    def __init__(self):
+        self.commented = threading.Event()
+        self.parts, self.end = [], None
+        super().__init__("box")
+        self.operations = [common.OPERATION_CHAT_COMPLETIONS, common.OPERATION_MESSAGES]
+
+    def infer(self, request, context):
+        yield inference.InferEvent(accepted=inference.Accepted())
+        assert self.commented.wait(60 * SLOW)
+        for part in self.parts:
+            yield inference.InferEvent(**part)
+        if self.end:
+            context.abort(*self.end)
+        size = sum(len(part["chunk"].data) for part in self.parts if "chunk" in part)
+        yield inference.InferEvent(finish=inference.Finish(body_bytes=size))
+
+
+def head(status=200, event_stream=False):
+    return {"head": inference.ResponseHead(
+        http_status=status, event_stream=event_stream,
+        content_type="text/event-stream" if event_stream else "application/json")}
+
+
+def piece(data, content=True):
+    return {"chunk": inference.Chunk(data=data, content=content, tokens=1)}
+
+
+@pytest.fixture(name="foreign", scope="module")
+def foreign_fixture(request):
+    """foreign(path, part, ...): the answer to a stream that a node gives so, and its access log line."""
+    node = Foreign()
+    cluster = Cluster("comments-foreign", workers=1,
+                      config={**SOON, "nodes": [static(node.name, node.port)]}).start()
+    cluster.wait_up("box")
+    number = itertools.count()
+
+    def ask(path, *parts, end=None):
+        node.commented.clear()
+        node.parts, node.end = parts, end
+        name = f"asked-{next(number)}"
+        answer = asyncio.run(read_all(cluster, path, [node], headers={"x-request-id": name}))
+        return answer, cluster.access_line(name)
+    yield ask
+    node.stop()
+    cluster.finish(request.session.testsfailed > 0)
+
+
+# By status: the type on OpenAI's surface, and on Anthropic's.
+TYPES = {400: ("invalid_request_error", "invalid_request_error"),
+         401: ("authentication_error", "authentication_error"),
+         403: ("permission_error", "permission_error"),
+         404: ("not_found_error", "not_found_error"),
+         408: ("server_error", "timeout_error"),
+         413: ("invalid_request_error", "request_too_large"),
+         422: ("invalid_request_error", "invalid_request_error")}
+
+
+@pytest.mark.parametrize("refusal", [True, False])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("status", TYPES)
+def test_an_error_after_comments_has_the_type_of_its_status(foreign, path, status, refusal):
+    cause = {"cause": inference.Cause(kind=inference.Cause.KIND_REQUEST)}
+    answer, line = foreign(path, *([cause] if refusal else []), head(status),
+                           piece(b'{"error":{"message":"it does not fit"}}', False),
+                           *([piece(b" " * (1 << 20), False)] * 2 if status == 422 else []))
+    error = error_of(path, answer)
+    assert error["type"] == TYPES[status][path == MESSAGES] and "it does not fit" in error["message"]
+    assert line["outcome"] == "client_error"
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_node_that_gives_a_document_after_comments_has_failed(foreign, path):
+    answer, line = foreign(path, head(), piece(b'{"choices":[],"content":[]}'))
+    error = error_of(path, answer)
+    assert error["type"] == ("api_error" if path == MESSAGES else "server_error")
+    assert "document" in error["message"] and line["outcome"] == "node_error"
+
+
+HALF = {"crlf": b"data: {}\r\n", "cr": b"data: {}\r", "lf": b"data: {}\n", "text": b"data: {"}
+
+
+@pytest.mark.parametrize("half", HALF)
+def test_an_error_does_not_go_on_inside_an_event_that_is_not_whole(foreign, half):
+    answer, _ = foreign(CHAT, head(event_stream=True), piece(b'data: {"choices":[]}\r\n\r\n'),
+                        piece(HALF[half]), end=(grpc.StatusCode.UNAVAILABLE, "gone"))
+    begun, _, error = answer.body.partition(b'data: {"error"')
+    assert error and begun.endswith((b"\n\n", b"\r\n\r\n")) and HALF[half] in begun
+
+
+def fetch_until_comment(cluster, engine):
+    """The bytes of a chat's stream; the engine goes on when a comment is among them."""
+    async def go():
+        answer = await open_request(cluster.api, "POST", CHAT, body_of(CHAT, FAKE))
+        await answer.read_head()
+        async for part in answer.pieces():
+            answer.body += part
+            if b": drover" in answer.body:
+                engine.commented.set()
+        answer.close()
+        return answer.body
+    return asyncio.run(asyncio.wait_for(go(), 60 * SLOW))
 
 
 def test_a_client_that_leaves_after_comments_frees_the_slot(nodes):
@@ -187,17 +356,34 @@ def test_a_client_that_leaves_after_comments_frees_the_slot(nodes):
 
 def test_an_event_that_is_not_whole_is_not_broken_by_a_comment(nodes):
     """An engine without a blank line at the end of its bytes: the next ones belong to the event."""
-    go_on = threading.Event()
     part = b"data: " + json.dumps(chunk("Hello")).encode()
 
     def behave(handler, _path, _body):
         handler.begin_stream()
         handler.send_piece(part + b"\n\n" + part[:20])
-        go_on.wait(3)
+        assert engine.commented.wait(60 * SLOW)
         handler.send_piece(part[20:] + b"\n\ndata: " + json.dumps(chunk(finish="stop")).encode() +
                            b"\n\ndata: [DONE]\n\n")
         handler.end_stream()
-    cluster = nodes(FakeEngine(behave))
-    answer = fetch_now(cluster.api, "POST", CHAT, body_of(CHAT, FAKE))
+    engine = FakeEngine(behave)
+    engine.commented = threading.Event()
+    answer = asyncio.run(read_all(nodes(engine), CHAT, [engine]))
     assert text_of(answer.body) == "HelloHello"
     assert b": drover decode" in events_of(answer)
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+def test_an_engine_that_ends_lines_in_another_way_gets_comments_between_its_events(nodes, end):
+    def behave(handler, _path, _body):
+        handler.begin_stream()
+        handler.send_piece(b"data: " + json.dumps(chunk("Hello")).encode() + end * 2)
+        assert engine.commented.wait(60 * SLOW)
+        handler.send_piece(b"data: " + json.dumps(chunk(finish="stop")).encode() + end * 2 +
+                           b"data: [DONE]" + end * 2)
+        handler.end_stream()
+    engine = FakeEngine(behave)
+    engine.commented = threading.Event()
+    answer = fetch_until_comment(nodes(engine), engine)
+    assert b"Hello" in answer and b"[DONE]" in answer and b'"error"' not in answer
+    assert b"\n" + end not in answer or end == b"\r\n"
+    assert (end * 2 + b": drover decode\n\ndata: ") in answer

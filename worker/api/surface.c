@@ -161,6 +161,7 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_UNAUTHORIZED] = {401, "invalid_api_key", "authentication_error",
                                 "authentication_error"},
     [API_ERROR_LOOP] = {508, "loop_detected", "server_error", "api_error"},
+    [API_ERROR_FORBIDDEN] = {403, "forbidden", "permission_error", "permission_error"},
 };
 
 static const struct error_shape *shape_of(enum api_error error)
@@ -175,6 +176,33 @@ unsigned api_error_status(enum api_error error, enum surface surface)
     if (error == API_ERROR_QUEUE_FULL && surface == SURFACE_ANTHROPIC)
         return 529;
     return shape_of(error)->status;
+}
+
+enum api_error api_error_of_status(unsigned status)
+{
+    switch (status) {
+    case 401:
+        return API_ERROR_UNAUTHORIZED;
+    case 402: /* of an account, as 403 */
+    case 403:
+        return API_ERROR_FORBIDDEN;
+    case 404:
+        return API_ERROR_NOT_FOUND;
+    case 408:
+    case 504:
+        return API_ERROR_NODE_TIMEOUT;
+    case 413:
+        return API_ERROR_TOO_LARGE;
+    case 415:
+        return API_ERROR_MEDIA_TYPE;
+    case 429:
+    case 529:
+        return API_ERROR_QUEUE_FULL;
+    case 501:
+        return API_ERROR_NOT_SUPPORTED;
+    default:
+        return status < 500 ? API_ERROR_BAD_REQUEST : API_ERROR_NODE_FAILED;
+    }
 }
 
 const char *api_error_reason(enum api_error error)

@@ -43,8 +43,11 @@ enum api_error {
     API_ERROR_OVERLOADED,      /* 503 this worker holds too much + Retry-After */
     API_ERROR_UNAUTHORIZED,    /* 401 no API key, or one that is not in the file */
     API_ERROR_LOOP,            /* 508 the request has been here before */
+    API_ERROR_FORBIDDEN,       /* 403 an engine's word, in a stream that has begun */
 };
 unsigned api_error_status(enum api_error error, enum surface surface);
+/* The error that an engine's HTTP status of 400 or more is. */
+enum api_error api_error_of_status(unsigned status);
 /* The value of x-drover-reason: "queue_full"; stable, lower case. */
 const char *api_error_reason(enum api_error error);
 

@@ -27,6 +27,7 @@
 #include "policy/route/estimate.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/stats.h"
+#include "worker/api/event_end.h"
 #include "worker/api/surface.h"
 #include "worker/queue/queue.h"
 #include "worker/select/exclusions.h"
@@ -252,7 +253,8 @@ struct request {
 
     /* The answer. */
     unsigned status;        /* as the client sees it; 0 = nothing yet */
-    bool torn;              /* what was shown last does not end an event */
+    struct event_end end;   /* of what was shown */
+    bool torn;              /* it is inside an event */
     bool cut;               /* it was cut off here, the only way left to signal an error */
     uint32_t next_sequence; /* of an event after those shown, where they are numbered */
 

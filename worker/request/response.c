@@ -105,8 +105,8 @@ static void pass(struct request *req, const uint8_t *bytes, size_t n)
 {
     if (n == 0)
         return;
-    req->torn = bytes[n - 1] != '\n' || (speaks_events(req->client->operation) && n > 1 &&
-                                         bytes[n - 2] != '\n' && bytes[n - 2] != '\r');
+    event_end_note(&req->end, bytes, n);
+    req->torn = !event_end_is_here(&req->end, !speaks_events(req->client->operation));
     if (req->torn)
         req->resumable = false; /* the events of another node would go on inside this one */
     responder_write(req->client->responder, bytes, n);
@@ -241,6 +241,18 @@ static bool fail_status(struct attempt_failure *out, unsigned status)
                          : fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
 }
 
+/* Is it a document where comments have begun a stream?  An error can be said there. */
+static bool is_late(const struct attempt *attempt)
+{
+    return attempt->request->shown == SHOWN_HEAD && !attempt->event_stream;
+}
+
+static bool fail_late(struct attempt_failure *out)
+{
+    return fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                "the node gave a document where a stream has begun");
+}
+
 /* Holds the headers that may pass, as long as there is a head to show them in. */
 static void hold_headers(struct attempt *attempt, const Drover__V1__ResponseHead *head)
 {
@@ -273,6 +285,8 @@ bool response_take_head(struct attempt *attempt, const Drover__V1__ResponseHead 
     }
     /* A non-streaming client never gets a stream, even if the node sends one. */
     attempt->event_stream = head->event_stream && req->client != NULL && req->client->stream;
+    if (is_late(attempt) && attempt->status < 400)
+        return fail_late(out);
     (void)snprintf(attempt->content_type, sizeof(attempt->content_type), "%s",
                    head->content_type[0] != '\0' &&
                            is_printable(head->content_type, sizeof(attempt->content_type) - 1)
@@ -368,7 +382,12 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
                                        struct attempt_failure *out)
 {
     struct request *req = attempt->request;
+    bool late = is_late(attempt);
 
+    if (late && attempt->status < 400) { /* of one of two attempts, the other had comments */
+        (void)fail_late(out);
+        return RESPONSE_FAILED;
+    }
     if (chunk->next_sequence != 0)
         req->next_sequence = chunk->next_sequence;
     keep_text(attempt, chunk);
@@ -376,18 +395,15 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
         pass_on(attempt, chunk);
         return RESPONSE_TAKEN;
     }
-    buf_add(&attempt->held, chunk->data.data, chunk->data.len);
+    /* Only the first words of an error are shown in a stream. */
+    if (!late || buf_size(&attempt->held) < HOLD_BYTES)
+        buf_add(&attempt->held, chunk->data.data, chunk->data.len);
     if (attempt->held.failed) {
         (void)fail(out, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return RESPONSE_FAILED;
     }
-    if (buf_size(&attempt->held) > HOLD_BYTES && req->shown != SHOWN_NOTHING &&
-        !attempt->event_stream) {
-        (void)fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
-                   "the node's answer is larger than 1 MiB where a stream has begun");
-        return RESPONSE_FAILED;
-    }
-    if ((attempt->event_stream && chunk->content) || buf_size(&attempt->held) > HOLD_BYTES)
+    if (!late &&
+        ((attempt->event_stream && chunk->content) || buf_size(&attempt->held) > HOLD_BYTES))
         return RESPONSE_TO_SHOW;
     response_release_if_low(attempt);
     return RESPONSE_TAKEN;
@@ -475,6 +491,16 @@ static bool is_exceeded(const struct refusal_kept *kept, uint32_t most)
            most > kept->limit + kept->limit / TAUGHT_FIGURE_PART;
 }
 
+/* The engine's own words, as an error event of their status. */
+static void refuse_in_stream(struct request *req, unsigned status, struct buf *body)
+{
+    char message[256];
+
+    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s", status,
+                   buf_cstr(body));
+    response_error(req, api_error_of_status(status), message, 0);
+}
+
 void response_show_refusal(struct request *req)
 {
     struct refusal_kept *kept = &req->refusal;
@@ -491,9 +517,7 @@ void response_show_refusal(struct request *req)
         return;
     }
     if (req->shown != SHOWN_NOTHING) {
-        (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s",
-                       kept->status, buf_cstr(&kept->body));
-        response_error(req, API_ERROR_BAD_REQUEST, message, 0);
+        refuse_in_stream(req, kept->status, &kept->body);
         return;
     }
     req->status = kept->status;
@@ -506,10 +530,5 @@ void response_show_refusal(struct request *req)
 
 void response_refuse_late(struct request *req)
 {
-    struct attempt *attempt = req->attempt;
-    char message[256];
-
-    (void)snprintf(message, sizeof(message), "the engine answered HTTP %u: %.180s",
-                   attempt->status, buf_cstr(&attempt->held));
-    response_error(req, API_ERROR_BAD_REQUEST, message, 0);
+    refuse_in_stream(req, req->attempt->status, &req->attempt->held);
 }

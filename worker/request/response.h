@@ -65,7 +65,7 @@ void response_keep_refusal(struct attempt *attempt);
 /* All that nodes gave is refusals: shows the one that is kept, or our words where a node has
  * more than those that were asked. */
 void response_show_refusal(struct request *req);
-/* The engine refused a request whose stream had to begin early: its own words, as an error
+/* The engine refused a request whose stream began with a comment: its own words, as an error
  * event. */
 void response_refuse_late(struct request *req);
 

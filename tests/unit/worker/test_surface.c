@@ -161,12 +161,30 @@ Test(surface, statuses_follow_the_surface)
     cr_expect_eq(api_error_status((enum api_error)99, SURFACE_OPENAI), 500);
 }
 
+Test(surface, the_status_of_an_engine_is_an_error_of_ours)
+{
+    static const struct {
+        unsigned status;
+        enum api_error error;
+    } rows[] = {{400, API_ERROR_BAD_REQUEST}, {401, API_ERROR_UNAUTHORIZED},
+                {402, API_ERROR_FORBIDDEN},   {403, API_ERROR_FORBIDDEN},
+                {404, API_ERROR_NOT_FOUND},   {408, API_ERROR_NODE_TIMEOUT},
+                {413, API_ERROR_TOO_LARGE},   {415, API_ERROR_MEDIA_TYPE},
+                {422, API_ERROR_BAD_REQUEST}, {429, API_ERROR_QUEUE_FULL},
+                {500, API_ERROR_NODE_FAILED}, {501, API_ERROR_NOT_SUPPORTED},
+                {503, API_ERROR_NODE_FAILED}, {504, API_ERROR_NODE_TIMEOUT},
+                {529, API_ERROR_QUEUE_FULL},  {599, API_ERROR_NODE_FAILED}};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++)
+        cr_expect_eq(api_error_of_status(rows[i].status), rows[i].error, "%u", rows[i].status);
+}
+
 Test(surface, every_error_is_valid_json_on_every_surface)
 {
     struct buf out = BUF_INIT;
     struct json_value root;
 
-    for (int error = API_ERROR_NONE; error <= API_ERROR_OVERLOADED; error++)
+    for (int error = API_ERROR_NONE; error <= API_ERROR_FORBIDDEN; error++)
         for (int surface = SURFACE_OPENAI; surface <= SURFACE_OLLAMA; surface++) {
             const char *text = body(&out, (enum surface)surface, (enum api_error)error, NULL);
 
