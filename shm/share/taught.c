@@ -63,16 +63,17 @@ static unsigned place_for(const struct sb_taught *row, uint64_t key)
     return first;
 }
 
-/* Figures of one engine differ a little from refusal to refusal, and each new one makes every
- * worker renew its tables.  A message that is larger than one which was refused teaches
- * nothing. */
+/* Each new figure makes every worker renew its tables, and those of one engine differ a little
+ * from refusal to refusal: one that is hardly larger is no news.  A smaller one always is, or
+ * requests between the two would be refused again and again; it is so ever more rarely.  A
+ * message that is larger than one which was refused teaches nothing. */
 static uint32_t settle_figure(const struct lesson *lesson, uint32_t known, uint32_t figure)
 {
-    uint32_t apart = figure > known ? figure - known : known - figure;
-
-    if (lesson->ability == ABILITY_MESSAGE_BYTES && figure > known)
+    if (figure <= known)
+        return figure;
+    if (lesson->ability == ABILITY_MESSAGE_BYTES)
         return known;
-    return apart <= known / TAUGHT_FIGURE_PART ? known : figure;
+    return figure - known <= known / TAUGHT_FIGURE_PART ? known : figure;
 }
 
 void taught_note(struct scoreboard *board, unsigned node, uint32_t generation,

@@ -20,7 +20,7 @@ struct scoreboard;
 #define TAUGHT_PER_NODE 32u
 #define TAUGHT_US       UINT64_C(600000000)
 
-/* A figure that is at most such a part of the known one away from it is the known one. */
+/* A figure that is at most such a part above the known one is the known one. */
 #define TAUGHT_FIGURE_PART 16u
 
 /* The subject of a lesson. */
