@@ -1,6 +1,7 @@
 """Many streams at once, slow readers, and bytes that must arrive as they were sent."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -117,27 +118,35 @@ def test_a_reader_that_stops_for_ever_is_cut_off_after_the_stall_limit(make_clus
     engine.close()
 
 
-def test_a_reader_of_a_few_bytes_at_a_time_is_cut_off_after_the_stall_limit(make_cluster):
-    """It would hold a slot for days: 1024 bytes a second are the least."""
+def test_a_reader_of_a_few_bytes_at_a_time_is_cut_off_and_one_on_a_bad_line_is_not(make_cluster):
+    """It would hold a slot for days: 128 bytes a second are the least."""
     def behave(handler, path, body):
         handler.begin_stream()
         filler = "x" * 65536
         while True:
             handler.send_event(chunk(filler))
     engine = FakeEngine(behave)
-    cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": 5000}}).start()
+    cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": 8000}}).start()
     cluster.start_node("a", engine=engine.url)
-    with socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
-        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)  # so that reading is seen
-        slow.connect(cluster.api)
-        slow.sendall(make_request("POST", "/v1/chat/completions", chat_body(
-            "slow", 100000, model=FAKE), {"x-request-id": "trickle"}))
-        end = time.monotonic() + 20 * SLOW
-        while not cluster.access_lines() and time.monotonic() < end:
-            slow.recv(90)
-            time.sleep(0.1)
+    rates = {"trickle": 40, "slow": 800}  # bytes a second
+    taken = dict.fromkeys(rates, 0)
+    with contextlib.ExitStack() as stack:
+        readers = {}
+        for name in rates:
+            readers[name] = sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)  # so that reading is seen
+            sock.connect(cluster.api)
+            sock.sendall(make_request("POST", "/v1/chat/completions", chat_body(
+                name, 100000, model=FAKE), {"x-request-id": name}))
+        begun = time.monotonic()
+        # Both would be cut off at the same time.
+        while (s := time.monotonic() - begun) < 11 or not cluster.access_lines() and s < 20 * SLOW:
+            for name, sock in readers.items():
+                if (due := int(s * rates[name]) - taken[name]) > 0:
+                    taken[name] += len(sock.recv(due))
+            time.sleep(0.05)
         assert cluster.access_line("trickle")["outcome"] == "client_gone"
+        assert len(cluster.access_lines()) == 1, "the other one reads, slowly"
     assert "event=write_stall" in cluster.master.log()
     until(lambda: engine.open == 0, 2, "the engine was let go")
     engine.close()

@@ -43,9 +43,10 @@
 #define DRAIN_IDLE_US (1000 * US_PER_MS)
 /* Giving freed memory back walks all of it: not more often than this. */
 #define TRIM_US (5 * US_PER_S)
-/* A client that takes less, over write_stall_ms, does not read: it would hold a slot for days.
- */
-#define LEAST_BYTES_PER_S 1024
+/* A client that takes less, over write_stall_ms while bytes wait for it, does not read: it
+ * would hold a slot for days.  The slowest lines and programs that do read take several times
+ * that. */
+#define LEAST_BYTES_PER_S 128
 
 static void shut(const struct client_connection *conn, const char *why)
 {
