@@ -130,6 +130,19 @@ int config_parse(struct config **out, const char *text, size_t n, const char *na
     return 0;
 }
 
+void config_place(const char *text, size_t n, const char *key, uint32_t *line, uint32_t *column)
+{
+    const struct doc_item *item = NULL;
+    struct error ignored;
+    struct doc *doc = NULL;
+
+    if (doc_parse(&doc, text, n, "", &ignored) == 0)
+        item = doc_near(doc, key);
+    *line = item == NULL ? 1 : item->line;
+    *column = item == NULL ? 1 : item->column;
+    doc_destroy(doc);
+}
+
 /* Reads one byte more than a config may have, so that doc_parse() sees a longer file. */
 static int read_all(struct buf *text, int fd, const char *path, struct error *err)
 {

@@ -7,6 +7,7 @@
 #define DROVER_BASE_CONFIG_LOAD_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/attrs.h"
 
@@ -26,6 +27,11 @@ MUST_CHECK int config_load(struct config **out, const char *path, struct error *
 MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
                             struct error *err);
 void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */
+
+/* Where the value of "limits.max_nodes" stands in a text that config_parse() has taken; of a
+ * default, where what is around it does.  Counted from 1. */
+void config_place(const char *text, size_t n, const char *key, uint32_t *line,
+                  uint32_t *column);
 
 /* Appends the text of a file, but not more than a config may have plus a little, so that
  * config_parse() can refuse it.  DRV_ENOENT, DRV_ESYS, DRV_ENOMEM. */

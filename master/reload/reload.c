@@ -2,6 +2,7 @@
 #include "master/reload/reload.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,6 +116,7 @@ static void give_up(struct reload *reload, const char *why)
 
 static int read_next(struct reload *reload, struct error *err)
 {
+    uint32_t line, column;
     const char *key;
     int rc;
 
@@ -125,10 +127,13 @@ static int read_next(struct reload *reload, struct error *err)
     if (rc != 0)
         return rc;
     key = config_not_reloadable(reload->config, reload->next);
-    if (key != NULL)
-        return error_set(err, DRV_EPERM, "%s: %s cannot change by a reload; restart drover",
-                         reload->path, key);
-    return 0;
+    if (key == NULL)
+        return 0;
+    config_place((const char *)reload->text.data, buf_size(&reload->text), key, &line, &column);
+    return error_set(err, DRV_EPERM,
+                     "%s:%" PRIu32 ":%" PRIu32
+                     ": %s: cannot change by a reload; restart drover",
+                     reload->path, line, column, key);
 }
 
 /* A number set by signal or droverctl stays, unless the file says something new. */

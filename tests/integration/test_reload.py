@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import until
+from harness import scalar, until
 from load import Load, chat_body, fetch_now
 
 LOAD = dict(concurrency=16, tokens=24)
@@ -166,6 +166,11 @@ def test_certificates_are_renewed_on_every_listener(make_cluster):
         until(lambda which=which: serial_of(cluster.address(which)) == 42, 10, which)
 
 
+def leaves(change):
+    for key, value in change.items():
+        yield from leaves(value) if isinstance(value, dict) else [(key, value)]
+
+
 @pytest.mark.parametrize("name,change", [
     ("api.listen", {"api": {"listen": "127.0.0.1:1"}}),
     ("admin.listen", {"admin": {"listen": "127.0.0.1:1"}}),
@@ -174,14 +179,20 @@ def test_certificates_are_renewed_on_every_listener(make_cluster):
     ("limits.max_nodes", {"limits": {"max_nodes": 17}}),
     ("limits.max_connections", {"limits": {"max_connections": 17}}),
     ("prefix.entries", {"prefix": {"entries": 2048}}),
+    ("core_dumps", {"core_dumps": True}),
 ])
 def test_a_setting_that_cannot_change_is_refused_by_name(make_cluster, name, change):
     cluster = make_cluster(workers=1).start()
     cluster.write_config(**change)
     refused = cluster.ctl("reload", check=False)
     assert refused.returncode == 1
-    assert f"{name} cannot change by a reload" in refused.stderr, refused.stderr
-    assert f"{name} cannot change by a reload" in cluster.master.log()
+    (leaf, value), = leaves(change)
+    text = f"{leaf}: {scalar(value)}"
+    line, found = next(item for item in enumerate(cluster.config_path.read_text().splitlines(), 1)
+                       if item[1].strip() == text)
+    place = f"{cluster.config_path}:{line}:{found.index(': ') + 3}"
+    assert f"{place}: {name}: cannot change by a reload" in refused.stderr, refused.stderr
+    assert f"{place}: {name}: cannot change by a reload" in cluster.master.log()
     assert fetch_now(cluster.api, "GET", "/livez").status == 200
 
 

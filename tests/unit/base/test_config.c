@@ -534,6 +534,27 @@ Test(config, settings_that_a_reload_cannot_change_are_named)
     config_destroy(now);
 }
 
+Test(config, the_place_of_a_setting_is_its_value_or_what_is_around_it)
+{
+    static const char text[] = "workers: 1\nlimits:\n  max_nodes: 3\n";
+    static const struct {
+        const char *key;
+        uint32_t line, column;
+    } places[] = {
+        {"workers", 1, 10},
+        {"limits.max_nodes", 3, 14},
+        {"limits.max_connections", 2, 1},
+        {"admin.listen", 1, 1},
+    };
+    uint32_t line, column;
+
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        config_place(text, sizeof(text) - 1, places[i].key, &line, &column);
+        cr_expect_eq(line, places[i].line, "%s: %u", places[i].key, line);
+        cr_expect_eq(column, places[i].column, "%s: %u", places[i].key, column);
+    }
+}
+
 Test(config, a_file_that_cannot_be_read_is_named)
 {
     struct config *config;
