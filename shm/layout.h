@@ -57,7 +57,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 22u
+#define SB_LAYOUT_VERSION 23u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -179,6 +179,7 @@ struct sb_node {
     alignas(SB_CACHE_LINE) _Atomic uint32_t seq;
     _Atomic uint32_t drain_wanted;    /* 0 or 1 */
     _Atomic uint64_t since_mono_us;   /* when the state took its value */
+    _Atomic uint64_t reason_mono_us;  /* when it or its reason did */
     _Atomic uint64_t checked_mono_us; /* last verdict; 0 = never */
     _Atomic uint64_t report_mono_us;  /* last load report; 0 = never */
     _Atomic uint32_t rtt_us;

@@ -145,6 +145,20 @@ static bool is_ready(void *data)
            upstreams_any_up(w->context.upstreams);
 }
 
+static bool models_unknown(void *data)
+{
+    struct worker *w = data;
+
+    return upstreams_models_unknown(w->context.upstreams);
+}
+
+static bool models_awaited(void *data)
+{
+    struct worker *w = data;
+
+    return upstreams_models_awaited(w->context.upstreams);
+}
+
 static void on_upstreams_change(void *data, bool models)
 {
     struct worker *w = data;
@@ -189,6 +203,8 @@ static int start(struct worker *w, struct error *err)
         .listen_fd = params->listen_fd,
         .on_infer = on_infer,
         .ready = is_ready,
+        .models_unknown = models_unknown,
+        .models_awaited = models_awaited,
         .data = w,
     };
     int rc;

@@ -16,10 +16,11 @@
 #include "proto/rpc/grpc/client.h"
 #include "proto/wire.h"
 
-#define BACKOFF_MIN_US    (250 * US_PER_MS)
-#define BACKOFF_MAX_US    (1500 * US_PER_MS) /* REJOIN_US of worker/upstreams/upstreams.c */
-#define BACKOFF_DENIED_US (10 * US_PER_S)    /* the coordinator is there, but says no */
-#define HANDSHAKE_US      (10 * US_PER_S)    /* from starting the call to Registered */
+#define BACKOFF_MIN_US (250 * US_PER_MS)
+#define BACKOFF_MAX_US (1500 * US_PER_MS)
+/* The coordinator is there, but says no.  See REJOIN_US of worker/upstreams/upstreams.c. */
+#define BACKOFF_DENIED_US (10 * US_PER_S)
+#define HANDSHAKE_US      (10 * US_PER_S) /* from starting the call to Registered */
 #define HEARTBEAT_MIN_MS  50
 #define HEARTBEAT_MAX_MS  60000
 #define HEARTBEAT_DEFAULT 1000

@@ -179,6 +179,7 @@ static void zero_status(struct sb_node *row, struct sb_hot *hot)
     set32(&hot->slots_now, 0);
     set32(&row->drain_wanted, 0);
     set64(&row->since_mono_us, 0);
+    set64(&row->reason_mono_us, 0);
     set64(&row->checked_mono_us, 0);
     set64(&row->report_mono_us, 0);
     set32(&row->rtt_us, 0);
@@ -216,6 +217,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     store_unnamed(row, generation);
     zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);
+    set64(&row->reason_mono_us, now_mono_us);
     store_state(hot, NODE_JOINING, NODE_REASON_NEW);
     segment_touch_nodes(board);
     return node;
@@ -268,6 +270,7 @@ void nodes_set_state(struct scoreboard *board, unsigned node, enum node_state st
         return;
     if (old_state != state)
         set64(&row->since_mono_us, now_mono_us);
+    set64(&row->reason_mono_us, now_mono_us);
     store_state(hot, state, reason);
     segment_touch_nodes(board);
 }
@@ -445,6 +448,7 @@ bool nodes_status(const struct scoreboard *board, unsigned node, struct node_sta
             return false;
         out->drain_wanted = get32(&row->drain_wanted) != 0;
         out->since_mono_us = get64(&row->since_mono_us);
+        out->reason_mono_us = get64(&row->reason_mono_us);
         out->checked_mono_us = get64(&row->checked_mono_us);
         out->slots_now = get32(&hot->slots_now);
         out->rtt_us = get32(&row->rtt_us);

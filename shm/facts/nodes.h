@@ -76,6 +76,7 @@ struct node_status {
     enum node_reason reason;
     bool drain_wanted;        /* the operator wants it drained; apart from `state` */
     uint64_t since_mono_us;   /* when `state` took its value */
+    uint64_t reason_mono_us;  /* when it or `reason` did */
     uint64_t checked_mono_us; /* last verdict; 0 = never */
     uint32_t slots_now; /* slots open to traffic at present (capacity ramp); <= info.slots */
     uint32_t rtt_us;    /* of the last probe; 0 = unknown */

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -249,6 +250,13 @@ class Sim(Process):
         return "event=ready" in self.log()
 
 
+def fetch_status(url):
+    try:
+        return urllib.request.urlopen(url, timeout=10 * SLOW).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Cluster:
     def __init__(self, name="test", workers=2, config=None, token=True):
         shm = Path("/dev/shm")
@@ -377,6 +385,11 @@ class Cluster:
             until(up, bound_s, f"node {name} is UP")
         except Timeout as failure:
             raise Timeout(f"{failure}\n{self.tails()}") from None
+
+    def wait_models_known(self):
+        """After its start a coordinator waits for former nodes: an unknown model is 503 and not 404."""
+        until(lambda: fetch_status(self.url + "/v1/models/no-such-model") == 404, 20,
+              "an unknown model is known to be unknown")
 
     # ---- looking ----
 

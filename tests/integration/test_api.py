@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import signal
 
 import pytest
 
-from harness import MODEL, until
+from harness import MODEL, free_port, until
 from load import chat_body, fetch, fetch_now, make_request, send_raw
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -14,6 +15,30 @@ INFER = {
     "anthropic": "/v1/messages",
     "ollama": "/api/chat",
 }
+
+
+def test_after_a_start_what_former_nodes_may_have_is_not_404(make_cluster):
+    cluster = make_cluster(workers=1, config={"registry": {"listen": f"127.0.0.1:{free_port()}"}}).start()
+    answers = [fetch_now(cluster.api, "GET", path) for path in ("/v1/models", "/api/tags")]
+    cluster.start_node("a")
+    assert fetch_now(cluster.api, "GET", "/v1/models").status == 200
+    asked = [("GET", "/v1/models/nope", b""), ("POST", "/api/show", {"model": "nope"}),
+             ("POST", "/v1/messages/count_tokens", {"model": "nope", "messages": MESSAGES})]
+    asked += [("POST", path, body_for(surface, model="nope")) for surface, path in INFER.items()]
+
+    async def ask_all():
+        return await asyncio.gather(*(fetch(cluster.api, *one) for one in asked))
+    cluster.stop_master()
+    cluster.launch()
+    cluster.wait_up("a")
+    answers += asyncio.run(ask_all())
+    for answer in answers:
+        assert answer.status == 503, answer.body
+        assert answer.headers["retry-after"] == "5" and answer.headers["x-should-retry"] == "true"
+    cluster.wait_models_known()
+    assert {answer.status for answer in asyncio.run(ask_all())} == {404}
+    cluster.ctl("reload")  # the new workers start; the coordinator does not
+    assert {answer.status for answer in asyncio.run(ask_all())} == {404}
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +50,7 @@ def shared(request):
         "limits": {"max_body_bytes": 65536}}).start()
     for name in ("a", "b"):
         cluster.start_node(name, "slots=8")
+    cluster.wait_models_known()
     yield cluster
     cluster.finish(request.session.testsfailed > 0)
 
@@ -66,6 +92,27 @@ def test_an_unknown_model_is_404_and_is_named(shared, surface, kind):
     answer = fetch_now(shared.api, "POST", INFER[surface], body_for(surface, model="nope-13b"))
     check_error(surface, answer, 404, kind)
     assert b"nope-13b" in answer.body
+
+
+def test_a_model_whose_node_leaves_while_a_request_waits_is_for_later(shared):
+    node = shared.start_node("leaver", "models=going")
+    shared.ctl("drain", "leaver")
+    asked = [("/api/show", {"model": "going"}),
+             ("/v1/messages/count_tokens", {"model": "going", "messages": MESSAGES})]
+    asked += [(path, body_for(surface, model="going", stream=stream))
+              for surface, path in INFER.items() for stream in (False, True)]
+
+    async def go():
+        waiting = [asyncio.create_task(fetch(shared.api, "POST", *one)) for one in asked]
+        await asyncio.get_running_loop().run_in_executor(
+            None, until, lambda: len(shared.open_requests()) == 2 * len(INFER), 5, "they wait")
+        node.process.signal(signal.SIGTERM)
+        return await asyncio.gather(*waiting)
+    for answer, one in zip(asyncio.run(go()), asked):
+        assert answer.status == 503, (one, answer.status, answer.body)
+        assert answer.headers["retry-after"] == "5" and answer.headers["x-should-retry"] == "true"
+    assert node.process.wait() == 0
+    assert {fetch_now(shared.api, "POST", *one).status for one in asked} == {404}
 
 
 @pytest.mark.parametrize("surface", INFER)

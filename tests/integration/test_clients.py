@@ -71,6 +71,7 @@ def shared(request):
     cluster = Cluster("clients").start()
     for name in ("a", "b"):
         cluster.start_node(name, "slots=8")
+    cluster.wait_models_known()
     yield cluster
     cluster.finish(request.session.testsfailed > 0)
 

@@ -43,7 +43,7 @@ def post(cluster, path, body, headers=None):
 
 def models(cluster):
     answer = fetch_now(cluster.api, "GET", "/v1/models")
-    return [model["id"] for model in answer.json()["data"]]
+    return [model["id"] for model in answer.json().get("data", [])]
 
 
 def reason_everywhere(cluster, node, *words):
@@ -273,6 +273,7 @@ def test_the_operator_chooses_among_the_models_of_an_ollama(cluster):
                             "other:latest": ["completion"]})
     cluster.start_node("a", engine=engine.url, extra=["--model", "m0", "--model", "big:7b"])
     assert models(cluster) == ["big:7b", "m0"]
+    cluster.wait_models_known()
     shown = {model["id"]: model for model in nodes_json(cluster)["a"]["models"]}
     assert shown["m0"]["has"] == ["tools"] and "vision" in shown["m0"]["lacks"]
     for path, body in (("/v1/chat/completions", CHAT), ("/api/chat", {**CHAT, "stream": False}),
@@ -364,6 +365,7 @@ def test_where_no_engine_counts_the_coordinator_estimates(cluster):
         short, long = (count(cluster, "fake-model", text) for text in ("hi", "word " * 400))
         assert (short.status, long.status) == (200, 200), (short.body, long.body)
         assert 1 <= short.json()["input_tokens"] < 10 < long.json()["input_tokens"] < 2100
+    cluster.wait_models_known()
     assert count(cluster, "none", "hi").status == 404
 
 
@@ -377,6 +379,7 @@ def test_ollamas_names_are_listed_once_and_compared_as_it_does(cluster):
     engine = Ollama(models={"M0:latest": ["completion"], "big:7b": ["completion"]})
     cluster.start_node("a", engine=engine.url)
     assert models(cluster) == ["M0:latest", "big:7b"]
+    cluster.wait_models_known()
     for name in ("M0:latest", "M0", "m0", "m0:LATEST", "BIG:7b"):
         answer = post(cluster, "/v1/chat/completions", {**CHAT, "model": name})
         assert answer.status == 200, (name, answer.body)

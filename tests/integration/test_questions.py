@@ -241,6 +241,7 @@ def test_a_question_without_a_node_is_503_after_a_moment(make_cluster, path, bod
 
 def test_a_question_for_an_unknown_model_is_refused_and_a_count_that_no_node_has_is_estimated(
         cluster):
+    cluster.wait_models_known()
     answer = fetch_now(cluster.api, "POST", COUNT, {"model": "nobody", "messages": MESSAGES})
     assert answer.status == 404
     answer = fetch_now(cluster.api, "POST", COUNT, {"model": "sim-embed", "messages": MESSAGES})

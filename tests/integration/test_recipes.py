@@ -53,7 +53,8 @@ def test_an_api_key_is_made_and_opens(shell):
     making, using = BLOCKS[0].split("curl ")
     sh.run(making)
     sh.start_drover()
-    assert '"object":"list"' in sh.run("curl -sS " + using).stdout
+    until(lambda: '"object":"list"' in sh.run("curl -sS " + using).stdout, 20,
+          "no former node is waited for")
     refused = sh.run("curl -sS http://127.0.0.1:8080/v1/models")
     assert "invalid_api_key" in refused.stdout
 

@@ -83,6 +83,7 @@ def test_aliases_policies_and_limits(loaded):
     assert answer.status == 200, answer.body
     assert answer.headers["x-drover-policy"] == "round_robin"
     assert ask("x" * 4000).status == 413
+    loaded.wait_models_known()
     loaded.write_config(aliases=[], limits={"max_body_bytes": 65536})
     loaded.ctl("reload")
     assert ask("hello").status == 404

@@ -287,6 +287,7 @@ def multipart(model, boundary="XyZ"):
 def test_a_multipart_upload_is_routed_by_its_model_field(make_cluster):
     cluster = make_cluster().start()
     cluster.start_node("a", "models=whisper;other")
+    cluster.wait_models_known()
     for boundary in ("XyZ", "-" * 60):
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         answer = fetch_now(cluster.api, "POST", "/v1/audio/transcriptions",

@@ -34,6 +34,8 @@ static void add_instant(struct buf *out, uint64_t wall_ms)
 /* Clients keep what they know of a model by its age, and engines do not say how old theirs is:
  * one instant for all, which no restart changes. */
 #define CREATED_MS (UINT64_C(1764547200) * 1000)
+/* A client that has to ask again, once nodes have said which models they have. */
+#define RETRY_AFTER_S 5
 
 /* As the engines said; a model of which none said anything has no such member. */
 static void add_capabilities(struct buf *out, const struct catalog_model *model)
@@ -132,6 +134,15 @@ static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
     return true;
 }
 
+/* A model that no node has named yet may come with one. */
+static void refuse_for_now(struct reply *reply, const struct route *route,
+                           const char *request_id)
+{
+    reply_error(reply, route->surface, API_ERROR_NO_NODE,
+                "not all nodes have said yet which models they have", NULL, RETRY_AFTER_S,
+                request_id);
+}
+
 static void show_model(struct reply *reply, const struct route *route, const char *request_id,
                        const struct local_facts *facts)
 {
@@ -141,6 +152,10 @@ static void show_model(struct reply *reply, const struct route *route, const cha
 
     if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
         model = catalog_find(facts->catalog, id);
+    if (model == NULL && facts->models_unknown(facts->data)) {
+        refuse_for_now(reply, route, request_id);
+        return;
+    }
     if (model == NULL) {
         reply_error(reply, route->surface, API_ERROR_MODEL_NOT_FOUND,
                     "no node serves this model", "model", 0, request_id);
@@ -202,6 +217,22 @@ static void list_tags(struct reply *reply, const struct local_facts *facts, bool
     buf_str(out, "]}");
 }
 
+/* ---- any list ---------------------------------------------------------------------------- */
+
+static void list(struct reply *reply, const struct route *route, const char *request_id,
+                 const struct local_facts *facts)
+{
+    catalog_refresh(facts->catalog, facts->board, facts->config);
+    /* Clients drop for good what a list has no more: better none than an empty one. */
+    if (facts->catalog->count == 0 && route->kind != ROUTE_PS &&
+        facts->models_awaited(facts->data))
+        refuse_for_now(reply, route, request_id);
+    else if (route->kind == ROUTE_MODELS)
+        list_models(reply, facts);
+    else
+        list_tags(reply, facts, route->kind == ROUTE_PS);
+}
+
 /* ---- health ------------------------------------------------------------------------------ */
 
 static void set_text(struct reply *reply, const char *content_type, const char *text)
@@ -232,17 +263,13 @@ void local_reply(struct reply *out, const struct route *route, const char *reque
     out->content_type = "application/json";
     switch (route->kind) {
     case ROUTE_MODELS:
-        catalog_refresh(facts->catalog, facts->board, facts->config);
-        list_models(out, facts);
+    case ROUTE_TAGS:
+    case ROUTE_PS:
+        list(out, route, request_id, facts);
         return;
     case ROUTE_MODEL:
         catalog_refresh(facts->catalog, facts->board, facts->config);
         show_model(out, route, request_id, facts);
-        return;
-    case ROUTE_TAGS:
-    case ROUTE_PS:
-        catalog_refresh(facts->catalog, facts->board, facts->config);
-        list_tags(out, facts, route->kind == ROUTE_PS);
         return;
     case ROUTE_VERSION:
         set_text(out, "application/json",

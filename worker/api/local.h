@@ -2,6 +2,8 @@
 #ifndef DROVER_WORKER_API_LOCAL_H
 #define DROVER_WORKER_API_LOCAL_H
 
+#include <stdbool.h>
+
 struct catalog;
 struct config;
 struct reply;
@@ -12,8 +14,11 @@ struct scoreboard;
 struct local_facts {
     const struct config *config;
     const struct scoreboard *board;
-    struct catalog *catalog; /* renewed where it is needed */
-    const char *not_ready;   /* why no request can be served now; NULL = it can */
+    struct catalog *catalog;            /* renewed where it is needed */
+    const char *not_ready;              /* why no request can be served now; NULL = it can */
+    bool (*models_unknown)(void *data); /* see upstreams.h */
+    bool (*models_awaited)(void *data);
+    void *data;
 };
 
 /* Makes the reply for any route but ROUTE_INFER, ROUTE_UNKNOWN and ROUTE_BAD_METHOD.  `out` is

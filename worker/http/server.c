@@ -335,7 +335,13 @@ static void answer_locally(struct client_request *request, const struct route *r
 {
     struct http_server *server = request->responder->server;
     struct local_facts facts = {
-        .config = server->config, .board = server->board, .catalog = &server->catalog};
+        .config = server->config,
+        .board = server->board,
+        .catalog = &server->catalog,
+        .models_unknown = server->models_unknown,
+        .models_awaited = server->models_awaited,
+        .data = server->data,
+    };
     struct reply reply = REPLY_INIT;
 
     if (server->draining)
@@ -513,6 +519,8 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->access_log = params->access_log;
     server->on_infer = params->on_infer;
     server->ready = params->ready;
+    server->models_unknown = params->models_unknown;
+    server->models_awaited = params->models_awaited;
     server->data = params->data;
     server->gone_fd = -1;
     server->spare_fd = -1;

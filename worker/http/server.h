@@ -31,6 +31,9 @@ struct http_server_params {
     void (*on_infer)(struct client_request *request, void *data);
     /* Is there any node that can serve? For readiness. */
     bool (*ready)(void *data);
+    /* May there be models that no node has named yet; are nodes expected to name some? */
+    bool (*models_unknown)(void *data);
+    bool (*models_awaited)(void *data);
     void *data;
 };
 

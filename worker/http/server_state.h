@@ -58,6 +58,8 @@ struct http_server {
     struct log_sink *access_log;
     void (*on_infer)(struct client_request *request, void *data);
     bool (*ready)(void *data);
+    bool (*models_unknown)(void *data);
+    bool (*models_awaited)(void *data);
     void *data;
 
     char coordinator_id[17]; /* hexadecimal; the same in all workers, another after a restart */

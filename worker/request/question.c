@@ -67,6 +67,7 @@ struct question {
     uint32_t tried_count, failures;
     uint32_t attempts;
     bool engine_away;                /* the node says so of the last attempt */
+    bool model_known;                /* when it came */
     uint64_t message_bytes;          /* of the message to a node, at most */
     char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
     uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
@@ -433,7 +434,7 @@ static void ask(struct question *q)
             q->no_node_mono_us = now;
         if (now - q->no_node_mono_us < NO_NODE_GRACE_US)
             arm(q);
-        else if (!refuse_at_once(q)) /* what was unknown may have become known */
+        else if (q->model_known || !refuse_at_once(q)) /* else it may be known by now */
             reject(q, API_ERROR_NO_NODE, NO_NODE_TEXT, 5);
     }
 }
@@ -607,8 +608,10 @@ void question_start(struct question_core *core, struct client_request *request)
     LIST_INSERT_HEAD(&core->questions, q, link);
     core->open_count++;
     responder_set_events(request->responder, &client_events, q);
-    if (!refuse_at_once(q))
-        ask(q);
+    if (refuse_at_once(q))
+        return;
+    q->model_known = upstreams_find(core->upstreams, request->model) != NULL;
+    ask(q);
 }
 
 void question_stop_all(struct question_core *core)

@@ -526,6 +526,8 @@ static bool refuse_at_once(struct request *req)
     return error != API_ERROR_NONE;
 }
 
+/* Only of a model that was unknown it may be known by now that no wait helps.  The nodes of
+ * another have gone meanwhile, and may come back. */
 static void wait_is_over(struct request *req)
 {
     enqueue_remove(req);
@@ -534,7 +536,7 @@ static void wait_is_over(struct request *req)
                enqueue_reject(req));
     else if (req->last_error != API_ERROR_NONE)
         answer_error(req, req->last_error, req->last_message, 0);
-    else if (!refuse_at_once(req)) /* what was unknown may have become known */
+    else if (req->model_known || req->was_dispatched || !refuse_at_once(req))
         reject(req, API_ERROR_NO_NODE, "no node that serves this model is up at the moment", 5);
 }
 
@@ -661,8 +663,10 @@ void request_start(struct worker_context *context, struct client_request *client
     req->attempt->row =
         requests_open(context->board, context->worker, client->id, client->client_model,
                       req->prompt_estimate, loop_now_us(context->loop));
-    if (!refuse_at_once(req))
-        place(req);
+    if (refuse_at_once(req))
+        return;
+    req->model_known = upstreams_find(context->upstreams, req->model) != NULL;
+    place(req);
 }
 
 void request_stop_all(struct worker_context *context)

@@ -233,6 +233,7 @@ struct request {
     uint32_t attempts;       /* started so far, full nodes not counted */
     uint32_t sent;           /* ... these counted */
     bool was_dispatched;     /* it once had a place on a node: the queue no longer rejects it */
+    bool model_known;        /* when it came: no wait makes the model one that does not exist */
     uint32_t resumes;
     uint32_t full_nodes; /* met so far */
     bool full_unhinted;  /* the last attempt ended with "full" and no word of when */

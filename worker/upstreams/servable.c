@@ -2,6 +2,7 @@
 #include "worker/upstreams/servable.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "base/text/buf.h"
 #include "worker/http/client_request.h"
@@ -18,8 +19,13 @@ static bool is_too_large(const struct upstream_model *model, uint64_t message_by
 enum api_error servable_check(struct upstreams *upstreams, const struct client_request *request,
                               uint64_t message_bytes, struct buf *message)
 {
-    const struct upstream_model *model = upstreams_find_fresh(upstreams, request->model);
+    const struct upstream_model *model;
+    char name[NODE_MODEL_BYTES];
 
+    /* The node that knows it by a longer name may have come since the request did. */
+    (void)strlcpy(name, request->model, sizeof(name));
+    upstreams_settle_name(upstreams, name);
+    model = upstreams_find_fresh(upstreams, name);
     if (model == NULL) {
         if (upstreams_models_unknown(upstreams))
             return API_ERROR_NONE; /* one of these nodes may have it */

@@ -17,6 +17,7 @@
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
+#include "shm/facts/procs.h"
 #include "shm/facts/stats.h"
 #include "shm/queue/model_queues.h"
 #include "shm/scoreboard.h"
@@ -26,10 +27,9 @@
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
 #define UNJOINED_US       (60 * US_PER_S)  /* see upstreams_may_have_any() */
 #define ENGINE_DOWN_US    (300 * US_PER_S) /* the same */
-/* After a start the nodes that a former coordinator had come back within this: more than the
- * longest pause of node/report/registration.c, 1.8 s.  No longer than a request waits without
- * any node, or it would end as if its model were known to be there. */
-#define REJOIN_US (2 * US_PER_S)
+/* After the coordinator's start the nodes of a former one come back within this: the longest
+ * pause of node/report/registration.c is that of a node that was sent away, 12 s. */
+#define REJOIN_US (12 * US_PER_S)
 
 /* The models by number, and their numbers by name. */
 struct upstream_models {
@@ -56,7 +56,6 @@ struct upstreams {
 
     SSL_CTX **node_tls;             /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;          /* owned; for nodes that joined by themselves with TLS */
-    uint64_t started_mono_us;       /* see REJOIN_US */
     uint64_t epoch;                 /* of the table, when last renewed; 0 = never */
     uint64_t renew_mono_us;         /* when last renewed */
     uint64_t lessons;               /* taught_epoch() of the lessons in `models` */
@@ -589,26 +588,38 @@ struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
     return node != NULL && node->info.generation == generation ? node : NULL;
 }
 
-bool upstreams_may_have_any(const struct node_status *status, uint64_t now_mono_us)
+bool upstreams_may_have_any(const struct node_status *status, uint64_t load_us,
+                            uint64_t now_mono_us)
 {
     uint64_t age_us = now_mono_us - status->since_mono_us;
     bool waits = status->state == NODE_JOINING || status->state == NODE_DOWN;
 
     if (status->reason == NODE_REASON_ENGINE_LOADING)
-        return waits;
+        return waits && now_mono_us - status->reason_mono_us < load_us;
     if (status->reason == NODE_REASON_ENGINE_DOWN)
         return waits && age_us < ENGINE_DOWN_US;
     return status->state == NODE_JOINING && status->reason != NODE_REASON_NO_MODELS &&
            age_us < UNJOINED_US;
 }
 
-bool upstreams_models_unknown(const struct upstreams *upstreams)
+/* Has the coordinator just started?  Later, a worker that starts finds the nodes in the table.
+ */
+static bool nodes_may_rejoin(const struct upstreams *upstreams, uint64_t now_mono_us)
 {
+    struct proc_view master;
+
+    return upstreams->config->registry.listen.address != NULL &&
+           procs_read(upstreams->board, procs_master_index(upstreams->board), &master) &&
+           master.started_mono_us != 0 && now_mono_us - master.started_mono_us < REJOIN_US;
+}
+
+bool upstreams_models_awaited(const struct upstreams *upstreams)
+{
+    uint64_t load_us = upstreams->config->limits.load_ms * US_PER_MS;
     uint64_t now = loop_now_us(upstreams->loop);
     struct node_status status;
 
-    if (upstreams->config->registry.listen.address != NULL &&
-        now - upstreams->started_mono_us < REJOIN_US)
+    if (nodes_may_rejoin(upstreams, now))
         return true;
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
         const struct upstream *node = upstreams->nodes[node_id];
@@ -617,10 +628,15 @@ bool upstreams_models_unknown(const struct upstreams *upstreams)
             continue;
         /* An engine that loads may load another model than the node had. */
         if ((node->info.models_count == 0 || status.reason == NODE_REASON_ENGINE_LOADING) &&
-            upstreams_may_have_any(&status, now))
+            upstreams_may_have_any(&status, load_us, now))
             return true;
     }
-    return upstreams->nodes_count == 0;
+    return false;
+}
+
+bool upstreams_models_unknown(const struct upstreams *upstreams)
+{
+    return upstreams->nodes_count == 0 || upstreams_models_awaited(upstreams);
 }
 
 size_t upstreams_size(const struct upstreams *upstreams)
@@ -684,7 +700,6 @@ int upstreams_create(struct upstreams **out, struct loop *loop, const struct con
     upstreams->config = config;
     upstreams->board = board;
     upstreams->worker = worker;
-    upstreams->started_mono_us = loop_now_us(loop);
     upstreams->on_change = on_change;
     upstreams->data = data;
     upstreams->nodes_cap = scoreboard_max_nodes(board);

@@ -112,14 +112,18 @@ struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t 
 struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
                               uint32_t generation);
 /*
- * May a node that has named no model have any?  While its engine loads; while its engine is
- * down, for 5 minutes, as a machine that boots needs some; and for a minute after it joined.
- * Then a machine that stays off makes no name of a model unknown.  Pure.
+ * May a node that has named no model have any?  While its engine loads, for load_us (the time
+ * that limits.load_ms gives an engine for a load); while its engine is down, for 5 minutes, as
+ * a machine that boots needs some; and for a minute after it joined.  Then a node that never
+ * gets ready, or a machine that stays off, makes no name of a model unknown.  Pure.
  */
-MUST_CHECK bool upstreams_may_have_any(const struct node_status *status, uint64_t now_mono_us);
+MUST_CHECK bool upstreams_may_have_any(const struct node_status *status, uint64_t load_us,
+                                       uint64_t now_mono_us);
 
-/* Are there nodes whose models are not known yet: none has joined, one starts or loads, or this
- * worker has just started and former nodes may be about to come back? */
+/* Are nodes about to name models: one starts or loads, or the coordinator has just started and
+ * former nodes may come back? */
+bool upstreams_models_awaited(const struct upstreams *upstreams);
+/* May there be models that no node has named yet: as above, or no node has joined at all? */
 bool upstreams_models_unknown(const struct upstreams *upstreams);
 /* How many nodes are known; is any of them UP or on PROBATION? */
 size_t upstreams_size(const struct upstreams *upstreams);

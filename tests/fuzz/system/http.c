@@ -63,7 +63,7 @@ static void on_infer(struct client_request *request, void *data)
     }
 }
 
-static bool ready(void *data)
+static bool yes(void *data)
 {
     (void)data;
     return true;
@@ -74,8 +74,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     static struct config_alias alias = {"gpt", "echo"};
     struct scoreboard_params sizes = {
         .max_nodes = 4, .max_workers = 2, .requests_per_worker = 4};
-    struct http_server_params params = {
-        .loop = &loop, .config = &config, .on_infer = on_infer, .ready = ready};
+    struct http_server_params params = {.loop = &loop,
+                                        .config = &config,
+                                        .on_infer = on_infer,
+                                        .ready = yes,
+                                        .models_unknown = yes,
+                                        .models_awaited = yes};
     struct error err = {0};
     char path[64];
 

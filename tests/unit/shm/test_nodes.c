@@ -61,6 +61,25 @@ Test(nodes, slots_now_never_exceeds_the_slots)
     board_drop(&t, board);
 }
 
+Test(nodes, a_reason_has_an_age_of_its_own)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    struct node_status status;
+
+    cr_assert_eq(add_node(board, "a", 1000), 0);
+    cr_assert(nodes_status(board, 0, &status));
+    cr_assert_eq(status.reason_mono_us, 1000);
+    nodes_set_state(board, 0, NODE_JOINING, NODE_REASON_ENGINE_LOADING, 2000);
+    cr_assert(nodes_status(board, 0, &status));
+    cr_assert_eq(status.since_mono_us, 1000);
+    cr_assert_eq(status.reason_mono_us, 2000);
+    nodes_set_state(board, 0, NODE_JOINING, NODE_REASON_ENGINE_LOADING, 3000);
+    cr_assert(nodes_status(board, 0, &status));
+    cr_assert_eq(status.reason_mono_us, 2000);
+    board_drop(&t, board);
+}
+
 Test(nodes, the_epoch_moves_with_states_and_names_and_not_with_load)
 {
     struct temporary t;
@@ -78,6 +97,7 @@ Test(nodes, the_epoch_moves_with_states_and_names_and_not_with_load)
     cr_assert_eq(nodes_epoch(board), epoch, "nothing changed");
     cr_assert(nodes_status(board, node, &status));
     cr_assert_eq(status.since_mono_us, 99);
+    cr_assert_eq(status.reason_mono_us, 99);
     cr_assert_eq(status.reported_running, 3);
     cr_assert_eq(status.reported_queued, 2);
     cr_assert_eq(status.kv_used_fraction, 0.5f);

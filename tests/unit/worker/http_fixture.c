@@ -24,7 +24,7 @@ static struct log_sink *access_sink;
 static int listen_fd = -1;
 static in_port_t port; /* network order */
 static char log_path[64];
-bool ready;
+bool ready, models_unknown;
 
 /* ---- the scripted owner of answers ------------------------------------------------------- */
 
@@ -124,6 +124,12 @@ static bool is_ready(void *data)
     return ready;
 }
 
+static bool are_unknown(void *data)
+{
+    (void)data;
+    return models_unknown;
+}
+
 /* ---- fixture ----------------------------------------------------------------------------- */
 
 void start(void)
@@ -137,6 +143,8 @@ void start(void)
         .access_log = access_sink,
         .on_infer = on_infer,
         .ready = is_ready,
+        .models_unknown = are_unknown,
+        .models_awaited = are_unknown,
     };
     struct error err = {0};
 
@@ -160,6 +168,7 @@ void setup(void)
     config.limits.idle_timeout_ms = 10000;
     config.limits.write_stall_ms = 10000;
     ready = true;
+    models_unknown = false;
     (void)snprintf(path, sizeof(path), "/tmp/drover-test-server-%d", (int)getpid());
     (void)snprintf(log_path, sizeof(log_path), "/tmp/drover-test-access-%d", (int)getpid());
     cr_assert_eq(scoreboard_create(&board, path, &params, &err), 0, "%s", err.text);

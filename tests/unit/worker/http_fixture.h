@@ -49,6 +49,7 @@ extern struct scoreboard *board;
 extern struct config config; /* set up for long limits; change before start() */
 extern struct http_server *server;
 extern bool ready; /* what the owner says of readiness */
+extern bool models_unknown;
 extern struct request exchanges[512];
 extern unsigned exchanges_count;
 extern struct client clients[128];

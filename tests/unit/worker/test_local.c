@@ -294,6 +294,31 @@ Test(local, models_are_listed_for_every_kind_of_client)
     cr_expect_not_null(strstr(logged(), "\"outcome\":\"local\""));
 }
 
+Test(local, a_model_that_no_node_has_named_yet_may_come)
+{
+    static const char *const lists[] = {"/v1/models", "/api/tags"};
+    const char *a;
+
+    start();
+    models_unknown = true;
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        a = get(lists[i]);
+        cr_expect(begins(a, "HTTP/1.1 503 "), "%s: %s", lists[i], a);
+        cr_expect_not_null(strstr(a, "retry-after: 5\r\n"));
+        cr_expect_not_null(strstr(a, "x-drover-reason: no_node\r\n"));
+    }
+    cr_expect(begins(get("/api/ps"), "HTTP/1.1 200 "), "nothing runs");
+    add_model("one");
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        cr_expect(begins(get(lists[i]), "HTTP/1.1 200 "), "%s", lists[i]);
+    cr_expect(begins(get("/v1/models/one"), "HTTP/1.1 200 "));
+    a = get("/v1/models/other");
+    cr_expect(begins(a, "HTTP/1.1 503 "), "%s", a);
+    cr_expect_not_null(strstr(a, "retry-after: 5\r\n"));
+    models_unknown = false;
+    cr_expect(begins(get("/v1/models/other"), "HTTP/1.1 404 "));
+}
+
 Test(local, health_is_readiness_and_life_is_life)
 {
     const char *a;

@@ -7,14 +7,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/facts/nodes.h"
+#include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 #include "shm/segment.h"
 #include "shm/share/gauges.h"
+#include "worker/http/client_request.h"
+#include "worker/upstreams/servable.h"
 
 #define NODES   64
 #define MODELS  40 /* of each node; node i also has one of its own */
@@ -213,27 +218,49 @@ Test(upstreams, lessons_of_a_model_outlive_a_change_of_its_nodes)
 
 Test(upstreams, an_engine_that_loads_may_load_another_model_than_it_had)
 {
+    config.limits.load_ms = 900000;
     nodes_set_state(board, 3, NODE_DOWN, NODE_REASON_ENGINE_LOADING, 1);
     cr_expect(upstreams_models_unknown(upstreams));
     nodes_set_state(board, 3, NODE_UP, NODE_REASON_PROBES_PASS, 1);
     cr_expect_not(upstreams_models_unknown(upstreams));
 }
 
-Test(upstreams, former_nodes_have_two_seconds_to_come_back)
+Test(upstreams, former_nodes_have_twelve_seconds_to_come_back)
 {
+    struct sb_proc *master = segment_proc(board, procs_master_index(board));
+
     cr_expect_not(upstreams_models_unknown(upstreams), "no node joins by itself");
     config.registry.listen.address = (char *)(uintptr_t) "127.0.0.1:8082";
+    cr_expect_not(upstreams_models_unknown(upstreams),
+                  "the worker is new, and the nodes are not");
+    master->started_mono_us = loop_now_us(&loop);
     cr_expect(upstreams_models_unknown(upstreams));
-    renew(); /* the second one */
+    loop.now_mono_us += 12 * US_PER_S - 1;
+    cr_expect(upstreams_models_unknown(upstreams), "one was sent away before the start");
+    loop.now_mono_us++;
     cr_expect_not(upstreams_models_unknown(upstreams));
     config.registry.listen.address = NULL;
 }
 
+Test(upstreams, an_engine_that_loads_for_longer_than_a_load_may_take_makes_no_model_unknown)
+{
+    config.limits.load_ms = 900000;
+    loop.now_mono_us = 3600 * US_PER_S;
+    nodes_set_state(board, 3, NODE_DOWN, NODE_REASON_ENGINE_LOADING, loop_now_us(&loop));
+    loop.now_mono_us += 899 * US_PER_S;
+    cr_expect(upstreams_models_unknown(upstreams), "it was down for an hour before");
+    loop.now_mono_us += US_PER_S;
+    cr_expect_not(upstreams_models_unknown(upstreams));
+}
+
 static bool may_have(enum node_state state, enum node_reason reason, unsigned minutes)
 {
-    struct node_status status = {.state = state, .reason = reason, .since_mono_us = US_PER_S};
+    struct node_status status = {.state = state,
+                                 .reason = reason,
+                                 .since_mono_us = US_PER_S,
+                                 .reason_mono_us = US_PER_S};
 
-    return upstreams_may_have_any(&status, US_PER_S + minutes * 60 * US_PER_S);
+    return upstreams_may_have_any(&status, 900 * US_PER_S, US_PER_S + minutes * 60 * US_PER_S);
 }
 
 Test(upstreams, a_machine_that_stays_off_makes_no_model_unknown)
@@ -242,11 +269,30 @@ Test(upstreams, a_machine_that_stays_off_makes_no_model_unknown)
     cr_expect(may_have(NODE_DOWN, NODE_REASON_ENGINE_DOWN, 4));
     cr_expect_not(may_have(NODE_JOINING, NODE_REASON_ENGINE_DOWN, 5));
     cr_expect_not(may_have(NODE_DOWN, NODE_REASON_ENGINE_DOWN, 5));
-    cr_expect(may_have(NODE_DOWN, NODE_REASON_ENGINE_LOADING, 60), "it says that it will");
+    cr_expect(may_have(NODE_DOWN, NODE_REASON_ENGINE_LOADING, 14), "it says that it will");
+    cr_expect_not(may_have(NODE_DOWN, NODE_REASON_ENGINE_LOADING, 15), "for ages");
+    cr_expect_not(may_have(NODE_JOINING, NODE_REASON_ENGINE_LOADING, 15));
     cr_expect(may_have(NODE_JOINING, NODE_REASON_NONE, 0));
     cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NONE, 1));
     cr_expect_not(may_have(NODE_JOINING, NODE_REASON_NO_MODELS, 0), "it has said so");
     cr_expect_not(may_have(NODE_UP, NODE_REASON_NONE, 0));
+}
+
+Test(upstreams, a_request_finds_an_ollamas_model_by_the_name_that_it_came_to_have)
+{
+    static struct node_info info;
+    struct client_request request = {.model = "OWN-3"};
+    struct buf message = BUF_INIT;
+
+    cr_expect_eq(servable_check(upstreams, &request, 0, &message), API_ERROR_MODEL_NOT_FOUND);
+    info = describe(3);
+    info.engine = DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA;
+    info.models[MODELS].operations = 1u << request.operation;
+    nodes_publish(board, 3, &info);
+    renew();
+    cr_expect_eq(servable_check(upstreams, &request, 0, &message), API_ERROR_NONE);
+    cr_expect_str_eq(request.model, "OWN-3");
+    buf_finish(&message);
 }
 
 Test(upstreams, an_ollama_has_the_context_that_a_request_wants)
