@@ -691,7 +691,17 @@ def test_valid_requests_eject_no_node_however_often_they_come(make_cluster):
         engine.close()
 
 
+class Whole(FakeEngine):
+    """Takes no notice of `stream`."""
+
+    def __init__(self):
+        super().__init__(lambda handler, path, _: handler.answer(
+            200, next(api.whole for api in APIS if api.path == path)), models=("tiny",))
+
+
 CLIENTS = [
+    (Whole, {}, "openai", ("stream", "streamCompletions", "streamResponses")),
+    (Whole, {}, "anthropic", ("stream",)),
     (LlamaServer, {}, "openai", ("chat", "stream", "streamWithoutUsage", "completions",
                                  "streamCompletions", "severalPrompts", "streamResponses")),
     (LlamaServer, {}, "anthropic", ("messages", "stream")),
