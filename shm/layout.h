@@ -28,7 +28,8 @@
  *   offers    [n_workers][offer_stride]            one bit per worker and node
  *   speed owners[SB_SPEEDS_ROWS]                   8-byte words: model and class of a row
  *   speeds    [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, two floats
- *   tries     [SB_SPEEDS_ROWS + 1][n_nodes]        one 8-byte word each, an instant
+ *   tries     [SB_SPEEDS_ROWS + 1][n_nodes + SB_CLOCK_WORDS]  8-byte words: instants by the
+ *                                                  row's clock, and the clock
  *   sb_model_queue[SB_MODEL_QUEUES]                whose row it is; its last refusal
  *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
  *   sb_taught_head                                 a word about all lessons
@@ -84,6 +85,7 @@
 #define SB_USAGE_NAME_BYTES       64u
 #define SB_OUTCOMES               5u
 #define SB_SPEEDS_ROWS            512u
+#define SB_CLOCK_WORDS            2u
 #define SB_MODEL_QUEUES           1024u
 #define SB_TAUGHT_PER_NODE        32u
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u

@@ -101,7 +101,9 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     g->speeds_offset = at;
     at = align_up(at + (SB_SPEEDS_ROWS + UINT64_C(1)) * nodes * sizeof(uint64_t), SB_PAGE);
     g->tries_offset = at;
-    at = align_up(at + (SB_SPEEDS_ROWS + UINT64_C(1)) * nodes * sizeof(uint64_t), SB_PAGE);
+    at = align_up(at + (SB_SPEEDS_ROWS + UINT64_C(1)) * ((uint64_t)nodes + SB_CLOCK_WORDS) *
+                           sizeof(uint64_t),
+                  SB_PAGE);
     g->model_queues_offset = at;
     at = align_up(at + SB_MODEL_QUEUES * sizeof(struct sb_model_queue), SB_PAGE);
     g->model_waiting_offset = at;

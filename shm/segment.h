@@ -207,13 +207,13 @@ static inline _Atomic uint64_t *segment_speeds(const struct scoreboard *board, u
            (size_t)row * board->geometry.n_nodes;
 }
 
-/* geometry.n_nodes words. */
+/* geometry.n_nodes words, and behind them SB_CLOCK_WORDS. */
 static inline _Atomic uint64_t *segment_tries(const struct scoreboard *board, uint32_t row)
 {
     if (row > SB_SPEEDS_ROWS)
         return NULL;
     return (_Atomic uint64_t *)(void *)(board->map + board->geometry.tries_offset) +
-           (size_t)row * board->geometry.n_nodes;
+           (size_t)row * (board->geometry.n_nodes + SB_CLOCK_WORDS);
 }
 
 /* SB_MODEL_QUEUES rows. */

@@ -66,10 +66,10 @@ uint32_t estimate_charge_us(double uncached_tokens, double tokens_per_s)
 
 /* ---- trying ---------------------------------------------------------------------------- */
 
-double estimate_regret_s(uint64_t tried_mono_us, bool busy, uint64_t now_mono_us,
+double estimate_regret_s(uint64_t tried_us, bool busy, uint64_t now_us,
                          const struct route_times *times)
 {
-    uint64_t idle_us = now_mono_us > tried_mono_us ? now_mono_us - tried_mono_us : 0;
+    uint64_t idle_us = now_us > tried_us ? now_us - tried_us : 0;
 
     if (idle_us < (busy ? times->trial_busy_us : times->trial_idle_us))
         return -1;

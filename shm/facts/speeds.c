@@ -122,31 +122,58 @@ bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node, uint32_t
 
 /* ---- instants -------------------------------------------------------------------------- */
 
-/* Sets an instant, unless it is nearly that already. */
-static void note(_Atomic uint64_t *word, uint64_t now_mono_us)
+static uint64_t get(const _Atomic uint64_t *word)
 {
-    uint64_t before = atomic_load_explicit(word, memory_order_relaxed);
+    return atomic_load_explicit(word, memory_order_relaxed);
+}
 
-    if (now_mono_us >= before + FRESH_US)
-        atomic_store_explicit(word, now_mono_us, memory_order_relaxed);
+/* The clock of a row: what it showed, and when it was set to that.  A worker that dies between
+ * the two words loses a gap. */
+struct clock {
+    _Atomic uint64_t *us, *set_mono_us;
+};
+
+static struct clock clock_of(const struct scoreboard *board, _Atomic uint64_t *tries)
+{
+    static_assert(SB_CLOCK_WORDS == 2, "the same");
+    return (struct clock){.us = &tries[board->geometry.n_nodes],
+                          .set_mono_us = &tries[board->geometry.n_nodes + 1]};
+}
+
+/* Sets the clock, unless it shows nearly that already. */
+static void set_clock(struct clock clock, uint64_t now_mono_us, uint64_t gap_us)
+{
+    uint64_t before = get(clock.set_mono_us);
+
+    if (now_mono_us >= before + FRESH_US &&
+        atomic_compare_exchange_strong_explicit(clock.set_mono_us, &before, now_mono_us,
+                                                memory_order_relaxed, memory_order_relaxed))
+        (void)atomic_fetch_add_explicit(clock.us, speeds_gap_us(before, now_mono_us, gap_us),
+                                        memory_order_relaxed);
 }
 
 void speeds_note_sent(struct scoreboard *board, uint32_t row, unsigned node,
-                      uint32_t generation, uint64_t now_mono_us)
+                      uint32_t generation, uint64_t now_mono_us, uint64_t gap_us)
 {
     _Atomic uint64_t *words = segment_tries(board, row);
+    struct speeds_view view = {.tries = words, .nodes = board->geometry.n_nodes};
+    uint64_t now_us;
 
-    if (words != NULL && hot_for(board, node, generation) != NULL)
-        note(&words[node], now_mono_us);
+    if (words == NULL || hot_for(board, node, generation) == NULL)
+        return;
+    set_clock(clock_of(board, words), now_mono_us, gap_us);
+    now_us = speeds_now_us(view, now_mono_us, gap_us);
+    if (now_us >= get(&words[node]) + FRESH_US)
+        atomic_store_explicit(&words[node], now_us, memory_order_relaxed);
 }
 
 bool speeds_take_trial(struct scoreboard *board, uint32_t row, unsigned node,
-                       uint32_t generation, uint64_t tried_mono_us, uint64_t now_mono_us)
+                       uint32_t generation, uint64_t tried_us, uint64_t now_us)
 {
     _Atomic uint64_t *words = segment_tries(board, row);
 
     return words != NULL && hot_for(board, node, generation) != NULL &&
-           atomic_compare_exchange_strong_explicit(&words[node], &tried_mono_us, now_mono_us,
+           atomic_compare_exchange_strong_explicit(&words[node], &tried_us, now_us,
                                                    memory_order_relaxed, memory_order_relaxed);
 }
 
@@ -170,10 +197,10 @@ bool speeds_note_failure(struct scoreboard *board, unsigned node, uint32_t gener
 /* ---- for a new node -------------------------------------------------------------------- */
 
 /* An unused page stays without memory. */
-static void zero(_Atomic uint64_t *word)
+static void set(_Atomic uint64_t *word, uint64_t value)
 {
-    if (atomic_load_explicit(word, memory_order_relaxed) != 0)
-        atomic_store_explicit(word, 0, memory_order_relaxed);
+    if (get(word) != value)
+        atomic_store_explicit(word, value, memory_order_relaxed);
 }
 
 void speeds_zero(struct scoreboard *board, unsigned node)
@@ -183,10 +210,12 @@ void speeds_zero(struct scoreboard *board, unsigned node)
     if (!board->writable || hot == NULL)
         return;
     for (uint32_t row = 0; row <= SPEEDS_ROWS; row++) {
+        _Atomic uint64_t *tries = segment_tries(board, row);
+
         if (row != SPEEDS_ROWS && owner_at(board, row) == 0)
             continue;
-        zero(&segment_speeds(board, row)[node]);
-        zero(&segment_tries(board, row)[node]);
+        set(&segment_speeds(board, row)[node], 0);
+        set(&tries[node], get(clock_of(board, tries).us));
     }
     atomic_store_explicit(&hot->work_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&hot->failed_mono_us, 0, memory_order_relaxed);

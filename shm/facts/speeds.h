@@ -7,9 +7,10 @@
  * models share one.  How a speed changes is policy/route/estimate.h's business.
  *
  * The last try belongs to the same three, or a node that is busy with one model would never be
- * tried again with another.  The other instants lie on the node's hot line (struct node_hot has
- * them for reading).  All are shared, because 64 workers would otherwise try a node, and blame
- * it, 64 times.
+ * tried again with another.  It is an instant by a clock of the row, which stands while no
+ * request comes at all: no node is passed over then.  The other instants lie on
+ * the node's hot line (struct node_hot has them for reading).  All are shared, because 64
+ * workers would otherwise try a node, and blame it, 64 times.
  */
 #ifndef DROVER_SHM_FACTS_SPEEDS_H
 #define DROVER_SHM_FACTS_SPEEDS_H
@@ -67,8 +68,33 @@ static inline struct speed speeds_at(struct speeds_view view, unsigned node)
     return (struct speed){0};
 }
 
-/* When a request of the row was last sent there; 0 = never. */
-static inline uint64_t speeds_tried_mono_us(struct speeds_view view, unsigned node)
+/* So much of the time since a row's clock was set counts; 0 = it never was. */
+static inline uint64_t speeds_gap_us(uint64_t set_mono_us, uint64_t now_mono_us,
+                                     uint64_t gap_us)
+{
+    uint64_t us = now_mono_us > set_mono_us ? now_mono_us - set_mono_us : 0;
+
+    return set_mono_us == 0 || us > gap_us ? gap_us : us;
+}
+
+/* The present by the row's clock: of the time between two requests it counts `gap_us` at most.
+ * A row that does not exist yet is as old as one gap. */
+static inline uint64_t speeds_now_us(struct speeds_view view, uint64_t now_mono_us,
+                                     uint64_t gap_us)
+{
+    const _Atomic uint64_t *clock; /* see speeds.c */
+
+    if (view.nodes == 0)
+        return gap_us;
+    clock = &view.tries[view.nodes];
+    return atomic_load_explicit(&clock[0], memory_order_relaxed) +
+           speeds_gap_us(atomic_load_explicit(&clock[1], memory_order_relaxed), now_mono_us,
+                         gap_us);
+}
+
+/* When a request of the row was last sent there, by its clock; the node came then if none was.
+ */
+static inline uint64_t speeds_tried_us(struct speeds_view view, unsigned node)
 {
     if (node >= view.nodes)
         return 0;
@@ -82,14 +108,13 @@ struct speed speeds_read(const struct scoreboard *board, uint32_t row, unsigned 
 MUST_CHECK bool speeds_swap(struct scoreboard *board, uint32_t row, unsigned node,
                             uint32_t generation, struct speed *seen, struct speed next);
 
-/* A request of the row was sent to the node. */
+/* A request of the row was sent to the node.  `gap_us` as in speeds_now_us(). */
 void speeds_note_sent(struct scoreboard *board, uint32_t row, unsigned node,
-                      uint32_t generation, uint64_t now_mono_us);
-/* Claims the next speed trial of a node whose last request of the row was sent at
- * `tried_mono_us`.  False: it has been sent one since. */
+                      uint32_t generation, uint64_t now_mono_us, uint64_t gap_us);
+/* Claims the next speed trial of a node whose last request of the row was sent at `tried_us`.
+ * False: it has been sent one since.  Both are instants by the row's clock. */
 MUST_CHECK bool speeds_take_trial(struct scoreboard *board, uint32_t row, unsigned node,
-                                  uint32_t generation, uint64_t tried_mono_us,
-                                  uint64_t now_mono_us);
+                                  uint32_t generation, uint64_t tried_us, uint64_t now_us);
 /* From now on the engine is at the request that is now its first: one was sent while no other
  * was before its first token, or the one before it had its own, or will never have one. */
 void speeds_note_work(struct scoreboard *board, unsigned node, uint32_t generation,

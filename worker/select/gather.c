@@ -32,6 +32,7 @@ struct outlook {
     uint32_t matched[SELECT_MAX]; /* windows each node's row has seen */
     int session_node;             /* as in struct eligible */
     struct speeds_view speeds;    /* of the model and class */
+    uint64_t now_us;              /* by their clock */
 };
 
 /* ---- gathering ------------------------------------------------------------------------- */
@@ -87,8 +88,8 @@ static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
         return -1;
     if (!(learned.seconds > 0) && !(server->prefill_tokens_per_s > 0))
         return INFINITY;
-    return (float)estimate_regret_s(speeds_tried_mono_us(outlook->speeds, server->node_id),
-                                    gauge->inflight != 0, request->now_mono_us, request->times);
+    return (float)estimate_regret_s(speeds_tried_us(outlook->speeds, server->node_id),
+                                    gauge->inflight != 0, outlook->now_us, request->times);
 }
 
 /* The engine loads the model for the request, or loads it anew. */
@@ -351,6 +352,9 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
     out->session_node = outlook.session_node;
     out->speeds_row = speeds_find(board, request->model_hash, request->op_class);
     outlook.speeds = speeds_view(board, out->speeds_row);
+    outlook.now_us =
+        speeds_now_us(outlook.speeds, request->now_mono_us, request->times->trial_idle_us);
+    out->now_us = outlook.now_us;
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->rights != NULL && request->rights->overcommit_only && !request->may_plan &&
         request->excluded_count == 0) {
@@ -379,8 +383,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
             continue;
         describe(c, board, server, &hot, request, &outlook);
         if (c->regret_s >= 0)
-            out->tried_mono_us[out->count] =
-                speeds_tried_mono_us(outlook.speeds, server->node_id);
+            out->tried_us[out->count] = speeds_tried_us(outlook.speeds, server->node_id);
         out->exclusions[out->count] = 0;
         out->on_probation[out->count] = hot.state == NODE_PROBATION;
         if (hot.state == NODE_PROBATION)
@@ -477,8 +480,7 @@ static bool meets_closed_window(const struct eligible *eligible, size_t at,
 
 /* The trial of a node is one request's.  False: it is another's. */
 static bool take_trial(struct eligible *eligible, struct scoreboard *board,
-                       enum policy_kind policy, const struct select_request *request,
-                       struct eligible_place *place)
+                       enum policy_kind policy, struct eligible_place *place)
 {
     size_t at = (size_t)place->at;
     const struct upstream_server *server = eligible->server[at];
@@ -486,7 +488,7 @@ static bool take_trial(struct eligible *eligible, struct scoreboard *board,
     place->trial = policy == POLICY_FASTEST && is_trial(eligible, at);
     if (!place->trial ||
         speeds_take_trial(board, eligible->speeds_row, server->node_id, server->generation,
-                          eligible->tried_mono_us[at], request->now_mono_us))
+                          eligible->tried_us[at], eligible->now_us))
         return true;
     eligible->of[at].regret_s = -1;
     return false;
@@ -515,7 +517,7 @@ enum select_place select_claim(struct eligible *eligible, struct scoreboard *boa
             return SELECT_PLACE_KEPT;
         if (verdict == HOLD_PLAN || meets_closed_window(eligible, (size_t)out->at, request))
             return SELECT_PLACE_PLAN;
-        if (!take_trial(eligible, board, policy, request, out))
+        if (!take_trial(eligible, board, policy, out))
             continue;
         if (claim(board, worker, eligible->server[out->at], c, request, out))
             return SELECT_PLACE_CLAIMED;

@@ -83,10 +83,11 @@ struct eligible {
     struct balance_candidate of[SELECT_MAX];
     const struct upstream_server *server[SELECT_MAX];
     bool on_probation[SELECT_MAX];
-    uint64_t tried_mono_us[SELECT_MAX]; /* its last try; set where regret_s >= 0 */
-    uint8_t exclusions[SELECT_MAX];     /* enum decision_exclusion, or-ed: why `cap` is 0 */
-    double planned_s[SELECT_MAX];       /* of the backlog; set where the request has rights */
-    float cost_s[SELECT_MAX];           /* see balance_choose() */
+    uint64_t tried_us[SELECT_MAX];  /* its last try; set where regret_s >= 0 */
+    uint64_t now_us;                /* by the same clock, of the model and class */
+    uint8_t exclusions[SELECT_MAX]; /* enum decision_exclusion, or-ed: why `cap` is 0 */
+    double planned_s[SELECT_MAX];   /* of the backlog; set where the request has rights */
+    float cost_s[SELECT_MAX];       /* see balance_choose() */
 };
 
 /* The node's abilities_score() for the request, which has a `need`. */

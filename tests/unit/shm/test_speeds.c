@@ -8,6 +8,7 @@
 #include "shm/facts/nodes.h"
 #include "shm/segment.h"
 
+#define GAP   (10 * US_PER_S)
 #define MODEL UINT64_C(0xfedcba9876543210)
 
 static struct speed read_speed(const struct scoreboard *board, uint64_t model,
@@ -104,6 +105,32 @@ Test(speeds, damaged_words_read_as_none)
     board_drop(&t, board);
 }
 
+Test(speeds, the_clock_of_a_row_stands_while_no_request_comes)
+{
+    const uint64_t night = 8 * 3600 * US_PER_S;
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 2, 1, 1);
+    uint32_t row = speeds_take(board, MODEL, OP_CLASS_GENERATION);
+    struct speeds_view view = speeds_view(board, row);
+
+    cr_assert_eq(nodes_claim(board, 1), 0);
+    cr_assert_eq(nodes_claim(board, 1), 1);
+    cr_assert_eq(speeds_now_us(view, 99 * US_PER_S, GAP), 10 * US_PER_S, "never sent");
+    speeds_note_sent(board, row, 0, 1, 100 * US_PER_S, GAP);
+    cr_assert_eq(speeds_tried_us(view, 0), 10 * US_PER_S);
+    cr_assert_eq(speeds_now_us(view, 103 * US_PER_S, GAP), 13 * US_PER_S);
+    speeds_note_sent(board, row, 1, 1, 104 * US_PER_S, GAP);
+    speeds_note_sent(board, row, 1, 1, 104 * US_PER_S + 1, GAP);
+    cr_assert_eq(speeds_tried_us(view, 1), 14 * US_PER_S);
+    cr_assert_eq(speeds_now_us(view, 104 * US_PER_S + night, GAP), 24 * US_PER_S);
+    speeds_note_sent(board, row, 1, 1, 104 * US_PER_S + night, GAP);
+    cr_assert_eq(speeds_tried_us(view, 1), 24 * US_PER_S);
+    cr_assert_eq(speeds_tried_us(view, 0), 10 * US_PER_S);
+    cr_assert_eq(speeds_now_us(view, 100 * US_PER_S + night, GAP), 24 * US_PER_S,
+                 "a clock behind");
+    board_drop(&t, board);
+}
+
 Test(speeds, of_several_who_want_to_try_a_node_one_does)
 {
     struct temporary t;
@@ -112,15 +139,16 @@ Test(speeds, of_several_who_want_to_try_a_node_one_does)
     struct speeds_view view = speeds_view(board, row);
 
     cr_assert_eq(nodes_claim(board, 1), 0);
-    cr_assert_eq(speeds_tried_mono_us(view, 0), 0);
+    cr_assert_eq(speeds_tried_us(view, 0), 0);
     cr_assert(speeds_take_trial(board, row, 0, 1, 0, 5000000));
     cr_assert_not(speeds_take_trial(board, row, 0, 1, 0, 5000001));
-    cr_assert_eq(speeds_tried_mono_us(view, 0), 5000000);
-    speeds_note_sent(board, row, 0, 1, 9000000);
-    cr_assert_eq(speeds_tried_mono_us(view, 0), 9000000);
-    speeds_note_sent(board, row, 0, 2, 19000000);
-    cr_assert_eq(speeds_tried_mono_us(view, 0), 9000000, "generation");
-    cr_assert_eq(speeds_tried_mono_us(view, 1), 0, "there is no such node");
+    cr_assert_eq(speeds_tried_us(view, 0), 5000000);
+    speeds_note_sent(board, row, 0, 1, 90 * US_PER_S, GAP);
+    cr_assert_eq(speeds_tried_us(view, 0), GAP);
+    speeds_note_sent(board, row, 0, 2, 91 * US_PER_S, GAP);
+    cr_assert_eq(speeds_tried_us(view, 0), GAP, "generation");
+    cr_assert_eq(speeds_tried_us(view, 1), 0, "there is no such node");
+    cr_assert_eq(speeds_now_us(speeds_view(board, SPEEDS_NO_ROW), 90 * US_PER_S, GAP), GAP);
     cr_assert_not(speeds_take_trial(board, SPEEDS_NO_ROW, 0, 1, 0, 5000000));
     board_drop(&t, board);
 }
@@ -133,8 +161,8 @@ Test(speeds, a_request_for_one_model_is_no_try_of_another)
     uint32_t other = speeds_take(board, MODEL + 1, OP_CLASS_GENERATION);
 
     cr_assert_eq(nodes_claim(board, 1), 0);
-    speeds_note_sent(board, busy, 0, 1, 9000000);
-    cr_assert_eq(speeds_tried_mono_us(speeds_view(board, other), 0), 0);
+    speeds_note_sent(board, busy, 0, 1, 9000000, GAP);
+    cr_assert_eq(speeds_tried_us(speeds_view(board, other), 0), 0);
     board_drop(&t, board);
 }
 
@@ -163,14 +191,14 @@ Test(speeds, a_new_node_in_the_slot_starts_without)
     cr_assert_eq(nodes_claim(board, 1), 0);
     cr_assert(write_speed(board, MODEL, 0, 100));
     row = speeds_take(board, MODEL, OP_CLASS_GENERATION);
-    speeds_note_sent(board, row, 0, 1, 9000000);
+    speeds_note_sent(board, row, 0, 1, 9000000, GAP);
     speeds_note_work(board, 0, 1, 9000000);
     cr_assert(speeds_note_failure(board, 0, 1, 9000000, US_PER_S));
     nodes_set_state(board, 0, NODE_GONE, NODE_REASON_LEAVING, 2);
     cr_assert_eq(nodes_claim(board, 3), 0);
     cr_assert_float_eq(read_speed(board, MODEL, OP_CLASS_GENERATION, 0).seconds, 0, 1e-6);
     cr_assert(nodes_hot(board, 0, &hot));
-    cr_assert_eq(speeds_tried_mono_us(speeds_view(board, row), 0), 0);
+    cr_assert_eq(speeds_tried_us(speeds_view(board, row), 0), GAP, "it came just now");
     cr_assert_eq(hot.work_mono_us, 0);
     cr_assert(speeds_note_failure(board, 0, hot.generation, 9000001, US_PER_S));
     board_drop(&t, board);

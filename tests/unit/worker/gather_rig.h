@@ -51,7 +51,8 @@ static inline void set_up(unsigned nodes)
         cr_assert(nodes_read(s.board, n, &s.node[n].info));
         s.node[n].node_id = n;
         s.node[n].reachable = true;
-        speeds_note_sent(s.board, speeds_take(s.board, MODEL, OP_CLASS_GENERATION), n, 1, NOW);
+        speeds_note_sent(s.board, speeds_take(s.board, MODEL, OP_CLASS_GENERATION), n, 1, NOW,
+                         10 * US_PER_S);
         s.server[n] =
             (struct upstream_server){.node = &s.node[n],
                                      .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,

@@ -250,6 +250,23 @@ Test(gather, an_idle_node_may_be_tried_after_ten_seconds)
     tear_down();
 }
 
+/* 0.1 s and 10 s at 0.25 s a minute: of a night only that counts. */
+Test(gather, time_in_which_no_request_came_at_all_is_no_reason_to_try_a_slow_node)
+{
+    const float regret_s = 0.1f + 0.25f * 10 / 60;
+
+    set_up(2);
+    learn(0, 4000);
+    learn(1, 50);
+    s.request.now_mono_us = NOW + 8 * 3600 * US_PER_S;
+    gather();
+    cr_assert_float_eq(all.of[1].regret_s, regret_s, 1e-4f, "%f", (double)all.of[1].regret_s);
+    s.request.model_hash = MODEL + 5; /* never sent anywhere; the nodes say how fast they are */
+    gather();
+    cr_assert_float_eq(all.of[1].regret_s, regret_s, 1e-4f, "%f", (double)all.of[1].regret_s);
+    tear_down();
+}
+
 Test(gather, a_node_that_is_busy_with_one_model_is_tried_again_with_another)
 {
     struct eligible_place place;
@@ -263,7 +280,10 @@ Test(gather, a_node_that_is_busy_with_one_model_is_tried_again_with_another)
     hold_places(1, 1, 2);
     for (unsigned node = 0; node < 2; node++) /* the other model, all the time */
         speeds_note_sent(s.board, speeds_take(s.board, MODEL + 1, OP_CLASS_GENERATION), node, 1,
-                         NOW + 61 * US_PER_S);
+                         NOW + 61 * US_PER_S, 10 * US_PER_S);
+    for (unsigned i = 1; i <= 6; i++)
+        speeds_note_sent(s.board, speeds_find(s.board, MODEL, OP_CLASS_GENERATION), 0, 1,
+                         NOW + i * 10 * US_PER_S, 10 * US_PER_S);
     gather();
     cr_assert_lt(all.of[1].regret_s, 0, "prompts there have no first token yet");
     for (unsigned n = 0; n < 3; n++)
@@ -287,7 +307,7 @@ Test(gather, one_worker_tries_a_node_and_the_others_do_not)
     hold_places(1, 0, 1); /* so that an idle node as fast is better */
     gather();
     cr_assert(speeds_take_trial(s.board, speeds_find(s.board, MODEL, OP_CLASS_GENERATION), 1, 1,
-                                NOW, NOW + 1),
+                                10 * US_PER_S, 10 * US_PER_S + 1),
               "another worker, meanwhile");
     cr_assert_eq(claim(&place), 0);
     cr_assert_not(place.trial);
