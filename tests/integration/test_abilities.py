@@ -269,6 +269,30 @@ def test_an_engine_that_refuses_such_a_limit_is_the_only_one_that_is_asked(make_
     assert three.all_up()
 
 
+def test_a_node_that_a_hedge_cannot_use_does_not_bar_the_others(make_nodes):
+    """The slow one has slots left, but it has the request already."""
+    both = make_nodes({"small": llama(16384), "large": llama(65536)},
+                      config={"hedge": {"budget_pct": 100, "floor_ms": 100, "min_samples": 1}})
+    large, go_on = both.engines["large"], threading.Event()
+
+    def ask(seed):
+        answer = both.send(OPENAI, body_of(OPENAI, words(100, seed), limit=32000, stream=True))
+        assert_whole(answer)
+        return answer.headers["x-drover-node"]
+
+    def hold(reply, request):
+        assert go_on.wait(60)
+        return large.chat(reply, request)
+
+    for seed in range(3):
+        ask(seed)
+    large.on[OPENAI] = hold
+    try:
+        assert ask(3) == "small"
+    finally:
+        go_on.set()
+
+
 @pytest.mark.alone
 def test_a_refused_prompt_changes_nothing_of_who_gets_the_next(make_nodes):
     both = make_nodes({"small": llama(2048), "large": llama(32768)})

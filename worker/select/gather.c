@@ -322,19 +322,59 @@ static bool has_slot(const struct balance_candidate *c)
            (charged < c->slots && charged < c->plan_cap);
 }
 
-/* A context in which the longest output may not fit is a choice only while no other has a slot.
- */
+/* A hedge is optional: it goes to another node, where no request waits for its place, the
+ * window is open and nothing has to be loaded. */
+static void only_free_slots(struct eligible *eligible, const struct select_request *request)
+{
+    for (size_t i = 0; i < eligible->count; i++) {
+        struct balance_candidate *c = &eligible->of[i];
+
+        if (c->id == request->first_node || c->load_s > 0 ||
+            !hold_window_open(c->backlog_s, request->hold_us))
+            c->cap = 0;
+        else if (c->cap > c->slots)
+            c->cap = c->slots;
+    }
+}
+
+/* Do not spend a retry or a hedge on a speed trial, nor on a node on probation while another
+ * could serve it, as one does that is hedged. */
+static void spare_probation(struct eligible *eligible, const struct select_request *request)
+{
+    bool other = request->is_hedge;
+
+    for (size_t i = 0; i < eligible->count; i++) {
+        other |= !eligible->on_probation[i];
+        eligible->of[i].regret_s = -1;
+    }
+    for (size_t i = 0; other && i < eligible->count; i++) {
+        if (eligible->on_probation[i])
+            eligible->of[i].cap = 0;
+    }
+}
+
+/* A context in which the longest output may not fit is a choice only while no other has a slot
+ * for this request: after all else has been barred.  One that is ready does not stand idle for
+ * a load elsewhere. */
 static void spare_tight(struct eligible *eligible, const struct select_request *request)
 {
-    bool other = false;
+    bool other = false, other_ready = false;
 
-    for (size_t i = 0; i < eligible->count && !other; i++)
-        other = has_slot(&eligible->of[i]) && !is_tight(eligible->server[i], request);
-    for (size_t i = 0; i < eligible->count && other; i++) {
-        if (!is_tight(eligible->server[i], request))
+    for (size_t i = 0; i < eligible->count && !other_ready; i++) {
+        const struct balance_candidate *c = &eligible->of[i];
+
+        if (!has_slot(c) || is_tight(eligible->server[i], request))
             continue;
-        eligible->of[i].cap = 0;
-        eligible->of[i].plan_cap = 0;
+        other = true;
+        other_ready = !(c->load_s > 0);
+    }
+    for (size_t i = 0; i < eligible->count && other; i++) {
+        struct balance_candidate *c = &eligible->of[i];
+
+        if (!is_tight(eligible->server[i], request) || (!other_ready && !(c->load_s > 0)))
+            continue;
+        c->cap = 0;
+        c->plan_cap = 0;
         eligible->exclusions[i] |= DECISION_EXCLUDED_CONTEXT;
     }
 }
@@ -396,6 +436,10 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
         }
         out->server[out->count++] = server;
     }
+    if (request->is_hedge)
+        only_free_slots(out, request);
+    if (request->spare_probation)
+        spare_probation(out, request);
     if (request->need != NULL)
         spare_tight(out, request);
 }

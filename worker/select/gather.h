@@ -64,6 +64,8 @@ struct select_request {
     const struct excluded_node *excluded;
     uint32_t excluded_count;
     bool spare_probation; /* not for a node on probation while another could serve it */
+    bool is_hedge;        /* optional: only for a slot that is free ... */
+    unsigned first_node;  /* ... of another node than this one, which has the first attempt */
     const struct queue_rights
         *rights;                     /* borrowed; NULL = nothing waits, and any place will do */
     uint64_t hold_us;                /* windows of nodes; 0 = they have none */

@@ -168,37 +168,6 @@ const char *select_session_text(const struct request *req)
                : "repin";
 }
 
-/* A hedge is optional: it goes to another node, where no request waits for its place, the
- * window is open and nothing has to be loaded. */
-static void only_free_slots(struct eligible *eligible, unsigned but_not, uint64_t hold_us)
-{
-    for (size_t i = 0; i < eligible->count; i++) {
-        struct balance_candidate *c = &eligible->of[i];
-
-        if (eligible->server[i]->node_id == but_not || c->load_s > 0 ||
-            !hold_window_open(c->backlog_s, hold_us))
-            c->cap = 0;
-        else if (c->cap > c->slots)
-            c->cap = c->slots;
-    }
-}
-
-/* Do not spend a retry or a hedge on a speed trial, nor on a node on probation while another
- * could serve it. */
-static void spare_probation(struct eligible *eligible)
-{
-    bool other = false;
-
-    for (size_t i = 0; i < eligible->count; i++) {
-        other |= !eligible->on_probation[i];
-        eligible->of[i].regret_s = -1;
-    }
-    for (size_t i = 0; other && i < eligible->count; i++) {
-        if (eligible->on_probation[i])
-            eligible->of[i].cap = 0;
-    }
-}
-
 /* Two windows distinguish conversations that share their beginning. */
 static uint64_t key_of(const struct request *req)
 {
@@ -397,11 +366,9 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     }
     request.rights = rights;
     request.may_plan = may_plan(attempt, rights);
+    request.is_hedge = attempt->is_hedge;
+    request.first_node = req->attempt->node;
     select_gather(eligible, context->board, model, &request);
-    if (attempt->is_hedge)
-        only_free_slots(eligible, req->attempt->node, request.hold_us);
-    if (request.spare_probation)
-        spare_probation(eligible);
     switch (select_claim(eligible, context->board, context->worker, policy, &request,
                          &model->cursor, &context->random, &place)) {
     case SELECT_PLACE_NONE:

@@ -182,6 +182,72 @@ Test(gather, a_slot_that_is_for_another_request_does_not_spare_it)
     tear_down();
 }
 
+Test(gather, a_node_that_a_retry_may_not_use_spares_no_small_context)
+{
+    struct abilities_need need = {0};
+    struct eligible_place place;
+
+    set_up_contexts(&need);
+    s.request.spare_probation = true;
+    nodes_set_state(s.board, 0, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
+    gather();
+    cr_assert_eq(all.exclusions[2], DECISION_EXCLUDED_CONTEXT, "n1 has a slot");
+    cr_assert_eq(claim(&place), 1);
+    nodes_set_state(s.board, 1, NODE_DOWN, NODE_REASON_ENGINE_DOWN, NOW);
+    gather();
+    cr_assert_eq(claim(&place), 2);
+    nodes_set_state(s.board, 2, NODE_DOWN, NODE_REASON_ENGINE_DOWN, NOW);
+    gather();
+    cr_assert_eq(claim(&place), 0, "nothing else is left");
+    tear_down();
+}
+
+Test(gather, a_node_that_a_hedge_may_not_use_spares_no_small_context)
+{
+    struct abilities_need need = {0};
+    struct eligible_place place;
+
+    set_up_contexts(&need);
+    s.request.is_hedge = s.request.spare_probation = true;
+    s.request.hold_us = US_PER_S;
+    gather();
+    cr_assert_eq(claim(&place), 1, "not n0, which has the first attempt");
+    hold_places(1, 1, 3);
+    gather();
+    cr_assert_eq(claim(&place), 2, "n1 is full, and has places beyond its slots");
+    gauges_release(s.board, 1, 1, 1, 0);
+    cr_assert(gauges_claim(s.board, 1, 1, 1, 2 * US_PER_S, 99));
+    gauges_release(s.board, 1, 1, 1, 0);
+    gather();
+    cr_assert_eq(claim(&place), 2, "n1 has a slot, and its window is closed");
+    nodes_set_state(s.board, 1, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
+    nodes_set_state(s.board, 2, NODE_DOWN, NODE_REASON_ENGINE_DOWN, NOW);
+    gather();
+    cr_assert_eq(claim(&place), -1, "no hedge is spent on a probation");
+    tear_down();
+}
+
+Test(gather, a_node_that_has_to_load_spares_no_small_context_that_is_ready)
+{
+    struct abilities_need need = {0};
+    struct eligible_place place;
+
+    set_up_contexts(&need);
+    s.server[0].state = s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    gather();
+    cr_assert_eq(all.exclusions[2], 0);
+    cr_assert_eq(claim(&place), 2);
+    s.server[2].state = DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE;
+    s.server[2].load_ms = 1;
+    gather();
+    cr_assert_eq(all.exclusions[2], DECISION_EXCLUDED_CONTEXT, "it would have to load, too");
+    s.server[1].state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
+    s.server[2].state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
+    gather();
+    cr_assert_eq(claim(&place), 1);
+    tear_down();
+}
+
 Test(gather, a_closed_window_leaves_the_slot_to_a_plan)
 {
     struct abilities_need need = {0};
