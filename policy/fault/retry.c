@@ -1,6 +1,10 @@
 /* retry.c - decides the next step after an attempt of a request. */
 #include "policy/fault/retry.h"
 
+#include "base/clock.h"
+
+#define AWAY_MAX_DOUBLINGS 3
+
 static enum retry_verdict after_failure(const struct retry_facts *facts)
 {
     if (!facts->content_shown)
@@ -30,4 +34,11 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
     if (facts->end == RETRY_END_SILENT && !facts->content_shown)
         return RETRY_FAIL;
     return after_failure(facts);
+}
+
+uint64_t retry_away_us(uint32_t away)
+{
+    uint32_t doublings = away == 0 ? 0 : away - 1;
+
+    return US_PER_S << (doublings < AWAY_MAX_DOUBLINGS ? doublings : AWAY_MAX_DOUBLINGS);
 }

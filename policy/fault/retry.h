@@ -4,7 +4,8 @@
  * An attempt that fails before its client has seen content is repeated on another node, as long
  * as attempts are left and the retry budget allows it.  After that, an answer that is plain
  * text is continued by another node.  Everything else ends in an error.  A node that is full
- * has not failed, and costs no attempt; nor has one that lacks what the request needs.  An
+ * has not failed, and costs no attempt; nor has one that lacks what the request needs, or that
+ * is away: that one may be asked again some seconds later.  An
  * engine that shows nothing for minutes may be at work all the same: the next one would begin
  * the same work anew.
  *
@@ -26,7 +27,7 @@ enum retry_end {
     RETRY_END_FULL,   /* no room there at present, or no descriptor here to reach it with; an
                        * attempt that had the head of an answer had room, and has failed */
     RETRY_END_LACKS,  /* it lacks what the request needs, and another node may have it */
-    RETRY_END_AWAY,   /* its engine cannot be reached: it never had the request */
+    RETRY_END_AWAY,   /* the node or its engine cannot be reached: it never had the request */
     RETRY_END_BLAMED, /* its engine blames the request, with a status that is a server's */
     RETRY_END_FAILED, /* the node failed */
     RETRY_END_SILENT, /* its time was up, and no sign shows whether the engine works */
@@ -84,5 +85,9 @@ enum retry_verdict {
  *   anything else                                              FAIL
  */
 MUST_CHECK enum retry_verdict retry_decide(const struct retry_facts *facts);
+
+/* For how long a request leaves a node alone that was away, the `away`th that it met (from 1):
+ * 1 s, and twice as long each time up to 8 s.  Health finds most of them down meanwhile. */
+uint64_t retry_away_us(uint32_t away);
 
 #endif

@@ -6,12 +6,18 @@ import os
 import random
 import re
 import signal
+import socket
+import threading
 
+import grpc
 import pytest
 
 from fake_engine import MODEL as FAKE, FakeEngine, chunk
-from harness import MODEL, POLL_S, SLOW, until
+from fake_node import FakeNode
+from harness import MODEL, POLL_S, SLOW, Cluster, until
 from load import BadAnswer, Reference, chat_body, checked_stream, fetch, fetch_now, open_request, text_of
+from messages import common, inference
+from plant import make_plant, static  # noqa: F401
 
 SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
 PACED = "slots=32,rate=50"
@@ -392,3 +398,114 @@ def test_streams_of_other_workers_go_on_when_one_is_killed(make_cluster):
     theirs, failed = asyncio.run(asyncio.wait_for(run(), 60 * SLOW))
     assert failed == theirs
     assert len(theirs) == each, "each worker has its share"
+
+
+# ---- a node that never had the request ----
+
+class Away(FakeNode):
+    """Says of so many requests that its engine is away, after some content if it is told to."""
+
+    def __init__(self, name):
+        self.away, self.content, self.asked = 0, False, 0
+        super().__init__(name)
+        self.slots, self.queue = 1, 0
+        self.operations = [common.OPERATION_CHAT_COMPLETIONS, common.OPERATION_COUNT_TOKENS]
+
+    def infer(self, request, context):
+        self.asked += 1
+        if not self.away:
+            yield from super().infer(request, context)
+            return
+        self.away -= 1
+        if self.content:
+            yield inference.InferEvent(head=inference.ResponseHead(
+                http_status=200, content_type="text/event-stream", event_stream=True))
+            yield inference.InferEvent(chunk=inference.Chunk(
+                data=b"data: %s\n\n" % json.dumps(chunk("begun")).encode(), tokens=1, content=True))
+        yield inference.InferEvent(cause=inference.Cause(kind=inference.Cause.KIND_ENGINE_AWAY))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "cannot reach the engine")
+
+
+def away_plant(make_plant, *nodes):  # noqa: F811
+    """The first node is preferred."""
+    plant = make_plant(config={
+        "policy": "least_conn", "queue": {"max_wait_ms": 10000},
+        "nodes": [{**static(node.name, node.port), "weight": 1000 if node is nodes[0] else 100}
+                  for node in nodes]})
+    plant.fakes += nodes
+    for node in nodes:
+        plant.wait_state(node.name, "UP", "probes_pass")
+    return plant
+
+
+def test_a_node_is_not_away_once_it_has_begun_to_answer(make_plant):  # noqa: F811
+    """Another node's answer must not follow what the client has seen."""
+    nodes = [Away("a"), Away("b")]
+    plant = away_plant(make_plant, *nodes)
+    for node in nodes:
+        node.away, node.content = 1, True
+    answer = fetch_now(plant.api, "POST", "/v1/chat/completions", chat_body("hi", 4, model="fake-model"))
+    assert answer.status == 200 and answer.body.count(b"begun") == 1, answer.body
+    assert b'"error"' in answer.body
+    assert [node.asked for node in nodes] == [1, 0]
+    for node in nodes:
+        node.away = 1
+    answer = fetch_now(plant.api, "POST", "/v1/messages/count_tokens", chat_body("hi", 4, model="fake-model"))
+    assert answer.status == 502 and answer.headers["x-drover-attempts"] == "2", answer.body
+
+
+def test_a_node_that_was_away_is_asked_again_when_the_others_are_full(make_plant):  # noqa: F811
+    a, b = Away("a"), Away("b")
+    plant = away_plant(make_plant, a, b)
+    body = chat_body("hi", 4, False, model="fake-model")
+    a.infer_gate.set()
+    a.away = 1
+    first = []
+    thread = threading.Thread(target=lambda: first.append(fetch_now(
+        plant.api, "POST", "/v1/chat/completions", body)))
+    thread.start()
+    assert b.infer_started.acquire(timeout=10 * SLOW), "it went to the other node, which is full now"
+    a.away = 1
+    answer = fetch_now(plant.api, "POST", "/v1/chat/completions", body)
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-node"] == "a" and answer.headers["x-drover-attempts"] == "1"
+    b.infer_gate.set()
+    thread.join()
+    assert first[0].headers["x-drover-node"] == "b" and first[0].headers["x-drover-attempts"] == "1"
+    # Without another node there is nothing to wait for.
+    a.away = b.away = 1
+    answer = fetch_now(plant.api, "POST", "/v1/chat/completions", body)
+    assert answer.status == 503 and answer.headers["retry-after"] == "5", answer.body
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages/count_tokens"])
+def test_a_node_that_cannot_be_connected_to_makes_the_client_come_back(make_plant, path):  # noqa: F811
+    node = Away("a")
+    plant = away_plant(make_plant, node)
+    answers = []
+
+    def ask():
+        answers.append(fetch_now(plant.api, "POST", path, chat_body("hi", 4, False, model="fake-model")))
+
+    def is_sent():
+        return answers or any(row.get("node") for row in Cluster.open_requests(plant))
+
+    node.infer_gate.set()
+    ask()
+    assert answers.pop().status == 200
+    thread, health = threading.Thread(target=ask), plant.health_pid()
+    os.kill(health, signal.SIGSTOP)  # so that nobody finds the node down
+    try:
+        node.stop()
+        with socket.create_server(("127.0.0.1", node.port)):  # takes connections, and says nothing
+            until(lambda: "event=node_connection_" in plant.master.log(), 10, "the connection has gone")
+            thread.start()
+            until(is_sent, 10, "the request waits for a connection, or did")
+        thread.join()
+    finally:
+        os.kill(health, signal.SIGCONT)
+    answer = answers[0]
+    assert answer.status == 503, answer.body
+    assert answer.headers["retry-after"] == "5" and answer.headers["x-should-retry"] == "true"
+    assert answer.headers["x-drover-reason"] == "no_node"
+    assert answer.headers["x-drover-attempts"] == "0"

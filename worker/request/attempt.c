@@ -296,9 +296,18 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
                                loop_now_us(context->loop));
 }
 
+/* The engine never had the request, as far as the node says; and nothing of an answer came. */
+static bool is_away(const struct attempt *attempt)
+{
+    return attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_AWAY && attempt->status == 0 &&
+           attempt->content_mono_us == 0;
+}
+
 void attempt_classify(struct attempt *attempt, const struct call_result *result,
                       struct attempt_failure *out)
 {
+    if (attempt->cause.kind == ATTEMPT_CAUSE_NONE && node_call_is_unseen(result))
+        attempt->cause.kind = ATTEMPT_CAUSE_ENGINE_AWAY;
     out->unhinted = false;
     out->error = classify_end(attempt, result, &out->counter, &out->unhinted);
     out->silent = result->status == GRPC_ABORTED;
@@ -327,7 +336,7 @@ enum retry_end attempt_retry_end(const struct attempt *attempt,
     if (attempt_is_refused(attempt))
         return attempt->cause.kind == ATTEMPT_CAUSE_ABILITY ? RETRY_END_LACKS
                                                             : RETRY_END_BLAMED;
-    if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_AWAY)
+    if (is_away(attempt))
         return RETRY_END_AWAY;
     if (error == API_ERROR_BAD_REQUEST)
         return RETRY_END_REFUSED;

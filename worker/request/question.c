@@ -559,10 +559,11 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
 static void on_end(void *data, const struct call_result *result)
 {
     struct question *q = data;
+    bool away = q->status == 0 && (q->engine_away || node_call_is_unseen(result));
     enum api_error error = node_call_is_too_large(result, q->message_bytes)
                                ? API_ERROR_TOO_LARGE
-                           : q->engine_away ? API_ERROR_NO_NODE
-                                            : node_call_error(result);
+                           : away ? API_ERROR_NO_NODE
+                                  : node_call_error(result);
     const char *message =
         result->message[0] == '\0' ? grpc_status_name(result->status) : result->message;
 

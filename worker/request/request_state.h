@@ -65,7 +65,7 @@ struct attempt_cause {
         ATTEMPT_CAUSE_REQUEST,      /* its engine blames the request, with a 5xx */
         ATTEMPT_CAUSE_ENGINE_ERROR, /* its engine failed at the request */
         ATTEMPT_CAUSE_ENGINE_DIED,  /* ... and died of it, perhaps */
-        ATTEMPT_CAUSE_ENGINE_AWAY,  /* ... cannot be reached */
+        ATTEMPT_CAUSE_ENGINE_AWAY,  /* ... cannot be reached; or the node cannot be */
     } kind;
     enum ability ability;
     uint64_t limit, needed; /* tokens or bytes; 0 = not known */
@@ -245,7 +245,7 @@ struct request {
     /* The abilities that it needs, and its way with the nodes that were asked. */
     struct abilities_need need;
     uint32_t refusals;     /* of nodes that lack what it needs */
-    uint32_t away;         /* nodes whose engine could not be reached */
+    uint32_t away;         /* times that a node or its engine could not be reached */
     uint32_t blamed;       /* by engines, with a 5xx */
     uint32_t engines_died; /* with it, while their drover-node lived */
     struct refusal_kept refusal;

@@ -78,6 +78,21 @@ static uint64_t pause_until(struct request *req)
     return loop_now_us(req->context->loop) + (ATTEMPT_FULL_PAUSE_US << doublings);
 }
 
+static struct excluded_node exclude(const struct attempt *attempt, enum retry_end end)
+{
+    struct request *req = attempt->request;
+    struct excluded_node excluded = {.node = attempt->node,
+                                     .generation = attempt->generation,
+                                     .until_mono_us = UINT64_MAX,
+                                     .away = end == RETRY_END_AWAY};
+
+    if (end == RETRY_END_FULL)
+        excluded.until_mono_us = pause_until(req);
+    else if (end == RETRY_END_AWAY)
+        excluded.until_mono_us = loop_now_us(req->context->loop) + retry_away_us(req->away);
+    return excluded;
+}
+
 /* The failure, for a request that has a client. */
 static void note_failure(const struct attempt *attempt, const struct attempt_failure *failure,
                          enum retry_end end, bool other_runs)
@@ -85,8 +100,7 @@ static void note_failure(const struct attempt *attempt, const struct attempt_fai
     struct request *req = attempt->request;
     uint64_t now = loop_now_us(req->context->loop);
 
-    exclusions_add(&req->excluded, attempt->node, attempt->generation,
-                   end == RETRY_END_FULL ? pause_until(req) : UINT64_MAX, now);
+    exclusions_add(&req->excluded, exclude(attempt, end), now);
     log_debug("event=attempt_failed id=%s execution=%s node=%s attempt=%u reason=%s message=%s",
               req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
               api_error_reason(failure->error), log_quote(failure->message));

@@ -24,19 +24,14 @@ static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned 
     return exclusions->count < EXCLUSIONS_MAX ? &exclusions->of[exclusions->count++] : first;
 }
 
-void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
-                    uint64_t until_mono_us, uint64_t now_mono_us)
+void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
+                    uint64_t now_mono_us)
 {
-    struct excluded_node *e;
-
     if (exclusions->of == NULL)
         exclusions->of = calloc(EXCLUSIONS_MAX, sizeof(*exclusions->of));
     if (exclusions->of == NULL)
         return;
-    e = find_entry(exclusions, node, generation, now_mono_us);
-    e->node = node;
-    e->generation = generation;
-    e->until_mono_us = until_mono_us;
+    *find_entry(exclusions, node.node, node.generation, now_mono_us) = node;
 }
 
 void exclusions_finish(struct exclusions *exclusions)

@@ -1,6 +1,6 @@
 /*
  * exclusions.h - the nodes that one request is not sent to: for good, as they failed for it, or
- * for a while, as they were full.  Pure.
+ * for a while, as they were full or away.  Pure.
  */
 #ifndef DROVER_WORKER_SELECT_EXCLUSIONS_H
 #define DROVER_WORKER_SELECT_EXCLUSIONS_H
@@ -18,11 +18,10 @@ struct exclusions {
     struct excluded_node *of; /* owned; NULL until the first: most requests have none */
 };
 
-/* `until_mono_us`: UINT64_MAX = for good.  A node that is in the table keeps one entry.  In a
- * full table the pause that ends first gives way; without memory for the table nothing is
- * kept. */
-void exclusions_add(struct exclusions *exclusions, unsigned node, uint32_t generation,
-                    uint64_t until_mono_us, uint64_t now_mono_us);
+/* A node that is in the table keeps one entry, the latest.  In a full table the pause that ends
+ * first gives way; without memory for the table nothing is kept. */
+void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
+                    uint64_t now_mono_us);
 void exclusions_finish(struct exclusions *exclusions);
 
 #endif

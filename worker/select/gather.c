@@ -78,6 +78,12 @@ static const struct excluded_node *find_excluded(const struct select_request *re
     return NULL;
 }
 
+/* It is no node that the request could wait for. */
+static bool has_failed(const struct excluded_node *excluded)
+{
+    return excluded != NULL && (excluded->away || excluded->until_mono_us == UINT64_MAX);
+}
+
 /* Seconds of regret for which the node may be tried: see struct balance_candidate.  One prompt
  * at a time, which nothing else there is before. */
 static float regret_of(const struct gauge *gauge, struct estimate_speed learned,
@@ -132,12 +138,11 @@ uint64_t gather_least_score(const struct scoreboard *board, const struct upstrea
 
     for (size_t i = 0; i < model->servers_count; i++) {
         const struct upstream_server *server = &model->servers[i];
-        const struct excluded_node *excluded = find_excluded(request, server);
         enum node_state state = nodes_state(board, server->node_id);
         uint64_t score;
 
         if (!can_serve(server, request) || (state != NODE_UP && state != NODE_PROBATION) ||
-            (excluded != NULL && excluded->until_mono_us == UINT64_MAX))
+            has_failed(find_excluded(request, server)))
             continue;
         score = gather_score(server, request);
         if (score < least)
@@ -411,7 +416,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
             (hot.state != NODE_UP && hot.state != NODE_PROBATION))
             continue;
         excluded = find_excluded(request, server);
-        if (excluded != NULL && excluded->until_mono_us == UINT64_MAX) {
+        if (has_failed(excluded)) {
             out->any_failed = true;
             continue;
         }

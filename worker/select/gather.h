@@ -35,7 +35,8 @@ struct scoreboard;
 struct excluded_node {
     unsigned node;
     uint32_t generation;
-    uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full */
+    uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full, or ... */
+    bool away;              /* ... could not be reached: until then it counts as failed */
 };
 
 /* Where a request that waits is planned (policy/route/hold.h).  All zero = nowhere. */

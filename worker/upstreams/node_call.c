@@ -280,6 +280,11 @@ bool node_call_is_too_large(const struct call_result *result, uint64_t message_b
            message_bytes > USUAL_MESSAGE_BYTES;
 }
 
+bool node_call_is_unseen(const struct call_result *result)
+{
+    return result->end == CALL_END_CONNECT || result->end == CALL_END_REFUSED;
+}
+
 enum api_error node_call_error(const struct call_result *result)
 {
     if (result->end == CALL_END_LOCAL)

@@ -68,6 +68,10 @@ uint64_t node_call_message_bytes(const struct client_request *request);
  * same status and without that. */
 bool node_call_is_too_large(const struct call_result *result, uint64_t message_bytes);
 
+/* Did it end without the node having had the request: no connection, or the call was not taken?
+ */
+bool node_call_is_unseen(const struct call_result *result);
+
 /* The client's error for a call that ended without a whole answer, if no other node helps. */
 enum api_error node_call_error(const struct call_result *result);
 

@@ -179,6 +179,14 @@ Test(retry, a_node_whose_engine_is_away_costs_no_attempt_and_needs_no_budget)
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
 }
 
+Test(retry, a_node_that_is_away_is_asked_again_after_seconds)
+{
+    cr_assert_eq(retry_away_us(1), 1000000);
+    cr_assert_eq(retry_away_us(2), 2000000);
+    cr_assert_eq(retry_away_us(4), 8000000);
+    cr_assert_eq(retry_away_us(RETRY_MAX_REFUSALS), 8000000);
+}
+
 Test(retry, a_request_that_an_engine_blames_is_tried_on_one_more)
 {
     struct retry_facts facts = failed();

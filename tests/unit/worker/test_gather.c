@@ -133,6 +133,34 @@ Test(gather, a_full_node_is_left_out_for_its_pause_and_a_failed_one_for_good)
     tear_down();
 }
 
+Test(gather, a_node_that_is_away_counts_as_failed_and_some_seconds_later_does_not)
+{
+    struct excluded_node excluded = {.node = 0, .generation = 1, .away = true};
+    struct abilities_need need = {.prompt_tokens = 1000, .output_tokens = 1000};
+
+    set_up(2);
+    s.server[0].known.context_tokens = 65536;
+    s.server[1].known.context_tokens = 1500; /* it may cut the answer */
+    s.request.need = &need;
+    excluded.until_mono_us = NOW + 1;
+    s.request.excluded = &excluded;
+    s.request.excluded_count = 1;
+    s.request.most_score = gather_least_score(s.board, &s.model, &s.request);
+    gather();
+    cr_assert_eq(all.count, 1);
+    cr_assert_eq(all.of[0].id, 1, "it does not wait for n0");
+    s.model.servers_count = 1;
+    gather();
+    cr_assert(!all.any_usable && all.any_failed, "there is none to wait for");
+    s.model.servers_count = 2;
+    excluded.until_mono_us = NOW;
+    s.request.most_score = gather_least_score(s.board, &s.model, &s.request);
+    gather();
+    cr_assert_eq(all.count, 1);
+    cr_assert_eq(all.of[0].id, 0);
+    tear_down();
+}
+
 /* 1000 tokens and at most 32000 of output: n0 and n1 hold it, n2 has room for a usual answer.
  */
 static void set_up_contexts(struct abilities_need *need)
