@@ -40,7 +40,7 @@ static const char usage[] =
     "  node NAME              one node in full\n"
     "  workers                Drover's own processes\n"
     "  requests               open requests, the oldest first\n"
-    "  models                 which models are served, and where\n"
+    "  models                 which models and aliases are served, and where\n"
     "  histogram NODE [WHICH] how long things take there: ttft (the default),\n"
     "                         tpot, e2e or connect\n"
     "  explain ID             why a request went to its node: what each cost\n"

@@ -25,6 +25,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "shm/aliases.h"
 #include "shm/facts/procs.h"
 #include "shm/reap.h"
 #include "shm/scoreboard.h"
@@ -72,6 +73,7 @@ void supervise_init(struct supervisor *sup, struct runtime *rt, const struct con
     if (sup->errors == MAP_FAILED)
         sup->errors = NULL;
     scoreboard_set_config(rt->board, sup->generation, 0);
+    aliases_publish(rt->board, config);
 }
 
 void supervise_finish(struct supervisor *sup)
@@ -344,6 +346,7 @@ unsigned supervise_workers(const struct supervisor *sup)
 void supervise_publish(const struct supervisor *sup)
 {
     scoreboard_set_config(sup->rt->board, sup->generation, supervise_workers(sup));
+    aliases_publish(sup->rt->board, sup->config);
 }
 
 void supervise_drop_seats(struct supervisor *sup, unsigned count)

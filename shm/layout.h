@@ -58,7 +58,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 23u
+#define SB_LAYOUT_VERSION 24u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -88,6 +88,8 @@
 #define SB_CLOCK_WORDS            2u
 #define SB_MODEL_QUEUES           1024u
 #define SB_TAUGHT_PER_NODE        32u
+#define SB_ALIASES                1024u
+#define SB_ALIAS_BYTES            512u /* struct alias_view */
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u
 #define SB_PREFIX_MAX_ENTRIES     16777216u
 
@@ -134,6 +136,7 @@ struct sb_geometry {
     uint64_t taught_head_offset;
     uint64_t taught_offset;
     uint64_t plans_offset;
+    uint64_t aliases_offset;
     uint64_t total_bytes; /* of the file, header included */
 };
 
@@ -389,6 +392,13 @@ struct sb_taught_head {
     alignas(SB_CACHE_LINE) _Atomic uint64_t epoch; /* only grows; order: release, acquire */
 };
 
+/* W: master. */
+struct sb_aliases {
+    alignas(SB_CACHE_LINE) _Atomic uint32_t seq; /* odd while they change: shm/seqlock.h */
+    _Atomic uint32_t count;
+    alignas(SB_CACHE_LINE) _Atomic uint64_t alias[SB_ALIASES][SB_ALIAS_BYTES / 8];
+};
+
 /* A reader that maps this elsewhere, or was built by another compiler, must agree. */
 static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "a lock hidden inside an atomic would be private to one process");
@@ -397,8 +407,8 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 280, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 312, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 288, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 320, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
@@ -421,6 +431,7 @@ static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version
 static_assert(sizeof(struct sb_model_queue) == 64, "sb_model_queue: new layout version");
 static_assert(sizeof(struct sb_taught) == 512, "sb_taught: new layout version");
 static_assert(sizeof(struct sb_taught_head) == 64, "sb_taught_head: new layout version");
+static_assert(sizeof(struct sb_aliases) == 524352, "sb_aliases: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_NODES <= NODE_SET_NODES, "a node set has a bit for every node");
 static_assert(SB_MAX_WORKERS <= 256, "a load claim has 8 bits for the worker");

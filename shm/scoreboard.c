@@ -114,6 +114,8 @@ static void compute_geometry(struct sb_geometry *g, uint32_t nodes, uint32_t wor
     at = align_up(at + (uint64_t)nodes * sizeof(struct sb_taught), SB_PAGE);
     g->plans_offset = at;
     at = align_up(at + (uint64_t)nodes * g->gauge_stride * 8, SB_PAGE);
+    g->aliases_offset = at;
+    at = align_up(at + sizeof(struct sb_aliases), SB_PAGE);
     g->total_bytes = at;
 }
 

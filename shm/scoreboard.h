@@ -16,7 +16,7 @@
  * histograms, counters, learned speeds (any worker adds).  requests.h  open requests. prefix.h
  * which node has seen which prompts.  queue_heads.h  the waiting requests.  decisions.h  why a
  * request went where.  budget.h  how much may be retried.  loads.h  model loads under way.
- * usage.h  the usage of each API key.
+ * usage.h  the usage of each API key.  aliases.h  the configuration's names of models.
  */
 #ifndef DROVER_SHM_SCOREBOARD_H
 #define DROVER_SHM_SCOREBOARD_H

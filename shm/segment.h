@@ -235,6 +235,11 @@ static inline struct sb_taught_head *segment_taught_head(const struct scoreboard
     return (struct sb_taught_head *)(void *)(board->map + board->geometry.taught_head_offset);
 }
 
+static inline struct sb_aliases *segment_aliases(const struct scoreboard *board)
+{
+    return (struct sb_aliases *)(void *)(board->map + board->geometry.aliases_offset);
+}
+
 static inline struct sb_taught *segment_taught(const struct scoreboard *board, unsigned node)
 {
     if (node >= board->geometry.n_nodes)

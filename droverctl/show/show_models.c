@@ -1,4 +1,4 @@
-/* show_models.c - `models`: what the nodes serve, each model once. */
+/* show_models.c - `models`: what clients may ask for, each model and each alias once. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "droverctl/format/emit.h"
 #include "droverctl/format/text.h"
 #include "droverctl/view.h"
+#include "shm/aliases.h"
 #include "shm/scoreboard.h"
 
 /* One model on one node. */
@@ -15,6 +16,7 @@ struct offer {
     char node[NODE_NAME_BYTES];
     char alias_of[NODE_MODEL_BYTES]; /* "" = it is no alias */
     bool up;
+    bool hidden; /* its name is an alias of another model */
     uint32_t slots;
     uint32_t state;
     uint32_t max_context;
@@ -82,6 +84,104 @@ static int by_name(const void *a, const void *b)
     return order != 0 ? order : strcmp(x->node, y->node);
 }
 
+/* A name that clients may use, and the offers of its model. */
+struct entry {
+    const char *name;
+    const char *alias_of; /* "" = it is no alias */
+    const struct offer *offer;
+    size_t n;
+};
+
+/* The configuration's aliases, by name. */
+struct aliases {
+    struct alias_view *at; /* owned */
+    size_t len;
+};
+
+static int by_alias(const void *a, const void *b)
+{
+    const struct alias_view *x = a, *y = b;
+
+    return strcmp(x->name, y->name);
+}
+
+static int by_entry(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+
+    return strcmp(x->name, y->name);
+}
+
+static bool read_aliases(struct aliases *aliases, const struct scoreboard *board)
+{
+    aliases->at = reallocarray(NULL, ALIASES_MAX, sizeof(*aliases->at));
+    if (aliases->at == NULL)
+        return false;
+    while (aliases_read(board, (unsigned)aliases->len, &aliases->at[aliases->len]))
+        aliases->len++;
+    qsort(aliases->at, aliases->len, sizeof(*aliases->at), by_alias);
+    return true;
+}
+
+/* A request for such a name goes to the alias's model, also where nodes have one of this name.
+ */
+static bool is_alias(const struct aliases *aliases, const char *name)
+{
+    struct alias_view key;
+
+    (void)strlcpy(key.name, name, sizeof(key.name));
+    return aliases->len != 0 &&
+           bsearch(&key, aliases->at, aliases->len, sizeof(key), by_alias) != NULL;
+}
+
+/* The sorted offers of the model.  A node has a model once, unless the file is damaged. */
+static size_t offers_of(const struct offers *list, const char *model, size_t most,
+                        const struct offer **first)
+{
+    size_t low = 0, high = list->len, n = 0;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (strcmp(list->at[middle].model, model) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    while (n < most && low + n < list->len && strcmp(list->at[low + n].model, model) == 0)
+        n++;
+    *first = n == 0 ? NULL : &list->at[low];
+    return n;
+}
+
+/* An entry for each model of the sorted offers and for each alias of one.  `out` has room for
+ * all of them. */
+static size_t make_entries(struct entry *out, const struct offers *list,
+                           const struct aliases *aliases, size_t most)
+{
+    size_t len = 0, n;
+
+    for (size_t i = 0; i < list->len; i += n) {
+        const struct offer *first = &list->at[i];
+
+        for (n = 1; i + n < list->len && strcmp(first->model, first[n].model) == 0;)
+            n++;
+        if (!is_alias(aliases, first->model))
+            out[len++] = (struct entry){
+                .name = first->model, .alias_of = first->alias_of, .offer = first, .n = n};
+    }
+    for (size_t i = 0; i < aliases->len; i++) {
+        struct entry entry = {.name = aliases->at[i].name, .alias_of = aliases->at[i].model};
+
+        entry.n = offers_of(list, entry.alias_of, most, &entry.offer);
+        if (entry.n != 0)
+            out[len++] = entry;
+    }
+    if (len != 0)
+        qsort(out, len, sizeof(*out), by_entry);
+    return len;
+}
+
 /* Adds up the offers [0..n) of one model. */
 struct sum {
     size_t n, up, resident;
@@ -111,14 +211,15 @@ static struct sum sum_up(const struct offer *offer, size_t n)
     return sum;
 }
 
-static void model_json(struct view *view, const struct offer *offer, const struct sum *sum)
+static void model_json(struct view *view, const struct entry *entry, const struct sum *sum)
 {
+    const struct offer *offer = entry->offer;
     struct buf *out = &view->out;
 
     emit_object(out, NULL);
-    emit_text(out, "id", offer->model);
-    if (offer->alias_of[0] != '\0')
-        emit_text(out, "alias_of", offer->alias_of);
+    emit_text(out, "id", entry->name);
+    if (entry->alias_of[0] != '\0')
+        emit_text(out, "alias_of", entry->alias_of);
     emit_uint(out, "nodes_total", sum->n);
     emit_uint(out, "nodes_up", sum->up);
     emit_uint(out, "nodes_resident", sum->resident);
@@ -147,7 +248,7 @@ static void model_json(struct view *view, const struct offer *offer, const struc
     emit_end_object(out);
 }
 
-static void model_row(struct view *view, struct table *table, const struct offer *offer,
+static void model_row(struct view *view, struct table *table, const struct entry *entry,
                       const struct sum *sum)
 {
     char a[TEXT_SHORT_BYTES];
@@ -155,14 +256,14 @@ static void model_row(struct view *view, struct table *table, const struct offer
 
     for (size_t i = 0; i < sum->n; i++) {
         buf_str(&names, i == 0 ? "" : " ");
-        buf_str(&names, offer[i].node);
+        buf_str(&names, entry->offer[i].node);
     }
-    table_text(table, &view->style, TONE_PLAIN, offer->model);
+    table_text(table, &view->style, TONE_PLAIN, entry->name);
     table_printf(table, sum->up == 0 ? TONE_BAD : TONE_GOOD, "%zu/%zu", sum->up, sum->n);
     table_printf(table, TONE_PLAIN, "%zu", sum->resident);
     table_printf(table, TONE_PLAIN, "%s", text_count(a, sum->slots));
     table_printf(table, TONE_PLAIN, "%s", sum->most == 0 ? "-" : text_count(a, sum->most));
-    table_text(table, &view->style, TONE_DIM, offer->alias_of);
+    table_text(table, &view->style, TONE_DIM, entry->alias_of);
     table_text(table, &view->style, TONE_PLAIN, buf_cstr(&names));
     buf_finish(&names);
 }
@@ -173,34 +274,39 @@ void show_models(struct view *view)
         {"MODEL", false, 12, 24, 0}, {"UP", true, 0, 0, 0},      {"LOADED", true, 0, 0, 2},
         {"SLOTS", true, 0, 0, 0},    {"CONTEXT", true, 0, 0, 1}, {"ALIAS OF", false, 8, 12, 3},
         {"NODES", false, 6, 16, 0}};
+    struct aliases aliases = {0};
     struct offers list = {0};
+    struct entry *entries;
     struct table table;
+    size_t len = 0;
 
     table_init(&table, columns, ARRAY_LEN(columns));
     collect(&list, view->board);
     if (list.len != 0)
         qsort(list.at, list.len, sizeof(*list.at), by_name);
+    if (!read_aliases(&aliases, view->board))
+        list.failed = true;
+    entries = reallocarray(NULL, list.len + aliases.len + 1, sizeof(*entries));
+    if (entries == NULL)
+        list.failed = true;
+    else
+        len = make_entries(entries, &list, &aliases, scoreboard_max_nodes(view->board));
     if (view->json) {
         emit_object(&view->out, NULL);
         emit_array(&view->out, "models");
     }
-    for (size_t i = 0; i < list.len;) {
-        struct sum sum;
-        size_t n = 1;
+    for (size_t i = 0; i < len; i++) {
+        struct sum sum = sum_up(entries[i].offer, entries[i].n);
 
-        while (i + n < list.len && strcmp(list.at[i].model, list.at[i + n].model) == 0)
-            n++;
-        sum = sum_up(&list.at[i], n);
         if (view->json)
-            model_json(view, &list.at[i], &sum);
+            model_json(view, &entries[i], &sum);
         else
-            model_row(view, &table, &list.at[i], &sum);
-        i += n;
+            model_row(view, &table, &entries[i], &sum);
     }
     if (view->json) {
         emit_end_array(&view->out);
         emit_end_object(&view->out);
-    } else if (list.len == 0) {
+    } else if (len == 0) {
         buf_str(&view->out, "No model is served.\n");
     } else {
         table_render(&table, &view->style, &view->out);
@@ -208,5 +314,7 @@ void show_models(struct view *view)
     if (list.failed)
         view->out.failed = true;
     table_finish(&table);
+    free(entries);
+    free(aliases.at);
     free(list.at);
 }

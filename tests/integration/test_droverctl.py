@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,22 @@ def test_the_views_name_nodes_workers_models_and_open_requests(make_cluster):
         assert rows[0]["node"] == "tower"
         assert rows[0]["model"] == MODEL
         assert rows[0]["id"] in cluster.ctl("requests").stdout or cluster.open_requests()
+
+
+def test_models_have_the_aliases_that_clients_may_use(make_cluster):
+    cluster = make_cluster(workers=1, config={"aliases": [
+        {"name": "gpt", "model": MODEL}, {"name": "for-nothing", "model": "nothing"}]}).start()
+    cluster.start_node("tower")
+
+    def named():
+        return {row["id"]: row.get("alias_of") for row in cluster.ctl_rows("models")}
+    listed = fetch_now(cluster.api, "GET", "/v1/models").json()["data"]
+    assert set(named()) == {model["id"] for model in listed}
+    assert named()["gpt"] == MODEL and named()[MODEL] is None
+    assert re.search(rf"^gpt +1/1 .*{MODEL}.* tower$", cluster.ctl("models").stdout, re.M)
+    cluster.write_config(aliases=[{"name": "claude", "model": MODEL}])
+    cluster.ctl("reload")
+    assert named()["claude"] == MODEL and "gpt" not in named()
 
 
 class Terminal:

@@ -15,11 +15,13 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/config/config.h"
 #include "base/error.h"
 #include "base/text/json.h"
 #include "droverctl/format/text.h"
 #include "droverctl/guard.h"
 #include "droverctl/processes.h"
+#include "shm/aliases.h"
 #include "shm/facts/decisions.h"
 #include "shm/facts/requests.h"
 #include "shm/facts/stats.h"
@@ -219,6 +221,35 @@ Test(views, ordinary_nodes_and_requests_are_shown_by_name)
     cr_assert_eq(show_histogram(&view, "box1", "ttft", NULL), 0);
     cr_assert_not_null(strstr(buf_cstr(&view.out), "####"));
     cr_assert_not_null(strstr(buf_cstr(&view.out), "999 samples"));
+    buf_finish(&view.out);
+    drop_board(board);
+}
+
+Test(views, aliases_of_the_configuration_are_models_of_their_nodes)
+{
+    struct config_alias aliases[] = {
+        {(char *)(uintptr_t) "gpt", (char *)(uintptr_t) "model-0"},
+        {(char *)(uintptr_t) "model-1", (char *)(uintptr_t) "model-0"},
+        {(char *)(uintptr_t) "none", (char *)(uintptr_t) "nothing"},
+    };
+    struct config config = {.aliases = aliases, .aliases_count = ARRAY_LEN(aliases)};
+    struct scoreboard *board = make_board();
+    struct view view = {.board = board, .now_mono_us = clock_mono_us(), .json = true};
+    const char *text;
+
+    add_node(board, "box1", 2);
+    add_node(board, "box2", 1);
+    aliases_publish(board, &config);
+    check_all_views(board, "box1", false);
+    show_models(&view);
+    text = buf_cstr(&view.out);
+    cr_expect_not_null(
+        strstr(text, "{\"id\":\"gpt\",\"alias_of\":\"model-0\",\"nodes_total\":2"), "%s", text);
+    cr_expect_not_null(strstr(text, "{\"id\":\"model-0\",\"nodes_total\":2"), "%s", text);
+    cr_expect_not_null(
+        strstr(text, "{\"id\":\"model-1\",\"alias_of\":\"model-0\",\"nodes_total\":2"),
+        "a request for it goes there: %s", text);
+    cr_expect_null(strstr(text, "none"), "as in /v1/models");
     buf_finish(&view.out);
     drop_board(board);
 }

@@ -168,7 +168,7 @@ Test(scoreboard, a_file_that_is_too_long_is_refused)
     struct temporary t;
     struct scoreboard *board = board_make(&t, 1, 1, 1);
 
-    overwrite(t.path, 1 << 20, "x", 1);
+    overwrite(t.path, 1 << 24, "x", 1);
     cr_assert_eq(attach_code(t.path, NULL), DRV_ECORRUPT);
     board_drop(&t, board);
 }
