@@ -99,6 +99,8 @@ static bool may_be_the_stream(const struct node_request *req,
 {
     if (req->stream || !req->streaming || req->asked_again)
         return false;
+    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED)
+        return false; /* once is enough */
     if (strcasestr(verdict->text, "stream") != NULL)
         return true;
     if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ABILITY &&

@@ -168,15 +168,45 @@ static bool blames_itself(unsigned http_status, const char *text)
     return (http_status == 400 || http_status == 404) && HAS_ANY(text, marks);
 }
 
+/* Did what ran the request die of it, behind a server that lives? */
+static bool lost_its_runner(const char *text)
+{
+    static const char *const marks[] = {
+        "runner process has terminated", /* Ollama */
+        "runner process no longer running",
+        "runner has unexpectedly stopped",
+        "unexpected EOF",
+        "error reading from server: EOF", /* LocalAI */
+        "transport is closing",
+        "model has crashed", /* LM Studio */
+        "EngineCore",        /* vLLM */
+        "EngineDeadError",
+        "Background loop has errored",
+    };
+
+    return HAS_ANY(text, marks) || ends(text, "\": EOF"); /* Ollama, asking its runner */
+}
+
 /* The engine lives and takes no more at present, or not yet. */
 static bool is_overloaded(unsigned http_status, const char *text)
 {
+    static const char *const always[] = {"model limit reached", /* llama.cpp's router */
+                                         "concurrent requests"};
     static const char *const marks[] = {
-        "Loading model",           "server busy", "overloaded",
-        "queue is full",           "at capacity", "too many requests",
-        "maximum pending requests"};
+        "Loading model",
+        "server busy",
+        "is busy", /* KoboldCpp */
+        "are busy",
+        "overloaded",
+        "queue is full",
+        "at capacity",
+        "too many requests",
+        "maximum pending requests",
+        "no slot available",     /* llama-server */
+        "reset reason: overflow" /* Envoy */
+    };
 
-    if (http_status >= 500 && text_has(text, "model limit reached")) /* of llama.cpp's router */
+    if (http_status >= 500 && HAS_ANY(text, always))
         return true;
     return http_status == 429 || http_status == 529 ||
            (http_status == 503 && HAS_ANY(text, marks));
@@ -226,7 +256,7 @@ static void trouble(struct engine_error *out, unsigned http_status)
     (void)strlcpy(text, out->text, sizeof(text));
     (void)snprintf(out->text, sizeof(out->text), "the engine answered %u: %.320s", http_status,
                    text);
-    out->cause = CAUSE(ENGINE_ERROR);
+    out->cause = lost_its_runner(text) ? CAUSE(ENGINE_DIED) : CAUSE(ENGINE_ERROR);
     fail(out, gateway ? GRPC_UNAVAILABLE : GRPC_INTERNAL, out->text);
 }
 
@@ -238,6 +268,23 @@ static bool is_shared_cache(const struct refusal *refusal, const char *text)
            text_has(text, "has been exceeded");
 }
 
+/* Some engines repeat what they were sent: that is not to be read as their own words. */
+static void cut_echo(char *text)
+{
+    static const char *const marks[] = {
+        "'input': ",                                  /* FastAPI */
+        "input_value=",                               /* Pydantic */
+        "; messages = ", "; tools = ", "last read: '" /* llama-server */
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
+        char *at = strstr(text, marks[i]);
+
+        if (at != NULL)
+            *at = '\0';
+    }
+}
+
 void engine_error_http(struct engine_error *out, unsigned http_status, const void *body,
                        size_t n, bool usage_added)
 {
@@ -245,6 +292,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
 
     memset(out, 0, sizeof(*out));
     (void)reported_text(body, n, out->text, sizeof(out->text), &inner);
+    cut_echo(out->text);
     if (usage_added && blames_stream_options(body, n, out->text)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {

@@ -676,6 +676,47 @@ def test_a_request_under_which_engines_die_is_sent_to_two(make_nodes, stream, af
     assert all(one.status == 200 for one in good), [one.body for one in good]
 
 
+@pytest.mark.parametrize("status, error", [
+    (500, "llama runner process has terminated: exit status 2"),
+    (400, "The model has crashed without additional information. (Exit code: 134)")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_under_which_runners_die_is_sent_to_two(make_nodes, status, error, stream):
+    """The engine lives and starts another; the request has gone to each of them once."""
+    asked = []
+
+    def behave(handler, _path, body):
+        if b"POISON" not in body:
+            return handler.chat(body)
+        asked.append(handler.engine)
+        return handler.answer(status, {"error": error})
+
+    three = make_nodes({name: FakeEngine(behave, models=(MODEL,)) for name in "abc"})
+    for turn in range(6):
+        del asked[:]
+        answer = three.send(OPENAI, body_of(OPENAI, "POISON", stream=stream))
+        assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
+        assert len(asked) == len(set(asked)) <= 2, "once each"
+        assert len(asked) == 2 or turn > 2, "the retry budget ends it sooner later on"
+    assert_whole(three.send(OPENAI, body_of(OPENAI, "hello", stream=stream)))
+    assert set(three.states().values()) == {"UP"}
+
+
+def test_a_question_under_which_engines_die_is_put_to_two(make_nodes):
+    engines = {name: llama() for name in "abc"}
+    asked = []
+
+    def die(reply, _request):
+        asked.append(reply.engine)
+        reply.engine.stop()
+        return reply.drop()
+
+    for engine in engines.values():
+        engine.on["/v1/messages/count_tokens"] = die
+    three = make_nodes(engines)
+    answer = three.send("/v1/messages/count_tokens", body_of(ANTHROPIC, "POISON"))
+    assert answer.status == 502 and len(asked) == 2
+
+
 def test_a_request_is_not_sent_again_on_a_connection_that_broke(make_nodes):
     """libcurl does so by itself where it kept the connection and got no byte."""
     engine = FakeEngine(models=(MODEL,))

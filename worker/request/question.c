@@ -21,6 +21,7 @@
 #include "base/io/loop.h"
 #include "base/text/buf.h"
 #include "base/text/text.h"
+#include "policy/fault/retry.h"
 #include "policy/route/prompt.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
@@ -68,6 +69,7 @@ struct question {
     uint32_t attempts;
     bool engine_away;                /* the node says so of the last attempt */
     bool model_known;                /* when it came */
+    uint32_t engines_died;           /* with it, while their drover-node lived */
     uint64_t message_bytes;          /* of the message to a node, at most */
     char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
     uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
@@ -367,7 +369,8 @@ static void failed(struct question *q, enum api_error error, const char *message
     else
         (void)snprintf(q->last_message, sizeof(q->last_message), "%s", message);
     q->last_error = error;
-    if (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED)
+    if (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED ||
+        q->engines_died >= RETRY_MAX_DEATHS)
         give_up(q);
     else
         ask(q);
@@ -540,6 +543,7 @@ static void on_cause(void *data, const Drover__V1__Cause *cause)
     struct question *q = data;
 
     q->engine_away = cause->kind == DROVER__V1__CAUSE__KIND__KIND_ENGINE_AWAY;
+    q->engines_died += cause->kind == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED;
 }
 
 static void on_finish(void *data, const Drover__V1__Finish *finish)

@@ -46,6 +46,13 @@ static const struct {
     {"{\"error\":\"model 'x' not found\"}", 404, false, ENGINE_ERROR_FAIL, GRPC_NOT_FOUND},
     {"{\"error\":\"server busy, please try again. maximum pending requests exceeded\"}", 503,
      false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
+    {"{\"detail\":{\"msg\":\"Server is busy; please try again later.\",\"type\":"
+     "\"service_unavailable\"}}",
+     503, false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
+    {"{\"error\":{\"message\":\"no slot available\",\"code\":503}}", 503, false,
+     ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
+    {"{\"error\":\"too many concurrent requests\"}", 500, false, ENGINE_ERROR_FAIL,
+     GRPC_RESOURCE_EXHAUSTED},
     {"{}", 429, false, ENGINE_ERROR_FAIL, GRPC_RESOURCE_EXHAUSTED},
     {"<html>bad gateway</html>", 502, false, ENGINE_ERROR_FAIL, GRPC_UNAVAILABLE},
     {"{\"error\":{\"message\":\"unknown field stream_options\"}}", 400, true,
@@ -259,6 +266,26 @@ static const struct {
      CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
      ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    /* what the engine repeats of a request are not its words */
+    {400,
+     "{\"error\":{\"message\":\"1 validation error:\\n  {'type': 'extra_forbidden', 'msg': "
+     "'Extra "
+     "inputs are not permitted', 'input': 'why is there a cuda error'}\",\"code\":400}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\":{\"message\":\"1 validation error:\\n  {'msg': 'Field required', 'input': "
+     "{'a': "
+     "'the model does not exist'}}\",\"code\":400}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\":{\"message\":\"messages.0 Field required [type=missing, input_value={'a': 'a "
+     "maximum context length is 1024 tokens'}, input_type=dict]\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"Failed to parse messages: Missing 'role'; "
+     "messages = "
+     "[ { \\\"content\\\": \\\"context size\\\" } ]\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_PASS_AS_400, ABILITY_NONE, 0, 0},
     /* contexts in other words */
     {400,
      "{\"error\": {\"message\": \"You passed 2049 input tokens and requested"
@@ -409,7 +436,26 @@ static const struct {
     /* the engine's own end, said with a 4xx */
     {400,
      "{\"error\":\"The model has crashed without additional information. (Exit code: 134)\"}",
-     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    /* what ran the request died of it, behind a server that lives */
+    {500, "{\"error\":\"llama runner process has terminated: exit status 2\"}",
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500,
+     "{\"error\":\"model runner has unexpectedly stopped, this may be due to resource "
+     "limitations or an internal error\"}",
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500,
+     "{\"error\":\"do encode request: Post \\\"http://127.0.0.1:36107/completion\\\": EOF\"}",
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"rpc error: code = Unavailable desc = error "
+     "reading from server: EOF\"}}",
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500,
+     "{\"error\":{\"message\":\"EngineCore encountered an issue. See stack trace (above) for "
+     "the "
+     "root cause.\",\"code\":500}}",
+     CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {400, "{\"error\":\"Model unloaded.\"}", CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL,
      ABILITY_NONE, 0, 0},
     {404, "{\"error\":\"[metal::malloc] Attempting to allocate 9 bytes\"}", CAUSE(ENGINE_ERROR),
