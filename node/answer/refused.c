@@ -126,6 +126,19 @@ static bool says_when(const struct node_request *req)
     return false;
 }
 
+/* Which the list of models did not show: that is open to everybody at some engines. */
+static void note_access(const struct node_request *req, const struct engine_error *verdict)
+{
+    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
+        verdict->refusal.ability == ABILITY_ACCESS &&
+        verdict->engine_error_action == ENGINE_ERROR_FAIL)
+        engine_refuses_us(req->agent->engine,
+                          req->http_status == 429
+                              ? "the engine refuses requests: it says that our quota is used up"
+                              : "the engine refuses requests for our API key: its key belongs "
+                                "in the file of --engine-key-file");
+}
+
 bool refused_apply(struct node_request *req)
 {
     struct engine_error verdict;
@@ -147,6 +160,7 @@ bool refused_apply(struct node_request *req)
         req->ids_asked = false;
         return ask_without(req, "logprobs");
     }
+    note_access(req, &verdict);
     if (!node_request_cause(req, verdict.cause, &verdict.refusal))
         return false;
     if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL) {

@@ -85,6 +85,10 @@ void engine_on_facts(struct engine *engine, void (*on_facts)(void *data), void *
 void engine_operation_works(struct engine *engine, int operation);
 void engine_operation_missing(struct engine *engine, const char *model, int operation);
 
+/* The engine refused a request for what is wrong between it and us: the facts say `why`, a
+ * constant, until a request is answered. */
+void engine_refuses_us(struct engine *engine, const char *why);
+
 /* Something is not as the facts say: a full look as soon as look_times.h allows. */
 void engine_doubt(struct engine *engine);
 

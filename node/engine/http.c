@@ -395,17 +395,28 @@ void engine_pause(struct engine_run *run, bool paused)
         loop_defer(run->engine->loop, &run->engine->chores, do_chores);
 }
 
+static void tell_facts(struct engine *engine)
+{
+    engine->facts_changed = true;
+    loop_defer(engine->loop, &engine->chores, do_chores);
+}
+
 void engine_operation_works(struct engine *engine, int operation)
 {
-    detect_operation_works(&engine->looks.detector, operation);
+    if (detect_operation_works(&engine->looks.detector, operation))
+        tell_facts(engine);
+}
+
+void engine_refuses_us(struct engine *engine, const char *why)
+{
+    if (detect_refuses_us(&engine->looks.detector, why))
+        tell_facts(engine);
 }
 
 void engine_operation_missing(struct engine *engine, const char *model, int operation)
 {
-    if (!detect_operation_missing(&engine->looks.detector, model, operation, clock_mono_us()))
-        return;
-    engine->facts_changed = true;
-    loop_defer(engine->loop, &engine->chores, do_chores);
+    if (detect_operation_missing(&engine->looks.detector, model, operation, clock_mono_us()))
+        tell_facts(engine);
 }
 
 const struct engine_facts *engine_facts(const struct engine *engine)

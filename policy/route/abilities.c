@@ -73,7 +73,8 @@ void abilities_read(struct abilities_need *need, const struct json_value *body)
         } else if (is_one_of(&key, grammars, ARRAY_LEN(grammars))) {
             if (binds_output(&value))
                 need->flags |= ABILITY_BIT(ABILITY_GRAMMAR);
-        } else if (json_equal(&key, "text")) { /* Responses */
+        } else if (json_equal(&key, "text") ||          /* Responses */
+                   json_equal(&key, "output_config")) { /* Anthropic */
             inner = json_get(&value, "format");
             if (binds_output(&inner))
                 need->flags |= ABILITY_BIT(ABILITY_GRAMMAR);

@@ -130,7 +130,8 @@ static void feed_attachment(struct prompt_reader *r, const struct json_value *pa
 /* By the "type" of a part or an item. */
 static bool is_attachment(struct prompt_reader *r, const struct json_value *type)
 {
-    static const char *const pictures[] = {"image_url", "image", "input_image", "video_url"};
+    static const char *const pictures[] = {"image_url", "image", "input_image", "video_url",
+                                           "computer_screenshot"};
     static const char *const sounds[] = {"input_audio", "audio", "audio_url"};
     static const char *const others[] = {"document", "file", "input_file"};
 
@@ -212,13 +213,22 @@ static void feed_images(struct prompt_reader *r, const struct json_value *images
     }
 }
 
+/* A tool's result in Responses: a text, parts, or a part without a list, as of a screenshot. */
+static void feed_output(struct prompt_reader *r, const struct json_value *output)
+{
+    if (output->type == JSON_OBJECT)
+        feed_part(r, output);
+    else
+        feed_content(r, output);
+}
+
 /* A message, or an item of Responses. */
 static void feed_message(struct prompt_reader *r, const struct json_value *message)
 {
-    enum { TYPE, ROLE, CONTENT, IMAGES, OTHERS, ALL = OTHERS + 5 };
-    static const char *const names[ALL] = {"type",   "role",       "content",
-                                           "images", "tool_calls", "tool_call_id",
-                                           "name",   "arguments",  "output"};
+    enum { TYPE, ROLE, CONTENT, IMAGES, OUTPUT, OTHERS, ALL = OTHERS + 4 };
+    static const char *const names[ALL] = {"type",         "role",   "content",
+                                           "images",       "output", "tool_calls",
+                                           "tool_call_id", "name",   "arguments"};
     struct json_value value[ALL];
 
     json_pick(message, names, value, ALL);
@@ -232,6 +242,10 @@ static void feed_message(struct prompt_reader *r, const struct json_value *messa
     feed_mark(r, 'c');
     feed_content(r, &value[CONTENT]);
     feed_images(r, &value[IMAGES]);
+    if (value[OUTPUT].type != JSON_NONE && value[OUTPUT].type != JSON_NULL) {
+        feed_mark(r, 'o');
+        feed_output(r, &value[OUTPUT]);
+    }
     for (size_t i = OTHERS; i < ALL; i++) {
         if (value[i].type != JSON_NONE && value[i].type != JSON_NULL) {
             feed_mark(r, 'o');

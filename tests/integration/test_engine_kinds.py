@@ -122,6 +122,26 @@ def test_a_key_never_shows_in_a_reason(cluster):
         assert "sk-very-secret" not in text
 
 
+def test_a_key_that_is_refused_to_requests_alone_is_said_until_one_is_answered(cluster):
+    """The list of models is open to everybody there."""
+    engine = FakeEngine(lambda handler, path, body: handler.answer(
+        401, {"error": {"message": "No auth credentials found"}}))
+    node = cluster.start_node("a", engine=engine.url)
+
+    def said():
+        shown = nodes_json(cluster)["a"]["detail"]
+        return [("refuses requests for our API key" in text and "--engine-key-file" in text)
+                for text in (shown, node.process.log(),
+                             re.sub(r"\s+", " ", cluster.ctl("node", "a").stdout))]
+
+    assert said() == [False] * 3
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}).status == 502
+    until(lambda: said() == [True] * 3, 8, "it is said everywhere")
+    engine.behave = lambda handler, path, body: handler.chat(body)
+    assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}).status == 200
+    until(lambda: nodes_json(cluster)["a"]["detail"] == "", 8, "it is said no more")
+
+
 @pytest.mark.parametrize("engine, words", [
     (f"http://127.0.0.1:{free_port()}", ["connect", "start the engine there"]),
     ("http://no-such-host.invalid:1", ["resolve", "correct the host name"])])

@@ -69,8 +69,9 @@ void batching_read_metrics(struct engine_facts *facts, const void *text, size_t 
         facts->queued = metrics_count(queued);
         facts->has_load = true;
     }
-    if (metrics_sum(text, n, names->kv_used, &used) ||
-        metrics_sum(text, n, names->kv_used_before, &used))
+    /* Of several caches (--data-parallel-size) the fullest is the first to have no room. */
+    if (metrics_largest(text, n, names->kv_used, &used) ||
+        metrics_largest(text, n, names->kv_used_before, &used))
         facts->kv_used_fraction = used >= 0 && used <= 1 ? (float)used : -1;
     if (names->preempted != NULL && metrics_sum(text, n, names->preempted, &preempted))
         facts->preemptions = metrics_total(preempted);

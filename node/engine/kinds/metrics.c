@@ -4,18 +4,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool metrics_sum(const void *text, size_t n, const char *name, double *out)
+/* All samples of a metric. */
+struct samples {
+    double sum, largest;
+};
+
+static bool read_samples(const void *text, size_t n, const char *name, struct samples *out)
 {
     const char *p = text, *end = p + n;
     size_t len = strlen(name);
     bool some = false;
-    double sum = 0;
+
+    *out = (struct samples){0};
 
     while (p < end) {
         const char *line = p;
         const char *eol = memchr(p, '\n', (size_t)(end - p));
         const char *value;
         char number[64];
+        double sample;
 
         if (eol == NULL)
             eol = end;
@@ -37,10 +44,30 @@ bool metrics_sum(const void *text, size_t n, const char *name, double *out)
             continue;
         memcpy(number, value, (size_t)(eol - value));
         number[eol - value] = '\0';
-        sum += strtod(number, NULL);
+        sample = strtod(number, NULL);
+        out->sum += sample;
+        if (!some || sample > out->largest)
+            out->largest = sample;
         some = true;
     }
-    *out = sum;
+    return some;
+}
+
+bool metrics_sum(const void *text, size_t n, const char *name, double *out)
+{
+    struct samples samples;
+    bool some = read_samples(text, n, name, &samples);
+
+    *out = samples.sum;
+    return some;
+}
+
+bool metrics_largest(const void *text, size_t n, const char *name, double *out)
+{
+    struct samples samples;
+    bool some = read_samples(text, n, name, &samples);
+
+    *out = samples.largest;
     return some;
 }
 

@@ -11,6 +11,9 @@
 /* Sum over the samples of a metric, whatever their labels; false when there is none. */
 MUST_CHECK bool metrics_sum(const void *text, size_t n, const char *name, double *out);
 
+/* Likewise the largest of them. */
+MUST_CHECK bool metrics_largest(const void *text, size_t n, const char *name, double *out);
+
 /* Does any metric's name begin so? */
 MUST_CHECK bool metrics_any(const void *text, size_t n, const char *prefix);
 

@@ -12,14 +12,15 @@
 #include "node/engine/kinds/kind.h"
 #include "node/engine/kinds/operations.h"
 
-/* Ollama takes "NAME" for "NAME:latest". */
+/* Ollama takes "NAME" for "NAME:latest".  Where they do not fit nothing is missing:
+ * coordinators compare its names as it does. */
 static void add_short_names(struct engine_facts *facts)
 {
     static const char latest[] = ":latest";
     uint32_t count = facts->models_count;
     char id[ENGINE_MODEL_BYTES];
 
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && facts->models_count < ENGINE_MAX_MODELS; i++) {
         size_t n = strlcpy(id, facts->models[i].id, sizeof(id));
 
         if (n < sizeof(latest) || strcmp(id + n - strlen(latest), latest) != 0)

@@ -3,7 +3,6 @@
 #include "node/engine/kinds/openai.h"
 
 #include "base/kinds.h"
-#include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
 #include "node/engine/kinds/kind.h"
@@ -93,10 +92,15 @@ static void read_aliases(struct engine_facts *facts, const struct json_value *mo
     }
 }
 
+struct json_value openai_list(const struct json_value *root)
+{
+    return root->type == JSON_ARRAY ? *root : json_get(root, "data");
+}
+
 bool openai_read_models(struct engine_facts *facts, const struct json_value *root,
                         const char *server)
 {
-    struct json_value data = json_get(root, "data"), key, model;
+    struct json_value data = openai_list(root), key, model;
     uint32_t kind = kind_of_models(&data, server);
     struct json_iter it;
 

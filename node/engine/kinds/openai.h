@@ -8,9 +8,12 @@
 #include <stdbool.h>
 
 #include "base/attrs.h"
+#include "base/text/json.h"
 
 struct engine_facts;
-struct json_value;
+
+/* The models in an answer of /v1/models: its `data`, or, of some APIs, all of it. */
+struct json_value openai_list(const struct json_value *root);
 
 /* Reads the list of models, and the kind of engine where the list or `server` (the Server
  * header of the answer) shows it.  False: it is no list. */

@@ -378,6 +378,8 @@ static void say_what_lacks(struct detector *r)
         (void)snprintf(next->detail, sizeof(next->detail),
                        "%u names of models are left out: a node serves %d, of up to %d bytes",
                        (unsigned)next->left_out, ENGINE_MAX_MODELS, ENGINE_MODEL_BYTES - 1);
+    else if (r->refuses_us != NULL)
+        (void)strlcpy(next->detail, r->refuses_us, sizeof(next->detail));
 }
 
 static const char *finish(struct detector *r)
@@ -395,6 +397,7 @@ static const char *finish(struct detector *r)
         /* Another engine may come up here. */
         memset(&r->missing_operations, 0, sizeof(r->missing_operations));
         r->working = 0;
+        r->refuses_us = NULL;
     }
     settle_operations(r);
     if (!r->load_seen)
@@ -482,7 +485,7 @@ static bool read_version(struct detector *r, const struct json_value *root)
 
 static void read_models(struct detector *r, const struct json_value *root, const char *server)
 {
-    struct json_value data = json_get(root, "data");
+    struct json_value data = openai_list(root);
     bool full = r->level == LOOK_FULL;
 
     if (full) {
@@ -597,7 +600,7 @@ static void note_sort(struct detector *r, const struct detect_answer *answer)
 
     if (json_check(&root, answer->body, answer->n, NULL) != 0)
         root = (struct json_value){0};
-    data = json_get(&root, "data");
+    data = openai_list(&root);
     json_iter_init(&it, &data);
     if (json_iter_next(&it, &key, &model))
         owner = json_get(&model, "owned_by");
@@ -639,7 +642,7 @@ static bool is_hopeless(const struct detector *r, const struct detect_answer *an
         return true;
     }
     if (first && answer->status == 200 && json_check(&root, answer->body, answer->n, NULL) == 0)
-        data = json_get(&root, "data");
+        data = openai_list(&root);
     if (first && kind_is_drover(&data, answer->server)) {
         (void)snprintf(
             detail, cap,
@@ -648,7 +651,9 @@ static bool is_hopeless(const struct detector *r, const struct detect_answer *an
             r->url);
         return true;
     }
-    if (first && (answer->status == 401 || answer->status == 403)) {
+    /* Older llama-servers show their models to everybody. */
+    if ((first || (r->asking == DETECT_PROPS && r->next.kind == KIND(LLAMA_SERVER))) &&
+        (answer->status == 401 || answer->status == 403)) {
         (void)snprintf(detail, cap,
                        "the engine refuses our API key (GET %.100s%s: %u): its key belongs in "
                        "the file of --engine-key-file",
@@ -715,9 +720,25 @@ static uint32_t bit_of(int operation)
     return operation > 0 && operation < 32 ? UINT32_C(1) << operation : 0;
 }
 
-void detect_operation_works(struct detector *r, int operation)
+bool detect_operation_works(struct detector *r, int operation)
 {
+    bool news = r->refuses_us != NULL;
+
     r->working |= bit_of(operation);
+    if (news && strcmp(r->facts.detail, r->refuses_us) == 0)
+        r->facts.detail[0] = '\0';
+    r->refuses_us = NULL;
+    return news;
+}
+
+bool detect_refuses_us(struct detector *r, const char *why)
+{
+    if (r->refuses_us != NULL)
+        return false;
+    r->refuses_us = why;
+    if (r->facts.detail[0] == '\0')
+        (void)strlcpy(r->facts.detail, why, sizeof(r->facts.detail));
+    return true;
 }
 
 bool detect_operation_missing(struct detector *r, const char *model, int operation,

@@ -78,6 +78,7 @@ struct detector {
     bool metrics_due;       /* the next load look reads the speeds, too */
     uint64_t began_mono_us; /* the last look */
     uint32_t working;       /* operations that this engine has answered, a bit each */
+    const char *refuses_us; /* what it refused the last requests for; NULL = nothing */
     struct detect_routed routed;
     struct operations_missing missing_operations;
 };
@@ -111,8 +112,14 @@ MUST_CHECK bool detect_shows_load(const struct detector *r);
  * and `facts` is new. */
 MUST_CHECK const char *detect_next(struct detector *r, const struct detect_answer *answer);
 
-/* The engine answered a request of this operation (an enum drover.v1.Operation). */
-void detect_operation_works(struct detector *r, int operation);
+/* The engine answered a request of this operation (an enum drover.v1.Operation).  True: `facts`
+ * have changed. */
+MUST_CHECK bool detect_operation_works(struct detector *r, int operation);
+
+/* The engine refused a request for what is wrong between it and us, which its list of models
+ * did not show: `facts` say `why`, a constant, until a request is answered or the engine is
+ * another. True: they have changed. */
+MUST_CHECK bool detect_refuses_us(struct detector *r, const char *why);
 
 /* The engine answered a request of this operation with "no such thing": `facts` no longer show
  * it for this model, until it is time to try again.  False: nothing changed, as it has worked

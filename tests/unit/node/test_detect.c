@@ -304,7 +304,8 @@ Test(detect, vllm_shows_its_load_as_metrics)
          "vllm:num_requests_running{engine=\"1\"} 2.0\n"
          "vllm:num_requests_waiting{engine=\"0\"} 4.0\n"
          "vllm:num_requests_waiting_by_reason{engine=\"0\"} 9.0\n"
-         "vllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n"
+         "vllm:kv_cache_usage_perc{engine=\"0\"} 0.125\n"
+         "vllm:kv_cache_usage_perc{engine=\"1\"} 0.25\n"
          "vllm:prompt_tokens_total{engine=\"0\"} 100\n"
          "vllm:generation_tokens_total{engine=\"0\"} 11\n"},
     };
@@ -401,6 +402,57 @@ Test(detect, a_refused_key_is_reported_as_that)
     look(&r, &site);
     cr_assert_not(r.facts.reachable);
     cr_assert_not_null(strstr(r.facts.detail, "API key"));
+}
+
+Test(detect, a_llama_server_that_lists_its_models_to_everybody_refuses_our_key_all_the_same)
+{
+    static const struct page pages[] = {
+        {"/v1/models", 200, "{'data':[{'id':'m','owned_by':'llamacpp'}]}"},
+        {"/props", 401, "{'error':{'code':401,'message':'Invalid API Key'}}"},
+    };
+    struct site site = SITE("llama.cpp", pages);
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    look(&r, &site);
+    cr_assert_not(r.facts.reachable);
+    cr_assert_not_null(
+        strstr(r.facts.detail, "refuses our API key (GET http://engine:1/props"));
+}
+
+Test(detect, a_refusal_of_our_requests_is_said_until_one_is_answered)
+{
+    static const struct page pages[] = {{"/v1/models", 200, "{'data':[{'id':'m'}]}"}};
+    struct site site = SITE("", pages);
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    look(&r, &site);
+    cr_assert(detect_refuses_us(&r, "a key"));
+    cr_assert_not(detect_refuses_us(&r, "a key"), "no news");
+    cr_assert_str_eq(r.facts.detail, "a key");
+    look(&r, &site);
+    cr_assert(r.facts.reachable);
+    cr_assert_str_eq(r.facts.detail, "a key");
+    cr_assert(detect_operation_works(&r, 1));
+    cr_assert_str_eq(r.facts.detail, "");
+    look(&r, &site);
+    cr_assert_str_eq(r.facts.detail, "");
+    cr_assert_not(detect_operation_works(&r, 1));
+}
+
+Test(detect, a_list_of_models_may_be_all_of_the_answer)
+{
+    static const struct page pages[] = {
+        {"/v1/models", 200, "[{'id':'m','object':'model'},{'id':'n','context_length':4096}]"}};
+    struct site site = SITE("", pages);
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    look(&r, &site);
+    cr_assert_eq(r.facts.kind, KIND(OPENAI));
+    cr_assert_eq(r.facts.models_count, 2);
+    cr_assert_eq(r.facts.models[1].max_context, 4096);
 }
 
 Test(detect, names_that_are_no_names_are_left_out)

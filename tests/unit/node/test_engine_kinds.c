@@ -276,6 +276,33 @@ Test(engine_kinds, names_that_do_not_fit_are_counted_and_said)
     cr_assert_not_null(strstr(r.facts.detail, "6 names of models are left out"));
 }
 
+Test(engine_kinds, short_names_of_an_ollama_that_do_not_fit_are_not_missing)
+{
+    static char list[1 << 20], tags[1 << 20];
+    const struct page pages[] = {
+        {"/v1/models", 200, list}, {"/api/tags", 200, tags}, {"/api/ps", 200, "{'models':[]}"}};
+    struct site site = SITE("", pages);
+    static struct detector r;
+    size_t n = strlcpy(list, "{'data':[", sizeof(list));
+    size_t m = strlcpy(tags, "{'models':[", sizeof(tags));
+
+    for (unsigned i = 0; i < 700; i++) {
+        n += (size_t)snprintf(list + n, sizeof(list) - n,
+                              "%s{'id':'m%u:latest','owned_by':'library'}", i == 0 ? "" : ",",
+                              i);
+        m += (size_t)snprintf(tags + m, sizeof(tags) - m, "%s{'name':'m%u:latest'}",
+                              i == 0 ? "" : ",", i);
+    }
+    (void)strlcat(list, "]}", sizeof(list));
+    (void)strlcat(tags, "]}", sizeof(tags));
+    detect_init(&r, "http://engine:1", &all);
+    look(&r, &site);
+    cr_assert_eq(r.facts.kind, KIND(OLLAMA));
+    cr_assert_not_null(model_of(&r, "m699:latest"));
+    cr_assert_eq(r.facts.left_out, 0);
+    cr_assert_str_eq(r.facts.detail, "");
+}
+
 Test(engine_kinds, long_names_and_hundreds_of_models_fit)
 {
     static char list[1 << 20];

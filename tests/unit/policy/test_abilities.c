@@ -67,6 +67,9 @@ Test(abilities, a_grammar_is_needed_where_the_output_is_bound)
     cr_expect_eq(flags("{\"text\":{\"format\":{\"type\":\"json_schema\"}}}"), BIT(GRAMMAR));
     cr_expect_eq(flags("{\"text\":{\"format\":{\"type\":\"text\"}}}"), 0);
     cr_expect_eq(flags("{\"guided_json\":{\"type\":\"object\"}}"), BIT(GRAMMAR));
+    cr_expect_eq(flags("{\"output_config\":{\"format\":{\"type\":\"json_schema\"}}}"),
+                 BIT(GRAMMAR));
+    cr_expect_eq(flags("{\"output_config\":{\"effort\":\"low\"}}"), 0);
 }
 
 /* 4000 bytes of text, of which an estimate makes 1000 tokens, and 600 are wanted. */

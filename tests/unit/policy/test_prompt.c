@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/text/json.h"
 #include "policy/route/prompt.h"
 
@@ -138,6 +139,32 @@ Test(prompt, pictures_count_as_a_picture_and_not_as_their_bytes)
     cr_assert_eq(p.count, p.bytes / WINDOW, "a window is worth as much as one of text");
     cr_assert_geq(shared(&p, &next), 4096 / WINDOW, "all of the picture is the same");
     cr_assert_leq(shared(&p, &next), 4096 / WINDOW + 1);
+}
+
+Test(prompt, a_picture_that_a_tool_gives_counts_as_one)
+{
+    static const char *const outputs[] = {
+        "[{\"type\":\"input_image\",\"image_url\":\"data:image/png;base64,%s\"}]",
+        "{\"type\":\"computer_screenshot\",\"image_url\":\"data:image/png;base64,%s\"}",
+    };
+    static char body[70000];
+    char data[60001], output[61000];
+
+    memset(data, 'A', sizeof(data) - 1);
+    data[sizeof(data) - 1] = '\0';
+    for (size_t i = 0; i < ARRAY_LEN(outputs); i++) {
+        struct prompt p;
+
+        (void)snprintf(output, sizeof(output), i == 0 ? outputs[0] : outputs[1], data);
+        (void)snprintf(body, sizeof(body),
+                       "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"c\","
+                       "\"output\":%s}]}",
+                       output);
+        p = read_body("m", body);
+        cr_assert(p.pictures);
+        cr_assert_lt(p.bytes, 8192);
+        cr_assert_lt(p.text_bytes, 100, "%llu", (unsigned long long)p.text_bytes);
+    }
 }
 
 Test(prompt, a_very_long_prompt_is_named_as_far_as_there_is_room)
