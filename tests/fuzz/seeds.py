@@ -245,6 +245,12 @@ def text_seeds():
     seed("events", "ollama-chat", b"\4\6" + b'{"model":"m","message":{"role":"assistant","content":"Hi"},"done":false}\n'
          b'{"model":"m","message":{"content":""},"done":true,"done_reason":"stop","eval_count":1}\n')
     seed("events", "ollama-generate", b"\5\0" + b'{"model":"m","response":"Hi","done":false}\n{"done":true,"context":[1]}')
+    seed("events", "whole-chat", b"\0\2" + b'{"id":"c","choices":[{"message":{"content":"Hi","tool_calls":[{"id":"a"}]}}],'
+         b'"usage":{"prompt_tokens":3}}')
+    seed("events", "whole-messages", b"\3\2" + b'{"content":[{"type":"thinking","thinking":"hm","signature":"s"},'
+         b'{"type":"tool_use","input":{"a":1}},\n{"type":"text","text":"Hi"}],"usage":{}}')
+    seed("events", "whole-responses", b"\2\2" + b'{"status":"incomplete","output":[{"type":"message","id":"m","content":['
+         b'{"text":"Hi"},{"refusal":"no"}]},{"type":"function_call","arguments":"{}"}]}')
 
     def answers(*bodies):
         return b"".join(bytes([0, 1]) + struct.pack(">H", len(b)) + b.encode() for b in bodies)
