@@ -52,7 +52,7 @@ void sim_pages_props(struct buf *out, const struct sim_engine *engine)
 
     buf_printf(out,
                "{\"total_slots\":%u,\"default_generation_settings\":{\"n_ctx\":%u},"
-               "\"model_alias\":\"%s\",\"build_info\":\"simulated " DROVER_VERSION
+               "\"model_alias\":\"%s\",\"build_info\":\"" DROVER_VERSION
                "\",\"simulated\":true}",
                spec->model.slots, spec->models[0].context, spec->models[0].id);
 }

@@ -39,6 +39,8 @@ def test_the_views_name_nodes_workers_models_and_open_requests(make_cluster):
     cluster = make_cluster().start()
     cluster.start_node("tower", "slots=4,rate=20")
     assert MODEL in cluster.ctl("models").stdout
+    said = cluster.ctl("node", "tower").stdout
+    assert re.search(r"engine +simulated [0-9.]+, agent ", said), said
     assert "tower" in cluster.ctl("nodes").stdout
     assert "UP" in cluster.ctl("nodes").stdout
     for pid in cluster.worker_pids():

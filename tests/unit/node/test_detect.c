@@ -214,7 +214,7 @@ Test(detect, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
 {
     struct page pages[] = {{"/v1/models", 200, SIM_MODELS("unloaded")},
                            {"/props", 200,
-                            "{'total_slots':8,'build_info':'simulated 1','default_generation_"
+                            "{'total_slots':8,'build_info':'0.1','default_generation_"
                             "settings':{'n_ctx':4096}}"},
                            {"/metrics", 200, LLAMA_METRICS}};
     struct site site = SITE("drover-sim", pages);
@@ -224,7 +224,7 @@ Test(detect, drover_sim_shows_each_model_and_its_load_like_a_llama_server)
     look(&r, &site);
     cr_assert_str_eq(site.asked, "/v1/models,/props,/metrics,");
     cr_assert_eq(r.facts.kind, KIND(SIMULATED));
-    cr_assert_str_eq(r.facts.version, "simulated 1");
+    cr_assert_str_eq(r.facts.version, "0.1");
     cr_assert_eq(r.facts.slots, 8);
     cr_assert(r.facts.has_load);
     cr_assert_eq(r.facts.running, 2);
