@@ -3,6 +3,8 @@
 
 #include <stddef.h>
 
+#include "base/attrs.h"
+
 const char *ability_name(unsigned ability)
 {
     static const char *const names[ABILITIES] = {
@@ -17,6 +19,21 @@ const char *ability_name(unsigned ability)
     };
 
     return ability < ABILITIES ? names[ability] : NULL;
+}
+
+const char *engine_kind_name(uint32_t kind)
+{
+    static const char *const names[] = {"unknown", "llama-server", "ollama",   "vllm",
+                                        "sglang",  "openai",       "simulated"};
+
+    return kind < ARRAY_LEN(names) ? names[kind] : "unknown";
+}
+
+const char *model_state_name(uint32_t state)
+{
+    static const char *const names[] = {"unknown", "ready", "loadable", "loading", "failed"};
+
+    return state < ARRAY_LEN(names) ? names[state] : "unknown";
 }
 
 const char *policy_name(enum policy_kind kind)

@@ -67,6 +67,11 @@ enum ability {
 /* "vision"; NULL = not known here. */
 const char *ability_name(unsigned ability);
 
+/* An engine's kind, a model's state, by their numbers on the wire (drover.v1.EngineKind,
+ * drover.v1.ModelState): "llama-server", "ready"; "unknown" for those of a newer version. */
+const char *engine_kind_name(uint32_t kind);
+const char *model_state_name(uint32_t state);
+
 #define ABILITY_BIT(ability) (UINT32_C(1) << (ability))
 /* Those that an engine can say it has or lacks. */
 #define ABILITIES_SAID                                                                       \

@@ -97,22 +97,7 @@ enum tone view_state_tone(enum node_state state)
     return TONE_PLAIN;
 }
 
-/* The three enums of proto/drover_common.proto, by value. */
-const char *view_engine_name(uint32_t engine)
-{
-    static const char *const names[] = {"unknown", "llama-server", "ollama",   "vllm",
-                                        "sglang",  "openai",       "simulated"};
-
-    return engine < ARRAY_LEN(names) ? names[engine] : "unknown";
-}
-
-const char *view_model_state_name(uint32_t state)
-{
-    static const char *const names[] = {"unknown", "ready", "loadable", "loading", "failed"};
-
-    return state < ARRAY_LEN(names) ? names[state] : "unknown";
-}
-
+/* drover.v1.Operation, by value. */
 const char *view_operation_name(unsigned operation)
 {
     static const char *const names[] = {NULL,

@@ -54,10 +54,8 @@ enum tone view_state_tone(enum node_state state);
 /* Appends what is wrong with the processes, a line each. */
 void view_add_warnings(struct view *view, const struct processes *processes);
 
-/* Names of numbers that only travel as numbers; "unknown" for those from the future. */
-const char *view_engine_name(uint32_t engine);
-const char *view_model_state_name(uint32_t state);
-const char *view_operation_name(unsigned operation); /* NULL when there is none */
+/* The name of an operation by its number; NULL when there is none. */
+const char *view_operation_name(unsigned operation);
 
 /* The views.  DRV_ENOENT: no such node or request; DRV_EINVAL: no such histogram. */
 void show_status(struct view *view);

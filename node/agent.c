@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/kinds.h"
 #include "base/log.h"
 #include "proto/rpc/grpc/server.h"
 
@@ -113,29 +114,13 @@ static void note_slots(struct agent *agent, const struct engine_facts *facts)
     agent->looked_mono_us = facts->looked_mono_us;
 }
 
-/* As droverctl and the coordinator name it. */
-static const char *kind_name(uint32_t kind)
-{
-    static const char *const names[] = {
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_UNSPECIFIED] = "unknown",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER] = "llama-server",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA] = "ollama",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM] = "vllm",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SGLANG] = "sglang",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OPENAI] = "openai",
-        [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED] = "simulated",
-    };
-
-    return kind < ARRAY_LEN(names) ? names[kind] : "unknown";
-}
-
 static void log_facts(const struct agent *agent, const struct engine_facts *facts)
 {
     bool ready = facts->reachable && !facts->loading && facts->models_count != 0;
 
     if (ready)
         log_info("event=engine state=ready kind=%s version=%s models=%u slots=%u queue=%u",
-                 kind_name(facts->kind), log_quote(facts->version),
+                 engine_kind_name(facts->kind), log_quote(facts->version),
                  (unsigned)facts->models_count, (unsigned)agent->slots.slots,
                  (unsigned)agent->slots.queue);
     if (facts->detail[0] != '\0')
@@ -144,7 +129,7 @@ static void log_facts(const struct agent *agent, const struct engine_facts *fact
                  : facts->loading   ? "loading"
                  : facts->reachable ? "no_models"
                                     : "unreachable",
-                 kind_name(facts->kind), log_quote(facts->detail));
+                 engine_kind_name(facts->kind), log_quote(facts->detail));
 }
 
 /* A change that the operator may look for.  Not the first look's being due. */

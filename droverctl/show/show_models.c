@@ -241,7 +241,7 @@ static void model_json(struct view *view, const struct entry *entry, const struc
         emit_object(out, NULL);
         emit_text(out, "name", offer[i].node);
         emit_bool(out, "up", offer[i].up);
-        emit_text(out, "state", view_model_state_name(offer[i].state));
+        emit_text(out, "state", model_state_name(offer[i].state));
         emit_end_object(out);
     }
     emit_end_array(out);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/kinds.h"
 #include "droverctl/format/emit.h"
 #include "droverctl/format/text.h"
 #include "droverctl/view.h"
@@ -41,7 +42,7 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_uint(out, "generation", s->generation);
     emit_text(out, "address", n->info.address);
     emit_text(out, "origin", n->info.origin == NODE_ORIGIN_REGISTRY ? "registry" : "static");
-    emit_text(out, "engine", view_engine_name(n->info.engine));
+    emit_text(out, "engine", engine_kind_name(n->info.engine));
     emit_text(out, "state", node_state_name(s->state));
     emit_text(out, "reason", node_reason_name(s->reason));
     emit_text(out, "detail", n->info.detail);
@@ -135,7 +136,7 @@ static void models_json(struct buf *out, const struct node_info *info)
 
         emit_object(out, NULL);
         emit_text(out, "id", model->id);
-        emit_text(out, "state", view_model_state_name(model->state));
+        emit_text(out, "state", model_state_name(model->state));
         emit_uint(out, "max_context_tokens", model->max_context);
         emit_uint(out, "load_ms", model->load_ms);
         if (model->alias_of != 0)
@@ -233,7 +234,7 @@ static void node_facts(struct view *view, const struct node_copy *n)
         text, sizeof(text), "%s%s, %s", n->info.address, n->info.tls != 0 ? " (TLS)" : "",
         n->info.origin == NODE_ORIGIN_REGISTRY ? "joined by itself" : "from the config");
     add_fact(view, "address", text);
-    (void)snprintf(text, sizeof(text), "%s%s%s, agent %s", view_engine_name(n->info.engine),
+    (void)snprintf(text, sizeof(text), "%s%s%s, agent %s", engine_kind_name(n->info.engine),
                    n->info.engine_version[0] == '\0' ? "" : " ", n->info.engine_version,
                    n->info.agent_version[0] == '\0' ? "unknown" : n->info.agent_version);
     add_fact(view, "engine", text);
@@ -338,7 +339,7 @@ static void node_models(struct view *view, const struct node_info *info)
             buf_str(&names, info->models[other].id);
         }
         table_text(&table, &view->style, TONE_PLAIN, model->id);
-        table_printf(&table, TONE_PLAIN, "%s", view_model_state_name(model->state));
+        table_printf(&table, TONE_PLAIN, "%s", model_state_name(model->state));
         table_printf(&table, TONE_PLAIN, "%s",
                      model->max_context == 0 ? "-" : text_count(a, model->max_context));
         table_printf(&table, TONE_PLAIN, "%s",

@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/kinds.h"
 #include "base/text/buf.h"
 #include "health/admin/snapshot.h"
-#include "health/registry/identity.h"
 
 #define US_PER_SECOND 1e6
 
@@ -192,7 +192,7 @@ static void build_node_states(struct buf *out, const struct snapshot *snapshot)
         buf_str(out, ",");
         label(out, "address", info->address);
         buf_str(out, ",");
-        label(out, "engine", identity_engine_name(info->engine));
+        label(out, "engine", engine_kind_name(info->engine));
         buf_str(out, ",");
         label(out, "engine_version", info->engine_version);
         buf_str(out, ",");
@@ -309,7 +309,7 @@ static void genai_labels(struct buf *out, const struct snapshot_node *node)
         model = "";
     label(out, "gen_ai_operation_name", "any");
     buf_str(out, ",");
-    label(out, "gen_ai_provider_name", identity_engine_name(node->info.engine));
+    label(out, "gen_ai_provider_name", engine_kind_name(node->info.engine));
     buf_str(out, ",");
     label(out, "gen_ai_request_model", model);
     buf_str(out, ",");

@@ -5,10 +5,10 @@
 #include <stdbool.h>
 
 #include "base/clock.h"
+#include "base/kinds.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "health/admin/snapshot.h"
-#include "health/registry/identity.h"
 #include "proto/operations.h"
 
 static void text(struct buf *out, const char *key, const char *value)
@@ -59,7 +59,7 @@ static void build_models(struct buf *out, const struct node_info *info)
 
         buf_str(out, "{");
         text(out, "id", model->id);
-        text(out, "state", identity_model_state_name(model->state));
+        text(out, "state", model_state_name(model->state));
         whole(out, "max_context_tokens", model->max_context);
         if (model->load_ms != 0)
             whole(out, "load_ms", model->load_ms);
@@ -122,7 +122,7 @@ static void build_node(struct buf *out, const struct snapshot_node *node, uint64
     if (status->checked_mono_us != 0)
         whole(out, "checked_age_ms", clock_age_ms(now_mono_us, status->checked_mono_us));
     whole(out, "probe_rtt_us", status->rtt_us);
-    text(out, "engine", identity_engine_name(info->engine));
+    text(out, "engine", engine_kind_name(info->engine));
     text(out, "engine_version", info->engine_version);
     text(out, "agent_version", info->agent_version);
     buf_str(out, "\"instance_id\":\"");

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/kinds.h"
 #include "base/log.h"
 #include "base/text/text.h"
 #include "health/nodes/table.h"
@@ -139,8 +140,8 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
             identity_override(next, config->slots, config->queue);
         if (other) {
             log_info("event=node_described node=%s engine=%s models=%u slots=%u",
-                     log_quote(next->name), identity_engine_name(next->engine),
-                     next->models_count, next->slots);
+                     log_quote(next->name), engine_kind_name(next->engine), next->models_count,
+                     next->slots);
             node->load_seq = 0;
             node->load_bad = NODE_REASON_NONE;
             /* The failures there were another process's. */

@@ -19,34 +19,6 @@
     ((1u << DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS) | \
      (1u << DROVER__V1__OPERATION__OPERATION_COMPLETIONS))
 
-static const char *const engine_names[] = {
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_UNSPECIFIED] = "unknown",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER] = "llama-server",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA] = "ollama",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_VLLM] = "vllm",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SGLANG] = "sglang",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_OPENAI] = "openai",
-    [DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED] = "simulated",
-};
-
-static const char *const model_state_names[] = {
-    [DROVER__V1__MODEL_STATE__MODEL_STATE_UNSPECIFIED] = "unknown",
-    [DROVER__V1__MODEL_STATE__MODEL_STATE_READY] = "ready",
-    [DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE] = "loadable",
-    [DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING] = "loading",
-    [DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED] = "failed",
-};
-
-const char *identity_engine_name(uint32_t engine)
-{
-    return engine < ARRAY_LEN(engine_names) ? engine_names[engine] : "unknown";
-}
-
-const char *identity_model_state_name(uint32_t state)
-{
-    return state < ARRAY_LEN(model_state_names) ? model_state_names[state] : "unknown";
-}
-
 static bool has_model(const struct node_info *info, const char *id)
 {
     for (uint32_t i = 0; i < info->models_count; i++) {
@@ -97,7 +69,7 @@ static int add_model(struct node_info *info, const Drover__V1__Model *model, str
                          log_quote(model->id), model->n_aliases, MAX_ALIASES);
     memset(row, 0, sizeof(*row));
     (void)snprintf(row->id, sizeof(row->id), "%s", model->id);
-    row->state = state < ARRAY_LEN(model_state_names) ? state : 0;
+    row->state = state <= DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ? state : 0;
     row->max_context = model->max_context_tokens;
     row->largest_context = model->largest_context_tokens;
     row->operations = operations_of(model);
@@ -207,7 +179,8 @@ int identity_versions(struct node_info *info, Drover__V1__EngineKind engine,
     if (agent_version[0] != '\0' && !text_is_label(agent_version, MAX_AGENT_VERSION))
         return error_set(err, DRV_EINVAL, "agent_version is no printable text of %u bytes",
                          MAX_AGENT_VERSION);
-    info->engine = (size_t)engine < ARRAY_LEN(engine_names) ? (uint32_t)engine : 0;
+    info->engine =
+        (size_t)engine <= DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED ? (uint32_t)engine : 0;
     cut_text(info->engine_version, sizeof(info->engine_version), engine_version);
     cut_text(info->agent_version, sizeof(info->agent_version), agent_version);
     return 0;

@@ -47,11 +47,6 @@ MUST_CHECK int identity_register(struct node_info *info, const Drover__V1__Regis
 /* The configuration overrides the report.  `slots` 0 and `queue` -1: as reported. */
 void identity_override(struct node_info *info, uint32_t slots, int32_t queue);
 
-/* "llama-server", "ollama", ...; "unknown". */
-const char *identity_engine_name(uint32_t engine);
-/* "ready", "loadable", ...; "unknown". */
-const char *identity_model_state_name(uint32_t state);
-
 /* Can the node serve, by its load report and the models it has?  NODE_REASON_NONE: it can. */
 enum node_reason identity_load_reason(const Drover__V1__LoadReport *load, size_t models_count);
 

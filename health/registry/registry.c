@@ -23,6 +23,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "base/kinds.h"
 #include "base/log.h"
 #include "base/text/text.h"
 #include "health/admin/snapshot.h"
@@ -294,9 +295,8 @@ static void welcome(struct node_stream *stream, struct node *node,
     stream->node = node;
     registry->joins++;
     log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
-             log_quote(info->name), log_quote(info->address),
-             identity_engine_name(info->engine), info->models_count, info->slots,
-             resumed ? "yes" : "no");
+             log_quote(info->name), log_quote(info->address), engine_kind_name(info->engine),
+             info->models_count, info->slots, resumed ? "yes" : "no");
     if (!send_registered(stream, token, resumed)) {
         finish(stream, GRPC_UNAVAILABLE, "out of memory");
         lease_broken(node);

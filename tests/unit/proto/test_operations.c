@@ -1,8 +1,11 @@
 /* test_operations.c - every operation of the wire has a row and the right class. */
 #include <criterion/criterion.h>
+#include <ctype.h>
 #include <limits.h>
+#include <string.h>
 
 #include "base/attrs.h"
+#include "base/kinds.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
 
@@ -20,6 +23,28 @@ Test(operations, every_operation_of_the_wire_has_a_name_in_the_table)
         else
             cr_expect_not_null(operation_name(value), "%s has no row", wire->values[i].name);
     }
+}
+
+/* ENGINE_KIND_LLAMA_SERVER is "llama-server"; the first of each enum is "unknown". */
+static void compare_names(const ProtobufCEnumDescriptor *wire, const char *prefix,
+                          const char *name_of(uint32_t value))
+{
+    char name[64];
+
+    cr_expect_str_eq(name_of(0), "unknown");
+    cr_expect_str_eq(name_of(wire->n_values), "unknown");
+    for (unsigned i = 1; i < wire->n_values; i++) {
+        (void)strlcpy(name, wire->values[i].name + strlen(prefix), sizeof(name));
+        for (char *c = name; *c != '\0'; c++)
+            *c = *c == '_' ? '-' : (char)tolower((unsigned char)*c);
+        cr_expect_str_eq(name_of((uint32_t)wire->values[i].value), name);
+    }
+}
+
+Test(operations, kinds_of_engines_and_states_of_models_are_named_as_on_the_wire)
+{
+    compare_names(&drover__v1__engine_kind__descriptor, "ENGINE_KIND_", engine_kind_name);
+    compare_names(&drover__v1__model_state__descriptor, "MODEL_STATE_", model_state_name);
 }
 
 Test(operations, names_are_unique)
