@@ -108,7 +108,8 @@ static void note_slots(struct agent *agent, const struct engine_facts *facts)
         (void)slot_limit_looked(&agent->limit, &figures);
     }
     slots_resize(&agent->slots, slots_now(agent), queue_of(agent));
-    agent->slots.models = facts->models_at_once;
+    slots_models(&agent->slots, facts->models_at_once, facts->models_in_memory,
+                 facts->models_mono_us);
     if (is_news)
         slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
     agent->looked_mono_us = facts->looked_mono_us;

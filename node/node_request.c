@@ -87,6 +87,12 @@ void node_request_note_loading(struct node_request *req, bool loading)
     agent_resize(req->agent);
 }
 
+void node_request_answered(struct node_request *req)
+{
+    if (slots_answered(&req->agent->slots, &req->waiter, loop_now_us(req->agent->loop)))
+        agent_changed(req->agent, AGENT_LOAD_CHANGED);
+}
+
 /* The engine works on it no more.  `lingers`: the engine may not know it yet. */
 static void give_back(struct node_request *req, bool lingers)
 {

@@ -173,6 +173,9 @@ MUST_CHECK bool node_request_accepted(struct node_request *req, uint32_t positio
 /* The engine loads the request's model, or does not any more. */
 void node_request_note_loading(struct node_request *req, bool loading);
 
+/* The engine has begun to answer: it has the request's model. */
+void node_request_answered(struct node_request *req);
+
 /* Asks the engine, in the slot that is counted already; `events` get the request as their data.
  * False: the call has ended. */
 MUST_CHECK bool node_request_run(struct node_request *req, const struct engine_events *events);

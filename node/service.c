@@ -268,14 +268,17 @@ static bool take_resume(struct node_request *req, const Drover__V1__InferRequest
 }
 
 /* Names of one model are one number. */
-static uint64_t model_number(const struct node_request *req)
+static void take_model(struct node_request *req)
 {
     const struct engine_facts *facts = engine_facts(req->agent->engine);
     const struct engine_model *model = facts_model(facts, req->model);
 
     if (model != NULL && model->alias_of != 0)
         model = &facts->models[model->alias_of - 1];
-    return hash_text(model == NULL ? req->model : model->id);
+    req->waiter.model = hash_text(model == NULL ? req->model : model->id);
+    req->waiter.loads = model != NULL &&
+                        model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY &&
+                        model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING;
 }
 
 /* Ollama loads the model anew for another context than the loaded one. */
@@ -311,7 +314,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     req->first_token_ms = request->first_token_ms;
     req->idle_token_ms = request->idle_token_ms;
     req->waiter.priority = request->priority;
-    req->waiter.model = model_number(req);
+    take_model(req);
     opts.no_usage = req->agent->no_stream_options;
     opts.content_type = request->content_type;
     if (request->edit != NULL) {

@@ -24,39 +24,84 @@ uint32_t slots_busy(const struct slots *a)
     return a->active + a->lingering + a->foreign;
 }
 
-/* May a run of this model join those that run? */
-static bool has_room(const struct slots *a, uint64_t model)
+/* The first of the active runs of this model, or NULL. */
+static struct waiter *run_of(const struct slots *a, uint64_t model)
 {
-    const struct waiter *run, *other;
-    uint32_t models = 0;
+    struct waiter *run;
+
+    TAILQ_FOREACH(run, &a->running, link)
+        if (run->model == model)
+            break;
+    return run;
+}
+
+/* May it join those that run? */
+static bool has_room(const struct slots *a, const struct waiter *waiter)
+{
+    uint32_t models = 0, memory = a->in_memory + waiter->loads;
+    const struct waiter *run;
+    bool starting = false;
 
     if (slots_busy(a) >= a->slots)
         return false;
-    if (a->models == 0)
+    if (a->models == 0 || run_of(a, waiter->model) != NULL)
         return true;
     TAILQ_FOREACH(run, &a->running, link) {
-        if (run->model == model)
-            return true;
-        TAILQ_FOREACH(other, &a->running, link)
-            if (other == run || other->model == run->model)
-                break;
-        models += other == run; /* the first of its model */
+        if (run != run_of(a, run->model))
+            continue;
+        models++;
+        memory += run->loads;
+        starting |= !run->answered;
     }
-    return models < a->models;
+    if (models >= a->models)
+        return false;
+    /* Where no place is free a model may have been unloaded since the last look. */
+    return !starting || (a->in_memory < a->models && memory <= a->models);
 }
 
 void slots_retake(struct slots *a, struct waiter *waiter)
 {
+    const struct waiter *run = run_of(a, waiter->model);
+
     a->active++;
     waiter->runs = true;
+    waiter->answered = run != NULL && run->answered;
     TAILQ_INSERT_TAIL(&a->running, waiter, link);
+}
+
+bool slots_answered(struct slots *a, struct waiter *waiter, uint64_t now_mono_us)
+{
+    bool loaded = false;
+    struct waiter *run;
+
+    if (!waiter->runs || waiter->answered)
+        return false;
+    TAILQ_FOREACH(run, &a->running, link) {
+        if (run->model != waiter->model)
+            continue;
+        loaded |= run->loads;
+        run->loads = false;
+        run->answered = true;
+    }
+    if (loaded) {
+        a->loaded_mono_us = now_mono_us;
+        a->in_memory += a->in_memory < a->models;
+    }
+    return a->models != 0;
+}
+
+void slots_models(struct slots *a, uint32_t models, uint32_t in_memory, uint64_t asked_mono_us)
+{
+    a->models = models;
+    if (asked_mono_us > a->loaded_mono_us) /* an earlier look does not show the last load */
+        a->in_memory = in_memory;
 }
 
 enum slots_admit slots_ask(struct slots *a, struct waiter *waiter)
 {
     struct waiter *ahead;
 
-    if (a->queued == 0 && has_room(a, waiter->model)) {
+    if (a->queued == 0 && has_room(a, waiter)) {
         slots_retake(a, waiter);
         return SLOTS_ADMIT_NOW;
     }
@@ -87,7 +132,7 @@ struct waiter *slots_next(struct slots *a)
 {
     struct waiter *waiter = TAILQ_FIRST(&a->waiters);
 
-    if (waiter == NULL || !has_room(a, waiter->model))
+    if (waiter == NULL || !has_room(a, waiter))
         return NULL;
     slots_leave(a, waiter);
     slots_retake(a, waiter);

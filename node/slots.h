@@ -9,7 +9,9 @@
  * Waiters run by priority, and first come first served within one.  Where the engine holds only
  * so many models at once (a llama-server that routes), the next waiter has to wait until its
  * model is among them, and no other overtakes it: otherwise one model's clients would keep the
- * others out.
+ * others out.  A model that is loaded where all places are taken unloads another, which for a
+ * while still looks loaded and refuses what it gets: until the new one has answered, only
+ * models that run get more requests.
  *
  * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
  * they cannot become a load of their own.  Pure.
@@ -33,15 +35,19 @@
 struct waiter {
     int32_t priority; /* higher runs first */
     uint64_t model;   /* equal numbers, equal model */
+    bool loads;       /* its model is not in memory, as far as is known */
+    bool answered;    /* it runs, and its model has answered it or another that runs */
     bool waits;       /* `link` is among the waiters */
     bool runs;        /* `link` is among those that run */
     TAILQ_ENTRY(waiter) link;
 };
 
 struct slots {
-    uint32_t slots;  /* at least 1 */
-    uint32_t queue;  /* how many may wait */
-    uint32_t models; /* how many models may be active at once; 0 = any */
+    uint32_t slots;          /* at least 1 */
+    uint32_t queue;          /* how many may wait */
+    uint32_t models;         /* how many models may be active at once; 0 = any */
+    uint32_t in_memory;      /* how many the engine has, as far as is known */
+    uint64_t loaded_mono_us; /* when the last of them began to answer */
     uint32_t active, lingering, foreign, queued;
     uint32_t questions;                  /* under way; they count nowhere else */
     uint32_t foreign_seen;               /* by the last look alone */
@@ -63,6 +69,13 @@ MUST_CHECK enum slots_admit slots_ask(struct slots *a, struct waiter *waiter);
 
 /* The next waiter, now active, or NULL when none waits or no slot is free. */
 MUST_CHECK struct waiter *slots_next(struct slots *a);
+
+/* The engine has begun to answer an active run.  True: others may have room now. */
+MUST_CHECK bool slots_answered(struct slots *a, struct waiter *waiter, uint64_t now_mono_us);
+
+/* The engine keeps `models` at once (0 = any), and had `in_memory` when asked at
+ * `asked_mono_us`. */
+void slots_models(struct slots *a, uint32_t models, uint32_t in_memory, uint64_t asked_mono_us);
 
 /* A waiter gives up.  Not waiting is fine. */
 void slots_leave(struct slots *a, struct waiter *waiter);

@@ -224,6 +224,7 @@ static void on_head(void *data, unsigned status, const char *content_type,
         req->mode = ANSWER_ERROR;
         return;
     }
+    node_request_answered(req);
     req->mode = ANSWER_BEGUN;
     if (meter_streams(req->operation))
         return;

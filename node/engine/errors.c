@@ -190,8 +190,10 @@ static bool lost_its_runner(const char *text)
 /* The engine lives and takes no more at present, or not yet. */
 static bool is_overloaded(unsigned http_status, const char *text)
 {
-    static const char *const always[] = {"model limit reached", /* llama.cpp's router */
-                                         "concurrent requests"};
+    static const char *const always[] = {
+        "model limit reached",                         /* llama.cpp's router */
+        "proxy error: Could not establish connection", /* ... of a model that it unloads */
+        "concurrent requests"};
     static const char *const marks[] = {
         "Loading model",
         "server busy",

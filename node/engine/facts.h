@@ -36,11 +36,13 @@ struct engine_model {
 struct engine_facts {
     uint32_t kind; /* enum drover.v1.EngineKind */
     char version[64];
-    uint32_t models_at_once; /* of a router: how many it keeps in memory; 0 = any */
-    bool router;             /* a llama-server that runs one server for each model */
-    bool reachable;          /* it answered the last look */
-    bool loading;            /* reachable, but its model still loads */
-    bool speaks_ollama;      /* not Ollama, but with its API */
+    uint32_t models_at_once;   /* of a router: how many it keeps in memory; 0 = any */
+    uint32_t models_in_memory; /* of a router */
+    uint64_t models_mono_us;   /* when they were asked for */
+    bool router;               /* a llama-server that runs one server for each model */
+    bool reachable;            /* it answered the last look */
+    bool loading;              /* reachable, but its model still loads */
+    bool speaks_ollama;        /* not Ollama, but with its API */
     char
         detail[256]; /* why it is not usable, or what it lacks, and what to do; "" = all well */
     uint32_t slots;  /* 0 = unknown */

@@ -22,14 +22,17 @@ by file:
                       not supported`: 500
   server-models.cpp   router mode: the status of each model, max_instances; a model that is busy
                       may be unloaded for another, its requests get 500 and a plain text
-                      `proxy error: ...` (as measured with --models-max 1 and three models at once)
+                      `proxy error: ...` (as measured with --models-max 1 and three models at once);
+                      one that is being unloaded is listed as loaded, and its requests get such a
+                      500 until it has ended
 
 Knobs: metrics (--metrics), slots_endpoint, loading, api_key, batch_s (how long a batch takes:
 cancels and questions wait for its end), deaf_s (the second of recv_with_timeout), sleep_idle_s,
 wake_s, vision (--mmproj), embeddings_on, alias (False: the model's id is its path), n_vocab; of
-the router: router (names), max_instances, load_s; those of openai_api.py.  slots is -np, context
+the router: router (names), max_instances, load_s, unload_s; those of openai_api.py.  slots is -np, context
 is of a slot.
-Counts: posted (results), wakes, loads, unloads.
+Counts: posted (results), wakes, loads, unloads, unconnected (requests to a model that is being
+unloaded).
 """
 
 import json
@@ -298,7 +301,9 @@ class LlamaServer(OpenAi):
         self.router = ()           # names: a router of these models
         self.max_instances = 4
         self.load_s = 0.0
+        self.unload_s = 0.0        # between the end of its work and its own
         self.instances = {}        # name -> Instance, least used first
+        self.unloading = set()      # names of models that are being unloaded
         self.changed = threading.Condition(self.lock)
 
     def make_machine(self):
@@ -605,6 +610,8 @@ class LlamaServer(OpenAi):
         for name in self.router:
             instance = self.instances.get(name)
             value = "unloaded" if instance is None else instance.status
+            if name in self.unloading:
+                value = "loaded"
             args = ["llama-server", "--host", "127.0.0.1", "--port", "0", "--alias", name,
                     "--ctx-size", str(self.context * self.slots), "--model", f"models/{name}.gguf",
                     "--parallel", str(self.slots)]
@@ -640,6 +647,22 @@ class LlamaServer(OpenAi):
         instance = self.instances.get(model) if self.router else None
         return instance.machine if instance is not None else self.machine
 
+    def make_room(self):
+        """Unloads models until another has a place; their names, if that takes a while."""
+        stopped = set()
+        while len(self.instances) >= self.max_instances:
+            idle = [n for n, i in self.instances.items() if not i.is_busy()]
+            name = (idle or list(self.instances))[0]
+            self.count["unloads"] += 1
+            self.instances.pop(name).unload()
+            if self.unload_s:
+                stopped.add(name)
+        self.unloading |= stopped
+        return stopped
+
+    def cannot_connect(self, reply):
+        return reply.answer(500, "proxy error: Could not establish connection", content_type=None)
+
     def route(self, reply, request, kind):
         """To the instance of the model, which is loaded first; what it unloads fails there."""
         try:
@@ -649,28 +672,29 @@ class LlamaServer(OpenAi):
         if name is None:
             return super().generate(reply, request, kind)
         with self.changed:
+            if name in self.unloading:
+                self.count["unconnected"] += 1
+                return self.cannot_connect(reply)
             instance = self.instances.get(name)
             mine = instance is None
             if mine:
-                while len(self.instances) >= self.max_instances:
-                    idle = [n for n, i in self.instances.items() if not i.is_busy()]
-                    old = self.instances.pop((idle or list(self.instances))[0])
-                    self.count["unloads"] += 1
-                    old.unload()
+                stopped = self.make_room()
                 self.count["loads"] += 1
                 instance = Instance(self.new_machine())
             else:
                 del self.instances[name]
             self.instances[name] = instance   # the last used is last
         if mine:
+            if stopped:
+                time.sleep(self.unload_s)
+                self.unloading -= stopped
             instance.ready.wait(self.load_s)
             if not instance.dead:
                 instance.status = "loaded"
                 instance.ready.set()
         instance.ready.wait()
         if instance.dead:
-            return reply.answer(500, "proxy error: Could not establish connection",
-                                content_type=None)
+            return self.cannot_connect(reply)
         try:
             return super().generate(reply, request, kind)
         except Gone:

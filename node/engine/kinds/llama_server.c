@@ -45,6 +45,15 @@ uint32_t llama_server_model_state(const struct json_value *status)
     return STATE(LOADABLE);
 }
 
+/* Does a router run a server for the model?  One that sleeps counts among its instances. */
+static bool is_in_memory(const struct json_value *status)
+{
+    struct json_value value = json_get(status, "value");
+
+    return json_equal(&value, "loaded") || json_equal(&value, "loading") ||
+           json_equal(&value, "sleeping");
+}
+
 /* The name of the file without folder, type and number of a part; "": the id is no such file.
  */
 void llama_server_short_name(char *out, const char *id)
@@ -97,6 +106,7 @@ void llama_server_read_routed(struct engine_facts *facts, struct engine_model *m
     uint32_t context = argument_of(&args, "--ctx-size");
 
     facts->router = true;
+    facts->models_in_memory += is_in_memory(status);
     model->state = llama_server_model_state(status);
     if (model->max_context == 0)
         model->max_context = parallel > 1 ? context / parallel : context;

@@ -107,6 +107,8 @@ bool openai_read_models(struct engine_facts *facts, const struct json_value *roo
     if (kind != KIND(UNSPECIFIED))
         facts->kind = kind;
     facts->router = false;
+    facts->models_in_memory = 0;
+    facts->models_mono_us = facts->looked_mono_us; /* of this look, until it has ended */
     facts_clear_models(facts);
     if (facts->kind == KIND(LLAMA_SERVER)) /* a router's are those of its least model */
         facts->slots = 0;

@@ -264,6 +264,8 @@ static const struct {
     /* of no node */
     {503, "{\"error\":\"server busy, please try again.  maximum pending requests exceeded\"}",
      CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500, "proxy error: Could not establish connection", CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL,
+     ABILITY_NONE, 0, 0},
     {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
      ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
     /* what the engine repeats of a request are not its words */

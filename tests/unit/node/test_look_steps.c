@@ -205,6 +205,7 @@ Test(look_steps, a_router_shows_by_its_list_which_models_run)
     look(router, LOOK_LIGHT);
     cr_assert_str_eq(asked, "/health ");
     cr_assert_eq(detector.facts.models_at_once, 1, "it keeps one model at once");
+    cr_assert_eq(detector.facts.models_in_memory, 0);
 }
 
 #define ROUTED(name, state)              \
@@ -234,6 +235,7 @@ Test(look_steps, a_router_is_asked_for_the_work_of_the_models_that_work_for_us)
 
     detect_init(&detector, "http://e", &no_offer);
     look(pages, LOOK_FULL);
+    cr_assert_eq(detector.facts.models_in_memory, 3);
     detect_busy(&detector, "b/x-too");
     detect_busy(&detector, "b/x");
     detect_busy(&detector, "c");
@@ -249,6 +251,7 @@ Test(look_steps, a_router_is_asked_for_the_work_of_the_models_that_work_for_us)
     look(later, LOOK_LOAD);
     cr_assert_str_eq(asked, "/v1/models /slots?model=b%2Fx&autoload=false ");
     cr_assert_neq(detector.facts.progress, 16);
+    cr_assert_eq(detector.facts.models_in_memory, 2);
     detect_none_busy(&detector);
     look(later, LOOK_LOAD);
     cr_assert_str_eq(asked, "/v1/models ");

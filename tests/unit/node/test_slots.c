@@ -135,7 +135,7 @@ Test(slots, an_engine_of_one_model_at_a_time_gets_one_model_at_a_time)
     struct slots a;
 
     slots_init(&a, 4, 4);
-    a.models = 1;
+    slots_models(&a, 1, 0, 1);
     cr_assert_eq(slots_ask(&a, &a1), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &a2), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &b), SLOTS_ADMIT_QUEUED);
@@ -159,7 +159,7 @@ Test(slots, two_models_at_once_are_two_whatever_their_runs)
     struct slots a;
 
     slots_init(&a, 8, 4);
-    a.models = 2;
+    slots_models(&a, 2, 0, 1);
     for (unsigned i = 0; i < 4; i++)
         cr_assert_eq(slots_ask(&a, &w[i]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[4]), SLOTS_ADMIT_QUEUED);
@@ -167,4 +167,76 @@ Test(slots, two_models_at_once_are_two_whatever_their_runs)
     cr_assert_null(slots_next(&a));
     slots_end(&a, &w[1], false, 1);
     cr_assert_eq(slots_next(&a), &w[4]);
+}
+
+Test(slots, while_a_model_takes_another_s_place_only_models_that_run_get_more)
+{
+    struct waiter w[5] = {
+        {.model = 1}, {.model = 2, .loads = true}, {.model = 3}, {.model = 1}, {.model = 3}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    slots_models(&a, 3, 3, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert(slots_answered(&a, &w[0], 2));
+    cr_assert_not(slots_answered(&a, &w[0], 2), "that is known");
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_NOW, "its model runs");
+    cr_assert_not(slots_answered(&a, &w[3], 2), "so that it has been loaded");
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED, "its model may be unloaded");
+    cr_assert(slots_answered(&a, &w[1], 2));
+    cr_assert_eq(slots_next(&a), &w[2]);
+    cr_assert_eq(slots_ask(&a, &w[4]), SLOTS_ADMIT_NOW);
+}
+
+Test(slots, models_load_side_by_side_where_none_has_to_go)
+{
+    struct waiter w[3] = {
+        {.model = 1, .loads = true}, {.model = 2, .loads = true}, {.model = 3, .loads = true}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    slots_models(&a, 3, 1, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
+    slots_end(&a, &w[0], false, 1); /* it has failed, and nothing was loaded */
+    cr_assert_eq(slots_next(&a), &w[2]);
+}
+
+Test(slots, a_model_that_was_in_memory_may_be_unloaded_by_now)
+{
+    struct waiter w[2] = {{.model = 1}, {.model = 2}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    slots_models(&a, 2, 2, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
+    cr_assert(slots_answered(&a, &w[0], 2));
+    cr_assert_eq(slots_next(&a), &w[1]);
+    slots_end(&a, &w[1], false, 3);
+    slots_end(&a, &w[0], false, 3);
+    slots_models(&a, 2, 1, 4); /* there is a place */
+    w[1].loads = true;
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW, "nothing has to go");
+}
+
+Test(slots, a_look_from_before_a_load_does_not_show_it)
+{
+    struct waiter w[3] = {
+        {.model = 1, .loads = true}, {.model = 2, .loads = true}, {.model = 3, .loads = true}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    slots_models(&a, 2, 0, 1);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert(slots_answered(&a, &w[0], 10));
+    slots_end(&a, &w[0], false, 11);
+    slots_models(&a, 2, 0, 9);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED, "both places are taken");
+    slots_models(&a, 2, 0, 11); /* it is gone */
+    cr_assert_eq(slots_next(&a), &w[2]);
 }
