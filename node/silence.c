@@ -8,8 +8,8 @@
 /* At the limit, the figure is waited for: two looks at a busy engine come within this. */
 #define FIGURE_US (3 * US_PER_S)
 
-/* Between the last bytes and a look, and between two looks, that show an answer as lost. */
-#define LEFT_US US_PER_S
+/* From a look that finds the engine gone until an answer is lost: another look comes within. */
+#define LEFT_US (2 * US_PER_S)
 
 static void note_life(struct silence *s, uint64_t at_mono_us)
 {
@@ -36,7 +36,6 @@ void silence_heard(struct silence *s, bool content, uint64_t now_mono_us)
     s->content |= content;
     s->loading = false; /* an engine that answers has its model */
     s->heard_mono_us = now_mono_us;
-    s->idle_mono_us = 0;
     note_life(s, now_mono_us);
 }
 
@@ -62,18 +61,12 @@ static void take_signs(struct silence *s, const struct silence_signs *signs,
     s->loading = signs->loading && !s->content;
 }
 
-/* Does no part of the engine work on the answer that it has begun? */
-static bool is_left(struct silence *s, const struct silence_signs *signs)
+/* Has the process that began the answer ended since its last bytes? */
+static bool is_left(const struct silence *s, const struct silence_signs *signs,
+                    uint64_t now_mono_us)
 {
-    if (!signs->idle || s->paused) {
-        s->idle_mono_us = 0;
-        return false;
-    }
-    if (signs->idle_mono_us < s->heard_mono_us + LEFT_US)
-        return false;
-    if (s->idle_mono_us == 0)
-        s->idle_mono_us = signs->idle_mono_us;
-    return s->content && signs->idle_mono_us >= s->idle_mono_us + LEFT_US;
+    return s->content && !s->paused && signs->gone_mono_us > s->heard_mono_us &&
+           now_mono_us >= signs->gone_mono_us + LEFT_US;
 }
 
 static uint64_t limit_us(const struct silence *s)
@@ -94,7 +87,7 @@ struct silence_result silence_look(struct silence *s, const struct silence_signs
     if (s->paused)
         s->alive_mono_us = s->heard_mono_us = now_mono_us;
     result.limit_us = limit_us(s);
-    if (is_left(s, signs)) {
+    if (is_left(s, signs, now_mono_us)) {
         result.verdict = SILENCE_LEFT;
         return result;
     }

@@ -8,9 +8,9 @@
  * count of all its work that was readable and stood still; one that shows less may be at work.
  * While the caller takes no bytes the silence is the caller's, and no limit runs.
  *
- * A llama-server that ends closes its port, and may keep the connections of its
- * answers for half a minute.  The next one on the port, which looks meet, has nothing to do: an
- * answer that has begun, is silent, and is worked on nowhere in two looks, is lost.
+ * A llama-server that ends closes its port, and may keep the connections of its answers for
+ * half a minute, while looks meet the next one on the port.  So an answer that has begun is
+ * lost when a look finds the engine gone, and no byte of it follows.
  *
  * One for each request in an engine.  Pure: instants are arguments, all on the monotonic
  * clock.
@@ -36,8 +36,8 @@ struct silence_signs {
     uint64_t read_mono_us; /* when `work` was last read; 0 = the engine shows none */
     bool counts;           /* all of its work changes it */
     bool loading;          /* the model is not in memory yet */
-    bool idle;             /* nothing runs or waits in the engine */
-    uint64_t idle_mono_us; /* when it was asked for `idle` */
+    uint64_t gone_mono_us; /* a look at this instant showed that the process before it has
+                              ended, whatever its connections do; 0 = none did */
 };
 
 /* Private to silence.c. */
@@ -51,14 +51,13 @@ struct silence {
     bool loading;
     bool paused;            /* the caller takes no bytes */
     uint64_t heard_mono_us; /* the last bytes */
-    uint64_t idle_mono_us;  /* the first look since that found the engine idle; 0 = none did */
 };
 
 enum silence_verdict {
     SILENCE_BORNE = 0,
     SILENCE_STALLED,     /* the engine's count of work was readable, and stood still */
     SILENCE_UNEXPLAINED, /* no sign shows whether the engine works */
-    SILENCE_LEFT,        /* the engine does not work on the answer that it has begun */
+    SILENCE_LEFT,        /* the process that began the answer has ended */
 };
 
 struct silence_result {

@@ -49,9 +49,7 @@ static struct silence_signs signs_of(const struct node_request *req)
         .work = facts->progress,
         .read_mono_us = facts->progress_mono_us,
         .counts = facts->progress_counts,
-        .idle = facts->kind == DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER &&
-                facts->has_load && facts->running == 0 && facts->queued == 0,
-        .idle_mono_us = facts->looked_mono_us,
+        .gone_mono_us = facts->gone_mono_us,
         .loading = facts->loading || (model != NULL && (model->state == STATE_LOADABLE ||
                                                         model->state == STATE_LOADING)),
     };
@@ -116,7 +114,7 @@ static void look(struct node_request *req)
     if (result.verdict == SILENCE_LEFT) {
         engine_doubt(req->agent->engine);
         node_request_drop_run(req);
-        end_answer(req, ENGINE_END_LOST, "the engine does not work on the answer any more");
+        end_answer(req, ENGINE_END_LOST, "the engine has ended");
         return;
     }
     if (result.verdict != SILENCE_BORNE) {

@@ -55,10 +55,15 @@ struct engine_facts {
     float prefill_tokens_per_s, decode_tokens_per_s; /* 0 = unknown */
     uint64_t progress;         /* changes with prefill and decode, where the engine shows it */
     uint64_t progress_mono_us; /* when `progress` was asked for; 0 = it does not show it */
-    bool progress_counts; /* every token changes it: where it stands still nothing is done */
-    bool slots_show_work; /* /slots counts the tokens that are done; they make `progress` */
-    uint64_t slots_work;  /* the sum that it showed last */
-    uint32_t left_out;    /* names that are too long or too many for `models` */
+    bool progress_counts;  /* every token changes it: where it stands still nothing is done */
+    bool slots_show_work;  /* /slots counts the tokens that are done; they make `progress` */
+    uint64_t slots_work;   /* the sum that it showed last */
+    uint64_t gone_mono_us; /* a look then showed that the llama-server of the look before has
+                              ended, though its connections may stay; 0 = none did */
+    uint64_t tasks;        /* 1 + the number of the last task in its slots; 0 = none had any */
+    uint64_t tasks_before; /* that made `gone_mono_us`: fewer followed; 0 = it was otherwise */
+    uint32_t tasks_fell;   /* how often, since it was last away or loading */
+    uint32_t left_out;     /* names that are too long or too many for `models` */
     uint32_t models_count;
     struct engine_model models[ENGINE_MAX_MODELS]; /* last: facts_copy() copies what is used */
 };

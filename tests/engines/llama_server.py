@@ -59,7 +59,14 @@ class LlamaMachine(Machine):
         self.posted_s = 0.0        # instant of the last posted result
         self.posted = 0
         self.decode_calls = 0
+        self.tasks = 0             # numbers given to tasks
         self.born_s = time.monotonic()
+
+    def submit(self, work):
+        with self.changed:
+            work.task = self.tasks
+            self.tasks += 1
+        super().submit(work)
 
     def post(self):
         with self.changed:
@@ -449,9 +456,11 @@ class LlamaServer(OpenAi):
         for number in range(machine.slots):
             slot = {"id": number, "n_ctx": self.context, "speculative": False,
                     "is_processing": number < len(running)}
+            if number == len(running) and machine.tasks:
+                slot["id_task"] = machine.tasks - 1    # its last
             if number < len(running):
                 work = running[number]
-                slot |= {"id_task": 16000 + number, "n_prompt_tokens": work.prompt_tokens,
+                slot |= {"id_task": work.task, "n_prompt_tokens": work.prompt_tokens,
                          "n_prompt_tokens_processed": int(work.processed),
                          "n_prompt_tokens_cache": work.cached, "params": self.params({}),
                          "next_token": [{"has_next_token": True, "has_new_line": False,

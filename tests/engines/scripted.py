@@ -262,6 +262,7 @@ class Engine:
         self.dead = False          # answers nothing at all; connections stay open
         self.listener = None
         self.sockets = set()
+        self.posting = set()       # those of POSTs being answered
         self.port = port
         self.setup()
         for name, value in knobs.items():
@@ -303,6 +304,16 @@ class Engine:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def leave(self):
+        """As a process that is about to end: nothing listens, idle connections are closed, and the
+        others stay."""
+        listener, self.listener = self.listener, None
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        with self.lock:
+            for sock in self.sockets - self.posting:
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self):
         self.stop()
@@ -382,6 +393,8 @@ class Engine:
         with self.lock:
             self.seen.append(request)
             self.open += post
+            if post:
+                self.posting.add(sock)
         reply = self.reply_class(self, sock, request)
         try:
             if self.dead:
@@ -399,6 +412,7 @@ class Engine:
             request.ended_s = time.monotonic()
             with self.lock:
                 self.open -= post
+                self.posting.discard(sock)
 
 
 def read_request(sock, file):

@@ -216,30 +216,57 @@ def test_pings_keep_an_answer_alive_before_and_inside_it(make_nodes):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
 def test_an_answer_whose_engine_was_replaced_goes_on_elsewhere(make_nodes, path, stream):
-    """The old process keeps the connection and is silent; the new one on its port is idle."""
-    cluster, engines = make_nodes(LlamaServer, count=2, tokens_per_s=20, limits={
+    """The old process keeps the connection and is silent; the new one takes its port at once."""
+    cluster, engines = make_nodes(LlamaServer, count=2, tokens_per_s=20, answer_tokens=200, limits={
         "first_token_ms": 60_000, "idle_token_ms": 60_000})
     for engine in engines:
         engine.models = ["tiny"]
 
     async def go():
-        body = {"model": "tiny", "stream": stream, "max_tokens": 40, "max_output_tokens": 40}
+        body = {"model": "tiny", "stream": stream, "max_tokens": 200, "max_output_tokens": 200}
         body |= {"input": "hi"} if path == RESPONSES else {
             "messages": [{"role": "user", "content": "hi"}]}
         task = asyncio.create_task(fetch(cluster.api, "POST", path, body))
         while not (old := next((e for e in engines if any(
                 w.decoded > 3 for w in e.machine.running)), None)):
+            assert not task.done(), task.result().body
             await asyncio.sleep(0.02)
-        old.on["/slots"] = lambda reply, _request: reply.answer(
-            200, [{"id": 0, "is_processing": False}])
+        since = time.monotonic()
+        while not any(look.ended_s and look.came_s > since for look in old.gets("/slots")):
+            assert not task.done(), "it ended before the first look"
+            await asyncio.sleep(0.02)
         old.machine.frozen = True
+        old.leave()
+        for engine in engines:
+            engine.tokens_per_s = 500
         began = time.monotonic()
-        answer = await task
+        with LlamaServer(port=old.port, models=["tiny"]):
+            answer = await task
         return answer, time.monotonic() - began
 
     answer, took = asyncio.run(go())
     assert_whole(answer, stream)
     assert took < 8 * SLOW
+
+
+IDLE = {"old": [{"id": 0, "state": 1}], "another": [{"id": 0, "id_task": 40, "is_processing": False}],
+        "unused": [{"id": 0, "is_processing": False}], "none": []}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("slots", IDLE)
+def test_a_silent_answer_is_not_cut_because_slots_look_idle(make_nodes, slots, stream):
+    """They are an older version's, or those of another server behind the same URL."""
+    cluster, engines = make_nodes(LlamaServer, count=2, answer_tokens=6, pauses={3: float(LONG_S)},
+                                  limits={"first_token_ms": 60_000, "idle_token_ms": 60_000})
+    for engine in engines:
+        engine.models = ["tiny"]
+        engine.on["/slots"] = lambda reply, _request: reply.answer(200, IDLE[slots])
+    answer, took = ask(cluster, model="tiny", stream=stream)
+    assert_whole(answer, stream)
+    assert took > LONG_S - 0.5
+    assert sum(len(engine.posts(CHAT)) for engine in engines) == 1, "it went on elsewhere"
+    assert_no_node_is_blamed(cluster)
 
 
 # ---- loads ----------------------------------------------------------------------------------------

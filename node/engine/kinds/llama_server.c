@@ -13,6 +13,8 @@
 #include "node/engine/kinds/metrics.h"
 #include "node/engine/kinds/operations.h"
 
+#define FRESH_TASKS 64 /* a process that has numbered fewer began some seconds ago, at most */
+
 /* The number after `flag` in a list of arguments, or 0. */
 static uint32_t argument_of(const struct json_value *args, const char *flag)
 {
@@ -183,26 +185,65 @@ void llama_server_note_work(struct engine_facts *facts, uint64_t work)
     facts->progress_counts = true;
 }
 
+/* Does a request run in the slot?  Older versions, and forks of them, have a `state` for it. */
+static bool is_busy(const struct json_value *slot)
+{
+    struct json_value busy = json_get(slot, "is_processing");
+    struct json_value state = json_get(slot, "state");
+    uint64_t n;
+
+    if (busy.type == JSON_TRUE || busy.type == JSON_FALSE)
+        return busy.type == JSON_TRUE;
+    return json_uint(&n, &state, INT64_MAX) && n != 0;
+}
+
+/* A process numbers its tasks from 0, and a slot shows its last one.  So one that shows much
+ * less than before is another process, which has just begun.  Several servers behind one URL
+ * show more and less in turn. */
+static void note_tasks(struct engine_facts *facts, uint64_t tasks)
+{
+    if (tasks <= facts->tasks / 2 && facts->tasks != 0 && tasks < FRESH_TASKS) {
+        facts->tasks_fell++;
+        if (facts->tasks_fell == 1) {
+            facts->gone_mono_us = facts->looked_mono_us;
+            facts->tasks_before = facts->tasks;
+        }
+    } else if (facts->tasks_before != 0 && tasks >= facts->tasks_before) {
+        facts->gone_mono_us = 0;
+        facts->tasks_before = 0;
+    }
+    facts->tasks = tasks;
+}
+
+void llama_server_note_away(struct engine_facts *facts)
+{
+    facts->tasks_fell = 0;
+    facts->tasks_before = 0;
+}
+
 bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root)
 {
-    struct json_value key, slot, busy;
+    struct json_value key, slot, task;
     struct json_iter it;
     uint32_t slots = 0, running = 0;
-    uint64_t work = 0;
+    uint64_t work = 0, tasks = 0, n;
 
     if (root->type != JSON_ARRAY)
         return false;
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &slot)) {
-        busy = json_get(&slot, "is_processing");
         slots++;
-        if (busy.type != JSON_TRUE)
+        task = json_get(&slot, "id_task");
+        if (json_uint(&n, &task, INT64_MAX) && n >= tasks)
+            tasks = n + 1;
+        if (!is_busy(&slot))
             continue;
         running++;
         facts->slots_show_work |= add_work(&work, &slot);
     }
     if (facts->slots_show_work)
         llama_server_note_work(facts, work);
+    note_tasks(facts, tasks);
     facts->slots = slots;
     facts->running = running;
     facts->queued = 0; /* unless /metrics says otherwise */
@@ -212,13 +253,12 @@ bool llama_server_read_slots(struct engine_facts *facts, const struct json_value
 
 bool llama_server_routed_slots(uint64_t *work, const struct json_value *root)
 {
-    struct json_value key, slot, busy;
+    struct json_value key, slot;
     struct json_iter it;
 
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &slot)) {
-        busy = json_get(&slot, "is_processing");
-        if (busy.type == JSON_TRUE && !add_work(work, &slot))
+        if (is_busy(&slot) && !add_work(work, &slot))
             return false;
     }
     return root->type == JSON_ARRAY;

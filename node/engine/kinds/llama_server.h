@@ -43,6 +43,10 @@ MUST_CHECK bool llama_server_routed_metrics(uint64_t *work, const void *text, si
 /* The work that all of the present tasks show: whatever changes it is progress. */
 void llama_server_note_work(struct engine_facts *facts, uint64_t work);
 
+/* A look found no server, or one that loads: the next fall of the tasks' numbers is a new
+ * process again. */
+void llama_server_note_away(struct engine_facts *facts);
+
 /* Reads /slots.  False: it is no list of slots. */
 bool llama_server_read_slots(struct engine_facts *facts, const struct json_value *root);
 

@@ -15,6 +15,9 @@
 #include "node/engine/kinds/openai.h"
 #include "node/engine/kinds/operations.h"
 
+/* Pages with figures of the present load. */
+#define LOADS ((uint32_t)(DETECT_SLOTS | DETECT_METRICS))
+
 void detect_init(struct detector *r, const char *url, const struct engine_offer *offer)
 {
     memset(r, 0, sizeof(*r));
@@ -413,6 +416,7 @@ static const char *unusable(struct detector *r, const char *detail)
     r->sort = 0;
     r->next.reachable = false;
     r->next.has_load = false;
+    llama_server_note_away(&r->next);
     (void)strlcpy(r->next.detail, detail, sizeof(r->next.detail));
     return finish(r);
 }
@@ -430,6 +434,7 @@ static const char *still_loading(struct detector *r, const struct detect_answer 
     r->next.reachable = true;
     r->next.loading = true;
     r->next.has_load = false;
+    llama_server_note_away(&r->next);
     (void)strlcpy(r->next.detail, "the engine is loading its model", sizeof(r->next.detail));
     for (uint32_t i = 0; i < r->next.models_count; i++)
         r->next.models[i].state = STATE(LOADING);
@@ -571,6 +576,10 @@ static void lacks(struct detector *r)
     } else if (r->asking == DETECT_TAGS && r->next.kind == KIND(OLLAMA)) {
         r->next.kind = KIND(UNSPECIFIED); /* it only has the owner of Ollama's models */
         r->todo &= ~(uint32_t)DETECT_PS;
+    } else if (r->level == LOOK_LOAD && (r->asking & LOADS) != 0 &&
+               (load_steps(r) & LOADS & ~r->missing) == 0) {
+        r->next.has_load =
+            false; /* another server, perhaps: the last figures are not its own */
     }
 }
 
@@ -693,6 +702,9 @@ const char *detect_next(struct detector *r, const struct detect_answer *answer)
         path = ask(r);
         return path != NULL ? path : finish(r);
     }
+    /* One that ends stops listening first, and gives nothing more. */
+    if (answer->refused && r->facts.kind == KIND(LLAMA_SERVER) && !r->facts.router)
+        r->next.gone_mono_us = r->began_mono_us;
     if (is_loading(answer))
         return still_loading(r, answer);
     if (answer->status == 429 && r->facts.reachable) {

@@ -84,7 +84,7 @@ struct detector {
 };
 
 /* One answer.  status 0: none came (`why` says why and what to do about it, `timed_out` that it
- * was only slow). */
+ * was only slow, `refused` that nothing listens there). */
 struct detect_answer {
     unsigned status;
     const char *server; /* the Server header, or "" */
@@ -92,6 +92,7 @@ struct detect_answer {
     size_t n;
     const char *why;
     bool timed_out;
+    bool refused; /* nothing listens there */
 };
 
 /* `url` and `offer` must outlive the detector. */

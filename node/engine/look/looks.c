@@ -1,6 +1,7 @@
 /* looks.c - looks at the engine when a look is due. */
 #include "node/engine/look/looks.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -80,6 +81,15 @@ static void note_address(struct looks *looks)
         looks->public_address = !net_is_private(address);
 }
 
+static bool is_refused(CURL *easy, CURLcode code)
+{
+    long error = 0;
+
+    return code == CURLE_COULDNT_CONNECT &&
+           curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &error) == CURLE_OK &&
+           error == ECONNREFUSED;
+}
+
 static void on_done(struct curl_job *job, CURLcode code)
 {
     struct looks *looks = CONTAINER_OF(job, struct looks, job);
@@ -97,6 +107,7 @@ static void on_done(struct curl_job *job, CURLcode code)
     reasons_of_transfer(why, sizeof(why), code, looks->error);
     answer.why = why;
     answer.timed_out = code == CURLE_OPERATION_TIMEDOUT;
+    answer.refused = is_refused(job->easy, code);
     if (answer.timed_out && looks->heard_mono_us >= looks->began_mono_us) {
         /* Too busy to be looked at, but answers come: the facts stay. */
         detect_abandon(&looks->detector);

@@ -55,6 +55,7 @@ static inline void look_at(struct detector *r, struct site *site, enum look_leve
         if (answer.status == 0) {
             answer.why = "Connection refused";
             answer.timed_out = strcmp(path, "/slots") == 0;
+            answer.refused = !answer.timed_out;
         }
         path = detect_next(r, &answer);
         buf_finish(&body);

@@ -392,6 +392,101 @@ Test(detect, a_slow_look_at_the_slots_is_no_dead_engine)
     cr_assert_eq(r.facts.running, 2);
 }
 
+/* The engine's slots at `now_us` are `slots`; the instant at which an earlier process of it is
+ * known to have ended. */
+static uint64_t gone_after(struct detector *r, const char *slots, uint64_t now_us)
+{
+    const struct page pages[] = {llama[0], llama[1], {"/slots", 200, slots}};
+    struct site site = SITE("llama.cpp", pages);
+
+    look_at(r, &site, LOOK_LOAD, now_us);
+    cr_assert(r->facts.has_load, "%s", slots);
+    return r->facts.gone_mono_us;
+}
+
+Test(detect, a_llama_server_that_cannot_be_reached_has_ended_if_nothing_listens_there)
+{
+    static const struct page dead[] = {{"/v1/models", 0, ""}, {"/metrics", 0, ""}};
+    static const struct page slow[] = {{"/slots", 0, ""}, {"/health", 200, "{}"}};
+    const struct page pages[] = {
+        llama[0], llama[1], {"/metrics", 200, LLAMA_METRICS}, {"/health", 503, "{}"}};
+    struct site up = SITE("llama.cpp", llama), busy = SITE("llama.cpp", slow);
+    struct site metrics = SITE("llama.cpp", pages), down = SITE("", dead);
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    look_at(&r, &up, LOOK_FULL, 10);
+    look_at(&r, &busy, LOOK_LOAD, 20);
+    cr_assert_eq(r.facts.gone_mono_us, 0, "it is slow");
+    look_at(&r, &metrics, LOOK_LOAD, 30);
+    look_at(&r, &metrics, LOOK_LIGHT, 40);
+    cr_assert_not(r.facts.reachable);
+    cr_assert_eq(r.facts.gone_mono_us, 0, "a proxy says that it is down");
+    look_at(&r, &metrics, LOOK_FULL, 50);
+    look_at(&r, &down, LOOK_LOAD, 60);
+    cr_assert_eq(r.facts.gone_mono_us, 60);
+    look_at(&r, &up, LOOK_FULL, 70);
+    cr_assert_eq(r.facts.gone_mono_us, 60);
+}
+
+Test(detect, a_llama_server_whose_tasks_begin_anew_is_another_process)
+{
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    cr_assert_eq(gone_after(&r, "[{'id':0,'is_processing':false}]", 10), 0);
+    cr_assert_eq(gone_after(&r, "[{'id_task':900,'is_processing':true},{'id_task':7}]", 20), 0);
+    cr_assert_eq(gone_after(&r, "[{'id_task':900,'is_processing':false}]", 30), 0, "idle");
+    cr_assert_eq(gone_after(&r, "[{'id_task':880,'is_processing':false}]", 40), 0, "deferred");
+    cr_assert_eq(gone_after(&r, "[{'id_task':2,'is_processing':true}]", 50), 50);
+    cr_assert_eq(gone_after(&r, "[{'id_task':9,'is_processing':true}]", 60), 50);
+}
+
+Test(detect, several_llama_servers_behind_one_url_are_none_that_has_ended)
+{
+    static const char busy[] = "[{'id_task':900,'is_processing':true}]";
+    static const char idle[] = "[{'id_task':-1,'is_processing':false}]";
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    cr_assert_eq(gone_after(&r, busy, 10), 0);
+    cr_assert_eq(gone_after(&r, "[{'id_task':400,'is_processing':false}]", 20), 0);
+    cr_assert_eq(gone_after(&r, busy, 30), 0);
+    (void)gone_after(&r, idle, 40);
+    cr_assert_eq(gone_after(&r, busy, 50), 0, "it is there again");
+    cr_assert_eq(gone_after(&r, idle, 60), 0, "the numbers of this one say nothing");
+    cr_assert_eq(gone_after(&r, idle, 70), 0);
+}
+
+Test(detect, a_slot_of_an_older_llama_server_is_busy_by_its_state)
+{
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    (void)gone_after(&r, "[{'id':0,'state':0},{'id':1,'state':1},{'id':2,'state':5}]", 10);
+    cr_assert_eq(r.facts.running, 2);
+    (void)gone_after(&r, "[{'state':0,'is_processing':true},{'state':1,'is_processing':false}]",
+                     20);
+    cr_assert_eq(r.facts.running, 1);
+}
+
+Test(detect, figures_of_a_load_that_is_shown_no_more_are_forgotten)
+{
+    static const struct page router[] = {
+        {"/slots", 400, "{'error':{'code':400}}"},
+        {"/metrics", 400, "{'error':{'code':400}}"},
+    };
+    struct site up = SITE("llama.cpp", llama), other = SITE("llama.cpp", router);
+    static struct detector r;
+
+    detect_init(&r, "http://engine:1", &all);
+    look_at(&r, &up, LOOK_FULL, 1);
+    cr_assert(r.facts.has_load);
+    look_at(&r, &other, LOOK_LOAD, 2);
+    cr_assert_str_eq(other.asked, "/slots,/metrics,");
+    cr_assert_not(r.facts.has_load);
+}
+
 Test(detect, a_refused_key_is_reported_as_that)
 {
     static const struct page pages[] = {{"/v1/models", 401, "{'error':{'code':401}}"}};

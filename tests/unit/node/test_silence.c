@@ -226,51 +226,38 @@ Test(silence, zero_is_no_limit)
     cr_assert_eq(verdict_at(&s, &none, 900000), SILENCE_BORNE);
 }
 
-static struct silence_signs idle(uint64_t at_s)
+static struct silence_signs gone(uint64_t at_s)
 {
-    return (struct silence_signs){.idle = true, .idle_mono_us = (1000 + at_s) * S};
+    return (struct silence_signs){.gone_mono_us = (1000 + at_s) * S};
 }
 
-Test(silence, an_answer_that_two_looks_find_worked_on_nowhere_is_lost)
+Test(silence, an_answer_whose_engine_was_found_gone_since_its_last_bytes_is_lost)
 {
     struct silence s = started(&none);
-    struct silence_signs at = idle(10);
+    struct silence_signs at = gone(9);
 
     silence_heard(&s, true, 1010 * S);
-    cr_assert_eq(verdict_at(&s, &at, 12), SILENCE_BORNE, "the look may have crossed the bytes");
-    at = idle(11);
-    cr_assert_eq(verdict_at(&s, &at, 12), SILENCE_BORNE, "the first look");
-    cr_assert_eq(verdict_at(&s, &at, 13), SILENCE_BORNE, "the same look");
-    at = idle(12);
-    cr_assert_eq(verdict_at(&s, &at, 13), SILENCE_LEFT);
+    cr_assert_eq(verdict_at(&s, &none, 100), SILENCE_BORNE, "nothing shows that it is gone");
+    cr_assert_eq(verdict_at(&s, &at, 100), SILENCE_BORNE, "bytes came since");
+    at = gone(101);
+    cr_assert_eq(verdict_at(&s, &at, 102), SILENCE_BORNE, "the next look may find it");
+    at = gone(0);
+    cr_assert_eq(verdict_at(&s, &at, 103), SILENCE_BORNE, "as it did");
+    at = gone(104);
+    cr_assert_eq(verdict_at(&s, &at, 106), SILENCE_LEFT);
 }
 
-Test(silence, an_answer_that_is_worked_on_not_begun_or_not_read_is_not_lost)
+Test(silence, an_answer_that_has_not_begun_or_is_not_read_is_not_lost)
 {
     struct silence s = started(&none);
-    struct silence_signs at;
+    struct silence_signs at = gone(2);
 
-    for (uint64_t at_s = 2; at_s < 100; at_s++) {
-        at = idle(at_s);
-        cr_assert_eq(verdict_at(&s, &at, at_s), SILENCE_BORNE, "no content: it is read, say");
-    }
+    cr_assert_eq(verdict_at(&s, &at, 50), SILENCE_BORNE, "no content: its prompt is read, say");
     silence_heard(&s, true, 1100 * S);
-    at = idle(102);
-    cr_assert_eq(verdict_at(&s, &at, 102), SILENCE_BORNE);
-    at.idle = false;
-    at.idle_mono_us = 1103 * S;
-    cr_assert_eq(verdict_at(&s, &at, 103), SILENCE_BORNE);
-    at = idle(104);
-    cr_assert_eq(verdict_at(&s, &at, 104), SILENCE_BORNE, "the first look again");
-    silence_heard(&s, false, 1104 * S);
-    at = idle(106);
-    cr_assert_eq(verdict_at(&s, &at, 106), SILENCE_BORNE, "and again: bytes came");
     silence_pause(&s, true, 1106 * S);
-    for (uint64_t at_s = 107; at_s < 120; at_s++) {
-        at = idle(at_s);
+    at = gone(107);
+    for (uint64_t at_s = 107; at_s < 120; at_s++)
         cr_assert_eq(verdict_at(&s, &at, at_s), SILENCE_BORNE, "nobody reads");
-    }
     silence_pause(&s, false, 1120 * S);
-    at = idle(120);
     cr_assert_eq(verdict_at(&s, &at, 120), SILENCE_BORNE);
 }
