@@ -1,15 +1,19 @@
 /* refused.c - what follows an error of the engine. */
 #include "node/answer/refused.h"
 
+#include <ctype.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/error.h"
+#include "base/text/text.h"
 #include "node/answer/doubt.h"
 #include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/error_body.h"
 #include "node/engine/errors.h"
 #include "node/node_request.h"
+#include "proto/operations.h"
 
 /* An error of the engine in a body of ours. */
 static void pass_words(struct node_request *req, unsigned status, const char *text)
@@ -19,6 +23,15 @@ static void pass_words(struct node_request *req, unsigned status, const char *te
     buf_reset(&req->out);
     error_body_write(&req->out, req->operation, text);
     sender_pass(req);
+}
+
+/* The engine's own words for an operation that it does not have. */
+static void pass_missing(struct node_request *req, const struct engine_error *verdict)
+{
+    if (req->http_status == 501 && !req->too_large)
+        sender_pass(req);
+    else
+        pass_words(req, 501, verdict->text);
 }
 
 /* Forgets an answer that began, to ask again. */
@@ -93,21 +106,46 @@ static bool ask_unstreamed(struct node_request *req)
     return ask_again(req, &body, rc);
 }
 
-/* Can it be the stream, which the client did not ask for, that the engine refuses? */
+/* Is the word there, or one that begins with it?  "upstream" is another. */
+static bool names_stream(const char *text)
+{
+    for (const char *at = text; (at = strcasestr(at, "stream")) != NULL; at++)
+        if (at == text || !isalnum((unsigned char)at[-1]))
+            return true;
+    return false;
+}
+
+/* Words with which an engine refuses a form of request; no error amid a stream has them. */
+static bool refuses(const char *text)
+{
+    static const char *const marks[] = {"not available", "not support", "unsupported",
+                                        "not allowed", "not implemented"};
+
+    return text_has_any(text, marks, ARRAY_LEN(marks));
+}
+
+/* Can it be the stream, which the client did not ask for, that the engine refuses?  An engine
+ * that failed, or is full, would only do its work twice. */
 static bool may_be_the_stream(const struct node_request *req,
                               const struct engine_error *verdict)
 {
-    if (req->stream || !req->streaming || req->asked_again)
+    unsigned status = req->http_status;
+
+    if (req->stream || !req->streaming || req->asked_again ||
+        (verdict->engine_error_action == ENGINE_ERROR_FAIL &&
+         verdict->status == GRPC_RESOURCE_EXHAUSTED))
         return false;
     if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED)
         return false; /* once is enough */
-    if (strcasestr(verdict->text, "stream") != NULL)
+    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR)
+        return status == 500 && names_stream(verdict->text) && refuses(verdict->text);
+    if (names_stream(verdict->text) && (status < 500 || status == 501))
         return true;
     if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
         verdict->refusal.ability != ABILITY_OPERATION)
         return false;
-    return req->http_status == 400 || req->http_status == 405 || req->http_status == 406 ||
-           req->http_status == 415 || req->http_status == 422 || req->http_status == 501;
+    return status == 400 || status == 405 || status == 406 || status == 415 || status == 422 ||
+           status == 501;
 }
 
 bool refused_unusable(struct node_request *req)
@@ -161,6 +199,9 @@ bool refused_apply(struct node_request *req)
         return ask_without(req, "logprobs");
     }
     note_access(req, &verdict);
+    /* One document may be had of it all the same: nothing is learned. */
+    if (verdict.perhaps_stream && req->streaming)
+        verdict.refusal.limit = 1;
     if (!node_request_cause(req, verdict.cause, &verdict.refusal))
         return false;
     if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
@@ -180,9 +221,12 @@ bool refused_apply(struct node_request *req)
         pass_words(req, 400, verdict.text);
         break;
     case ENGINE_ERROR_FAIL:
-        if (verdict.status == GRPC_UNIMPLEMENTED)
+        if (verdict.status == GRPC_UNIMPLEMENTED && verdict.refusal.limit == 0)
             engine_operation_missing(req->agent->engine, req->model, req->operation);
-        node_request_fail(req, verdict.status, "%s", verdict.text);
+        if (verdict.own_words && !req->continues && !operation_is_question(req->operation))
+            pass_missing(req, &verdict);
+        else
+            node_request_fail(req, verdict.status, "%s", verdict.text);
         break;
     case ENGINE_ERROR_WITHOUT_USAGE:
         break; /* done above */

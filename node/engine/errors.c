@@ -1,6 +1,7 @@
 /* errors.c - what an engine's HTTP error means. */
 #include "node/engine/errors.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -155,6 +156,30 @@ static bool gave_up(unsigned http_status)
     return http_status == 408 || http_status == 424 || http_status == 499;
 }
 
+/* An apostrophe inside of a word is none. */
+static bool has_quote(const char *text)
+{
+    for (const char *at = text; (at = strpbrk(at, "'\"`{")) != NULL; at++)
+        if (*at != '\'' || at == text || !isalpha((unsigned char)at[-1]) ||
+            !isalpha((unsigned char)at[1]))
+            return true;
+    return false;
+}
+
+/* Are the words after `head` the engine's own, and not repeated from the request?  An engine
+ * that reports its end does so at once; what it repeats is quoted, or follows a verdict. */
+static bool speaks_itself(const char *head, size_t n)
+{
+    static const char *const verdicts[] = {"valid", "supported", "recogni", "role", "field"};
+    char text[64];
+
+    if (n >= sizeof(text))
+        return false;
+    memcpy(text, head, n);
+    text[n] = '\0';
+    return !has_quote(text) && !HAS_ANY(text, verdicts);
+}
+
 /* The engine's own end, said with a 4xx: LM Studio (400), mlx_lm.server (404 for whatever goes
  * wrong). */
 static bool blames_itself(unsigned http_status, const char *text)
@@ -164,8 +189,16 @@ static bool blames_itself(unsigned http_status, const char *text)
         "out of memory",       "cuda error",     "insufficient system resources",
         "insufficient memory", "metal::malloc",
     };
+    const char *at;
 
-    return (http_status == 400 || http_status == 404) && HAS_ANY(text, marks);
+    if (http_status != 400 && http_status != 404)
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
+        at = strcasestr(text, marks[i]);
+        if (at != NULL && speaks_itself(text, (size_t)(at - text)))
+            return true;
+    }
+    return false;
 }
 
 /* Did what ran the request die of it, behind a server that lives? */
@@ -229,9 +262,9 @@ static void lack(struct engine_error *out, enum ability ability)
 }
 
 static void credentials(struct engine_error *out, unsigned http_status, const void *body,
-                        size_t n)
+                        size_t n, const char *words)
 {
-    if (wants_access(http_status, body, n, out->text)) {
+    if (wants_access(http_status, body, n, words)) {
         lack(out, ABILITY_ACCESS);
     } else if (http_status == 403) {
         out->cause = CAUSE(REQUEST); /* a filter's verdict about what it holds */
@@ -291,14 +324,15 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
                        size_t n, bool usage_added)
 {
     uint32_t inner;
+    bool has_words;
 
     memset(out, 0, sizeof(*out));
-    (void)reported_text(body, n, out->text, sizeof(out->text), &inner);
+    has_words = reported_text(body, n, out->text, sizeof(out->text), &inner);
     cut_echo(out->text);
     if (usage_added && blames_stream_options(body, n, out->text)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {
-        credentials(out, http_status, body, n);
+        credentials(out, http_status, body, n, out->text);
     } else if (http_status == 429 && has_no_quota(out->text)) {
         lack(out, ABILITY_ACCESS);
         fail(out, GRPC_UNAVAILABLE, out->text);
@@ -314,15 +348,20 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     } else if (http_status == 405 || names_no_endpoint(out->text) ||
                (http_status == 404 && names_no_path(out->text))) {
         no_operation(out, "");
+        out->perhaps_stream = http_status == 405;
     } else if (refusal_read(&out->refusal, http_status, body, n, out->text)) {
         out->cause = CAUSE(ABILITY);
-        if (out->refusal.ability == ABILITY_OPERATION)
+        if (out->refusal.ability == ABILITY_OPERATION) {
+            out->own_words = has_words;
             no_operation(out, out->text);
-        else if (http_status >= 500 && is_shared_cache(&out->refusal, out->text))
+        } else if (http_status >= 500 && is_shared_cache(&out->refusal, out->text)) {
             trouble(out, http_status);
-        else if (http_status >= 500)
+        } else if (http_status >= 500) {
             out->engine_error_action = ENGINE_ERROR_PASS_AS_400;
+        }
     } else if (http_status == 501) {
+        out->own_words = has_words && out->text[0] != '\0';
+        out->perhaps_stream = true;
         no_operation(out, out->text);
     } else if (http_status >= 500 && blames_input(out->text)) {
         out->engine_error_action = ENGINE_ERROR_PASS_AS_400;

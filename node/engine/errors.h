@@ -29,6 +29,9 @@ struct engine_error {
     enum grpc_status status;       /* ENGINE_ERROR_FAIL */
     Drover__V1__Cause__Kind cause; /* UNSPECIFIED: see drover_inference.proto */
     struct refusal refusal;        /* valid iff cause is ABILITY */
+    /* Of a missing operation. */
+    bool perhaps_stream; /* only the status says so: it may be its streamed form alone */
+    bool own_words;      /* the body is an error that names it, in the engine's words */
     char text[384];
 };
 

@@ -19,8 +19,8 @@
 struct refusal {
     enum ability ability;
     /* Of a context: tokens that the engine has, and that the request needs, as far as the
-     * engine gives these figures.  Of VISION and AUDIO: how many pieces it takes.  0 = not
-     * said. */
+     * engine gives these figures.  Of VISION and AUDIO: how many pieces it takes.  Of
+     * OPERATION: 1 = perhaps it lacks a stream of it alone.  0 = not said. */
     uint64_t limit, needed;
 };
 

@@ -558,6 +558,95 @@ def test_an_engine_s_own_end_said_with_a_4xx_is_no_answer(make_nodes, status, er
         assert_whole(both.send(OPENAI, body_of(OPENAI, words(9, seed), stream=stream)))
 
 
+ECHOES = ["[{'type': 'missing', 'loc': ('body', 'tools'), 'msg': 'Field required', "
+          "'input': {'prompt': 'CUDA error: out of memory, images are not supported'}}]",
+          "1 validation error for Request\nx\n  Field required [type=missing, "
+          "input_value='my model has crashed', input_type=str]",
+          "Invalid value: 'model unloaded'. Supported values are: 'text'."]
+
+
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, RESPONSES, OLLAMA])
+def test_a_refusal_that_repeats_the_request_is_final(make_nodes, path):
+    document = {}
+    if path == OLLAMA:
+        engines = {name: Ollama(models={MODEL: ["completion"]}) for name in ("a", "b")}
+    else:
+        engines = {name: FakeEngine(models=(MODEL,)) for name in ("a", "b")}
+    for engine in engines.values():
+        engine.on[path] = lambda reply, _request: reply.answer(400, document)
+        engine.behave = lambda handler, path, body: handler.answer(400, document)
+    both = make_nodes(engines)
+    for echo in ECHOES:
+        document = {"error": echo if path == OLLAMA else
+                    {"message": echo, "type": "BadRequestError", "code": 400}}
+        for stream in (False, True):
+            before = [both.posts("a"), both.posts("b")]
+            answer = both.send(path, body_of(path, "hello", stream=stream))
+            assert (answer.status, answer.json()) == (400, document)
+            assert answer.headers["x-drover-attempts"] == "1"
+            assert both.posts("a") == before[0] or both.posts("b") == before[1], "both were asked"
+    assert both.all_up()
+
+
+# ---- operations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path, status", [(OPENAI, 501), (ANTHROPIC, 405)])
+def test_a_stream_that_an_engine_does_not_have_says_nothing_of_the_document(make_nodes, path, status):
+    whole = {"type": "message", "id": "i", "role": "assistant", "model": MODEL, "stop_reason": "end_turn",
+             "content": [{"type": "text", "text": "Hello"}], "usage": {}}
+    refuses = [False]
+
+    def behave(handler, path, body):
+        if refuses[0] or json.loads(body).get("stream"):
+            handler.answer(status, b"")
+        elif path == ANTHROPIC:
+            handler.answer(200, whole)
+        else:
+            handler.chat(body)
+        return None
+
+    engine = FakeEngine(behave, models=(MODEL,))
+    one = make_nodes({"n0": engine})
+    for count in (1, 2):
+        assert one.send(path, body_of(path, "hello", stream=True)).status == 501
+        assert one.posts("n0") == count, "it is asked again"
+    refuses[0] = True
+    assert one.send(path, body_of(path, "hello")).status == 501
+    count = one.posts("n0")
+    assert count == 4, "a stream, and then a document"
+    for stream in (False, True):
+        assert one.send(path, body_of(path, "hello", stream=stream)).status == 501
+    assert one.posts("n0") == count, "it has neither, as it said"
+
+
+def test_a_document_is_had_after_its_stream_was_refused(make_nodes):
+    engine = FakeEngine(lambda handler, path, body: handler.answer(405, b"")
+                        if json.loads(body).get("stream") else handler.chat(body), models=(MODEL,))
+    one = make_nodes({"n0": engine})
+    assert one.send(OPENAI, body_of(OPENAI, "hello", stream=True)).status == 501
+    assert_whole(one.send(OPENAI, body_of(OPENAI, "hello")))
+
+
+@pytest.mark.parametrize("path", [OPENAI, "/v1/embeddings"])
+def test_an_operation_that_is_missing_is_refused_in_the_engine_s_words(make_nodes, path):
+    document = {"error": {"code": 501, "message": "This server does not support this. Start it with "
+                          "another flag", "type": "not_supported_error"}}
+    engine = FakeEngine(lambda handler, path, body: handler.answer(501, document), models=(MODEL,))
+    one = make_nodes({"n0": engine})
+    answer = one.send(path, {**body_of(OPENAI, "hello"), "input": "hello"})
+    assert (answer.status, answer.json()) == (501, document)
+    assert answer.headers["x-should-retry"] == "false"
+    engine.behave = lambda handler, path, body: handler.answer(
+        400, {"error": "the model does not support completions"})
+    answer = one.send("/v1/completions", {"model": MODEL, "prompt": "hello"})
+    assert answer.status == 501 and "src" not in answer.json()["error"]
+    assert answer.json()["error"]["message"] == "the model does not support completions"
+    engine.behave = lambda handler, path, body: handler.answer(501, document)
+    answer = one.send("/v1/messages/count_tokens", body_of(ANTHROPIC, "hello"))
+    assert answer.status == 200 and answer.headers["x-drover-estimate"] == "true"
+
+
 @pytest.mark.parametrize("status, words_of_it, headers", [
     (429, "Rate limit", ()), (429, "Rate limit", (("Retry-After", "1"),)),
     (503, "too many requests", ()), (503, "no backend is free", (("Retry-After", "1"),))])

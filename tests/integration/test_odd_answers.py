@@ -462,6 +462,27 @@ def test_a_streamed_form_that_is_refused_without_words_is_left_out(ask, api, sta
     assert len(asked) == 2
 
 
+FAILURES = [(400, "The model has crashed without additional information. (Exit code: 134)"),
+            (404, "[metal::malloc] Attempting to allocate 9 bytes"),
+            (500, "stream disconnected before completion"),
+            (502, "upstream connect error or disconnect/reset before headers"),
+            (503, "no healthy upstream"), (504, "stream timeout"),
+            (429, "too many streams"), (503, "server busy: too many streams")]
+
+
+@each
+@pytest.mark.parametrize("status, words", FAILURES)
+def test_an_engine_that_failed_or_is_full_is_asked_once(ask, api, status, words):  # noqa: F811
+    asked = []
+
+    def reply(_, sock, request):
+        asked.append(request)
+        return sock.answer(status, {"error": {"message": words}})
+    answer = ask(api, False, reply)
+    assert answer.status is not Code.OK and answer.head is None
+    assert len(asked) == 1
+
+
 OTHERS = {"embeddings": (common.OPERATION_EMBEDDINGS, {"data": [{"embedding": [0.5]}]}),
           "rerank": (common.OPERATION_RERANK, {"results": []}),
           "count_tokens": (common.OPERATION_COUNT_TOKENS, {"input_tokens": 3})}

@@ -275,7 +275,10 @@ bool response_take_head(struct attempt *attempt, const Drover__V1__ResponseHead 
 {
     struct request *req = attempt->request;
 
-    if (head->http_status == 429 || head->http_status >= 500)
+    /* A 501 with a cause is the engine's word for an operation that it does not have. */
+    if (head->http_status == 429 ||
+        (head->http_status >= 500 &&
+         !(head->http_status == 501 && attempt_is_refused(attempt))))
         return fail_status(out, head->http_status);
     attempt->status = head->http_status;
     if (req->shown == SHOWN_CONTENT && (attempt->status != 200 || !head->event_stream)) {
@@ -523,6 +526,8 @@ void response_show_refusal(struct request *req)
     req->status = kept->status;
     req->shown = SHOWN_CONTENT;
     add_headers(req);
+    if (kept->status >= 500)
+        responder_header(r, "x-should-retry", "false"); /* no node has it */
     responder_start(r, kept->status, kept->content_type, (int64_t)buf_size(&kept->body));
     responder_write(r, buf_head(&kept->body), buf_size(&kept->body));
     responder_end(r);

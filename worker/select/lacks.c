@@ -87,8 +87,9 @@ static uint32_t figure_of(const struct attempt *attempt)
         return cause->limit == 0; /* else it takes some, but not these */
     case ABILITY_MESSAGE_BYTES:
         return bounded(req->envelope_bytes);
+    case ABILITY_OPERATION: /* else only its streamed form was refused */
+        return cause->limit == 0;
     case ABILITY_TOOLS:
-    case ABILITY_OPERATION:
     case ABILITY_ACCESS:
         return 1;
     case ABILITY_NONE:

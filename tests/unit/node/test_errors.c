@@ -1,5 +1,6 @@
 /* test_errors.c - the side at fault for an engine's HTTP error. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/attrs.h"
@@ -492,6 +493,104 @@ Test(errors, a_refusal_names_what_the_engine_lacks_and_its_figures)
                      (unsigned long)v.refusal.limit);
         cr_expect_eq(v.refusal.needed, causes[i].needed, "case %zu: needed %lu", i,
                      (unsigned long)v.refusal.needed);
+    }
+}
+
+/* The form of an error: %s is the message. */
+static const char *const forms[] = {
+    "{\"error\":{\"message\":\"%s\",\"type\":\"BadRequestError\",\"code\":400}}",
+    "{\"object\":\"error\",\"message\":\"%s\",\"code\":400}",
+    "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"%s\"}}",
+    "{\"error\":\"%s\"}",
+    "{\"detail\":\"%s\"}",
+};
+
+static Drover__V1__Cause__Kind cause_of(unsigned http, const char *form, const char *message)
+{
+    struct engine_error v;
+    char body[1024];
+
+    (void)snprintf(body, sizeof(body), form, message);
+    engine_error_http(&v, http, body, strlen(body), false);
+    return v.cause;
+}
+
+static bool is_failure(Drover__V1__Cause__Kind cause)
+{
+    return cause == CAUSE(ENGINE_ERROR) || cause == CAUSE(ENGINE_DIED);
+}
+
+Test(errors, an_engine_s_own_end_is_known_in_each_form)
+{
+    static const char *const messages[] = {
+        "The model has crashed without additional information. (Exit code: 134)",
+        "Error in predict: The model has crashed",
+        "Model unloaded.",
+        "Failed to load model \\\"x\\\". Error: insufficient system resources",
+        "CUDA error: invalid argument",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
+        "[metal::malloc] Attempting to allocate 9 bytes",
+        "The engine can't go on: out of memory",
+    };
+
+    for (size_t f = 0; f < ARRAY_LEN(forms); f++)
+        for (size_t i = 0; i < ARRAY_LEN(messages); i++) {
+            cr_expect(is_failure(cause_of(400, forms[f], messages[i])), "%s", messages[i]);
+            cr_expect(is_failure(cause_of(404, forms[f], messages[i])), "%s", messages[i]);
+        }
+}
+
+Test(errors, words_that_an_error_repeats_of_the_request_blame_no_engine)
+{
+    static const char *const messages[] = {
+        "[{'type': 'missing', 'loc': ('body', 'messages'), 'msg': 'Field required', 'input': "
+        "{'prompt': 'CUDA error: out of memory'}}]",
+        "1 validation error for Request\\nmessages\\n  Field required [type=missing, "
+        "input_value={'x': 'my model has crashed'}, input_type=dict]",
+        "2 validation errors: no such role, 'input': 'does not support tools'",
+        "Invalid value: 'CUDA error'. Supported values are: 'text'",
+        "Unsupported role: model has crashed",
+        "messages.0.role: CUDA error",
+        "`my model has crashed` is no role",
+        "Failed to parse messages: no role; messages = [{'content': 'image input is not "
+        "supported, out of memory'}]",
+        "syntax error while parsing value; last read: 'maximum context length is 8 tokens'",
+        "Your request of this length, which is quite a long one, was refused: out of memory",
+    };
+
+    for (size_t f = 0; f < ARRAY_LEN(forms); f++)
+        for (size_t i = 0; i < ARRAY_LEN(messages); i++)
+            cr_expect_eq(cause_of(400, forms[f], messages[i]), CAUSE(UNSPECIFIED), "%s",
+                         messages[i]);
+}
+
+Test(errors, a_missing_operation_says_whether_only_its_stream_may_be_missing)
+{
+    static const struct {
+        unsigned http;
+        const char *body;
+        bool perhaps_stream, own_words;
+    } rows[] = {
+        {405, "", true, false},
+        {405, "{\"detail\":\"Method Not Allowed\"}", true, false},
+        {501, "", true, false},
+        {501, "{\"error\":{\"message\":\"not here\"}}", true, true},
+        {501, "{\"error\":{\"message\":\"This server does not support embeddings.\"}}", false,
+         true},
+        {501, "<html>501</html>", true, false},
+        {404, "{\"detail\":\"Not Found\"}", false, false},
+        {400, "{\"error\":\"\\\"m\\\" does not support chat\"}", false, true},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct engine_error v;
+
+        engine_error_http(&v, rows[i].http, rows[i].body, strlen(rows[i].body), false);
+        cr_expect_eq(v.status, GRPC_UNIMPLEMENTED, "row %zu", i);
+        cr_expect_eq(v.refusal.ability, ABILITY_OPERATION, "row %zu", i);
+        cr_expect_eq(v.perhaps_stream, rows[i].perhaps_stream, "row %zu", i);
+        cr_expect_eq(v.own_words, rows[i].own_words, "row %zu", i);
     }
 }
 
