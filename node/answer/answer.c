@@ -81,13 +81,18 @@ static uint64_t over_mono_us(const struct node_request *req)
     case ANSWER_ASSEMBLED:
         if (req->meter.done)
             return req->done_us + LAST_US;
+        if (meter_may_end(&req->meter))
+            return req->heard_us + CALL_US; /* it has gone on once before */
         if (!req->meter.finished)
             return UINT64_MAX;
         return req->heard_us + (req->meter.calls_follow ? CALL_US : MORE_US);
     case ANSWER_BEGUN:
     case ANSWER_PLAIN:
     case ANSWER_ERROR:
-        return document_is_whole(req) ? req->heard_us + LAST_US : UINT64_MAX;
+        if (!document_is_whole(req))
+            return UINT64_MAX;
+        /* {"status":"loading"}, say, may stand before the answer. */
+        return req->heard_us + (document_is_last(req) ? LAST_US : MORE_US);
     case ANSWER_UNKNOWN:
         break;
     }
@@ -107,6 +112,7 @@ static void look(struct node_request *req)
         bool torn =
             (req->mode == ANSWER_EVENTS || req->mode == ANSWER_ASSEMBLED) && !req->meter.done;
 
+        meter_settle(&req->meter);
         node_request_drop_run(req);
         end_answer(req, torn ? ENGINE_END_LOST : ENGINE_END_OK, "");
         return;
@@ -320,7 +326,7 @@ static void keep_error(struct node_request *req, const void *bytes, size_t n)
 {
     size_t room = ERROR_MAX_BYTES - buf_size(&req->out);
 
-    req->too_large = n > room;
+    req->too_large |= n > room;
     buf_add(&req->out, bytes, n > room ? room : n);
 }
 
@@ -676,20 +682,6 @@ static void end_document(struct node_request *req)
     pass_document(req);
 }
 
-/* Adds the last event of the format, which the engine still owed when its connection broke or
- * fell silent: clients take a stream without it for cut.  False: the call has ended. */
-static bool add_last_event(struct node_request *req)
-{
-    static const char done[] = "data: [DONE]\n\n";
-    static const char stop[] = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-
-    if (req->mode != ANSWER_EVENTS || req->meter.done || !meter_streams(req->operation))
-        return true;
-    return req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES
-               ? sender_add(req, stop, sizeof(stop) - 1)
-               : sender_add(req, done, sizeof(done) - 1);
-}
-
 /* The engine's run is over; the slot is free already. */
 static void end_answer(struct node_request *req, enum engine_end end, const char *why)
 {
@@ -721,6 +713,8 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
     case ANSWER_ASSEMBLED:
         if (whole && !req->meter.done && !take_rest(req))
             return;
+        if (whole)
+            meter_settle(&req->meter);
         /* A connection that breaks after the end of each choice took no output with it. */
         if (!req->meter.done && !req->meter.finished &&
             (!whole || meter_streams(req->operation))) {
@@ -730,7 +724,7 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
                               "the engine's stream ended before its answer did");
             return;
         }
-        if (!whole && !add_last_event(req))
+        if (!whole && !sender_add_last(req))
             return;
         if (req->mode == ANSWER_ASSEMBLED)
             end_assembled(req);

@@ -25,13 +25,27 @@ bool document_may_be_whole(const struct node_request *req)
     return n != 0 && (text[n - 1] == '}' || text[n - 1] == ']');
 }
 
-bool document_is_whole(const struct node_request *req)
+static bool read_whole(const struct node_request *req, struct json_value *root)
 {
     size_t n;
     const char *text = text_of(req, &n);
+
+    return document_may_be_whole(req) && json_check(root, text, n, NULL) == 0;
+}
+
+bool document_is_whole(const struct node_request *req)
+{
     struct json_value root;
 
-    return document_may_be_whole(req) && json_check(&root, text, n, NULL) == 0;
+    return read_whole(req, &root);
+}
+
+bool document_is_last(const struct node_request *req)
+{
+    struct json_value root;
+
+    return read_whole(req, &root) &&
+           (req->mode == ANSWER_ERROR || framing_is_whole(req->operation, &root));
 }
 
 bool document_is_too_blank(const struct node_request *req)

@@ -20,6 +20,9 @@ MUST_CHECK bool document_may_be_whole(const struct node_request *req);
 /* Is it one JSON document that is whole? */
 MUST_CHECK bool document_is_whole(const struct node_request *req);
 
+/* Likewise, and an answer or an error, which nothing follows? */
+MUST_CHECK bool document_is_last(const struct node_request *req);
+
 /* Is it white space only, and much of it? */
 MUST_CHECK bool document_is_too_blank(const struct node_request *req);
 

@@ -6,6 +6,7 @@
 #include "base/text/text.h"
 #include "node/body/unasked.h"
 #include "node/node_request.h"
+#include "proto/drover_common.pb-c.h"
 
 #define CHUNK_MAX_BYTES (256 * 1024)
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
@@ -173,6 +174,18 @@ void sender_pass(struct node_request *req)
     if (!send_head(req) || !sender_flush(req))
         return;
     node_request_succeed(req);
+}
+
+bool sender_add_last(struct node_request *req)
+{
+    static const char done[] = "data: [DONE]\n\n";
+    static const char stop[] = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    if (req->mode != ANSWER_EVENTS || req->meter.done || !meter_streams(req->operation))
+        return true;
+    return req->operation == DROVER__V1__OPERATION__OPERATION_MESSAGES
+               ? sender_add(req, stop, sizeof(stop) - 1)
+               : sender_add(req, done, sizeof(done) - 1);
 }
 
 bool sender_add_unasked(struct node_request *req, const struct json_value *root)

@@ -30,6 +30,10 @@ void sender_note_end(struct node_request *req, const struct sse_event *event,
  * before, where the engine puts them when no one asks.  False: the call has ended. */
 MUST_CHECK bool sender_add_unasked(struct node_request *req, const struct json_value *root);
 
+/* Adds the last event of the format, which the engine still owed when its connection broke or
+ * fell silent: clients take a stream without it for cut.  False: the call has ended. */
+MUST_CHECK bool sender_add_last(struct node_request *req);
+
 /* Sends at the end of the turn, even if nothing is added. */
 void sender_flush_soon(struct node_request *req);
 

@@ -64,14 +64,27 @@ void choices_note(struct choices *c, uint32_t index, bool ended, bool output)
     }
     if (!ended || choice->ended)
         return;
+    if (!choice->reasoned)
+        c->reasoned++;
+    choice->reasoned = true;
     choice->ended = true;
     c->ended++;
     c->last_ended = index;
 }
 
+static bool are_all(const struct choices *c, uint32_t count)
+{
+    return !c->failed && count != 0 && count == c->named && count >= c->expected;
+}
+
 bool choices_all_ended(const struct choices *c)
 {
-    return !c->failed && c->ended != 0 && c->ended == c->named && c->ended >= c->expected;
+    return are_all(c, c->ended);
+}
+
+bool choices_all_reasoned(const struct choices *c)
+{
+    return are_all(c, c->reasoned);
 }
 
 void choices_usage(struct choices *c, uint32_t index, const struct token_usage *usage)

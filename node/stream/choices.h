@@ -25,6 +25,7 @@ struct token_usage {
 
 struct choice_state {
     bool named, ended, has_usage;
+    bool reasoned;            /* it has had a finish reason, though output may have followed */
     struct token_usage usage; /* the last that was reported for it */
 };
 
@@ -33,7 +34,7 @@ struct choices {
     size_t count;              /* of `list` */
     uint32_t expected;         /* as the request asks for; 0 = not known */
     uint32_t per_prompt;       /* of them for each prompt; at least 1 */
-    uint32_t named, ended;
+    uint32_t named, ended, reasoned;
     uint32_t last_ended; /* index */
     bool has_inside;     /* usage came inside of a choice's event */
     bool failed;         /* out of memory, or too many choices: nothing is known any more */
@@ -51,6 +52,9 @@ void choices_note(struct choices *c, uint32_t index, bool ended, bool output);
 
 /* Has every choice that was named or is expected its finish reason?  False without any. */
 MUST_CHECK bool choices_all_ended(const struct choices *c);
+
+/* Likewise with reasons that output took back: if no more follows they were no mistake. */
+MUST_CHECK bool choices_all_reasoned(const struct choices *c);
 
 /* Usage inside of the event of choice `index`, or in an event without choices. */
 void choices_usage(struct choices *c, uint32_t index, const struct token_usage *usage);

@@ -110,8 +110,7 @@ bool framing_is_answer(int operation, const struct json_value *root)
     }
 }
 
-/* A whole answer, or the engine's refusal to give one. */
-static bool is_whole(int operation, const struct json_value *root)
+bool framing_is_whole(int operation, const struct json_value *root)
 {
     char words[8];
     uint32_t status;
@@ -193,7 +192,7 @@ static enum framing look_at_line(int operation, const char *text, size_t n, bool
     if (is_piece(operation, &root, claimed) ||
         (rest_len != 0 && (rest[0] == '{' || rest[0] == '[')))
         return FRAMING_LINES;
-    if (rest_len != 0 || whole || left > BLANK_MAX_BYTES || is_whole(operation, &root))
+    if (rest_len != 0 || whole || left > BLANK_MAX_BYTES || framing_is_whole(operation, &root))
         return FRAMING_DOCUMENT;
     /* {"status":"loading"}: before the answer's lines? */
     return claimed == FRAMING_LINES ? FRAMING_LINES : FRAMING_UNDECIDED;

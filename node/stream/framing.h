@@ -35,6 +35,9 @@ MUST_CHECK enum framing framing_claimed(const char *content_type);
 /* The document's bytes without a byte-order mark and white space at either end. */
 const char *framing_trim(const void *bytes, size_t *n);
 
+/* Is it a whole answer to `operation`, or the engine's refusal to give one? */
+MUST_CHECK bool framing_is_whole(int operation, const struct json_value *root);
+
 /* Has the document what an answer to `operation` must have? */
 MUST_CHECK bool framing_is_answer(int operation, const struct json_value *root);
 

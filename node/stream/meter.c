@@ -549,6 +549,16 @@ void meter_event(struct stream_meter *o, const struct sse_event *event, struct s
                             sizeof(seen->error_text), &seen->error_status);
 }
 
+bool meter_may_end(const struct stream_meter *o)
+{
+    return !o->finished && choices_all_reasoned(&o->choices);
+}
+
+void meter_settle(struct stream_meter *o)
+{
+    o->finished |= meter_may_end(o);
+}
+
 bool meter_is_empty(const struct stream_meter *o)
 {
     return o->tokens == 0 && !o->reasoned;

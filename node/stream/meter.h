@@ -66,6 +66,12 @@ void meter_finish(struct stream_meter *o);
 /* Looks at the next event.  `seen` borrows from the event. */
 void meter_event(struct stream_meter *o, const struct sse_event *event, struct seen *seen);
 
+/* Has each choice had its reason, some of them before their last output? */
+MUST_CHECK bool meter_may_end(const struct stream_meter *o);
+
+/* No more output follows: `finished`, if it may end. */
+void meter_settle(struct stream_meter *o);
+
 /* Has a stream that ended given nothing at all: no output, and no reason for that? */
 MUST_CHECK bool meter_is_empty(const struct stream_meter *o);
 

@@ -184,6 +184,23 @@ def test_no_error_is_known_in_every_shape(ask, api, stream, shape):  # noqa: F81
 
 
 @both
+@pytest.mark.parametrize("api", [OLLAMA_CHAT, GENERATE], ids=repr)
+def test_a_status_before_an_answer_is_no_end_whatever_the_content_type(ask, api, stream):  # noqa: F811
+    def reply(_, sock, __):
+        sock.begin_stream("application/json")
+        for piece in (b'{"status":"loading model"}\n', api.stream):
+            sock.send_piece(piece)
+            sock.sleep(0.6)
+        return sock.end_stream()
+    answer = ask(api, stream, reply)
+    assert answer.status is Code.OK, answer.message
+    if stream:
+        assert answer.data.endswith(api.stream) and answer.head.event_stream
+    else:
+        assert answer.json == api.whole
+
+
+@both
 @pytest.mark.parametrize("api", APIS[:4], ids=repr)
 def test_an_error_that_is_written_into_a_stream_as_if_there_were_none_ends_it(ask, api, stream):  # noqa: F811
     bare = b'{"error":{"message":"bad thing","type":"server_error"}}\n'
@@ -247,11 +264,25 @@ def test_every_reason_ends_an_answer_and_is_kept(ask, api, stream, reason):  # n
 def test_a_reason_that_came_too_early_ends_nothing(ask, api, stream):  # noqa: F811
     make, said = (chat, lambda s: {"content": s}) if api is CHAT else (text, lambda s: s)
     early = sse(make(said("Hel"), "stop"), make(said("lo")))
-    answer = ask(api, stream, streamed(api, early))
-    assert answer.status is Code.DATA_LOSS and answer.finish is None
     answer = ask(api, stream, streamed(api, [*early, *sse(make(finish="length")), DONE]))
     assert answer.status is Code.OK
     assert stream or answer.json["choices"][0]["finish_reason"] == "length"
+
+
+@both
+@OPENAI
+def test_a_stream_that_ends_after_a_reason_is_whole_though_output_followed_it(ask, api, stream):  # noqa: F811
+    make, said = (chat, lambda s: {"content": s}) if api is CHAT else (text, lambda s: s)
+    early = sse(make(said("Hel"), "stop"), make(said("lo")))
+    answer = ask(api, stream, streamed(api, early))
+    assert answer.status is Code.OK and answer.finish is not None, answer.message
+    if stream:
+        assert answer.data == b"".join(early)
+    else:
+        choice = answer.json["choices"][0]
+        assert choice["finish_reason"] == "stop" and "Hello" in json.dumps(choice)
+    answer = ask(api, stream, streamed(api, early), body={"n": 2})
+    assert answer.status is Code.DATA_LOSS and answer.finish is None, "the other had none"
 
 
 def test_a_tool_call_that_is_held_back_after_the_reason_of_the_one_before_is_not_cut(ask):  # noqa: F811

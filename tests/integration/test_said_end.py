@@ -153,6 +153,22 @@ def test_a_connection_that_breaks_before_the_reason_of_the_last_choice_is_an_err
     assert answer.status is Code.UNAVAILABLE, answer.message
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_output_after_a_reason_is_the_last_when_no_more_comes(node, engine, stream):
+    engine.content_type = "text/event-stream"
+    engine.parts = [ROLE + delta("Hel", "stop"), delta("lo")]
+    begun = time.monotonic()
+    answer = Answer(infer(node, "open", stream=stream))
+    assert answer.status is Code.OK, answer.message
+    assert time.monotonic() - begun < 12 * SLOW
+    if stream:
+        assert answer.data == b"".join(engine.parts) + DONE
+    else:
+        assert answer.json["choices"][0]["message"]["content"] == "Hello"
+    answer = Answer(infer(node, "broken", stream=stream))
+    assert answer.status is Code.UNAVAILABLE, "the connection may have taken more with it"
+
+
 def test_a_last_event_without_its_blank_line_ends_the_answer_too(node, engine):
     engine.content_type = "text/event-stream"
     engine.parts = [ROLE + delta("Hel"), delta("lo", "stop"), DONE[:-1]]

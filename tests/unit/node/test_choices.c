@@ -37,8 +37,16 @@ Test(choices, output_after_a_reason_takes_it_back)
     cr_assert(choices_all_ended(&c), "an empty event says nothing");
     choices_note(&c, 0, false, true);
     cr_assert_not(choices_all_ended(&c));
+    cr_assert(choices_all_reasoned(&c), "it had one, if nothing else comes");
     choices_note(&c, 0, true, false);
     cr_assert(choices_all_ended(&c));
+    choices_note(&c, 1, false, true);
+    cr_assert_not(choices_all_reasoned(&c), "this one had none");
+    choices_note(&c, 1, true, true);
+    choices_note(&c, 1, false, true);
+    cr_assert(choices_all_reasoned(&c));
+    choices_expect(&c, 3, 1);
+    cr_assert_not(choices_all_reasoned(&c), "one is missing");
     choices_finish(&c);
 }
 
