@@ -121,17 +121,25 @@ def test_a_trial_is_one_request_at_a_time_over_all_workers(make_cluster):
 @pytest.mark.parametrize("policy", ["least_conn", "random2"])
 def test_a_trial_comes_though_the_other_nodes_are_never_full(make_cluster, policy):
     cluster = start(make_cluster, "ab", {"eject_failures": 1}, policy=policy)
-    until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
 
     async def go():
+        loop = asyncio.get_running_loop()
+
+        async def reach(wanted, **sim):
+            await loop.run_in_executor(None, until_state, cluster, "a", wanted,
+                                       (lambda: ask(cluster, **sim)) if sim or wanted == "UP" else (lambda: None))
         # b keeps a slot in use and three free.
+        cluster.ctl("drain", "a")
+        await reach("DRAINING")
         held = await open_request(cluster.api, "POST", CHAT, chat_body(
             "hold", 4, drover_sim={"fault": "hang", "after_tokens": 1}))
         await held.read_head()
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(None, until_state, cluster, "a", "PROBATION")
-            await loop.run_in_executor(None, until_state, cluster, "a", "UP", lambda: ask(cluster))
+            cluster.ctl("undrain", "a")
+            await reach("UP")
+            await reach("EJECTED", **FAILS_ON_A)
+            await reach("PROBATION")
+            await reach("UP")
         finally:
             held.abort()
     asyncio.run(go())
