@@ -61,7 +61,8 @@ struct engine_facts {
     uint64_t gone_mono_us; /* a look then showed that the llama-server of the look before has
                               ended, though its connections may stay; 0 = none did */
     uint64_t tasks;        /* 1 + the number of the last task in its slots; 0 = none had any */
-    uint64_t tasks_before; /* that made `gone_mono_us`: fewer followed; 0 = it was otherwise */
+    uint64_t tasks_before; /* that fewer followed, if that may be another process; 0 = not so */
+    uint32_t tasks_below;  /* how often in a row fewer were seen than `tasks_before` */
     uint32_t tasks_fell;   /* how often, since it was last away or loading */
     uint32_t left_out;     /* names that are too long or too many for `models` */
     uint32_t models_count;

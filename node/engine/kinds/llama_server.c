@@ -198,18 +198,23 @@ static bool is_busy(const struct json_value *slot)
 }
 
 /* A process numbers its tasks from 0, and a slot shows its last one.  So one that shows much
- * less than before is another process, which has just begun.  Several servers behind one URL
- * show more and less in turn. */
+ * less than before, in two looks in a row, is another process, which has just begun.  Several
+ * servers behind one URL show more and less in turn. */
 static void note_tasks(struct engine_facts *facts, uint64_t tasks)
 {
-    if (tasks <= facts->tasks / 2 && facts->tasks != 0 && tasks < FRESH_TASKS) {
-        facts->tasks_fell++;
-        if (facts->tasks_fell == 1) {
-            facts->gone_mono_us = facts->looked_mono_us;
-            facts->tasks_before = facts->tasks;
+    if (facts->tasks_before == 0) {
+        if (tasks <= facts->tasks / 2 && facts->tasks != 0 && tasks < FRESH_TASKS) {
+            facts->tasks_fell++;
+            facts->tasks_before = facts->tasks_fell == 1 ? facts->tasks : 0;
+            facts->tasks_below = 1;
         }
-    } else if (facts->tasks_before != 0 && tasks >= facts->tasks_before) {
-        facts->gone_mono_us = 0;
+    } else if (tasks < facts->tasks_before) {
+        facts->tasks_below++;
+        if (facts->tasks_below == 2)
+            facts->gone_mono_us = facts->looked_mono_us;
+    } else {
+        if (facts->tasks_below >= 2)
+            facts->gone_mono_us = 0;
         facts->tasks_before = 0;
     }
     facts->tasks = tasks;
