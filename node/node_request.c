@@ -302,6 +302,7 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
         .id = req->request_id,
         .attempt = req->attempt,
     };
+    const struct engine_model *model;
     struct error err = {0};
 
     if (engine_start(agent->engine, &req->run, &request, events, req, &err) != 0) {
@@ -311,6 +312,8 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
         return false;
     }
     req->started_us = loop_now_us(agent->loop);
+    model = facts_model(engine_facts(agent->engine), req->model);
+    req->was_loaded = model == NULL || is_loaded(req, model);
     if (!operation_is_question(req->operation))
         slot_limit_start(&agent->limit, &req->slot_run, buf_size(&req->body), req->started_us);
     return true;

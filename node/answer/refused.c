@@ -177,6 +177,12 @@ static void note_access(const struct node_request *req, const struct engine_erro
                                 "in the file of --engine-key-file");
 }
 
+/* Did the runner end while the engine started it for the request, which it never had then? */
+static bool was_coming_up(const struct node_request *req)
+{
+    return req->content_us == 0 && (!req->was_loaded || silence_is_loading(&req->silence));
+}
+
 bool refused_apply(struct node_request *req)
 {
     struct engine_error verdict;
@@ -199,6 +205,8 @@ bool refused_apply(struct node_request *req)
         return ask_without(req, "logprobs");
     }
     note_access(req, &verdict);
+    if (verdict.cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED && was_coming_up(req))
+        verdict.cause = DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR;
     /* One document may be had of it all the same: nothing is learned. */
     if (verdict.perhaps_stream && req->streaming)
         verdict.refusal.limit = 1;

@@ -790,6 +790,24 @@ def test_a_request_under_which_runners_die_is_sent_to_two(make_nodes, status, er
     assert set(three.states().values()) == {"UP"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_runners_that_never_came_up_did_not_die_of_the_request(make_nodes, stream):
+    """Ollama says the same of a load that fails: two lack the memory for the model, one has it."""
+    failed = []
+
+    def chat(reply, request):
+        if len(failed) == 2 and reply.engine not in failed:
+            return reply.engine.api_chat(reply, request)
+        failed.append(reply.engine)
+        return reply.answer(500, {"error": "llama runner process has terminated: exit status 2"})
+
+    three = make_nodes({name: Ollama(models={f"{MODEL}:latest": ["completion"]}) for name in "abc"})
+    for engine in three.engines.values():
+        engine.on[OLLAMA] = chat
+    assert_whole(three.send(OLLAMA, body_of(OLLAMA, "hello", stream=stream)))
+    assert len(failed) == 2
+
+
 def test_a_question_under_which_engines_die_is_put_to_two(make_nodes):
     engines = {name: llama() for name in "abc"}
     asked = []

@@ -459,6 +459,11 @@ static const struct {
      "the "
      "root cause.\",\"code\":500}}",
      CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    /* ... or of an earlier one: it says so to each that follows */
+    {500,
+     "{\"error\":{\"message\":\"AsyncEngineDeadError: Background loop has errored "
+     "already.\",\"code\":500}}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {400, "{\"error\":\"Model unloaded.\"}", CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL,
      ABILITY_NONE, 0, 0},
     {404, "{\"error\":\"[metal::malloc] Attempting to allocate 9 bytes\"}", CAUSE(ENGINE_ERROR),
