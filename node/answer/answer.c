@@ -81,8 +81,6 @@ static uint64_t over_mono_us(const struct node_request *req)
     case ANSWER_ASSEMBLED:
         if (req->meter.done)
             return req->done_us + LAST_US;
-        if (meter_may_end(&req->meter))
-            return req->heard_us + CALL_US; /* it has gone on once before */
         if (!req->meter.finished)
             return UINT64_MAX;
         return req->heard_us + (req->meter.calls_follow ? CALL_US : MORE_US);
@@ -99,6 +97,16 @@ static uint64_t over_mono_us(const struct node_request *req)
     return UINT64_MAX;
 }
 
+/* Is the answer whole if the verdict on its silence is its end?  One that went on after a
+ * reason may go on again, so only a limit ends it, and not amid an event. */
+static bool ends_by(struct node_request *req, enum silence_verdict verdict)
+{
+    struct sse_event rest;
+
+    return req->meter.finished || (verdict != SILENCE_LEFT && meter_may_end(&req->meter) &&
+                                   sse_end(&req->sse, &rest) == 0);
+}
+
 static void look(struct node_request *req)
 {
     const struct silence_signs signs = signs_of(req);
@@ -108,7 +116,7 @@ static void look(struct node_request *req)
     if (req->run == NULL)
         return; /* it is over; the answer is held */
     result = silence_look(&req->silence, &signs, now);
-    if (now >= over || (result.verdict != SILENCE_BORNE && req->meter.finished)) {
+    if (now >= over || (result.verdict != SILENCE_BORNE && ends_by(req, result.verdict))) {
         bool torn =
             (req->mode == ANSWER_EVENTS || req->mode == ANSWER_ASSEMBLED) && !req->meter.done;
 
