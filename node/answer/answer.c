@@ -283,7 +283,10 @@ static bool recognise(struct node_request *req, bool whole)
         return false;
     case FRAMING_DOCUMENT:
         req->mode = ANSWER_PLAIN;
-        return true;
+        if (req->continues)
+            node_request_fail(req, GRPC_INTERNAL,
+                              "the engine was asked for a stream and gave none");
+        return !req->continues;
     case FRAMING_EVENTS:
     case FRAMING_LINES:
         break;
@@ -496,7 +499,8 @@ static bool is_to_be_stream(const struct node_request *req)
     return req->stream && meter_streams(req->operation);
 }
 
-/* A document's bytes.  One that is too large to be held passes as it comes. */
+/* A document's bytes.  One that is too large to be held passes as it comes, though its client
+ * asked for a stream: another node would only do the same work. */
 static void take_document(struct node_request *req, const uint8_t *bytes, size_t n)
 {
     if (!req->too_large && buf_size(&req->whole) + n <= WHOLE_MAX_BYTES) {
@@ -505,11 +509,6 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
             node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         else
             document_grew(req);
-        return;
-    }
-    if (is_to_be_stream(req)) {
-        node_request_fail(req, GRPC_INTERNAL,
-                          "the engine gave a document of more than 16 MiB for a stream");
         return;
     }
     note_content(req, 0);
@@ -621,21 +620,30 @@ static void pass_document(struct node_request *req)
     sender_pass(req);
 }
 
+static void pass_json(struct node_request *req)
+{
+    if (strcasestr(req->content_type, "json") == NULL)
+        (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
+    pass_document(req);
+}
+
 /* The client gets the document as the stream that it asked for, by way of all that an engine's
- * own events go through. */
+ * own events go through.  One that cannot be (a response in the background) passes. */
 static void stream_document(struct node_request *req, const struct json_value *root)
 {
     enum framing framing = meter_is_ndjson(req->operation) ? FRAMING_LINES : FRAMING_EVENTS;
     struct buf events = BUF_INIT;
     int rc = as_stream_write(&events, req->operation, root, req->usage_asked);
 
+    if (rc == DRV_EINVAL) {
+        buf_finish(&events);
+        pass_json(req);
+        return;
+    }
     buf_finish(&req->whole);
     req->meter.plain = false; /* all of it comes at once: there is nothing to continue */
-    if (rc == DRV_EINVAL)
-        node_request_fail(req, GRPC_INTERNAL,
-                          "the engine gave a document that cannot be made into a stream");
-    else if (rc != 0 || !begin_stream(req, framing) ||
-             sse_feed(&req->sse, buf_head(&events), buf_size(&events)) != 0)
+    if (rc != 0 || !begin_stream(req, framing) ||
+        sse_feed(&req->sse, buf_head(&events), buf_size(&events)) != 0)
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
     buf_finish(&events);
     if (req->phase == NODE_REQUEST_ENDED || !take_events(req))
@@ -656,11 +664,6 @@ static void end_document(struct node_request *req)
     uint32_t status;
     bool is_json = json_check(&root, text, n, NULL) == 0;
 
-    if (req->continues) {
-        node_request_fail(req, GRPC_INTERNAL,
-                          "the engine was asked for a stream and gave none");
-        return;
-    }
     if (document_may_be_text(req) && (!is_json || root.type != JSON_OBJECT)) {
         pass_document(req); /* "42" is JSON, and nothing is a transcript of silence */
         return;
@@ -685,9 +688,7 @@ static void end_document(struct node_request *req)
         stream_document(req, &root);
         return;
     }
-    if (strcasestr(req->content_type, "json") == NULL)
-        (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    pass_document(req);
+    pass_json(req);
 }
 
 /* The engine's run is over; the slot is free already. */

@@ -19,7 +19,7 @@ from llama_server import LlamaServer
 from load import chat_body, fetch_now, open_request, text_of
 from ollama import Ollama
 from plant import static
-from test_answers import APIS, events_in, as_events
+from test_answers import APIS, RESPONSE, events_in, as_events
 from vllm import Vllm
 
 SOON = {"queue": {"comment_after_ms": 200}}
@@ -233,6 +233,19 @@ def test_a_document_that_is_no_answer_after_comments_is_the_engines_failure(unst
     assert error["type"] == ("api_error" if path == MESSAGES else "server_error")
     assert words in error["message"]
     assert line["outcome"] == "node_error" and failures == 1
+
+
+def test_a_document_that_cannot_become_a_stream_ends_it_after_comments(make_cluster):
+    """A response in the background: each request begins another, so no second node is asked."""
+    cluster, engine = make_cluster(workers=1, config=SOON).start(), Unstreamed()
+    for name in ("n0", "n1"):
+        cluster.start_node(name, engine=engine.url)
+    engine.document = {**RESPONSE, "status": "queued", "output": []}
+    answer = asyncio.run(read_all(cluster, RESPONSES, [engine], "tiny"))
+    assert b": drover prefill" in answer.body and b"a document where a stream" in answer.body
+    assert len(engine.posts(RESPONSES)) == 1
+    assert not any(cluster.ctl_json("node", n)["counters"]["node_error"] for n in ("n0", "n1"))
+    engine.close()
 
 
 class Foreign(FakeNode):

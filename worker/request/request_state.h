@@ -95,7 +95,8 @@ struct refusal_kept {
 struct attempt_failure {
     enum api_error error;       /* the client's error if no other node helps */
     enum stats_counter counter; /* how it counts for the node */
-    bool silent;                /* its time was up, and no sign shows whether the node works */
+    bool silent;                /* its time was up, and no sign shows whether the node works; or
+                                 * it has worked: another one would only do the same again */
     bool unhinted;              /* full, and no word of when to come back */
     char message[256];
 };

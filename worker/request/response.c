@@ -247,10 +247,14 @@ static bool is_late(const struct attempt *attempt)
     return attempt->request->shown == SHOWN_HEAD && !attempt->event_stream;
 }
 
-static bool fail_late(struct attempt_failure *out)
+/* The engine has answered, and each further one would begin the work anew. */
+static bool fail_late(struct attempt *attempt, struct attempt_failure *out)
 {
-    return fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
-                "the node gave a document where a stream has begun");
+    attempt->excused = true;
+    (void)fail(out, API_ERROR_NODE_FAILED, STATS_CLIENT_ERROR,
+               "the node gave a document where a stream has begun");
+    out->silent = true;
+    return false;
 }
 
 /* Holds the headers that may pass, as long as there is a head to show them in. */
@@ -289,7 +293,7 @@ bool response_take_head(struct attempt *attempt, const Drover__V1__ResponseHead 
     /* A non-streaming client never gets a stream, even if the node sends one. */
     attempt->event_stream = head->event_stream && req->client != NULL && req->client->stream;
     if (is_late(attempt) && attempt->status < 400)
-        return fail_late(out);
+        return fail_late(attempt, out);
     (void)snprintf(attempt->content_type, sizeof(attempt->content_type), "%s",
                    head->content_type[0] != '\0' &&
                            is_printable(head->content_type, sizeof(attempt->content_type) - 1)
@@ -388,7 +392,7 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
     bool late = is_late(attempt);
 
     if (late && attempt->status < 400) { /* of one of two attempts, the other had comments */
-        (void)fail_late(out);
+        (void)fail_late(attempt, out);
         return RESPONSE_FAILED;
     }
     if (chunk->next_sequence != 0)
