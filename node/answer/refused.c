@@ -207,7 +207,7 @@ bool refused_apply(struct node_request *req)
     note_access(req, &verdict);
     if (verdict.cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED && was_coming_up(req))
         verdict.cause = DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR;
-    /* One document may be had of it all the same: nothing is learned. */
+    /* One document may be had of it all the same. */
     if (verdict.perhaps_stream && req->streaming)
         verdict.refusal.limit = 1;
     if (!node_request_cause(req, verdict.cause, &verdict.refusal))

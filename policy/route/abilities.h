@@ -26,6 +26,7 @@ struct json_value;
 
 struct abilities_need {
     uint32_t flags;         /* bit (1 << enum ability) of what it cannot do without */
+    bool stream;            /* its answer is to be one */
     uint64_t prompt_tokens; /* an estimate, or what an engine counted */
     uint64_t least_tokens;  /* the prompt has hardly fewer */
     uint64_t output_tokens; /* the most that the client wants; 0 = no limit is set */

@@ -23,6 +23,9 @@ struct scoreboard;
 /* A figure that is at most such a part above the known one is the known one. */
 #define TAUGHT_FIGURE_PART 16u
 
+/* Added to an operation: a lesson about its streamed form alone. */
+#define TAUGHT_STREAM 32u
+
 /* The subject of a lesson. */
 struct lesson {
     uint64_t model_hash;

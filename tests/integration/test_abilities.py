@@ -628,6 +628,27 @@ def test_a_document_is_had_after_its_stream_was_refused(make_nodes):
     assert_whole(one.send(OPENAI, body_of(OPENAI, "hello")))
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_stream_that_an_engine_does_not_have_is_had_elsewhere(make_nodes, status):
+    engines = {name: FakeEngine(models=(MODEL,)) for name in ("bad", "good")}
+    engines["bad"].behave = lambda handler, path, body: (
+        handler.answer(status, b"") if json.loads(body).get("stream") else handler.chat(body))
+    both = make_nodes(engines, config={"policy": "round_robin"})
+    for turn in range(8):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(9, turn), stream=True)))
+    assert both.posts("bad") == 1
+    for turn in range(8):
+        assert_whole(both.send(OPENAI, body_of(OPENAI, words(9, turn))))
+    assert both.posts("bad") > 1, "a document may be had of it"
+    engines["bad"].behave = lambda handler, path, body: handler.chat(body)
+    engines["good"].behave = lambda handler, path, body: handler.answer(status, b"")
+    until(lambda: both.send(OPENAI, body_of(OPENAI, "hello", stream=True)).status == 200, 10,
+          "one is asked where none has it")
+    asked = both.posts("bad")
+    assert_whole(both.send(OPENAI, body_of(OPENAI, "hello", stream=True)))
+    assert both.posts("bad") == asked + 1, "it has answered, and what was learned is forgotten"
+
+
 @pytest.mark.parametrize("path", [OPENAI, "/v1/embeddings"])
 def test_an_operation_that_is_missing_is_refused_in_the_engine_s_words(make_nodes, path):
     document = {"error": {"code": 501, "message": "This server does not support this. Start it with "

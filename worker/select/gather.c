@@ -50,8 +50,10 @@ uint64_t gather_score(const struct upstream_server *server,
                       const struct select_request *request)
 {
     struct abilities_known known = server->known;
+    uint32_t refused =
+        server->refused_operations | (request->need->stream ? server->refused_streams : 0);
 
-    if ((server->refused_operations >> request->operation & 1u) != 0)
+    if ((refused >> request->operation & 1u) != 0)
         known.lacks |= ABILITY_BIT(ABILITY_OPERATION);
     if (server->refused_bytes != 0 && request->message_bytes >= server->refused_bytes)
         known.lacks |= ABILITY_BIT(ABILITY_MESSAGE_BYTES);

@@ -21,7 +21,8 @@ void lacks_read(struct request *req, const struct prompt *prompt)
 
     *need = (struct abilities_need){.flags = ABILITY_BIT(ABILITY_OPERATION) |
                                              ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
-                                             ABILITY_BIT(ABILITY_ACCESS)};
+                                             ABILITY_BIT(ABILITY_ACCESS),
+                                    .stream = req->client->stream};
     if (req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS)
         need->flags |= ABILITY_BIT(ABILITY_AUDIO);
     if (prompt == NULL)
@@ -87,8 +88,7 @@ static uint32_t figure_of(const struct attempt *attempt)
         return cause->limit == 0; /* else it takes some, but not these */
     case ABILITY_MESSAGE_BYTES:
         return bounded(req->envelope_bytes);
-    case ABILITY_OPERATION: /* else only its streamed form was refused */
-        return cause->limit == 0;
+    case ABILITY_OPERATION:
     case ABILITY_TOOLS:
     case ABILITY_ACCESS:
         return 1;
@@ -99,15 +99,22 @@ static uint32_t figure_of(const struct attempt *attempt)
     return 0;
 }
 
+/* `of_stream`: of an operation, its streamed form. */
+static struct lesson lesson_of(const struct request *req, enum ability ability, bool of_stream)
+{
+    struct lesson lesson = {.model_hash = req->model_hash, .ability = ability};
+
+    if (ability == ABILITY_OPERATION)
+        lesson.detail = (uint32_t)req->client->operation + (of_stream ? TAUGHT_STREAM : 0);
+    return lesson;
+}
+
 void lacks_learn(struct attempt *attempt)
 {
     struct request *req = attempt->request;
     const struct attempt_cause *cause = &attempt->cause;
-    const struct lesson lesson = {
-        .model_hash = req->model_hash,
-        .ability = cause->ability,
-        .detail = cause->ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
-    };
+    /* The figure of an operation: perhaps only its streamed form was refused. */
+    const struct lesson lesson = lesson_of(req, cause->ability, cause->limit != 0);
 
     /* A request that does not need it has met something else. */
     if (cause->ability == ABILITY_CONTEXT ||
@@ -119,6 +126,20 @@ void lacks_learn(struct attempt *attempt)
         abilities_counted(&req->need, cause->needed);
 }
 
+/* The lesson was about a request and not about this node, so it is wrong of the others that one
+ * request taught it of; else all would go to this node. */
+static void unlearn(const struct attempt *attempt, const struct upstream_model *model,
+                    const struct lesson *lesson)
+{
+    struct scoreboard *board = attempt->request->context->board;
+
+    if (!taught_forget(board, attempt->node, attempt->generation, lesson))
+        return;
+    for (size_t i = 0; i < model->servers_count; i++)
+        (void)taught_forget(board, model->servers[i].node_id, model->servers[i].generation,
+                            lesson);
+}
+
 void lacks_unlearn(struct attempt *attempt)
 {
     struct request *req = attempt->request;
@@ -126,20 +147,15 @@ void lacks_unlearn(struct attempt *attempt)
     uint32_t flags = model == NULL ? 0 : model->lacks & req->need.flags;
 
     for (unsigned ability = 0; flags != 0 && ability < ABILITIES; ability++) {
-        const struct lesson lesson = {
-            .model_hash = req->model_hash,
-            .ability = (enum ability)ability,
-            .detail = ability == ABILITY_OPERATION ? (uint32_t)req->client->operation : 0,
-        };
+        struct lesson lesson = lesson_of(req, (enum ability)ability, false);
 
-        if ((flags & ABILITY_BIT(ability)) == 0 || ability == ABILITY_MESSAGE_BYTES ||
-            !taught_forget(req->context->board, attempt->node, attempt->generation, &lesson))
+        if ((flags & ABILITY_BIT(ability)) == 0 || ability == ABILITY_MESSAGE_BYTES)
             continue;
-        /* The lesson was about a request and not about this node, so it is wrong of the others
-         * that one request taught it of; else all would go to this node. */
-        for (size_t i = 0; i < model->servers_count; i++)
-            (void)taught_forget(req->context->board, model->servers[i].node_id,
-                                model->servers[i].generation, &lesson);
+        unlearn(attempt, model, &lesson);
+        if (ability != ABILITY_OPERATION || !req->need.stream)
+            continue;
+        lesson = lesson_of(req, ABILITY_OPERATION, true);
+        unlearn(attempt, model, &lesson);
     }
 }
 

@@ -415,9 +415,13 @@ static void apply_lessons(struct upstreams *upstreams, struct upstream_server *s
             known->lacks |= ABILITY_BIT(flags[i]);
     }
     for (uint32_t op = 0; op < 32; op++) {
-        if ((server->operations >> op & 1u) != 0 &&
-            lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, op) != 0)
+        if ((server->operations >> op & 1u) == 0)
+            continue;
+        if (lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, op) != 0)
             server->refused_operations |= UINT32_C(1) << op;
+        if (lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, TAUGHT_STREAM + op) !=
+            0)
+            server->refused_streams |= UINT32_C(1) << op;
     }
     server->refused_bytes = lesson_of(upstreams, server, model_hash, ABILITY_MESSAGE_BYTES, 0);
 }
@@ -429,7 +433,7 @@ static void sum_up_abilities(struct upstream_model *model)
         uint32_t context = server->known.context_tokens;
 
         model->lacks |= server->known.lacks;
-        if (server->refused_operations != 0)
+        if (server->refused_operations != 0 || server->refused_streams != 0)
             model->lacks |= ABILITY_BIT(ABILITY_OPERATION);
         if (server->refused_bytes != 0)
             model->lacks |= ABILITY_BIT(ABILITY_MESSAGE_BYTES);

@@ -61,7 +61,8 @@ struct upstream_server {
     /* Its abilities for the model, as its engine says and as its refusals taught. */
     struct abilities_known known;
     uint32_t refused_operations; /* bit (1 << drover.v1.Operation) */
-    uint32_t refused_bytes;      /* the least message that was too large; 0 = none */
+    uint32_t refused_streams; /* likewise, of which perhaps only the streamed form is missing */
+    uint32_t refused_bytes;   /* the least message that was too large; 0 = none */
 };
 struct upstream_model {
     char id[NODE_MODEL_BYTES];
