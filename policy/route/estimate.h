@@ -127,12 +127,13 @@ static inline struct estimate_backlog estimate_backlog(uint64_t charged_us,
  *
  * Both only while no prompt there is before its first token.  A try is of a model and class, as
  * the speed is.  The regret grows slowly for as long as the node is not tried: one that has
- * recovered is found, even if all prompts are long.  Time counts while requests come: after a
- * night without any the first long prompt is no reason to try a slow node.
+ * recovered is found, even if all prompts are long.  Of a time in which no
+ * request comes at all 5 minutes count: after a night the first long prompt is no reason to try
+ * a slow node.
  */
-/* Seconds of regret; negative: no trial.  `tried_us`, `now_us`: by a clock that stands while no
- * request of the model and class comes.  `busy`: it has requests, so the sample would not be as
- * good. */
+/* Seconds of regret; negative: no trial.  `tried_us`, `now_us`: by a clock that soon stands
+ * while no request of the model and class comes.  `busy`: it has requests, so the sample would
+ * not be as good. */
 double estimate_regret_s(uint64_t tried_us, bool busy, uint64_t now_us,
                          const struct route_times *times);
 

@@ -12,6 +12,7 @@ struct route_times route_times(uint32_t speedup)
         .event_us = UINT64_C(1000000) / n,
         .trial_idle_us = UINT64_C(10000000) / n,
         .trial_busy_us = UINT64_C(60000000) / n,
+        .trial_gap_us = UINT64_C(300000000) / n,
         .regret_s = 0.1 / n,
         .default_class_us = UINT64_C(5000000) / n,
         .bulk_class_us = UINT64_C(20000000) / n,

@@ -20,10 +20,13 @@ struct route_times {
     double silence_us;         /* a first token may take this long on any node */
     double failure_least_s;    /* the sample of a failure is at least this long */
     uint64_t event_us;         /* failures of one node no further apart are one event */
-    uint64_t trial_idle_us;    /* without a request, before an idle node is tried again; and so
-                                * much counts of a time in which no request came at all */
+    uint64_t trial_idle_us;    /* without a request, before an idle node is tried again */
     uint64_t trial_busy_us;    /* ... before a node with other requests is */
-    double regret_s;           /* of a trial at first; it grows by a part of the time without */
+    /* So much counts of a time in which no request came at all: enough for a few requests a day
+     * to find a node that has recovered, too little for a night to send a long prompt to a slow
+     * one. */
+    uint64_t trial_gap_us;
+    double regret_s; /* of a trial at first; it grows by a part of the time without */
     /* order.h: a key is later by this */
     uint64_t default_class_us;
     uint64_t bulk_class_us;

@@ -7,8 +7,8 @@
  * models share one.  How a speed changes is policy/route/estimate.h's business.
  *
  * The last try belongs to the same three, or a node that is busy with one model would never be
- * tried again with another.  It is an instant by a clock of the row, which stands while no
- * request comes at all: no node is passed over then.  The other instants lie on
+ * tried again with another.  It is an instant by a clock of the row, which soon stands while
+ * no request comes at all: no node is passed over then.  The other instants lie on
  * the node's hot line (struct node_hot has them for reading).  All are shared, because 64
  * workers would otherwise try a node, and blame it, 64 times.
  */

@@ -120,7 +120,7 @@ static void decide(struct scene *scene)
     record(scene, &candidates, &request, place.at);
     server = candidates.server[place.at];
     speeds_note_sent(scene->board, candidates.speeds_row, server->node_id, server->generation,
-                     scene->now_us, scene->times.trial_idle_us);
+                     scene->now_us, scene->times.trial_gap_us);
     if (!scene->alone)
         prefix_note(scene->board, server->node_id, server->generation, windows, WINDOWS,
                     scene->now_us);

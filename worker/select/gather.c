@@ -400,7 +400,7 @@ void select_gather(struct eligible *out, const struct scoreboard *board,
     out->speeds_row = speeds_find(board, request->model_hash, request->op_class);
     outlook.speeds = speeds_view(board, out->speeds_row);
     outlook.now_us =
-        speeds_now_us(outlook.speeds, request->now_mono_us, request->times->trial_idle_us);
+        speeds_now_us(outlook.speeds, request->now_mono_us, request->times->trial_gap_us);
     out->now_us = outlook.now_us;
     if (prefix_match(board, request->windows, request->windows_count, outlook.matched) == 0 &&
         request->rights != NULL && request->rights->overcommit_only && !request->may_plan &&

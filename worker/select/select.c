@@ -131,7 +131,7 @@ static void note_dispatch(struct attempt *attempt, struct upstream *node,
     attempt->dispatch_mono_us = now;
     attempt->hold_mono_us = is_planned_on(req, attempt) ? req->plan.made_mono_us : now;
     speeds_note_sent(context->board, row, attempt->node, attempt->generation, now,
-                     context->times.trial_idle_us);
+                     context->times.trial_gap_us);
     if (!(place->left_s > 0)) /* it is the first */
         speeds_note_work(context->board, attempt->node, attempt->generation, now);
     (void)strlcpy(attempt->node_name, node->info.name, sizeof(attempt->node_name));

@@ -20,6 +20,8 @@ Test(times, engines_are_real_unless_it_is_said_otherwise)
 
     cr_assert(NEAR(none.silence_us, 1e6) && NEAR(one.silence_us, 1e6));
     cr_assert_eq(none.trial_idle_us, 10 * SECOND);
+    cr_assert_eq(none.trial_gap_us, 300 * SECOND);
+    cr_assert_eq(route_times(SPEEDUP).trial_gap_us, 15 * SECOND);
     cr_assert_eq(one.default_class_us, 5 * SECOND);
     cr_assert_eq(one.overcommit_us, 5 * SECOND);
 }

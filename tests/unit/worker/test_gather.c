@@ -344,10 +344,10 @@ Test(gather, an_idle_node_may_be_tried_after_ten_seconds)
     tear_down();
 }
 
-/* 0.1 s and 10 s at 0.25 s a minute: of a night only that counts. */
+/* 0.1 s and 5 minutes at 0.25 s a minute: of a night only that counts. */
 Test(gather, time_in_which_no_request_came_at_all_is_no_reason_to_try_a_slow_node)
 {
-    const float regret_s = 0.1f + 0.25f * 10 / 60;
+    const float regret_s = 1.35f;
 
     set_up(2);
     learn(0, 4000);
@@ -358,6 +358,24 @@ Test(gather, time_in_which_no_request_came_at_all_is_no_reason_to_try_a_slow_nod
     s.request.model_hash = MODEL + 5; /* never sent anywhere; the nodes say how fast they are */
     gather();
     cr_assert_float_eq(all.of[1].regret_s, regret_s, 1e-4f, "%f", (double)all.of[1].regret_s);
+    tear_down();
+}
+
+/* 50 long prompts a day are one every 28.8 minutes, of which 5 count: 1.25 s each. */
+Test(gather, a_few_requests_a_day_find_a_node_that_has_recovered)
+{
+    uint32_t row;
+
+    set_up(2);
+    row = speeds_find(s.board, MODEL, OP_CLASS_GENERATION);
+    learn(0, 4000);
+    learn(1, 50);
+    for (unsigned i = 1; i <= 24; i++) {
+        s.request.now_mono_us = NOW + i * 1728 * US_PER_S;
+        speeds_note_sent(s.board, row, 0, 1, s.request.now_mono_us, s.times.trial_gap_us);
+    }
+    gather();
+    cr_assert_float_eq(all.of[1].regret_s, 30.1f, 1e-3f, "%f", (double)all.of[1].regret_s);
     tear_down();
 }
 
