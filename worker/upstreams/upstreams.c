@@ -592,18 +592,18 @@ struct upstream *upstreams_at(struct upstreams *upstreams, unsigned node_id,
     return node != NULL && node->info.generation == generation ? node : NULL;
 }
 
+/* Health may have written the instants after this turn's began. */
 bool upstreams_may_have_any(const struct node_status *status, uint64_t load_us,
                             uint64_t now_mono_us)
 {
-    uint64_t age_us = now_mono_us - status->since_mono_us;
     bool waits = status->state == NODE_JOINING || status->state == NODE_DOWN;
 
     if (status->reason == NODE_REASON_ENGINE_LOADING)
-        return waits && now_mono_us - status->reason_mono_us < load_us;
+        return waits && now_mono_us < status->reason_mono_us + load_us;
     if (status->reason == NODE_REASON_ENGINE_DOWN)
-        return waits && age_us < ENGINE_DOWN_US;
+        return waits && now_mono_us < status->since_mono_us + ENGINE_DOWN_US;
     return status->state == NODE_JOINING && status->reason != NODE_REASON_NO_MODELS &&
-           age_us < UNJOINED_US;
+           now_mono_us < status->since_mono_us + UNJOINED_US;
 }
 
 /* Has the coordinator just started?  Later, a worker that starts finds the nodes in the table.
@@ -614,7 +614,7 @@ static bool nodes_may_rejoin(const struct upstreams *upstreams, uint64_t now_mon
 
     return upstreams->config->registry.listen.address != NULL &&
            procs_read(upstreams->board, procs_master_index(upstreams->board), &master) &&
-           master.started_mono_us != 0 && now_mono_us - master.started_mono_us < REJOIN_US;
+           master.started_mono_us != 0 && now_mono_us < master.started_mono_us + REJOIN_US;
 }
 
 bool upstreams_models_awaited(const struct upstreams *upstreams)

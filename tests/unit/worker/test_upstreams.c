@@ -278,6 +278,21 @@ Test(upstreams, a_machine_that_stays_off_makes_no_model_unknown)
     cr_expect_not(may_have(NODE_UP, NODE_REASON_NONE, 0));
 }
 
+Test(upstreams, a_state_that_is_newer_than_this_turn_is_new)
+{
+    struct node_status status = {.state = NODE_DOWN,
+                                 .reason = NODE_REASON_ENGINE_LOADING,
+                                 .since_mono_us = US_PER_S,
+                                 .reason_mono_us = US_PER_S};
+
+    cr_expect(upstreams_may_have_any(&status, US_PER_S, US_PER_S - 1));
+    status.reason = NODE_REASON_ENGINE_DOWN;
+    cr_expect(upstreams_may_have_any(&status, US_PER_S, US_PER_S - 1));
+    status.state = NODE_JOINING;
+    status.reason = NODE_REASON_NONE;
+    cr_expect(upstreams_may_have_any(&status, US_PER_S, US_PER_S - 1));
+}
+
 Test(upstreams, a_request_finds_an_ollamas_model_by_the_name_that_it_came_to_have)
 {
     static struct node_info info;
