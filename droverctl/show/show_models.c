@@ -16,7 +16,6 @@ struct offer {
     char node[NODE_NAME_BYTES];
     char alias_of[NODE_MODEL_BYTES]; /* "" = it is no alias */
     bool up;
-    bool hidden; /* its name is an alias of another model */
     uint32_t slots;
     uint32_t state;
     uint32_t max_context;
@@ -123,17 +122,6 @@ static bool read_aliases(struct aliases *aliases, const struct scoreboard *board
     return true;
 }
 
-/* A request for such a name goes to the alias's model, also where nodes have one of this name.
- */
-static bool is_alias(const struct aliases *aliases, const char *name)
-{
-    struct alias_view key;
-
-    (void)strlcpy(key.name, name, sizeof(key.name));
-    return aliases->len != 0 &&
-           bsearch(&key, aliases->at, aliases->len, sizeof(key), by_alias) != NULL;
-}
-
 /* The sorted offers of the model.  A node has a model once, unless the file is damaged. */
 static size_t offers_of(const struct offers *list, const char *model, size_t most,
                         const struct offer **first)
@@ -154,6 +142,20 @@ static size_t offers_of(const struct offers *list, const char *model, size_t mos
     return n;
 }
 
+/* Is it an alias of a model that a node has?  Then that is what it stands for, also where nodes
+ * have a model of this name. */
+static bool is_alias(const struct aliases *aliases, const struct offers *list, const char *name)
+{
+    const struct alias_view *alias = NULL;
+    const struct offer *first;
+    struct alias_view key;
+
+    (void)strlcpy(key.name, name, sizeof(key.name));
+    if (aliases->len != 0)
+        alias = bsearch(&key, aliases->at, aliases->len, sizeof(key), by_alias);
+    return alias != NULL && offers_of(list, alias->model, 1, &first) != 0;
+}
+
 /* An entry for each model of the sorted offers and for each alias of one.  `out` has room for
  * all of them. */
 static size_t make_entries(struct entry *out, const struct offers *list,
@@ -166,7 +168,7 @@ static size_t make_entries(struct entry *out, const struct offers *list,
 
         for (n = 1; i + n < list->len && strcmp(first->model, first[n].model) == 0;)
             n++;
-        if (!is_alias(aliases, first->model))
+        if (!is_alias(aliases, list, first->model))
             out[len++] = (struct entry){
                 .name = first->model, .alias_of = first->alias_of, .offer = first, .n = n};
     }

@@ -230,6 +230,7 @@ Test(views, aliases_of_the_configuration_are_models_of_their_nodes)
     struct config_alias aliases[] = {
         {(char *)(uintptr_t) "gpt", (char *)(uintptr_t) "model-0"},
         {(char *)(uintptr_t) "model-1", (char *)(uintptr_t) "model-0"},
+        {(char *)(uintptr_t) "model-2", (char *)(uintptr_t) "nothing"},
         {(char *)(uintptr_t) "none", (char *)(uintptr_t) "nothing"},
     };
     struct config config = {.aliases = aliases, .aliases_count = ARRAY_LEN(aliases)};
@@ -237,7 +238,7 @@ Test(views, aliases_of_the_configuration_are_models_of_their_nodes)
     struct view view = {.board = board, .now_mono_us = clock_mono_us(), .json = true};
     const char *text;
 
-    add_node(board, "box1", 2);
+    add_node(board, "box1", 3);
     add_node(board, "box2", 1);
     aliases_publish(board, &config);
     check_all_views(board, "box1", false);
@@ -249,6 +250,9 @@ Test(views, aliases_of_the_configuration_are_models_of_their_nodes)
     cr_expect_not_null(
         strstr(text, "{\"id\":\"model-1\",\"alias_of\":\"model-0\",\"nodes_total\":2"),
         "a request for it goes there: %s", text);
+    cr_expect_not_null(
+        strstr(text, "{\"id\":\"model-2\",\"alias_of\":\"model-0\",\"nodes_total\":1"),
+        "nobody has what the alias stands for: %s", text);
     cr_expect_null(strstr(text, "none"), "as in /v1/models");
     buf_finish(&view.out);
     drop_board(board);
