@@ -234,6 +234,12 @@ static double rendezvous(const struct balance_candidate *c, uint64_t key)
     return -(double)c->slots * c->weight / log(unit);
 }
 
+/* How many requests may run there at once: one on probation, whatever its slots. */
+static uint64_t capacity_of(const struct balance_candidate *c)
+{
+    return (uint64_t)(c->cap < c->slots ? c->cap : c->slots) * c->weight;
+}
+
 static int prefix_hash(const struct balance_candidate *candidates, size_t n, uint64_t key,
                        uint64_t random)
 {
@@ -245,12 +251,12 @@ static int prefix_hash(const struct balance_candidate *candidates, size_t n, uin
         if (candidates[i].cap == 0)
             continue;
         total += candidates[i].inflight;
-        capacity += (uint64_t)candidates[i].slots * candidates[i].weight;
+        capacity += capacity_of(&candidates[i]);
     }
     for (size_t i = 0; i < n; i++) {
         const struct balance_candidate *c = &candidates[i];
         /* inflight + 1 <= ceil(1.25 * total * share / capacity), in whole numbers */
-        uint64_t share = (uint64_t)c->slots * c->weight * total * LOAD_BOUND_PCT;
+        uint64_t share = capacity_of(c) * total * LOAD_BOUND_PCT;
         uint64_t bound = capacity == 0 ? 0 : (share + capacity * 100 - 1) / (capacity * 100);
         double score;
 

@@ -383,6 +383,24 @@ Test(policy, prefix_hash_leaves_no_slot_empty_where_no_node_is_within_its_bound)
                  -1);
 }
 
+/* 2 at home, 1 on probation and this one are 4.  The node on probation is 1 place of 9, not 16
+ * of 24, so ceil(1.25 * 4 * 4 / 9) = 3 may be at home. */
+Test(policy, prefix_hash_counts_one_place_of_a_node_on_probation)
+{
+    struct balance_candidate c[3] = {busy(1, 16, 100), busy(0, 4, 100), busy(0, 4, 100)};
+    const struct balance_request request = {.tokens = 10, .key = 12345};
+    uint32_t cursor = 0;
+    int home;
+
+    c[1].id = 1;
+    c[2].id = 2;
+    c[0].cap = 1;
+    home = balance_choose(POLICY_PREFIX_HASH, c, 3, &request, &cursor, 1, NULL);
+    cr_assert(home == 1 || home == 2);
+    c[home].inflight = 2;
+    cr_assert_eq(balance_choose(POLICY_PREFIX_HASH, c, 3, &request, &cursor, 1, NULL), home);
+}
+
 Test(policy, prefix_hash_moves_only_the_keys_of_a_node_that_is_gone)
 {
     struct balance_candidate c[4];
