@@ -97,13 +97,15 @@ static bool node_is_lost(const struct attempt *attempt)
 }
 
 /* Could another node take it without the client noticing? */
-static bool may_move(const struct request *req)
+static bool may_move(const struct attempt *attempt)
 {
+    const struct request *req = attempt->request;
+
     if (req->shown == SHOWN_CONTENT
             ? !response_may_resume(req)
             : req->attempts >= req->context->config->limits.max_attempts)
         return false;
-    return select_any_up(req);
+    return select_any_other_up(attempt);
 }
 
 static uint64_t silence_limit_mono_us(const struct attempt *attempt)
@@ -112,7 +114,7 @@ static uint64_t silence_limit_mono_us(const struct attempt *attempt)
 
     if (response_client_lags(attempt))
         return UINT64_MAX; /* the node may send no more: the silence is the client's */
-    if (limit > LOST_SILENCE_US && node_is_lost(attempt) && may_move(attempt->request))
+    if (limit > LOST_SILENCE_US && node_is_lost(attempt) && may_move(attempt))
         limit = LOST_SILENCE_US;
     return attempt->progress_mono_us + limit;
 }

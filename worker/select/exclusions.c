@@ -34,6 +34,18 @@ void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
     *find_entry(exclusions, node.node, node.generation, now_mono_us) = node;
 }
 
+bool exclusions_failed(const struct exclusions *exclusions, unsigned node, uint32_t generation,
+                       uint64_t now_mono_us)
+{
+    for (uint32_t i = 0; i < exclusions->count; i++) {
+        const struct excluded_node *e = &exclusions->of[i];
+
+        if (e->node == node && e->generation == generation && e->until_mono_us > now_mono_us)
+            return e->away || e->until_mono_us == UINT64_MAX;
+    }
+    return false;
+}
+
 void exclusions_finish(struct exclusions *exclusions)
 {
     free(exclusions->of);

@@ -5,8 +5,10 @@
 #ifndef DROVER_WORKER_SELECT_EXCLUSIONS_H
 #define DROVER_WORKER_SELECT_EXCLUSIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "base/attrs.h"
 #include "worker/select/gather.h"
 
 /* limits.max_attempts and limits.max_resumes are at most 16 each, so failures never fill the
@@ -22,6 +24,9 @@ struct exclusions {
  * first gives way; without memory for the table nothing is kept. */
 void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
                     uint64_t now_mono_us);
+/* Did the node fail for the request, so that it is no node to wait for either? */
+MUST_CHECK bool exclusions_failed(const struct exclusions *exclusions, unsigned node,
+                                  uint32_t generation, uint64_t now_mono_us);
 void exclusions_finish(struct exclusions *exclusions);
 
 #endif

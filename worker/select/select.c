@@ -78,15 +78,35 @@ static uint64_t message_bytes(const struct request *req)
     return req->envelope_bytes + (req->shown == SHOWN_CONTENT ? buf_size(&req->text) : 0);
 }
 
+static bool is_up(const struct request *req, const struct upstream_server *server)
+{
+    return upstreams_takes(server, message_bytes(req)) &&
+           (server->operations >> (unsigned)req->client->operation & 1u) != 0 &&
+           upstreams_usable(server->node);
+}
+
 bool select_any_up(const struct request *req)
 {
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
-    uint64_t bytes = message_bytes(req);
+
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++)
+        if (is_up(req, &model->servers[i]))
+            return true;
+    return false;
+}
+
+bool select_any_other_up(const struct attempt *attempt)
+{
+    const struct request *req = attempt->request;
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
+    uint64_t now = loop_now_us(req->context->loop);
 
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
-        if (upstreams_takes(&model->servers[i], bytes) &&
-            (model->servers[i].operations >> (unsigned)req->client->operation & 1u) != 0 &&
-            upstreams_usable(model->servers[i].node))
+        const struct upstream_server *server = &model->servers[i];
+
+        if (is_up(req, server) &&
+            (server->node_id != attempt->node || server->generation != attempt->generation) &&
+            !exclusions_failed(&req->excluded, server->node_id, server->generation, now))
             return true;
     }
     return false;

@@ -70,5 +70,7 @@ uint64_t select_silence_us(const struct attempt *attempt);
 
 /* Is any node up and reachable that could take the request, whatever its load? */
 bool select_any_up(const struct request *req);
+/* Is one up, apart from the attempt's and from those that failed for the request? */
+bool select_any_other_up(const struct attempt *attempt);
 
 #endif

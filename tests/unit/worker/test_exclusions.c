@@ -76,3 +76,22 @@ Test(exclusions, a_node_that_was_away_and_is_full_now_is_only_full)
     cr_assert_not(find(&e, 5)->away);
     exclusions_finish(&e);
 }
+
+Test(exclusions, a_node_has_failed_for_good_or_for_as_long_as_it_is_away)
+{
+    struct exclusions e = {0};
+
+    cr_assert_not(exclusions_failed(&e, 5, 1, 0));
+    add(&e, 5, 1, UINT64_MAX, 0);
+    add(&e, 6, 1, 100, 0);
+    exclusions_add(
+        &e,
+        (struct excluded_node){.node = 7, .generation = 1, .until_mono_us = 100, .away = true},
+        0);
+    cr_assert(exclusions_failed(&e, 5, 1, 1000));
+    cr_assert_not(exclusions_failed(&e, 5, 2, 1000), "another node has its row");
+    cr_assert_not(exclusions_failed(&e, 6, 1, 99), "it is full");
+    cr_assert(exclusions_failed(&e, 7, 1, 99));
+    cr_assert_not(exclusions_failed(&e, 7, 1, 100));
+    exclusions_finish(&e);
+}
