@@ -579,11 +579,31 @@ Test(queue, entries_behind_many_others_are_looked_at_by_turns)
         for (unsigned i = 0; i < priced_count; i++)
             if (priced[i] >= &waits[FRONT])
                 seen |= 1u << (priced[i] - &waits[FRONT]);
-        if (priced_count % 3 == 0) /* one that is next may leave */
-            queue_remove(&queue, &waits[50].entry);
         priced_count = 0;
     }
     cr_assert_eq(seen, (1 << LAST) - 1);
+}
+
+/* The last that was looked at is behind those that always are, so the one after it is next. */
+Test(queue, the_entry_whose_turn_is_next_may_leave)
+{
+    enum { COUNT = 60, ALWAYS = 16 };
+    ptrdiff_t last = -1;
+
+    for (unsigned i = 0; i < COUNT; i++)
+        add(i, 1 + i, 70);
+    for (unsigned i = 0; i < 1000 && last < ALWAYS; i++) {
+        loop_turn(&loop, 10 * US_PER_MS);
+        if (priced_count != 0)
+            last = priced[priced_count - 1] - waits;
+    }
+    cr_assert(last >= ALWAYS && last + 2 < COUNT);
+    queue_remove(&queue, &waits[last + 1].entry);
+    priced_count = 0;
+    for (unsigned i = 0; i < 1000 && priced_count <= ALWAYS; i++)
+        loop_turn(&loop, 10 * US_PER_MS);
+    cr_assert_gt(priced_count, ALWAYS);
+    cr_assert_eq(priced[ALWAYS] - waits, last + 2);
 }
 
 /* ---- many ---- */
