@@ -288,9 +288,7 @@ static int start(struct node_program *node, struct error *err)
     uint16_t port = 0;
     int rc;
 
-    rc = check_exposure(o, err);
-    if (rc == 0)
-        rc = loop_init(&node->loop, err);
+    rc = loop_init(&node->loop, err);
     if (rc == 0)
         rc = watch_signals(node, err);
     if (rc == 0)
@@ -355,6 +353,9 @@ int main(int argc, char **argv, char **environment)
         return command_line_wrong("drover-node", &err);
     if (command_line_answered(&node.options.line, "drover-node", options_help))
         return EXIT_SUCCESS;
+    if (engine_check_url(node.options.engine, &err) != 0 ||
+        check_exposure(&node.options, &err) != 0)
+        return command_line_wrong("drover-node", &err);
     privileges_lock(node.options.core_dumps);
     log_set_proc("node");
     log_set_level(node.options.line.log_level);
@@ -362,7 +363,7 @@ int main(int argc, char **argv, char **environment)
     if (log_open(node.options.log_file, &err) != 0 || start(&node, &err) != 0) {
         (void)fprintf(stderr, "drover-node: %s\n", err.text);
         finish(&node);
-        return err.code == DRV_EINVAL ? COMMAND_LINE_EXIT : EXIT_FAILURE;
+        return EXIT_FAILURE; /* a file may be written anew: another start may succeed */
     }
     setproctitle("%s %s", node.options.name, node.options.engine);
     while (node.phase != NODE_DONE) {

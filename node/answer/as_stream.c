@@ -16,6 +16,8 @@
 
 /* So many choices, blocks, items and their parts: each has events of its own, however short. */
 #define MAX_PARTS CHOICES_MAX
+/* Clients read both numbers. */
+#define NO_USAGE "{\"input_tokens\":0,\"output_tokens\":0}"
 /* An item's id is in each event of the item. */
 #define MAX_ID_BYTES 256
 
@@ -173,21 +175,29 @@ static void add_delta(struct buf *out, const struct json_value *message)
     buf_finish(&list);
 }
 
-/* A choice with its output, and without the reason of its end. */
-static void add_choice(struct buf *out, int operation, const struct json_value *choice)
+/* A choice with its output, and without the reason of its end.  Clients put the events of a
+ * choice together by its index. */
+static void add_choice(struct buf *out, int operation, const struct json_value *choice,
+                       unsigned at)
 {
-    static const struct json_edit edits[] = {{.name = "finish_reason", .value = "null"},
-                                             {.name = "message", .value = NULL},
-                                             {.name = "delta", .value = NULL}};
+    struct json_edit edits[4] = {{.name = "finish_reason", .value = "null"}};
     struct json_value message = json_get(choice, "message");
     struct buf delta = BUF_INIT;
+    char index[16];
+    size_t count = 1;
 
+    if (json_get(choice, "index").type != JSON_NUMBER) {
+        (void)snprintf(index, sizeof(index), "%u", at);
+        edits[count++] = (struct json_edit){.name = "index", .value = index};
+    }
     if (operation != OP(CHAT_COMPLETIONS)) {
-        add_edited(out, choice, edits, 1);
+        add_edited(out, choice, edits, count);
         return;
     }
+    edits[count++] = (struct json_edit){.name = "message", .value = NULL};
+    edits[count++] = (struct json_edit){.name = "delta", .value = NULL};
     add_delta(&delta, &message);
-    add_with(out, "delta", &delta, choice, edits, ARRAY_LEN(edits));
+    add_with(out, "delta", &delta, choice, edits, count);
     buf_finish(&delta);
 }
 
@@ -254,7 +264,7 @@ static int write_openai(struct buf *out, int operation, const struct json_value 
     json_iter_init(&it, &choices);
     while (json_iter_next(&it, &key, &choice)) {
         buf_str(&list, buf_size(&list) == 0 ? "[" : ",");
-        add_choice(&list, operation, &choice);
+        add_choice(&list, operation, &choice, at++);
     }
     buf_str(&list, "]");
     add_with(out, "choices", &list, root, edits, operation == OP(CHAT_COMPLETIONS) ? 3 : 2);
@@ -262,6 +272,7 @@ static int write_openai(struct buf *out, int operation, const struct json_value 
     end(out, from);
 
     from = begin_openai(out, operation, root);
+    at = 0;
     json_iter_init(&it, &choices);
     while (json_iter_next(&it, &key, &choice)) {
         if (at != 0)
@@ -348,7 +359,7 @@ static int write_messages(struct buf *out, const struct json_value *root)
     static const struct json_edit edits[] = {{.name = "content", .value = "[]"},
                                              {.name = "stop_reason", .value = "null"},
                                              {.name = "stop_sequence", .value = "null"},
-                                             {.name = "usage", .value = "{}"}};
+                                             {.name = "usage", .value = NO_USAGE}};
     struct json_value content = json_get(root, "content");
     struct json_value usage = json_get(root, "usage");
     struct json_value reason = json_get(root, "stop_reason");
@@ -388,7 +399,7 @@ static int write_messages(struct buf *out, const struct json_value *root)
     if (usage.type == JSON_OBJECT)
         add_value(out, &usage);
     else
-        buf_str(out, "{}");
+        buf_str(out, NO_USAGE);
     buf_str(out, "}");
     end(out, from);
     from = begin(out, "message_stop");

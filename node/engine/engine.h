@@ -65,6 +65,9 @@ struct engine_config {
     uint32_t look_every_s; /* at an idle engine; 0 = by the rules of look_times.h */
 };
 
+/* Can an engine have this URL?  DRV_EINVAL with `err` set, which never shows a password. */
+MUST_CHECK int engine_check_url(const char *url, struct error *err);
+
 /* An engine of a kind found by asking it.  The texts that `config` points to
  * must outlive it.  DRV_EINVAL, DRV_ENOENT, DRV_ESYS, DRV_ENOMEM, with `err` set. */
 MUST_CHECK int engine_create(struct engine **out, struct loop *loop,

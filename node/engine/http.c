@@ -493,14 +493,20 @@ static bool is_engine_url(const char *url)
     return fits;
 }
 
+int engine_check_url(const char *url, struct error *err)
+{
+    return strlen(url) > URL_MAX_BYTES || !is_engine_url(url) ? refuse_url(url, err) : 0;
+}
+
 /* "http://HOST:PORT[/PREFIX]" without what people copy along: a slash or /v1 at the end. */
 static int clean_url(char **out, const char *url, struct error *err)
 {
     size_t n = strlen(url);
+    int rc = engine_check_url(url, err);
 
     *out = NULL;
-    if (n > URL_MAX_BYTES || !is_engine_url(url))
-        return refuse_url(url, err);
+    if (rc != 0)
+        return rc;
     while (n > 0 && url[n - 1] == '/')
         n--;
     if (n > 3 && memcmp(url + n - 3, "/v1", 3) == 0)

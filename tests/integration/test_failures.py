@@ -20,7 +20,7 @@ from load import BadAnswer, Reference, chat_body, checked_stream, fetch, fetch_n
 from messages import common, inference
 from plant import make_plant, static  # noqa: F401
 
-SLOW_PREFILL = "slots=8,prefill=4"  # tokens a second: a long wait before the first token
+SLOW_PREFILL = "slots=8,prefill=2"  # tokens a second: a long wait before the first token
 PACED = "slots=32,rate=50"
 
 # Path, body of a stream of at most `n` tokens: one for each surface.

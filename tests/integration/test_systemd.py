@@ -281,6 +281,10 @@ def test_a_service_is_shut_in_as_far_as_it_can_be(unit):
     ("drover-node.service", ["--engine", "http://x", "--token-file", "/nonexistent"], True),
     ("drover-node.service", ["--engine", "http://x", "--listen", "127.0.0.1:0",
                              "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"], True),
+    ("drover-node.service", ["--engine", "gopher://x"], False),
+    ("drover-node.service", ["--engine", "http://x", "--token-file", "/dev/null"], True),
+    ("drover-node.service", ["--engine", "http://x", "--listen", "127.0.0.1:0",
+                             "--engine-key-file", "/dev/null"], True),
     ("drover.service", ["--nonsense"], False),
     ("drover.service", ["-c", "/nonexistent"], True),
 ])

@@ -638,6 +638,19 @@ static bool is_beside(const struct detector *r, const struct detect_answer *answ
            (r->next.kind == KIND(UNSPECIFIED) || r->next.kind == KIND(OPENAI));
 }
 
+/* Our key is not the server's.  Older llama-servers show their models to everybody; what stands
+ * before one may keep all but those to itself, in words of its own. */
+static bool refuses_key(const struct detector *r, const struct detect_answer *answer)
+{
+    static const char words[] = "Invalid API Key"; /* llama-server's */
+
+    if (r->asking == DETECT_MODELS)
+        return answer->status == 401 || answer->status == 403;
+    return r->asking == DETECT_PROPS && r->next.kind == KIND(LLAMA_SERVER) &&
+           answer->status == 401 &&
+           memmem(answer->body, answer->n, words, sizeof(words) - 1) != NULL;
+}
+
 /* The whole server is unusable by this answer; `detail` says why. */
 static bool is_hopeless(const struct detector *r, const struct detect_answer *answer,
                         char *detail, size_t cap)
@@ -660,9 +673,7 @@ static bool is_hopeless(const struct detector *r, const struct detect_answer *an
             r->url);
         return true;
     }
-    /* Older llama-servers show their models to everybody. */
-    if ((first || (r->asking == DETECT_PROPS && r->next.kind == KIND(LLAMA_SERVER))) &&
-        (answer->status == 401 || answer->status == 403)) {
+    if (refuses_key(r, answer)) {
         (void)snprintf(detail, cap,
                        "the engine refuses our API key (GET %.100s%s: %u): its key belongs in "
                        "the file of --engine-key-file",

@@ -103,12 +103,14 @@ Test(as_stream, a_chat_is_its_message_then_its_end)
                        "{'prompt_tokens':3}}\n\ndata: [DONE]\n\n");
 }
 
+#define NO_USAGE "{'input_tokens':0,'output_tokens':0}"
+
 Test(as_stream, a_document_without_a_reason_gets_the_usual_one)
 {
     expect(OP(CHAT_COMPLETIONS), "{'choices':[{'message':{'tool_calls':[{'id':'a'},{}]}}]}",
            true,
            "data: {'choices':[{'delta':{'tool_calls':[{'index':0,'id':'a'},{'index':1}]},"
-           "'finish_reason':null}],'object':'chat.completion.chunk'}\n\n"
+           "'finish_reason':null,'index':0}],'object':'chat.completion.chunk'}\n\n"
            "data: {'object':'chat.completion.chunk','choices':[{'index':0,'delta':{},"
            "'finish_reason':'tool_calls'}]}\n\ndata: [DONE]\n\n");
     expect(OP(CHAT_COMPLETIONS), "{'choices':[{'index':7}]}", true,
@@ -118,17 +120,27 @@ Test(as_stream, a_document_without_a_reason_gets_the_usual_one)
            "'finish_reason':'stop'}]}\n\ndata: [DONE]\n\n");
     expect(OP(MESSAGES), "{'content':[{'type':'tool_use','input':{'x':1}}]}", false,
            "event: message_start\ndata: {'type':'message_start','message':{'stop_reason':null,"
-           "'stop_sequence':null,'usage':{},'content':[]}}\n\n"
+           "'stop_sequence':null,'usage':" NO_USAGE ",'content':[]}}\n\n"
            "event: content_block_start\ndata: {'type':'content_block_start','index':0,"
            "'content_block':{'type':'tool_use','input':{}}}\n\n"
            "event: content_block_delta\ndata: {'type':'content_block_delta','index':0,'delta':{"
            "'type':'input_json_delta','partial_json':'{\\'x\\':1}'}}\n\n"
            "event: content_block_stop\ndata: {'type':'content_block_stop','index':0}\n\n"
            "event: message_delta\ndata: {'type':'message_delta','delta':{'stop_reason':"
-           "'tool_use','stop_sequence':null},'usage':{}}\n\n"
+           "'tool_use','stop_sequence':null},'usage':" NO_USAGE "}\n\n"
            "event: message_stop\ndata: {'type':'message_stop'}\n\n");
     expect(OP(OLLAMA_CHAT), "{'message':{'content':'x'}}", false,
            "{'done':true,'message':{'content':'x'}}\n");
+}
+
+Test(as_stream, choices_without_an_index_are_counted)
+{
+    expect(OP(COMPLETIONS), "{'choices':[{'text':'a'},{'text':'b'}]}", false,
+           "data: {'choices':[{'finish_reason':null,'index':0,'text':'a'},{'finish_reason':"
+           "null,'index':1,'text':'b'}]}\n\n"
+           "data: {'object':'text_completion','choices':[{'index':0,'text':'','logprobs':null,"
+           "'finish_reason':'stop'},{'index':1,'text':'','logprobs':null,'finish_reason':"
+           "'stop'}]}\n\ndata: [DONE]\n\n");
 }
 
 Test(as_stream, a_response_comes_item_by_item)

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "detect_rig.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -521,6 +522,24 @@ Test(detect, a_llama_server_that_lists_its_models_to_everybody_refuses_our_key_a
     cr_assert_not(r.facts.reachable);
     cr_assert_not_null(
         strstr(r.facts.detail, "refuses our API key (GET http://engine:1/props"));
+}
+
+Test(detect, a_proxy_that_keeps_props_to_itself_refuses_no_key)
+{
+    static const unsigned statuses[] = {401, 403};
+
+    for (size_t i = 0; i < ARRAY_LEN(statuses); i++) {
+        struct page pages[] = {
+            {"/v1/models", 200, "{'data':[{'id':'m','owned_by':'llamacpp'}]}"},
+            {"/props", statuses[i], "<html>Forbidden</html>"},
+        };
+        struct site site = SITE("nginx", pages);
+        static struct detector r;
+
+        detect_init(&r, "http://engine:1", &all);
+        look(&r, &site);
+        cr_assert(r.facts.reachable, "%u: %s", statuses[i], r.facts.detail);
+    }
 }
 
 Test(detect, a_refusal_of_our_requests_is_said_until_one_is_answered)
