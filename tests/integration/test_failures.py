@@ -407,13 +407,15 @@ class Away(FakeNode):
     """Says of so many requests that its engine is away, after some content if it is told to."""
 
     def __init__(self, name):
-        self.away, self.content, self.asked = 0, False, 0
+        self.away, self.content, self.asked, self.broken = 0, False, 0, False
         super().__init__(name)
         self.slots, self.queue = 1, 0
         self.operations = [common.OPERATION_CHAT_COMPLETIONS, common.OPERATION_COUNT_TOKENS]
 
     def infer(self, request, context):
         self.asked += 1
+        if self.broken:
+            context.abort(grpc.StatusCode.INTERNAL, "broken")
         if not self.away:
             yield from super().infer(request, context)
             return
@@ -427,13 +429,12 @@ class Away(FakeNode):
         context.abort(grpc.StatusCode.UNAVAILABLE, "cannot reach the engine")
 
 
-def away_plant(make_plant, *nodes, connect_timeout_ms=3000):  # noqa: F811
+def away_plant(make_plant, *nodes, **more):  # noqa: F811
     """The first node is preferred."""
     plant = make_plant(config={
-        "limits": {"connect_timeout_ms": connect_timeout_ms},
         "policy": "least_conn", "queue": {"max_wait_ms": 10000},
         "nodes": [{**static(node.name, node.port), "weight": 1000 if node is nodes[0] else 100}
-                  for node in nodes]})
+                  for node in nodes], **more})
     plant.fakes += nodes
     for node in nodes:
         plant.wait_state(node.name, "UP", "probes_pass")
@@ -480,10 +481,81 @@ def test_a_node_that_was_away_is_asked_again_when_the_others_are_full(make_plant
     assert answer.status == 503 and answer.headers["retry-after"] == "5", answer.body
 
 
+class Asker:
+    """Requests in threads of their own."""
+
+    def __init__(self, plant):
+        self.plant, self.threads, self.answers = plant, [], []
+
+    def ask(self):
+        return fetch_now(self.plant.api, "POST", "/v1/chat/completions",
+                         chat_body("hi", 4, False, model="fake-model"))
+
+    def begin(self):
+        self.threads.append(threading.Thread(target=lambda: self.answers.append(self.ask())))
+        self.threads[-1].start()
+
+    def hold(self, node):
+        self.begin()
+        assert node.infer_started.acquire(timeout=10 * SLOW)
+
+    def end(self, *nodes):
+        for node in nodes:
+            node.infer_gate.set()
+        for thread in self.threads:
+            thread.join()
+        assert [answer.status for answer in self.answers] == [200] * len(self.threads)
+
+
+def test_a_request_that_was_at_a_node_that_is_away_is_not_rejected_for_overload(make_plant):  # noqa: F811
+    a, b = Away("a"), Away("b")
+    plant = away_plant(make_plant, a, b, queue={"max_wait_ms": 20000, "max_waiting": 1})
+    asker = Asker(plant)
+    a.infer_gate.set()
+    assert asker.ask().status == 200, "how long an answer takes is known"
+    a.infer_gate.clear()
+    assert a.infer_started.acquire(timeout=10 * SLOW)
+    asker.hold(a)
+    asker.hold(b)
+    asker.begin()
+    until(lambda: plant.metric("drover_requests_open") == 3, 10, "one waits")
+    answer = asker.ask()
+    assert answer.status == 429, answer.body
+    a.infer_gate.set()
+    until(lambda: len(asker.answers) == 2 and plant.gauges()["a"] == 0, 10, "nothing waits any more")
+    a.away = 2
+    answer = asker.ask()
+    assert answer.status == 200 and answer.headers["x-drover-node"] == "a", answer.body
+    assert int(answer.headers["x-drover-queue-ms"]) >= 3000
+    asker.end(b)
+
+
+def test_a_second_try_after_a_node_that_is_away_is_not_for_a_probation(make_plant):  # noqa: F811
+    a, b, broken = Away("a"), Away("b"), Away("broken")
+    plant = away_plant(make_plant, a, b, broken, limits={"max_attempts": 1}, health={
+        "eject_failures": 3, "eject_success_pct": 80, "eject_backoff_ms": 100, "eject_backoff_max_ms": 60000})
+    asker = Asker(plant)
+    asker.hold(a)
+    broken.broken = True
+    asker.hold(b)
+    for _ in range(3):
+        assert asker.ask().status == 502
+    plant.wait_state("broken", "PROBATION")
+    broken.broken, broken.asked = False, 0
+    broken.infer_gate.set()
+    a.infer_gate.set()
+    until(lambda: plant.gauges()["a"] == 0, 10, "the preferred node is free")
+    a.away = 1
+    answer = asker.ask()
+    assert answer.status == 200 and answer.headers["x-drover-node"] == "a", answer.body
+    assert not a.away and not broken.asked
+    asker.end(b)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages/count_tokens"])
 def test_a_node_that_cannot_be_connected_to_makes_the_client_come_back(make_plant, path):  # noqa: F811
     node = Away("a")
-    plant = away_plant(make_plant, node, connect_timeout_ms=300)
+    plant = away_plant(make_plant, node, limits={"connect_timeout_ms": 300})
     answers = []
 
     def ask():

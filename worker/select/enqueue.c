@@ -346,7 +346,7 @@ static uint64_t limit_of(const struct request *req)
 {
     struct admission_queue line;
 
-    if (req->attempts != 0)
+    if (req->was_dispatched)
         return config_queue_for(req->context->config, req->model)->max_wait_ms * US_PER_MS;
     (void)look_at_queue(req, &line);
     return admission_limit_us(&line);

@@ -227,7 +227,7 @@ static struct select_request request_of(const struct request *req,
         .windows_count = req->windows_count,
         .excluded = req->excluded.of,
         .excluded_count = req->excluded.count,
-        .spare_probation = req->attempts != 0,
+        .spare_probation = req->was_dispatched,
         .hold_us = req->context->hold_us,
         .plan = req->plan.charge_us == 0 ? NULL : &req->plan,
         .now_mono_us = loop_now_us(req->context->loop),
@@ -262,7 +262,7 @@ uint64_t select_need(const struct request *req)
     uint64_t need = hash_spread(req->need.wanted_context + UINT64_C(1)) +
                     hash_spread(req->model_hash ^
                                 ((uint64_t)req->client->operation << 2 |
-                                 (uint64_t)(req->refusals != 0) << 1 | (req->attempts != 0)));
+                                 (uint64_t)(req->refusals != 0) << 1 | req->was_dispatched));
 
     /* Sums, so that the order does not count. */
     for (uint32_t i = 0; i < req->excluded.count; i++) {
