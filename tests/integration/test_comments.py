@@ -287,9 +287,9 @@ def foreign_fixture(request):
     cluster.wait_up("box")
     number = itertools.count()
 
-    def ask(path, *parts, end=None):
+    def ask(path, *parts, end=None, endless=None):
         node.commented.clear()
-        node.parts, node.end = parts, end
+        node.parts, node.end = endless or parts, end
         name = f"asked-{next(number)}"
         answer = asyncio.run(read_all(cluster, path, [node], headers={"x-request-id": name}))
         return answer, cluster.access_line(name)
@@ -327,6 +327,41 @@ def test_a_node_that_gives_a_document_after_comments_has_failed(foreign, path):
     error = error_of(path, answer)
     assert error["type"] == ("api_error" if path == MESSAGES else "server_error")
     assert "document" in error["message"] and line["outcome"] == "node_error"
+
+
+def test_a_node_that_gives_documents_after_comments_is_not_taken_out():
+    """It answers; that comments came before is not its doing."""
+    node, other = Foreign(), FakeNode("other")
+    node.parts = [head(), piece(b'{"choices":[],"content":[]}')]
+    cluster = Cluster("comments-excused", workers=1, config={
+        **SOON, "limits": {"max_attempts": 1}, "health": {"eject_failures": 2},
+        "nodes": [static(n.name, n.port) for n in (node, other)]}).start()
+    try:
+        for name in ("box", "other"):
+            cluster.wait_up(name)
+        other.serving = False
+        until(lambda: cluster.node_row("other")["state"] == "DOWN", 20, "box is the one that is asked")
+        for _ in range(3):
+            node.commented.clear()
+            assert b"document" in asyncio.run(read_all(cluster, CHAT, [node])).body
+        other.serving = True
+        cluster.wait_up("other")
+        assert "event=node_ejected" not in cluster.master.log()
+        assert "event=node_kept" not in cluster.master.log()
+    finally:
+        node.stop()
+        other.stop()
+        cluster.finish()
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_an_error_after_comments_that_does_not_end_is_shown_all_the_same(foreign, path):
+    endless = itertools.chain([head(404), piece(b'{"error":{"message":"it does not fit"}}')],
+                              itertools.repeat(piece(b" " * (1 << 18))))
+    answer, line = foreign(path, endless=endless)
+    error = error_of(path, answer)
+    assert error["type"] == TYPES[404][path == MESSAGES] and "it does not fit" in error["message"]
+    assert line["outcome"] == "client_error"
 
 
 HALF = {"crlf": b"data: {}\r\n", "cr": b"data: {}\r", "lf": b"data: {}\n", "text": b"data: {"}

@@ -323,6 +323,45 @@ static uint32_t add_tokens(uint32_t sum, uint32_t more)
     return more > UINT32_MAX - sum ? UINT32_MAX : sum + more;
 }
 
+/* The answer is whole, and its call is over as well. */
+static void end_whole(struct attempt *attempt)
+{
+    const struct retry_facts facts = retry_facts_answered(attempt);
+
+    obey(attempt->request, attempt, &facts);
+}
+
+/* An HTTP error that is no answer yet: another node may serve the request. */
+static bool take_refusal(struct attempt *attempt)
+{
+    struct attempt_failure failure = {.error = API_ERROR_BAD_REQUEST,
+                                      .counter = STATS_CLIENT_ERROR};
+
+    if (attempt->status < 400 || !attempt_is_refused(attempt) ||
+        attempt->request->client == NULL)
+        return false;
+    (void)snprintf(failure.message, sizeof(failure.message), "the engine answered HTTP %u",
+                   attempt->status);
+    response_keep_refusal(attempt);
+    attempt_failed(attempt, &failure);
+    return true;
+}
+
+/* An error after comments, of which enough came: its end may never do. */
+static void refuse_late(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+
+    if (take_refusal(attempt))
+        return;
+    hedge_adopt(attempt);
+    timer_stop(req->context->loop, &req->timer);
+    req->outcome = REQUEST_OUTCOME_CLIENT_ERROR;
+    set_state(req, REQUEST_STATE_FLUSHING);
+    response_refuse_late(req);
+    end_whole(attempt);
+}
+
 static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 {
     struct attempt *attempt = data;
@@ -352,15 +391,10 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
     case RESPONSE_FAILED:
         attempt_failed(attempt, &failure);
         return;
+    case RESPONSE_REFUSED:
+        refuse_late(attempt);
+        return;
     }
-}
-
-/* The answer is whole, and its call is over as well. */
-static void end_whole(struct attempt *attempt)
-{
-    const struct retry_facts facts = retry_facts_answered(attempt);
-
-    obey(attempt->request, attempt, &facts);
 }
 
 /* The answer was whole, but the call does not end: the place is needed. */
@@ -375,22 +409,6 @@ static void on_end_overdue(struct timer *timer)
 static void on_cause(void *data, const Drover__V1__Cause *cause)
 {
     attempt_take_cause(data, cause);
-}
-
-/* An HTTP error that is no answer yet: another node may serve the request. */
-static bool take_refusal(struct attempt *attempt)
-{
-    struct attempt_failure failure = {.error = API_ERROR_BAD_REQUEST,
-                                      .counter = STATS_CLIENT_ERROR};
-
-    if (attempt->status < 400 || !attempt_is_refused(attempt) ||
-        attempt->request->client == NULL)
-        return false;
-    (void)snprintf(failure.message, sizeof(failure.message), "the engine answered HTTP %u",
-                   attempt->status);
-    response_keep_refusal(attempt);
-    attempt_failed(attempt, &failure);
-    return true;
 }
 
 static void on_finish(void *data, const Drover__V1__Finish *finish)

@@ -403,8 +403,9 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
         return RESPONSE_TAKEN;
     }
     /* Only the first words of an error are shown in a stream. */
-    if (!late || buf_size(&attempt->held) < HOLD_BYTES)
-        buf_add(&attempt->held, chunk->data.data, chunk->data.len);
+    if (late && buf_size(&attempt->held) >= HOLD_BYTES)
+        return RESPONSE_REFUSED;
+    buf_add(&attempt->held, chunk->data.data, chunk->data.len);
     if (attempt->held.failed) {
         (void)fail(out, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return RESPONSE_FAILED;

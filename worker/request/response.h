@@ -31,6 +31,8 @@ enum response_step {
     RESPONSE_TO_SHOW, /* it is time for response_show(): the client gets this attempt's answer
                        */
     RESPONSE_FAILED,  /* the attempt has failed, and *out has the reason */
+    RESPONSE_REFUSED, /* an error where a stream has begun, and enough of it is held: its end
+                       * does not matter */
 };
 /* The client is there. */
 MUST_CHECK enum response_step response_take_chunk(struct attempt *attempt,
