@@ -36,9 +36,14 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
     return after_failure(facts);
 }
 
-uint64_t retry_away_us(uint32_t away)
+uint64_t retry_away_until(uint32_t away, uint64_t now_mono_us)
 {
     uint32_t doublings = away == 0 ? 0 : away - 1;
+    uint64_t until =
+        now_mono_us +
+        (US_PER_S << (doublings < AWAY_MAX_DOUBLINGS ? doublings : AWAY_MAX_DOUBLINGS));
 
-    return US_PER_S << (doublings < AWAY_MAX_DOUBLINGS ? doublings : AWAY_MAX_DOUBLINGS);
+    if (away >= RETRY_MAX_AWAY)
+        return UINT64_MAX;
+    return (until + RETRY_AWAY_STEP_US - 1) / RETRY_AWAY_STEP_US * RETRY_AWAY_STEP_US;
 }

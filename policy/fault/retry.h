@@ -37,6 +37,8 @@ enum retry_end {
 #define RETRY_MAX_REFUSALS 8u
 #define RETRY_MAX_BLAMED   2u
 #define RETRY_MAX_DEATHS   2u
+#define RETRY_MAX_AWAY     8u
+#define RETRY_AWAY_STEP_US UINT64_C(250000)
 
 struct retry_facts {
     enum retry_end end;
@@ -50,7 +52,7 @@ struct retry_facts {
     uint32_t max_attempts;
     uint32_t resumes; /* so far */
     uint32_t max_resumes;
-    uint32_t refusals;     /* ends of LACKS and AWAY so far, the present one included */
+    uint32_t refusals;     /* ends of LACKS so far, and nodes that were AWAY, with this one */
     uint32_t blamed;       /* likewise of BLAMED */
     uint32_t engines_died; /* with the request, while their drover-node lived */
 };
@@ -75,7 +77,7 @@ enum retry_verdict {
  *   no node is left, content was shown, waiting is allowed     WAIT_NODE
  *   no node is left                                            FAIL
  *   two engines died                                           FAIL
- *   lacks, or away; fewer than eight nodes so far               ELSEWHERE
+ *   lacks, or away; fewer than eight nodes so far              ELSEWHERE
  *   lacks, or away                                             FAIL
  *   blamed by two engines                                      FAIL
  *   full                                                       PAUSE
@@ -86,8 +88,10 @@ enum retry_verdict {
  */
 MUST_CHECK enum retry_verdict retry_decide(const struct retry_facts *facts);
 
-/* For how long a request leaves a node alone that was away, the `away`th that it met (from 1):
- * 1 s, and twice as long each time up to 8 s.  Health finds most of them down meanwhile. */
-uint64_t retry_away_us(uint32_t away);
+/* Until when a request leaves a node alone that was away, the `away`th time that it met one
+ * (from 1): for 1 s, and twice as long each time up to 8 s; from the eighth on for good, which
+ * is UINT64_MAX.  Health finds most of them down meanwhile.  Rounded up to RETRY_AWAY_STEP_US,
+ * so that requests that met one at about the same time are alike in the queue. */
+uint64_t retry_away_until(uint32_t away, uint64_t now_mono_us);
 
 #endif

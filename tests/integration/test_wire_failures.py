@@ -197,11 +197,42 @@ def test_a_break_on_the_way_before_content_costs_the_client_nothing(wire, trick,
         if proxy.tricked > before:
             break
     assert proxy.tricked == before + 1, "no request came by the proxy"
-    assert answer.headers["x-drover-attempts"] == "2"
+    attempts = 1 if trick in ("go_away_unseen", "refuse") else 2  # it never had the request
+    assert answer.headers["x-drover-attempts"] == str(attempts)
     assert answer.headers["x-drover-node"] == "plain"
     line = cluster.access_line(request_id)
-    assert line["outcome"] == "ok" and line["attempts"] == 2
+    assert line["outcome"] == "ok" and line["attempts"] == attempts
     decisions = cluster.ctl_json("explain", request_id)["decisions"]
     assert [d["node"] for d in sorted(decisions, key=lambda d: d["attempt"])] == [
         "proxied", "plain"]
+    cluster.wait_idle()
+
+
+@pytest.fixture(scope="module")
+def alone(request):
+    """The only node, behind the proxy."""
+    proxy = Proxy()
+    made = Cluster("wire-alone", token=False, config={"health": {"fall": 20}})
+    node = made.start_node("proxied", "slots=8,speed=20", join=False, wait=False)
+    proxy.target = int(node.address().rsplit(":", 1)[1])
+    made.settings["nodes"] = [{"name": "proxied", "address": f"127.0.0.1:{proxy.port}"}]
+    made.start()
+    made.wait_up("proxied", node)
+    yield made, proxy
+    made.finish(request.session.testsfailed > 0)
+    proxy.close()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("trick", ["go_away_unseen", "refuse"])
+def test_the_only_node_is_asked_again_when_it_did_not_take_a_request(alone, trick, path):
+    """As one that closes its connections after some time does."""
+    cluster, proxy = alone
+    cluster.wait_up("proxied")
+    before = proxy.tricked
+    proxy.trick = lambda link, number: getattr(link, trick)(number)
+    answer = fetch_now(cluster.api, "POST", path, chat_body(MARKER.decode(), 6, False))
+    assert proxy.tricked == before + 1
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-drover-attempts"] == "1"
     cluster.wait_idle()

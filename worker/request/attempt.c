@@ -303,15 +303,33 @@ static bool is_away(const struct attempt *attempt)
            attempt->content_mono_us == 0;
 }
 
+/* A node that is there and closes its connection, say, as it does after some time: its next one
+ * takes the request.  Once, as it may refuse for other reasons. */
+static bool is_passing(struct attempt *attempt, const struct call_result *result)
+{
+    if (result->end != CALL_END_REFUSED || attempt->cause.kind != ATTEMPT_CAUSE_NONE ||
+        attempt->request->was_refused)
+        return false;
+    attempt->request->was_refused = true;
+    return true;
+}
+
 void attempt_classify(struct attempt *attempt, const struct call_result *result,
                       struct attempt_failure *out)
 {
-    if (attempt->cause.kind == ATTEMPT_CAUSE_NONE && node_call_is_unseen(result))
+    bool passing = is_passing(attempt, result);
+
+    if (!passing && attempt->cause.kind == ATTEMPT_CAUSE_NONE && node_call_is_unseen(result))
         attempt->cause.kind = ATTEMPT_CAUSE_ENGINE_AWAY;
     out->unhinted = false;
-    out->error = classify_end(attempt, result, &out->counter, &out->unhinted);
+    if (passing) {
+        out->error = API_ERROR_QUEUE_FULL;
+        out->counter = STATS_FULL;
+    } else {
+        out->error = classify_end(attempt, result, &out->counter, &out->unhinted);
+    }
     out->silent = result->status == GRPC_ABORTED;
-    attempt->excused = is_excused(attempt, result);
+    attempt->excused = passing || is_excused(attempt, result);
     if (attempt_is_refused(attempt)) {
         attempt->excused = true;
         out->counter = STATS_CLIENT_ERROR;

@@ -64,10 +64,12 @@ struct question {
     struct tried {
         unsigned node;
         uint32_t generation;
+        bool again; /* it did not take the question: as in attempt_classify() */
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
     uint32_t attempts;
     bool engine_away;                /* the node says so of the last attempt */
+    bool was_refused;                /* a node did not take it on its connection */
     bool model_known;                /* when it came */
     uint32_t engines_died;           /* with it, while their drover-node lived */
     uint64_t message_bytes;          /* of the message to a node, at most */
@@ -201,7 +203,8 @@ static void reject(struct question *q, enum api_error error, const char *message
 static bool was_tried(const struct question *q, const struct upstream_server *server)
 {
     for (uint32_t i = 0; i < q->tried_count; i++)
-        if (q->tried[i].node == server->node_id && q->tried[i].generation == server->generation)
+        if (q->tried[i].node == server->node_id &&
+            q->tried[i].generation == server->generation && !q->tried[i].again)
             return true;
     return false;
 }
@@ -560,6 +563,16 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     timer_start(q->core->loop, &q->timer, END_US, on_end_overdue);
 }
 
+/* The node closes its connection, say: its next one takes the question.  Once. */
+static bool is_passing(struct question *q, const struct call_result *result)
+{
+    if (result->end != CALL_END_REFUSED || q->was_refused || q->engine_away || q->status != 0 ||
+        q->tried_count == MAX_TRIED)
+        return false;
+    q->was_refused = true;
+    return true;
+}
+
 static void on_end(void *data, const struct call_result *result)
 {
     struct question *q = data;
@@ -574,6 +587,10 @@ static void on_end(void *data, const struct call_result *result)
     q->attempt = NULL;
     if (q->request == NULL || q->phase == ANSWERED) {
         release_if_over(q);
+    } else if (is_passing(q, result)) {
+        q->tried[q->tried_count - 1].again = true;
+        q->attempts--; /* it cost nothing there */
+        ask(q);
     } else if (error == API_ERROR_BAD_REQUEST) {
         q->outcome = "client_error"; /* no other node will accept it */
         answer_error(q, error, message, 0);

@@ -237,9 +237,10 @@ struct request {
     bool model_known;        /* when it came: no wait makes the model one that does not exist */
     uint32_t resumes;
     uint32_t full_nodes; /* met so far */
-    bool full_unhinted;  /* the last attempt ended with "full" and no word of when */
-    bool hedged;         /* it had its second attempt: there is one in a request's life */
-    bool hedge_won;      /* ... and the client got that one's answer */
+    bool was_refused;   /* a node did not take it on its connection; the next time it is away */
+    bool full_unhinted; /* the last attempt ended with "full" and no word of when */
+    bool hedged;        /* it had its second attempt: there is one in a request's life */
+    bool hedge_won;     /* ... and the client got that one's answer */
     uint64_t hedge_due_mono_us; /* when to look whether to hedge; UINT64_MAX = never */
     struct exclusions excluded;
 
@@ -247,6 +248,7 @@ struct request {
     struct abilities_need need;
     uint32_t refusals;     /* of nodes that lack what it needs */
     uint32_t away;         /* times that a node or its engine could not be reached */
+    uint32_t away_nodes;   /* ... each node counted once */
     uint32_t blamed;       /* by engines, with a 5xx */
     uint32_t engines_died; /* with it, while their drover-node lived */
     struct refusal_kept refusal;

@@ -33,7 +33,7 @@ static struct retry_facts facts_of(const struct request *req, enum retry_end end
         .max_attempts = limits->max_attempts,
         .resumes = req->resumes,
         .max_resumes = limits->max_resumes,
-        .refusals = req->refusals + req->away,
+        .refusals = req->refusals + req->away_nodes,
         .blamed = req->blamed,
         .engines_died = req->engines_died,
     };
@@ -89,7 +89,7 @@ static struct excluded_node exclude(const struct attempt *attempt, enum retry_en
     if (end == RETRY_END_FULL)
         excluded.until_mono_us = pause_until(req);
     else if (end == RETRY_END_AWAY)
-        excluded.until_mono_us = loop_now_us(req->context->loop) + retry_away_us(req->away);
+        excluded.until_mono_us = retry_away_until(req->away, loop_now_us(req->context->loop));
     return excluded;
 }
 
@@ -100,7 +100,7 @@ static void note_failure(const struct attempt *attempt, const struct attempt_fai
     struct request *req = attempt->request;
     uint64_t now = loop_now_us(req->context->loop);
 
-    exclusions_add(&req->excluded, exclude(attempt, end), now);
+    req->away_nodes += exclusions_add(&req->excluded, exclude(attempt, end), now);
     log_debug("event=attempt_failed id=%s execution=%s node=%s attempt=%u reason=%s message=%s",
               req->client->id, req->client->execution_id, attempt->node_name, attempt->number,
               api_error_reason(failure->error), log_quote(failure->message));

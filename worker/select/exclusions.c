@@ -14,7 +14,7 @@ static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned 
 
         if (e->node == node && e->generation == generation)
             return e;
-        if (e->until_mono_us <= now)
+        if (e->until_mono_us <= now && !e->was_away)
             over = e;
         if (e->until_mono_us < first->until_mono_us)
             first = e;
@@ -24,14 +24,22 @@ static struct excluded_node *find_entry(struct exclusions *exclusions, unsigned 
     return exclusions->count < EXCLUSIONS_MAX ? &exclusions->of[exclusions->count++] : first;
 }
 
-void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
+bool exclusions_add(struct exclusions *exclusions, struct excluded_node node,
                     uint64_t now_mono_us)
 {
+    struct excluded_node *entry;
+    bool was_away;
+
     if (exclusions->of == NULL)
         exclusions->of = calloc(EXCLUSIONS_MAX, sizeof(*exclusions->of));
     if (exclusions->of == NULL)
-        return;
-    *find_entry(exclusions, node.node, node.generation, now_mono_us) = node;
+        return node.away;
+    entry = find_entry(exclusions, node.node, node.generation, now_mono_us);
+    was_away =
+        entry->node == node.node && entry->generation == node.generation && entry->was_away;
+    *entry = node;
+    entry->was_away = was_away || node.away;
+    return node.away && !was_away;
 }
 
 bool exclusions_failed(const struct exclusions *exclusions, unsigned node, uint32_t generation,

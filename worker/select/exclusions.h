@@ -11,8 +11,8 @@
 #include "base/attrs.h"
 #include "worker/select/gather.h"
 
-/* limits.max_attempts and limits.max_resumes are at most 16 each, so failures never fill the
- * table.  The rest is for pauses. */
+/* limits.max_attempts and limits.max_resumes are at most 16 each, and at most seven nodes are
+ * away, so failures never fill the table.  The rest is for pauses. */
 #define EXCLUSIONS_MAX 40
 
 struct exclusions {
@@ -21,8 +21,9 @@ struct exclusions {
 };
 
 /* A node that is in the table keeps one entry, the latest.  In a full table the pause that ends
- * first gives way; without memory for the table nothing is kept. */
-void exclusions_add(struct exclusions *exclusions, struct excluded_node node,
+ * first gives way; without memory for the table nothing is kept.  True: it is away, and was not
+ * before. */
+bool exclusions_add(struct exclusions *exclusions, struct excluded_node node,
                     uint64_t now_mono_us);
 /* Did the node fail for the request, so that it is no node to wait for either? */
 MUST_CHECK bool exclusions_failed(const struct exclusions *exclusions, unsigned node,

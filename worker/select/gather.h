@@ -37,6 +37,7 @@ struct excluded_node {
     uint32_t generation;
     uint64_t until_mono_us; /* UINT64_MAX: it failed; otherwise it was full, or ... */
     bool away;              /* ... could not be reached: until then it counts as failed */
+    bool was_away;          /* ... or was away before: kept by exclusions_add() */
 };
 
 /* Where a request that waits is planned (policy/route/hold.h).  All zero = nowhere. */

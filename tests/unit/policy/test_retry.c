@@ -181,10 +181,17 @@ Test(retry, a_node_whose_engine_is_away_costs_no_attempt_and_needs_no_budget)
 
 Test(retry, a_node_that_is_away_is_asked_again_after_seconds)
 {
-    cr_assert_eq(retry_away_us(1), 1000000);
-    cr_assert_eq(retry_away_us(2), 2000000);
-    cr_assert_eq(retry_away_us(4), 8000000);
-    cr_assert_eq(retry_away_us(RETRY_MAX_REFUSALS), 8000000);
+    cr_assert_eq(retry_away_until(1, 5000000), 6000000);
+    cr_assert_eq(retry_away_until(2, 5000000), 7000000);
+    cr_assert_eq(retry_away_until(4, 5000000), 13000000);
+    cr_assert_eq(retry_away_until(RETRY_MAX_AWAY - 1, 5000000), 13000000);
+    cr_assert_eq(retry_away_until(RETRY_MAX_AWAY, 5000000), UINT64_MAX);
+}
+
+Test(retry, requests_that_meet_a_node_away_together_come_back_together)
+{
+    for (uint64_t now = 5000001; now <= 5250000; now += 9973)
+        cr_assert_eq(retry_away_until(1, now), 6250000);
 }
 
 Test(retry, a_request_that_an_engine_blames_is_tried_on_one_more)

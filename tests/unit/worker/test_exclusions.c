@@ -15,10 +15,10 @@ static const struct excluded_node *find(const struct exclusions *e, unsigned nod
 static void add(struct exclusions *e, unsigned node, uint32_t generation, uint64_t until,
                 uint64_t now)
 {
-    exclusions_add(
+    cr_assert_not(exclusions_add(
         e,
         (struct excluded_node){.node = node, .generation = generation, .until_mono_us = until},
-        now);
+        now));
 }
 
 Test(exclusions, as_many_failures_as_attempts_and_resumes_are_remembered)
@@ -66,10 +66,10 @@ Test(exclusions, a_node_that_was_away_and_is_full_now_is_only_full)
 {
     struct exclusions e = {0};
 
-    exclusions_add(
+    cr_assert(exclusions_add(
         &e,
         (struct excluded_node){.node = 5, .generation = 1, .until_mono_us = 9, .away = true},
-        0);
+        0));
     cr_assert(find(&e, 5)->away);
     add(&e, 5, 1, 20, 10);
     cr_assert_eq(e.count, 1);
@@ -93,5 +93,28 @@ Test(exclusions, a_node_has_failed_for_good_or_for_as_long_as_it_is_away)
     cr_assert_not(exclusions_failed(&e, 6, 1, 99), "it is full");
     cr_assert(exclusions_failed(&e, 7, 1, 99));
     cr_assert_not(exclusions_failed(&e, 7, 1, 100));
+    exclusions_finish(&e);
+}
+
+static bool add_away(struct exclusions *e, unsigned node, uint64_t until, uint64_t now)
+{
+    return exclusions_add(
+        e,
+        (struct excluded_node){
+            .node = node, .generation = 1, .until_mono_us = until, .away = true},
+        now);
+}
+
+Test(exclusions, a_node_that_is_away_again_and_again_is_one_node)
+{
+    struct exclusions e = {0};
+
+    cr_assert(add_away(&e, 5, 10, 0));
+    cr_assert(add_away(&e, 6, 20, 10), "another one");
+    cr_assert_not(add_away(&e, 5, 30, 20));
+    add(&e, 7, 1, 40, 30);
+    add(&e, 5, 1, 50, 40);
+    cr_assert_not(add_away(&e, 5, 60, 50), "it was full in between");
+    cr_assert_not(add_away(&e, 6, 70, 60));
     exclusions_finish(&e);
 }
