@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/kinds.h"
 #include "base/log.h"
 #include "proto/rpc/grpc/server.h"
@@ -89,6 +90,16 @@ static bool is_other_engine(const struct engine_facts *now, const struct engine_
     return false;
 }
 
+/* Takes from the facts which models a router has in memory. */
+static void note_models(struct slots *slots, const struct engine_facts *facts)
+{
+    if (!slots_models(slots, facts->models_at_once, facts->models_in_memory,
+                      facts->models_mono_us))
+        return;
+    for (uint32_t i = 0; i < facts->models_count; i++)
+        slots_model(slots, hash_text(facts->models[i].id), facts->models[i].in_memory);
+}
+
 /* Takes from the facts how many requests run at once. */
 static void note_slots(struct agent *agent, const struct engine_facts *facts)
 {
@@ -108,8 +119,7 @@ static void note_slots(struct agent *agent, const struct engine_facts *facts)
         (void)slot_limit_looked(&agent->limit, &figures);
     }
     slots_resize(&agent->slots, slots_now(agent), queue_of(agent));
-    slots_models(&agent->slots, facts->models_at_once, facts->models_in_memory,
-                 facts->models_mono_us);
+    note_models(&agent->slots, facts);
     if (is_news)
         slots_looked(&agent->slots, facts->running, facts->looked_mono_us);
     agent->looked_mono_us = facts->looked_mono_us;

@@ -276,9 +276,7 @@ static void take_model(struct node_request *req)
     if (model != NULL && model->alias_of != 0)
         model = &facts->models[model->alias_of - 1];
     req->waiter.model = hash_text(model == NULL ? req->model : model->id);
-    req->waiter.loads = model != NULL &&
-                        model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY &&
-                        model->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING;
+    req->waiter.loads = model != NULL && facts->router && !model->in_memory;
 }
 
 /* Ollama loads the model anew for another context than the loaded one. */

@@ -40,23 +40,27 @@ static bool has_room(const struct slots *a, const struct waiter *waiter)
 {
     uint32_t models = 0, memory = a->in_memory + waiter->loads;
     const struct waiter *run;
-    bool starting = false;
+    bool starting = false, underway = false;
 
     if (slots_busy(a) >= a->slots)
         return false;
     if (a->models == 0 || run_of(a, waiter->model) != NULL)
         return true;
     TAILQ_FOREACH(run, &a->running, link) {
+        underway |= !run->arrived;
         if (run != run_of(a, run->model))
             continue;
         models++;
         memory += run->loads;
-        starting |= !run->answered;
+        starting |= run->loads;
     }
     if (models >= a->models)
         return false;
-    /* Where no place is free a model may have been unloaded since the last look. */
-    return !starting || (a->in_memory < a->models && memory <= a->models);
+    if (a->in_memory < a->models && memory <= a->models)
+        return true; /* nothing has to go */
+    /* One that looks loaded is being unloaded; or this run would have one unloaded that looks
+     * idle, because our request is not there yet. */
+    return !starting && !(underway && (waiter->loads || a->doubted));
 }
 
 void slots_retake(struct slots *a, struct waiter *waiter)
@@ -65,36 +69,59 @@ void slots_retake(struct slots *a, struct waiter *waiter)
 
     a->active++;
     waiter->runs = true;
-    waiter->answered = run != NULL && run->answered;
+    waiter->arrived = false;
+    waiter->seen = false;
+    waiter->loads = run != NULL ? run->loads : waiter->loads || a->doubted;
     TAILQ_INSERT_TAIL(&a->running, waiter, link);
+}
+
+/* A model has been loaded, or may have been: looks from before do not show it. */
+static void note_load(struct slots *a, uint64_t now_mono_us)
+{
+    a->known_mono_us = now_mono_us;
+    a->doubted |= a->in_memory >= a->models;
 }
 
 bool slots_answered(struct slots *a, struct waiter *waiter, uint64_t now_mono_us)
 {
-    bool loaded = false;
-    struct waiter *run;
-
-    if (!waiter->runs || waiter->answered)
+    if (a->models == 0 || !waiter->runs || (waiter->arrived && !waiter->loads))
         return false;
-    TAILQ_FOREACH(run, &a->running, link) {
-        if (run->model != waiter->model)
-            continue;
-        loaded |= run->loads;
-        run->loads = false;
-        run->answered = true;
-    }
-    if (loaded) {
-        a->loaded_mono_us = now_mono_us;
+    waiter->arrived = true;
+    if (waiter->loads) {
+        note_load(a, now_mono_us);
         a->in_memory += a->in_memory < a->models;
+        slots_model(a, waiter->model, true);
     }
-    return a->models != 0;
+    return true;
 }
 
-void slots_models(struct slots *a, uint32_t models, uint32_t in_memory, uint64_t asked_mono_us)
+bool slots_models(struct slots *a, uint32_t models, uint32_t in_memory, uint64_t asked_mono_us)
 {
+    struct waiter *run;
+
     a->models = models;
-    if (asked_mono_us > a->loaded_mono_us) /* an earlier look does not show the last load */
-        a->in_memory = in_memory;
+    if (models == 0 || asked_mono_us <= a->known_mono_us)
+        return false;
+    a->known_mono_us = asked_mono_us;
+    a->in_memory = in_memory;
+    a->doubted = false;
+    TAILQ_FOREACH(run, &a->running, link) {
+        run->arrived |= run->seen; /* the look before may be older than the run */
+        run->seen = true;
+    }
+    return true;
+}
+
+void slots_model(struct slots *a, uint64_t model, bool in_memory)
+{
+    struct waiter *waiter;
+
+    TAILQ_FOREACH(waiter, &a->running, link)
+        if (waiter->model == model && in_memory)
+            waiter->loads = false;
+    TAILQ_FOREACH(waiter, &a->waiters, link)
+        if (waiter->model == model)
+            waiter->loads = !in_memory;
 }
 
 enum slots_admit slots_ask(struct slots *a, struct waiter *waiter)
@@ -145,6 +172,8 @@ void slots_end(struct slots *a, struct waiter *waiter, bool lingers, uint64_t no
     a->active--;
     waiter->runs = false;
     TAILQ_REMOVE(&a->running, waiter, link);
+    if (a->models != 0 && waiter->loads && run_of(a, waiter->model) == NULL)
+        note_load(a, now_mono_us);
     if (!lingers)
         return;
     a->lingering++;

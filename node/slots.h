@@ -10,8 +10,10 @@
  * so many models at once (a llama-server that routes), the next waiter has to wait until its
  * model is among them, and no other overtakes it: otherwise one model's clients would keep the
  * others out.  A model that is loaded where all places are taken unloads another, which for a
- * while still looks loaded and refuses what it gets: until the new one has answered, only
- * models that run get more requests.
+ * while still looks loaded and refuses what it gets: until the new one answers or is seen to
+ * have its place, only models that run get more requests.  Which one has gone only a look
+ * shows: until then any that does not run may have to be loaded.  And no such load begins while
+ * a request may still be on its way to a model, which the engine takes for idle.
  *
  * A question (proto/operations.h) needs no slot and never waits; only so many run at once that
  * they cannot become a load of their own.  Pure.
@@ -35,19 +37,21 @@
 struct waiter {
     int32_t priority; /* higher runs first */
     uint64_t model;   /* equal numbers, equal model */
-    bool loads;       /* its model is not in memory, as far as is known */
-    bool answered;    /* it runs, and its model has answered it or another that runs */
+    bool loads;       /* its model has no place in memory, as far as is known */
+    bool seen;        /* it runs, and the models have been looked at */
+    bool arrived;     /* it runs, and has been answered, or two such looks have ended */
     bool waits;       /* `link` is among the waiters */
     bool runs;        /* `link` is among those that run */
     TAILQ_ENTRY(waiter) link;
 };
 
 struct slots {
-    uint32_t slots;          /* at least 1 */
-    uint32_t queue;          /* how many may wait */
-    uint32_t models;         /* how many models may be active at once; 0 = any */
-    uint32_t in_memory;      /* how many the engine has, as far as is known */
-    uint64_t loaded_mono_us; /* when the last of them began to answer */
+    uint32_t slots;         /* at least 1 */
+    uint32_t queue;         /* how many may wait */
+    uint32_t models;        /* how many models may be active at once; 0 = any */
+    uint32_t in_memory;     /* how many the engine has, as far as is known */
+    bool doubted;           /* one of them has gone, it is not known which */
+    uint64_t known_mono_us; /* as of when: of the last look, or of a load since */
     uint32_t active, lingering, foreign, queued;
     uint32_t questions;                  /* under way; they count nowhere else */
     uint32_t foreign_seen;               /* by the last look alone */
@@ -70,12 +74,17 @@ MUST_CHECK enum slots_admit slots_ask(struct slots *a, struct waiter *waiter);
 /* The next waiter, now active, or NULL when none waits or no slot is free. */
 MUST_CHECK struct waiter *slots_next(struct slots *a);
 
-/* The engine has begun to answer an active run.  True: others may have room now. */
+/* The engine has begun to answer an active run: its model is in memory.  True: others may
+ * have room now. */
 MUST_CHECK bool slots_answered(struct slots *a, struct waiter *waiter, uint64_t now_mono_us);
 
 /* The engine keeps `models` at once (0 = any), and had `in_memory` when asked at
- * `asked_mono_us`. */
-void slots_models(struct slots *a, uint32_t models, uint32_t in_memory, uint64_t asked_mono_us);
+ * `asked_mono_us`.  True: that is news, and each of its models is due for slots_model(). */
+MUST_CHECK bool slots_models(struct slots *a, uint32_t models, uint32_t in_memory,
+                             uint64_t asked_mono_us);
+
+/* A model has a place in the engine's memory, be it still loading, or has none. */
+void slots_model(struct slots *a, uint64_t model, bool in_memory);
 
 /* A waiter gives up.  Not waiting is fine. */
 void slots_leave(struct slots *a, struct waiter *waiter);

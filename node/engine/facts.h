@@ -25,6 +25,7 @@ struct engine_model {
     uint32_t operations; /* of these, without what the engine turned out not to have */
     uint32_t load_ms;
     uint32_t alias_of; /* 0, or 1 + index of the model this names again */
+    bool in_memory;    /* of a router: it has a place there, be it still loading or asleep */
     /* As the engine says: bit (1 << enum ability), VISION to GRAMMAR; in neither: not known. */
     uint32_t has, lacks;
     /* Identifies the vocabulary, where the engine takes and gives token ids: equal

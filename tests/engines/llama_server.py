@@ -624,6 +624,7 @@ class LlamaServer(OpenAi):
             args = ["llama-server", "--host", "127.0.0.1", "--port", "0", "--alias", name,
                     "--ctx-size", str(self.context * self.slots), "--model", f"models/{name}.gguf",
                     "--parallel", str(self.slots)]
+            self.count["shown_" + value] += 1
             entry = {"id": name, "aliases": [], "tags": [], "object": "model",
                      "owned_by": "llamacpp", "created": CREATED,
                      "status": {"value": value, "args": args, "preset": f"[{name}]\n"},
@@ -690,6 +691,8 @@ class LlamaServer(OpenAi):
                 stopped = self.make_room()
                 self.count["loads"] += 1
                 instance = Instance(self.new_machine())
+                if stopped:
+                    instance.status = "unloaded"    # until the other has ended
             else:
                 del self.instances[name]
             self.instances[name] = instance   # the last used is last
@@ -697,6 +700,7 @@ class LlamaServer(OpenAi):
             if stopped:
                 time.sleep(self.unload_s)
                 self.unloading -= stopped
+                instance.status = "loading"
             instance.ready.wait(self.load_s)
             if not instance.dead:
                 instance.status = "loaded"

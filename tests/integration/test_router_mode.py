@@ -54,7 +54,8 @@ def test_no_model_is_asked_for_while_another_is_loaded_in_its_place(make_cluster
     cluster.start_node("n", engine=engine.url)
     check_crowd(cluster, stream)
     assert engine.count["unloads"] >= 1
-    assert engine.count["unconnected"] == 0
+    # One may join a run that has ended in the engine, which drover-node has yet to hear.
+    assert engine.count["unconnected"] <= 1
 
 
 def test_models_load_side_by_side_while_the_router_has_room(make_cluster, engine):
@@ -65,13 +66,42 @@ def test_models_load_side_by_side_while_the_router_has_room(make_cluster, engine
     threads = [threading.Thread(target=fetch_now, args=(
         cluster.api, "POST", "/v1/chat/completions", chat_body("prompt", 5, model=model)))
         for model in MODELS[:2]]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    until(lambda: engine.count["shown_loading"] >= 2, what="a look has shown it and is over")
+    threads[1].start()
     until(lambda: len(engine.instances) == 2, what="two models are being loaded")
+    assert not engine.instances["a"].ready.is_set()
     for instance in engine.instances.values():
         instance.ready.set()
     for thread in threads:
         thread.join()
+
+
+def test_a_model_in_memory_does_not_wait_for_another_s_answer(make_cluster, engine):
+    """The head of an embedding, and of any answer of older ones, comes late."""
+    engine.max_instances = 2
+    engine.head_at = "first"
+    direct = ("127.0.0.1", engine.port)
+    for model in MODELS[:2]:
+        fetch_now(direct, "POST", "/v1/chat/completions", chat_body("prompt", 1, model=model))
+    cluster = make_cluster().start()
+    cluster.start_node("n", engine=engine.url)
+    machine = engine.instances["a"].machine
+    machine.frozen = True
+
+    async def ask(model):
+        answer = await fetch(cluster.api, "POST", "/v1/chat/completions",
+                             chat_body("prompt", 5, model=model))
+        return answer.status
+
+    async def both():
+        first = asyncio.create_task(ask("a"))
+        await asyncio.to_thread(until, lambda: machine.running or machine.queue)
+        assert await asyncio.wait_for(ask("b"), 20) == 200
+        machine.frozen = False
+        assert await first == 200
+
+    asyncio.run(both())
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -47,7 +47,7 @@ uint32_t llama_server_model_state(const struct json_value *status)
     return STATE(LOADABLE);
 }
 
-/* Does a router run a server for the model?  One that sleeps counts among its instances. */
+/* Does a router run a server for the model?  It counts those that load or sleep. */
 static bool is_in_memory(const struct json_value *status)
 {
     struct json_value value = json_get(status, "value");
@@ -108,7 +108,8 @@ void llama_server_read_routed(struct engine_facts *facts, struct engine_model *m
     uint32_t context = argument_of(&args, "--ctx-size");
 
     facts->router = true;
-    facts->models_in_memory += is_in_memory(status);
+    model->in_memory = is_in_memory(status);
+    facts->models_in_memory += model->in_memory;
     model->state = llama_server_model_state(status);
     if (model->max_context == 0)
         model->max_context = parallel > 1 ? context / parallel : context;

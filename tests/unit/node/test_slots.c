@@ -135,7 +135,7 @@ Test(slots, an_engine_of_one_model_at_a_time_gets_one_model_at_a_time)
     struct slots a;
 
     slots_init(&a, 4, 4);
-    slots_models(&a, 1, 0, 1);
+    cr_assert(slots_models(&a, 1, 0, 1));
     cr_assert_eq(slots_ask(&a, &a1), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &a2), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &b), SLOTS_ADMIT_QUEUED);
@@ -159,7 +159,7 @@ Test(slots, two_models_at_once_are_two_whatever_their_runs)
     struct slots a;
 
     slots_init(&a, 8, 4);
-    slots_models(&a, 2, 0, 1);
+    cr_assert(slots_models(&a, 2, 0, 1));
     for (unsigned i = 0; i < 4; i++)
         cr_assert_eq(slots_ask(&a, &w[i]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[4]), SLOTS_ADMIT_QUEUED);
@@ -176,15 +176,16 @@ Test(slots, while_a_model_takes_another_s_place_only_models_that_run_get_more)
     struct slots a;
 
     slots_init(&a, 8, 4);
-    slots_models(&a, 3, 3, 1);
+    cr_assert(slots_models(&a, 3, 3, 1));
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
     cr_assert(slots_answered(&a, &w[0], 2));
     cr_assert_not(slots_answered(&a, &w[0], 2), "that is known");
     cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_NOW, "its model runs");
-    cr_assert_not(slots_answered(&a, &w[3], 2), "so that it has been loaded");
+    cr_assert(slots_answered(&a, &w[3], 2));
     cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED, "its model may be unloaded");
     cr_assert(slots_answered(&a, &w[1], 2));
+    cr_assert_not(slots_answered(&a, &w[1], 2), "that is known");
     cr_assert_eq(slots_next(&a), &w[2]);
     cr_assert_eq(slots_ask(&a, &w[4]), SLOTS_ADMIT_NOW);
 }
@@ -196,7 +197,7 @@ Test(slots, models_load_side_by_side_where_none_has_to_go)
     struct slots a;
 
     slots_init(&a, 8, 4);
-    slots_models(&a, 3, 1, 1);
+    cr_assert(slots_models(&a, 3, 1, 1));
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
@@ -204,23 +205,100 @@ Test(slots, models_load_side_by_side_where_none_has_to_go)
     cr_assert_eq(slots_next(&a), &w[2]);
 }
 
-Test(slots, a_model_that_was_in_memory_may_be_unloaded_by_now)
+Test(slots, a_run_of_a_model_in_memory_keeps_no_other_of_them_waiting)
 {
-    struct waiter w[2] = {{.model = 1}, {.model = 2}};
+    struct waiter w[3] = {{.model = 1}, {.model = 2}, {.model = 1}};
     struct slots a;
 
     slots_init(&a, 8, 4);
-    slots_models(&a, 2, 2, 1);
+    cr_assert(slots_models(&a, 2, 2, 1));
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
-    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW, "nothing has to go");
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_NOW);
+}
+
+Test(slots, after_a_load_where_all_places_were_taken_any_idle_model_may_be_gone)
+{
+    struct waiter w[3] = {{.model = 1, .loads = true}, {.model = 2}, {.model = 3}};
+
+    for (unsigned answers = 0; answers < 2; answers++) {
+        struct slots a;
+
+        slots_init(&a, 8, 4);
+        cr_assert(slots_models(&a, 3, 3, 1));
+        w[0].loads = true;
+        cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+        if (answers != 0)
+            cr_assert(slots_answered(&a, &w[0], 2));
+        slots_end(&a, &w[0], false, 3);
+        cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+        cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
+        cr_assert(slots_models(&a, 3, 3, 4));
+        slots_model(&a, 2, true);
+        slots_model(&a, 3, true);
+        cr_assert_eq(slots_next(&a), &w[2]);
+    }
+}
+
+Test(slots, a_model_that_is_seen_to_load_has_its_place)
+{
+    struct waiter w[2] = {{.model = 1, .loads = true}, {.model = 2, .loads = true}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    cr_assert(slots_models(&a, 2, 0, 1));
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert(slots_models(&a, 2, 1, 2));
+    slots_model(&a, 1, true);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW, "there is another place");
+}
+
+Test(slots, a_waiter_loads_its_model_if_the_last_look_does_not_show_it)
+{
+    struct waiter w[4] = {
+        {.model = 1}, {.model = 4, .loads = true}, {.model = 2}, {.model = 3}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    cr_assert(slots_models(&a, 4, 4, 1));
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED);
+    cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_QUEUED);
+    cr_assert(slots_models(&a, 4, 4, 2));
+    cr_assert(slots_models(&a, 4, 4, 3));
+    slots_model(&a, 4, true); /* in the place of the first waiter's */
+    slots_model(&a, 2, false);
+    cr_assert_eq(slots_next(&a), &w[2]);
+    cr_assert_null(slots_next(&a), "its model may be unloaded");
+    slots_model(&a, 2, true);
+    cr_assert_eq(slots_next(&a), &w[3]);
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+}
+
+Test(slots, no_model_takes_a_place_while_a_request_is_on_its_way_to_another)
+{
+    struct waiter w[4] = {
+        {.model = 1}, {.model = 3, .loads = true}, {.model = 1}, {.model = 4, .loads = true}};
+    struct slots a;
+
+    slots_init(&a, 8, 4);
+    cr_assert(slots_models(&a, 3, 3, 1));
+    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_QUEUED, "it may unload the other one");
+    cr_assert_not(slots_models(&a, 3, 3, 1), "the same look");
+    cr_assert_null(slots_next(&a));
     cr_assert(slots_answered(&a, &w[0], 2));
     cr_assert_eq(slots_next(&a), &w[1]);
     slots_end(&a, &w[1], false, 3);
     slots_end(&a, &w[0], false, 3);
-    slots_models(&a, 2, 1, 4); /* there is a place */
-    w[1].loads = true;
-    cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
-    cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW, "nothing has to go");
+
+    cr_assert(slots_models(&a, 3, 3, 4));
+    cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_NOW);
+    cr_assert_eq(slots_ask(&a, &w[3]), SLOTS_ADMIT_QUEUED);
+    cr_assert(slots_models(&a, 3, 3, 5));
+    cr_assert_null(slots_next(&a), "that may have been asked before");
+    cr_assert(slots_models(&a, 3, 3, 6));
+    cr_assert_eq(slots_next(&a), &w[3], "without an answer, but it is there by now");
 }
 
 Test(slots, a_look_from_before_a_load_does_not_show_it)
@@ -230,13 +308,13 @@ Test(slots, a_look_from_before_a_load_does_not_show_it)
     struct slots a;
 
     slots_init(&a, 8, 4);
-    slots_models(&a, 2, 0, 1);
+    cr_assert(slots_models(&a, 2, 0, 1));
     cr_assert_eq(slots_ask(&a, &w[0]), SLOTS_ADMIT_NOW);
     cr_assert(slots_answered(&a, &w[0], 10));
     slots_end(&a, &w[0], false, 11);
-    slots_models(&a, 2, 0, 9);
+    cr_assert_not(slots_models(&a, 2, 0, 9));
     cr_assert_eq(slots_ask(&a, &w[1]), SLOTS_ADMIT_NOW);
     cr_assert_eq(slots_ask(&a, &w[2]), SLOTS_ADMIT_QUEUED, "both places are taken");
-    slots_models(&a, 2, 0, 11); /* it is gone */
+    cr_assert(slots_models(&a, 2, 0, 11)); /* it is gone */
     cr_assert_eq(slots_next(&a), &w[2]);
 }
