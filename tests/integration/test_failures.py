@@ -430,11 +430,11 @@ class Away(FakeNode):
 
 
 def away_plant(make_plant, *nodes, **more):  # noqa: F811
-    """The first node is preferred."""
+    """The earlier a node comes, the more it is preferred."""
     plant = make_plant(config={
         "policy": "least_conn", "queue": {"max_wait_ms": 10000},
-        "nodes": [{**static(node.name, node.port), "weight": 1000 if node is nodes[0] else 100}
-                  for node in nodes], **more})
+        "nodes": [{**static(node.name, node.port), "weight": 10 ** (3 - at)}
+                  for at, node in enumerate(nodes)], **more})
     plant.fakes += nodes
     for node in nodes:
         plant.wait_state(node.name, "UP", "probes_pass")
