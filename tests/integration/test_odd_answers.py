@@ -742,9 +742,14 @@ def test_a_stream_passes_byte_for_byte(pair, api, change):
 @each
 def test_an_error_in_the_middle_is_one_in_the_clients_own_shape(pair, api):
     count = 1 if api.lines else len(api.pieces) - 2
-    pieces = [*api.pieces[:count], event_of(api, b'{"error":["bad thing"]}'), api.pieces[-1]]
-    answer = pair.ask(api, True, streamed(api, pieces), tools=[{"type": "function", "function": {
-        "name": "f"}}])
+
+    def reply(_, sock, __):
+        sock.begin_stream(api.type)
+        sock.send_piece(b"".join(api.pieces[:count]))
+        sock.wait_read()  # an error beside the first bytes is one before the answer
+        sock.send_piece(event_of(api, b'{"error":["bad thing"]}') + api.pieces[-1])
+        return sock.end_stream()
+    answer = pair.ask(api, True, reply, tools=[{"type": "function", "function": {"name": "f"}}])
     assert answer.status == 200 and answer.body.startswith(b"".join(api.pieces[:count]))
     end = answer.body[len(b"".join(api.pieces[:count])):]
     assert b"bad thing" in end
@@ -756,7 +761,7 @@ def test_an_error_in_the_middle_is_one_in_the_clients_own_shape(pair, api):
     else:
         assert end.startswith(b"event: error\ndata: ")
         assert json.loads(end.split(b"data: ")[1])["type"] == "error"
-    whole = pair.ask(api, False, streamed(api, pieces))
+    whole = pair.ask(api, False, reply)
     assert whole.status == 502 and b"bad thing" in whole.body
 
 
