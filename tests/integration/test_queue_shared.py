@@ -326,10 +326,11 @@ def test_a_flood_of_cache_matches_does_not_keep_another_request_waiting_for_ever
     assert took < 5 + 2 * SLOW, took
 
 
-def test_eight_siblings_that_fan_out_at_once_are_all_served(make_cluster):
+def answers_to_siblings(make_cluster, nodes):
+    """Eight requests with one beginning, all at once, for nodes x and y."""
     cluster = make_cluster(workers=2).start()
     for name in "xy":
-        cluster.start_node(name, "slots=2,models=a,rate=100", wait=False)
+        cluster.start_node(name, nodes, wait=False)
     for node in cluster.nodes:
         cluster.wait_up(node.name, node)
     beginning = "All of them share this beginning. " * 300
@@ -342,24 +343,15 @@ def test_eight_siblings_that_fan_out_at_once_are_all_served(make_cluster):
     assert [answer.status for answer in answers] == [200] * 8
     assert {answer.headers["x-drover-node"] for answer in answers} == {"x", "y"}
     cluster.wait_idle()
+    return answers
+
+
+def test_eight_siblings_that_fan_out_at_once_are_all_served(make_cluster):
+    answers_to_siblings(make_cluster, "slots=2,models=a,rate=100")
 
 
 def test_a_node_reads_the_common_beginning_of_siblings_once_or_twice(make_cluster):
     """Each of two workers may send a node one, before it sees the other's."""
-    cluster = make_cluster(workers=2).start()
-    for name in "xy":
-        cluster.start_node(name, "slots=8,models=a,prefill=2000", wait=False)
-    for node in cluster.nodes:
-        cluster.wait_up(node.name, node)
-    beginning = "All of them share this beginning. " * 300
-
-    async def go():
-        return await asyncio.gather(*(
-            fetch(cluster.api, "POST", CHAT, chat_body(f"{beginning} {number}", 8, False, model="a"))
-            for number in range(8)))
-    answers = run(go)
-    assert [answer.status for answer in answers] == [200] * 8
-    assert {answer.headers["x-drover-node"] for answer in answers} == {"x", "y"}
+    answers = answers_to_siblings(make_cluster, "slots=8,models=a,prefill=2000")
     cached = [answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers]
     assert sum(tokens > 1000 for tokens in cached) >= 4, cached
-    cluster.wait_idle()
