@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/model_name.h"
+
 void config_default_runtime_dir(char *out, size_t cap)
 {
     const char *xdg = getenv("XDG_RUNTIME_DIR");
@@ -27,10 +29,15 @@ const char *config_resolve_alias(const struct config *config, const char *name)
     return name;
 }
 
+/* A section for the very name goes before one for another spelling of it. */
 static const struct config_model *find_model(const struct config *config, const char *name)
 {
     for (unsigned i = 0; i < config->models_count; i++) {
         if (strcmp(config->models[i].name, name) == 0)
+            return &config->models[i];
+    }
+    for (unsigned i = 0; i < config->models_count; i++) {
+        if (model_name_equal(config->models[i].name, name))
             return &config->models[i];
     }
     return NULL;

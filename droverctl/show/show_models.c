@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/kinds.h"
+#include "base/model_name.h"
 #include "droverctl/format/emit.h"
 #include "droverctl/format/text.h"
 #include "droverctl/view.h"
@@ -16,6 +17,7 @@ struct offer {
     char node[NODE_NAME_BYTES];
     char alias_of[NODE_MODEL_BYTES]; /* "" = it is no alias */
     bool up;
+    bool ollama; /* the node stands before Ollama */
     uint32_t slots;
     uint32_t state;
     uint32_t max_context;
@@ -66,6 +68,7 @@ static void collect(struct offers *list, const struct scoreboard *board)
                 (void)strlcpy(offer->alias_of, info.models[model->alias_of - 1].id,
                               sizeof(offer->alias_of));
             offer->up = state == NODE_UP || state == NODE_PROBATION;
+            offer->ollama = strcmp(engine_kind_name(info.engine), "ollama") == 0;
             offer->slots = info.slots;
             offer->state = model->state;
             offer->max_context = model->max_context;
@@ -122,9 +125,9 @@ static bool read_aliases(struct aliases *aliases, const struct scoreboard *board
     return true;
 }
 
-/* The sorted offers of the model.  A node has a model once, unless the file is damaged. */
-static size_t offers_of(const struct offers *list, const char *model, size_t most,
-                        const struct offer **first)
+/* The sorted offers of this very name.  A node has a model once, unless the file is damaged. */
+static size_t offers_named(const struct offers *list, const char *model, size_t most,
+                           const struct offer **first)
 {
     size_t low = 0, high = list->len, n = 0;
 
@@ -139,6 +142,28 @@ static size_t offers_of(const struct offers *list, const char *model, size_t mos
     while (n < most && low + n < list->len && strcmp(list->at[low + n].model, model) == 0)
         n++;
     *first = n == 0 ? NULL : &list->at[low];
+    return n;
+}
+
+static bool are_ollamas(const struct offer *offer, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!offer[i].ollama)
+            return false;
+    return n != 0;
+}
+
+/* The offers of the model that workers take the name for. */
+static size_t offers_of(const struct offers *list, const char *model, size_t most,
+                        const struct offer **first)
+{
+    size_t n = offers_named(list, model, most, first), count;
+
+    for (size_t i = 0; i < list->len && n == 0; i += count) {
+        count = offers_named(list, list->at[i].model, list->len, first);
+        if (model_name_equal(list->at[i].model, model) && are_ollamas(*first, count))
+            n = count < most ? count : most;
+    }
     return n;
 }
 

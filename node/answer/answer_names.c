@@ -2,9 +2,9 @@
 #include "node/answer/answer_names.h"
 
 #include <string.h>
-#include <strings.h>
 
 #include "base/hash.h"
+#include "base/model_name.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 
@@ -57,8 +57,8 @@ static bool is_learned(const struct answer_names *names, const char *model,
 bool answer_names_expect(const struct answer_names *names, const struct engine_facts *facts,
                          const char *model, const char *sent, const char *answered)
 {
-    return answered[0] == '\0' || model[0] == '\0' || strcasecmp(answered, model) == 0 ||
-           strcasecmp(answered, sent) == 0 || is_alias(facts, model, answered) ||
+    return answered[0] == '\0' || model[0] == '\0' || model_name_equal(answered, model) ||
+           model_name_equal(answered, sent) || is_alias(facts, model, answered) ||
            is_learned(names, model, answered);
 }
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/model_name.h"
 #include "proto/drover_common.pb-c.h"
 
 const struct engine_model *facts_model(const struct engine_facts *facts, const char *id)
@@ -30,6 +31,18 @@ void facts_clear_models(struct engine_facts *facts)
 struct engine_model *facts_find_model(struct engine_facts *facts, const char *id)
 {
     return (struct engine_model *)(uintptr_t)facts_model(facts, id);
+}
+
+struct engine_model *facts_named(struct engine_facts *facts, const char *id)
+{
+    struct engine_model *found = facts_find_model(facts, id);
+
+    if (facts->kind != DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
+        return found;
+    for (uint32_t i = 0; i < facts->models_count && found == NULL; i++)
+        if (model_name_equal(facts->models[i].id, id))
+            found = &facts->models[i];
+    return found;
 }
 
 struct engine_model *facts_add_model(struct engine_facts *facts, const char *id, uint32_t ops)
@@ -112,7 +125,7 @@ void facts_offer(struct engine_facts *facts, const struct engine_offer *offer, u
     uint32_t count = 0;
 
     for (size_t i = 0; i < offer->models_count && count < ENGINE_OFFER_MODELS; i++) {
-        known = facts_find_model(facts, offer->models[i]);
+        known = facts_named(facts, offer->models[i]);
         if (known == NULL) {
             memset(&kept[count], 0, sizeof(kept[count]));
             (void)strlcpy(kept[count].id, offer->models[i], sizeof(kept[count].id));
@@ -120,6 +133,7 @@ void facts_offer(struct engine_facts *facts, const struct engine_offer *offer, u
             kept[count].state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
         } else {
             kept[count] = *known;
+            (void)strlcpy(kept[count].id, offer->models[i], sizeof(kept[count].id));
             kept[count].alias_of = 0;
         }
         count++;

@@ -84,6 +84,9 @@ void facts_copy(struct engine_facts *to, const struct engine_facts *from);
 const struct engine_model *facts_model(const struct engine_facts *facts, const char *id);
 struct engine_model *facts_find_model(struct engine_facts *facts, const char *id);
 
+/* Likewise, or the one that Ollama takes the name for (base/model_name.h). */
+struct engine_model *facts_named(struct engine_facts *facts, const char *id);
+
 /* Empties the table of models. */
 void facts_clear_models(struct engine_facts *facts);
 

@@ -406,6 +406,33 @@ def test_ollamas_names_are_listed_once_and_compared_as_it_does(cluster):
     assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "big"}).status == 404
 
 
+def test_a_question_about_one_model_finds_the_model_that_a_chat_finds(request):
+    cluster = Cluster("kinds", config={"aliases": [
+        {"name": "boss", "model": "m0"}, {"name": "file", "model": "Part"}]}).start()
+    try:
+        ollama = Ollama(models={"M0:latest": ["completion"], "big:7b": ["completion"]})
+        other = FakeEngine(models=["Part"])
+        cluster.start_node("a", engine=ollama.url)
+        cluster.start_node("b", engine=other.url)
+        cluster.wait_models_known()
+        for name, there in (("M0:latest", True), ("M0", True), ("m0:LATEST", True),
+                            ("BIG:7b", True), ("big", False), ("boss", True), ("Boss", False),
+                            ("Part", True), ("file", True), ("part", False),
+                            ("Part:latest", False)):
+            chat = post(cluster, "/v1/chat/completions", {**CHAT, "model": name})
+            assert chat.status == (200 if there else 404), (name, chat.body)
+            for headers in ({}, {"anthropic-version": "2023-06-01"}):
+                shown = fetch_now(cluster.api, "GET", f"/v1/models/{name}", b"", headers)
+                assert shown.status == chat.status, (name, shown.body)
+                assert not there or shown.json()["id"] == name
+            show = post(cluster, "/api/show", {"model": name})
+            assert (show.status == 404) == (not there), (name, show.body)
+        assert {"boss", "file"} <= set(models(cluster))
+        assert "boss" in cluster.ctl("models").stdout
+    finally:
+        cluster.finish(request.session.testsfailed > 0)
+
+
 def test_a_request_that_comes_back_is_a_loop(cluster):
     """Behind a proxy that hides what it is, Drover cannot know itself."""
     api = cluster.url

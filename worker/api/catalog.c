@@ -6,6 +6,7 @@
 
 #include "base/attrs.h"
 #include "base/config/config.h"
+#include "base/model_name.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
 
@@ -40,14 +41,12 @@ static bool is_listed(enum node_state state)
 /* Ollama takes "NAME" for "NAME:latest". */
 static bool is_implied(const struct node_info *info, const struct node_model *model)
 {
-    static const char latest[] = ":latest";
-    size_t n = strlen(model->id);
     const char *of;
 
     if (model->alias_of == 0 || model->alias_of > info->models_count)
         return false;
     of = info->models[model->alias_of - 1].id;
-    return strncmp(of, model->id, n) == 0 && strcmp(of + n, latest) == 0;
+    return strlen(model->id) < strlen(of) && model_name_equal(of, model->id);
 }
 
 static void add_node(struct catalog *catalog, const struct node_info *info,
@@ -64,6 +63,7 @@ static void add_node(struct catalog *catalog, const struct node_info *info,
             .able = able,
             .loaded = able && from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
             .simulated = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED,
+            .ollama = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA,
             .alias = from->alias_of != 0,
             .implied = is_implied(info, from),
         };
@@ -94,6 +94,7 @@ static void merge(struct catalog_model *into, const struct catalog_model *more)
     into->able |= more->able;
     into->loaded |= more->loaded;
     into->simulated &= more->simulated;
+    into->ollama &= more->ollama;
     into->alias &= more->alias;
     into->implied &= more->implied;
 }
@@ -114,24 +115,38 @@ static void sort_and_merge(struct catalog *catalog)
     catalog->count = kept + 1;
 }
 
+/* Among the first `count`, which are sorted. */
+static const struct catalog_model *find(const struct catalog *catalog, size_t count,
+                                        const char *id)
+{
+    const struct catalog_model *found = NULL;
+    struct catalog_model key;
+
+    if (count != 0 && strlcpy(key.id, id, sizeof(key.id)) < sizeof(key.id))
+        found = bsearch(&key, catalog->models, count, sizeof(key), by_id);
+    for (size_t i = 0; i < count && found == NULL; i++)
+        if (catalog->models[i].ollama && model_name_equal(catalog->models[i].id, id))
+            found = &catalog->models[i];
+    return found;
+}
+
 static void add_aliases(struct catalog *catalog, const struct config *config)
 {
     size_t count = catalog->count; /* an alias of an alias is not followed */
 
     for (unsigned i = 0; i < config->aliases_count; i++) {
         const struct config_alias *alias = &config->aliases[i];
+        const struct catalog_model *of = find(catalog, count, alias->model);
+        struct catalog_model model;
 
-        for (size_t k = 0; k < count; k++) {
-            struct catalog_model model = catalog->models[k];
-
-            if (strcmp(model.id, alias->model) != 0)
-                continue;
-            (void)strlcpy(model.id, alias->name, sizeof(model.id));
-            model.alias = true;
-            model.implied = false;
-            add(catalog, &model);
-            break;
-        }
+        if (of == NULL)
+            continue;
+        model = *of;
+        (void)strlcpy(model.id, alias->name, sizeof(model.id));
+        model.alias = true;
+        model.implied = false;
+        model.ollama = false;
+        add(catalog, &model);
     }
 }
 
@@ -159,11 +174,7 @@ void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
 
 const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id)
 {
-    struct catalog_model key;
-
-    if (catalog->count == 0 || strlcpy(key.id, id, sizeof(key.id)) >= sizeof(key.id))
-        return NULL;
-    return bsearch(&key, catalog->models, catalog->count, sizeof(key), by_id);
+    return find(catalog, catalog->count, id);
 }
 
 const struct catalog_model *catalog_only(const struct catalog *catalog)

@@ -22,6 +22,7 @@ struct catalog_model {
     bool able;            /* some node can serve it now */
     bool loaded;          /* resident on such a node */
     bool simulated;       /* every node that has it stands before drover-sim */
+    bool ollama;          /* every node that has it stands before Ollama */
     bool alias;           /* only another name of a model */
     bool implied; /* only a name without the ":latest" that follows from it: not listed */
 };
@@ -40,6 +41,8 @@ void catalog_finish(struct catalog *catalog);
 void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
                      const struct config *config);
 
+/* The model of this name, or the one that Ollama takes it for (base/model_name.h), as
+ * upstreams_settle_name() finds it for a chat; NULL: there is none. */
 const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id);
 
 /* The only model of all nodes, aliases aside; NULL when there are none or several. */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/config/config.h"
 #include "base/kinds.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
@@ -147,11 +148,11 @@ static void show_model(struct reply *reply, const struct route *route, const cha
                        const struct local_facts *facts)
 {
     const struct catalog_model *model = NULL;
+    struct catalog_model shown;
     char id[NODE_MODEL_BYTES];
-    struct buf *out = &reply->body;
 
     if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
-        model = catalog_find(facts->catalog, id);
+        model = catalog_find(facts->catalog, config_resolve_alias(facts->config, id));
     if (model == NULL && facts->models_unknown(facts->data)) {
         refuse_for_now(reply, route, request_id);
         return;
@@ -161,7 +162,9 @@ static void show_model(struct reply *reply, const struct route *route, const cha
                     "no node serves this model", "model", 0, request_id);
         return;
     }
-    add_model(out, model);
+    shown = *model;
+    (void)strlcpy(shown.id, id, sizeof(shown.id)); /* clients compare it with what they asked */
+    add_model(&reply->body, &shown);
 }
 
 /* ---- Ollama ------------------------------------------------------------------------------ */

@@ -4,7 +4,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/attrs.h"
 #include "base/clock.h"
@@ -14,6 +13,7 @@
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/log.h"
+#include "base/model_name.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
@@ -538,21 +538,6 @@ struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *i
     return find_model(&upstreams->models, id);
 }
 
-/* Without the parts that Ollama adds by itself; *n is the rest's length. */
-static const char *short_name(const char *name, size_t *n)
-{
-    static const char *const prefixes[] = {"registry.ollama.ai/", "library/"};
-    static const char latest[] = ":latest";
-
-    for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
-        if (strncasecmp(name, prefixes[i], strlen(prefixes[i])) == 0)
-            name += strlen(prefixes[i]);
-    *n = strlen(name);
-    if (*n > strlen(latest) && strcasecmp(name + *n - strlen(latest), latest) == 0)
-        *n -= strlen(latest);
-    return name;
-}
-
 static bool is_ollamas(const struct upstream_model *model)
 {
     for (size_t i = 0; i < model->servers_count; i++)
@@ -563,14 +548,10 @@ static bool is_ollamas(const struct upstream_model *model)
 
 void upstreams_settle_name(struct upstreams *upstreams, char model[NODE_MODEL_BYTES])
 {
-    size_t n, m;
-    const char *wanted = short_name(model, &n), *known;
-
     if (upstreams_find_fresh(upstreams, model) != NULL)
         return;
     for (size_t i = 0; i < upstreams->models.count; i++) {
-        known = short_name(upstreams->models.at[i].id, &m);
-        if (m == n && strncasecmp(known, wanted, n) == 0 &&
+        if (model_name_equal(upstreams->models.at[i].id, model) &&
             is_ollamas(&upstreams->models.at[i])) {
             (void)strlcpy(model, upstreams->models.at[i].id, NODE_MODEL_BYTES);
             return;

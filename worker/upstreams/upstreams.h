@@ -103,9 +103,8 @@ struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *i
 /* The same for a newcomer: where the model is not known, the table is looked at again first, as
  * the node that has it may just have come. */
 struct upstream_model *upstreams_find_fresh(struct upstreams *upstreams, const char *id);
-/* Ollama compares names without regard to case, and adds "library/" and ":latest" to them: a
- * name that no node has becomes the one that Ollama nodes list for it, and that only they
- * serve. */
+/* A name that no node has becomes the one that Ollama nodes list for it, and that only they
+ * serve (base/model_name.h). */
 void upstreams_settle_name(struct upstreams *upstreams, char model[NODE_MODEL_BYTES]);
 /* All of them, until the next upstreams_renew(). */
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count);

@@ -6,6 +6,7 @@
 #include "base/attrs.h"
 #include "base/hash.h"
 #include "base/kinds.h"
+#include "base/model_name.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 #include "node/engine/kinds/fields.h"
@@ -16,16 +17,15 @@
  * coordinators compare its names as it does. */
 static void add_short_names(struct engine_facts *facts)
 {
-    static const char latest[] = ":latest";
     uint32_t count = facts->models_count;
     char id[ENGINE_MODEL_BYTES];
 
     for (uint32_t i = 0; i < count && facts->models_count < ENGINE_MAX_MODELS; i++) {
-        size_t n = strlcpy(id, facts->models[i].id, sizeof(id));
+        size_t n = model_name_untagged_len(facts->models[i].id);
 
-        if (n < sizeof(latest) || strcmp(id + n - strlen(latest), latest) != 0)
+        if (facts->models[i].id[n] == '\0')
             continue;
-        id[n - strlen(latest)] = '\0';
+        (void)strlcpy(id, facts->models[i].id, n + 1);
         facts_add_alias(facts, i, id);
     }
 }
@@ -110,19 +110,6 @@ static uint64_t figure_of(uint64_t hash, const struct json_value *model)
     return hash;
 }
 
-/* `x:latest` is `x`, too, and the operator may have given that name alone. */
-static struct engine_model *find_loaded(struct engine_facts *facts, char *id)
-{
-    static const char tag[] = ":latest";
-    struct engine_model *found = facts_find_model(facts, id);
-    size_t n = strlen(id), len = sizeof(tag) - 1;
-
-    if (found != NULL || n <= len || strcmp(id + n - len, tag) != 0)
-        return found;
-    id[n - len] = '\0';
-    return facts_find_model(facts, id);
-}
-
 void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models");
@@ -139,7 +126,7 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
 
         figure = figure_of(figure, &model);
         fields_name(&model, "name", id, sizeof(id));
-        found = find_loaded(facts, id);
+        found = facts_named(facts, id);
         if (found == NULL)
             continue;
         found->state = STATE(READY);

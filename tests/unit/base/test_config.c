@@ -459,6 +459,8 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert_eq(config_priority_for(config, "embed"), REQUEST_PRIORITY_INTERACTIVE);
     cr_assert_eq(config_priority_for(config, "night"), REQUEST_PRIORITY_BULK);
     cr_assert_eq(config_priority_for(config, "other"), REQUEST_PRIORITY_INTERACTIVE);
+    cr_assert_eq(config_priority_for(config, "Night:latest"), REQUEST_PRIORITY_BULK);
+    cr_assert_eq(config_priority_for(config, "night:7b"), REQUEST_PRIORITY_INTERACTIVE);
     config_destroy(config);
 }
 

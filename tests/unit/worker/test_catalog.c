@@ -15,6 +15,7 @@
 #define LOADABLE DROVER__V1__MODEL_STATE__MODEL_STATE_LOADABLE
 #define FAILED   DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED
 #define LLAMA    DROVER__V1__ENGINE_KIND__ENGINE_KIND_LLAMA_SERVER
+#define OLLAMA   DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA
 #define SIM      DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED
 
 static struct scoreboard *board;
@@ -130,4 +131,26 @@ Test(catalog, aliases_are_listed_and_do_not_count_as_models)
     models[0] = model("c", READY, 0);
     add_node(NODE_UP, LLAMA, models, 1);
     cr_expect_null(catalog_only(&catalog), "there are two now");
+}
+
+Test(catalog, a_name_finds_the_model_that_ollama_takes_it_for)
+{
+    struct config_alias aliases[] = {{(char *)"boss", (char *)"qwen"},
+                                     {(char *)"none", (char *)"exact"}};
+    struct node_model ollamas[] = {model("Qwen:latest", READY, 0), model("Qwen", READY, 0)};
+    struct node_model others[] = {model("Exact", READY, 0), model("Both:latest", READY, 0)};
+
+    ollamas[1].alias_of = 1;
+    config = (struct config){.aliases = aliases, .aliases_count = 2};
+    add_node(NODE_UP, OLLAMA, ollamas, 2);
+    add_node(NODE_UP, LLAMA, others, 2);
+    add_node(NODE_UP, OLLAMA, others + 1, 1);
+    cr_assert_not_null(catalog_find(&catalog, "library/qwen"));
+    cr_expect_not_null(catalog_find(&catalog, "QWEN:latest"));
+    cr_expect_not_null(catalog_find(&catalog, "boss"), "as an alias of it does");
+    cr_expect_null(catalog_find(&catalog, "Boss"), "an alias is itself alone");
+    cr_expect_null(catalog_find(&catalog, "none"));
+    cr_expect_null(catalog_find(&catalog, "exact"), "other engines compare every byte");
+    cr_expect_null(catalog_find(&catalog, "both"), "one of its engines does");
+    cr_expect_not_null(catalog_find(&catalog, "Both:latest"));
 }
