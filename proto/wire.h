@@ -2,10 +2,10 @@
  * wire.h - decoding protobuf from peers that are not trusted.
  *
  * protobuf-c bounds neither memory nor strings.  wire_unpack() decodes into an arena with a
- * budget of 2 * bytes + 512 KiB, and refuses messages with more than 64 unknown fields or with
- * a string that is not UTF-8 or holds a NUL (protobuf-c loses the length of a string, so this
- * is checked on the wire, guided by the descriptor).  Nested messages are checked too, to a
- * depth of 8.
+ * budget of 2 * bytes + 512 KiB, and refuses messages with more than 64 unknown fields, with
+ * more than 32,768 fields in all, or with a string that is not UTF-8 or holds a NUL (protobuf-c
+ * loses the length of a string, so this is checked on the wire, guided by the descriptor).
+ * Nested messages are checked too, to a depth of 8.
  */
 #ifndef DROVER_PROTO_WIRE_H
 #define DROVER_PROTO_WIRE_H

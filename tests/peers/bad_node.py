@@ -78,6 +78,7 @@ class Connection(threading.Thread):
 
     def paced(self, stream, data, bound_s=20):
         """data(), but within the peer's windows, as a large message needs it; OSError when they stay shut."""
+        data = memoryview(data)
         while data:
             with self.more_credit:
                 room = lambda: min(self.credit[0], self.credit.get(stream, self.first_credit), 16384)

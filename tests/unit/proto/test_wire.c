@@ -170,6 +170,55 @@ Test(wire, many_tiny_entries_hit_the_budget)
     wire_arena_finish(&arena);
 }
 
+/* A head of so many headers, each with a value of so many bytes. */
+static bool takes_headers(unsigned count, unsigned value_bytes, struct error *err)
+{
+    Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
+    Drover__V1__ResponseHead head = DROVER__V1__RESPONSE_HEAD__INIT;
+    Drover__V1__Header header = DROVER__V1__HEADER__INIT;
+    Drover__V1__Header **headers = calloc(count, sizeof(*headers));
+    char name[] = "openai-a", *value = calloc(1, value_bytes + 1);
+    struct wire_arena arena;
+    uint8_t *bytes;
+    size_t n;
+    bool taken;
+
+    cr_assert(headers != NULL && value != NULL);
+    memset(value, 'v', value_bytes);
+    header.name = name;
+    header.value = value;
+    for (unsigned i = 0; i < count; i++)
+        headers[i] = &header;
+    head.n_headers = count;
+    head.headers = headers;
+    event.event_case = DROVER__V1__INFER_EVENT__EVENT_HEAD;
+    event.head = &head;
+    n = drover__v1__infer_event__get_packed_size(&event);
+    bytes = malloc(n);
+    cr_assert_not_null(bytes);
+    cr_assert_eq(drover__v1__infer_event__pack(&event, bytes), n);
+    wire_arena_init(&arena);
+    taken = wire_unpack(&drover__v1__infer_event__descriptor, &arena, bytes, n, err) != NULL;
+    wire_arena_finish(&arena);
+    free(bytes);
+    free(value);
+    free(headers);
+    return taken;
+}
+
+/* The head, and three fields of each header. */
+Test(wire, a_message_of_more_than_32768_fields_is_not_decoded)
+{
+    struct error err = {0};
+
+    cr_assert(takes_headers(10922, 150, &err), "%s", err.text);
+    cr_assert_not(takes_headers(10923, 150, &err));
+    cr_assert_not_null(strstr(err.text, "32768 fields"), "%s", err.text);
+    err = (struct error){0};
+    cr_assert_not(takes_headers(80000, 15, &err));
+    cr_assert_not_null(strstr(err.text, "32768 fields"), "%s", err.text);
+}
+
 Test(wire, malformed_wire_forms_are_refused)
 {
     static const struct {
