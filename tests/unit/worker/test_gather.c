@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "gather_rig.h"
+#include "policy/route/estimate.h"
 #include "shm/facts/decisions.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/procs.h"
@@ -376,6 +377,59 @@ Test(gather, a_few_requests_a_day_find_a_node_that_has_recovered)
     }
     gather();
     cr_assert_float_eq(all.of[1].regret_s, 30.1f, 1e-3f, "%f", (double)all.of[1].regret_s);
+    tear_down();
+}
+
+/* A request of so many tokens comes after so many seconds, is served before the next one comes,
+ * and is measured: the node takes `speed` tokens/s.  The node that it was sent to. */
+static unsigned serve(uint64_t after_s, uint32_t tokens, const double *speed)
+{
+    uint32_t row = speeds_find(s.board, MODEL, OP_CLASS_GENERATION);
+    struct eligible_place place;
+    struct speed seen;
+    struct estimate_speed next;
+    int node;
+
+    s.request.now_mono_us += after_s * US_PER_S;
+    s.request.policy.tokens = tokens;
+    gather();
+    node = claim(&place);
+    cr_assert_geq(node, 0);
+    speeds_note_sent(s.board, row, (unsigned)node, 1, s.request.now_mono_us,
+                     s.times.trial_gap_us);
+    gauges_release(s.board, 0, (unsigned)node, 1, place.charge_us);
+    seen = speeds_read(s.board, row, (unsigned)node);
+    next =
+        estimate_learn((struct estimate_speed){.tokens = seen.tokens, .seconds = seen.seconds},
+                       estimate_sample(tokens, 0, 1, tokens / speed[node]));
+    cr_assert(speeds_swap(s.board, row, (unsigned)node, 1, &seen,
+                          (struct speed){.tokens = next.tokens, .seconds = next.seconds}));
+    return (unsigned)node;
+}
+
+/* 10,000 tokens take 0.2 s on one and 2 s on the other, 200 tokens 4 ms and 40 ms: these cost
+ * less than the regret of a trial, so they are the trials, and no long prompt is. */
+Test(gather, short_prompts_try_a_slow_node_so_that_no_long_one_has_to)
+{
+    double speed[] = {50000, 5000};
+    unsigned trials = 0, longs = 0, minutes = 0;
+
+    set_up(2);
+    learn(0, speed[0]);
+    learn(1, speed[1]);
+    for (unsigned i = 0; i < 3600 / 4; i++) {
+        trials += serve(3, 200, speed);
+        longs += i % 15 == 0 && serve(1, 10000, speed) == 1;
+    }
+    cr_assert_eq(longs, 0, "%u of 60", longs);
+    cr_assert_gt(trials, 3600 / 20, "%u", trials);
+    speed[1] = 100000; /* it is faster now than the other ever was */
+    for (longs = 0; longs < 3 && minutes < 15; minutes++) {
+        for (unsigned i = 0; i < 19; i++)
+            (void)serve(3, 200, speed);
+        longs += serve(3, 10000, speed) == 1;
+    }
+    cr_assert_lt(minutes, 15, "a node that has recovered was not found");
     tear_down();
 }
 
