@@ -58,7 +58,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 24u
+#define SB_LAYOUT_VERSION 25u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -71,7 +71,7 @@
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
 #define SB_NODE_INFO_BYTES        295512u /* struct node_info */
-#define SB_AVERAGES               1u
+#define SB_AVERAGES               2u
 #define SB_HISTOGRAMS             4u
 #define SB_COUNTERS               15u
 #define SB_REQUEST_ID_BYTES       65u
@@ -221,7 +221,6 @@ struct sb_hot {
     /* Any worker; health zeroes them for a new node.  See shm/facts/speeds.h.  0 = never. */
     _Atomic uint64_t work_mono_us;   /* since then the engine is at what is now its first */
     _Atomic uint64_t failed_mono_us; /* an event of failure began; compare-and-swap */
-    uint64_t reserved1;              /* zero */
 };
 
 /*
@@ -416,7 +415,7 @@ static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout versio
 static_assert(sizeof(struct sb_node) == 295680, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
-static_assert(offsetof(struct sb_hot, lost_mono_us) == 24, "sb_hot: new layout version");
+static_assert(offsetof(struct sb_hot, lost_mono_us) == 32, "sb_hot: new layout version");
 static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
 static_assert(sizeof(struct sb_stats) == 13696, "sb_stats: new layout version");
 static_assert(sizeof(struct sb_table) == 64, "sb_table: new layout version");

@@ -12,6 +12,7 @@
 
 #include "base/attrs.h"
 #include "base/histogram.h"
+#include "base/kinds.h"
 
 struct scoreboard;
 
@@ -46,9 +47,17 @@ const char *stats_counter_name(enum stats_counter which); /* "node_error" */
 
 /* Moving averages, kept as the bits of a double. */
 enum stats_average {
-    STATS_AVG_HOLD_S = 0, /* seconds a slot is held */
+    STATS_AVG_HOLD_S = 0,       /* seconds a slot is held by a generation */
+    STATS_AVG_HOLD_EMBEDDING_S, /* ... by an embedding and the like */
     STATS_AVERAGES
 };
+
+/* The average of the time that a request of the class, which holds one, holds a slot: a chat's
+ * says nothing of an embedding's. */
+static inline enum stats_average stats_hold_of(enum op_class op_class)
+{
+    return op_class == OP_CLASS_EMBEDDING ? STATS_AVG_HOLD_EMBEDDING_S : STATS_AVG_HOLD_S;
+}
 
 /* Each ignores a call whose generation is not the row's. */
 void stats_note(struct scoreboard *board, unsigned node, uint32_t generation,

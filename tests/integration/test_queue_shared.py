@@ -215,6 +215,28 @@ def test_requests_for_one_operation_do_not_block_those_for_another(make_cluster,
     assert {answer.status for answer in others + answers} == {200}
 
 
+def test_embeddings_do_not_make_a_queue_of_chats_look_short(make_cluster):
+    """Of a place that chats hold for 2 s, three of them would wait 6 s."""
+    cluster = make_cluster(workers=1, config={"queue": {"max_wait_ms": 5000}}).start()
+    start_nodes(cluster, "x", "slots=1,models=a;sim-embed,rate=50,cache=none")
+
+    async def go():
+        chat = await fetch(cluster.api, "POST", CHAT, chat_body("long", 100, False, model="a"))
+        for _ in range(50):
+            answer = await fetch(cluster.api, "POST", "/v1/embeddings", {"model": "sim-embed", "input": "x"})
+            assert answer.status == 200, answer.body
+        held = await hold(cluster, "held")
+        waiting = [send(cluster, f"w{n}") for n in range(6)]
+        await look(lambda: len(queued(cluster)) + sum(task.done() for task in waiting) == 6, "all came")
+        refused = [task.result() for task in waiting if task.done()]
+        held.abort()
+        return chat, refused, await asyncio.gather(*waiting)
+    chat, refused, answers = run(go)
+    assert chat.status == 200
+    assert len(refused) >= 3 and {answer.status for answer in refused} == {429}, refused
+    assert {answer.status for answer in answers} == {200, 429}
+
+
 # ---- workers ----
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

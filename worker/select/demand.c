@@ -18,19 +18,18 @@ static bool is_fresh(uint64_t measured_mono_us, uint64_t now_mono_us)
 void demand_measure(struct upstream_model *model, const struct scoreboard *board,
                     uint64_t now_mono_us)
 {
-    uint32_t known_slots = 0;
+    uint32_t known_slots[OP_CLASSES_LEARNED] = {0};
 
     if (is_fresh(model->measured_mono_us, now_mono_us))
         return;
     model->measured_mono_us = now_mono_us;
     model->slots = 0;
-    model->places_per_s = 0;
+    memset(model->places_per_s, 0, sizeof(model->places_per_s));
     model->serving_count = 0;
     memset(&model->serving, 0, sizeof(model->serving));
     for (size_t i = 0; i < model->servers_count; i++) {
         const struct upstream_server *server = &model->servers[i];
         struct node_hot hot;
-        double hold_s;
 
         if (!server->node->reachable || !nodes_hot(board, server->node_id, &hot) ||
             (hot.state != NODE_UP && hot.state != NODE_PROBATION) ||
@@ -39,15 +38,20 @@ void demand_measure(struct upstream_model *model, const struct scoreboard *board
         node_set_add(&model->serving, server->node_id);
         model->serving_count++;
         model->slots += hot.slots_now;
-        hold_s = stats_read_average(board, server->node_id, STATS_AVG_HOLD_S);
-        if (hold_s > 0) {
-            model->places_per_s += hot.slots_now / hold_s;
-            known_slots += hot.slots_now;
+        for (unsigned c = 0; c < OP_CLASSES_LEARNED; c++) {
+            double hold_s =
+                stats_read_average(board, server->node_id, stats_hold_of((enum op_class)c));
+
+            if (!(hold_s > 0))
+                continue;
+            model->places_per_s[c] += hot.slots_now / hold_s;
+            known_slots[c] += hot.slots_now;
         }
     }
     /* The others are taken to be like them. */
-    if (known_slots != 0)
-        model->places_per_s *= (double)model->slots / known_slots;
+    for (unsigned c = 0; c < OP_CLASSES_LEARNED; c++)
+        if (known_slots[c] != 0)
+            model->places_per_s[c] *= (double)model->slots / known_slots[c];
 }
 
 /* The nodes of a set; node_ids fit 16 bits. */

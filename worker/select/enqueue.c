@@ -318,7 +318,8 @@ static struct upstream_model *look_at_queue(const struct request *req,
         return NULL;
     demand_measure(model, context->board, loop_now_us(context->loop));
     line->slots = model->slots;
-    line->places_per_s = model->places_per_s;
+    if (op_class_holds_slot(req->op_class))
+        line->places_per_s = model->places_per_s[req->op_class];
     return model;
 }
 

@@ -696,7 +696,8 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
     if (outcome == STATS_OK) {
         struct upstream_model *model = upstreams_find(context->upstreams, req->model);
 
-        stats_average(context->board, attempt->node, attempt->generation, STATS_AVG_HOLD_S,
+        stats_average(context->board, attempt->node, attempt->generation,
+                      stats_hold_of(req->op_class),
                       (double)(now - attempt->hold_mono_us) / (double)US_PER_S, HOLD_ALPHA);
         if (model != NULL && req->prompt_tokens != 0) {
             model->bytes_per_token = prompt_learn_ratio(model->bytes_per_token,

@@ -80,7 +80,8 @@ struct upstream_model {
     struct node_set serving;
     uint32_t serving_count;
     uint32_t slots;
-    double places_per_s;     /* 0 = not known yet */
+    /* Of requests of each class; 0 = not known yet. */
+    double places_per_s[OP_CLASSES_LEARNED];
     uint64_t return_mono_us; /* when the last rejected request should come back */
 };
 

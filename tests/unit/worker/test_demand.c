@@ -114,9 +114,27 @@ Test(demand, places_come_free_at_the_rate_of_slots_by_holding_time)
     stats_average(s.board, 2, 1, STATS_AVG_HOLD_S, 0.5, 0.1);
     look();
     cr_expect_eq(s.model[LARGE].slots, 12);
-    cr_expect_float_eq(s.model[LARGE].places_per_s, (4 / 2.0 + 4 / 0.5) * 12 / 8, 1e-3,
+    cr_expect_float_eq(s.model[LARGE].places_per_s[OP_CLASS_GENERATION],
+                       (4 / 2.0 + 4 / 0.5) * 12 / 8, 1e-3,
                        "node 0 is not known: it counts as the others do");
-    cr_expect_float_eq(s.model[MAIL].places_per_s, 8, 1e-3);
+    cr_expect_float_eq(s.model[MAIL].places_per_s[OP_CLASS_GENERATION], 8, 1e-3);
+    tear_down();
+}
+
+Test(demand, a_request_waits_by_the_holding_times_of_its_own_class)
+{
+    set_up();
+    /* 4 slots each: chats hold one for 10 s, embeddings for 50 ms. */
+    stats_average(s.board, 1, 1, stats_hold_of(OP_CLASS_GENERATION), 10, 0.1);
+    for (unsigned i = 0; i < 100; i++)
+        stats_average(s.board, 1, 1, stats_hold_of(OP_CLASS_EMBEDDING), 0.05, 0.1);
+    stats_average(s.board, 2, 1, stats_hold_of(OP_CLASS_GENERATION), 5, 0.1);
+    look();
+    cr_expect_float_eq(s.model[SMALL].places_per_s[OP_CLASS_GENERATION], 4 / 10.0 + 4 / 5.0,
+                       1e-3);
+    cr_expect_float_eq(s.model[SMALL].places_per_s[OP_CLASS_EMBEDDING], 8 / 0.05, 1e-3);
+    cr_expect_float_eq(s.model[MAIL].places_per_s[OP_CLASS_EMBEDDING], 0, 1e-9,
+                       "of its node nothing is known");
     tear_down();
 }
 
