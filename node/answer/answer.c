@@ -418,9 +418,11 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
             fail_stream(req, GRPC_INTERNAL, "the engine sent an event that is not JSON");
         return false;
     case SEEN_DONE:
-        if (!meter_streams(req->operation) || !meter_is_empty(&req->meter))
+        if (!meter_streams(req->operation) ||
+            (req->meter.finished && !meter_is_empty(&req->meter)))
             break;
-        fail_stream(req, GRPC_DATA_LOSS, "the engine's stream held no answer");
+        if (meter_is_empty(&req->meter) || sender_flush(req))
+            fail_stream(req, GRPC_DATA_LOSS, "the engine's stream ended before its answer did");
         return false;
     case SEEN_CONTENT:
     case SEEN_NOTHING:

@@ -38,7 +38,7 @@ static bool differs(const struct fields *f, const char *name, const struct json_
     const struct field *field = fields_find_str(f, name);
 
     return has_text(now) && field != NULL && buf_size(&field->value) > 2 &&
-           !is_same(f, name, now);
+           buf_head(&field->value)[0] == '"' && !is_same(f, name, now);
 }
 
 /* More than white space? */
@@ -67,8 +67,10 @@ static bool begins_another(const struct tool_call *call, const struct json_value
     struct json_value name = json_get(&function, "name");
     struct json_value arguments = json_get(&function, "arguments");
 
+    /* Before 0.9 vLLM gave each piece an id of its own: a call that goes on has no name. */
     if (differs(&call->members, "id", &id))
-        return true;
+        return call->arguments.whole || has_text(&name) ||
+               fields_find_str(&call->function, "name") == NULL;
     return call->arguments.whole &&
            (differs(&call->function, "name", &name) || says_something(&arguments));
 }
@@ -188,7 +190,7 @@ int calls_add(struct calls *calls, const struct json_value *delta)
             continue;
         if (json_equal(&key, "function") && value.type == JSON_OBJECT)
             rc = calls_add_function(&call->function, &value);
-        else
+        else if (!json_equal(&key, "id") || !differs(&call->members, "id", &value))
             keep(&call->members, &key, &value);
         if (rc != 0)
             return rc;

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "node/body/reported.h"
 #include "node/stream/sse.h"
@@ -74,11 +75,25 @@ static void note_text(struct stream_meter *o, const struct json_value *text)
         json_decode(&o->text, text);
 }
 
+/* Does the string say "none", in whatever case, or nothing but blanks? */
+static bool is_no_reason(const struct json_value *reason)
+{
+    const char *text = reason->text + 1;
+    size_t n = reason->len - 2;
+
+    while (n != 0 && *text == ' ') {
+        text++;
+        n--;
+    }
+    return n == 0 ||
+           (n == 4 && (strncasecmp(text, "null", n) == 0 || strncasecmp(text, "none", n) == 0));
+}
+
 bool meter_reason_ends(const struct json_value *reason)
 {
     if (reason->type == JSON_OBJECT)
         return json_has_items(reason); /* {"type":"stop"} */
-    return has_text(reason) && !json_equal(reason, "null") && !json_equal(reason, "None");
+    return reason->type == JSON_STRING && !is_no_reason(reason);
 }
 
 static void note_reason(struct stream_meter *o, const struct json_value *reason)
@@ -158,10 +173,11 @@ static void note_ollama_usage(struct stream_meter *o, const struct json_value *r
 
 static bool delta_has_output(struct stream_meter *o, const struct json_value *delta)
 {
-    enum { CONTENT, OTHERS, ALL = OTHERS + 6 };
-    static const char *const names[ALL] = {"content", "reasoning_content", "reasoning",
-                                           "refusal", "tool_calls",        "function_call",
-                                           "audio"};
+    enum { CONTENT, OTHERS, ALL = OTHERS + 10 };
+    static const char *const names[ALL] = {
+        "content",    "reasoning_content", "reasoning", "refusal",
+        "tool_calls", "function_call",     "audio",     "reasoning_details",
+        "thinking",   "thinking_blocks",   "images"};
     struct json_value v[ALL];
     bool some, other;
 
@@ -466,6 +482,13 @@ static enum seen_kind see_json(struct stream_meter *o, struct seen *seen)
     return seen->root.type == JSON_ARRAY ? see_list(o, seen) : SEEN_NOTHING;
 }
 
+/* Does an event of the operation's own end its answers? */
+static bool has_last_event(int operation)
+{
+    return operation == OP(RESPONSES) || operation == OP(MESSAGES) ||
+           meter_is_ndjson(operation);
+}
+
 /* Client libraries look at the beginning only. */
 static bool is_end_mark(const struct sse_event *event)
 {
@@ -521,8 +544,10 @@ void meter_event(struct stream_meter *o, const struct sse_event *event, struct s
     if (event->comment)
         return;
     if (is_end_mark(event)) {
-        o->finished = true;
-        o->done = true;
+        /* Where an event of its own ends an answer, the mark says no more than that the engine
+         * has nothing more to say. */
+        if (!has_last_event(o->operation))
+            o->finished = o->done = true;
         seen->kind = SEEN_DONE;
         return;
     }

@@ -581,7 +581,7 @@ def test_an_answer_to_two_prompts_that_ends_after_one_is_not_whole(ask, stream):
 
 
 @both
-@pytest.mark.parametrize("reason", ["", "null", None])
+@pytest.mark.parametrize("reason", ["", "null", None, "NONE", " "])
 @pytest.mark.parametrize("api", [CHAT, TEXT], ids=repr)
 def test_a_reason_that_is_none_ends_nothing(ask, api, stream, reason):
     pieces = sse(*(json.loads(piece[6:].replace(b'"finish_reason": null',

@@ -81,6 +81,18 @@ def test_every_spelling_of_the_end_is_one(ask, api, stream, mark):  # noqa: F811
 
 
 @both
+@pytest.mark.parametrize("api", APIS[2:], ids=repr)
+def test_an_end_mark_is_no_end_where_an_event_is(ask, api, stream):  # noqa: F811
+    mark = b"data: [DONE]\n\n"
+    answer = ask(api, stream, streamed(api, [*api.pieces, b"" if api.lines else mark]))
+    assert answer.status is Code.OK and (stream or answer.json == api.whole), answer.message
+    events = [b"data: " + p.strip() + b"\n\n" for p in api.pieces] if api.lines else api.pieces
+    answer = ask(api, stream, lambda engine, sock, _: engine.stream(
+        sock, [*events[:len(api.pieces) // 2], mark], "text/event-stream"))
+    assert answer.status is Code.DATA_LOSS and answer.finish is None, answer.message
+
+
+@both
 @OPENAI
 def test_usage_that_comes_after_the_end_counts(ask, api, stream):  # noqa: F811
     make = chat if api is CHAT else text
@@ -326,6 +338,11 @@ CALLS = {
                        piece("a", None, ":1}", 0), piece("b", None, '"}"}', 0)],
     "index is text": [piece("a", "f", '{"x":', "0"), piece("a", None, "1}", "0"),
                       piece("b", "g", '{"y":"}"}', "1")],
+    "an id for each piece": [piece("a", "f", "", 0), piece("i", None, '{"x"', 0),
+                             piece("j", None, ":1}", 0), piece("b", "g", "", 1),
+                             piece("k", None, '{"y":"}"}', 1)],
+    "no id yet": [{**piece(None, "f", "", 0), "id": None}, piece("a", None, '{"x":1}', 0),
+                  piece("b", "g", '{"y":"}"}', 1)],
     "line end after": [piece("a", "f", '{"x":1}', 0), piece(None, None, "\n", 0),
                        piece("b", "g", '{"y":"}"}', 1)],
 }
@@ -379,6 +396,20 @@ def test_a_message_that_repeats_the_pieces_is_not_added_to_them(ask, stream):  #
         pieces += sse(document)
     answer = ask(CHAT, stream, streamed(CHAT, [*pieces, *sse(chat(finish="stop")), DONE]))
     assert_content(answer, stream)
+
+
+@pytest.mark.parametrize("part", [
+    {"reasoning_details": [{"type": "reasoning.text", "text": "Hm"}]}, {"thinking": "Hm"},
+    {"thinking_blocks": [{"type": "thinking", "thinking": "Hm"}]}, {"reasoning_content": "Hm"},
+    {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}],
+    ids=lambda part: next(iter(part)))
+def test_output_that_is_no_text_is_output(ask, part):  # noqa: F811
+    pieces = [*sse(chat({"role": "assistant", "content": ""}), chat(part)), *CHAT.pieces[-2:]]
+    answer = ask(CHAT, True, streamed(CHAT, pieces))
+    assert answer.status is Code.OK and answer.data == b"".join(pieces)
+    assert any(chunk.content for chunk in answer.chunks), "the client would wait for it"
+    answer = ask(CHAT, False, streamed(CHAT, pieces))
+    assert answer.json["choices"][0]["message"].items() >= part.items()
 
 
 @both
