@@ -100,6 +100,8 @@ static void read_limit(struct refusal *out, const char *text)
         "token limit: ",               /* Moonshot */
         "input length should be [1, ", /* Alibaba */
         "context limit of ",
+        "exceeds limit of ",
+        "context of ",
     };
 
     out->limit = first_number(text, phrases, ARRAY_LEN(phrases));
@@ -122,17 +124,18 @@ static void read_needed(struct refusal *out, const char *text)
         "request (",             /* llama-server */
         "the input (",           /* SGLang */
         "input (",               /* llama-server, of embeddings */
-        "input length (",        /* SGLang */
-        "input length ",         /* Poolside */
-        "prompt (length ",       /* vLLM */
-        "prompt length ",        /* TabbyAPI */
-        "allocation requires ",  /* TabbyAPI */
-        "keep the first ",       /* LM Studio */
-        "prompt is too long: ",  /* Anthropic */
-        "prompt contains ",      /* Mistral */
-        "token count of ",       /* GitHub */
-        "token count (",         /* Gemini */
-        "given: ",               /* TGI */
+        "input prompt (",
+        "input length (",       /* SGLang */
+        "input length ",        /* Poolside */
+        "prompt (length ",      /* vLLM */
+        "prompt length ",       /* TabbyAPI */
+        "allocation requires ", /* TabbyAPI */
+        "keep the first ",      /* LM Studio */
+        "prompt is too long: ", /* Anthropic */
+        "prompt contains ",     /* Mistral */
+        "token count of ",      /* GitHub */
+        "token count (",        /* Gemini */
+        "given: ",              /* TGI */
     };
     /* vLLM: the output is what is too much, and the prompt comes on top of it. */
     uint64_t output = number_after(text, "is too large: ");
@@ -199,6 +202,8 @@ static bool lacks_context(const struct json_value *root, const char *text)
         "input length should be",
         "tokens exceed the configured limit",
         "prompt token count of ", /* GitHub */
+        "too long and exceeds limit of",
+        "prompt is longer than the context",
     };
     struct json_value error = error_of(root);
     struct json_value code = json_get(&error, "code"), type = json_get(&error, "type");
@@ -232,6 +237,12 @@ static bool lacks_vision(const char *text)
         "image_url is only supported by",        /* OpenAI */
         "unknown variant `image_url`",           /* servers in Rust */
         "only 'text' content type is supported", /* mlx_lm.server */
+        "content must be a string",              /* Groq */
+        "image input is not enabled",            /* Mistral */
+        "image input modality is not enabled",   /* Gemini */
+        "'image_url' is not supported",
+        "cannot process images",
+        "not have a vision encoder",
     };
 
     return HAS_ANY(text, marks);
@@ -248,6 +259,9 @@ static bool lacks_audio(const char *text)
         "doesn't support audio",
         "unknown variant `input_audio`",
         "support audio input",
+        "audio input is not enabled",
+        "audio input modality is not enabled",
+        "'input_audio' is not supported",
     };
 
     return HAS_ANY(text, marks);
@@ -268,6 +282,10 @@ static bool lacks_tools(const char *text)
         "enable-auto-tool-choice",
         "tools param requires", /* llama-server: --jinja */
         "tool_choice param requires",
+        "tools` is not supported",
+        "function calling is not enabled", /* Mistral */
+        "tool calling is not enabled",
+        "tool use is not enabled",
     };
 
     return HAS_ANY(text, marks);
@@ -275,11 +293,13 @@ static bool lacks_tools(const char *text)
 
 static bool lacks_grammar(const char *text)
 {
-    static const char *const subjects[] = {"grammar",           "json_schema",
-                                           "json schema",       "response_format",
-                                           "structured output", "guided"};
-    static const char *const refusals[] = {"not supported", "unsupported", "not support",
-                                           "not enabled"};
+    static const char *const subjects[] = {
+        "grammar",         "json_schema",       "json schema", "response_format",
+        "response format", "structured output", "guided",      "json mode"};
+    static const char *const refusals[] = {
+        "not supported", "unsupported", "not support",
+        "not enabled",   "unavailable", "must be 'json_schema'",
+    };
 
     return HAS_ANY(text, subjects) && HAS_ANY(text, refusals);
 }
@@ -330,8 +350,10 @@ bool refusal_read(struct refusal *out, unsigned http_status, const void *body, s
         out->limit = number_after(text, "at most ");
         break;
     case ABILITY_GRAMMAR:
-        /* It has grammars, and lacks a feature that this one uses. */
-        out->limit = text_has(text, "feature") || text_has(text, "keyword");
+        /* It has grammars, and lacks a feature, or a form, that this one uses. */
+        out->limit = text_has(text, "feature") || text_has(text, "keyword") ||
+                     text_has(text, "response_format.type") ||
+                     text_has(text, "response_format type");
         break;
     case ABILITY_NONE:
         if (http_status == 413)

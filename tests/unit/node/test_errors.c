@@ -501,6 +501,50 @@ Test(errors, a_refusal_names_what_the_engine_lacks_and_its_figures)
     }
 }
 
+/* Servers and paid APIs that have the same in words of their own. */
+static const struct {
+    enum ability ability;
+    uint64_t limit;
+    const char *text;
+} other_words[] = {
+    {ABILITY_VISION, 0, "messages[0].content must be a string"}, /* Groq */
+    {ABILITY_VISION, 0, "Image input is not enabled for this model"},
+    {ABILITY_VISION, 0, "Image input modality is not enabled for models/gemma-3-1b"},
+    {ABILITY_VISION, 0, "Content type 'image_url' is not supported by model x"},
+    {ABILITY_VISION, 0, "No vision adapter is loaded: this model cannot process images"},
+    {ABILITY_VISION, 0, "Model does not have a vision encoder"},
+    {ABILITY_AUDIO, 0, "Audio input modality is not enabled for models/gemma-3-1b"},
+    {ABILITY_AUDIO, 0, "Content type 'input_audio' is not supported by model x"},
+    {ABILITY_TOOLS, 0, "Function calling is not enabled for this model"},
+    {ABILITY_TOOLS, 0, "`tools` is not supported with this model"},
+    {ABILITY_TOOLS, 0, "Tool use is not enabled"},
+    {ABILITY_GRAMMAR, 1,
+     "'response_format.type' must be 'json_schema' or 'text'"},           /* LM Studio */
+    {ABILITY_GRAMMAR, 1, "This response_format type is unavailable now"}, /* DeepSeek */
+    {ABILITY_GRAMMAR, 0, "JSON mode is not enabled for this model"},
+    {ABILITY_GRAMMAR, 0, "This model does not support response format"},
+    {ABILITY_CONTEXT, 2048, "Input prompt (5000 tokens) is too long and exceeds limit of 2048"},
+    {ABILITY_CONTEXT, 2048, "Prompt is longer than the context of 2048 tokens"},
+    {ABILITY_NONE, 0, "'temperature' must be a number"},
+    {ABILITY_NONE, 0, "the content filter is not enabled"},
+};
+
+Test(errors, other_words_for_what_an_engine_lacks_are_understood)
+{
+    for (size_t i = 0; i < ARRAY_LEN(other_words); i++) {
+        struct engine_error v;
+        char body[256];
+
+        (void)snprintf(body, sizeof(body), "{\"error\":{\"message\":\"%s\"}}",
+                       other_words[i].text);
+        engine_error_http(&v, 400, body, strlen(body), false);
+        cr_expect_eq(v.refusal.ability, other_words[i].ability, "%s: %d", other_words[i].text,
+                     (int)v.refusal.ability);
+        cr_expect_eq(v.refusal.limit, other_words[i].limit, "%s: %lu", other_words[i].text,
+                     (unsigned long)v.refusal.limit);
+    }
+}
+
 /* The form of an error: %s is the message. */
 static const char *const forms[] = {
     "{\"error\":{\"message\":\"%s\",\"type\":\"BadRequestError\",\"code\":400}}",
