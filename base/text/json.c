@@ -55,6 +55,7 @@ int json_hex_value(char c)
 struct check {
     const char *at, *end;
     const char *why; /* set on failure */
+    bool lenient;    /* NaN, Infinity and -Infinity are numbers */
 };
 
 /* Each check_* consumes its piece and returns true, or leaves `at` at the offending byte. */
@@ -104,10 +105,20 @@ static bool check_digits(struct check *c)
     return true;
 }
 
+static bool check_word(struct check *c, const char *word)
+{
+    for (; *word != '\0'; word++, c->at++)
+        if (c->at == c->end || *c->at != *word)
+            return fail(c, "unknown word");
+    return true;
+}
+
 static bool check_number(struct check *c)
 {
     if (*c->at == '-')
         c->at++;
+    if (c->lenient && c->at < c->end && *c->at == 'I')
+        return check_word(c, "Infinity");
     if (c->at < c->end && *c->at == '0')
         c->at++;
     else if (!check_digits(c))
@@ -127,14 +138,6 @@ static bool check_number(struct check *c)
     return true;
 }
 
-static bool check_word(struct check *c, const char *word)
-{
-    for (; *word != '\0'; word++, c->at++)
-        if (c->at == c->end || *c->at != *word)
-            return fail(c, "unknown word");
-    return true;
-}
-
 /* Any value that is not a container. */
 static bool check_scalar(struct check *c)
 {
@@ -148,8 +151,10 @@ static bool check_scalar(struct check *c)
     case 'n':
         return check_word(c, "null");
     default: /* a byte, not an enum */
-        if (*c->at == '-' || is_digit(*c->at))
+        if (*c->at == '-' || is_digit(*c->at) || (c->lenient && *c->at == 'I'))
             return check_number(c);
+        if (c->lenient && *c->at == 'N')
+            return check_word(c, "NaN");
         return fail(c, "value expected");
     }
 }
@@ -245,10 +250,11 @@ static enum json_type type_of(char first)
     }
 }
 
-int json_check(struct json_value *root, const void *text, size_t n, struct error *err)
+int json_check_as(struct json_value *root, const void *text, size_t n, bool lenient,
+                  struct error *err)
 {
     const char *begin = n == 0 ? "" : text;
-    struct check c = {.at = begin, .end = begin + n};
+    struct check c = {.at = begin, .end = begin + n, .lenient = lenient};
     const char *value;
 
     *root = (struct json_value){0};

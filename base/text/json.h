@@ -46,10 +46,23 @@ struct json_value {
  * stores it in *root.  DRV_EINVAL: not JSON, or nested deeper than JSON_MAX_DEPTH; `err` says
  * at which byte and why ("at byte 17: unexpected end").  A byte-order mark, NUL outside
  * strings, raw control characters in strings and trailing bytes are errors; invalid UTF-8
- * inside strings is not.
+ * inside strings is not.  `lenient`: NaN, Infinity and -Infinity are numbers, as some engines
+ * write them (Python does); they have no value for json_number() and json_uint().
  */
-MUST_CHECK int json_check(struct json_value *root, const void *text, size_t n,
-                          struct error *err);
+MUST_CHECK int json_check_as(struct json_value *root, const void *text, size_t n, bool lenient,
+                             struct error *err);
+
+static inline int json_check(struct json_value *root, const void *text, size_t n,
+                             struct error *err)
+{
+    return json_check_as(root, text, n, false, err);
+}
+
+/* Of an engine's text. */
+static inline bool json_check_lenient(struct json_value *root, const void *text, size_t n)
+{
+    return json_check_as(root, text, n, true, NULL) == 0;
+}
 
 /* Iterates over the members of an object or the elements of an array, in order.
  * For an array `key` is left JSON_NONE.  Returns false at the end, or for any other type. */

@@ -664,7 +664,7 @@ static void end_document(struct node_request *req)
     struct json_value root;
     char words[256];
     uint32_t status;
-    bool is_json = json_check(&root, text, n, NULL) == 0;
+    bool is_json = json_check_lenient(&root, text, n);
 
     if (document_may_be_text(req) && (!is_json || root.type != JSON_OBJECT)) {
         pass_document(req); /* "42" is JSON, and nothing is a transcript of silence */

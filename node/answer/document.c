@@ -30,7 +30,7 @@ static bool read_whole(const struct node_request *req, struct json_value *root)
     size_t n;
     const char *text = text_of(req, &n);
 
-    return document_may_be_whole(req) && json_check(root, text, n, NULL) == 0;
+    return document_may_be_whole(req) && json_check_lenient(root, text, n);
 }
 
 bool document_is_whole(const struct node_request *req)

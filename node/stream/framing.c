@@ -187,7 +187,7 @@ static enum framing look_at_line(int operation, const char *text, size_t n, bool
 
     if (end == NULL && !whole)
         return n > LINE_MAX_BYTES ? FRAMING_DOCUMENT : FRAMING_UNDECIDED;
-    if (json_check(&root, text, line_len, NULL) != 0)
+    if (!json_check_lenient(&root, text, line_len))
         return FRAMING_DOCUMENT; /* the lines of a document that is written for people */
     if (is_piece(operation, &root, claimed) ||
         (rest_len != 0 && (rest[0] == '{' || rest[0] == '[')))

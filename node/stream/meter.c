@@ -521,7 +521,7 @@ static void see_late(struct stream_meter *o, const struct sse_event *event, stru
     char words[8];
     uint32_t status;
 
-    if (json_check(&root, event->data, event->data_len, NULL) != 0 || name_is(event, "error") ||
+    if (!json_check_lenient(&root, event->data, event->data_len) || name_is(event, "error") ||
         reported_in(&root, words, sizeof(words), &status)) {
         seen->ignored = true;
         return;
@@ -555,7 +555,7 @@ void meter_event(struct stream_meter *o, const struct sse_event *event, struct s
         see_late(o, event, seen);
         return;
     }
-    if (json_check(&seen->root, event->data, event->data_len, NULL) != 0) {
+    if (!json_check_lenient(&seen->root, event->data, event->data_len)) {
         seen->root.type = JSON_NONE;
         if (is_ping(event))
             return;

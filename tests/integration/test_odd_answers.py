@@ -398,6 +398,25 @@ def test_a_message_that_repeats_the_pieces_is_not_added_to_them(ask, stream):  #
     assert_content(answer, stream)
 
 
+@both
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_only_python_writes_is_one(ask, rigs, stream, number):  # noqa: F811
+    part = sse({**chat({"content": "Hello"}), "odd": 8.5})[0].replace(b"8.5", number.encode())
+    pieces = [CHAT.pieces[0], part, *CHAT.pieces[-2:]]
+    answer = ask(CHAT, stream, streamed(CHAT, pieces))
+    assert_content(answer, stream)
+    assert not stream or answer.data == b"".join(pieces)
+    document = json.dumps(CHAT.whole)[:-1].encode() + b',"odd":' + number.encode() + b"}"
+    answer = ask(CHAT, stream, lambda engine, sock, _: engine.document(sock, document))
+    assert answer.status is Code.OK and (stream or answer.data == document), answer.message
+    engine, node = rigs[False]
+    document = b'{"object":"list","data":[{"index":0,"embedding":[%s,0.5]}]}' % number.encode()
+    engine.reply = lambda sock, _: engine.document(sock, document)
+    answer = Answer(node.infer(body={"model": "tiny", "input": "x"}, stream=False,
+                               operation=common.OPERATION_EMBEDDINGS))
+    assert answer.status is Code.OK and answer.data == document, answer.message
+
+
 @pytest.mark.parametrize("part", [
     {"reasoning_details": [{"type": "reasoning.text", "text": "Hm"}]}, {"thinking": "Hm"},
     {"thinking_blocks": [{"type": "thinking", "thinking": "Hm"}]}, {"reasoning_content": "Hm"},

@@ -146,6 +146,28 @@ Test(json, text_that_rfc_8259_forbids_is_refused)
     cr_expect_eq(check("\"\\\0\"", 4, NULL), DRV_EINVAL, "an escaped NUL byte");
 }
 
+Test(json, numbers_that_python_writes_are_read_of_engines_alone)
+{
+    static const char *const texts[] = {"[NaN,1]", "{\"a\":-Infinity}", "Infinity"};
+    static const char *const wrong[] = {"[Nan]", "[-NaN]", "[Infinit]", "[N",
+                                        "-I",    "[nan]",  "I"};
+    struct json_value root, v;
+    uint64_t n;
+    double d;
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        cr_expect(json_check_lenient(&root, texts[i], strlen(texts[i])), "%s", texts[i]);
+        cr_expect_not(good(texts[i]), "%s", texts[i]);
+    }
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        cr_expect_not(json_check_lenient(&root, wrong[i], strlen(wrong[i])), "%s", wrong[i]);
+    cr_assert(json_check_lenient(&root, texts[1], strlen(texts[1])));
+    v = json_get(&root, "a");
+    cr_expect_eq(v.type, JSON_NUMBER);
+    cr_expect(text_is(&v, "-Infinity"));
+    cr_expect_not(json_number(&d, &v) || json_uint(&n, &v, UINT64_MAX));
+}
+
 Test(json, a_control_character_is_found_at_each_place_of_a_long_string)
 {
     for (size_t at = 1; at < 40; at++) {
