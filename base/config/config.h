@@ -80,6 +80,8 @@ struct config_api {
     struct config_tls tls;
     char *keys_file;      /* NULL: no key is asked for */
     struct api_keys keys; /* read from it at load time */
+    char **cors_origins;  /* patterns of base/secure/origins.h; loopback */
+    unsigned cors_origins_count;
 };
 
 /* Metrics, liveness and readiness, for operators. */

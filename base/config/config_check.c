@@ -15,6 +15,7 @@
 #include "base/config/config_schema.h"
 #include "base/error.h"
 #include "base/io/net.h"
+#include "base/secure/origins.h"
 #include "base/secure/tokens.h"
 
 #define NAME_MAX_CHARS    63  /* of a node */
@@ -298,6 +299,18 @@ static int check_keys(struct config *config, const struct doc *doc, struct error
     return rc;
 }
 
+static int check_origins(const struct config_api *api, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *list = doc_find(doc, "api.cors_origins");
+    struct error why;
+
+    for (unsigned i = 0; list != NULL && i < api->cors_origins_count; i++)
+        if (origin_pattern_check(api->cors_origins[i], &why) != 0)
+            return doc_fail(doc, doc_at(list, i), err, "'%.80s': %.200s", api->cors_origins[i],
+                            why.text);
+    return 0;
+}
+
 static int check_tokens(struct config *config, const struct doc *doc, struct error *err)
 {
     const struct config_registry *registry = &config->registry;
@@ -435,6 +448,8 @@ int config_check(struct config *config, const struct doc *doc, struct error *err
     int rc;
 
     rc = check_user(config, doc, err);
+    if (rc == 0)
+        rc = check_origins(&config->api, doc, err);
     if (rc == 0)
         rc = check_files(config, doc, err);
     if (rc == 0)

@@ -21,6 +21,7 @@
 #include "base/config/config_doc.h"
 #include "base/config/config_schema.h"
 #include "base/error.h"
+#include "base/secure/origins.h"
 #include "base/secure/secret.h"
 #include "base/text/buf.h"
 
@@ -46,6 +47,18 @@ static int default_text(char **field, const char *text, struct error *err)
         return 0;
     *field = strdup(text);
     return *field == NULL ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
+}
+
+/* An empty list is a list: no page at all. */
+static int default_origins(struct config_api *api, const struct doc *doc, struct error *err)
+{
+    if (doc_find(doc, "api.cors_origins") != NULL)
+        return 0;
+    api->cors_origins = calloc(1, sizeof(*api->cors_origins));
+    if (api->cors_origins == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    api->cors_origins_count = 1;
+    return default_text(&api->cors_origins[0], ORIGINS_LOOPBACK, err);
 }
 
 /* A model has what the whole has, where it says nothing. */
@@ -100,6 +113,8 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
         rc = default_text(&config->api.address, API_LISTEN, err);
     if (rc == 0)
         rc = default_text(&config->admin.address, ADMIN_LISTEN, err);
+    if (rc == 0)
+        rc = default_origins(&config->api, doc, err);
     return rc;
 }
 

@@ -63,10 +63,17 @@ static const cyaml_schema_field_t client_tls_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_value_t origin_entry = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, TEXT_MAX),
+};
+
 static const cyaml_schema_field_t api_fields[] = {
     TEXT("listen", OPTIONAL, struct config_api, address),
     BLOCK("tls", struct config_api, tls, server_tls_fields),
     TEXT("keys_file", OPTIONAL, struct config_api, keys_file),
+    CYAML_FIELD_SEQUENCE_COUNT("cors_origins", OPTIONAL | CYAML_FLAG_POINTER, struct config_api,
+                               cors_origins, cors_origins_count, &origin_entry, 0,
+                               CYAML_UNLIMITED),
     CYAML_FIELD_END,
 };
 

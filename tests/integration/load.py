@@ -138,7 +138,7 @@ async def fetch(address, method, path, body=b"", headers=None, timeout_s=60):
         answer = await open_request(address, method, path, body, headers)
         try:
             await answer.read_head()
-            if method != "HEAD":
+            if method != "HEAD" and answer.status not in (204, 304):
                 await answer.read()
             return answer
         finally:

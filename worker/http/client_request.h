@@ -52,6 +52,7 @@ struct client_request {
     bool client_usage;        /* the client itself asked for usage in the stream */
     enum request_priority priority;
     const char *session;  /* affinity key, or NULL */
+    const char *origin;   /* of a web page that may read the answer, or NULL */
     const char *path;     /* as requested, without the query, for the log */
     const char *client;   /* peer address as text, for the log */
     const char *key_name; /* of its API key, for the log; NULL: none was needed */

@@ -19,7 +19,9 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/secure/origins.h"
 #include "shm/facts/procs.h"
+#include "worker/api/cors.h"
 #include "worker/api/reply.h"
 #include "worker/http/accept.h"
 #include "worker/http/access_log.h"
@@ -70,6 +72,36 @@ const char *client_id(h2o_req_t *req)
     return h2o_strdup(&req->pool, req->headers.entries[at].value.base,
                       req->headers.entries[at].value.len)
         .base;
+}
+
+/* ---- web pages --------------------------------------------------------------------------- */
+
+const char *page_origin(h2o_req_t *req, const struct http_server *server, bool *stranger)
+{
+    const struct config_api *api = &server->config->api;
+    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1);
+    h2o_iovec_t origin;
+
+    *stranger = false;
+    if (at == -1)
+        return NULL;
+    origin = req->headers.entries[at].value;
+    *stranger = !origin_is_listed((const char *const *)api->cors_origins,
+                                  api->cors_origins_count, origin.base, origin.len);
+    return *stranger ? NULL : h2o_strdup(&req->pool, origin.base, origin.len).base;
+}
+
+static void add_cors(h2o_req_t *req, const struct http_server *server)
+{
+    struct cors_header headers[CORS_MAX_HEADERS];
+    bool stranger;
+    const char *origin = page_origin(req, server, &stranger);
+    size_t n = origin == NULL ? 0 : cors_answer(headers, origin);
+
+    for (size_t i = 0; i < n; i++)
+        h2o_add_header_by_str(&req->pool, &req->res.headers, headers[i].name,
+                              strlen(headers[i].name), 0, NULL, headers[i].value,
+                              strlen(headers[i].value));
 }
 
 /* ---- sending ----------------------------------------------------------------------------- */
@@ -268,6 +300,7 @@ static void shape(struct shaped *s, h2o_req_t *req)
                           strlen(id));
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("x-drover-reason"), 0, NULL,
                           api_error_reason(error), strlen(api_error_reason(error)));
+    add_cors(req, s->server);
     req->res.content_length = s->body.len;
     req->http1_is_persistent = 0;
     procs_count(s->server->board, s->server->worker, PROC_REQUESTS_TOTAL, 1);

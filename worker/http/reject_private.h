@@ -3,6 +3,7 @@
 #define DROVER_WORKER_HTTP_REJECT_PRIVATE_H
 
 #include <h2o.h>
+#include <stdbool.h>
 
 struct http_server;
 
@@ -12,5 +13,8 @@ void reject_init(h2o_pathconf_t *path, struct http_server *server);
 const char *execution_id(h2o_req_t *req);
 /* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */
 const char *client_id(h2o_req_t *req);
+/* The origin of the web page that the request comes from, when api.cors_origins has it: in the
+ * pool.  NULL: from no page, or from one that is not listed, and then `*stranger` is set. */
+const char *page_origin(h2o_req_t *req, const struct http_server *server, bool *stranger);
 
 #endif

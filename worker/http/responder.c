@@ -29,6 +29,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "worker/api/cors.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder_private.h"
@@ -365,6 +366,18 @@ void responder_header(struct responder *r, const char *name, const char *value)
     h2o_set_header_by_str(pool, &r->req->res.headers, n.base, n.len, 1, v.base, v.len, 1);
 }
 
+static void add_cors(struct responder *r)
+{
+    struct cors_header headers[CORS_MAX_HEADERS];
+    size_t n;
+
+    if (r->request->origin == NULL)
+        return;
+    n = cors_answer(headers, r->request->origin);
+    for (size_t i = 0; i < n; i++)
+        responder_header(r, headers[i].name, headers[i].value);
+}
+
 void responder_start(struct responder *r, unsigned status, const char *content_type,
                      int64_t content_length)
 {
@@ -375,6 +388,7 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
     responder_header(r, "x-request-id", r->request->id);
     if (r->request->surface == SURFACE_ANTHROPIC)
         responder_header(r, "request-id", r->request->id); /* where Anthropic's SDKs look */
+    add_cors(r);
     if (content_type != NULL) {
         responder_header(r, "content-type", content_type);
         if (strncmp(content_type, "text/event-stream", 17) == 0) {

@@ -27,6 +27,7 @@
 #include "shm/facts/procs.h"
 #include "shm/facts/usage.h"
 #include "shm/scoreboard.h"
+#include "worker/api/cors.h"
 #include "worker/api/local.h"
 #include "worker/api/reply.h"
 #include "worker/http/accept.h"
@@ -63,6 +64,13 @@ static bool is_printable(const h2o_iovec_t *value)
 static const char *copy(h2o_req_t *req, const h2o_iovec_t *text)
 {
     return h2o_strdup(&req->pool, text->base, text->len).base;
+}
+
+static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
+{
+    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
+
+    return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
 }
 
 static bool starts_with(const h2o_iovec_t *name, const char *prefix)
@@ -194,12 +202,11 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
     request->content_type = "application/json";
     if (is_json_type(type))
         return NULL;
-    /* None, or the default of `curl -d`, as in all of Ollama's examples.  But a web page can
-     * make a browser send these two, not JSON, to any site without a preflight; the browser
-     * then adds an Origin. */
-    if ((type.len == 0 ||
+    /* None; or what `curl -d` says of it, as in all of Ollama's examples; or what fetch() says
+     * of a text.  But a browser sends these for any web page without asking first. */
+    if ((type.len == 0 || h2o_lcstris(type.base, type.len, H2O_STRLIT("text/plain")) ||
          h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded"))) &&
-        h2o_find_header_by_str(&req->headers, H2O_STRLIT("origin"), -1) == -1)
+        (request->origin != NULL || header_value(req, "origin").base == NULL))
         return NULL;
     return "the content type must be application/json";
 }
@@ -391,13 +398,6 @@ static bool is_open(const struct route *route)
     return route->kind == ROUTE_HEALTH || route->kind == ROUTE_LIVE;
 }
 
-static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
-{
-    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
-
-    return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
-}
-
 /* True: the request may go on, and has its key's name.  False: it has been rejected. */
 static bool admit(struct client_request *request, h2o_req_t *req, const struct route *route)
 {
@@ -427,6 +427,60 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
                       : "an API key is needed: 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
                 NULL, 0);
     return false;
+}
+
+/* ---- web pages --------------------------------------------------------------------------- */
+
+/* A browser asks with this before it sends what a page wants to send. */
+static bool is_preflight(const h2o_req_t *req)
+{
+    return h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("OPTIONS")) &&
+           header_value(req, "origin").base != NULL &&
+           header_value(req, "access-control-request-method").base != NULL;
+}
+
+static void answer_preflight(struct client_request *request, h2o_req_t *req)
+{
+    struct responder *r = request->responder;
+    h2o_iovec_t asked = header_value(req, "access-control-request-headers");
+    struct cors_header headers[CORS_MAX_HEADERS];
+    size_t n;
+
+    n = cors_preflight(headers, request->origin,
+                       asked.base != NULL && is_printable(&asked) ? copy(req, &asked) : NULL,
+                       header_value(req, "access-control-request-private-network").base !=
+                           NULL);
+    for (size_t i = 0; i < n; i++)
+        responder_header(r, headers[i].name, headers[i].value);
+    request->origin = NULL; /* these headers stand for those of other answers */
+    r->outcome = "local";
+    responder_start(r, 204, NULL, -1);
+    responder_end(r);
+}
+
+/* True: the request goes on.  A page that is not listed never gets past the browser's question;
+ * what browsers send without asking reaches nothing where no key protects it. */
+static bool admit_page(struct client_request *request, h2o_req_t *req,
+                       const struct route *route)
+{
+    struct http_server *server = request->responder->server;
+    bool stranger, preflight = is_preflight(req);
+    h2o_iovec_t origin = header_value(req, "origin");
+    char message[200];
+
+    request->origin = page_origin(req, server, &stranger);
+    if (stranger && (preflight || (server->callers.keys->count == 0 && !is_open(route)))) {
+        (void)snprintf(message, sizeof(message),
+                       "web pages of %.*s may not use this server; api.cors_origins in its "
+                       "configuration lists those that may",
+                       (int)(origin.len > 80 ? 80 : origin.len),
+                       is_printable(&origin) ? origin.base : "?");
+        http_reject(request, API_ERROR_FORBIDDEN, message, NULL, 0);
+        return false;
+    }
+    if (preflight)
+        answer_preflight(request, req);
+    return !preflight;
 }
 
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
@@ -468,7 +522,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
         req->http1_is_persistent = 0;
     if (why != NULL)
         http_reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
-    else if (admit(request, req, &route))
+    else if (admit_page(request, req, &route) && admit(request, req, &route))
         dispatch(request, req, &route);
     return 0;
 }

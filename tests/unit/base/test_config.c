@@ -310,6 +310,9 @@ Test(config, files_that_are_missing_empty_or_open_to_all_are_named)
         {"api: {keys_file: DIR/openkeys}\n", 1, "api.keys_file", "chmod 600"},
         {"api: {keys_file: DIR/empty}\n", 1, "api.keys_file", "holds no key"},
         {"api: {keys_file: DIR/badkeys}\n", 1, "api.keys_file", "line 1: after the name"},
+        {"api:\n  cors_origins: [loopback, chat.lan]\n", 2, "api.cors_origins[1]",
+         "'chat.lan': an origin is SCHEME://HOST"},
+        {"api:\n  cors_origins: https://a\n", 2, "api.cors_origins", "must be a list"},
         {"node_token_file: DIR/none\n", 1, "node_token_file", "No such file"},
         {"registry: {token_file: DIR/token}\nnode_token_file: DIR/tokens\n", 2,
          "node_token_file", "leave it out"},
@@ -387,7 +390,7 @@ Test(config, every_value_arrives_where_it_belongs)
     static const char text[] =
         "workers: 4\n"
         "api: {listen: '[::1]:1', tls: {cert: DIR/cert, key: DIR/key, ca: DIR/cert},\n"
-        "      keys_file: DIR/keys}\n"
+        "      keys_file: DIR/keys, cors_origins: ['https://a.example', 'app://*']}\n"
         "admin: {listen: 'unix:/tmp/x.sock'}\n"
         "registry:\n"
         "  listen: 0.0.0.0:2\n"
@@ -427,6 +430,9 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert_eq(config->registry.heartbeat_ms, 500);
     cr_assert_eq(config->api.keys.count, 1);
     cr_assert_str_eq(config->api.keys.list[0].name, "alice");
+    cr_assert_eq(config->api.cors_origins_count, 2);
+    cr_assert_str_eq(config->api.cors_origins[0], "https://a.example");
+    cr_assert_str_eq(config->api.cors_origins[1], "app://*");
     cr_assert_str_eq(config->tokens[0], "new-token-1");
     cr_assert_str_eq(config->tokens[1], "old-token-1");
     cr_assert_eq(config->log_level, LOG_LEVEL_DEBUG);

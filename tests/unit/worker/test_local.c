@@ -89,13 +89,18 @@ Test(local, a_foreign_page_cannot_make_its_readers_browser_send_a_request)
     } cases[] = {
         {"origin: https://evil.example\r\n"
          "content-type: application/x-www-form-urlencoded\r\n",
-         "HTTP/1.1 415 "},
-        {"origin: https://evil.example\r\ncontent-type: text/plain\r\n", "HTTP/1.1 415 "},
-        {"origin: null\r\n", "HTTP/1.1 415 "},
+         "HTTP/1.1 403 "},
+        {"origin: https://evil.example\r\ncontent-type: text/plain\r\n", "HTTP/1.1 403 "},
+        {"origin: https://evil.example\r\ncontent-type: application/json\r\n", "HTTP/1.1 403 "},
+        {"origin: null\r\n", "HTTP/1.1 403 "},
         {"origin: https://ui.example\r\ncontent-type: application/json\r\n", "HTTP/1.1 200 "},
+        {"origin: https://ui.example\r\ncontent-type: text/plain\r\n", "HTTP/1.1 200 "},
         {"", "HTTP/1.1 200 "},
     };
+    static char *listed[] = {"https://ui.example"};
 
+    config.api.cors_origins = listed;
+    config.api.cors_origins_count = 1;
     start();
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         const char *a = chat_with("/v1/chat/completions", cases[i].headers);
