@@ -276,6 +276,7 @@ bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
         return true;
     req->cause_sent = true;
     cause.kind = kind;
+    cause.of_model = req->of_model && engine_facts(req->agent->engine)->models_count > 1;
     if (kind == DROVER__V1__CAUSE__KIND__KIND_ABILITY) {
         cause.ability = (Drover__V1__Ability)refusal->ability;
         cause.limit = refusal->limit;

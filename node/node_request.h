@@ -88,6 +88,7 @@ struct node_request {
     char sent_model[ENGINE_MODEL_BYTES]; /* as the engine is asked for it */
     uint32_t load_ms, first_token_ms, idle_token_ms;
     bool was_loaded;         /* its model, when the engine was asked, as far as was known */
+    bool of_model;           /* the engine's error concerns the model alone: see engine_error */
     uint32_t wanted_context; /* that Ollama is to load the model with; 0 = it chooses */
     struct buf body;         /* owned: what the engine gets */
     struct buf request_text; /* owned: NUL-separated content type, header names and values */

@@ -190,33 +190,6 @@ static void note_content(struct node_request *req, uint32_t tokens)
 
 /* ---- what the engine sends ------------------------------------------------------------- */
 
-static void keep_headers(struct node_request *req, const struct engine_header *headers,
-                         size_t count)
-{
-    const char *at;
-
-    req->response_headers_count = 0;
-    buf_reset(&req->response_text);
-    for (size_t i = 0; i < count && req->response_headers_count < HEADERS_MAX; i++) {
-        if (!headers_to_client(headers[i].name, headers[i].value))
-            continue;
-        buf_add(&req->response_text, headers[i].name, strlen(headers[i].name) + 1);
-        buf_add(&req->response_text, headers[i].value, strlen(headers[i].value) + 1);
-        req->response_headers_count++;
-    }
-    if (req->response_text.failed) {
-        req->response_headers_count = 0;
-        return;
-    }
-    at = (const char *)buf_head(&req->response_text);
-    for (size_t i = 0; i < req->response_headers_count; i++) {
-        req->response_headers[i].name = at;
-        at += strlen(at) + 1;
-        req->response_headers[i].value = at;
-        at += strlen(at) + 1;
-    }
-}
-
 static void on_head(void *data, unsigned status, const char *content_type,
                     const struct engine_header *headers, size_t count)
 {
@@ -226,7 +199,7 @@ static void on_head(void *data, unsigned status, const char *content_type,
     if (headers_value_ok(content_type))
         (void)strlcpy(req->content_type, content_type, sizeof(req->content_type));
     req->claimed = framing_claimed(content_type);
-    keep_headers(req, headers, count);
+    sender_keep_headers(req, headers, count);
     if (status < 200 || (status >= 300 && status < 400) || status > 599) {
         node_request_fail(req, GRPC_INTERNAL, "the engine answered with HTTP status %u",
                           status);
@@ -363,6 +336,7 @@ static void take_error(struct node_request *req, uint32_t status, const char *wo
 
     if (req->head_sent || (req->mode != ANSWER_PLAIN && req->content_us != 0)) {
         engine_error_event(&error, status, body, n);
+        req->of_model = error.of_model;
         if (sender_flush(req) && node_request_cause(req, error.cause, &error.refusal))
             node_request_fail(req,
                               error.engine_error_action == ENGINE_ERROR_FAIL
@@ -606,9 +580,15 @@ static bool take_rest(struct node_request *req)
 {
     struct sse_event event;
     int rc = sse_end(&req->sse, &event);
+    size_t n;
 
     if (rc < 0) {
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        return false;
+    }
+    n = rc == 0 ? 0 : engine_error_appended(event.raw, event.raw_len);
+    if (n != 0) {
+        take_error(req, 500, "the model's server has ended", event.raw + event.raw_len - n, n);
         return false;
     }
     return rc == 0 || event.comment || take_event(req, &event);

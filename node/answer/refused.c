@@ -205,11 +205,13 @@ bool refused_apply(struct node_request *req)
         return ask_without(req, "logprobs");
     }
     note_access(req, &verdict);
-    if (verdict.cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED && was_coming_up(req))
+    if (verdict.cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED && !verdict.had_it &&
+        was_coming_up(req))
         verdict.cause = DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR;
     /* One document may be had of it all the same. */
     if (verdict.perhaps_stream && req->streaming)
         verdict.refusal.limit = 1;
+    req->of_model = verdict.of_model;
     if (!node_request_cause(req, verdict.cause, &verdict.refusal))
         return false;
     if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL) {

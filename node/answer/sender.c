@@ -5,11 +5,39 @@
 
 #include "base/text/text.h"
 #include "node/body/unasked.h"
+#include "node/engine/headers.h"
 #include "node/node_request.h"
 #include "proto/drover_common.pb-c.h"
 
 #define CHUNK_MAX_BYTES (256 * 1024)
 #define QUEUE_MAX_BYTES (256 * 1024) /* above it the engine is paused */
+
+void sender_keep_headers(struct node_request *req, const struct engine_header *headers,
+                         size_t count)
+{
+    const char *at;
+
+    req->response_headers_count = 0;
+    buf_reset(&req->response_text);
+    for (size_t i = 0; i < count && req->response_headers_count < HEADERS_MAX; i++) {
+        if (!headers_to_client(headers[i].name, headers[i].value))
+            continue;
+        buf_add(&req->response_text, headers[i].name, strlen(headers[i].name) + 1);
+        buf_add(&req->response_text, headers[i].value, strlen(headers[i].value) + 1);
+        req->response_headers_count++;
+    }
+    if (req->response_text.failed) {
+        req->response_headers_count = 0;
+        return;
+    }
+    at = (const char *)buf_head(&req->response_text);
+    for (size_t i = 0; i < req->response_headers_count; i++) {
+        req->response_headers[i].name = at;
+        at += strlen(at) + 1;
+        req->response_headers[i].value = at;
+        at += strlen(at) + 1;
+    }
+}
 
 static bool send_head(struct node_request *req)
 {

@@ -13,10 +13,15 @@
 
 #include "base/attrs.h"
 
+struct engine_header;
 struct json_value;
 struct node_request;
 struct seen;
 struct sse_event;
+
+/* Keeps those of the engine's headers that may pass, for the head. */
+void sender_keep_headers(struct node_request *req, const struct engine_header *headers,
+                         size_t count);
 
 /* Adds bytes to the next chunk.  False: the call has ended. */
 MUST_CHECK bool sender_add(struct node_request *req, const void *bytes, size_t n);

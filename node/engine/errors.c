@@ -13,6 +13,9 @@
 
 #define CAUSE(name) DROVER__V1__CAUSE__KIND__KIND_##name
 
+#define ROUTER_LOST "proxy error: " /* the connection to the model's server broke */
+#define ENGINE_CORE "EngineCore"
+
 #define HAS_ANY(text, parts) text_has_any(text, parts, ARRAY_LEN(parts))
 
 static bool ends(const char *text, const char *part)
@@ -206,6 +209,7 @@ static bool blames_itself(unsigned http_status, const char *text)
 static bool lost_its_runner(const char *text)
 {
     static const char *const marks[] = {
+        ROUTER_LOST,                     /* llama.cpp's router */
         "runner process has terminated", /* Ollama */
         "runner process no longer running",
         "runner has unexpectedly stopped",
@@ -213,10 +217,18 @@ static bool lost_its_runner(const char *text)
         "error reading from server: EOF", /* LocalAI */
         "transport is closing",
         "model has crashed", /* LM Studio */
-        "EngineCore",        /* vLLM */
+        ENGINE_CORE,         /* vLLM */
     };
 
     return HAS_ANY(text, marks) || ends(text, "\": EOF"); /* Ollama, asking its runner */
+}
+
+/* Did only what runs this model fail?  The core of a vLLM is all of it. */
+static bool is_of_model(const char *text)
+{
+    static const char *const loads[] = {"failed to load", "insufficient system resources"};
+
+    return (lost_its_runner(text) && !text_has(text, ENGINE_CORE)) || HAS_ANY(text, loads);
 }
 
 /* The engine lives and takes no more at present, or not yet. */
@@ -291,6 +303,8 @@ static void trouble(struct engine_error *out, unsigned http_status)
     (void)snprintf(out->text, sizeof(out->text), "the engine answered %u: %.320s", http_status,
                    text);
     out->cause = lost_its_runner(text) ? CAUSE(ENGINE_DIED) : CAUSE(ENGINE_ERROR);
+    out->of_model = is_of_model(text);
+    out->had_it = text_has(text, ROUTER_LOST);
     fail(out, gateway ? GRPC_UNAVAILABLE : GRPC_INTERNAL, out->text);
 }
 
@@ -387,4 +401,19 @@ void engine_error_event(struct engine_error *out, uint32_t error_status, const v
     unsigned status = error_status >= 400 && error_status <= 599 ? error_status : 500;
 
     engine_error_http(out, status, body, n, false);
+}
+
+size_t engine_error_appended(const void *bytes, size_t n)
+{
+    static const char mark[] = ROUTER_LOST;
+    const char *text = bytes;
+    size_t at = n;
+
+    /* The words are short, and the text of a model ends in a quote at least. */
+    while (at > 0 && n - at < 256 && strchr("\"{}\n\r", text[at - 1]) == NULL)
+        at--;
+    for (; at + strlen(mark) <= n; at++)
+        if (memcmp(text + at, mark, strlen(mark)) == 0)
+            return n - at;
+    return 0;
 }

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/attrs.h"
 #include "node/engine/refusal.h"
 #include "proto/drover_inference.pb-c.h"
 #include "proto/rpc/grpc/status.h"
@@ -29,6 +30,8 @@ struct engine_error {
     enum grpc_status status;       /* ENGINE_ERROR_FAIL */
     Drover__V1__Cause__Kind cause; /* UNSPECIFIED: see drover_inference.proto */
     struct refusal refusal;        /* valid iff cause is ABILITY */
+    bool of_model; /* what failed runs this model alone, behind a server that lives */
+    bool had_it;   /* ... and was up, and had the request, when it ended */
     /* Of a missing operation. */
     bool perhaps_stream; /* only the status says so: it may be its streamed form alone */
     bool own_words;      /* the body is an error that names it, in the engine's words */
@@ -45,5 +48,9 @@ void engine_error_says_when(struct engine_error *error, unsigned http_status);
 /* An error event in a stream of HTTP 200, `error_status` being the HTTP status in it or 0. */
 void engine_error_event(struct engine_error *out, uint32_t error_status, const void *body,
                         size_t n);
+
+/* llama.cpp's router appends plain text to a stream when the model's server has ended amid it:
+ * how many bytes at the end are such words, or 0. */
+MUST_CHECK size_t engine_error_appended(const void *bytes, size_t n);
 
 #endif

@@ -24,15 +24,18 @@ by file:
                       may be unloaded for another, its requests get 500 and a plain text
                       `proxy error: ...` (as measured with --models-max 1 and three models at once);
                       one that is being unloaded is listed as loaded, and its requests get such a
-                      500 until it has ended
+                      500 until it has ended; to a stream that has begun the text is appended,
+                      which ends well then; one whose server crashed is `unloaded` and `failed`
+                      in the list until the next request starts another
 
 Knobs: metrics (--metrics), slots_endpoint, loading, api_key, batch_s (how long a batch takes:
 cancels and questions wait for its end), deaf_s (the second of recv_with_timeout), sleep_idle_s,
 wake_s, vision (--mmproj), embeddings_on, alias (False: the model's id is its path), n_vocab; of
-the router: router (names), max_instances, load_s, unload_s; those of openai_api.py.  slots is -np, context
+the router: router (names), max_instances, load_s, unload_s, fatal (bytes in a request that crash
+the model's server), fatal_after (tokens); those of openai_api.py.  slots is -np, context
 is of a slot.
-Counts: posted (results), wakes, loads, unloads, unconnected (requests to a model that is being
-unloaded).
+Counts: posted (results), wakes, loads, unloads, crashes, unconnected (requests to a model that is
+being unloaded), shown_VALUE (a model's status in a list), shown_failed.
 """
 
 import json
@@ -311,6 +314,9 @@ class LlamaServer(OpenAi):
         self.unload_s = 0.0        # between the end of its work and its own
         self.instances = {}        # name -> Instance, least used first
         self.unloading = set()      # names of models that are being unloaded
+        self.crashed = set()        # ... whose last server ended by itself
+        self.fatal = None
+        self.fatal_after = 0
         self.changed = threading.Condition(self.lock)
 
     def make_machine(self):
@@ -630,6 +636,9 @@ class LlamaServer(OpenAi):
                      "status": {"value": value, "args": args, "preset": f"[{name}]\n"},
                      "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
                      "source": "models_dir", "can_remove": False}
+            if value == "unloaded" and name in self.crashed:
+                entry["status"] |= {"exit_code": 1, "failed": True}
+                self.count["shown_failed"] += 1
             if value == "loaded":
                 entry["meta"] = self.meta()
             out.append(entry)
@@ -670,6 +679,27 @@ class LlamaServer(OpenAi):
         self.unloading |= stopped
         return stopped
 
+    def crash(self, name):
+        """The server of a model ends by itself."""
+        with self.changed:
+            self.count["crashes"] += 1
+            self.crashed.add(name)
+            self.instances.pop(name).unload()
+
+    def crash_amid(self, name, machine, tokens):
+        while not (machine.running and machine.tokens_given >= tokens + self.fatal_after):
+            time.sleep(machine.tick_s)
+        self.crash(name)
+
+    def lose(self, reply):
+        """What a client gets whose model's server ended amid its answer."""
+        words = b"proxy error: Failed to read connection"
+        if reply.framing is None:
+            return reply.answer(500, words, content_type=None)
+        reply.send_piece(words)
+        reply.end_stream()
+        return False
+
     def cannot_connect(self, reply):
         return reply.answer(500, "proxy error: Could not establish connection", content_type=None)
 
@@ -690,6 +720,7 @@ class LlamaServer(OpenAi):
             if mine:
                 stopped = self.make_room()
                 self.count["loads"] += 1
+                self.crashed.discard(name)
                 instance = Instance(self.new_machine())
                 if stopped:
                     instance.status = "unloaded"    # until the other has ended
@@ -708,12 +739,14 @@ class LlamaServer(OpenAi):
         instance.ready.wait()
         if instance.dead:
             return self.cannot_connect(reply)
+        if self.fatal and self.fatal in request.body:
+            threading.Thread(target=self.crash_amid, daemon=True,
+                             args=(name, instance.machine, instance.machine.tokens_given)).start()
         try:
             return super().generate(reply, request, kind)
         except Gone:
-            if instance.dead and reply.framing is None and not reply.is_gone():
-                return reply.answer(500, "proxy error: Failed to read connection",
-                                    content_type=None)
+            if instance.dead and not reply.is_gone():
+                return self.lose(reply)
             raise
 
 

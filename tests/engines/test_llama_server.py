@@ -188,6 +188,20 @@ def test_the_router_unloads_one_model_for_another(engine):
     until(lambda: [r.status for r in engine.posts()][2] == 500, what="the proxy error")
 
 
+def test_a_model_whose_server_crashed_is_loaded_for_the_next_request(engine):
+    engine.router, engine.fatal, engine.fatal_after = ("a", "b"), b"POISON", 3
+    words = b"proxy error: Failed to read connection"
+    whole = ask(engine, "POST", CHAT, chat("POISON", model="a", max_tokens=500))
+    assert whole[0] == 500 and whole[-1] == words
+    states = {m["id"]: m["status"] for m in get(engine, "/v1/models")["data"]}
+    assert states["a"]["value"] == "unloaded" and states["a"]["failed"]
+    assert "failed" not in states["b"]
+    stream = ask(engine, "POST", CHAT, chat("POISON", model="a", max_tokens=500, stream=True))
+    assert stream[0] == 200 and stream[-1].endswith(words) and stream[-1].count(b"data: ") >= 3
+    assert post(engine, CHAT, chat(model="a", max_tokens=2))[0] == 200
+    assert engine.count["loads"] == 3 and engine.count["crashes"] == 2
+
+
 def test_a_key_is_wanted_everywhere_but_at_health(engine):
     engine.api_key = "k"
     assert ask(engine, "GET", "/v1/models")[0] == 401 and ask(engine, "GET", "/health")[0] == 200

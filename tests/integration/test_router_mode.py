@@ -124,3 +124,83 @@ def test_a_model_that_the_router_unloads_for_others_is_asked_again(make_cluster,
     assert engine.count["unconnected"] >= 1
     metrics = urllib.request.urlopen("http://%s:%d/metrics" % cluster.address("admin")).read()
     assert re.search(rb'drover_node_attempts_total{.*outcome="node_error".*} 0\n', metrics)
+
+
+# ---- a model's server that ends by itself ---------------------------------------------------
+
+
+def test_a_model_whose_server_crashed_is_loaded_again(make_cluster, engine):
+    """A router says `failed` of it until the next request, and only a request starts another."""
+    cluster = make_cluster(config={"queue": {"max_wait_ms": 5000}}).start()
+    cluster.start_node("n", engine=engine.url)
+    body = chat_body("prompt", 5, stream=False, model="a")
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions", body).status == 200
+    engine.crash("a")
+    # What drover-node asks next about `a` shows that another model answers: it looks at all.
+    until(lambda: fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                            chat_body("prompt", 5, model="b")).status == 200
+          and engine.count["shown_failed"] >= 1, 90, "a look has shown it")
+    until(lambda: [row["nodes_resident"] for row in cluster.ctl_rows("models") if row["id"] == "a"] == [0],
+          20, "the workers know it")
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions", body).status == 200
+    assert "a" in [m["id"] for m in fetch_now(cluster.api, "GET", "/v1/models").json()["data"]]
+
+
+@pytest.mark.parametrize("stream, after", [(False, 0), (True, 0), (True, 5)])
+def test_a_request_under_which_a_model_s_servers_crash_is_sent_to_two(make_cluster, stream, after):
+    """And costs no router: its other models are served meanwhile, and the model is, too."""
+    engines = [LlamaServer(router=MODELS, tokens_per_s=100, prompt_s=0.1, fatal=b"POISON",
+                           fatal_after=after)
+               for _ in range(3)]
+    cluster = make_cluster(config={"health": {"eject_failures": 3, "eject_success_pct": 80},
+                                   "policy": "round_robin"}).start()
+    for at, engine in enumerate(engines):
+        cluster.start_node(f"n{at}", engine=engine.url)
+
+    def send(text, model):
+        return fetch_now(cluster.api, "POST", "/v1/chat/completions",
+                         chat_body(text, 60, stream=stream, model=model))
+
+    try:
+        for turn in range(4):
+            before = [engine.count["crashes"] for engine in engines]
+            answer = send("POISON", "a")
+            crashes = [e.count["crashes"] - b for e, b in zip(engines, before)]
+            if after:
+                assert answer.status == 200 and b'"error"' in answer.body
+                assert b"proxy error" not in answer.body.split(b'"error"')[0]
+            else:
+                assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
+            assert max(crashes) == 1 and sum(crashes) <= 2, "once each"
+            assert sum(crashes) == 2 or turn > 0, "the retry budget ends it sooner later on"
+            for model in "ab":
+                answer = send("hello", model)
+                assert answer.status == 200 and b'"error"' not in answer.body, answer.body
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_router_is_not_ejected_for_one_of_its_models(make_cluster, stream):
+    """On one of two each request for `a` crashes its server.  The other serves them all, and the
+    first keeps its other models."""
+    bad = LlamaServer(router=MODELS, tokens_per_s=1000, fatal=b'"a"')
+    good = LlamaServer(router=MODELS, tokens_per_s=1000)
+    cluster = make_cluster(config={"health": {"eject_failures": 3, "eject_success_pct": 80},
+                                   "limits": {"max_attempts": 2},
+                                   "policy": "round_robin"}).start()
+    for name, engine in (("bad", bad), ("good", good)):
+        cluster.start_node(name, engine=engine.url)
+    try:
+        until(lambda: fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body(
+            "prompt", 5, stream=stream, model="a")).status == 200 and bad.count["crashes"] >= 8,
+              30, "crashes")
+        assert cluster.node_state("bad") == "UP"
+        assert "event=node_state node=\"bad\" from=UP" not in cluster.master.log()
+        nodes = {fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body(
+            "prompt", 5, stream=stream, model="b")).headers["x-drover-node"] for _ in range(4)}
+        assert nodes == {"bad", "good"}
+    finally:
+        bad.close()
+        good.close()

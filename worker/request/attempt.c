@@ -168,6 +168,7 @@ void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause)
         .ability = known ? (enum ability)cause->ability : ABILITY_NONE,
         .limit = cause->limit,
         .needed = cause->needed,
+        .of_model = known && cause->of_model,
     };
     if (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY && attempt->cause.ability == ABILITY_NONE)
         attempt->cause.kind = ATTEMPT_CAUSE_NONE; /* one of a newer version */
@@ -288,10 +289,11 @@ static bool is_excused(const struct attempt *attempt, const struct call_result *
     if (result->status == GRPC_NOT_FOUND || result->status == GRPC_UNIMPLEMENTED ||
         result->status == GRPC_FAILED_PRECONDITION || result->status == GRPC_ABORTED)
         return true;
-    if (attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_DIED &&
-        attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_AWAY && result->end != CALL_END_LOST &&
-        result->end != CALL_END_REFUSED && result->end != CALL_END_CONNECT)
-        return false;
+    if (attempt->cause.of_model ||
+        (attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_DIED &&
+         attempt->cause.kind != ATTEMPT_CAUSE_ENGINE_AWAY && result->end != CALL_END_LOST &&
+         result->end != CALL_END_REFUSED && result->end != CALL_END_CONNECT))
+        return false; /* of a model's failure no outcome is noted: see select.c */
     return !outcomes_note_loss(context->board, attempt->node, attempt->generation,
                                loop_now_us(context->loop));
 }

@@ -69,6 +69,7 @@ struct attempt_cause {
     } kind;
     enum ability ability;
     uint64_t limit, needed; /* tokens or bytes; 0 = not known */
+    bool of_model; /* of ENGINE_ERROR and ENGINE_DIED: the model failed there, not the node */
 };
 
 /* A failure of a node that may be the request's doing.  It counts when another node answers, or
@@ -77,7 +78,8 @@ struct doubt {
     unsigned node;
     uint32_t generation;
     bool on_probation;
-    bool slow; /* `speed` is a lesson of its speed */
+    bool of_model; /* a lesson at most: the node is not at fault */
+    bool slow;     /* `speed` is a lesson of its speed */
     struct estimate_speed speed;
 };
 #define REQUEST_DOUBTS 16 /* as many as attempts can fail */

@@ -481,8 +481,9 @@ static void resolve_doubts(struct request *req)
     for (uint32_t i = 0; i < req->doubts_count; i++) {
         const struct doubt *doubt = &req->doubts[i];
 
-        outcomes_note(req->context->board, doubt->node, doubt->generation,
-                      doubt->on_probation ? OUTCOME_PROBATION_FAILED : OUTCOME_FAILED);
+        if (!doubt->of_model)
+            outcomes_note(req->context->board, doubt->node, doubt->generation,
+                          doubt->on_probation ? OUTCOME_PROBATION_FAILED : OUTCOME_FAILED);
         if (doubt->slow)
             learn_of(req, doubt->node, doubt->generation, doubt->speed);
     }
@@ -610,6 +611,7 @@ static void doubt(const struct attempt *attempt)
         .node = attempt->node,
         .generation = attempt->generation,
         .on_probation = attempt->on_probation,
+        .of_model = attempt->cause.of_model,
         .slow = is_slow(attempt, STATS_NODE_ERROR),
         .speed = failure_of(attempt),
     };
@@ -632,7 +634,7 @@ static void note_outcome(const struct attempt *attempt, enum stats_counter how)
         break;
     case STATS_NODE_ERROR:
     case STATS_CONNECT_FAILED:
-        if (attempt->excused)
+        if (attempt->excused || attempt->cause.of_model)
             return;
         break;
     default: /* the client's doing, a full node, trouble of our own, a hedge that came second */

@@ -36,10 +36,8 @@ static uint32_t argument_of(const struct json_value *args, const char *flag)
 uint32_t llama_server_model_state(const struct json_value *status)
 {
     struct json_value value = json_get(status, "value");
-    struct json_value failed = json_get(status, "failed");
 
-    if (failed.type == JSON_TRUE)
-        return STATE(FAILED);
+    /* `failed` says how its last server ended; the next request starts another. */
     if (value.type != JSON_STRING || json_equal(&value, "loaded"))
         return STATE(READY);
     if (json_equal(&value, "loading") || json_equal(&value, "downloading"))

@@ -459,6 +459,13 @@ static const struct {
      "the "
      "root cause.\",\"code\":500}}",
      CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {500, "proxy error: Failed to read connection", CAUSE(ENGINE_DIED), ENGINE_ERROR_FAIL,
+     ABILITY_NONE, 0, 0},
+    /* ... or never came up */
+    {500,
+     "{\"error\":{\"code\":500,\"message\":\"model name=a failed to load\",\"type\":"
+     "\"server_error\"}}",
+     CAUSE(ENGINE_ERROR), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     /* ... or of an earlier one: it says so to each that follows */
     {500,
      "{\"error\":{\"message\":\"AsyncEngineDeadError: Background loop has errored "
@@ -543,6 +550,50 @@ Test(errors, other_words_for_what_an_engine_lacks_are_understood)
         cr_expect_eq(v.refusal.limit, other_words[i].limit, "%s: %lu", other_words[i].text,
                      (unsigned long)v.refusal.limit);
     }
+}
+
+Test(errors, an_engine_that_lives_on_without_one_of_its_models_says_so)
+{
+    static const struct {
+        const char *message;
+        bool of_model;
+    } cases[] = {
+        {"proxy error: Failed to read connection", true},
+        {"model name=a failed to load", true},
+        {"llama runner process has terminated: exit status 2", true},
+        {"EngineCore encountered an issue.", false}, /* the core of a vLLM is all of it */
+        {"proxy error: Could not establish connection", false},
+        {"internal error", false},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct engine_error v;
+
+        engine_error_http(&v, 500, cases[i].message, strlen(cases[i].message), false);
+        cr_expect_eq(v.of_model, cases[i].of_model, "%s", cases[i].message);
+        engine_error_event(&v, 0, cases[i].message, strlen(cases[i].message));
+        cr_expect_eq(v.of_model, cases[i].of_model, "%s", cases[i].message);
+    }
+}
+
+Test(errors, words_that_a_router_appends_to_a_stream_are_found)
+{
+    static const char words[] = "proxy error: Failed to read connection";
+    static const struct {
+        const char *rest;
+        bool found;
+    } cases[] = {
+        {"proxy error: Failed to read connection", true},
+        {"data: {\"a\":\"bproxy error: Failed to read connection", true},
+        {"data: {\"a\":1}\nproxy error: Failed to read connection", true},
+        {"data: {\"text\":\"proxy error: Failed to read connection\"}", false},
+        {"data: [DONE]", false},
+        {"", false},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        cr_expect_eq(engine_error_appended(cases[i].rest, strlen(cases[i].rest)),
+                     cases[i].found ? strlen(words) : 0, "case %zu", i);
 }
 
 /* The form of an error: %s is the message. */
