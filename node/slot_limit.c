@@ -121,7 +121,7 @@ bool slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now
     return limit->waited_row >= REFUTED_BY && refute_guess(limit, now_mono_us);
 }
 
-/* The run and all that were sent before it. */
+/* The run and all that were sent before it and go on. */
 static uint32_t together(const struct slot_limit *limit, const struct slot_run *run)
 {
     const struct slot_run *earlier;
@@ -130,7 +130,7 @@ static uint32_t together(const struct slot_limit *limit, const struct slot_run *
     TAILQ_FOREACH(earlier, &limit->runs, link) {
         if (earlier == run)
             break;
-        n++;
+        n += !earlier->over;
     }
     return n;
 }

@@ -58,6 +58,8 @@ struct slot_run {
     uint32_t sent_as;         /* requests in the engine then, this one included */
     bool runs;                /* `link` is in the list */
     bool judged;
+    bool over;   /* the caller sets it: the engine has said the answer's end, and perhaps begun
+                    another, though the connection's end may come late */
     bool waited; /* an earlier run ended when this one should have had content, and had none */
 };
 

@@ -377,6 +377,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
         event = &spliced;
     }
     meter_event(&req->meter, event, &seen);
+    req->slot_run.over = req->meter.finished;
     switch (seen.kind) {
     case SEEN_ERROR:
         take_error(req, seen.error_status, seen.error_text, event->data, event->data_len);

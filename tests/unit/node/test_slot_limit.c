@@ -237,6 +237,21 @@ Test(slot_limit, content_right_after_anothers_end_proves_nothing)
     cr_assert_eq(limit.count, 0);
 }
 
+Test(slot_limit, a_run_that_has_said_its_end_runs_beside_no_other)
+{
+    struct slot_limit limit;
+    struct slot_run a, b, c;
+
+    slot_limit_init(&limit, 0, 0);
+    slot_limit_start(&limit, &a, 10, 1);
+    slot_limit_start(&limit, &b, 10, 1);
+    slot_limit_start(&limit, &c, 10, 1);
+    a.over = true; /* its connection ends late */
+    cr_assert_not(slot_limit_content(&limit, &c, 100));
+    cr_assert_not(slot_limit_content(&limit, &c, 100 + SLOT_LIMIT_SETTLE_US));
+    cr_assert_eq(limit.proven, 2);
+}
+
 /* ---- figures ---- */
 
 static void fill(struct slot_limit *limit, struct slot_run *runs)
