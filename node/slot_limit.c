@@ -50,8 +50,10 @@ void slot_limit_forget(struct slot_limit *limit)
     limit->has_figures = limit->small_steps = false;
     limit->preemptions = 0;
     limit->probe_mono_us = limit->backoff_us = 0;
-    TAILQ_FOREACH(run, &limit->runs, link)
+    TAILQ_FOREACH(run, &limit->runs, link) {
         run->judged = true; /* it says something of another engine */
+        run->content_mono_us = 0;
+    }
     (void)set_limit(limit,
                     limit->said != 0 && limit->min != limit->max ? limit->said : limit->first);
     if (limit->said > limit->limit && !limit->bounded)
@@ -121,17 +123,14 @@ bool slot_limit_end(struct slot_limit *limit, struct slot_run *run, uint64_t now
     return limit->waited_row >= REFUTED_BY && refute_guess(limit, now_mono_us);
 }
 
-/* The run and all that were sent before it and go on. */
-static uint32_t together(const struct slot_limit *limit, const struct slot_run *run)
+/* The runs that have begun and go on. */
+static uint32_t together(const struct slot_limit *limit)
 {
-    const struct slot_run *earlier;
-    uint32_t n = 1;
+    const struct slot_run *run;
+    uint32_t n = 0;
 
-    TAILQ_FOREACH(earlier, &limit->runs, link) {
-        if (earlier == run)
-            break;
-        n += !earlier->over;
-    }
+    TAILQ_FOREACH(run, &limit->runs, link)
+        n += run->content_mono_us != 0 && !run->over;
     return n;
 }
 
@@ -179,7 +178,7 @@ bool slot_limit_content(struct slot_limit *limit, struct slot_run *run, uint64_t
     if (now_mono_us - run->content_mono_us < SLOT_LIMIT_SETTLE_US)
         return false;
     run->judged = true;
-    n = together(limit, run);
+    n = together(limit);
     if (n > limit->proven) {
         limit->proven = n;
         limit->backoff_us = 0;

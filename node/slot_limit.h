@@ -4,8 +4,9 @@
  * The number comes from, in this order: the operator (--slots N); the engine, where it reports
  * it; evidence, within the operator's bounds (--slots MIN-MAX).  Evidence is of two kinds.
  *
- * Order: engines begin requests in the order in which they came.  A request that shows content
- * while so many that were sent before it still run proves that all of these run together;
+ * Content: requests that have shown content and go on run together.  Those that were sent
+ * before them prove nothing by that: of requests that come at one time a later one may begin
+ * first.
  * `proven` is the most so far.  A request that proves the whole limit lets it grow by a half:
  * that is a guess.  Two requests that waited refute a guess: the limit is `proven`, and the
  * next guess is one more, after 1 minute, doubled up to 15 while guesses fail.  A request has
@@ -17,7 +18,7 @@
  * the cache would reach, at most doubles.  Many that wait, twice in a row: the requests that
  * run and an eighth more.  A preemption: a twentieth less than those that run, and small steps
  * from then on (additive increase, multiplicative decrease: Chiu and Jain, 1989).  With figures
- * order refutes no guess.
+ * content refutes no guess.
  *
  * A larger limit opens slots at once, a smaller one cancels nothing.  Pure.
  */

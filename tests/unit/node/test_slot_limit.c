@@ -228,6 +228,7 @@ Test(slot_limit, content_right_after_anothers_end_proves_nothing)
     slot_limit_init(&limit, 0, 0);
     slot_limit_start(&limit, &a, 10, 1);
     slot_limit_start(&limit, &b, 10, 1);
+    cr_assert_not(slot_limit_content(&limit, &a, 50));
     cr_assert_not(slot_limit_content(&limit, &b, 100)); /* read before a's end */
     (void)slot_limit_end(&limit, &a, 101);
     cr_assert_not(slot_limit_content(&limit, &b, 100 + SLOT_LIMIT_SETTLE_US));
@@ -246,10 +247,29 @@ Test(slot_limit, a_run_that_has_said_its_end_runs_beside_no_other)
     slot_limit_start(&limit, &a, 10, 1);
     slot_limit_start(&limit, &b, 10, 1);
     slot_limit_start(&limit, &c, 10, 1);
+    cr_assert_not(slot_limit_content(&limit, &a, 50));
+    cr_assert_not(slot_limit_content(&limit, &b, 50));
     a.over = true; /* its connection ends late */
     cr_assert_not(slot_limit_content(&limit, &c, 100));
     cr_assert_not(slot_limit_content(&limit, &c, 100 + SLOT_LIMIT_SETTLE_US));
     cr_assert_eq(limit.proven, 2);
+}
+
+Test(slot_limit, of_requests_at_one_time_the_last_may_begin_first)
+{
+    struct slot_limit limit;
+    struct slot_run runs[8];
+    uint64_t now = 100;
+
+    slot_limit_init(&limit, 0, 0);
+    for (int i = 0; i < 8; i++)
+        slot_limit_start(&limit, &runs[i], 10, 1);
+    for (int i = 5; i < 8; i++)
+        cr_assert_not(slot_limit_content(&limit, &runs[i], now));
+    now += SLOT_LIMIT_SETTLE_US;
+    for (int i = 5; i < 8; i++)
+        cr_assert_not(slot_limit_content(&limit, &runs[i], now));
+    cr_assert_eq(limit.proven, 3);
 }
 
 /* ---- figures ---- */
