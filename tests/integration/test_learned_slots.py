@@ -106,6 +106,18 @@ def test_a_burst_on_a_plain_server_takes_no_longer_than_without_drover(make_clus
     assert through_s <= direct_s * 1.15 + 0.1 * SLOW, (through_s, direct_s)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_requests_that_a_plain_server_runs_are_counted_however_they_arrive(
+        make_cluster, engine_of, stream):
+    """Those that are sent at once reach it in any order."""
+    engine = engine_of(PlainOpenAi, slots=3, tokens_per_s=60, prompt_s=0.1)
+    cluster = make_cluster().start()
+    cluster.start_node("n", engine=engine.url)
+    for _ in range(2):
+        burst(cluster.api, 10, lambda prompt: {**ask(engine, 60)(prompt), "stream": stream})
+    until(lambda: slots_of(cluster, "n") == 3, what=f"3 are known: {cluster.node_row('n')}")
+
+
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_ollamas_parallel_requests_are_known_after_ten(make_cluster, engine_of, parallel):
     engine = engine_of(Ollama, num_parallel=parallel, tokens_per_s=100, prompt_s=0.1,
