@@ -10,6 +10,7 @@
 #include "droverctl/format/text.h"
 #include "droverctl/view.h"
 #include "shm/facts/stats.h"
+#include "shm/queue/plans.h"
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
 
@@ -19,15 +20,18 @@ struct node_copy {
     struct node_info info;
     struct node_status status;
     struct gauge gauge;
+    struct plans plans; /* of requests that are held for it */
 };
 
-static bool copy_node(struct node_copy *out, const struct scoreboard *board, unsigned node)
+static bool copy_node(struct node_copy *out, const struct scoreboard *board, unsigned node,
+                      uint64_t now_mono_us)
 {
     if (!nodes_status(board, node, &out->status) || !nodes_read(board, node, &out->info) ||
         out->info.generation != out->status.generation)
         return false; /* empty, or changing hands at this very moment */
     out->node_id = node;
     out->gauge = gauges_sum(board, node, out->status.generation);
+    out->plans = plans_sum(board, node, out->status.generation, now_mono_us);
     return true;
 }
 
@@ -57,6 +61,8 @@ static void common_json(struct view *view, const struct node_copy *n)
     emit_uint(out, "weight_pct", n->info.weight);
     emit_uint(out, "inflight", n->gauge.inflight);
     emit_uint(out, "backlog_ms", n->gauge.charged_us / US_PER_MS);
+    emit_uint(out, "held", n->plans.count);
+    emit_uint(out, "held_ms", n->plans.charged_us / US_PER_MS);
     emit_uint(out, "ttft_p50_us", s->ttft_p50_us);
     emit_uint(out, "ttft_p99_us", s->ttft_p99_us);
     emit_uint(out, "tpot_p50_us", s->tpot_p50_us);
@@ -105,7 +111,7 @@ void show_nodes(struct view *view)
         emit_array(&view->out, "nodes");
     }
     for (unsigned node = 0; node < scoreboard_max_nodes(view->board); node++) {
-        if (!copy_node(&n, view->board, node))
+        if (!copy_node(&n, view->board, node, view->now_mono_us))
             continue;
         if (view->json) {
             emit_object(&view->out, NULL);
@@ -257,6 +263,11 @@ static void node_facts(struct view *view, const struct node_copy *n)
     (void)snprintf(text, sizeof(text), "%s for requests before first token",
                    text_duration(a, n->gauge.charged_us));
     add_fact(view, "prefill", text);
+    if (n->plans.count != 0) {
+        (void)snprintf(text, sizeof(text), "%s requests with %s of prefill wait for their turn",
+                       text_count(a, n->plans.count), text_duration(b, n->plans.charged_us));
+        add_fact(view, "held", text);
+    }
     if (s->report_mono_us != 0) {
         (void)snprintf(text, sizeof(text),
                        "%s running, %s queued, KV cache %.0f%% used, %s ago",
@@ -361,7 +372,7 @@ int show_node(struct view *view, const char *name, struct error *err)
 
     if (node < 0)
         return DRV_ENOENT;
-    if (!copy_node(&n, view->board, (unsigned)node))
+    if (!copy_node(&n, view->board, (unsigned)node, view->now_mono_us))
         return error_set(err, DRV_EAGAIN, "node \"%.64s\" is changing; try again", name);
     if (view->json) {
         node_json(view, &n);

@@ -469,14 +469,15 @@ class Cluster:
         return self.ctl_rows("requests")
 
     def idle(self):
-        return (all(gauge == (0, 0) for gauge in self.gauges().values())
-                and not self.open_requests())
+        """Nothing is sent, planned or open."""
+        return not self.open_requests() and not any(
+            row[key] for row in self.ctl_rows("nodes") for key in ("inflight", "backlog_ms", "held", "held_ms"))
 
     def wait_idle(self, bound_s=5):
         try:
             until(self.idle, bound_s, "no request and no gauge is open")
         except Timeout as failure:
-            raise Timeout(f"{failure}\ngauges {self.gauges()}\nrequests "
+            raise Timeout(f"{failure}\nnodes {self.ctl_rows('nodes')}\nrequests "
                           f"{self.open_requests()[:5]}\n{self.tails()}") from None
 
     def access_lines(self):

@@ -23,8 +23,10 @@
 #include "droverctl/processes.h"
 #include "shm/aliases.h"
 #include "shm/facts/decisions.h"
+#include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
 #include "shm/facts/stats.h"
+#include "shm/queue/plans.h"
 #include "shm/reap.h"
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
@@ -221,6 +223,28 @@ Test(views, ordinary_nodes_and_requests_are_shown_by_name)
     cr_assert_eq(show_histogram(&view, "box1", "ttft", NULL), 0);
     cr_assert_not_null(strstr(buf_cstr(&view.out), "####"));
     cr_assert_not_null(strstr(buf_cstr(&view.out), "999 samples"));
+    buf_finish(&view.out);
+    drop_board(board);
+}
+
+Test(views, requests_that_are_held_for_a_node_are_shown_with_it)
+{
+    struct scoreboard *board = make_board();
+    struct view view = {.board = board, .now_mono_us = clock_mono_us(), .style = {.width = 80}};
+
+    add_node(board, "box1", 1);
+    for (unsigned worker = 0; worker < 2; worker++) {
+        procs_heartbeat(board, worker, view.now_mono_us);
+        plans_add(board, worker, 0, 1, 1500 * US_PER_MS);
+    }
+    cr_assert_eq(show_node(&view, "box1", NULL), 0);
+    cr_assert_not_null(strstr(buf_cstr(&view.out), "2 requests with 3.0s of prefill"), "%s",
+                       buf_cstr(&view.out));
+    buf_reset(&view.out);
+    view.json = true;
+    show_nodes(&view);
+    cr_assert_not_null(strstr(buf_cstr(&view.out), "\"held\":2,\"held_ms\":3000"), "%s",
+                       buf_cstr(&view.out));
     buf_finish(&view.out);
     drop_board(board);
 }
