@@ -30,7 +30,7 @@ by file:
 
 Knobs: metrics (--metrics), slots_endpoint, loading, api_key, batch_s (how long a batch takes:
 cancels and questions wait for its end), deaf_s (the second of recv_with_timeout), sleep_idle_s,
-wake_s, vision (--mmproj), embeddings_on, alias (False: the model's id is its path), n_vocab; of
+wake_s, vision (--mmproj), embeddings_on, batch, alias (False: the model's id is its path), n_vocab; of
 the router: router (names), max_instances, load_s, unload_s, fatal (bytes in a request that crash
 the model's server), fatal_after (tokens); those of openai_api.py.  slots is -np, context
 is of a slot.
@@ -304,6 +304,7 @@ class LlamaServer(OpenAi):
         self.alias = True
         self.vision = False
         self.embeddings_on = False
+        self.batch = 512           # of embeddings (-ub)
         self.n_vocab = 1259
         self.sleep_idle_s = None
         self.wake_s = 0.0
@@ -510,6 +511,11 @@ class LlamaServer(OpenAi):
         if not self.embeddings_on:
             return self.fail(reply, 501, "This server does not support embeddings. Start it with "
                              "`--embeddings`", "not_supported_error")
+        tokens = count_tokens(str(request.json.get("input", "")))
+        if tokens > self.batch:
+            return self.fail(reply, 500, f"input ({tokens} tokens) is too large to process. increase "
+                             f"the physical batch size (current batch size: {self.batch})",
+                             "server_error")
         return super().embeddings(reply, request)
 
     def rerank(self, reply, _request):

@@ -865,6 +865,16 @@ def test_a_request_is_not_sent_again_on_a_connection_that_broke(make_nodes):
     assert len([body for body in asked if b"second" in body]) == 1
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_an_embedding_that_is_larger_than_a_batch_is_refused_in_the_engine_s_words(make_nodes, nodes):
+    """The context, which is larger, is not what it is compared with."""
+    made = make_nodes({f"n{i}": llama(8192, embeddings_on=True) for i in range(nodes)})
+    body = {"model": MODEL, "input": "word " * 600}
+    answer = made.send("/v1/embeddings", body)
+    assert answer.status == 400 and b"increase the physical batch size" in answer.body, answer.body
+    assert made.send("/v1/embeddings", {**body, "input": "word"}).status == 200
+
+
 # ---- one truth ----------------------------------------------------------------------------------
 
 

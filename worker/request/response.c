@@ -492,10 +492,13 @@ void response_keep_refusal(struct attempt *attempt)
 }
 
 /* Has another node a larger context than the one that this refusal names?  Some engines keep a
- * few tokens for themselves. */
-static bool is_exceeded(const struct refusal_kept *kept, uint32_t most)
+ * few tokens for themselves.  Of operations that generate nothing it is the size of a batch. */
+static bool is_exceeded(const struct request *req, uint32_t most)
 {
+    const struct refusal_kept *kept = &req->refusal;
+
     return kept->ability == ABILITY_CONTEXT && kept->limit != 0 &&
+           req->op_class == OP_CLASS_GENERATION &&
            most > kept->limit + kept->limit / TAUGHT_FIGURE_PART;
 }
 
@@ -516,7 +519,7 @@ void response_show_refusal(struct request *req)
     uint32_t most = lacks_most_context(req);
     char message[256];
 
-    if (is_exceeded(kept, most)) {
+    if (is_exceeded(req, most)) {
         (void)snprintf(message, sizeof(message),
                        "This model's maximum context length is %" PRIu32
                        " tokens. However, your request has at least %" PRIu64 " tokens.",
