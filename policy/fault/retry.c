@@ -22,7 +22,8 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
     if (facts->other_runs)
         return RETRY_OTHER_GOES_ON;
     if (facts->end == RETRY_END_NO_NODE_LEFT)
-        return facts->content_shown && facts->wait_left ? RETRY_WAIT_NODE : RETRY_FAIL;
+        return (facts->content_shown || facts->all_away) && facts->wait_left ? RETRY_WAIT_NODE
+                                                                             : RETRY_FAIL;
     if (facts->engines_died >= RETRY_MAX_DEATHS)
         return RETRY_FAIL;
     if (facts->end == RETRY_END_LACKS || facts->end == RETRY_END_AWAY)

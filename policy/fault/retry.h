@@ -47,6 +47,7 @@ struct retry_facts {
     bool content_shown; /* the client has content, of any attempt */
     bool resumable;     /* ... and all of it is plain text, which is known */
     bool wait_left;     /* it may still wait for a node to come back */
+    bool all_away;      /* no node has failed or refused; some were AWAY */
     bool budget_allows; /* the retry budget of its model */
     uint32_t attempts;  /* counted so far, the one that ended included */
     uint32_t max_attempts;
@@ -74,7 +75,8 @@ enum retry_verdict {
  *   the client is gone, or the answer is whole                 DONE
  *   refused                                                    FAIL
  *   another attempt runs                                       OTHER_GOES_ON
- *   no node is left, content was shown, waiting is allowed     WAIT_NODE
+ *   no node is left, waiting is allowed, and content was
+ *   shown, or those that were asked were away                  WAIT_NODE
  *   no node is left                                            FAIL
  *   two engines died                                           FAIL
  *   lacks, or away; fewer than eight nodes so far              ELSEWHERE

@@ -475,8 +475,11 @@ def test_a_node_that_was_away_is_asked_again_when_the_others_are_full(make_plant
     b.infer_gate.set()
     thread.join()
     assert first[0].headers["x-drover-node"] == "b" and first[0].headers["x-drover-attempts"] == "1"
-    # Without another node there is nothing to wait for.
+    # When all are away it waits as where none is up: an engine that starts anew is back soon.
     a.away = b.away = 1
+    answer = fetch_now(plant.api, "POST", "/v1/chat/completions", body)
+    assert answer.status == 200 and answer.headers["x-drover-attempts"] == "1", answer.body
+    a.away = b.away = 100
     answer = fetch_now(plant.api, "POST", "/v1/chat/completions", body)
     assert answer.status == 503 and answer.headers["retry-after"] == "5", answer.body
 

@@ -160,7 +160,7 @@ struct attempt {
  *   QUEUED    -> RUNNING | WAIT_NODE | FLUSHING (too late)
  *   RUNNING   -> RUNNING (another attempt at once; one of two attempts ended) |
  *                QUEUED (no place; it keeps its key; also a resume) |
- *                WAIT_NODE (all nodes have failed for its answer) | FLUSHING
+ *                WAIT_NODE (all nodes have failed for its answer, or are away) | FLUSHING
  *   WAIT_NODE -> QUEUED | RUNNING | FLUSHING
  *   FLUSHING  -> DONE
  *

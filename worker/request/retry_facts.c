@@ -29,6 +29,8 @@ static struct retry_facts facts_of(const struct request *req, enum retry_end end
         .resumable = req->resumable && buf_size(&req->text) != 0,
         .wait_left = until == 0 || loop_now_us(req->context->loop) < until,
         .budget_allows = budget_allows(req->context->board, req->model_hash),
+        .all_away = req->away != 0 && req->blamed == 0 && req->refusals == 0 &&
+                    req->last_error == API_ERROR_NONE,
         .attempts = req->attempts,
         .max_attempts = limits->max_attempts,
         .resumes = req->resumes,

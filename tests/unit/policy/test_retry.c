@@ -82,6 +82,10 @@ Test(retry, an_answer_that_has_begun_waits_for_a_node_and_another_request_does_n
     facts = failed();
     facts.end = RETRY_END_NO_NODE_LEFT;
     cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "its client has seen nothing");
+    facts.all_away = facts.wait_left = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_WAIT_NODE, "none has failed");
+    facts.wait_left = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL, "it has waited long enough");
 }
 
 Test(retry, a_full_node_costs_no_attempt_and_needs_no_budget)
