@@ -205,6 +205,7 @@ def text_seeds():
         "name": "f", "arguments": "{}"}}]).encode())
     seed("events", "reasoning", b"\0\5" + delta(reasoning_content="hm").replace("\n\n", "\r\n\r\n").encode())
     seed("events", "again", b"\0\3" + (delta(role="assistant", content="Hello \u263a") + delta(content=" there")).encode())
+    seed("events", "python", b"\0\0" + delta(content="a").replace('"a"', '"a","p":NaN,"q":[-Infinity]').encode())
     seed("events", "error", b"\0\0" + b'data: {"error":{"code":503,"message":"no slot"}}\n\n')
     seed("events", "token-ids", b"\1\5" + b'data: {"choices":[{"text":" ex","index":0,"logprobs":{"content":[{"id":372,"token":" ex",'
          b'"bytes":[32,101,120],"logprob":-1.09,"top_logprobs":[]}]},"finish_reason":null}]}\n\n')

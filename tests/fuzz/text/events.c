@@ -91,7 +91,7 @@ static void make_stream(int operation, const void *bytes, size_t n)
     struct sse sse;
     int rc;
 
-    if (json_check(&root, bytes, n, NULL) != 0 || !framing_is_answer(operation, &root))
+    if (!json_check_lenient(&root, bytes, n) || !framing_is_answer(operation, &root))
         return;
     rc = as_stream_write(&out, operation, &root, true);
     MUST(rc == 0 || rc == DRV_EINVAL);
@@ -99,7 +99,7 @@ static void make_stream(int operation, const void *bytes, size_t n)
     sse_init(&sse, meter_is_ndjson(operation) ? SSE_LINES : SSE_EVENTS);
     MUST(sse_feed(&sse, buf_head(&out), buf_size(&out)) == 0);
     while (rc == 0 && sse_next(&sse, &event) == 1)
-        MUST(json_check(&value, event.data, event.data_len, NULL) == 0 ||
+        MUST(json_check_lenient(&value, event.data, event.data_len) ||
              (event.data_len == 6 && memcmp(event.data, "[DONE]", 6) == 0));
     MUST(rc != 0 || sse_end(&sse, &event) == 0);
     sse_finish(&sse);
@@ -137,7 +137,7 @@ static void end(struct listener *l)
     if (meter_sum_usage(&l->o))
         assembler_set_usage(l->assembler, &l->o.usage);
     if (assembler_write(l->assembler, &out, &err) == 0)
-        MUST(json_check(&root, buf_head(&out), buf_size(&out), NULL) == 0);
+        MUST(json_check_lenient(&root, buf_head(&out), buf_size(&out)));
     make_stream(l->operation, buf_head(&out), buf_size(&out));
     buf_finish(&out);
     assembler_destroy(l->assembler);
