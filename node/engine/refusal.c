@@ -241,7 +241,7 @@ static bool lacks_vision(const char *text)
         "image input is not enabled",            /* Mistral */
         "image input modality is not enabled",   /* Gemini */
         "'image_url' is not supported",
-        "cannot process images",
+        "model cannot process images",
         "not have a vision encoder",
     };
 

@@ -534,6 +534,7 @@ static const struct {
     {ABILITY_CONTEXT, 2048, "Prompt is longer than the context of 2048 tokens"},
     {ABILITY_NONE, 0, "'temperature' must be a number"},
     {ABILITY_NONE, 0, "the content filter is not enabled"},
+    {ABILITY_NONE, 0, "cannot process images larger than 20 MB"},
 };
 
 Test(errors, other_words_for_what_an_engine_lacks_are_understood)
