@@ -50,11 +50,13 @@ bool callers_find(const struct callers *callers, const struct caller_headers *he
     size_t bearer_len = headers->authorization_len - skipped;
     int found = -1;
 
-    *shown = bearer_len != 0 || headers->x_api_key_len != 0;
+    *shown = bearer_len != 0 || headers->x_api_key_len != 0 || headers->api_key_len != 0;
     if (bearer_len != 0)
         found = api_keys_find(callers->keys, headers->authorization + skipped, bearer_len);
     if (found == -1 && headers->x_api_key_len != 0)
         found = api_keys_find(callers->keys, headers->x_api_key, headers->x_api_key_len);
+    if (found == -1 && headers->api_key_len != 0)
+        found = api_keys_find(callers->keys, headers->api_key, headers->api_key_len);
     if (found == -1)
         return false;
     *name = callers->keys->list[found].name;

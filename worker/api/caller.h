@@ -1,9 +1,9 @@
 /*
  * caller.h - the caller of a request: API keys, as the clients of each API send them.
  *
- * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`;
- * either is taken on every path.  The key stays where the caller has it: it is not copied, not
- * logged and not forwarded; only its name in the keys file is.
+ * OpenAI's and Ollama's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`,
+ * Azure's `api-key: KEY`; each is taken on every path.  The key stays where the caller has it:
+ * it is not copied, not logged and not forwarded; only its name in the keys file is.
  */
 #ifndef DROVER_WORKER_API_CALLER_H
 #define DROVER_WORKER_API_CALLER_H
@@ -28,12 +28,14 @@ MUST_CHECK int callers_init(struct callers *callers, const struct api_keys *keys
                             struct scoreboard *board, struct error *err);
 void callers_finish(struct callers *callers);
 
-/* The values of the two headers; a length of 0: it is not there. */
+/* The values of the three headers; a length of 0: it is not there. */
 struct caller_headers {
     const char *authorization;
     size_t authorization_len;
     const char *x_api_key;
     size_t x_api_key_len;
+    const char *api_key; /* as Azure's clients send it */
+    size_t api_key_len;
 };
 
 /* True: *name and *usage_row are those of the key.  False: it is not among them, or none was

@@ -14,7 +14,6 @@
 
 enum prefix {
     PREFIX_NONE, /* the path as it is */
-    PREFIX_V1,   /* with "/v1" only */
     PREFIX_BOTH, /* with "/v1" or without: clients differ in what they call the base URL */
 };
 
@@ -33,9 +32,10 @@ static const struct path_rule path_rules[] = {
     {"/responses", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RESPONSES)},
     {"/rerank", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
     {"/reranking", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
+    {"/v2/rerank", PREFIX_NONE, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
     {"/audio/transcriptions", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(TRANSCRIPTIONS)},
-    {"/messages", PREFIX_V1, SURFACE_ANTHROPIC, ROUTE_INFER, OP(MESSAGES)},
-    {"/messages/count_tokens", PREFIX_V1, SURFACE_ANTHROPIC, ROUTE_INFER, OP(COUNT_TOKENS)},
+    {"/messages", PREFIX_BOTH, SURFACE_ANTHROPIC, ROUTE_INFER, OP(MESSAGES)},
+    {"/messages/count_tokens", PREFIX_BOTH, SURFACE_ANTHROPIC, ROUTE_INFER, OP(COUNT_TOKENS)},
     {"/api/chat", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_CHAT)},
     {"/api/generate", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_GENERATE)},
     {"/api/embed", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_EMBED)},
@@ -55,14 +55,43 @@ static const struct path_rule path_rules[] = {
     {"/liveness", PREFIX_NONE, SURFACE_OPENAI, ROUTE_LIVE, 0},
 };
 
-static bool rule_matches(const struct path_rule *rule, bool v1, const char *bare,
-                         size_t bare_len, const char *path, size_t path_len)
+static bool is_below(const char *path, size_t n, const char *prefix)
+{
+    size_t len = strlen(prefix);
+
+    return n > len && memcmp(path, prefix, len) == 0 && path[len] == '/';
+}
+
+size_t surface_plain_path(char *path, size_t path_len)
+{
+    static const char models[] = "/models/";
+    size_t n = 0, skip = 0, len = sizeof(models) - 1;
+    bool in_name = false;
+
+    for (size_t i = 0; i < path_len; i++) {
+        if (path[i] == '/' && n != 0 && path[n - 1] == '/' && !in_name)
+            continue;
+        path[n++] = path[i];
+        in_name |= n > len && memcmp(path + n - len - 1, models, len) == 0;
+    }
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    if (is_below(path, n, "/openai/v1"))
+        skip = strlen("/openai");
+    else if (is_below(path, n, "/api/v1"))
+        skip = strlen("/api");
+    while (is_below(path + skip, n - skip, "/v1/v1"))
+        skip += strlen("/v1");
+    memmove(path, path + skip, n - skip);
+    return n - skip;
+}
+
+static bool rule_matches(const struct path_rule *rule, const char *bare, size_t bare_len,
+                         const char *path, size_t path_len)
 {
     switch (rule->prefix) {
     case PREFIX_NONE:
         return text_equals(path, path_len, rule->path);
-    case PREFIX_V1:
-        return v1 && text_equals(bare, bare_len, rule->path);
     case PREFIX_BOTH:
         return text_equals(bare, bare_len, rule->path);
     }
@@ -74,7 +103,8 @@ static enum surface guess_surface(const char *path, size_t path_len)
 {
     if (text_starts_with(path, path_len, "/api/"))
         return SURFACE_OLLAMA;
-    if (text_starts_with(path, path_len, "/v1/messages"))
+    if (text_starts_with(path, path_len, "/v1/messages") ||
+        text_starts_with(path, path_len, "/messages"))
         return SURFACE_ANTHROPIC;
     return SURFACE_OPENAI;
 }
@@ -99,15 +129,13 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
     size_t bare_len;
     bool v1;
 
-    if (path_len > 1 && path[path_len - 1] == '/')
-        path_len--;
     v1 = text_starts_with(path, path_len, "/v1/");
     bare = v1 ? path + 3 : path;
     bare_len = v1 ? path_len - 3 : path_len;
     for (size_t i = 0; i < ARRAY_LEN(path_rules); i++) {
         const struct path_rule *rule = &path_rules[i];
 
-        if (!rule_matches(rule, v1, bare, bare_len, path, path_len))
+        if (!rule_matches(rule, bare, bare_len, path, path_len))
             continue;
         route.surface = rule->surface;
         route.kind = rule->kind;

@@ -72,7 +72,20 @@ struct route {
     const char *tail; /* into the path */
     size_t tail_len;
 };
-/* `path` without the query.  All spellings of design: with and without /v1, four of rerank. */
+/*
+ * Brings a path, without the query, in place into the form that the routes have; returns its
+ * new length.  Base URLs are written with a slash at the end or without, with "/v1" although
+ * the client adds it, or as other servers have it:
+ *
+ *   //v1///chat/completions/      repeated slashes count once, those at the end not at all
+ *   /v1/v1/messages               /v1/messages
+ *   /openai/v1/..., /api/v1/...   /v1/...
+ *
+ * A name, after "/models/", stays as it is.
+ */
+size_t surface_plain_path(char *path, size_t path_len);
+
+/* `path`: a plain one.  All spellings of design: with and without /v1, four of rerank. */
 struct route surface_route(const char *method, size_t method_len, const char *path,
                            size_t path_len);
 

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/text/json.h"
+#include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -40,8 +41,46 @@ static int refuse(const char **param, const char *name, struct error *err, const
 /* Fields of the top level, found in one pass. */
 struct members {
     struct json_value model, name, stream, stream_options, cache_key, user, metadata;
-    unsigned models, names, streams;
+    unsigned models, names, streams, stream_option_members;
+    const char *folded; /* one of ours that is there in other letters */
 };
+
+/* Those beyond ASCII that are a letter of ASCII once folded: the sign of Kelvin and the long s.
+ */
+static uint32_t fold(uint32_t code)
+{
+    if (code >= 'A' && code <= 'Z')
+        return code - 'A' + 'a';
+    return code == 0x212A ? 'k' : code == 0x017F ? 's' : code;
+}
+
+static bool folds_to(const char *text, const char *name)
+{
+    size_t n = strlen(text);
+    uint32_t code;
+
+    for (size_t i = 0, step; i < n; i += step, name++) {
+        step = text_utf8_sequence(text + i, n - i, &code);
+        if (step == 0 || *name == '\0' || fold(code) != (unsigned char)*name)
+            return false;
+    }
+    return *name == '\0';
+}
+
+/* Go's JSON, and so Ollama's, takes "Model" for "model", and the last of them counts.  A member
+ * of ours that only some engines would read must be read by none.  Returns ours, or NULL. */
+static const char *folded_name(const struct json_value *key, int operation)
+{
+    static const char *const names[] = {"model", "stream", "stream_options", "name"};
+    char text[32];
+
+    if (!json_name(text, sizeof(text), key))
+        return NULL;
+    for (size_t i = 0; i < ARRAY_LEN(names) - (operation != OP(OLLAMA_SHOW)); i++)
+        if (strcmp(text, names[i]) != 0 && folds_to(text, names[i]))
+            return names[i];
+    return NULL;
+}
 
 static void note(struct json_value *slot, unsigned *count, const struct json_value *value)
 {
@@ -50,7 +89,7 @@ static void note(struct json_value *slot, unsigned *count, const struct json_val
         ++*count;
 }
 
-static void collect(struct members *m, const struct json_value *root)
+static void collect(struct members *m, const struct json_value *root, int operation)
 {
     struct json_value key, value;
     struct json_iter it;
@@ -64,13 +103,15 @@ static void collect(struct members *m, const struct json_value *root)
         else if (json_equal(&key, "stream"))
             note(&m->stream, &m->streams, &value);
         else if (json_equal(&key, "stream_options"))
-            note(&m->stream_options, NULL, &value);
+            note(&m->stream_options, &m->stream_option_members, &value);
         else if (json_equal(&key, "prompt_cache_key"))
             note(&m->cache_key, NULL, &value);
         else if (json_equal(&key, "user"))
             note(&m->user, NULL, &value);
         else if (json_equal(&key, "metadata"))
             note(&m->metadata, NULL, &value);
+        else if (m->folded == NULL)
+            m->folded = folded_name(&key, operation);
     }
 }
 
@@ -91,6 +132,7 @@ static void read_session(struct inspected *out, const struct members *m)
 int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                  const char **param, struct error *err)
 {
+    static const char twice[] = "is ambiguous: it is there more than once";
     struct members m = {0};
     struct json_value include_usage;
     const char *model_member = "model";
@@ -105,22 +147,27 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
         return error_wrap(err, rc, "the request body is not valid JSON");
     if (out->root.type != JSON_OBJECT)
         return error_set(err, DRV_EINVAL, "the request body must be a JSON object");
-    collect(&m, &out->root);
+    collect(&m, &out->root, operation);
 
     if (operation == OP(OLLAMA_SHOW) && m.models == 0 && m.names != 0) {
         m.model = m.name; /* the older name of the same field */
         m.models = m.names;
         model_member = "name";
     }
+    if (m.folded != NULL)
+        return refuse(param, m.folded, err,
+                      "is ambiguous: it is there in other letters, which some engines read");
     if (m.models > 1)
-        return refuse(param, model_member, err, "is there more than once");
+        return refuse(param, model_member, err, twice);
     if (m.models == 1 && m.model.type != JSON_STRING)
         return refuse(param, model_member, err, "must be a string");
     if (m.models == 1 && !json_name(out->model, sizeof(out->model), &m.model))
         return refuse(param, model_member, err, "is too long or has unprintable characters");
 
     if (m.streams > 1)
-        return refuse(param, "stream", err, "is there more than once");
+        return refuse(param, "stream", err, twice);
+    if (m.stream_option_members > 1)
+        return refuse(param, "stream_options", err, twice);
     if (m.streams == 1 && m.stream.type != JSON_TRUE && m.stream.type != JSON_FALSE &&
         m.stream.type != JSON_NULL)
         return refuse(param, "stream", err, "must be true or false");

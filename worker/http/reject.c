@@ -273,8 +273,9 @@ static void shape(struct shaped *s, h2o_req_t *req)
 {
     enum api_error error = error_of(req->res.status);
     h2o_iovec_t path = path_without_query(req);
-    struct route route =
-        surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
+    h2o_iovec_t plain = h2o_strdup(&req->pool, path.base, path.len);
+    struct route route = surface_route(req->input.method.base, req->input.method.len,
+                                       plain.base, surface_plain_path(plain.base, plain.len));
     const char *id = client_id(req);
     h2o_headers_t *headers = &req->res.headers;
     char message[96];

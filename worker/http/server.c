@@ -402,7 +402,7 @@ static bool is_open(const struct route *route)
 static bool admit(struct client_request *request, h2o_req_t *req, const struct route *route)
 {
     struct http_server *server = request->responder->server;
-    h2o_iovec_t authorization, x_api_key;
+    h2o_iovec_t authorization, x_api_key, api_key;
     struct caller_headers headers;
     bool shown;
 
@@ -411,10 +411,13 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
         return true;
     authorization = header_value(req, "authorization");
     x_api_key = header_value(req, "x-api-key");
+    api_key = header_value(req, "api-key");
     headers = (struct caller_headers){.authorization = authorization.base,
                                       .authorization_len = authorization.len,
                                       .x_api_key = x_api_key.base,
-                                      .x_api_key_len = x_api_key.len};
+                                      .x_api_key_len = x_api_key.len,
+                                      .api_key = api_key.base,
+                                      .api_key_len = api_key.len};
     if (callers_find(&server->callers, &headers, &request->key_name, &request->usage_row,
                      &shown)) {
         usage_add(server->board, request->usage_row, USAGE_REQUESTS, 1);
@@ -423,8 +426,10 @@ static bool admit(struct client_request *request, h2o_req_t *req, const struct r
     procs_count(server->board, server->worker, PROC_REQUESTS_UNAUTHORIZED, 1);
     responder_header(request->responder, "www-authenticate", "Bearer");
     http_reject(request, API_ERROR_UNAUTHORIZED,
-                shown ? "the API key is not valid"
-                      : "an API key is needed: 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+                shown
+                    ? "the API key is not valid"
+                    : "an API key is needed: 'Authorization: Bearer KEY', 'x-api-key: KEY' or "
+                      "'api-key: KEY'",
                 NULL, 0);
     return false;
 }
@@ -488,7 +493,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     struct http_server *server = ((struct api_handler *)(void *)handler)->server;
     struct client_connection *conn = connection_of(req);
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
-    h2o_iovec_t path = req->input.path;
+    h2o_iovec_t path = req->input.path, plain;
     const char *query = memchr(path.base, '?', path.len);
     const char *why;
     struct strict_head head;
@@ -502,7 +507,9 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     if (query != NULL)
         path.len = (size_t)(query - path.base);
     path = h2o_strdup(&req->pool, path.base, path.len);
-    route = surface_route(req->input.method.base, req->input.method.len, path.base, path.len);
+    plain = h2o_strdup(&req->pool, path.base, path.len);
+    plain.len = surface_plain_path(plain.base, plain.len);
+    route = surface_route(req->input.method.base, req->input.method.len, plain.base, plain.len);
     request->surface = route.surface;
     request->operation = route.operation;
     request->execution_id = execution_id(req);

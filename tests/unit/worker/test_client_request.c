@@ -69,6 +69,14 @@ Test(request, a_body_that_two_parsers_could_read_differently_is_refused)
         {"{\"model\":\"a\",\"model\":\"b\"}", "model"},
         {"{\"model\":\"a\",\"\\u006dodel\":\"a\"}", "model"},
         {"{\"stream\":true,\"stream\":false}", "stream"},
+        {"{\"model\":\"a\",\"Model\":\"b\"}", "model"},
+        {"{\"MODEL\":\"b\"}", "model"},
+        {"{\"\\u004dodel\":\"b\"}", "model"},
+        {"{\"model\":\"a\",\"\xc5\xbftream\":true}", "stream"},
+        {"{\"model\":\"a\",\"\\u017ftream\":true}", "stream"},
+        {"{\"model\":\"a\",\"Stream\":true}", "stream"},
+        {"{\"stream_options\":{},\"stream_options\":{}}", "stream_options"},
+        {"{\"Stream_Options\":{}}", "stream_options"},
         {"{\"stream\":\"true\"}", "stream"},
         {"{\"stream\":1}", "stream"},
         {"{\"model\":7}", "model"},
@@ -93,6 +101,22 @@ Test(request, a_body_that_two_parsers_could_read_differently_is_refused)
             cr_expect_str_eq(param, rows[i].param, "%s", rows[i].body);
         cr_expect_neq(err.text[0], '\0');
     }
+}
+
+Test(request, names_that_only_look_like_ours_pass)
+{
+    static const char *const bodies[] = {
+        "{\"model\":\"m\",\"models\":[1],\"mode\":1,\"streams\":1,\"stre am\":2}",
+        "{\"model\":\"m\",\"Name\":\"n\",\"name\":\"o\",\"name\":\"p\"}",
+        "{\"model\":\"m\",\"metadata\":{\"Model\":\"x\",\"Stream\":1}}",
+        "{\"model\":\"m\",\"m\\u00f6del\":1,\"\":2,\"USER\":\"u\"}",
+    };
+
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++)
+        cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), bodies[i]), 0, "%s: %s", bodies[i],
+                     err.text);
+    cr_expect_eq(inspect(OP(OLLAMA_SHOW), "{\"Name\":\"m\"}"), DRV_EINVAL);
+    cr_expect_str_eq(param, "name");
 }
 
 Test(request, a_model_name_of_255_bytes_fits_and_one_of_256_does_not)

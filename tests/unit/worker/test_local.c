@@ -164,14 +164,17 @@ Test(local, where_keys_are_asked_for_each_surface_refuses_in_its_own_shape)
     cr_expect(begins(chat_with("/v1/chat/completions", "authorization: bearer  abc\r\n"),
                      "HTTP/1.1 200 "));
     cr_expect(begins(chat_with("/v1/messages", "x-api-key: abc\r\n"), "HTTP/1.1 200 "));
+    cr_expect(begins(chat_with("/v1/chat/completions", "api-key: abc\r\n"), "HTTP/1.1 200 "));
+    cr_expect(
+        begins(chat_with("/openai/v1//chat/completions", "api-key: abd\r\n"), "HTTP/1.1 401 "));
     cr_expect(begins(chat_with("/api/chat", "Authorization: Bearer abc\r\n"), "HTTP/1.1 200 "));
     cr_expect(begins(chat_with("/v1/messages", "Authorization: Bearer x\r\nx-api-key: abc\r\n"),
                      "HTTP/1.1 200 "),
               "either of the two");
-    cr_expect_eq(exchanges_count, 4);
+    cr_expect_eq(exchanges_count, 5);
     cr_assert(usage_read(board, 0, &usage));
     cr_expect_str_eq(usage.name, "alice");
-    cr_expect_eq(usage.counter[USAGE_REQUESTS], 4);
+    cr_expect_eq(usage.counter[USAGE_REQUESTS], 5);
     config.api.keys = (struct api_keys){0};
 }
 

@@ -12,7 +12,48 @@
 
 static struct route route(const char *method, const char *path)
 {
-    return surface_route(method, strlen(method), path, strlen(path));
+    static char plain[256];
+
+    (void)strlcpy(plain, path, sizeof(plain));
+    return surface_route(method, strlen(method), plain,
+                         surface_plain_path(plain, strlen(plain)));
+}
+
+Test(surface, base_urls_may_be_written_as_people_write_them)
+{
+    static const struct {
+        const char *path, *plain;
+    } rows[] = {
+        {"/", "/"},
+        {"//", "/"},
+        {"/v1/chat/completions///", "/v1/chat/completions"},
+        {"//v1//chat/completions", "/v1/chat/completions"},
+        {"/v1/v1/chat/completions", "/v1/chat/completions"},
+        {"/v1/v1/v1/messages", "/v1/messages"},
+        {"/v1//v1/models", "/v1/models"},
+        {"/v1/v1", "/v1/v1"},
+        {"/v1x/v1/models", "/v1x/v1/models"},
+        {"/openai/v1/responses", "/v1/responses"},
+        {"/openai/v1/v1/responses", "/v1/responses"},
+        {"/api/v1/chat/completions", "/v1/chat/completions"},
+        {"/api/chat", "/api/chat"},
+        {"/api/chat/", "/api/chat"},
+        {"/api/v1", "/api/v1"},
+        {"/v1/models/hf://org/name", "/v1/models/hf://org/name"},
+        {"/v1//models//a", "/v1/models/a"},
+        {"/v1/models/v1/v1/x", "/v1/models/v1/v1/x"},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char path[64];
+        size_t n;
+
+        (void)strlcpy(path, rows[i].path, sizeof(path));
+        n = surface_plain_path(path, strlen(path));
+        path[n] = '\0';
+        cr_expect_str_eq(path, rows[i].plain, "%s", rows[i].path);
+    }
 }
 
 Test(surface, every_spelling_of_an_inference_path_is_known)
@@ -36,7 +77,11 @@ Test(surface, every_spelling_of_an_inference_path_is_known)
         {"/v1/reranking", SURFACE_OPENAI, OP(RERANK)},
         {"/reranking", SURFACE_OPENAI, OP(RERANK)},
         {"/v1/audio/transcriptions", SURFACE_OPENAI, OP(TRANSCRIPTIONS)},
+        {"/v2/rerank", SURFACE_OPENAI, OP(RERANK)},
         {"/v1/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
+        {"/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
+        {"/messages/count_tokens", SURFACE_ANTHROPIC, OP(COUNT_TOKENS)},
+        {"/v1/v1/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
         {"/v1/messages/count_tokens", SURFACE_ANTHROPIC, OP(COUNT_TOKENS)},
         {"/api/chat", SURFACE_OLLAMA, OP(OLLAMA_CHAT)},
         {"/api/generate", SURFACE_OLLAMA, OP(OLLAMA_GENERATE)},
@@ -108,11 +153,8 @@ Test(surface, unknown_paths_are_refused_in_the_likely_shape)
         {"/v1", SURFACE_OPENAI},
         {"/api/pull", SURFACE_OLLAMA},
         {"/v1/messages/batches", SURFACE_ANTHROPIC},
-        {"/messages", SURFACE_OPENAI},
+        {"/messages/batches", SURFACE_ANTHROPIC},
         {"/v1/api/chat", SURFACE_OPENAI},
-        {"//v1/chat/completions", SURFACE_OPENAI},
-        {"/v1/v1/models", SURFACE_OPENAI},
-        {"/v1/chat/completions//", SURFACE_OPENAI},
         {"", SURFACE_OPENAI},
     };
 
