@@ -36,6 +36,26 @@ const char *model_state_name(uint32_t state)
     return state < ARRAY_LEN(names) ? names[state] : "unknown";
 }
 
+const char *operation_name(int operation)
+{
+    static const char *const names[] = {NULL,
+                                        "chat_completions",
+                                        "completions",
+                                        "embeddings",
+                                        "responses",
+                                        "rerank",
+                                        "messages",
+                                        "count_tokens",
+                                        "transcriptions",
+                                        "ollama_chat",
+                                        "ollama_generate",
+                                        "ollama_embed",
+                                        "ollama_embeddings",
+                                        "ollama_show"};
+
+    return operation > 0 && (size_t)operation < ARRAY_LEN(names) ? names[operation] : NULL;
+}
+
 const char *policy_name(enum policy_kind kind)
 {
     switch (kind) {

@@ -71,6 +71,8 @@ const char *ability_name(unsigned ability);
  * drover.v1.ModelState): "llama-server", "ready"; "unknown" for those of a newer version. */
 const char *engine_kind_name(uint32_t kind);
 const char *model_state_name(uint32_t state);
+/* An operation (drover.v1.Operation): "chat_completions"; NULL = not known here. */
+const char *operation_name(int operation);
 
 #define ABILITY_BIT(ability) (UINT32_C(1) << (ability))
 /* Those that an engine can say it has or lacks. */

@@ -98,26 +98,6 @@ enum tone view_state_tone(enum node_state state)
 }
 
 /* drover.v1.Operation, by value. */
-const char *view_operation_name(unsigned operation)
-{
-    static const char *const names[] = {NULL,
-                                        "chat_completions",
-                                        "completions",
-                                        "embeddings",
-                                        "responses",
-                                        "rerank",
-                                        "messages",
-                                        "count_tokens",
-                                        "transcriptions",
-                                        "ollama_chat",
-                                        "ollama_generate",
-                                        "ollama_embed",
-                                        "ollama_embeddings",
-                                        "ollama_show"};
-
-    return operation < ARRAY_LEN(names) ? names[operation] : NULL;
-}
-
 void view_add_warnings(struct view *view, const struct processes *processes)
 {
     struct buf lines = BUF_INIT;

@@ -54,9 +54,6 @@ enum tone view_state_tone(enum node_state state);
 /* Appends what is wrong with the processes, a line each. */
 void view_add_warnings(struct view *view, const struct processes *processes);
 
-/* The name of an operation by its number; NULL when there is none. */
-const char *view_operation_name(unsigned operation);
-
 /* The views.  DRV_ENOENT: no such node or request; DRV_EINVAL: no such histogram. */
 void show_status(struct view *view);
 void show_workers(struct view *view);

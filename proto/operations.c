@@ -1,4 +1,4 @@
-/* operations.c - the one table of what each operation of the wire is. */
+/* operations.c - what each operation of the wire is. */
 #include "proto/operations.h"
 
 #include <assert.h>
@@ -10,23 +10,21 @@
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
-static const struct row {
-    const char *name; /* NULL: no such operation */
-    enum op_class op_class;
-} rows[] = {
-    [OP(CHAT_COMPLETIONS)] = {"chat_completions", OP_CLASS_GENERATION},
-    [OP(COMPLETIONS)] = {"completions", OP_CLASS_GENERATION},
-    [OP(EMBEDDINGS)] = {"embeddings", OP_CLASS_EMBEDDING},
-    [OP(RESPONSES)] = {"responses", OP_CLASS_GENERATION},
-    [OP(RERANK)] = {"rerank", OP_CLASS_EMBEDDING},
-    [OP(MESSAGES)] = {"messages", OP_CLASS_GENERATION},
-    [OP(COUNT_TOKENS)] = {"count_tokens", OP_CLASS_QUESTION},
-    [OP(TRANSCRIPTIONS)] = {"transcriptions", OP_CLASS_EMBEDDING},
-    [OP(OLLAMA_CHAT)] = {"ollama_chat", OP_CLASS_GENERATION},
-    [OP(OLLAMA_GENERATE)] = {"ollama_generate", OP_CLASS_GENERATION},
-    [OP(OLLAMA_EMBED)] = {"ollama_embed", OP_CLASS_EMBEDDING},
-    [OP(OLLAMA_EMBEDDINGS)] = {"ollama_embeddings", OP_CLASS_EMBEDDING},
-    [OP(OLLAMA_SHOW)] = {"ollama_show", OP_CLASS_QUESTION},
+/* Each operation that base/kinds.h names has a class here. */
+static const enum op_class classes[] = {
+    [OP(CHAT_COMPLETIONS)] = OP_CLASS_GENERATION,
+    [OP(COMPLETIONS)] = OP_CLASS_GENERATION,
+    [OP(EMBEDDINGS)] = OP_CLASS_EMBEDDING,
+    [OP(RESPONSES)] = OP_CLASS_GENERATION,
+    [OP(RERANK)] = OP_CLASS_EMBEDDING,
+    [OP(MESSAGES)] = OP_CLASS_GENERATION,
+    [OP(COUNT_TOKENS)] = OP_CLASS_QUESTION,
+    [OP(TRANSCRIPTIONS)] = OP_CLASS_EMBEDDING,
+    [OP(OLLAMA_CHAT)] = OP_CLASS_GENERATION,
+    [OP(OLLAMA_GENERATE)] = OP_CLASS_GENERATION,
+    [OP(OLLAMA_EMBED)] = OP_CLASS_EMBEDDING,
+    [OP(OLLAMA_EMBEDDINGS)] = OP_CLASS_EMBEDDING,
+    [OP(OLLAMA_SHOW)] = OP_CLASS_QUESTION,
 };
 
 static_assert((int)DROVER__V1__ABILITY__ABILITY_CONTEXT == (int)ABILITY_CONTEXT &&
@@ -34,16 +32,10 @@ static_assert((int)DROVER__V1__ABILITY__ABILITY_CONTEXT == (int)ABILITY_CONTEXT 
                   (int)DROVER__V1__ABILITY__ABILITY_ACCESS == (int)ABILITY_ACCESS,
               "abilities have one number each");
 
-static const struct row *find(int operation)
-{
-    static const struct row unknown = {.name = NULL, .op_class = OP_CLASS_GENERATION};
-
-    return operation > 0 && (size_t)operation < ARRAY_LEN(rows) ? &rows[operation] : &unknown;
-}
-
 enum op_class operation_class(int operation)
 {
-    return find(operation)->op_class;
+    return operation > 0 && (size_t)operation < ARRAY_LEN(classes) ? classes[operation]
+                                                                   : OP_CLASS_GENERATION;
 }
 
 bool operation_is_question(int operation)
@@ -51,16 +43,10 @@ bool operation_is_question(int operation)
     return operation_class(operation) == OP_CLASS_QUESTION;
 }
 
-const char *operation_name(int operation)
-{
-    return find(operation)->name;
-}
-
 int operation_find(const char *name, size_t n)
 {
-    for (size_t i = 1; i < ARRAY_LEN(rows); i++)
-        if (rows[i].name != NULL && strlen(rows[i].name) == n &&
-            memcmp(rows[i].name, name, n) == 0)
-            return (int)i;
+    for (int op = 1; operation_name(op) != NULL; op++)
+        if (strlen(operation_name(op)) == n && memcmp(operation_name(op), name, n) == 0)
+            return op;
     return 0;
 }

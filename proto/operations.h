@@ -1,5 +1,5 @@
 /*
- * operations.h - the one table of what each operation of the wire is.  Pure.
+ * operations.h - what each operation of the wire is.  Pure.
  *
  * Workers, nodes and the health process agree on it.  Operations that no node serves (lists of
  * models, versions, health) are not on the wire: the coordinator answers them itself.
@@ -19,10 +19,7 @@ enum op_class operation_class(int operation);
 /* Holds no slot, waits in no queue, teaches nothing. */
 bool operation_is_question(int operation);
 
-/* "chat_completions"; NULL = not known here. */
-const char *operation_name(int operation);
-
-/* The operation of this name, which need not end with a NUL; 0 = there is none. */
+/* The operation of this operation_name(), which need not end with a NUL; 0 = there is none. */
 int operation_find(const char *name, size_t n);
 
 #endif

@@ -255,8 +255,8 @@ static void model_json(struct view *view, const struct entry *entry, const struc
     emit_uint(out, "min_context_tokens", sum->least);
     emit_array(out, "operations");
     for (unsigned op = 0; op < 32; op++)
-        if ((sum->operations >> op & 1u) != 0 && view_operation_name(op) != NULL)
-            emit_text(out, NULL, view_operation_name(op));
+        if ((sum->operations >> op & 1u) != 0 && operation_name((int)op) != NULL)
+            emit_text(out, NULL, operation_name((int)op));
     emit_end_array(out);
     emit_array(out, "capabilities");
     for (unsigned a = 0; a < ABILITIES; a++)

@@ -149,8 +149,8 @@ static void models_json(struct buf *out, const struct node_info *info)
             emit_text(out, "alias_of", info->models[model->alias_of - 1].id);
         emit_array(out, "operations");
         for (unsigned op = 0; op < 32; op++)
-            if ((model->operations >> op & 1u) != 0 && view_operation_name(op) != NULL)
-                emit_text(out, NULL, view_operation_name(op));
+            if ((model->operations >> op & 1u) != 0 && operation_name((int)op) != NULL)
+                emit_text(out, NULL, operation_name((int)op));
         emit_end_array(out);
         emit_end_object(out);
     }

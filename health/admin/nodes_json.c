@@ -9,7 +9,6 @@
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "health/admin/snapshot.h"
-#include "proto/operations.h"
 
 static void text(struct buf *out, const char *key, const char *value)
 {

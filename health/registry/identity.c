@@ -9,7 +9,6 @@
 #include "base/kinds.h"
 #include "base/log.h"
 #include "base/text/text.h"
-#include "proto/operations.h"
 
 #define MAX_ALIASES        16u
 #define MAX_ENGINE_VERSION 127u
