@@ -344,6 +344,8 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     cut_echo(out->text);
     if (usage_added && blames_stream_options(body, n, out->text)) {
         out->engine_error_action = ENGINE_ERROR_WITHOUT_USAGE;
+    } else if (http_status == 508) {
+        out->cause = CAUSE(REQUEST); /* a coordinator that the request has passed before */
     } else if (http_status == 401 || http_status == 402 || http_status == 403) {
         credentials(out, http_status, body, n, out->text);
     } else if (http_status == 429 && has_no_quota(out->text)) {

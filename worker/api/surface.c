@@ -1,6 +1,7 @@
 /* surface.c - paths to operations, errors to the shape that a client's library parses. */
 #include "worker/api/surface.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/text/buf.h"
@@ -228,9 +229,19 @@ enum api_error api_error_of_status(unsigned status)
         return API_ERROR_QUEUE_FULL;
     case 501:
         return API_ERROR_NOT_SUPPORTED;
+    case 508:
+        return API_ERROR_LOOP;
     default:
         return status < 500 ? API_ERROR_BAD_REQUEST : API_ERROR_NODE_FAILED;
     }
+}
+
+void api_loop_text(char *out, size_t cap, const char *node)
+{
+    (void)snprintf(out, cap,
+                   "the engine of node '%s' is a coordinator that leads back to this one: give "
+                   "its drover-node the URL of an engine (--engine), or take the node out",
+                   node);
 }
 
 const char *api_error_reason(enum api_error error)

@@ -48,6 +48,8 @@ enum api_error {
 unsigned api_error_status(enum api_error error, enum surface surface);
 /* The error that an engine's HTTP status of 400 or more is. */
 enum api_error api_error_of_status(unsigned status);
+/* The words of API_ERROR_LOOP where the engine of that node has answered so. */
+void api_loop_text(char *out, size_t cap, const char *node);
 /* The value of x-drover-reason: "queue_full"; stable, lower case. */
 const char *api_error_reason(enum api_error error);
 

@@ -316,8 +316,8 @@ static void infer(struct client_request *request, h2o_req_t *req)
     }
     if (!pass_on(request, req)) {
         http_reject(request, API_ERROR_LOOP,
-                    "the request has passed this coordinator before: one of its engines leads "
-                    "back to it",
+                    "the request has passed this coordinator before: the engine of one of its "
+                    "nodes leads back to it",
                     NULL, 0);
         return;
     }

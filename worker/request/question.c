@@ -486,8 +486,14 @@ static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
 static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
     struct question *q = data;
-    char message[64];
+    char message[256];
 
+    if (api_error_of_status(head->http_status) == API_ERROR_LOOP) {
+        api_loop_text(message, sizeof(message), q->node_name);
+        stop_attempt(q);
+        failed(q, API_ERROR_LOOP, message);
+        return;
+    }
     if (head->http_status == 429 || head->http_status >= 500) {
         (void)snprintf(message, sizeof(message), "the engine answered HTTP %u",
                        head->http_status);

@@ -232,10 +232,15 @@ static bool fail(struct attempt_failure *out, enum api_error error, enum stats_c
     return false;
 }
 
-static bool fail_status(struct attempt_failure *out, unsigned status)
+static bool fail_status(struct attempt *attempt, struct attempt_failure *out, unsigned status)
 {
-    char message[64];
+    char message[256];
 
+    if (api_error_of_status(status) == API_ERROR_LOOP) {
+        attempt->excused = true; /* its engine is to blame, not the node */
+        api_loop_text(message, sizeof(message), attempt->node_name);
+        return fail(out, API_ERROR_LOOP, STATS_CLIENT_ERROR, message);
+    }
     (void)snprintf(message, sizeof(message), "the engine answered HTTP %u", status);
     return status == 429 ? fail(out, API_ERROR_QUEUE_FULL, STATS_FULL, message)
                          : fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR, message);
@@ -283,7 +288,7 @@ bool response_take_head(struct attempt *attempt, const Drover__V1__ResponseHead 
     if (head->http_status == 429 ||
         (head->http_status >= 500 &&
          !(head->http_status == 501 && attempt_is_refused(attempt))))
-        return fail_status(out, head->http_status);
+        return fail_status(attempt, out, head->http_status);
     attempt->status = head->http_status;
     if (req->shown == SHOWN_CONTENT && (attempt->status != 200 || !head->event_stream)) {
         attempt->excused = true; /* what it was given came from another node */

@@ -215,7 +215,8 @@ Test(surface, the_status_of_an_engine_is_an_error_of_ours)
                 {422, API_ERROR_BAD_REQUEST}, {429, API_ERROR_QUEUE_FULL},
                 {500, API_ERROR_NODE_FAILED}, {501, API_ERROR_NOT_SUPPORTED},
                 {503, API_ERROR_NODE_FAILED}, {504, API_ERROR_NODE_TIMEOUT},
-                {529, API_ERROR_QUEUE_FULL},  {599, API_ERROR_NODE_FAILED}};
+                {508, API_ERROR_LOOP},        {529, API_ERROR_QUEUE_FULL},
+                {599, API_ERROR_NODE_FAILED}};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++)
         cr_expect_eq(api_error_of_status(rows[i].status), rows[i].error, "%u", rows[i].status);
