@@ -178,6 +178,7 @@ static void on_facts(void *data)
         changes |= AGENT_LOAD_CHANGED;
     if (!facts->reachable && agent->reported.reachable) {
         agent->no_stream_options = false; /* another engine may come up here */
+        agent->no_streams = (struct operations_missing){0};
         answer_names_forget(&agent->answer_names);
     }
     facts_copy(&agent->reported, facts);

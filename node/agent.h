@@ -19,6 +19,7 @@
 #include "base/secure/tokens.h"
 #include "node/answer/answer_names.h"
 #include "node/engine/engine.h"
+#include "node/engine/kinds/operations.h"
 #include "node/report/describe.h"
 #include "node/slot_limit.h"
 #include "node/slots.h"
@@ -66,6 +67,7 @@ struct agent {
     Drover__V1__Capacity capacity;                /* of the load report being sent */
     bool draining;                                /* takes no new work */
     bool no_stream_options;                       /* this engine refused them */
+    struct operations_missing no_streams;         /* ... the streamed form of these */
     char tokens[TOKENS_MAX][TOKEN_MAX_BYTES + 1]; /* newest, previous; "" = none */
     bool has_token;                               /* false: Infer is open to everyone */
     uint64_t load_seq;

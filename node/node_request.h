@@ -78,7 +78,8 @@ struct node_request {
     bool usage_added;   /* by us: hidden from a client that streams */
     bool usage_asked;   /* by the client, in its stream */
     bool continues;     /* an answer that another node began; `splice` is in use */
-    bool asked_again;   /* as the client asked, without a stream */
+    bool asked_again;   /* without a stream */
+    bool no_stream;     /* ... of which the engine has none, as it says or said before */
     uint32_t prompts, choices; /* the choices that the answer has to have */
     bool ids_asked; /* log probabilities are in the stream for the ids in them: `ids` is in use
                      */

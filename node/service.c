@@ -14,6 +14,7 @@
 #include "base/text/text.h"
 #include "node/agent.h"
 #include "node/answer/answer.h"
+#include "node/answer/refused.h"
 #include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/resume.h"
@@ -98,7 +99,6 @@ static int keep_headers(struct node_request *req, const Drover__V1__InferRequest
 {
     const char *type =
         request->content_type[0] == '\0' ? "application/json" : request->content_type;
-    const char *at;
 
     buf_add(&req->request_text, type, strlen(type) + 1);
     for (size_t i = 0; i < request->n_headers; i++) {
@@ -112,14 +112,8 @@ static int keep_headers(struct node_request *req, const Drover__V1__InferRequest
     }
     if (req->request_text.failed)
         return DRV_ENOMEM;
-    at = (const char *)buf_head(&req->request_text);
-    at += strlen(at) + 1;
-    for (size_t i = 0; i < req->headers_count; i++) {
-        req->headers[i].name = at;
-        at += strlen(at) + 1;
-        req->headers[i].value = at;
-        at += strlen(at) + 1;
-    }
+    headers_point(req->headers, req->headers_count,
+                  (const char *)buf_head(&req->request_text) + strlen(type) + 1);
     return 0;
 }
 
@@ -352,6 +346,10 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     choices_expect(&req->meter.choices, req->prompts, req->choices);
     req->ids_asked = opts.token_ids;
     token_ids_init(&req->ids);
+    if (refused_unstream(req) != 0) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        return false;
+    }
     return true;
 }
 

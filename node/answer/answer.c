@@ -6,8 +6,8 @@
  * nothing binds the caller to this node, and an error inside of a 200 is treated as one that
  * has a status of its own.  Its first bytes say what the body is (node/stream/framing.h); a
  * document is held until it is whole and known to be an answer, and is a stream then for a
- * client that asked for one.  node/silence.h decides how long the engine may be silent; the
- * timer that asks it is here.
+ * client that asked for one, from the beginning or from where another node left off.
+ * node/silence.h decides how long the engine may be silent; the timer that asks it is here.
  */
 #include "node/answer/answer.h"
 
@@ -256,10 +256,7 @@ static bool recognise(struct node_request *req, bool whole)
         return false;
     case FRAMING_DOCUMENT:
         req->mode = ANSWER_PLAIN;
-        if (req->continues)
-            node_request_fail(req, GRPC_INTERNAL,
-                              "the engine was asked for a stream and gave none");
-        return !req->continues;
+        return true;
     case FRAMING_EVENTS:
     case FRAMING_LINES:
         break;
@@ -488,6 +485,11 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
             document_grew(req);
         return;
     }
+    if (req->continues) {
+        node_request_fail(req, GRPC_INTERNAL,
+                          "the engine's document is too large to go on with");
+        return;
+    }
     note_content(req, 0);
     if (!req->too_large) {
         req->too_large = true;
@@ -495,8 +497,7 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
             return;
         buf_finish(&req->whole);
     }
-    if (!sender_add(req, bytes, n))
-        return; /* the call has ended */
+    (void)sender_add(req, bytes, n);
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)
@@ -611,7 +612,8 @@ static void pass_json(struct node_request *req)
 }
 
 /* The client gets the document as the stream that it asked for, by way of all that an engine's
- * own events go through.  One that cannot be (a response in the background) passes. */
+ * own events go through: it may be the rest of an answer that another node began, too.  One
+ * that cannot be a stream (a response in the background) passes. */
 static void stream_document(struct node_request *req, const struct json_value *root)
 {
     enum framing framing = meter_is_ndjson(req->operation) ? FRAMING_LINES : FRAMING_EVENTS;
@@ -620,11 +622,16 @@ static void stream_document(struct node_request *req, const struct json_value *r
 
     if (rc == DRV_EINVAL) {
         buf_finish(&events);
-        pass_json(req);
+        if (req->continues)
+            node_request_fail(req, GRPC_INTERNAL,
+                              "the engine's document is no rest of a stream");
+        else
+            pass_json(req);
         return;
     }
     buf_finish(&req->whole);
-    req->meter.plain = false; /* all of it comes at once: there is nothing to continue */
+    req->meter.plain &=
+        req->continues; /* all of it comes at once: nothing is left to continue */
     if (rc != 0 || !begin_stream(req, framing) ||
         sse_feed(&req->sse, buf_head(&events), buf_size(&events)) != 0)
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
@@ -666,7 +673,10 @@ static void end_document(struct node_request *req)
         return;
     }
     doubt_check(req, &root);
-    meter_answer(&req->meter, &root);
+    if (!refused_note_unstreamed(req))
+        return;
+    if (!req->continues) /* its usage is that of one answer only after the splice */
+        meter_answer(&req->meter, &root);
     if (is_to_be_stream(req)) {
         stream_document(req, &root);
         return;

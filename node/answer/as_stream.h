@@ -1,7 +1,7 @@
 /*
  * as_stream.h - makes the events that an engine streams from the answer that it gives in one
- * document, where a client asked for a stream and the engine took no notice: the reverse of
- * node/stream/assemble.h.
+ * document, where a client asked for a stream and the engine took no notice or has none: the
+ * reverse of node/stream/assemble.h.
  *
  * Values keep their bytes, but for line ends between them; each text comes in one piece.  Pure.
  */

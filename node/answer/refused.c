@@ -6,12 +6,15 @@
 
 #include "base/attrs.h"
 #include "base/error.h"
+#include "base/io/loop.h"
+#include "base/kinds.h"
 #include "base/text/text.h"
 #include "node/answer/doubt.h"
 #include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/error_body.h"
 #include "node/engine/errors.h"
+#include "node/engine/kinds/operations.h"
 #include "node/node_request.h"
 #include "proto/operations.h"
 
@@ -93,17 +96,68 @@ static bool ask_without_usage(struct node_request *req)
     return ask_without(req, "stream_options");
 }
 
-/* As the client asked: some engines refuse in a stream what they take without. */
-static bool ask_unstreamed(struct node_request *req)
+/* The body of the same request for a document. */
+static int make_unstreamed(struct node_request *req, struct buf *body)
 {
-    struct buf body = BUF_INIT;
-    int rc = edit_unstreamed(&body, req->operation, buf_head(&req->body), buf_size(&req->body),
-                             req->usage_added);
+    /* Engines refuse stream_options where there is no stream, the client's too. */
+    int rc = edit_unstreamed(body, req->operation, buf_head(&req->body), buf_size(&req->body),
+                             req->usage_added || req->stream);
 
     req->asked_again = true;
     req->streaming = false;
     req->usage_added = false;
+    return rc;
+}
+
+/* Some engines refuse in a stream what they take without. */
+static bool ask_unstreamed(struct node_request *req)
+{
+    struct buf body = BUF_INIT;
+    int rc = make_unstreamed(req, &body);
+
     return ask_again(req, &body, rc);
+}
+
+static uint64_t now_of(const struct node_request *req)
+{
+    return loop_now_us(req->agent->loop);
+}
+
+static bool is_known_unstreamed(const struct node_request *req)
+{
+    return (operations_missing_of(&req->agent->no_streams, req->model, now_of(req)) >>
+                req->operation &
+            1u) != 0;
+}
+
+int refused_unstream(struct node_request *req)
+{
+    struct buf body = BUF_INIT;
+    int rc;
+
+    if (!req->streaming || !is_known_unstreamed(req))
+        return 0;
+    rc = make_unstreamed(req, &body);
+    if (rc != 0) {
+        buf_finish(&body);
+        return rc;
+    }
+    req->no_stream = true;
+    buf_finish(&req->body);
+    req->body = body;
+    return 0;
+}
+
+bool refused_note_unstreamed(struct node_request *req)
+{
+    const struct refusal refusal = {.ability = ABILITY_OPERATION, .limit = 1};
+
+    if (!req->no_stream)
+        return true;
+    if (!is_known_unstreamed(req)) /* else it would never be asked for a stream again */
+        operations_note_missing(&req->agent->no_streams, req->model, req->operation,
+                                now_of(req));
+    return node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ABILITY, &refusal);
 }
 
 /* Is the word there, or one that begins with it?  "upstream" is another. */
@@ -124,23 +178,52 @@ static bool refuses(const char *text)
     return text_has_any(text, marks, ARRAY_LEN(marks));
 }
 
-/* Can it be the stream, which the client did not ask for, that the engine refuses?  An engine
- * that failed, or is full, would only do its work twice. */
+/* Does the engine refuse this request alone?  "not available when `stream=True`" is about what
+ * else is in it. */
+static bool is_conditional(const char *text)
+{
+    static const char *const marks[] = {" when ", " if ", " while ", " with ", " in "};
+
+    return text_has_any(text, marks, ARRAY_LEN(marks));
+}
+
+/* Does it have no stream of this operation at all, as far as it says? */
+static bool has_no_stream(const struct engine_error *verdict)
+{
+    if (!names_stream(verdict->text))
+        return verdict->perhaps_stream;
+    return refuses(verdict->text) && !is_conditional(verdict->text);
+}
+
+/* Is it the stream that the engine refuses, as far as it says? */
+static bool blames_stream(const struct node_request *req, const struct engine_error *verdict)
+{
+    unsigned status = req->http_status;
+
+    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR)
+        return status == 500 && names_stream(verdict->text) && refuses(verdict->text);
+    return verdict->perhaps_stream ||
+           (names_stream(verdict->text) && (status < 500 || status == 501));
+}
+
+/* Can it be the stream that the engine refuses?  One that the client asked for is, where the
+ * engine says so; another perhaps also where it gives no reason.  An engine that failed, or is
+ * full, would only do its work twice. */
 static bool may_be_the_stream(const struct node_request *req,
                               const struct engine_error *verdict)
 {
     unsigned status = req->http_status;
 
-    if (req->stream || !req->streaming || req->asked_again ||
+    if (!req->streaming || req->asked_again ||
         (verdict->engine_error_action == ENGINE_ERROR_FAIL &&
          verdict->status == GRPC_RESOURCE_EXHAUSTED))
         return false;
     if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_DIED)
         return false; /* once is enough */
-    if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR)
-        return status == 500 && names_stream(verdict->text) && refuses(verdict->text);
-    if (names_stream(verdict->text) && (status < 500 || status == 501))
+    if (blames_stream(req, verdict))
         return true;
+    if (req->stream || verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR)
+        return false;
     if (verdict->cause == DROVER__V1__CAUSE__KIND__KIND_ABILITY &&
         verdict->refusal.ability != ABILITY_OPERATION)
         return false;
@@ -197,8 +280,10 @@ bool refused_apply(struct node_request *req)
         engine_error_says_when(&verdict, req->http_status);
     if (verdict.engine_error_action == ENGINE_ERROR_WITHOUT_USAGE)
         return ask_without_usage(req);
-    if (may_be_the_stream(req, &verdict))
+    if (may_be_the_stream(req, &verdict)) {
+        req->no_stream = has_no_stream(&verdict);
         return ask_unstreamed(req);
+    }
     if (req->ids_asked && verdict.engine_error_action != ENGINE_ERROR_FAIL) {
         /* It may be what we added that it does not like: the client's own request decides. */
         req->ids_asked = false;

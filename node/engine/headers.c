@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/text/text.h"
+#include "node/engine/engine.h"
 
 static bool is_token(const char *name)
 {
@@ -71,4 +72,14 @@ bool headers_split(const char *line, size_t n, char *name, size_t name_cap, char
     memcpy(value, colon, value_len);
     value[value_len] = '\0';
     return memchr(value, '\0', value_len) == NULL;
+}
+
+void headers_point(struct engine_header *headers, size_t count, const char *text)
+{
+    for (size_t i = 0; i < count; i++) {
+        headers[i].name = text;
+        text += strlen(text) + 1;
+        headers[i].value = text;
+        text += strlen(text) + 1;
+    }
 }

@@ -7,6 +7,8 @@
 
 #include "base/attrs.h"
 
+struct engine_header;
+
 #define HEADERS_MAX             16
 #define HEADERS_MAX_NAME_BYTES  64
 #define HEADERS_MAX_VALUE_BYTES 1024
@@ -19,6 +21,10 @@ MUST_CHECK bool headers_to_engine(const char *name, const char *value);
 
 /* May this response header go back?  Content-Type travels apart from the headers. */
 MUST_CHECK bool headers_to_client(const char *name, const char *value);
+
+/* Points `count` headers at their names and values, which follow each other in `text`, each
+ * with its NUL. */
+void headers_point(struct engine_header *headers, size_t count, const char *text);
 
 /* Printable ASCII, at most HEADERS_MAX_VALUE_BYTES. */
 MUST_CHECK bool headers_value_ok(const char *value);

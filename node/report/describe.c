@@ -92,8 +92,8 @@ static bool model_differs(const struct engine_model *a, const struct engine_mode
 {
     return strcmp(a->id, b->id) != 0 || a->state != b->state ||
            a->max_context != b->max_context || a->largest_context != b->largest_context ||
-           a->operations != b->operations || a->load_ms != b->load_ms ||
-           a->alias_of != b->alias_of || a->has != b->has || a->lacks != b->lacks;
+           a->operations != b->operations || a->load_ms != b->load_ms || a->has != b->has ||
+           a->lacks != b->lacks;
 }
 
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)
@@ -104,7 +104,8 @@ bool describe_differs(const struct engine_facts *a, const struct engine_facts *b
         speed_differs(a->decode_tokens_per_s, b->decode_tokens_per_s))
         return true;
     for (uint32_t i = 0; i < a->models_count; i++)
-        if (model_differs(&a->models[i], &b->models[i]))
+        if (a->models[i].alias_of != b->models[i].alias_of ||
+            model_differs(&a->models[i], &b->models[i]))
             return true;
     return false;
 }

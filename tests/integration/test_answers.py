@@ -185,9 +185,34 @@ def rigs():
 
 
 @pytest.fixture
+def own_rigs():
+    """A node that has learned nothing, and its engine, for an API."""
+    made = []
+
+    def of(api):
+        if not made:
+            engine = Script(api.lines)
+            made.append((engine, Node("--insecure-no-token", engine=engine.url).ready()))
+        return made[0]
+    yield of
+    for engine, node in made:
+        node.stop()
+        engine.stop()
+
+
+@pytest.fixture
+def ask_own(own_rigs):
+    return asker(own_rigs)
+
+
+@pytest.fixture
 def ask(rigs):
+    return asker(lambda api: rigs[api.lines])
+
+
+def asker(rig_of):
     def one(api, stream, reply, **fields):
-        engine, node = rigs[api.lines]
+        engine, node = rig_of(api)
         engine.reply = lambda sock, body: reply(engine, sock, body)
         body = {"model": "tiny", "stream": stream, **api.body, **fields.pop("body", {})}
         return Answer(node.infer(body=body, operation=api.operation, stream=stream,
@@ -512,9 +537,9 @@ def test_an_error_after_content_is_an_error(ask, api):
 
 
 @each
-@pytest.mark.parametrize("status", [400, 422, 500, 501])
-def test_a_request_that_an_engine_takes_only_unstreamed_is_sent_unstreamed(ask, api, status):
-    asked = []
+@pytest.mark.parametrize("status", [400, 405, 422, 500, 501])
+def test_a_request_that_an_engine_takes_only_unstreamed_is_sent_unstreamed(ask_own, api, status):
+    asked, ask = [], ask_own
 
     def reply(engine, sock, body):
         asked.append(body)
@@ -527,10 +552,41 @@ def test_a_request_that_an_engine_takes_only_unstreamed_is_sent_unstreamed(ask, 
     assert len(asked) == 2 and "stream_options" not in asked[1]
     assert asked[1]["prompt_logprobs"] == 1
     asked.clear()
-    answer = ask(api, True, reply)
-    assert len(asked) == 1, "the client asked for a stream"
-    passed = {422: 422, 501: 501}.get(status, 400)
-    assert answer.status is not Code.OK or answer.head.http_status == passed
+    answer = ask(api, True, reply, body={"prompt_logprobs": 1})
+    assert answer.status is Code.OK and answer.head.event_stream
+    assert events_in(api, answer.data) == as_events(api, api.whole)
+    assert [body.get("stream", api.lines) for body in asked] == ([False] if status == 405 else
+                                                                 [True, False])
+
+
+@each
+@pytest.mark.parametrize("words", ["", "streaming is not supported"])
+def test_a_stream_that_an_engine_does_not_have_costs_one_refusal(ask_own, api, words):
+    asked, ask = [], ask_own
+
+    def reply(engine, sock, body):
+        asked.append(body.get("stream", api.lines))
+        if asked[-1]:
+            return engine.answer(sock, 400 if words else 501, {"error": {"message": words}})
+        return engine.document(sock, json.dumps(api.whole).encode())
+    for turn in range(3):
+        answer = ask(api, turn != 1, reply)
+        assert answer.status is Code.OK and answer.head.event_stream == (turn != 1)
+        assert answer.cause.ability == common.ABILITY_OPERATION and answer.cause.limit == 1
+    assert asked == [True, False, False, False]
+
+
+def test_a_stream_that_fails_is_no_stream_that_is_refused(ask):
+    asked = []
+
+    def reply(engine, sock, body):
+        asked.append(body)
+        return engine.answer(sock, status, {"error": {"message": words}})
+    for status, words in ((500, "boom"), (503, "busy"), (400, "top_k must be positive"),
+                          (429, "too many streams"), (422, "upstream says no")):
+        asked.clear()
+        answer = ask(CHAT, True, reply)
+        assert len(asked) == 1, (status, words, answer.message)
 
 
 def test_a_refusal_of_the_request_itself_passes_as_the_engine_says_it_unstreamed(ask):

@@ -253,6 +253,16 @@ class Prefilling(Engine):
         return self.end(sock)
 
 
+    def do_document(self, sock, body):
+        """Takes no notice of `stream`; `said` is what it says after the given text."""
+        content = body["messages"][-1]["content"] * body["repeats"] + body["said"]
+        return self.answer(sock, 200, {
+            "id": "doc", "object": "chat.completion", "created": 9, "model": "tiny",
+            "choices": [{"index": 0, "finish_reason": "stop",
+                         "message": {"role": "assistant", "content": content}}],
+            "usage": {"prompt_tokens": 14, "completion_tokens": 2, "total_tokens": 16}})
+
+
 @pytest.fixture(scope="module")
 def engine():
     made = Prefilling()
@@ -288,6 +298,23 @@ def test_text_that_the_engine_repeats_does_not_reach_the_client(node):
         {"content": " more"}, {"content": " text"}, {}]
     assert {(root["id"], root["created"]) for root in found} == {("old", 3)}
     assert answer.finish.usage.output_tokens == 6
+
+
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_a_document_is_the_rest_of_a_stream_too(node, repeats):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "script": "document",
+            "said": " more text", "repeats": repeats, "stream_options": {"include_usage": True}}
+    answer = Answer(node.infer(body=body, want_text=True, resume=inference.Resume(**RESUME)))
+    assert answer.status is Code.OK and answer.head.event_stream, answer.message
+    assert answer.text == " more text"
+    found = [root for _, root in events(answer.data) if root != "[DONE]"]
+    assert "".join(choice["delta"].get("content") or "" for root in found
+                   for choice in root["choices"]) == " more text"
+    assert not any("role" in choice["delta"] for root in found for choice in root["choices"])
+    assert {(root["id"], root["created"]) for root in found} == {("old", 3)}
+    assert answer.data.endswith(DONE)
+    assert answer.finish.usage.output_tokens == 6 == found[-1]["usage"]["completion_tokens"]
+    assert answer.finish.usage.prompt_tokens == 10 == found[-1]["usage"]["prompt_tokens"]
 
 
 def test_an_engine_that_begins_anew_is_no_continuation(node):

@@ -50,14 +50,19 @@ uint64_t gather_score(const struct upstream_server *server,
                       const struct select_request *request)
 {
     struct abilities_known known = server->known;
-    uint32_t refused =
-        server->refused_operations | (request->need->stream ? server->refused_streams : 0);
+    bool unstreamed =
+        request->need->stream && (server->refused_streams >> request->operation & 1u) != 0;
+    uint64_t score;
 
-    if ((refused >> request->operation & 1u) != 0)
+    if ((server->refused_operations >> request->operation & 1u) != 0)
         known.lacks |= ABILITY_BIT(ABILITY_OPERATION);
     if (server->refused_bytes != 0 && request->message_bytes >= server->refused_bytes)
         known.lacks |= ABILITY_BIT(ABILITY_MESSAGE_BYTES);
-    return abilities_score(&known, request->need);
+    score = abilities_score(&known, request->need);
+    /* A stream that is made of a document comes all at once: better than none, and no more. */
+    if (unstreamed && score < ABILITIES_SCORE(ABILITIES_LACKS))
+        score = ABILITIES_SCORE(ABILITIES_LACKS) - 1;
+    return score;
 }
 
 /* Does another node answer better to what the request needs? */

@@ -25,7 +25,8 @@ void lacks_read(struct request *req, const struct prompt *prompt);
 void lacks_bar(const struct request *req, const struct upstream_model *model,
                struct select_request *out);
 
-/* The attempt's node has refused the request for attempt->cause: all workers learn it. */
+/* The attempt's node has refused the request for attempt->cause, or has only made a stream of a
+ * document, as that says: all workers learn it. */
 void lacks_learn(struct attempt *attempt);
 
 /* The attempt's node answers: it has what the request needs, whatever it once refused. */

@@ -518,7 +518,10 @@ void select_note_content(struct attempt *attempt)
     if (attempt->status < 400) {
         learn_answer(attempt);
         resolve_doubts(req);
-        lacks_unlearn(attempt);
+        if (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY)
+            lacks_learn(attempt); /* it answers, but in a lesser form */
+        else
+            lacks_unlearn(attempt);
     }
     if (estimate_lesson(&end) == ESTIMATE_ANSWER)
         learn(attempt, sample_of(attempt));
