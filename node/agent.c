@@ -9,9 +9,11 @@
 #include "base/hash.h"
 #include "base/kinds.h"
 #include "base/log.h"
+#include "base/text/buf.h"
 #include "proto/rpc/grpc/server.h"
 
-#define NEWS_PER_S 10
+#define NEWS_PER_S   10
+#define MODELS_PER_S 20 /* of a list that changes as a whole */
 
 /* ---- what changes ---------------------------------------------------------------------- */
 
@@ -143,7 +145,68 @@ static void log_facts(const struct agent *agent, const struct engine_facts *fact
                  engine_kind_name(facts->kind), log_quote(facts->detail));
 }
 
-/* A change that the operator may look for.  Not the first look's being due. */
+/* How the model was, or NULL; mostly in the same place. */
+static const struct engine_model *model_before(const struct engine_facts *before, uint32_t at,
+                                               const char *id)
+{
+    if (at < before->models_count && strcmp(before->models[at].id, id) == 0)
+        return &before->models[at];
+    return facts_model(before, id);
+}
+
+static bool is_other_model(const struct engine_model *a, const struct engine_model *b)
+{
+    return a->state != b->state || a->max_context != b->max_context || a->has != b->has ||
+           a->lacks != b->lacks;
+}
+
+static void add_abilities(struct buf *out, const char *mark, uint32_t mask)
+{
+    for (unsigned a = 0; a < ABILITIES; a++)
+        if ((mask & ABILITY_BIT(a)) != 0 && ability_name(a) != NULL)
+            buf_printf(out, "%s%s%s", buf_size(out) == 0 ? "" : ",", mark, ability_name(a));
+}
+
+/* `abilities=vision,!tools`: it has the first and lacks the second. */
+static void log_model(struct agent *agent, const char *change, const struct engine_model *model)
+{
+    struct buf abilities = BUF_INIT;
+    uint32_t missed;
+
+    if (!log_limit_ok(&agent->models_limit, MODELS_PER_S, &missed))
+        return;
+    add_abilities(&abilities, "", model->has);
+    add_abilities(&abilities, "!", model->lacks);
+    log_info("event=model change=%s model=%s state=%s context=%u abilities=%s missed=%u",
+             change, log_quote(model->id), model_state_name(model->state),
+             (unsigned)model->max_context,
+             buf_size(&abilities) == 0 ? "-" : buf_cstr(&abilities), (unsigned)missed);
+    buf_finish(&abilities);
+}
+
+/* Of an engine that is ready and was: which models came, went or are others now.  Names that
+ * only stand for one change with it. */
+static void log_models(struct agent *agent, const struct engine_facts *facts)
+{
+    const struct engine_facts *before = &agent->reported;
+
+    if (facts->models_count == 0 || before->models_count == 0 || !facts->reachable ||
+        !before->reachable)
+        return;
+    for (uint32_t i = 0; i < facts->models_count; i++) {
+        const struct engine_model *model = &facts->models[i];
+        const struct engine_model *was = model_before(before, i, model->id);
+
+        if (model->alias_of == 0 && (was == NULL || is_other_model(was, model)))
+            log_model(agent, was == NULL ? "new" : "other", model);
+    }
+    for (uint32_t i = 0; i < before->models_count; i++)
+        if (before->models[i].alias_of == 0 &&
+            model_before(facts, i, before->models[i].id) == NULL)
+            log_model(agent, "gone", &before->models[i]);
+}
+
+/* A change of the engine that the operator may look for.  Not the first look's being due. */
 static bool is_news(const struct agent *agent, const struct engine_facts *facts)
 {
     const struct engine_facts *before = &agent->reported;
@@ -153,8 +216,7 @@ static bool is_news(const struct agent *agent, const struct engine_facts *facts)
             facts->kind != before->kind || facts->slots != before->slots ||
             facts->models_count != before->models_count ||
             strcmp(facts->detail, before->detail) != 0 ||
-            (facts->models_count != 0 &&
-             strcmp(facts->models[0].id, before->models[0].id) != 0));
+            strcmp(facts->version, before->version) != 0);
 }
 
 static void on_facts(void *data)
@@ -168,6 +230,7 @@ static void on_facts(void *data)
     if (is_news(agent, facts) && log_limit_ok(&agent->news_limit, NEWS_PER_S, &missed))
         log_facts(agent, facts);
     if (describe_differs(facts, &agent->described)) {
+        log_models(agent, facts);
         facts_copy(&agent->described, facts);
         changes |= AGENT_MODELS_CHANGED;
     }

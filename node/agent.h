@@ -73,7 +73,7 @@ struct agent {
     uint64_t load_seq;
     uint64_t models_version; /* grows with every AGENT_MODELS_CHANGED */
     uint64_t looked_mono_us; /* of the look last taken into account */
-    struct log_limit news_limit;
+    struct log_limit news_limit, models_limit;
     TAILQ_HEAD(, agent_listener) listeners;
 };
 

@@ -433,6 +433,18 @@ def test_a_question_about_one_model_finds_the_model_that_a_chat_finds(request):
         cluster.finish(request.session.testsfailed > 0)
 
 
+def test_each_change_of_a_list_of_models_is_in_the_log(cluster):
+    engine = FakeEngine(models=["one", "two", "three"])
+    node = cluster.start_node("a", engine=engine.url)
+    assert "event=model" not in node.process.log()
+    engine.models = ["one", "other", "three"]
+    until(lambda: "event=model change=new model=\"other\" state=ready" in node.process.log(), 20, "x")
+    assert "event=model change=gone model=\"two\"" in node.process.log()
+    engine.about = {"max_model_len": 4096}
+    until(lambda: re.search("change=other model=.three. .*context=4096", node.process.log()), 20, "y")
+    assert len(re.findall("event=model ", node.process.log())) == 5
+
+
 def test_a_request_that_comes_back_is_a_loop(cluster):
     """Behind a proxy that hides what it is, Drover cannot know itself."""
     api = cluster.url
@@ -448,10 +460,21 @@ def test_a_request_that_comes_back_is_a_loop(cluster):
             handler.answer(failure.code, failure.read())
     engine = FakeEngine(behave)
     cluster.start_node("a", engine=engine.url)
-    answer = post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"})
-    assert answer.status >= 500, answer.body
-    assert b"passed this coordinator before" in answer.body
-    assert len(engine.posts()) <= 6
+    body = {**CHAT, "model": "fake-model"}
+    for path, more in (("/v1/chat/completions", {}), ("/v1/chat/completions", {"stream": True}),
+                       ("/v1/messages", {"max_tokens": 9}), ("/api/chat", {}),
+                       ("/v1/messages/count_tokens", {})):
+        before = len(engine.posts())
+        answer = post(cluster, path, {**body, **more})
+        assert answer.status == 508 or path == "/api/chat", (path, answer.status, answer.body)
+        assert answer.status != 508 or answer.headers["x-drover-reason"] == "loop_detected"
+        assert answer.status != 508 or (b"'a'" in answer.body and b"--engine" in answer.body)
+        assert len(engine.posts()) <= before + 1
+    good = FakeEngine()
+    cluster.start_node("b", engine=good.url)
+    for turn in range(8):
+        answer = post(cluster, "/v1/chat/completions", {**body, "seed": turn})
+        assert answer.status == 200 and answer.headers["x-drover-node"] == "b"
     assert post(cluster, "/v1/chat/completions", {**CHAT, "model": "fake-model"}, {
         "x-drover-via": "x" * 600}).status == 508
     assert cluster.node_state("a") == "UP"
