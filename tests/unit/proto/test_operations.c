@@ -22,9 +22,9 @@ Test(operations, every_operation_of_the_wire_has_a_name_in_the_table)
         if (value == OP(UNSPECIFIED))
             cr_expect_null(operation_name(value));
         else
-            cr_expect_eq(strcasecmp(operation_name(value),
-                                    wire->values[i].name + strlen("OPERATION_")),
-                         0, "%s is %s", wire->values[i].name, operation_name(value));
+            cr_expect_eq(
+                strcasecmp(operation_name(value), wire->values[i].name + strlen("OPERATION_")),
+                0, "%s is %s", wire->values[i].name, operation_name(value));
     }
 }
 
