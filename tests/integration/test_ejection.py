@@ -273,6 +273,20 @@ def test_a_trial_whose_result_no_health_process_saw_is_followed_by_another(make_
     until_state(cluster, "a", "UP", lambda: ask(cluster))
 
 
+def test_a_trial_whose_client_leaves_after_the_first_content_went_well(make_cluster):
+    """Editors cut off nearly every stream, so a node that only they use would be on trial for ever."""
+    cluster = start(make_cluster, "ab", {"eject_failures": 1})
+    until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
+    until_state(cluster, "a", "PROBATION")
+
+    async def leave_early():
+        answer = await open_request(cluster.api, "POST", CHAT, chat_body(
+            "hello", 4, drover_sim={"fault": "hang", "after_tokens": 1}))
+        await asyncio.wait_for(answer.read_head(), 20 * SLOW)
+        answer.abort()
+    until_state(cluster, "a", "UP", lambda: asyncio.run(leave_early()))
+
+
 def test_slots_that_open_one_by_one_do_so_under_another_health_process(make_cluster):
     node = FakeNode("a")
     cluster = make_cluster(token=False, config={"health": {"ramp_ms": 6000}, "nodes": [

@@ -629,6 +629,13 @@ static void note_outcome(const struct attempt *attempt, enum stats_counter how)
     case STATS_OK:
         what = attempt->on_probation ? OUTCOME_PROBATION_OK : OUTCOME_OK;
         break;
+    case STATS_CLIENT_GONE:
+        /* The node did its part.  Where clients cut off nearly every stream, as editors do, no
+         * trial would end otherwise. */
+        if (!attempt->on_probation || attempt->content_mono_us == 0 || attempt->status >= 400)
+            return;
+        what = OUTCOME_PROBATION_OK;
+        break;
     case STATS_TIMEOUT:
         if (attempt->excused || !was_silent(attempt))
             return;
