@@ -254,6 +254,10 @@ static bool is_overloaded(unsigned http_status, const char *text)
 
     if (http_status >= 500 && HAS_ANY(text, always))
         return true;
+    /* llama.cpp's router has just stopped the model that it was about to ask. */
+    if (http_status == 400 && strncmp(text, "model name=", 11) == 0 &&
+        ends(text, " is not running"))
+        return true;
     return http_status == 429 || http_status == 529 ||
            (http_status == 503 && HAS_ANY(text, marks));
 }

@@ -540,7 +540,8 @@ def test_a_streamed_form_that_is_refused_without_words_is_left_out(ask, api, sta
         return engine.document(sock, json.dumps(api.whole).encode())
     answer = ask(api, False, reply)
     assert answer.status is Code.OK and answer.json == api.whole, (answer.status, answer.message)
-    assert len(asked) == 2
+    # An engine that had no stream a moment ago is not asked for one again.
+    assert 1 <= len(asked) <= 2 and not asked[-1].get("stream", api.lines)
 
 
 FAILURES = [(400, "The model has crashed without additional information. (Exit code: 134)"),

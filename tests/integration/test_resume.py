@@ -281,7 +281,7 @@ def test_sixty_streams_survive_the_loss_of_two_nodes_of_four(make_cluster):
 def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(make_cluster):
     cluster = make_cluster(config={"queue": {"comment_after_ms": 100}}).start()
     for name in "ab":
-        cluster.start_node(name, "slots=1,rate=60,cache=none", wait=False,
+        cluster.start_node(name, "slots=1,rate=15,cache=none", wait=False,
                            extra=("--queue", "0"))
     for node in cluster.nodes:
         cluster.wait_up(node.name, node)
@@ -314,7 +314,7 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
         await look(lambda: phases().get("leaver") == "queued", "the leaver waits in mid-answer")
         answers["leaver"].abort()
         await look(lambda: "leaver" not in phases(), "the leaver is gone")
-        again = cluster.start_node("c", "slots=1,rate=60,cache=none", extra=("--queue", "0"))
+        again = cluster.start_node("c", "slots=1,rate=15,cache=none", extra=("--queue", "0"))
         await look(lambda: phases().get("stayer") == "decode", "the stayer streams")
         # The same again for one that stays.
         lose(cluster, again)
@@ -335,7 +335,7 @@ def test_an_answer_that_finds_the_other_node_full_waits_its_turn_and_goes_on(mak
 def test_a_full_queue_does_not_refuse_an_answer_that_has_begun(make_cluster):
     cluster = make_cluster(config={"queue": {"max_waiting": 1}}).start()
     for name in "ab":
-        cluster.start_node(name, "slots=1,rate=60,cache=none", wait=False,
+        cluster.start_node(name, "slots=1,rate=15,cache=none", wait=False,
                            extra=("--queue", "0"))
     for node in cluster.nodes:
         cluster.wait_up(node.name, node)

@@ -379,8 +379,10 @@ static void say_what_lacks(struct detector *r)
                        r->url);
     else if (next->left_out != 0)
         (void)snprintf(next->detail, sizeof(next->detail),
-                       "%u names of models are left out: a node serves %d, of up to %d bytes",
-                       (unsigned)next->left_out, ENGINE_MAX_MODELS, ENGINE_MODEL_BYTES - 1);
+                       "%u names of models are left out: a node serves %d, with up to %d "
+                       "other names each, of up to %d bytes",
+                       (unsigned)next->left_out, ENGINE_MAX_MODELS, ENGINE_MAX_ALIASES,
+                       ENGINE_MODEL_BYTES - 1);
     else if (r->refuses_us != NULL)
         (void)strlcpy(next->detail, r->refuses_us, sizeof(next->detail));
 }

@@ -267,6 +267,12 @@ static const struct {
      CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
     {500, "proxy error: Could not establish connection", CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL,
      ABILITY_NONE, 0, 0},
+    {400,
+     "{\"error\":{\"code\":400,\"message\":\"model name=big is not running\",\"type\":"
+     "\"invalid_request_error\"}}",
+     CAUSE(UNSPECIFIED), ENGINE_ERROR_FAIL, ABILITY_NONE, 0, 0},
+    {400, "{\"error\":{\"message\":\"my model is not running\"}}", CAUSE(UNSPECIFIED),
+     ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
     {400, "{\"error\":{\"message\":\"'temperature' must be a number\"}}", CAUSE(UNSPECIFIED),
      ENGINE_ERROR_PASS, ABILITY_NONE, 0, 0},
     /* what the engine repeats of a request are not its words */
