@@ -34,7 +34,7 @@ class Box:
             self.drops.wait(30)
             handler.drop()
         elif self.refuses_above is not None and len(body) > self.refuses_above:
-            handler.answer(400, {"error": {"message": "the prompt is longer than the context",
+            handler.answer(400, {"error": {"message": "this prompt is not welcome here",
                                            "type": "invalid_request_error"}})
         else:
             with self.turn:
