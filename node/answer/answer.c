@@ -497,7 +497,8 @@ static void take_document(struct node_request *req, const uint8_t *bytes, size_t
             return;
         buf_finish(&req->whole);
     }
-    (void)sender_add(req, bytes, n);
+    if (!sender_add(req, bytes, n))
+        return; /* the call has ended */
 }
 
 static void on_body(void *data, const uint8_t *bytes, size_t n)

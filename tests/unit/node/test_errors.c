@@ -564,7 +564,7 @@ Test(errors, an_engine_that_lives_on_without_one_of_its_models_says_so)
     static const struct {
         const char *message;
         bool of_model;
-    } cases[] = {
+    } rows[] = {
         {"proxy error: Failed to read connection", true},
         {"model name=a failed to load", true},
         {"llama runner process has terminated: exit status 2", true},
@@ -573,13 +573,13 @@ Test(errors, an_engine_that_lives_on_without_one_of_its_models_says_so)
         {"internal error", false},
     };
 
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct engine_error v;
 
-        engine_error_http(&v, 500, cases[i].message, strlen(cases[i].message), false);
-        cr_expect_eq(v.of_model, cases[i].of_model, "%s", cases[i].message);
-        engine_error_event(&v, 0, cases[i].message, strlen(cases[i].message));
-        cr_expect_eq(v.of_model, cases[i].of_model, "%s", cases[i].message);
+        engine_error_http(&v, 500, rows[i].message, strlen(rows[i].message), false);
+        cr_expect_eq(v.of_model, rows[i].of_model, "%s", rows[i].message);
+        engine_error_event(&v, 0, rows[i].message, strlen(rows[i].message));
+        cr_expect_eq(v.of_model, rows[i].of_model, "%s", rows[i].message);
     }
 }
 
@@ -589,7 +589,7 @@ Test(errors, words_that_a_router_appends_to_a_stream_are_found)
     static const struct {
         const char *rest;
         bool found;
-    } cases[] = {
+    } rows[] = {
         {"proxy error: Failed to read connection", true},
         {"data: {\"a\":\"bproxy error: Failed to read connection", true},
         {"data: {\"a\":1}\nproxy error: Failed to read connection", true},
@@ -598,9 +598,9 @@ Test(errors, words_that_a_router_appends_to_a_stream_are_found)
         {"", false},
     };
 
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-        cr_expect_eq(engine_error_appended(cases[i].rest, strlen(cases[i].rest)),
-                     cases[i].found ? strlen(words) : 0, "case %zu", i);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        cr_expect_eq(engine_error_appended(rows[i].rest, strlen(rows[i].rest)),
+                     rows[i].found ? strlen(words) : 0, "case %zu", i);
 }
 
 /* The form of an error: %s is the message. */
