@@ -274,7 +274,7 @@ def test_a_trial_whose_result_no_health_process_saw_is_followed_by_another(make_
 
 
 def test_a_trial_whose_client_leaves_after_the_first_content_went_well(make_cluster):
-    """Editors cut off nearly every stream, so a node that only they use would be on trial for ever."""
+    """Only editors use the node, and they cut off nearly every stream: its trial ends all the same."""
     cluster = start(make_cluster, "ab", {"eject_failures": 1})
     until_state(cluster, "a", "EJECTED", lambda: ask(cluster, **FAILS_ON_A))
     until_state(cluster, "a", "PROBATION")

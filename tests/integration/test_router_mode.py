@@ -136,7 +136,7 @@ def test_a_model_whose_server_crashed_is_loaded_again(make_cluster, engine):
     body = chat_body("prompt", 5, stream=False, model="a")
     assert fetch_now(cluster.api, "POST", "/v1/chat/completions", body).status == 200
     engine.crash("a")
-    # What drover-node asks next about `a` shows that another model answers: it looks at all.
+    # The next look at `a` shows another model in the answer, so drover-node looks at all of them.
     until(lambda: fetch_now(cluster.api, "POST", "/v1/chat/completions",
                             chat_body("prompt", 5, model="b")).status == 200
           and engine.count["shown_failed"] >= 1, 90, "a look has shown it")
