@@ -4,10 +4,12 @@
 The seeds are in git; this says where they come from and makes them again.  They have the shapes
 of real traffic in our own words, each as small as still shows its shape.
 """
+import gzip
 import json
 import pathlib
 import struct
 import sys
+import zlib
 
 import hpack
 
@@ -79,6 +81,26 @@ def wire_seeds():
     seed("control", "good", control(1, b"\x83\xa1v\x01\xa2ok\xc3\xa4text\xa4done"))
     seed("control", "bad", control(1, b"\x83\xa1v\x01\xa2ok\xc2\xa5error\xa7no node"))
     seed("control", "progress", control(1, b"\x82\xa1v\x01\xa8progress\xa72 open."))
+
+
+# ---- content codings -----------------------------------------------------------------------------
+
+# What the zstd program makes of the text, of nothing, and of 8 MiB of zeros with a window of 16 MiB.
+ZSTD_TEXT = bytes.fromhex("28b52ffd0458150100d87b226d6f64656c223a226d222c226d65737361676573223a5b5d7d0100cfcf3906ab9141b6")
+ZSTD_NONE = bytes.fromhex("28b52ffd240001000099e9d851")
+ZSTD_WIDE = bytes.fromhex("28b52ffd00705400001000000100fbff39c0020200100002001000020010000200100002001000020010000200100002")
+
+
+def decoder_seeds():
+    text = b'{"model":"m","messages":[]}' * 3
+    packed = zlib.compress(text)
+    one = gzip.compress(text, mtime=0)
+    for name, kind, data in [
+            ("gzip", 0, one), ("gzip-two", 0, one + one), ("gzip-cut", 0, one[:-3]), ("gzip-behind", 0, one + b"x"),
+            ("zlib", 1, packed), ("raw", 1, packed[2:-4]), ("zlib-sum", 1, packed[:-1] + b"x"),
+            ("zstd", 2, ZSTD_TEXT), ("zstd-two", 2, ZSTD_TEXT + ZSTD_TEXT), ("zstd-none", 2, ZSTD_NONE),
+            ("zstd-skip", 2, struct.pack("<II", 0x184D2A50, 3) + b"abc" + ZSTD_TEXT), ("zstd-wide", 2, ZSTD_WIDE)]:
+        seed("decoder", name, bytes([kind, 6, 40]) + data)
 
 
 # ---- HTTP/2 --------------------------------------------------------------------------------------
@@ -308,6 +330,7 @@ def system_seeds():
 
 if __name__ == "__main__":
     wire_seeds()
+    decoder_seeds()
     h2_seeds()
     text_seeds()
     system_seeds()
