@@ -1,13 +1,17 @@
 """Answers of the HTTP API: errors in each surface's shape, aliases, headers, the access log."""
 
 import asyncio
+import gzip
 import itertools
 import json
 import signal
+import struct
 import time
+import zlib
 
 import pytest
 
+from fake_engine import MODEL as FAKE, FakeEngine
 from harness import MODEL, free_port, until
 from load import chat_body, fetch, fetch_now, make_request, send_raw
 
@@ -47,6 +51,28 @@ def test_after_a_start_what_former_nodes_may_have_is_not_404(make_cluster):
     assert {answer.status for answer in asyncio.run(ask_all())} == {404}
     cluster.ctl("reload")  # the new workers start; the coordinator does not
     assert {answer.status for answer in asyncio.run(ask_all())} == {404}
+
+
+@pytest.mark.parametrize("coding,encode", [
+    ("gzip", lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:])),
+    ("deflate", zlib.compress),
+    ("deflate", lambda body: zlib.compress(body)[2:-4]),
+    # A frame of one block that is not compressed, behind a frame that is skipped.
+    ("zstd", lambda body: struct.pack("<II", 0x184D2A50, 2) + b"no" + b"\x28\xb5\x2f\xfd\x60"
+     + struct.pack("<H", len(body) - 256) + struct.pack("<I", len(body) << 3 | 1)[:3] + body),
+])
+def test_an_engine_gets_an_encoded_body_plain(make_cluster, coding, encode):
+    engine = FakeEngine()
+    cluster = make_cluster(config={"aliases": [{"name": "alias", "model": FAKE}]}).start()
+    cluster.start_node("a", engine=engine.url)
+    body = json.dumps({"model": "alias", "messages": [{"role": "user", "content": "x" * 400}]}).encode()
+    answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", encode(body),
+                       {"Content-Encoding": coding})
+    assert answer.status == 200, answer.body
+    got = engine.posts("/v1/chat/completions")[-1]
+    assert "content-encoding" not in got.headers
+    assert got.json["messages"][0]["content"] == "x" * 400 and got.json["model"] == FAKE
+    engine.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@
 #include "base/text/json.h"
 #include "shm/facts/nodes.h"
 #include "worker/api/surface.h"
+#include "worker/encoding/decoder.h"
 
 struct error;
 struct responder;
@@ -46,10 +47,11 @@ struct client_request {
     bool aliased;                 /* they differ */
     const uint8_t *body;
     size_t body_len;
-    struct json_value root;   /* the body, checked: an object; JSON_NONE when it is a form */
-    const char *content_type; /* of a form as the client sent it, else application/json */
-    bool stream;              /* the client wants a stream (Ollama: default true) */
-    bool client_usage;        /* the client itself asked for usage in the stream */
+    struct json_value root;      /* the body, checked: an object; JSON_NONE when it is a form */
+    const char *content_type;    /* of a form as the client sent it, else application/json */
+    enum body_encoding encoding; /* of the body as it came */
+    bool stream;                 /* the client wants a stream (Ollama: default true) */
+    bool client_usage;           /* the client itself asked for usage in the stream */
     enum request_priority priority;
     const char *session;  /* affinity key, or NULL */
     const char *origin;   /* of a web page that may read the answer, or NULL */

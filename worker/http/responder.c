@@ -30,6 +30,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "worker/api/cors.h"
+#include "worker/encoding/decode_queue.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/responder_private.h"
@@ -109,6 +110,15 @@ static void free_body(struct responder *r)
     r->request->root = (struct json_value){0};
 }
 
+void responder_hold_body(struct responder *r, uint8_t *body, size_t n)
+{
+    free_body(r);
+    r->request->body = body;
+    r->request->body_len = n;
+    r->body_held = true;
+    r->server->body_bytes += n;
+}
+
 /* The one end of every responder; libh2o calls it before it frees the pool. */
 static void on_dispose(void *p)
 {
@@ -119,6 +129,9 @@ static void on_dispose(void *p)
     unwatch(r);
     if (r->outcome != NULL)
         log_own(r);
+    if (r->decoding != NULL)
+        decode_cancel(r->decoding);
+    free(r->decoding);
     free_body(r);
     buf_finish(&r->fill);
     buf_finish(&r->flight);
@@ -214,6 +227,8 @@ void responder_watch(struct responder *r)
 {
     struct epoll_event event = {.events = EPOLLHUP | EPOLLERR, .data.ptr = r};
 
+    if (r->watched)
+        return;
     if (!r->server->config->allow_half_close)
         event.events |= EPOLLRDHUP;
     r->watched = epoll_ctl(r->server->gone_fd, EPOLL_CTL_ADD, fd_of(r), &event) == 0;

@@ -10,6 +10,7 @@
 #include "worker/http/responder.h"
 
 struct client_connection;
+struct decode_job;
 struct error;
 struct http_server;
 
@@ -44,10 +45,11 @@ struct responder {
     bool done;      /* it was on_done */
     bool closing;   /* close_now() was called: only the failing write is still to be noticed */
     bool chunked;
-    bool no_body;     /* HEAD, 204, 304: what is written is counted and dropped */
-    bool watched;     /* its descriptor is in the gone set */
-    bool body_held;   /* request->body is ours, and counted in server->body_bytes */
-    uint64_t body_in; /* size of the request's body, for the log */
+    bool no_body;                /* HEAD, 204, 304: what is written is counted and dropped */
+    bool watched;                /* its descriptor is in the gone set */
+    bool body_held;              /* request->body is ours, and counted in server->body_bytes */
+    uint64_t body_in;            /* size of the request's body as it came, for the log */
+    struct decode_job *decoding; /* owned: takes the content coding off it; NULL = does not */
     /* Answers that the server gives itself are logged by the server.  NULL: not ours to log. */
     const char *outcome;
     const char *reason;
@@ -63,6 +65,9 @@ struct responder *responder_create(struct client_connection *conn, h2o_req_t *re
 void responder_watch(struct responder *r);
 /* Takes the request's body out of libh2o's buffers into memory of its own. */
 void responder_take_body(struct responder *r);
+/* A body of `n` bytes from malloc() takes the place of the request's; it is owned from now on.
+ */
+void responder_hold_body(struct responder *r, uint8_t *body, size_t n);
 /* The client has stalled, or the server ends: on_gone, and the connection is closed. */
 void responder_lose(struct responder *r);
 /* As if the connection had broken, before returning; for the server's end. */

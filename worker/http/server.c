@@ -30,6 +30,7 @@
 #include "worker/api/cors.h"
 #include "worker/api/local.h"
 #include "worker/api/reply.h"
+#include "worker/encoding/decode_queue.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -186,8 +187,6 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
     bool multipart = request->operation == OP(TRANSCRIPTIONS);
     h2o_iovec_t type = {NULL, 0};
 
-    if (h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_ENCODING, -1) != -1)
-        return "an encoded request body is not supported";
     if (value != NULL) {
         if (!is_printable(value))
             return "malformed content type";
@@ -209,6 +208,17 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
         (request->origin != NULL || header_value(req, "origin").base == NULL))
         return NULL;
     return "the content type must be application/json";
+}
+
+static enum body_encoding find_encoding(const h2o_req_t *req)
+{
+    enum body_encoding encoding = ENCODING_IDENTITY;
+    ssize_t at = -1;
+
+    while ((at = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_ENCODING, at)) != -1)
+        encoding = encoding_parse(encoding, req->headers.entries[at].value.base,
+                                  req->headers.entries[at].value.len);
+    return encoding;
 }
 
 static int inspect(struct inspected *out, const struct client_request *request,
@@ -292,20 +302,106 @@ static bool pass_on(struct client_request *request, h2o_req_t *req)
 
 /* ---- a request --------------------------------------------------------------------------- */
 
+/* The body is there, without a coding. */
+static void take_request(struct client_request *request)
+{
+    struct responder *r = request->responder;
+    struct http_server *server = r->server;
+    h2o_req_t *req = r->req;
+    struct inspected body;
+    struct error err = {0};
+    const char *param;
+
+    if (inspect(&body, request, &param, &err) != 0) {
+        http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
+        return;
+    }
+    if (!settle_model(request, body.model))
+        return;
+    request->root = body.root;
+    request->stream = body.stream;
+    request->client_usage = body.client_usage;
+    request->session = find_session(req, &body);
+    request->priority = find_priority(req, server->config, request->model);
+    collect_forwarded(request, req);
+    responder_watch(r);
+    server->on_infer(request, server->data);
+}
+
+static void on_decoded(struct decode_job *job, enum decode_end end)
+{
+    struct client_request *request = job->data;
+    struct responder *r = request->responder;
+    const struct config *config = r->server->config;
+    char message[96];
+
+    if (r->lost || r->reported)
+        return; /* on its way out */
+    r->outcome = NULL;
+    switch (end) {
+    case DECODE_DONE:
+        responder_hold_body(r, job->out, job->out_len);
+        free(job);
+        r->decoding = NULL;
+        take_request(request);
+        return;
+    case DECODE_BAD:
+        http_reject(request, API_ERROR_BAD_REQUEST, job->err.text, NULL, 0);
+        return;
+    case DECODE_TOO_LARGE:
+        (void)snprintf(message, sizeof(message),
+                       "the decoded request body is over the limit of %u bytes",
+                       config->limits.max_body_bytes);
+        http_reject(request, API_ERROR_TOO_LARGE, message, NULL, 0);
+        return;
+    case DECODE_NO_ROOM:
+        http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        return;
+    }
+}
+
+/* The body is there. */
+static void take_body(struct client_request *request)
+{
+    struct responder *r = request->responder;
+
+    if (request->encoding == ENCODING_IDENTITY || request->body_len == 0) {
+        take_request(request);
+        return;
+    }
+    r->decoding = malloc(sizeof(*r->decoding));
+    if (r->decoding == NULL) {
+        http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
+                    2);
+        return;
+    }
+    /* The client may leave meanwhile. */
+    r->outcome = "client_gone";
+    responder_watch(r);
+    decode_start(&r->server->decoding, r->decoding, request->encoding, request->body,
+                 request->body_len, r->server->config->limits.max_body_bytes, on_decoded,
+                 request);
+}
+
 static void infer(struct client_request *request, h2o_req_t *req)
 {
     struct responder *r = request->responder;
     struct http_server *server = r->server;
     const char *why = check_media_type(request, req);
-    struct inspected body;
-    struct error err = {0};
-    const char *param;
 
     if (why != NULL) {
         http_reject(request, API_ERROR_MEDIA_TYPE, why, NULL, 0);
         return;
     }
-    if (req->entity.len > server->config->limits.max_body_total_bytes - server->body_bytes) {
+    request->encoding = find_encoding(req);
+    if (request->encoding == ENCODING_OTHER) {
+        responder_header(r, "accept-encoding", ENCODINGS_ACCEPTED);
+        http_reject(request, API_ERROR_MEDIA_TYPE,
+                    "the content encoding must be one of " ENCODINGS_ACCEPTED, NULL, 0);
+        return;
+    }
+    if (server->body_bytes > server->config->limits.max_body_total_bytes ||
+        req->entity.len > server->config->limits.max_body_total_bytes - server->body_bytes) {
         http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
         return;
     }
@@ -322,20 +418,7 @@ static void infer(struct client_request *request, h2o_req_t *req)
         return;
     }
     responder_take_body(r);
-    if (inspect(&body, request, &param, &err) != 0) {
-        http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
-        return;
-    }
-    if (!settle_model(request, body.model))
-        return;
-    request->root = body.root;
-    request->stream = body.stream;
-    request->client_usage = body.client_usage;
-    request->session = find_session(req, &body);
-    request->priority = find_priority(req, server->config, request->model);
-    collect_forwarded(request, req);
-    responder_watch(r);
-    server->on_infer(request, server->data);
+    take_body(request);
 }
 
 static void answer_locally(struct client_request *request, const struct route *route)
@@ -587,6 +670,8 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->spare_fd = -1;
     server->statm_fd = -1;
     name_coordinator(server);
+    decode_queue_init(&server->decoding, server->loop, &server->body_bytes,
+                      server->config->limits.max_body_total_bytes);
     /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (server->config->api.tls.enabled) {
@@ -640,6 +725,7 @@ void http_server_destroy(struct http_server *server)
     timeouts_finish(server);
     accept_finish(server);
     responders_finish(server);
+    decode_queue_finish(&server->decoding);
     queue = server->context.queue;
     h2o_context_dispose(&server->context);
     free(queue); /* libh2o 2.2.5 forgets to */

@@ -20,6 +20,7 @@
 #include "base/io/loop.h"
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
+#include "worker/encoding/decode_queue.h"
 
 #define CLIENT_TEXT_BYTES 64
 
@@ -69,7 +70,8 @@ struct http_server {
     SSL_CTX *ssl; /* owned; NULL = cleartext */
     bool draining;
     uint64_t drain_mono_us;
-    size_t body_bytes; /* request bodies held */
+    size_t body_bytes; /* request bodies held, and what decoding one takes beside it */
+    struct decode_queue decoding;
     struct catalog catalog;
     struct callers callers;
 
