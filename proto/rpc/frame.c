@@ -56,8 +56,7 @@ enum frame_result frame_read(struct frame_reader *reader, const uint8_t **in, si
     if (reader->prefix_len < sizeof(reader->prefix)) {
         enum frame_result result;
 
-        if (reader->partial.cap != 0) /* the message that the last call delivered */
-            buf_shrink(&reader->partial, KEEP_BYTES);
+        frame_reader_trim(reader);
         if (*n == 0)
             return FRAME_MORE;
         result = read_prefix(reader, in, n);
@@ -90,6 +89,12 @@ enum frame_result frame_read(struct frame_reader *reader, const uint8_t **in, si
     *msg_len = reader->want;
     reader->prefix_len = 0;
     return FRAME_MESSAGE;
+}
+
+void frame_reader_trim(struct frame_reader *reader)
+{
+    if (reader->prefix_len == 0 && reader->partial.cap != 0)
+        buf_shrink(&reader->partial, KEEP_BYTES);
 }
 
 int frame_reader_partial(const struct frame_reader *reader)

@@ -42,6 +42,10 @@ void frame_reader_finish(struct frame_reader *reader);
 MUST_CHECK enum frame_result frame_read(struct frame_reader *reader, const uint8_t **in,
                                         size_t *n, const uint8_t **msg, size_t *msg_len);
 
+/* Gives back the memory of the message that frame_read() delivered last, if that came in
+ * pieces. */
+void frame_reader_trim(struct frame_reader *reader);
+
 /* In the middle of a message? A stream that ends so is broken. */
 MUST_CHECK int frame_reader_partial(const struct frame_reader *reader);
 

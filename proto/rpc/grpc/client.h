@@ -134,6 +134,19 @@ MUST_CHECK int call_start(struct call **out, struct channel *channel,
 MUST_CHECK int call_send(struct call *call, const ProtobufCMessage *message);
 void call_half_close(struct call *call);
 
+/*
+ * Sends, after what is queued, `n` bytes that stay where they are: as messages that have a part
+ * of them, `part` bytes at most, in the field with this number (1 to 15) and nothing else. Only
+ * the half-close may follow.  The bytes are the call's until all have gone, call_unlend() or
+ * the call's end (on_end, call_cancel).
+ */
+void call_lend(struct call *call, unsigned field, const uint8_t *bytes, size_t n, size_t part);
+/* Lent bytes that the connection has not taken yet. */
+size_t call_lent(const struct call *call);
+/* Takes them back.  If some have not gone, the call stays cut off where it is: cancel it, or
+ * let the peer end it. */
+void call_unlend(struct call *call);
+
 /* Bytes queued and not yet handed to the connection. */
 size_t call_queued(const struct call *call);
 

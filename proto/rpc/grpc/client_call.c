@@ -41,6 +41,7 @@ static void let_go(struct call *call)
     struct channel *channel = call->channel;
 
     call->stream.over = true;
+    h2_stream_unlend(&call->stream);
     timer_stop(channel->loop, &call->deadline);
     if (call->waiting)
         channel_unlink_waiting(channel, call);
@@ -241,6 +242,25 @@ void call_half_close(struct call *call)
         return;
     call->stream.eof = true;
     h2_stream_kick(&call->stream);
+}
+
+void call_lend(struct call *call, unsigned field, const uint8_t *bytes, size_t n, size_t part)
+{
+    assert(field >= 1 && field <= 15);
+    if (call->stream.over || call->stream.eof)
+        return;
+    h2_stream_lend(&call->stream, (uint8_t)(field << 3 | 2), bytes, n, part);
+    h2_stream_kick(&call->stream);
+}
+
+size_t call_lent(const struct call *call)
+{
+    return call->stream.lent.left;
+}
+
+void call_unlend(struct call *call)
+{
+    h2_stream_unlend(&call->stream);
 }
 
 size_t call_queued(const struct call *call)

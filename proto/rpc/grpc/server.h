@@ -49,6 +49,7 @@ struct server_method {
     const char *path; /* "/drover.v1.Inference/Infer"; static */
     const struct server_handler *handler;
     bool client_streaming;
+    bool manual_window;       /* a call's receive window opens only by server_call_release() */
     size_t max_message_bytes; /* 0 = 4 MiB */
     void *data;
 };
@@ -95,6 +96,8 @@ void server_call_set_data(struct server_call *call, void *data);
 /* First value of a request metadata field, or NULL.  "-bin" values come decoded; *n gets the
  * length; the bytes are NUL-terminated and live as long as the call. */
 const void *server_call_metadata(const struct server_call *call, const char *name, size_t *n);
+/* With manual_window: `n` message bytes, as counted by on_message, were disposed of. */
+void server_call_release(struct server_call *call, size_t n);
 void server_call_peer(const struct server_call *call, struct net_addr *out);
 
 /* Queues a message (copied).  DRV_ENOMEM; DRV_ECLOSED when the call is over. */

@@ -394,6 +394,7 @@ static void on_headers(struct h2_stream *stream, bool end_stream)
     } else {
         if (call->method->max_message_bytes != 0)
             stream->reader.max_bytes = call->method->max_message_bytes;
+        stream->manual = call->method->manual_window;
         watch_time(call);
         call->started = true;
         call->method->handler->on_start(call, call->method->data);
@@ -570,6 +571,11 @@ int server_call_send(struct server_call *call, const ProtobufCMessage *message)
     (void)protobuf_c_message_pack(message, to);
     sent(call);
     return 0;
+}
+
+void server_call_release(struct server_call *call, size_t n)
+{
+    h2_stream_release(&call->stream, n);
 }
 
 size_t server_call_queued(const struct server_call *call)

@@ -63,6 +63,19 @@ enum h2_fault {
     H2_FAULT_FRAME,   /* see the frame_result */
 };
 
+/* Bytes that lie elsewhere and go out behind `out`, as messages of one protobuf field each.
+ * Their owner keeps them until all are taken or h2_stream_unlend() has been called. */
+struct h2_lent {
+    const uint8_t *at; /* borrowed */
+    size_t left;       /* from there on */
+    size_t part_bytes; /* most of them in one message */
+    size_t part_left;  /* of the message that has begun */
+    uint8_t tag;       /* of the field */
+    uint8_t head[16];  /* what comes before the part: prefix, tag, length */
+    uint8_t head_len, head_off;
+    bool recalled; /* taken back before all had gone: the stream can end by a reset only */
+};
+
 struct h2_stream {
     struct h2_session *session;      /* NULL: not on a connection (yet, or any more) */
     LIST_ENTRY(h2_stream) link;      /* in session->streams */
@@ -92,6 +105,7 @@ struct h2_stream {
     size_t prepaid;    /* manual: of those and of the partial message, already given back */
     struct frame_reader reader;
     struct buf out; /* framed messages not yet taken by nghttp2 */
+    struct h2_lent lent;
 };
 
 void h2_stream_init(struct h2_stream *stream, size_t max_message_bytes,
@@ -103,7 +117,13 @@ void h2_stream_free_later(struct h2_guard *guard, struct h2_stream *stream);
 /* Room for a framed message of `n` bytes, to be filled by the caller before
  * h2_stream_kick(); NULL = out of memory, or too large. */
 MUST_CHECK uint8_t *h2_stream_add_space(struct h2_stream *stream, size_t n);
-/* Wakes nghttp2 after a change of `out` or `eof`. */
+/* Lends it bytes to send after `out`, in messages that have them in the field with this tag and
+ * nothing else, `part_bytes` at most in each.  Nothing is added to `out` afterwards. */
+void h2_stream_lend(struct h2_stream *stream, uint8_t tag, const uint8_t *bytes, size_t n,
+                    size_t part_bytes);
+/* Reads none of them from now on. */
+void h2_stream_unlend(struct h2_stream *stream);
+/* Wakes nghttp2 after a change of `out`, `lent` or `eof`. */
 void h2_stream_kick(struct h2_stream *stream);
 void h2_stream_reset(struct h2_stream *stream, uint32_t h2_error_code);
 /* manual: opens the window by `n` delivered message bytes. */

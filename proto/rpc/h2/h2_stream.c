@@ -88,27 +88,90 @@ void h2_stream_reset(struct h2_stream *stream, uint32_t h2_error_code)
     h2_session_flush_later(session);
 }
 
+void h2_stream_lend(struct h2_stream *stream, uint8_t tag, const uint8_t *bytes, size_t n,
+                    size_t part_bytes)
+{
+    assert(part_bytes != 0 && part_bytes <= UINT32_MAX / 2 && stream->lent.left == 0);
+    stream->lent =
+        (struct h2_lent){.at = bytes, .left = n, .part_bytes = part_bytes, .tag = tag};
+}
+
+void h2_stream_unlend(struct h2_stream *stream)
+{
+    stream->lent =
+        (struct h2_lent){.recalled = stream->lent.recalled || stream->lent.left != 0};
+}
+
+/* The bytes before the next part: the message's prefix, the field's tag and its length. */
+static void begin_part(struct h2_lent *lent)
+{
+    size_t n = lent->left < lent->part_bytes ? lent->left : lent->part_bytes, rest = n;
+    uint8_t *to = lent->head + 5;
+
+    *to++ = lent->tag;
+    for (; rest >= 0x80; rest >>= 7)
+        *to++ = (uint8_t)(rest | 0x80);
+    *to++ = (uint8_t)rest;
+    lent->head_len = (uint8_t)(to - lent->head);
+    lent->head_off = 0;
+    frame_prefix(lent->head, (uint32_t)(n + lent->head_len - 5));
+    lent->part_left = n;
+}
+
+static size_t read_lent(struct h2_lent *lent, uint8_t *to, size_t n)
+{
+    size_t done = 0, take;
+
+    while (done < n && lent->left != 0) {
+        if (lent->part_left == 0)
+            begin_part(lent);
+        take = (size_t)(lent->head_len - lent->head_off);
+        if (take > n - done)
+            take = n - done;
+        memcpy(to + done, lent->head + lent->head_off, take);
+        lent->head_off = (uint8_t)(lent->head_off + take);
+        done += take;
+        take = lent->part_left < n - done ? lent->part_left : n - done;
+        memcpy(to + done, lent->at, take);
+        lent->at += take;
+        lent->left -= take;
+        lent->part_left -= take;
+        done += take;
+    }
+    return done;
+}
+
+/* Takes up to n bytes of what the stream has to send. */
+static size_t take_out(struct h2_stream *stream, uint8_t *to, size_t n)
+{
+    size_t have = buf_size(&stream->out), done = n < have ? n : have;
+
+    if (done != 0) {
+        memcpy(to, buf_head(&stream->out), done);
+        buf_consume(&stream->out, done);
+    }
+    if (stream->lent.left != 0)
+        done += read_lent(&stream->lent, to + done, n - done);
+    return done;
+}
+
 static ssize_t read_out(nghttp2_session *h2, int32_t id, uint8_t *to, size_t n, uint32_t *flags,
                         nghttp2_data_source *source, void *user_data)
 {
     struct h2_stream *stream = source->ptr;
     struct h2_session *session = user_data;
-    size_t have = buf_size(&stream->out);
+    bool last;
 
     (void)h2;
     (void)id;
-    if (have == 0 && !stream->eof) {
+    n = take_out(stream, to, n);
+    last = buf_size(&stream->out) == 0 && stream->lent.left == 0;
+    if (n == 0 && last && (!stream->eof || stream->lent.recalled)) {
         stream->waiting = true;
         return NGHTTP2_ERR_DEFERRED;
     }
-    if (n > have)
-        n = have;
-    if (n != 0) {
-        memcpy(to, buf_head(&stream->out), n);
-        buf_consume(&stream->out, n);
-        session->flood.useful_bytes += n;
-    }
-    if (n == have) {
+    session->flood.useful_bytes += n;
+    if (last && !stream->lent.recalled) {
         buf_shrink(&stream->out, stream->eof ? 0 : KEEP_BYTES);
         if (stream->eof) {
             *flags |= NGHTTP2_DATA_FLAG_EOF;
@@ -116,7 +179,7 @@ static ssize_t read_out(nghttp2_session *h2, int32_t id, uint8_t *to, size_t n, 
                 *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
         }
     }
-    if (stream->full && have - n < H2_WRITABLE_BYTES && !stream->over) {
+    if (stream->full && buf_size(&stream->out) < H2_WRITABLE_BYTES && !stream->over) {
         stream->full = false;
         if (!stream->in_writable) {
             stream->in_writable = true;
@@ -227,6 +290,7 @@ int h2_stream_data(struct h2_stream *stream, const uint8_t *bytes, size_t n)
         note_batch(session, stream);
         session->role->on_message(stream, message, len);
     }
+    frame_reader_trim(&stream->reader);
     if (session->phase == H2_DEAD)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (!stream->over && !h2_stream_charge(stream))

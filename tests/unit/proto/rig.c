@@ -234,6 +234,8 @@ static void on_message(struct call *call, const uint8_t *message, size_t n, void
         probe->bad |= message[i] != 'p';
     buf_reset(&probe->last);
     buf_add(&probe->last, message, n);
+    if (probe->keep)
+        buf_add(&probe->all, message, n);
     if (!probe->hold)
         call_release(call, n);
 }
@@ -284,4 +286,5 @@ void rig_call(struct rig *rig, struct probe *probe, const struct call_options *o
 void probe_finish(struct probe *probe)
 {
     buf_finish(&probe->last);
+    buf_finish(&probe->all);
 }

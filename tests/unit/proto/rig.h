@@ -42,7 +42,9 @@ struct probe {
     struct call *call; /* NULL once over */
     unsigned messages, batches, ends, writables;
     size_t bytes;
-    bool hold;       /* do not release */
+    bool hold; /* do not release */
+    bool keep; /* gathers all messages in `all` */
+    struct buf all;
     bool bad;        /* a byte was not what Pour sends */
     struct buf last; /* the last message */
     enum grpc_status status;

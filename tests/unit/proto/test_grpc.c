@@ -125,6 +125,163 @@ Test(grpc, a_slow_reader_stops_its_own_stream_and_no_other)
     rig_finish(&rig);
 }
 
+static uint8_t *pattern(size_t n)
+{
+    uint8_t *bytes = malloc(n);
+
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = (uint8_t)(i * 31 + (i >> 11));
+    return bytes;
+}
+
+Test(grpc, lent_bytes_follow_in_messages_of_one_field)
+{
+    static const size_t sizes[] = {1, 127, 128, 200000, 262144, 262145, 3000000};
+    const struct call_options options = {.path = "/t.T/Chat"};
+    struct rig rig;
+
+    rig_init(&rig);
+    rig_start(&rig);
+    for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
+        struct probe probe = {.keep = true};
+        uint8_t *bytes = pattern(sizes[s]);
+        size_t at = 0, done = 0;
+
+        rig_call(&rig, &probe, &options, NULL, 0);
+        cr_assert_eq(rig_send(probe.call, "first", 5), 0);
+        call_lend(probe.call, 5, bytes, sizes[s], 262144);
+        cr_assert_eq(call_lent(probe.call), sizes[s]);
+        call_half_close(probe.call);
+        cr_assert(RIG_WAIT(&rig, probe.ends == 1));
+        cr_assert_eq(probe.status, GRPC_OK, "%s", probe.text);
+        cr_assert_eq(probe.messages, 1 + (sizes[s] + 262143) / 262144);
+        cr_assert_eq(memcmp(buf_head(&probe.all), "first", 5), 0);
+        for (at = 5; at < buf_size(&probe.all);) {
+            const uint8_t *p = buf_head(&probe.all) + at;
+            size_t n = 0, shift = 0, head = 1;
+
+            cr_assert_eq(p[0], 5 << 3 | 2);
+            do
+                n |= (size_t)(p[head] & 0x7f) << shift;
+            while (shift += 7, (p[head++] & 0x80) != 0);
+            cr_assert_leq(n, 262144);
+            cr_assert_leq(done + n, sizes[s]);
+            cr_assert_eq(memcmp(p + head, bytes + done, n), 0);
+            done += n;
+            at += head + n;
+        }
+        cr_assert_eq(done, sizes[s]);
+        free(bytes);
+        probe_finish(&probe);
+    }
+    rig_finish(&rig);
+}
+
+Test(grpc, lent_bytes_that_are_taken_back_are_read_no_more)
+{
+    const struct call_options options = {.path = "/t.T/Chat", .manual_window = true};
+    struct probe cut = {.hold = true}, cancelled = {.hold = true}, next = {0};
+    struct probe *probes[] = {&cut, &cancelled};
+    size_t n = 8 << 20;
+    struct rig rig;
+
+    rig_init(&rig);
+    rig_start(&rig);
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *bytes = pattern(n);
+
+        rig_call(&rig, probes[i], &options, NULL, 0);
+        call_lend(probes[i]->call, 1, bytes, n, 262144);
+        call_half_close(probes[i]->call);
+        /* The answers are not taken, but the window of the requests has no such limit. */
+        cr_assert(RIG_WAIT(&rig, call_lent(probes[i]->call) < n));
+        cr_assert_gt(call_lent(probes[i]->call), 0);
+        if (i == 0)
+            call_unlend(cut.call);
+        else
+            call_cancel(cancelled.call);
+        memset(bytes, 0, n);
+        free(bytes);
+    }
+    cr_assert_eq(call_lent(cut.call), 0);
+    rig_call(&rig, &next, &(struct call_options){.path = "/t.T/Echo"}, "ping", 4);
+    cr_assert(RIG_WAIT(&rig, next.ends == 1));
+    cr_assert_eq(next.status, GRPC_OK);
+    cr_assert_eq(cut.ends, 0, "it is not whole, and so it does not end");
+    call_cancel(cut.call);
+    probe_finish(&cut);
+    probe_finish(&cancelled);
+    probe_finish(&next);
+    rig_finish(&rig);
+}
+
+/* A method that takes its messages by hand: what it has not released does not come. */
+static size_t taken;
+static struct server_call *taker;
+
+static void take_start(struct server_call *call, void *data)
+{
+    (void)data;
+    taker = call;
+}
+
+static void take_message(struct server_call *call, const uint8_t *message, size_t n)
+{
+    (void)call;
+    (void)message;
+    taken += n;
+}
+
+static void take_end(struct server_call *call)
+{
+    taker = NULL;
+    server_call_finish(call, GRPC_OK, NULL);
+}
+
+static void take_gone(struct server_call *call)
+{
+    (void)call;
+}
+
+Test(grpc, a_server_opens_the_window_of_a_manual_method_by_hand)
+{
+    static const struct server_handler handler = {.on_start = take_start,
+                                                  .on_message = take_message,
+                                                  .on_half_close = take_end,
+                                                  .on_gone = take_gone};
+    static const struct server_method method = {.path = "/t.T/Take",
+                                                .handler = &handler,
+                                                .client_streaming = true,
+                                                .manual_window = true};
+    struct probe slow = {0};
+    size_t n = 8 << 20, released = 0;
+    uint8_t *bytes = pattern(n);
+    struct rig rig;
+
+    rig_init(&rig);
+    rig.server_config.methods = &method;
+    rig.server_config.methods_count = 1;
+    rig_start(&rig);
+    rig_call(&rig, &slow, &(struct call_options){.path = "/t.T/Take"}, NULL, 0);
+    call_lend(slow.call, 1, bytes, n, 262144);
+    call_half_close(slow.call);
+    cr_assert(RIG_WAIT(&rig, taken >= (3 << 18)));
+    for (unsigned i = 0; i < 20; i++)
+        loop_turn(&rig.loop, 1);
+    cr_assert_leq(taken, 1 << 20, "no more than its window");
+    while (taker != NULL) {
+        server_call_release(taker, taken - released);
+        released = taken;
+        cr_assert(RIG_WAIT(&rig, taken > released || taker == NULL));
+    }
+    cr_assert(RIG_WAIT(&rig, slow.ends == 1));
+    cr_assert_eq(slow.status, GRPC_OK, "%s", slow.text);
+    cr_assert_eq(taken, n + n / 262144 * 4, "a tag and three bytes of length for each part");
+    free(bytes);
+    probe_finish(&slow);
+    rig_finish(&rig);
+}
+
 Test(grpc, a_bidirectional_call_answers_each_message_as_it_comes)
 {
     struct rig rig;
