@@ -271,6 +271,7 @@ static void fill_capacity(const struct agent *agent, Drover__V1__Capacity *out)
 
     describe_capacity(out, engine_facts(agent->engine), &agent->limit, queue,
                       AGENT_MAX_REQUEST_BYTES);
+    out->max_body_bytes = AGENT_MAX_BODY_BYTES;
     out->slots = slots_now(agent);
 }
 

@@ -29,7 +29,9 @@
 struct error;
 struct server_call;
 
-#define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)
+#define AGENT_MAX_REQUEST_BYTES (16 * 1024 * 1024)  /* in one message */
+#define AGENT_MAX_BODY_BYTES    (128 * 1024 * 1024) /* in parts */
+#define AGENT_BODIES_BYTES      (512 * 1024 * 1024) /* of all bodies that come in parts */
 #define AGENT_NODE_ID_BYTES     64
 
 /* The changes that a listener hears of. */

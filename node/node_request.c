@@ -24,6 +24,7 @@ void node_request_pool_init(struct node_request_pool *pool, struct agent *agent)
 {
     *pool = (struct node_request_pool){.agent = agent};
     wire_arena_init(&pool->arena);
+    uploads_init(&pool->uploads, AGENT_BODIES_BYTES);
 }
 
 void node_request_pool_finish(struct node_request_pool *pool)
@@ -49,6 +50,9 @@ struct node_request *node_request_create(struct node_request_pool *pool,
 static void free_node_request(struct node_request *req)
 {
     buf_finish(&req->body);
+    buf_finish(&req->first);
+    upload_end(&req->upload);
+    splices_finish(&req->splices);
     buf_finish(&req->request_text);
     buf_finish(&req->response_text);
     buf_finish(&req->out);
@@ -115,6 +119,7 @@ static void finish(struct node_request *req)
 
     req->phase = NODE_REQUEST_ENDED;
     timer_stop(agent->loop, &req->silence_timer);
+    timer_stop(agent->loop, &req->upload_timer);
     loop_undefer(agent->loop, &req->flush);
     loop_undefer(agent->loop, &req->settle);
     agent_unlisten(agent, &req->listener);
@@ -287,6 +292,32 @@ bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
     return node_request_send(req, &event);
 }
 
+/* ---- a long body ----------------------------------------------------------------------- */
+
+void node_request_drop_body(struct node_request *req)
+{
+    if (req->upload.uploads == NULL || (req->run != NULL && !engine_has_body(req->run)))
+        return;
+    upload_end(&req->upload);
+    agent_changed(req->agent, AGENT_SLOTS_CHANGED); /* another may come now */
+}
+
+int node_request_flatten(struct node_request *req)
+{
+    struct splices_reader reader = {0};
+    size_t n = splices_size(&req->splices);
+    uint8_t *to;
+
+    if (req->upload.bytes == NULL)
+        return 0;
+    to = buf_reserve(&req->body, n);
+    if (to == NULL)
+        return DRV_ENOMEM;
+    req->body.len += splices_read(&req->splices, &reader, to, n);
+    upload_drop(&req->upload);
+    return 0;
+}
+
 /* ---- the engine's run ------------------------------------------------------------------ */
 
 bool node_request_run(struct node_request *req, const struct engine_events *events)
@@ -306,6 +337,10 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
     const struct engine_model *model;
     struct error err = {0};
 
+    if (req->upload.bytes != NULL) {
+        request.splices = &req->splices;
+        request.body_len = splices_size(&req->splices);
+    }
     if (engine_start(agent->engine, &req->run, &request, events, req, &err) != 0) {
         req->run = NULL;
         give_back(req, false);
@@ -316,7 +351,7 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
     model = facts_model(engine_facts(agent->engine), req->model);
     req->was_loaded = model == NULL || is_loaded(req, model);
     if (!operation_is_question(req->operation))
-        slot_limit_start(&agent->limit, &req->slot_run, buf_size(&req->body), req->started_us);
+        slot_limit_start(&agent->limit, &req->slot_run, request.body_len, req->started_us);
     return true;
 }
 

@@ -15,7 +15,9 @@
 #include "base/io/loop.h"
 #include "base/log.h"
 #include "base/text/buf.h"
+#include "base/text/splices.h"
 #include "node/agent.h"
+#include "node/body/upload.h"
 #include "node/engine/headers.h"
 #include "node/engine/refusal.h"
 #include "node/silence.h"
@@ -29,11 +31,12 @@
 #include "proto/rpc/grpc/server.h"
 #include "proto/wire.h"
 
-/* NODE_REQUEST_OPENED -> NODE_REQUEST_QUEUED -> NODE_REQUEST_RUNNING -> NODE_REQUEST_ENDED;
- * every phase may go to NODE_REQUEST_ENDED, and NODE_REQUEST_OPENED may go straight to
- * NODE_REQUEST_RUNNING. */
+/* NODE_REQUEST_OPENED -> NODE_REQUEST_UPLOADING -> NODE_REQUEST_QUEUED -> NODE_REQUEST_RUNNING
+ * -> NODE_REQUEST_ENDED; every phase may go to NODE_REQUEST_ENDED, and the first two may go
+ * straight to NODE_REQUEST_QUEUED and NODE_REQUEST_RUNNING. */
 enum node_request_phase {
     NODE_REQUEST_OPENED = 0, /* the call has begun, its message has not come */
+    NODE_REQUEST_UPLOADING,  /* the body comes in parts */
     NODE_REQUEST_QUEUED,     /* waits for a slot */
     NODE_REQUEST_RUNNING,    /* has a slot; `run` is set until the engine has ended */
     NODE_REQUEST_ENDED,      /* `call` is finished or gone; freed at the end of the turn */
@@ -54,6 +57,7 @@ struct node_request_pool {
     struct agent *agent;       /* borrowed */
     struct node_request *dead; /* to be freed at the end of the turn */
     struct wire_arena arena;   /* of the message being looked at */
+    struct uploads uploads;    /* of all its requests */
     struct log_limit failures; /* of engine failures in the log */
 };
 
@@ -91,8 +95,13 @@ struct node_request {
     bool was_loaded;         /* its model, when the engine was asked, as far as was known */
     bool of_model;           /* the engine's error concerns the model alone: see engine_error */
     uint32_t wanted_context; /* that Ollama is to load the model with; 0 = it chooses */
-    struct buf body;         /* owned: what the engine gets */
-    struct buf request_text; /* owned: NUL-separated content type, header names and values */
+    struct buf body;         /* owned: what the engine gets, unless `splices` are in use */
+    struct buf first;        /* owned: the first message, while the body comes in parts */
+    struct upload upload;    /* owned: a body that comes, or came, in parts */
+    struct splices splices;  /* owned: its edits; in use iff upload.bytes and a phase after
+                                NODE_REQUEST_UPLOADING */
+    struct timer upload_timer; /* until when the next message has to come */
+    struct buf request_text;   /* owned: NUL-separated content type, header names and values */
     struct engine_header headers[HEADERS_MAX];
     size_t headers_count;
 
@@ -178,6 +187,13 @@ void node_request_note_loading(struct node_request *req, bool loading);
 
 /* The engine has begun to answer: it has the request's model. */
 void node_request_answered(struct node_request *req);
+
+/* The engine has begun its answer: a long body is not kept, once it has been sent. */
+void node_request_drop_body(struct node_request *req);
+
+/* Makes a long body one piece with its edits, in `body`, for an edit that is no splice.
+ * DRV_ENOMEM. */
+MUST_CHECK int node_request_flatten(struct node_request *req);
 
 /* Asks the engine, in the slot that is counted already; `events` get the request as their data.
  * False: the call has ended. */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/text/text.h"
@@ -44,12 +45,15 @@ static void begin(struct node_request *req)
     agent_changed(req->agent, AGENT_LOAD_CHANGED);
 }
 
+static void start_uploads(struct service *service);
+
 static void on_turn(struct deferred *deferred)
 {
     struct service *service = CONTAINER_OF(deferred, struct service, turn);
     struct waiter *waiter;
 
     node_request_pool_free_dead(&service->pool);
+    start_uploads(service);
     while ((waiter = slots_next(&service->agent->slots)) != NULL)
         begin(CONTAINER_OF(waiter, struct node_request, waiter));
 }
@@ -77,10 +81,26 @@ static void on_change(struct agent_listener *listener, unsigned changes)
 
 /* ---- what comes in --------------------------------------------------------------------- */
 
+/* For the next message of a request to come, while it may. */
+#define MESSAGE_US (60 * US_PER_S)
+
+static void on_upload_timer(struct timer *timer)
+{
+    struct node_request *req = CONTAINER_OF(timer, struct node_request, upload_timer);
+
+    node_request_fail(req, GRPC_DEADLINE_EXCEEDED, "the request did not come in time");
+}
+
+static void await_message(struct node_request *req)
+{
+    timer_start(req->agent->loop, &req->upload_timer, MESSAGE_US, on_upload_timer);
+}
+
 static void on_start(struct server_call *call, void *data)
 {
     struct service *service = data;
     struct agent *agent = service->agent;
+    struct node_request *req;
 
     if (!agent_authorised(agent, call)) {
         server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
@@ -90,8 +110,11 @@ static void on_start(struct server_call *call, void *data)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
         return;
     }
-    if (node_request_create(&service->pool, call) == NULL)
+    req = node_request_create(&service->pool, call);
+    if (req == NULL)
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is out of memory");
+    else
+        await_message(req);
 }
 
 /* Keeps the content type and the allowed headers. */
@@ -287,6 +310,23 @@ static uint32_t wanted_context(const struct node_request *req, const struct json
     return json_uint(&tokens, &context, UINT32_MAX) ? (uint32_t)tokens : 0;
 }
 
+/* Makes what the engine gets out of the client's body, or of what asks for the rest of an
+ * answer; a body that came in parts stays where it is, if splices can say its edits. */
+static int make_body(struct node_request *req, const struct edit_source *source,
+                     const struct edit_options *opts, struct edit_outcome *outcome,
+                     struct error *err)
+{
+    int rc = DRV_EFULL;
+
+    if (req->upload.bytes != NULL && source->body == req->upload.bytes)
+        rc = edit_splices(&req->splices, source, opts, outcome, err);
+    if (rc != DRV_EFULL)
+        return rc;
+    rc = edit_body(&req->body, source, opts, outcome, err);
+    upload_drop(&req->upload);
+    return rc;
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -330,7 +370,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
         buf_finish(&rest);
         return false;
     }
-    rc = edit_body(&req->body, &source, &opts, &outcome, &err);
+    rc = make_body(req, &source, &opts, &outcome, &err);
     buf_finish(&rest);
     if (rc == 0)
         rc = keep_headers(req, request);
@@ -381,33 +421,191 @@ static void admit(struct node_request *req)
     }
 }
 
-static void on_message(struct server_call *call, const uint8_t *message, size_t n)
+/* The request is whole. */
+static void take_whole(struct node_request *req, const Drover__V1__InferRequest *request)
 {
-    struct node_request *req = server_call_data(call);
-    Drover__V1__InferRequest *request;
-    struct error err = {0};
-
-    if (req == NULL)
-        return; /* ended in on_start */
-    request = (Drover__V1__InferRequest *)wire_unpack(&drover__v1__infer_request__descriptor,
-                                                      &req->pool->arena, message, n, &err);
-    if (request == NULL) {
-        node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
-        return;
-    }
-    if (!check_request(req, request))
-        return;
-    (void)strlcpy(req->request_id, request->request_id, sizeof(req->request_id));
-    req->attempt = request->attempt;
-    req->operation = (int)request->operation;
     if (!check_service(req, request) || !take_request(req, request))
         return;
-
     req->phase = NODE_REQUEST_QUEUED;
     if (operation_is_question(req->operation))
         admit_question(req);
     else
         admit(req);
+}
+
+static Drover__V1__InferRequest *unpack(struct node_request *req, const uint8_t *message,
+                                        size_t n)
+{
+    struct error err = {0};
+    ProtobufCMessage *request = wire_unpack(&drover__v1__infer_request__descriptor,
+                                            &req->pool->arena, message, n, &err);
+
+    if (request == NULL)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
+    return (Drover__V1__InferRequest *)request;
+}
+
+/* ---- a body in parts ------------------------------------------------------------------- */
+
+/* There is room for uploads that have waited: they get their window.  The others hear that they
+ * come sooner. */
+static void start_uploads(struct service *service)
+{
+    struct uploads *uploads = &service->pool.uploads;
+    struct upload *upload, *next;
+    bool started = false;
+
+    while ((upload = uploads_next(uploads)) != NULL) {
+        struct node_request *req = CONTAINER_OF(upload, struct node_request, upload);
+
+        started = true;
+        server_call_release(req->call, upload->withheld_bytes);
+        await_message(req);
+    }
+    if (!started)
+        return;
+    TAILQ_FOREACH_SAFE(upload, &uploads->waiting, link, next)
+        if (!node_request_accepted(CONTAINER_OF(upload, struct node_request, upload),
+                                   upload_position(upload) + 1))
+            continue; /* its call has ended */
+}
+
+/* A full node says so before the body comes. */
+static bool check_room(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    struct slots *slots = &req->agent->slots;
+
+    (void)strlcpy(req->model, request->model, sizeof(req->model));
+    take_model(req);
+    if (operation_is_question(req->operation) ? slots->questions < SLOTS_MAX_QUESTIONS
+                                              : !slots_is_full(slots, &req->waiter))
+        return true;
+    node_request_fail(req, GRPC_RESOURCE_EXHAUSTED, "slots (%u) and queue (%u) are full",
+                      (unsigned)slots->slots, (unsigned)slots->queue);
+    return false;
+}
+
+static void begin_upload(struct node_request *req, const Drover__V1__InferRequest *request,
+                         const uint8_t *message, size_t n)
+{
+    if (request->body.len != 0 || request->body_bytes > AGENT_MAX_BODY_BYTES) {
+        node_request_fail(req, GRPC_INVALID_ARGUMENT,
+                          request->body.len != 0 ? "the body is there, and is to come"
+                                                 : "the body is larger than max_body_bytes");
+        return;
+    }
+    if (!check_service(req, request) || !check_room(req, request))
+        return;
+    buf_add(&req->first, message, n);
+    if (req->first.failed ||
+        upload_begin(&req->pool->uploads, &req->upload, (size_t)request->body_bytes) != 0) {
+        node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+        return;
+    }
+    req->phase = NODE_REQUEST_UPLOADING;
+    if (!req->upload.waits)
+        await_message(req);
+    else if (!node_request_accepted(req, upload_position(&req->upload) + 1))
+        return; /* the call has ended */
+}
+
+/* The bytes of a part, which is a message with nothing else in it: no copy of them is made. */
+static bool part_of(const uint8_t *message, size_t n, const uint8_t **part, size_t *part_len)
+{
+    uint64_t len = 0;
+    size_t at = 1;
+
+    if (n < 2 || message[0] != (5 << 3 | 2)) /* InferRequest.body */
+        return false;
+    for (unsigned shift = 0; at < n && shift < 35; shift += 7) {
+        len |= (uint64_t)(message[at] & 0x7f) << shift;
+        if ((message[at++] & 0x80) == 0) {
+            *part = message + at;
+            *part_len = n - at;
+            return len == n - at;
+        }
+    }
+    return false;
+}
+
+static void take_part(struct node_request *req, const uint8_t *message, size_t n)
+{
+    Drover__V1__InferRequest *request;
+    const uint8_t *part;
+    size_t len, release;
+
+    if (!part_of(message, n, &part, &len) ||
+        upload_take(&req->upload, part, len, n, &release) != 0) {
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "the body is not what it was said to be");
+        return;
+    }
+    server_call_release(req->call, release);
+    if (req->upload.have < req->upload.size) {
+        if (!req->upload.waits)
+            await_message(req);
+        return;
+    }
+    timer_stop(req->agent->loop, &req->upload_timer);
+    request = unpack(req, buf_head(&req->first), buf_size(&req->first));
+    if (request == NULL)
+        return;
+    request->body.data = req->upload.bytes;
+    request->body.len = req->upload.size;
+    take_whole(req, request);
+    buf_finish(&req->first);
+}
+
+/* ---- messages -------------------------------------------------------------------------- */
+
+static void take_first(struct node_request *req, const uint8_t *message, size_t n)
+{
+    Drover__V1__InferRequest *request;
+
+    timer_stop(req->agent->loop, &req->upload_timer);
+    server_call_release(req->call, n);
+    request = unpack(req, message, n);
+    if (request == NULL || !check_request(req, request))
+        return;
+    (void)strlcpy(req->request_id, request->request_id, sizeof(req->request_id));
+    req->attempt = request->attempt;
+    req->operation = (int)request->operation;
+    if (request->body_bytes != 0)
+        begin_upload(req, request, message, n);
+    else
+        take_whole(req, request);
+}
+
+static void on_message(struct server_call *call, const uint8_t *message, size_t n)
+{
+    struct node_request *req = server_call_data(call);
+
+    if (req == NULL)
+        return; /* it has ended */
+    switch (req->phase) {
+    case NODE_REQUEST_OPENED:
+        take_first(req, message, n);
+        return;
+    case NODE_REQUEST_UPLOADING:
+        take_part(req, message, n);
+        return;
+    case NODE_REQUEST_QUEUED:
+    case NODE_REQUEST_RUNNING:
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "a message after the request");
+        return;
+    case NODE_REQUEST_ENDED:
+        return;
+    }
+}
+
+static void on_half_close(struct server_call *call)
+{
+    struct node_request *req = server_call_data(call);
+
+    if (req != NULL &&
+        (req->phase == NODE_REQUEST_OPENED || req->phase == NODE_REQUEST_UPLOADING))
+        node_request_fail(req, GRPC_INVALID_ARGUMENT,
+                          req->phase == NODE_REQUEST_OPENED ? "no request"
+                                                            : "the body is cut off");
 }
 
 static void on_gone(struct server_call *call)
@@ -429,6 +627,7 @@ static void on_writable(struct server_call *call)
 static const struct server_handler service_handler = {
     .on_start = on_start,
     .on_message = on_message,
+    .on_half_close = on_half_close,
     .on_gone = on_gone,
     .on_writable = on_writable,
 };
@@ -452,6 +651,8 @@ int service_create(struct service **out, struct agent *agent, struct error *err)
     node_request_pool_init(&service->pool, agent);
     service->methods[0] = (struct server_method){.path = "/drover.v1.Inference/Infer",
                                                  .handler = &service_handler,
+                                                 .client_streaming = true,
+                                                 .manual_window = true,
                                                  .max_message_bytes = AGENT_MAX_REQUEST_BYTES,
                                                  .data = service};
     reports_methods(agent, service->methods + 1);

@@ -124,6 +124,11 @@ void slots_model(struct slots *a, uint64_t model, bool in_memory)
             waiter->loads = !in_memory;
 }
 
+bool slots_is_full(const struct slots *a, const struct waiter *waiter)
+{
+    return a->queued >= a->queue && (a->queued != 0 || !has_room(a, waiter));
+}
+
 enum slots_admit slots_ask(struct slots *a, struct waiter *waiter)
 {
     struct waiter *ahead;

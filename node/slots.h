@@ -69,6 +69,9 @@ enum slots_admit {
 void slots_init(struct slots *a, uint32_t slots, uint32_t queue);
 void slots_resize(struct slots *a, uint32_t slots, uint32_t queue);
 
+/* Would slots_ask() refuse it now? */
+MUST_CHECK bool slots_is_full(const struct slots *a, const struct waiter *waiter);
+
 MUST_CHECK enum slots_admit slots_ask(struct slots *a, struct waiter *waiter);
 
 /* The next waiter, now active, or NULL when none waits or no slot is free. */

@@ -142,6 +142,7 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
     info->prefill_tokens_per_s = 0.0f;
     info->decode_tokens_per_s = 0.0f;
     info->max_request_bytes = 0;
+    info->max_body_bytes = 0;
     if (capacity == NULL)
         return;
     if (capacity->slots != 0)
@@ -153,6 +154,7 @@ void identity_capacity(struct node_info *info, const Drover__V1__Capacity *capac
     info->prefill_tokens_per_s = speed(capacity->prefill_tokens_per_s);
     info->decode_tokens_per_s = speed(capacity->decode_tokens_per_s);
     info->max_request_bytes = message_bytes(capacity->max_request_bytes);
+    info->max_body_bytes = message_bytes(capacity->max_body_bytes);
 }
 
 /* Copies, cutting between two characters when it does not fit. */

@@ -84,8 +84,10 @@ static bool ask_again(struct node_request *req, struct buf *body, int rc)
 static bool ask_without(struct node_request *req, const char *name)
 {
     struct buf body = BUF_INIT;
-    int rc = edit_without(&body, buf_head(&req->body), buf_size(&req->body), name);
+    int rc = node_request_flatten(req);
 
+    if (rc == 0)
+        rc = edit_without(&body, buf_head(&req->body), buf_size(&req->body), name);
     return ask_again(req, &body, rc);
 }
 
@@ -99,10 +101,12 @@ static bool ask_without_usage(struct node_request *req)
 /* The body of the same request for a document. */
 static int make_unstreamed(struct node_request *req, struct buf *body)
 {
-    /* Engines refuse stream_options where there is no stream, the client's too. */
-    int rc = edit_unstreamed(body, req->operation, buf_head(&req->body), buf_size(&req->body),
-                             req->usage_added || req->stream);
+    int rc = node_request_flatten(req);
 
+    /* Engines refuse stream_options where there is no stream, the client's too. */
+    if (rc == 0)
+        rc = edit_unstreamed(body, req->operation, buf_head(&req->body), buf_size(&req->body),
+                             req->usage_added || req->stream);
     req->asked_again = true;
     req->streaming = false;
     req->usage_added = false;

@@ -111,6 +111,8 @@ static bool send_chunk(struct node_request *req, size_t n)
     if (req->out_content)
         req->signs_told = silence_signs_of_life(&req->silence);
     req->content_sent |= req->out_content;
+    if (req->content_sent)
+        node_request_drop_body(req);
     req->out_tokens = 0;
     req->out_content = false;
     buf_reset(&req->meter.text);

@@ -7,6 +7,7 @@
 #include "base/text/buf.h"
 #include "base/text/form.h"
 #include "base/text/json.h"
+#include "base/text/splices.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
 
@@ -16,7 +17,14 @@
 struct edit_plan {
     struct json_edit edits[MAX_EDITS];
     size_t count;
+    struct buf model, stream_options; /* owned: values of edits */
 };
+
+static void finish_plan(struct edit_plan *plan)
+{
+    buf_finish(&plan->model);
+    buf_finish(&plan->stream_options);
+}
 
 static void add(struct edit_plan *plan, const char *name, const char *value)
 {
@@ -63,21 +71,81 @@ static int edit_inside(struct buf *out, const struct json_value *object, const c
 
 /* A form keeps all its bytes but those of its model's name.  A name with a line end in it could
  * end its part of the form: there is no model of that name. */
-static void edit_form(struct buf *out, const void *body, size_t n,
-                      const struct edit_options *opts)
+static int splice_form(struct splices *out, const struct edit_source *source,
+                       const struct edit_options *opts)
 {
-    const char *bytes = body, *old;
-    size_t old_len, before;
+    const char *old;
+    size_t old_len;
 
     if (opts->model[0] == '\0' || strpbrk(opts->model, "\r\n") != NULL ||
-        !form_find(opts->content_type, body, n, "model", &old, &old_len)) {
-        buf_add(out, body, n);
-        return;
+        !form_find(opts->content_type, source->body, source->n, "model", &old, &old_len))
+        return 0;
+    return splices_add(out, (size_t)(old - (const char *)source->body), old_len, opts->model,
+                       strlen(opts->model));
+}
+
+/* The members that are there are replaced where they stand, the others go to the front. */
+static int splice_members(struct splices *out, const struct json_value *root,
+                          const struct edit_plan *plan)
+{
+    size_t front = (size_t)(root->text + 1 - (const char *)out->text);
+    struct json_value key, value;
+    struct json_iter it;
+    struct buf missing = BUF_INIT;
+    uint64_t present = 0;
+    bool empty = true;
+    int rc = 0;
+
+    json_iter_init(&it, root);
+    while (rc == 0 && json_iter_next(&it, &key, &value)) {
+        empty = false;
+        for (size_t i = 0; rc == 0 && i < plan->count; i++) {
+            const char *put = plan->edits[i].value;
+
+            if (!json_equal(&key, plan->edits[i].name))
+                continue;
+            present |= UINT64_C(1) << i;
+            rc = splices_add(out, (size_t)(value.text - (const char *)out->text), value.len,
+                             put, strlen(put));
+        }
     }
-    before = (size_t)(old - bytes);
-    buf_add(out, bytes, before);
-    buf_str(out, opts->model);
-    buf_add(out, old + old_len, n - before - old_len);
+    for (size_t i = 0; i < plan->count; i++) {
+        if ((present >> i & 1) != 0)
+            continue;
+        if (buf_size(&missing) != 0)
+            buf_add(&missing, ",", 1);
+        json_quote_str(&missing, plan->edits[i].name);
+        buf_add(&missing, ":", 1);
+        buf_str(&missing, plan->edits[i].value);
+    }
+    if (buf_size(&missing) != 0 && !empty)
+        buf_add(&missing, ",", 1);
+    if (rc == 0 && missing.failed)
+        rc = DRV_ENOMEM;
+    if (rc == 0 && buf_size(&missing) != 0)
+        rc = splices_add(out, front, 0, buf_head(&missing), buf_size(&missing));
+    buf_finish(&missing);
+    return rc;
+}
+
+/* Appends the form with its model's name changed. */
+static int edit_form(struct buf *out, const struct edit_source *source,
+                     const struct edit_options *opts)
+{
+    struct splices splices;
+    struct splices_reader reader = {0};
+    uint8_t *to;
+    size_t n;
+    int rc;
+
+    splices_init(&splices, source->body, source->n);
+    rc = splice_form(&splices, source, opts);
+    n = splices_size(&splices);
+    to = rc != 0 || n == 0 ? NULL : buf_reserve(out, n);
+    if (to != NULL)
+        out->len += splices_read(&splices, &reader, to, n);
+    splices_finish(&splices);
+    return rc == 0 && out->failed ? DRV_ENOMEM : rc;
 }
 
 int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
@@ -96,11 +164,10 @@ int edit_check(struct edit_source *out, int operation, const void *body, size_t 
     return 0;
 }
 
-/* Asks for usage, where it is wanted and allowed.  `text` has the member's value and must
- * stay until the edit is done. */
-static int plan_usage(struct edit_plan *plan, struct buf *text,
-                      const struct edit_source *source, const struct edit_options *opts,
-                      const struct json_value *options, struct edit_outcome *outcome)
+/* Asks for usage, where it is wanted and allowed. */
+static int plan_usage(struct edit_plan *plan, const struct edit_source *source,
+                      const struct edit_options *opts, const struct json_value *options,
+                      struct edit_outcome *outcome)
 {
     struct json_value asked = json_get(options, "include_usage");
     int rc;
@@ -109,10 +176,10 @@ static int plan_usage(struct edit_plan *plan, struct buf *text,
     if (outcome->usage_asked || opts->no_usage || !(opts->usage || !opts->stream) ||
         (source->operation != OP(CHAT_COMPLETIONS) && source->operation != OP(COMPLETIONS)))
         return 0;
-    rc = edit_inside(text, options, "include_usage", "true");
+    rc = edit_inside(&plan->stream_options, options, "include_usage", "true");
     if (rc != 0)
         return rc;
-    add(plan, "stream_options", buf_cstr(text));
+    add(plan, "stream_options", buf_cstr(&plan->stream_options));
     outcome->usage_added = true;
     return 0;
 }
@@ -142,22 +209,16 @@ static uint32_t count_choices(const struct json_value *n)
     return json_uint(&count, n, UINT32_MAX) && count != 0 ? (uint32_t)count : 1;
 }
 
-int edit_body(struct buf *out, const struct edit_source *source,
-              const struct edit_options *opts, struct edit_outcome *outcome, struct error *err)
+/* All edits of a body that is JSON. */
+static int make_plan(struct edit_plan *plan, const struct edit_source *source,
+                     const struct edit_options *opts, struct edit_outcome *outcome)
 {
-    struct buf model = BUF_INIT, stream_options = BUF_INIT;
     struct json_value found[MEMBERS];
-    struct edit_plan plan = {0};
     int rc = 0;
 
-    memset(outcome, 0, sizeof(*outcome));
-    if (source->root.type == JSON_NONE) {
-        edit_form(out, source->body, source->n, opts);
-        return out->failed ? error_set(err, DRV_ENOMEM, "out of memory") : 0;
-    }
     if (opts->model[0] != '\0') {
-        json_quote_str(&model, opts->model);
-        add(&plan, "model", buf_cstr(&model));
+        json_quote_str(&plan->model, opts->model);
+        add(plan, "model", buf_cstr(&plan->model));
     }
     find_members(found, &source->root);
     outcome->prompts = count_prompts(source->operation, &found[PROMPT]);
@@ -166,22 +227,55 @@ int edit_body(struct buf *out, const struct edit_source *source,
         meter_streams(source->operation) && !must_not_stream(source->operation, found);
     if (outcome->streaming) {
         if (found[STREAM].type != JSON_TRUE)
-            add(&plan, "stream", "true");
-        rc = plan_usage(&plan, &stream_options, source, opts, &found[STREAM_OPTIONS], outcome);
+            add(plan, "stream", "true");
+        rc = plan_usage(plan, source, opts, &found[STREAM_OPTIONS], outcome);
     }
     if (opts->token_ids)
-        add(&plan, "logprobs", "1");
+        add(plan, "logprobs", "1");
+    return rc == 0 && (plan->model.failed || plan->stream_options.failed) ? DRV_ENOMEM : rc;
+}
+
+static int no_memory(struct error *err, int rc)
+{
+    return rc == 0 ? 0 : error_set(err, rc, "the body cannot be edited: out of memory");
+}
+
+int edit_body(struct buf *out, const struct edit_source *source,
+              const struct edit_options *opts, struct edit_outcome *outcome, struct error *err)
+{
+    struct edit_plan plan = {0};
+    int rc;
+
+    memset(outcome, 0, sizeof(*outcome));
+    if (source->root.type == JSON_NONE)
+        return no_memory(err, edit_form(out, source, opts));
+    rc = make_plan(&plan, source, opts, outcome);
     if (rc == 0 && plan.count == 0)
         buf_add(out, source->body, source->n);
     else if (rc == 0)
         rc = json_edit(out, &source->root, plan.edits, plan.count);
-    if (rc == 0 && (out->failed || model.failed || stream_options.failed))
+    if (rc == 0 && out->failed)
         rc = DRV_ENOMEM;
-    if (rc != 0)
-        (void)error_set(err, rc, "the body cannot be edited: out of memory");
-    buf_finish(&model);
-    buf_finish(&stream_options);
-    return rc;
+    finish_plan(&plan);
+    return no_memory(err, rc);
+}
+
+int edit_splices(struct splices *out, const struct edit_source *source,
+                 const struct edit_options *opts, struct edit_outcome *outcome,
+                 struct error *err)
+{
+    struct edit_plan plan = {0};
+    int rc;
+
+    memset(outcome, 0, sizeof(*outcome));
+    splices_init(out, source->body, source->n);
+    if (source->root.type == JSON_NONE)
+        return no_memory(err, splice_form(out, source, opts));
+    rc = make_plan(&plan, source, opts, outcome);
+    if (rc == 0)
+        rc = splice_members(out, &source->root, &plan);
+    finish_plan(&plan);
+    return no_memory(err, rc);
 }
 
 static int edit_again(struct buf *out, const void *body, size_t n,

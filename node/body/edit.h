@@ -16,6 +16,7 @@
 
 struct buf;
 struct error;
+struct splices;
 
 /* A client's body, checked once for all its readers. */
 struct edit_source {
@@ -54,6 +55,15 @@ struct edit_outcome {
 MUST_CHECK int edit_body(struct buf *out, const struct edit_source *source,
                          const struct edit_options *opts, struct edit_outcome *outcome,
                          struct error *err);
+
+/*
+ * The same edits as splices of the body, which is not copied and has to stay.  `out` is made
+ * here; finish it whatever the result.  DRV_EFULL: there are too many of them (a member that
+ * stands there many times); DRV_ENOMEM.
+ */
+MUST_CHECK int edit_splices(struct splices *out, const struct edit_source *source,
+                            const struct edit_options *opts, struct edit_outcome *outcome,
+                            struct error *err);
 
 /* Appends the edited body as the client meant it: not streamed.  DRV_EINVAL: it is no JSON
  * object; DRV_ENOMEM. */

@@ -18,6 +18,7 @@ struct error;
 struct engine;     /* opaque */
 struct engine_run; /* opaque: one request inside an engine */
 struct loop;
+struct splices;
 
 struct engine_header {
     const char *name; /* lower case */
@@ -29,6 +30,7 @@ struct engine_request {
     const char *content_type;
     const uint8_t *body; /* already edited; borrowed until the run ends */
     size_t body_len;
+    const struct splices *splices; /* a long body instead, likewise, and its edits; else NULL */
     const struct engine_header *headers; /* borrowed until engine_start returns */
     size_t headers_count;
     const char *model; /* as the engine is asked for it; NULL = none */
@@ -113,6 +115,9 @@ enum engine_cancel {
 
 /* Closes the connection at once; the run is gone. */
 void engine_cancel(struct engine_run *run, enum engine_cancel state);
+
+/* Has the engine been sent the whole body, so that its splices are needed no more? */
+MUST_CHECK bool engine_has_body(const struct engine_run *run);
 
 /* Stops delivering, or goes on: for back-pressure. */
 void engine_pause(struct engine_run *run, bool paused);

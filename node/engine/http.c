@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/secure/secret.h"
 #include "base/text/buf.h"
+#include "base/text/splices.h"
 #include "node/engine/curl_loop.h"
 #include "node/engine/engine.h"
 #include "node/engine/headers.h"
@@ -34,6 +35,7 @@
 #define KEY_FILE_BYTES     4096
 #define URL_MAX_BYTES      900
 #define AUTHORIZATION      "Authorization: Bearer "
+#define UPLOAD_BYTES       (256 * 1024L) /* of a long body, sent at once */
 
 struct engine_run {
     struct curl_job job; /* job.easy owned */
@@ -49,6 +51,8 @@ struct engine_run {
     size_t head_bytes;
     char content_type[128];
     char model[ENGINE_MODEL_BYTES];
+    const struct splices *body; /* borrowed; NULL: libcurl has the body */
+    struct splices_reader reader;
     struct engine_header list[HEADERS_MAX];
     char *values[HEADERS_MAX][2]; /* owned: name and value */
     size_t count;
@@ -318,6 +322,54 @@ static int add_headers(struct engine_run *run, const struct engine_request *requ
     return rc;
 }
 
+/* ---- the body -------------------------------------------------------------------------- */
+
+static size_t on_read_body(char *to, size_t size, size_t n, void *data)
+{
+    struct engine_run *run = data;
+
+    if (run->cancelled)
+        return CURL_READFUNC_ABORT;
+    return splices_read(run->body, &run->reader, to, size * n);
+}
+
+/* libcurl begins again where it finds a connection dead before it has an answer. */
+static int on_seek_body(void *data, curl_off_t offset, int origin)
+{
+    struct engine_run *run = data;
+
+    if (origin != SEEK_SET || offset != 0)
+        return CURL_SEEKFUNC_CANTSEEK;
+    run->reader = (struct splices_reader){0};
+    return CURL_SEEKFUNC_OK;
+}
+
+static void set_body(struct engine_run *run, const struct engine_request *request)
+{
+    CURL *easy = run->job.easy;
+
+    run->body = request->splices;
+    if (run->body == NULL) {
+        (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDS, (const char *)request->body);
+        (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+                               (curl_off_t)request->body_len);
+        return;
+    }
+    (void)curl_easy_setopt(easy, CURLOPT_POST, 1L);
+    (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+                           (curl_off_t)splices_size(run->body));
+    (void)curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BYTES);
+    (void)curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_read_body);
+    (void)curl_easy_setopt(easy, CURLOPT_READDATA, run);
+    (void)curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek_body);
+    (void)curl_easy_setopt(easy, CURLOPT_SEEKDATA, run);
+}
+
+bool engine_has_body(const struct engine_run *run)
+{
+    return run->body == NULL || splices_at_end(run->body, &run->reader);
+}
+
 int engine_start(struct engine *engine, struct engine_run **out,
                  const struct engine_request *request, const struct engine_events *events,
                  void *data, struct error *err)
@@ -348,9 +400,7 @@ int engine_start(struct engine *engine, struct engine_run **out,
          * closed a connection that it held for idle: the two look alike. */
         (void)curl_easy_setopt(run->job.easy, CURLOPT_FRESH_CONNECT, 1L);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_FORBID_REUSE, 1L);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDS, (const char *)request->body);
-        (void)curl_easy_setopt(run->job.easy, CURLOPT_POSTFIELDSIZE_LARGE,
-                               (curl_off_t)request->body_len);
+        set_body(run, request);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPHEADER, run->headers);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERFUNCTION, on_header_line);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERDATA, run);

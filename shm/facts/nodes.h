@@ -63,8 +63,8 @@ struct node_info {
     float prefill_tokens_per_s; /* as reported; 0 = unknown */
     float decode_tokens_per_s;
     uint32_t max_request_bytes;     /* largest request message it takes; 0 = unknown */
+    uint32_t max_body_bytes;        /* largest body it takes in parts; 0 = it knows no parts */
     char detail[NODE_DETAIL_BYTES]; /* why it is not usable, or what it lacks; "" = all well */
-    uint32_t reserved;              /* zero */
     uint32_t models_count;
     struct node_model models[NODE_MAX_MODELS]; /* last: only those in use are copied */
 };

@@ -45,6 +45,7 @@ static void reset(struct attempt *attempt, uint64_t now)
     attempt->stage = ATTEMPT_SENT;
     attempt->progress_mono_us = now;
     attempt->content_mono_us = 0;
+    attempt->unsent_bytes = 0;
     attempt->queue_position = UINT32_MAX;
     attempt->node_work = 0;
     attempt->loading = attempt->loads_model;
@@ -105,6 +106,16 @@ void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *
     attempt->progress_mono_us = now;
     if (moved_up && accepted->queue_position == 0)
         requests_phase(context->board, context->worker, attempt->row, REQUEST_PREFILL, now);
+}
+
+void attempt_note_sent(struct attempt *attempt)
+{
+    size_t unsent = attempt->call == NULL ? 0 : node_call_unsent(attempt->call);
+
+    if (unsent == attempt->unsent_bytes)
+        return;
+    attempt->unsent_bytes = unsent;
+    attempt->progress_mono_us = loop_now_us(attempt->request->context->loop);
 }
 
 void attempt_take_head(struct attempt *attempt)

@@ -31,6 +31,8 @@ MUST_CHECK int attempt_start(struct attempt *attempt, struct upstream *node,
 
 /* The node's events.  Each also counts as progress. */
 void attempt_take_accepted(struct attempt *attempt, const Drover__V1__Accepted *accepted);
+/* Looks whether more of a long body has gone: that is progress, too. */
+void attempt_note_sent(struct attempt *attempt);
 void attempt_take_head(struct attempt *attempt);
 /* True: this is the attempt's first content. */
 bool attempt_take_content(struct attempt *attempt);

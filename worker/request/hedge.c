@@ -16,6 +16,8 @@
 
 /* A hedge that found no free slot or no budget looks again after this long. */
 #define LOOK_AGAIN_US (100 * US_PER_MS)
+/* A larger body is not sent twice at once. */
+#define MAX_BODY_BYTES ((size_t)1 << 20)
 
 uint64_t hedge_delay_us(const struct config_hedge *config, const struct histogram *ttft,
                         uint32_t attempts_left)
@@ -38,6 +40,7 @@ void hedge_plan(struct request *req)
 
     req->hedge_due_mono_us = UINT64_MAX;
     if (!config->enabled || req->hedged || req->shown == SHOWN_CONTENT ||
+        req->client->body_len > MAX_BODY_BYTES ||
         req->engines_died != 0) /* two engines are the most that may die with it */
         return;
     stats_read_histogram(req->context->board, attempt->node, STATS_TTFT, &ttft);

@@ -7,12 +7,12 @@
  * request of Dean and Barroso ("The Tail at Scale", 2013).
  *
  * There is one hedge at most in a request's life, only before its first content, only where a
- * slot is free at that moment and no request waits for it, and only as long as there is budget:
- * so much percent of the answers that were given, over all workers, and none while retries are
- * throttled.  The first attempt to give content is the client's; the other is cancelled in the
- * same turn, and that is no failure of its node.  The client has seen nothing of either before,
- * so it gets one attempt's bytes alone.  An attempt that fails leaves the other to go on as if
- * alone.
+ * slot is free at that moment and no request waits for it, only with a body of 1 MiB at most,
+ * and only as long as there is budget: so much percent of the answers that were given, over all
+ * workers, and none while retries are throttled.  The first attempt to give content is the
+ * client's; the other is cancelled in the same turn, and that is no failure of its node.  The
+ * client has seen nothing of either before, so it gets one attempt's bytes alone.  An attempt
+ * that fails leaves the other to go on as if alone.
  */
 #ifndef DROVER_WORKER_HEDGE_H
 #define DROVER_WORKER_HEDGE_H

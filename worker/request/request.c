@@ -584,6 +584,7 @@ static void give_up(struct attempt *attempt)
 
 static void look_at_running(struct request *req)
 {
+    attempt_note_sent(req->attempt);
     if (req->hedge != NULL && limits_silence_passed(req->hedge))
         give_up(req->hedge);
     if (limits_silence_passed(req->attempt)) {

@@ -140,6 +140,7 @@ struct attempt {
     uint64_t
         hold_mono_us; /* since when it holds a slot: from its plan there on, if it had one */
     uint64_t progress_mono_us; /* last sign that it gets on */
+    size_t unsent_bytes;       /* of the body, when last looked at */
     uint64_t content_mono_us;  /* first content; 0 = none yet */
     uint32_t queue_position;   /* at the node, as it said last; UINT32_MAX = not yet */
     uint64_t node_work;        /* signs of life of its engine, as it said then */

@@ -34,6 +34,8 @@
 #define MAX_HEADER_NAME_BYTES 64
 /* A longer text is not kept for going on elsewhere. */
 #define TEXT_BYTES (1024 * 1024)
+/* A larger body is not kept for going on elsewhere either. */
+#define KEPT_BODY_BYTES ((size_t)16 * 1024 * 1024)
 /* A stream that has begun and is silent gets a comment this often. */
 #define COMMENT_US (5 * US_PER_S)
 
@@ -369,6 +371,7 @@ static void keep_text(struct attempt *attempt, const Drover__V1__Chunk *chunk)
         return;
     n = strnlen(chunk->text, TEXT_BYTES + 1);
     if (!attempt->event_stream || !chunk->resumable ||
+        req->client->body_len > KEPT_BODY_BYTES ||
         (req->shown == SHOWN_CONTENT && !req->resumable) ||
         n > TEXT_BYTES - buf_size(&req->text) || !keep_response_id(req, chunk)) {
         forget_text(req);
@@ -385,7 +388,7 @@ static void pass_on(struct attempt *attempt, const Drover__V1__Chunk *chunk)
     struct request *req = attempt->request;
 
     pass(req, chunk->data.data, chunk->data.len);
-    if (!response_may_resume(req))
+    if (!response_may_resume(req) && node_call_unsent(attempt->call) == 0)
         http_drop_body(req->client);
     response_release_if_low(attempt);
 }

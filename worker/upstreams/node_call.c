@@ -53,6 +53,7 @@ static void take_finish(struct node_call *nc, const Drover__V1__Finish *finish)
         fail(nc, "node's count of bytes differs from what came");
     } else {
         nc->stage = STAGE_FINISHED;
+        call_unlend(nc->call);
         nc->events->on_finish(nc->data, finish);
     }
 }
@@ -138,14 +139,27 @@ uint64_t node_call_message_bytes(const struct client_request *request)
     return n;
 }
 
+/* A body up to here is in the first message, as foreign nodes expect it. */
+#define WHOLE_BYTES ((size_t)1 << 20)
+/* Of a body in one message; tag and length, and the message is 256 KiB at most. */
+#define PART_BYTES ((size_t)256 * 1024 - 4)
+#define BODY_FIELD 5 /* InferRequest.body */
+
+static bool goes_in_parts(const struct node_info *info, const struct client_request *request)
+{
+    return request->body_len > WHOLE_BYTES && info->max_body_bytes != 0;
+}
+
 /* The ids are the same text, but exact: where they do not fit, the text has to do. */
 static bool ids_fit(const struct node_info *info, const struct client_request *request,
                     const struct node_call_options *options)
 {
-    return info->max_request_bytes == 0 || node_call_message_bytes(request) +
-                                                   strlen(options->resume_text) +
-                                                   options->resume_ids_count * ID_BYTES <=
-                                               info->max_request_bytes;
+    uint64_t n = node_call_message_bytes(request) + strlen(options->resume_text) +
+                 options->resume_ids_count * ID_BYTES;
+
+    if (goes_in_parts(info, request))
+        n -= request->body_len;
+    return info->max_request_bytes == 0 || n <= info->max_request_bytes;
 }
 
 static int send_request(struct node_call *nc, const struct client_request *request,
@@ -158,13 +172,19 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     Drover__V1__Header *list[REQUEST_MAX_FORWARD];
     static const uint8_t zero[JOIN_INSTANCE_BYTES];
     struct node_info *info = &nc->node->info;
+    bool parts = goes_in_parts(info, request);
+    int rc;
 
     message.request_id = (char *)(uintptr_t)request->execution_id;
     message.attempt = options->number;
     message.operation = (Drover__V1__Operation)request->operation;
     message.model = (char *)(uintptr_t)request->model;
-    message.body.data = (uint8_t *)(uintptr_t)request->body;
-    message.body.len = request->body_len;
+    if (parts) {
+        message.body_bytes = request->body_len;
+    } else {
+        message.body.data = (uint8_t *)(uintptr_t)request->body;
+        message.body.len = request->body_len;
+    }
     message.stream = request->stream;
     if (memcmp(info->instance_id, zero, sizeof(zero)) != 0) {
         message.instance_id.data = info->instance_id;
@@ -203,7 +223,15 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     message.load_ms = options->config->limits.load_ms;
     message.first_token_ms = options->config->limits.first_token_ms;
     message.idle_token_ms = options->config->limits.idle_token_ms;
-    return call_send(nc->call, &message.base);
+    rc = call_send(nc->call, &message.base);
+    if (rc == 0 && parts)
+        call_lend(nc->call, BODY_FIELD, request->body, request->body_len, PART_BYTES);
+    return rc;
+}
+
+size_t node_call_unsent(const struct node_call *nc)
+{
+    return nc->call == NULL ? 0 : call_lent(nc->call);
 }
 
 int node_call_start(struct node_call **out, struct upstream *node,

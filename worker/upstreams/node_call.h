@@ -63,6 +63,9 @@ MUST_CHECK int node_call_start(struct node_call **out, struct upstream *node,
 /* At most so many bytes is the message that starts it, without a text to go on from. */
 uint64_t node_call_message_bytes(const struct client_request *request);
 
+/* Bytes of the body that still lie where the request has them: it must not be freed before. */
+size_t node_call_unsent(const struct node_call *nc);
+
 /* Did it end because the message, of at most so many bytes, is larger than the node takes?  A
  * full node says when to come back; gRPC libraries answer a message beyond their limit with the
  * same status and without that. */

@@ -357,6 +357,22 @@ static bool has_room(const struct upstream_model *model)
     return n != 0 && (n & (n - 1)) != 0;
 }
 
+/* A message beside the body that it brings, and a text to go on from. */
+#define BESIDE_BODY_BYTES (UINT32_C(1) << 20)
+
+/* The largest request, whichever way it comes. */
+static uint32_t largest_request(const struct node_info *info)
+{
+    uint32_t parts = info->max_body_bytes > UINT32_MAX - BESIDE_BODY_BYTES
+                         ? UINT32_MAX
+                         : info->max_body_bytes + BESIDE_BODY_BYTES;
+
+    if (info->max_body_bytes == 0 || info->max_request_bytes == 0 ||
+        parts < info->max_request_bytes)
+        return info->max_request_bytes;
+    return parts;
+}
+
 /* The last of model->servers afterwards.  False: out of memory. */
 static bool add_server(struct upstream_model *model, struct upstream *node,
                        const struct node_model *served)
@@ -381,7 +397,7 @@ static bool add_server(struct upstream_model *model, struct upstream *node,
         .slots = node->info.slots,
         .queue = node->info.queue,
         .weight = node->info.weight == 0 ? 1 : (uint16_t)node->info.weight,
-        .max_request_bytes = node->info.max_request_bytes,
+        .max_request_bytes = largest_request(&node->info),
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
         .known = known_of(node, served),
     };

@@ -56,7 +56,7 @@ struct upstream_server {
     uint32_t slots, queue;
     uint16_t state;             /* enum drover.v1.ModelState */
     uint16_t weight;            /* at least 1 */
-    uint32_t max_request_bytes; /* 0 = unknown */
+    uint32_t max_request_bytes; /* in one message or in parts; 0 = unknown */
     float prefill_tokens_per_s;
     /* Its abilities for the model, as its engine says and as its refusals taught. */
     struct abilities_known known;
@@ -134,7 +134,8 @@ bool upstreams_any_up(const struct upstreams *upstreams);
  * backing off. */
 bool upstreams_usable(const struct upstream *node);
 
-/* Does the node take a request message of so many bytes, as far as it said? */
+/* Does the node take a request of so many bytes, in one message or in parts, as far as it said?
+ */
 static inline bool upstreams_takes(const struct upstream_server *server, uint64_t message_bytes)
 {
     return server->max_request_bytes == 0 || message_bytes <= server->max_request_bytes;

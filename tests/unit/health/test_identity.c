@@ -152,19 +152,24 @@ Test(identity, capacity_is_bounded_and_never_zero_slots)
     c.prefill_tokens_per_s = NAN;
     c.decode_tokens_per_s = 40.0f;
     c.max_request_bytes = 5 << 20;
+    c.max_body_bytes = 100 << 20;
     identity_capacity(&info, &c);
     cr_assert_eq(info.slots, 5);
     cr_assert_eq(info.queue, 3, "half of 5, rounded up");
     cr_assert(info.prefill_tokens_per_s == 0.0f);
     cr_assert(info.decode_tokens_per_s == 40.0f);
     cr_assert_eq(info.max_request_bytes, 5 << 20);
+    cr_assert_eq(info.max_body_bytes, 100 << 20);
     c.slots = UINT32_MAX;
     c.max_request_bytes = UINT64_MAX;
+    c.max_body_bytes = UINT64_MAX;
     identity_capacity(&info, &c);
     cr_assert_eq(info.slots, IDENTITY_MAX_SLOTS);
     cr_assert_eq(info.max_request_bytes, UINT32_MAX);
+    cr_assert_eq(info.max_body_bytes, UINT32_MAX);
     identity_capacity(&info, NULL);
     cr_assert_eq(info.max_request_bytes, 0, "unknown");
+    cr_assert_eq(info.max_body_bytes, 0, "no parts");
 }
 
 Test(identity, the_configuration_overrides_what_the_node_reports)

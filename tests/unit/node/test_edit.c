@@ -3,11 +3,40 @@
 
 #include "base/error.h"
 #include "base/text/form.h"
+#include "base/text/splices.h"
 #include "node/body/edit.h"
 #include "proto/drover_common.pb-c.h"
 #include "stream_rig.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
+/* The same edits as splices, read in pieces of every length. */
+static void expect_splices(const struct edit_source *source, const struct edit_options *opts,
+                           const struct edit_outcome *wanted, const struct buf *want)
+{
+    struct edit_outcome outcome;
+    struct splices splices;
+    struct error err = {0};
+
+    cr_assert_eq(edit_splices(&splices, source, opts, &outcome, &err), 0, "%s", err.text);
+    cr_assert_eq(memcmp(&outcome, wanted, sizeof(outcome)), 0);
+    cr_assert_eq(splices_size(&splices), buf_size(want));
+    for (size_t piece = 1; piece <= buf_size(want) + 1; piece++) {
+        struct splices_reader reader = {0};
+        struct buf got = BUF_INIT;
+        char bytes[1024];
+        size_t n;
+
+        cr_assert_leq(piece, sizeof(bytes));
+        while ((n = splices_read(&splices, &reader, bytes, piece)) != 0)
+            buf_add(&got, bytes, n);
+        cr_assert(splices_at_end(&splices, &reader));
+        cr_assert_eq(buf_size(&got), buf_size(want));
+        cr_assert_eq(memcmp(buf_head(&got), buf_head(want), buf_size(want)), 0);
+        buf_finish(&got);
+    }
+    splices_finish(&splices);
+}
 
 static struct edit_outcome expect(int operation, const char *body, struct edit_options opts,
                                   const char *wanted)
@@ -25,6 +54,7 @@ static struct edit_outcome expect(int operation, const char *body, struct edit_o
                  err.text);
     cr_assert_eq(edit_body(&out, &source, &opts, &outcome, &err), 0, "%s", err.text);
     cr_assert_str_eq(buf_cstr(&out), buf_cstr(&want));
+    expect_splices(&source, &opts, &outcome, &want);
     buf_finish(&in);
     buf_finish(&out);
     buf_finish(&want);
@@ -153,4 +183,27 @@ Test(edit, the_model_in_a_form_is_replaced_and_no_other_byte)
     opts.model = "whisper-1";
     opts.content_type = "multipart/form-data; boundary=c";
     (void)expect(OP(TRANSCRIPTIONS), FORM("alias"), opts, FORM("alias"));
+}
+
+Test(edit, splices_have_a_limit_and_copies_have_none)
+{
+    struct edit_options opts = {.model = "real"};
+    struct edit_outcome outcome;
+    struct edit_source source;
+    struct splices splices;
+    struct buf body = BUF_INIT, out = BUF_INIT;
+    struct error err = {0};
+
+    buf_str(&body, "{");
+    for (int i = 0; i < SPLICES_MAX + 1; i++)
+        buf_str(&body, i == 0 ? "\"model\":1" : ",\"model\":1");
+    buf_str(&body, "}");
+    cr_assert_eq(edit_check(&source, OP(EMBEDDINGS), buf_head(&body), buf_size(&body), &err),
+                 0);
+    cr_assert_eq(edit_splices(&splices, &source, &opts, &outcome, &err), DRV_EFULL);
+    splices_finish(&splices);
+    cr_assert_eq(edit_body(&out, &source, &opts, &outcome, &err), 0);
+    cr_assert_null(strstr(buf_cstr(&out), "1"));
+    buf_finish(&body);
+    buf_finish(&out);
 }
