@@ -95,7 +95,7 @@ struct config_limits {
     uint32_t max_connections;      /* per worker; 8192 */
     uint32_t max_per_client;       /* connections per client address and worker; 0 = no cap */
     uint32_t max_nodes;            /* rows of the node table; 256; not reloadable */
-    uint32_t max_body_bytes;       /* 15 MiB; at most 15 MiB (libh2o maps larger bodies) */
+    uint32_t max_body_bytes;       /* 64 MiB; at most 128 MiB, which a node takes */
     uint32_t max_body_total_bytes; /* per worker, bodies held at once; 512 MiB */
     uint32_t
         worker_memory_bytes; /* per worker; more requests are refused then; 2 GiB; 0 = off */

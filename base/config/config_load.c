@@ -106,6 +106,9 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
         config->hedge.enabled = true;
     if (doc_find(doc, "log.level") == NULL)
         config->log_level = LOG_LEVEL_INFO;
+    if (doc_find(doc, "limits.max_body_bytes") == NULL &&
+        config->limits.max_body_bytes > config->limits.max_body_total_bytes)
+        config->limits.max_body_bytes = config->limits.max_body_total_bytes;
     add_model_defaults(config, doc);
     config_default_runtime_dir(dir, sizeof(dir));
     rc = default_text(&config->runtime_dir, dir, err);

@@ -268,7 +268,7 @@ static const struct number numbers[] = {
     {"limits.max_per_client", offsetof(struct config, limits.max_per_client), 0, 65536, 0},
     {"limits.max_nodes", offsetof(struct config, limits.max_nodes), 1, 1024, 256},
     {"limits.max_body_bytes", offsetof(struct config, limits.max_body_bytes), 1024,
-     15 * 1024 * 1024, 15 * 1024 * 1024},
+     128 * 1024 * 1024, 64 * 1024 * 1024},
     {"limits.worker_memory_bytes", offsetof(struct config, limits.worker_memory_bytes), 0,
      UINT32_MAX, UINT32_C(2) * 1024 * 1024 * 1024},
     {"limits.max_body_total_bytes", offsetof(struct config, limits.max_body_total_bytes), 1024,

@@ -46,6 +46,7 @@ static const char *should_retry(enum api_error error)
     case API_ERROR_DEADLINE:
     case API_ERROR_INTERNAL:
     case API_ERROR_UNAUTHORIZED:
+    case API_ERROR_SLOW_BODY:
     case API_ERROR_LOOP:
     case API_ERROR_FORBIDDEN:
         return "false";

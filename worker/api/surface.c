@@ -189,6 +189,8 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_OVERLOADED] = {503, "overloaded", "service_unavailable", "overloaded_error"},
     [API_ERROR_UNAUTHORIZED] = {401, "invalid_api_key", "authentication_error",
                                 "authentication_error"},
+    [API_ERROR_SLOW_BODY] = {408, "slow_body", "invalid_request_error",
+                             "invalid_request_error"},
     [API_ERROR_LOOP] = {508, "loop_detected", "server_error", "api_error"},
     [API_ERROR_FORBIDDEN] = {403, "forbidden", "permission_error", "permission_error"},
 };

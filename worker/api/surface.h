@@ -42,6 +42,7 @@ enum api_error {
     API_ERROR_INTERNAL,        /* 500 */
     API_ERROR_OVERLOADED,      /* 503 this worker holds too much + Retry-After */
     API_ERROR_UNAUTHORIZED,    /* 401 no API key, or one that is not in the file */
+    API_ERROR_SLOW_BODY,       /* 408 hardly a byte of the body comes */
     API_ERROR_LOOP,            /* 508 the request has been here before */
     API_ERROR_FORBIDDEN,       /* 403 an engine's word, in a stream that has begun */
 };

@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <h2o/http1.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -30,6 +31,7 @@
 #include "base/io/descriptors.h"
 #include "base/log.h"
 #include "shm/facts/procs.h"
+#include "worker/http/intake.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 
@@ -155,12 +157,34 @@ static void on_close(void *data)
     struct http_server *server = conn->server;
 
     assert(conn->current == NULL);
+    loop_undefer(server->loop, &conn->watch);
     TAILQ_REMOVE(&server->connections, conn, link);
     server->connections_count--;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
     free(conn);
     start_listening(server);
+}
+
+/* With TLS a part of the first request may be there already: libh2o sees it after intake.c. */
+static void serve(struct client_connection *conn)
+{
+    struct http_server *server = conn->server;
+    h2o_socket_t *sock = conn->sock;
+    h2o_buffer_t *early = sock->input;
+
+    h2o_buffer_init(&sock->input, &h2o_socket_buffer_prototype);
+    h2o_http1_accept(&server->accept, sock, *h2o_get_timestamp(&server->context, NULL, NULL));
+    sock->input = early;
+    intake_watch(conn);
+}
+
+static void on_handshake(h2o_socket_t *sock, const char *err)
+{
+    if (err != NULL)
+        h2o_socket_close(sock);
+    else
+        serve(sock->on_close.data);
 }
 
 static int admit(struct http_server *server, int fd, const struct sockaddr_storage *sa,
@@ -187,7 +211,10 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     server->connections_count++;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, 1);
-    h2o_accept(&server->accept, conn->sock);
+    if (server->ssl == NULL)
+        serve(conn);
+    else
+        h2o_socket_ssl_handshake(conn->sock, server->ssl, NULL, on_handshake);
     return 0;
 }
 
@@ -447,6 +474,7 @@ void accept_finish(struct http_server *server)
         /* Not closed yet: a TLS close_notify or a failed write is still under way.  The loop
          * owns the rest. */
         conn->sock->on_close.cb = NULL;
+        loop_undefer(server->loop, &conn->watch);
         TAILQ_REMOVE(&server->connections, conn, link);
         server->connections_count--;
         client_give_back(server, conn->counted);

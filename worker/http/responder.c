@@ -135,9 +135,11 @@ static void on_dispose(void *p)
     free_body(r);
     buf_finish(&r->fill);
     buf_finish(&r->flight);
+    r->server->request_over(r->conn);
     r->conn->current = NULL;
     r->conn->since_mono_us = loop_now_us(r->server->loop);
     r->conn->reading_mono_us = 0;
+    r->conn->slow_mono_us = 0;
 }
 
 struct responder *responder_create(struct client_connection *conn, h2o_req_t *req,
@@ -173,8 +175,9 @@ void responder_set_events(struct responder *r, const struct responder_events *ev
  * answer is open libh2o neither reads from the socket nor looks into the buffer; what it does
  * with it at the end (consume `size` bytes, or dispose of it) touches only the stub's head.
  */
-static void replace_input(h2o_socket_t *sock)
+void responder_shrink_input(struct responder *r)
 {
+    h2o_socket_t *sock = r->conn->sock;
     h2o_buffer_t *old = sock->input;
     h2o_buffer_t *stub = malloc(sizeof(*stub));
 
@@ -207,13 +210,11 @@ void responder_take_body(struct responder *r)
         return; /* borrowing libh2o's is as good, only larger */
     memcpy(copy, entity.base, entity.len);
     request_len = (size_t)(entity.base + entity.len - sock->input->bytes);
-    r->request->body = copy;
-    r->body_held = true;
-    r->server->body_bytes += entity.len;
+    responder_hold_body(r, copy, entity.len);
     r->req->entity = h2o_iovec_init(copy, entity.len);
     /* With pipelined bytes behind the request the buffer must stay. */
     if (request_len == sock->input->size)
-        replace_input(sock);
+        responder_shrink_input(r);
 }
 
 void http_drop_body(struct client_request *request)
@@ -301,6 +302,11 @@ static void drop(struct responder *r)
 void responder_lose(struct responder *r)
 {
     r->aborted = true;
+    flush_soon(r);
+}
+
+void responder_go_on(struct responder *r)
+{
     flush_soon(r);
 }
 
@@ -421,7 +427,7 @@ void responder_start(struct responder *r, unsigned status, const char *content_t
         else
             req->http1_is_persistent = 0; /* HTTP/1.0: the end is the end of the connection */
     }
-    if (r->server->draining)
+    if (r->server->draining || r->conn->intake != NULL)
         req->http1_is_persistent = 0;
     req->res.status = (int)status;
     req->res.reason = status_text(status);
@@ -486,11 +492,13 @@ uint64_t responder_written(const struct responder *r)
     return r->written;
 }
 
-/* Everything is in the socket.  `r` is gone afterwards. */
+/* Everything is in the socket.  `r` is gone afterwards, unless the client still sends. */
 static void complete(struct responder *r)
 {
     h2o_req_t *req = r->req;
 
+    if (r->server->still_sends(r->conn))
+        return;
     /* An owner that promised more than it wrote: the client must not wait for the rest. */
     if (r->content_length >= 0 && !r->no_body && r->written != (uint64_t)r->content_length)
         req->http1_is_persistent = 0;

@@ -68,6 +68,10 @@ void responder_take_body(struct responder *r);
 /* A body of `n` bytes from malloc() takes the place of the request's; it is owned from now on.
  */
 void responder_hold_body(struct responder *r, uint8_t *body, size_t n);
+/* Makes libh2o hold no memory for the request, whose bytes are all that is in its buffer. */
+void responder_shrink_input(struct responder *r);
+/* Looks again whether the answer is complete. */
+void responder_go_on(struct responder *r);
 /* The client has stalled, or the server ends: on_gone, and the connection is closed. */
 void responder_lose(struct responder *r);
 /* As if the connection had broken, before returning; for the server's end. */

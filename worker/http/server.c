@@ -33,11 +33,12 @@
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
+#include "worker/http/framing/strict_head.h"
+#include "worker/http/intake.h"
 #include "worker/http/reject.h"
 #include "worker/http/reject_private.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
-#include "worker/http/strict_head.h"
 #include "worker/http/timeouts.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -360,7 +361,7 @@ static void on_decoded(struct decode_job *job, enum decode_end end)
     }
 }
 
-/* The body is there. */
+/* The body is there, whichever way it came: every request with one passes here, once. */
 static void take_body(struct client_request *request)
 {
     struct responder *r = request->responder;
@@ -383,11 +384,30 @@ static void take_body(struct client_request *request)
                  request);
 }
 
+static void on_body(struct client_request *request, enum intake_end end)
+{
+    switch (end) {
+    case INTAKE_WHOLE:
+        take_body(request);
+        return;
+    case INTAKE_NO_MEMORY:
+        http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
+                    2);
+        return;
+    case INTAKE_SLOW:
+        http_reject(request, API_ERROR_SLOW_BODY, "the body of the request does not come", NULL,
+                    0);
+        return;
+    }
+}
+
 static void infer(struct client_request *request, h2o_req_t *req)
 {
     struct responder *r = request->responder;
     struct http_server *server = r->server;
     const char *why = check_media_type(request, req);
+    size_t body_len =
+        intake_is_open(r->conn) ? (size_t)r->conn->head.content_length : req->entity.len;
 
     if (why != NULL) {
         http_reject(request, API_ERROR_MEDIA_TYPE, why, NULL, 0);
@@ -401,11 +421,11 @@ static void infer(struct client_request *request, h2o_req_t *req)
         return;
     }
     if (server->body_bytes > server->config->limits.max_body_total_bytes ||
-        req->entity.len > server->config->limits.max_body_total_bytes - server->body_bytes) {
+        body_len > server->config->limits.max_body_total_bytes - server->body_bytes) {
         http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
         return;
     }
-    if (timeouts_memory_short(server, req->entity.len)) {
+    if (timeouts_memory_short(server, body_len)) {
         http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
                     2);
         return;
@@ -415,6 +435,10 @@ static void infer(struct client_request *request, h2o_req_t *req)
                     "the request has passed this coordinator before: the engine of one of its "
                     "nodes leads back to it",
                     NULL, 0);
+        return;
+    }
+    if (intake_is_open(r->conn)) {
+        intake_begin(r->conn, request, on_body);
         return;
     }
     responder_take_body(r);
@@ -443,11 +467,11 @@ static void answer_locally(struct client_request *request, const struct route *r
     reply_finish(&reply);
 }
 
-static void dispatch(struct client_request *request, h2o_req_t *req, const struct route *route)
+static void dispatch(struct client_request *request, h2o_req_t *req, const struct route *to)
 {
     char message[160];
 
-    switch (route->kind) {
+    switch (to->kind) {
     case ROUTE_INFER:
         infer(request, req);
         return;
@@ -458,8 +482,8 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
         return;
     case ROUTE_BAD_METHOD:
         (void)snprintf(message, sizeof(message), "%.100s takes %s", request->responder->path,
-                       route->allow);
-        responder_header(request->responder, "allow", route->allow);
+                       to->allow);
+        responder_header(request->responder, "allow", to->allow);
         http_reject(request, API_ERROR_METHOD, message, NULL, 0);
         return;
     case ROUTE_MODELS:
@@ -470,7 +494,7 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
     case ROUTE_ROOT:
     case ROUTE_HEALTH:
     case ROUTE_LIVE:
-        answer_locally(request, route);
+        answer_locally(request, to);
         return;
     }
 }
@@ -578,14 +602,19 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
     h2o_iovec_t path = req->input.path, plain;
     const char *query = memchr(path.base, '?', path.len);
-    const char *why;
-    struct strict_head head;
+    const char *why = NULL;
     struct route route;
 
     memset(request, 0, sizeof(*request));
+    if (intake_is_open(conn)) {
+        intake_keep_head(req);
+        path = req->input.path;
+        query = memchr(path.base, '?', path.len);
+    }
     conn->fresh = false;
     procs_count(server->board, server->worker, PROC_REQUESTS_TOTAL, 1);
-    why = strict_head_check(&head, conn->sock->input->bytes, conn->sock->input->size);
+    if (!conn->head_seen)
+        why = strict_head_check(&conn->head, conn->sock->input->bytes, conn->sock->input->size);
 
     if (query != NULL)
         path.len = (size_t)(query - path.base);
@@ -608,7 +637,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 
     /* After a body in chunks the connection is not used again: libh2o reads the chunks' own
      * lines leniently, so the next bytes could be a smuggled request. */
-    if (why != NULL || head.chunked || server->draining)
+    if (why != NULL || conn->head.chunked || server->draining)
         req->http1_is_persistent = 0;
     if (why != NULL)
         http_reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
@@ -627,6 +656,9 @@ static void configure(struct http_server *server)
     struct api_handler *handler;
     h2o_hostconf_t *host;
 
+    /* Else a body that is larger than 32 MiB with its buffer's room would go to a file in /tmp.
+     */
+    h2o_socket_buffer_prototype.mmap_settings = NULL;
     h2o_config_init(conf);
     conf->server_name = h2o_iovec_init(name, sizeof(name) - 1);
     conf->max_request_entity_size = limits->max_body_bytes;
@@ -672,6 +704,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     name_coordinator(server);
     decode_queue_init(&server->decoding, server->loop, &server->body_bytes,
                       server->config->limits.max_body_total_bytes);
+    intake_init(server);
     /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (server->config->api.tls.enabled) {

@@ -5,6 +5,7 @@
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: accepts them, limits, counts
  *   timeouts.c   time limits of connections, on the monotonic clock; the limit of memory
+ *   intake.c     long bodies, which libh2o does not see
  *   responder.c  one answer
  *   reject.c     sends replies; libh2o's errors in the client's shape
  */
@@ -21,12 +22,14 @@
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
 #include "worker/encoding/decode_queue.h"
+#include "worker/http/framing/strict_head.h"
 
 #define CLIENT_TEXT_BYTES 64
 
 struct client_count;
 struct client_request;
 struct config;
+struct intake;
 struct log_sink;
 struct responder;
 struct scoreboard;
@@ -41,9 +44,16 @@ struct client_connection {
     struct shaped *lingering;            /* reject.c: a refused client that still sends */
     struct client_count *counted;        /* NULL when this address is not counted */
     uint64_t since_mono_us;              /* accepted, or the last answer ended */
-    uint64_t reading_mono_us;       /* a part of a request was first seen; 0 = none is there */
-    uint64_t base_bytes;            /* received before reading_mono_us */
-    bool fresh;                     /* no complete request yet */
+    uint64_t reading_mono_us; /* a part of a request was first seen; 0 = none is there */
+    uint64_t base_bytes;      /* received before reading_mono_us */
+    uint64_t slow_mono_us;    /* when enough of a body had last come, 0 = not looked */
+    uint64_t slow_bytes;      /* received until then */
+    bool fresh;               /* no complete request yet */
+    bool head_seen;           /* `head` is the present request's, and in order */
+    struct strict_head head;
+    h2o_socket_cb read_head; /* libh2o's callback, while that of intake.c is in its place */
+    struct deferred watch;   /* puts it there */
+    struct intake *intake;   /* owned: reads a long body, or what is left of it; else NULL */
     char client[CLIENT_TEXT_BYTES]; /* address without port */
 };
 
@@ -70,7 +80,9 @@ struct http_server {
     SSL_CTX *ssl; /* owned; NULL = cleartext */
     bool draining;
     uint64_t drain_mono_us;
-    size_t body_bytes; /* request bodies held, and what decoding one takes beside it */
+    size_t body_bytes; /* request bodies held, those that are still coming as a whole, and what
+                          decoding one takes beside it */
+    unsigned intakes;  /* of those that are still coming */
     struct decode_queue decoding;
     struct catalog catalog;
     struct callers callers;
@@ -85,6 +97,11 @@ struct http_server {
     TAILQ_HEAD(, client_connection) connections;
     unsigned connections_count;
     struct client_count *clients[CLIENT_BUCKETS];
+
+    /* intake.c, which responder.c does not know: a request is over; its answer has been sent,
+     * but the client still sends, and responder_go_on() is called when it has had its time. */
+    void (*request_over)(struct client_connection *conn);
+    bool (*still_sends)(struct client_connection *conn);
 
     /* responder.c */
     int gone_fd; /* epoll set of the connections with an open request */

@@ -4,8 +4,8 @@
  * libh2o's own timers start again with some parts of a request and do not cover writing at all;
  * they are set generously and these limits are the real ones:
  *
- *   header_timeout_ms  a request, head and body; also the first one on a new connection, TLS
- *                      included
+ *   header_timeout_ms  the head of a request, also the first one on a new connection, TLS
+ *                      included; and the time in which hardly a byte of its body comes
  *   max_body_bytes     twice as much read for one request: most of that must be the frames of
  *                      chunks, or trailers
  *   idle_timeout_ms    nothing at all, after an answer
@@ -26,6 +26,7 @@
 #include <netinet/in.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -34,9 +35,10 @@
 #include "base/log.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
+#include "worker/http/framing/strict_head.h"
+#include "worker/http/intake.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
-#include "worker/http/strict_head.h"
 
 /* Connections that are idle when draining begins are given this long: a request that is already
  * on its way must not be cut off. */
@@ -99,6 +101,18 @@ static void check_writing(struct http_server *server, struct client_connection *
     }
 }
 
+/* Is libh2o reading a body, and not the head, and did enough of it come since the last look?  A
+ * client that is slow is served, one that sends a byte now and then is not. */
+static bool body_comes(const struct client_connection *conn, uint64_t received,
+                       uint64_t limit_ms)
+{
+    const h2o_buffer_t *input = conn->sock->input;
+    size_t n = input->size < STRICT_HEAD_MAX_BYTES ? input->size : STRICT_HEAD_MAX_BYTES;
+
+    return n != 0 && memmem(input->bytes, n, "\r\n\r\n", 4) != NULL &&
+           received - conn->slow_bytes >= limit_ms * LEAST_BYTES_PER_S / 1000;
+}
+
 static void check_reading(struct http_server *server, struct client_connection *conn,
                           uint64_t now)
 {
@@ -111,12 +125,18 @@ static void check_reading(struct http_server *server, struct client_connection *
         if (reading && conn->reading_mono_us == 0) {
             conn->reading_mono_us = now;
             conn->base_bytes = conn->fresh ? 0 : received;
+            conn->slow_bytes = received;
         }
         since = reading && !conn->fresh ? conn->reading_mono_us : conn->since_mono_us;
-        if (now - since >= limits->header_timeout_ms * US_PER_MS)
-            shut(conn, "request");
-        else if (received - conn->base_bytes >
-                 2 * (uint64_t)limits->max_body_bytes + STRICT_HEAD_MAX_BYTES)
+        if (conn->slow_mono_us > since)
+            since = conn->slow_mono_us;
+        if (now - since >= limits->header_timeout_ms * US_PER_MS) {
+            if (!body_comes(conn, received, limits->header_timeout_ms))
+                shut(conn, "request");
+            conn->slow_mono_us = now;
+            conn->slow_bytes = received;
+        } else if (received - conn->base_bytes >
+                   2 * (uint64_t)limits->max_body_bytes + STRICT_HEAD_MAX_BYTES)
             shut(conn, "too_many_bytes");
         return;
     }
@@ -202,6 +222,8 @@ static void on_timeouts(struct timer *timer)
     look_at_memory(server, now);
     TAILQ_FOREACH(conn, &server->connections, link) {
         /* Nothing in here frees a connection: shutting down and losing take effect later. */
+        if (intake_is_open(conn))
+            intake_check(conn, server->config->limits.header_timeout_ms, LEAST_BYTES_PER_S);
         if (conn->current != NULL)
             check_writing(server, conn, now);
         else

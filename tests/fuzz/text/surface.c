@@ -10,7 +10,7 @@
 #include "base/text/buf.h"
 #include "base/text/json.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/http/strict_head.h"
+#include "worker/http/framing/strict_head.h"
 
 static void route(const char *text, size_t n)
 {

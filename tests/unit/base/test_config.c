@@ -194,10 +194,10 @@ Test(config, numbers_out_of_range_are_named_with_their_range)
         {"workers: -1\n", 1, "workers", "from 1 to 64, not -1"},
         {"workers: 99999999999999999999999\n", 1, "workers", "from 1 to 64"},
         {"workers: 4294967297\n", 1, "workers", "from 1 to 64"},
-        {"limits:\n  max_nodes: 8\n  max_body_bytes: 15728641\n", 3, "limits.max_body_bytes",
-         "from 1024 to 15728640"},
-        {"limits:\n  max_body_total_bytes: 4096\n", 2, "limits.max_body_total_bytes",
-         "less than max_body_bytes"},
+        {"limits:\n  max_nodes: 8\n  max_body_bytes: 134217729\n", 3, "limits.max_body_bytes",
+         "from 1024 to 134217728"},
+        {"limits:\n  max_body_bytes: 8192\n  max_body_total_bytes: 4096\n", 3,
+         "limits.max_body_total_bytes", "less than max_body_bytes"},
         {"nodes:\n- {name: a, address: 'h:1', queue: -2}\n", 2, "nodes[0].queue",
          "from -1 to 65535"},
         {"nodes:\n- {name: a, address: 'h:1', weight: 0}\n", 2, "nodes[0].weight",
@@ -351,7 +351,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->limits.max_connections, 8192);
     cr_assert_eq(config->limits.max_per_client, 0);
     cr_assert_eq(config->limits.max_nodes, 256);
-    cr_assert_eq(config->limits.max_body_bytes, 15728640);
+    cr_assert_eq(config->limits.max_body_bytes, 67108864);
     cr_assert_eq(config->limits.max_body_total_bytes, 536870912);
     cr_assert_eq(config->limits.worker_memory_bytes, UINT32_C(2147483648));
     cr_assert_eq(config->limits.request_timeout_ms, 3600000);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/http/strict_head.h"
+#include "worker/http/framing/strict_head.h"
 
 /* Checks a copy of exact size, so that ASan sees a read beyond it. */
 static const char *check(struct strict_head *out, const char *head, size_t n)

@@ -1,5 +1,5 @@
 /* strict_head.c - the strict second reading of a request's head. */
-#include "worker/http/strict_head.h"
+#include "worker/http/framing/strict_head.h"
 
 #include <string.h>
 #include <strings.h>
@@ -8,6 +8,9 @@
 struct framing {
     unsigned content_lengths, transfer_encodings, hosts;
     unsigned minor_version;
+    uint64_t content_length;
+    const char *length_name;
+    enum strict_expect expect;
 };
 
 static bool is_token_char(char c)
@@ -72,6 +75,8 @@ static const char *check_content_length(struct framing *f, const char *value, si
     for (size_t i = 0; i < n; i++)
         if (value[i] < '0' || value[i] > '9')
             return "malformed Content-Length";
+    for (size_t i = 0; i < n; i++)
+        f->content_length = f->content_length * 10 + (uint64_t)(value[i] - '0');
     return NULL;
 }
 
@@ -107,8 +112,14 @@ static const char *check_field(struct framing *f, const char *p, const char *end
         if (((unsigned char)*c < 0x20 && *c != '\t') || *c == 0x7F)
             return "control character in a header";
 
-    if (name_is(name, name_len, "content-length"))
+    if (name_is(name, name_len, "content-length")) {
+        f->length_name = name;
         return check_content_length(f, value, value_len);
+    }
+    if (name_is(name, name_len, "expect"))
+        f->expect = f->expect == STRICT_EXPECT_NONE && name_is(value, value_len, "100-continue")
+                        ? STRICT_EXPECT_CONTINUE
+                        : STRICT_EXPECT_OTHER;
     if (name_is(name, name_len, "host"))
         return check_host(f, value, value_len);
     if (name_is(name, name_len, "transfer-encoding")) {
@@ -152,5 +163,8 @@ const char *strict_head_check(struct strict_head *out, const char *bytes, size_t
         return "no Host";
     out->head_len = (size_t)(stop + 2 - bytes);
     out->chunked = f.transfer_encodings != 0;
+    out->content_length = f.content_length;
+    out->length_at = f.length_name == NULL ? 0 : (size_t)(f.length_name - bytes);
+    out->expect = f.expect;
     return NULL;
 }

@@ -7,19 +7,30 @@
  * strictly, and a request that any server might frame otherwise is refused and its connection
  * closed.
  */
-#ifndef DROVER_WORKER_HTTP_STRICT_HEAD_H
-#define DROVER_WORKER_HTTP_STRICT_HEAD_H
+#ifndef DROVER_WORKER_HTTP_FRAMING_STRICT_HEAD_H
+#define DROVER_WORKER_HTTP_FRAMING_STRICT_HEAD_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/attrs.h"
 
 #define STRICT_HEAD_MAX_BYTES (32 * 1024)
 
+/* The word that the client waits for before it sends the body. */
+enum strict_expect {
+    STRICT_EXPECT_NONE = 0,
+    STRICT_EXPECT_CONTINUE, /* "100-continue" */
+    STRICT_EXPECT_OTHER,    /* something else, or two of them */
+};
+
 struct strict_head {
-    size_t head_len; /* request line to the empty line, inclusive */
-    bool chunked;    /* the body came in chunks */
+    size_t head_len;         /* request line to the empty line, inclusive */
+    bool chunked;            /* the body came in chunks */
+    uint64_t content_length; /* of the body otherwise; 0 = there is none */
+    size_t length_at;        /* where the name Content-Length begins; 0 = there is none */
+    enum strict_expect expect;
 };
 
 /*
