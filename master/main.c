@@ -29,6 +29,20 @@ static const char usage_text[] =
     "Exit status: 0 ended in order (with -t: the configuration is good), 1 could not start\n"
     "(with -t: it is not), 2 wrong usage.\n";
 
+static void print_warnings(const struct config *config, const char *path)
+{
+    struct buf lines = BUF_INIT;
+
+    config_warnings(config, &lines);
+    for (const char *line = buf_cstr(&lines), *end; *line != '\0'; line = end + 1) {
+        end = strchrnul(line, '\n');
+        (void)fprintf(stderr, "drover: %s: warning: %.*s\n", path, (int)(end - line), line);
+        if (*end == '\0')
+            break;
+    }
+    buf_finish(&lines);
+}
+
 static int check_only(const char *path)
 {
     struct config *config;
@@ -41,6 +55,8 @@ static int check_only(const char *path)
         if (rc != 0)
             rc = error_wrap(&err, rc, "%s", path);
     }
+    if (rc == 0)
+        print_warnings(config, path);
     config_destroy(config);
     if (rc != 0) {
         (void)fprintf(stderr, "drover: %s\n", err.text);

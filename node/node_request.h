@@ -89,8 +89,9 @@ struct node_request {
                      */
     uint64_t vocabulary; /* of the ids */
     bool resumable;      /* another node could continue it, as far as the request goes */
-    char model[ENGINE_MODEL_BYTES];      /* as the caller names it */
-    char sent_model[ENGINE_MODEL_BYTES]; /* as the engine is asked for it */
+    char model[ENGINE_MODEL_BYTES];        /* as the caller names it */
+    char sent_model[ENGINE_MODEL_BYTES];   /* as the engine is asked for it */
+    char answer_model[ENGINE_MODEL_BYTES]; /* as the answer is to name it; "" = as the engine */
     uint32_t load_ms, first_token_ms, idle_token_ms;
     bool was_loaded;         /* its model, when the engine was asked, as far as was known */
     bool of_model;           /* the engine's error concerns the model alone: see engine_error */

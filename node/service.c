@@ -201,6 +201,8 @@ static bool check_request(struct node_request *req, const Drover__V1__InferReque
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "more than %d headers", HEADERS_MAX);
     else if (strlen(request->model) >= ENGINE_MODEL_BYTES)
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "the model's name is too long");
+    else if (request->edit != NULL && strlen(request->edit->answer_model) >= ENGINE_MODEL_BYTES)
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "the answer's name is too long");
     else if (!headers_value_ok(request->content_type))
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "content_type is not printable ASCII");
     else if (request->instance_id.len != 0 &&
@@ -354,6 +356,8 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
         if (opts.model[0] != '\0')
             (void)strlcpy(req->sent_model, opts.model, sizeof(req->sent_model));
         opts.usage = request->edit->want_usage;
+        (void)strlcpy(req->answer_model, request->edit->answer_model,
+                      sizeof(req->answer_model));
     }
     rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
     if (rc != 0) {

@@ -125,11 +125,19 @@ static void on_master_gone(struct watch *watch, void *data)
     drain(w, "master_gone", true);
 }
 
+static void settle_name(struct client_request *request, void *data)
+{
+    struct worker *w = data;
+    unsigned models = upstreams_resolve(w->context.upstreams, request->model);
+
+    request->aliased = models != 0;
+    request->pooled = models > 1;
+}
+
 static void on_infer(struct client_request *request, void *data)
 {
     struct worker *w = data;
 
-    upstreams_settle_name(w->context.upstreams, request->model);
     if (operation_is_question(request->operation))
         question_start(&w->questions, request);
     else
@@ -202,6 +210,7 @@ static int start(struct worker *w, struct error *err)
         .worker = params->worker,
         .listen_fd = params->listen_fd,
         .on_infer = on_infer,
+        .settle_name = settle_name,
         .ready = is_ready,
         .models_unknown = models_unknown,
         .models_awaited = models_awaited,

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/model_name.h"
+#include "base/text/buf.h"
 
 void config_default_runtime_dir(char *out, size_t cap)
 {
@@ -20,13 +21,74 @@ void config_default_runtime_dir(char *out, size_t cap)
         (void)snprintf(out, cap, "/tmp/drover-%u", (unsigned)getuid());
 }
 
-const char *config_resolve_alias(const struct config *config, const char *name)
+bool config_is_wildcard(const char *name)
 {
+    size_t n = strlen(name);
+
+    return n != 0 && name[n - 1] == '*';
+}
+
+/* The row of an alias, with the number of its rows. */
+static const struct config_alias *alias_at(const struct config *config, unsigned first,
+                                           unsigned *models)
+{
+    const char *name = config->aliases[first].name;
+
+    *models = 1;
+    while (first + *models < config->aliases_count &&
+           strcmp(config->aliases[first + *models].name, name) == 0)
+        ++*models;
+    return &config->aliases[first];
+}
+
+const struct config_alias *config_find_alias(const struct config *config, const char *name,
+                                             unsigned *models)
+{
+    size_t n = model_name_untagged_len(name);
+
     for (unsigned i = 0; i < config->aliases_count; i++) {
         if (strcmp(config->aliases[i].name, name) == 0)
-            return config->aliases[i].model;
+            return alias_at(config, i, models);
     }
-    return name;
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        const char *alias = config->aliases[i].name;
+
+        if (n == model_name_untagged_len(alias) && memcmp(alias, name, n) == 0)
+            return alias_at(config, i, models);
+    }
+    return NULL;
+}
+
+bool config_alias_hides(const struct config *config, const char *model)
+{
+    bool hides = false;
+
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        if (strcmp(config->aliases[i].name, model) != 0)
+            continue;
+        if (strcmp(config->aliases[i].model, model) == 0)
+            return false; /* it is one of the alias's own */
+        hides = true;
+    }
+    return hides;
+}
+
+const struct config_alias *config_find_wildcard(const struct config *config, const char *name,
+                                                unsigned *models)
+{
+    const struct config_alias *found = NULL;
+    size_t longest = 0;
+
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        const char *alias = config->aliases[i].name;
+        size_t n = strlen(alias);
+
+        if (config_is_wildcard(alias) && n > longest && strncmp(alias, name, n - 1) == 0) {
+            found = alias_at(config, i, models);
+            longest = n;
+        }
+    }
+    return found;
 }
 
 /* A section for the very name goes before one for another spelling of it. */
@@ -82,6 +144,53 @@ const struct config_queue *config_queue_for(const struct config *config, const c
     const struct config_model *own = find_model(config, model);
 
     return own == NULL ? &config->queue : &own->queue;
+}
+
+static bool differ_by_tag(const char *a, const char *b)
+{
+    size_t n = model_name_untagged_len(a);
+
+    return strcmp(a, b) != 0 && n == model_name_untagged_len(b) && memcmp(a, b, n) == 0;
+}
+
+/* Two rows of aliases. */
+static void warn_of_pair(const struct config_alias *a, const struct config_alias *b,
+                         struct buf *out)
+{
+    size_t n = strlen(a->name);
+
+    if (strcmp(a->name, b->name) == 0) {
+        if (differ_by_tag(a->model, b->model))
+            buf_printf(out, "alias '%.80s': '%.80s' and '%.80s' are one model\n", a->name,
+                       a->model, b->model);
+        return;
+    }
+    if (differ_by_tag(a->name, b->name))
+        buf_printf(out, "aliases '%.80s' and '%.80s' differ by a tag that clients leave out\n",
+                   a->name, b->name);
+    if (n > 1 && config_is_wildcard(a->name) && config_is_wildcard(b->name) &&
+        strncmp(a->name, b->name, n - 1) == 0)
+        buf_printf(out, "alias '%.80s' goes before '%.80s' for names that both fit\n", b->name,
+                   a->name);
+}
+
+void config_warnings(const struct config *config, struct buf *out)
+{
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        const struct config_alias *a = &config->aliases[i];
+
+        for (unsigned j = 0; j < config->aliases_count; j++) {
+            const struct config_alias *b = &config->aliases[j];
+            bool first = j == 0 || strcmp(b[-1].name, b->name) != 0;
+
+            /* Names once; models of one alias each with each. */
+            if (strcmp(a->name, b->name) == 0
+                    ? j > i
+                    : first && (i == 0 || strcmp(a[-1].name, a->name) != 0) &&
+                          (j > i || config_is_wildcard(a->name)))
+                warn_of_pair(a, b, out);
+        }
+    }
 }
 
 static bool same_text(const char *a, const char *b)

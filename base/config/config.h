@@ -22,6 +22,8 @@
 #include "base/secure/privileges.h"
 #include "base/secure/sandbox.h"
 
+struct buf;
+
 /* Files of a TLS endpoint; any may be NULL.  ca verifies the peer; with `ca` on a server a
  * client certificate is demanded (mutual TLS). */
 struct config_tls {
@@ -39,8 +41,11 @@ struct config_node {
     struct config_tls tls;
 };
 
+/* One model of an alias.  Those of an alias with several follow each other, the first one
+ * first.
+ */
 struct config_alias {
-    char *name;  /* what clients send */
+    char *name;  /* what clients send; with a '*' at its end: names that begin so */
     char *model; /* what nodes serve */
 };
 
@@ -173,7 +178,7 @@ struct config {
     struct config_testing testing;
     struct config_node *nodes;
     unsigned nodes_count;
-    struct config_alias *aliases;
+    struct config_alias *aliases; /* owned, apart from what libcyaml fills */
     unsigned aliases_count;
     struct config_model *models;
     unsigned models_count;
@@ -182,8 +187,18 @@ struct config {
     char *tokens[2]; /* join tokens, newest first; NULL = none */
 };
 
-/* The model that `name` stands for (itself when it is no alias). */
-const char *config_resolve_alias(const struct config *config, const char *name);
+/* The alias of this very name, without regard to a ":latest" of either: the first of its
+ * *models rows; NULL: there is none. */
+const struct config_alias *config_find_alias(const struct config *config, const char *name,
+                                             unsigned *models);
+/* Likewise, of the aliases that end in '*' the one with the longest beginning that `name` has.
+ * Real models and other aliases go before it. */
+const struct config_alias *config_find_wildcard(const struct config *config, const char *name,
+                                                unsigned *models);
+/* Does an alias of this very name take the place of a model that is called so? */
+MUST_CHECK bool config_alias_hides(const struct config *config, const char *model);
+/* Is it the name of an alias for all names that begin so? */
+MUST_CHECK bool config_is_wildcard(const char *name);
 enum policy_kind config_policy_for(const struct config *config, const char *model);
 enum request_priority config_priority_for(const struct config *config, const char *model);
 /* How much work is sent to a node before requests are held: microseconds of engines as fast as
@@ -192,6 +207,10 @@ enum request_priority config_priority_for(const struct config *config, const cha
 uint64_t config_hold_us(const struct config *config);
 const struct config_hedge *config_hedge_for(const struct config *config, const char *model);
 const struct config_queue *config_queue_for(const struct config *config, const char *model);
+
+/* Appends a line, with its '\n', for each thing that is allowed and perhaps not meant.  Which
+ * models there are is not known here. */
+void config_warnings(const struct config *config, struct buf *out);
 
 /* The first key of `next` that cannot take effect by a reload of `now`; NULL: there is none.
  */

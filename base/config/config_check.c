@@ -154,43 +154,82 @@ static int check_model_name(const struct doc *doc, const struct doc_item *item,
     return 0;
 }
 
+/* How many models the alias of this name has; 0: there is none. */
+static unsigned models_of_alias(const struct config *config, const char *name)
+{
+    unsigned models = 0;
+
+    for (unsigned i = 0; i < config->aliases_count; i++)
+        models += strcmp(config->aliases[i].name, name) == 0;
+    return models;
+}
+
+/* One model of the alias `name`, which has `models` of them. */
+static int check_alias_model(const struct config *config, const struct doc *doc,
+                             const struct doc_item *model, const char *name, unsigned models,
+                             struct error *err)
+{
+    int rc = check_model_name(doc, model, model->text, err);
+
+    if (rc != 0)
+        return rc;
+    if (config_is_wildcard(model->text))
+        return doc_fail(doc, model, err,
+                        "'%.80s' is no model: a '*' is for names that clients send",
+                        model->text);
+    if (strcmp(model->text, name) == 0)
+        return models > 1 ? 0
+                          : doc_fail(doc, model, err, "'%.80s' is an alias of itself", name);
+    if (models_of_alias(config, model->text) != 0)
+        return doc_fail(doc, model, err,
+                        "'%.80s' is itself an alias; name the model it stands for",
+                        model->text);
+    for (const struct doc_item *other = model->parent->first; models > 1 && other != model;
+         other = other->next)
+        if (strcmp(other->text, model->text) == 0)
+            return doc_fail(doc, model, err, "'%.80s' is in the list already", model->text);
+    return 0;
+}
+
+static int check_alias(const struct config *config, const struct doc *doc,
+                       const struct doc_item *item, struct error *err)
+{
+    const struct doc_item *name = doc_get(item, "name"), *model = doc_get(item, "model");
+    const struct doc_item *one = model->kind == DOC_LIST ? model->first : model;
+    const char *star = strchr(name->text, '*');
+    unsigned models = 0;
+    int rc = check_model_name(doc, name, name->text, err);
+
+    if (rc != 0)
+        return rc;
+    if (star != NULL && star[1] != '\0')
+        return doc_fail(doc, name, err, "a '*' may only be the last character");
+    for (const struct doc_item *other = item->parent->first; other != item; other = other->next)
+        if (strcmp(doc_get(other, "name")->text, name->text) == 0)
+            return doc_fail(doc, name, err,
+                            "aliases[%u] is called '%.80s' already; one alias can have several "
+                            "models: [A, B]",
+                            other->index, name->text);
+    if (model->kind == DOC_LIST)
+        for (const struct doc_item *each = one; each != NULL; each = each->next)
+            models++;
+    for (; one != NULL && rc == 0; one = model->kind == DOC_LIST ? one->next : NULL)
+        rc = check_alias_model(config, doc, one, name->text, models, err);
+    return rc;
+}
+
 static int check_aliases(const struct config *config, const struct doc *doc, struct error *err)
 {
     const struct doc_item *list = doc_find(doc, "aliases");
-    const struct doc_item *item;
-    unsigned i, j;
-    int rc;
+    int rc = 0;
 
     if (config->aliases_count > LIST_MAX)
-        return doc_fail(doc, list, err, "%u aliases; at most %d", config->aliases_count,
-                        LIST_MAX);
-    for (i = 0; i < config->aliases_count; i++) {
-        const struct config_alias *alias = &config->aliases[i];
-        const struct doc_item *name, *model;
-
-        item = doc_at(list, i);
-        name = doc_get(item, "name");
-        model = doc_get(item, "model");
-        rc = check_model_name(doc, name, alias->name, err);
-        if (rc == 0)
-            rc = check_model_name(doc, model, alias->model, err);
-        if (rc != 0)
-            return rc;
-        if (strcmp(alias->name, alias->model) == 0)
-            return doc_fail(doc, model, err, "'%.80s' is an alias of itself", alias->name);
-        for (j = 0; j < i; j++) {
-            if (strcmp(config->aliases[j].name, alias->name) == 0)
-                return doc_fail(doc, name, err, "aliases[%u] is called '%.80s' already", j,
-                                alias->name);
-        }
-        for (j = 0; j < config->aliases_count; j++) {
-            if (strcmp(config->aliases[j].name, alias->model) == 0)
-                return doc_fail(doc, model, err,
-                                "'%.80s' is itself an alias; name the model it stands for",
-                                alias->model);
-        }
-    }
-    return 0;
+        return doc_fail(doc, list, err, "%u models of aliases; at most %d",
+                        config->aliases_count, LIST_MAX);
+    for (const struct doc_item *item = list == NULL ? NULL : list->first;
+         item != NULL && rc == 0; item = item->next)
+        rc = check_alias(config, doc, item, err);
+    return rc;
 }
 
 static int check_models(const struct config *config, const struct doc *doc, struct error *err)
@@ -215,12 +254,9 @@ static int check_models(const struct config *config, const struct doc *doc, stru
                 return doc_fail(doc, name, err, "models[%u] is '%.80s' already", j,
                                 model->name);
         }
-        for (j = 0; j < config->aliases_count; j++) {
-            if (strcmp(config->aliases[j].name, model->name) == 0)
-                return doc_fail(doc, name, err,
-                                "'%.80s' is an alias; name the model it stands for",
-                                model->name);
-        }
+        if (models_of_alias(config, model->name) == 1)
+            return doc_fail(doc, name, err, "'%.80s' is an alias; name the model it stands for",
+                            model->name);
     }
     return 0;
 }

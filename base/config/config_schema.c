@@ -177,7 +177,7 @@ static const cyaml_schema_field_t node_fields[] = {
 
 static const cyaml_schema_field_t alias_fields[] = {
     TEXT("name", REQUIRED, struct config_alias, name),
-    TEXT("model", REQUIRED, struct config_alias, model),
+    CYAML_FIELD_IGNORE("model", CYAML_FLAG_DEFAULT), /* a text or a list, see load_aliases() */
     CYAML_FIELD_END,
 };
 
@@ -197,6 +197,10 @@ static const cyaml_schema_value_t node_entry = {
 };
 static const cyaml_schema_value_t alias_entry = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_alias, alias_fields),
+};
+static const cyaml_schema_value_t alias_list = {
+    CYAML_VALUE_SEQUENCE(CYAML_FLAG_POINTER, struct config_alias, &alias_entry, 0,
+                         CYAML_UNLIMITED),
 };
 static const cyaml_schema_value_t model_entry = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_model, model_fields),
@@ -235,8 +239,7 @@ static const cyaml_schema_field_t top_fields[] = {
     BLOCK("testing", struct config, testing, testing_fields),
     CYAML_FIELD_SEQUENCE_COUNT("nodes", OPTIONAL | CYAML_FLAG_POINTER, struct config, nodes,
                                nodes_count, &node_entry, 0, CYAML_UNLIMITED),
-    CYAML_FIELD_SEQUENCE_COUNT("aliases", OPTIONAL | CYAML_FLAG_POINTER, struct config, aliases,
-                               aliases_count, &alias_entry, 0, CYAML_UNLIMITED),
+    CYAML_FIELD_IGNORE("aliases", OPTIONAL), /* see load_aliases() */
     CYAML_FIELD_SEQUENCE_COUNT("models", OPTIONAL | CYAML_FLAG_POINTER, struct config, models,
                                models_count, &model_entry, 0, CYAML_UNLIMITED),
     CYAML_FIELD_END,
@@ -515,6 +518,25 @@ static int check_mapping(const struct doc *doc, const struct doc_item *mapping,
     return 0;
 }
 
+/* The aliases, and their models, which are a text or a list: libcyaml cannot read them. */
+static int check_own(const struct doc *doc, const struct doc_item *item, struct error *err)
+{
+    const struct doc_item *entry;
+    int rc = 0;
+
+    if (item->parent == doc->root)
+        return check_item(doc, item, &alias_list, err);
+    if (item->kind == DOC_LIST && item->first == NULL)
+        return doc_fail(doc, item, err, "the list is empty");
+    for (entry = item->kind == DOC_LIST ? item->first : item; entry != NULL && rc == 0;
+         entry = entry == item ? NULL : entry->next)
+        rc = entry->kind != DOC_SCALAR
+                 ? doc_fail(doc, entry, err, "must be the name of a model, or a list of names")
+             : entry->text[0] == '\0' ? doc_fail(doc, entry, err, "the value is missing")
+                                      : check_text(doc, entry, err);
+    return rc;
+}
+
 /* Recursion is bounded by the depth of the schema. */
 static int check_item(const struct doc *doc, const struct doc_item *item,
                       const cyaml_schema_value_t *schema, struct error *err)
@@ -522,6 +544,8 @@ static int check_item(const struct doc *doc, const struct doc_item *item,
     const struct doc_item *entry;
     int rc = 0;
 
+    if (schema->type == CYAML_IGNORE)
+        return check_own(doc, item, err);
     if (schema->type == CYAML_MAPPING) {
         if (item->kind != DOC_MAPPING)
             return doc_fail(doc, item, err, "must be keys with values (KEY: VALUE)");
@@ -578,8 +602,52 @@ void config_schema_free(struct config *config)
     struct complaint complaint = {""};
     cyaml_config_t cyaml = parser_config(&complaint);
 
-    if (config != NULL)
-        (void)cyaml_free(&cyaml, &top_schema, config, 0);
+    if (config == NULL)
+        return;
+    for (unsigned i = 0; i < config->aliases_count; i++) {
+        free(config->aliases[i].name);
+        free(config->aliases[i].model);
+    }
+    free(config->aliases);
+    config->aliases = NULL;
+    (void)cyaml_free(&cyaml, &top_schema, config, 0);
+}
+
+static bool add_alias(struct config *config, const char *name, const char *model)
+{
+    struct config_alias *grown =
+        reallocarray(config->aliases, config->aliases_count + 1, sizeof(*config->aliases));
+    struct config_alias *alias;
+
+    if (grown == NULL)
+        return false;
+    config->aliases = grown;
+    alias = &grown[config->aliases_count++];
+    alias->name = strdup(name);
+    alias->model = strdup(model);
+    return alias->name != NULL && alias->model != NULL;
+}
+
+/* One row for each model of each alias. */
+static bool load_aliases(struct config *config, const struct doc *doc)
+{
+    const struct doc_item *list = doc_find(doc, "aliases");
+    const struct doc_item *item = list == NULL ? NULL : list->first;
+
+    for (; item != NULL; item = item->next) {
+        const char *name = doc_get(item, "name")->text;
+        const struct doc_item *model = doc_get(item, "model");
+
+        if (model->kind == DOC_SCALAR) {
+            if (!add_alias(config, name, model->text))
+                return false;
+            continue;
+        }
+        for (model = model->first; model != NULL; model = model->next)
+            if (!add_alias(config, name, model->text))
+                return false;
+    }
+    return true;
 }
 
 /* All numbers are 32 bits wide; the table's ranges say whether they have a sign. */
@@ -624,6 +692,10 @@ int config_schema_load(struct config **out, const struct doc *doc, const char *t
         return doc_fail(doc, NULL, err, "%s",
                         complaint.text[0] != '\0' ? complaint.text : cyaml_strerror(rc));
     set_defaults(config, doc);
+    if (!load_aliases(config, doc)) {
+        config_schema_free(config);
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    }
     *out = config;
     return 0;
 }

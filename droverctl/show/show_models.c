@@ -86,25 +86,28 @@ static int by_name(const void *a, const void *b)
     return order != 0 ? order : strcmp(x->node, y->node);
 }
 
-/* A name that clients may use, and the offers of its model. */
+/* A name that clients may use, and the offers of its models: of each node one. */
 struct entry {
     const char *name;
-    const char *alias_of; /* "" = it is no alias */
+    const char *alias_of;           /* "" = it is no alias of one model */
+    const struct alias_view *alias; /* with several: its rows; NULL: it is none */
+    size_t alias_rows;
     const struct offer *offer;
+    struct offer *own; /* owned: `offer`, where it was put together; else NULL */
     size_t n;
 };
 
-/* The configuration's aliases, by name. */
+/* The configuration's aliases, in its order: the models of one follow each other. */
 struct aliases {
     struct alias_view *at; /* owned */
     size_t len;
 };
 
-static int by_alias(const void *a, const void *b)
+static bool is_wildcard(const char *name)
 {
-    const struct alias_view *x = a, *y = b;
+    size_t n = strlen(name);
 
-    return strcmp(x->name, y->name);
+    return n != 0 && name[n - 1] == '*';
 }
 
 static int by_entry(const void *a, const void *b)
@@ -121,7 +124,6 @@ static bool read_aliases(struct aliases *aliases, const struct scoreboard *board
         return false;
     while (aliases_read(board, (unsigned)aliases->len, &aliases->at[aliases->len]))
         aliases->len++;
-    qsort(aliases->at, aliases->len, sizeof(*aliases->at), by_alias);
     return true;
 }
 
@@ -153,6 +155,21 @@ static bool are_ollamas(const struct offer *offer, size_t n)
     return n != 0;
 }
 
+/* The offers of the name with ":latest" at its end, or without. */
+static size_t offers_tagged(const struct offers *list, const char *model, size_t most,
+                            const struct offer **first)
+{
+    char other[NODE_MODEL_BYTES];
+    size_t n = model_name_untagged_len(model);
+
+    (void)strlcpy(other, model, sizeof(other));
+    if (model[n] == '\0')
+        (void)strlcat(other, ":latest", sizeof(other));
+    else if (n < sizeof(other))
+        other[n] = '\0';
+    return offers_named(list, other, most, first);
+}
+
 /* The offers of the model that workers take the name for. */
 static size_t offers_of(const struct offers *list, const char *model, size_t most,
                         const struct offer **first)
@@ -164,26 +181,68 @@ static size_t offers_of(const struct offers *list, const char *model, size_t mos
         if (model_name_equal(list->at[i].model, model) && are_ollamas(*first, count))
             n = count < most ? count : most;
     }
+    return n != 0 ? n : offers_tagged(list, model, most, first);
+}
+
+/* The rows of the alias at `first`. */
+static size_t rows_of(const struct aliases *aliases, size_t first)
+{
+    size_t n = 1;
+
+    while (first + n < aliases->len &&
+           strcmp(aliases->at[first].name, aliases->at[first + n].name) == 0)
+        n++;
     return n;
+}
+
+static bool has_node(const struct offer *offers, size_t n, const char *node)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(offers[i].node, node) == 0)
+            return true;
+    return false;
+}
+
+/* The offers of an alias: of each node that of the first of its models that is there. */
+static void join_offers(struct entry *entry, struct offers *list, size_t most)
+{
+    struct offers joined = {0};
+    const struct offer *found;
+
+    for (size_t i = 0; i < entry->alias_rows; i++) {
+        size_t n = offers_of(list, entry->alias[i].model, most, &found);
+
+        for (size_t o = 0; o < n; o++) {
+            struct offer *added;
+
+            if (has_node(joined.at, joined.len, found[o].node))
+                continue;
+            added = add_offer(&joined);
+            if (added != NULL)
+                *added = found[o];
+        }
+    }
+    list->failed |= joined.failed;
+    entry->offer = entry->own = joined.at;
+    entry->n = joined.len;
 }
 
 /* Is it an alias of a model that a node has?  Then that is what it stands for, also where nodes
  * have a model of this name. */
 static bool is_alias(const struct aliases *aliases, const struct offers *list, const char *name)
 {
-    const struct alias_view *alias = NULL;
     const struct offer *first;
-    struct alias_view key;
 
-    (void)strlcpy(key.name, name, sizeof(key.name));
-    if (aliases->len != 0)
-        alias = bsearch(&key, aliases->at, aliases->len, sizeof(key), by_alias);
-    return alias != NULL && offers_of(list, alias->model, 1, &first) != 0;
+    for (size_t i = 0; i < aliases->len; i++)
+        if (strcmp(aliases->at[i].name, name) == 0 &&
+            offers_of(list, aliases->at[i].model, 1, &first) != 0)
+            return true;
+    return false;
 }
 
 /* An entry for each model of the sorted offers and for each alias of one.  `out` has room for
  * all of them. */
-static size_t make_entries(struct entry *out, const struct offers *list,
+static size_t make_entries(struct entry *out, struct offers *list,
                            const struct aliases *aliases, size_t most)
 {
     size_t len = 0, n;
@@ -197,12 +256,24 @@ static size_t make_entries(struct entry *out, const struct offers *list,
             out[len++] = (struct entry){
                 .name = first->model, .alias_of = first->alias_of, .offer = first, .n = n};
     }
-    for (size_t i = 0; i < aliases->len; i++) {
-        struct entry entry = {.name = aliases->at[i].name, .alias_of = aliases->at[i].model};
+    for (size_t i = 0; i < aliases->len; i += n) {
+        struct entry entry = {.name = aliases->at[i].name, .alias_of = ""};
 
-        entry.n = offers_of(list, entry.alias_of, most, &entry.offer);
+        n = rows_of(aliases, i);
+        if (is_wildcard(entry.name))
+            continue; /* no model, as in /v1/models */
+        if (n == 1) {
+            entry.alias_of = aliases->at[i].model;
+            entry.n = offers_of(list, entry.alias_of, most, &entry.offer);
+        } else {
+            entry.alias = &aliases->at[i];
+            entry.alias_rows = n;
+            join_offers(&entry, list, most);
+        }
         if (entry.n != 0)
             out[len++] = entry;
+        else
+            free(entry.own);
     }
     if (len != 0)
         qsort(out, len, sizeof(*out), by_entry);
@@ -247,6 +318,12 @@ static void model_json(struct view *view, const struct entry *entry, const struc
     emit_text(out, "id", entry->name);
     if (entry->alias_of[0] != '\0')
         emit_text(out, "alias_of", entry->alias_of);
+    if (entry->alias != NULL) {
+        emit_array(out, "alias_of_any");
+        for (size_t i = 0; i < entry->alias_rows; i++)
+            emit_text(out, NULL, entry->alias[i].model);
+        emit_end_array(out);
+    }
     emit_uint(out, "nodes_total", sum->n);
     emit_uint(out, "nodes_up", sum->up);
     emit_uint(out, "nodes_resident", sum->resident);
@@ -279,8 +356,11 @@ static void model_row(struct view *view, struct table *table, const struct entry
                       const struct sum *sum)
 {
     char a[TEXT_SHORT_BYTES];
-    struct buf names = BUF_INIT;
+    struct buf names = BUF_INIT, models = BUF_INIT;
 
+    buf_str(&models, entry->alias_of);
+    for (size_t i = 0; i < entry->alias_rows; i++)
+        buf_printf(&models, "%s%s", i == 0 ? "" : " ", entry->alias[i].model);
     for (size_t i = 0; i < sum->n; i++) {
         buf_str(&names, i == 0 ? "" : " ");
         buf_str(&names, entry->offer[i].node);
@@ -290,9 +370,96 @@ static void model_row(struct view *view, struct table *table, const struct entry
     table_printf(table, TONE_PLAIN, "%zu", sum->resident);
     table_printf(table, TONE_PLAIN, "%s", text_count(a, sum->slots));
     table_printf(table, TONE_PLAIN, "%s", sum->most == 0 ? "-" : text_count(a, sum->most));
-    table_text(table, &view->style, TONE_DIM, entry->alias_of);
+    table_text(table, &view->style, TONE_DIM, buf_cstr(&models));
     table_text(table, &view->style, TONE_PLAIN, buf_cstr(&names));
     buf_finish(&names);
+    buf_finish(&models);
+}
+
+/* The nodes with a model of the alias's name, which no client can ask for. */
+static size_t hidden_by(const struct aliases *aliases, size_t first, size_t n,
+                        const struct offers *list, const struct offer **offers)
+{
+    bool stands_for_something = false;
+    const struct offer *found;
+
+    for (size_t i = first; i < first + n; i++) {
+        if (strcmp(aliases->at[i].name, aliases->at[i].model) == 0)
+            return 0;
+        stands_for_something |= offers_of(list, aliases->at[i].model, 1, &found) != 0;
+    }
+    return stands_for_something ? offers_named(list, aliases->at[first].name, list->len, offers)
+                                : 0;
+}
+
+static void aliases_json(struct view *view, const struct aliases *aliases,
+                         const struct offers *list)
+{
+    struct buf *out = &view->out;
+    const struct offer *found;
+    size_t n;
+
+    emit_array(out, "aliases");
+    for (size_t first = 0; first < aliases->len; first += n) {
+        size_t hidden;
+
+        n = rows_of(aliases, first);
+        hidden = hidden_by(aliases, first, n, list, &found);
+        emit_object(out, NULL);
+        emit_text(out, "name", aliases->at[first].name);
+        emit_array(out, "hides_model_of");
+        for (size_t i = 0; i < hidden; i++)
+            emit_text(out, NULL, found[i].node);
+        emit_end_array(out);
+        emit_array(out, "models");
+        for (size_t i = first; i < first + n; i++) {
+            emit_object(out, NULL);
+            emit_text(out, "id", aliases->at[i].model);
+            emit_uint(out, "nodes_total",
+                      offers_of(list, aliases->at[i].model, list->len, &found));
+            emit_end_object(out);
+        }
+        emit_end_array(out);
+        emit_end_object(out);
+    }
+    emit_end_array(out);
+}
+
+static void show_aliases(struct view *view, const struct aliases *aliases,
+                         const struct offers *list)
+{
+    static const struct column columns[] = {{"ALIAS", false, 8, 24, 0},
+                                            {"MODEL", false, 8, 24, 0},
+                                            {"NODES", true, 0, 0, 0},
+                                            {"HIDES", false, 6, 16, 0}};
+    const struct offer *found;
+    struct table table;
+    size_t n;
+
+    if (aliases->len == 0)
+        return;
+    table_init(&table, columns, ARRAY_LEN(columns));
+    for (size_t first = 0; first < aliases->len; first += n) {
+        struct buf hides = BUF_INIT;
+        size_t hidden;
+
+        n = rows_of(aliases, first);
+        hidden = hidden_by(aliases, first, n, list, &found);
+        for (size_t i = 0; i < hidden; i++)
+            buf_printf(&hides, "%s%s", i == 0 ? "" : " ", found[i].node);
+        for (size_t i = first; i < first + n; i++) {
+            size_t nodes = offers_of(list, aliases->at[i].model, list->len, &found);
+
+            table_text(&table, &view->style, TONE_PLAIN, aliases->at[i].name);
+            table_text(&table, &view->style, TONE_PLAIN, aliases->at[i].model);
+            table_printf(&table, nodes == 0 ? TONE_WARN : TONE_PLAIN, "%zu", nodes);
+            table_text(&table, &view->style, TONE_WARN, i == first ? buf_cstr(&hides) : "");
+        }
+        buf_finish(&hides);
+    }
+    buf_str(&view->out, "\n");
+    table_render(&table, &view->style, &view->out);
+    table_finish(&table);
 }
 
 void show_models(struct view *view)
@@ -332,12 +499,17 @@ void show_models(struct view *view)
     }
     if (view->json) {
         emit_end_array(&view->out);
+        aliases_json(view, &aliases, &list);
         emit_end_object(&view->out);
-    } else if (len == 0) {
-        buf_str(&view->out, "No model is served.\n");
     } else {
-        table_render(&table, &view->style, &view->out);
+        if (len == 0)
+            buf_str(&view->out, "No model is served.\n");
+        else
+            table_render(&table, &view->style, &view->out);
+        show_aliases(view, &aliases, &list);
     }
+    for (size_t i = 0; i < len; i++)
+        free(entries[i].own);
     if (list.failed)
         view->out.failed = true;
     table_finish(&table);

@@ -55,6 +55,28 @@ static void begin_records(struct node *node, uint64_t now_mono_us)
                    node->verdict.ejected != NODE_REASON_NONE, now_mono_us);
 }
 
+/* Says which models `info` brings that clients cannot ask for, as an alias has their name. */
+static void warn_of_hidden(const struct node *node, const struct node_info *before,
+                           const struct node_info *info)
+{
+    const struct config *config = node->home->config;
+
+    for (uint32_t i = 0; i < info->models_count && config->aliases_count != 0; i++) {
+        const char *model = info->models[i].id;
+        bool had = false;
+
+        if (!config_alias_hides(config, model))
+            continue;
+        for (uint32_t b = 0; before != NULL && b < before->models_count && !had; b++)
+            had = strcmp(before->models[b].id, model) == 0;
+        if (!had)
+            log_warn(
+                "event=alias_hides_model model=%s node=%s hint=\"no client can ask for this "
+                "model: rename the alias, or list the model in it\"",
+                log_quote(model), log_quote(info->name));
+    }
+}
+
 struct node *node_create(const struct node_home *home, const struct node_info *info)
 {
     uint64_t now = clock_mono_us();
@@ -98,6 +120,7 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
     node->generation = info->generation;
     node_info_copy(&node->info, info);
     node->adopted = true;
+    warn_of_hidden(node, NULL, info);
     node_state_adopt(&node->verdict, status->state, status->reason, status->drain_wanted,
                      home->config->health.rise, home->config->health.fall);
     begin_records(node, now);
@@ -191,6 +214,7 @@ void node_publish(struct node *node, const struct node_info *info)
     next.generation = node->generation;
     if (node_info_equal(&next, &node->info))
         return;
+    warn_of_hidden(node, &node->info, &next);
     node_info_copy(&node->info, &next);
     nodes_publish(node->home->board, node->node_id, &node->info);
     node_open_slots(node);

@@ -429,7 +429,7 @@ static bool take_event(struct node_request *req, const struct sse_event *event)
         return sender_add_unasked(req, &seen.root);
     if (event->comment && !req->head_sent && buf_size(&req->out) == 0)
         return true; /* a ping must not bind the caller to this node */
-    if (!sender_add(req, event->raw, event->raw_len))
+    if (!sender_add_event(req, event, &seen.root))
         return false;
     if (event->cut)
         return sender_add(req, "\n\n", req->sse.mode == SSE_LINES ? 1 : 2);

@@ -3,15 +3,18 @@
 
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/hash.h"
 #include "base/model_name.h"
+#include "base/text/buf.h"
 #include "base/text/json.h"
 #include "node/engine/facts.h"
 
+/* Anthropic's first event has it in `message`, that of a response in `response`. */
+static const char *const holders[] = {"message", "response"};
+
 void answer_names_read(char *out, size_t cap, const struct json_value *root)
 {
-    /* Anthropic's first event has it in `message`, that of a response in `response`. */
-    static const char *const holders[] = {"message", "response"};
     struct json_value name = json_get(root, "model");
 
     for (size_t i = 0; name.type != JSON_STRING && i < ARRAY_LEN(holders); i++) {
@@ -22,6 +25,41 @@ void answer_names_read(char *out, size_t cap, const struct json_value *root)
     }
     if (name.type != JSON_STRING || !json_name(out, cap, &name))
         out[0] = '\0';
+}
+
+void answer_names_replace(struct buf *out, const void *bytes, size_t n,
+                          const struct json_value *root, const char *name)
+{
+    struct json_value found[1 + ARRAY_LEN(holders)];
+    uintptr_t at = (uintptr_t)bytes, end = at + n;
+    size_t count = 0;
+
+    found[count++] = json_get(root, "model");
+    for (size_t i = 0; i < ARRAY_LEN(holders); i++) {
+        struct json_value holder = json_get(root, holders[i]);
+
+        if (holder.type == JSON_OBJECT)
+            found[count++] = json_get(&holder, "model");
+    }
+    while (at < end) {
+        const struct json_value *next = NULL;
+        uintptr_t until = end;
+
+        for (size_t i = 0; i < count; i++) {
+            uintptr_t text = (uintptr_t)found[i].text;
+
+            if (found[i].type != JSON_STRING || text < at || text + found[i].len > until)
+                continue;
+            next = &found[i];
+            until = text;
+        }
+        buf_add(out, (const void *)at, until - at);
+        at = until;
+        if (next != NULL) {
+            json_quote_str(out, name);
+            at += next->len;
+        }
+    }
 }
 
 static bool is_alias(const struct engine_facts *facts, const char *model, const char *answered)

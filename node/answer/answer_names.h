@@ -14,6 +14,7 @@
 
 #include "base/attrs.h"
 
+struct buf;
 struct engine_facts;
 struct json_value;
 
@@ -30,6 +31,11 @@ struct answer_names {
 /* The name in an answer, or in an event of one, of any surface; "" when there is none.  `out`
  * is cut at `cap`. */
 void answer_names_read(char *out, size_t cap, const struct json_value *root);
+
+/* Appends bytes[0..n), in which the answer or event `root` stands, with `name` in the place of
+ * each name that answer_names_read() knows.  A name elsewhere in `root` is left as it is. */
+void answer_names_replace(struct buf *out, const void *bytes, size_t n,
+                          const struct json_value *root, const char *name);
 
 /* May an answer of `model`, asked for as `sent`, have this name?  ("" may be.) */
 MUST_CHECK bool answer_names_expect(const struct answer_names *names,

@@ -3,7 +3,9 @@
 
 #include <string.h>
 
+#include "base/text/json.h"
 #include "base/text/text.h"
+#include "node/answer/answer_names.h"
 #include "node/body/unasked.h"
 #include "node/engine/headers.h"
 #include "node/node_request.h"
@@ -184,6 +186,42 @@ bool sender_add(struct node_request *req, const void *bytes, size_t n)
     return true;
 }
 
+bool sender_add_event(struct node_request *req, const struct sse_event *event,
+                      const struct json_value *root)
+{
+    struct buf named = BUF_INIT;
+    bool added;
+
+    if (req->answer_model[0] == '\0' || root->type != JSON_OBJECT)
+        return sender_add(req, event->raw, event->raw_len);
+    answer_names_replace(&named, event->raw, event->raw_len, root, req->answer_model);
+    added = named.failed ? sender_add(req, event->raw, event->raw_len)
+                         : sender_add(req, buf_head(&named), buf_size(&named));
+    buf_finish(&named);
+    return added;
+}
+
+/* A document that is whole names the model as the client did. */
+static void name_document(struct node_request *req)
+{
+    struct buf named = BUF_INIT;
+    struct json_value root;
+
+    if (req->answer_model[0] == '\0' || req->too_large ||
+        (req->mode != ANSWER_PLAIN && req->mode != ANSWER_ASSEMBLED) ||
+        !json_check_lenient(&root, buf_head(&req->out), buf_size(&req->out)) ||
+        root.type != JSON_OBJECT)
+        return;
+    answer_names_replace(&named, buf_head(&req->out), buf_size(&req->out), &root,
+                         req->answer_model);
+    if (named.failed) {
+        buf_finish(&named); /* better the engine's name than no answer */
+        return;
+    }
+    buf_finish(&req->out);
+    req->out = named;
+}
+
 void sender_writable(struct node_request *req)
 {
     if (!req->paused)
@@ -201,6 +239,7 @@ void sender_pass(struct node_request *req)
         req->pass_due = true;
         return;
     }
+    name_document(req);
     if (!send_head(req) || !sender_flush(req))
         return;
     node_request_succeed(req);

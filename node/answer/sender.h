@@ -26,6 +26,11 @@ void sender_keep_headers(struct node_request *req, const struct engine_header *h
 /* Adds bytes to the next chunk.  False: the call has ended. */
 MUST_CHECK bool sender_add(struct node_request *req, const void *bytes, size_t n);
 
+/* The same for an event of the answer, which names the model as the client did where it should.
+ */
+MUST_CHECK bool sender_add_event(struct node_request *req, const struct sse_event *event,
+                                 const struct json_value *root);
+
 /* Remembers where the event that was just added, if it ends a choice, may grow; it waits for
  * the next event then. */
 void sender_note_end(struct node_request *req, const struct sse_event *event,

@@ -165,6 +165,7 @@ static void add_node(struct scene *scene, unsigned node_id)
     node->reachable = true;
     scene->node[node_id] = node;
     scene->server[node_id] = (struct upstream_server){
+        .model_hash = MODEL_HASH,
         .node = node,
         .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
         .operations = 1u << DROVER__V1__OPERATION__OPERATION_CHAT_COMPLETIONS,

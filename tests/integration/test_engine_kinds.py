@@ -418,7 +418,7 @@ def test_a_question_about_one_model_finds_the_model_that_a_chat_finds(request):
         for name, there in (("M0:latest", True), ("M0", True), ("m0:LATEST", True),
                             ("BIG:7b", True), ("big", False), ("boss", True), ("Boss", False),
                             ("Part", True), ("file", True), ("part", False),
-                            ("Part:latest", False)):
+                            ("Part:latest", True), ("part:latest", False)):
             chat = post(cluster, "/v1/chat/completions", {**CHAT, "model": name})
             assert chat.status == (200 if there else 404), (name, chat.body)
             for headers in ({}, {"anthropic-version": "2023-06-01"}):

@@ -115,6 +115,14 @@ static void sort_and_merge(struct catalog *catalog)
     catalog->count = kept + 1;
 }
 
+/* Are the names the same but for a ":latest" at their ends? */
+static bool differ_by_tag(const char *a, const char *b)
+{
+    size_t n = model_name_untagged_len(a);
+
+    return n == model_name_untagged_len(b) && memcmp(a, b, n) == 0;
+}
+
 /* Among the first `count`, which are sorted. */
 static const struct catalog_model *find(const struct catalog *catalog, size_t count,
                                         const char *id)
@@ -127,27 +135,59 @@ static const struct catalog_model *find(const struct catalog *catalog, size_t co
     for (size_t i = 0; i < count && found == NULL; i++)
         if (catalog->models[i].ollama && model_name_equal(catalog->models[i].id, id))
             found = &catalog->models[i];
+    for (size_t i = 0; i < count && found == NULL; i++)
+        if (differ_by_tag(catalog->models[i].id, id))
+            found = &catalog->models[i];
     return found;
 }
 
-static void add_aliases(struct catalog *catalog, const struct config *config)
+/* Adds up the models of the alias in its rows [0..n).  False: no node has any. */
+static bool add_up(struct catalog_model *out, const struct catalog *catalog, size_t count,
+                   const struct config_alias *alias, unsigned n)
 {
-    size_t count = catalog->count; /* an alias of an alias is not followed */
+    bool any = false;
 
-    for (unsigned i = 0; i < config->aliases_count; i++) {
-        const struct config_alias *alias = &config->aliases[i];
-        const struct catalog_model *of = find(catalog, count, alias->model);
-        struct catalog_model model;
+    for (unsigned i = 0; i < n; i++) {
+        const struct catalog_model *of = find(catalog, count, alias[i].model);
 
         if (of == NULL)
             continue;
-        model = *of;
+        if (any)
+            merge(out, of);
+        else
+            *out = *of;
+        any = true;
+    }
+    return any;
+}
+
+/* An alias takes the place of a model of its name. */
+static void add_aliases(struct catalog *catalog, const struct config *config)
+{
+    size_t count = catalog->count, kept = 0; /* an alias of an alias is not followed */
+    unsigned n;
+
+    for (unsigned i = 0; i < config->aliases_count; i += n) {
+        const struct config_alias *alias = &config->aliases[i];
+        struct catalog_model model;
+
+        for (n = 1; i + n < config->aliases_count && strcmp(alias[n].name, alias->name) == 0;)
+            n++;
+        if (!add_up(&model, catalog, count, alias, n))
+            continue;
         (void)strlcpy(model.id, alias->name, sizeof(model.id));
         model.alias = true;
-        model.implied = false;
+        model.implied = config_is_wildcard(alias->name);
         model.ollama = false;
+        model.hidden = false;
         add(catalog, &model);
+        for (size_t m = 0; m < count; m++)
+            catalog->models[m].hidden |= strcmp(catalog->models[m].id, alias->name) == 0;
     }
+    for (size_t i = 0; i < catalog->count; i++)
+        if (!catalog->models[i].hidden)
+            catalog->models[kept++] = catalog->models[i];
+    catalog->count = kept;
 }
 
 void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
@@ -166,15 +206,27 @@ void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
             add_node(catalog, &info, state);
     }
     sort_and_merge(catalog);
-    add_aliases(catalog, config);
-    sort_and_merge(catalog);
+    if (config->aliases_count != 0) {
+        add_aliases(catalog, config);
+        sort_and_merge(catalog);
+    }
     catalog->epoch = epoch;
     catalog->made = true;
 }
 
-const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id)
+const struct catalog_model *catalog_find(const struct catalog *catalog,
+                                         const struct config *config, const char *id)
 {
-    return find(catalog, catalog->count, id);
+    unsigned models;
+    const struct config_alias *alias = config_find_alias(config, id, &models);
+    const struct catalog_model *found =
+        find(catalog, catalog->count, alias == NULL ? id : alias->name);
+
+    if (found == NULL && alias == NULL)
+        alias = config_find_wildcard(config, id, &models);
+    else
+        return found;
+    return alias == NULL ? NULL : find(catalog, catalog->count, alias->name);
 }
 
 const struct catalog_model *catalog_only(const struct catalog *catalog)

@@ -24,7 +24,10 @@ struct catalog_model {
     bool simulated;       /* every node that has it stands before drover-sim */
     bool ollama;          /* every node that has it stands before Ollama */
     bool alias;           /* only another name of a model */
-    bool implied; /* only a name without the ":latest" that follows from it: not listed */
+    /* Not listed: only a name without the ":latest" that follows from it, or an alias for all
+     * names that begin so. */
+    bool implied;
+    bool hidden; /* private to catalog.c: an alias has its name */
 };
 
 struct catalog {
@@ -41,9 +44,10 @@ void catalog_finish(struct catalog *catalog);
 void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
                      const struct config *config);
 
-/* The model of this name, or the one that Ollama takes it for (base/model_name.h), as
- * upstreams_settle_name() finds it for a chat; NULL: there is none. */
-const struct catalog_model *catalog_find(const struct catalog *catalog, const char *id);
+/* The model that a chat under this name gets, as upstreams_resolve() finds it; NULL: there is
+ * none. */
+const struct catalog_model *catalog_find(const struct catalog *catalog,
+                                         const struct config *config, const char *id);
 
 /* The only model of all nodes, aliases aside; NULL when there are none or several. */
 const struct catalog_model *catalog_only(const struct catalog *catalog);

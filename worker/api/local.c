@@ -152,7 +152,7 @@ static void show_model(struct reply *reply, const struct route *route, const cha
     char id[NODE_MODEL_BYTES];
 
     if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
-        model = catalog_find(facts->catalog, config_resolve_alias(facts->config, id));
+        model = catalog_find(facts->catalog, facts->config, id);
     if (model == NULL && facts->models_unknown(facts->data)) {
         refuse_for_now(reply, route, request_id);
         return;

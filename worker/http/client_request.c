@@ -129,6 +129,13 @@ static void read_session(struct inspected *out, const struct members *m)
         out->session[0] = '\0';
 }
 
+const char *client_request_own_model(const struct client_request *request, const char *at_node)
+{
+    if (at_node[0] != '\0')
+        return request->aliased || strcmp(at_node, request->client_model) != 0 ? at_node : NULL;
+    return request->aliased && !request->pooled ? request->model : NULL;
+}
+
 int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                  const char **param, struct error *err)
 {

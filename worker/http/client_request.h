@@ -44,7 +44,8 @@ struct client_request {
     const char *id;
     char client_model[NODE_MODEL_BYTES];
     char model[NODE_MODEL_BYTES]; /* after alias resolution */
-    bool aliased;                 /* they differ */
+    bool aliased;                 /* by the configuration, or the client named none */
+    bool pooled;                  /* several: a node is asked for its own */
     const uint8_t *body;
     size_t body_len;
     struct json_value root;      /* the body, checked: an object; JSON_NONE when it is a form */
@@ -64,6 +65,10 @@ struct client_request {
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */
 };
+
+/* The model's own name, for a client that used another; NULL: it did not, or it is not known.
+ * `at_node`: what the node calls it, "" = the request was at none. */
+const char *client_request_own_model(const struct client_request *request, const char *at_node);
 
 /* The result of inspect_body() and inspect_multipart(). */
 struct inspected {

@@ -247,9 +247,8 @@ static bool settle_model(struct client_request *request, const char *named)
 
     if (named[0] != '\0') {
         (void)strlcpy(request->client_model, named, sizeof(request->client_model));
-        (void)strlcpy(request->model, config_resolve_alias(server->config, named),
-                      sizeof(request->model));
-        request->aliased = strcmp(request->model, request->client_model) != 0;
+        (void)strlcpy(request->model, named, sizeof(request->model));
+        server->settle_name(request, server->data);
         return true;
     }
     /* Clients of a single model often omit its name, and a bare llama-server allows that. */
@@ -694,6 +693,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->listen_fd = params->listen_fd;
     server->access_log = params->access_log;
     server->on_infer = params->on_infer;
+    server->settle_name = params->settle_name;
     server->ready = params->ready;
     server->models_unknown = params->models_unknown;
     server->models_awaited = params->models_awaited;

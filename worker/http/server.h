@@ -29,6 +29,9 @@ struct http_server_params {
     struct log_sink *access_log; /* borrowed; NULL = none */
     /* A valid request.  The callee owns the answer; see responder.h for when `request` ends. */
     void (*on_infer)(struct client_request *request, void *data);
+    /* Makes of request->model, as the client named it, what nodes are chosen for; sets
+     * `aliased` and `pooled`. */
+    void (*settle_name)(struct client_request *request, void *data);
     /* Is there any node that can serve? For readiness. */
     bool (*ready)(void *data);
     /* May there be models that no node has named yet; are nodes expected to name some? */

@@ -68,6 +68,7 @@ struct http_server {
     int listen_fd;
     struct log_sink *access_log;
     void (*on_infer)(struct client_request *request, void *data);
+    void (*settle_name)(struct client_request *request, void *data);
     bool (*ready)(void *data);
     bool (*models_unknown)(void *data);
     bool (*models_awaited)(void *data);

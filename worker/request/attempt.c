@@ -65,6 +65,7 @@ int attempt_start(struct attempt *attempt, struct upstream *node,
     uint64_t now = loop_now_us(context->loop);
     struct node_call_options options = {
         .number = req->sent,
+        .model = attempt->model,
         .prompt_tokens = req->prompt_estimate,
         .config = context->config,
         .arena = &context->arena,

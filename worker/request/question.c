@@ -68,14 +68,15 @@ struct question {
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
     uint32_t attempts;
-    bool engine_away;                /* the node says so of the last attempt */
-    bool was_refused;                /* a node did not take it on its connection */
-    bool model_known;                /* when it came */
-    uint32_t engines_died;           /* with it, while their drover-node lived */
-    uint64_t message_bytes;          /* of the message to a node, at most */
-    char node_name[NODE_NAME_BYTES]; /* of the last attempt; "" = none */
-    uint64_t progress_mono_us;       /* when the node last sent something, or was asked */
-    uint64_t no_node_mono_us;        /* since when there is none; 0 = there is one */
+    bool engine_away;                  /* the node says so of the last attempt */
+    bool was_refused;                  /* a node did not take it on its connection */
+    bool model_known;                  /* when it came */
+    uint32_t engines_died;             /* with it, while their drover-node lived */
+    uint64_t message_bytes;            /* of the message to a node, at most */
+    char node_name[NODE_NAME_BYTES];   /* of the last attempt; "" = none */
+    char node_model[NODE_MODEL_BYTES]; /* its name for the model; likewise */
+    uint64_t progress_mono_us;         /* when the node last sent something, or was asked */
+    uint64_t no_node_mono_us;          /* since when there is none; 0 = there is one */
     struct timer timer;
 
     /* The answer as far as it is held. */
@@ -162,6 +163,7 @@ static void on_done(void *data)
 static void add_headers(const struct question *q)
 {
     struct responder *r = q->request->responder;
+    const char *model = client_request_own_model(q->request, q->node_model);
     char number[16];
 
     if (q->node_name[0] != '\0')
@@ -169,8 +171,8 @@ static void add_headers(const struct question *q)
     responder_header(r, "x-drover-queue-ms", "0");
     (void)snprintf(number, sizeof(number), "%u", q->attempts);
     responder_header(r, "x-drover-attempts", number);
-    if (q->request->aliased)
-        responder_header(r, "x-drover-model", q->request->model);
+    if (model != NULL)
+        responder_header(r, "x-drover-model", model);
 }
 
 static void answer_error(struct question *q, enum api_error error, const char *message,
@@ -386,6 +388,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
     struct question_core *core = q->core;
     const struct node_call_options options = {
         .number = q->tried_count,
+        .model = server->name,
         .config = core->config,
         .arena = &core->arena,
     };
@@ -396,6 +399,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
     q->tried[q->tried_count++] =
         (struct tried){.node = server->node_id, .generation = server->generation};
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
+    (void)strlcpy(q->node_model, server->name, sizeof(q->node_model));
     q->attempts++;
     q->engine_away = false;
     q->progress_mono_us = loop_now_us(core->loop);

@@ -127,6 +127,8 @@ struct attempt {
     bool claimed;
     unsigned node;
     uint32_t generation;
+    char model[NODE_MODEL_BYTES];     /* as the node there calls it; "" = was at none yet */
+    uint64_t model_hash;              /* of that */
     uint32_t charge_us;               /* added to the gauge and not given back */
     struct attempt_estimate estimate; /* what was believed of the node when it was sent */
     bool on_probation;                /* the node was, at dispatch */

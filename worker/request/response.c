@@ -72,6 +72,7 @@ static void add_headers(struct request *req)
 {
     struct responder *r = req->client->responder;
     const char *session = select_session_text(req);
+    const char *model = client_request_own_model(req->client, req->attempt->model);
     char number[32];
 
     if (req->attempt->node_name[0] != '\0')
@@ -85,8 +86,8 @@ static void add_headers(struct request *req)
                      policy_name(config_policy_for(req->context->config, req->model)));
     if (session != NULL)
         responder_header(r, "x-drover-session", session);
-    if (req->client->aliased)
-        responder_header(r, "x-drover-model", req->model);
+    if (model != NULL)
+        responder_header(r, "x-drover-model", model);
 }
 
 static bool speaks_events(int operation)

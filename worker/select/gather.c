@@ -119,7 +119,7 @@ static bool waits_for_load(const struct scoreboard *board, const struct upstream
                            const struct select_request *request)
 {
     return has_to_load(server, request) &&
-           loads_blocked(board, server->node_id, server->generation, request->model_hash,
+           loads_blocked(board, server->node_id, server->generation, server->model_hash,
                          request->now_mono_us);
 }
 
@@ -469,7 +469,7 @@ static bool claim(struct scoreboard *board, unsigned worker,
     place->loads_model = false;
     if (c->load_s > 0) {
         place->loads_model =
-            loads_claim(board, worker, server->node_id, server->generation, request->model_hash,
+            loads_claim(board, worker, server->node_id, server->generation, server->model_hash,
                         request->now_mono_us, request->load_us + LOAD_SLACK_US);
         if (!place->loads_model)
             return false;
@@ -477,7 +477,7 @@ static bool claim(struct scoreboard *board, unsigned worker,
     if (gauges_claim(board, worker, server->node_id, server->generation, place->charge_us, cap))
         return true;
     if (place->loads_model)
-        loads_done(board, worker, server->node_id, server->generation, request->model_hash);
+        loads_done(board, worker, server->node_id, server->generation, server->model_hash);
     return false;
 }
 

@@ -100,12 +100,14 @@ static uint32_t figure_of(const struct attempt *attempt)
 }
 
 /* `of_stream`: of an operation, its streamed form. */
-static struct lesson lesson_of(const struct request *req, enum ability ability, bool of_stream)
+static struct lesson lesson_of(const struct attempt *attempt, enum ability ability,
+                               bool of_stream)
 {
-    struct lesson lesson = {.model_hash = req->model_hash, .ability = ability};
+    struct lesson lesson = {.model_hash = attempt->model_hash, .ability = ability};
 
     if (ability == ABILITY_OPERATION)
-        lesson.detail = (uint32_t)req->client->operation + (of_stream ? TAUGHT_STREAM : 0);
+        lesson.detail =
+            (uint32_t)attempt->request->client->operation + (of_stream ? TAUGHT_STREAM : 0);
     return lesson;
 }
 
@@ -114,7 +116,7 @@ void lacks_learn(struct attempt *attempt)
     struct request *req = attempt->request;
     const struct attempt_cause *cause = &attempt->cause;
     /* The figure of an operation: perhaps only its streamed form was refused. */
-    const struct lesson lesson = lesson_of(req, cause->ability, cause->limit != 0);
+    const struct lesson lesson = lesson_of(attempt, cause->ability, cause->limit != 0);
 
     /* A request that does not need it has met something else. */
     if (cause->ability == ABILITY_CONTEXT ||
@@ -135,9 +137,13 @@ static void unlearn(const struct attempt *attempt, const struct upstream_model *
 
     if (!taught_forget(board, attempt->node, attempt->generation, lesson))
         return;
-    for (size_t i = 0; i < model->servers_count; i++)
-        (void)taught_forget(board, model->servers[i].node_id, model->servers[i].generation,
-                            lesson);
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+        struct lesson same = *lesson;
+
+        same.model_hash = server->model_hash;
+        (void)taught_forget(board, server->node_id, server->generation, &same);
+    }
 }
 
 void lacks_unlearn(struct attempt *attempt)
@@ -147,14 +153,14 @@ void lacks_unlearn(struct attempt *attempt)
     uint32_t flags = model == NULL ? 0 : model->lacks & req->need.flags;
 
     for (unsigned ability = 0; flags != 0 && ability < ABILITIES; ability++) {
-        struct lesson lesson = lesson_of(req, (enum ability)ability, false);
+        struct lesson lesson = lesson_of(attempt, (enum ability)ability, false);
 
         if ((flags & ABILITY_BIT(ability)) == 0 || ability == ABILITY_MESSAGE_BYTES)
             continue;
         unlearn(attempt, model, &lesson);
         if (ability != ABILITY_OPERATION || !req->need.stream)
             continue;
-        lesson = lesson_of(req, ABILITY_OPERATION, true);
+        lesson = lesson_of(attempt, ABILITY_OPERATION, true);
         unlearn(attempt, model, &lesson);
     }
 }

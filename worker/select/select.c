@@ -404,6 +404,8 @@ enum select_result select_node(struct attempt *attempt, const struct queue_right
     server = eligible->server[place.at];
     attempt->node = server->node_id;
     attempt->generation = server->generation;
+    attempt->model_hash = server->model_hash;
+    (void)strlcpy(attempt->model, server->name, sizeof(attempt->model));
     attempt->loads_model = place.loads_model;
     attempt->on_probation = eligible->on_probation[place.at];
     attempt->excused = false;
@@ -527,7 +529,7 @@ void select_note_content(struct attempt *attempt)
         learn(attempt, sample_of(attempt));
     if (attempt->loads_model)
         loads_done(context->board, context->worker, attempt->node, attempt->generation,
-                   req->model_hash);
+                   attempt->model_hash);
     attempt->loads_model = false;
 }
 
@@ -688,7 +690,7 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
         learn_overtaken(attempt);
     if (attempt->loads_model)
         loads_done(context->board, context->worker, attempt->node, attempt->generation,
-                   req->model_hash);
+                   attempt->model_hash);
     attempt->loads_model = false;
     gauges_release(context->board, context->worker, attempt->node, attempt->generation,
                    attempt->charge_us);

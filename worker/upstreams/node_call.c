@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/model_name.h"
 #include "proto/call_proofs.h"
 #include "proto/wire.h"
 #include "worker/http/client_request.h"
@@ -126,8 +127,8 @@ static void on_end(struct call *call, const struct call_result *result, void *da
     free_node_call(nc);
 }
 
-/* For the numbers and the framing of the message, and the node's name for the model. */
-#define ENVELOPE_BYTES (1024 + NODE_MODEL_BYTES)
+/* For the numbers and the framing of the message, and the model's names. */
+#define ENVELOPE_BYTES (1024 + 3 * NODE_MODEL_BYTES)
 #define ID_BYTES       5 /* of a token id on the wire, at most */
 
 uint64_t node_call_message_bytes(const struct client_request *request)
@@ -162,6 +163,17 @@ static bool ids_fit(const struct node_info *info, const struct client_request *r
     return info->max_request_bytes == 0 || n <= info->max_request_bytes;
 }
 
+/* Does the body need another name of the model than it has?  Ollama takes several. */
+static bool needs_name(const struct node_info *info, const struct client_request *request,
+                       const char *model)
+{
+    if (request->aliased)
+        return true;
+    return info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA
+               ? !model_name_equal(model, request->client_model)
+               : strcmp(model, request->client_model) != 0;
+}
+
 static int send_request(struct node_call *nc, const struct client_request *request,
                         const struct node_call_options *options)
 {
@@ -178,7 +190,7 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     message.request_id = (char *)(uintptr_t)request->execution_id;
     message.attempt = options->number;
     message.operation = (Drover__V1__Operation)request->operation;
-    message.model = (char *)(uintptr_t)request->model;
+    message.model = (char *)(uintptr_t)options->model;
     if (parts) {
         message.body_bytes = request->body_len;
     } else {
@@ -190,8 +202,11 @@ static int send_request(struct node_call *nc, const struct client_request *reque
         message.instance_id.data = info->instance_id;
         message.instance_id.len = sizeof(info->instance_id);
     }
-    if (request->aliased)
-        edit.set_model = (char *)(uintptr_t)request->model;
+    if (needs_name(info, request, options->model)) {
+        edit.set_model = (char *)(uintptr_t)options->model;
+        if (strcmp(options->model, request->client_model) != 0)
+            edit.answer_model = (char *)(uintptr_t)request->client_model;
+    }
     edit.want_usage = request->stream && !request->client_usage;
     message.edit = &edit;
     for (size_t i = 0; i < request->forward_count; i++) {

@@ -39,6 +39,7 @@ struct node_call_events {
 
 struct node_call_options {
     uint32_t number;            /* 0 = first */
+    const char *model;          /* as the node calls it */
     uint32_t prompt_tokens;     /* estimate, for the node */
     const char *resume_text;    /* to go on with an answer that another node began; else NULL */
     uint32_t resume_tokens;     /* output tokens in it */

@@ -13,7 +13,6 @@
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/log.h"
-#include "base/model_name.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
@@ -23,6 +22,7 @@
 #include "shm/scoreboard.h"
 #include "shm/share/gauges.h"
 #include "shm/share/taught.h"
+#include "worker/upstreams/model_table.h"
 
 #define RENEW_INTERVAL_US (10 * US_PER_MS)
 #define UNJOINED_US       (60 * US_PER_S)  /* see upstreams_may_have_any() */
@@ -30,14 +30,6 @@
 /* After the coordinator's start the nodes of a former one come back within this: the longest
  * pause of node/report/registration.c is that of a node that was sent away, 12 s. */
 #define REJOIN_US (12 * US_PER_S)
-
-/* The models by number, and their numbers by name. */
-struct upstream_models {
-    struct upstream_model *at; /* owned, with their `servers` */
-    size_t count, cap;
-    uint32_t *index;  /* owned: 1 + number, at the hash of its id or after; 0 = none */
-    size_t index_cap; /* 0 or a power of two, at least twice `cap` */
-};
 
 struct upstreams {
     struct loop *loop;
@@ -52,7 +44,7 @@ struct upstreams {
     size_t nodes_count;
     struct upstream *retired; /* owned list: nodes that attempts still hold */
 
-    struct upstream_models models;
+    struct model_table models;
 
     SSL_CTX **node_tls;             /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;          /* owned; for nodes that joined by themselves with TLS */
@@ -269,70 +261,6 @@ static bool renew_node(struct upstreams *upstreams, uint32_t node_id, struct nod
 
 /* ---- models ---------------------------------------------------------------------------- */
 
-static void free_models(struct upstream_models *models)
-{
-    for (size_t i = 0; i < models->count; i++)
-        free(models->at[i].servers);
-    free(models->at);
-    free(models->index);
-    *models = (struct upstream_models){0};
-}
-
-/* Where the index has this id, or would have it.  There is an index. */
-static uint32_t *index_place(const struct upstream_models *models, const char *id)
-{
-    size_t at = (size_t)hash_text(id) & (models->index_cap - 1);
-
-    while (models->index[at] != 0 && strcmp(models->at[models->index[at] - 1].id, id) != 0)
-        at = (at + 1) & (models->index_cap - 1);
-    return &models->index[at];
-}
-
-static struct upstream_model *find_model(const struct upstream_models *models, const char *id)
-{
-    uint32_t number = models->index_cap == 0 ? 0 : *index_place(models, id);
-
-    return number == 0 ? NULL : &models->at[number - 1];
-}
-
-/* Room for twice as many models. */
-static bool grow_models(struct upstream_models *models)
-{
-    size_t cap = models->cap == 0 ? 16 : 2 * models->cap;
-    struct upstream_model *at = realloc(models->at, cap * sizeof(*at));
-    uint32_t *index;
-
-    if (at == NULL)
-        return false;
-    models->at = at;
-    index = calloc(2 * cap, sizeof(*index));
-    if (index == NULL)
-        return false;
-    free(models->index);
-    models->index = index;
-    models->index_cap = 2 * cap;
-    models->cap = cap;
-    for (size_t i = 0; i < models->count; i++)
-        *index_place(models, at[i].id) = (uint32_t)i + 1;
-    return true;
-}
-
-static struct upstream_model *model_for(struct upstream_models *models, const char *id)
-{
-    struct upstream_model *model = find_model(models, id);
-
-    if (model != NULL)
-        return model;
-    if (models->count == models->cap && !grow_models(models))
-        return NULL;
-    model = &models->at[models->count];
-    memset(model, 0, sizeof(*model));
-    (void)strlcpy(model->id, id, sizeof(model->id));
-    model->bytes_per_token = UPSTREAMS_BYTES_PER_TOKEN;
-    *index_place(models, id) = (uint32_t)++models->count;
-    return model;
-}
-
 static struct abilities_known known_of(const struct upstream *node,
                                        const struct node_model *served)
 {
@@ -347,14 +275,6 @@ static struct abilities_known known_of(const struct upstream *node,
         served->state != DROVER__V1__MODEL_STATE__MODEL_STATE_READY)
         known.context_tokens = ABILITIES_DEFAULT_CONTEXT;
     return known;
-}
-
-/* Is there room for one more?  It doubles: 0, 1, 2, 4 ... */
-static bool has_room(const struct upstream_model *model)
-{
-    size_t n = model->servers_count;
-
-    return n != 0 && (n & (n - 1)) != 0;
 }
 
 /* A message beside the body that it brings, and a text to go on from. */
@@ -373,22 +293,13 @@ static uint32_t largest_request(const struct node_info *info)
     return parts;
 }
 
-/* The last of model->servers afterwards.  False: out of memory. */
 static bool add_server(struct upstream_model *model, struct upstream *node,
                        const struct node_model *served)
 {
-    size_t n = model->servers_count;
-
-    if (!has_room(model)) {
-        struct upstream_server *grown =
-            realloc(model->servers, (n == 0 ? 1 : 2 * n) * sizeof(*grown));
-
-        if (grown == NULL)
-            return false;
-        model->servers = grown;
-    }
-    model->servers[model->servers_count++] = (struct upstream_server){
+    const struct upstream_server server = {
         .node = node,
+        .name = served->id,
+        .model_hash = hash_text(served->id),
         .state = (uint16_t)served->state,
         .load_ms = served->load_ms,
         .operations = served->operations,
@@ -401,45 +312,43 @@ static bool add_server(struct upstream_model *model, struct upstream *node,
         .prefill_tokens_per_s = node->info.prefill_tokens_per_s,
         .known = known_of(node, served),
     };
-    model->operations |= served->operations;
-    return true;
+
+    return model_table_serve(model, &server);
 }
 
 /* The figure that a refusal of the server taught, or 0. */
 static uint32_t lesson_of(struct upstreams *upstreams, const struct upstream_server *server,
-                          uint64_t model_hash, enum ability ability, uint32_t detail)
+                          enum ability ability, uint32_t detail)
 {
     const struct lesson lesson = {
-        .model_hash = model_hash, .ability = ability, .detail = detail};
+        .model_hash = server->model_hash, .ability = ability, .detail = detail};
 
     return taught_find(upstreams->board, server->node_id, server->generation, &lesson,
                        loop_now_us(upstreams->loop), &upstreams->lessons_until_mono_us);
 }
 
-static void apply_lessons(struct upstreams *upstreams, struct upstream_server *server,
-                          uint64_t model_hash)
+static void apply_lessons(struct upstreams *upstreams, struct upstream_server *server)
 {
     static const enum ability flags[] = {ABILITY_VISION, ABILITY_AUDIO, ABILITY_TOOLS,
                                          ABILITY_GRAMMAR, ABILITY_ACCESS};
     struct abilities_known *known = &server->known;
-    uint32_t context = lesson_of(upstreams, server, model_hash, ABILITY_CONTEXT, 0);
+    uint32_t context = lesson_of(upstreams, server, ABILITY_CONTEXT, 0);
 
     if (context != 0 && (known->context_tokens == 0 || context < known->context_tokens))
         known->context_tokens = context;
     for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
-        if (lesson_of(upstreams, server, model_hash, flags[i], 0) != 0)
+        if (lesson_of(upstreams, server, flags[i], 0) != 0)
             known->lacks |= ABILITY_BIT(flags[i]);
     }
     for (uint32_t op = 0; op < 32; op++) {
         if ((server->operations >> op & 1u) == 0)
             continue;
-        if (lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, op) != 0)
+        if (lesson_of(upstreams, server, ABILITY_OPERATION, op) != 0)
             server->refused_operations |= UINT32_C(1) << op;
-        if (lesson_of(upstreams, server, model_hash, ABILITY_OPERATION, TAUGHT_STREAM + op) !=
-            0)
+        if (lesson_of(upstreams, server, ABILITY_OPERATION, TAUGHT_STREAM + op) != 0)
             server->refused_streams |= UINT32_C(1) << op;
     }
-    server->refused_bytes = lesson_of(upstreams, server, model_hash, ABILITY_MESSAGE_BYTES, 0);
+    server->refused_bytes = lesson_of(upstreams, server, ABILITY_MESSAGE_BYTES, 0);
 }
 
 static void sum_up_abilities(struct upstream_model *model)
@@ -462,10 +371,10 @@ static void sum_up_abilities(struct upstream_model *model)
 
 static void renew_models(struct upstreams *upstreams)
 {
-    struct upstream_models old = upstreams->models;
+    struct model_table old = upstreams->models;
     uint64_t now = loop_now_us(upstreams->loop);
 
-    upstreams->models = (struct upstream_models){0};
+    upstreams->models = (struct model_table){0};
     upstreams->lessons = taught_epoch(upstreams->board);
     upstreams->lessons_until_mono_us = UINT64_MAX;
     for (uint32_t node_id = 0; node_id < upstreams->nodes_cap; node_id++) {
@@ -475,13 +384,13 @@ static void renew_models(struct upstreams *upstreams)
 
         for (uint32_t m = 0; node != NULL && m < node->info.models_count; m++) {
             struct upstream_model *model =
-                model_for(&upstreams->models, node->info.models[m].id);
+                model_table_add(&upstreams->models, node->info.models[m].id);
 
             if (model != NULL && add_server(model, node, &node->info.models[m]) && taught)
-                apply_lessons(upstreams, &model->servers[model->servers_count - 1],
-                              hash_text(model->id));
+                apply_lessons(upstreams, &model->servers[model->servers_count - 1]);
         }
     }
+    model_table_join(&upstreams->models, upstreams->config);
     for (size_t i = 0; i < upstreams->models.count; i++) {
         struct upstream_model *model = &upstreams->models.at[i];
 
@@ -497,7 +406,7 @@ static void renew_models(struct upstreams *upstreams)
             kept->return_mono_us = old.at[i].return_mono_us;
         }
     }
-    free_models(&old);
+    model_table_free(&old);
 }
 
 static void renew_rows(struct upstreams *upstreams, uint64_t epoch)
@@ -544,35 +453,47 @@ struct upstream_model *upstreams_find_fresh(struct upstreams *upstreams, const c
 {
     uint64_t epoch = nodes_epoch(upstreams->board);
 
-    if (epoch != upstreams->epoch && find_model(&upstreams->models, id) == NULL)
+    if (epoch != upstreams->epoch && model_table_find(&upstreams->models, id) == NULL)
         renew_rows(upstreams, epoch);
-    return find_model(&upstreams->models, id);
+    return model_table_find(&upstreams->models, id);
 }
 
 struct upstream_model *upstreams_find(struct upstreams *upstreams, const char *id)
 {
-    return find_model(&upstreams->models, id);
-}
-
-static bool is_ollamas(const struct upstream_model *model)
-{
-    for (size_t i = 0; i < model->servers_count; i++)
-        if (model->servers[i].node->info.engine != DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
-            return false;
-    return model->servers_count != 0;
+    return model_table_find(&upstreams->models, id);
 }
 
 void upstreams_settle_name(struct upstreams *upstreams, char model[NODE_MODEL_BYTES])
 {
+    const struct upstream_model *found;
+
     if (upstreams_find_fresh(upstreams, model) != NULL)
         return;
-    for (size_t i = 0; i < upstreams->models.count; i++) {
-        if (model_name_equal(upstreams->models.at[i].id, model) &&
-            is_ollamas(&upstreams->models.at[i])) {
-            (void)strlcpy(model, upstreams->models.at[i].id, NODE_MODEL_BYTES);
-            return;
-        }
+    found = model_table_find_spelled(&upstreams->models, model);
+    if (found != NULL)
+        (void)strlcpy(model, found->id, NODE_MODEL_BYTES);
+}
+
+unsigned upstreams_resolve(struct upstreams *upstreams, char model[NODE_MODEL_BYTES])
+{
+    unsigned models = 0;
+    const struct config_alias *alias = config_find_alias(upstreams->config, model, &models);
+
+    /* One that stands for nothing takes no model's place. */
+    if (models == 1 && upstreams_find_fresh(upstreams, model) != NULL &&
+        model_table_find_spelled(&upstreams->models, alias->model) == NULL)
+        return 0;
+    if (alias == NULL) {
+        upstreams_settle_name(upstreams, model);
+        if (upstreams_find(upstreams, model) == NULL)
+            alias = config_find_wildcard(upstreams->config, model, &models);
     }
+    if (alias == NULL)
+        return 0;
+    (void)strlcpy(model, models > 1 ? alias->name : alias->model, NODE_MODEL_BYTES);
+    if (models == 1)
+        upstreams_settle_name(upstreams, model);
+    return models;
 }
 
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count)
@@ -731,7 +652,7 @@ void upstreams_destroy(struct upstreams *upstreams)
         upstreams->retired = node->next_retired;
         free_node(node);
     }
-    free_models(&upstreams->models);
+    model_table_free(&upstreams->models);
     for (unsigned i = 0; upstreams->node_tls != NULL && i < upstreams->config->nodes_count; i++)
         SSL_CTX_free(upstreams->node_tls[i]);
     free(upstreams->node_tls);

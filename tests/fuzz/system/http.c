@@ -63,6 +63,17 @@ static void on_infer(struct client_request *request, void *data)
     }
 }
 
+static void settle_name(struct client_request *request, void *data)
+{
+    unsigned models;
+    const struct config_alias *alias = config_find_alias(&config, request->model, &models);
+
+    (void)data;
+    request->aliased = alias != NULL;
+    if (alias != NULL)
+        (void)strlcpy(request->model, alias->model, sizeof(request->model));
+}
+
 static bool yes(void *data)
 {
     (void)data;
@@ -77,6 +88,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     struct http_server_params params = {.loop = &loop,
                                         .config = &config,
                                         .on_infer = on_infer,
+                                        .settle_name = settle_name,
                                         .ready = yes,
                                         .models_unknown = yes,
                                         .models_awaited = yes};

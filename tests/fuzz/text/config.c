@@ -15,7 +15,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (rc == 0) {
         MUST(config->workers >= 1 && config->workers <= 64 && config->api.address != NULL);
         MUST(config_not_reloadable(config, config) == NULL);
-        MUST(config_resolve_alias(config, "m") != NULL);
+        for (unsigned i = 0; i < config->aliases_count; i++) {
+            unsigned models = 0;
+
+            MUST(config_find_alias(config, config->aliases[i].name, &models) != NULL);
+            MUST(models != 0 && !config_is_wildcard(config->aliases[i].model));
+            MUST(config_find_wildcard(config, config->aliases[i].name, &models) == NULL ||
+                 models != 0);
+        }
         (void)config_policy_for(config, "m");
     } else {
         MUST(config == NULL && strncmp(err.text, "fuzz.yaml", 9) == 0);

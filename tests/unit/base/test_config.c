@@ -252,9 +252,100 @@ Test(config, bad_nodes_are_named)
     expect_bad(bad, ARRAY_LEN(bad));
 }
 
+/* The models behind a name, joined by spaces; "" = there are none. */
+static const char *models_of(const struct config_alias *alias, unsigned models)
+{
+    static char out[128];
+
+    out[0] = '\0';
+    for (unsigned i = 0; alias != NULL && i < models; i++) {
+        (void)strlcat(out, i == 0 ? "" : " ", sizeof(out));
+        (void)strlcat(out, alias[i].model, sizeof(out));
+    }
+    return out;
+}
+
+Test(config, an_alias_has_one_model_or_several)
+{
+    static const char text[] = "aliases:\n"
+                               "- {name: one, model: m}\n"
+                               "- name: llama3\n"
+                               "  model: [\"llama3:8b\", llama3, b.gguf]\n"
+                               "- name: 'claude-*'\n"
+                               "  model:\n"
+                               "  - big\n"
+                               "- {name: claude-haiku-*, model: [small, tiny]}\n"
+                               "- {name: claude-opus, model: huge}\n"
+                               "- {name: '*', model: any}\n"
+                               "models: [{name: llama3, policy: random2}]\n";
+    static const char *const wild[][2] = {
+        {"claude-x", "big"},     {"claude-", "big"}, {"claude-haiku-4", "small tiny"},
+        {"claude-haiku", "big"}, {"claude", "any"},  {"", "any"}};
+    struct config *config;
+    struct error err = {0};
+    unsigned models = 0;
+
+    cr_assert_eq(parse(&config, text, &err), 0, "%s", err.text);
+    cr_expect_eq(config->aliases_count, 9);
+    cr_expect_str_eq(models_of(config_find_alias(config, "one", &models), models), "m");
+    cr_expect_str_eq(models_of(config_find_alias(config, "llama3", &models), models),
+                     "llama3:8b llama3 b.gguf");
+    cr_expect_str_eq(models_of(config_find_alias(config, "claude-opus", &models), models),
+                     "huge");
+    cr_expect_null(config_find_alias(config, "claude-x", &models));
+    for (size_t i = 0; i < ARRAY_LEN(wild); i++)
+        cr_expect_str_eq(models_of(config_find_wildcard(config, wild[i][0], &models), models),
+                         wild[i][1], "%s", wild[i][0]);
+    cr_expect_eq(config_policy_for(config, "llama3"), POLICY_RANDOM2);
+    config_destroy(config);
+}
+
+Test(config, names_in_each_others_way_are_warned_of)
+{
+    static const char text[] =
+        "aliases:\n"
+        "- {name: '*', model: any}\n"
+        "- {name: claude-haiku-*, model: [small, tiny, 'small:latest']}\n"
+        "- {name: claude-*, model: big}\n"
+        "- {name: gpt, model: big}\n"
+        "- {name: 'gpt:latest', model: big}\n";
+    static const char want[] =
+        "alias 'claude-haiku-*': 'small' and 'small:latest' are one model\n"
+        "alias 'claude-haiku-*' goes before 'claude-*' for names that both fit\n"
+        "aliases 'gpt' and 'gpt:latest' differ by a tag that clients leave out\n";
+    struct buf out = BUF_INIT;
+    struct config *config;
+    struct error err = {0};
+
+    cr_assert_eq(parse(&config, text, &err), 0, "%s", err.text);
+    config_warnings(config, &out);
+    cr_expect_str_eq(buf_cstr(&out), want);
+    buf_finish(&out);
+    config_destroy(config);
+}
+
 Test(config, bad_aliases_and_models_are_named)
 {
     static const struct bad bad[] = {
+        {"aliases:\n- {name: a, model: []}\n", 2, "aliases[0].model", "the list is empty"},
+        {"aliases:\n- {name: a, model: [m, n, m]}\n", 2, "aliases[0].model[2]",
+         "'m' is in the list already"},
+        {"aliases:\n- {name: a, model: [a]}\n", 2, "aliases[0].model[0]", "alias of itself"},
+        {"aliases:\n- {name: a, model: [m, b]}\n- {name: b, model: m}\n", 2,
+         "aliases[0].model[1]", "itself an alias"},
+        {"aliases:\n- {name: a, model: {b: c}}\n", 2, "aliases[0].model",
+         "the name of a model, or a list"},
+        {"aliases:\n- {name: a, model: [[b]]}\n", 2, "aliases[0].model[0]",
+         "the name of a model, or a list"},
+        {"aliases:\n- {name: a, model: [m, '']}\n", 2, "aliases[0].model[1]", "missing"},
+        {"aliases:\n- {name: a, model: ''}\n", 2, "aliases[0].model", "missing"},
+        {"aliases:\n- {name: a*b, model: m}\n", 2, "aliases[0].name", "the last character"},
+        {"aliases:\n- {name: a**, model: m}\n", 2, "aliases[0].name", "the last character"},
+        {"aliases:\n- {name: a*, model: 'm*'}\n", 2, "aliases[0].model", "is no model"},
+        {"aliases: x\n", 1, "aliases", "must be a list"},
+        {"aliases: [x]\n", 1, "aliases[0]", "must be keys"},
+        {"aliases:\n- {name: a, model: m, modle: n}\n", 2, "aliases[0].modle",
+         "did you mean 'model'"},
         {"aliases:\n- {name: a, model: a}\n", 2, "aliases[0].model", "alias of itself"},
         {"aliases:\n- {name: a, model: m}\n- {name: a, model: n}\n", 3, "aliases[1].name",
          "aliases[0] is called 'a'"},
@@ -417,6 +508,7 @@ Test(config, every_value_arrives_where_it_belongs)
         "priority: interactive\n"
         "models: [{name: embed, policy: least_conn}, {name: night, priority: bulk}]\n";
     struct config *config;
+    unsigned models;
     struct error err;
 
     cr_assert_eq(parse(&config, text, &err), 0, "%s", err.text);
@@ -457,8 +549,9 @@ Test(config, every_value_arrives_where_it_belongs)
     cr_assert(config->nodes[1].tls.enabled);
     cr_assert_str_eq(config->nodes[1].tls.server_name, "b.lan");
     cr_assert_not(config->nodes[2].tls.enabled);
-    cr_assert_str_eq(config_resolve_alias(config, "gpt"), "qwen");
-    cr_assert_str_eq(config_resolve_alias(config, "qwen"), "qwen");
+    cr_assert_str_eq(config_find_alias(config, "gpt", &models)->model, "qwen");
+    cr_assert_str_eq(config_find_alias(config, "gpt:latest", &models)->model, "qwen");
+    cr_assert_null(config_find_alias(config, "qwen", &models));
     cr_assert_eq(config_policy_for(config, "embed"), POLICY_LEAST_CONN);
     cr_assert_eq(config_policy_for(config, "night"), POLICY_ROUND_ROBIN);
     cr_assert_eq(config_policy_for(config, "other"), POLICY_ROUND_ROBIN);

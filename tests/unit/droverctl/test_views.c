@@ -277,7 +277,47 @@ Test(views, aliases_of_the_configuration_are_models_of_their_nodes)
     cr_expect_not_null(
         strstr(text, "{\"id\":\"model-2\",\"alias_of\":\"model-0\",\"nodes_total\":1"),
         "nobody has what the alias stands for: %s", text);
-    cr_expect_null(strstr(text, "none"), "as in /v1/models");
+    cr_expect_null(strstr(text, "{\"id\":\"none\""), "as in /v1/models");
+    buf_finish(&view.out);
+    drop_board(board);
+}
+
+Test(views, each_alias_is_shown_with_its_models_and_what_it_hides)
+{
+    struct config_alias aliases[] = {
+        {(char *)(uintptr_t) "pool", (char *)(uintptr_t) "model-2"},
+        {(char *)(uintptr_t) "pool", (char *)(uintptr_t) "nothing"},
+        {(char *)(uintptr_t) "pool", (char *)(uintptr_t) "model-0"},
+        {(char *)(uintptr_t) "claude-*", (char *)(uintptr_t) "model-0:latest"},
+        {(char *)(uintptr_t) "model-1", (char *)(uintptr_t) "model-0"},
+    };
+    struct config config = {.aliases = aliases, .aliases_count = ARRAY_LEN(aliases)};
+    struct scoreboard *board = make_board();
+    struct view view = {.board = board, .now_mono_us = clock_mono_us(), .json = true};
+    static const char *const wanted[] = {
+        "{\"id\":\"pool\",\"alias_of_any\":[\"model-2\",\"nothing\",\"model-0\"],"
+        "\"nodes_total\":2",
+        "{\"name\":\"pool\",\"hides_model_of\":[],\"models\":[{\"id\":\"model-2\",\"nodes_"
+        "total\":1},"
+        "{\"id\":\"nothing\",\"nodes_total\":0},{\"id\":\"model-0\",\"nodes_total\":2}]}",
+        "{\"name\":\"claude-*\",\"hides_model_of\":[],\"models\":[{\"id\":\"model-0:latest\","
+        "\"nodes_total\":2}]}",
+        "{\"name\":\"model-1\",\"hides_model_of\":[\"box1\"]",
+    };
+
+    add_node(board, "box1", 3);
+    add_node(board, "box2", 1);
+    aliases_publish(board, &config);
+    check_all_views(board, "box1", false);
+    show_models(&view);
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
+        cr_expect_not_null(strstr(buf_cstr(&view.out), wanted[i]), "%s in %s", wanted[i],
+                           buf_cstr(&view.out));
+    cr_expect_null(strstr(buf_cstr(&view.out), "\"id\":\"claude-*\""), "it is no model");
+    view.json = false;
+    buf_reset(&view.out);
+    show_models(&view);
+    cr_expect_not_null(strstr(buf_cstr(&view.out), "  HIDES\n"), "%s", buf_cstr(&view.out));
     buf_finish(&view.out);
     drop_board(board);
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text/buf.h"
 #include "base/text/json.h"
 #include "node/answer/answer_names.h"
 #include "node/engine/facts.h"
@@ -46,6 +47,47 @@ Test(answer_names, the_name_is_found_on_every_surface)
     cr_assert_str_eq(name_in("{\"model\":null,\"response\":\"text\"}"), "");
     cr_assert_str_eq(name_in("{\"model\":\"longer than any name of a model may be\"}"), "");
     cr_assert_str_eq(name_in("[]"), "");
+}
+
+static const char *renamed(const char *raw, const char *json)
+{
+    static char out[160];
+    struct buf named = BUF_INIT;
+    struct json_value root;
+
+    cr_assert_eq(json_check(&root, json, strlen(json), NULL), 0);
+    answer_names_replace(&named, raw, strlen(raw), &root, "a\"b");
+    cr_assert(!named.failed);
+    (void)snprintf(out, sizeof(out), "%s", buf_cstr(&named));
+    buf_finish(&named);
+    return out;
+}
+
+Test(answer_names, a_name_is_replaced_on_every_surface)
+{
+    static const char event[] =
+        "data: {\"id\":\"1\",\"model\":\"long-name\",\"x\":[\"model\"]}\n\n";
+    static const char both[] = "{\"response\":{\"model\":\"m\"},\"model\":\"n\"}";
+    static const char message[] = "{\"type\":\"message_start\",\"message\":{\"model\":\"m\"}}";
+    static const char none[] = "{\"model\":null,\"message\":{\"content\":\"model\"}}";
+    char data[96];
+    struct buf named = BUF_INIT;
+    struct json_value root;
+
+    (void)snprintf(data, sizeof(data), "%.*s", (int)strlen(event) - 8, event + 6);
+    cr_assert_eq(json_check(&root, event + 6, strlen(event) - 8, NULL), 0);
+    answer_names_replace(&named, event, strlen(event), &root, "c");
+    cr_assert_str_eq(buf_cstr(&named),
+                     "data: {\"id\":\"1\",\"model\":\"c\",\"x\":[\"model\"]}\n\n");
+    buf_finish(&named);
+    cr_assert_str_eq(renamed(data, data),
+                     "{\"id\":\"1\",\"model\":\"a\\\"b\",\"x\":[\"model\"]}");
+    cr_assert_str_eq(renamed(both, both),
+                     "{\"response\":{\"model\":\"a\\\"b\"},\"model\":\"a\\\"b\"}");
+    cr_assert_str_eq(renamed(message, message),
+                     "{\"type\":\"message_start\",\"message\":{\"model\":\"a\\\"b\"}}");
+    cr_assert_str_eq(renamed(none, none), none);
+    cr_assert_str_eq(renamed("elsewhere", both), "elsewhere", "the name is not in these bytes");
 }
 
 Test(answer_names, the_asked_name_and_its_aliases_are_expected)

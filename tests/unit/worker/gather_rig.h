@@ -55,6 +55,7 @@ static inline void set_up(unsigned nodes)
                          10 * US_PER_S);
         s.server[n] =
             (struct upstream_server){.node = &s.node[n],
+                                     .model_hash = MODEL,
                                      .state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
                                      .operations = UINT32_C(1) << CHAT,
                                      .node_id = n,

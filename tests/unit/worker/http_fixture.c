@@ -118,6 +118,17 @@ static void on_infer(struct client_request *request, void *data)
     /* "wait": nothing yet */
 }
 
+static void settle_name(struct client_request *request, void *data)
+{
+    unsigned models;
+    const struct config_alias *alias = config_find_alias(&config, request->model, &models);
+
+    (void)data;
+    request->aliased = alias != NULL;
+    if (alias != NULL)
+        (void)strlcpy(request->model, alias->model, sizeof(request->model));
+}
+
 static bool is_ready(void *data)
 {
     (void)data;
@@ -142,6 +153,7 @@ void start(void)
         .listen_fd = listen_fd,
         .access_log = access_sink,
         .on_infer = on_infer,
+        .settle_name = settle_name,
         .ready = is_ready,
         .models_unknown = are_unknown,
         .models_awaited = are_unknown,

@@ -69,7 +69,7 @@ Test(catalog, without_nodes_there_is_no_model)
     catalog_refresh(&catalog, board, &config);
     cr_expect_eq(catalog.count, 0);
     cr_expect_null(catalog_only(&catalog));
-    cr_expect_null(catalog_find(&catalog, "a"));
+    cr_expect_null(catalog_find(&catalog, &config, "a"));
 }
 
 Test(catalog, a_model_can_what_any_of_its_nodes_can)
@@ -126,7 +126,7 @@ Test(catalog, aliases_are_listed_and_do_not_count_as_models)
     cr_expect_str_eq(catalog.models[1].id, "b:latest");
     cr_expect_str_eq(catalog.models[2].id, "gpt-4o");
     cr_expect_eq(catalog_only(&catalog), &catalog.models[0]);
-    cr_expect_eq(catalog_find(&catalog, "gpt-4o"), &catalog.models[2]);
+    cr_expect_eq(catalog_find(&catalog, &config, "gpt-4o"), &catalog.models[2]);
     cr_expect(!catalog.models[0].loaded);
     models[0] = model("c", READY, 0);
     add_node(NODE_UP, LLAMA, models, 1);
@@ -145,12 +145,13 @@ Test(catalog, a_name_finds_the_model_that_ollama_takes_it_for)
     add_node(NODE_UP, OLLAMA, ollamas, 2);
     add_node(NODE_UP, LLAMA, others, 2);
     add_node(NODE_UP, OLLAMA, others + 1, 1);
-    cr_assert_not_null(catalog_find(&catalog, "library/qwen"));
-    cr_expect_not_null(catalog_find(&catalog, "QWEN:latest"));
-    cr_expect_not_null(catalog_find(&catalog, "boss"), "as an alias of it does");
-    cr_expect_null(catalog_find(&catalog, "Boss"), "an alias is itself alone");
-    cr_expect_null(catalog_find(&catalog, "none"));
-    cr_expect_null(catalog_find(&catalog, "exact"), "other engines compare every byte");
-    cr_expect_null(catalog_find(&catalog, "both"), "one of its engines does");
-    cr_expect_not_null(catalog_find(&catalog, "Both:latest"));
+    cr_assert_not_null(catalog_find(&catalog, &config, "library/qwen"));
+    cr_expect_not_null(catalog_find(&catalog, &config, "QWEN:latest"));
+    cr_expect_not_null(catalog_find(&catalog, &config, "boss"), "as an alias of it does");
+    cr_expect_null(catalog_find(&catalog, &config, "Boss"), "an alias is itself alone");
+    cr_expect_null(catalog_find(&catalog, &config, "none"));
+    cr_expect_null(catalog_find(&catalog, &config, "exact"),
+                   "other engines compare every byte");
+    cr_expect_null(catalog_find(&catalog, &config, "both"), "one of its engines does");
+    cr_expect_not_null(catalog_find(&catalog, &config, "Both:latest"));
 }
