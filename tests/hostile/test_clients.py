@@ -101,7 +101,7 @@ AMBIGUOUS = {
     "no host": b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
     "host with a path": b"GET /v1/models HTTP/1.1\r\nHost: x/y\r\n\r\n",
     "host with an at sign": b"GET /v1/models HTTP/1.1\r\nHost: a@b\r\n\r\n",
-    "absolute target": head(b"Content-Length: 2", target=b"http://y/v1/chat/completions") + b"{}",
+    "absolute target": head(b"Content-Length: 2", target=b"ftp://y/v1/chat/completions") + b"{}",
     "authority as target": b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     "asterisk as target": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     "two spaces": head(b"Content-Length: 2", target=b" /v1/models") + b"{}",

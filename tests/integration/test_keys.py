@@ -42,6 +42,28 @@ def key_metric(cluster, what, name):
     return int(match.group(1)) if match else None
 
 
+def test_a_key_is_found_however_its_header_is_written(make_cluster):
+    cluster = make_cluster()
+    key, line = new_key("alice")
+    cluster.settings["api"]["keys_file"] = str(write_keys(cluster, line))
+    cluster.start()
+
+    def status(**headers):
+        return fetch_now(cluster.api, "GET", "/v1/models",
+                         headers={name.replace("_", "-"): value for name, value in headers.items()}).status
+    assert status() == 401
+    good = [{"Authorization": f"{scheme}{key}"} for scheme in ("Bearer ", "bearer ", "BEARER ", "Bearer    ", "Bearer\t")]
+    good += [{"authorization": f"  Bearer {key}  "}, {"X-API-Key": key}, {"Api-Key": f" {key} "}]
+    # An empty key, and that of another service, do not hide a good one.
+    good += [{"Authorization": other, "x_api_key": key} for other in ("Bearer ", "Bearer", "", "Bearer none", "Basic eDp5")]
+    good += [{"x_api_key": "", "api_key": key}]
+    for headers in good:
+        assert status(**headers) in (200, 503), headers
+    for headers in ({"Authorization": key}, {"Authorization": f"Bearer{key}"}, {"Authorization": f"Bearer {key}x"},
+                    {"Authorization": f"Basic {key}"}, {"x_api_key": f"Bearer {key}"}, {"Authorization": "Bearer "}):
+        assert status(**headers) == 401, headers
+
+
 def test_a_key_opens_and_its_name_is_in_the_log_and_the_metrics(make_cluster):
     cluster = make_cluster()
     alice, line = new_key("alice")

@@ -36,9 +36,9 @@ static size_t skip_scheme(const char *text, size_t len)
     static const char scheme[] = "bearer";
     size_t n = sizeof(scheme) - 1;
 
-    if (len <= n || strncasecmp(text, scheme, n) != 0 || text[n] != ' ')
+    if (len <= n || strncasecmp(text, scheme, n) != 0 || (text[n] != ' ' && text[n] != '\t'))
         return len;
-    while (n < len && text[n] == ' ')
+    while (n < len && (text[n] == ' ' || text[n] == '\t'))
         n++;
     return n;
 }

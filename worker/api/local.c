@@ -104,6 +104,10 @@ static void list_models(struct reply *reply, const struct local_facts *facts)
     add_id_or_null(out, first);
     buf_str(out, ",\"last_id\":");
     add_id_or_null(out, last);
+    /* Codex logs an error where there is no member "models".  An entry has its own instructions
+     * in it, which would replace Codex' good ones; without one it takes those. */
+    if (facts->for_codex)
+        buf_str(out, ",\"models\":[]");
     buf_str(out, "}");
 }
 

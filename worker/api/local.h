@@ -15,6 +15,7 @@ struct local_facts {
     const struct config *config;
     const struct scoreboard *board;
     struct catalog *catalog;            /* renewed where it is needed */
+    bool for_codex;                     /* it asks what it calls models */
     const char *not_ready;              /* why no request can be served now; NULL = it can */
     bool (*models_unknown)(void *data); /* see upstreams.h */
     bool (*models_awaited)(void *data);

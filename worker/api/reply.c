@@ -37,6 +37,7 @@ static const char *should_retry(enum api_error error)
     case API_ERROR_CONTEXT_LENGTH:
     case API_ERROR_NOT_FOUND:
     case API_ERROR_METHOD:
+    case API_ERROR_UPGRADE:
     case API_ERROR_MODEL_NOT_FOUND:
     case API_ERROR_TOO_LARGE:
     case API_ERROR_MEDIA_TYPE:

@@ -63,6 +63,20 @@ static bool is_below(const char *path, size_t n, const char *prefix)
     return n > len && memcmp(path, prefix, len) == 0 && path[len] == '/';
 }
 
+/* The character that "%61" at `text` stands for, where it need not have been encoded (RFC 3986,
+ * 6.2.2.2); else 0. */
+static char needlessly_encoded(const char *text, size_t n)
+{
+    int high = n < 3 ? -1 : json_hex_value(text[1]);
+    int low = n < 3 ? -1 : json_hex_value(text[2]);
+    char c = high < 0 || low < 0 ? '\0' : (char)(high * 16 + low);
+
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+        c == '-' || c == '_' || c == '.' || c == '~')
+        return c;
+    return '\0';
+}
+
 size_t surface_plain_path(char *path, size_t path_len)
 {
     static const char models[] = "/models/";
@@ -70,9 +84,16 @@ size_t surface_plain_path(char *path, size_t path_len)
     bool in_name = false;
 
     for (size_t i = 0; i < path_len; i++) {
-        if (path[i] == '/' && n != 0 && path[n - 1] == '/' && !in_name)
+        char c = path[i], meant;
+
+        if (c == '/' && n != 0 && path[n - 1] == '/' && !in_name)
             continue;
-        path[n++] = path[i];
+        meant = c == '%' && !in_name ? needlessly_encoded(path + i, path_len - i) : '\0';
+        if (meant != '\0') {
+            c = meant;
+            i += 2;
+        }
+        path[n++] = c;
         in_name |= n > len && memcmp(path + n - len - 1, models, len) == 0;
     }
     while (n > 1 && path[n - 1] == '/')
@@ -81,6 +102,8 @@ size_t surface_plain_path(char *path, size_t path_len)
         skip = strlen("/openai");
     else if (is_below(path, n, "/api/v1"))
         skip = strlen("/api");
+    else if (is_below(path, n, "/anthropic/v1"))
+        skip = strlen("/anthropic");
     while (is_below(path + skip, n - skip, "/v1/v1"))
         skip += strlen("/v1");
     memmove(path, path + skip, n - skip);
@@ -102,10 +125,11 @@ static bool rule_matches(const struct path_rule *rule, const char *bare, size_t 
 /* The surface in whose shape an unknown path is refused. */
 static enum surface guess_surface(const char *path, size_t path_len)
 {
-    if (text_starts_with(path, path_len, "/api/"))
+    if (text_starts_with(path, path_len, "/api/") || text_equals(path, path_len, "/api"))
         return SURFACE_OLLAMA;
     if (text_starts_with(path, path_len, "/v1/messages") ||
-        text_starts_with(path, path_len, "/messages"))
+        text_starts_with(path, path_len, "/messages") ||
+        text_starts_with(path, path_len, "/anthropic"))
         return SURFACE_ANTHROPIC;
     return SURFACE_OPENAI;
 }
@@ -192,6 +216,8 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_SLOW_BODY] = {408, "slow_body", "invalid_request_error",
                              "invalid_request_error"},
     [API_ERROR_LOOP] = {508, "loop_detected", "server_error", "api_error"},
+    [API_ERROR_UPGRADE] = {426, "upgrade_required", "invalid_request_error",
+                           "invalid_request_error"},
     [API_ERROR_FORBIDDEN] = {403, "forbidden", "permission_error", "permission_error"},
 };
 

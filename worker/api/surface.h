@@ -43,6 +43,7 @@ enum api_error {
     API_ERROR_OVERLOADED,      /* 503 this worker holds too much + Retry-After */
     API_ERROR_UNAUTHORIZED,    /* 401 no API key, or one that is not in the file */
     API_ERROR_SLOW_BODY,       /* 408 hardly a byte of the body comes */
+    API_ERROR_UPGRADE,         /* 426 there are no WebSockets here */
     API_ERROR_LOOP,            /* 508 the request has been here before */
     API_ERROR_FORBIDDEN,       /* 403 an engine's word, in a stream that has begun */
 };
@@ -82,7 +83,8 @@ struct route {
  *
  *   //v1///chat/completions/      repeated slashes count once, those at the end not at all
  *   /v1/v1/messages               /v1/messages
- *   /openai/v1/..., /api/v1/...   /v1/...
+ *   /openai/v1/..., /api/v1/...   /v1/..., and so is /anthropic/v1/...
+ *   /v1/ch%61t/completions        /v1/chat/completions: only what need not be encoded
  *
  * A name, after "/models/", stays as it is.
  */

@@ -6,6 +6,7 @@
  */
 #include "worker/http/client_request.h"
 
+#include <assert.h>
 #include <string.h>
 #include <strings.h>
 
@@ -38,12 +39,64 @@ static int refuse(const char **param, const char *name, struct error *err, const
     return error_set(err, DRV_EINVAL, "'%s' %s", name, why);
 }
 
-/* Fields of the top level, found in one pass. */
-struct members {
-    struct json_value model, name, stream, stream_options, cache_key, user, metadata;
-    unsigned models, names, streams, stream_option_members;
-    const char *folded; /* one of ours that is there in other letters */
-};
+/* ---- one reading ------------------------------------------------------------------------- */
+
+/* The members that this program or a node acts on, the shorter ones first; hints that only
+ * choose among nodes are not here.  An engine must read the same in them. */
+static const char *const acted_on[] = {"n",
+                                       "name",
+                                       "echo",
+                                       "ebnf",
+                                       "text",
+                                       "model",
+                                       "tools",
+                                       "audio",
+                                       "regex",
+                                       "input",
+                                       "stream",
+                                       "prompt",
+                                       "format",
+                                       "suffix",
+                                       "n_probs",
+                                       "best_of",
+                                       "grammar",
+                                       "options",
+                                       "messages",
+                                       "logprobs",
+                                       "thinking",
+                                       "functions",
+                                       "n_predict",
+                                       "max_tokens",
+                                       "background",
+                                       "keep_alive",
+                                       "modalities",
+                                       "min_tokens",
+                                       "json_schema",
+                                       "guided_json",
+                                       "mcp_servers",
+                                       "guided_regex",
+                                       "top_logprobs",
+                                       "conversation",
+                                       "guided_choice",
+                                       "return_tokens",
+                                       "output_format",
+                                       "output_config",
+                                       "stream_options",
+                                       "guided_grammar",
+                                       "structural_tag",
+                                       "prompt_logprobs",
+                                       "response_format",
+                                       "return_token_ids",
+                                       "max_output_tokens",
+                                       "structured_outputs",
+                                       "web_search_options",
+                                       "previous_response_id",
+                                       "max_completion_tokens",
+                                       "add_generation_prompt",
+                                       "continue_final_message"};
+#define LONGEST_BYTES 22
+
+static_assert(ARRAY_LEN(acted_on) <= 64, "a bit each");
 
 /* Those beyond ASCII that are a letter of ASCII once folded: the sign of Kelvin and the long s.
  */
@@ -54,39 +107,57 @@ static uint32_t fold(uint32_t code)
     return code == 0x212A ? 'k' : code == 0x017F ? 's' : code;
 }
 
-static bool folds_to(const char *text, const char *name)
+/* The member of ours that `key` is, or would be once folded; -1: none. */
+static int find_acted_on(const struct json_value *key, bool *exact)
 {
-    size_t n = strlen(text);
+    char text[3 * LONGEST_BYTES + 1], folded[LONGEST_BYTES];
+    size_t len = 0, n;
     uint32_t code;
 
-    for (size_t i = 0, step; i < n; i += step, name++) {
-        step = text_utf8_sequence(text + i, n - i, &code);
-        if (step == 0 || *name == '\0' || fold(code) != (unsigned char)*name)
-            return false;
-    }
-    return *name == '\0';
-}
-
-/* Go's JSON, and so Ollama's, takes "Model" for "model", and the last of them counts.  A member
- * of ours that only some engines would read must be read by none.  Returns ours, or NULL. */
-static const char *folded_name(const struct json_value *key, int operation)
-{
-    static const char *const names[] = {"model", "stream", "stream_options", "name"};
-    char text[32];
-
     if (!json_name(text, sizeof(text), key))
-        return NULL;
-    for (size_t i = 0; i < ARRAY_LEN(names) - (operation != OP(OLLAMA_SHOW)); i++)
-        if (strcmp(text, names[i]) != 0 && folds_to(text, names[i]))
-            return names[i];
-    return NULL;
+        return -1;
+    *exact = true;
+    n = strlen(text);
+    for (size_t i = 0, step; i < n; i += step) {
+        step = text_utf8_sequence(text + i, n - i, &code);
+        if (step == 0 || len == LONGEST_BYTES || fold(code) >= 0x80)
+            return -1;
+        *exact &= fold(code) == code;
+        folded[len++] = (char)fold(code);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(acted_on); i++) {
+        size_t length = strlen(acted_on[i]);
+
+        if (length > len)
+            return -1;
+        if (length == len && memcmp(acted_on[i], folded, len) == 0)
+            return (int)i;
+    }
+    return -1;
 }
 
-static void note(struct json_value *slot, unsigned *count, const struct json_value *value)
+/* Fields of the top level, found in one pass. */
+struct members {
+    struct json_value model, name, stream, stream_options, cache_key, user, metadata;
+    uint64_t seen;        /* a bit for each of acted_on[] */
+    const char *repeated; /* one of them that is there more than once */
+    const char *folded;   /* ... in other letters */
+};
+
+/* Go's JSON, and so Ollama's, takes "Model" for "model", and of several the last one counts.  A
+ * member of ours that only some engines would read must be read by none. */
+static void note_acted_on(struct members *m, const struct json_value *key, int operation)
 {
-    *slot = *value;
-    if (count != NULL)
-        ++*count;
+    bool exact;
+    int i = find_acted_on(key, &exact);
+
+    if (i == -1 || (operation != OP(OLLAMA_SHOW) && strcmp(acted_on[i], "name") == 0))
+        return;
+    if (!exact)
+        m->folded = acted_on[i];
+    else if ((m->seen >> i & 1) != 0)
+        m->repeated = acted_on[i];
+    m->seen |= UINT64_C(1) << i;
 }
 
 static void collect(struct members *m, const struct json_value *root, int operation)
@@ -97,21 +168,20 @@ static void collect(struct members *m, const struct json_value *root, int operat
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &value)) {
         if (json_equal(&key, "model"))
-            note(&m->model, &m->models, &value);
+            m->model = value;
         else if (json_equal(&key, "name"))
-            note(&m->name, &m->names, &value);
+            m->name = value;
         else if (json_equal(&key, "stream"))
-            note(&m->stream, &m->streams, &value);
+            m->stream = value;
         else if (json_equal(&key, "stream_options"))
-            note(&m->stream_options, &m->stream_option_members, &value);
+            m->stream_options = value;
         else if (json_equal(&key, "prompt_cache_key"))
-            note(&m->cache_key, NULL, &value);
+            m->cache_key = value;
         else if (json_equal(&key, "user"))
-            note(&m->user, NULL, &value);
+            m->user = value;
         else if (json_equal(&key, "metadata"))
-            note(&m->metadata, NULL, &value);
-        else if (m->folded == NULL)
-            m->folded = folded_name(&key, operation);
+            m->metadata = value;
+        note_acted_on(m, &key, operation);
     }
 }
 
@@ -139,7 +209,6 @@ const char *client_request_own_model(const struct client_request *request, const
 int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                  const char **param, struct error *err)
 {
-    static const char twice[] = "is ambiguous: it is there more than once";
     struct members m = {0};
     struct json_value include_usage;
     const char *model_member = "model";
@@ -156,27 +225,21 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
         return error_set(err, DRV_EINVAL, "the request body must be a JSON object");
     collect(&m, &out->root, operation);
 
-    if (operation == OP(OLLAMA_SHOW) && m.models == 0 && m.names != 0) {
+    if (operation == OP(OLLAMA_SHOW) && m.model.type == JSON_NONE) {
         m.model = m.name; /* the older name of the same field */
-        m.models = m.names;
         model_member = "name";
     }
     if (m.folded != NULL)
         return refuse(param, m.folded, err,
                       "is ambiguous: it is there in other letters, which some engines read");
-    if (m.models > 1)
-        return refuse(param, model_member, err, twice);
-    if (m.models == 1 && m.model.type != JSON_STRING)
+    if (m.repeated != NULL)
+        return refuse(param, m.repeated, err, "is ambiguous: it is there more than once");
+    if (m.model.type != JSON_NONE && m.model.type != JSON_STRING)
         return refuse(param, model_member, err, "must be a string");
-    if (m.models == 1 && !json_name(out->model, sizeof(out->model), &m.model))
+    if (m.model.type == JSON_STRING && !json_name(out->model, sizeof(out->model), &m.model))
         return refuse(param, model_member, err, "is too long or has unprintable characters");
-
-    if (m.streams > 1)
-        return refuse(param, "stream", err, twice);
-    if (m.stream_option_members > 1)
-        return refuse(param, "stream_options", err, twice);
-    if (m.streams == 1 && m.stream.type != JSON_TRUE && m.stream.type != JSON_FALSE &&
-        m.stream.type != JSON_NULL)
+    if (m.stream.type != JSON_NONE && m.stream.type != JSON_TRUE &&
+        m.stream.type != JSON_FALSE && m.stream.type != JSON_NULL)
         return refuse(param, "stream", err, "must be true or false");
     if (can_stream(operation))
         out->stream = m.stream.type == JSON_TRUE ||

@@ -54,6 +54,7 @@ struct client_request {
     bool stream;                 /* the client wants a stream (Ollama: default true) */
     bool client_usage;           /* the client itself asked for usage in the stream */
     enum request_priority priority;
+    bool for_codex;       /* a list of models that says which version of it asks */
     const char *session;  /* affinity key, or NULL */
     const char *origin;   /* of a web page that may read the answer, or NULL */
     const char *path;     /* as requested, without the query, for the log */
@@ -81,9 +82,9 @@ struct inspected {
 
 /*
  * Reads the fields that routing needs; pure.  `operation` decides the default of `stream`.
- * DRV_EINVAL: not a JSON object, a field of the wrong type, or a duplicate "model" or "stream"
- * (we and the engine might read different ones); `err` is fit for the client, `*param` names
- * the field.
+ * DRV_EINVAL: not a JSON object, a field of the wrong type, or a member that we or a node act
+ * on is there twice or in other letters (an engine might read another one); `err` is fit for
+ * the client, `*param` names the field.
  */
 MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                             const char **param, struct error *err);

@@ -243,13 +243,24 @@ static enum api_error error_of(int status)
                            : API_ERROR_BAD_REQUEST;
 }
 
-static h2o_iovec_t path_without_query(h2o_req_t *req)
+h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex)
 {
-    const char *query = memchr(req->input.path.base, '?', req->input.path.len);
+    h2o_iovec_t target = req->input.path;
+    const char *query = memchr(target.base, '?', target.len), *path;
+    size_t n = query == NULL ? target.len : (size_t)(query - target.base);
 
-    return h2o_strdup(&req->pool, req->input.path.base,
-                      query == NULL ? req->input.path.len
-                                    : (size_t)(query - req->input.path.base));
+    if (for_codex != NULL)
+        *for_codex = query != NULL &&
+                     memmem(query, target.len - n, H2O_STRLIT("client_version=")) != NULL;
+    /* http://HOST/PATH, as to a proxy. */
+    path = n != 0 && target.base[0] != '/' ? memmem(target.base, n, "://", 3) : NULL;
+    if (path != NULL) {
+        path = memchr(path + 3, '/', (size_t)(target.base + n - path - 3));
+        if (path == NULL)
+            return h2o_iovec_init(H2O_STRLIT("/"));
+        return h2o_strdup(&req->pool, path, (size_t)(target.base + n - path));
+    }
+    return h2o_strdup(&req->pool, target.base, n);
 }
 
 static void log_shaped(struct shaped *s, const char *id, const char *path, enum api_error error)
@@ -272,7 +283,7 @@ static void log_shaped(struct shaped *s, const char *id, const char *path, enum 
 static void shape(struct shaped *s, h2o_req_t *req)
 {
     enum api_error error = error_of(req->res.status);
-    h2o_iovec_t path = path_without_query(req);
+    h2o_iovec_t path = request_path(req, NULL);
     h2o_iovec_t plain = h2o_strdup(&req->pool, path.base, path.len);
     struct route route = surface_route(req->input.method.base, req->input.method.len,
                                        plain.base, surface_plain_path(plain.base, plain.len));
@@ -288,7 +299,10 @@ static void shape(struct shaped *s, h2o_req_t *req)
                        "the request body is over the limit of %u bytes",
                        s->server->config->limits.max_body_bytes);
     else
-        (void)snprintf(message, sizeof(message), "%s", "malformed request");
+        (void)snprintf(message, sizeof(message), "%s",
+                       req->res.status == 417
+                           ? "the only expectation that is met is 100-continue"
+                           : "malformed request");
     surface_error_body(&body, route.surface, error, message, NULL, id);
     if (body.failed)
         buf_finish(&body);

@@ -9,6 +9,9 @@ struct http_server;
 
 /* Installs the filter that shapes libh2o's own errors. */
 void reject_init(h2o_pathconf_t *path, struct http_server *server);
+/* The path of the request's target, without the query; in the pool.  *for_codex (NULL: not
+ * asked) is set where the query says `client_version`, as Codex' does when it lists models. */
+h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex);
 /* A new id; in the pool. */
 const char *execution_id(h2o_req_t *req);
 /* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */

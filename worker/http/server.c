@@ -33,6 +33,7 @@
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
+#include "worker/http/framing/media_type.h"
 #include "worker/http/framing/strict_head.h"
 #include "worker/http/intake.h"
 #include "worker/http/reject.h"
@@ -164,51 +165,18 @@ static enum request_priority find_priority(h2o_req_t *req, const struct config *
 
 /* ---- the body ---------------------------------------------------------------------------- */
 
-/* The media type without its parameters. */
-static h2o_iovec_t media_type(const h2o_iovec_t *value)
-{
-    size_t n = 0;
-
-    while (n < value->len && value->base[n] != ';' && value->base[n] != ' ')
-        n++;
-    return h2o_iovec_init(value->base, n);
-}
-
-static bool is_json_type(h2o_iovec_t type)
-{
-    return h2o_lcstris(type.base, type.len, H2O_STRLIT("application/json")) ||
-           (type.len > 5 && h2o_lcstris(type.base + type.len - 5, 5, H2O_STRLIT("+json")));
-}
-
 /* Fills content_type.  Returns the error in the client's, or NULL. */
 static const char *check_media_type(struct client_request *request, h2o_req_t *req)
 {
-    ssize_t at = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_TYPE, -1);
-    const h2o_iovec_t *value = at == -1 ? NULL : &req->headers.entries[at].value;
-    bool multipart = request->operation == OP(TRANSCRIPTIONS);
-    h2o_iovec_t type = {NULL, 0};
+    h2o_iovec_t value = header_value(req, "content-type");
+    bool form = request->operation == OP(TRANSCRIPTIONS);
+    bool stranger = request->origin == NULL && header_value(req, "origin").base != NULL;
 
-    if (value != NULL) {
-        if (!is_printable(value))
-            return "malformed content type";
-        type = media_type(value);
-    }
-    if (multipart) {
-        if (!h2o_lcstris(type.base, type.len, H2O_STRLIT("multipart/form-data")))
-            return "the content type must be multipart/form-data";
-        request->content_type = copy(req, value);
-        return NULL;
-    }
-    request->content_type = "application/json";
-    if (is_json_type(type))
-        return NULL;
-    /* None; or what `curl -d` says of it, as in all of Ollama's examples; or what fetch() says
-     * of a text.  But a browser sends these for any web page without asking first. */
-    if ((type.len == 0 || h2o_lcstris(type.base, type.len, H2O_STRLIT("text/plain")) ||
-         h2o_lcstris(type.base, type.len, H2O_STRLIT("application/x-www-form-urlencoded"))) &&
-        (request->origin != NULL || header_value(req, "origin").base == NULL))
-        return NULL;
-    return "the content type must be application/json";
+    if (!media_type_fits(value.base, value.len, form, stranger))
+        return form ? "the content type must be multipart/form-data"
+                    : "the content type must be application/json";
+    request->content_type = form ? copy(req, &value) : "application/json";
+    return NULL;
 }
 
 static enum body_encoding find_encoding(const h2o_req_t *req)
@@ -302,6 +270,14 @@ static bool pass_on(struct client_request *request, h2o_req_t *req)
 
 /* ---- a request --------------------------------------------------------------------------- */
 
+/* Some engines read JSON behind a byte order mark and others do not: white space instead. */
+static void blank_byte_order_mark(struct client_request *request)
+{
+    if (request->operation != OP(TRANSCRIPTIONS) && request->body_len >= 3 &&
+        memcmp(request->body, "\xEF\xBB\xBF", 3) == 0)
+        memset((void *)(uintptr_t)request->body, ' ', 3);
+}
+
 /* The body is there, without a coding. */
 static void take_request(struct client_request *request)
 {
@@ -312,6 +288,7 @@ static void take_request(struct client_request *request)
     struct error err = {0};
     const char *param;
 
+    blank_byte_order_mark(request);
     if (inspect(&body, request, &param, &err) != 0) {
         http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
         return;
@@ -453,6 +430,7 @@ static void answer_locally(struct client_request *request, const struct route *r
         .catalog = &server->catalog,
         .models_unknown = server->models_unknown,
         .models_awaited = server->models_awaited,
+        .for_codex = request->for_codex,
         .data = server->data,
     };
     struct reply reply = REPLY_INIT;
@@ -464,6 +442,36 @@ static void answer_locally(struct client_request *request, const struct route *r
     local_reply(&reply, route, request->id, &facts);
     http_send_reply(request, &reply);
     reply_finish(&reply);
+}
+
+/* OPTIONS, which no web page sent. */
+static void answer_options(struct responder *r)
+{
+    r->outcome = "local";
+    responder_start(r, 204, NULL, -1);
+    responder_end(r);
+}
+
+static void refuse_method(struct client_request *request, h2o_req_t *req,
+                          const struct route *route)
+{
+    struct responder *r = request->responder;
+    char message[160];
+
+    responder_header(r, "allow", route->allow);
+    if (h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("OPTIONS"))) {
+        answer_options(r);
+        return;
+    }
+    /* Codex tries this first.  At 426 it takes HTTP at once, at 405 after seven attempts. */
+    if (h2o_lcstris(req->upgrade.base, req->upgrade.len, H2O_STRLIT("websocket"))) {
+        responder_header(r, "upgrade", "HTTP/1.1");
+        http_reject(request, API_ERROR_UPGRADE, "there are no WebSockets here: use POST", NULL,
+                    0);
+        return;
+    }
+    (void)snprintf(message, sizeof(message), "%.100s takes %s", r->path, route->allow);
+    http_reject(request, API_ERROR_METHOD, message, NULL, 0);
 }
 
 static void dispatch(struct client_request *request, h2o_req_t *req, const struct route *to)
@@ -480,10 +488,7 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
         http_reject(request, API_ERROR_NOT_FOUND, message, NULL, 0);
         return;
     case ROUTE_BAD_METHOD:
-        (void)snprintf(message, sizeof(message), "%.100s takes %s", request->responder->path,
-                       to->allow);
-        responder_header(request->responder, "allow", to->allow);
-        http_reject(request, API_ERROR_METHOD, message, NULL, 0);
+        refuse_method(request, req, to);
         return;
     case ROUTE_MODELS:
     case ROUTE_MODEL:
@@ -594,34 +599,43 @@ static bool admit_page(struct client_request *request, h2o_req_t *req,
     return !preflight;
 }
 
+/* libh2o leaves white space behind a value there. */
+static void trim_values(h2o_req_t *req)
+{
+    for (size_t i = 0; i < req->headers.size; i++) {
+        h2o_iovec_t *value = &req->headers.entries[i].value;
+
+        while (value->len > 0 && strchr(" \t", value->base[value->len - 1]) != NULL)
+            value->len--;
+    }
+}
+
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     struct http_server *server = ((struct api_handler *)(void *)handler)->server;
     struct client_connection *conn = connection_of(req);
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
-    h2o_iovec_t path = req->input.path, plain;
-    const char *query = memchr(path.base, '?', path.len);
+    h2o_iovec_t path, plain;
     const char *why = NULL;
     struct route route;
 
     memset(request, 0, sizeof(*request));
-    if (intake_is_open(conn)) {
+    if (intake_is_open(conn))
         intake_keep_head(req);
-        path = req->input.path;
-        query = memchr(path.base, '?', path.len);
-    }
     conn->fresh = false;
     procs_count(server->board, server->worker, PROC_REQUESTS_TOTAL, 1);
     if (!conn->head_seen)
         why = strict_head_check(&conn->head, conn->sock->input->bytes, conn->sock->input->size);
 
-    if (query != NULL)
-        path.len = (size_t)(query - path.base);
-    path = h2o_strdup(&req->pool, path.base, path.len);
+    trim_values(req);
+    path = request_path(req, &request->for_codex);
     plain = h2o_strdup(&req->pool, path.base, path.len);
     plain.len = surface_plain_path(plain.base, plain.len);
     route = surface_route(req->input.method.base, req->input.method.len, plain.base, plain.len);
     request->surface = route.surface;
+    if (route.kind != ROUTE_INFER && route.surface == SURFACE_OPENAI &&
+        header_value(req, "anthropic-version").base != NULL)
+        request->surface = route.surface = SURFACE_ANTHROPIC; /* both have /v1/models */
     request->operation = route.operation;
     request->execution_id = execution_id(req);
     request->id = client_id(req);

@@ -1,5 +1,6 @@
 /* test_client_request.c - the members of a body that decide where it goes. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +102,62 @@ Test(request, a_body_that_two_parsers_could_read_differently_is_refused)
             cr_expect_str_eq(param, rows[i].param, "%s", rows[i].body);
         cr_expect_neq(err.text[0], '\0');
     }
+}
+
+/* Members that decide what the worker or the node does. */
+Test(request, no_member_that_is_acted_on_may_be_read_in_two_ways)
+{
+    static const char *const names[] = {
+        "model",
+        "stream",
+        "stream_options",
+        "n",
+        "best_of",
+        "keep_alive",
+        "options",
+        "max_tokens",
+        "prompt",
+        "messages",
+        "input",
+        "max_completion_tokens",
+        "n_predict",
+        "num_predict?",
+        "tools",
+        "previous_response_id",
+        "background",
+        "format",
+        "response_format",
+        "continue_final_message",
+        "logprobs",
+        "conversation",
+        "audio",
+        "web_search_options",
+        "guided_json",
+        "suffix",
+        "max_output_tokens",
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        bool ours = strchr(names[i], '?') == NULL;
+        char body[160], other[64];
+
+        (void)snprintf(body, sizeof(body), "{\"%s\":null,\"x\":1,\"%s\":null}", names[i],
+                       names[i]);
+        cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), ours ? DRV_EINVAL : 0, "%s", body);
+        if (ours)
+            cr_expect_str_eq(param, names[i]);
+        (void)strlcpy(other, names[i], sizeof(other));
+        other[0] = (char)(other[0] - 'a' + 'A');
+        (void)snprintf(body, sizeof(body), "{\"%s\":null}", other);
+        cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), ours ? DRV_EINVAL : 0, "%s", body);
+        if (ours)
+            cr_expect_not_null(strstr(err.text, "is ambiguous"));
+    }
+    /* The longest, with each k and s as beyond ASCII. */
+    cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), "{\"max_completion_to\xe2\x84\xaa"
+                                               "en\xc5\xbf\":1}"),
+                 DRV_EINVAL);
+    cr_expect_str_eq(param, "max_completion_tokens");
 }
 
 Test(request, names_that_only_look_like_ours_pass)

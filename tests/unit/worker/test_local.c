@@ -39,7 +39,7 @@ Test(local, a_request_that_cannot_be_served_is_refused_in_its_own_shape)
     a = get("/v1/chat/completions");
     cr_expect(begins(a, "HTTP/1.1 405 "));
     cr_expect_not_null(strcasestr(a, "allow: POST\r\n"));
-    a = post_text("/api/chat", "text/xml", "{}");
+    a = post_text("/api/chat", "multipart/form-data; boundary=x", "{}");
     cr_expect(begins(a, "HTTP/1.1 415 "));
     cr_expect_not_null(strstr(a, "\r\n\r\n{\"error\":\"the content type must be"));
     a = post_text("/v1/messages", "application/json", "{\"model\":1}");

@@ -99,7 +99,7 @@ Test(strict_head, every_ambiguity_is_refused)
         "GET / HTTP/2.0\r\n" HOST "\r\n",
         "GET / http/1.1\r\n" HOST "\r\n",
         "GET /\r\n" HOST "\r\n",
-        "GET http://a/ HTTP/1.1\r\n" HOST "\r\n",
+        "GET ftp://a/ HTTP/1.1\r\n" HOST "\r\n",
         "GET * HTTP/1.1\r\n" HOST "\r\n",
         "CONNECT a:443 HTTP/1.1\r\n" HOST "\r\n",
         "GET  / HTTP/1.1\r\n" HOST "\r\n",

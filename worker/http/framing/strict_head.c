@@ -36,6 +36,14 @@ static const char *line_end(const char *p, const char *end, bool *bare)
     return cr;
 }
 
+static bool starts_with_scheme(const char *target, const char *end)
+{
+    size_t n = (size_t)(end - target);
+
+    return (n > 7 && strncasecmp(target, "http://", 7) == 0) ||
+           (n > 8 && strncasecmp(target, "https://", 8) == 0);
+}
+
 static const char *check_request_line(struct framing *f, const char *p, const char *end)
 {
     const char *target, *version;
@@ -48,8 +56,8 @@ static const char *check_request_line(struct framing *f, const char *p, const ch
     version = memchr(target, ' ', (size_t)(end - target));
     if (version == NULL)
         return "malformed request line";
-    if (*target != '/')
-        return "the request target must begin with '/'";
+    if (*target != '/' && !starts_with_scheme(target, version))
+        return "the request target must be a path, or a URL of http or https";
     for (const char *c = target; c < version; c++)
         if ((unsigned char)*c <= 0x20 || (unsigned char)*c >= 0x7F)
             return "unencoded byte in the request target";
