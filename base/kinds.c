@@ -51,7 +51,25 @@ const char *operation_name(int operation)
                                         "ollama_generate",
                                         "ollama_embed",
                                         "ollama_embeddings",
-                                        "ollama_show"};
+                                        "ollama_show",
+                                        "input_tokens",
+                                        "tokenize",
+                                        "detokenize",
+                                        "apply_template",
+                                        "completion",
+                                        "infill",
+                                        "props",
+                                        "lora_adapters",
+                                        "speech",
+                                        "translations",
+                                        "images_generations",
+                                        "images_edits",
+                                        "images_variations",
+                                        "moderations",
+                                        "score",
+                                        "classify",
+                                        "pooling",
+                                        "state"};
 
     return operation > 0 && (size_t)operation < ARRAY_LEN(names) ? names[operation] : NULL;
 }

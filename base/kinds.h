@@ -34,8 +34,9 @@ enum request_priority {
  */
 enum op_class {
     OP_CLASS_GENERATION = 0, /* prefill, then tokens one by one; holds a slot */
-    OP_CLASS_EMBEDDING,      /* embeddings, rerank, audio: no token by token; holds a slot */
-    OP_CLASS_QUESTION,       /* answered without a run of the model; holds no slot */
+    OP_CLASS_EMBEDDING, /* embeddings, rerank, sound, images, and what is answered as a whole:
+                           no token by token; holds a slot */
+    OP_CLASS_QUESTION,  /* answered without a run of the model; holds no slot */
 };
 
 /* Classes with speeds of their own: 0 .. OP_CLASSES_LEARNED - 1. */

@@ -325,6 +325,8 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
     struct agent *agent = req->agent;
     struct engine_request request = {
         .operation = req->operation,
+        .method = req->method,
+        .target = req->target,
         .content_type = (const char *)buf_head(&req->request_text),
         .body = buf_head(&req->body),
         .body_len = buf_size(&req->body),

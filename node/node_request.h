@@ -28,6 +28,7 @@
 #include "node/stream/sse.h"
 #include "node/stream/token_ids.h"
 #include "proto/drover_inference.pb-c.h"
+#include "proto/operations.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/wire.h"
 
@@ -75,7 +76,9 @@ struct node_request {
     /* The request. */
     char request_id[65];
     uint32_t attempt;
-    int operation; /* enum drover.v1.Operation */
+    int operation;                           /* enum drover.v1.Operation */
+    const char *method;                      /* of HTTP; static */
+    char target[OPERATION_TARGET_BYTES + 1]; /* STATE: after the operation's path */
     bool stream, want_text;
     bool streaming;     /* the engine was asked for a stream */
     bool without_usage; /* asked again without `stream_options`, which the engine refused */
@@ -120,8 +123,8 @@ struct node_request {
     struct buf out;              /* owned: bytes for the next chunk */
     struct buf whole;            /* owned: the first bytes, or a document, until it is whole */
     enum framing claimed;        /* by its content type */
-    bool too_large;    /* the document is not held, it passes as it comes; of an error:
-                          `out` has its beginning only */
+    bool too_large;    /* the document is not held, it passes as it comes, as sound does; of an
+                          error:    `out` has its beginning only */
     bool refused;      /* `out` has an error that the stream began with */
     bool unusable;     /* the stream is none: the engine is asked for a document */
     size_t last_brace; /* in `out`, of an event that ends a choice; 0 = none there */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/attrs.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
@@ -19,6 +20,7 @@
 #include "node/answer/sender.h"
 #include "node/body/edit.h"
 #include "node/body/resume.h"
+#include "node/engine/kinds/llama_server.h"
 #include "node/node_request.h"
 #include "node/report/reports.h"
 #include "proto/health_service.h"
@@ -211,6 +213,12 @@ static bool check_request(struct node_request *req, const Drover__V1__InferReque
                      sizeof(config->instance_id)) != 0))
         node_request_fail(req, GRPC_FAILED_PRECONDITION,
                           "this is another instance of the node");
+    else if (!operation_takes_method((int)request->operation, request->method))
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "the operation has no such method");
+    else if ((request->operation == DROVER__V1__OPERATION__OPERATION_STATE)
+                 ? !operation_target_ok(request->target)
+                 : request->target[0] != '\0')
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "the target is not one of the operation");
     else if (request->resume != NULL && !request->stream)
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "only a stream can be continued");
     else
@@ -329,6 +337,38 @@ static int make_body(struct node_request *req, const struct edit_source *source,
     return rc;
 }
 
+static const char *method_of(const Drover__V1__InferRequest *request)
+{
+    static const char *const methods[] = {"GET", "DELETE"};
+
+    for (size_t i = 0; i < ARRAY_LEN(methods); i++)
+        if (strcmp(request->method, methods[i]) == 0)
+            return methods[i];
+    return "POST";
+}
+
+/* A path and a query are all that the engine gets. */
+static bool take_bodiless(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    meter_init(&req->meter, req->operation, false);
+    token_ids_init(&req->ids);
+    if (keep_headers(req, request) == 0)
+        return true;
+    node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
+    return false;
+}
+
+/* A router has properties for each of its models. */
+static void take_target(struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    const struct engine_facts *facts = engine_facts(req->agent->engine);
+
+    req->method = method_of(request);
+    (void)strlcpy(req->target, request->target, sizeof(req->target));
+    if (strcmp(req->method, "POST") != 0 && request->target[0] == '\0' && facts->router)
+        llama_server_query(req->target, sizeof(req->target), req->sent_model);
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -359,6 +399,10 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
         (void)strlcpy(req->answer_model, request->edit->answer_model,
                       sizeof(req->answer_model));
     }
+    take_target(req, request);
+    if (request->body.len == 0 && operation_is_question(req->operation) &&
+        (strcmp(req->method, "POST") != 0 || req->target[0] != '\0'))
+        return take_bodiless(req, request);
     rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
     if (rc != 0) {
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);

@@ -25,6 +25,24 @@ static const enum op_class classes[] = {
     [OP(OLLAMA_EMBED)] = OP_CLASS_EMBEDDING,
     [OP(OLLAMA_EMBEDDINGS)] = OP_CLASS_EMBEDDING,
     [OP(OLLAMA_SHOW)] = OP_CLASS_QUESTION,
+    [OP(INPUT_TOKENS)] = OP_CLASS_QUESTION,
+    [OP(TOKENIZE)] = OP_CLASS_QUESTION,
+    [OP(DETOKENIZE)] = OP_CLASS_QUESTION,
+    [OP(APPLY_TEMPLATE)] = OP_CLASS_QUESTION,
+    [OP(COMPLETION)] = OP_CLASS_EMBEDDING,
+    [OP(INFILL)] = OP_CLASS_EMBEDDING,
+    [OP(PROPS)] = OP_CLASS_QUESTION,
+    [OP(LORA_ADAPTERS)] = OP_CLASS_QUESTION,
+    [OP(SPEECH)] = OP_CLASS_EMBEDDING,
+    [OP(TRANSLATIONS)] = OP_CLASS_EMBEDDING,
+    [OP(IMAGES_GENERATIONS)] = OP_CLASS_EMBEDDING,
+    [OP(IMAGES_EDITS)] = OP_CLASS_EMBEDDING,
+    [OP(IMAGES_VARIATIONS)] = OP_CLASS_EMBEDDING,
+    [OP(MODERATIONS)] = OP_CLASS_EMBEDDING,
+    [OP(SCORE)] = OP_CLASS_EMBEDDING,
+    [OP(CLASSIFY)] = OP_CLASS_EMBEDDING,
+    [OP(POOLING)] = OP_CLASS_EMBEDDING,
+    [OP(STATE)] = OP_CLASS_QUESTION,
 };
 
 static_assert((int)DROVER__V1__ABILITY__ABILITY_CONTEXT == (int)ABILITY_CONTEXT &&
@@ -41,6 +59,55 @@ enum op_class operation_class(int operation)
 bool operation_is_question(int operation)
 {
     return operation_class(operation) == OP_CLASS_QUESTION;
+}
+
+bool operation_takes_form(int operation, bool is_json)
+{
+    switch (operation) {
+    case OP(TRANSCRIPTIONS):
+    case OP(TRANSLATIONS):
+    case OP(IMAGES_VARIATIONS):
+        return true;
+    case OP(IMAGES_EDITS):
+        return !is_json;
+    default:
+        return false;
+    }
+}
+
+bool operation_takes_method(int operation, const char *method)
+{
+    if (operation == OP(PROPS) || operation == OP(LORA_ADAPTERS))
+        return strcmp(method, "GET") == 0;
+    return method[0] == '\0' || strcmp(method, "POST") == 0 ||
+           (operation == OP(STATE) &&
+            (strcmp(method, "GET") == 0 || strcmp(method, "DELETE") == 0));
+}
+
+static bool is_listed(char c, const char *marks)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c != '\0' && strchr(marks, c) != NULL);
+}
+
+bool operation_target_ok(const char *target)
+{
+    size_t n = strlen(target), path = strcspn(target, "?");
+
+    if (n > OPERATION_TARGET_BYTES ||
+        (strncmp(target, "responses/", 10) != 0 && strncmp(target, "conversations", 13) != 0))
+        return false;
+    for (size_t i = 0; i < path; i++) {
+        if (!is_listed(target[i], "-_.:/"))
+            return false;
+        /* No part is empty, "." or "..". */
+        if (target[i] == '/' && (i + 1 == path || target[i + 1] == '/' || target[i + 1] == '.'))
+            return false;
+    }
+    for (size_t i = path + (path < n); i < n; i++)
+        if (!is_listed(target[i], "-_.:~!$&'()*+,;=@/?%[]"))
+            return false;
+    return true;
 }
 
 int operation_find(const char *name, size_t n)

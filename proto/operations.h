@@ -19,6 +19,20 @@ enum op_class operation_class(int operation);
 /* Holds no slot, waits in no queue, teaches nothing. */
 bool operation_is_question(int operation);
 
+/* Is its body a multipart form, or JSON?  `is_json`: this one is JSON, for those that take
+ * both.
+ */
+bool operation_takes_form(int operation, bool is_json);
+
+/* May it be asked with this HTTP method?  "" is POST. */
+bool operation_takes_method(int operation, const char *method);
+
+#define OPERATION_TARGET_BYTES 1024
+
+/* STATE: is it a path, with or without a query, below the two that hold what engines keep, and
+ * nothing that an engine could read as another one? */
+bool operation_target_ok(const char *target);
+
 /* The operation of this operation_name(), which need not end with a NUL; 0 = there is none. */
 int operation_find(const char *name, size_t n);
 

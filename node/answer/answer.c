@@ -215,6 +215,7 @@ static void on_head(void *data, unsigned status, const char *content_type,
         return;
     /* The streams of other operations are not known here, and their documents may be text. */
     req->mode = req->claimed == FRAMING_UNDECIDED ? ANSWER_PLAIN : ANSWER_EVENTS;
+    req->too_large = req->mode == ANSWER_PLAIN && document_flows(req);
     sse_init(&req->sse, req->claimed == FRAMING_LINES ? SSE_LINES : SSE_EVENTS);
 }
 
@@ -664,8 +665,9 @@ static void end_document(struct node_request *req)
                           n == 0 ? "empty" : "not JSON, or not whole");
         return;
     }
-    if (reported_in(&root, words, sizeof(words), &status) ||
-        reported_in_choices(&root, words, sizeof(words), &status)) {
+    if (!document_is_kept(req, &root) &&
+        (reported_in(&root, words, sizeof(words), &status) ||
+         reported_in_choices(&root, words, sizeof(words), &status))) {
         take_error(req, status, words, text, n);
         return;
     }
@@ -705,6 +707,10 @@ static void end_answer(struct node_request *req, enum engine_end end, const char
         /* JSON has an end of its own, wherever HTTP's is. */
         if (!req->too_large && (whole || document_is_whole(req))) {
             end_document(req);
+            return;
+        }
+        if (whole && !req->out_content && req->body_bytes == 0) {
+            node_request_fail(req, GRPC_DATA_LOSS, "the engine's answer is empty");
             return;
         }
         if (whole) {

@@ -58,9 +58,23 @@ bool document_is_too_blank(const struct node_request *req)
     return n == 0;
 }
 
+bool document_is_kept(const struct node_request *req, const struct json_value *root)
+{
+    return req->operation == DROVER__V1__OPERATION__OPERATION_STATE &&
+           json_get(root, "id").type == JSON_STRING;
+}
+
+bool document_flows(const struct node_request *req)
+{
+    return req->operation == DROVER__V1__OPERATION__OPERATION_SPEECH &&
+           strcasestr(req->content_type, "json") == NULL &&
+           strcasestr(req->content_type, "text/") == NULL;
+}
+
 bool document_may_be_text(const struct node_request *req)
 {
-    return req->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS &&
+    return (req->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS ||
+            req->operation == DROVER__V1__OPERATION__OPERATION_TRANSLATIONS) &&
            strcasestr(req->content_type, "json") == NULL &&
            strcasestr(req->content_type, "html") == NULL;
 }

@@ -10,6 +10,7 @@
 #include "base/text/splices.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
+#include "proto/operations.h"
 
 #define OP(name)  DROVER__V1__OPERATION__OPERATION_##name
 #define MAX_EDITS 4
@@ -154,7 +155,7 @@ int edit_check(struct edit_source *out, int operation, const void *body, size_t 
     int rc;
 
     *out = (struct edit_source){.operation = operation, .body = body, .n = n};
-    if (operation == OP(TRANSCRIPTIONS))
+    if (operation_takes_form(operation, n != 0 && *(const char *)body != '-'))
         return 0;
     rc = json_check(&out->root, body, n, err);
     if (rc != 0)

@@ -32,7 +32,43 @@ const char *engine_path(int operation)
         return "/api/embeddings";
     case DROVER__V1__OPERATION__OPERATION_OLLAMA_SHOW:
         return "/api/show";
-    default: /* a number from a newer peer, or UNSPECIFIED */
+    case DROVER__V1__OPERATION__OPERATION_INPUT_TOKENS:
+        return "/v1/responses/input_tokens";
+    case DROVER__V1__OPERATION__OPERATION_TOKENIZE:
+        return "/tokenize";
+    case DROVER__V1__OPERATION__OPERATION_DETOKENIZE:
+        return "/detokenize";
+    case DROVER__V1__OPERATION__OPERATION_APPLY_TEMPLATE:
+        return "/apply-template";
+    case DROVER__V1__OPERATION__OPERATION_COMPLETION:
+        return "/completion";
+    case DROVER__V1__OPERATION__OPERATION_INFILL:
+        return "/infill";
+    case DROVER__V1__OPERATION__OPERATION_PROPS:
+        return "/props";
+    case DROVER__V1__OPERATION__OPERATION_LORA_ADAPTERS:
+        return "/lora-adapters";
+    case DROVER__V1__OPERATION__OPERATION_SPEECH:
+        return "/v1/audio/speech";
+    case DROVER__V1__OPERATION__OPERATION_TRANSLATIONS:
+        return "/v1/audio/translations";
+    case DROVER__V1__OPERATION__OPERATION_IMAGES_GENERATIONS:
+        return "/v1/images/generations";
+    case DROVER__V1__OPERATION__OPERATION_IMAGES_EDITS:
+        return "/v1/images/edits";
+    case DROVER__V1__OPERATION__OPERATION_IMAGES_VARIATIONS:
+        return "/v1/images/variations";
+    case DROVER__V1__OPERATION__OPERATION_MODERATIONS:
+        return "/v1/moderations";
+    case DROVER__V1__OPERATION__OPERATION_SCORE:
+        return "/v1/score";
+    case DROVER__V1__OPERATION__OPERATION_CLASSIFY:
+        return "/classify";
+    case DROVER__V1__OPERATION__OPERATION_POOLING:
+        return "/pooling";
+    case DROVER__V1__OPERATION__OPERATION_STATE:
+        return "/v1/"; /* and the request's target */
+    default:           /* a number from a newer peer, or UNSPECIFIED */
         return NULL;
     }
 }

@@ -26,7 +26,9 @@ struct engine_header {
 };
 
 struct engine_request {
-    int operation; /* enum drover.v1.Operation */
+    int operation;      /* enum drover.v1.Operation */
+    const char *method; /* of HTTP; NULL = POST.  Of another nothing of a body is sent */
+    const char *target; /* follows the path of the operation; NULL = nothing */
     const char *content_type;
     const uint8_t *body; /* already edited; borrowed until the run ends */
     size_t body_len;

@@ -34,6 +34,7 @@
 #define MAX_KEY_BYTES      HEADERS_MAX_VALUE_BYTES
 #define KEY_FILE_BYTES     4096
 #define URL_MAX_BYTES      900
+#define PATH_MAX_BYTES     1120 /* of an operation, with its target */
 #define AUTHORIZATION      "Authorization: Bearer "
 #define UPLOAD_BYTES       (256 * 1024L) /* of a long body, sent at once */
 
@@ -374,12 +375,16 @@ int engine_start(struct engine *engine, struct engine_run **out,
                  const struct engine_request *request, const struct engine_events *events,
                  void *data, struct error *err)
 {
-    const char *path = engine_path(request->operation);
+    const char *base = engine_path(request->operation);
+    bool post = request->method == NULL || strcmp(request->method, "POST") == 0;
+    char path[PATH_MAX_BYTES];
     struct engine_run *run;
     int rc = DRV_ENOMEM;
 
-    if (path == NULL || !headers_value_ok(request->content_type))
+    if (base == NULL || !headers_value_ok(request->content_type))
         return error_set(err, DRV_EINVAL, "unknown operation or bad content type");
+    (void)snprintf(path, sizeof(path), "%s%s", base,
+                   request->target == NULL ? "" : request->target);
     run = calloc(1, sizeof(*run));
     if (run == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
@@ -401,6 +406,10 @@ int engine_start(struct engine *engine, struct engine_run **out,
         (void)curl_easy_setopt(run->job.easy, CURLOPT_FRESH_CONNECT, 1L);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_FORBID_REUSE, 1L);
         set_body(run, request);
+        if (!post) {
+            (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPGET, 1L);
+            (void)curl_easy_setopt(run->job.easy, CURLOPT_CUSTOMREQUEST, request->method);
+        }
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HTTPHEADER, run->headers);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERFUNCTION, on_header_line);
         (void)curl_easy_setopt(run->job.easy, CURLOPT_HEADERDATA, run);

@@ -104,6 +104,7 @@ bool framing_is_answer(int operation, const struct json_value *root)
     case OP(RERANK):
         return root->type == JSON_ARRAY || has_an_array(root);
     case OP(COUNT_TOKENS):
+    case OP(INPUT_TOKENS):
         return json_get(root, "input_tokens").type == JSON_NUMBER;
     default: /* an int from the wire: transcriptions, and what a model is */
         return root->type == JSON_OBJECT || root->type == JSON_ARRAY;

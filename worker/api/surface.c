@@ -8,6 +8,7 @@
 #include "base/text/json.h"
 #include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
+#include "proto/operations.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
@@ -34,7 +35,24 @@ static const struct path_rule path_rules[] = {
     {"/rerank", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
     {"/reranking", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
     {"/v2/rerank", PREFIX_NONE, SURFACE_OPENAI, ROUTE_INFER, OP(RERANK)},
+    {"/responses/input_tokens", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(INPUT_TOKENS)},
+    {"/tokenize", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(TOKENIZE)},
+    {"/detokenize", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(DETOKENIZE)},
+    {"/apply-template", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(APPLY_TEMPLATE)},
+    {"/completion", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(COMPLETION)},
+    {"/infill", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(INFILL)},
+    {"/props", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(PROPS)},
+    {"/lora-adapters", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(LORA_ADAPTERS)},
     {"/audio/transcriptions", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(TRANSCRIPTIONS)},
+    {"/audio/translations", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(TRANSLATIONS)},
+    {"/audio/speech", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(SPEECH)},
+    {"/images/generations", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(IMAGES_GENERATIONS)},
+    {"/images/edits", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(IMAGES_EDITS)},
+    {"/images/variations", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(IMAGES_VARIATIONS)},
+    {"/moderations", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(MODERATIONS)},
+    {"/score", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(SCORE)},
+    {"/classify", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(CLASSIFY)},
+    {"/pooling", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_INFER, OP(POOLING)},
     {"/messages", PREFIX_BOTH, SURFACE_ANTHROPIC, ROUTE_INFER, OP(MESSAGES)},
     {"/messages/count_tokens", PREFIX_BOTH, SURFACE_ANTHROPIC, ROUTE_INFER, OP(COUNT_TOKENS)},
     {"/api/chat", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_INFER, OP(OLLAMA_CHAT)},
@@ -136,12 +154,25 @@ static enum surface guess_surface(const char *path, size_t path_len)
 
 static struct route with_method(struct route route, const char *method, size_t method_len)
 {
-    bool post = route.kind == ROUTE_INFER;
+    /* In the order of `Allow`; HEAD of what is answered here. */
+    static const char *const methods[] = {"GET", "HEAD", "POST", "DELETE"};
 
-    route.allow = post ? "POST" : "GET, HEAD";
-    if (post ? !text_equals(method, method_len, "POST")
-             : !text_equals(method, method_len, "GET") &&
-                   !text_equals(method, method_len, "HEAD"))
+    route.allow[0] = '\0';
+    route.method = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
+        bool takes = route.kind == ROUTE_INFER
+                         ? operation_takes_method(route.operation, methods[i])
+                         : i < 2;
+
+        if (!takes)
+            continue;
+        if (route.allow[0] != '\0')
+            (void)strlcat(route.allow, ", ", sizeof(route.allow));
+        (void)strlcat(route.allow, methods[i], sizeof(route.allow));
+        if (text_equals(method, method_len, methods[i]))
+            route.method = methods[i];
+    }
+    if (route.method == NULL)
         route.kind = ROUTE_BAD_METHOD;
     return route;
 }

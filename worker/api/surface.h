@@ -71,9 +71,10 @@ struct route {
         ROUTE_HEALTH,     /* /health /healthz /readyz /readiness */
         ROUTE_LIVE,       /* /livez /live /liveness */
     } kind;
-    int operation; /* enum drover.v1.Operation */
-    const char *allow;
-    const char *tail; /* into the path */
+    int operation;      /* enum drover.v1.Operation */
+    const char *method; /* "POST", say: that of the request, if the path takes it; static */
+    char allow[32];     /* "GET, HEAD": those that it takes */
+    const char *tail;   /* into the path */
     size_t tail_len;
 };
 /*

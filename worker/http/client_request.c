@@ -7,6 +7,9 @@
 #include "worker/http/client_request.h"
 
 #include <assert.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -14,6 +17,7 @@
 #include "base/text/json.h"
 #include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
+#include "proto/operations.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
@@ -25,7 +29,9 @@ static bool can_stream(int operation)
     return operation == OP(CHAT_COMPLETIONS) || operation == OP(COMPLETIONS) ||
            operation == OP(RESPONSES) || operation == OP(MESSAGES) ||
            operation == OP(TRANSCRIPTIONS) || operation == OP(OLLAMA_CHAT) ||
-           operation == OP(OLLAMA_GENERATE);
+           operation == OP(OLLAMA_GENERATE) || operation == OP(COMPLETION) ||
+           operation == OP(INFILL) || operation == OP(IMAGES_GENERATIONS) ||
+           operation == OP(IMAGES_EDITS);
 }
 
 static bool streams_by_default(int operation)
@@ -414,6 +420,66 @@ int inspect_multipart(struct inspected *out, const char *content_type, const uin
     if (end - p < 2)
         return error_set(err, DRV_EINVAL, "the body is cut off");
     return 0;
+}
+
+bool request_is_form(const struct client_request *request)
+{
+    return operation_takes_form(request->operation,
+                                strcmp(request->content_type, "application/json") == 0);
+}
+
+int request_inspect(struct inspected *out, const struct client_request *request,
+                    const char **param, struct error *err)
+{
+    int rc;
+
+    *param = NULL;
+    if (!request_is_form(request))
+        return inspect_body(out, request->operation, request->body, request->body_len, param,
+                            err);
+    rc = inspect_multipart(out, request->content_type, request->body, request->body_len, err);
+    if (rc != 0)
+        *param = "model";
+    return rc;
+}
+
+/* ---- query --------------------------------------------------------------------------------
+ */
+
+bool request_query(char *out, size_t cap, const char *query, size_t query_len, const char *name)
+{
+    size_t name_len = strlen(name), n = 0;
+    const char *p = query, *end = query + query_len;
+
+    while (p < end) {
+        const char *stop = memchr(p, '&', (size_t)(end - p));
+
+        if (stop == NULL)
+            stop = end;
+        if ((size_t)(stop - p) > name_len && memcmp(p, name, name_len) == 0 &&
+            p[name_len] == '=') {
+            for (p += name_len + 1; p < stop; p++) {
+                unsigned code = (unsigned char)*p;
+                char hex[3];
+
+                if (*p == '%') {
+                    if (stop - p < 3 || !isxdigit((unsigned char)p[1]) ||
+                        !isxdigit((unsigned char)p[2]))
+                        return false;
+                    (void)snprintf(hex, sizeof(hex), "%c%c", p[1], p[2]);
+                    code = (unsigned)strtoul(hex, NULL, 16);
+                    p += 2;
+                }
+                if (code < 0x20 || code == 0x7F || n + 1 >= cap)
+                    return false;
+                out[n++] = (char)code;
+            }
+            out[n] = '\0';
+            return n != 0 && text_is_utf8(out, n);
+        }
+        p = stop + 1;
+    }
+    return false;
 }
 
 /* ---- priority -------------------------------------------------------------------------- */

@@ -39,6 +39,7 @@ struct client_request {
     struct responder *responder;
     enum surface surface;
     int operation;            /* enum drover.v1.Operation */
+    const char *method;       /* of HTTP */
     const char *execution_id; /* ours: unique, and what nodes know it by */
     /* [A-Za-z0-9._-]{1,64}: the client's x-request-id, which may repeat, or execution_id. */
     const char *id;
@@ -92,5 +93,17 @@ MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t 
 /* Finds the form field `model` of a multipart/form-data body; pure.  DRV_EINVAL as above. */
 MUST_CHECK int inspect_multipart(struct inspected *out, const char *content_type,
                                  const uint8_t *body, size_t n, struct error *err);
+
+/* Is its body a form, by its operation and its content type? */
+MUST_CHECK bool request_is_form(const struct client_request *request);
+
+/* Reads its body, a form or JSON, as the two above. */
+MUST_CHECK int request_inspect(struct inspected *out, const struct client_request *request,
+                               const char **param, struct error *err);
+
+/* The value of the member `name` of a URL's query, with its %XX decoded.  False: it is not
+ * there, or not text that can be a name. */
+MUST_CHECK bool request_query(char *out, size_t cap, const char *query, size_t query_len,
+                              const char *name);
 
 #endif

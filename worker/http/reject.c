@@ -263,6 +263,16 @@ h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex)
     return h2o_strdup(&req->pool, target.base, n);
 }
 
+h2o_iovec_t request_query_part(const h2o_req_t *req)
+{
+    h2o_iovec_t target = req->input.path;
+    const char *query = memchr(target.base, '?', target.len);
+
+    if (query == NULL)
+        return h2o_iovec_init("", 0);
+    return h2o_iovec_init(query + 1, (size_t)(target.base + target.len - query - 1));
+}
+
 static void log_shaped(struct shaped *s, const char *id, const char *path, enum api_error error)
 {
     h2o_req_t *req = s->req;

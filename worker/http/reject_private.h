@@ -12,6 +12,8 @@ void reject_init(h2o_pathconf_t *path, struct http_server *server);
 /* The path of the request's target, without the query; in the pool.  *for_codex (NULL: not
  * asked) is set where the query says `client_version`, as Codex' does when it lists models. */
 h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex);
+/* The query behind it, which stays where it is; "" = none. */
+h2o_iovec_t request_query_part(const h2o_req_t *req);
 /* A new id; in the pool. */
 const char *execution_id(h2o_req_t *req);
 /* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */

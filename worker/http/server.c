@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
+#include "proto/operations.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/usage.h"
@@ -41,8 +42,6 @@
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 #include "worker/http/timeouts.h"
-
-#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
 /* A header value that goes on to an engine is not longer than this. */
 #define MAX_FORWARD_BYTES 1024
@@ -169,8 +168,9 @@ static enum request_priority find_priority(h2o_req_t *req, const struct config *
 static const char *check_media_type(struct client_request *request, h2o_req_t *req)
 {
     h2o_iovec_t value = header_value(req, "content-type");
-    bool form = request->operation == OP(TRANSCRIPTIONS);
     bool stranger = request->origin == NULL && header_value(req, "origin").base != NULL;
+    bool form = operation_takes_form(request->operation,
+                                     media_type_fits(value.base, value.len, false, stranger));
 
     if (!media_type_fits(value.base, value.len, form, stranger))
         return form ? "the content type must be multipart/form-data"
@@ -188,21 +188,6 @@ static enum body_encoding find_encoding(const h2o_req_t *req)
         encoding = encoding_parse(encoding, req->headers.entries[at].value.base,
                                   req->headers.entries[at].value.len);
     return encoding;
-}
-
-static int inspect(struct inspected *out, const struct client_request *request,
-                   const char **param, struct error *err)
-{
-    int rc;
-
-    *param = NULL;
-    if (request->operation != OP(TRANSCRIPTIONS))
-        return inspect_body(out, request->operation, request->body, request->body_len, param,
-                            err);
-    rc = inspect_multipart(out, request->content_type, request->body, request->body_len, err);
-    if (rc != 0)
-        *param = "model";
-    return rc;
 }
 
 /* ---- the model --------------------------------------------------------------------------- */
@@ -273,23 +258,43 @@ static bool pass_on(struct client_request *request, h2o_req_t *req)
 /* Some engines read JSON behind a byte order mark and others do not: white space instead. */
 static void blank_byte_order_mark(struct client_request *request)
 {
-    if (request->operation != OP(TRANSCRIPTIONS) && request->body_len >= 3 &&
+    if (!request_is_form(request) && request->body_len >= 3 &&
         memcmp(request->body, "\xEF\xBB\xBF", 3) == 0)
         memset((void *)(uintptr_t)request->body, ' ', 3);
+}
+
+static bool is_no_loop(struct client_request *request, h2o_req_t *req)
+{
+    if (pass_on(request, req))
+        return true;
+    http_reject(request, API_ERROR_LOOP,
+                "the request has passed this coordinator before: the engine of one of its "
+                "nodes leads back to it",
+                NULL, 0);
+    return false;
+}
+
+/* All of the request is known. */
+static void begin(struct client_request *request, h2o_req_t *req)
+{
+    struct http_server *server = request->responder->server;
+
+    request->priority = find_priority(req, server->config, request->model);
+    collect_forwarded(request, req);
+    responder_watch(request->responder);
+    server->on_infer(request, server->data);
 }
 
 /* The body is there, without a coding. */
 static void take_request(struct client_request *request)
 {
-    struct responder *r = request->responder;
-    struct http_server *server = r->server;
-    h2o_req_t *req = r->req;
+    h2o_req_t *req = request->responder->req;
     struct inspected body;
     struct error err = {0};
     const char *param;
 
     blank_byte_order_mark(request);
-    if (inspect(&body, request, &param, &err) != 0) {
+    if (request_inspect(&body, request, &param, &err) != 0) {
         http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
         return;
     }
@@ -299,10 +304,7 @@ static void take_request(struct client_request *request)
     request->stream = body.stream;
     request->client_usage = body.client_usage;
     request->session = find_session(req, &body);
-    request->priority = find_priority(req, server->config, request->model);
-    collect_forwarded(request, req);
-    responder_watch(r);
-    server->on_infer(request, server->data);
+    begin(request, req);
 }
 
 static void on_decoded(struct decode_job *job, enum decode_end end)
@@ -406,19 +408,26 @@ static void infer(struct client_request *request, h2o_req_t *req)
                     2);
         return;
     }
-    if (!pass_on(request, req)) {
-        http_reject(request, API_ERROR_LOOP,
-                    "the request has passed this coordinator before: the engine of one of its "
-                    "nodes leads back to it",
-                    NULL, 0);
+    if (!is_no_loop(request, req))
         return;
-    }
     if (intake_is_open(r->conn)) {
         intake_begin(r->conn, request, on_body);
         return;
     }
     responder_take_body(r);
     take_body(request);
+}
+
+/* A path and a query are all of the request. */
+static void infer_bodiless(struct client_request *request, h2o_req_t *req)
+{
+    h2o_iovec_t query = request_query_part(req);
+    char model[NODE_MODEL_BYTES];
+    bool named = request_query(model, sizeof(model), query.base, query.len, "model");
+
+    request->content_type = "application/json";
+    if (is_no_loop(request, req) && settle_model(request, named ? model : ""))
+        begin(request, req);
 }
 
 static void answer_locally(struct client_request *request, const struct route *route)
@@ -480,7 +489,10 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
 
     switch (to->kind) {
     case ROUTE_INFER:
-        infer(request, req);
+        if (strcmp(to->method, "POST") == 0)
+            infer(request, req);
+        else
+            infer_bodiless(request, req);
         return;
     case ROUTE_UNKNOWN:
         (void)snprintf(message, sizeof(message), "there is nothing at %.100s",
@@ -637,6 +649,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
         header_value(req, "anthropic-version").base != NULL)
         request->surface = route.surface = SURFACE_ANTHROPIC; /* both have /v1/models */
     request->operation = route.operation;
+    request->method = route.method == NULL ? "" : route.method;
     request->execution_id = execution_id(req);
     request->id = client_id(req);
     if (request->id == NULL)

@@ -35,6 +35,8 @@
 #include "worker/upstreams/servable.h"
 #include "worker/upstreams/upstreams.h"
 
+#define OP(name) DROVER__V1__OPERATION__OPERATION_##name
+
 /* Nodes that one question may try; of failures the configuration allows fewer. */
 #define MAX_TRIED 8
 /* A node answers a question within this, or another is asked. */
@@ -123,7 +125,7 @@ static void log_access(const struct question *q, bool gone)
         .execution = q->tried_count == 0 ? NULL : request->execution_id,
         .client = request->client,
         .key = request->key_name,
-        .method = "POST",
+        .method = request->method,
         .path = request->path,
         .model = request->client_model,
         .node = q->node_name[0] == '\0' ? NULL : q->node_name,
@@ -320,7 +322,10 @@ static void answer_estimate(struct question *q, const struct upstream_model *mod
     }
     prompt_read(prompt, request->model, &request->root, ESTIMATE_WINDOW_BYTES);
     buf_reset(&q->held);
-    buf_printf(&q->held, "{\"input_tokens\":%.0f}", ceil((double)prompt->bytes / ratio));
+    buf_printf(&q->held, "{%s\"input_tokens\":%.0f}",
+               request->operation == OP(INPUT_TOKENS) ? "\"object\":\"response.input_tokens\","
+                                                      : "",
+               ceil((double)prompt->bytes / ratio));
     free(prompt);
     q->phase = ANSWERED;
     q->outcome = "ok";
@@ -332,10 +337,14 @@ static void answer_estimate(struct question *q, const struct upstream_model *mod
     responder_end(request->responder);
 }
 
+static bool counts(int operation)
+{
+    return operation == OP(COUNT_TOKENS) || operation == OP(INPUT_TOKENS);
+}
+
 static void give_up(struct question *q)
 {
-    if (q->last_error == API_ERROR_NOT_SUPPORTED &&
-        q->request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS) {
+    if (q->last_error == API_ERROR_NOT_SUPPORTED && counts(q->request->operation)) {
         answer_estimate(q, upstreams_find(q->core->upstreams, q->request->model));
         return;
     }
@@ -419,8 +428,7 @@ static bool refuse_at_once(struct question *q)
     enum api_error error =
         servable_check(q->core->upstreams, request, q->message_bytes, &message);
 
-    if (error == API_ERROR_NOT_SUPPORTED &&
-        request->operation == DROVER__V1__OPERATION__OPERATION_COUNT_TOKENS)
+    if (error == API_ERROR_NOT_SUPPORTED && counts(request->operation))
         answer_estimate(q, upstreams_find(q->core->upstreams, request->model));
     else if (error != API_ERROR_NONE)
         reject(q, error, buf_cstr(&message), 0);

@@ -394,6 +394,13 @@ static void pass_on(struct attempt *attempt, const Drover__V1__Chunk *chunk)
     response_release_if_low(attempt);
 }
 
+/* Sound is played while it comes. */
+static bool flows(const struct attempt *attempt)
+{
+    return attempt->status == 200 &&
+           attempt->request->client->operation == DROVER__V1__OPERATION__OPERATION_SPEECH;
+}
+
 enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1__Chunk *chunk,
                                        struct attempt_failure *out)
 {
@@ -419,8 +426,8 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
         (void)fail(out, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return RESPONSE_FAILED;
     }
-    if (!late &&
-        ((attempt->event_stream && chunk->content) || buf_size(&attempt->held) > HOLD_BYTES))
+    if (!late && (((attempt->event_stream || flows(attempt)) && chunk->content) ||
+                  buf_size(&attempt->held) > HOLD_BYTES))
         return RESPONSE_TO_SHOW;
     response_release_if_low(attempt);
     return RESPONSE_TAKEN;

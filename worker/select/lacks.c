@@ -23,7 +23,8 @@ void lacks_read(struct request *req, const struct prompt *prompt)
                                              ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
                                              ABILITY_BIT(ABILITY_ACCESS),
                                     .stream = req->client->stream};
-    if (req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS)
+    if (req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS ||
+        req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSLATIONS)
         need->flags |= ABILITY_BIT(ABILITY_AUDIO);
     if (prompt == NULL)
         return;

@@ -198,6 +198,8 @@ static int send_request(struct node_call *nc, const struct client_request *reque
         message.body.len = request->body_len;
     }
     message.stream = request->stream;
+    if (strcmp(request->method, "POST") != 0) /* which nodes of old do not know otherwise */
+        message.method = (char *)(uintptr_t)request->method;
     if (memcmp(info->instance_id, zero, sizeof(zero)) != 0) {
         message.instance_id.data = info->instance_id;
         message.instance_id.len = sizeof(info->instance_id);

@@ -33,7 +33,9 @@ enum api_error servable_check(struct upstreams *upstreams, const struct client_r
         return API_ERROR_MODEL_NOT_FOUND;
     }
     if ((model->operations & (UINT32_C(1) << request->operation)) == 0) {
-        buf_printf(message, "No node serves this API for the model '%s'",
+        buf_printf(message,
+                   "No node serves this API for the model '%s': none of its engines has it, or "
+                   "the operator's --operations leaves it out",
                    request->client_model);
         return API_ERROR_NOT_SUPPORTED;
     }

@@ -1,6 +1,7 @@
 /* llama_server.c - reads the answers of llama.cpp's llama-server. */
 #include "node/engine/kinds/llama_server.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -306,4 +307,20 @@ void llama_server_read_metrics(struct engine_facts *facts, const void *text, siz
     if (metrics_sum(text, n, "llamacpp:tokens_predicted_total", &tokens) &&
         metrics_sum(text, n, "llamacpp:tokens_predicted_seconds_total", &seconds))
         facts->decode_tokens_per_s = speed(tokens, seconds);
+}
+
+size_t llama_server_query(char *out, size_t cap, const char *name)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                "0123456789-._~";
+    size_t n = strlcpy(out, "?model=", cap);
+
+    for (; *name != '\0' && n + 4 < cap; name++) {
+        if (strchr(plain, *name) != NULL)
+            out[n++] = *name;
+        else
+            n += (size_t)snprintf(out + n, cap - n, "%%%02X", (unsigned char)*name);
+    }
+    out[n] = '\0';
+    return n;
 }

@@ -54,4 +54,8 @@ bool llama_server_read_slots(struct engine_facts *facts, const struct json_value
 void llama_server_read_metrics(struct engine_facts *facts, const void *text, size_t n,
                                bool slots_seen);
 
+/* Writes "?model=NAME", with which a router is asked about one of its models; returns its
+ * length.  A name that does not fit is cut. */
+size_t llama_server_query(char *out, size_t cap, const char *name);
+
 #endif

@@ -18,7 +18,7 @@ static void read_simulated(struct engine_model *model, const struct json_value *
 
     model->state = llama_server_model_state(&status);
     model->load_ms = fields_count(&meta, "load_ms");
-    model->offered = OPERATIONS_EMBEDDING;
+    model->offered = operations_of_kind(KIND(SIMULATED)) & OPERATIONS_EMBEDDING;
     json_iter_init(&it, &able);
     while (json_iter_next(&it, &key, &one))
         if (one.type == JSON_STRING && json_equal(&one, "completion"))

@@ -8,9 +8,21 @@
 #define OPENAI_API                                                                  \
     (OPERATION(CHAT_COMPLETIONS) | OPERATION(COMPLETIONS) | OPERATION(EMBEDDINGS) | \
      OPERATION(RESPONSES))
-#define LLAMA_SERVER_API \
+#define ALL_KNOW \
     (OPENAI_API | OPERATION(RERANK) | OPERATION(MESSAGES) | OPERATION(COUNT_TOKENS))
-#define ALL_BUT_OLLAMA (LLAMA_SERVER_API | OPERATION(TRANSCRIPTIONS))
+#define LLAMA_SERVER_API                                                                \
+    (ALL_KNOW | OPERATION(INPUT_TOKENS) | OPERATION(TOKENIZE) | OPERATION(DETOKENIZE) | \
+     OPERATION(APPLY_TEMPLATE) | OPERATION(COMPLETION) | OPERATION(INFILL) |            \
+     OPERATION(PROPS) | OPERATION(LORA_ADAPTERS))
+#define SIMULATED_API (ALL_KNOW | OPERATION(TRANSCRIPTIONS))
+/* Not what only llama-server has. */
+#define ANY_API                                                                              \
+    (SIMULATED_API | OPERATION(INPUT_TOKENS) | OPERATION(TOKENIZE) | OPERATION(DETOKENIZE) | \
+     OPERATION(SPEECH) | OPERATION(TRANSLATIONS) | OPERATION(IMAGES_GENERATIONS) |           \
+     OPERATION(IMAGES_EDITS) | OPERATION(IMAGES_VARIATIONS) | OPERATION(MODERATIONS) |       \
+     OPERATION(SCORE) | OPERATION(CLASSIFY) | OPERATION(POOLING) | OPERATION(STATE))
+/* A llama-server behind a proxy, or one whose kind is not known yet, has more. */
+#define PROXIED_API (ANY_API | LLAMA_SERVER_API)
 
 uint32_t operations_of_kind(uint32_t kind)
 {
@@ -20,15 +32,16 @@ uint32_t operations_of_kind(uint32_t kind)
     case KIND(OLLAMA):
         return OPENAI_API | OPERATION(MESSAGES) | OPERATIONS_OLLAMA_API;
     case KIND(SIMULATED):
-        return ALL_BUT_OLLAMA | OPERATIONS_OLLAMA_API;
+        return SIMULATED_API | OPERATIONS_OLLAMA_API;
     case KIND(VLLM):
     case KIND(SGLANG):
+        return ANY_API;
     case KIND(OPENAI):
     case KIND(UNSPECIFIED):
     case _DROVER__V1__ENGINE_KIND_IS_INT_SIZE:
         break;
     }
-    return ALL_BUT_OLLAMA;
+    return PROXIED_API;
 }
 
 void operations_note_missing(struct operations_missing *missing, const char *model,

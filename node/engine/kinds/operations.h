@@ -23,9 +23,11 @@
      OPERATION(OLLAMA_EMBEDDINGS) | OPERATION(OLLAMA_SHOW))
 
 /* Of a model that only embeds, on an engine that has all operations. */
-#define OPERATIONS_EMBEDDING                                               \
-    (OPERATION(EMBEDDINGS) | OPERATION(RERANK) | OPERATION(OLLAMA_EMBED) | \
-     OPERATION(OLLAMA_EMBEDDINGS) | OPERATION(OLLAMA_SHOW))
+#define OPERATIONS_EMBEDDING                                                             \
+    (OPERATION(EMBEDDINGS) | OPERATION(RERANK) | OPERATION(OLLAMA_EMBED) |               \
+     OPERATION(OLLAMA_EMBEDDINGS) | OPERATION(OLLAMA_SHOW) | OPERATION(TOKENIZE) |       \
+     OPERATION(DETOKENIZE) | OPERATION(PROPS) | OPERATION(SCORE) | OPERATION(CLASSIFY) | \
+     OPERATION(POOLING))
 
 /* The operations that an engine of this kind has or may have, a bit each. */
 MUST_CHECK uint32_t operations_of_kind(uint32_t kind);

@@ -195,20 +195,12 @@ static bool asks_routed(const struct detector *r)
 
 static const char *routed_path(struct detector *r)
 {
-    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-                                "0123456789-._~";
     struct detect_routed *routed = &r->routed;
     const char *name = routed->busy[routed->at];
     size_t cap = sizeof(routed->path);
     size_t n = strlcpy(routed->path, path_of(r->asking), cap);
 
-    n += strlcpy(routed->path + n, "?model=", cap - n);
-    for (; *name != '\0' && n + 4 < cap; name++) {
-        if (strchr(plain, *name) != NULL)
-            routed->path[n++] = *name;
-        else
-            n += (size_t)snprintf(routed->path + n, cap - n, "%%%02X", (unsigned char)*name);
-    }
+    n += llama_server_query(routed->path + n, cap - n, name);
     /* A model that it does not run any more must not be loaded for the question. */
     (void)strlcpy(routed->path + n, "&autoload=false", cap - n);
     return routed->path;

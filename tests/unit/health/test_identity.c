@@ -46,7 +46,7 @@ Test(identity, a_model_without_operations_does_chat_and_completions)
 Test(identity, operations_of_a_newer_version_are_ignored)
 {
     Drover__V1__Operation ops[] = {DROVER__V1__OPERATION__OPERATION_EMBEDDINGS,
-                                   (Drover__V1__Operation)31, (Drover__V1__Operation)4000};
+                                   (Drover__V1__Operation)32, (Drover__V1__Operation)4000};
     Drover__V1__Model m = model("embed");
 
     m.operations = ops;

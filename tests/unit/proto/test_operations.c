@@ -59,7 +59,9 @@ Test(operations, names_are_unique)
 
 Test(operations, only_what_needs_no_run_of_the_model_is_a_question)
 {
-    static const int questions[] = {OP(COUNT_TOKENS), OP(OLLAMA_SHOW)};
+    static const int questions[] = {OP(COUNT_TOKENS), OP(OLLAMA_SHOW),   OP(INPUT_TOKENS),
+                                    OP(TOKENIZE),     OP(DETOKENIZE),    OP(APPLY_TEMPLATE),
+                                    OP(PROPS),        OP(LORA_ADAPTERS), OP(STATE)};
     unsigned found = 0;
 
     for (int op = 1; operation_name(op) != NULL; op++)
@@ -73,8 +75,15 @@ Test(operations, only_what_needs_no_run_of_the_model_is_a_question)
 
 Test(operations, embeddings_rerank_and_audio_hold_a_slot_but_are_no_generation)
 {
-    static const int others[] = {OP(EMBEDDINGS), OP(RERANK), OP(TRANSCRIPTIONS),
-                                 OP(OLLAMA_EMBED), OP(OLLAMA_EMBEDDINGS)};
+    static const int others[] = {OP(EMBEDDINGS),
+                                 OP(RERANK),
+                                 OP(TRANSCRIPTIONS),
+                                 OP(OLLAMA_EMBED),
+                                 OP(OLLAMA_EMBEDDINGS),
+                                 OP(SPEECH),
+                                 OP(IMAGES_EDITS),
+                                 OP(INFILL),
+                                 OP(SCORE)};
 
     for (size_t i = 0; i < ARRAY_LEN(others); i++) {
         cr_expect_eq(operation_class(others[i]), OP_CLASS_EMBEDDING);
@@ -87,10 +96,78 @@ Test(operations, embeddings_rerank_and_audio_hold_a_slot_but_are_no_generation)
 
 Test(operations, a_number_that_is_not_known_holds_a_slot_and_has_no_name)
 {
-    static const int numbers[] = {INT_MIN, -1, 0, 31, 32, INT_MAX};
+    static const int numbers[] = {INT_MIN, -1, 0, 32, 33, INT_MAX};
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         cr_expect_null(operation_name(numbers[i]));
         cr_expect_not(operation_is_question(numbers[i]));
     }
+}
+
+/* Masks of operations, and the lessons of shm/share/taught.h, have 32 bits. */
+Test(operations, every_number_fits_into_a_mask)
+{
+    cr_assert_null(operation_name(32));
+}
+
+Test(operations, a_method_is_taken_only_where_it_means_something)
+{
+    cr_expect(operation_takes_method(OP(MESSAGES), ""));
+    cr_expect(operation_takes_method(OP(MESSAGES), "POST"));
+    cr_expect_not(operation_takes_method(OP(MESSAGES), "GET"));
+    cr_expect_not(operation_takes_method(OP(MESSAGES), "DELETE"));
+    cr_expect(operation_takes_method(OP(PROPS), "GET"));
+    cr_expect_not(operation_takes_method(OP(PROPS), ""), "it would change one node of several");
+    cr_expect_not(operation_takes_method(OP(LORA_ADAPTERS), "POST"));
+    cr_expect(operation_takes_method(OP(STATE), "DELETE"));
+    cr_expect(operation_takes_method(OP(STATE), ""));
+    cr_expect_not(operation_takes_method(OP(STATE), "PUT"));
+    cr_expect(operation_takes_form(OP(IMAGES_EDITS), false));
+    cr_expect_not(operation_takes_form(OP(IMAGES_EDITS), true));
+    cr_expect(operation_takes_form(OP(TRANSLATIONS), true));
+    cr_expect_not(operation_takes_form(OP(SPEECH), false));
+}
+
+Test(operations, a_target_leads_nowhere_but_to_what_engines_keep)
+{
+    static const char *const good[] = {"responses/resp_1",
+                                       "responses/resp_1/cancel",
+                                       "responses/a.b:c-d/input_items",
+                                       "responses/r?stream=true&include[]=a%20b",
+                                       "conversations",
+                                       "conversations/conv_1/items",
+                                       "conversations?"};
+    static const char *const bad[] = {
+        "",
+        "responses",
+        "responses/",
+        "responses//x",
+        "responses/../models",
+        "responses/./x",
+        "responses/.x",
+        "responses/a/..",
+        "responses/%2e%2e/x",
+        "responses/a b",
+        "responses/a\r\nx: y",
+        "responses/a#b",
+        "responses/a?b\"c",
+        "responses/a?b c",
+        "completions",
+        "/responses/a",
+        "conversations/",
+        "conversations@host/x",
+    };
+    char longest[OPERATION_TARGET_BYTES + 2];
+
+    for (size_t i = 0; i < ARRAY_LEN(good); i++)
+        cr_expect(operation_target_ok(good[i]), "%s", good[i]);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        cr_expect_not(operation_target_ok(bad[i]), "%s", bad[i]);
+    memset(longest, 'a', sizeof(longest));
+    memcpy(longest, "responses/", 10);
+    longest[OPERATION_TARGET_BYTES] = '\0';
+    cr_expect(operation_target_ok(longest));
+    longest[OPERATION_TARGET_BYTES] = 'a';
+    longest[OPERATION_TARGET_BYTES + 1] = '\0';
+    cr_expect_not(operation_target_ok(longest));
 }

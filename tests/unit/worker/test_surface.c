@@ -78,6 +78,26 @@ Test(surface, every_spelling_of_an_inference_path_is_known)
         {"/reranking", SURFACE_OPENAI, OP(RERANK)},
         {"/v1/audio/transcriptions", SURFACE_OPENAI, OP(TRANSCRIPTIONS)},
         {"/v2/rerank", SURFACE_OPENAI, OP(RERANK)},
+        {"/v1/responses/input_tokens", SURFACE_OPENAI, OP(INPUT_TOKENS)},
+        {"/responses/input_tokens", SURFACE_OPENAI, OP(INPUT_TOKENS)},
+        {"/tokenize", SURFACE_OPENAI, OP(TOKENIZE)},
+        {"/v1/tokenize", SURFACE_OPENAI, OP(TOKENIZE)},
+        {"/detokenize", SURFACE_OPENAI, OP(DETOKENIZE)},
+        {"/apply-template", SURFACE_OPENAI, OP(APPLY_TEMPLATE)},
+        {"/completion", SURFACE_OPENAI, OP(COMPLETION)},
+        {"/infill", SURFACE_OPENAI, OP(INFILL)},
+        {"/v1/audio/speech", SURFACE_OPENAI, OP(SPEECH)},
+        {"/audio/speech", SURFACE_OPENAI, OP(SPEECH)},
+        {"/v1/audio/translations", SURFACE_OPENAI, OP(TRANSLATIONS)},
+        {"/v1/images/generations", SURFACE_OPENAI, OP(IMAGES_GENERATIONS)},
+        {"/v1/images/edits", SURFACE_OPENAI, OP(IMAGES_EDITS)},
+        {"/v1/images/variations", SURFACE_OPENAI, OP(IMAGES_VARIATIONS)},
+        {"/v1/moderations", SURFACE_OPENAI, OP(MODERATIONS)},
+        {"/score", SURFACE_OPENAI, OP(SCORE)},
+        {"/v1/score", SURFACE_OPENAI, OP(SCORE)},
+        {"/classify", SURFACE_OPENAI, OP(CLASSIFY)},
+        {"/v1/classify", SURFACE_OPENAI, OP(CLASSIFY)},
+        {"/pooling", SURFACE_OPENAI, OP(POOLING)},
         {"/v1/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
         {"/messages", SURFACE_ANTHROPIC, OP(MESSAGES)},
         {"/messages/count_tokens", SURFACE_ANTHROPIC, OP(COUNT_TOKENS)},
@@ -99,6 +119,21 @@ Test(surface, every_spelling_of_an_inference_path_is_known)
         r = route("GET", rows[i].path);
         cr_expect_eq(r.kind, ROUTE_BAD_METHOD, "%s", rows[i].path);
         cr_expect_str_eq(r.allow, "POST");
+    }
+}
+
+Test(surface, properties_are_read_and_never_changed)
+{
+    static const char *const paths[] = {"/props", "/lora-adapters", "/v1/props"};
+
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+        struct route r = route("GET", paths[i]);
+
+        cr_expect_eq(r.kind, ROUTE_INFER, "%s", paths[i]);
+        cr_expect_str_eq(r.method, "GET");
+        r = route("POST", paths[i]);
+        cr_expect_eq(r.kind, ROUTE_BAD_METHOD, "%s", paths[i]);
+        cr_expect_str_eq(r.allow, "GET");
     }
 }
 
