@@ -16,6 +16,7 @@ const char *ability_name(unsigned ability)
         [ABILITY_OPERATION] = "operation",
         [ABILITY_MESSAGE_BYTES] = "message_bytes",
         [ABILITY_ACCESS] = "access",
+        [ABILITY_STATE] = "state",
     };
 
     return ability < ABILITIES ? names[ability] : NULL;

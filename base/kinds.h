@@ -63,6 +63,7 @@ enum ability {
     ABILITY_OPERATION,     /* the operation of the request */
     ABILITY_MESSAGE_BYTES, /* the size of the request */
     ABILITY_ACCESS,        /* credentials for the model */
+    ABILITY_STATE,         /* the response or conversation that the request names */
     ABILITIES
 };
 /* "vision"; NULL = not known here. */

@@ -22,6 +22,7 @@
 #include "master/upgrade/handover.h"
 #include "proto/control.h"
 #include "shm/scoreboard.h"
+#include "shm/share/holders.h"
 
 #define LISTEN_BACKLOG 4096 /* the kernel cuts it to net.core.somaxconn */
 #define STAGED         ".next"
@@ -255,6 +256,40 @@ static int make_board(struct runtime *rt, const struct config *config, struct er
     return scoreboard_create(&rt->board, path, &params, err);
 }
 
+/* With its parents: nothing else makes ~/.local/state on a fresh account. */
+static int make_state_dir(const char *dir, struct error *err)
+{
+    char part[1024];
+
+    (void)strlcpy(part, dir, sizeof(part));
+    for (char *at = part + 1; (at = strchr(at, '/')) != NULL; at++) {
+        *at = '\0';
+        (void)mkdir(part, 0755);
+        *at = '/';
+    }
+    return mkdir(part, 0700) == -1 && errno != EEXIST ? error_sys(err, "mkdir") : 0;
+}
+
+/* Without a place for it the table ends with the master. */
+static int open_holders(struct runtime *rt, const struct config *config, struct error *err)
+{
+    const char *dir = config->state_dir;
+    struct error why = {0};
+    int rc;
+
+    if (dir[0] == '\0')
+        return holders_open(&rt->holders, NULL, err);
+    rc = make_state_dir(dir, &why);
+    if (rc == 0)
+        rc = holders_open(&rt->holders, dir, &why);
+    if (rc == 0)
+        return 0;
+    log_warn("event=state_not_kept state_dir=%s why=%s hint=\"after a restart it is not known "
+             "which node has which response\"",
+             log_quote(dir), log_quote(why.text));
+    return holders_open(&rt->holders, NULL, err);
+}
+
 /* Made before any fork, so that every worker can wake every other, also those of a later
  * generation. */
 static int make_wake_fds(struct runtime *rt, struct error *err)
@@ -299,6 +334,8 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
     rc = open_listeners(rt, config, in, from, err);
     if (rc == 0)
         rc = make_board(rt, config, err);
+    if (rc == 0)
+        rc = open_holders(rt, config, err);
     if (rc != 0)
         goto fail;
     rt->config_fd = memfd_create("drover-config", MFD_CLOEXEC);
@@ -402,6 +439,8 @@ void runtime_close(struct runtime *rt)
     close_fd(&rt->parent_pipe_read);
     scoreboard_detach(rt->board);
     rt->board = NULL;
+    holders_close(rt->holders);
+    rt->holders = NULL;
     rt->files = RUNTIME_FILES_NONE;
     close_fd(&rt->lock_fd);
 }

@@ -50,6 +50,7 @@ struct runtime {
     int wake_fds[RUNTIME_MAX_WORKERS]; /* eventfds, one per worker slot; -1 = none */
     int parent_pipe_read;     /* children hold this end; end of file: the master is gone */
     int parent_pipe_write;    /* the master alone holds this end */
+    struct holders *holders;  /* owned */
     struct scoreboard *board; /* owned */
 };
 

@@ -178,6 +178,7 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
     struct worker_params params = {
         .config = sup->config,
         .board = sup->rt->board,
+        .holders = sup->rt->holders,
         .worker = child->process,
         .listen_fd = sup->rt->api_fd,
         .wake_fds = sup->rt->wake_fds,

@@ -130,7 +130,8 @@ struct node_request {
     size_t last_brace; /* in `out`, of an event that ends a choice; 0 = none there */
     uint32_t out_tokens;
     bool out_content;
-    bool head_sent, content_sent, paused, cause_sent;
+    bool keeps; /* its engine may keep the answer, and has then an id for it */
+    bool head_sent, content_sent, kept_sent, paused, cause_sent;
     struct deferred flush;
     /* Of node/answer/doubt.c. */
     char answered_as[ENGINE_MODEL_BYTES]; /* the name in the answer; "" until seen */

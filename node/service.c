@@ -21,6 +21,7 @@
 #include "node/body/edit.h"
 #include "node/body/resume.h"
 #include "node/engine/kinds/llama_server.h"
+#include "node/engine/kinds/operations.h"
 #include "node/node_request.h"
 #include "node/report/reports.h"
 #include "proto/health_service.h"
@@ -369,6 +370,18 @@ static void take_target(struct node_request *req, const Drover__V1__InferRequest
         llama_server_query(req->target, sizeof(req->target), req->sent_model);
 }
 
+/* A response, where the engine lets its clients ask for it again, or a conversation. */
+static bool may_keep(const struct node_request *req, const Drover__V1__InferRequest *request)
+{
+    const struct engine_model *model =
+        facts_model(engine_facts(req->agent->engine), req->model);
+
+    if (req->operation == DROVER__V1__OPERATION__OPERATION_STATE)
+        return strcmp(req->target, "conversations") == 0;
+    return req->operation == DROVER__V1__OPERATION__OPERATION_RESPONSES && model != NULL &&
+           (model->operations & OPERATION(STATE)) != 0 && request->resume == NULL;
+}
+
 /* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
  * ended. */
 static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
@@ -400,6 +413,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
                       sizeof(req->answer_model));
     }
     take_target(req, request);
+    req->keeps = may_keep(req, request);
     if (request->body.len == 0 && operation_is_question(req->operation) &&
         (strcmp(req->method, "POST") != 0 || req->target[0] != '\0'))
         return take_bodiless(req, request);

@@ -95,7 +95,8 @@ bool operation_target_ok(const char *target)
     size_t n = strlen(target), path = strcspn(target, "?");
 
     if (n > OPERATION_TARGET_BYTES ||
-        (strncmp(target, "responses/", 10) != 0 && strncmp(target, "conversations", 13) != 0))
+        (strncmp(target, "responses/", 10) != 0 &&
+         (strncmp(target, "conversations", 13) != 0 || strchr("/?", target[13]) == NULL)))
         return false;
     for (size_t i = 0; i < path; i++) {
         if (!is_listed(target[i], "-_.:/"))

@@ -17,6 +17,7 @@
 #include "worker/select/demand.h"
 
 struct config;
+struct holders;
 struct upstreams;
 struct log_sink;
 struct request;
@@ -33,6 +34,7 @@ struct worker_context {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
+    struct holders *holders;
     unsigned worker; /* own column of the gauges */
     struct upstreams *upstreams;
     struct log_sink *access_log;

@@ -19,14 +19,17 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/io/loop.h"
 #include "base/io/signal_fd.h"
 #include "base/log.h"
 #include "base/secure/sandbox.h"
 #include "proto/operations.h"
 #include "shm/facts/procs.h"
+#include "shm/share/holders.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
+#include "worker/http/reject.h"
 #include "worker/http/server.h"
 #include "worker/request/question.h"
 #include "worker/request/request.h"
@@ -134,10 +137,30 @@ static void settle_name(struct client_request *request, void *data)
     request->pooled = models > 1;
 }
 
+/* The node that has what the request names, if that is known: no other will do, though it is
+ * away.  False: it belongs to another key, and does not exist for this one. */
+static bool settle_holder(struct worker *w, struct client_request *request)
+{
+    uint64_t node, owner;
+
+    request->owner = request->key_name == NULL ? 0 : hash_text(request->key_name);
+    if (request->kept_id[0] == '\0' ||
+        !holders_find(w->params->holders, request->kept_id, &node, &owner))
+        return true;
+    request->holder = node;
+    if (owner == 0 || request->owner == 0 || owner == request->owner)
+        return true;
+    http_reject(request, API_ERROR_NOT_FOUND, "there is no response or conversation of this id",
+                request->kept_member, 0);
+    return false;
+}
+
 static void on_infer(struct client_request *request, void *data)
 {
     struct worker *w = data;
 
+    if (!settle_holder(w, request))
+        return;
     if (operation_is_question(request->operation))
         question_start(&w->questions, request);
     else
@@ -230,6 +253,7 @@ static int start(struct worker *w, struct error *err)
     w->context.loop = &w->loop;
     w->context.config = params->config;
     w->context.board = params->board;
+    w->context.holders = params->holders;
     w->context.worker = params->worker;
     w->context.access_log = w->access_log;
     w->context.wake_fds = params->wake_fds;
@@ -244,6 +268,7 @@ static int start(struct worker *w, struct error *err)
     w->questions = (struct question_core){.loop = &w->loop,
                                           .config = params->config,
                                           .board = params->board,
+                                          .holders = params->holders,
                                           .worker = params->worker,
                                           .upstreams = w->context.upstreams,
                                           .access_log = w->access_log};

@@ -3,11 +3,13 @@
 #define DROVER_WORKER_WORKER_H
 
 struct config;
+struct holders;
 struct scoreboard;
 
 struct worker_params {
     const struct config *config; /* borrowed for the life of the process */
     struct scoreboard *board;    /* mapped by the master, writable */
+    struct holders *holders;     /* likewise */
     unsigned worker;             /* this process's row in the process table, already assigned */
     int listen_fd; /* shared listening socket of the API, non-blocking; closed at the end */
     const int *wake_fds; /* an eventfd per worker: written by the process that frees a place */

@@ -21,6 +21,22 @@ void config_default_runtime_dir(char *out, size_t cap)
         (void)snprintf(out, cap, "/tmp/drover-%u", (unsigned)getuid());
 }
 
+void config_default_state_dir(char *out, size_t cap)
+{
+    const char *given = getenv("STATE_DIRECTORY"), *xdg = getenv("XDG_STATE_HOME");
+    const char *home = getenv("HOME");
+
+    out[0] = '\0';
+    if (given != NULL && given[0] == '/')
+        (void)snprintf(out, cap, "%.*s", (int)strcspn(given, ":"), given);
+    else if (getuid() == 0)
+        (void)snprintf(out, cap, "/var/lib/drover");
+    else if (xdg != NULL && xdg[0] == '/')
+        (void)snprintf(out, cap, "%s/drover", xdg);
+    else if (home != NULL && home[0] == '/')
+        (void)snprintf(out, cap, "%s/.local/state/drover", home);
+}
+
 bool config_is_wildcard(const char *name)
 {
     size_t n = strlen(name);
@@ -202,6 +218,8 @@ const char *config_not_reloadable(const struct config *now, const struct config 
 {
     if (!same_text(now->runtime_dir, next->runtime_dir))
         return "runtime_dir";
+    if (!same_text(now->state_dir, next->state_dir))
+        return "state_dir";
     if (!same_text(now->api.address, next->api.address))
         return "api.listen";
     if (!same_text(now->admin.address, next->admin.address))

@@ -156,6 +156,7 @@ struct config {
     struct config_admin admin;
     struct config_registry registry;
     char *runtime_dir; /* scoreboard, control socket, pid file; owned */
+    char *state_dir;   /* what outlives a restart; owned; "" = there is no place for it */
     enum log_level log_level;
     char *log_file;          /* NULL = standard error */
     char *access_log;        /* NULL = none, "-" = standard output */
@@ -219,5 +220,10 @@ const char *config_not_reloadable(const struct config *now, const struct config 
 /* $XDG_RUNTIME_DIR/drover, or /run/drover for root, or /tmp/drover-UID; for tools without a
  * config. */
 void config_default_runtime_dir(char *out, size_t cap);
+
+/* $STATE_DIRECTORY, as systemd sets it, or /var/lib/drover for root, or $XDG_STATE_HOME/drover,
+ * or
+ * ~/.local/state/drover; "" = there is none of these. */
+void config_default_state_dir(char *out, size_t cap);
 
 #endif

@@ -22,6 +22,7 @@
 #define MODEL_MAX_BYTES   255 /* of a model or alias; the scoreboard's row has 256 with NUL */
 #define LIST_MAX          1024
 #define RUNTIME_MAX_BYTES 90 /* leaves room for "/control.sock" in a Unix address */
+#define STATE_MAX_BYTES   1000
 #define TOKEN_FILE_BYTES  4096
 #define KEYS_FILE_BYTES   65536
 
@@ -444,6 +445,10 @@ static int check_relations(const struct config *config, const struct doc *doc,
     if (config->runtime_dir[0] != '/' || strlen(config->runtime_dir) > RUNTIME_MAX_BYTES)
         return doc_fail(doc, doc_near(doc, "runtime_dir"), err,
                         "must be an absolute path of at most %d bytes", RUNTIME_MAX_BYTES);
+    if (config->state_dir[0] != '\0' &&
+        (config->state_dir[0] != '/' || strlen(config->state_dir) > STATE_MAX_BYTES))
+        return doc_fail(doc, doc_near(doc, "state_dir"), err,
+                        "must be an absolute path of at most %d bytes", STATE_MAX_BYTES);
     return 0;
 }
 

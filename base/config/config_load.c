@@ -112,6 +112,9 @@ static int add_defaults(struct config *config, const struct doc *doc, struct err
     add_model_defaults(config, doc);
     config_default_runtime_dir(dir, sizeof(dir));
     rc = default_text(&config->runtime_dir, dir, err);
+    config_default_state_dir(dir, sizeof(dir));
+    if (rc == 0)
+        rc = default_text(&config->state_dir, dir, err);
     if (rc == 0)
         rc = default_text(&config->api.address, API_LISTEN, err);
     if (rc == 0)

@@ -212,6 +212,7 @@ static const cyaml_schema_field_t top_fields[] = {
     BLOCK("admin", struct config, admin, admin_fields),
     BLOCK("registry", struct config, registry, registry_fields),
     TEXT("runtime_dir", OPTIONAL, struct config, runtime_dir),
+    TEXT("state_dir", OPTIONAL, struct config, state_dir),
     {
         .key = "log",
         .data_offset = 0,

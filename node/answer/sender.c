@@ -105,10 +105,13 @@ static bool send_chunk(struct node_request *req, size_t n)
     chunk.content = req->out_content;
     chunk.next_sequence = req->meter.next_sequence;
     add_text(req, &chunk, n == buf_size(&req->out));
+    if (req->keeps && !req->kept_sent && req->http_status < 300)
+        chunk.kept_id = req->meter.response_id;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_CHUNK;
     event.chunk = &chunk;
     if (!node_request_send(req, &event))
         return false;
+    req->kept_sent |= chunk.kept_id[0] != '\0';
     req->body_bytes += n;
     if (req->out_content)
         req->signs_told = silence_signs_of_life(&req->silence);

@@ -317,8 +317,24 @@ static bool lacks_operation(const char *text)
     return HAS_ANY(text, marks);
 }
 
+/* "Response with id 'resp_1' not found." (vLLM, SGLang), "Previous response with id ... not
+ * found." (OpenAI), and of conversations alike. */
+static bool lacks_state(const struct json_value *root, const char *text)
+{
+    struct json_value error = error_of(root);
+    struct json_value code = json_get(&error, "code");
+
+    return json_equal(&code, "previous_response_not_found") ||
+           ((strncasecmp(text, "response with id", 16) == 0 ||
+             strncasecmp(text, "previous response with id", 25) == 0 ||
+             strncasecmp(text, "conversation with id", 20) == 0) &&
+            text_has(text, "not found"));
+}
+
 static enum ability lacked(const struct json_value *root, const char *text)
 {
+    if (lacks_state(root, text))
+        return ABILITY_STATE;
     if (lacks_vision(text))
         return ABILITY_VISION;
     if (lacks_audio(text))
@@ -363,6 +379,7 @@ bool refusal_read(struct refusal *out, unsigned http_status, const void *body, s
     case ABILITY_OPERATION:
     case ABILITY_MESSAGE_BYTES:
     case ABILITY_ACCESS:
+    case ABILITY_STATE:
     case ABILITIES:
         break;
     }

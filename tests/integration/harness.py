@@ -275,6 +275,7 @@ class Cluster:
             "api": {"listen": "127.0.0.1:0"},
             "admin": {"listen": "127.0.0.1:0"},
             "runtime_dir": str(self.runtime),
+            "state_dir": str(self.dir / "state"),
             "log": {"access": str(self.access_log_path),
                     "level": "debug" if os.environ.get("DROVER_TEST_DEBUG") else "info"},
             "shutdown_grace_ms": 5000,

@@ -13,6 +13,7 @@ import pytest
 import harness
 from harness import Process, alive, children_of, program, until
 from load import Load, chat_body, fetch_now, open_request
+from test_responses import Store, follow, make
 
 LOAD = dict(concurrency=16, tokens=24)
 PR_SET_CHILD_SUBREAPER = 36
@@ -131,6 +132,20 @@ def test_an_upgrade_under_load_fails_no_request(up):
     assert log.count("event=upgraded ") == 2
     assert not [name for name in os.listdir(cluster.runtime)
                 if name.endswith((".old", ".next"))]
+
+
+def test_follow_ups_reach_their_node_after_an_upgrade(make_cluster):
+    stores = {name: Store(name) for name in "ab"}
+    cluster = make_cluster()
+    rig = Upgradable(cluster).launch()
+    for name, store in stores.items():
+        cluster.start_node(name, engine=store.url)
+    made = make(cluster, 8)
+    cluster.ctl("upgrade")
+    rig.follow()
+    follow(cluster, made)
+    for store in stores.values():
+        store.close()
 
 
 def test_a_stream_that_began_before_an_upgrade_ends_whole_on_the_old_program(up):

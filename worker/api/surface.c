@@ -198,6 +198,15 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
         route.operation = rule->operation;
         return with_method(route, method, method_len);
     }
+    if (text_starts_with(bare, bare_len, "/responses/") ||
+        text_starts_with(bare, bare_len, "/conversations/") ||
+        text_equals(bare, bare_len, "/conversations")) {
+        route.kind = ROUTE_INFER;
+        route.operation = OP(STATE);
+        route.tail = bare + 1;
+        route.tail_len = bare_len - 1;
+        return with_method(route, method, method_len);
+    }
     if (text_starts_with(bare, bare_len, "/models/")) {
         route.kind = ROUTE_MODEL;
         route.tail = bare + strlen("/models/");

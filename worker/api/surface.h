@@ -61,7 +61,7 @@ struct route {
     enum route_kind {
         ROUTE_UNKNOWN = 0,
         ROUTE_BAD_METHOD, /* the path exists, the method does not; `allow` says which do */
-        ROUTE_INFER,      /* `operation` on a node */
+        ROUTE_INFER,      /* `operation` on a node; of STATE `tail` is the path after "/v1/" */
         ROUTE_MODELS,     /* GET /v1/models */
         ROUTE_MODEL,      /* GET /v1/models/{id}; `tail` is the id, still percent-encoded */
         ROUTE_TAGS,       /* GET /api/tags */

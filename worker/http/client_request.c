@@ -57,6 +57,7 @@ static const char *const acted_on[] = {"n",
                                        "model",
                                        "tools",
                                        "audio",
+                                       "store",
                                        "regex",
                                        "input",
                                        "stream",
@@ -145,6 +146,7 @@ static int find_acted_on(const struct json_value *key, bool *exact)
 /* Fields of the top level, found in one pass. */
 struct members {
     struct json_value model, name, stream, stream_options, cache_key, user, metadata;
+    struct json_value previous, conversation, store;
     uint64_t seen;        /* a bit for each of acted_on[] */
     const char *repeated; /* one of them that is there more than once */
     const char *folded;   /* ... in other letters */
@@ -187,6 +189,12 @@ static void collect(struct members *m, const struct json_value *root, int operat
             m->user = value;
         else if (json_equal(&key, "metadata"))
             m->metadata = value;
+        else if (operation == OP(RESPONSES) && json_equal(&key, "previous_response_id"))
+            m->previous = value;
+        else if (operation == OP(RESPONSES) && json_equal(&key, "conversation"))
+            m->conversation = value;
+        else if (operation == OP(RESPONSES) && json_equal(&key, "store"))
+            m->store = value;
         note_acted_on(m, &key, operation);
     }
 }
@@ -210,6 +218,28 @@ const char *client_request_own_model(const struct client_request *request, const
     if (at_node[0] != '\0')
         return request->aliased || strcmp(at_node, request->client_model) != 0 ? at_node : NULL;
     return request->aliased && !request->pooled ? request->model : NULL;
+}
+
+static bool take_id(struct inspected *out, const struct json_value *id, const char *member)
+{
+    if (!json_name(out->kept_id, sizeof(out->kept_id), id) || out->kept_id[0] == '\0') {
+        out->kept_id[0] = '\0';
+        return false;
+    }
+    out->kept_member = member;
+    return true;
+}
+
+/* The response or conversation that the request goes on with.  A member that is no id is left
+ * to the engine. */
+static void read_kept(struct inspected *out, const struct members *m)
+{
+    struct json_value id = json_get(&m->conversation, "id");
+
+    out->unkept = m->store.type == JSON_FALSE;
+    if (!take_id(out, &m->previous, "previous_response_id") &&
+        !take_id(out, &m->conversation, "conversation"))
+        (void)take_id(out, &id, "conversation");
 }
 
 int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
@@ -254,6 +284,7 @@ int inspect_body(struct inspected *out, int operation, const uint8_t *body, size
     include_usage = json_get(&m.stream_options, "include_usage");
     out->client_usage = include_usage.type == JSON_TRUE;
     read_session(out, &m);
+    read_kept(out, &m);
     return 0;
 }
 
@@ -441,6 +472,42 @@ int request_inspect(struct inspected *out, const struct client_request *request,
     if (rc != 0)
         *param = "model";
     return rc;
+}
+
+void request_take(struct client_request *request, const struct inspected *body)
+{
+    request->root = body->root;
+    request->stream = body->stream;
+    request->client_usage = body->client_usage;
+    request->unkept = body->unkept;
+    request->kept_member = body->kept_member;
+    if (request->operation == OP(RESPONSES))
+        (void)strlcpy(request->kept_id, body->kept_id, sizeof(request->kept_id));
+}
+
+bool request_take_target(struct client_request *request, char *target, const char *path,
+                         size_t path_len, const char *query, size_t query_len)
+{
+    const char *id;
+    size_t n;
+
+    if (path_len + query_len + 1 > OPERATION_TARGET_BYTES)
+        return false;
+    (void)snprintf(target, OPERATION_TARGET_BYTES + 1, "%.*s%s%.*s", (int)path_len, path,
+                   query_len == 0 ? "" : "?", (int)query_len, query);
+    if (strlen(target) != path_len + query_len + (query_len != 0) ||
+        !operation_target_ok(target))
+        return false;
+    request->target = target;
+    id = memchr(target, '/', path_len);
+    if (id == NULL)
+        return true;
+    n = strcspn(++id, "/?");
+    if (n >= sizeof(request->kept_id))
+        return false;
+    memcpy(request->kept_id, id, n);
+    request->kept_id[n] = '\0';
+    return true;
 }
 
 /* ---- query --------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ struct error;
 struct responder;
 
 #define REQUEST_MAX_FORWARD   16
+#define REQUEST_KEPT_BYTES    128 /* with NUL; no engine has a longer one */
 #define REQUEST_SESSION_BYTES 128 /* with NUL; a longer affinity key is ignored */
 
 /* How urgent a client says its request is: "interactive" (or "system"), "default", "bulk", or a
@@ -62,7 +63,15 @@ struct client_request {
     const char *client;   /* peer address as text, for the log */
     const char *key_name; /* of its API key, for the log; NULL: none was needed */
     int usage_row;        /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
-    const char *via;      /* ids of the coordinators that it has passed, this one last */
+    /* The thing kept by an engine that it names, the response or conversation that it goes on
+     * with or asks for: "" = nothing. */
+    char kept_id[REQUEST_KEPT_BYTES];
+    const char *kept_member; /* where it names it; NULL = in its path */
+    uint64_t holder;    /* hash of the name of the node that has it; 0 = any node will do */
+    uint64_t owner;     /* hash of its key's name; 0 = there are no keys */
+    bool unkept;        /* the client wants its answer not to be kept */
+    const char *target; /* see InferRequest.target, or NULL */
+    const char *via;    /* ids of the coordinators that it has passed, this one last */
     struct request_header forward[REQUEST_MAX_FORWARD];
     size_t forward_count;
     uint64_t received_mono_us; /* when the body was complete */
@@ -78,6 +87,9 @@ struct inspected {
     char model[NODE_MODEL_BYTES]; /* "" when absent */
     bool stream;
     bool client_usage;
+    char kept_id[REQUEST_KEPT_BYTES]; /* as in struct client_request */
+    const char *kept_member;
+    bool unkept;
     char session[REQUEST_SESSION_BYTES]; /* prompt_cache_key, or else the user; or "" */
 };
 
@@ -89,6 +101,18 @@ struct inspected {
  */
 MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                             const char **param, struct error *err);
+
+/* Takes all but the model from a body that was read. */
+void request_take(struct client_request *request, const struct inspected *body);
+
+/*
+ * A request about what engines keep: sets its target, from the part of the path behind "/v1/"
+ * and the query, and the id in it.  `target` has room for OPERATION_TARGET_BYTES and a NUL, and
+ * stays as long as the request.  False: it leads elsewhere.
+ */
+MUST_CHECK bool request_take_target(struct client_request *request, char *target,
+                                    const char *path, size_t path_len, const char *query,
+                                    size_t query_len);
 
 /* Finds the form field `model` of a multipart/form-data body; pure.  DRV_EINVAL as above. */
 MUST_CHECK int inspect_multipart(struct inspected *out, const char *content_type,

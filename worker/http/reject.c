@@ -273,6 +273,22 @@ h2o_iovec_t request_query_part(const h2o_req_t *req)
     return h2o_iovec_init(query + 1, (size_t)(target.base + target.len - query - 1));
 }
 
+enum request_priority find_priority(h2o_req_t *req, const struct config *config,
+                                    const char *model)
+{
+    static const char *const names[] = {"x-drover-priority", "x-request-priority",
+                                        "x-priority"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        ssize_t at = h2o_find_header_by_str(&req->headers, names[i], strlen(names[i]), -1);
+
+        if (at != -1)
+            return request_priority_parse(req->headers.entries[at].value.base,
+                                          req->headers.entries[at].value.len);
+    }
+    return config_priority_for(config, model);
+}
+
 static void log_shaped(struct shaped *s, const char *id, const char *path, enum api_error error)
 {
     h2o_req_t *req = s->req;

@@ -5,6 +5,9 @@
 #include <h2o.h>
 #include <stdbool.h>
 
+#include "base/kinds.h"
+
+struct config;
 struct http_server;
 
 /* Installs the filter that shapes libh2o's own errors. */
@@ -14,6 +17,9 @@ void reject_init(h2o_pathconf_t *path, struct http_server *server);
 h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex);
 /* The query behind it, which stays where it is; "" = none. */
 h2o_iovec_t request_query_part(const h2o_req_t *req);
+/* How urgent it is, by its headers, or by the configuration where it has none of them. */
+enum request_priority find_priority(h2o_req_t *req, const struct config *config,
+                                    const char *model);
 /* A new id; in the pool. */
 const char *execution_id(h2o_req_t *req);
 /* The client's x-request-id, in the pool; NULL when there is none, or it is not fit. */

@@ -145,23 +145,6 @@ static const char *find_session(h2o_req_t *req, const struct inspected *body)
     return session;
 }
 
-/* The value of the first of these headers, or the configuration for requests without any. */
-static enum request_priority find_priority(h2o_req_t *req, const struct config *config,
-                                           const char *model)
-{
-    static const char *const names[] = {"x-drover-priority", "x-request-priority",
-                                        "x-priority"};
-
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        ssize_t at = h2o_find_header_by_str(&req->headers, names[i], strlen(names[i]), -1);
-
-        if (at != -1)
-            return request_priority_parse(req->headers.entries[at].value.base,
-                                          req->headers.entries[at].value.len);
-    }
-    return config_priority_for(config, model);
-}
-
 /* ---- the body ---------------------------------------------------------------------------- */
 
 /* Fills content_type.  Returns the error in the client's, or NULL. */
@@ -198,6 +181,8 @@ static bool settle_model(struct client_request *request, const char *named)
     struct http_server *server = request->responder->server;
     const struct catalog_model *only;
 
+    if (request->target != NULL)
+        return true; /* whatever the model was */
     if (named[0] != '\0') {
         (void)strlcpy(request->client_model, named, sizeof(request->client_model));
         (void)strlcpy(request->model, named, sizeof(request->model));
@@ -300,9 +285,7 @@ static void take_request(struct client_request *request)
     }
     if (!settle_model(request, body.model))
         return;
-    request->root = body.root;
-    request->stream = body.stream;
-    request->client_usage = body.client_usage;
+    request_take(request, &body);
     request->session = find_session(req, &body);
     begin(request, req);
 }
@@ -430,6 +413,23 @@ static void infer_bodiless(struct client_request *request, h2o_req_t *req)
         begin(request, req);
 }
 
+static bool has_body(const struct client_request *request, const h2o_req_t *req)
+{
+    return intake_is_open(request->responder->conn) || req->entity.len != 0;
+}
+
+/* False: the request has been rejected. */
+static bool take_target(struct client_request *request, h2o_req_t *req, const struct route *to)
+{
+    h2o_iovec_t query = request_query_part(req);
+    char *target = h2o_mem_alloc_pool(&req->pool, OPERATION_TARGET_BYTES + 1);
+
+    if (request_take_target(request, target, to->tail, to->tail_len, query.base, query.len))
+        return true;
+    http_reject(request, API_ERROR_BAD_REQUEST, "the path or its query is malformed", NULL, 0);
+    return false;
+}
+
 static void answer_locally(struct client_request *request, const struct route *route)
 {
     struct http_server *server = request->responder->server;
@@ -489,7 +489,9 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
 
     switch (to->kind) {
     case ROUTE_INFER:
-        if (strcmp(to->method, "POST") == 0)
+        if (to->tail != NULL && !take_target(request, req, to))
+            return;
+        if (strcmp(to->method, "POST") == 0 && (to->tail == NULL || has_body(request, req)))
             infer(request, req);
         else
             infer_bodiless(request, req);

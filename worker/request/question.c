@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/config/config.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
 #include "base/text/text.h"
@@ -27,6 +28,7 @@
 #include "proto/operations.h"
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
+#include "shm/share/holders.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -87,6 +89,7 @@ struct question {
     struct buf held;
     bool shown; /* the client has the head: it flows */
     bool cut;   /* it was cut off here */
+    bool flows; /* it is a stream, which may be silent while the engine works */
 
     uint64_t content_mono_us;  /* when the first bytes came; 0 = not yet */
     enum api_error last_error; /* of the last node that failed */
@@ -221,33 +224,44 @@ static unsigned rank(const struct question *q, const struct upstream_server *ser
     if ((server->operations & (UINT32_C(1) << q->request->operation)) == 0 ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING ||
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
-        !upstreams_takes(server, q->message_bytes) || !upstreams_usable(server->node))
+        !upstreams_takes(server, q->message_bytes) ||
+        !upstreams_is_holder(server, q->request->holder) || !upstreams_usable(server->node))
         return 0;
     return nodes_state(q->core->board, server->node_id) == NODE_UP ? 3 + ready : 1 + ready;
 }
 
-/* NULL: there is none, or all have been tried; then *any says which. */
-static const struct upstream_server *pick(struct question *q, bool *any)
+/* The best of the model's nodes that was not tried, if it is better than *best. */
+static void pick_of(const struct question *q, const struct upstream_model *model,
+                    const struct upstream_server **best, unsigned *best_rank, bool *any)
 {
-    const struct upstream_model *model = upstreams_find(q->core->upstreams, q->request->model);
-    const struct upstream_server *best = NULL;
-    unsigned best_rank = 0;
-
-    *any = false;
-    if (model == NULL || model->servers_count == 0)
-        return NULL;
-    q->core->cursor++;
     for (size_t i = 0; i < model->servers_count; i++) {
         const struct upstream_server *server =
             &model->servers[(q->core->cursor + i) % model->servers_count];
         unsigned r = rank(q, server);
 
         *any |= r != 0;
-        if (r <= best_rank || was_tried(q, server))
+        if (r <= *best_rank || was_tried(q, server))
             continue;
-        best = server;
-        best_rank = r;
+        *best = server;
+        *best_rank = r;
     }
+}
+
+/* NULL: there is none, or all have been tried; then *any says which.  Things that engines keep
+ * are asked for without a model. */
+static const struct upstream_server *pick(struct question *q, bool *any)
+{
+    const struct upstream_server *best = NULL;
+    struct upstream_model *models;
+    unsigned best_rank = 0;
+    size_t count = 1;
+
+    *any = false;
+    q->core->cursor++;
+    models = q->request->target == NULL ? upstreams_find(q->core->upstreams, q->request->model)
+                                        : upstreams_all_models(q->core->upstreams, &count);
+    for (size_t i = 0; models != NULL && i < count; i++)
+        pick_of(q, &models[i], &best, &best_rank, any);
     return best;
 }
 
@@ -275,7 +289,7 @@ static uint64_t silence_limit_mono_us(const struct question *q)
 {
     uint64_t most_us = q->core->config->limits.first_token_ms * US_PER_MS;
 
-    if (client_lags(q))
+    if (client_lags(q) || q->flows)
         return UINT64_MAX;
     return q->progress_mono_us + (most_us < SILENCE_US ? most_us : SILENCE_US);
 }
@@ -420,13 +434,26 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
     arm(q);
 }
 
+/* Can any node be asked for what engines keep? */
+static enum api_error check_kept(struct question *q, struct buf *message)
+{
+    bool any;
+
+    if (q->request->holder != 0 || pick(q, &any) != NULL ||
+        upstreams_models_unknown(q->core->upstreams))
+        return API_ERROR_NONE;
+    buf_str(message, "no engine that is up here keeps responses or conversations");
+    return API_ERROR_NOT_FOUND;
+}
+
 /* Rejects a question that no node could ever answer.  True: answered. */
 static bool refuse_at_once(struct question *q)
 {
     const struct client_request *request = q->request;
     struct buf message = BUF_INIT;
-    enum api_error error =
-        servable_check(q->core->upstreams, request, q->message_bytes, &message);
+    enum api_error error = request->target != NULL ? check_kept(q, &message)
+                                                   : servable_check(q->core->upstreams, request,
+                                                                    q->message_bytes, &message);
 
     if (error == API_ERROR_NOT_SUPPORTED && counts(request->operation))
         answer_estimate(q, upstreams_find(q->core->upstreams, request->model));
@@ -495,6 +522,15 @@ static void on_accepted(void *data, const Drover__V1__Accepted *accepted)
     (void)accepted;
 }
 
+/* It is not known which node has it, and there is one that was not asked. */
+static bool may_be_elsewhere(struct question *q)
+{
+    bool any;
+
+    return q->request->target != NULL && q->request->holder == 0 &&
+           q->tried_count < MAX_TRIED && pick(q, &any) != NULL;
+}
+
 static void on_head(void *data, const Drover__V1__ResponseHead *head)
 {
     struct question *q = data;
@@ -504,6 +540,11 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
         api_loop_text(message, sizeof(message), q->node_name);
         stop_attempt(q);
         failed(q, API_ERROR_LOOP, message);
+        return;
+    }
+    if (head->http_status == 404 && may_be_elsewhere(q)) {
+        stop_attempt(q);
+        ask(q);
         return;
     }
     if (head->http_status == 429 || head->http_status >= 500) {
@@ -516,6 +557,7 @@ static void on_head(void *data, const Drover__V1__ResponseHead *head)
     }
     q->progress_mono_us = loop_now_us(q->core->loop);
     q->status = head->http_status;
+    q->flows = head->event_stream && q->request->target != NULL && q->status < 400;
     (void)strlcpy(q->content_type,
                   head->content_type[0] != '\0' &&
                           text_is_printable(head->content_type, strlen(head->content_type))
@@ -554,7 +596,10 @@ static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
         failed(q, API_ERROR_INTERNAL, "out of memory");
         return;
     }
-    if (q->shown || buf_size(&q->held) > HOLD_BYTES)
+    if (chunk->kept_id[0] != '\0')
+        holders_note(q->core->holders, chunk->kept_id, hash_text(q->node_name),
+                     q->request->owner);
+    if (q->shown || q->flows || buf_size(&q->held) > HOLD_BYTES)
         show(q, false);
     release_if_low(q);
 }

@@ -22,6 +22,7 @@
 #include "proto/wire.h"
 
 struct config;
+struct holders;
 struct upstreams;
 struct client_request;
 struct log_sink;
@@ -34,6 +35,7 @@ struct question_core {
     struct loop *loop;
     const struct config *config;
     struct scoreboard *board;
+    struct holders *holders;
     unsigned worker; /* index in the process table, for counters */
     struct upstreams *upstreams;
     struct log_sink *access_log;

@@ -7,9 +7,11 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/hash.h"
 #include "base/io/loop.h"
 #include "base/text/text.h"
 #include "shm/facts/requests.h"
+#include "shm/share/holders.h"
 #include "shm/share/taught.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
@@ -411,6 +413,9 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
         (void)fail_late(attempt, out);
         return RESPONSE_FAILED;
     }
+    if (chunk->kept_id[0] != '\0' && !req->client->unkept)
+        holders_note(req->context->holders, chunk->kept_id, hash_text(attempt->node_name),
+                     req->client->owner);
     if (chunk->next_sequence != 0)
         req->next_sequence = chunk->next_sequence;
     keep_text(attempt, chunk);

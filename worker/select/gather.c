@@ -43,7 +43,8 @@ static bool can_serve(const struct upstream_server *server,
     return (server->operations & (UINT32_C(1) << request->operation)) != 0 &&
            upstreams_takes(server, request->message_bytes) && server->node->reachable &&
            server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_LOADING &&
-           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED;
+           server->state != DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED &&
+           upstreams_is_holder(server, request->holder);
 }
 
 uint64_t gather_score(const struct upstream_server *server,

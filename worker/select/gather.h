@@ -59,6 +59,7 @@ struct select_request {
                                         * TIGHT ones one is only while no other has room */
     uint32_t wanted_context;           /* see struct abilities_need */
     uint64_t model_hash;
+    uint64_t holder;         /* hash of the name of the only node that will do; 0 = any will */
     uint64_t session_hash;   /* 0 = no session */
     const uint64_t *windows; /* chained hashes of the prompt */
     uint32_t windows_count;

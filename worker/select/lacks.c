@@ -93,6 +93,7 @@ static uint32_t figure_of(const struct attempt *attempt)
     case ABILITY_TOOLS:
     case ABILITY_ACCESS:
         return 1;
+    case ABILITY_STATE: /* of one response */
     case ABILITY_NONE:
     case ABILITIES:
         break;
@@ -178,6 +179,7 @@ bool lacks_is_away(const struct request *req)
 
         if (!upstreams_usable(server->node) &&
             (server->operations >> request.operation & 1u) != 0 &&
+            upstreams_is_holder(server, req->client->holder) &&
             upstreams_takes(server, request.message_bytes) &&
             gather_score(server, &request) < ABILITIES_SCORE(ABILITIES_LACKS))
             return true;

@@ -82,7 +82,7 @@ static bool is_up(const struct request *req, const struct upstream_server *serve
 {
     return upstreams_takes(server, message_bytes(req)) &&
            (server->operations >> (unsigned)req->client->operation & 1u) != 0 &&
-           upstreams_usable(server->node);
+           upstreams_is_holder(server, req->client->holder) && upstreams_usable(server->node);
 }
 
 bool select_any_up(const struct request *req)
@@ -222,6 +222,7 @@ static struct select_request request_of(const struct request *req,
         .wanted_context = req->need.wanted_context,
         .op_class = req->op_class,
         .model_hash = req->model_hash,
+        .holder = req->client->holder,
         .session_hash = req->session_hash,
         .windows = req->windows,
         .windows_count = req->windows_count,
@@ -260,6 +261,7 @@ uint64_t select_need(const struct request *req)
     struct select_request request = {
         .operation = (int)req->client->operation, .message_bytes = bytes, .need = &req->need};
     uint64_t need = hash_spread(req->need.wanted_context + UINT64_C(1)) +
+                    (req->client->holder == 0 ? 0 : hash_spread(req->client->holder)) +
                     hash_spread(req->model_hash ^
                                 ((uint64_t)req->client->operation << 2 |
                                  (uint64_t)(req->refusals != 0) << 1 | req->was_dispatched));

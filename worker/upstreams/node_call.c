@@ -190,6 +190,8 @@ static int send_request(struct node_call *nc, const struct client_request *reque
     message.request_id = (char *)(uintptr_t)request->execution_id;
     message.attempt = options->number;
     message.operation = (Drover__V1__Operation)request->operation;
+    if (request->target != NULL)
+        message.target = (char *)(uintptr_t)request->target;
     message.model = (char *)(uintptr_t)options->model;
     if (parts) {
         message.body_bytes = request->body_len;

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/hash.h"
 #include "shm/facts/nodes.h"
 #include "worker/upstreams/model.h"
 
@@ -77,6 +78,12 @@ bool upstreams_any_up(const struct upstreams *upstreams);
 /* May a request be sent there now?  UP or on PROBATION by the table, and its channel is not
  * backing off. */
 bool upstreams_usable(const struct upstream *node);
+
+/* Is it the node with this hash of its name?  0: any is. */
+static inline bool upstreams_is_holder(const struct upstream_server *server, uint64_t holder)
+{
+    return holder == 0 || hash_text(server->node->info.name) == holder;
+}
 
 /* Does the node take a request of so many bytes, in one message or in parts, as far as it said?
  */

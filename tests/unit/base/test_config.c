@@ -221,6 +221,7 @@ Test(config, bad_addresses_are_named_with_the_reason)
         {"nodes:\n  - name: a\n    address: h:0\n", 3, "nodes[0].address", "cannot be 0"},
         {"nodes:\n  - name: a\n    address: h\n", 3, "nodes[0].address", "port is missing"},
         {"runtime_dir: run\n", 1, "runtime_dir", "absolute path"},
+        {"state_dir: run\n", 1, "state_dir", "absolute path"},
     };
 
     expect_bad(bad, ARRAY_LEN(bad));
@@ -612,6 +613,7 @@ Test(config, settings_that_a_reload_cannot_change_are_named)
     } changes[] = {
         {"workers: 9\npolicy: round_robin\nnodes: []\nshutdown_grace_ms: 1\n", NULL},
         {"runtime_dir: /tmp/other\n", "runtime_dir"},
+        {"state_dir: /tmp/other\n", "state_dir"},
         {"api: {listen: 'h:5'}\n", "api.listen"},
         {"admin: {listen: '127.0.0.1:5'}\n", "admin.listen"},
         {"core_dumps: true\n", "core_dumps"},

@@ -156,6 +156,7 @@ Test(operations, a_target_leads_nowhere_but_to_what_engines_keep)
         "/responses/a",
         "conversations/",
         "conversations@host/x",
+        "conversationsx",
     };
     char longest[OPERATION_TARGET_BYTES + 2];
 

@@ -122,6 +122,29 @@ Test(surface, every_spelling_of_an_inference_path_is_known)
     }
 }
 
+Test(surface, things_that_engines_keep_have_paths_of_three_methods)
+{
+    static const char *const paths[] = {"/v1/responses/resp_1", "/responses/resp_1/cancel",
+                                        "/v1/responses/resp_1/input_items", "/v1/conversations",
+                                        "/conversations/conv_1/items"};
+    static const char *const methods[] = {"GET", "POST", "DELETE"};
+
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        for (size_t j = 0; j < sizeof(methods) / sizeof(methods[0]); j++) {
+            struct route r = route(methods[j], paths[i]);
+
+            cr_expect_eq(r.kind, ROUTE_INFER, "%s", paths[i]);
+            cr_expect_eq(r.operation, OP(STATE));
+            cr_expect_str_eq(r.method, methods[j]);
+            cr_expect_eq(strncmp(r.tail, strstr(paths[i], i < 3 ? "resp" : "conv"), 4), 0);
+        }
+        cr_expect_eq(route("PUT", paths[i]).kind, ROUTE_BAD_METHOD);
+    }
+    cr_expect_eq(route("POST", "/v1/responses").operation, OP(RESPONSES));
+    cr_expect_eq(route("POST", "/v1/responses/input_tokens").operation, OP(INPUT_TOKENS));
+    cr_expect_eq(route("GET", "/v1/conversationsx").kind, ROUTE_UNKNOWN);
+}
+
 Test(surface, properties_are_read_and_never_changed)
 {
     static const char *const paths[] = {"/props", "/lora-adapters", "/v1/props"};
