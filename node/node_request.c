@@ -82,7 +82,7 @@ void node_request_note_loading(struct node_request *req, bool loading)
     if (loading == req->loading)
         return;
     req->loading = loading;
-    if (operation_is_question(req->operation))
+    if (req->question)
         return;
     if (loading)
         req->agent->loads++;
@@ -103,7 +103,7 @@ static void give_back(struct node_request *req, bool lingers)
     struct slots *slots = &req->agent->slots;
 
     node_request_note_loading(req, false);
-    if (operation_is_question(req->operation)) {
+    if (req->question) {
         slots_question_end(slots);
         return;
     }
@@ -352,7 +352,7 @@ bool node_request_run(struct node_request *req, const struct engine_events *even
     req->started_us = loop_now_us(agent->loop);
     model = facts_model(engine_facts(agent->engine), req->model);
     req->was_loaded = model == NULL || is_loaded(req, model);
-    if (!operation_is_question(req->operation))
+    if (!req->question)
         slot_limit_start(&agent->limit, &req->slot_run, request.body_len, req->started_us);
     return true;
 }
@@ -373,7 +373,7 @@ void node_request_drop_run(struct node_request *req)
 
 void node_request_retake(struct node_request *req)
 {
-    if (operation_is_question(req->operation))
+    if (req->question)
         req->agent->slots.questions++;
     else
         slots_retake(&req->agent->slots, &req->waiter);

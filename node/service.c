@@ -422,6 +422,7 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
         return false;
     }
+    req->question |= operation_unloads(req->operation, &source.root);
     req->resumable =
         req->want_text && req->stream && resume_possible(req->operation, &source.root);
     req->wanted_context = wanted_context(req, &source.root);
@@ -489,7 +490,7 @@ static void take_whole(struct node_request *req, const Drover__V1__InferRequest 
     if (!check_service(req, request) || !take_request(req, request))
         return;
     req->phase = NODE_REQUEST_QUEUED;
-    if (operation_is_question(req->operation))
+    if (req->question)
         admit_question(req);
     else
         admit(req);
@@ -631,6 +632,7 @@ static void take_first(struct node_request *req, const uint8_t *message, size_t 
     (void)strlcpy(req->request_id, request->request_id, sizeof(req->request_id));
     req->attempt = request->attempt;
     req->operation = (int)request->operation;
+    req->question = operation_is_question(req->operation);
     if (request->body_bytes != 0)
         begin_upload(req, request, message, n);
     else

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/attrs.h"
+#include "base/text/json.h"
 #include "proto/drover_common.pb-c.h"
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
@@ -109,6 +110,40 @@ bool operation_target_ok(const char *target)
         if (!is_listed(target[i], "-_.:~!$&'()*+,;=@/?%[]"))
             return false;
     return true;
+}
+
+/* A duration of nothing: 0, "0", "0s", "0h0m". */
+static bool is_zero(const struct json_value *keep_alive)
+{
+    bool digits = false;
+    size_t n = keep_alive->len;
+
+    if (keep_alive->type != JSON_NUMBER && keep_alive->type != JSON_STRING)
+        return false;
+    for (size_t i = 0; i < n && keep_alive->text[i] != 'e' && keep_alive->text[i] != 'E'; i++) {
+        char c = keep_alive->text[i];
+
+        if (c >= '1' && c <= '9')
+            return false;
+        digits |= c == '0';
+    }
+    return digits;
+}
+
+bool operation_unloads(int operation, const struct json_value *root)
+{
+    struct json_value keep_alive, asks;
+
+    if (root->type != JSON_OBJECT ||
+        (operation != OP(OLLAMA_CHAT) && operation != OP(OLLAMA_GENERATE)))
+        return false;
+    keep_alive = json_get(root, "keep_alive");
+    if (!is_zero(&keep_alive))
+        return false;
+    asks = json_get(root, operation == OP(OLLAMA_CHAT) ? "messages" : "prompt");
+    return asks.type == JSON_NONE || asks.type == JSON_NULL ||
+           (asks.type == JSON_ARRAY ? !json_has_items(&asks)
+                                    : asks.type == JSON_STRING && json_equal(&asks, ""));
 }
 
 int operation_find(const char *name, size_t n)

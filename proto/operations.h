@@ -12,6 +12,8 @@
 
 #include "base/kinds.h"
 
+struct json_value;
+
 /* Of an enum drover.v1.Operation.  A number that is not known holds a slot, as a generation:
  * the harmless guess. */
 enum op_class operation_class(int operation);
@@ -32,6 +34,11 @@ bool operation_takes_method(int operation, const char *method);
 /* STATE: is it a path, with or without a query, below the two that hold what engines keep, and
  * nothing that an engine could read as another one? */
 bool operation_target_ok(const char *target);
+
+/* Does the request only ask Ollama to take a model out of memory, as `ollama stop` does: no
+ * prompt, no messages, and a keep_alive of 0?  It is a question to each node that has the model
+ * loaded.  `root`: the body. */
+bool operation_unloads(int operation, const struct json_value *root);
 
 /* The operation of this operation_name(), which need not end with a NUL; 0 = there is none. */
 int operation_find(const char *name, size_t n);

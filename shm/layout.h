@@ -58,7 +58,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 25u
+#define SB_LAYOUT_VERSION 26u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -70,7 +70,7 @@
  * module that gives such a number its meaning has a name of its own for it, and asserts that
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
-#define SB_NODE_INFO_BYTES        295512u /* struct node_info */
+#define SB_NODE_INFO_BYTES        533080u /* struct node_info */
 #define SB_AVERAGES               2u
 #define SB_HISTOGRAMS             4u
 #define SB_COUNTERS               15u
@@ -412,7 +412,7 @@ static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
-static_assert(sizeof(struct sb_node) == 295680, "sb_node: new layout version");
+static_assert(sizeof(struct sb_node) == 533248, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
 static_assert(offsetof(struct sb_hot, lost_mono_us) == 32, "sb_hot: new layout version");

@@ -161,7 +161,8 @@ static void on_infer(struct client_request *request, void *data)
 
     if (!settle_holder(w, request))
         return;
-    if (operation_is_question(request->operation))
+    if (operation_is_question(request->operation) ||
+        operation_unloads(request->operation, &request->root))
         question_start(&w->questions, request);
     else
         request_start(&w->context, request);

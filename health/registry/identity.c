@@ -53,6 +53,28 @@ static uint32_t abilities_of(const Drover__V1__Ability *list, size_t n)
     return mask & ABILITIES_SAID;
 }
 
+/* Texts that clients are to read: one that is odd is left out. */
+static void take_text(char *out, size_t cap, const char *text)
+{
+    out[0] = '\0';
+    if (text_is_label(text, cap - 1))
+        (void)snprintf(out, cap, "%s", text);
+}
+
+static void take_about(struct model_about *to, const Drover__V1__ModelAbout *from)
+{
+    to->size_bytes = from->size_bytes;
+    to->memory_bytes = from->memory_bytes;
+    to->vram_bytes = from->vram_bytes;
+    take_text(to->digest, sizeof(to->digest), from->digest);
+    take_text(to->modified_at, sizeof(to->modified_at), from->modified_at);
+    take_text(to->format, sizeof(to->format), from->format);
+    take_text(to->family, sizeof(to->family), from->family);
+    take_text(to->parameter_size, sizeof(to->parameter_size), from->parameter_size);
+    take_text(to->quantization, sizeof(to->quantization), from->quantization);
+    take_text(to->expires_at, sizeof(to->expires_at), from->expires_at);
+}
+
 static int add_model(struct node_info *info, const Drover__V1__Model *model, struct error *err)
 {
     struct node_model *row = &info->models[info->models_count];
@@ -75,6 +97,8 @@ static int add_model(struct node_info *info, const Drover__V1__Model *model, str
     row->load_ms = model->load_ms_hint;
     row->has = abilities_of(model->has, model->n_has);
     row->lacks = abilities_of(model->lacks, model->n_lacks) & ~row->has;
+    if (model->about != NULL)
+        take_about(&row->about, model->about);
     info->models_count++;
     return 0;
 }

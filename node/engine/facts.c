@@ -93,6 +93,7 @@ void facts_add_alias(struct engine_facts *facts, uint32_t of, const char *id)
     alias->has = facts->models[of].has;
     alias->lacks = facts->models[of].lacks;
     alias->vocabulary = facts->models[of].vocabulary;
+    alias->about = facts->models[of].about;
 }
 
 static void keep_model(struct engine_model *model, const struct engine_model *old, bool states)

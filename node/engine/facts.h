@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/model_about.h"
+
 #define ENGINE_MODEL_BYTES  256
 #define ENGINE_MAX_MODELS   1024
 #define ENGINE_MAX_ALIASES  16
@@ -31,6 +33,7 @@ struct engine_model {
     /* Identifies the vocabulary, where the engine takes and gives token ids: equal
      * numbers, equal meaning of the ids.  0 = it does not. */
     uint64_t vocabulary;
+    struct model_about about;
 };
 
 /* The engine's identity and state; a background look keeps them fresh. */

@@ -35,6 +35,27 @@ static void add_abilities(struct describe *d, size_t at, const struct engine_mod
     model->lacks = d->lacks[at];
 }
 
+/* Nothing is said of most engines' models. */
+static void add_about(struct describe *d, size_t at, const struct model_about *from)
+{
+    Drover__V1__ModelAbout *about = &d->about[at];
+
+    if (from->size_bytes == 0 && from->digest[0] == '\0' && from->memory_bytes == 0)
+        return;
+    drover__v1__model_about__init(about);
+    about->size_bytes = from->size_bytes;
+    about->digest = (char *)(uintptr_t)from->digest; /* protobuf-c knows no const */
+    about->modified_at = (char *)(uintptr_t)from->modified_at;
+    about->format = (char *)(uintptr_t)from->format;
+    about->family = (char *)(uintptr_t)from->family;
+    about->parameter_size = (char *)(uintptr_t)from->parameter_size;
+    about->quantization = (char *)(uintptr_t)from->quantization;
+    about->memory_bytes = from->memory_bytes;
+    about->vram_bytes = from->vram_bytes;
+    about->expires_at = (char *)(uintptr_t)from->expires_at;
+    d->models[at].about = about;
+}
+
 void describe_capacity(Drover__V1__Capacity *out, const struct engine_facts *facts,
                        const struct slot_limit *limit, uint32_t queue,
                        uint64_t max_request_bytes)
@@ -75,6 +96,7 @@ void describe_models(struct describe *d, const struct engine_facts *facts)
         model->load_ms_hint = from->load_ms;
         add_operations(d, d->count, from->operations);
         add_abilities(d, d->count, from);
+        add_about(d, d->count, &from->about);
         d->list[d->count] = model;
         place[i] = d->count++;
     }
@@ -88,12 +110,23 @@ static bool speed_differs(float a, float b)
     return most > least + most * 0.1f;
 }
 
+/* An instant moves on with every use: a change within the minute is none. */
+#define INSTANT_MINUTE 16 /* "2026-11-30T12:00" */
+
+static bool about_differs(const struct model_about *a, const struct model_about *b)
+{
+    return a->size_bytes != b->size_bytes || a->memory_bytes != b->memory_bytes ||
+           a->vram_bytes != b->vram_bytes || strcmp(a->digest, b->digest) != 0 ||
+           strcmp(a->modified_at, b->modified_at) != 0 ||
+           strncmp(a->expires_at, b->expires_at, INSTANT_MINUTE) != 0;
+}
+
 static bool model_differs(const struct engine_model *a, const struct engine_model *b)
 {
     return strcmp(a->id, b->id) != 0 || a->state != b->state ||
            a->max_context != b->max_context || a->largest_context != b->largest_context ||
            a->operations != b->operations || a->load_ms != b->load_ms || a->has != b->has ||
-           a->lacks != b->lacks;
+           a->lacks != b->lacks || about_differs(&a->about, &b->about);
 }
 
 bool describe_differs(const struct engine_facts *a, const struct engine_facts *b)

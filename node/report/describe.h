@@ -20,6 +20,7 @@ struct describe {
     Drover__V1__Model *list[ENGINE_MAX_MODELS]; /* what goes into `models` fields */
     size_t count;
     Drover__V1__Model models[ENGINE_MAX_MODELS];
+    Drover__V1__ModelAbout about[ENGINE_MAX_MODELS];
     char *aliases[ENGINE_MAX_MODELS][DESCRIBE_MAX_ALIASES];
     Drover__V1__Operation operations[ENGINE_MAX_MODELS][DESCRIBE_MAX_OPERATIONS];
     Drover__V1__Ability has[ENGINE_MAX_MODELS][DESCRIBE_MAX_ABILITIES];

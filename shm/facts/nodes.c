@@ -18,7 +18,7 @@
 #include "shm/share/loads.h"
 #include "shm/share/taught.h"
 
-static_assert(sizeof(struct node_model) == 288, "node_model: new layout version");
+static_assert(sizeof(struct node_model) == 520, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
 static_assert(offsetof(struct node_info, models) == 600, "node_info: new layout version");
 static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
@@ -379,6 +379,17 @@ uint32_t nodes_version(const struct scoreboard *board, unsigned node)
     return row == NULL ? 0 : get32(&row->seq);
 }
 
+static void sanitize_about(struct model_about *about)
+{
+    about->digest[sizeof(about->digest) - 1] = '\0';
+    about->modified_at[sizeof(about->modified_at) - 1] = '\0';
+    about->format[sizeof(about->format) - 1] = '\0';
+    about->family[sizeof(about->family) - 1] = '\0';
+    about->parameter_size[sizeof(about->parameter_size) - 1] = '\0';
+    about->quantization[sizeof(about->quantization) - 1] = '\0';
+    about->expires_at[sizeof(about->expires_at) - 1] = '\0';
+}
+
 /* For any bytes: text ends, counts and indices are in range. */
 static void sanitize(struct node_info *info)
 {
@@ -398,6 +409,7 @@ static void sanitize(struct node_info *info)
         info->models[m].id[NODE_MODEL_BYTES - 1] = '\0';
         if (info->models[m].alias_of > info->models_count)
             info->models[m].alias_of = 0;
+        sanitize_about(&info->models[m].about);
     }
 }
 

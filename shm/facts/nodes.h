@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/model_about.h"
 #include "policy/fault/node_state.h"
 
 struct scoreboard;
@@ -40,6 +41,7 @@ struct node_model {
     uint32_t alias_of;    /* 0, or 1 + index of the model this is another name of */
     uint32_t has, lacks;  /* as the engine says: bit (1 << enum ability); neither: not known */
     uint32_t largest_context; /* tokens that it can be loaded with; 0 = unknown */
+    struct model_about about;
 };
 
 /* The cold part: a private copy, which does not change under the reader. */

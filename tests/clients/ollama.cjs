@@ -72,6 +72,26 @@ main({
     assert.match((await ollama.version()).version, /^\d+\.\d+/);
   },
 
+  async manage(url) {
+    const ollama = new Ollama({ host: url });
+    assert.equal((await ollama.pull({ model: MODEL, stream: false })).status, 'success');
+    let last = null;
+    for await (const part of await ollama.pull({ model: MODEL, stream: true }))
+      last = part;
+    assert.equal(last.status, 'success');
+    assert.equal((await ollama.generate({ model: MODEL, prompt: '', keep_alive: 0, stream: false })).done_reason, 'unload');
+    for (const refused of [
+      () => ollama.pull({ model: 'no-such-model' }), () => ollama.push({ model: MODEL }),
+      () => ollama.delete({ model: MODEL }), () => ollama.copy({ source: MODEL, destination: 'other' }),
+      () => ollama.create({ model: 'other', from: MODEL }),
+    ]) {
+      const error = await failure(refused());
+      assert.equal(error.name, 'ResponseError');
+      assert.equal(error.status_code, 501);
+      assert.match(error.message, /at the Ollama of each node/);
+    }
+  },
+
   async errorUnknownModel(url) {
     const error = await failure(new Ollama({ host: url }).chat({ model: 'no-such-model', messages }));
     assert.equal(error.name, 'ResponseError');

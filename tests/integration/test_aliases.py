@@ -84,6 +84,7 @@ def test_one_name_is_served_by_engines_that_have_others(make):
         cluster.stop_node(node)
         until(lambda: post(cluster, "/v1/chat/completions", "llama3").status == 200, 10,
               "the other serves it")
+        cluster.wait_models_known()
         assert post(cluster, "/v1/chat/completions", "nowhere").status == 404
 
 
@@ -138,6 +139,7 @@ def test_names_that_begin_alike_are_served_by_one_alias(make):
             assert shown.status == 200 and shown.json()["id"] == name, (name, shown.body)
     cluster.write_config(aliases=[{"name": "claude-*", "model": "big"}])
     cluster.ctl("reload")
+    cluster.wait_models_known()
     until(lambda: post(cluster, "/v1/messages", "gpt-4o").status == 404, 10, "nothing serves it now")
     assert fetch_now(cluster.api, "GET", "/v1/models/gpt-4o").status == 404
 

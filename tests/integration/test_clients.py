@@ -89,7 +89,7 @@ def test_the_anthropic_client_is_served(shared, case):
     run_client("anthropic", shared.url, case)
 
 
-@pytest.mark.parametrize("case", ["chat", "stream", "generate", "embed", "list",
+@pytest.mark.parametrize("case", ["chat", "stream", "generate", "embed", "list", "manage",
                                   "errorUnknownModel"])
 def test_the_ollama_client_is_served(shared, case):
     run_client("ollama", shared.url, case)

@@ -64,10 +64,17 @@ static void add_node(struct catalog *catalog, const struct node_info *info,
             .loaded = able && from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_READY,
             .simulated = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED,
             .ollama = info->engine == DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA,
+            .operations = from->operations,
+            .about = from->about,
             .alias = from->alias_of != 0,
             .implied = is_implied(info, from),
         };
 
+        if (!able) { /* what it has in memory is not known */
+            model.about.memory_bytes = 0;
+            model.about.vram_bytes = 0;
+            model.about.expires_at[0] = '\0';
+        }
         if (from->id[0] == '\0' || from->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED)
             continue;
         (void)strlcpy(model.id, from->id, sizeof(model.id));
@@ -82,6 +89,23 @@ static int by_id(const void *a, const void *b)
     return strcmp(x->id, y->id);
 }
 
+/* The file of the newest kind that a node says, and the memory of all. */
+static void merge_about(struct catalog_model *into, const struct catalog_model *more)
+{
+    uint64_t memory = into->about.memory_bytes + more->about.memory_bytes;
+    uint64_t vram = into->about.vram_bytes + more->about.vram_bytes;
+    bool later = strcmp(more->about.expires_at, into->about.expires_at) > 0;
+    char expires[MODEL_INSTANT_BYTES];
+
+    (void)strlcpy(expires, later ? more->about.expires_at : into->about.expires_at,
+                  sizeof(expires));
+    if (strcmp(more->about.modified_at, into->about.modified_at) > 0)
+        into->about = more->about;
+    into->about.memory_bytes = memory;
+    into->about.vram_bytes = vram;
+    (void)strlcpy(into->about.expires_at, expires, sizeof(into->about.expires_at));
+}
+
 /* `more` is the same model on another node. */
 static void merge(struct catalog_model *into, const struct catalog_model *more)
 {
@@ -89,6 +113,8 @@ static void merge(struct catalog_model *into, const struct catalog_model *more)
      */
     if (more->max_context > into->max_context)
         into->max_context = more->max_context;
+    into->operations |= more->operations;
+    merge_about(into, more);
     into->has |= more->has;
     into->lacks &= more->lacks;
     into->able |= more->able;

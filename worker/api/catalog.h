@@ -17,13 +17,15 @@ struct scoreboard;
 
 struct catalog_model {
     char id[NODE_MODEL_BYTES];
-    uint32_t max_context; /* the largest of its nodes; 0 = unknown */
-    uint32_t has, lacks;  /* bit (1 << enum ability): of any node, of all nodes */
-    bool able;            /* some node can serve it now */
-    bool loaded;          /* resident on such a node */
-    bool simulated;       /* every node that has it stands before drover-sim */
-    bool ollama;          /* every node that has it stands before Ollama */
-    bool alias;           /* only another name of a model */
+    uint32_t max_context;     /* the largest of its nodes; 0 = unknown */
+    uint32_t has, lacks;      /* bit (1 << enum ability): of any node, of all nodes */
+    bool able;                /* some node can serve it now */
+    bool loaded;              /* resident on such a node */
+    bool simulated;           /* every node that has it stands before drover-sim */
+    bool ollama;              /* every node that has it stands before Ollama */
+    uint32_t operations;      /* bit (1 << drover.v1.Operation): of any node */
+    struct model_about about; /* of a node whose engine says it; memory: of all */
+    bool alias;               /* only another name of a model */
     /* Not listed: only a name without the ":latest" that follows from it, or an alias for all
      * names that begin so. */
     bool implied;

@@ -7,10 +7,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/attrs.h"
 #include "base/config/config.h"
 #include "base/kinds.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "base/text/text.h"
+#include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
 #include "worker/api/catalog.h"
 #include "worker/api/reply.h"
@@ -174,36 +177,73 @@ static void show_model(struct reply *reply, const struct route *route, const cha
 /* ---- Ollama ------------------------------------------------------------------------------ */
 
 /* Clients show the first twelve digits of a digest and take it for a key, so there must be one;
- * this is the name's. */
-static void add_digest(struct buf *out, const char *id)
+ * where no engine says any, this is the name's. */
+static void add_digest(struct buf *out, const struct catalog_model *model)
 {
     unsigned char digest[SHA256_DIGEST_LENGTH];
 
-    (void)SHA256((const unsigned char *)id, strlen(id), digest);
+    if (model->about.digest[0] != '\0') {
+        json_quote_str(out, model->about.digest);
+        return;
+    }
+    (void)SHA256((const unsigned char *)model->id, strlen(model->id), digest);
+    buf_str(out, "\"");
     for (size_t i = 0; i < sizeof(digest); i++)
         buf_printf(out, "%02x", digest[i]);
+    buf_str(out, "\"");
 }
 
-static void add_ollama_model(struct buf *out, const struct catalog_model *model,
-                             uint64_t created_ms, bool running)
+static void add_details(struct buf *out, const struct model_about *about)
 {
+    buf_str(out, ",\"details\":{\"parent_model\":\"\",\"format\":");
+    json_quote_str(out, about->format[0] == '\0' ? "gguf" : about->format);
+    buf_str(out, ",\"family\":");
+    json_quote_str(out, about->family);
+    buf_str(out, ",\"families\":[");
+    if (about->family[0] != '\0')
+        json_quote_str(out, about->family);
+    buf_str(out, "],\"parameter_size\":");
+    json_quote_str(out, about->parameter_size);
+    buf_str(out, ",\"quantization_level\":");
+    json_quote_str(out, about->quantization);
+    buf_str(out, "}");
+}
+
+static void add_ollama_model(struct buf *out, const struct catalog_model *model, bool running)
+{
+    const struct model_about *about = &model->about;
+    const char *expires =
+        about->expires_at[0] == '\0' ? "9999-12-31T23:59:59Z" : about->expires_at;
+
     buf_str(out, "{\"name\":");
     json_quote_str(out, model->id);
     buf_str(out, ",\"model\":");
     json_quote_str(out, model->id);
-    buf_str(out, running ? ",\"expires_at\":\"9999-12-31T23:59:59Z\"" : ",\"modified_at\":");
-    if (!running)
-        add_instant(out, created_ms);
-    buf_str(out, ",\"size\":0,\"digest\":\"");
-    add_digest(out, model->id);
-    buf_str(out, "\"");
+    buf_str(out, running ? ",\"expires_at\":" : ",\"modified_at\":");
     if (running)
-        buf_printf(out, ",\"size_vram\":0,\"context_length\":%" PRIu32, model->max_context);
+        json_quote_str(out, expires);
+    else if (about->modified_at[0] != '\0')
+        json_quote_str(out, about->modified_at);
+    else
+        add_instant(out, CREATED_MS);
+    buf_printf(out, ",\"size\":%" PRIu64 ",\"digest\":",
+               running ? about->memory_bytes : about->size_bytes);
+    add_digest(out, model);
+    if (running)
+        buf_printf(out, ",\"size_vram\":%" PRIu64 ",\"context_length\":%" PRIu32,
+                   about->vram_bytes, model->max_context);
     if (model->simulated)
         buf_str(out, ",\"simulated\":true");
-    buf_str(out, ",\"details\":{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":\"\","
-                 "\"families\":[],\"parameter_size\":\"\",\"quantization_level\":\"\"}}");
+    add_details(out, about);
+    buf_str(out, "}");
 }
+
+/* Ollama's clients run what is listed, by these. */
+#define RUN_OPERATIONS                                                 \
+    (UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_CHAT |     \
+     UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_GENERATE | \
+     UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBED |    \
+     UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBEDDINGS)
 
 static void list_tags(struct reply *reply, const struct local_facts *facts, bool running)
 {
@@ -214,14 +254,79 @@ static void list_tags(struct reply *reply, const struct local_facts *facts, bool
     buf_str(out, "{\"models\":[");
     for (size_t i = 0; i < catalog->count; i++) {
         if (catalog->models[i].implied ||
+            (catalog->models[i].operations & RUN_OPERATIONS) == 0 ||
             (running && (!catalog->models[i].loaded || catalog->models[i].alias)))
             continue;
         if (!first)
             buf_str(out, ",");
         first = false;
-        add_ollama_model(out, &catalog->models[i], CREATED_MS, running);
+        add_ollama_model(out, &catalog->models[i], running);
     }
     buf_str(out, "]}");
+}
+
+/* ---- what Ollama's clients do with models ------------------------------------------------ */
+
+/* The nodes' own Ollamas have the models, and which of them should is not for us to say. */
+static void refuse_managing(struct reply *reply, const struct route *route, const char *command,
+                            const char *request_id)
+{
+    char message[256];
+
+    (void)snprintf(
+        message, sizeof(message),
+        "models are managed at the Ollama of each node, not through Llama Drover: run "
+        "'ollama %s' on the node's machine; what it has then is served here within a "
+        "minute",
+        command);
+    reply_error(reply, route->surface, API_ERROR_NOT_SUPPORTED, message, NULL, 0, request_id);
+}
+
+static void manage(struct reply *reply, const struct route *route, const char *request_id)
+{
+    static const char *const commands[][2] = {{"push", "push"},
+                                              {"create", "create"},
+                                              {"blobs", "create"},
+                                              {"delete", "rm"},
+                                              {"copy", "cp"}};
+
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (text_equals(route->tail, route->tail_len, commands[i][0]))
+            refuse_managing(reply, route, commands[i][1], request_id);
+}
+
+/* A model that is here is pulled at once, as by an Ollama that has it: `ollama run` and many
+ * programs pull before they ask. */
+static void pull(struct reply *reply, const struct route *route, const char *request_id,
+                 const struct local_facts *facts)
+{
+    struct json_value root, name = {0}, stream = {0};
+    char id[NODE_MODEL_BYTES];
+    bool lines;
+
+    if (json_check(&root, facts->body, facts->body_len, NULL) == 0) {
+        name = json_get(&root, "model");
+        if (name.type != JSON_STRING)
+            name = json_get(&root, "name");
+        stream = json_get(&root, "stream");
+    }
+    if (name.type != JSON_STRING || !json_name(id, sizeof(id), &name) || id[0] == '\0') {
+        reply_error(reply, route->surface, API_ERROR_BAD_REQUEST, "'model' is missing", "model",
+                    0, request_id);
+        return;
+    }
+    if (catalog_find(facts->catalog, facts->config, id) == NULL) {
+        if (facts->models_unknown(facts->data))
+            refuse_for_now(reply, route, request_id);
+        else
+            refuse_managing(reply, route, "pull", request_id);
+        return;
+    }
+    lines = stream.type != JSON_FALSE;
+    reply->content_type = lines ? "application/x-ndjson" : "application/json";
+    buf_str(&reply->body, lines
+                              ? "{\"status\":\"pulling manifest\"}\n{\"status\":\"success\"}\n"
+                              : "{\"status\":\"success\"}");
 }
 
 /* ---- any list ---------------------------------------------------------------------------- */
@@ -277,6 +382,13 @@ void local_reply(struct reply *out, const struct route *route, const char *reque
     case ROUTE_MODEL:
         catalog_refresh(facts->catalog, facts->board, facts->config);
         show_model(out, route, request_id, facts);
+        return;
+    case ROUTE_PULL:
+        catalog_refresh(facts->catalog, facts->board, facts->config);
+        pull(out, route, request_id, facts);
+        return;
+    case ROUTE_MANAGE:
+        manage(out, route, request_id);
         return;
     case ROUTE_VERSION:
         set_text(out, "application/json",

@@ -3,6 +3,7 @@
 #define DROVER_WORKER_API_LOCAL_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct catalog;
 struct config;
@@ -14,8 +15,10 @@ struct scoreboard;
 struct local_facts {
     const struct config *config;
     const struct scoreboard *board;
-    struct catalog *catalog;            /* renewed where it is needed */
-    bool for_codex;                     /* it asks what it calls models */
+    struct catalog *catalog; /* renewed where it is needed */
+    bool for_codex;          /* it asks what it calls models */
+    const void *body;        /* of ROUTE_PULL; NULL = none */
+    size_t body_len;
     const char *not_ready;              /* why no request can be served now; NULL = it can */
     bool (*models_unknown)(void *data); /* see upstreams.h */
     bool (*models_awaited)(void *data);

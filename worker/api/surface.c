@@ -15,8 +15,9 @@
 /* ---- routes ------------------------------------------------------------------------------ */
 
 enum prefix {
-    PREFIX_NONE, /* the path as it is */
-    PREFIX_BOTH, /* with "/v1" or without: clients differ in what they call the base URL */
+    PREFIX_NONE,  /* the path as it is */
+    PREFIX_BELOW, /* the path and all below it */
+    PREFIX_BOTH,  /* with "/v1" or without: clients differ in what they call the base URL */
 };
 
 struct path_rule {
@@ -63,6 +64,12 @@ static const struct path_rule path_rules[] = {
     {"/models", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_MODELS, 0},
     {"/api/tags", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_TAGS, 0},
     {"/api/ps", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_PS, 0},
+    {"/api/pull", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_PULL, 0},
+    {"/api/push", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_MANAGE, 0},
+    {"/api/create", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_MANAGE, 0},
+    {"/api/delete", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_MANAGE, 0},
+    {"/api/copy", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_MANAGE, 0},
+    {"/api/blobs", PREFIX_BELOW, SURFACE_OLLAMA, ROUTE_MANAGE, 0},
     {"/api/version", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_VERSION, 0},
     {"/", PREFIX_NONE, SURFACE_OLLAMA, ROUTE_ROOT, 0},
     {"/health", PREFIX_BOTH, SURFACE_OPENAI, ROUTE_HEALTH, 0},
@@ -134,6 +141,8 @@ static bool rule_matches(const struct path_rule *rule, const char *bare, size_t 
     switch (rule->prefix) {
     case PREFIX_NONE:
         return text_equals(path, path_len, rule->path);
+    case PREFIX_BELOW:
+        return text_equals(path, path_len, rule->path) || is_below(path, path_len, rule->path);
     case PREFIX_BOTH:
         return text_equals(bare, bare_len, rule->path);
     }
@@ -157,6 +166,8 @@ static struct route with_method(struct route route, const char *method, size_t m
     /* In the order of `Allow`; HEAD of what is answered here. */
     static const char *const methods[] = {"GET", "HEAD", "POST", "DELETE"};
 
+    if (route.kind == ROUTE_MANAGE)
+        return route; /* refused whatever it is */
     route.allow[0] = '\0';
     route.method = NULL;
     for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
@@ -164,6 +175,8 @@ static struct route with_method(struct route route, const char *method, size_t m
                          ? operation_takes_method(route.operation, methods[i])
                          : i < 2;
 
+        if (route.kind == ROUTE_PULL)
+            takes = i == 2;
         if (!takes)
             continue;
         if (route.allow[0] != '\0')
@@ -196,6 +209,10 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
         route.surface = rule->surface;
         route.kind = rule->kind;
         route.operation = rule->operation;
+        if (rule->kind == ROUTE_MANAGE) {
+            route.tail = rule->path + strlen("/api/");
+            route.tail_len = strlen(route.tail);
+        }
         return with_method(route, method, method_len);
     }
     if (text_starts_with(bare, bare_len, "/responses/") ||

@@ -66,6 +66,8 @@ struct route {
         ROUTE_MODEL,      /* GET /v1/models/{id}; `tail` is the id, still percent-encoded */
         ROUTE_TAGS,       /* GET /api/tags */
         ROUTE_PS,         /* GET /api/ps */
+        ROUTE_PULL,       /* POST /api/pull */
+        ROUTE_MANAGE,     /* /api/push, create, delete, copy, blobs; `tail` is which */
         ROUTE_VERSION,    /* GET /api/version */
         ROUTE_ROOT,       /* GET or HEAD / : what Ollama's clients probe */
         ROUTE_HEALTH,     /* /health /healthz /readyz /readiness */

@@ -441,6 +441,8 @@ static void answer_locally(struct client_request *request, const struct route *r
         .models_awaited = server->models_awaited,
         .for_codex = request->for_codex,
         .data = server->data,
+        .body = request->responder->req->entity.base,
+        .body_len = request->responder->req->entity.len,
     };
     struct reply reply = REPLY_INIT;
 
@@ -508,6 +510,8 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
     case ROUTE_MODEL:
     case ROUTE_TAGS:
     case ROUTE_PS:
+    case ROUTE_PULL:
+    case ROUTE_MANAGE:
     case ROUTE_VERSION:
     case ROUTE_ROOT:
     case ROUTE_HEALTH:

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/config/config.h"
@@ -21,6 +22,7 @@
 #include "base/hash.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
+#include "base/text/json.h"
 #include "base/text/text.h"
 #include "policy/fault/retry.h"
 #include "policy/route/prompt.h"
@@ -29,6 +31,7 @@
 #include "shm/facts/nodes.h"
 #include "shm/facts/procs.h"
 #include "shm/share/holders.h"
+#include "shm/share/node_set.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -71,6 +74,9 @@ struct question {
         bool again; /* it did not take the question: as in attempt_classify() */
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
+    bool everywhere;       /* each Ollama that has the model in memory is asked, in turn */
+    struct node_set asked; /* of these */
+    bool more;             /* another is to be asked when this one has ended */
     uint32_t attempts;
     bool engine_away;                  /* the node says so of the last attempt */
     bool was_refused;                  /* a node did not take it on its connection */
@@ -209,6 +215,8 @@ static void reject(struct question *q, enum api_error error, const char *message
 
 static bool was_tried(const struct question *q, const struct upstream_server *server)
 {
+    if (q->everywhere)
+        return node_set_has(&q->asked, server->node_id);
     for (uint32_t i = 0; i < q->tried_count; i++)
         if (q->tried[i].node == server->node_id &&
             q->tried[i].generation == server->generation && !q->tried[i].again)
@@ -226,6 +234,9 @@ static unsigned rank(const struct question *q, const struct upstream_server *ser
         server->state == DROVER__V1__MODEL_STATE__MODEL_STATE_FAILED ||
         !upstreams_takes(server, q->message_bytes) ||
         !upstreams_is_holder(server, q->request->holder) || !upstreams_usable(server->node))
+        return 0;
+    if (q->everywhere && (ready == 0 || server->node->info.engine !=
+                                            DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA))
         return 0;
     return nodes_state(q->core->board, server->node_id) == NODE_UP ? 3 + ready : 1 + ready;
 }
@@ -322,6 +333,39 @@ static void show(struct question *q, bool whole)
     buf_reset(&q->held);
 }
 
+/* The document in `held` is the answer, and ours. */
+static void answer_ourselves(struct question *q)
+{
+    q->phase = ANSWERED;
+    q->outcome = "ok";
+    q->status = 200;
+    (void)strlcpy(q->content_type, "application/json", sizeof(q->content_type));
+    timer_stop(q->core->loop, &q->timer);
+    show(q, true);
+    responder_end(q->request->responder);
+}
+
+/* No node has the model in memory: it is as if all had been asked, and in Ollama's words. */
+static void answer_unloaded(struct question *q)
+{
+    const struct client_request *request = q->request;
+    time_t now = time(NULL);
+    char created[32] = "1970-01-01T00:00:00Z";
+    struct tm tm;
+
+    if (gmtime_r(&now, &tm) != NULL)
+        (void)strftime(created, sizeof(created), "%FT%TZ", &tm);
+    buf_reset(&q->held);
+    buf_str(&q->held, "{\"model\":");
+    json_quote_str(&q->held, request->client_model);
+    buf_printf(&q->held,
+               ",\"created_at\":\"%s\",%s,\"done_reason\":\"unload\",\"done\":true}\n", created,
+               request->operation == DROVER__V1__OPERATION__OPERATION_OLLAMA_CHAT
+                   ? "\"message\":{\"role\":\"assistant\",\"content\":\"\"}"
+                   : "\"response\":\"\"");
+    answer_ourselves(q);
+}
+
 /* Where no engine counts, an estimate serves the clients that show how full a context is: bytes
  * of the prompt over this model's bytes per token, as learned from the usage of its answers. */
 static void answer_estimate(struct question *q, const struct upstream_model *model)
@@ -341,14 +385,8 @@ static void answer_estimate(struct question *q, const struct upstream_model *mod
                                                       : "",
                ceil((double)prompt->bytes / ratio));
     free(prompt);
-    q->phase = ANSWERED;
-    q->outcome = "ok";
-    q->status = 200;
-    (void)strlcpy(q->content_type, "application/json", sizeof(q->content_type));
-    timer_stop(q->core->loop, &q->timer);
     responder_header(request->responder, "x-drover-estimate", "true");
-    show(q, true);
-    responder_end(request->responder);
+    answer_ourselves(q);
 }
 
 static bool counts(int operation)
@@ -397,8 +435,8 @@ static void failed(struct question *q, enum api_error error, const char *message
     else
         (void)snprintf(q->last_message, sizeof(q->last_message), "%s", message);
     q->last_error = error;
-    if (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED ||
-        q->engines_died >= RETRY_MAX_DEATHS)
+    if (!q->everywhere && (q->failures >= limits->max_attempts || q->tried_count == MAX_TRIED ||
+                           q->engines_died >= RETRY_MAX_DEATHS))
         give_up(q);
     else
         ask(q);
@@ -410,7 +448,7 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
 {
     struct question_core *core = q->core;
     const struct node_call_options options = {
-        .number = q->tried_count,
+        .number = q->everywhere ? q->attempts : q->tried_count,
         .model = server->name,
         .config = core->config,
         .arena = &core->arena,
@@ -419,6 +457,9 @@ static void start_attempt(struct question *q, const struct upstream_server *serv
 
     q->phase = ASKED;
     q->no_node_mono_us = 0;
+    node_set_add(&q->asked, server->node_id);
+    if (q->everywhere)
+        q->tried_count = 0; /* it counts no further */
     q->tried[q->tried_count++] =
         (struct tried){.node = server->node_id, .generation = server->generation};
     (void)strlcpy(q->node_name, server->node->info.name, sizeof(q->node_name));
@@ -473,6 +514,8 @@ static void ask(struct question *q)
         start_attempt(q, server);
     } else if (q->last_error != API_ERROR_NONE) {
         give_up(q); /* all that could answer have failed */
+    } else if (q->everywhere && upstreams_find(q->core->upstreams, q->request->model) != NULL) {
+        answer_unloaded(q);
     } else {
         q->phase = NO_NODE;
         if (q->no_node_mono_us == 0)
@@ -616,7 +659,14 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
 {
     struct question *q = data;
 
+    bool any;
+
     (void)finish;
+    if (q->everywhere && q->request != NULL && !q->shown &&
+        (q->last_error != API_ERROR_NONE || pick(q, &any) != NULL)) {
+        q->more = true;
+        return;
+    }
     q->phase = ANSWERED;
     q->outcome = q->status >= 400 ? "client_error" : "ok";
     if (q->request != NULL) {
@@ -650,6 +700,11 @@ static void on_end(void *data, const struct call_result *result)
     q->attempt = NULL;
     if (q->request == NULL || q->phase == ANSWERED) {
         release_if_over(q);
+    } else if (q->more) {
+        q->more = false;
+        q->status = 0;
+        buf_reset(&q->held);
+        ask(q);
     } else if (is_passing(q, result)) {
         q->tried[q->tried_count - 1].again = true;
         q->attempts--; /* it cost nothing there */
@@ -696,6 +751,7 @@ void question_start(struct question_core *core, struct client_request *request)
     if (refuse_at_once(q))
         return;
     q->model_known = upstreams_find(core->upstreams, request->model) != NULL;
+    q->everywhere = operation_unloads(request->operation, &request->root);
     ask(q);
 }
 

@@ -72,6 +72,42 @@ static void read_capabilities(struct engine_model *model, const struct json_valu
         model->offered &= OPERATIONS_EMBEDDING;
 }
 
+/* One that does not fit is left out: half of it is worth nothing. */
+static void read_text(char *out, size_t cap, const struct json_value *object, const char *name)
+{
+    struct json_value v = json_get(object, name);
+
+    if (v.type != JSON_STRING || !json_name(out, cap, &v))
+        out[0] = '\0';
+}
+
+static uint64_t read_bytes(const struct json_value *object, const char *name)
+{
+    struct json_value v = json_get(object, name);
+    uint64_t n = 0;
+
+    return json_uint(&n, &v, INT64_MAX) ? n : 0;
+}
+
+static void read_file(struct model_about *about, const struct json_value *model,
+                      const struct json_value *details)
+{
+    about->size_bytes = read_bytes(model, "size");
+    read_text(about->digest, sizeof(about->digest), model, "digest");
+    read_text(about->modified_at, sizeof(about->modified_at), model, "modified_at");
+    read_text(about->format, sizeof(about->format), details, "format");
+    read_text(about->family, sizeof(about->family), details, "family");
+    read_text(about->parameter_size, sizeof(about->parameter_size), details, "parameter_size");
+    read_text(about->quantization, sizeof(about->quantization), details, "quantization_level");
+}
+
+static void forget_memory(struct model_about *about)
+{
+    about->memory_bytes = 0;
+    about->vram_bytes = 0;
+    about->expires_at[0] = '\0';
+}
+
 void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
 {
     struct json_value models = json_get(root, "models"), key, model, name;
@@ -92,6 +128,7 @@ void ollama_read_tags(struct engine_facts *facts, const struct json_value *root)
         added->state = STATE(LOADABLE);
         read_capabilities(added, &model);
         added->largest_context = fields_count(&details, "context_length");
+        read_file(&added->about, &model, &details);
     }
     add_short_names(facts);
 }
@@ -118,8 +155,10 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
     uint64_t figure = HASH_BASIS;
     char id[ENGINE_MODEL_BYTES];
 
-    for (uint32_t i = 0; i < facts->models_count; i++)
+    for (uint32_t i = 0; i < facts->models_count; i++) {
         facts->models[i].state = STATE(LOADABLE);
+        forget_memory(&facts->models[i].about);
+    }
     json_iter_init(&it, &models);
     while (json_iter_next(&it, &key, &model)) {
         struct engine_model *found;
@@ -131,6 +170,10 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
             continue;
         found->state = STATE(READY);
         found->max_context = fields_count(&model, "context_length");
+        found->about.memory_bytes = read_bytes(&model, "size");
+        found->about.vram_bytes = read_bytes(&model, "size_vram");
+        read_text(found->about.expires_at, sizeof(found->about.expires_at), &model,
+                  "expires_at");
     }
     for (uint32_t i = 0; i < facts->models_count; i++) {
         uint32_t of = facts->models[i].alias_of;
@@ -139,6 +182,7 @@ void ollama_read_ps(struct engine_facts *facts, const struct json_value *root)
             continue;
         facts->models[i].state = facts->models[of - 1].state;
         facts->models[i].max_context = facts->models[of - 1].max_context;
+        facts->models[i].about = facts->models[of - 1].about;
     }
     facts->progress = figure;
     facts->progress_mono_us = facts->looked_mono_us;

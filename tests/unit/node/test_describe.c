@@ -97,6 +97,9 @@ Test(describe, every_difference_that_a_description_shows_counts_and_no_other)
     EXPECT_AS_DESCRIBED(models[0].load_ms = 20);
     EXPECT_AS_DESCRIBED(models[0].has = ABILITY_BIT(ABILITY_VISION));
     EXPECT_AS_DESCRIBED(models[0].lacks = ABILITY_BIT(ABILITY_TOOLS));
+    EXPECT_AS_DESCRIBED(models[0].about.size_bytes = 7);
+    EXPECT_AS_DESCRIBED(models[0].about.memory_bytes = 7);
+    EXPECT_AS_DESCRIBED(models[0].about.digest[0] = 'd');
     EXPECT_AS_DESCRIBED(models[1].id[0] = 'S');
     EXPECT_AS_DESCRIBED(models[1].alias_of = 0);
     /* Load and reachability are a LoadReport's. */
@@ -126,4 +129,17 @@ Test(describe, a_speed_counts_when_it_has_changed_by_a_tenth)
     example(&b);
     b.prefill_tokens_per_s = 0.1f;
     cr_assert(describe_differs(&a, &b), "the first measurement");
+}
+
+Test(describe, an_instant_that_moves_on_within_the_minute_is_no_change)
+{
+    static struct engine_facts a, b;
+
+    example(&a);
+    example(&b);
+    (void)strlcpy(a.models[0].about.expires_at, "2026-11-30T12:00:01.5Z", MODEL_INSTANT_BYTES);
+    (void)strlcpy(b.models[0].about.expires_at, "2026-11-30T12:00:59Z", MODEL_INSTANT_BYTES);
+    cr_assert_not(describe_differs(&a, &b));
+    (void)strlcpy(b.models[0].about.expires_at, "2026-11-30T12:01:00Z", MODEL_INSTANT_BYTES);
+    cr_assert(describe_differs(&a, &b));
 }

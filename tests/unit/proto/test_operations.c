@@ -7,6 +7,7 @@
 
 #include "base/attrs.h"
 #include "base/kinds.h"
+#include "base/text/json.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
 
@@ -171,4 +172,36 @@ Test(operations, a_target_leads_nowhere_but_to_what_engines_keep)
     longest[OPERATION_TARGET_BYTES] = 'a';
     longest[OPERATION_TARGET_BYTES + 1] = '\0';
     cr_expect_not(operation_target_ok(longest));
+}
+
+static bool unloads(int operation, const char *body)
+{
+    struct json_value root;
+
+    cr_assert_eq(json_check(&root, body, strlen(body), NULL), 0, "%s", body);
+    return operation_unloads(operation, &root);
+}
+
+Test(operations, a_request_that_only_unloads_is_known)
+{
+    static const char *const yes[] = {
+        "{\"keep_alive\":0}",     "{\"keep_alive\":0,\"prompt\":\"\"}",
+        "{\"keep_alive\":\"0\"}", "{\"keep_alive\":\"0s\"}",
+        "{\"keep_alive\":0.0}",   "{\"keep_alive\":\"0h0m\",\"prompt\":null}"};
+    static const char *const no[] = {"{}",
+                                     "{\"keep_alive\":\"5m\"}",
+                                     "{\"keep_alive\":-1}",
+                                     "{\"keep_alive\":\"\"}",
+                                     "{\"keep_alive\":null}",
+                                     "{\"keep_alive\":false}",
+                                     "{\"keep_alive\":0,\"prompt\":\"x\"}",
+                                     "{\"keep_alive\":0.5}"};
+
+    for (size_t i = 0; i < ARRAY_LEN(yes); i++)
+        cr_expect(unloads(OP(OLLAMA_GENERATE), yes[i]), "%s", yes[i]);
+    for (size_t i = 0; i < ARRAY_LEN(no); i++)
+        cr_expect_not(unloads(OP(OLLAMA_GENERATE), no[i]), "%s", no[i]);
+    cr_expect(unloads(OP(OLLAMA_CHAT), "{\"keep_alive\":0,\"messages\":[]}"));
+    cr_expect_not(unloads(OP(OLLAMA_CHAT), "{\"keep_alive\":0,\"messages\":[{}]}"));
+    cr_expect_not(unloads(OP(OLLAMA_EMBED), "{\"keep_alive\":0}"));
 }

@@ -186,6 +186,7 @@ static void add_model(const char *id)
     (void)strlcpy(info.models[0].id, id, sizeof(info.models[0].id));
     info.models[0].state = DROVER__V1__MODEL_STATE__MODEL_STATE_READY;
     info.models[0].max_context = 4096;
+    info.models[0].operations = UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_CHAT;
     info.engine = DROVER__V1__ENGINE_KIND__ENGINE_KIND_SIMULATED;
     nodes_publish(board, (unsigned)node, &info);
     nodes_set_state(board, (unsigned)node, NODE_UP, NODE_REASON_PROBES_PASS, 1);

@@ -191,6 +191,33 @@ Test(surface, local_paths)
     }
 }
 
+Test(surface, paths_that_manage_models_are_known)
+{
+    static const struct {
+        const char *method, *path, *which;
+    } rows[] = {
+        {"POST", "/api/push", "push"},
+        {"POST", "/api/create", "create"},
+        {"DELETE", "/api/delete", "delete"},
+        {"POST", "/api/copy", "copy"},
+        {"HEAD", "/api/blobs/sha256:12", "blobs"},
+        {"POST", "/api/blobs/sha256:12", "blobs"},
+        {"POST", "/api/blobs", "blobs"},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct route r = route(rows[i].method, rows[i].path);
+
+        cr_expect_eq(r.kind, ROUTE_MANAGE, "%s", rows[i].path);
+        cr_expect_eq(r.surface, SURFACE_OLLAMA);
+        cr_expect_eq(r.tail_len, strlen(rows[i].which));
+        cr_expect_eq(memcmp(r.tail, rows[i].which, r.tail_len), 0);
+    }
+    cr_expect_eq(route("POST", "/api/pull").kind, ROUTE_PULL);
+    cr_expect_eq(route("GET", "/api/pull").kind, ROUTE_BAD_METHOD);
+    cr_expect_eq(route("POST", "/api/blobsy").kind, ROUTE_UNKNOWN);
+}
+
 Test(surface, the_id_in_a_model_path_is_kept_as_it_is)
 {
     struct route r = route("GET", "/v1/models/org/na%20me");
@@ -209,7 +236,7 @@ Test(surface, unknown_paths_are_refused_in_the_likely_shape)
     } rows[] = {
         {"/v1/chat", SURFACE_OPENAI},
         {"/v1", SURFACE_OPENAI},
-        {"/api/pull", SURFACE_OLLAMA},
+        {"/api/pulls", SURFACE_OLLAMA},
         {"/v1/messages/batches", SURFACE_ANTHROPIC},
         {"/messages/batches", SURFACE_ANTHROPIC},
         {"/v1/api/chat", SURFACE_OPENAI},
