@@ -79,7 +79,7 @@ struct node_request {
     int operation;                           /* enum drover.v1.Operation */
     const char *method;                      /* of HTTP; static */
     char target[OPERATION_TARGET_BYTES + 1]; /* STATE: after the operation's path */
-    bool question; /* takes no slot: see proto/operations.h */
+    bool question;                           /* takes no slot: see proto/operations.h */
     bool stream, want_text;
     bool streaming;     /* the engine was asked for a stream */
     bool without_usage; /* asked again without `stream_options`, which the engine refused */

@@ -36,8 +36,8 @@ bool operation_takes_method(int operation, const char *method);
 bool operation_target_ok(const char *target);
 
 /* Does the request only ask Ollama to take a model out of memory, as `ollama stop` does: no
- * prompt, no messages, and a keep_alive of 0?  It is a question to each node that has the model
- * loaded.  `root`: the body. */
+ * prompt, no messages, and a keep_alive of 0?  It is a question to each node that has the
+ * model.  `root`: the body. */
 bool operation_unloads(int operation, const struct json_value *root);
 
 /* The operation of this operation_name(), which need not end with a NUL; 0 = there is none. */

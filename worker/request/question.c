@@ -74,7 +74,7 @@ struct question {
         bool again; /* it did not take the question: as in attempt_classify() */
     } tried[MAX_TRIED];
     uint32_t tried_count, failures;
-    bool everywhere;       /* each Ollama that has the model in memory is asked, in turn */
+    bool everywhere;       /* each Ollama that has the model is asked, in turn */
     struct node_set asked; /* of these */
     bool more;             /* another is to be asked when this one has ended */
     uint32_t attempts;
@@ -235,8 +235,8 @@ static unsigned rank(const struct question *q, const struct upstream_server *ser
         !upstreams_takes(server, q->message_bytes) ||
         !upstreams_is_holder(server, q->request->holder) || !upstreams_usable(server->node))
         return 0;
-    if (q->everywhere && (ready == 0 || server->node->info.engine !=
-                                            DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA))
+    if (q->everywhere &&
+        server->node->info.engine != DROVER__V1__ENGINE_KIND__ENGINE_KIND_OLLAMA)
         return 0;
     return nodes_state(q->core->board, server->node_id) == NODE_UP ? 3 + ready : 1 + ready;
 }
@@ -345,7 +345,7 @@ static void answer_ourselves(struct question *q)
     responder_end(q->request->responder);
 }
 
-/* No node has the model in memory: it is as if all had been asked, and in Ollama's words. */
+/* No Ollama that is up has the model: nothing is to be done, said in its words. */
 static void answer_unloaded(struct question *q)
 {
     const struct client_request *request = q->request;
@@ -707,6 +707,7 @@ static void on_end(void *data, const struct call_result *result)
         ask(q);
     } else if (is_passing(q, result)) {
         q->tried[q->tried_count - 1].again = true;
+        node_set_remove(&q->asked, q->tried[q->tried_count - 1].node);
         q->attempts--; /* it cost nothing there */
         ask(q);
     } else if (error == API_ERROR_BAD_REQUEST) {

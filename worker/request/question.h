@@ -7,8 +7,8 @@
  * time, no cached prefix, no session, no histogram, no failure of the node.  So it is not a
  * request with exceptions, but a thing of its own: ask a node that is up; if that fails, ask
  * another; give the client the one document.  A request that takes a model out of
- * memory (operation_unloads()) goes to each Ollama that has it there; one that fails makes it
- * an error.
+ * memory (operation_unloads()) goes to each Ollama that has the model, loaded there or
+ * not, as looks may be old; one that fails makes it an error.
  *
  *   ASKED     a node has it
  *   NO_NODE   no node that could answer is up; looks again for two seconds
