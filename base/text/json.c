@@ -1,9 +1,8 @@
 /*
  * json.c - reading and editing JSON text in place.
  *
- * json_check() is the only function that meets unknown bytes: one pass, a bit per open
- * container instead of recursion.  The rest walk text that it has accepted; their loops are
- * bounded by the end of the span all the same.
+ * json_check.c alone meets unknown bytes.  The rest walk text that it has accepted; their loops
+ * are bounded by the end of the span all the same.
  */
 #include "base/text/json.h"
 
@@ -16,262 +15,27 @@
 
 #include "base/error.h"
 #include "base/text/buf.h"
+#include "base/text/json_check.h"
 #include "base/text/json_scan.h"
 #include "base/text/text.h"
 
 /* The longest number whose value we look at; longer ones are well-formed but have no value. */
 #define MAX_NUMBER_BYTES 128
 
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static const char *skip_space(const char *p, const char *end)
-{
-    while (p < end && is_space(*p))
-        p++;
-    return p;
-}
-
 int json_hex_value(char c)
 {
-    if (is_digit(c))
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
+    return json_scan_hex(c);
 }
 
 /* ---- checking ---------------------------------------------------------------------------- */
 
-struct check {
-    const char *at, *end;
-    const char *why; /* set on failure */
-    bool lenient;    /* NaN, Infinity and -Infinity are numbers */
-};
-
-/* Each check_* consumes its piece and returns true, or leaves `at` at the offending byte. */
-
-static bool fail(struct check *c, const char *why)
-{
-    c->why = c->at == c->end ? "unexpected end" : why;
-    return false;
-}
-
-static bool check_string(struct check *c)
-{
-    assert(*c->at == '"');
-    c->at++;
-    for (;;) {
-        c->at = json_scan_plain(c->at, c->end);
-        if (c->at == c->end)
-            return fail(c, NULL);
-        if (*c->at == '"') {
-            c->at++;
-            return true;
-        }
-        if (*c->at != '\\')
-            return fail(c, "control character in a string");
-        c->at++;
-        if (c->at == c->end)
-            return fail(c, NULL);
-        if (*c->at == 'u') {
-            c->at++;
-            for (int i = 0; i < 4; i++, c->at++)
-                if (c->at == c->end || json_hex_value(*c->at) < 0)
-                    return fail(c, "bad \\u escape");
-        } else if (*c->at != '\0' && strchr("\"\\/bfnrt", *c->at) != NULL) {
-            c->at++;
-        } else {
-            return fail(c, "unknown escape");
-        }
-    }
-}
-
-static bool check_digits(struct check *c)
-{
-    if (c->at == c->end || !is_digit(*c->at))
-        return fail(c, "digit expected");
-    while (c->at < c->end && is_digit(*c->at))
-        c->at++;
-    return true;
-}
-
-static bool check_word(struct check *c, const char *word)
-{
-    for (; *word != '\0'; word++, c->at++)
-        if (c->at == c->end || *c->at != *word)
-            return fail(c, "unknown word");
-    return true;
-}
-
-static bool check_number(struct check *c)
-{
-    if (*c->at == '-')
-        c->at++;
-    if (c->lenient && c->at < c->end && *c->at == 'I')
-        return check_word(c, "Infinity");
-    if (c->at < c->end && *c->at == '0')
-        c->at++;
-    else if (!check_digits(c))
-        return false;
-    if (c->at < c->end && *c->at == '.') {
-        c->at++;
-        if (!check_digits(c))
-            return false;
-    }
-    if (c->at < c->end && (*c->at == 'e' || *c->at == 'E')) {
-        c->at++;
-        if (c->at < c->end && (*c->at == '+' || *c->at == '-'))
-            c->at++;
-        if (!check_digits(c))
-            return false;
-    }
-    return true;
-}
-
-/* Any value that is not a container. */
-static bool check_scalar(struct check *c)
-{
-    switch (*c->at) {
-    case '"':
-        return check_string(c);
-    case 't':
-        return check_word(c, "true");
-    case 'f':
-        return check_word(c, "false");
-    case 'n':
-        return check_word(c, "null");
-    default: /* a byte, not an enum */
-        if (*c->at == '-' || is_digit(*c->at) || (c->lenient && *c->at == 'I'))
-            return check_number(c);
-        if (c->lenient && *c->at == 'N')
-            return check_word(c, "NaN");
-        return fail(c, "value expected");
-    }
-}
-
-/* The quoted name and the colon. */
-static bool check_key(struct check *c)
-{
-    if (c->at == c->end || *c->at != '"')
-        return fail(c, "member name expected");
-    if (!check_string(c))
-        return false;
-    c->at = skip_space(c->at, c->end);
-    if (c->at == c->end || *c->at != ':')
-        return fail(c, "':' expected");
-    c->at++;
-    return true;
-}
-
-/* One value with everything in it.  Bit (depth - 1) of `objects` says what the innermost open
- * container is. */
-static bool check_value(struct check *c)
-{
-    uint64_t objects = 0;
-    unsigned depth = 0;
-
-    for (;;) {
-        bool object;
-
-        c->at = skip_space(c->at, c->end);
-        if (c->at == c->end)
-            return fail(c, NULL);
-        if (*c->at == '{' || *c->at == '[') {
-            object = *c->at == '{';
-            if (depth == JSON_MAX_DEPTH)
-                return fail(c, "nested too deeply");
-            if (object)
-                objects |= UINT64_C(1) << depth;
-            else
-                objects &= ~(UINT64_C(1) << depth);
-            depth++;
-            c->at = skip_space(c->at + 1, c->end);
-            if (c->at == c->end || *c->at != (object ? '}' : ']')) {
-                if (object && !check_key(c))
-                    return false;
-                continue;
-            }
-            c->at++;
-            depth--;
-        } else if (!check_scalar(c)) {
-            return false;
-        }
-        /* A value has ended: close what it closes, then go on with the next one. */
-        for (;;) {
-            if (depth == 0)
-                return true;
-            object = (objects >> (depth - 1) & 1) != 0;
-            c->at = skip_space(c->at, c->end);
-            if (c->at == c->end)
-                return fail(c, NULL);
-            if (*c->at == ',')
-                break;
-            if (*c->at != (object ? '}' : ']'))
-                return fail(c, object ? "',' or '}' expected" : "',' or ']' expected");
-            c->at++;
-            depth--;
-        }
-        c->at++;
-        if (object) {
-            c->at = skip_space(c->at, c->end);
-            if (!check_key(c))
-                return false;
-        }
-    }
-}
-
-static enum json_type type_of(char first)
-{
-    switch (first) {
-    case '{':
-        return JSON_OBJECT;
-    case '[':
-        return JSON_ARRAY;
-    case '"':
-        return JSON_STRING;
-    case 't':
-        return JSON_TRUE;
-    case 'f':
-        return JSON_FALSE;
-    case 'n':
-        return JSON_NULL;
-    default: /* a byte, not an enum */
-        return JSON_NUMBER;
-    }
-}
-
 int json_check_as(struct json_value *root, const void *text, size_t n, bool lenient,
                   struct error *err)
 {
-    const char *begin = n == 0 ? "" : text;
-    struct check c = {.at = begin, .end = begin + n, .lenient = lenient};
-    const char *value;
+    struct json_checker checker;
 
-    *root = (struct json_value){0};
-    c.at = skip_space(c.at, c.end);
-    value = c.at;
-    if (check_value(&c)) {
-        root->len = (size_t)(c.at - value);
-        c.at = skip_space(c.at, c.end);
-        if (c.at == c.end) {
-            root->type = type_of(*value);
-            root->text = value;
-            return 0;
-        }
-        c.why = "bytes after the value";
-    }
-    *root = (struct json_value){0};
-    return error_set(err, DRV_EINVAL, "at byte %zu: %s", (size_t)(c.at - begin), c.why);
+    json_checker_init(&checker, NULL, lenient);
+    return json_checker_go(&checker, text, n, true, root, err) == JSON_CHECKED ? 0 : DRV_EINVAL;
 }
 
 /* ---- walking ----------------------------------------------------------------------------- */
@@ -302,18 +66,31 @@ static const char *skip_string(const char *p, const char *end)
     return end;
 }
 
+/* Past the value that starts at p if it is long, or NULL. */
+static const char *jump(const struct json_skips *skips, const char *p)
+{
+    return skips == NULL || skips->count == 0 ? NULL : json_skips_find(skips, p);
+}
+
 /* Past the value that starts at p. */
-static const char *skip_value(const char *p, const char *end)
+static const char *skip_value(const char *p, const char *end, const struct json_skips *skips)
 {
     unsigned depth = 0;
+    const char *to;
 
     do {
         switch (*p) {
         case '"':
-            p = skip_string(p, end);
+            to = jump(skips, p);
+            p = to != NULL ? to : skip_string(p, end);
             break;
         case '{':
         case '[':
+            to = jump(skips, p);
+            if (to != NULL) {
+                p = to;
+                break;
+            }
             depth++;
             p++;
             break;
@@ -331,7 +108,7 @@ static const char *skip_value(const char *p, const char *end)
             p++;
             break;
         default: /* number or word */
-            while (p < end && !is_space(*p) && *p != ',' && *p != '}' && *p != ']')
+            while (p < end && !json_is_space(*p) && *p != ',' && *p != '}' && *p != ']')
                 p++;
             break;
         }
@@ -347,14 +124,15 @@ void json_iter_init(struct json_iter *it, const struct json_value *container)
     it->at = container->text + 1;
     it->end = container->text + container->len - 1;
     it->object = container->type == JSON_OBJECT;
+    it->skips = container->skips;
 }
 
 /* Takes the value at *at. */
-static struct json_value take(const char **at, const char *end)
+static struct json_value take(const char **at, const char *end, const struct json_skips *skips)
 {
-    struct json_value value = {.type = type_of(**at), .text = *at};
+    struct json_value value = {.type = json_type_of(**at), .text = *at, .skips = skips};
 
-    *at = skip_value(*at, end);
+    *at = skip_value(*at, end, skips);
     value.len = (size_t)(*at - value.text);
     return value;
 }
@@ -365,18 +143,18 @@ bool json_iter_next(struct json_iter *it, struct json_value *key, struct json_va
 
     *key = (struct json_value){0};
     *value = (struct json_value){0};
-    while (p < it->end && (is_space(*p) || *p == ','))
+    while (p < it->end && (json_is_space(*p) || *p == ','))
         p++;
     if (p >= it->end)
         return false;
     if (it->object) {
-        *key = take(&p, it->end);
-        while (p < it->end && (is_space(*p) || *p == ':'))
+        *key = take(&p, it->end, it->skips);
+        while (p < it->end && (json_is_space(*p) || *p == ':'))
             p++;
         if (p >= it->end)
             return false;
     }
-    *value = take(&p, it->end);
+    *value = take(&p, it->end, it->skips);
     it->at = p;
     return true;
 }
@@ -391,10 +169,10 @@ void json_pick(const struct json_value *object, const char *const *names,
     if (object->type != JSON_OBJECT)
         return;
     json_iter_init(&it, object);
-    while (json_iter_next(&it, &key, &value)) {
-        for (size_t i = 0; i < n; i++) {
-            if (json_equal(&key, names[i]))
-                out[i] = value;
+    for (unsigned i = 0; i < JSON_MAX_PICKED && json_iter_next(&it, &key, &value); i++) {
+        for (size_t j = 0; j < n; j++) {
+            if (json_equal(&key, names[j]))
+                out[j] = value;
         }
     }
 }
@@ -515,8 +293,8 @@ bool json_equal(const struct json_value *string, const char *plain)
     if (p < end && *p != *plain && *p != '\\')
         return false; /* most names that are asked for differ here */
     left = strlen(plain);
-    if ((size_t)(end - p) < left)
-        return false; /* decoding never makes a string longer */
+    if ((size_t)(end - p) < left || (size_t)(end - p) / 6 > left)
+        return false; /* decoding never makes a string longer, nor a sixth of it */
     if (memchr(p, '\\', (size_t)(end - p)) == NULL)
         return (size_t)(end - p) == left && memcmp(p, plain, left) == 0;
     while (p < end) {
@@ -641,7 +419,7 @@ bool json_uint(uint64_t *out, const struct json_value *number, uint64_t max)
     for (size_t i = 0; i < number->len; i++) {
         unsigned digit = (unsigned)(number->text[i] - '0');
 
-        if (!is_digit(number->text[i])) {
+        if (!json_is_digit(number->text[i])) {
             /* "1e3", "8.0": integers all the same, as the engines' parsers see them. */
             if (!json_number(&d, number) || d < 0 || d > 0x1p53 || d != (double)(uint64_t)d)
                 return false;

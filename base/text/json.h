@@ -16,30 +16,10 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "base/text/json_check.h"
 
 struct buf;
 struct error;
-
-#define JSON_MAX_DEPTH 64
-
-enum json_type {
-    JSON_NONE = 0, /* the harmless value: no such member */
-    JSON_OBJECT,
-    JSON_ARRAY,
-    JSON_STRING,
-    JSON_NUMBER,
-    JSON_TRUE,
-    JSON_FALSE,
-    JSON_NULL,
-};
-
-/* One value inside a checked text: `text` is borrowed and not NUL-terminated; strings include
- * their quotes, objects and arrays their brackets. */
-struct json_value {
-    enum json_type type;
-    const char *text;
-    size_t len;
-};
 
 /*
  * Checks that the whole of text[0..n) is one JSON value, optionally between white space, and
@@ -69,6 +49,7 @@ static inline bool json_check_lenient(struct json_value *root, const void *text,
 struct json_iter {
     const char *at, *end;
     bool object;
+    const struct json_skips *skips; /* the container's */
 };
 void json_iter_init(struct json_iter *it, const struct json_value *container);
 MUST_CHECK bool json_iter_next(struct json_iter *it, struct json_value *key,
@@ -80,7 +61,9 @@ MUST_CHECK bool json_has_items(const struct json_value *value);
 /* The member called `name`, or JSON_NONE.  With duplicates the last one counts, as in the
  * parsers of the engines. */
 struct json_value json_get(const struct json_value *object, const char *name);
-/* The same for `n` names in one walk, which is what counts where a value is long. */
+/* The same for `n` names in one walk, which is what counts where a value is long.  Members
+ * beyond JSON_MAX_PICKED are not looked at. */
+#define JSON_MAX_PICKED 65536
 void json_pick(const struct json_value *object, const char *const *names,
                struct json_value *out, size_t n);
 

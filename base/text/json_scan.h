@@ -1,16 +1,47 @@
 /*
- * json_scan.h - past the plain bytes of a JSON string, many at a time; for json.c alone.
+ * json_scan.h - the bytes of JSON text, many at a time where they are plain; for json.c and
+ * json_check.c alone.
  *
  * Bodies are mostly long strings, and every walk over a body passes them.
  */
 #ifndef DROVER_BASE_JSON_SCAN_H
 #define DROVER_BASE_JSON_SCAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
+
+static inline bool json_is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static inline bool json_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static inline const char *json_skip_space(const char *p, const char *end)
+{
+    while (p < end && json_is_space(*p))
+        p++;
+    return p;
+}
+
+/* The value of a hexadecimal digit; -1 when it is none. */
+static inline int json_scan_hex(char c)
+{
+    if (json_is_digit(c))
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
 
 #ifdef __SSE2__
 #define JSON_SCAN_STEP 16

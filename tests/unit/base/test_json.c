@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "base/text/json_check.h"
 #include "base/text/json_scan.h"
 
 /* Checks a copy that ends exactly at its allocation, so that ASan sees a read beyond it. */
@@ -538,4 +539,178 @@ Test(json, many_members_are_picked_in_one_walk_and_the_last_of_each_counts)
     cr_assert_eq(found[2].type, JSON_NONE, "it is a member of another");
     json_pick(&found[1], names, found, 3);
     cr_assert_eq(found[0].type, JSON_NONE, "a number has none");
+}
+
+/* ---- in pieces --------------------------------------------------------------------------- */
+
+/* The same answer, however the text is cut, and from memory of its exact size each time. */
+static void check_in_pieces(const char *text, size_t n, size_t step)
+{
+    struct json_value whole, root = {0};
+    struct json_checker checker;
+    struct error expected = {0}, err = {0};
+    int rc = json_check(&whole, text, n, &expected);
+    enum json_checked got = JSON_CHECK_MORE;
+
+    json_checker_init(&checker, NULL, false);
+    for (size_t at = 0; got == JSON_CHECK_MORE; at += step) {
+        size_t have = at < n ? at : n;
+        char *copy = malloc(have == 0 ? 1 : have);
+
+        memcpy(copy, text, have);
+        got = json_checker_go(&checker, copy, have, at >= n, &root, &err);
+        if (got == JSON_CHECKED)
+            cr_assert(root.text - copy == whole.text - text && root.len == whole.len);
+        free(copy);
+        cr_assert(got != JSON_CHECK_MORE || at < n);
+    }
+    cr_assert_eq(got == JSON_CHECKED, rc == 0, "%.*s in pieces of %zu", (int)n, text, step);
+    cr_assert_eq(root.type, whole.type);
+    cr_assert_str_eq(err.text, expected.text);
+}
+
+Test(json_pieces, a_text_may_come_in_pieces)
+{
+    static const char *const texts[] = {
+        " {\"a\" : [1, -2.5e+7, true, false, null, {}, [ ]], \"b\\u00e9\\\\\":\"c\\n\"} ",
+        "[0.1,01]",
+        "[1e]",
+        "[1.]",
+        "-",
+        "tru",
+        "[truf]",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{,}",
+        "[1,]",
+        "{\"a\":1,}",
+        "\"\\u12",
+        "\"\\u12x4\"",
+        "\"\\x\"",
+        "\"a\nb\"",
+        "[]]",
+        "[}",
+        "{]",
+        "",
+        "  ",
+        "1 2",
+        "nul",
+        "123",
+        "\"a",
+        "[\"a\\",
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+        for (size_t step = 1; step <= strlen(texts[i]) + 1; step++)
+            check_in_pieces(texts[i], strlen(texts[i]), step);
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++)
+        for (size_t step = 1; step <= strlen(bodies[i]) + 1; step++)
+            check_in_pieces(bodies[i], strlen(bodies[i]), step);
+}
+
+Test(json_pieces, accepted_bytes_are_not_looked_at_again)
+{
+    struct buf text = BUF_INIT;
+    struct json_checker checker;
+    struct json_value root;
+
+    buf_str(&text, "[\"");
+    for (size_t i = 0; i < 100000; i++)
+        buf_add(&text, i % 7 == 0 ? "\\u0041" : "1,true", 6);
+    json_checker_init(&checker, NULL, false);
+    for (size_t n = 0; n < buf_size(&text); n += 1000) {
+        cr_assert_eq(json_checker_go(&checker, buf_head(&text), n, false, &root, NULL),
+                     JSON_CHECK_MORE);
+        cr_assert(n - checker.done < 6, "%zu of %zu", checker.done, n);
+    }
+    buf_finish(&text);
+}
+
+Test(json_pieces, a_number_of_thousands_of_digits_is_none)
+{
+    char text[6000];
+    struct json_checker checker;
+    struct json_value root;
+    struct error err = {0};
+
+    memset(text, '7', sizeof(text));
+    cr_assert_eq(check(text, sizeof(text), &err), DRV_EINVAL);
+    json_checker_init(&checker, NULL, false);
+    cr_assert_eq(json_checker_go(&checker, text, 3000, false, &root, &err), JSON_CHECK_MORE);
+    cr_assert_eq(json_checker_go(&checker, text, 6000, false, &root, &err), JSON_CHECK_BAD);
+    cr_assert(strstr(err.text, "digits") != NULL, "%s", err.text);
+    cr_assert(check(text, 4000, NULL) == 0);
+}
+
+/* ---- long values ------------------------------------------------------------------------- */
+
+static void add_many(struct buf *text, const char *what, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        buf_str(text, what);
+}
+
+Test(json_skips, a_walk_jumps_over_long_values)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "z"};
+    struct buf text = BUF_INIT;
+    struct json_skips skips = {0};
+    struct json_checker checker;
+    struct json_value root, plain, with[5], without[5];
+
+    buf_str(&text, " {\"a\":\"");
+    add_many(&text, "x\\\"y", 20000);
+    buf_str(&text, "\",\"b\":[1,{\"in\":\"");
+    add_many(&text, "0123456789", 5000);
+    buf_str(&text, "\"},[[\"");
+    add_many(&text, "0123456789", 5000);
+    buf_str(&text, "\"]]],\"c\":{\"d\":2},\"");
+    add_many(&text, "key", 30000);
+    buf_str(&text, "\":[");
+    add_many(&text, "{\"a\":1},", 10000);
+    buf_str(&text, "3],\"d\":[\"short\"],\"z\":9} ");
+    cr_assert_eq(json_check(&plain, buf_head(&text), buf_size(&text), NULL), 0);
+    json_checker_init(&checker, &skips, false);
+    cr_assert_eq(json_checker_go(&checker, buf_head(&text), 70000, false, &root, NULL),
+                 JSON_CHECK_MORE);
+    cr_assert_eq(json_checker_go(&checker, buf_head(&text), buf_size(&text), true, &root, NULL),
+                 JSON_CHECKED);
+    cr_assert(root.text == plain.text && root.len == plain.len && root.skips == &skips);
+    json_pick(&plain, names, without, 5);
+    json_pick(&root, names, with, 5);
+    for (size_t i = 0; i < 5; i++) {
+        cr_assert_neq(with[i].type, JSON_NONE, "%s", names[i]);
+        cr_assert(with[i].text == without[i].text && with[i].len == without[i].len);
+    }
+    /* The two strings and not what is hardly more than they; a, the name, its value. */
+    cr_expect_eq(skips.count, 5, "%zu", skips.count);
+    for (size_t i = 1; i < skips.count; i++)
+        cr_assert(skips.list[i - 1].from < skips.list[i].from);
+    json_skips_finish(&skips);
+    buf_finish(&text);
+}
+
+Test(json_skips, they_are_few_whatever_the_nesting)
+{
+    struct buf text = BUF_INIT;
+    struct json_skips skips = {0};
+    struct json_checker checker;
+    struct json_value root;
+
+    buf_str(&text, "[");
+    for (size_t i = 0; i < 40; i++) {
+        add_many(&text, "[", 50);
+        buf_str(&text, "\"");
+        add_many(&text, "0123456789abcdef", 1024);
+        buf_str(&text, "\"");
+        add_many(&text, "]", 50);
+        buf_str(&text, ",");
+    }
+    buf_str(&text, "1]");
+    json_checker_init(&checker, &skips, false);
+    cr_assert_eq(json_checker_go(&checker, buf_head(&text), buf_size(&text), true, &root, NULL),
+                 JSON_CHECKED);
+    cr_expect_leq(skips.count, buf_size(&text) / JSON_SKIP_BYTES);
+    json_skips_finish(&skips);
+    buf_finish(&text);
 }
