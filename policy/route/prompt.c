@@ -16,6 +16,14 @@
 #define MAX_WINDOW_BYTES 65536
 /* A picture or a sound takes about a thousand tokens, however many bytes its base64 has. */
 #define PICTURE_BYTES 4096
+/* A longer one is known by its size and so many samples of it. */
+#define SAMPLED_BYTES ((size_t)256 * 1024)
+#define SAMPLES       32
+#define SAMPLE_BYTES  ((size_t)4 * 1024)
+/* A longer value keeps its white space. */
+#define COMPACT_BYTES ((size_t)256 * 1024)
+/* Members, messages and parts that are looked at; of what follows only the size counts. */
+#define MAX_ITEMS 100000
 /* Bytes per token. */
 #define RATIO_LEAST_ALPHA 0.1
 #define RATIO_MOST_ALPHA  0.5
@@ -31,6 +39,7 @@ struct prompt_reader {
     uint64_t attachments;
     XXH64_state_t *digest;            /* takes the bytes instead of the windows; NULL = none */
     bool nested;                      /* in the content of a tool's result */
+    uint32_t items;                   /* looked at by now */
     uint8_t window[MAX_WINDOW_BYTES]; /* the beginning of the next one */
 };
 
@@ -74,8 +83,44 @@ static void feed_string(struct prompt_reader *r, const struct json_value *string
     size_t n;
 
     json_pieces_init(&it, string);
-    while (json_pieces_next(&it, &piece, &n))
+    while (r->out->count < PROMPT_MAX_WINDOWS && json_pieces_next(&it, &piece, &n))
         feed(r, piece, n);
+    r->out->bytes += (uint64_t)(it.end - it.at); /* no window is left for it: about so much */
+}
+
+/* The values of these members, as json_pick() has them. */
+static void pick(struct prompt_reader *r, const struct json_value *object,
+                 const char *const *names, struct json_value *out, size_t n)
+{
+    struct json_value key, value;
+    struct json_iter it;
+
+    memset(out, 0, n * sizeof(*out));
+    if (object->type != JSON_OBJECT)
+        return;
+    json_iter_init(&it, object);
+    while (r->items < MAX_ITEMS && json_iter_next(&it, &key, &value)) {
+        r->items++;
+        for (size_t i = 0; i < n; i++) {
+            if (json_equal(&key, names[i]))
+                out[i] = value;
+        }
+    }
+}
+
+/* The next message or part.  Beyond MAX_ITEMS the rest counts by its size, and that is the end.
+ */
+static bool next_item(struct prompt_reader *r, struct json_iter *it, struct json_value *item)
+{
+    struct json_value key;
+
+    if (r->items < MAX_ITEMS) {
+        r->items++;
+        return json_iter_next(it, &key, item);
+    }
+    if (it->at != NULL)
+        r->out->bytes += (uint64_t)(it->end - it->at);
+    return false;
 }
 
 /* A value that is not plain text, without the white space between its tokens. */
@@ -84,6 +129,10 @@ static void feed_compact(struct prompt_reader *r, const struct json_value *value
     const char *p = value->text, *end = p + value->len, *from = p;
     bool in_string = false;
 
+    if (value->len > COMPACT_BYTES) {
+        feed(r, value->text, value->len);
+        return;
+    }
     for (; p < end; p++) {
         if (in_string) {
             if (*p == '\\')
@@ -116,9 +165,14 @@ static void feed_attachment(struct prompt_reader *r, const struct json_value *pa
     uint64_t bytes[PICTURE_BYTES / sizeof(uint64_t)];
     XXH64_state_t digest;
 
-    (void)XXH64_reset(&digest, 0);
+    (void)XXH64_reset(&digest, part->len > SAMPLED_BYTES ? part->len : 0);
     r->digest = &digest;
-    feed_compact(r, part);
+    if (part->len > SAMPLED_BYTES) {
+        for (size_t i = 0; i < SAMPLES; i++)
+            feed(r, part->text + (part->len - SAMPLE_BYTES) / (SAMPLES - 1) * i, SAMPLE_BYTES);
+    } else {
+        feed_compact(r, part);
+    }
     r->digest = NULL;
     bytes[0] = XXH64_digest(&digest);
     for (size_t i = 1; i < ARRAY_LEN(bytes); i++)
@@ -160,7 +214,7 @@ static void feed_part(struct prompt_reader *r, const struct json_value *part)
     static const char *const names[ALL] = {"text", "type", "content"};
     struct json_value value[ALL];
 
-    json_pick(part, names, value, ALL);
+    pick(r, part, names, value, ALL);
     if (value[TEXT].type == JSON_STRING) {
         feed_string(r, &value[TEXT]);
         return;
@@ -183,7 +237,7 @@ static void feed_part(struct prompt_reader *r, const struct json_value *part)
 static void feed_content(struct prompt_reader *r, const struct json_value *content)
 {
     struct json_iter it;
-    struct json_value key, part;
+    struct json_value part;
 
     if (content->type == JSON_STRING) {
         feed_string(r, content);
@@ -195,7 +249,7 @@ static void feed_content(struct prompt_reader *r, const struct json_value *conte
         return;
     }
     json_iter_init(&it, content);
-    while (json_iter_next(&it, &key, &part)) {
+    while (next_item(r, &it, &part)) {
         feed_part(r, &part);
     }
 }
@@ -203,11 +257,11 @@ static void feed_content(struct prompt_reader *r, const struct json_value *conte
 /* Ollama's: base64 without a word of their type. */
 static void feed_images(struct prompt_reader *r, const struct json_value *images)
 {
-    struct json_value key, image;
+    struct json_value image;
     struct json_iter it;
 
     json_iter_init(&it, images);
-    while (json_iter_next(&it, &key, &image)) {
+    while (next_item(r, &it, &image)) {
         r->out->pictures = true;
         feed_attachment(r, &image);
     }
@@ -231,7 +285,7 @@ static void feed_message(struct prompt_reader *r, const struct json_value *messa
                                            "tool_call_id", "name",   "arguments"};
     struct json_value value[ALL];
 
-    json_pick(message, names, value, ALL);
+    pick(r, message, names, value, ALL);
     if (is_attachment(r, &value[TYPE])) {
         feed_attachment(r, message);
         return;
@@ -266,7 +320,7 @@ static void feed_member(struct prompt_reader *r, const struct json_value *value,
 static void feed_messages(struct prompt_reader *r, const struct json_value *messages)
 {
     struct json_iter it;
-    struct json_value key, message;
+    struct json_value message;
 
     if (messages->type == JSON_STRING) {
         feed_mark(r, 'i');
@@ -276,7 +330,7 @@ static void feed_messages(struct prompt_reader *r, const struct json_value *mess
     if (messages->type != JSON_ARRAY)
         return;
     json_iter_init(&it, messages);
-    while (json_iter_next(&it, &key, &message)) {
+    while (next_item(r, &it, &message)) {
         if (message.type == JSON_OBJECT) {
             feed_message(r, &message);
         } else {
@@ -306,13 +360,14 @@ void prompt_read(struct prompt *out, const char *model, const struct json_value 
     r.out = out;
     r.attachments = 0;
     r.nested = false;
+    r.items = 0;
     r.digest = NULL;
     r.window_bytes = window_bytes < 64                 ? 64
                      : window_bytes > MAX_WINDOW_BYTES ? MAX_WINDOW_BYTES
                                                        : window_bytes;
     r.used = 0;
     r.chain = XXH64(model, strlen(model), 0);
-    json_pick(body, names, value, ALL);
+    pick(&r, body, names, value, ALL);
     feed_member(&r, &value[TOOLS], 't');
     feed_member(&r, &value[SYSTEM], 's');
     feed_member(&r, &value[INSTRUCTIONS], 's');

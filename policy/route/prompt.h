@@ -5,7 +5,8 @@
  * start.  The canonical prompt is the chat template's input, independent of the JSON's
  * spelling: tools first, then a system text, then role and text of every message in order.  It
  * is cut into windows of a fixed number of bytes; hash i covers windows 0..i, so an equal hash
- * means an equal beginning.  The unfinished last window is left out.
+ * means an equal beginning.  The unfinished last window is left out.  Of a huge prompt only the
+ * beginning is looked at closely, so that none takes long.
  */
 #ifndef DROVER_POLICY_PROMPT_H
 #define DROVER_POLICY_PROMPT_H
