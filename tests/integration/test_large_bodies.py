@@ -105,9 +105,10 @@ def upload(address, body, expect=False, path=CHAT, headers=""):
         return upload_on(sock, body, expect, path, headers)
 
 
-def upload_on(sock, body, expect=False, path=CHAT, headers=""):
+def upload_on(sock, body, expect=False, path=CHAT, headers="", chunks=0):
+    framing = "Transfer-Encoding: chunked" if chunks else f"Content-Length: {len(body)}"
     sock.sendall((f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                  f"Content-Length: {len(body)}\r\n{headers}"
+                  f"{framing}\r\n{headers}"
                   + ("Expect: 100-continue\r\n" if expect else "") + "\r\n").encode())
     if expect:
         line = sock.recv(4096)
@@ -115,11 +116,19 @@ def upload_on(sock, body, expect=False, path=CHAT, headers=""):
             return parse(line + rest(sock))
         assert line == b"HTTP/1.1 100 Continue\r\n\r\n"
     try:
-        for piece in body.pieces():
+        for piece in in_chunks(body, chunks) if chunks else body.pieces():
             sock.sendall(piece)
     except (BrokenPipeError, ConnectionResetError):
         pass
     return parse(until_end(sock))
+
+
+def in_chunks(body, size):
+    data = b"".join(body.pieces())
+    for at in range(0, len(data), size):
+        piece = data[at:at + size]
+        yield b"%x\r\n%s\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
 
 
 def until_end(sock):
@@ -301,9 +310,11 @@ def test_long_and_short_bodies_share_a_connection(make_cluster, engines, tmp_pat
         if tls:
             context = ssl.create_default_context(cafile=pki.cert("ca"))
             sock = context.wrap_socket(plain, server_hostname="localhost")
-        for size, expect in ((3 * MIB, False), (100, False), (70_000, True), (9 * MIB, False), (100, True)):
+        for size, expect, chunks in ((3 * MIB, False, 0), (100, False, 0), (70_000, True, 0),
+                                     (5 * MIB, False, 100_000), (9 * MIB, False, 0), (100, True, 40),
+                                     (70_000, True, 30), (100, True, 0)):
             body = Body(size)
-            status, _, answer = upload_on(sock, body, expect)
+            status, _, answer = upload_on(sock, body, expect, chunks=chunks)
             assert status == 200, answer
             assert body.digest().encode() in answer
 
@@ -354,6 +365,83 @@ def test_a_slow_body_is_served_and_one_that_stops_is_408(make_cluster, engines):
         assert status == 408, answer
         assert "x-drover-reason: slow_body" in head
     until(lambda: cluster.access_lines()[-1]["status"] == 408, 5, "it is in the access log")
+
+
+def test_uploads_that_send_nothing_take_no_room(make_cluster, engines):
+    cluster = start(make_cluster, engines[:1], max_body_bytes=8 * MIB, max_body_total_bytes=12 * MIB)
+    body = Body(7 * MIB)
+    head = (f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n").encode()
+    idle = [socket.create_connection(cluster.api, timeout=30 * SLOW) for _ in range(6)]
+    try:
+        for sock in idle:
+            sock.sendall(head)
+            assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
+            sock.sendall(b"{")
+        assert upload(cluster.api, body)[0] == 200
+    finally:
+        for sock in idle:
+            sock.close()
+
+
+def test_uploads_that_do_not_fit_together_let_some_of_them_pass(make_cluster, engines):
+    cluster = start(make_cluster, engines[:1], max_body_bytes=6 * MIB, max_body_total_bytes=13 * MIB)
+    engines[0].gate.clear()
+    with ThreadPoolExecutor(6) as pool:
+        uploads = [pool.submit(upload, cluster.api, Body(5 * MIB, i)) for i in range(6)]
+        until(lambda: sum(u.done() for u in uploads) == 4, 30, "four are refused")
+        engines[0].gate.set()
+        answers = [u.result() for u in uploads]
+    assert sorted(status for status, _, _ in answers) == [200, 200, 503, 503, 503, 503]
+    assert all("retry-after: " in head for status, head, _ in answers if status == 503)
+    assert upload(cluster.api, Body(5 * MIB))[0] == 200, "nothing is left behind"
+
+
+def test_a_body_in_chunks_is_within_the_same_limits(make_cluster, engines):
+    cluster = start(make_cluster, engines[:1], max_body_bytes=6 * MIB, max_body_total_bytes=13 * MIB)
+
+    def send(body, **options):
+        with socket.create_connection(cluster.api, timeout=60 * SLOW) as sock:
+            return upload_on(sock, body, **options)
+
+    body = Body(5 * MIB)
+    status, _, answer = send(body, chunks=MIB)
+    assert status == 200 and body.digest().encode() in answer
+    for size, chunks in ((7 * MIB, 100_000), (7 * MIB, 8 * MIB)):
+        status, _, answer = send(Body(size), chunks=chunks)
+        assert status == 413 and b"limit of 6291456 bytes" in answer
+    status, _, _ = send(body, chunks=MIB, path="/v1/nothing")
+    assert status == 404
+    with socket.create_connection(cluster.api, timeout=60 * SLOW) as sock:
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+                     b"Content-Type: application/json\r\n\r\n5\r\n{\"a\":x")
+        status, head, answer = parse(until_end(sock))
+        assert status == 400 and b"chunks" in answer and "connection: close" in head
+    engines[0].gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(send, body, chunks=MIB) for _ in range(2)]
+        until(lambda: engines[0].taken == 2, 20, "two are held")
+        status, head, answer = send(body, chunks=MIB)
+        assert status == 503 and "retry-after: " in head, answer
+        engines[0].gate.set()
+        assert [h.result()[0] for h in held] == [200, 200]
+
+
+@pytest.mark.parametrize("chunks", [0, 50_000])
+def test_a_request_behind_a_long_body_gets_its_turn(make_cluster, engines, chunks):
+    cluster = start(make_cluster, engines[:1])
+    body = Body(200_000)
+    framing = "Transfer-Encoding: chunked" if chunks else f"Content-Length: {len(body)}"
+    with socket.create_connection(cluster.api, timeout=60 * SLOW) as sock:
+        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     f"{framing}\r\n\r\n".encode()
+                     + b"".join(in_chunks(body, chunks) if chunks else body.pieces())
+                     + b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+    assert data.count(b"HTTP/1.1 200 OK") == 2
+    assert body.digest().encode() in data and b'"object":"list"' in data
 
 
 def test_a_client_that_leaves_amid_its_body_leaves_nothing_behind(make_cluster, engines):

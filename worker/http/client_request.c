@@ -21,8 +21,10 @@
 
 #define OP(name) DROVER__V1__OPERATION__OPERATION_##name
 
-/* RFC 2046 allows no longer one. */
-#define MAX_BOUNDARY_BYTES 70
+/* A walk over more members would be long; no API has nearly so many. */
+#define MAX_MEMBERS 1024
+/* The head of a part of a form. */
+#define MAX_PART_HEAD_BYTES (16 * 1024)
 
 static bool can_stream(int operation)
 {
@@ -168,13 +170,17 @@ static void note_acted_on(struct members *m, const struct json_value *key, int o
     m->seen |= UINT64_C(1) << i;
 }
 
-static void collect(struct members *m, const struct json_value *root, int operation)
+/* False: there are too many. */
+static bool collect(struct members *m, const struct json_value *root, int operation)
 {
     struct json_value key, value;
+    unsigned count = 0;
     struct json_iter it;
 
     json_iter_init(&it, root);
     while (json_iter_next(&it, &key, &value)) {
+        if (++count > MAX_MEMBERS)
+            return false;
         if (json_equal(&key, "model"))
             m->model = value;
         else if (json_equal(&key, "name"))
@@ -197,6 +203,7 @@ static void collect(struct members *m, const struct json_value *root, int operat
             m->store = value;
         note_acted_on(m, &key, operation);
     }
+    return true;
 }
 
 /* The affinity key that a body carries.  Fields that only hint are never an error. */
@@ -242,24 +249,19 @@ static void read_kept(struct inspected *out, const struct members *m)
         (void)take_id(out, &id, "conversation");
 }
 
-int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
-                 const char **param, struct error *err)
+/* Reads what has been found to be JSON. */
+static int read_members(struct inspected *out, int operation, const char **param,
+                        struct error *err)
 {
     struct members m = {0};
     struct json_value include_usage;
     const char *model_member = "model";
-    int rc;
 
-    memset(out, 0, sizeof(*out));
-    *param = NULL;
-    if (n == 0)
-        return error_set(err, DRV_EINVAL, "the request body is empty");
-    rc = json_check(&out->root, body, n, err);
-    if (rc != 0)
-        return error_wrap(err, rc, "the request body is not valid JSON");
     if (out->root.type != JSON_OBJECT)
         return error_set(err, DRV_EINVAL, "the request body must be a JSON object");
-    collect(&m, &out->root, operation);
+    if (!collect(&m, &out->root, operation))
+        return error_set(err, DRV_EINVAL, "the request body has more than %d members",
+                         MAX_MEMBERS);
 
     if (operation == OP(OLLAMA_SHOW) && m.model.type == JSON_NONE) {
         m.model = m.name; /* the older name of the same field */
@@ -395,83 +397,190 @@ static int take_field(struct inspected *out, struct span name, struct span value
     return 0;
 }
 
+static int begin_form(struct inspection *i, const char *content_type, struct error *err)
+{
+    struct span boundary;
+
+    if (!find_param(&boundary, (struct span){content_type, strlen(content_type)}, "boundary") ||
+        boundary.n == 0 || boundary.n > INSPECT_BOUNDARY_BYTES)
+        return error_set(err, DRV_EINVAL, "the content type names no usable boundary");
+    memcpy(i->form.delimiter, "\r\n--", 4);
+    memcpy(i->form.delimiter + 4, boundary.p, boundary.n);
+    i->form.delimiter_len = 4 + boundary.n;
+    return 0;
+}
+
+/* The next delimiter, which begins at form.search or later: true, and it begins there.  `stop`:
+ * it is not looked for behind this. */
+static bool find_delimiter(struct inspection *i, size_t stop)
+{
+    size_t n = i->form.delimiter_len, from = i->form.search;
+    const uint8_t *hit;
+
+    if (stop - from < n)
+        return false;
+    hit = memmem(i->body + from, stop - from, i->form.delimiter, n);
+    i->form.search = hit != NULL ? (size_t)(hit - i->body) : stop - n + 1;
+    return hit != NULL;
+}
+
+/* The first delimiter may stand at the very start, without its line break. */
+static int begin_parts(struct inspection *i, size_t stop, struct error *err)
+{
+    size_t n = i->form.delimiter_len;
+
+    if (i->n >= n - 2 && memcmp(i->body, i->form.delimiter + 2, n - 2) == 0)
+        i->form.at = n - 2;
+    else if (find_delimiter(i, stop))
+        i->form.at = i->form.search + n;
+    else
+        return stop < i->n ? DRV_EAGAIN : error_set(err, DRV_EINVAL, "the body has no part");
+    i->form.begun = true;
+    i->form.search = 0;
+    return 0;
+}
+
+/* The part that begins behind the delimiter at form.at, and the next delimiter. */
+static int take_part(struct inspection *i, size_t stop, struct inspected *out,
+                     struct error *err)
+{
+    const char *body = (const char *)i->body, *p = body + i->form.at;
+    size_t left = i->n - i->form.at;
+    size_t head_most = left < MAX_PART_HEAD_BYTES ? left : MAX_PART_HEAD_BYTES;
+    const char *head_end, *value, *part_end;
+    struct span disposition, name;
+
+    if (memcmp(p, "\r\n", 2) != 0)
+        return error_set(err, DRV_EINVAL, "a part does not begin on a new line");
+    head_end = memmem(p, head_most, "\r\n\r\n", 4);
+    if (head_end == NULL ||
+        memmem(p, (size_t)(head_end - p), i->form.delimiter, i->form.delimiter_len) != NULL)
+        return error_set(err, DRV_EINVAL, "the head of a part does not end");
+    if (i->form.search < (size_t)(head_end + 2 - body))
+        i->form.search = (size_t)(head_end + 2 - body);
+    if (stop < i->form.search)
+        stop = i->form.search;
+    if (!find_delimiter(i, stop))
+        return stop < i->n ? DRV_EAGAIN
+                           : error_set(err, DRV_EINVAL, "the last part does not end");
+    part_end = body + i->form.search;
+    value = head_end + 4;
+    if (part_end < value)
+        value = part_end; /* an empty part, whose break is the delimiter's own */
+    i->form.at = i->form.search + i->form.delimiter_len;
+    p += 2;
+    if (head_end > p &&
+        find_disposition(&disposition, (struct span){p, (size_t)(head_end - p)}) &&
+        find_param(&name, disposition, "name"))
+        return take_field(out, name, (struct span){value, (size_t)(part_end - value)},
+                          &i->form.stream_seen, err);
+    return 0;
+}
+
+/* A part is taken when its end has been found, and its field is written to *out then. */
+static int go_on_in_form(struct inspection *i, size_t most, struct inspected *out,
+                         struct error *err)
+{
+    size_t from = i->form.search > i->form.at ? i->form.search : i->form.at;
+    size_t stop = most > i->n - from ? i->n : from + most;
+    int rc = 0;
+
+    if (stop - from < i->form.delimiter_len && stop < i->n)
+        stop =
+            i->n - from < 2 * i->form.delimiter_len ? i->n : from + 2 * i->form.delimiter_len;
+    if (!i->form.begun)
+        rc = begin_parts(i, stop, err);
+    while (rc == 0) {
+        size_t left = i->n - i->form.at;
+
+        if (left < 2)
+            return error_set(err, DRV_EINVAL, "the body is cut off");
+        if (memcmp(i->body + i->form.at, "--", 2) == 0)
+            return 0;
+        if (i->form.at >= stop)
+            return DRV_EAGAIN;
+        rc = take_part(i, stop, out, err);
+    }
+    return rc;
+}
+
+/* ---- a look through a body --------------------------------------------------------------- */
+
+int inspection_begin(struct inspection *i, int operation, const char *content_type,
+                     const uint8_t *body, size_t n, struct json_skips *skips, struct error *err)
+{
+    i->operation = operation;
+    i->body = n == 0 ? (const uint8_t *)"" : body;
+    i->n = n;
+    i->seen = 0;
+    json_checker_init(&i->checker, skips, false);
+    memset(&i->form, 0, sizeof(i->form));
+    if (content_type != NULL)
+        return begin_form(i, content_type, err);
+    return n == 0 ? error_set(err, DRV_EINVAL, "the request body is empty") : 0;
+}
+
+static int go_on_in_json(struct inspection *i, size_t most, struct inspected *out,
+                         const char **param, struct error *err)
+{
+    size_t left = i->n - i->seen, n = most < left ? most : left;
+
+    i->seen += n;
+    switch (json_checker_go(&i->checker, i->body, i->seen, i->seen == i->n, &out->root, err)) {
+    case JSON_CHECK_MORE:
+        return DRV_EAGAIN;
+    case JSON_CHECK_BAD:
+        return error_wrap(err, DRV_EINVAL, "the request body is not valid JSON");
+    case JSON_CHECKED:
+        break;
+    }
+    return read_members(out, i->operation, param, err);
+}
+
+int inspection_go(struct inspection *i, size_t most, struct inspected *out, const char **param,
+                  struct error *err)
+{
+    int rc;
+
+    *param = NULL;
+    if (i->form.delimiter_len == 0)
+        return go_on_in_json(i, most, out, param, err);
+    rc = go_on_in_form(i, most, out, err);
+    if (rc != 0 && rc != DRV_EAGAIN)
+        *param = "model";
+    return rc;
+}
+
+static int inspect_whole(struct inspected *out, int operation, const char *content_type,
+                         const uint8_t *body, size_t n, const char **param, struct error *err)
+{
+    struct inspection i;
+    int rc;
+
+    *out = (struct inspected){0};
+    *param = NULL;
+    rc = inspection_begin(&i, operation, content_type, body, n, NULL, err);
+    return rc != 0 ? rc : inspection_go(&i, SIZE_MAX, out, param, err);
+}
+
+int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
+                 const char **param, struct error *err)
+{
+    return inspect_whole(out, operation, NULL, body, n, param, err);
+}
+
 int inspect_multipart(struct inspected *out, const char *content_type, const uint8_t *body,
                       size_t n, struct error *err)
 {
-    char delimiter[4 + MAX_BOUNDARY_BYTES] = "\r\n--";
-    struct span boundary;
-    const char *p = n == 0 ? "" : (const char *)body, *end = p + n;
-    size_t delimiter_len;
-    bool saw_stream = false;
+    const char *param;
 
-    memset(out, 0, sizeof(*out));
-    if (!find_param(&boundary, (struct span){content_type, strlen(content_type)}, "boundary") ||
-        boundary.n == 0 || boundary.n > MAX_BOUNDARY_BYTES)
-        return error_set(err, DRV_EINVAL, "the content type names no usable boundary");
-    memcpy(delimiter + 4, boundary.p, boundary.n);
-    delimiter_len = 4 + boundary.n;
-
-    /* The first delimiter may stand at the very start, without its line break. */
-    if (n >= delimiter_len - 2 && memcmp(p, delimiter + 2, delimiter_len - 2) == 0) {
-        p += delimiter_len - 2;
-    } else {
-        p = memmem(p, n, delimiter, delimiter_len);
-        if (p == NULL)
-            return error_set(err, DRV_EINVAL, "the body has no part");
-        p += delimiter_len;
-    }
-    while (end - p >= 2 && memcmp(p, "--", 2) != 0) {
-        const char *head, *head_end, *value, *part_end;
-        struct span disposition, name;
-        int rc;
-
-        if (memcmp(p, "\r\n", 2) != 0)
-            return error_set(err, DRV_EINVAL, "a part does not begin on a new line");
-        head = p + 2;
-        head_end = memmem(p, (size_t)(end - p), "\r\n\r\n", 4);
-        if (head_end == NULL ||
-            memmem(p, (size_t)(head_end - p), delimiter, delimiter_len) != NULL)
-            return error_set(err, DRV_EINVAL, "the head of a part does not end");
-        value = head_end + 4;
-        part_end = memmem(head_end + 2, (size_t)(end - head_end - 2), delimiter, delimiter_len);
-        if (part_end == NULL)
-            return error_set(err, DRV_EINVAL, "the last part does not end");
-        if (part_end < value)
-            value = part_end; /* an empty part, whose break is the delimiter's own */
-        if (head_end > head &&
-            find_disposition(&disposition, (struct span){head, (size_t)(head_end - head)}) &&
-            find_param(&name, disposition, "name")) {
-            rc = take_field(out, name, (struct span){value, (size_t)(part_end - value)},
-                            &saw_stream, err);
-            if (rc != 0)
-                return rc;
-        }
-        p = part_end + delimiter_len;
-    }
-    if (end - p < 2)
-        return error_set(err, DRV_EINVAL, "the body is cut off");
-    return 0;
+    return inspect_whole(out, OP(TRANSCRIPTIONS), content_type, body, n, &param, err);
 }
 
 bool request_is_form(const struct client_request *request)
 {
     return operation_takes_form(request->operation,
                                 strcmp(request->content_type, "application/json") == 0);
-}
-
-int request_inspect(struct inspected *out, const struct client_request *request,
-                    const char **param, struct error *err)
-{
-    int rc;
-
-    *param = NULL;
-    if (!request_is_form(request))
-        return inspect_body(out, request->operation, request->body, request->body_len, param,
-                            err);
-    rc = inspect_multipart(out, request->content_type, request->body, request->body_len, err);
-    if (rc != 0)
-        *param = "model";
-    return rc;
 }
 
 void request_take(struct client_request *request, const struct inspected *body)

@@ -11,6 +11,7 @@
 #include "base/attrs.h"
 #include "base/config/config.h"
 #include "base/text/json.h"
+#include "base/text/json_check.h"
 #include "shm/facts/nodes.h"
 #include "worker/api/surface.h"
 #include "worker/encoding/decoder.h"
@@ -81,7 +82,7 @@ struct client_request {
  * `at_node`: what the node calls it, "" = the request was at none. */
 const char *client_request_own_model(const struct client_request *request, const char *at_node);
 
-/* The result of inspect_body() and inspect_multipart(). */
+/* The result of a look through a body. */
 struct inspected {
     struct json_value root;       /* the body, checked; JSON_NONE when it is a form */
     char model[NODE_MODEL_BYTES]; /* "" when absent */
@@ -93,14 +94,47 @@ struct inspected {
     char session[REQUEST_SESSION_BYTES]; /* prompt_cache_key, or else the user; or "" */
 };
 
+/* RFC 2046 allows no longer one. */
+#define INSPECT_BOUNDARY_BYTES 70
+
+/* A look through a body for the fields that routing needs, a piece at a time; pure. */
+struct inspection {
+    int operation; /* decides the default of `stream`, and whether the body is a form */
+    const uint8_t *body;
+    size_t n;
+    size_t seen; /* of JSON */
+    struct json_checker checker;
+    struct {
+        char delimiter[4 + INSPECT_BOUNDARY_BYTES];
+        size_t delimiter_len;
+        bool begun; /* the first delimiter has been passed */
+        bool stream_seen;
+        size_t at;     /* behind a delimiter */
+        size_t search; /* the next one does not begin before */
+    } form;
+};
+
+/* `content_type` is of a form, NULL where the body is JSON; `skips` is zero, the caller's to
+ * finish, and as long as the root in use.  DRV_EINVAL: see below. */
+MUST_CHECK int inspection_begin(struct inspection *inspection, int operation,
+                                const char *content_type, const uint8_t *body, size_t n,
+                                struct json_skips *skips, struct error *err);
+
 /*
- * Reads the fields that routing needs; pure.  `operation` decides the default of `stream`.
- * DRV_EINVAL: not a JSON object, a field of the wrong type, or a member that we or a node act
- * on is there twice or in other letters (an engine might read another one); `err` is fit for
- * the client, `*param` names the field.
+ * Looks at about `most` bytes more (more than 0); *out is zero at first and the same each time.
+ * 0: that was the end, and *out is filled.  DRV_EAGAIN: there is more to do.  DRV_EINVAL: not a
+ * JSON object, or not a form; a field of the wrong type, or a member that we or a node act on
+ * is there twice or in other letters (an engine might read another one); `err` is fit for the
+ * client, `*param` names the field or is NULL.
  */
+MUST_CHECK int inspection_go(struct inspection *inspection, size_t most, struct inspected *out,
+                             const char **param, struct error *err);
+
+/* Both in one go.  DRV_EINVAL as above. */
 MUST_CHECK int inspect_body(struct inspected *out, int operation, const uint8_t *body, size_t n,
                             const char **param, struct error *err);
+MUST_CHECK int inspect_multipart(struct inspected *out, const char *content_type,
+                                 const uint8_t *body, size_t n, struct error *err);
 
 /* Takes all but the model from a body that was read. */
 void request_take(struct client_request *request, const struct inspected *body);
@@ -114,16 +148,8 @@ MUST_CHECK bool request_take_target(struct client_request *request, char *target
                                     const char *path, size_t path_len, const char *query,
                                     size_t query_len);
 
-/* Finds the form field `model` of a multipart/form-data body; pure.  DRV_EINVAL as above. */
-MUST_CHECK int inspect_multipart(struct inspected *out, const char *content_type,
-                                 const uint8_t *body, size_t n, struct error *err);
-
 /* Is its body a form, by its operation and its content type? */
 MUST_CHECK bool request_is_form(const struct client_request *request);
-
-/* Reads its body, a form or JSON, as the two above. */
-MUST_CHECK int request_inspect(struct inspected *out, const struct client_request *request,
-                               const char **param, struct error *err);
 
 /* The value of the member `name` of a URL's query, with its %XX decoded.  False: it is not
  * there, or not text that can be a name. */

@@ -1,4 +1,10 @@
-/* intake.c - reads the long bodies of requests, which libh2o does not see. */
+/*
+ * intake.c - reads the long bodies of requests, which libh2o does not see.
+ *
+ * A body is charged to server->body_bytes as it comes: one that does not come costs nothing.
+ * Where there is no room for more, the body that brings it is refused and its room goes to the
+ * others, so some of them always become whole.
+ */
 #include "worker/http/intake.h"
 
 #include <assert.h>
@@ -9,7 +15,10 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/error.h"
+#include "base/io/background.h"
 #include "worker/http/client_request.h"
+#include "worker/http/framing/chunks.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 
@@ -18,6 +27,10 @@
 /* Of all bodies in one turn, and of one at least. */
 #define TURN_BYTES  (1024 * 1024)
 #define LEAST_SHARE (16 * 1024)
+/* Of a body in chunks, at first. */
+#define FIRST_CAP ((size_t)64 * 1024)
+/* Of a body, looked through in one turn. */
+#define LOOK_BYTES ((size_t)1024 * 1024)
 /* How long, and for how many bytes, a refused client may go on sending. */
 #define LINGER_US    (2 * US_PER_S)
 #define LINGER_BYTES (64u * 1024 * 1024)
@@ -30,13 +43,26 @@
  */
 enum phase { WAITING = 0, READING, REFUSED, LINGERING };
 
+/* Why a body is not read to its end. */
+enum refusal {
+    NO_ROOM = 0, /* limits.max_body_total_bytes are there, with what has come of it */
+    NO_MEMORY,   /* there is none for it */
+    TOO_LARGE,   /* its chunks are more than limits.max_body_bytes */
+    BAD,         /* its chunks are malformed */
+    SLOW,        /* hardly a byte of it comes */
+};
+
 struct intake {
     enum phase phase;
     h2o_buffer_t *early;            /* owned: what came with the head, and the head; or NULL */
     size_t early_len;               /* bytes of the body in it */
     struct client_request *request; /* borrowed; READING only */
-    void (*on_end)(struct client_request *request, enum intake_end end);
-    size_t have; /* bytes of the body that are there */
+    void (*on_whole)(struct client_request *request);
+    intake_reject_cb rejected;
+    uint8_t *body; /* owned; READING only */
+    size_t cap;    /* of it */
+    size_t have;   /* bytes of the body that are there; each is counted in body_bytes */
+    struct chunks chunks;
     uint64_t look_mono_us;
     size_t look_have; /* at that time */
     struct timer linger;
@@ -78,14 +104,15 @@ static void watch_later(struct client_connection *conn)
     loop_defer(conn->server->loop, &conn->watch, on_watch);
 }
 
-/* Puts a buffer in the place of libh2o's that has none of the body's bytes, nor the line with
- * its size; a request that follows is there. */
+/* Puts a buffer in the place of libh2o's that has none of the body's bytes, nor the line that
+ * frames it; a request that follows is there, unless the body is in chunks. */
 static void take_over(struct client_connection *conn)
 {
     const struct strict_head *head = &conn->head;
     h2o_buffer_t *input = conn->sock->input, *shown;
     size_t behind = input->size - head->head_len;
-    size_t n = behind < head->content_length ? behind : (size_t)head->content_length;
+    size_t n =
+        head->chunked || behind < head->content_length ? behind : (size_t)head->content_length;
     struct intake *intake = calloc(1, sizeof(*intake));
     char *to;
 
@@ -95,13 +122,30 @@ static void take_over(struct client_connection *conn)
     to = h2o_buffer_reserve(&shown, input->size - n).base;
     memcpy(to, input->bytes, head->head_len);
     memcpy(to + head->head_len, input->bytes + head->head_len + n, behind - n);
-    to[head->length_at] = 'x';
+    to[head->framing_at] = 'x';
     shown->size = input->size - n;
     intake->conn = conn;
     intake->early = input;
     intake->early_len = n;
     conn->sock->input = shown;
     conn->intake = intake;
+}
+
+/* In chunks it may be whole already: then libh2o's way is good enough. */
+static bool is_ours(const struct client_connection *conn)
+{
+    static const char last[] = "0\r\n\r\n";
+    const struct strict_head *head = &conn->head;
+    const h2o_buffer_t *input = conn->sock->input;
+
+    if (head->expect == STRICT_EXPECT_OTHER)
+        return false;
+    if (head->chunked)
+        return input->size - head->head_len < 5 ||
+               memcmp(input->bytes + input->size - 5, last, 5) != 0;
+    /* A body that is too large is libh2o's, which answers at once. */
+    return head->content_length > SHORT_BYTES &&
+           head->content_length <= conn->server->config->limits.max_body_bytes;
 }
 
 static void on_head(h2o_socket_t *sock, const char *err)
@@ -112,10 +156,7 @@ static void on_head(h2o_socket_t *sock, const char *err)
     if (err == NULL && !conn->head_seen &&
         strict_head_check(&conn->head, sock->input->bytes, sock->input->size) == NULL) {
         conn->head_seen = true;
-        /* A body that is too large is libh2o's, which answers at once. */
-        if (conn->head.content_length > SHORT_BYTES &&
-            conn->head.content_length <= conn->server->config->limits.max_body_bytes &&
-            conn->head.expect != STRICT_EXPECT_OTHER)
+        if (is_ours(conn))
             take_over(conn);
     }
     read_head(sock, err); /* which may close the connection */
@@ -202,13 +243,23 @@ static void drop_early(struct intake *intake)
     intake->early = NULL;
 }
 
+static void drop_body(struct client_connection *conn)
+{
+    struct intake *intake = conn->intake;
+
+    if (intake->phase == READING)
+        conn->server->intakes--;
+    conn->server->body_bytes -= intake->body == NULL ? 0 : intake->have;
+    free(intake->body);
+    intake->body = NULL;
+}
+
 static void free_intake(struct client_connection *conn)
 {
     struct intake *intake = conn->intake;
 
+    drop_body(conn);
     conn->intake = NULL;
-    if (intake->phase == READING)
-        conn->server->intakes--;
     timer_stop(conn->server->loop, &intake->linger);
     stop_reading(conn);
     drop_early(intake);
@@ -217,14 +268,63 @@ static void free_intake(struct client_connection *conn)
 
 static void be_whole(struct client_connection *conn)
 {
-    struct client_request *request = conn->intake->request;
-    void (*on_end)(struct client_request * request, enum intake_end end) = conn->intake->on_end;
+    struct intake *intake = conn->intake;
+    struct client_request *request = intake->request;
+    void (*on_whole)(struct client_request * request) = intake->on_whole;
+    uint8_t *body = intake->body, *exact;
+    size_t n = intake->have;
 
+    conn->server->body_bytes -= n;
+    intake->body = NULL;
+    if (n < intake->cap && n != 0) {
+        exact = realloc(body, n);
+        if (exact != NULL)
+            body = exact;
+    }
     free_intake(conn);
+    responder_hold_body(request->responder, body, n);
     request->received_mono_us = loop_now_us(conn->server->loop);
     if (conn->sock->input->size == conn->head.head_len)
         responder_shrink_input(request->responder);
-    on_end(request, INTAKE_WHOLE);
+    on_whole(request);
+}
+
+static void reject(struct client_request *request, enum refusal why, intake_reject_cb rejected)
+{
+    char message[96];
+
+    switch (why) {
+    case NO_ROOM:
+        rejected(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        return;
+    case NO_MEMORY:
+        rejected(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL, 2);
+        return;
+    case TOO_LARGE:
+        (void)snprintf(message, sizeof(message),
+                       "the request body is over the limit of %u bytes",
+                       request->responder->server->config->limits.max_body_bytes);
+        rejected(request, API_ERROR_TOO_LARGE, message, NULL, 0);
+        return;
+    case BAD:
+        rejected(request, API_ERROR_BAD_REQUEST, "malformed chunks", NULL, 0);
+        return;
+    case SLOW:
+        rejected(request, API_ERROR_SLOW_BODY, "the body of the request does not come", NULL,
+                 0);
+        return;
+    }
+}
+
+/* The request gets its answer before its body is whole. */
+static void refuse(struct client_connection *conn, enum refusal why)
+{
+    struct intake *intake = conn->intake;
+
+    drop_body(conn);
+    intake->phase = REFUSED;
+    stop_reading(conn);
+    reject(intake->request, why, intake->rejected);
 }
 
 /* No answer helps a client that has left; the access log has a line. */
@@ -237,20 +337,125 @@ static void leave(struct client_connection *conn)
     responder_lose(r);
 }
 
+/* Bytes behind the body are the next request's: they go behind the head, which libh2o takes
+ * away at the end of this one. */
+static void give_back(struct client_connection *conn, const uint8_t *bytes, size_t n)
+{
+    size_t head_len = conn->head.head_len, behind = conn->sock->input->size - head_len;
+    char *to;
+
+    if (n == 0)
+        return;
+    (void)h2o_buffer_reserve(&conn->sock->input, n);
+    to = conn->sock->input->bytes + head_len;
+    memmove(to + n, to, behind);
+    memcpy(to, bytes, n);
+    conn->sock->input->size += n;
+}
+
+/* Room for n more bytes. */
+static bool make_room(struct client_connection *conn, size_t n)
+{
+    struct intake *intake = conn->intake;
+    size_t cap = intake->cap == 0 ? FIRST_CAP : 2 * intake->cap;
+    uint8_t *body;
+
+    if (intake->body != NULL && n <= intake->cap - intake->have)
+        return true;
+    if (cap > conn->server->config->limits.max_body_bytes)
+        cap = conn->server->config->limits.max_body_bytes;
+    if (cap < intake->have + n)
+        cap = intake->have + n;
+    body = realloc(intake->body, cap); /* the kernel gives pages as they are written */
+    if (body == NULL)
+        return false;
+    intake->body = body;
+    intake->cap = cap;
+    return true;
+}
+
+static void count(struct client_connection *conn, size_t n)
+{
+    conn->intake->have += n;
+    conn->intake->request->responder->body_in = conn->intake->have;
+    conn->server->body_bytes += n;
+}
+
+/* Takes the n bytes that have come behind those that are there.  True: the body goes on. */
+static bool take(struct client_connection *conn, size_t n)
+{
+    struct intake *intake = conn->intake;
+    size_t max = conn->server->config->limits.max_body_bytes, body, rest;
+    uint8_t *bytes = intake->body + intake->have;
+    enum chunks_result result;
+
+    if (!conn->head.chunked) {
+        count(conn, n);
+        if (intake->have < conn->head.content_length)
+            return true;
+        be_whole(conn);
+        return false;
+    }
+    result = chunks_take(&intake->chunks, bytes, n, &body, &rest);
+    count(conn, body);
+    if (result == CHUNKS_BAD) {
+        refuse(conn, BAD);
+        return false;
+    }
+    if (intake->have > max ||
+        (intake->chunks.state == CHUNKS_DATA && intake->chunks.left > max - intake->have)) {
+        refuse(conn, TOO_LARGE);
+        return false;
+    }
+    if (result == CHUNKS_MORE)
+        return true;
+    give_back(conn, bytes + n - rest, rest);
+    be_whole(conn);
+    return false;
+}
+
+/* So much may be read now: of TLS all that is decrypted, which is in memory anyway and is not
+ * announced again. */
+static size_t wanted(const struct client_connection *conn)
+{
+    size_t n = share(conn->server);
+
+    if (conn->sock->ssl != NULL)
+        n = conn->sock->input->size - conn->head.head_len;
+    if (!conn->head.chunked && n > conn->head.content_length - conn->intake->have)
+        n = (size_t)conn->head.content_length - conn->intake->have;
+    return n;
+}
+
+static size_t body_room(const struct http_server *server)
+{
+    size_t total = server->config->limits.max_body_total_bytes;
+
+    return server->body_bytes < total ? total - server->body_bytes : 0;
+}
+
 static void on_body(h2o_socket_t *sock, const char *err)
 {
     struct client_connection *conn = sock->on_close.data;
     struct intake *intake = conn->intake;
-    const struct client_request *request = intake->request;
-    size_t left = request->body_len - intake->have, n = share(conn->server);
-    uint8_t *to = (uint8_t *)(uintptr_t)request->body + intake->have;
-    ssize_t got = pull(conn, to, sock->ssl != NULL || left < n ? left : n);
+    const struct http_server *server = conn->server;
+    size_t n = wanted(conn), room = body_room(server);
+    ssize_t got;
 
-    if (got > 0)
-        intake->have += (size_t)got;
-    if (intake->have == request->body_len)
-        be_whole(conn);
-    else if (got == -1 || err != NULL)
+    if (room == 0 || (sock->ssl != NULL && n > room)) {
+        refuse(conn, NO_ROOM);
+        return;
+    }
+    if (n > room)
+        n = room;
+    if (server->memory_short || !make_room(conn, n)) {
+        refuse(conn, NO_MEMORY);
+        return;
+    }
+    got = pull(conn, intake->body + intake->have, n);
+    if (got > 0 && !take(conn, (size_t)got))
+        return;
+    if (got == -1 || err != NULL)
         leave(conn);
 }
 
@@ -275,35 +480,105 @@ static void send_continue(struct client_connection *conn)
 }
 
 void intake_begin(struct client_connection *conn, struct client_request *request,
-                  void (*on_end)(struct client_request *request, enum intake_end end))
+                  void (*on_whole)(struct client_request *request), intake_reject_cb rejected)
 {
     struct intake *intake = conn->intake;
-    struct responder *r = request->responder;
-    size_t n = (size_t)conn->head.content_length;
-    uint8_t *body = malloc(n); /* the kernel gives pages as they are written */
+    size_t early_len = intake->early_len;
 
     assert(intake->phase == WAITING);
-    if (body == NULL) {
-        on_end(request, INTAKE_NO_MEMORY);
-        return;
-    }
-    responder_hold_body(r, body, n);
-    r->body_in = n;
     intake->phase = READING;
     conn->server->intakes++;
     intake->request = request;
-    intake->on_end = on_end;
-    intake->have = intake->early_len;
-    memcpy(body, intake->early->bytes + conn->head.head_len, intake->have);
-    drop_early(intake);
+    intake->on_whole = on_whole;
+    intake->rejected = rejected;
     intake->look_mono_us = loop_now_us(conn->server->loop);
+    if (!make_room(conn, conn->head.chunked ? early_len : (size_t)conn->head.content_length)) {
+        refuse(conn, NO_MEMORY);
+        return;
+    }
+    if (early_len != 0)
+        memcpy(intake->body, intake->early->bytes + conn->head.head_len, early_len);
+    drop_early(intake);
+    if (!take(conn, early_len))
+        return;
     intake->look_have = intake->have;
-    if (intake->have == n)
-        be_whole(conn);
-    else if (intake->have == 0 && conn->head.expect == STRICT_EXPECT_CONTINUE)
+    if (early_len == 0 && conn->head.expect == STRICT_EXPECT_CONTINUE)
         send_continue(conn);
     else
         start_reading(conn, on_body);
+}
+
+/* ---- what is in it ----------------------------------------------------------------------- */
+
+struct intake_look {
+    struct background_task task;
+    struct client_request *request; /* borrowed */
+    intake_seen_cb on_seen;
+    struct inspection inspection;
+    struct inspected found;
+};
+
+static void end_look(struct responder *r)
+{
+    if (r->look == NULL)
+        return;
+    background_stop(&r->server->looks, &r->look->task);
+    free(r->look);
+    r->look = NULL;
+}
+
+static void on_look(struct background_task *task)
+{
+    struct intake_look *look = CONTAINER_OF(task, struct intake_look, task);
+    struct client_request *request = look->request;
+    intake_seen_cb on_seen = look->on_seen;
+    struct error err = {0};
+    struct inspected found;
+    const char *param;
+    int rc;
+
+    if (request->responder->lost || request->responder->reported) {
+        end_look(request->responder); /* it is on its way out */
+        return;
+    }
+    rc = inspection_go(&look->inspection, LOOK_BYTES, &look->found, &param, &err);
+    if (rc == DRV_EAGAIN)
+        return;
+    found = look->found;
+    end_look(request->responder);
+    request->responder->outcome = NULL;
+    on_seen(request, rc == 0 ? &found : NULL, param, err.text);
+}
+
+void intake_look(struct client_request *request, const char *content_type,
+                 intake_seen_cb on_seen)
+{
+    struct responder *r = request->responder;
+    struct intake_look *look = calloc(1, sizeof(*look));
+    struct error err = {0};
+
+    if (look == NULL) {
+        on_seen(request, NULL, NULL, "the coordinator is out of memory");
+        return;
+    }
+    look->request = request;
+    look->on_seen = on_seen;
+    r->look = look;
+    if (inspection_begin(&look->inspection, request->operation, content_type, request->body,
+                         request->body_len, request->body_len > SHORT_BYTES ? &r->skips : NULL,
+                         &err) != 0) {
+        end_look(r);
+        on_seen(request, NULL, content_type == NULL ? NULL : "model", err.text);
+        return;
+    }
+    if (request->body_len <= LOOK_BYTES) {
+        on_look(&look->task);
+        return;
+    }
+    /* The client may leave meanwhile. */
+    r->outcome = "client_gone";
+    responder_watch(r);
+    background_begin(&r->server->looks, &look->task, on_look);
 }
 
 /* ---- the end ----------------------------------------------------------------------------- */
@@ -320,12 +595,8 @@ void intake_check(struct client_connection *conn, uint64_t limit_ms, uint64_t le
     enough = intake->have - intake->look_have >= limit_ms * least / 1000;
     intake->look_mono_us = now;
     intake->look_have = intake->have;
-    if (enough)
-        return;
-    conn->server->intakes--;
-    intake->phase = REFUSED;
-    stop_reading(conn);
-    intake->on_end(intake->request, INTAKE_SLOW);
+    if (!enough)
+        refuse(conn, SLOW);
 }
 
 static void end_linger(struct intake *intake)
@@ -373,6 +644,7 @@ static bool still_sends(struct client_connection *conn)
 
 static void request_over(struct client_connection *conn)
 {
+    end_look(conn->current);
     if (conn->intake != NULL)
         free_intake(conn);
     watch_later(conn);
@@ -382,4 +654,10 @@ void intake_init(struct http_server *server)
 {
     server->request_over = request_over;
     server->still_sends = still_sends;
+    background_init(&server->looks, server->loop);
+}
+
+void intake_finish(struct http_server *server)
+{
+    background_finish(&server->looks);
 }

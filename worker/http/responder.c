@@ -100,6 +100,8 @@ static void unwatch(struct responder *r)
 
 static void free_body(struct responder *r)
 {
+    json_skips_finish(&r->skips);
+    r->request->root = (struct json_value){0};
     if (!r->body_held)
         return;
     r->body_held = false;
@@ -107,7 +109,6 @@ static void free_body(struct responder *r)
     free((void *)(uintptr_t)r->request->body);
     r->request->body = NULL;
     r->request->body_len = 0;
-    r->request->root = (struct json_value){0};
 }
 
 void responder_hold_body(struct responder *r, uint8_t *body, size_t n)

@@ -7,12 +7,14 @@
 #include "base/attrs.h"
 #include "base/io/loop.h"
 #include "base/text/buf.h"
+#include "base/text/json_check.h"
 #include "worker/http/responder.h"
 
 struct client_connection;
 struct decode_job;
 struct error;
 struct http_server;
+struct intake_look;
 
 /* The answer to one request.  Allocated with the request's pool, and disposed of with it: that
  * happens when the answer is complete or when the connection is lost, whichever way. */
@@ -49,6 +51,8 @@ struct responder {
     bool watched;                /* its descriptor is in the gone set */
     bool body_held;              /* request->body is ours, and counted in server->body_bytes */
     uint64_t body_in;            /* size of the request's body as it came, for the log */
+    struct intake_look *look;    /* owned by intake.c: looks through it; NULL = does not */
+    struct json_skips skips;     /* owned: of request->root */
     struct decode_job *decoding; /* owned: takes the content coding off it; NULL = does not */
     /* Answers that the server gives itself are logged by the server.  NULL: not ours to log. */
     const char *outcome;

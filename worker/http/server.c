@@ -270,24 +270,27 @@ static void begin(struct client_request *request, h2o_req_t *req)
     server->on_infer(request, server->data);
 }
 
+static void on_seen(struct client_request *request, const struct inspected *found,
+                    const char *param, const char *why)
+{
+    h2o_req_t *req = request->responder->req;
+
+    if (found == NULL) {
+        http_reject(request, API_ERROR_BAD_REQUEST, why, param, 0);
+        return;
+    }
+    if (!settle_model(request, found->model))
+        return;
+    request_take(request, found);
+    request->session = find_session(req, found);
+    begin(request, req);
+}
+
 /* The body is there, without a coding. */
 static void take_request(struct client_request *request)
 {
-    h2o_req_t *req = request->responder->req;
-    struct inspected body;
-    struct error err = {0};
-    const char *param;
-
     blank_byte_order_mark(request);
-    if (request_inspect(&body, request, &param, &err) != 0) {
-        http_reject(request, API_ERROR_BAD_REQUEST, err.text, param, 0);
-        return;
-    }
-    if (!settle_model(request, body.model))
-        return;
-    request_take(request, &body);
-    request->session = find_session(req, &body);
-    begin(request, req);
+    intake_look(request, request_is_form(request) ? request->content_type : NULL, on_seen);
 }
 
 static void on_decoded(struct decode_job *job, enum decode_end end)
@@ -345,23 +348,6 @@ static void take_body(struct client_request *request)
                  request);
 }
 
-static void on_body(struct client_request *request, enum intake_end end)
-{
-    switch (end) {
-    case INTAKE_WHOLE:
-        take_body(request);
-        return;
-    case INTAKE_NO_MEMORY:
-        http_reject(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL,
-                    2);
-        return;
-    case INTAKE_SLOW:
-        http_reject(request, API_ERROR_SLOW_BODY, "the body of the request does not come", NULL,
-                    0);
-        return;
-    }
-}
-
 static void infer(struct client_request *request, h2o_req_t *req)
 {
     struct responder *r = request->responder;
@@ -394,7 +380,7 @@ static void infer(struct client_request *request, h2o_req_t *req)
     if (!is_no_loop(request, req))
         return;
     if (intake_is_open(r->conn)) {
-        intake_begin(r->conn, request, on_body);
+        intake_begin(r->conn, request, take_body, http_reject);
         return;
     }
     responder_take_body(r);
@@ -667,9 +653,9 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     request->responder->path = path.base;
     request->path = path.base;
 
-    /* After a body in chunks the connection is not used again: libh2o reads the chunks' own
-     * lines leniently, so the next bytes could be a smuggled request. */
-    if (why != NULL || conn->head.chunked || server->draining)
+    /* After a body in chunks that libh2o has read the connection is not used again: it reads
+     * the chunks' own lines leniently, so the next bytes could be a smuggled request. */
+    if (why != NULL || (conn->head.chunked && !intake_is_open(conn)) || server->draining)
         req->http1_is_persistent = 0;
     if (why != NULL)
         http_reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
@@ -792,6 +778,7 @@ void http_server_destroy(struct http_server *server)
     accept_finish(server);
     responders_finish(server);
     decode_queue_finish(&server->decoding);
+    intake_finish(server);
     queue = server->context.queue;
     h2o_context_dispose(&server->context);
     free(queue); /* libh2o 2.2.5 forgets to */

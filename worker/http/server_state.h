@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "base/io/background.h"
 #include "base/io/loop.h"
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
@@ -81,9 +82,10 @@ struct http_server {
     SSL_CTX *ssl; /* owned; NULL = cleartext */
     bool draining;
     uint64_t drain_mono_us;
-    size_t body_bytes; /* request bodies held, those that are still coming as a whole, and what
-                          decoding one takes beside it */
-    unsigned intakes;  /* of those that are still coming */
+    size_t body_bytes; /* request bodies held, as far as they have come, and what decoding one
+                          takes beside it */
+    unsigned intakes;  /* bodies that intake.c is reading */
+    struct background looks; /* intake.c: through bodies that have come */
     struct decode_queue decoding;
     struct catalog catalog;
     struct callers callers;

@@ -279,3 +279,59 @@ Test(request, a_form_cut_at_any_byte_is_refused_or_complete)
         free(copy);
     }
 }
+
+/* ---- a piece at a time ---- */
+
+static int in_pieces(int operation, const char *type, const char *body, size_t n, size_t step)
+{
+    struct json_skips skips = {0};
+    struct inspection inspection;
+    int rc;
+
+    seen = (struct inspected){0};
+    rc = inspection_begin(&inspection, operation, type, (const uint8_t *)body, n, &skips, &err);
+    if (rc == 0)
+        do
+            rc = inspection_go(&inspection, step, &seen, &param, &err);
+        while (rc == DRV_EAGAIN);
+    json_skips_finish(&skips);
+    return rc;
+}
+
+Test(request, a_body_may_be_looked_through_in_pieces)
+{
+    static const char body[] = "{\"messages\":[{\"content\":\"aaaa\"}],\"stream\":true,"
+                               "\"user\":\"u\",\"model\":\"late\"}";
+
+    for (size_t step = 1; step <= sizeof(body); step++) {
+        cr_assert_eq(in_pieces(OP(CHAT_COMPLETIONS), NULL, body, sizeof(body) - 1, step), 0);
+        cr_assert_str_eq(seen.model, "late");
+        cr_assert(seen.stream);
+        cr_assert_str_eq(seen.session, "u");
+        cr_assert_eq(in_pieces(OP(CHAT_COMPLETIONS), NULL, body, sizeof(body) - 2, step),
+                     DRV_EINVAL);
+        cr_assert_eq(
+            in_pieces(OP(TRANSCRIPTIONS), TYPE, good_form, sizeof(good_form) - 1, step), 0,
+            "%s", err.text);
+        cr_assert_str_eq(seen.model, "whisper-1");
+        cr_assert(seen.stream);
+        cr_assert_eq(
+            in_pieces(OP(TRANSCRIPTIONS), TYPE, good_form, sizeof(good_form) - 9, step),
+            DRV_EINVAL);
+    }
+}
+
+Test(request, thousands_of_members_are_refused)
+{
+    static char body[16384];
+    size_t n = 1;
+
+    body[0] = '{';
+    for (int i = 0; i < 1025; i++)
+        n += (size_t)sprintf(body + n, "\"k%d\":1,", i);
+    body[n - 1] = '}';
+    cr_assert_eq(
+        inspect_body(&seen, OP(CHAT_COMPLETIONS), (const uint8_t *)body, n, &param, &err),
+        DRV_EINVAL);
+    cr_assert(strstr(err.text, "1024 members") != NULL, "%s", err.text);
+}

@@ -9,7 +9,7 @@ struct framing {
     unsigned content_lengths, transfer_encodings, hosts;
     unsigned minor_version;
     uint64_t content_length;
-    const char *length_name;
+    const char *name; /* of the last of them */
     enum strict_expect expect;
 };
 
@@ -121,7 +121,7 @@ static const char *check_field(struct framing *f, const char *p, const char *end
             return "control character in a header";
 
     if (name_is(name, name_len, "content-length")) {
-        f->length_name = name;
+        f->name = name;
         return check_content_length(f, value, value_len);
     }
     if (name_is(name, name_len, "expect"))
@@ -131,6 +131,7 @@ static const char *check_field(struct framing *f, const char *p, const char *end
     if (name_is(name, name_len, "host"))
         return check_host(f, value, value_len);
     if (name_is(name, name_len, "transfer-encoding")) {
+        f->name = name;
         if (++f->transfer_encodings > 1)
             return "more than one Transfer-Encoding";
         if (!name_is(value, value_len, "chunked"))
@@ -172,7 +173,7 @@ const char *strict_head_check(struct strict_head *out, const char *bytes, size_t
     out->head_len = (size_t)(stop + 2 - bytes);
     out->chunked = f.transfer_encodings != 0;
     out->content_length = f.content_length;
-    out->length_at = f.length_name == NULL ? 0 : (size_t)(f.length_name - bytes);
+    out->framing_at = f.name == NULL ? 0 : (size_t)(f.name - bytes);
     out->expect = f.expect;
     return NULL;
 }

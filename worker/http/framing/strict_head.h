@@ -29,7 +29,7 @@ struct strict_head {
     size_t head_len;         /* request line to the empty line, inclusive */
     bool chunked;            /* the body came in chunks */
     uint64_t content_length; /* of the body otherwise; 0 = there is none */
-    size_t length_at;        /* where the name Content-Length begins; 0 = there is none */
+    size_t framing_at;       /* where the name of either's line begins; 0 = there is none */
     enum strict_expect expect;
 };
 
