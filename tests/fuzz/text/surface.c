@@ -20,7 +20,7 @@ static void route(const char *text, size_t n)
     struct route r = surface_route(text, method, path, (size_t)(text + n - path));
 
     MUST(r.kind != ROUTE_BAD_METHOD || r.allow != NULL);
-    MUST(r.kind != ROUTE_INFER || (r.operation >= 1 && r.operation <= 13));
+    MUST(r.kind != ROUTE_INFER || (r.operation >= 1 && r.operation <= 31));
     if (r.kind == ROUTE_MODEL)
         MUST(r.tail >= path && r.tail + r.tail_len <= text + n);
 }
@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint32_t choice = input_byte(&in);
     enum surface surface = (enum surface)(choice % 3);
     enum api_error error = (enum api_error)(1 + choice / 3 % API_ERROR_OVERLOADED);
-    int operation = (int)(input_byte(&in) % 14);
+    int operation = (int)(input_byte(&in) % 32);
     char *raw = input_copy(in.at, in.left), *text = input_text(in.at, in.left);
     struct strict_head head;
     struct json_value root;
