@@ -280,6 +280,9 @@ bool refused_apply(struct node_request *req)
     }
     engine_error_http(&verdict, req->http_status, buf_head(&req->out), buf_size(&req->out),
                       req->usage_added);
+    /* Its path has the id of what is kept: not found is that, or there is no such path. */
+    if (req->operation == DROVER__V1__OPERATION__OPERATION_STATE && req->http_status == 404)
+        memset(&verdict, 0, sizeof(verdict));
     if (says_when(req))
         engine_error_says_when(&verdict, req->http_status);
     if (verdict.engine_error_action == ENGINE_ERROR_WITHOUT_USAGE)

@@ -196,6 +196,16 @@ def test_an_id_that_is_not_known_is_asked_of_all(two):
     for answer in (respond(two, previous_response_id="resp_never"),
                    fetch_now(two.api, "GET", "/v1/responses/resp_never")):
         assert answer.status == 404 and "resp_never" in answer.json()["error"]["message"]
+    # The words of an engine that might as well lack the path teach nothing about the others.
+    for store in two.stores.values():
+        store.missing = lambda reply, what, name: reply.answer(404, {"error": "not found"})
+    for _ in range(3):
+        assert fetch_now(two.api, "GET", "/v1/responses/resp_never").status == 404
+    for node, store in two.stores.items():
+        store.kept["resp_new"] = store.document("resp_new")
+        got = fetch_now(two.api, "GET", "/v1/responses/resp_new")
+        assert got.status == 200 and got.headers["x-drover-node"] == node
+        del store.kept["resp_new"]
     for path in ("/v1/responses/../models", "/v1/responses/a%2e%2e/x", "/v1/responses/a?x=\"y\""):
         assert fetch_now(two.api, "GET", path).status in (400, 404)
 
