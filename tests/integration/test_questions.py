@@ -251,9 +251,9 @@ def test_a_question_for_an_unknown_model_is_refused_and_a_count_that_no_node_has
 def test_a_slow_reader_of_a_questions_answer_gets_it_whole(make_cluster):
     """The limit of a question's silence is first_token_ms, 10 s at most."""
     engine = Ollama()
-    size = 6 << 20
+    size, limit_s = 6 << 20, 0.4 * SLOW
     engine.on["/api/show"] = lambda reply, _: reply.answer(200, {"modelfile": "x" * size})
-    cluster = make_cluster(workers=1, config={"limits": {"first_token_ms": 400}}).start()
+    cluster = make_cluster(workers=1, config={"limits": {"first_token_ms": int(1000 * limit_s)}}).start()
     cluster.start_node("a", engine=engine.url)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -261,7 +261,7 @@ def test_a_slow_reader_of_a_questions_answer_gets_it_whole(make_cluster):
         sock.sendall(make_request("POST", "/api/show", {"model": next(iter(engine.models))},
                                   {"Connection": "close"}))
         got = sock.recv(100)
-        time.sleep(2)              # five times the limit
+        time.sleep(5 * limit_s)
         sock.settimeout(10 * SLOW)
         while data := sock.recv(1 << 20):
             got += data

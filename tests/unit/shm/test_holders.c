@@ -155,7 +155,7 @@ Test(holders, a_file_of_another_layout_is_begun_anew_and_a_foreign_one_is_left_a
     cr_expect_not(holders_find(holders, "resp_1", &node, &owner));
     holders_note(holders, "resp_1", 5, 7);
     cr_assert_eq(truncate(path, 100), 0);
-    holders = reopen(NULL); /* the old one must not be touched any more */
+    holders = reopen(holders);
     cr_expect_not(holders_find(holders, "resp_1", &node, &owner));
     holders_close(holders);
     (void)unlink(path);
