@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/text/text.h"
+#include "node/body/edit.h"
 #include "proto/operations.h"
 
 #define PUSHBACK_MS 100 /* to callers that found the queue full */
@@ -52,6 +53,7 @@ static void free_node_request(struct node_request *req)
     buf_finish(&req->body);
     buf_finish(&req->first);
     upload_end(&req->upload);
+    edit_checker_destroy(req->checker);
     splices_finish(&req->splices);
     buf_finish(&req->request_text);
     buf_finish(&req->response_text);

@@ -103,10 +103,11 @@ struct node_request {
     struct buf body;         /* owned: what the engine gets, unless `splices` are in use */
     struct buf first;        /* owned: the first message, while the body comes in parts */
     struct upload upload;    /* owned: a body that comes, or came, in parts */
-    struct splices splices;  /* owned: its edits; in use iff upload.bytes and a phase after
-                                NODE_REQUEST_UPLOADING */
-    struct timer upload_timer; /* until when the next message has to come */
-    struct buf request_text;   /* owned: NUL-separated content type, header names and values */
+    struct edit_checker *checker; /* owned: checks it as it comes; NULL = none comes */
+    struct splices splices;       /* owned: its edits; in use iff upload.bytes and a phase after
+                                     NODE_REQUEST_UPLOADING */
+    struct timer upload_timer;    /* until when the next message has to come */
+    struct buf request_text; /* owned: NUL-separated content type, header names and values */
     struct engine_header headers[HEADERS_MAX];
     size_t headers_count;
 

@@ -194,10 +194,10 @@ static bool check_request(struct node_request *req, const Drover__V1__InferReque
 
     if (!text_is_name(request->request_id, 64))
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "request_id is not [A-Za-z0-9._-]{1,64}");
-    else if ((int)request->operation <= 0 || (int)request->operation >= 32)
+    else if ((int)request->operation <= 0)
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "no such operation: %d",
                           (int)request->operation);
-    else if (engine_path((int)request->operation) == NULL)
+    else if ((int)request->operation >= 32 || engine_path((int)request->operation) == NULL)
         node_request_fail(req, GRPC_UNIMPLEMENTED, "operation %d is not known here",
                           (int)request->operation);
     else if (request->n_headers > HEADERS_MAX)
@@ -382,16 +382,17 @@ static bool may_keep(const struct node_request *req, const Drover__V1__InferRequ
            (model->operations & OPERATION(STATE)) != 0 && request->resume == NULL;
 }
 
-/* Copies the needed fields of the message, whose memory is the arena's.  False: the call has
- * ended. */
-static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request)
+/* Copies the needed fields of the message, whose memory is the arena's.  `came`: its body,
+ * checked, if that came in parts.  False: the call has ended. */
+static bool take_request(struct node_request *req, const Drover__V1__InferRequest *request,
+                         const struct edit_source *came)
 {
     struct edit_options opts = {.model = "", .stream = request->stream};
     struct buf rest = BUF_INIT;
     struct edit_outcome outcome;
     struct edit_source source;
     struct error err = {0};
-    int rc;
+    int rc = 0;
 
     req->want_text = request->want_text;
     req->stream = request->stream;
@@ -417,7 +418,10 @@ static bool take_request(struct node_request *req, const Drover__V1__InferReques
     if (request->body.len == 0 && operation_is_question(req->operation) &&
         (strcmp(req->method, "POST") != 0 || req->target[0] != '\0'))
         return take_bodiless(req, request);
-    rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
+    if (came != NULL)
+        source = *came;
+    else
+        rc = edit_check(&source, req->operation, request->body.data, request->body.len, &err);
     if (rc != 0) {
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
         return false;
@@ -485,9 +489,10 @@ static void admit(struct node_request *req)
 }
 
 /* The request is whole. */
-static void take_whole(struct node_request *req, const Drover__V1__InferRequest *request)
+static void take_whole(struct node_request *req, const Drover__V1__InferRequest *request,
+                       const struct edit_source *came)
 {
-    if (!check_service(req, request) || !take_request(req, request))
+    if (!check_service(req, request) || !take_request(req, request, came))
         return;
     req->phase = NODE_REQUEST_QUEUED;
     if (req->question)
@@ -560,7 +565,8 @@ static void begin_upload(struct node_request *req, const Drover__V1__InferReques
     if (!check_service(req, request) || !check_room(req, request))
         return;
     buf_add(&req->first, message, n);
-    if (req->first.failed ||
+    req->checker = edit_checker_create(req->operation);
+    if (req->first.failed || req->checker == NULL ||
         upload_begin(&req->pool->uploads, &req->upload, (size_t)request->body_bytes) != 0) {
         node_request_fail(req, GRPC_UNAVAILABLE, "the node is out of memory");
         return;
@@ -594,16 +600,25 @@ static bool part_of(const uint8_t *message, size_t n, const uint8_t **part, size
 static void take_part(struct node_request *req, const uint8_t *message, size_t n)
 {
     Drover__V1__InferRequest *request;
+    struct edit_source source;
+    struct error err = {0};
     const uint8_t *part;
     size_t len, release;
+    int rc;
 
     if (!part_of(message, n, &part, &len) ||
         upload_take(&req->upload, part, len, n, &release) != 0) {
         node_request_fail(req, GRPC_INVALID_ARGUMENT, "the body is not what it was said to be");
         return;
     }
+    rc = edit_checker_go(req->checker, &source, req->upload.bytes, req->upload.have,
+                         req->upload.have == req->upload.size, &err);
+    if (rc != 0 && rc != DRV_EAGAIN) {
+        node_request_fail(req, GRPC_INVALID_ARGUMENT, "%s", err.text);
+        return;
+    }
     server_call_release(req->call, release);
-    if (req->upload.have < req->upload.size) {
+    if (rc == DRV_EAGAIN) {
         if (!req->upload.waits)
             await_message(req);
         return;
@@ -614,8 +629,10 @@ static void take_part(struct node_request *req, const uint8_t *message, size_t n
         return;
     request->body.data = req->upload.bytes;
     request->body.len = req->upload.size;
-    take_whole(req, request);
+    take_whole(req, request, &source);
     buf_finish(&req->first);
+    edit_checker_destroy(req->checker);
+    req->checker = NULL;
 }
 
 /* ---- messages -------------------------------------------------------------------------- */
@@ -636,7 +653,7 @@ static void take_first(struct node_request *req, const uint8_t *message, size_t 
     if (request->body_bytes != 0)
         begin_upload(req, request, message, n);
     else
-        take_whole(req, request);
+        take_whole(req, request, NULL);
 }
 
 static void on_message(struct server_call *call, const uint8_t *message, size_t n)

@@ -1,12 +1,14 @@
 /* edit.c - the few changes the node makes to a client's JSON body. */
 #include "node/body/edit.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "base/text/buf.h"
 #include "base/text/form.h"
 #include "base/text/json.h"
+#include "base/text/json_check.h"
 #include "base/text/splices.h"
 #include "node/stream/meter.h"
 #include "proto/drover_common.pb-c.h"
@@ -149,20 +151,71 @@ static int edit_form(struct buf *out, const struct edit_source *source,
     return rc == 0 && out->failed ? DRV_ENOMEM : rc;
 }
 
-int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
-               struct error *err)
-{
-    int rc;
+struct edit_checker {
+    int operation;
+    struct json_checker json;
+    struct json_skips skips;
+};
 
-    *out = (struct edit_source){.operation = operation, .body = body, .n = n};
-    if (operation_takes_form(operation, n != 0 && *(const char *)body != '-'))
-        return 0;
-    rc = json_check(&out->root, body, n, err);
-    if (rc != 0)
-        return error_wrap(err, rc, "the body is not JSON");
+struct edit_checker *edit_checker_create(int operation)
+{
+    struct edit_checker *checker = calloc(1, sizeof(*checker));
+
+    if (checker == NULL)
+        return NULL;
+    checker->operation = operation;
+    json_checker_init(&checker->json, &checker->skips, false);
+    return checker;
+}
+
+void edit_checker_destroy(struct edit_checker *checker)
+{
+    if (checker != NULL)
+        json_skips_finish(&checker->skips);
+    free(checker);
+}
+
+static bool takes_form(const struct edit_source *source)
+{
+    return operation_takes_form(source->operation,
+                                source->n != 0 && *(const char *)source->body != '-');
+}
+
+static int check_json(struct json_checker *json, struct edit_source *out, bool last,
+                      struct error *err)
+{
+    switch (json_checker_go(json, out->body, out->n, last, &out->root, err)) {
+    case JSON_CHECK_MORE:
+        return DRV_EAGAIN;
+    case JSON_CHECK_BAD:
+        return error_wrap(err, DRV_EINVAL, "the body is not JSON");
+    case JSON_CHECKED:
+        break;
+    }
     if (out->root.type != JSON_OBJECT)
         return error_set(err, DRV_EINVAL, "the body is not a JSON object");
     return 0;
+}
+
+int edit_checker_go(struct edit_checker *checker, struct edit_source *out, const void *body,
+                    size_t n, bool last, struct error *err)
+{
+    *out = (struct edit_source){.operation = checker->operation, .body = body, .n = n};
+    if (takes_form(out))
+        return last ? 0 : DRV_EAGAIN;
+    return check_json(&checker->json, out, last, err);
+}
+
+int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
+               struct error *err)
+{
+    struct json_checker json;
+
+    *out = (struct edit_source){.operation = operation, .body = body, .n = n};
+    if (takes_form(out))
+        return 0;
+    json_checker_init(&json, NULL, false);
+    return check_json(&json, out, true, err);
 }
 
 /* Asks for usage, where it is wanted and allowed. */

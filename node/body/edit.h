@@ -31,6 +31,17 @@ struct edit_source {
 MUST_CHECK int edit_check(struct edit_source *out, int operation, const void *body, size_t n,
                           struct error *err);
 
+/*
+ * The same for a body that comes in parts, each checked as it comes: bytes[0..n) are what is
+ * there, `last`: that is the whole.  It may be destroyed (NULL is allowed) when the source that
+ * it gave is not read any more.  DRV_EAGAIN: in order as far as it goes; else as edit_check().
+ */
+struct edit_checker;
+MUST_CHECK struct edit_checker *edit_checker_create(int operation); /* NULL: no memory */
+void edit_checker_destroy(struct edit_checker *checker);
+MUST_CHECK int edit_checker_go(struct edit_checker *checker, struct edit_source *out,
+                               const void *body, size_t n, bool last, struct error *err);
+
 struct edit_options {
     const char *model;        /* "" = keep */
     const char *content_type; /* of the body; needed of a form only, may be NULL */

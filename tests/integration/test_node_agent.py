@@ -249,7 +249,7 @@ def test_a_500_for_the_clients_own_input_becomes_a_400(node):
     ({"request_id": "no spaces"}, Code.INVALID_ARGUMENT),
     ({"request_id": ""}, Code.INVALID_ARGUMENT),
     ({"operation": 0}, Code.INVALID_ARGUMENT),
-    ({"operation": 31}, Code.UNIMPLEMENTED),
+    ({"operation": 32}, Code.UNIMPLEMENTED),
     ({"operation": common.OPERATION_OLLAMA_CHAT}, Code.UNIMPLEMENTED),
     ({"model": "other"}, Code.NOT_FOUND),
     ({"instance_id": b"x" * 16}, Code.FAILED_PRECONDITION),

@@ -151,6 +151,48 @@ Test(edit, a_body_that_is_no_json_object_is_refused)
     }
 }
 
+/* In parts a body is judged as it is whole, at the latest with its last byte. */
+Test(edit, a_body_in_parts_is_checked_as_it_comes)
+{
+    static const char *const bodies[] = {
+        "{\"model\":\"m\",\"messages\":[{\"content\":\"a\\\"b\"}],\"n\":1.5e3} ",
+        "{}",
+        "[1]",
+        "3",
+        "{\"a\":1",
+        "{\"a\":1}}",
+        "{\"a\":tru}",
+        "{\"a\":\"\x01\"}",
+        "--x\r\nno form, no JSON"};
+
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
+        size_t n = strlen(bodies[i]);
+        struct edit_source whole, source;
+        struct error err = {0}, whole_err = {0};
+        int expected = edit_check(&whole, OP(CHAT_COMPLETIONS), bodies[i], n, &whole_err);
+
+        for (size_t part = 1; part <= n; part++) {
+            struct edit_checker *checker = edit_checker_create(OP(CHAT_COMPLETIONS));
+            size_t have = 0;
+            int rc = DRV_EAGAIN;
+
+            cr_assert_not_null(checker);
+            while (rc == DRV_EAGAIN) {
+                cr_assert_lt(have, n, "body %zu is not judged", i);
+                have += part < n - have ? part : n - have;
+                rc = edit_checker_go(checker, &source, bodies[i], have, have == n, &err);
+            }
+            cr_expect_eq(rc, expected, "body %zu in parts of %zu", i, part);
+            if (rc == 0)
+                cr_expect(have == n && source.n == n && source.root.len == whole.root.len);
+            else
+                cr_expect_str_eq(err.text, whole_err.text);
+            edit_checker_destroy(checker);
+        }
+    }
+    edit_checker_destroy(NULL);
+}
+
 Test(edit, a_multipart_body_passes_whatever_it_holds)
 {
     (void)expect(OP(TRANSCRIPTIONS), "--x\r\nnot json", (struct edit_options){.model = "m"},
