@@ -29,6 +29,8 @@
 #define LEAST_SHARE (16 * 1024)
 /* Of a body in chunks, at first. */
 #define FIRST_CAP ((size_t)64 * 1024)
+/* Chunks may have so much framing more than body. */
+#define FRAMING_BYTES ((size_t)1024 * 1024)
 /* Of a body, looked through in one turn. */
 #define LOOK_BYTES ((size_t)1024 * 1024)
 /* How long, and for how many bytes, a refused client may go on sending. */
@@ -48,7 +50,7 @@ enum refusal {
     NO_ROOM = 0, /* limits.max_body_total_bytes are there, with what has come of it */
     NO_MEMORY,   /* there is none for it */
     TOO_LARGE,   /* its chunks are more than limits.max_body_bytes */
-    BAD,         /* its chunks are malformed */
+    BAD,         /* its chunks are malformed, or so small that they are mostly framing */
     SLOW,        /* hardly a byte of it comes */
 };
 
@@ -63,6 +65,7 @@ struct intake {
     size_t cap;    /* of it */
     size_t have;   /* bytes of the body that are there; each is counted in body_bytes */
     struct chunks chunks;
+    size_t framing; /* bytes of it, of chunks */
     uint64_t look_mono_us;
     size_t look_have; /* at that time */
     struct timer linger;
@@ -307,7 +310,7 @@ static void reject(struct client_request *request, enum refusal why, intake_reje
         rejected(request, API_ERROR_TOO_LARGE, message, NULL, 0);
         return;
     case BAD:
-        rejected(request, API_ERROR_BAD_REQUEST, "malformed chunks", NULL, 0);
+        rejected(request, API_ERROR_BAD_REQUEST, "malformed or too small chunks", NULL, 0);
         return;
     case SLOW:
         rejected(request, API_ERROR_SLOW_BODY, "the body of the request does not come", NULL,
@@ -398,7 +401,8 @@ static bool take(struct client_connection *conn, size_t n)
     }
     result = chunks_take(&intake->chunks, bytes, n, &body, &rest);
     count(conn, body);
-    if (result == CHUNKS_BAD) {
+    intake->framing += n - body - rest;
+    if (result == CHUNKS_BAD || intake->framing > FRAMING_BYTES + intake->have) {
         refuse(conn, BAD);
         return false;
     }
@@ -409,7 +413,10 @@ static bool take(struct client_connection *conn, size_t n)
     }
     if (result == CHUNKS_MORE)
         return true;
-    give_back(conn, bytes + n - rest, rest);
+    if (intake->chunks.odd)
+        intake->request->responder->req->http1_is_persistent = 0;
+    else
+        give_back(conn, bytes + n - rest, rest);
     be_whole(conn);
     return false;
 }

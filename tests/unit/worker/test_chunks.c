@@ -1,5 +1,6 @@
 /* test_chunks.c - a body without the framing of its chunks, however it is cut. */
 #include <criterion/criterion.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,4 +83,31 @@ Test(chunks, extensions_and_trailers_are_short)
     memcpy(text, "0\r\nA:", 5);
     cr_assert_eq(chunks_take(&chunks, text, CHUNKS_MAX_IGNORED, &body, &rest), CHUNKS_MORE);
     cr_assert_eq(chunks_take(&chunks, text + 9, 64, &body, &rest), CHUNKS_BAD);
+}
+
+Test(chunks, what_some_read_otherwise_is_marked)
+{
+    static const struct {
+        const char *text;
+        bool odd;
+    } cases[] = {
+        {"5\r\nhello\r\n0\r\n\r\n", false},
+        {"A\r\nhellohello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n", false},
+        {"05\r\nhello\r\n0\r\n\r\n", true},
+        {"5\r\nhello\r\n00\r\n\r\n", true},
+        {"5;a=b\r\nhello\r\n0\r\n\r\n", true},
+        {"5 \r\nhello\r\n0\r\n\r\n", true},
+        {"5\r\nhello\r\n0;\r\n\r\n", true},
+        {"5\r\nhello\r\n0\r\nA: b\r\n\r\n", true},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct chunks chunks = {0};
+        size_t n = strlen(cases[i].text), body, rest;
+        uint8_t bytes[64];
+
+        memcpy(bytes, cases[i].text, n);
+        cr_assert_eq(chunks_take(&chunks, bytes, n, &body, &rest), CHUNKS_END);
+        cr_expect_eq(chunks.odd, cases[i].odd, "%s", cases[i].text);
+    }
 }

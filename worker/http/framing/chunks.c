@@ -1,7 +1,6 @@
 /* chunks.c - takes the framing of chunks off a body. */
 #include "worker/http/framing/chunks.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "base/text/json.h"
@@ -14,10 +13,12 @@ static bool take_digit(struct chunks *c, uint8_t byte)
     int digit = json_hex_value((char)byte);
 
     if (digit >= 0) {
+        c->odd |= c->digits != 0 && c->left == 0;
         c->left = c->left << 4 | (uint64_t)digit;
         return ++c->digits <= MAX_DIGITS;
     }
     c->state = byte == '\r' ? CHUNKS_SIZE_LF : CHUNKS_EXTENSION;
+    c->odd |= byte != '\r';
     return c->digits != 0 && (byte == '\r' || byte == ';' || byte == ' ' || byte == '\t');
 }
 
@@ -62,6 +63,7 @@ static bool take_byte(struct chunks *c, uint8_t byte)
         if (byte == '\r')
             return take_exactly(c, byte, '\r', CHUNKS_LAST_LF);
         c->state = CHUNKS_IN_TRAILER;
+        c->odd = true;
         return byte != ' ' && byte != '\t' && take_ignored(c, byte, CHUNKS_TRAILER_LF);
     case CHUNKS_IN_TRAILER:
         return take_ignored(c, byte, CHUNKS_TRAILER_LF);

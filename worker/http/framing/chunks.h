@@ -2,11 +2,14 @@
  * chunks.h - takes the framing of chunks off a body that comes piece by piece.  Pure.
  *
  * Strict, as strict_head.h is and for its reason: a line ends with CRLF, a size is hexadecimal
- * digits, and what may follow it or the last chunk is passed over, if it is short.
+ * digits, and what may follow it or the last chunk is passed over, if it is short.  What is
+ * allowed and yet read otherwise by some is `odd`: an extension, a trailer, a size that begins
+ * with 0.  Nothing behind such a body should be taken for a request.
  */
 #ifndef DROVER_WORKER_HTTP_FRAMING_CHUNKS_H
 #define DROVER_WORKER_HTTP_FRAMING_CHUNKS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +34,7 @@ enum chunks_state {
 /* Zero at first. */
 struct chunks {
     enum chunks_state state;
+    bool odd;
     unsigned digits;
     uint64_t left;  /* of the present chunk; of its size as far as it has come */
     size_t ignored; /* bytes of extensions and trailers */
