@@ -85,7 +85,7 @@ Test(chunks, extensions_and_trailers_are_short)
     cr_assert_eq(chunks_take(&chunks, text + 9, 64, &body, &rest), CHUNKS_BAD);
 }
 
-Test(chunks, what_some_read_otherwise_is_marked)
+Test(chunks, forms_that_some_read_otherwise_are_marked)
 {
     static const struct {
         const char *text;

@@ -2,9 +2,9 @@
  * chunks.h - takes the framing of chunks off a body that comes piece by piece.  Pure.
  *
  * Strict, as strict_head.h is and for its reason: a line ends with CRLF, a size is hexadecimal
- * digits, and what may follow it or the last chunk is passed over, if it is short.  What is
- * allowed and yet read otherwise by some is `odd`: an extension, a trailer, a size that begins
- * with 0.  Nothing behind such a body should be taken for a request.
+ * digits, and what may follow it or the last chunk is passed over, if it is short.  A body
+ * with an extension, a trailer or a size that begins with 0 is `odd`: these are allowed, but
+ * some read them otherwise, so nothing behind it should be taken for a request.
  */
 #ifndef DROVER_WORKER_HTTP_FRAMING_CHUNKS_H
 #define DROVER_WORKER_HTTP_FRAMING_CHUNKS_H
