@@ -85,7 +85,7 @@ def wire_seeds():
 
 # ---- content codings -----------------------------------------------------------------------------
 
-# What the zstd program makes of the text, of nothing, and of 8 MiB of zeros with a window of 16 MiB.
+# The text, nothing, and 8 MiB of zeros with a window of 16 MiB, as the zstd program encodes them.
 ZSTD_TEXT = bytes.fromhex("28b52ffd0458150100d87b226d6f64656c223a226d222c226d65737361676573223a5b5d7d0100cfcf3906ab9141b6")
 ZSTD_NONE = bytes.fromhex("28b52ffd240001000099e9d851")
 ZSTD_WIDE = bytes.fromhex("28b52ffd00705400001000000100fbff39c0020200100002001000020010000200100002001000020010000200100002")

@@ -13,10 +13,9 @@ import grpc
 import pytest
 
 from fake_node import FakeNode, common, inference
-from grpc_server import GrpcServer, duplex, stream, unary
+from grpc_server import duplex
 from harness import SLOW, until
 from load import fetch_now, make_request
-from messages import health
 from node_rig import Engine, Node
 from pki import Pki
 from plant import make_plant, static  # noqa: F401
@@ -243,15 +242,8 @@ class InParts(FakeNode):
         super().__init__(name)
         self.infer_gate.set()
 
-    def start(self):
-        self.server = GrpcServer({
-            "grpc.health.v1.Health": {"Check": unary(self.check, health.HealthCheckRequest)},
-            "drover.v1.Inference": {
-                "Describe": unary(self.describe, inference.DescribeRequest),
-                "WatchLoad": stream(self.watch_load, inference.WatchLoadRequest),
-                "Infer": duplex(self.infer_parts, inference.InferRequest)}}, self.port)
-        self.port = self.server.port
-        return self
+    def infer_method(self):
+        return duplex(self.infer_parts, inference.InferRequest)
 
     def capacity(self):
         return common.Capacity(slots=4, queue=2, max_request_bytes=4 * MIB, max_body_bytes=self.most)

@@ -30,7 +30,7 @@ JSON_OF = {
     "/pooling": {"data": [{"index": 0, "data": [0.5]}]},
     "/v1/rerank": {"results": [{"index": 0, "relevance_score": 0.5}]},
 }
-# What clients write, and the path by which engines have it.
+# Each operation as clients write its path, and the path by which engines have it.
 SPELLINGS = [(path, path) for path in JSON_OF] + [
     ("/v1/tokenize", "/tokenize"), ("/v1/detokenize", "/detokenize"), ("/score", "/v1/score"),
     ("/v1/classify", "/classify"), ("/v1/pooling", "/pooling"), ("/rerank", "/v1/rerank"),

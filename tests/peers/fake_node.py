@@ -42,9 +42,12 @@ class FakeNode:
             "drover.v1.Inference": {
                 "Describe": unary(self.describe, inference.DescribeRequest),
                 "WatchLoad": stream(self.watch_load, inference.WatchLoadRequest),
-                "Infer": stream(self.infer, inference.InferRequest)}}, self.port)
+                "Infer": self.infer_method()}}, self.port)
         self.port = self.server.port
         return self
+
+    def infer_method(self):
+        return stream(self.infer, inference.InferRequest)
 
     def stop(self):
         for watcher in self.watchers:
