@@ -190,6 +190,41 @@ uint16_t net_port(const struct net_addr *addr)
     return 0;
 }
 
+void net_unmap(struct net_addr *addr)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&addr->sa;
+    struct sockaddr_in in = {.sin_family = AF_INET};
+
+    if (addr->len < sizeof(*in6) || addr->sa.ss_family != AF_INET6 ||
+        !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
+        return;
+    in.sin_port = in6->sin6_port;
+    memcpy(&in.sin_addr, in6->sin6_addr.s6_addr + 12, sizeof(in.sin_addr));
+    memset(addr, 0, sizeof(*addr));
+    memcpy(&addr->sa, &in, sizeof(in));
+    addr->len = sizeof(in);
+}
+
+uint64_t net_peer_key(const struct sockaddr *sa)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
+    uint64_t key = 0;
+
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)sa;
+
+        memcpy(&key, &in->sin_addr, sizeof(in->sin_addr));
+        key |= UINT64_C(1) << 63;
+    } else if (sa->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+        memcpy(&key, in6->sin6_addr.s6_addr + 12, sizeof(struct in_addr));
+        key |= UINT64_C(1) << 63;
+    } else if (sa->sa_family == AF_INET6) {
+        memcpy(&key, &in6->sin6_addr, sizeof(key));
+        key |= UINT64_C(1) << 62;
+    }
+    return key;
+}
+
 void net_format(char *out, size_t cap, const struct net_addr *addr)
 {
     char host[NET_TEXT_BYTES];

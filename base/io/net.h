@@ -43,6 +43,13 @@ void net_format(char *out, size_t cap, const struct net_addr *addr);
 void net_format_host(char *out, size_t cap, const struct net_addr *addr);
 uint16_t net_port(const struct net_addr *addr);
 
+/* An IPv4 address in IPv6's clothes, as a listener on [::] gets it, becomes an IPv4 address. */
+void net_unmap(struct net_addr *addr);
+
+/* Equal for peers that count as one: by the IPv4 address, also a mapped one, or by the /64 of
+ * an IPv6 address, because one host has all of that.  0 for families without hosts (Unix). */
+uint64_t net_peer_key(const struct sockaddr *sa);
+
 /* Does only this machine reach what listens there: a loopback address, "localhost", a Unix
  * socket? By the text alone: any other name counts as reachable. */
 MUST_CHECK bool net_is_local(const char *text);

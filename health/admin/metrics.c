@@ -508,6 +508,9 @@ static void build_totals(struct buf *out, const struct snapshot *snapshot)
            snapshot->counts.registry_attached);
     single(out, "drover_registry_joins_total", "counter", "Nodes that joined or came back.",
            snapshot->counts.registry_joins);
+    single(out, "drover_registry_crowded_total", "counter",
+           "Streams and connections that had not proven the token, ended to make room.",
+           snapshot->counts.registry_crowded);
     single(out, "drover_registry_refused_total", "counter",
            "Registrations refused: wrong proof, broken rule, over a limit.",
            snapshot->counts.registry_refused);

@@ -43,6 +43,7 @@ struct snapshot_counts {
     uint64_t ejections;
     uint64_t kept; /* ejections that would have left too few nodes */
     uint64_t registry_joins;
+    uint64_t registry_crowded; /* strangers' streams and connections ended to make room */
     uint64_t registry_refused; /* wrong proof, bad message, over a limit */
     uint32_t registry_attached;
 };

@@ -1,27 +1,6 @@
 /* strikes.c - addresses that failed too often of late. */
 #include "health/registry/strikes.h"
 
-#include <netinet/in.h>
-#include <string.h>
-
-uint64_t strikes_key(const struct sockaddr *sa)
-{
-    uint64_t key = 0;
-
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)sa;
-
-        memcpy(&key, &in->sin_addr, sizeof(in->sin_addr));
-        key |= UINT64_C(1) << 63;
-    } else if (sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
-
-        memcpy(&key, &in6->sin6_addr, sizeof(key));
-        key |= UINT64_C(1) << 62;
-    }
-    return key;
-}
-
 /* A bucket is kept as the instant at which it will be full again: `allowed` strikes lie between
  * that and now. */
 void strikes_note(struct strikes *strikes, uint64_t key, uint64_t now_mono_us)

@@ -2,15 +2,13 @@
  * strikes.h - addresses that failed too often of late.  Pure.
  *
  * A bucket for each address that failed recently: a failure takes one, time gives one back.
- * With all buckets in use the fullest, the one with the fewest failures, makes room.  IPv6
- * addresses count by their /64, because one host has all of that.
+ * With all buckets in use the fullest, the one with the fewest failures, makes room.
  */
 #ifndef DROVER_HEALTH_STRIKES_H
 #define DROVER_HEALTH_STRIKES_H
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
 #define STRIKES_PLACES    128u
 #define STRIKES_ALLOWED   10u               /* failures in a burst */
@@ -25,9 +23,7 @@ struct strikes {
     struct strikes_place place[STRIKES_PLACES];
 };
 
-/* The bucket of an address; 0 for families that are not limited (Unix). */
-uint64_t strikes_key(const struct sockaddr *sa);
-
+/* `key` is the peer's net_peer_key(); 0 is not limited. */
 void strikes_note(struct strikes *strikes, uint64_t key, uint64_t now_mono_us);
 bool strikes_blocked(const struct strikes *strikes, uint64_t key, uint64_t now_mono_us);
 

@@ -5,17 +5,19 @@ Each test has an address of its own: what one address does is that address's tro
 """
 import itertools
 import os
+import signal
+import time
 
 import pytest
 
 from bad_node import BadNode, good_answer
 from fake_node import common, registry
 from h2raw import Raw
-from harness import until
+from harness import SLOW, until
+from silent import ATTACH, Silent
 from watch import Watch
 from wire import END_HEADERS, HEADERS, frame, framed
 
-ATTACH = "/drover.v1.Registry/Attach"
 addresses = (f"127.0.1.{n}" for n in itertools.count(1))
 
 
@@ -60,6 +62,49 @@ def test_ten_thousand_half_open_streams_keep_no_node_out(cluster, evil, watch):
         honest_node_joins(cluster, "honest-1")
         assert cluster.node_state("a") == "UP"
     cost.expect(cpu=6, memory=150, lines=20)
+    for connection in crowd:
+        connection.sock.close()
+
+
+def joins_within(cluster, name, seconds):
+    began = time.monotonic()
+    honest_node_joins(cluster, name)
+    assert time.monotonic() - began < seconds * max(1, SLOW / 2), f"{name} took {time.monotonic() - began:.1f} s"
+
+
+def test_silent_streams_of_two_addresses_keep_no_node_out_not_even_when_health_dies(cluster, watch):
+    """128 of each, made again as soon as they end: the oldest of the address that has most goes first."""
+    before = cluster.master.log().count("\n")
+    with Silent(cluster.address("registry")[1], ("127.0.0.1", "127.0.0.2"), 128) as crowd:
+        until(crowd.is_full, 10, "all places are taken")
+        for attempt in range(5):
+            joins_within(cluster, f"honest-3-{attempt}", 2)
+        old = cluster.health_pid()
+        os.kill(old, signal.SIGKILL)
+        until(lambda: cluster.health_pid() not in (None, old), 10, "health is back")
+        joined_again = "event=node_joined node=\"a\""
+        until(lambda: joined_again in cluster.master.log()[before:].rsplit("event=child_ended", 1)[-1], 2,
+              "the node that was UP joins again")
+        until(crowd.is_full, 10, "all places are taken again")
+        joins_within(cluster, "honest-4", 2)
+        assert cluster.node_state("a") == "UP"
+        assert crowd.ended > 0
+    said = cluster.master.log()[before:]
+    assert 1 <= said.count("event=registry_crowded") <= 2, "once a minute, in each health process"
+    assert not [line for line in said.splitlines() if 'node="a"' in line and "to=GONE" in line]
+
+
+def test_connections_that_only_ask_for_health_without_end_keep_no_node_out(cluster, evil, watch):
+    """Each of them holds a call open, so none is ever idle."""
+    crowd = []
+    with watch() as cost:
+        for _ in range(800):
+            connection = evil()
+            crowd.append(connection)
+            connection.request(1, path="/grpc.health.v1.Health/Watch")
+        joins_within(cluster, "honest-5", 2)
+        assert cluster.node_state("a") == "UP"
+    cost.expect(cpu=8, memory=150, lines=24)
     for connection in crowd:
         connection.sock.close()
 

@@ -8,8 +8,11 @@ import grpc
 import pytest
 
 from fake_node import common, Heart, registry
+from h2raw import Raw
 from harness import SLOW, until
 from plant import make_plant, OLD_TOKEN, plant, TOKEN  # noqa: F401 (fixtures)
+from silent import ATTACH
+from wire import DATA, END_HEADERS, HEADERS, frame, framed
 
 
 # ---- joining ----
@@ -164,23 +167,37 @@ def test_a_stream_that_does_not_register_ends(plant):
     assert attachment.ended(20) == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_streams_that_do_not_register_are_limited_by_address(plant):
-    """128 from one address may be unregistered at once; the rest is refused."""
-    held = [plant.attach() for _ in range(140)]
-    answers = [attachment.next() for attachment in held]
-    refusals = [a.status[0] for a, first in zip(held, answers) if first is None]
-    assert refusals == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12
+def test_the_oldest_of_too_many_streams_that_do_not_register_make_room(plant):
+    """256 may be unregistered at once; nobody waits for a place."""
+    held = []
+    for _ in range(260):
+        held.append(plant.attach())
+        held[-1].greet()
+    assert [a.ended() for a in held[:4]] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 4
+    plant.join(plant.fake("a"))
+    assert held[4].ended() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert plant.metric("drover_registry_crowded_total") == 5
+    assert plant.master.log().count("event=registry_crowded") == 1
     for attachment in held:
         attachment.break_off()
 
-    def joined():
-        attachment = plant.attach()
-        first = attachment.next()
-        if first is None:
-            return False
-        attachment.hello = first.hello
-        return attachment.register(plant.fake("a"), TOKEN)
-    until(joined, 10, "there is room again")
+
+def test_each_v4_address_counts_for_itself_on_a_listener_for_v6(make_plant):
+    plant = make_plant(config={"registry": {"listen": "[::]:0"}})
+    port = plant.address("registry")[1]
+    plant.address = lambda which, real=plant.address: ("127.0.0.1", port) if which == "registry" else real(which)
+    wrong = registry.NodeFrame(register=registry.Register(
+        node_id="evil", instance_id=bytes(16), node_nonce=bytes(32), join_proof=bytes(32), port=9)).SerializeToString()
+    with Raw(port, source="127.0.0.2") as evil:
+        said = []
+        for stream in range(1, 31, 2):
+            evil.send(frame(HEADERS, END_HEADERS, stream, evil.head(ATTACH)) + frame(DATA, 0, stream, framed(wrong)))
+            said.append(evil.answer(stream)["headers"]["grpc-status"])
+        assert said[-1] == "8", "it is held off"
+        plant.join(plant.fake("a"))
+    assert 'peer="127.0.0.2:' in plant.master.log()
+    row = plant.wait_state("a", "UP")
+    assert row["address"].startswith("127.0.0.1:")
 
 
 def test_a_full_table_evicts_the_newcomer_and_a_gone_row_makes_room(make_plant):

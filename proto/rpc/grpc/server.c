@@ -43,26 +43,45 @@ static void pause_accepting(struct grpc_server *server)
     timer_start(server->loop, &server->resume, RESUME_US, on_resume);
 }
 
-/* With all places taken, the connection that was silent longest without an open call is closed:
- * strangers that only hold connections keep no peer out. */
-static bool make_room(struct grpc_server *server)
+/* Of those that have proven who they are, the one that was silent longest without a call. */
+static struct h2_session *idlest(const struct grpc_server *server)
 {
-    struct h2_session *session, *idlest = NULL;
+    struct h2_session *session, *found = NULL;
 
     LIST_FOREACH(session, &server->sessions, link)
         if (session->open == 0 &&
-            (idlest == NULL || session->read_mono_us < idlest->read_mono_us))
-            idlest = session;
-    if (idlest == NULL)
+            (found == NULL || session->read_mono_us < found->read_mono_us))
+            found = session;
+    return found;
+}
+
+/* With all places taken a stranger's connection is closed, with what is open on it: the oldest
+ * of the address that has most.  So strangers keep no peer out, whatever they hold open. */
+static bool make_room(struct grpc_server *server)
+{
+    static struct log_limit limit;
+    struct crowd_member *first = crowd_first_out(&server->strangers);
+    struct h2_session *out =
+        first == NULL ? idlest(server) : CONTAINER_OF(first, struct h2_session, stranger);
+    char peer[NET_TEXT_BYTES];
+    uint32_t missed;
+
+    if (out == NULL)
         return false;
-    h2_session_down(idlest, "made room for another connection");
+    server->crowded++;
+    net_format_host(peer, sizeof(peer), &out->peer);
+    if (log_limit_minute(&limit, &missed))
+        log_warn("event=connections_crowded connections=%u closed_peer=%s missed=%u",
+                 server->connections, log_quote(peer), missed);
+    h2_session_down(out, "made room for another connection");
     return true;
 }
 
-static void welcome(struct grpc_server *server, int fd, const struct net_addr *peer)
+static void welcome(struct grpc_server *server, int fd, struct net_addr *peer)
 {
     struct h2_session *session;
 
+    net_unmap(peer);
     if (server->connections >= server->config.max_connections && !make_room(server)) {
         (void)close(fd);
         return;
@@ -72,6 +91,9 @@ static void welcome(struct grpc_server *server, int fd, const struct net_addr *p
         return;
     LIST_INSERT_HEAD(&server->sessions, session, link);
     server->connections++;
+    if (crowd_join(&server->strangers, &session->stranger,
+                   net_peer_key((const struct sockaddr *)&peer->sa)) != 0)
+        h2_session_down(session, "out of memory");
 }
 
 static void on_acceptable(h2o_socket_t *sock, const char *err)
@@ -201,9 +223,15 @@ void server_on_down(struct h2_session *session, const char *why)
     if (session->blame != NULL)
         log_blame(session);
     LIST_REMOVE(session, link);
+    crowd_leave(&server->strangers, &session->stranger);
     server->connections--;
     if (server->stopping && server->connections == 0 && !server->guard.doomed)
         loop_defer(server->loop, &server->idle, on_idle);
+}
+
+uint64_t grpc_server_crowded(const struct grpc_server *server)
+{
+    return server->crowded;
 }
 
 static void close_sessions(struct grpc_server *server)

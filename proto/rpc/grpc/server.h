@@ -58,7 +58,7 @@ struct server_config {
     const struct server_method *methods; /* borrowed: outlives the server */
     size_t methods_count;
     SSL_CTX *tls;                  /* borrowed; NULL = cleartext */
-    uint32_t max_connections;      /* 0 = 1024; beyond, the one idle longest is closed */
+    uint32_t max_connections;      /* 0 = 1024; see make_room() of server.c */
     uint32_t max_streams;          /* per connection, advertised; 0 = 1024 */
     uint64_t keepalive_us;         /* silence before we PING the client; 0 = 10 s */
     uint64_t keepalive_timeout_us; /* 0 = 5 s */
@@ -90,6 +90,9 @@ void grpc_server_destroy(struct grpc_server *server);
  * those that exist stay as they are. */
 void grpc_server_set_tls(struct grpc_server *server, SSL_CTX *tls);
 
+/* Connections that were closed to make room for others, since the start. */
+uint64_t grpc_server_crowded(const struct grpc_server *server);
+
 void *server_call_data(const struct server_call *call); /* what server_call_set_data() stored */
 void server_call_set_data(struct server_call *call, void *data);
 
@@ -98,7 +101,10 @@ void server_call_set_data(struct server_call *call, void *data);
 const void *server_call_metadata(const struct server_call *call, const char *name, size_t *n);
 /* With manual_window: `n` message bytes, as counted by on_message, were disposed of. */
 void server_call_release(struct server_call *call, size_t n);
+/* An IPv4 peer of a listener on [::] has its IPv4 address. */
 void server_call_peer(const struct server_call *call, struct net_addr *out);
+/* The caller has proven who it is: its connection is closed for no stranger's sake. */
+void server_call_vouch(struct server_call *call);
 
 /* Queues a message (copied).  DRV_ENOMEM; DRV_ECLOSED when the call is over. */
 MUST_CHECK int server_call_send(struct server_call *call, const ProtobufCMessage *message);

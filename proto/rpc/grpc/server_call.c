@@ -550,6 +550,12 @@ void server_call_peer(const struct server_call *call, struct net_addr *out)
     *out = call->peer;
 }
 
+void server_call_vouch(struct server_call *call)
+{
+    if (call->stream.session != NULL)
+        crowd_leave(&call->server->strangers, &call->stream.session->stranger);
+}
+
 /* The first message brings the headers along. */
 static void sent(struct server_call *call)
 {

@@ -2,6 +2,7 @@
 #ifndef DROVER_PROTO_RPC_GRPC_SERVER_PRIVATE_H
 #define DROVER_PROTO_RPC_GRPC_SERVER_PRIVATE_H
 
+#include "base/io/crowd.h"
 #include "proto/rpc/grpc/metadata.h"
 #include "proto/rpc/grpc/server.h"
 #include "proto/rpc/h2/h2_session.h"
@@ -20,6 +21,8 @@ struct grpc_server {
     SLIST_HEAD(, listener) listeners; /* owned */
     struct h2_sessions sessions;      /* all that are not dead */
     unsigned connections;             /* length of `sessions` */
+    struct crowd strangers;           /* those of them that proved nothing yet */
+    uint64_t crowded;                 /* connections closed to make room */
     bool paused;                      /* accept() failed: the listeners are not read */
     bool stopping;
     bool idle_reported;

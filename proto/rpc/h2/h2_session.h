@@ -23,6 +23,7 @@
 #include <sys/queue.h>
 
 #include "base/attrs.h"
+#include "base/io/crowd.h"
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/text/buf.h"
@@ -230,6 +231,7 @@ struct h2_session {
     STAILQ_HEAD(, h2_stream) batch; /* got messages in this read */
     LIST_HEAD(, h2_stream) writable;
     LIST_ENTRY(h2_session) link;  /* in a list of the owner's */
+    struct crowd_member stranger; /* in a crowd of the owner's */
     SLIST_ENTRY(h2_session) dead; /* in guard->sessions */
 };
 

@@ -132,6 +132,21 @@ Test(net, host_and_port_are_taken_apart)
     cr_assert_eq(net_port(&addr), 0);
 }
 
+Test(net, a_v4_address_in_v6_clothes_is_undressed_and_no_other)
+{
+    struct net_addr addr;
+    char text[NET_TEXT_BYTES];
+
+    cr_assert_eq(net_parse(&addr, "[::ffff:192.0.2.7]:8082", NULL), 0);
+    net_unmap(&addr);
+    net_format(text, sizeof(text), &addr);
+    cr_assert_str_eq(text, "192.0.2.7:8082");
+    cr_assert_eq(net_parse(&addr, "[2001:db8::7]:8082", NULL), 0);
+    net_unmap(&addr);
+    net_format(text, sizeof(text), &addr);
+    cr_assert_str_eq(text, "[2001:db8::7]:8082");
+}
+
 Test(net, listening_on_port_0_gets_a_port_that_is_then_taken)
 {
     struct net_addr addr;

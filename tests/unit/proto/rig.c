@@ -72,6 +72,7 @@ static void hang(struct server_call *call, const uint8_t *message, size_t n)
     (void)message;
     (void)n;
     rig_of(call)->hanging++;
+    server_call_vouch(call);
 }
 
 static void hang_gone(struct server_call *call)

@@ -419,7 +419,7 @@ Test(grpc, a_request_that_does_not_come_is_not_waited_for)
     rig_finish(&rig);
 }
 
-Test(grpc, a_full_server_makes_room_by_closing_the_idlest_connection)
+Test(grpc, a_full_server_makes_room_by_closing_what_proved_nothing)
 {
     struct rig rig;
     struct error err = {0};
@@ -448,6 +448,27 @@ Test(grpc, a_full_server_makes_room_by_closing_the_idlest_connection)
     cr_assert(RIG_WAIT(&rig, late.ends == 1));
     cr_assert_eq(late.status, GRPC_OK);
     probe_finish(&late);
+    rig_finish(&rig);
+}
+
+Test(grpc, an_open_call_keeps_no_stranger_in_a_full_server)
+{
+    struct rig rig;
+    struct error err = {0};
+    struct probe silent = {0};
+    struct channel *second;
+
+    rig_init(&rig);
+    rig.server_config.max_connections = 1;
+    rig_start(&rig);
+    rig_call(&rig, &silent, &echo_options, NULL, 0);
+    cr_assert(RIG_WAIT(&rig, channel_state(rig.channel) == CHANNEL_READY));
+    rig.channel_config.on_state = NULL;
+    cr_assert_eq(channel_create(&second, &rig.loop, &rig.channel_config, &err), 0);
+    channel_connect(second);
+    cr_assert(RIG_WAIT(&rig, silent.ends == 1));
+    cr_assert(RIG_WAIT(&rig, channel_state(second) == CHANNEL_READY));
+    channel_destroy(second);
     rig_finish(&rig);
 }
 
