@@ -242,15 +242,20 @@ static bool is_serving(const struct console *console, struct session *session)
 
 static void scale(struct console *console, struct session *session, uint32_t workers)
 {
+    struct error err;
+
     if (!is_serving(console, session) || !may_change(console, session))
         return;
     if (workers < 1 || workers > SUPERVISE_MAX_WORKERS) {
         answer(session, false, "workers must be from 1 to %d", SUPERVISE_MAX_WORKERS);
         return;
     }
+    if (console->ops->scale(console->data, workers, &session->before, &err) != 0) {
+        answer(session, false, "%s", err.text);
+        return;
+    }
     session->phase = SESSION_SCALING;
     session->deadline_mono_us = clock_mono_us() + SCALE_WITHIN_US;
-    session->before = console->ops->scale(console->data, workers);
     session->goal = workers;
 }
 

@@ -54,7 +54,8 @@ struct console_ops {
     /* Both return the serial of the attempt that will report. */
     uint64_t (*reload)(void *data);
     uint64_t (*upgrade)(void *data);
-    unsigned (*scale)(void *data, unsigned count); /* how many were wanted before */
+    /* *before gets how many were wanted before. */
+    int (*scale)(void *data, unsigned count, unsigned *before, struct error *err);
     void (*end)(void *data, bool quick);
     /* May this user ask? */
     bool (*allows)(void *data, uid_t uid);

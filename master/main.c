@@ -12,6 +12,7 @@
 #include "base/text/buf.h"
 #include "master/master.h"
 #include "master/reload/verify.h"
+#include "master/runtime.h"
 #include "master/upgrade/handover.h"
 #include "master/upgrade/inherit.h"
 
@@ -34,6 +35,7 @@ static void print_warnings(const struct config *config, const char *path)
     struct buf lines = BUF_INIT;
 
     config_warnings(config, &lines);
+    runtime_warnings(config, &lines);
     for (const char *line = buf_cstr(&lines), *end; *line != '\0'; line = end + 1) {
         end = strchrnul(line, '\n');
         (void)fprintf(stderr, "drover: %s: warning: %.*s\n", path, (int)(end - line), line);

@@ -70,12 +70,21 @@ static unsigned workers_wanted(const struct master *master)
                                                : supervise_workers(&master->sup);
 }
 
-/* Returns how many were wanted before. */
-static unsigned scale(struct master *master, unsigned count)
+/* *before gets how many were wanted before. */
+static int scale(struct master *master, unsigned count, unsigned *before_out, struct error *err)
 {
     unsigned before = workers_wanted(master);
     char text[16];
+    int rc = 0;
 
+    *before_out = before;
+    if (!successor_holds(&master->successor) && count > before)
+        rc = supervise_room_to_scale(&master->sup, count, err);
+    if (rc != 0) {
+        log_error("event=scale_refused workers_before=%u workers=%u error=%s", before, count,
+                  log_quote(err->text));
+        return rc;
+    }
     log_info("event=scale workers_before=%u workers=%u", before, count);
     if (successor_holds(&master->successor))
         master->successor.workers = count;
@@ -83,7 +92,7 @@ static unsigned scale(struct master *master, unsigned count)
         supervise_set_workers(&master->sup, count);
     (void)snprintf(text, sizeof(text), "%u", count);
     upgrade_pass_command(&master->upgrade, "workers", text);
-    return before;
+    return 0;
 }
 
 /* TERM and INT: first within the grace, a second time at once. */
@@ -109,7 +118,8 @@ static void reopen_logs(struct master *master)
 
 static void on_signal(struct master *master, int number)
 {
-    unsigned workers = workers_wanted(master);
+    unsigned workers = workers_wanted(master), before;
+    struct error err;
 
     switch (number) {
     case SIGTERM:
@@ -125,14 +135,14 @@ static void on_signal(struct master *master, int number)
         break;
     case SIGTTIN:
         if (workers < SUPERVISE_MAX_WORKERS)
-            (void)scale(master, workers + 1);
+            (void)scale(master, workers + 1, &before, &err);
         break;
     case SIGTTOU:
         if (workers > 1)
-            (void)scale(master, workers - 1);
+            (void)scale(master, workers - 1, &before, &err);
         break;
     case SIGWINCH:
-        (void)scale(master, 0);
+        (void)scale(master, 0, &before, &err);
         break;
     case SIGUSR1:
         reopen_logs(master);
@@ -388,9 +398,9 @@ static uint64_t op_upgrade(void *data)
     return upgrade_want(&master->upgrade);
 }
 
-static unsigned op_scale(void *data, unsigned count)
+static int op_scale(void *data, unsigned count, unsigned *before, struct error *err)
 {
-    return scale(data, count);
+    return scale(data, count, before, err);
 }
 
 static void op_end(void *data, bool quick)

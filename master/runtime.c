@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/config/config.h"
@@ -239,16 +240,41 @@ int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *e
     return 0;
 }
 
+static struct scoreboard_params board_params(const struct config *config, unsigned workers)
+{
+    return (struct scoreboard_params){
+        .max_nodes = config->limits.max_nodes,
+        .max_workers = RUNTIME_MAX_WORKERS,
+        /* One open request a connection; a few more rows so that the last ones are not special.
+         */
+        .requests_per_worker = (config->limits.max_connections + 63) / 64 * 64,
+        .prefix_entries = config->prefix.entries,
+        .workers = workers,
+    };
+}
+
+void runtime_warnings(const struct config *config, struct buf *out)
+{
+    /* A reload doubles the workers for a while. */
+    struct scoreboard_params params = board_params(config, 2 * config->workers);
+    uint64_t needed = scoreboard_bytes(&params), free_bytes;
+    struct statvfs fs;
+
+    if (statvfs(config->runtime_dir, &fs) == -1)
+        return; /* drover makes it */
+    free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (free_bytes < needed)
+        buf_printf(out,
+                   "runtime_dir %s has %llu KiB of room; a start and a reload take up to %llu "
+                   "KiB\n",
+                   config->runtime_dir, (unsigned long long)(free_bytes / 1024),
+                   (unsigned long long)(needed / 1024));
+}
+
 static int make_board(struct runtime *rt, const struct config *config, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32];
-    /* One open request a connection; a few more rows so that the last ones are not special. */
-    struct scoreboard_params params = {
-        .max_nodes = config->limits.max_nodes,
-        .max_workers = RUNTIME_MAX_WORKERS,
-        .requests_per_worker = (config->limits.max_connections + 63) / 64 * 64,
-        .prefix_entries = config->prefix.entries,
-    };
+    struct scoreboard_params params = board_params(config, config->workers);
 
     path_in(path, rt,
             rt->files == RUNTIME_FILES_STAGED ? SCOREBOARD_FILE_NAME STAGED

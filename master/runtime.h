@@ -63,6 +63,9 @@ MUST_CHECK int runtime_open(struct runtime *rt, const struct config *config,
                             const struct buf *text, struct inherited *in,
                             const struct handover *from, struct error *err);
 
+/* A line for each thing that a good configuration will lack on this machine as it is now. */
+void runtime_warnings(const struct config *config, struct buf *out);
+
 /* Lets the user of the children read the scoreboard and use the control socket, which is there
  * by now: what droverctl needs.  DRV_ESYS. */
 MUST_CHECK int runtime_share(const struct runtime *rt, const struct privileges *run_as,

@@ -253,11 +253,17 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
     struct child *child = free_row(sup);
     pid_t master = getpid();
     int command_fd = -1;
+    struct error err;
     int process;
 
     process = kind == CHILD_HEALTH ? (int)procs_health_index(board) : procs_find_free(board);
     if (child == NULL || process < 0) {
         log_error("event=start_failed kind=%s error=\"no free process row\"", kind_name(kind));
+        return NULL;
+    }
+    if (kind == CHILD_WORKER &&
+        scoreboard_room_for_workers(board, (unsigned)process + 1, &err) != 0) {
+        log_error("event=start_failed kind=worker error=%s", log_quote(err.text));
         return NULL;
     }
     if (kind == CHILD_HEALTH) {
@@ -721,6 +727,21 @@ bool supervise_make_room(struct supervisor *sup, unsigned count)
         return true;
     supervise_hurry(sup, sup->generation);
     return false;
+}
+
+int supervise_take_room(const struct supervisor *sup, unsigned count, struct error *err)
+{
+    return scoreboard_room_for_workers(sup->rt->board, supervise_workers_alive(sup) + count,
+                                       err);
+}
+
+int supervise_room_to_scale(const struct supervisor *sup, unsigned wanted, struct error *err)
+{
+    unsigned missing = wanted;
+
+    for (unsigned i = 0; i < sup->seats_count; i++)
+        missing -= sup->seats[i].child != NULL && missing != 0;
+    return supervise_take_room(sup, missing, err);
 }
 
 unsigned supervise_serving(const struct supervisor *sup)

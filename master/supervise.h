@@ -145,6 +145,14 @@ int supervise_wait_ms(const struct supervisor *sup, uint64_t now_mono_us, int ma
  * are still finishing get the grace, and then no more. */
 MUST_CHECK bool supervise_make_room(struct supervisor *sup, unsigned count);
 
+/* Takes the room in the scoreboard for `count` more workers than there are.  DRV_ESYS: its file
+ * system is full, say, and nothing has changed. */
+MUST_CHECK int supervise_take_room(const struct supervisor *sup, unsigned count,
+                                   struct error *err);
+/* The same for as many as it takes to have `wanted` of them. */
+MUST_CHECK int supervise_room_to_scale(const struct supervisor *sup, unsigned wanted,
+                                       struct error *err);
+
 /* Ends everything: workers first, then health.  A lower order than before is ignored. */
 void supervise_end(struct supervisor *sup, enum child_order order);
 

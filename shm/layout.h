@@ -5,7 +5,9 @@
  * Changing a size or an offset below means a new SB_LAYOUT_VERSION in the same commit; the
  * static_asserts at the end make an unnoticed change fail the build.
  *
- * The segment, in this order, each part on a page boundary:
+ * The segment, in this order, each part on a page boundary.  The parts before the models have
+ * room in the file from the start, models and columns get theirs before their first use
+ * (shm/scoreboard.h), and the file ends with the last column that has.
  *
  *   sb_header                                      constant once the file has its name
  *   sb_live                                        a few words about the whole
@@ -14,11 +16,9 @@
  *   sb_hot    [n_nodes]                            what a routing decision reads of each node
  *   sb gauges [n_nodes][gauge_stride]              one 8-byte word per node and worker
  *   sb_stats  [n_nodes]
- *   sb_table  [n_workers]                          counts of the request tables
- *   sb_request[n_workers][requests_per_worker]
+ *   sb_table  [n_workers]                          counts of the request tables and rings
  *   sb_prefix_set[n_prefix_sets]                   which node has seen which prompts
  *   sb_session_set[n_session_sets]                 where a session was last
- *   sb_ring   [n_workers]                          the last routing decisions
  *   budgets   [2][SB_BUDGET_MODELS]                one 8-byte word per model: retries, hedges
  *   sb_loads  [n_nodes]
  *   sb_usage  [SB_USAGE_ROWS]
@@ -35,6 +35,11 @@
  *   sb_taught_head                                 a word about all lessons
  *   sb_taught [n_nodes]                            what refusals taught about each node
  *   plans     [n_nodes][gauge_stride]              one 8-byte word per node and worker
+ *   sb_aliases                                     the configuration's names of models
+ *   models    [n_nodes][SB_NODE_MODELS_BYTES / 8]  the cold part's table of models
+ *   columns   [n_workers], each:
+ *     sb_request[requests_per_worker]              open requests
+ *     sb_ring                                      the last routing decisions
  *
  * Rules for everything in this file:
  *   1. Fixed-width types only.  No pointer, bool, enum, long, size_t or time_t.
@@ -58,7 +63,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 26u
+#define SB_LAYOUT_VERSION 27u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -70,7 +75,8 @@
  * module that gives such a number its meaning has a name of its own for it, and asserts that
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
 #define SB_PROC_COUNTERS          6u
-#define SB_NODE_INFO_BYTES        533080u /* struct node_info */
+#define SB_NODE_HEAD_BYTES        600u    /* struct node_info without its models */
+#define SB_NODE_MODELS_BYTES      532480u /* its models */
 #define SB_AVERAGES               2u
 #define SB_HISTOGRAMS             4u
 #define SB_COUNTERS               15u
@@ -104,7 +110,7 @@ struct sb_geometry {
     uint32_t head_stride;    /* ... of queue heads */
     uint32_t offer_stride;   /* words from one worker's row of offers to the next */
     uint32_t waiting_stride; /* ... from one model's row of waiting counts to the next */
-    uint32_t reserved0;      /* zero */
+    uint32_t models_bytes;   /* from one node's models to the next */
     uint32_t proc_bytes; /* sizeof of the elements, so that two builds that disagree notice */
     uint32_t node_bytes;
     uint32_t stats_bytes;
@@ -117,10 +123,8 @@ struct sb_geometry {
     uint64_t gauges_offset;
     uint64_t stats_offset;
     uint64_t tables_offset;
-    uint64_t requests_offset;
     uint64_t prefix_offset;
     uint64_t sessions_offset;
-    uint64_t rings_offset;
     uint64_t budgets_offset;
     uint64_t loads_offset;
     uint64_t usage_offset;
@@ -137,7 +141,11 @@ struct sb_geometry {
     uint64_t taught_offset;
     uint64_t plans_offset;
     uint64_t aliases_offset;
-    uint64_t total_bytes; /* of the file, header included */
+    uint64_t models_offset; /* all before it is there from the start */
+    uint64_t columns_offset;
+    uint64_t column_bytes;
+    uint64_t ring_offset; /* in a column */
+    uint64_t total_bytes; /* of a file with all columns */
 };
 
 /* W: master, before it renames the file into place; constant afterwards, so plain fields. */
@@ -176,11 +184,11 @@ struct sb_proc {
     _Atomic uint64_t counter[SB_PROC_COUNTERS];
 };
 
-#define SB_NODE_INFO_WORDS ((SB_NODE_INFO_BYTES + 7) / 8)
+#define SB_NODE_HEAD_WORDS (SB_NODE_HEAD_BYTES / 8)
 
 /* W: health, all of it. */
 struct sb_node {
-    /* Of `info`; odd while it changes.  See shm/seqlock.h. */
+    /* Of the cold part; odd while it changes.  See shm/seqlock.h. */
     alignas(SB_CACHE_LINE) _Atomic uint32_t seq;
     _Atomic uint32_t drain_wanted;    /* 0 or 1 */
     _Atomic uint64_t since_mono_us;   /* when the state took its value */
@@ -197,8 +205,9 @@ struct sb_node {
     _Atomic uint32_t requests_per_s;
     _Atomic uint32_t tokens_per_s;
     _Atomic uint32_t success_fraction;
-    /* struct node_info, word by word; its own fields are all of fixed width. */
-    alignas(SB_CACHE_LINE) _Atomic uint64_t info[SB_NODE_INFO_WORDS];
+    /* The cold part: struct node_info, word by word, its models apart; its own fields are all
+     * of fixed width. */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t head[SB_NODE_HEAD_WORDS];
 };
 
 /*
@@ -265,6 +274,8 @@ struct sb_stats {
 struct sb_table {
     alignas(SB_CACHE_LINE) _Atomic uint32_t count; /* rows in use */
     _Atomic uint32_t high;                         /* rows ever used: beyond are only zeros */
+    /* Routing decisions ever written to the worker's ring, never cleared.  order: release */
+    _Atomic uint64_t decisions;
 };
 
 /* The sequence counter of a request guards this. */
@@ -322,7 +333,6 @@ struct sb_decision {
 };
 /* W: worker w, for [w].  Never cleared. */
 struct sb_ring {
-    alignas(SB_CACHE_LINE) _Atomic uint64_t count; /* ever written; order: release */
     alignas(SB_CACHE_LINE) struct sb_decision entry[SB_DECISIONS_PER_WORKER];
 };
 
@@ -406,14 +416,14 @@ static_assert(sizeof(_Atomic uint32_t) == 4 && sizeof(_Atomic uint64_t) == 8,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the magic number is little-endian");
 
 /* If one of these fails: bump SB_LAYOUT_VERSION, then write the new number here. */
-static_assert(sizeof(struct sb_geometry) == 288, "sb_geometry: new layout version");
-static_assert(sizeof(struct sb_header) == 320, "sb_header: new layout version");
+static_assert(sizeof(struct sb_geometry) == 304, "sb_geometry: new layout version");
+static_assert(sizeof(struct sb_header) == 336, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
 static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
-static_assert(sizeof(struct sb_node) == 533248, "sb_node: new layout version");
-static_assert(offsetof(struct sb_node, info) == 128, "sb_node: new layout version");
+static_assert(sizeof(struct sb_node) == 768, "sb_node: new layout version");
+static_assert(offsetof(struct sb_node, head) == 128, "sb_node: new layout version");
 static_assert(sizeof(struct sb_hot) == 64, "sb_hot: new layout version");
 static_assert(offsetof(struct sb_hot, lost_mono_us) == 32, "sb_hot: new layout version");
 static_assert(sizeof(struct sb_histogram) == 3392, "sb_histogram: new layout version");
@@ -423,7 +433,7 @@ static_assert(sizeof(struct sb_request) == 176, "sb_request: new layout version"
 static_assert(offsetof(struct sb_request, text) == 40, "sb_request: new layout version");
 static_assert(sizeof(struct sb_prefix_set) == 128, "sb_prefix_set: new layout version");
 static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout version");
-static_assert(sizeof(struct sb_ring) == 368704, "sb_ring: new layout version");
+static_assert(sizeof(struct sb_ring) == 368640, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
 static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");

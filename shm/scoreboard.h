@@ -36,13 +36,13 @@ struct scoreboard_params {
     uint32_t requests_per_worker; /* 1..65536: rows of each worker's request table */
     uint32_t prefix_entries;      /* windows the prefix index holds; 0 = PREFIX_DEFAULT_ENTRIES,
                                      at most PREFIX_MAX_ENTRIES; rounded up to whole sets */
+    uint32_t workers;             /* that have room in the file at once; 0 = max_workers */
 };
 
 /*
  * Creates the segment: writes it under a temporary name with mode 0600 and renames it to
  * `path`, so a reader never sees half a header; an older file there is replaced (its mappings
- * stay valid). Pages are allocated as they are touched.  DRV_EINVAL (params), DRV_ESYS,
- * DRV_ENOMEM.
+ * stay valid).  DRV_EINVAL (params), DRV_ESYS (also: no room for it), DRV_ENOMEM.
  */
 MUST_CHECK int scoreboard_create(struct scoreboard **out, const char *path,
                                  const struct scoreboard_params *params, struct error *err);
@@ -55,6 +55,22 @@ MUST_CHECK int scoreboard_create(struct scoreboard **out, const char *path,
  *   DRV_ESYS      open, fstat or mmap failed
  */
 MUST_CHECK int scoreboard_attach(struct scoreboard **out, const char *path, struct error *err);
+
+/*
+ * Room in the file.  On a file system that another program has filled, a page that was not
+ * taken before kills the process that touches it.  So the parts that all share have their room
+ * from the start, and these take the rest before its first use: for the first `workers` worker
+ * processes (master, before it forks one), for a node's models (health, before it publishes
+ * more of them). DRV_ESYS: there is none, nothing was taken and all goes on with what it has.
+ */
+MUST_CHECK int scoreboard_room_for_workers(struct scoreboard *board, uint32_t workers,
+                                           struct error *err);
+MUST_CHECK int scoreboard_room_for_models(struct scoreboard *board, unsigned node,
+                                          uint32_t models, struct error *err);
+
+/* Bytes that scoreboard_create() takes; 0 = it would refuse `params`.  Each model of a node is
+ * 520 more. */
+uint64_t scoreboard_bytes(const struct scoreboard_params *params);
 
 /* Unmaps and frees the handle.  NULL is allowed. */
 void scoreboard_detach(struct scoreboard *board);

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/attrs.h"
 #include "shm/layout.h"
 
 /* The rows of one worker's request table that are free, for the process that owns the table. */
@@ -20,13 +21,23 @@ struct row_stack {
     uint32_t len;
 };
 
+/* The file, whose columns grow in number while it is mapped. */
+struct segment_file {
+    int fd;                   /* owned */
+    _Atomic uint32_t columns; /* that it had at the last look; it never loses one */
+};
+
 struct scoreboard {
     uint8_t *map;                               /* owned mapping of geometry.total_bytes */
+    struct segment_file *file;                  /* owned */
     bool writable;                              /* false: made by scoreboard_attach() */
     uint64_t created_wall_ms;                   /* private copies of the header's */
     struct sb_geometry geometry;                /* checked */
     struct row_stack free_rows[SB_MAX_WORKERS]; /* [w]: touched by worker w alone */
 };
+
+/* Can the worker's column be touched?  False: the file does not reach so far. */
+MUST_CHECK bool segment_has_column(const struct scoreboard *board, unsigned worker);
 
 static inline struct sb_live *segment_live(const struct scoreboard *board)
 {
@@ -45,6 +56,15 @@ static inline struct sb_node *segment_node(const struct scoreboard *board, unsig
     if (node >= board->geometry.n_nodes)
         return NULL;
     return (struct sb_node *)(void *)(board->map + board->geometry.nodes_offset) + node;
+}
+
+/* SB_NODE_MODELS_BYTES / 8 words. */
+static inline _Atomic uint64_t *segment_models(const struct scoreboard *board, unsigned node)
+{
+    if (node >= board->geometry.n_nodes)
+        return NULL;
+    return (_Atomic uint64_t *)(void *)(board->map + board->geometry.models_offset +
+                                        (size_t)node * board->geometry.models_bytes);
 }
 
 static inline struct sb_hot *segment_hot(const struct scoreboard *board, unsigned node)
@@ -109,13 +129,18 @@ static inline struct sb_table *segment_table(const struct scoreboard *board, uns
     return (struct sb_table *)(void *)(board->map + board->geometry.tables_offset) + worker;
 }
 
+static inline uint8_t *segment_column(const struct scoreboard *board, unsigned worker)
+{
+    return board->map + board->geometry.columns_offset +
+           (size_t)worker * board->geometry.column_bytes;
+}
+
 static inline struct sb_request *segment_request(const struct scoreboard *board,
                                                  unsigned worker, unsigned row)
 {
-    if (worker >= board->geometry.n_workers || row >= board->geometry.requests_per_worker)
+    if (!segment_has_column(board, worker) || row >= board->geometry.requests_per_worker)
         return NULL;
-    return (struct sb_request *)(void *)(board->map + board->geometry.requests_offset) +
-           (size_t)worker * board->geometry.requests_per_worker + row;
+    return (struct sb_request *)(void *)segment_column(board, worker) + row;
 }
 
 /* `set` is below geometry.n_prefix_sets / n_session_sets, because the caller made it so. */
@@ -134,9 +159,10 @@ static inline struct sb_session_set *segment_session_set(const struct scoreboard
 
 static inline struct sb_ring *segment_ring(const struct scoreboard *board, unsigned worker)
 {
-    if (worker >= board->geometry.n_workers)
+    if (!segment_has_column(board, worker))
         return NULL;
-    return (struct sb_ring *)(void *)(board->map + board->geometry.rings_offset) + worker;
+    return (struct sb_ring *)(void *)(segment_column(board, worker) +
+                                      board->geometry.ring_offset);
 }
 
 /* SB_BUDGET_MODELS words for retries, and as many for hedges. */

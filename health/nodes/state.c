@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
@@ -119,6 +120,7 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
         return NULL;
     node->generation = info->generation;
     node_info_copy(&node->info, info);
+    node->models_in_row = info->models_count;
     node->adopted = true;
     warn_of_hidden(node, NULL, info);
     node_state_adopt(&node->verdict, status->state, status->reason, status->drain_wanted,
@@ -206,6 +208,31 @@ bool node_step(struct node *node, enum node_event event, enum node_reason why)
     return true;
 }
 
+/* Writes node->info to the row.  Without room there for more models the row keeps as many as it
+ * had, says so, and gets the others when there is room: node_advance_window() tries. */
+static void write_row(struct node *node)
+{
+    struct node_info row;
+    struct error err;
+    uint32_t missed;
+
+    node_info_copy(&row, &node->info);
+    node->short_of_room = scoreboard_room_for_models(node->home->board, node->node_id,
+                                                     row.models_count, &err) != 0;
+    if (!node->short_of_room) {
+        node->models_in_row = row.models_count;
+    } else {
+        if (row.models_count > node->models_in_row)
+            row.models_count = node->models_in_row;
+        (void)strlcpy(row.detail, err.text, sizeof(row.detail));
+        if (log_limit_minute(&node->room_limit, &missed))
+            log_error("event=models_left_out node=%s models=%u of=%u error=%s missed=%u",
+                      log_quote(row.name), row.models_count, node->info.models_count,
+                      log_quote(err.text), missed);
+    }
+    nodes_publish(node->home->board, node->node_id, &row);
+}
+
 void node_publish(struct node *node, const struct node_info *info)
 {
     struct node_info next;
@@ -216,7 +243,7 @@ void node_publish(struct node *node, const struct node_info *info)
         return;
     warn_of_hidden(node, &node->info, &next);
     node_info_copy(&node->info, &next);
-    nodes_publish(node->home->board, node->node_id, &node->info);
+    write_row(node);
     node_open_slots(node);
 }
 
@@ -225,7 +252,7 @@ void node_set_detail(struct node *node, const char *detail)
     if (strcmp(node->info.detail, detail) == 0)
         return;
     (void)snprintf(node->info.detail, sizeof(node->info.detail), "%s", detail);
-    nodes_publish(node->home->board, node->node_id, &node->info);
+    write_row(node);
 }
 
 void node_open_slots(struct node *node)
@@ -245,4 +272,6 @@ void node_advance_window(struct node *node)
     recent_stats_advance(node->recent_stats, node->home->sample, clock_mono_us());
     recent_stats_figures(node->recent_stats, &figures);
     nodes_set_window(node->home->board, node->node_id, &figures);
+    if (node->short_of_room)
+        write_row(node);
 }

@@ -16,6 +16,7 @@
 
 #include "base/attrs.h"
 #include "base/io/loop.h"
+#include "base/log.h"
 #include "health/ejections.h"
 #include "health/nodes/log_once.h"
 #include "health/nodes/probe.h"
@@ -56,7 +57,10 @@ struct node {
     TAILQ_ENTRY(node) link;       /* in the table's list */
     unsigned node_id;
     uint32_t generation;
-    struct node_info info; /* as published */
+    struct node_info info; /* as published, but for models that find no room in its row */
+    uint32_t models_in_row;
+    bool short_of_room;
+    struct log_limit room_limit;
     struct verdict verdict;
     struct probe *probe;               /* owned; NULL while the address is not known */
     struct recent_stats *recent_stats; /* owned */

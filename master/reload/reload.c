@@ -209,8 +209,8 @@ static void switch_over(struct reload *reload)
     struct error err;
     int rc = apply_log(reload->next, &err);
 
-    if (rc == 0 && switch_begin(reload->sup, reload->next, workers_wanted(reload)) != 0)
-        rc = error_set(&err, DRV_EAGAIN, "drover is stopping");
+    if (rc == 0)
+        rc = switch_begin(reload->sup, reload->next, workers_wanted(reload), &err);
     if (rc != 0)
         give_up_log(reload, err.text);
 }

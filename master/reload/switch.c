@@ -8,13 +8,19 @@
 #include "base/error.h"
 #include "master/supervise_private.h"
 
-int switch_begin(struct supervisor *sup, const struct config *next, unsigned count)
+int switch_begin(struct supervisor *sup, const struct config *next, unsigned count,
+                 struct error *err)
 {
+    int rc;
+
     assert(count <= SUPERVISE_MAX_WORKERS);
     if (sup->switching || sup->order != ORDER_SERVE)
-        return DRV_EAGAIN;
+        return error_set(err, DRV_EAGAIN, "drover is stopping");
     if (supervise_workers_alive(sup) + count > RUNTIME_MAX_WORKERS)
-        return DRV_EAGAIN;
+        return error_set(err, DRV_EAGAIN, "earlier workers are still finishing");
+    rc = supervise_take_room(sup, count, err);
+    if (rc != 0)
+        return rc;
     sup->switch_old_count = sup->seats_count;
     sup->switch_from = sup->generation;
     sup->switch_config = sup->config;

@@ -11,6 +11,7 @@
 #include "base/attrs.h"
 
 struct config;
+struct error;
 struct supervisor;
 
 enum switch_state {
@@ -20,9 +21,10 @@ enum switch_state {
 };
 
 /* A reload: new workers, `count` of them, from `next`; a health process that has to be started
- * meanwhile gets the old one.  DRV_EAGAIN: a reload is under way, or
- * earlier generations leave no room in the process table. */
-MUST_CHECK int switch_begin(struct supervisor *sup, const struct config *next, unsigned count);
+ * meanwhile gets the old one.  DRV_EAGAIN: a reload is under way, drover is stopping, or
+ * earlier generations leave no room in the process table; DRV_ESYS: none in the scoreboard. */
+MUST_CHECK int switch_begin(struct supervisor *sup, const struct config *next, unsigned count,
+                            struct error *err);
 enum switch_state switch_state(const struct supervisor *sup);
 /* The old ones finish their streams; those older still get the grace.  Health gets HUP. */
 void switch_commit(struct supervisor *sup);

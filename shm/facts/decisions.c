@@ -58,25 +58,26 @@ static uint32_t kept(uint32_t candidates)
 void decisions_add(struct scoreboard *board, unsigned worker, struct decision *decision)
 {
     struct sb_ring *ring = board->writable ? segment_ring(board, worker) : NULL;
+    struct sb_table *table = segment_table(board, worker);
     struct sb_decision *entry;
 
     if (ring == NULL)
         return;
     decision->worker = worker;
-    decision->number = atomic_load_explicit(&ring->count, memory_order_relaxed);
+    decision->number = atomic_load_explicit(&table->decisions, memory_order_relaxed);
     decision->candidates = kept(decision->candidates);
     entry = &ring->entry[decision->number % DECISIONS_PER_WORKER];
     seqlock_begin(&entry->seq);
     seqlock_store(entry->content, decision, used_bytes(decision->candidates));
     seqlock_end(&entry->seq);
-    atomic_store_explicit(&ring->count, decision->number + 1, memory_order_release);
+    atomic_store_explicit(&table->decisions, decision->number + 1, memory_order_release);
 }
 
 uint64_t decisions_count(const struct scoreboard *board, unsigned worker)
 {
-    const struct sb_ring *ring = segment_ring(board, worker);
+    const struct sb_table *table = segment_table(board, worker);
 
-    return ring == NULL ? 0 : atomic_load_explicit(&ring->count, memory_order_acquire);
+    return table == NULL ? 0 : atomic_load_explicit(&table->decisions, memory_order_acquire);
 }
 
 static float safe_float(float value)

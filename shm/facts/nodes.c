@@ -21,13 +21,14 @@
 static_assert(sizeof(struct node_model) == 520, "node_model: new layout version");
 static_assert(offsetof(struct node_info, origin) == 284, "node_info: new layout version");
 static_assert(offsetof(struct node_info, models) == 600, "node_info: new layout version");
-static_assert(sizeof(struct node_info) == SB_NODE_INFO_BYTES, "new layout version");
+static_assert(offsetof(struct node_info, models) == SB_NODE_HEAD_BYTES, "new layout version");
+static_assert(sizeof(((struct node_info *)NULL)->models) == SB_NODE_MODELS_BYTES,
+              "new layout version");
 
 #define HOLD_LIMIT_S 1e9 /* no slot is held for so long */
 
 /* All of the cold part but the models. */
 #define HEAD_BYTES offsetof(struct node_info, models)
-#define HEAD_WORDS (HEAD_BYTES / 8)
 static_assert(HEAD_BYTES % 8 == 0, "the models begin at a word");
 
 /* The beginning of the cold part, which is all that a search needs. */
@@ -123,24 +124,26 @@ static size_t models_bytes(const struct node_info *info)
     return info->models_count * sizeof(info->models[0]);
 }
 
-/* Only what is used: pages of the segment come into being when they are written. */
-static void store_info(struct sb_node *row, const struct node_info *info)
+/* Only the models that are there: the others may have no room in the file. */
+static void store_info(struct scoreboard *board, unsigned node, const struct node_info *info)
 {
+    struct sb_node *row = segment_node(board, node);
+
     seqlock_begin(&row->seq);
-    seqlock_store(row->info, info, HEAD_BYTES);
-    seqlock_store(row->info + HEAD_WORDS, info->models, models_bytes(info));
+    seqlock_store(row->head, info, HEAD_BYTES);
+    seqlock_store(segment_models(board, node), info->models, models_bytes(info));
     seqlock_end(&row->seq);
 }
 
 /* A row that has nothing but a generation. */
-static void store_unnamed(struct sb_node *row, uint32_t generation)
+static void store_unnamed(struct scoreboard *board, unsigned node, uint32_t generation)
 {
     struct node_info info;
 
     memset(&info, 0, HEAD_BYTES);
     info.generation = generation;
     info.slots = 1;
-    store_info(row, &info);
+    store_info(board, node, &info);
 }
 
 static enum node_state load_state(const struct sb_hot *hot, enum node_reason *reason)
@@ -214,7 +217,7 @@ int nodes_claim(struct scoreboard *board, uint64_t now_mono_us)
     loads_zero(board, (unsigned)node);
     outcomes_zero(board, (unsigned)node);
     taught_zero(board, (unsigned)node);
-    store_unnamed(row, generation);
+    store_unnamed(board, (unsigned)node, generation);
     zero_status(row, hot);
     set64(&row->since_mono_us, now_mono_us);
     set64(&row->reason_mono_us, now_mono_us);
@@ -248,7 +251,7 @@ void nodes_publish(struct scoreboard *board, unsigned node, const struct node_in
     if (copy.slots == 0)
         copy.slots = 1;
     forget_lessons(board, node, &copy);
-    store_info(row, &copy);
+    store_info(board, node, &copy);
     slots_now = get32(&hot->slots_now);
     if (slots_now == 0 || slots_now > copy.slots)
         set32(&hot->slots_now, copy.slots);
@@ -339,7 +342,7 @@ void nodes_release(struct scoreboard *board, unsigned node)
     if (row == NULL)
         return;
     store_state(hot, NODE_NONE, NODE_REASON_NONE);
-    store_unnamed(row, 0);
+    store_unnamed(board, node, 0);
     zero_status(row, hot);
     segment_touch_nodes(board);
 }
@@ -349,7 +352,7 @@ static bool nameless(const struct sb_node *row, const struct sb_hot *hot)
 {
     struct name_part part = {0};
 
-    seqlock_load(&part, row->info, sizeof(part));
+    seqlock_load(&part, row->head, sizeof(part));
     return load_state(hot, NULL) != NODE_NONE && part.name[0] == '\0';
 }
 
@@ -414,16 +417,18 @@ static void sanitize(struct node_info *info)
 }
 
 /* A consistent copy of head and models; false after SEQLOCK_TRIES. */
-static bool load_info(struct node_info *out, const struct sb_node *row)
+static bool load_info(struct node_info *out, const struct scoreboard *board, unsigned node)
 {
+    const struct sb_node *row = segment_node(board, node);
+
     for (int i = 0; i < SEQLOCK_TRIES; i++) {
         uint32_t before = get32(&row->seq);
 
         if ((before & 1u) == 0) {
-            seqlock_load(out, row->info, HEAD_BYTES);
+            seqlock_load(out, row->head, HEAD_BYTES);
             if (out->models_count > NODE_MAX_MODELS)
                 out->models_count = NODE_MAX_MODELS;
-            seqlock_load(out->models, row->info + HEAD_WORDS, models_bytes(out));
+            seqlock_load(out->models, segment_models(board, node), models_bytes(out));
             if (atomic_load_explicit(&row->seq, memory_order_relaxed) == before)
                 return true;
         }
@@ -434,12 +439,11 @@ static bool load_info(struct node_info *out, const struct sb_node *row)
 
 bool nodes_read(const struct scoreboard *board, unsigned node, struct node_info *out)
 {
-    struct sb_node *row = segment_node(board, node);
-
     memset(out, 0, HEAD_BYTES);
-    if (row == NULL || load_state(segment_hot(board, node), NULL) == NODE_NONE)
+    if (node >= board->geometry.n_nodes ||
+        load_state(segment_hot(board, node), NULL) == NODE_NONE)
         return false;
-    if (!load_info(out, row))
+    if (!load_info(out, board, node))
         return false;
     sanitize(out);
     return true;
@@ -523,7 +527,7 @@ int nodes_find(const struct scoreboard *board, const char *name)
         enum node_state state = load_state(segment_hot(board, node), NULL);
         struct name_part part = {0};
 
-        if (state == NODE_NONE || !seqlock_read(&part, row->info, sizeof(part), &row->seq))
+        if (state == NODE_NONE || !seqlock_read(&part, row->head, sizeof(part), &row->seq))
             continue;
         part.name[sizeof(part.name) - 1] = '\0';
         if (strcmp(part.name, name) != 0)

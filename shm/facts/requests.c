@@ -73,7 +73,7 @@ int requests_open(struct scoreboard *board, unsigned worker, const char *id, con
     struct sb_request *to;
     int row;
 
-    if (!board->writable || table == NULL)
+    if (!board->writable || !segment_has_column(board, worker))
         return -1;
     row = take_row(board, worker);
     to = own_row(board, worker, row);

@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 import pressure
-from harness import SLOW, until
+from harness import SLOW, program, until
 from load import chat_body, fetch, fetch_now, make_request, open_request, text_of
 from pressure import anonymous_bytes
 
@@ -170,18 +170,109 @@ def test_a_client_of_a_full_worker_waits_a_second_for_another_to_leave(make_clus
         s.close()
 
 
-# ---- logs ----
+# ---- file systems ----
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
+def make_disk(tmp_path):
+    """Makes small file systems."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount one")
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "drover-test", str(mount)], check=True)
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    mounts = []
+
+    def make(size):
+        mount = tmp_path / f"small{len(mounts)}"
+        mount.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "drover-test", str(mount)], check=True)
+        mounts.append(mount)
+        return mount
+    yield make
+    for mount in mounts:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@pytest.fixture
+def small_disk(make_disk):
+    return make_disk("64k")
+
+
+def fill(folder):
+    """Another program's file takes all that is left."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(b"x" * 4096)
+        except OSError:
+            pass
+    return filler
+
+
+FEW = {"limits": {"max_nodes": 8, "max_connections": 256}, "prefix": {"entries": 1024}}
+
+
+def test_another_program_fills_the_runtime_dir(make_disk, make_cluster):
+    disk = make_disk("12m")
+    cluster = make_cluster(workers=2, config={**FEW, "runtime_dir": str(disk)})
+    cluster.runtime = disk
+    cluster.start().start_node("a", "slots=64,speed=50")
+    assert chat(cluster).status == 200
+    before = set(cluster.worker_pids()) | {cluster.health_pid()}
+    filler = fill(disk)
+
+    for i in range(40):
+        assert chat(cluster, f"request {i}").status == 200
+    refused = cluster.ctl("scale", "8", check=False)
+    assert refused.returncode != 0 and "no room for" in refused.stderr + refused.stdout, refused
+    assert "scale_refused" in cluster.master.log()
+    reload = cluster.ctl("reload", check=False)
+    assert reload.returncode != 0 and "no room for" in reload.stderr + reload.stdout, reload
+    assert "No space left on device" in reload.stderr + reload.stdout
+    cluster.start_node("b", wait=False)
+    until(lambda: 'event=models_left_out node="b"' in cluster.master.log(), 10)
+    assert set(cluster.worker_pids()) | {cluster.health_pid()} == before, "somebody died"
+    killed = cluster.worker_pids()[0]
+    os.kill(killed, signal.SIGKILL)  # its place has room already
+    until(lambda: killed not in cluster.worker_pids() and len(cluster.worker_pids()) == 2, 10)
+    os.kill(cluster.health_pid(), signal.SIGKILL)
+    until(lambda: cluster.node_state("a") == "UP", 20)
+    assert chat(cluster).status == 200
+
+    filler.unlink()
+    cluster.wait_up("b")
+    assert "workers" in cluster.ctl("scale", "3").stdout
+    assert cluster.ctl("reload").returncode == 0
+    assert chat(cluster).status == 200
+    assert "signal=7" not in cluster.master.log()
+
+
+def test_a_start_without_room_says_so_in_one_line(make_disk, make_cluster):
+    disk = make_disk("1m")
+    cluster = make_cluster(config={**FEW, "runtime_dir": str(disk)})
+    cluster.write_config()
+    argv = [program("drover"), "-c", str(cluster.config_path)]
+    tested = subprocess.run([*argv, "-t"], capture_output=True, text=True, timeout=60)
+    assert tested.returncode == 0
+    assert re.search(rf"warning: runtime_dir {disk} has \d+ KiB of room; a start and a reload take up to \d+ KiB",
+                     tested.stderr), tested.stderr
+    started = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert started.returncode == 1
+    assert re.search(rf"^drover: .*{disk}/scoreboard: no room for \d+ KiB .*: No space left on device$",
+                     started.stderr, re.M), started.stderr
+    assert [f.name for f in disk.iterdir()] == ["drover.lock"], "what it began with is gone"
+
+
+def test_a_state_dir_without_room_is_done_without(make_disk, make_cluster):
+    disk = make_disk("64k")
+    fill(disk)
+    cluster = make_cluster(workers=1, config={**FEW, "state_dir": str(disk)}).start()
+    cluster.start_node("a")
+    assert "event=state_not_kept" in cluster.master.log()
+    assert "No space left on device" in cluster.master.log()
+    assert chat(cluster).status == 200
+
+
+# ---- logs ----
+
 
 
 def alarms(cluster):
@@ -194,18 +285,7 @@ def test_a_full_disk_loses_log_lines_and_nothing_else(make_cluster, small_disk):
     cluster.access_log_path = small_disk / "access.log"
     cluster.start().start_node("a", "slots=64,speed=50")
     assert chat(cluster).status == 200
-    filler = small_disk / "filler"
-    with open(filler, "wb") as f:
-        try:
-            while True:
-                f.write(b"x" * 4096)
-                f.flush()
-        except OSError:
-            pass
-        try:
-            f.close()
-        except OSError:
-            pass
+    filler = fill(small_disk)
 
     def lost():
         assert chat(cluster).status == 200

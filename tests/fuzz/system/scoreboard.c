@@ -66,7 +66,7 @@ static void fill(struct scoreboard *board)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-    const struct scoreboard_params params = {4, 2, 8, 64};
+    const struct scoreboard_params params = {4, 2, 8, 64, 0};
     struct scoreboard *board;
     struct error err = {0};
     char path[64];

@@ -35,7 +35,7 @@ static char dir[64], path[96];
 
 static struct scoreboard *make_board(void)
 {
-    const struct scoreboard_params params = {8, 4, 16, 64};
+    const struct scoreboard_params params = {8, 4, 16, 64, 0};
     struct scoreboard *board;
 
     (void)snprintf(dir, sizeof(dir), "/tmp/drover-views-XXXXXX");

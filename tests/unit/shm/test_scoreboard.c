@@ -79,7 +79,7 @@ Test(scoreboard, attaching_shows_what_the_creator_wrote)
 
 Test(scoreboard, a_new_one_replaces_the_old_file_and_leaves_its_mappings_alone)
 {
-    const struct scoreboard_params params = {8, 2, 4, 0};
+    const struct scoreboard_params params = {8, 2, 4, 0, 0};
     struct temporary t;
     struct scoreboard *old = board_make(&t, 16, 4, 32), *new, *reader;
     uint32_t generation, workers;
@@ -95,23 +95,89 @@ Test(scoreboard, a_new_one_replaces_the_old_file_and_leaves_its_mappings_alone)
     board_drop(&t, new);
 }
 
-Test(scoreboard, its_pages_come_into_being_when_they_are_written)
+static uint64_t taken_bytes(const char *path)
 {
-    struct temporary t;
-    struct scoreboard *board = board_make(&t, 1024, 128, 65536);
     struct stat st;
 
-    cr_assert_eq(stat(t.path, &st), 0);
-    cr_assert_gt(st.st_size, INT64_C(1) << 30);
-    cr_assert_lt(st.st_blocks * 512, 1 << 20);
+    cr_assert_eq(stat(path, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static uint64_t file_bytes(const char *path)
+{
+    struct stat st;
+
+    cr_assert_eq(stat(path, &st), 0);
+    return (uint64_t)st.st_size;
+}
+
+Test(scoreboard, the_file_has_room_for_what_is_touched_and_takes_no_more)
+{
+    struct scoreboard_params params = {256, 128, 10240, 0, 2};
+    const uint64_t slack = 1 << 16;
+    struct scoreboard *board;
+    struct temporary t;
+    uint64_t two, four;
+
+    temporary_make(&t);
+    cr_assert_eq(scoreboard_create(&board, t.path, &params, NULL), 0);
+    two = scoreboard_bytes(&params);
+    params.workers = 4;
+    four = scoreboard_bytes(&params);
+    cr_assert_lt(two, 16 << 20);
+    cr_assert_gt(four, two);
+    cr_assert_geq(taken_bytes(t.path), two);
+    cr_assert_leq(taken_bytes(t.path), two + slack);
+    cr_assert_eq(file_bytes(t.path),
+                 board->geometry.columns_offset + 2 * board->geometry.column_bytes);
+
+    cr_assert_eq(scoreboard_room_for_workers(board, 4, NULL), 0);
+    cr_assert_eq(scoreboard_room_for_workers(board, 3, NULL), 0, "it has them");
+    cr_assert_geq(taken_bytes(t.path), four);
+    cr_assert_leq(taken_bytes(t.path), four + slack);
+
+    cr_assert_eq(scoreboard_room_for_models(board, 255, 1000, NULL), 0);
+    cr_assert_geq(taken_bytes(t.path), four + 1000 * sizeof(struct node_model));
+    cr_assert_leq(taken_bytes(t.path), four + 1000 * sizeof(struct node_model) + slack);
+    cr_assert_eq(scoreboard_room_for_workers(board, 129, NULL), DRV_EINVAL);
+    cr_assert_eq(scoreboard_room_for_models(board, 256, 1, NULL), DRV_EINVAL);
+    cr_assert_eq(scoreboard_room_for_models(board, 0, NODE_MAX_MODELS + 1, NULL), DRV_EINVAL);
+    board_drop(&t, board);
+}
+
+Test(scoreboard, a_reader_follows_the_columns_that_the_file_gets)
+{
+    const struct scoreboard_params params = {4, 8, 16, 64, 1};
+    struct decision d = {.id = "r1"}, got;
+    struct scoreboard *board, *reader;
+    struct temporary t;
+
+    temporary_make(&t);
+    cr_assert_eq(scoreboard_create(&board, t.path, &params, NULL), 0);
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    decisions_add(board, 5, &d); /* it has no room: nothing happens */
+    cr_assert_eq(decisions_count(board, 5), 0);
+    cr_assert_eq(requests_open(board, 5, "r1", "m", 1, 1), -1);
+    /* A count that is damaged is not followed beyond the file's end. */
+    segment_table(board, 7)->decisions = 3;
+    cr_assert_not(decisions_read(reader, 7, 2, &got));
+
+    cr_assert_eq(scoreboard_room_for_workers(board, 6, NULL), 0);
+    decisions_add(board, 5, &d);
+    cr_assert(decisions_read(reader, 5, 0, &got));
+    cr_assert_str_eq(got.id, "r1");
+    cr_assert_eq(requests_open(board, 5, "r1", "m", 1, 1), 0);
+    cr_assert_not(decisions_read(reader, 7, 2, &got));
+    scoreboard_detach(reader);
     board_drop(&t, board);
 }
 
 Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
 {
     static const struct scoreboard_params wrong[] = {
-        {0, 1, 1, 0}, {1025, 1, 1, 0},  {1, 0, 1, 0},   {1, 129, 1, 0},
-        {1, 1, 0, 0}, {1, 1, 65537, 0}, {~0u, 1, 1, 0}, {1, 1, 1, ~0u}};
+        {0, 1, 1, 0, 0},   {1025, 1, 1, 0, 0}, {1, 0, 1, 0, 0},
+        {1, 129, 1, 0, 0}, {1, 1, 0, 0, 0},    {1, 1, 65537, 0, 0},
+        {~0u, 1, 1, 0, 0}, {1, 1, 1, ~0u, 0},  {1, 2, 1, 0, 3}};
     struct scoreboard *board;
     struct error err;
 
@@ -120,7 +186,7 @@ Test(scoreboard, counts_out_of_range_and_impossible_paths_are_refused)
         cr_assert_null(board);
     }
     cr_assert_eq(scoreboard_create(&board, "/nonexistent/dir/x",
-                                   &(struct scoreboard_params){1, 1, 1, 0}, &err),
+                                   &(struct scoreboard_params){1, 1, 1, 0, 0}, &err),
                  DRV_ESYS);
     cr_assert_not_null(strstr(err.text, "No such file"));
     scoreboard_detach(NULL);
@@ -296,7 +362,7 @@ static void plant_decisions(struct scoreboard *board, uint64_t *seed)
     for (unsigned w = 0; w < scoreboard_max_workers(board); w++) {
         struct sb_ring *ring = segment_ring(board, w);
 
-        ring->count = next_random(seed) % 8;
+        segment_table(board, w)->decisions = next_random(seed) % 8;
         for (unsigned i = 0; i < 8; i++) {
             struct decision d;
 
