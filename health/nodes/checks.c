@@ -84,7 +84,8 @@ void checks_load(struct node *node, const Drover__V1__LoadReport *load)
         /* A node that has only just started has not asked its engine yet. */
         if (!unasked &&
             (news || (bad != before && log_once_allows(&node->said_load, node->verdict.state,
-                                                       bad, node->load_mono_us, &missed))))
+                                                       bad, node->load_mono_us, &missed))) &&
+            node_speaks(node))
             log_info("event=node_cannot_serve node=%s reason=%s detail=%s missed=%u",
                      log_quote(node->info.name), node_reason_name(bad),
                      log_quote(node->load_detail), missed);
@@ -139,9 +140,10 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
         if (config != NULL)
             identity_override(next, config->slots, config->queue);
         if (other) {
-            log_info("event=node_described node=%s engine=%s models=%u slots=%u",
-                     log_quote(next->name), engine_kind_name(next->engine), next->models_count,
-                     next->slots);
+            if (node_speaks(node))
+                log_info("event=node_described node=%s engine=%s models=%u slots=%u",
+                         log_quote(next->name), engine_kind_name(next->engine),
+                         next->models_count, next->slots);
             node->load_seq = 0;
             node->load_bad = NODE_REASON_NONE;
             /* The failures there were another process's. */
@@ -151,7 +153,8 @@ static enum node_reason on_describe(const Drover__V1__DescribeResponse *said, vo
         if (said->load != NULL)
             checks_load(node, said->load);
     } else if (log_once_allows(&node->said_description, node->verdict.state,
-                               NODE_REASON_PROTOCOL, clock_mono_us(), &missed)) {
+                               NODE_REASON_PROTOCOL, clock_mono_us(), &missed) &&
+               node_speaks(node)) {
         log_warn("event=node_description_bad node=%s why=%s missed=%u", log_quote(next->name),
                  log_quote(err.text), missed);
     }
@@ -190,7 +193,8 @@ static void on_result(const struct probe_result *result, void *data)
         node_table_event(node, NODE_EVENT_PASS, NODE_REASON_NONE);
     } else {
         if (reason != node->verdict.reason && node->verdict.state != NODE_DRAINING &&
-            log_once_allows(&node->said_probe, node->verdict.state, reason, now, &missed))
+            log_once_allows(&node->said_probe, node->verdict.state, reason, now, &missed) &&
+            node_speaks(node))
             log_info("event=probe_failed node=%s reason=%s detail=%s missed=%u",
                      log_quote(node->info.name), node_reason_name(reason), log_quote(detail),
                      missed);

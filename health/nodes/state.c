@@ -9,6 +9,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "policy/fault/noise.h"
 #include "shm/facts/stats.h"
 #include "shm/scoreboard.h"
 
@@ -70,12 +71,24 @@ static void warn_of_hidden(const struct node *node, const struct node_info *befo
             continue;
         for (uint32_t b = 0; before != NULL && b < before->models_count && !had; b++)
             had = strcmp(before->models[b].id, model) == 0;
-        if (!had)
+        if (!had && node_speaks(node))
             log_warn(
                 "event=alias_hides_model model=%s node=%s hint=\"no client can ask for this "
                 "model: rename the alias, or list the model in it\"",
                 log_quote(model), log_quote(info->name));
     }
+}
+
+bool node_speaks(const struct node *node)
+{
+    uint32_t missed;
+
+    if (!noise_allows(node->home->noise, node->info.name, clock_mono_us(), &missed))
+        return false;
+    if (missed != 0)
+        log_warn("event=node_noisy node=%s lines_left_out=%u", log_quote(node->info.name),
+                 missed);
+    return true;
 }
 
 struct node *node_create(const struct node_home *home, const struct node_info *info)
@@ -103,9 +116,11 @@ struct node *node_create(const struct node_home *home, const struct node_info *i
     node_state_init(&node->verdict, home->config->health.rise, home->config->health.fall);
     begin_records(node, now);
     node_publish(node, info);
-    log_info("event=node_known node=%s origin=%s address=%s node_id=%u generation=%u",
-             log_quote(info->name), info->origin == NODE_ORIGIN_STATIC ? "static" : "registry",
-             log_quote(info->address), node->node_id, node->generation);
+    if (node_speaks(node))
+        log_info("event=node_known node=%s origin=%s address=%s node_id=%u generation=%u",
+                 log_quote(info->name),
+                 info->origin == NODE_ORIGIN_STATIC ? "static" : "registry",
+                 log_quote(info->address), node->node_id, node->generation);
     return node;
 }
 
@@ -201,7 +216,7 @@ bool node_step(struct node *node, enum node_event event, enum node_reason why)
         node_open_slots(node);
     }
     nodes_set_state(board, node->node_id, now, node->verdict.reason, now_mono_us);
-    if (now != before)
+    if (now != before && node_speaks(node))
         log_info("event=node_state node=%s from=%s to=%s reason=%s by=%s",
                  log_quote(node->info.name), node_state_name(before), node_state_name(now),
                  node_reason_name(node->verdict.reason), node_event_name(event));

@@ -49,6 +49,7 @@ struct node_home {
     const struct node_stream_ops
         *node_stream_ops;               /* borrowed; NULL while no node can have a stream */
     struct recent_stats_sample *sample; /* borrowed: scratch */
+    struct noise *noise;                /* borrowed */
 };
 
 struct node {
@@ -94,6 +95,9 @@ struct node {
     struct timer lease_timer;
     uint64_t heard_mono_us; /* when its last message came */
 };
+
+/* May there be a line in the log about the node?  (policy/fault/noise.h) */
+MUST_CHECK bool node_speaks(const struct node *node);
 
 /* A row and a node for it, JOINING, in no list yet; NULL when all rows are taken or memory is
  * short. */

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "health/registry/fence.h"
 #include "policy/fault/flap.h"
+#include "policy/fault/noise.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/requests.h"
 #include "shm/facts/stats.h"
@@ -120,7 +121,7 @@ static void on_idle_look(struct timer *timer)
 
     node->idle_looks = open.inflight == 0 ? node->idle_looks + 1 : 0;
     if (node->idle_looks >= IDLE_LOOKS || clock_mono_us() >= node->leave_by_mono_us) {
-        if (open.inflight != 0)
+        if (open.inflight != 0 && node_speaks(node))
             log_warn("event=node_left_busy node=%s open=%u", log_quote(node->info.name),
                      open.inflight);
         node_table_event(node, NODE_EVENT_IDLE, NODE_REASON_NONE);
@@ -328,6 +329,7 @@ static void release(struct node_table *table)
     free(table->sample);
     free(table->fence);
     free(table->flap);
+    free(table->noise);
     free(table);
 }
 
@@ -342,13 +344,18 @@ int node_table_create(struct node_table **out, struct loop *loop, struct scorebo
         table->sample = calloc(1, sizeof(*table->sample));
         table->fence = calloc(1, sizeof(*table->fence));
         table->flap = calloc(1, sizeof(*table->flap));
+        table->noise = calloc(1, sizeof(*table->noise));
     }
-    if (table == NULL || table->sample == NULL || table->fence == NULL || table->flap == NULL) {
+    if (table == NULL || table->sample == NULL || table->fence == NULL || table->flap == NULL ||
+        table->noise == NULL) {
         release(table);
         return error_set(err, DRV_ENOMEM, "out of memory");
     }
-    table->home = (struct node_home){
-        .loop = loop, .board = board, .config = config, .sample = table->sample};
+    table->home = (struct node_home){.loop = loop,
+                                     .board = board,
+                                     .config = config,
+                                     .sample = table->sample,
+                                     .noise = table->noise};
     TAILQ_INIT(&table->nodes);
     table->alive_mono_us = clock_mono_us();
     if (join->enabled || join->ca != NULL) {

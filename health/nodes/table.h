@@ -25,6 +25,7 @@
 
 struct fence;
 struct flap;
+struct noise;
 struct error;
 struct dns_source;
 
@@ -41,6 +42,7 @@ struct node_table {
     struct timer recent_stats_timer, gauge_audit_timer, ejections_timer;
     struct fence *fence; /* owned; of registry/lease.c */
     struct flap *flap;   /* owned */
+    struct noise *noise; /* owned */
     struct model_shares shares;
     bool shares_known; /* while the records of all nodes are looked at, once they were needed */
     struct recent_stats_sample *sample; /* owned; scratch */

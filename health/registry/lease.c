@@ -66,8 +66,9 @@ static void on_lease(struct timer *timer)
         return;
     }
     if (node->stream != NULL && silent >= silence_us(table) && !node->verdict.lease_lost) {
-        log_warn("event=node_silent node=%s silent_ms=%llu", node->info.name,
-                 (unsigned long long)(silent / US_PER_MS));
+        if (node_speaks(node))
+            log_warn("event=node_silent node=%s silent_ms=%llu", node->info.name,
+                     (unsigned long long)(silent / US_PER_MS));
         node_table_event(node, NODE_EVENT_LEASE_LOST, NODE_REASON_LEASE_LOST);
     }
     arm(node, now);
@@ -132,7 +133,8 @@ static struct node *replace(struct node_table *table, struct node *old,
     struct node *node;
 
     if (old != NULL) {
-        log_info("event=node_superseded node=%s", old->info.name);
+        if (node_speaks(old))
+            log_info("event=node_superseded node=%s", old->info.name);
         fence_lost(table->fence, old->info.name, old->info.instance_id);
         table_remove(old, true);
     }

@@ -245,9 +245,11 @@ static void welcome(struct node_stream *stream, struct node *node,
     server_call_vouch(stream->call);
     stream->node = node;
     registry->joins++;
-    log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
-             log_quote(info->name), log_quote(info->address), engine_kind_name(info->engine),
-             info->models_count, info->slots, resumed ? "yes" : "no");
+    if (node_speaks(node))
+        log_info("event=node_joined node=%s address=%s engine=%s models=%u slots=%u resumed=%s",
+                 log_quote(info->name), log_quote(info->address),
+                 engine_kind_name(info->engine), info->models_count, info->slots,
+                 resumed ? "yes" : "no");
     if (!send_registered(stream, token, resumed)) {
         finish(stream, GRPC_UNAVAILABLE, "out of memory");
         lease_broken(node);
@@ -355,8 +357,9 @@ static void on_leave(struct node_stream *stream, const Drover__V1__Leave *said)
         protocol_error(stream, "the reason for leaving is no printable text");
         return;
     }
-    log_info("event=node_leaves node=%s why=%s drain_ms=%u", log_quote(stream->node->info.name),
-             log_quote(said->reason), said->drain_ms);
+    if (node_speaks(stream->node))
+        log_info("event=node_leaves node=%s why=%s drain_ms=%u",
+                 log_quote(stream->node->info.name), log_quote(said->reason), said->drain_ms);
     lease_leave(stream->node, said->drain_ms);
 }
 
@@ -529,7 +532,8 @@ static void on_gone(struct server_call *call)
     leave_phase(stream, NODE_STREAM_ENDING);
     node_stream_free(stream);
     if (node != NULL) {
-        log_info("event=node_stream_broken node=%s", log_quote(node->info.name));
+        if (node_speaks(node))
+            log_info("event=node_stream_broken node=%s", log_quote(node->info.name));
         lease_broken(node);
     }
 }

@@ -1,5 +1,6 @@
 """The registry, against nodes made of grpcio: joining, proofs, limits, leases, replacement."""
 
+import os
 import socket
 import threading
 import time
@@ -375,6 +376,30 @@ def test_a_node_that_comes_and_goes_has_to_wait(make_plant):
     plant.wait_state("a", "JOINING", "flapping")
     plant.wait_state("a", "UP", "probes_pass")
     assert time.monotonic() - began > SLOW, "most of the two seconds"
+
+
+@pytest.mark.parametrize("kind", ["the same", "that leaves", "another each time"])
+def test_a_name_that_joins_in_a_loop_does_not_flood_the_log(plant, kind):
+    node, joins, deadline = plant.fake("a"), 0, time.monotonic() + 60 * SLOW
+    while joins < 120:
+        assert time.monotonic() < deadline
+        attachment = plant.attach()
+        node.instance = os.urandom(16)
+        attachment.register(node, TOKEN)
+        joins += 1
+        if kind == "that leaves":
+            attachment.send(leave=registry.Leave(reason="x"))
+            attachment.expect("left")
+        elif kind == "another each time":
+            node.name = f"a{joins % 5}"
+        attachment.close()
+    assert plant.metric("drover_registry_joins_total") == joins
+    names = 5 if kind == "another each time" else 1
+    lines = [line for line in plant.master.log().splitlines() if "node=" in line]
+    assert 30 <= len(lines) <= names * 60, "40 for each name, and one in ten seconds"
+    plant.join(plant.fake("other"))
+    plant.wait_state("other", "UP")
+    assert plant.master.log().count('node="other"') >= 3
 
 
 def test_a_second_stream_of_the_same_instance_replaces_the_first(plant):

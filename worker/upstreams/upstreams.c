@@ -13,6 +13,7 @@
 #include "base/io/loop.h"
 #include "base/io/net.h"
 #include "base/log.h"
+#include "policy/fault/noise.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/rpc/grpc/client.h"
 #include "proto/rpc/h2/tls.h"
@@ -45,6 +46,7 @@ struct upstreams {
     struct upstream *retired; /* owned list: nodes that attempts still hold */
 
     struct model_table models;
+    struct noise noise; /* of lines about connections to nodes */
 
     SSL_CTX **node_tls;             /* owned; by index in config->nodes, NULL = cleartext */
     SSL_CTX *registry_tls;          /* owned; for nodes that joined by themselves with TLS */
@@ -55,6 +57,16 @@ struct upstreams {
 };
 
 /* ---- channels -------------------------------------------------------------------------- */
+
+/* Why a connection could not be had, or is no more. */
+static void log_connection(struct upstream *node, const char *event, const char *why)
+{
+    uint32_t missed;
+
+    if (noise_allows(&node->upstreams->noise, node->info.name, clock_mono_us(), &missed))
+        log_warn("event=%s node=%s address=%s why=%s missed=%u", event, node->info.name,
+                 node->info.address, log_quote(why), missed);
+}
 
 static void on_channel_state(struct channel *channel, enum channel_state state, const char *why,
                              void *data)
@@ -71,14 +83,12 @@ static void on_channel_state(struct channel *channel, enum channel_state state, 
                    channel_connect_us(channel));
         break;
     case CHANNEL_BACKOFF:
-        log_warn("event=node_connection_failed node=%s address=%s why=%s", node->info.name,
-                 node->info.address, log_quote(why));
+        log_connection(node, "node_connection_failed", why);
         break;
     case CHANNEL_IDLE:
         /* Empty: the connection was given up here, for a new one. */
         if (why[0] != '\0')
-            log_warn("event=node_connection_lost node=%s address=%s why=%s", node->info.name,
-                     node->info.address, log_quote(why));
+            log_connection(node, "node_connection_lost", why);
         break;
     case CHANNEL_CONNECTING:
         break;
