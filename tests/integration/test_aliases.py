@@ -129,6 +129,11 @@ def test_names_that_begin_alike_are_served_by_one_alias(make):
     engine = LlamaServer(router=own, models=list(own))
     cluster.start_node("a", engine=engine.url)
     assert listed(cluster) == ["any", "big", "claude-opus", "claude-real", "small"]
+    for given in ({}, {"model": None}, {"model": ""}):  # the one for any name
+        answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", {"messages": MESSAGES, **given})
+        assert answer.status == 200 and names_in(answer) == {"any"}, answer.body
+    for path in ("/props", "/props?model=small"):
+        assert fetch_now(cluster.api, "GET", path).status == 200
     for name, own in {"claude-sonnet-4": "big", "claude-haiku-4-5": "small", "claude-opus": "small",
                       "claude-real": "claude-real", "gpt-4o": "any", "big": "big"}.items():
         answer = post(cluster, "/v1/messages", name)
@@ -142,6 +147,8 @@ def test_names_that_begin_alike_are_served_by_one_alias(make):
     cluster.wait_models_known()
     until(lambda: post(cluster, "/v1/messages", "gpt-4o").status == 404, 10, "nothing serves it now")
     assert fetch_now(cluster.api, "GET", "/v1/models/gpt-4o").status == 404
+    nameless = fetch_now(cluster.api, "POST", "/v1/chat/completions", {"messages": MESSAGES})
+    assert nameless.status == 400 and "'model' is missing" in nameless.json()["error"]["message"]
 
 
 def test_a_name_and_the_same_with_latest_are_one_model_at_any_engine(make):

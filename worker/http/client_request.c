@@ -229,24 +229,46 @@ const char *client_request_own_model(const struct client_request *request, const
 
 static bool take_id(struct inspected *out, const struct json_value *id, const char *member)
 {
-    if (!json_name(out->kept_id, sizeof(out->kept_id), id) || out->kept_id[0] == '\0') {
-        out->kept_id[0] = '\0';
+    char text[REQUEST_KEPT_BYTES];
+
+    if (!json_name(text, sizeof(text), id) || text[0] == '\0')
         return false;
-    }
+    memcpy(out->kept_id, text, sizeof(text));
     out->kept_member = member;
     return true;
 }
 
-/* The response or conversation that the request goes on with.  A member that is no id is left
- * to the engine. */
-static void read_kept(struct inspected *out, const struct members *m)
+/* Is there one "id" in the object, in whatever letters? */
+static bool has_one_id(const struct json_value *object)
 {
-    struct json_value id = json_get(&m->conversation, "id");
+    struct json_value key, value;
+    struct json_iter it;
+    unsigned count = 0;
+    char name[3];
+
+    json_iter_init(&it, object);
+    while (json_iter_next(&it, &key, &value))
+        count += json_name(name, sizeof(name), &key) && strcasecmp(name, "id") == 0;
+    return count <= 1;
+}
+
+/* The response or conversation that the request goes on with.  A member that is no id is left
+ * to the engine.  Whose it is has to be known of all that the engine could read: there is one. */
+static int read_kept(struct inspected *out, const struct members *m, const char **param,
+                     struct error *err)
+{
+    struct json_value id = m->conversation;
+    bool goes_on = take_id(out, &m->previous, "previous_response_id");
 
     out->unkept = m->store.type == JSON_FALSE;
-    if (!take_id(out, &m->previous, "previous_response_id") &&
-        !take_id(out, &m->conversation, "conversation"))
-        (void)take_id(out, &id, "conversation");
+    if (m->conversation.type == JSON_OBJECT) {
+        if (!has_one_id(&m->conversation))
+            return refuse(param, "conversation", err, "is ambiguous: it has several ids");
+        id = json_get(&m->conversation, "id");
+    }
+    if (take_id(out, &id, "conversation") && goes_on)
+        return refuse(param, "conversation", err, "excludes 'previous_response_id'");
+    return 0;
 }
 
 /* Reads what has been found to be JSON. */
@@ -263,7 +285,8 @@ static int read_members(struct inspected *out, int operation, const char **param
         return error_set(err, DRV_EINVAL, "the request body has more than %d members",
                          MAX_MEMBERS);
 
-    if (operation == OP(OLLAMA_SHOW) && m.model.type == JSON_NONE) {
+    if (operation == OP(OLLAMA_SHOW) &&
+        (m.model.type == JSON_NONE || m.model.type == JSON_NULL)) {
         m.model = m.name; /* the older name of the same field */
         model_member = "name";
     }
@@ -272,6 +295,8 @@ static int read_members(struct inspected *out, int operation, const char **param
                       "is ambiguous: it is there in other letters, which some engines read");
     if (m.repeated != NULL)
         return refuse(param, m.repeated, err, "is ambiguous: it is there more than once");
+    if (m.model.type == JSON_NULL)
+        m.model.type = JSON_NONE; /* what libraries write for a field that is not set */
     if (m.model.type != JSON_NONE && m.model.type != JSON_STRING)
         return refuse(param, model_member, err, "must be a string");
     if (m.model.type == JSON_STRING && !json_name(out->model, sizeof(out->model), &m.model))
@@ -286,8 +311,7 @@ static int read_members(struct inspected *out, int operation, const char **param
     include_usage = json_get(&m.stream_options, "include_usage");
     out->client_usage = include_usage.type == JSON_TRUE;
     read_session(out, &m);
-    read_kept(out, &m);
-    return 0;
+    return read_kept(out, &m, param, err);
 }
 
 /* ---- multipart/form-data ----------------------------------------------------------------- */

@@ -180,28 +180,36 @@ static bool settle_model(struct client_request *request, const char *named)
 {
     struct http_server *server = request->responder->server;
     const struct catalog_model *only;
+    const struct config_alias *any;
+    bool nameless = named[0] == '\0';
+    unsigned models;
 
     if (request->target != NULL)
         return true; /* whatever the model was */
+    if (nameless) {
+        /* Clients of a single model often omit its name, and a bare llama-server allows that.
+         * Of several models it is the one for any name. */
+        catalog_refresh(&server->catalog, server->board, server->config);
+        only = catalog_only(&server->catalog);
+        any = config_find_wildcard(server->config, "", &models);
+        if (only != NULL)
+            named = only->id;
+        else if (any != NULL)
+            named = models == 1 ? any->model : any->name;
+    }
     if (named[0] != '\0') {
         (void)strlcpy(request->client_model, named, sizeof(request->client_model));
         (void)strlcpy(request->model, named, sizeof(request->model));
         server->settle_name(request, server->data);
-        return true;
-    }
-    /* Clients of a single model often omit its name, and a bare llama-server allows that. */
-    catalog_refresh(&server->catalog, server->board, server->config);
-    only = catalog_only(&server->catalog);
-    if (only != NULL) {
-        (void)strlcpy(request->client_model, only->id, sizeof(request->client_model));
-        (void)strlcpy(request->model, only->id, sizeof(request->model));
-        request->aliased = true; /* the engine must get the name */
+        request->aliased |= nameless; /* the engine must get the name */
         return true;
     }
     if (server->catalog.count == 0)
         http_reject(request, API_ERROR_NO_NODE, "no node has joined yet", NULL, 5);
     else
-        http_reject(request, API_ERROR_BAD_REQUEST, "'model' is missing", "model", 0);
+        http_reject(request, API_ERROR_BAD_REQUEST,
+                    "'model' is missing, and there are several: GET /v1/models lists them",
+                    "model", 0);
     return false;
 }
 

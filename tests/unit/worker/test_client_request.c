@@ -36,6 +36,10 @@ Test(request, model_stream_and_usage_are_read)
     cr_expect(!seen.client_usage);
     cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{}"), 0);
     cr_expect_str_eq(seen.model, "");
+    cr_assert_eq(inspect(OP(CHAT_COMPLETIONS), "{\"model\":null}"), 0);
+    cr_expect_str_eq(seen.model, "", "llama-server and vLLM take null for a model not named");
+    cr_assert_eq(inspect(OP(OLLAMA_SHOW), "{\"model\":null,\"name\":\"m\"}"), 0);
+    cr_expect_str_eq(seen.model, "m");
 }
 
 Test(request, only_ollamas_chat_and_generate_stream_by_default)
@@ -81,7 +85,6 @@ Test(request, a_body_that_two_parsers_could_read_differently_is_refused)
         {"{\"stream\":\"true\"}", "stream"},
         {"{\"stream\":1}", "stream"},
         {"{\"model\":7}", "model"},
-        {"{\"model\":null}", "model"},
         {"{\"model\":\"a\\u0000b\"}", "model"},
         {"{\"model\":\"a\\nb\"}", "model"},
         {"{\"model\":\"\\ud800\"}", "model"},
@@ -187,6 +190,40 @@ Test(request, a_model_name_of_255_bytes_fits_and_one_of_256_does_not)
     body[at + 255] = 'm';
     (void)strlcpy(body + at + 256, "\"}", 8);
     cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), DRV_EINVAL);
+}
+
+/* What a key may reach is decided by it, so no engine may read another. */
+Test(request, what_a_response_goes_on_with_is_read_in_one_way)
+{
+    static const struct {
+        const char *body, *kept, *member;
+    } rows[] = {
+        {"{\"previous_response_id\":\"r\"}", "r", "previous_response_id"},
+        {"{\"previous_response_id\":\"r\",\"conversation\":null}", "r",
+         "previous_response_id"},
+        {"{\"previous_response_id\":\"\",\"conversation\":\"c\"}", "c", "conversation"},
+        {"{\"conversation\":{\"\\u0069d\":\"c\"}}", "c", "conversation"},
+        {"{\"conversation\":{\"name\":\"x\"}}", "", NULL},
+        {"{\"previous_response_id\":\"r\",\"conversation\":\"c\"}", NULL, NULL},
+        {"{\"conversation\":{\"id\":\"c\"},\"previous_response_id\":\"r\"}", NULL, NULL},
+        {"{\"conversation\":{\"id\":\"c\",\"id\":\"d\"}}", NULL, NULL},
+        {"{\"conversation\":{\"id\":\"c\",\"\\u0069D\":\"d\"}}", NULL, NULL},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int rc = inspect(OP(RESPONSES), rows[i].body);
+
+        cr_expect_eq(rc, rows[i].kept == NULL ? DRV_EINVAL : 0, "%s", rows[i].body);
+        if (rc != 0) {
+            cr_expect_str_eq(param, "conversation", "%s", rows[i].body);
+            continue;
+        }
+        cr_expect_str_eq(seen.kept_id, rows[i].kept, "%s", rows[i].body);
+        if (rows[i].member != NULL)
+            cr_expect_str_eq(seen.kept_member, rows[i].member, "%s", rows[i].body);
+    }
+    cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), "{\"conversation\":{\"id\":1,\"id\":2}}"), 0,
+                 "no state of theirs");
 }
 
 Test(request, the_session_key_is_the_cache_key_or_else_the_user)
