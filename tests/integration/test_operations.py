@@ -185,6 +185,37 @@ def test_an_operation_that_the_engine_lacks_is_learned_and_refused_in_shape(make
     engine.close()
 
 
+def test_a_request_that_learns_late_what_all_know_by_then_does_not_wait(make_cluster):
+    """Of two at a time the second ends first: then no node has the operation any more."""
+    release = threading.Event()
+
+    class Slow(All):
+        def take(self, reply, path, body):
+            if path == "/v1/rerank" and b"first" in body:
+                release.wait(30 * SLOW)
+            super().take(reply, path, body)
+    engine = Slow(lacks=("/v1/rerank",))
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a", engine=engine.url)
+    answers = []
+
+    def ask(query):
+        answers.append(fetch_now(cluster.api, "POST", "/v1/rerank",
+                                 {"model": MODEL, "query": query, "documents": ["d"]},
+                                 {"x-request-id": query}))
+    first = threading.Thread(target=ask, args=("first",))
+    first.start()
+    until(lambda: [row["phase"] for row in cluster.open_requests()] not in ([], ["queued"]),
+          10, "the first is at the engine")
+    ask("second")
+    until(lambda: "rerank" not in cluster.ctl_rows("models")[0]["operations"], 10, "it is learned")
+    release.set()
+    first.join()
+    assert [answer.status for answer in answers] == [501, 501], [a.body for a in answers]
+    assert cluster.access_line("first")["queue_us"] < 1_000_000
+    engine.close()
+
+
 def test_two_engines_of_a_model_that_lack_different_things_serve_all_of_them(make_cluster):
     engines = {"a": All(lacks=("/tokenize",)), "b": All(lacks=("/v1/score",))}
     cluster = make_cluster(workers=1).start()

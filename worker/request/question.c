@@ -58,8 +58,6 @@
 /* ... and with less than this on its way to the client the node may send more. */
 #define LOW_WATER_BYTES (64 * 1024)
 
-#define NO_NODE_TEXT "no node that serves this model is up at the moment"
-
 enum phase { ASKED = 0, NO_NODE, ANSWERED };
 
 struct question {
@@ -401,7 +399,7 @@ static void give_up(struct question *q)
         return;
     }
     if (q->last_error == API_ERROR_NO_NODE) {
-        reject(q, q->last_error, NO_NODE_TEXT, 5);
+        reject(q, q->last_error, servable_nobody(q->core->upstreams, q->request), 5);
         return;
     }
     if (q->last_error == API_ERROR_QUEUE_FULL) {
@@ -523,7 +521,7 @@ static void ask(struct question *q)
         if (now - q->no_node_mono_us < NO_NODE_GRACE_US)
             arm(q);
         else if (q->model_known || !refuse_at_once(q)) /* else it may be known by now */
-            reject(q, API_ERROR_NO_NODE, NO_NODE_TEXT, 5);
+            reject(q, API_ERROR_NO_NODE, servable_nobody(q->core->upstreams, q->request), 5);
     }
 }
 

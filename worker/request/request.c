@@ -506,6 +506,31 @@ static enum request_try try_start(struct request *req, const struct queue_rights
     return REQUEST_TRY_NO_ROOM;
 }
 
+/* Rejects a request that no wait could help.  True: answered. */
+static bool refuse_at_once(struct request *req)
+{
+    struct buf message = BUF_INIT;
+    enum api_error error =
+        servable_check(req->context->upstreams, req->client, req->envelope_bytes, &message);
+
+    if (error != API_ERROR_NONE)
+        reject(req, error, buf_cstr(&message), 0);
+    buf_finish(&message);
+    return error != API_ERROR_NONE;
+}
+
+/* Likewise one whose model is there, but whose operation no node of it has any more: that was
+ * learned since the request came. */
+static bool refuse_lost_operation(struct request *req)
+{
+    const struct upstream_model *model =
+        upstreams_find(req->context->upstreams, req->model);
+
+    return req->shown == SHOWN_NOTHING && model != NULL &&
+           (model->operations & (UINT32_C(1) << req->client->operation)) == 0 &&
+           refuse_at_once(req);
+}
+
 /* Tries the nodes, or gets in the queue, with a plan or without.  A retry and a resume have the
  * key of their arrival, and so their old place. */
 static void place(struct request *req)
@@ -514,7 +539,8 @@ static void place(struct request *req)
 
     if (!queue_is_idle(&req->context->queue))
         select_size(req); /* for its key, which requests of other models are compared with */
-    if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED)
+    if (try_start(req, enqueue_rights(req, false, &rights)) == REQUEST_TRY_STARTED ||
+        refuse_lost_operation(req))
         return;
     select_size(req);
     if (enqueue_refuses(req)) {
@@ -531,31 +557,20 @@ static void place(struct request *req)
 
 /* ---- time ------------------------------------------------------------------------------ */
 
-/* Rejects a request that no wait could help.  True: answered. */
-static bool refuse_at_once(struct request *req)
-{
-    struct buf message = BUF_INIT;
-    enum api_error error =
-        servable_check(req->context->upstreams, req->client, req->envelope_bytes, &message);
-
-    if (error != API_ERROR_NONE)
-        reject(req, error, buf_cstr(&message), 0);
-    buf_finish(&message);
-    return error != API_ERROR_NONE;
-}
-
 /* Only of a model that was unknown it may be known by now that no wait helps.  The nodes of
  * another have gone meanwhile, and may come back. */
 static void wait_is_over(struct request *req)
 {
     enqueue_remove(req);
+    if (refuse_lost_operation(req))
+        return;
     if (select_any_up(req))
         reject(req, API_ERROR_QUEUE_TIMEOUT, "waited too long for a free slot",
                enqueue_reject(req));
     else if (req->last_error != API_ERROR_NONE)
         answer_error(req, req->last_error, req->last_message, 0);
     else if (req->model_known || req->was_dispatched || !refuse_at_once(req))
-        reject(req, API_ERROR_NO_NODE, "no node that serves this model is up at the moment", 5);
+        reject(req, API_ERROR_NO_NODE, servable_nobody(req->context->upstreams, req->client), 5);
 }
 
 static void deadline_is_over(struct request *req)

@@ -46,3 +46,11 @@ enum api_error servable_check(struct upstreams *upstreams, const struct client_r
     }
     return API_ERROR_NONE;
 }
+
+const char *servable_nobody(struct upstreams *upstreams, const struct client_request *request)
+{
+    if (request->target == NULL && upstreams_find(upstreams, request->model) == NULL &&
+        upstreams_models_unknown(upstreams))
+        return "no node that is up has this model, but not all have said yet which they have";
+    return "no node that serves this model is up at the moment";
+}

@@ -17,4 +17,7 @@ MUST_CHECK enum api_error servable_check(struct upstreams *upstreams,
                                          const struct client_request *request,
                                          uint64_t message_bytes, struct buf *message);
 
+/* Why a request that waited for any node gets API_ERROR_NO_NODE; static. */
+const char *servable_nobody(struct upstreams *upstreams, const struct client_request *request);
+
 #endif
