@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.request
 
@@ -237,6 +238,23 @@ def test_a_question_without_a_node_is_503_after_a_moment(make_cluster, path, bod
     until(lambda: cluster.node_state("a") != "UP", 10, "the node is gone")
     answer = fetch_now(cluster.api, "POST", path, body)
     assert answer.status in (404, 503), answer.body
+
+
+def test_a_model_that_a_node_may_still_bring_is_503_that_says_so(make_cluster):
+    cluster = make_cluster(workers=1).start()
+    cluster.start_node("a")
+    answers = {}
+
+    def ask(path):
+        answers[path] = fetch_now(cluster.api, "POST", path, {"model": "late", "messages": [], "prompt": "x"})
+    threads = [threading.Thread(target=ask, args=(path,)) for path in ("/v1/chat/completions", "/tokenize")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answer in answers.values():
+        assert answer.status == 503 and answer.headers["retry-after"] == "5", answer.body
+        assert "not all have said yet" in answer.json()["error"]["message"], answer.body
 
 
 def test_a_question_for_an_unknown_model_is_refused_and_a_count_that_no_node_has_is_estimated(

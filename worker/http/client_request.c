@@ -253,7 +253,8 @@ static bool has_one_id(const struct json_value *object)
 }
 
 /* The response or conversation that the request goes on with.  A member that is no id is left
- * to the engine.  Whose it is has to be known of all that the engine could read: there is one. */
+ * to the engine.  Whose it is has to be known of all that the engine could read: there is one.
+ */
 static int read_kept(struct inspected *out, const struct members *m, const char **param,
                      struct error *err)
 {

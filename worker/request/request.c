@@ -523,8 +523,7 @@ static bool refuse_at_once(struct request *req)
  * learned since the request came. */
 static bool refuse_lost_operation(struct request *req)
 {
-    const struct upstream_model *model =
-        upstreams_find(req->context->upstreams, req->model);
+    const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
 
     return req->shown == SHOWN_NOTHING && model != NULL &&
            (model->operations & (UINT32_C(1) << req->client->operation)) == 0 &&
@@ -570,7 +569,8 @@ static void wait_is_over(struct request *req)
     else if (req->last_error != API_ERROR_NONE)
         answer_error(req, req->last_error, req->last_message, 0);
     else if (req->model_known || req->was_dispatched || !refuse_at_once(req))
-        reject(req, API_ERROR_NO_NODE, servable_nobody(req->context->upstreams, req->client), 5);
+        reject(req, API_ERROR_NO_NODE, servable_nobody(req->context->upstreams, req->client),
+               5);
 }
 
 static void deadline_is_over(struct request *req)

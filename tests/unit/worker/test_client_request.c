@@ -192,15 +192,14 @@ Test(request, a_model_name_of_255_bytes_fits_and_one_of_256_does_not)
     cr_expect_eq(inspect(OP(CHAT_COMPLETIONS), body), DRV_EINVAL);
 }
 
-/* What a key may reach is decided by it, so no engine may read another. */
-Test(request, what_a_response_goes_on_with_is_read_in_one_way)
+/* It decides which keys reach it, so no engine may read another. */
+Test(request, a_response_goes_on_with_one_thing)
 {
     static const struct {
         const char *body, *kept, *member;
     } rows[] = {
         {"{\"previous_response_id\":\"r\"}", "r", "previous_response_id"},
-        {"{\"previous_response_id\":\"r\",\"conversation\":null}", "r",
-         "previous_response_id"},
+        {"{\"previous_response_id\":\"r\",\"conversation\":null}", "r", "previous_response_id"},
         {"{\"previous_response_id\":\"\",\"conversation\":\"c\"}", "c", "conversation"},
         {"{\"conversation\":{\"\\u0069d\":\"c\"}}", "c", "conversation"},
         {"{\"conversation\":{\"name\":\"x\"}}", "", NULL},
