@@ -96,6 +96,11 @@ static int check_lock(const struct runtime *rt, struct error *err)
     struct stat ours, there;
 
     path_in(path, rt, RUNTIME_LOCK_NAME);
+    if (fstat(rt->lock_fd, &ours) == 0 && ours.st_nlink == 0)
+        return error_set(err, DRV_ENOENT,
+                         "%s is gone: runtime_dir, or the file, was removed while drover ran; "
+                         "restart drover",
+                         path);
     if (fstat(rt->lock_fd, &ours) == -1 || stat(path, &there) == -1 ||
         ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
         return error_set(err, DRV_EPERM, "runtime_dir cannot change by an upgrade");

@@ -48,7 +48,7 @@ static void remove_certificates(void)
     char command[64];
 
     (void)snprintf(command, sizeof(command), "rm -rf %s", dir);
-    (void)system(command);
+    (void)!system(command);
 }
 
 struct result {
