@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 import pressure
-from harness import SLOW, program, until
+from harness import ROOT, SLOW, program, until
 from load import chat_body, fetch, fetch_now, make_request, open_request, text_of
 from pressure import anonymous_bytes
 
@@ -552,3 +552,13 @@ def test_nodes_and_simulated_engines_may_have_more_files_open_than_the_usual_102
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for pid in (node.pid, *(sim.pid for sim in cluster.engines)):
         assert soft_limit(pid) > 1024
+
+
+# ---- for long ----
+
+@pytest.mark.plain
+def test_many_requests_leave_nothing_behind():
+    """A short run of scripts/soak-leak; by hand it sends a million."""
+    done = subprocess.run([ROOT / "scripts/soak-leak", "--requests", "20000", "--minutes", "3"], check=False,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout.endswith("soak-leak: PASS\n"), done.stdout + done.stderr
