@@ -102,6 +102,7 @@ struct config_limits {
     uint32_t max_nodes;            /* rows of the node table; 256; not reloadable */
     uint32_t max_body_bytes;       /* 64 MiB; at most 128 MiB, which a node takes */
     uint32_t max_body_total_bytes; /* per worker, bodies held at once; 512 MiB */
+    uint32_t max_answer_bytes;     /* of one answer; 512 MiB; 0 = no limit */
     uint32_t
         worker_memory_bytes; /* per worker; more requests are refused then; 2 GiB; 0 = off */
     uint32_t request_timeout_ms; /* without content, queueing included; 3600000 */

@@ -46,10 +46,10 @@ struct engine_run {
     void *data;
     bool cancelled;    /* waits to be reaped; calls back no more */
     bool sent_head;    /* on_head has run */
-    bool bad_head;     /* headers over the limit */
+    bool bad_head;     /* headers, or trailers, over the limit */
     bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
     unsigned status;
-    size_t head_bytes;
+    size_t head_bytes; /* trailers, too */
     char content_type[128];
     char model[ENGINE_MODEL_BYTES];
     const struct splices *body; /* borrowed; NULL: libcurl has the body */
@@ -169,13 +169,13 @@ static size_t on_header_line(char *line, size_t size, size_t n, void *data)
     (void)size; /* always 1 */
     if (run->cancelled)
         return 0;
-    if (run->sent_head)
-        return n; /* trailers */
     run->head_bytes += n;
     if (run->head_bytes > HEAD_MAX_BYTES) {
         run->bad_head = true;
         return 0;
     }
+    if (run->sent_head)
+        return n; /* trailers: libcurl keeps them until the run ends */
     if (n >= 5 && memcmp(line, "HTTP/", 5) == 0) {
         run->content_type[0] = '\0';
         return n;
@@ -269,7 +269,8 @@ static void on_run_done(struct curl_job *job, CURLcode code)
 
     if (!run->cancelled) {
         enum engine_end end = end_of(run, code);
-        const char *why = run->bad_head ? "its headers are too long" : curl_easy_strerror(code);
+        const char *why =
+            run->bad_head ? "its headers or trailers are too long" : curl_easy_strerror(code);
 
         if (end == ENGINE_END_LOST && (!run->sent_head || listens_no_more(run)))
             end = ENGINE_END_DIED;

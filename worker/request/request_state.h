@@ -151,8 +151,9 @@ struct attempt {
     unsigned status; /* of the engine's head; 0 = none yet */
     bool event_stream;
     char content_type[128];
-    struct buf headers; /* name NUL value NUL ... of the held head */
-    struct buf held;    /* body bytes not shown yet */
+    struct buf headers;    /* name NUL value NUL ... of the held head */
+    struct buf held;       /* body bytes not shown yet */
+    uint64_t answer_bytes; /* of the body, so far */
 };
 
 /*

@@ -9,7 +9,10 @@
 #include "base/config/config.h"
 #include "base/hash.h"
 #include "base/io/loop.h"
+#include "base/kinds.h"
+#include "base/log.h"
 #include "base/text/text.h"
+#include "proto/operations.h"
 #include "shm/facts/requests.h"
 #include "shm/share/holders.h"
 #include "shm/share/taught.h"
@@ -25,7 +28,8 @@
 #include "worker/upstreams/node_call.h"
 
 /* An answer without content yet (role events, or one JSON document) is held up to here. */
-#define HOLD_BYTES (1024 * 1024)
+#define HOLD_BYTES     (1024 * 1024)
+#define MAX_ECHO_BYTES ((size_t)8 * 1024 * 1024)
 /* With less than this on its way to the client, the node may send more. */
 #define LOW_WATER_BYTES (64 * 1024)
 /* ... but not for every token: so much is given back at once. */
@@ -396,6 +400,24 @@ static void pass_on(struct attempt *attempt, const Drover__V1__Chunk *chunk)
     response_release_if_low(attempt);
 }
 
+/* An answer without end: the next engine would only do the same. */
+static bool fail_endless(struct attempt *attempt, struct attempt_failure *out)
+{
+    struct request *req = attempt->request;
+    uint32_t limit = req->context->config->limits.max_answer_bytes;
+    char message[96];
+
+    log_warn("event=answer_too_long id=%s node=%s limit=%u", req->client->id,
+             attempt->node_name, limit);
+    (void)snprintf(message, sizeof(message),
+                   "the answer is longer than limits.max_answer_bytes (%u)", limit);
+    forget_text(req);
+    attempt->excused = true; /* the prompt may be the cause */
+    (void)fail(out, API_ERROR_NODE_FAILED, STATS_CLIENT_ERROR, message);
+    out->silent = true;
+    return false;
+}
+
 /* Sound is played while it comes. */
 static bool flows(const struct attempt *attempt)
 {
@@ -403,12 +425,43 @@ static bool flows(const struct attempt *attempt)
            attempt->request->client->operation == DROVER__V1__OPERATION__OPERATION_SPEECH;
 }
 
+/* Is it a stream whose first content is known by sight? */
+static bool holds_events(const struct attempt *attempt)
+{
+    return attempt->event_stream && attempt->status < 400 &&
+           operation_class(attempt->request->client->operation) == OP_CLASS_GENERATION;
+}
+
+/* Are so many events without content held as no answer begins with?  Those of Responses repeat
+ * what the client sent, some of them more than once. */
+static bool is_hollow(const struct attempt *attempt)
+{
+    size_t body = attempt->request->client->body_len;
+    size_t echo = body < MAX_ECHO_BYTES / 4 ? 4 * body : MAX_ECHO_BYTES;
+
+    return buf_size(&attempt->held) > HOLD_BYTES + echo;
+}
+
+/* Is it time to show what is held? */
+static bool is_due(const struct attempt *attempt, const Drover__V1__Chunk *chunk)
+{
+    if ((attempt->event_stream || flows(attempt)) && chunk->content)
+        return true;
+    return buf_size(&attempt->held) > HOLD_BYTES && !holds_events(attempt);
+}
+
 enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1__Chunk *chunk,
                                        struct attempt_failure *out)
 {
     struct request *req = attempt->request;
+    uint32_t limit = req->context->config->limits.max_answer_bytes;
     bool late = is_late(attempt);
 
+    attempt->answer_bytes += chunk->data.len;
+    if (limit != 0 && attempt->answer_bytes > limit) {
+        (void)fail_endless(attempt, out);
+        return RESPONSE_FAILED;
+    }
     if (late && attempt->status < 400) { /* of one of two attempts, the other had comments */
         (void)fail_late(attempt, out);
         return RESPONSE_FAILED;
@@ -431,9 +484,13 @@ enum response_step response_take_chunk(struct attempt *attempt, const Drover__V1
         (void)fail(out, API_ERROR_INTERNAL, STATS_CLIENT_GONE, "out of memory");
         return RESPONSE_FAILED;
     }
-    if (!late && (((attempt->event_stream || flows(attempt)) && chunk->content) ||
-                  buf_size(&attempt->held) > HOLD_BYTES))
+    if (!late && is_due(attempt, chunk))
         return RESPONSE_TO_SHOW;
+    if (holds_events(attempt) && is_hollow(attempt)) {
+        (void)fail(out, API_ERROR_NODE_FAILED, STATS_NODE_ERROR,
+                   "the engine sends events without content and without end");
+        return RESPONSE_FAILED;
+    }
     response_release_if_low(attempt);
     return RESPONSE_TAKEN;
 }

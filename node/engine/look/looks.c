@@ -13,6 +13,7 @@
 #include "proto/drover_common.pb-c.h"
 
 #define LOOK_MAX_BYTES    (8 * 1024 * 1024)
+#define HEAD_MAX_BYTES    (64 * 1024)
 #define FULL_TIMEOUT_MS   2000L
 #define LOOK_TIMEOUT_MS   1300L
 #define HEALTH_TIMEOUT_MS 1000L /* of /health, which any engine answers at any time */
@@ -123,6 +124,9 @@ static size_t on_header(char *line, size_t size, size_t n, void *data)
     char name[64], value[64];
 
     (void)size;
+    looks->head_bytes += n;
+    if (looks->head_bytes > HEAD_MAX_BYTES)
+        return 0; /* libcurl keeps them all */
     if (headers_split(line, n, name, sizeof(name), value, sizeof(value)) &&
         strcmp(name, "server") == 0)
         (void)strlcpy(looks->server, value, sizeof(looks->server));
@@ -155,6 +159,7 @@ static void ask(struct looks *looks, const char *path)
 
     buf_shrink(&looks->body, 64 * 1024);
     looks->server[0] = '\0';
+    looks->head_bytes = 0;
     looks->error[0] = '\0';
     looks->config.prepare(looks->config.data, looks->job.easy, path);
     (void)curl_easy_setopt(looks->job.easy, CURLOPT_TIMEOUT_MS, timeout_ms(looks, path));

@@ -39,6 +39,7 @@ struct looks {
     struct curl_slist *headers; /* owned; the key, or NULL */
     struct buf body;
     char server[64];             /* of the answer that comes in */
+    size_t head_bytes;           /* likewise */
     char error[CURL_ERROR_SIZE]; /* libcurl's text */
     struct timer timer;
     uint64_t began_mono_us; /* the look under way */

@@ -198,6 +198,8 @@ Test(config, numbers_out_of_range_are_named_with_their_range)
          "from 1024 to 134217728"},
         {"limits:\n  max_body_bytes: 8192\n  max_body_total_bytes: 4096\n", 3,
          "limits.max_body_total_bytes", "less than max_body_bytes"},
+        {"limits:\n  max_answer_bytes: 4294967296\n", 2, "limits.max_answer_bytes",
+         "from 0 to 4294967295"},
         {"nodes:\n- {name: a, address: 'h:1', queue: -2}\n", 2, "nodes[0].queue",
          "from -1 to 65535"},
         {"nodes:\n- {name: a, address: 'h:1', weight: 0}\n", 2, "nodes[0].weight",
@@ -445,6 +447,7 @@ Test(config, defaults_are_those_of_the_reference)
     cr_assert_eq(config->limits.max_nodes, 256);
     cr_assert_eq(config->limits.max_body_bytes, 67108864);
     cr_assert_eq(config->limits.max_body_total_bytes, 536870912);
+    cr_assert_eq(config->limits.max_answer_bytes, 536870912);
     cr_assert_eq(config->limits.worker_memory_bytes, UINT32_C(2147483648));
     cr_assert_eq(config->limits.request_timeout_ms, 3600000);
     cr_assert_eq(config->limits.header_timeout_ms, 30000);
