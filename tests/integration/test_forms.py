@@ -63,6 +63,16 @@ def test_a_form_is_no_json_and_a_page_does_not_pass_for_a_program(cluster):
         assert post(cluster, "/v1/chat/completions", "Origin: http://evil.example", *headers)[0] == 403
 
 
+@pytest.mark.parametrize("name,body", [(MODEL, {}), (MODEL, {"model": "gpt-4o"}), (MODEL.replace("-", "%2D"), {"model": None})])
+def test_the_model_may_be_in_the_path_as_azures_clients_have_it(cluster, name, body):
+    asked = json.dumps({key: value for key, value in CHAT.items() if key != "model"} | body).encode()
+    status, _, answer = post(cluster, f"/openai/deployments/{name}/chat/completions?api-version=2024-10-21",
+                             JSON, "api-key: any", body=asked)
+    assert status == 200 and json.loads(answer)["model"] == MODEL, answer
+    missing = post(cluster, "/openai/deployments/other/chat/completions", JSON, body=BODY)
+    assert missing[0] == 404 and "'other' does not exist" in missing[2].decode()
+
+
 @pytest.mark.parametrize("body,status", [
     (b"\xef\xbb\xbf" + BODY, 200), (b"\r\n\t " + BODY + b"\r\n ", 200), (BODY + b"\0", 400),
     (b"\xef\xbb\xbf", 400), (b"\xef\xbb\xbf\xef\xbb\xbf" + BODY, 400), (BODY.decode().encode("utf-16"), 400)])

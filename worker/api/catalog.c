@@ -255,16 +255,19 @@ const struct catalog_model *catalog_find(const struct catalog *catalog,
     return alias == NULL ? NULL : find(catalog, catalog->count, alias->name);
 }
 
-const struct catalog_model *catalog_only(const struct catalog *catalog)
+const char *catalog_default(const struct catalog *catalog, const struct config *config)
 {
-    const struct catalog_model *only = NULL;
+    unsigned models, own = 0;
+    const struct config_alias *any = config_find_wildcard(config, "", &models);
+    const char *only = NULL;
 
     for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->models[i].alias)
-            continue;
-        if (only != NULL)
-            return NULL;
-        only = &catalog->models[i];
+        if (!catalog->models[i].alias) {
+            only = catalog->models[i].id;
+            own++;
+        }
     }
-    return only;
+    if (own == 1)
+        return only;
+    return any == NULL ? NULL : models == 1 ? any->model : any->name;
 }

@@ -51,7 +51,9 @@ void catalog_refresh(struct catalog *catalog, const struct scoreboard *board,
 const struct catalog_model *catalog_find(const struct catalog *catalog,
                                          const struct config *config, const char *id);
 
-/* The only model of all nodes, aliases aside; NULL when there are none or several. */
-const struct catalog_model *catalog_only(const struct catalog *catalog);
+/* The model of a request that names none: the only one of all nodes, aliases aside, or else
+ * that of the alias for any name; NULL: there is neither.  It is of the catalog, or the config.
+ */
+const char *catalog_default(const struct catalog *catalog, const struct config *config);
 
 #endif

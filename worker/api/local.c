@@ -114,34 +114,6 @@ static void list_models(struct reply *reply, const struct local_facts *facts)
     buf_str(out, "}");
 }
 
-/* Undoes percent-encoding.  False: malformed, does not fit, or a NUL. */
-static bool decode_percent(char *out, size_t cap, const char *text, size_t n)
-{
-    size_t len = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        char c = text[i];
-
-        if (c == '%') {
-            int high, low;
-
-            if (n - i < 3)
-                return false;
-            high = json_hex_value(text[i + 1]);
-            low = json_hex_value(text[i + 2]);
-            if (high < 0 || low < 0)
-                return false;
-            c = (char)(high * 16 + low);
-            i += 2;
-        }
-        if (c == '\0' || len + 1 >= cap)
-            return false;
-        out[len++] = c;
-    }
-    out[len] = '\0';
-    return true;
-}
-
 /* A model that no node has named yet may come with one. */
 static void refuse_for_now(struct reply *reply, const struct route *route,
                            const char *request_id)
@@ -158,7 +130,7 @@ static void show_model(struct reply *reply, const struct route *route, const cha
     struct catalog_model shown;
     char id[NODE_MODEL_BYTES];
 
-    if (decode_percent(id, sizeof(id), route->tail, route->tail_len))
+    if (surface_decode(id, sizeof(id), route->tail, route->tail_len))
         model = catalog_find(facts->catalog, facts->config, id);
     if (model == NULL && facts->models_unknown(facts->data)) {
         refuse_for_now(reply, route, request_id);

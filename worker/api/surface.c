@@ -123,7 +123,7 @@ size_t surface_plain_path(char *path, size_t path_len)
     }
     while (n > 1 && path[n - 1] == '/')
         n--;
-    if (is_below(path, n, "/openai/v1"))
+    if (is_below(path, n, "/openai"))
         skip = strlen("/openai");
     else if (is_below(path, n, "/api/v1"))
         skip = strlen("/api");
@@ -133,6 +133,33 @@ size_t surface_plain_path(char *path, size_t path_len)
         skip += strlen("/v1");
     memmove(path, path + skip, n - skip);
     return n - skip;
+}
+
+bool surface_decode(char *out, size_t cap, const char *text, size_t n)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+
+        if (c == '%') {
+            int high, low;
+
+            if (n - i < 3)
+                return false;
+            high = json_hex_value(text[i + 1]);
+            low = json_hex_value(text[i + 2]);
+            if (high < 0 || low < 0)
+                return false;
+            c = (char)(high * 16 + low);
+            i += 2;
+        }
+        if (c == '\0' || len + 1 >= cap)
+            return false;
+        out[len++] = c;
+    }
+    out[len] = '\0';
+    return true;
 }
 
 static bool rule_matches(const struct path_rule *rule, const char *bare, size_t bare_len,
@@ -147,6 +174,38 @@ static bool rule_matches(const struct path_rule *rule, const char *bare, size_t 
         return text_equals(bare, bare_len, rule->path);
     }
     return false;
+}
+
+/* The rule of "/deployments/NAME/chat/completions", as Azure's clients ask for the model NAME,
+ * which is not encoded and may have slashes; NULL: it is no such path. */
+static const struct path_rule *find_deployed(const char *path, size_t n,
+                                             char name[NODE_MODEL_BYTES])
+{
+    static const char before[] = "/deployments/";
+    const struct path_rule *found = NULL;
+    size_t longest = 0, skip = sizeof(before) - 1;
+
+    if (!text_starts_with(path, n, before))
+        return NULL;
+    for (size_t i = 0; i < ARRAY_LEN(path_rules); i++) {
+        const struct path_rule *rule = &path_rules[i];
+        size_t len = strlen(rule->path);
+
+        if (rule->kind == ROUTE_INFER && rule->prefix == PREFIX_BOTH &&
+            rule->surface == SURFACE_OPENAI && len > longest && n > skip + len &&
+            memcmp(path + n - len, rule->path, len) == 0) {
+            found = rule;
+            longest = len;
+        }
+    }
+    if (found == NULL ||
+        !surface_decode(name, NODE_MODEL_BYTES, path + skip, n - skip - longest) ||
+        !text_is_utf8(name, strlen(name)))
+        return NULL;
+    for (const char *c = name; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F)
+            return NULL;
+    return found;
 }
 
 /* The surface in whose shape an unknown path is refused. */
@@ -194,6 +253,7 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
                            size_t path_len)
 {
     struct route route = {.surface = guess_surface(path, path_len)};
+    const struct path_rule *deployed;
     const char *bare;
     size_t bare_len;
     bool v1;
@@ -213,6 +273,14 @@ struct route surface_route(const char *method, size_t method_len, const char *pa
             route.tail = rule->path + strlen("/api/");
             route.tail_len = strlen(route.tail);
         }
+        return with_method(route, method, method_len);
+    }
+    deployed = find_deployed(bare, bare_len, route.model);
+    if (deployed == NULL) {
+        route.model[0] = '\0';
+    } else {
+        route.kind = ROUTE_INFER;
+        route.operation = deployed->operation;
         return with_method(route, method, method_len);
     }
     if (text_starts_with(bare, bare_len, "/responses/") ||

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/attrs.h"
+#include "shm/facts/nodes.h"
 
 struct buf;
 
@@ -78,6 +79,7 @@ struct route {
     char allow[32];     /* "GET, HEAD": those that it takes */
     const char *tail;   /* into the path */
     size_t tail_len;
+    char model[NODE_MODEL_BYTES]; /* INFER: the one that the path names, as Azure's do, or "" */
 };
 /*
  * Brings a path, without the query, in place into the form that the routes have; returns its
@@ -87,6 +89,7 @@ struct route {
  *   //v1///chat/completions/      repeated slashes count once, those at the end not at all
  *   /v1/v1/messages               /v1/messages
  *   /openai/v1/..., /api/v1/...   /v1/..., and so is /anthropic/v1/...
+ *   /openai/deployments/NAME/...  /deployments/NAME/..., and so is all below /openai
  *   /v1/ch%61t/completions        /v1/chat/completions: only what need not be encoded
  *
  * A name, after "/models/", stays as it is.
@@ -96,6 +99,9 @@ size_t surface_plain_path(char *path, size_t path_len);
 /* `path`: a plain one.  All spellings of design: with and without /v1, four of rerank. */
 struct route surface_route(const char *method, size_t method_len, const char *path,
                            size_t path_len);
+
+/* Undoes percent-encoding.  False: malformed, does not fit, or a NUL. */
+MUST_CHECK bool surface_decode(char *out, size_t cap, const char *text, size_t n);
 
 /* Appends a whole error body. */
 void surface_error_body(struct buf *out, enum surface surface, enum api_error error,

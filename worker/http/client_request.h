@@ -57,13 +57,14 @@ struct client_request {
     bool stream;                 /* the client wants a stream (Ollama: default true) */
     bool client_usage;           /* the client itself asked for usage in the stream */
     enum request_priority priority;
-    bool for_codex;       /* a list of models that says which version of it asks */
-    const char *session;  /* affinity key, or NULL */
-    const char *origin;   /* of a web page that may read the answer, or NULL */
-    const char *path;     /* as requested, without the query, for the log */
-    const char *client;   /* peer address as text, for the log */
-    const char *key_name; /* of its API key, for the log; NULL: none was needed */
-    int usage_row;        /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
+    bool for_codex;         /* a list of models that says which version of it asks */
+    const char *session;    /* affinity key, or NULL */
+    const char *origin;     /* of a web page that may read the answer, or NULL */
+    const char *path;       /* as requested, without the query, for the log */
+    const char *path_model; /* the model that the path names, or NULL */
+    const char *client;     /* peer address as text, for the log */
+    const char *key_name;   /* of its API key, for the log; NULL: none was needed */
+    int usage_row;          /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
     /* The thing kept by an engine that it names, the response or conversation that it goes on
      * with or asks for: "" = nothing. */
     char kept_id[REQUEST_KEPT_BYTES];

@@ -179,29 +179,24 @@ static enum body_encoding find_encoding(const h2o_req_t *req)
 static bool settle_model(struct client_request *request, const char *named)
 {
     struct http_server *server = request->responder->server;
-    const struct catalog_model *only;
-    const struct config_alias *any;
-    bool nameless = named[0] == '\0';
-    unsigned models;
+    const char *given = request->path_model;
+    bool in_body = given == NULL && named[0] != '\0';
 
     if (request->target != NULL)
         return true; /* whatever the model was */
-    if (nameless) {
+    if (in_body) {
+        given = named;
+    } else if (given == NULL) {
         /* Clients of a single model often omit its name, and a bare llama-server allows that.
-         * Of several models it is the one for any name. */
+         */
         catalog_refresh(&server->catalog, server->board, server->config);
-        only = catalog_only(&server->catalog);
-        any = config_find_wildcard(server->config, "", &models);
-        if (only != NULL)
-            named = only->id;
-        else if (any != NULL)
-            named = models == 1 ? any->model : any->name;
+        given = catalog_default(&server->catalog, server->config);
     }
-    if (named[0] != '\0') {
-        (void)strlcpy(request->client_model, named, sizeof(request->client_model));
-        (void)strlcpy(request->model, named, sizeof(request->model));
+    if (given != NULL) {
+        (void)strlcpy(request->client_model, given, sizeof(request->client_model));
+        (void)strlcpy(request->model, given, sizeof(request->model));
         server->settle_name(request, server->data);
-        request->aliased |= nameless; /* the engine must get the name */
+        request->aliased |= !in_body; /* the engine must get the name */
         return true;
     }
     if (server->catalog.count == 0)
@@ -487,6 +482,8 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
     case ROUTE_INFER:
         if (to->tail != NULL && !take_target(request, req, to))
             return;
+        if (to->model[0] != '\0')
+            request->path_model = h2o_strdup(&req->pool, to->model, SIZE_MAX).base;
         if (strcmp(to->method, "POST") == 0 && (to->tail == NULL || has_body(request, req)))
             infer(request, req);
         else

@@ -68,7 +68,7 @@ Test(catalog, without_nodes_there_is_no_model)
 {
     catalog_refresh(&catalog, board, &config);
     cr_expect_eq(catalog.count, 0);
-    cr_expect_null(catalog_only(&catalog));
+    cr_expect_null(catalog_default(&catalog, &config));
     cr_expect_null(catalog_find(&catalog, &config, "a"));
 }
 
@@ -125,12 +125,14 @@ Test(catalog, aliases_are_listed_and_do_not_count_as_models)
     cr_expect_str_eq(catalog.models[0].id, "b");
     cr_expect_str_eq(catalog.models[1].id, "b:latest");
     cr_expect_str_eq(catalog.models[2].id, "gpt-4o");
-    cr_expect_eq(catalog_only(&catalog), &catalog.models[0]);
+    cr_expect_str_eq(catalog_default(&catalog, &config), "b");
     cr_expect_eq(catalog_find(&catalog, &config, "gpt-4o"), &catalog.models[2]);
     cr_expect(!catalog.models[0].loaded);
     models[0] = model("c", READY, 0);
     add_node(NODE_UP, LLAMA, models, 1);
-    cr_expect_null(catalog_only(&catalog), "there are two now");
+    cr_expect_null(catalog_default(&catalog, &config), "there are two now");
+    aliases[1] = (struct config_alias){(char *)"*", (char *)"b"};
+    cr_expect_str_eq(catalog_default(&catalog, &config), "b");
 }
 
 Test(catalog, a_name_finds_the_model_that_ollama_takes_it_for)

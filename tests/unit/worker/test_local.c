@@ -205,7 +205,7 @@ Test(local, a_missing_model_is_the_only_one_there_is)
     add_model("other");
     a = post_text("/v1/chat/completions", NULL, "{}");
     cr_expect(begins(a, "HTTP/1.1 400 "), "%s", a);
-    cr_expect_not_null(strstr(a, "\"message\":\"'model' is missing\""));
+    cr_expect_not_null(strstr(a, "\"message\":\"'model' is missing, and there are several"));
 }
 
 Test(local, a_request_arrives_with_what_routing_needs)

@@ -35,6 +35,8 @@ Test(surface, base_urls_may_be_written_as_people_write_them)
         {"/v1x/v1/models", "/v1x/v1/models"},
         {"/openai/v1/responses", "/v1/responses"},
         {"/openai/v1/v1/responses", "/v1/responses"},
+        {"/openai/responses", "/responses"},
+        {"/openai/deployments/a%2Fb/chat/completions", "/deployments/a%2Fb/chat/completions"},
         {"/api/v1/chat/completions", "/v1/chat/completions"},
         {"/api/chat", "/api/chat"},
         {"/api/chat/", "/api/chat"},
@@ -54,6 +56,37 @@ Test(surface, base_urls_may_be_written_as_people_write_them)
         path[n] = '\0';
         cr_expect_str_eq(path, rows[i].plain, "%s", rows[i].path);
     }
+}
+
+Test(surface, a_path_of_azure_names_the_model)
+{
+    static const struct {
+        const char *path, *model;
+        int operation;
+    } rows[] = {
+        {"/openai/deployments/m/chat/completions", "m", OP(CHAT_COMPLETIONS)},
+        {"/openai/deployments/m/completions/", "m", OP(COMPLETIONS)},
+        {"/openai/deployments/org/m-1.5:8b/embeddings", "org/m-1.5:8b", OP(EMBEDDINGS)},
+        {"/openai/deployments/org%2Fm%20x/audio/speech", "org/m x", OP(SPEECH)},
+        {"/openai/deployments/completions/completions", "completions", OP(COMPLETIONS)},
+        {"/deployments/m/audio/transcriptions", "m", OP(TRANSCRIPTIONS)},
+        {"/openai/deployments/m", "", 0},
+        {"/openai/deployments/m/messages", "", 0},
+        {"/openai/deployments/a%0Ab/completions", "", 0},
+        {"/openai/deployments/a%zz/completions", "", 0},
+        {"/openai/deployments/%ff/completions", "", 0},
+        {"/openai/responses", "", OP(RESPONSES)},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct route to = route("POST", rows[i].path);
+
+        cr_expect_eq(to.kind, rows[i].operation == 0 ? ROUTE_UNKNOWN : ROUTE_INFER, "%s",
+                     rows[i].path);
+        cr_expect_eq(to.operation, rows[i].operation, "%s", rows[i].path);
+        cr_expect_str_eq(to.model, rows[i].model, "%s", rows[i].path);
+    }
+    cr_expect_eq(route("GET", "/openai/deployments/m/embeddings").kind, ROUTE_BAD_METHOD);
 }
 
 Test(surface, every_spelling_of_an_inference_path_is_known)
