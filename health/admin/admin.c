@@ -114,6 +114,59 @@ static void answer_built(h2o_req_t *req, const struct admin *admin, const char *
     buf_finish(&body);
 }
 
+/* A text that is made in parts, one in a turn of the loop; lives in the request's pool. */
+struct metrics_job {
+    h2o_req_t *req; /* borrowed */
+    struct loop *loop;
+    struct timer turn;
+    struct snapshot snapshot; /* owned */
+    struct buf text;          /* owned */
+    unsigned part;
+};
+
+/* The request is over, answered or not. */
+static void end_metrics(void *data)
+{
+    struct metrics_job *job = data;
+
+    timer_stop(job->loop, &job->turn);
+    snapshot_finish(&job->snapshot);
+    buf_finish(&job->text);
+}
+
+static void on_metrics_turn(struct timer *timer)
+{
+    struct metrics_job *job = CONTAINER_OF(timer, struct metrics_job, turn);
+
+    if (metrics_build_part(&job->text, &job->snapshot, job->part)) {
+        job->part++;
+        timer_start(job->loop, &job->turn, 0, on_metrics_turn);
+    } else if (job->text.failed) {
+        answer_text(job->req, 503, "Service Unavailable", "out of memory\n");
+    } else {
+        answer(job->req, 200, "OK", METRICS_CONTENT_TYPE, (const char *)buf_head(&job->text),
+               buf_size(&job->text));
+    }
+}
+
+static void answer_metrics(h2o_req_t *req, const struct admin *admin)
+{
+    struct snapshot_counts counts = {0};
+    struct snapshot snapshot;
+    struct metrics_job *job;
+
+    admin->counts(&counts, admin->data);
+    if (snapshot_take(&snapshot, admin->board, &counts, clock_mono_us(), clock_wall_ms()) !=
+        0) {
+        answer_text(req, 503, "Service Unavailable", "out of memory\n");
+        return;
+    }
+    job = h2o_mem_alloc_shared(&req->pool, sizeof(*job), end_metrics);
+    *job = (struct metrics_job){
+        .req = req, .loop = admin->loop, .snapshot = snapshot, .text = BUF_INIT};
+    timer_start(job->loop, &job->turn, 0, on_metrics_turn);
+}
+
 static void answer_ready(h2o_req_t *req, const struct admin *admin)
 {
     const char *missing = snapshot_not_ready(admin->board);
@@ -154,7 +207,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     } else if (equals(req->path_normalized, "/readyz")) {
         answer_ready(req, admin);
     } else if (equals(req->path_normalized, "/metrics")) {
-        answer_built(req, admin, METRICS_CONTENT_TYPE, metrics_build);
+        answer_metrics(req, admin);
     } else if (equals(req->path_normalized, "/nodes")) {
         answer_built(req, admin, "application/json", nodes_json_build);
     } else {

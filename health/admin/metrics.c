@@ -8,6 +8,8 @@
 #include "base/text/buf.h"
 #include "health/admin/snapshot.h"
 
+#define PART_NODES 32u /* of a histogram, at once */
+
 #define US_PER_SECOND 1e6
 
 /* 100 us times powers of two, where the scoreboard's buckets double in width. */
@@ -158,14 +160,12 @@ static const struct node_gauge node_gauges[] = {
      of_tpot_p50},
 };
 
-static void build_node_gauges(struct buf *out, const struct snapshot *snapshot)
+static void build_node_gauge(struct buf *out, const struct snapshot *snapshot, unsigned g)
 {
-    for (size_t g = 0; g < ARRAY_LEN(node_gauges); g++) {
-        head(out, node_gauges[g].name, "gauge", node_gauges[g].help);
-        for (unsigned i = 0; i < shown(snapshot); i++) {
-            node_line(out, node_gauges[g].name, &snapshot->nodes[i]);
-            value_d(out, node_gauges[g].of(snapshot, &snapshot->nodes[i]));
-        }
+    head(out, node_gauges[g].name, "gauge", node_gauges[g].help);
+    for (unsigned i = 0; i < shown(snapshot); i++) {
+        node_line(out, node_gauges[g].name, &snapshot->nodes[i]);
+        value_d(out, node_gauges[g].of(snapshot, &snapshot->nodes[i]));
     }
 }
 
@@ -318,30 +318,40 @@ static void genai_labels(struct buf *out, const struct snapshot_node *node)
     label(out, "server_address", node->info.name);
 }
 
-static void build_histogram(struct buf *out, const struct snapshot *snapshot, const char *name,
-                            const char *help, enum stats_histogram which, labels_fn *labels)
+struct node_histogram {
+    const char *name, *help;
+    enum stats_histogram which;
+    labels_fn *labels;
+};
+
+/* Of the nodes from `first` on, before `end`. */
+static void build_histogram(struct buf *out, const struct snapshot *snapshot,
+                            const struct node_histogram *family, unsigned first, unsigned end)
 {
-    head(out, name, "histogram", help);
-    for (unsigned i = 0; i < shown(snapshot); i++) {
+    const char *name = family->name;
+
+    if (first == 0)
+        head(out, name, "histogram", family->help);
+    for (unsigned i = first; i < end; i++) {
         const struct snapshot_node *node = &snapshot->nodes[i];
-        const struct histogram *h = &node->histogram[which];
+        const struct histogram *h = &node->histogram[family->which];
 
         for (unsigned b = 0; b < METRICS_BOUNDS; b++) {
             buf_printf(out, "%s_bucket{", name);
-            labels(out, node);
+            family->labels(out, node);
             buf_printf(out, ",le=\"%.9g\"}", seconds(metrics_bound_us[b]));
             value_u(out, metrics_below(h, metrics_bound_us[b]));
         }
         buf_printf(out, "%s_bucket{", name);
-        labels(out, node);
+        family->labels(out, node);
         buf_str(out, ",le=\"+Inf\"}");
         value_u(out, h->count);
         buf_printf(out, "%s_sum{", name);
-        labels(out, node);
+        family->labels(out, node);
         buf_str(out, "}");
         value_d(out, seconds(h->sum_us));
         buf_printf(out, "%s_count{", name);
-        labels(out, node);
+        family->labels(out, node);
         buf_str(out, "}");
         value_u(out, h->count);
     }
@@ -374,26 +384,23 @@ static void build_token_usage(struct buf *out, const struct snapshot *snapshot)
     }
 }
 
-static void build_histograms(struct buf *out, const struct snapshot *snapshot)
-{
-    build_histogram(out, snapshot, "drover_node_ttft_seconds",
-                    "From sending an attempt to its first content.", STATS_TTFT, drover_labels);
-    build_histogram(out, snapshot, "drover_node_tpot_seconds",
-                    "Time per output token after the first, one sample an attempt.", STATS_TPOT,
-                    drover_labels);
-    build_histogram(out, snapshot, "drover_node_e2e_seconds",
-                    "From sending an attempt to its successful end.", STATS_E2E, drover_labels);
-    build_histogram(out, snapshot, "drover_node_connect_seconds",
-                    "From connecting to the node to its HTTP/2 settings.", STATS_CONNECT,
-                    drover_labels);
-    build_histogram(out, snapshot, "gen_ai_server_time_to_first_token_seconds",
-                    "Time to generate the first token.", STATS_TTFT, genai_labels);
-    build_histogram(out, snapshot, "gen_ai_server_time_per_output_token_seconds",
-                    "Time per output token after the first.", STATS_TPOT, genai_labels);
-    build_histogram(out, snapshot, "gen_ai_server_request_duration_seconds",
-                    "Duration of successful attempts.", STATS_E2E, genai_labels);
-    build_token_usage(out, snapshot);
-}
+static const struct node_histogram node_histograms[] = {
+    {"drover_node_ttft_seconds", "From sending an attempt to its first content.", STATS_TTFT,
+     drover_labels},
+    {"drover_node_tpot_seconds",
+     "Time per output token after the first, one sample an attempt.", STATS_TPOT,
+     drover_labels},
+    {"drover_node_e2e_seconds", "From sending an attempt to its successful end.", STATS_E2E,
+     drover_labels},
+    {"drover_node_connect_seconds", "From connecting to the node to its HTTP/2 settings.",
+     STATS_CONNECT, drover_labels},
+    {"gen_ai_server_time_to_first_token_seconds", "Time to generate the first token.",
+     STATS_TTFT, genai_labels},
+    {"gen_ai_server_time_per_output_token_seconds", "Time per output token after the first.",
+     STATS_TPOT, genai_labels},
+    {"gen_ai_server_request_duration_seconds", "Duration of successful attempts.", STATS_E2E,
+     genai_labels},
+};
 
 /* ---- processes and the whole ---- */
 
@@ -541,13 +548,44 @@ static void build_usage(struct buf *out, const struct snapshot *snapshot)
     }
 }
 
+bool metrics_build_part(struct buf *out, const struct snapshot *snapshot, unsigned part)
+{
+    unsigned blocks = (shown(snapshot) + PART_NODES - 1) / PART_NODES;
+    unsigned family, first, end;
+
+    if (part == 0) {
+        build_totals(out, snapshot);
+        build_procs(out, snapshot);
+        build_usage(out, snapshot);
+        build_node_states(out, snapshot);
+        return true;
+    }
+    part--;
+    if (part < ARRAY_LEN(node_gauges)) {
+        build_node_gauge(out, snapshot, part);
+        return true;
+    }
+    part -= (unsigned)ARRAY_LEN(node_gauges);
+    if (part == 0) {
+        build_node_counters(out, snapshot);
+        return true;
+    }
+    part--;
+    if (blocks == 0)
+        blocks = 1; /* for the heads */
+    family = part / blocks;
+    if (family == ARRAY_LEN(node_histograms)) {
+        build_token_usage(out, snapshot);
+        return false;
+    }
+    first = part % blocks * PART_NODES;
+    end = first + PART_NODES < shown(snapshot) ? first + PART_NODES : shown(snapshot);
+    build_histogram(out, snapshot, &node_histograms[family], first, end);
+    return true;
+}
+
 void metrics_build(struct buf *out, const struct snapshot *snapshot)
 {
-    build_totals(out, snapshot);
-    build_procs(out, snapshot);
-    build_usage(out, snapshot);
-    build_node_states(out, snapshot);
-    build_node_gauges(out, snapshot);
-    build_node_counters(out, snapshot);
-    build_histograms(out, snapshot);
+    for (unsigned part = 0; metrics_build_part(out, snapshot, part);)
+        part++;
 }

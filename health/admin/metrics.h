@@ -8,7 +8,10 @@
 #ifndef DROVER_HEALTH_METRICS_H
 #define DROVER_HEALTH_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "base/attrs.h"
 
 struct buf;
 struct histogram;
@@ -25,7 +28,12 @@ struct snapshot;
 #define METRICS_BOUNDS 18u
 extern const uint64_t metrics_bound_us[METRICS_BOUNDS];
 
-/* Appends the text; check out->failed. */
+/* Appends a part of the text, which are numbered from 0: no more than some milliseconds of
+ * work, as the loop has others to serve.  False: it was the last.  Check out->failed then. */
+MUST_CHECK bool metrics_build_part(struct buf *out, const struct snapshot *snapshot,
+                                   unsigned part);
+
+/* Appends all of it. */
 void metrics_build(struct buf *out, const struct snapshot *snapshot);
 
 /* The number of samples under a bound of the table above. */

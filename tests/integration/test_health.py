@@ -416,3 +416,11 @@ def test_nodes_are_evicted_when_the_coordinator_stops(plant):
     assert attachment.expect("evicted").reason == registry.Evicted.REASON_SHUTDOWN
     assert attachment.ended() == grpc.StatusCode.UNAVAILABLE
     assert plant.master.wait(10) == 0
+
+
+def test_a_scraper_that_leaves_amid_its_answer_leaves_nothing_behind(plant):
+    """The text is made in parts, a turn of the loop each."""
+    for _ in range(40):
+        with socket.create_connection(plant.address("admin")) as sock:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+    assert plant.metrics()["drover_registry_joins_total"]

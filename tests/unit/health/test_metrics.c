@@ -46,6 +46,38 @@ static struct snapshot_node *add_node(const char *name, enum node_state state, u
     return node;
 }
 
+Test(metrics, no_part_is_much_work_and_all_parts_are_the_text)
+{
+    struct buf parts = BUF_INIT;
+    unsigned part = 0, nodes = 0;
+    bool more = true;
+
+    for (unsigned i = 0; i < METRICS_MAX_NODES; i++) {
+        char name[64];
+
+        (void)snprintf(name, sizeof(name), "a-node-with-a-rather-long-name-in-a-rack-%u", i);
+        (void)add_node(name, NODE_UP, 4);
+    }
+    for (; more; part++) {
+        size_t before = buf_size(&parts);
+
+        more = metrics_build_part(&parts, &snapshot, part);
+        cr_assert_lt(buf_size(&parts) - before, 500000u, "part %u", part);
+    }
+    metrics_build(&out, &snapshot);
+    cr_assert_gt(buf_size(&out), 4000000u);
+    cr_assert_eq(buf_size(&parts), buf_size(&out));
+    cr_assert_eq(memcmp(buf_head(&parts), buf_head(&out), buf_size(&out)), 0);
+    for (const char *at = (const char *)buf_head(&parts);
+         (at = memmem(at, buf_size(&parts) - (size_t)(at - (const char *)buf_head(&parts)),
+                      "gen_ai_server_request_duration_seconds_count{",
+                      strlen("gen_ai_server_request_duration_seconds_count{"))) != NULL;
+         at++)
+        nodes++;
+    cr_assert_eq(nodes, METRICS_MAX_NODES);
+    buf_finish(&parts);
+}
+
 static struct snapshot_proc *add_worker(unsigned number, enum proc_state state)
 {
     struct snapshot_proc *proc = &snapshot.procs[snapshot.procs_count++];
