@@ -139,10 +139,9 @@ int log_reopen(struct error *err)
     return log_sink_reopen(&main_sink, err);
 }
 
-int log_sink_open(struct log_sink **out, const char *path, struct error *err)
+int log_sink_open_later(struct log_sink **out, const char *path, struct error *err)
 {
     struct log_sink *sink;
-    int fd = STDOUT_FILENO;
 
     *out = NULL;
     if (path == NULL || path[0] == '\0')
@@ -150,21 +149,32 @@ int log_sink_open(struct log_sink **out, const char *path, struct error *err)
     sink = calloc(1, sizeof(*sink));
     if (sink == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
-    if (strcmp(path, "-") != 0) {
-        sink->path = strdup(path);
-        fd = sink->path == NULL ? error_set(err, DRV_ENOMEM, "out of memory")
-                                : open_path(path, err);
-        if (fd < 0) {
-            free(sink->path);
-            free(sink);
-            return fd;
-        }
+    sink->fd = -1;
+    if (strcmp(path, "-") == 0) {
+        sink->fd = STDOUT_FILENO;
+        make_nonblocking(sink->fd);
     } else {
-        make_nonblocking(fd);
+        sink->path = strdup(path);
+        if (sink->path == NULL) {
+            free(sink);
+            return error_set(err, DRV_ENOMEM, "out of memory");
+        }
     }
-    sink->fd = fd;
     *out = sink;
     return 0;
+}
+
+int log_sink_open(struct log_sink **out, const char *path, struct error *err)
+{
+    int rc = log_sink_open_later(out, path, err);
+
+    if (rc == 0)
+        rc = log_sink_reopen(*out, err);
+    if (rc != 0) {
+        log_sink_close(*out);
+        *out = NULL;
+    }
+    return rc;
 }
 
 int log_sink_reopen(struct log_sink *sink, struct error *err)
@@ -176,7 +186,8 @@ int log_sink_reopen(struct log_sink *sink, struct error *err)
     fd = open_path(sink->path, err);
     if (fd < 0)
         return fd;
-    (void)close(sink->fd);
+    if (sink->fd != -1)
+        (void)close(sink->fd);
     sink->fd = fd;
     sink->broken_noted = false;
     return 0;
@@ -186,7 +197,7 @@ void log_sink_close(struct log_sink *sink)
 {
     if (sink == NULL)
         return;
-    if (sink->path != NULL)
+    if (sink->path != NULL && sink->fd != -1)
         (void)close(sink->fd);
     free(sink->path);
     free(sink);
@@ -215,9 +226,12 @@ static uint64_t due_alarm(struct log_sink *sink)
 uint64_t log_count_lost(struct log_sink *sink)
 {
     uint64_t fresh = take_fresh(&main_sink), lines;
+    struct error err;
 
     if (sink != NULL)
         fresh += take_fresh(sink);
+    if (sink != NULL && sink->fd == -1 && log_sink_reopen(sink, &err) == 0)
+        log_info("event=log_opened log=%s", log_quote(sink->path));
     /* Also when nothing is new: lines lost within a minute of an alarm are not reported yet. */
     lines = due_alarm(&main_sink);
     if (lines != 0 && main_sink.fd != STDERR_FILENO) {

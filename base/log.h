@@ -81,6 +81,9 @@ MUST_CHECK bool log_limit_minute(struct log_limit *limit, uint32_t *missed);
  */
 struct log_sink;
 MUST_CHECK int log_sink_open(struct log_sink **out, const char *path, struct error *err);
+/* One whose file may not be there yet: its lines are lost, and counted, until log_sink_reopen()
+ * or log_count_lost() can open it.  DRV_ENOMEM. */
+MUST_CHECK int log_sink_open_later(struct log_sink **out, const char *path, struct error *err);
 MUST_CHECK int log_sink_reopen(struct log_sink *sink, struct error *err);
 void log_sink_close(struct log_sink *sink); /* NULL is allowed */
 /* Writes `n` bytes, which must end in a newline, whole or not at all. */

@@ -172,7 +172,7 @@ static void enter_child(const struct supervisor *sup, const struct child *child,
 }
 
 _Noreturn static void be_worker(const struct supervisor *sup, const struct child *child,
-                                pid_t master)
+                                pid_t master, bool replaces)
 {
     char name[32];
     struct worker_params params = {
@@ -183,6 +183,7 @@ _Noreturn static void be_worker(const struct supervisor *sup, const struct child
         .listen_fd = sup->rt->api_fd,
         .wake_fds = sup->rt->wake_fds,
         .parent_fd = sup->rt->parent_pipe_read,
+        .replaces = replaces,
     };
 
     (void)snprintf(name, sizeof(name), "worker%u", child->process);
@@ -285,7 +286,7 @@ static struct child *start_child(struct supervisor *sup, enum child_kind kind, b
     child->pid = fork();
     if (child->pid == 0) {
         if (kind == CHILD_WORKER)
-            be_worker(sup, child, master);
+            be_worker(sup, child, master, crashed);
         be_health(sup, child, master, command_fd);
     }
     if (command_fd != -1)

@@ -249,6 +249,10 @@ static int start(struct worker *w, struct error *err)
     if (rc != 0)
         return rc;
     rc = log_sink_open(&w->access_log, params->config->access_log, err);
+    if (rc != 0 && params->replaces) {
+        log_error("event=access_log_not_opened error=%s", log_quote(err->text));
+        rc = log_sink_open_later(&w->access_log, params->config->access_log, err);
+    }
     if (rc != 0)
         return error_wrap(err, rc, "access log");
     w->context.loop = &w->loop;

@@ -2,6 +2,8 @@
 #ifndef DROVER_WORKER_WORKER_H
 #define DROVER_WORKER_WORKER_H
 
+#include <stdbool.h>
+
 struct config;
 struct holders;
 struct scoreboard;
@@ -14,6 +16,8 @@ struct worker_params {
     int listen_fd; /* shared listening socket of the API, non-blocking; closed at the end */
     const int *wake_fds; /* an eventfd per worker: written by the process that frees a place */
     int parent_fd;       /* read end of a pipe: end of file means the master is gone */
+    bool replaces; /* a worker that died: an access log that cannot be opened any more is no
+                      reason not to serve */
 };
 
 /*

@@ -115,7 +115,7 @@ def main():
     print(f"seed {seed}", flush=True)
     if args.soak:
         import soak  # pylint: disable=import-outside-toplevel
-        return soak.main(seed, args.minutes or 10)
+        return soak.main(seed, args.minutes or 10, args.only.split(",") if args.only else None)
     # Masters that start their successors end before them; those come to us.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     rows = [row for row in wanted(args) for _ in range(args.repeat)]

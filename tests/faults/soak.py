@@ -28,8 +28,9 @@ AT_ONCE = (1, 1, 2, 2, 3)
 
 
 class Soak:
-    def __init__(self, seed):
+    def __init__(self, seed, names):
         self.seed = seed
+        self.bag = [fault for fault in FAULTS if not names or fault.name in names]
         self.choose = random.Random(seed)
         row = Fault(id="soak", what="", how="", clients="", does="")
         self.run = Run(row, seed)
@@ -146,7 +147,7 @@ def draw(soak):
     """Faults that touch different parts."""
     drawn = []
     for _ in range(soak.choose.choice(AT_ONCE)):
-        fault = soak.choose.choices(FAULTS, [f.weight for f in FAULTS])[0]
+        fault = soak.choose.choices(soak.bag, [f.weight for f in soak.bag])[0]
         if not any(fault.touches & other.touches for other in drawn):
             drawn.append(fault)
     return drawn
@@ -175,8 +176,8 @@ def watch(soak, minutes):
     return []
 
 
-def main(seed, minutes):
-    soak = Soak(seed)
+def main(seed, minutes, names=None):
+    soak = Soak(seed, names)
     complaints = []
     try:
         soak.start()

@@ -1,6 +1,7 @@
 """USR1 after a rotation: no line is lost, whatever has become of the files."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -79,3 +80,25 @@ def test_a_file_that_cannot_be_made_leaves_the_old_one_in_use_and_is_reported(lo
     moved.rename(logged.folder)
     rotated(logged)
     assert "No such file" in (logged.folder / "own.log").read_text()
+
+
+def test_a_worker_that_replaces_a_dead_one_serves_without_its_access_log(logged):
+    logged.access_log_path.unlink()
+    logged.access_log_path.mkdir()
+    old = set(logged.worker_pids())
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(now := set(logged.worker_pids())) == 2 and not now & old, 15, "new workers")
+    own = logged.folder / "own.log"
+    assert own.read_text().count("event=access_log_not_opened") == 2
+    assert fetch_now(logged.api, "POST", "/v1/chat/completions", chat_body("x", 2)).status == 200
+    logged.access_log_path.rmdir()
+    until(lambda: own.read_text().count("event=log_opened") == 2, 10, "it is opened without a signal")
+    assert fetch_now(logged.api, "POST", "/v1/chat/completions", chat_body("x", 2)).status == 200
+    until(lambda: ids(logged.access_log_path), 5)
+    logged.ctl("reload")
+    logged.access_log_path.unlink()
+    logged.access_log_path.mkdir()
+    refused = logged.ctl("reload", check=False)
+    assert refused.returncode == 1 and "Is a directory" in refused.stderr
+    logged.access_log_path.rmdir()
