@@ -17,6 +17,7 @@ const char *ability_name(unsigned ability)
         [ABILITY_MESSAGE_BYTES] = "message_bytes",
         [ABILITY_ACCESS] = "access",
         [ABILITY_STATE] = "state",
+        [ABILITY_MODEL] = "model",
     };
 
     return ability < ABILITIES ? names[ability] : NULL;

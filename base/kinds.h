@@ -64,6 +64,7 @@ enum ability {
     ABILITY_MESSAGE_BYTES, /* the size of the request */
     ABILITY_ACCESS,        /* credentials for the model */
     ABILITY_STATE,         /* the response or conversation that the request names */
+    ABILITY_MODEL,         /* the model, which its engine lists and does not find */
     ABILITIES
 };
 /* "vision"; NULL = not known here. */

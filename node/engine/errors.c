@@ -363,6 +363,7 @@ void engine_error_http(struct engine_error *out, unsigned http_status, const voi
     } else if (blames_itself(http_status, out->text)) {
         trouble(out, http_status);
     } else if ((http_status == 404 || http_status == 400) && names_no_model(out->text)) {
+        lack(out, ABILITY_MODEL);
         fail(out, GRPC_NOT_FOUND, out->text);
     } else if (http_status == 405 || names_no_endpoint(out->text) ||
                (http_status == 404 && names_no_path(out->text))) {

@@ -380,6 +380,7 @@ bool refusal_read(struct refusal *out, unsigned http_status, const void *body, s
     case ABILITY_MESSAGE_BYTES:
     case ABILITY_ACCESS:
     case ABILITY_STATE:
+    case ABILITY_MODEL:
     case ABILITIES:
         break;
     }

@@ -19,10 +19,10 @@ void lacks_read(struct request *req, const struct prompt *prompt)
 {
     struct abilities_need *need = &req->need;
 
-    *need = (struct abilities_need){.flags = ABILITY_BIT(ABILITY_OPERATION) |
-                                             ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
-                                             ABILITY_BIT(ABILITY_ACCESS),
-                                    .stream = req->client->stream};
+    *need = (struct abilities_need){
+        .flags = ABILITY_BIT(ABILITY_OPERATION) | ABILITY_BIT(ABILITY_MESSAGE_BYTES) |
+                 ABILITY_BIT(ABILITY_ACCESS) | ABILITY_BIT(ABILITY_MODEL),
+        .stream = req->client->stream};
     if (req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSCRIPTIONS ||
         req->client->operation == DROVER__V1__OPERATION__OPERATION_TRANSLATIONS)
         need->flags |= ABILITY_BIT(ABILITY_AUDIO);
@@ -92,6 +92,7 @@ static uint32_t figure_of(const struct attempt *attempt)
     case ABILITY_OPERATION:
     case ABILITY_TOOLS:
     case ABILITY_ACCESS:
+    case ABILITY_MODEL:
         return 1;
     case ABILITY_STATE: /* of one response */
     case ABILITY_NONE:

@@ -339,8 +339,8 @@ static uint32_t lesson_of(struct upstreams *upstreams, const struct upstream_ser
 
 static void apply_lessons(struct upstreams *upstreams, struct upstream_server *server)
 {
-    static const enum ability flags[] = {ABILITY_VISION, ABILITY_AUDIO, ABILITY_TOOLS,
-                                         ABILITY_GRAMMAR, ABILITY_ACCESS};
+    static const enum ability flags[] = {ABILITY_VISION,  ABILITY_AUDIO,  ABILITY_TOOLS,
+                                         ABILITY_GRAMMAR, ABILITY_ACCESS, ABILITY_MODEL};
     struct abilities_known *known = &server->known;
     uint32_t context = lesson_of(upstreams, server, ABILITY_CONTEXT, 0);
 
