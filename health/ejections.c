@@ -42,6 +42,7 @@ static struct ejection_counts read_counts(const struct scoreboard *board, unsign
         .ok = seen->total[OUTCOME_OK],
         .failed = seen->total[OUTCOME_FAILED],
         .stalled = seen->total[OUTCOME_STALLED],
+        .contradicted = seen->total[OUTCOME_CONTRADICTED],
         .probation_ok = seen->total[OUTCOME_PROBATION_OK],
         .probation_failed = seen->total[OUTCOME_PROBATION_FAILED],
         .run = seen->run,
@@ -90,6 +91,31 @@ static struct ejections_event fault(struct ejections *p, const struct ejections_
     return (struct ejections_event){NODE_EVENT_KEEP, why};
 }
 
+/* Is it odd?  Looking at its peers is not cheap, so the answer holds for a while. */
+static bool is_odd(struct ejections *p, const struct ejections_rules *rules,
+                   const struct ejections_node *node, uint64_t now)
+{
+    struct odd_counts own = ejection_odd_counts(&p->ejection), peer;
+    bool was = p->odd;
+
+    if (own.contradicted < ODD_LEAST) {
+        p->odd = false;
+        return false;
+    }
+    if (now < p->odd_mono_us)
+        return p->odd;
+    p->odd_mono_us = now + SHARE_US;
+    peer = node->best_peer(node->data);
+    p->odd = odd_is(own, peer, rules->limits.success_pct);
+    if (p->odd && !was)
+        log_warn("event=node_odd node=%s contradicted=%u answered=%u peer_contradicted=%u "
+                 "peer_answered=%u window_ms=%llu hint=\"it refuses, or answers with nothing, "
+                 "what other nodes of its model answer: look at its engine\"",
+                 log_quote(node->name), own.contradicted, own.answered, peer.contradicted,
+                 peer.answered, (unsigned long long)(rules->limits.window_us / US_PER_MS));
+    return p->odd;
+}
+
 static struct ejections_event look_at_up(struct ejections *p,
                                          const struct ejections_rules *rules,
                                          const struct ejections_node *node,
@@ -98,6 +124,8 @@ static struct ejections_event look_at_up(struct ejections *p,
     bool advances = p->progress_mono_us != 0 && now - p->progress_mono_us < rules->advance_us;
     enum node_reason why = ejection_look(&p->ejection, &rules->limits, counts, advances, now);
 
+    if (why == NODE_REASON_NONE && is_odd(p, rules, node, now))
+        why = NODE_REASON_ODD;
     if (why != NODE_REASON_NONE)
         return fault(p, rules, node, why, now);
     if (node->verdict->reason == NODE_REASON_KEPT)
@@ -113,8 +141,10 @@ static struct ejections_event look_at_probation(struct ejections *p,
 {
     enum node_reason result = ejection_probation(&p->ejection, counts);
 
-    if (result == NODE_REASON_FAILURES)
-        return take_out(p, rules, node, result, now);
+    if (result == NODE_REASON_FAILURES) /* the same again, most likely */
+        return take_out(p, rules, node,
+                        node->verdict->ejected == NODE_REASON_ODD ? NODE_REASON_ODD : result,
+                        now);
     if (result == NODE_REASON_PROBES_PASS)
         return (struct ejections_event){NODE_EVENT_CLEAR, NODE_REASON_NONE};
     return nothing; /* no request has ended */
@@ -184,6 +214,8 @@ void ejections_turned(struct ejections *ejections, struct scoreboard *board, uns
                       enum node_state before, enum node_state now, uint64_t now_mono_us)
 {
     ejections->ramp_mono_us = 0;
+    ejections->odd = false;
+    ejections->odd_mono_us = 0;
     if (now == NODE_UP || now == NODE_PROBATION) {
         struct outcomes seen;
         struct ejection_counts counts = read_counts(board, node_id, &seen);

@@ -4,8 +4,9 @@
  *
  * The workers note how requests fare (shm/facts/outcomes.h).  ejections_look() reads that ten
  * times a second, judges by policy/fault/ejection.h, and gives the event that the node's
- * verdict is to get.  No ejection leaves less than half of a model's nodes UP: then the node is
- * kept, which its reason, a log line and a metric say.  The same rule ends an ejection early
+ * verdict is to get.  A node that refuses, or answers with nothing, is measured by its peers
+ * (policy/fault/odd.h).  No ejection leaves less than half of a model's nodes UP: then the node
+ * is kept, which its reason, a log line and a metric say.  The same rule ends an ejection early
  * when other nodes fail meanwhile.
  */
 #ifndef DROVER_HEALTH_EJECTIONS_H
@@ -34,6 +35,8 @@ struct ejections {
     struct ejection ejection;
     uint64_t until_mono_us;    /* ejected: when it may be tried */
     uint64_t share_mono_us;    /* when the share of its models' nodes is looked at again */
+    uint64_t odd_mono_us;      /* when its peers are looked at again */
+    bool odd;                  /* ... and what that showed last */
     uint64_t ramp_mono_us;     /* when its slots began to open one by one; 0 = all are open */
     uint64_t progress;         /* by its last load report */
     uint64_t progress_mono_us; /* when that last changed; 0 = never */
@@ -69,6 +72,8 @@ struct ejections_node {
     const struct verdict *verdict;
     /* Would each of its models keep half of its nodes without this one? */
     bool (*may_be_out)(const void *data);
+    /* Its best peer: odd_better() over the nodes that share a model with it. */
+    struct odd_counts (*best_peer)(const void *data);
     const void *data;
 };
 

@@ -170,6 +170,7 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
     if (req->phase == NODE_REQUEST_ENDED)
         return;
     /* The request may be the cause of an answer that is none. */
+    req->no_answer |= req->http_status / 100 == 2;
     if ((status == GRPC_INTERNAL || status == GRPC_DATA_LOSS) &&
         !node_request_cause(req, DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR, NULL))
         return;
@@ -214,8 +215,15 @@ static void note_loaded(const struct node_request *req)
         engine_doubt(engine);
 }
 
+bool node_request_is_empty(const struct node_request *req)
+{
+    return meter_streams(req->operation) && req->http_status == 200 && !req->too_large &&
+           !req->continues && meter_is_blank(&req->meter);
+}
+
 void node_request_succeed(struct node_request *req)
 {
+    static char no_reason[] = "-";
     Drover__V1__InferEvent event = DROVER__V1__INFER_EVENT__INIT;
     Drover__V1__Finish message = DROVER__V1__FINISH__INIT;
     Drover__V1__Usage usage = DROVER__V1__USAGE__INIT;
@@ -237,6 +245,8 @@ void node_request_succeed(struct node_request *req)
         usage.output_tokens = o->tokens + given; /* several choices: engines report one */
     message.usage = &usage;
     message.body_bytes = req->body_bytes;
+    if (node_request_is_empty(req))
+        message.empty = o->reason[0] == '\0' ? no_reason : o->reason;
     event.event_case = DROVER__V1__INFER_EVENT__EVENT_FINISH;
     event.finish = &message;
     if (usage.output_tokens > o->tokens + given)
@@ -283,6 +293,7 @@ bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
         return true;
     req->cause_sent = true;
     cause.kind = kind;
+    cause.no_answer = req->no_answer && kind == DROVER__V1__CAUSE__KIND__KIND_ENGINE_ERROR;
     cause.of_model = req->of_model && engine_facts(req->agent->engine)->models_count > 1;
     if (kind == DROVER__V1__CAUSE__KIND__KIND_ABILITY) {
         cause.ability = (Drover__V1__Ability)refusal->ability;

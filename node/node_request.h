@@ -98,6 +98,7 @@ struct node_request {
     char answer_model[ENGINE_MODEL_BYTES]; /* as the answer is to name it; "" = as the engine */
     uint32_t load_ms, first_token_ms, idle_token_ms;
     bool was_loaded;         /* its model, when the engine was asked, as far as was known */
+    bool no_answer;          /* what failed is a 200 that is no answer, or reports an error */
     bool of_model;           /* the engine's error concerns the model alone: see engine_error */
     uint32_t wanted_context; /* that Ollama is to load the model with; 0 = it chooses */
     struct buf body;         /* owned: what the engine gets, unless `splices` are in use */
@@ -174,6 +175,9 @@ void node_request_fail(struct node_request *req, enum grpc_status status, const 
 /* Reports why there will be no answer, if `kind` says why.  False: the call has ended by it. */
 MUST_CHECK bool node_request_cause(struct node_request *req, Drover__V1__Cause__Kind kind,
                                    const struct refusal *refusal);
+
+/* Is its answer, which is whole, without any output? */
+MUST_CHECK bool node_request_is_empty(const struct node_request *req);
 
 /* Ends the call with OK; the engine's run is over. */
 void node_request_succeed(struct node_request *req);

@@ -32,7 +32,7 @@
  *                                                  row's clock, and the clock
  *   sb_model_queue[SB_MODEL_QUEUES]                whose row it is; its last refusal
  *   model waiting[SB_MODEL_QUEUES][waiting_stride] one 4-byte word per row and worker
- *   sb_taught_head                                 a word about all lessons
+ *   sb_taught_head                                 a word about all lessons; poison
  *   sb_taught [n_nodes]                            what refusals taught about each node
  *   plans     [n_nodes][gauge_stride]              one 8-byte word per node and worker
  *   sb_aliases                                     the configuration's names of models
@@ -63,7 +63,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 27u
+#define SB_LAYOUT_VERSION 28u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -89,11 +89,12 @@
 #define SB_USAGE_ROWS             512u
 #define SB_USAGE_COUNTERS         3u
 #define SB_USAGE_NAME_BYTES       64u
-#define SB_OUTCOMES               5u
+#define SB_OUTCOMES               6u
 #define SB_SPEEDS_ROWS            512u
 #define SB_CLOCK_WORDS            2u
 #define SB_MODEL_QUEUES           1024u
 #define SB_TAUGHT_PER_NODE        32u
+#define SB_POISON                 64u
 #define SB_ALIASES                1024u
 #define SB_ALIAS_BYTES            512u /* struct alias_view */
 #define SB_PREFIX_DEFAULT_ENTRIES 65536u
@@ -359,6 +360,7 @@ struct sb_usage {
 struct sb_outcomes {
     alignas(SB_CACHE_LINE) _Atomic uint64_t total[SB_OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
+    _Atomic uint64_t unsure_mono_us;   /* last refusal or empty answer; 0 = never */
     _Atomic uint32_t run;              /* failures since the last success */
     /* W: health.  Low half of the number of probation results it had counted when the present
      * probation began: see outcomes_probed(). */
@@ -397,8 +399,17 @@ struct sb_lesson {
 struct sb_taught {
     alignas(SB_CACHE_LINE) struct sb_lesson lesson[SB_TAUGHT_PER_NODE];
 };
+/* See shm/share/poison.c. */
+struct sb_poison {
+    _Atomic uint64_t until_mono_us; /* 0 = free */
+    _Atomic uint64_t crossed;
+};
 struct sb_taught_head {
     alignas(SB_CACHE_LINE) _Atomic uint64_t epoch; /* only grows; order: release, acquire */
+    /* That of the youngest; 0 = there never was one.  order: release, acquire */
+    alignas(SB_CACHE_LINE) _Atomic uint64_t poison_until_mono_us;
+    _Atomic uint64_t poison_key; /* 0 = not drawn yet */
+    alignas(SB_CACHE_LINE) struct sb_poison poison[SB_POISON];
 };
 
 /* W: master. */
@@ -436,10 +447,10 @@ static_assert(sizeof(struct sb_session_set) == 64, "sb_session_set: new layout v
 static_assert(sizeof(struct sb_ring) == 368640, "sb_ring: new layout version");
 static_assert(sizeof(struct sb_loads) == 64, "sb_loads: new layout version");
 static_assert(sizeof(struct sb_usage) == 128, "sb_usage: new layout version");
-static_assert(sizeof(struct sb_outcomes) == 64, "sb_outcomes: new layout version");
+static_assert(sizeof(struct sb_outcomes) == 128, "sb_outcomes: new layout version");
 static_assert(sizeof(struct sb_model_queue) == 64, "sb_model_queue: new layout version");
 static_assert(sizeof(struct sb_taught) == 512, "sb_taught: new layout version");
-static_assert(sizeof(struct sb_taught_head) == 64, "sb_taught_head: new layout version");
+static_assert(sizeof(struct sb_taught_head) == 1152, "sb_taught_head: new layout version");
 static_assert(sizeof(struct sb_aliases) == 524352, "sb_aliases: new layout version");
 static_assert(SB_MAX_NODES <= 1024, "a holder has 10 bits for the node");
 static_assert(SB_MAX_NODES <= NODE_SET_NODES, "a node set has a bit for every node");

@@ -169,6 +169,27 @@ static bool may_be_out(const void *data)
     return model_shares_allow(&table->shares, &node->info, node->verdict.state);
 }
 
+static bool share_model(const struct node_info *one, const struct node_info *other)
+{
+    for (uint32_t i = 0; i < one->models_count; i++)
+        for (uint32_t j = 0; j < other->models_count; j++)
+            if (strcmp(one->models[i].id, other->models[j].id) == 0)
+                return true;
+    return false;
+}
+
+static struct odd_counts best_peer(const void *data)
+{
+    const struct node *node = data;
+    struct odd_counts best = {0};
+
+    for (const struct node *m = TAILQ_FIRST(&node->table->nodes); m != NULL;
+         m = TAILQ_NEXT(m, link))
+        if (m != node && m->verdict.state == NODE_UP && share_model(&node->info, &m->info))
+            best = odd_better(best, ejection_odd_counts(&m->ejections.ejection));
+    return best;
+}
+
 static void look_at_record(struct node *node, const struct ejections_rules *rules,
                            uint64_t now_mono_us)
 {
@@ -176,6 +197,7 @@ static void look_at_record(struct node *node, const struct ejections_rules *rule
                                   .node_id = node->node_id,
                                   .verdict = &node->verdict,
                                   .may_be_out = may_be_out,
+                                  .best_peer = best_peer,
                                   .data = node};
     struct ejections_event found =
         ejections_look(&node->ejections, node->home->board, rules, &view, now_mono_us);

@@ -334,6 +334,7 @@ static void take_error(struct node_request *req, uint32_t status, const char *wo
 
     if (req->head_sent || (req->mode != ANSWER_PLAIN && req->content_us != 0)) {
         engine_error_event(&error, status, body, n);
+        req->no_answer = true;
         req->of_model = error.of_model;
         if (sender_flush(req) && node_request_cause(req, error.cause, &error.refusal))
             node_request_fail(req,
@@ -575,7 +576,7 @@ static void end_assembled(struct node_request *req)
         return;
     }
     (void)strlcpy(req->content_type, "application/json", sizeof(req->content_type));
-    req->out_content = true;
+    req->out_content = !node_request_is_empty(req);
     sender_pass(req);
 }
 
@@ -680,6 +681,7 @@ static void end_document(struct node_request *req)
         return;
     if (!req->continues) /* its usage is that of one answer only after the splice */
         meter_answer(&req->meter, &root);
+    req->out_content = !node_request_is_empty(req);
     if (is_to_be_stream(req)) {
         stream_document(req, &root);
         return;

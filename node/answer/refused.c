@@ -304,6 +304,7 @@ bool refused_apply(struct node_request *req)
     if (verdict.perhaps_stream && req->streaming)
         verdict.refusal.limit = 1;
     req->of_model = verdict.of_model;
+    req->no_answer = req->refused;
     if (!node_request_cause(req, verdict.cause, &verdict.refusal))
         return false;
     if (req->continues && verdict.engine_error_action != ENGINE_ERROR_FAIL) {

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "node/body/output.h"
 #include "node/body/reported.h"
 #include "node/stream/sse.h"
 #include "proto/drover_common.pb-c.h"
@@ -102,6 +103,7 @@ static void note_reason(struct stream_meter *o, const struct json_value *reason)
         return;
     o->finished = true;
     o->reasoned = true;
+    output_take_reason(o->reason, reason);
 }
 
 static void note_identity(struct stream_meter *o, const struct json_value *object)
@@ -226,6 +228,8 @@ static bool see_choice(struct stream_meter *o, const struct json_value *choice, 
         note_text(o, &v[TEXT]);
         some = true;
     }
+    if (!some && !o->aside)
+        o->aside = output_in_message(&v[DELTA]) || output_in_message(&v[MESSAGE]);
     choices_note(&o->choices, *index, ends, some);
     if (ends)
         o->calls_follow =
@@ -287,6 +291,8 @@ static void end_response(struct stream_meter *o, const struct json_value *respon
 
     note_identity(o, response);
     (void)note_openai_usage(&o->usage, &usage);
+    o->aside |= output_in_answer(o->operation, response);
+    output_reason(o->reason, o->operation, response);
     o->finished = true;
     o->reasoned = true;
     o->done = true;
@@ -301,6 +307,7 @@ static void note_item(struct stream_meter *o, const struct json_value *item,
 
     if (ends_with(type, ".done") || (item->type == JSON_OBJECT && !type_is(&kind, "message")))
         o->plain = false;
+    o->aside |= output_in_type(&kind);
     if (o->item_id[0] == '\0' && !json_name(o->item_id, sizeof(o->item_id), &id))
         o->item_id[0] = '\0';
 }
@@ -390,6 +397,7 @@ static enum seen_kind see_messages(struct stream_meter *o, const struct json_val
         inner = json_get(&v[BLOCK], "type");
         if (index != 0 || !type_is(&inner, "text"))
             o->plain = false;
+        o->aside |= output_in_type(&inner);
         if (type_is(&inner, "tool_use")) /* its name is model output */
             return SEEN_CONTENT;
         inner = json_get(&v[BLOCK], "text");
@@ -426,6 +434,8 @@ static enum seen_kind see_ollama(struct stream_meter *o, const struct json_value
         note_text(o, &part[TEXT]);
     if (v[DONE].type == JSON_TRUE) {
         o->reasoned = true; /* `done_reason` is younger than `done` */
+        o->aside |= output_in_answer(o->operation, root);
+        output_reason(o->reason, o->operation, root);
         note_ollama_usage(o, root);
         o->finished = true;
         o->done = true;
@@ -589,6 +599,11 @@ bool meter_is_empty(const struct stream_meter *o)
     return o->tokens == 0 && !o->reasoned;
 }
 
+bool meter_is_blank(const struct stream_meter *o)
+{
+    return o->tokens == 0 && !o->aside;
+}
+
 bool meter_sum_usage(struct stream_meter *o)
 {
     return choices_sum(&o->choices, &o->usage);
@@ -599,6 +614,8 @@ void meter_answer(struct stream_meter *o, const struct json_value *root)
     struct json_value usage = json_get(root, "usage");
 
     note_identity(o, root);
+    o->aside = output_in_answer(o->operation, root);
+    output_reason(o->reason, o->operation, root);
     if (o->operation == OP(MESSAGES))
         note_anthropic_usage(o, &usage);
     else if (meter_is_ndjson(o->operation) || o->operation == OP(OLLAMA_EMBED))

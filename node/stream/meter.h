@@ -17,23 +17,26 @@
 #include "base/attrs.h"
 #include "base/text/buf.h"
 #include "base/text/json.h"
+#include "node/body/output.h"
 #include "node/stream/choices.h"
 
 struct sse_event;
 
 struct stream_meter {
-    int operation;          /* enum drover.v1.Operation */
-    bool want_text;         /* collect `text` */
-    bool plain;             /* all output so far is plain text of one choice */
-    bool finished;          /* a finish_reason, a terminal event or [DONE] was seen */
-    bool done;              /* and it was the very last event of the format */
-    bool reasoned;          /* some finish reason was seen, or what stands for one */
-    bool calls_follow;      /* ... and it was that of a tool call: another call may follow */
-    struct choices choices; /* of chat completions and completions */
-    uint32_t tokens;        /* content events seen */
-    char response_id[96];   /* "" until seen */
-    char item_id[96];       /* of the message of a response; "" until seen */
-    uint64_t created;       /* 0 until seen */
+    int operation;     /* enum drover.v1.Operation */
+    bool want_text;    /* collect `text` */
+    bool plain;        /* all output so far is plain text of one choice */
+    bool finished;     /* a finish_reason, a terminal event or [DONE] was seen */
+    bool done;         /* and it was the very last event of the format */
+    bool reasoned;     /* some finish reason was seen, or what stands for one */
+    bool calls_follow; /* ... and it was that of a tool call: another call may follow */
+    bool aside;        /* there is output that no event counts as content */
+    char reason[OUTPUT_REASON_BYTES]; /* as the engine spells it; "" = none yet */
+    struct choices choices;           /* of chat completions and completions */
+    uint32_t tokens;                  /* content events seen */
+    char response_id[96];             /* "" until seen */
+    char item_id[96];                 /* of the message of a response; "" until seen */
+    uint64_t created;                 /* 0 until seen */
     uint32_t next_sequence; /* of responses: what follows the last event's sequence_number, or
                                the number of events where the engine gives none */
     struct token_usage usage;
@@ -75,6 +78,9 @@ void meter_settle(struct stream_meter *o);
 /* Has a stream that ended given nothing at all: no output, and no reason for that? */
 MUST_CHECK bool meter_is_empty(const struct stream_meter *o);
 
+/* Is an answer that is whole without any output? */
+MUST_CHECK bool meter_is_blank(const struct stream_meter *o);
+
 /* Adds up the usage of an answer whose choices had one each.  True: `usage` is a sum. */
 bool meter_sum_usage(struct stream_meter *o);
 
@@ -85,7 +91,7 @@ MUST_CHECK bool meter_reason_ends(const struct json_value *reason);
 MUST_CHECK bool meter_streams(int operation);
 MUST_CHECK bool meter_is_ndjson(int operation);
 
-/* Reads usage and id from a whole JSON answer (not streamed). */
+/* Reads usage, id and whether there is output from a whole JSON answer (not streamed). */
 void meter_answer(struct stream_meter *o, const struct json_value *root);
 
 #endif

@@ -75,6 +75,7 @@ enum node_reason ejection_look(struct ejection *ejection, const struct ejection_
     step = &ejection->step[ejection->now];
     step->ok += (uint32_t)grown(ejection->last.ok, now->ok);
     step->failed += (uint32_t)grown(ejection->last.failed, now->failed);
+    step->contradicted += (uint32_t)grown(ejection->last.contradicted, now->contradicted);
     ejection->last = *now;
     if (now_mono_us - ejection->since_mono_us >= limits->backoff_max_us)
         ejection->times = 0;
@@ -85,6 +86,17 @@ enum node_reason ejection_look(struct ejection *ejection, const struct ejection_
     if (too_few_succeed(ejection, limits))
         return NODE_REASON_SUCCESS_RATE;
     return NODE_REASON_NONE;
+}
+
+struct odd_counts ejection_odd_counts(const struct ejection *ejection)
+{
+    struct odd_counts counts = {0};
+
+    for (unsigned i = 0; i < EJECTION_STEPS; i++) {
+        counts.answered += ejection->step[i].ok;
+        counts.contradicted += ejection->step[i].contradicted;
+    }
+    return counts;
 }
 
 uint64_t ejection_begin(struct ejection *ejection, const struct ejection_limits *limits,

@@ -8,7 +8,10 @@
  * other half random, so that nodes that failed together are not tried together.  A node that
  * then serves for as long as the longest back-off starts from the shortest again.
  *
- * A third reason is ours: a request was silent for the whole limit of its phase, and no other
+ * A node may also be odd (policy/fault/odd.h), which its peers show: the caller asks, and this
+ * file counts for it.
+ *
+ * A last reason is ours: a request was silent for the whole limit of its phase, and no other
  * request got a token there either.  One such is enough, for a node that answers pings and
  * never tokens would otherwise cost `failures` times that limit.  It is off when that rule is.
  */
@@ -19,6 +22,7 @@
 #include <stdint.h>
 
 #include "policy/fault/node_state.h"
+#include "policy/fault/odd.h"
 
 #define EJECTION_STEPS 30u
 
@@ -32,15 +36,16 @@ struct ejection_limits {
 
 /* How the node's attempts ended.  The counts only grow while the node is the same. */
 struct ejection_counts {
-    uint64_t ok;      /* as the engine meant it */
-    uint64_t failed;  /* the node's fault */
-    uint64_t stalled; /* of these: no other request there got a token meanwhile */
+    uint64_t ok;           /* as the engine meant it */
+    uint64_t failed;       /* the node's fault */
+    uint64_t stalled;      /* of these: no other request there got a token meanwhile */
+    uint64_t contradicted; /* refused, or answered with nothing, unlike another node */
     uint64_t probation_ok, probation_failed;
     uint32_t run; /* failures since the last success */
 };
 
 struct ejection_step {
-    uint32_t ok, failed;
+    uint32_t ok, failed, contradicted;
 };
 
 struct ejection {
@@ -66,6 +71,9 @@ void ejection_restart(struct ejection *ejection, const struct ejection_counts *n
 enum node_reason ejection_look(struct ejection *ejection, const struct ejection_limits *limits,
                                const struct ejection_counts *now, bool advances,
                                uint64_t now_mono_us);
+
+/* The answers and contradictions within the window, as of the last look. */
+struct odd_counts ejection_odd_counts(const struct ejection *ejection);
 
 /* Counts an ejection and returns how long it lasts.  `random`: any 64 bits. */
 uint64_t ejection_begin(struct ejection *ejection, const struct ejection_limits *limits,

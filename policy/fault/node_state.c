@@ -69,6 +69,8 @@ const char *node_reason_name(enum node_reason reason)
         return "flapping";
     case NODE_REASON_NO_MODELS:
         return "no_models";
+    case NODE_REASON_ODD:
+        return "odd_answers";
     }
     return "unknown";
 }

@@ -68,6 +68,8 @@ enum node_reason {
     NODE_REASON_KEPT,      /* not ejected, though it should be: too few nodes would be left */
     NODE_REASON_FLAPPING,  /* came and went too often of late: it must wait */
     NODE_REASON_NO_MODELS, /* its engine has none, or is no engine */
+    NODE_REASON_ODD, /* ejected: it refuses, or answers with nothing, where others answer */
+    NODE_REASON_LAST = NODE_REASON_ODD,
 };
 const char *node_reason_name(enum node_reason reason); /* "probe_timeout" */
 

@@ -13,6 +13,15 @@ static enum retry_verdict after_failure(const struct retry_facts *facts)
     return facts->resumable && facts->resumes < facts->max_resumes ? RETRY_RESUME : RETRY_FAIL;
 }
 
+/* Would one more node know better than those that refused, or answered nothing? */
+static bool another_may_know(const struct retry_facts *facts)
+{
+    if (facts->end != RETRY_END_NO_ANSWER && facts->trusted >= RETRY_MAX_TRUSTED)
+        return false;
+    return facts->unsure <
+           (facts->end == RETRY_END_UNSURE ? RETRY_MAX_REFUSALS : RETRY_MAX_EMPTY);
+}
+
 enum retry_verdict retry_decide(const struct retry_facts *facts)
 {
     if (facts->client_gone || facts->end == RETRY_END_ANSWERED)
@@ -28,6 +37,9 @@ enum retry_verdict retry_decide(const struct retry_facts *facts)
         return RETRY_FAIL;
     if (facts->end == RETRY_END_LACKS || facts->end == RETRY_END_AWAY)
         return facts->refusals < RETRY_MAX_REFUSALS ? RETRY_ELSEWHERE : RETRY_FAIL;
+    if (facts->end == RETRY_END_UNSURE || facts->end == RETRY_END_EMPTY ||
+        facts->end == RETRY_END_NO_ANSWER)
+        return another_may_know(facts) ? RETRY_ELSEWHERE : RETRY_FAIL;
     if (facts->end == RETRY_END_BLAMED && facts->blamed >= RETRY_MAX_BLAMED)
         return RETRY_FAIL;
     if (facts->end == RETRY_END_FULL)

@@ -9,6 +9,10 @@
  * engine that shows nothing for minutes may be at work all the same: the next one would begin
  * the same work anew.
  *
+ * A 4xx whose reason is not known, an answer without output and a 200 that is no answer are a
+ * node's own, or the request's: another node shows it.  The nodes that give others an answer
+ * meanwhile are believed, so a request that is wrong goes to two of them and to no third.
+ *
  * A request may itself be the cause: of an engine's error, or of its death.  So a request that
  * an engine blamed is tried on one more, and no third engine gets a request with which two died
  * while their drover-node lived.  A node or a host that is lost is not evidence of that kind.
@@ -28,13 +32,18 @@ enum retry_end {
                        * attempt that had the head of an answer had room, and has failed */
     RETRY_END_LACKS,  /* it lacks what the request needs, and another node may have it */
     RETRY_END_AWAY,   /* the node or its engine cannot be reached: it never had the request */
-    RETRY_END_BLAMED, /* its engine blames the request, with a status that is a server's */
-    RETRY_END_FAILED, /* the node failed */
-    RETRY_END_SILENT, /* its time was up, and no sign shows whether the engine works */
+    RETRY_END_UNSURE, /* its engine refuses the request for no reason that is known */
+    RETRY_END_EMPTY,  /* its answer has no output, and nothing explains that */
+    RETRY_END_NO_ANSWER, /* its engine's 200 is no answer */
+    RETRY_END_BLAMED,    /* its engine blames the request, with a status that is a server's */
+    RETRY_END_FAILED,    /* the node failed */
+    RETRY_END_SILENT,    /* its time was up, and no sign shows whether the engine works */
     RETRY_END_NO_NODE_LEFT, /* no attempt: every node that could take the request has failed */
 };
 
 #define RETRY_MAX_REFUSALS 8u
+#define RETRY_MAX_EMPTY    4u /* each may be a run of the model */
+#define RETRY_MAX_TRUSTED  2u
 #define RETRY_MAX_BLAMED   2u
 #define RETRY_MAX_DEATHS   2u
 #define RETRY_MAX_AWAY     8u
@@ -54,6 +63,8 @@ struct retry_facts {
     uint32_t resumes; /* so far */
     uint32_t max_resumes;
     uint32_t refusals;     /* ends of LACKS so far, and nodes that were AWAY, with this one */
+    uint32_t unsure;       /* likewise of UNSURE, EMPTY and NO_ANSWER */
+    uint32_t trusted;      /* ... at nodes that have just given others an answer */
     uint32_t blamed;       /* likewise of BLAMED */
     uint32_t engines_died; /* with the request, while their drover-node lived */
 };
@@ -81,6 +92,10 @@ enum retry_verdict {
  *   two engines died                                           FAIL
  *   lacks, or away; fewer than eight nodes so far              ELSEWHERE
  *   lacks, or away                                             FAIL
+ *   unsure, or empty, at two nodes that do well otherwise      FAIL
+ *   unsure; fewer than eight nodes so far                      ELSEWHERE
+ *   empty, or no answer; fewer than four nodes so far          ELSEWHERE
+ *   unsure, empty, or no answer                                FAIL
  *   blamed by two engines                                      FAIL
  *   full                                                       PAUSE
  *   silent, nothing shown: it would cost as much elsewhere     FAIL

@@ -152,7 +152,7 @@ static enum node_state load_state(const struct sb_hot *hot, enum node_reason *re
     uint32_t state = word & 0xffu, why = word >> 8;
 
     if (reason != NULL)
-        *reason = why <= NODE_REASON_NO_MODELS ? (enum node_reason)why : NODE_REASON_NONE;
+        *reason = why <= NODE_REASON_LAST ? (enum node_reason)why : NODE_REASON_NONE;
     return state <= NODE_GONE ? (enum node_state)state : NODE_NONE;
 }
 

@@ -33,10 +33,25 @@ void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
     add(row, what);
     if (what == OUTCOME_STALLED)
         add(row, OUTCOME_FAILED);
+    if (what == OUTCOME_CONTRADICTED)
+        return;
     if (what == OUTCOME_OK || what == OUTCOME_PROBATION_OK)
         atomic_store_explicit(&row->run, 0, memory_order_relaxed);
     else
         atomic_fetch_add_explicit(&row->run, 1, memory_order_relaxed);
+}
+
+bool outcomes_note_unsure(struct scoreboard *board, unsigned node, uint32_t generation,
+                          uint64_t now_mono_us)
+{
+    struct sb_outcomes *row = outcomes_for(board, node, generation);
+    uint64_t progress, before;
+
+    if (row == NULL)
+        return false;
+    progress = atomic_load_explicit(&row->progress_mono_us, memory_order_relaxed);
+    before = atomic_exchange_explicit(&row->unsure_mono_us, now_mono_us, memory_order_relaxed);
+    return progress > before && now_mono_us - progress < OUTCOMES_TRUST_US;
 }
 
 void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generation,
@@ -123,5 +138,6 @@ void outcomes_zero(struct scoreboard *board, unsigned node)
     atomic_store_explicit(&row->run, 0, memory_order_relaxed);
     atomic_store_explicit(&row->probations_judged, 0, memory_order_relaxed);
     atomic_store_explicit(&row->progress_mono_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->unsure_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&segment_hot(board, node)->lost_mono_us, 0, memory_order_relaxed);
 }

@@ -25,6 +25,7 @@ enum outcome {
     OUTCOME_STALLED,          /* the same, and no request got a token there while it waited */
     OUTCOME_PROBATION_OK,     /* sent while the node was on PROBATION, and a success */
     OUTCOME_PROBATION_FAILED, /* ... and a failure of any kind */
+    OUTCOME_CONTRADICTED,     /* it refused what another node answered, or answered nothing */
     OUTCOMES
 };
 
@@ -35,9 +36,17 @@ struct outcomes {
 };
 
 /* Counts an attempt.  Ignored when the row has another generation.  STALLED counts as FAILED
- * too; the results of probations count in the run, but not in OK and FAILED. */
+ * too; the results of probations count in the run, but not in OK and FAILED; CONTRADICTED does
+ * not count in the run. */
 void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
                    enum outcome what);
+
+/* The node refused a request for no reason that is known, or answered without output, which may
+ * be right.  True: output has come there within OUTCOMES_TRUST_US, and since the last such end,
+ * so it is believed. */
+#define OUTCOMES_TRUST_US UINT64_C(60000000)
+MUST_CHECK bool outcomes_note_unsure(struct scoreboard *board, unsigned node,
+                                     uint32_t generation, uint64_t now_mono_us);
 
 /* A token came.  Cheap enough to be called for each one. */
 void outcomes_progress(struct scoreboard *board, unsigned node, uint32_t generation,

@@ -783,6 +783,12 @@ def test_a_request_under_which_engines_die_is_sent_to_two(make_nodes, stream, af
         assert answer.status == 200 and b'"error"' in answer.body
     else:
         assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
+        for _ in range(4):  # its client's own retries, at whichever worker
+            again = three.send(OPENAI, body_of(OPENAI, "POISON", stream=stream))
+            assert again.status == 502 and again.headers["x-should-retry"] == "false"
+        assert sum(m.poisoned for m in mortals.values()) == 2, "no third engine dies of them"
+        assert "event=poison_refused" in three.cluster.master.log()
+        assert three.send(OPENAI, body_of(OPENAI, "another")).status == 200
     assert all(one.status == 200 for one in good), [one.body for one in good]
 
 

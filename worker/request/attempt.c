@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "shm/facts/outcomes.h"
 #include "shm/facts/requests.h"
+#include "shm/share/poison.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/request/request_state.h"
@@ -125,12 +126,13 @@ void attempt_take_head(struct attempt *attempt)
     attempt->progress_mono_us = loop_now_us(attempt->request->context->loop);
 }
 
-static void note_content(struct attempt *attempt, uint64_t now)
+/* `output`: there is some, and not only the end of an answer without any. */
+static void note_content(struct attempt *attempt, bool output, uint64_t now)
 {
     struct worker_context *context = attempt->request->context;
 
     attempt->content_mono_us = now;
-    select_note_content(attempt);
+    select_note_content(attempt, output);
     requests_phase(context->board, context->worker, attempt->row, REQUEST_DECODE, now);
 }
 
@@ -144,22 +146,29 @@ bool attempt_take_content(struct attempt *attempt)
     if (attempt->stage == ATTEMPT_CONTENT)
         return false;
     attempt->stage = ATTEMPT_CONTENT;
-    note_content(attempt, now);
+    note_content(attempt, true, now);
     return true;
+}
+
+void attempt_note_usage(struct attempt *attempt, const Drover__V1__Finish *finish)
+{
+    struct request *req = attempt->request;
+
+    if (finish->usage == NULL)
+        return;
+    req->prompt_tokens = finish->usage->prompt_tokens;
+    req->cached_tokens = finish->usage->cached_prompt_tokens;
+    if (finish->usage->output_tokens != 0)
+        req->output_tokens = finish->usage->output_tokens;
 }
 
 void attempt_take_finish(struct attempt *attempt, const Drover__V1__Finish *finish)
 {
     struct request *req = attempt->request;
 
-    if (finish->usage != NULL) {
-        req->prompt_tokens = finish->usage->prompt_tokens;
-        req->cached_tokens = finish->usage->cached_prompt_tokens;
-        if (finish->usage->output_tokens != 0)
-            req->output_tokens = finish->usage->output_tokens;
-    }
+    attempt_note_usage(attempt, finish);
     if (attempt->stage != ATTEMPT_CONTENT)
-        note_content(attempt, loop_now_us(req->context->loop));
+        note_content(attempt, finish->empty[0] == '\0', loop_now_us(req->context->loop));
     attempt->stage = ATTEMPT_FINISHED;
 }
 
@@ -180,6 +189,7 @@ void attempt_take_cause(struct attempt *attempt, const Drover__V1__Cause *cause)
         .ability = known ? (enum ability)cause->ability : ABILITY_NONE,
         .limit = cause->limit,
         .needed = cause->needed,
+        .no_answer = known && cause->no_answer,
         .of_model = known && cause->of_model,
     };
     if (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY && attempt->cause.ability == ABILITY_NONE)
@@ -360,6 +370,13 @@ bool attempt_is_refused(const struct attempt *attempt)
            attempt->content_mono_us == 0;
 }
 
+/* A 200 that is no answer, of which the client has seen nothing. */
+static bool is_no_answer(const struct attempt *attempt)
+{
+    return attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_ERROR && attempt->cause.no_answer &&
+           attempt->content_mono_us == 0 && attempt->request->shown != SHOWN_CONTENT;
+}
+
 enum retry_end attempt_retry_end(const struct attempt *attempt,
                                  const struct attempt_failure *failure)
 {
@@ -368,6 +385,10 @@ enum retry_end attempt_retry_end(const struct attempt *attempt,
     if (attempt_is_refused(attempt))
         return attempt->cause.kind == ATTEMPT_CAUSE_ABILITY ? RETRY_END_LACKS
                                                             : RETRY_END_BLAMED;
+    if (attempt_is_unsure(attempt))
+        return attempt->cause.kind == ATTEMPT_CAUSE_UNSURE ? RETRY_END_UNSURE : RETRY_END_EMPTY;
+    if (is_no_answer(attempt))
+        return RETRY_END_NO_ANSWER;
     if (is_away(attempt))
         return RETRY_END_AWAY;
     if (error == API_ERROR_BAD_REQUEST)
@@ -379,6 +400,37 @@ enum retry_end attempt_retry_end(const struct attempt *attempt,
         attempt->status == 0)
         return RETRY_END_FULL;
     return RETRY_END_FAILED;
+}
+
+/* True: the node has just answered others, and is believed. */
+static bool note_unsure(const struct attempt *attempt)
+{
+    const struct worker_context *context = attempt->request->context;
+
+    return outcomes_note_unsure(context->board, attempt->node, attempt->generation,
+                                loop_now_us(context->loop));
+}
+
+/* Engines that died before any output, two of them, died of this request, perhaps: it is sent
+ * to none for a while, whoever sends it.  One that ends under other requests' output may have
+ * been ended by its operator. */
+static void note_death(const struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    const struct poison_request poison = {.model_hash = req->model_hash,
+                                          .operation = req->client->operation,
+                                          .body = req->client->body,
+                                          .n = req->client->body_len};
+
+    if (attempt->content_mono_us != 0 || req->shown == SHOWN_CONTENT)
+        return;
+    if (++req->unanswered_deaths < RETRY_MAX_DEATHS)
+        return;
+    poison_note(req->context->board, &poison, loop_now_us(req->context->loop));
+    log_warn("event=poison id=%s execution=%s model=%s engines=%u for_ms=%llu hint=\"engines "
+             "died of this request before any output: the same one is refused for a while\"",
+             req->client->id, req->client->execution_id, log_quote(req->client->client_model),
+             req->unanswered_deaths, (unsigned long long)(POISON_US / US_PER_MS));
 }
 
 void attempt_note_cause(struct attempt *attempt, enum retry_end end)
@@ -394,10 +446,15 @@ void attempt_note_cause(struct attempt *attempt, enum retry_end end)
     } else if (end == RETRY_END_AWAY) {
         req->away++;
         pause_node(attempt); /* until health finds it down */
+    } else if (end == RETRY_END_UNSURE || end == RETRY_END_EMPTY ||
+               end == RETRY_END_NO_ANSWER) {
+        req->unsure++;
+        req->trusted += end != RETRY_END_NO_ANSWER && note_unsure(attempt);
     } else if (end == RETRY_END_BLAMED) {
         req->blamed++;
     } else if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED) {
         req->engines_died++;
+        note_death(attempt);
         log_warn("event=engine_died id=%s node=%s engines=%u", req->client->id,
                  attempt->node_name, req->engines_died);
     }

@@ -36,6 +36,8 @@ void attempt_note_sent(struct attempt *attempt);
 void attempt_take_head(struct attempt *attempt);
 /* True: this is the attempt's first content. */
 bool attempt_take_content(struct attempt *attempt);
+/* The node's sums of tokens, of an answer that may not be the client's. */
+void attempt_note_usage(struct attempt *attempt, const Drover__V1__Finish *finish);
 /* The answer is whole; the node's sums of tokens count. */
 void attempt_take_finish(struct attempt *attempt, const Drover__V1__Finish *finish);
 /* Why there is no answer; the end follows. */

@@ -19,9 +19,11 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "policy/fault/empty.h"
 #include "policy/fault/retry.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
+#include "shm/share/poison.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -106,6 +108,7 @@ static void free_if_over(struct request *req)
     buf_finish(&req->text);
     buf_finish(&req->ids);
     buf_finish(&req->refusal.body);
+    buf_finish(&req->refusal.headers);
     free(req);
 }
 
@@ -231,18 +234,40 @@ static bool is_for_later(const struct request *req)
     return (req->away != 0 && req->blamed == 0) || (req->refusals != 0 && lacks_is_away(req));
 }
 
+/* An answer that the client may have, as far as it has seen nothing else. */
+static bool has_kept(const struct request *req)
+{
+    return req->refusal.is_answer && req->shown != SHOWN_CONTENT;
+}
+
+/* The client gets the refusal, or the answer without output, that is kept. */
+static void show_kept(struct request *req)
+{
+    timer_stop(req->context->loop, &req->timer);
+    set_state(req, REQUEST_STATE_FLUSHING);
+    req->outcome =
+        req->refusal.status < 400 ? REQUEST_OUTCOME_OK : REQUEST_OUTCOME_CLIENT_ERROR;
+    response_show_refusal(req);
+}
+
 static void answer_failure(struct request *req)
 {
-    if (is_for_later(req)) {
+    if (has_kept(req)) {
+        show_kept(req);
+    } else if (is_for_later(req)) {
         reject(req, API_ERROR_NO_NODE, "no node that can take this request is up", 5);
     } else if (req->last_error != API_ERROR_NONE || req->refusal.status == 0) {
         answer_error(req, req->last_error, req->last_message, 0);
     } else {
-        timer_stop(req->context->loop, &req->timer);
-        set_state(req, REQUEST_STATE_FLUSHING);
-        req->outcome = REQUEST_OUTCOME_CLIENT_ERROR;
-        response_show_refusal(req);
+        show_kept(req);
     }
+}
+
+/* An attempt that cost nothing there. */
+static bool is_uncounted(enum retry_end end)
+{
+    return end == RETRY_END_FULL || end == RETRY_END_LACKS || end == RETRY_END_AWAY ||
+           end == RETRY_END_UNSURE || end == RETRY_END_EMPTY || end == RETRY_END_NO_ANSWER;
 }
 
 static void obey(struct request *req, const struct attempt *ended,
@@ -271,8 +296,7 @@ static void obey(struct request *req, const struct attempt *ended,
         return;
     case RETRY_OTHER_GOES_ON:
         /* For this node it counts as a retried attempt, unless the node was full. */
-        if (facts->end == RETRY_END_FULL || facts->end == RETRY_END_LACKS ||
-            facts->end == RETRY_END_AWAY)
+        if (is_uncounted(facts->end))
             req->attempts--;
         else
             count_retried(ended);
@@ -331,17 +355,33 @@ static void end_whole(struct attempt *attempt)
     obey(attempt->request, attempt, &facts);
 }
 
-/* An HTTP error that is no answer yet: another node may serve the request. */
-static bool take_refusal(struct attempt *attempt)
+/* Is it an answer without output that neither its request nor its end explains? */
+static bool is_empty(const struct request *req, const Drover__V1__Finish *finish)
+{
+    return finish != NULL && finish->empty[0] != '\0' && req->shown != SHOWN_CONTENT &&
+           !empty_is_explained(&req->client->root, finish->empty,
+                               finish->usage == NULL ? 0 : finish->usage->output_tokens);
+}
+
+/* An HTTP error, or an answer without output, that is no answer yet: another node may serve the
+ * request.  `finish`: NULL = its end is not waited for. */
+static bool take_refusal(struct attempt *attempt, const Drover__V1__Finish *finish)
 {
     struct attempt_failure failure = {.error = API_ERROR_BAD_REQUEST,
                                       .counter = STATS_CLIENT_ERROR};
 
-    if (attempt->status < 400 || !attempt_is_refused(attempt) ||
-        attempt->request->client == NULL)
+    if (attempt->request->client == NULL)
         return false;
-    (void)snprintf(failure.message, sizeof(failure.message), "the engine answered HTTP %u",
-                   attempt->status);
+    if (attempt->status < 400) {
+        if (!is_empty(attempt->request, finish))
+            return false;
+        attempt->cause.kind = ATTEMPT_CAUSE_EMPTY;
+        attempt_note_usage(attempt, finish);
+    } else if (!attempt_is_refused(attempt)) {
+        attempt->cause.kind = ATTEMPT_CAUSE_UNSURE;
+    }
+    (void)snprintf(failure.message, sizeof(failure.message), "the engine answered HTTP %u%s",
+                   attempt->status, attempt->status < 400 ? " without output" : "");
     response_keep_refusal(attempt);
     attempt_failed(attempt, &failure);
     return true;
@@ -352,7 +392,7 @@ static void refuse_late(struct attempt *attempt)
 {
     struct request *req = attempt->request;
 
-    if (take_refusal(attempt))
+    if (take_refusal(attempt, NULL))
         return;
     hedge_adopt(attempt);
     timer_stop(req->context->loop, &req->timer);
@@ -416,7 +456,7 @@ static void on_finish(void *data, const Drover__V1__Finish *finish)
     struct attempt *attempt = data;
     struct request *req = attempt->request;
 
-    if (take_refusal(attempt))
+    if (take_refusal(attempt, finish))
         return;
     hedge_adopt(attempt);
     attempt_take_finish(attempt, finish);
@@ -561,6 +601,10 @@ static void place(struct request *req)
 static void wait_is_over(struct request *req)
 {
     enqueue_remove(req);
+    if (has_kept(req)) {
+        show_kept(req);
+        return;
+    }
     if (refuse_lost_operation(req))
         return;
     if (select_any_up(req))
@@ -579,6 +623,10 @@ static void deadline_is_over(struct request *req)
     for (size_t i = 0; i < ARRAY_LEN(req->pair); i++)
         req->pair[i].excused = true; /* each did what it could */
     end_attempts(req, STATS_TIMEOUT);
+    if (has_kept(req)) {
+        show_kept(req);
+        return;
+    }
     req->outcome = REQUEST_OUTCOME_TIMEOUT;
     answer_error(req, API_ERROR_DEADLINE,
                  req->content_mono_us == 0 ? "no content within request_timeout_ms"
@@ -677,6 +725,23 @@ static struct request *create(struct worker_context *context, struct client_requ
     return req;
 }
 
+/* Engines died of the same request within the last minute.  True: answered. */
+static bool refuse_poison(struct request *req)
+{
+    const struct poison_request poison = {.model_hash = req->model_hash,
+                                          .operation = req->client->operation,
+                                          .body = req->client->body,
+                                          .n = req->client->body_len};
+
+    if (!poison_is(req->context->board, &poison, loop_now_us(req->context->loop)))
+        return false;
+    log_info("event=poison_refused id=%s model=%s", req->client->id,
+             log_quote(req->client->client_model));
+    reject(req, API_ERROR_NODE_FAILED,
+           "engines ended under this request a moment ago: it is sent to no other", 0);
+    return true;
+}
+
 void request_start(struct worker_context *context, struct client_request *client)
 {
     struct request *req = create(context, client);
@@ -697,7 +762,7 @@ void request_start(struct worker_context *context, struct client_request *client
     req->attempt->row =
         requests_open(context->board, context->worker, client->id, client->client_model,
                       req->prompt_estimate, loop_now_us(context->loop));
-    if (refuse_at_once(req))
+    if (refuse_at_once(req) || refuse_poison(req))
         return;
     req->model_known = upstreams_find(context->upstreams, req->model) != NULL;
     place(req);

@@ -61,6 +61,8 @@ enum attempt_stage {
 struct attempt_cause {
     enum attempt_cause_kind {
         ATTEMPT_CAUSE_NONE = 0,
+        ATTEMPT_CAUSE_UNSURE,       /* not said: its engine refuses with a 4xx */
+        ATTEMPT_CAUSE_EMPTY,        /* not said: its answer has no output */
         ATTEMPT_CAUSE_ABILITY,      /* it lacks `ability` */
         ATTEMPT_CAUSE_REQUEST,      /* its engine blames the request, with a 5xx */
         ATTEMPT_CAUSE_ENGINE_ERROR, /* its engine failed at the request */
@@ -69,27 +71,33 @@ struct attempt_cause {
     } kind;
     enum ability ability;
     uint64_t limit, needed; /* tokens or bytes; 0 = not known */
+    bool no_answer;         /* of ENGINE_ERROR: a 200 that is none */
     bool of_model; /* of ENGINE_ERROR and ENGINE_DIED: the model failed there, not the node */
 };
 
-/* A failure of a node that may be the request's doing.  It counts when another node answers, or
- * when no other node was tried. */
+/* A failure of a node, or a refusal, that may be the request's doing.  It counts when another
+ * node answers; a failure also when no other node was tried. */
 struct doubt {
     unsigned node;
     uint32_t generation;
     bool on_probation;
+    bool refused;  /* or answered with nothing */
     bool of_model; /* a lesson at most: the node is not at fault */
     bool slow;     /* `speed` is a lesson of its speed */
     struct estimate_speed speed;
 };
 #define REQUEST_DOUBTS 16 /* as many as attempts can fail */
 
-/* A node's refusal, kept in case no other node can serve the request. */
+/* A node's refusal, or an answer without output, kept in case no other node can serve the
+ * request. */
 struct refusal_kept {
     unsigned status; /* 0 = there is none */
+    bool is_answer;  /* the client may have it for its answer, whatever the others do */
+    bool event_stream;
     enum ability ability;
     uint64_t limit; /* its figure */
     char content_type[128];
+    struct buf headers; /* as in struct attempt */
     struct buf body;
 };
 
@@ -155,6 +163,13 @@ struct attempt {
     struct buf held;       /* body bytes not shown yet */
     uint64_t answer_bytes; /* of the body, so far */
 };
+
+/* Did it refuse for no reason that is known, or answer without output? */
+static inline bool attempt_is_unsure(const struct attempt *attempt)
+{
+    return attempt->cause.kind == ATTEMPT_CAUSE_UNSURE ||
+           attempt->cause.kind == ATTEMPT_CAUSE_EMPTY;
+}
 
 /*
  * A request, written by set_state() in request.c alone:
@@ -255,8 +270,11 @@ struct request {
     uint32_t refusals;     /* of nodes that lack what it needs */
     uint32_t away;         /* times that a node or its engine could not be reached */
     uint32_t away_nodes;   /* ... each node counted once */
+    uint32_t unsure;       /* refused with a 4xx, or without an answer, as far as is known */
+    uint32_t trusted;      /* ... at nodes that had just answered others */
     uint32_t blamed;       /* by engines, with a 5xx */
     uint32_t engines_died; /* with it, while their drover-node lived */
+    uint32_t unanswered_deaths; /* ... before any output */
     struct refusal_kept refusal;
     uint32_t doubts_count;
     struct doubt *doubts; /* owned, REQUEST_DOUBTS of them; NULL until the first */

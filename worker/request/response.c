@@ -121,24 +121,30 @@ static void pass(struct request *req, const uint8_t *bytes, size_t n)
     responder_write(req->client->responder, bytes, n);
 }
 
+static void add_held_headers(struct responder *r, const struct buf *headers)
+{
+    const char *p = (const char *)buf_head(headers);
+    size_t left = buf_size(headers);
+
+    while (left != 0) {
+        const char *value = p + strlen(p) + 1;
+        size_t n = (size_t)(value - p) + strlen(value) + 1;
+
+        responder_header(r, p, value);
+        p += n;
+        left -= n;
+    }
+}
+
 void response_show(struct request *req, bool whole)
 {
     struct responder *r = req->client->responder;
     struct attempt *attempt = req->attempt;
-    const char *p = (const char *)buf_head(&attempt->headers);
-    size_t left = buf_size(&attempt->headers);
 
     req->status = attempt->status;
     if (req->shown == SHOWN_NOTHING) {
         add_headers(req);
-        while (left != 0) {
-            const char *value = p + strlen(p) + 1;
-            size_t n = (size_t)(value - p) + strlen(value) + 1;
-
-            responder_header(r, p, value);
-            p += n;
-            left -= n;
-        }
+        add_held_headers(r, &attempt->headers);
         responder_start(r, req->status, attempt->content_type,
                         whole && !attempt->event_stream ? (int64_t)buf_size(&attempt->held)
                                                         : -1);
@@ -554,19 +560,32 @@ void response_error(struct request *req, enum api_error error, const char *messa
     http_reply_error(req->client, error, message, retry_after_s);
 }
 
+/* An answer says more than a refusal, and of those the one with a figure does. */
+static bool is_better(const struct attempt *attempt, const struct refusal_kept *kept)
+{
+    if ((attempt->status < 400) != (kept->status < 400))
+        return attempt->status < 400;
+    return attempt->cause.limit > kept->limit;
+}
+
 void response_keep_refusal(struct attempt *attempt)
 {
     struct refusal_kept *kept = &attempt->request->refusal;
 
-    if (kept->status != 0 && attempt->cause.limit <= kept->limit)
+    if (kept->status != 0 && !is_better(attempt, kept))
         return;
     kept->status = attempt->status;
+    kept->is_answer = attempt_is_unsure(attempt);
+    kept->event_stream = attempt->event_stream;
     kept->ability = attempt->cause.ability;
     kept->limit = attempt->cause.limit;
     (void)strlcpy(kept->content_type, attempt->content_type, sizeof(kept->content_type));
     buf_finish(&kept->body);
     kept->body = attempt->held;
     attempt->held = (struct buf)BUF_INIT;
+    buf_finish(&kept->headers);
+    kept->headers = attempt->headers;
+    attempt->headers = (struct buf)BUF_INIT;
 }
 
 /* Has another node a larger context than the one that this refusal names?  Some engines keep a
@@ -605,13 +624,19 @@ void response_show_refusal(struct request *req)
         response_error(req, API_ERROR_CONTEXT_LENGTH, message, 0);
         return;
     }
-    if (req->shown != SHOWN_NOTHING) {
+    if (req->shown != SHOWN_NOTHING && !kept->event_stream) {
         refuse_in_stream(req, kept->status, &kept->body);
         return;
     }
     req->status = kept->status;
+    if (req->shown != SHOWN_NOTHING) {
+        responder_write(r, buf_head(&kept->body), buf_size(&kept->body));
+        responder_end(r);
+        return;
+    }
     req->shown = SHOWN_CONTENT;
     add_headers(req);
+    add_held_headers(r, &kept->headers);
     if (kept->status >= 500)
         responder_header(r, "x-should-retry", "false"); /* no node has it */
     responder_start(r, kept->status, kept->content_type, (int64_t)buf_size(&kept->body));

@@ -30,12 +30,14 @@ static struct retry_facts facts_of(const struct request *req, enum retry_end end
         .wait_left = until == 0 || loop_now_us(req->context->loop) < until,
         .budget_allows = budget_allows(req->context->board, req->model_hash),
         .all_away = req->away != 0 && req->blamed == 0 && req->refusals == 0 &&
-                    req->last_error == API_ERROR_NONE,
+                    req->unsure == 0 && req->last_error == API_ERROR_NONE,
         .attempts = req->attempts,
         .max_attempts = limits->max_attempts,
         .resumes = req->resumes,
         .max_resumes = limits->max_resumes,
         .refusals = req->refusals + req->away_nodes,
+        .unsure = req->unsure,
+        .trusted = req->trusted,
         .blamed = req->blamed,
         .engines_died = req->engines_died,
     };
@@ -58,6 +60,8 @@ static void keep_failure(const struct attempt *attempt, const struct attempt_fai
     struct request *req = attempt->request;
     bool continued = req->shown == SHOWN_CONTENT && attempt->content_mono_us == 0;
 
+    if (end == RETRY_END_UNSURE || end == RETRY_END_EMPTY)
+        return; /* its words are kept, or better ones */
     if (end == RETRY_END_AWAY)
         return; /* nothing failed there: see answer_failure() */
     if ((end == RETRY_END_LACKS || continued) && req->last_error != API_ERROR_NONE)

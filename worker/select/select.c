@@ -462,7 +462,7 @@ static void learn(const struct attempt *attempt, struct estimate_speed sample)
 }
 
 /* The first token of an answer: the sample of the node's speed. */
-static void learn_answer(const struct attempt *attempt)
+static void learn_answer(const struct attempt *attempt, bool output)
 {
     const struct request *req = attempt->request;
     struct scoreboard *board = req->context->board;
@@ -471,8 +471,9 @@ static void learn_answer(const struct attempt *attempt)
     speeds_note_work(board, attempt->node, attempt->generation, now);
     if (req->op_class != OP_CLASS_GENERATION)
         return;
-    stats_note(board, attempt->node, attempt->generation, STATS_TTFT,
-               now - attempt->dispatch_mono_us);
+    if (output)
+        stats_note(board, attempt->node, attempt->generation, STATS_TTFT,
+                   now - attempt->dispatch_mono_us);
     /* Not when it was sent: until now its siblings would not have found it there. */
     if (req->windows != NULL)
         prefix_note(board, attempt->node, attempt->generation, req->windows, req->windows_count,
@@ -487,7 +488,9 @@ static void resolve_doubts(struct request *req)
 
         if (!doubt->of_model)
             outcomes_note(req->context->board, doubt->node, doubt->generation,
-                          doubt->on_probation ? OUTCOME_PROBATION_FAILED : OUTCOME_FAILED);
+                          doubt->on_probation ? OUTCOME_PROBATION_FAILED
+                          : doubt->refused    ? OUTCOME_CONTRADICTED
+                                              : OUTCOME_FAILED);
         if (doubt->slow)
             learn_of(req, doubt->node, doubt->generation, doubt->speed);
     }
@@ -496,19 +499,19 @@ static void resolve_doubts(struct request *req)
 
 void select_settle_doubts(struct request *req, bool no_node_left)
 {
-    if (no_node_left && req->doubts_count == 1)
+    if (no_node_left && req->doubts_count == 1 && !req->doubts[0].refused)
         resolve_doubts(req);
     req->doubts_count = 0;
 }
 
-void select_note_content(struct attempt *attempt)
+void select_note_content(struct attempt *attempt, bool output)
 {
     struct request *req = attempt->request;
     struct worker_context *context = req->context;
     struct estimate_end end = {.status = attempt->status,
                                .op_class = req->op_class,
                                .had_slot = was_served_at_once(attempt),
-                               .content = true};
+                               .content = output};
 
     gauges_prefill_done(context->board, context->worker, attempt->node, attempt->generation,
                         attempt->charge_us);
@@ -520,7 +523,7 @@ void select_note_content(struct attempt *attempt)
         prefix_session_set(context->board, req->session_hash, attempt->node,
                            attempt->generation, loop_now_us(context->loop));
     if (attempt->status < 400) {
-        learn_answer(attempt);
+        learn_answer(attempt, output);
         resolve_doubts(req);
         if (attempt->cause.kind == ATTEMPT_CAUSE_ABILITY)
             lacks_learn(attempt); /* it answers, but in a lesser form */
@@ -601,6 +604,8 @@ static struct estimate_speed failure_of(const struct attempt *attempt)
 /* May the request be the cause?  Another node will show. */
 static bool is_in_doubt(const struct attempt *attempt, enum stats_counter how)
 {
+    if (attempt_is_unsure(attempt))
+        return true;
     return how == STATS_NODE_ERROR && !attempt->excused &&
            (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_ERROR ||
             attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED);
@@ -618,6 +623,7 @@ static void doubt(const struct attempt *attempt)
         .node = attempt->node,
         .generation = attempt->generation,
         .on_probation = attempt->on_probation,
+        .refused = attempt_is_unsure(attempt),
         .of_model = attempt->cause.of_model,
         .slow = is_slow(attempt, STATS_NODE_ERROR),
         .speed = failure_of(attempt),

@@ -56,8 +56,9 @@ void select_finish(struct request *req);
  * it stays. */
 void select_size(struct request *req);
 
-/* First content: gives the prompt's tokens back and learns from how long they took. */
-void select_note_content(struct attempt *attempt);
+/* First content, or the end of an answer without `output`: gives the prompt's tokens back, and
+ * learns from how long the output took. */
+void select_note_content(struct attempt *attempt, bool output);
 /* The request fails.  With no node left for it, a single failure was its node's. */
 void select_settle_doubts(struct request *req, bool no_node_left);
 /* The attempt is over: gives its place back, if it has one, and counts how it went. */

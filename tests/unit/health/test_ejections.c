@@ -22,6 +22,8 @@ static uint64_t now_us = 1000 * US_PER_S;
 
 static const struct ejections_rules rules = {
     .limits = {.failures = FAILURES,
+               .success_pct = 80,
+               .min_requests = 1000,
                .window_us = 30 * US_PER_S,
                .backoff_us = 4 * US_PER_S,
                .backoff_max_us = 60 * US_PER_S},
@@ -35,10 +37,21 @@ static bool may_be_out(const void *data)
     return allowed;
 }
 
+static struct odd_counts peer;
+
+static struct odd_counts best_peer(const void *data)
+{
+    (void)data;
+    return peer;
+}
+
 static enum node_event look(void)
 {
-    struct ejections_node node = {
-        .name = "n", .node_id = node_row, .verdict = &verdict, .may_be_out = may_be_out};
+    struct ejections_node node = {.name = "n",
+                                  .node_id = node_row,
+                                  .verdict = &verdict,
+                                  .may_be_out = may_be_out,
+                                  .best_peer = best_peer};
     struct ejections_event found = ejections_look(&ejections, board, &rules, &node, now_us);
     enum node_state before = verdict.state;
 
@@ -162,4 +175,42 @@ Test(ejections, slots_go_on_opening_from_where_they_were)
     }
     take_over(11);
     cr_assert_eq(ejections.ramp_mono_us, 0, "all are open");
+}
+
+static void contradict(unsigned times)
+{
+    while (times-- != 0)
+        outcomes_note(board, node_row, 1, OUTCOME_CONTRADICTED);
+}
+
+Test(ejections, a_node_that_others_contradict_is_out_and_one_like_its_peers_is_not)
+{
+    peer = (struct odd_counts){.answered = 1, .contradicted = 30};
+    contradict(30);
+    cr_assert_eq(look(), NODE_EVENT_NONE, "all refuse alike");
+    peer = (struct odd_counts){.answered = 30};
+    cr_assert_eq(look(), NODE_EVENT_NONE, "not so soon after the last look at them");
+    now_us += US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_EJECT);
+    cr_assert_eq(verdict.reason, NODE_REASON_ODD);
+    now_us += 60 * US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_PROBATION);
+    outcomes_note(board, node_row, 1, OUTCOME_PROBATION_FAILED);
+    cr_assert_eq(look(), NODE_EVENT_EJECT);
+    cr_assert_eq(verdict.reason, NODE_REASON_ODD, "the reason stays");
+}
+
+Test(ejections, an_odd_node_that_is_needed_is_kept_until_its_record_is_clean)
+{
+    peer = (struct odd_counts){.answered = 30};
+    allowed = false;
+    contradict(30);
+    cr_assert_eq(look(), NODE_EVENT_KEEP);
+    now_us += US_PER_S / 10;
+    cr_assert_eq(look(), NODE_EVENT_NONE);
+    now_us += US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_NONE, "it says so once");
+    now_us += 31 * US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_CLEAR);
+    allowed = true;
 }

@@ -232,3 +232,52 @@ Test(retry, no_third_engine_gets_a_request_with_which_two_died)
     facts.engines_died = 0;
     cr_assert_eq(retry_decide(&facts), RETRY_RESUME, "nodes that were lost are no evidence");
 }
+
+Test(retry, a_refusal_without_a_known_reason_is_tried_elsewhere_and_costs_no_attempt)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_UNSURE;
+    facts.unsure = 1;
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.unsure = RETRY_MAX_REFUSALS - 1;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.unsure = RETRY_MAX_REFUSALS;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.other_runs = true;
+    cr_assert_eq(retry_decide(&facts), RETRY_OTHER_GOES_ON);
+}
+
+Test(retry, an_answer_without_output_is_tried_on_four_nodes_at_most)
+{
+    struct retry_facts facts = failed();
+
+    facts.end = RETRY_END_EMPTY;
+    facts.unsure = 1;
+    facts.attempts = facts.max_attempts;
+    facts.budget_allows = false;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+    facts.unsure = RETRY_MAX_EMPTY;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.end = RETRY_END_NO_ANSWER;
+    cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    facts.unsure = RETRY_MAX_EMPTY - 1;
+    facts.trusted = RETRY_MAX_TRUSTED;
+    cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE, "a node's own, whoever it is");
+}
+
+Test(retry, two_nodes_that_do_well_otherwise_are_believed)
+{
+    struct retry_facts facts = failed();
+
+    for (int end = RETRY_END_UNSURE; end <= RETRY_END_EMPTY; end++) {
+        facts.end = (enum retry_end)end;
+        facts.unsure = 2;
+        facts.trusted = 1;
+        cr_assert_eq(retry_decide(&facts), RETRY_ELSEWHERE);
+        facts.trusted = RETRY_MAX_TRUSTED;
+        cr_assert_eq(retry_decide(&facts), RETRY_FAIL);
+    }
+}

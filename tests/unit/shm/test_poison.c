@@ -1,0 +1,82 @@
+/* test_poison.c - requests under which engines died: shared, bounded, and forgotten in time. */
+#include "shm/share/poison.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "board.h"
+
+#define NOW (UINT64_C(100) * US_PER_S)
+
+static struct poison_request of(uint64_t model, int operation, const char *body)
+{
+    return (struct poison_request){
+        .model_hash = model, .operation = operation, .body = body, .n = strlen(body)};
+}
+
+Test(poison, the_same_request_is_known_to_all_and_no_other_is)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 2, 1), *reader;
+    struct poison_request bad = of(7, 1, "{\"prompt\":\"bad\"}");
+    struct poison_request other[] = {of(8, 1, "{\"prompt\":\"bad\"}"),
+                                     of(7, 2, "{\"prompt\":\"bad\"}"),
+                                     of(7, 1, "{\"prompt\":\"bad\"} "), of(7, 1, "")};
+
+    cr_assert_eq(scoreboard_attach(&reader, t.path, NULL), 0);
+    cr_expect(!poison_is(reader, &bad, NOW), "none was noted");
+    poison_note(board, &bad, NOW);
+    cr_expect(poison_is(reader, &bad, NOW + POISON_US - 1));
+    for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++)
+        cr_expect(!poison_is(reader, &other[i], NOW), "%zu", i);
+    cr_expect(!poison_is(reader, &bad, NOW + POISON_US), "it is forgotten");
+    poison_note(reader, &other[0], NOW);
+    cr_expect(!poison_is(board, &other[0], NOW), "a reader writes nothing");
+    scoreboard_detach(reader);
+    board_drop(&t, board);
+}
+
+Test(poison, of_too_many_the_oldest_go)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    char body[16];
+
+    for (unsigned i = 0; i <= POISON_ENTRIES; i++) {
+        (void)snprintf(body, sizeof(body), "%u", i);
+        struct poison_request one = of(7, 1, body);
+
+        poison_note(board, &one, NOW + i);
+    }
+    for (unsigned i = 0; i <= POISON_ENTRIES; i++) {
+        (void)snprintf(body, sizeof(body), "%u", i);
+        struct poison_request one = of(7, 1, body);
+
+        cr_expect_eq(poison_is(board, &one, NOW + POISON_ENTRIES), i != 0, "%u", i);
+    }
+    board_drop(&t, board);
+}
+
+Test(poison, a_huge_body_counts_with_its_length_its_beginning_and_its_end)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    size_t n = (size_t)3 * 1024 * 1024;
+    char *body = malloc(n);
+    struct poison_request huge = {.model_hash = 7, .body = body, .n = n};
+
+    cr_assert_not_null(body);
+    memset(body, 'a', n);
+    poison_note(board, &huge, NOW);
+    cr_expect(poison_is(board, &huge, NOW));
+    body[n - 1] = 'b';
+    cr_expect(!poison_is(board, &huge, NOW));
+    body[n - 1] = 'a';
+    body[0] = 'b';
+    cr_expect(!poison_is(board, &huge, NOW));
+    body[0] = 'a';
+    huge.n--;
+    cr_expect(!poison_is(board, &huge, NOW));
+    free(body);
+    board_drop(&t, board);
+}
