@@ -63,7 +63,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 28u
+#define SB_LAYOUT_VERSION 29u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -74,7 +74,7 @@
 /* How much of everything there is, as numbers, so that the layout depends on no module.  The
  * module that gives such a number its meaning has a name of its own for it, and asserts that
  * the two are the same: a change of one bumps SB_LAYOUT_VERSION and changes the other. */
-#define SB_PROC_COUNTERS          6u
+#define SB_PROC_COUNTERS          8u
 #define SB_NODE_HEAD_BYTES        600u    /* struct node_info without its models */
 #define SB_NODE_MODELS_BYTES      532480u /* its models */
 #define SB_AVERAGES               2u
@@ -431,7 +431,7 @@ static_assert(sizeof(struct sb_geometry) == 304, "sb_geometry: new layout versio
 static_assert(sizeof(struct sb_header) == 336, "sb_header: new layout version");
 static_assert(offsetof(struct sb_header, geometry) == 32, "sb_header: new layout version");
 static_assert(sizeof(struct sb_live) == 192, "sb_live: new layout version");
-static_assert(sizeof(struct sb_proc) == 128, "sb_proc: new layout version");
+static_assert(sizeof(struct sb_proc) == 192, "sb_proc: new layout version");
 static_assert(offsetof(struct sb_proc, state) == 64, "sb_proc: new layout version");
 static_assert(sizeof(struct sb_node) == 768, "sb_node: new layout version");
 static_assert(offsetof(struct sb_node, head) == 128, "sb_node: new layout version");

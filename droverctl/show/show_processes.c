@@ -61,6 +61,8 @@ static void worker_json(struct view *view, unsigned process, const struct proc_v
     emit_uint(out, "connections_open", proc->counter[PROC_CONNECTIONS_OPEN]);
     emit_uint(out, "requests_total", proc->counter[PROC_REQUESTS_TOTAL]);
     emit_uint(out, "requests_rejected", proc->counter[PROC_REQUESTS_REJECTED]);
+    emit_uint(out, "uploads_refused", proc->counter[PROC_UPLOADS_REFUSED]);
+    emit_uint(out, "connections_gave_way", proc->counter[PROC_CONNECTIONS_GAVE_WAY]);
     emit_uint(out, "requests_open", requests_count(view->board, process, NULL));
     emit_uint(out, "log_lines_lost", proc->counter[PROC_LOG_LOST]);
     emit_uint(out, "restarts", proc->restarts);

@@ -25,7 +25,9 @@
 #include "health/admin/metrics.h"
 #include "health/admin/nodes_json.h"
 #include "health/admin/snapshot.h"
+#include "policy/share/clients.h"
 #include "proto/rpc/h2/tls.h"
+#include "shm/facts/procs.h"
 
 #define MAX_CONNECTIONS    64u
 #define ACCEPTS_PER_EVENT  16
@@ -35,8 +37,8 @@
 #define MAX_BODY_BYTES     1024u /* of a request; none is needed */
 
 struct admin {
-    struct loop *loop;              /* borrowed */
-    const struct scoreboard *board; /* borrowed */
+    struct loop *loop;        /* borrowed */
+    struct scoreboard *board; /* borrowed */
     void (*counts)(struct snapshot_counts *out, void *data);
     void *data;
     h2o_globalconf_t config;
@@ -46,6 +48,7 @@ struct admin {
     SSL_CTX *tls;                         /* owned */
     struct admin_connection *connections; /* list; each owned by its socket */
     unsigned connections_count;
+    struct clients clients; /* whose they are */
     struct timer pause;
     bool local_only; /* on a loopback address: browsers of this machine are the danger */
 };
@@ -55,6 +58,9 @@ struct admin_connection {
     struct admin *admin;
     struct admin_connection **link, *next; /* *link is this one */
     h2o_socket_t *sock;                    /* borrowed: outlives this */
+    struct client_share *share;            /* of its client */
+    uint64_t since_mono_us;
+    bool hung_up;
     struct timer life;
 };
 
@@ -227,13 +233,18 @@ static void on_connection_closed(void *data)
     *connection->link = connection->next;
     if (connection->next != NULL)
         connection->next->link = connection->link;
-    connection->admin->connections_count--;
+    if (!connection->hung_up)
+        connection->admin->connections_count--;
+    client_leave(&connection->admin->clients, connection->share);
     free(connection);
 }
 
 /* libh2o notices and closes. */
 static void hang_up(struct admin_connection *connection)
 {
+    if (!connection->hung_up)
+        connection->admin->connections_count--;
+    connection->hung_up = true;
     (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
 }
 
@@ -252,17 +263,65 @@ static void on_pause_over(struct timer *timer)
         h2o_socket_read_start(admin->listener, on_accept);
 }
 
+static void note_gave_way(struct admin *admin, const struct admin_connection *connection)
+{
+    static struct log_limit limit;
+    uint32_t missed;
+
+    procs_count(admin->board, procs_health_index(admin->board), PROC_CONNECTIONS_GAVE_WAY, 1);
+    if (log_limit_ok(&limit, 1, &missed))
+        log_warn("event=admin_connection_gave_way clients_connections=%u connections=%u "
+                 "missed=%u",
+                 (unsigned)connection->share->connections, admin->connections_count, missed);
+}
+
+/* Of the clients that have more than the newcomer, and of itself, the one that has most loses
+ * its oldest connection.  False: there is none. */
+static bool make_room(struct admin *admin, uint64_t client)
+{
+    uint32_t mine = client_connections(&admin->clients, client);
+    struct give_way_candidate best_as = {0};
+    struct admin_connection *best = NULL;
+
+    for (struct admin_connection *c = admin->connections; c != NULL; c = c->next) {
+        struct give_way_candidate as = {
+            .connections = c->share->connections,
+            .share = MAX_CONNECTIONS / (admin->clients.count + 1),
+            .how = GIVE_WAY_SILENT, /* a request is answered at once */
+            .since_mono_us = c->since_mono_us,
+        };
+
+        if (!c->hung_up && gives_way_to(&as, c->share->key == client, mine) &&
+            (best == NULL || gives_way_before(&as, &best_as))) {
+            best = c;
+            best_as = as;
+        }
+    }
+    if (best == NULL)
+        return false;
+    note_gave_way(admin, best);
+    hang_up(best);
+    return true;
+}
+
 static void adopt(struct admin *admin, h2o_socket_t *sock)
 {
-    struct admin_connection *connection =
-        admin->connections_count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
+    struct admin_connection *connection = NULL;
+    struct sockaddr_storage sa = {0};
+    uint64_t client;
 
+    (void)h2o_socket_getpeername(sock, (struct sockaddr *)&sa);
+    client = net_peer_key((struct sockaddr *)&sa);
+    if (admin->connections_count < MAX_CONNECTIONS || make_room(admin, client))
+        connection = calloc(1, sizeof(*connection));
     if (connection == NULL) {
         h2o_socket_close(sock);
         return;
     }
     connection->admin = admin;
     connection->sock = sock;
+    connection->share = client_join(&admin->clients, client);
+    connection->since_mono_us = loop_now_us(admin->loop);
     sock->on_close.cb = on_connection_closed;
     sock->on_close.data = connection;
     connection->next = admin->connections;
@@ -299,7 +358,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
 
 /* ---- life -------------------------------------------------------------------------------- */
 
-int admin_create(struct admin **out, struct loop *loop, const struct scoreboard *board,
+int admin_create(struct admin **out, struct loop *loop, struct scoreboard *board,
                  const struct config *config, int listen_fd,
                  void (*counts)(struct snapshot_counts *out, void *data), void *data,
                  struct error *err)

@@ -22,9 +22,8 @@ struct snapshot_counts;
 
 /* Takes over the listening socket.  `counts` is called for each answer that needs them.
  * DRV_ENOMEM; DRV_EINVAL: TLS files; DRV_ESYS. */
-MUST_CHECK int admin_create(struct admin **out, struct loop *loop,
-                            const struct scoreboard *board, const struct config *config,
-                            int listen_fd,
+MUST_CHECK int admin_create(struct admin **out, struct loop *loop, struct scoreboard *board,
+                            const struct config *config, int listen_fd,
                             void (*counts)(struct snapshot_counts *out, void *data), void *data,
                             struct error *err);
 

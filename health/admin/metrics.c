@@ -427,6 +427,8 @@ static void build_procs(struct buf *out, const struct snapshot *snapshot)
          PROC_REQUESTS_REJECTED},
         {"drover_worker_requests_unauthorized_total", "counter",
          "Requests without a valid API key.", PROC_REQUESTS_UNAUTHORIZED},
+        {"drover_worker_uploads_refused_total", "counter",
+         "Requests refused because there was no room for their bodies.", PROC_UPLOADS_REFUSED},
     };
 
     head(out, "drover_process_running", "gauge",
@@ -453,6 +455,12 @@ static void build_procs(struct buf *out, const struct snapshot *snapshot)
     for (unsigned i = 0; i < snapshot->procs_count; i++) {
         proc_line(out, "drover_process_log_lines_lost_total", &snapshot->procs[i]);
         value_u(out, snapshot->procs[i].view.counter[PROC_LOG_LOST]);
+    }
+    head(out, "drover_process_connections_gave_way_total", "counter",
+         "Connections closed because another client needed one.");
+    for (unsigned i = 0; i < snapshot->procs_count; i++) {
+        proc_line(out, "drover_process_connections_gave_way_total", &snapshot->procs[i]);
+        value_u(out, snapshot->procs[i].view.counter[PROC_CONNECTIONS_GAVE_WAY]);
     }
     for (size_t c = 0; c < ARRAY_LEN(counters); c++) {
         head(out, counters[c].name, counters[c].type, counters[c].help);

@@ -31,6 +31,8 @@ enum proc_counter {
     PROC_REQUESTS_REJECTED,     /* refused here: bad framing, no model, queue full, ... */
     PROC_REQUESTS_UNAUTHORIZED, /* of these, without a valid API key */
     PROC_LOG_LOST,              /* log lines lost because a log could not take them */
+    PROC_UPLOADS_REFUSED,       /* of the requests refused, for want of room for their bodies */
+    PROC_CONNECTIONS_GAVE_WAY,  /* closed because another client needed one */
     PROC_COUNTERS
 };
 

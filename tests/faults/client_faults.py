@@ -160,7 +160,7 @@ def half_close(run):
 
 
 @fault("C8", "requests that are not requests", "bad JSON, no length, two lengths, huge, binary",
-       clients="400, 411, 413 or 404 with a reason for the sender; nothing for others",
+       clients="400, 413, 417, 431 or 404 with a reason for the sender; nothing for others",
        does="nothing",
        metric=("drover_worker_requests_rejected_total rises",))
 def nonsense(run):

@@ -42,11 +42,16 @@ def test_the_admin_listener_answers_only_what_it_knows(plant):
 
 
 def test_silent_connections_do_not_keep_the_admin_listener_from_answering(plant):
-    held = [socket.create_connection(plant.address("admin")) for _ in range(40)]
-    for s in held[:20]:
+    other = socket.create_connection(plant.address("admin"), source_address=("127.0.0.2", 0))
+    held = [socket.create_connection(plant.address("admin")) for _ in range(100)]
+    for s in held[:50]:
         s.sendall(b"GET /metrics HTT")
-    assert plant.get("/livez")[0] == 200
-    for s in held:
+    for _ in range(3):
+        assert plant.get("/livez")[0] == 200
+    assert 'drover_process_connections_gave_way_total{proc="health"} 0' not in plant.get("/metrics")[2]
+    other.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert other.recv(100).startswith(b"HTTP/1.1 200 "), "those of the crowd go first"
+    for s in held + [other]:
         s.close()
 
 

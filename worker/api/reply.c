@@ -49,6 +49,8 @@ static const char *should_retry(enum api_error error)
     case API_ERROR_UNAUTHORIZED:
     case API_ERROR_SLOW_BODY:
     case API_ERROR_LOOP:
+    case API_ERROR_HEAD_TOO_LARGE:
+    case API_ERROR_EXPECTATION:
     case API_ERROR_FORBIDDEN:
         return "false";
     }

@@ -343,6 +343,10 @@ static const struct error_shape error_shapes[] = {
     [API_ERROR_LOOP] = {508, "loop_detected", "server_error", "api_error"},
     [API_ERROR_UPGRADE] = {426, "upgrade_required", "invalid_request_error",
                            "invalid_request_error"},
+    [API_ERROR_HEAD_TOO_LARGE] = {431, "head_too_large", "invalid_request_error",
+                                  "request_too_large"},
+    [API_ERROR_EXPECTATION] = {417, "bad_request", "invalid_request_error",
+                               "invalid_request_error"},
     [API_ERROR_FORBIDDEN] = {403, "forbidden", "permission_error", "permission_error"},
 };
 

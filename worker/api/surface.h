@@ -46,6 +46,8 @@ enum api_error {
     API_ERROR_SLOW_BODY,       /* 408 hardly a byte of the body comes */
     API_ERROR_UPGRADE,         /* 426 there are no WebSockets here */
     API_ERROR_LOOP,            /* 508 the request has been here before */
+    API_ERROR_HEAD_TOO_LARGE,  /* 431 the head of the request */
+    API_ERROR_EXPECTATION,     /* 417 anything but 100-continue */
     API_ERROR_FORBIDDEN,       /* 403 an engine's word, in a stream that has begun */
 };
 unsigned api_error_status(enum api_error error, enum surface surface);

@@ -32,6 +32,8 @@ static bool charge(struct decode_job *job, size_t bytes)
                                  bytes - job->charged > queue->held_max - *queue->held))
         return false;
     *queue->held += bytes - job->charged;
+    if (job->also_held != NULL)
+        *job->also_held += bytes - job->charged;
     job->charged = bytes;
     return true;
 }

@@ -46,6 +46,8 @@ struct decode_job {
     uint8_t *out; /* owned while it runs */
     size_t out_len, out_cap, max;
     size_t charged; /* of *queue->held */
+    size_t
+        *also_held; /* borrowed: the same, of the body's client; may be set once it is begun */
     void (*on_end)(struct decode_job *job, enum decode_end end);
     void *data; /* the owner's */
     struct error err;

@@ -6,7 +6,8 @@
  * worker at its limit of connections or out of descriptors stops reading the listener, which
  * stays readable and would make the loop spin; the others accept new connections.  It tries
  * again by timer, and when a connection closes.  If each look for a second found connections
- * waiting, no worker accepts them: this one rejects them with an answer.
+ * waiting, no worker accepts them: this one rejects them with an answer.  Before that,
+ * connections that are of no use give way to them (entry/give_way.h).
  *
  * The limit of connections leaves descriptors for everything else: the nodes, the logs.
  */
@@ -29,14 +30,18 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/descriptors.h"
+#include "base/io/net.h"
 #include "base/log.h"
 #include "shm/facts/procs.h"
-#include "worker/http/intake.h"
+#include "worker/http/entry/give_way.h"
+#include "worker/http/entry/heads.h"
+#include "worker/http/entry/shares.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 
 #define ACCEPT_BATCH    16
 #define ACCEPT_RETRY_US (50 * 1000)
+#define ACCEPT_AGAIN_US (5 * 1000) /* some gave way, and more clients wait */
 
 /* Looks in a row (one second) that found clients waiting, before these are rejected. */
 #define SHED_AFTER 20
@@ -61,29 +66,6 @@ static void start_listening(struct http_server *server);
 static void on_retry(struct timer *timer);
 
 /* ---- clients ----------------------------------------------------------------------------- */
-
-/* 0 for an address that is not counted. */
-static uint64_t client_key(const struct sockaddr_storage *sa)
-{
-    if (sa->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)sa;
-
-        return UINT64_C(0xffff) << 32 | ntohl(in->sin_addr.s_addr);
-    }
-    if (sa->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)sa;
-        uint64_t key;
-        uint32_t v4;
-
-        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-            memcpy(&v4, &in6->sin6_addr.s6_addr[12], 4);
-            return UINT64_C(0xffff) << 32 | ntohl(v4);
-        }
-        memcpy(&key, in6->sin6_addr.s6_addr, 8);
-        return key;
-    }
-    return 0;
-}
 
 static void client_text(char *out, size_t cap, const struct sockaddr_storage *sa)
 {
@@ -111,7 +93,7 @@ static struct client_count **client_entry(struct http_server *server, uint64_t k
 static bool client_take(struct http_server *server, const struct sockaddr_storage *sa,
                         struct client_count **out)
 {
-    uint64_t key = client_key(sa);
+    uint64_t key = net_peer_key((const struct sockaddr *)sa);
     struct client_count **entry;
 
     *out = NULL;
@@ -157,16 +139,17 @@ static void on_close(void *data)
     struct http_server *server = conn->server;
 
     assert(conn->current == NULL);
-    loop_undefer(server->loop, &conn->watch);
+    heads_finish(conn);
     TAILQ_REMOVE(&server->connections, conn, link);
     server->connections_count--;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, -1);
     client_give_back(server, conn->counted);
+    shares_leave(conn);
     free(conn);
     start_listening(server);
 }
 
-/* With TLS a part of the first request may be there already: libh2o sees it after intake.c. */
+/* With TLS a part of the first request may be there already: libh2o sees it after heads.c. */
 static void serve(struct client_connection *conn)
 {
     struct http_server *server = conn->server;
@@ -176,7 +159,7 @@ static void serve(struct client_connection *conn)
     h2o_buffer_init(&sock->input, &h2o_socket_buffer_prototype);
     h2o_http1_accept(&server->accept, sock, *h2o_get_timestamp(&server->context, NULL, NULL));
     sock->input = early;
-    intake_watch(conn);
+    heads_watch(conn);
 }
 
 static void on_handshake(h2o_socket_t *sock, const char *err)
@@ -200,6 +183,7 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
     conn->server = server;
     conn->counted = counted;
+    shares_join(conn, net_peer_key((const struct sockaddr *)sa));
     conn->since_mono_us = loop_now_us(server->loop);
     conn->fresh = true;
     client_text(conn->client, sizeof(conn->client), sa);
@@ -302,10 +286,10 @@ static void shed(struct http_server *server)
 }
 
 /* This worker accepts no more for now. */
-static void hold_off(struct http_server *server)
+static void hold_off(struct http_server *server, uint64_t us)
 {
     stop_listening(server);
-    timer_start(server->loop, &server->accept_timer, ACCEPT_RETRY_US, on_retry);
+    timer_start(server->loop, &server->accept_timer, us, on_retry);
 }
 
 static bool is_full(const struct http_server *server)
@@ -320,20 +304,6 @@ static bool clients_wait(const struct http_server *server)
     return poll(&listener, 1, 0) == 1;
 }
 
-static void on_retry(struct timer *timer)
-{
-    struct http_server *server = CONTAINER_OF(timer, struct http_server, accept_timer);
-
-    if (!clients_wait(server))
-        server->held_off = 0;
-    else if (++server->held_off > SHED_AFTER)
-        shed(server);
-    if (is_full(server))
-        hold_off(server);
-    else
-        start_listening(server);
-}
-
 static void out_of_descriptors(struct http_server *server)
 {
     static struct log_limit limit;
@@ -342,11 +312,12 @@ static void out_of_descriptors(struct http_server *server)
     if (log_limit_ok(&limit, 1, &missed))
         log_error("event=accept_failed error=%s connections=%u missed=%u",
                   log_quote(strerror(errno)), server->connections_count, missed);
-    hold_off(server);
+    hold_off(server, ACCEPT_RETRY_US);
 }
 
-/* One connection.  False: no more for now. */
-static bool accept_one(struct http_server *server)
+/* One connection, in the place of one of the list if there is no other.  False: no more for
+ * now. */
+static bool accept_one(struct http_server *server, struct give_way_list *list)
 {
     struct sockaddr_storage sa = {0};
     socklen_t len = sizeof(sa);
@@ -366,6 +337,13 @@ static bool accept_one(struct http_server *server)
         over_share(server, fd);
         return true;
     }
+    if (is_full(server) &&
+        (list == NULL ||
+         !give_way_make_room(list, server, net_peer_key((struct sockaddr *)&sa)))) {
+        client_give_back(server, counted);
+        over_share(server, fd);
+        return true;
+    }
     if (admit(server, fd, &sa, counted) != 0) {
         client_give_back(server, counted);
         (void)close(fd);
@@ -380,12 +358,45 @@ static void on_acceptable(h2o_socket_t *listener, const char *err)
     (void)err;
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         if (is_full(server)) {
-            hold_off(server);
+            hold_off(server, ACCEPT_RETRY_US);
             return;
         }
-        if (!accept_one(server))
+        if (!accept_one(server, NULL))
             return;
     }
+}
+
+/* No worker has accepted those that wait: connections that are of no use give way to them. */
+static void let_in(struct http_server *server)
+{
+    struct give_way_list list;
+
+    give_way_find(&list, server, GIVE_WAY_NEVER);
+    for (size_t i = 0; i < list.count; i++)
+        if (!accept_one(server, &list))
+            return;
+}
+
+static void on_retry(struct timer *timer)
+{
+    struct http_server *server = CONTAINER_OF(timer, struct http_server, accept_timer);
+    bool waiting = clients_wait(server);
+
+    if (waiting && is_full(server)) {
+        server->held_off++;
+        let_in(server);
+        waiting = clients_wait(server);
+    } else if (waiting) {
+        server->held_off++;
+    }
+    if (!waiting)
+        server->held_off = 0;
+    else if (server->held_off > SHED_AFTER)
+        shed(server);
+    if (is_full(server))
+        hold_off(server, waiting && server->held_off == 0 ? ACCEPT_AGAIN_US : ACCEPT_RETRY_US);
+    else
+        start_listening(server);
 }
 
 static void start_listening(struct http_server *server)
@@ -445,20 +456,6 @@ void accept_stop(struct http_server *server)
     server->listener = NULL;
 }
 
-void connection_close(struct client_connection *conn)
-{
-    h2o_socket_t *sock = conn->sock;
-    h2o_socket_cb cb = sock->_cb.write;
-
-    /* A libh2o connection has no other handle than the callback it waits for. */
-    if (cb != NULL) {
-        sock->_cb.write = NULL;
-        cb(sock, h2o_socket_error_closed);
-    } else if (sock->_cb.read != NULL) {
-        sock->_cb.read(sock, h2o_socket_error_closed);
-    }
-}
-
 void accept_finish(struct http_server *server)
 {
     struct client_connection *conn;
@@ -468,16 +465,17 @@ void accept_finish(struct http_server *server)
         if (conn->current != NULL)
             responder_break(conn->current);
         else
-            connection_close(conn);
+            heads_close(conn);
         if (TAILQ_FIRST(&server->connections) != conn)
             continue;
         /* Not closed yet: a TLS close_notify or a failed write is still under way.  The loop
          * owns the rest. */
         conn->sock->on_close.cb = NULL;
-        loop_undefer(server->loop, &conn->watch);
+        heads_finish(conn);
         TAILQ_REMOVE(&server->connections, conn, link);
         server->connections_count--;
         client_give_back(server, conn->counted);
+        shares_leave(conn);
         free(conn);
     }
     if (server->spare_fd != -1)

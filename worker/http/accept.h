@@ -14,7 +14,5 @@ MUST_CHECK int accept_init(struct http_server *server, struct error *err);
 void accept_stop(struct http_server *server);
 void accept_finish(struct http_server *server);
 struct client_connection *connection_of(h2o_req_t *req);
-/* Makes libh2o close a connection that has no request open, now. */
-void connection_close(struct client_connection *conn);
 
 #endif

@@ -1,9 +1,9 @@
 /*
- * intake.c - reads the long bodies of requests, which libh2o does not see.
+ * intake.c - reads the bodies of requests that have not come with the head.
  *
- * A body is charged to server->body_bytes as it comes: one that does not come costs nothing.
- * Where there is no room for more, the body that brings it is refused and its room goes to the
- * others, so some of them always become whole.
+ * A body is charged to its client as it comes: one that does not come costs nothing.  Where
+ * there is no room for more, a body of the client that holds most is refused and its room goes
+ * to the others, so some of them always become whole.
  */
 #include "worker/http/intake.h"
 
@@ -17,12 +17,15 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/background.h"
+#include "base/log.h"
+#include "shm/facts/procs.h"
 #include "worker/http/client_request.h"
+#include "worker/http/entry/shares.h"
 #include "worker/http/framing/chunks.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 
-/* A body up to here goes libh2o's way. */
+/* A walk through a longer one remembers what it may jump over. */
 #define SHORT_BYTES (64 * 1024)
 /* Of all bodies in one turn, and of one at least. */
 #define TURN_BYTES  (1024 * 1024)
@@ -31,6 +34,8 @@
 #define FIRST_CAP ((size_t)64 * 1024)
 /* Chunks may have so much framing more than body. */
 #define FRAMING_BYTES ((size_t)1024 * 1024)
+/* A body of which no byte comes for so long gives way to any other. */
+#define STALL_US (2 * US_PER_S)
 /* Of a body, looked through in one turn. */
 #define LOOK_BYTES ((size_t)1024 * 1024)
 /* How long, and for how many bytes, a refused client may go on sending. */
@@ -65,7 +70,8 @@ struct intake {
     size_t cap;    /* of it */
     size_t have;   /* bytes of the body that are there; each is counted in body_bytes */
     struct chunks chunks;
-    size_t framing; /* bytes of it, of chunks */
+    size_t framing;        /* bytes of it, of chunks */
+    uint64_t byte_mono_us; /* when the last bytes came */
     uint64_t look_mono_us;
     size_t look_have; /* at that time */
     struct timer linger;
@@ -73,120 +79,20 @@ struct intake {
     struct client_connection *conn; /* borrowed */
 };
 
-/* ---- the head ---------------------------------------------------------------------------- */
+/* ---- the body ---------------------------------------------------------------------------- */
 
-static void on_head(h2o_socket_t *sock, const char *err);
-
-static void put_in_place(struct client_connection *conn)
+bool intake_open(struct client_connection *conn, h2o_buffer_t *early, size_t n)
 {
-    conn->read_head = conn->sock->_cb.read;
-    conn->sock->_cb.read = on_head;
-}
-
-void intake_watch(struct client_connection *conn)
-{
-    put_in_place(conn);
-    if (conn->sock->input->size != 0)
-        on_head(conn->sock, NULL);
-}
-
-/* Bytes that came behind the last request have been read by libh2o already: so is the rest of
- * their request. */
-static void on_watch(struct deferred *deferred)
-{
-    struct client_connection *conn = CONTAINER_OF(deferred, struct client_connection, watch);
-
-    if (conn->current == NULL && conn->sock->_cb.read != NULL && conn->sock->input->size == 0)
-        put_in_place(conn);
-}
-
-/* Likewise for the next request, once this turn is over. */
-static void watch_later(struct client_connection *conn)
-{
-    conn->head_seen = false;
-    loop_defer(conn->server->loop, &conn->watch, on_watch);
-}
-
-/* Puts a buffer in the place of libh2o's that has none of the body's bytes, nor the line that
- * frames it; a request that follows is there, unless the body is in chunks. */
-static void take_over(struct client_connection *conn)
-{
-    const struct strict_head *head = &conn->head;
-    h2o_buffer_t *input = conn->sock->input, *shown;
-    size_t behind = input->size - head->head_len;
-    size_t n =
-        head->chunked || behind < head->content_length ? behind : (size_t)head->content_length;
     struct intake *intake = calloc(1, sizeof(*intake));
-    char *to;
 
     if (intake == NULL)
-        return;
-    h2o_buffer_init(&shown, &h2o_socket_buffer_prototype);
-    to = h2o_buffer_reserve(&shown, input->size - n).base;
-    memcpy(to, input->bytes, head->head_len);
-    memcpy(to + head->head_len, input->bytes + head->head_len + n, behind - n);
-    to[head->framing_at] = 'x';
-    shown->size = input->size - n;
-    intake->conn = conn;
-    intake->early = input;
-    intake->early_len = n;
-    conn->sock->input = shown;
-    conn->intake = intake;
-}
-
-/* In chunks it may be whole already: then libh2o's way is good enough. */
-static bool is_ours(const struct client_connection *conn)
-{
-    static const char last[] = "0\r\n\r\n";
-    const struct strict_head *head = &conn->head;
-    const h2o_buffer_t *input = conn->sock->input;
-
-    if (head->expect == STRICT_EXPECT_OTHER)
         return false;
-    if (head->chunked)
-        return input->size - head->head_len < 5 ||
-               memcmp(input->bytes + input->size - 5, last, 5) != 0;
-    /* A body that is too large is libh2o's, which answers at once. */
-    return head->content_length > SHORT_BYTES &&
-           head->content_length <= conn->server->config->limits.max_body_bytes;
+    intake->conn = conn;
+    intake->early = early;
+    intake->early_len = n;
+    conn->intake = intake;
+    return true;
 }
-
-static void on_head(h2o_socket_t *sock, const char *err)
-{
-    struct client_connection *conn = sock->on_close.data;
-    h2o_socket_cb read_head = conn->read_head;
-
-    if (err == NULL && !conn->head_seen &&
-        strict_head_check(&conn->head, sock->input->bytes, sock->input->size) == NULL) {
-        conn->head_seen = true;
-        if (is_ours(conn))
-            take_over(conn);
-    }
-    read_head(sock, err); /* which may close the connection */
-}
-
-static void keep(h2o_req_t *req, h2o_iovec_t *text)
-{
-    if (text->base != NULL)
-        *text = h2o_strdup(&req->pool, text->base, text->len);
-}
-
-void intake_keep_head(h2o_req_t *req)
-{
-    keep(req, &req->input.method);
-    keep(req, &req->input.path);
-    keep(req, &req->input.authority);
-    keep(req, &req->upgrade);
-    for (size_t i = 0; i < req->headers.size; i++) {
-        h2o_header_t *header = &req->headers.entries[i];
-
-        if (!h2o_iovec_is_token(header->name))
-            keep(req, header->name);
-        keep(req, &header->value);
-    }
-}
-
-/* ---- the body ---------------------------------------------------------------------------- */
 
 bool intake_is_open(const struct client_connection *conn)
 {
@@ -252,7 +158,8 @@ static void drop_body(struct client_connection *conn)
 
     if (intake->phase == READING)
         conn->server->intakes--;
-    conn->server->body_bytes -= intake->body == NULL ? 0 : intake->have;
+    if (intake->body != NULL)
+        shares_release(conn, intake->have);
     free(intake->body);
     intake->body = NULL;
 }
@@ -277,7 +184,7 @@ static void be_whole(struct client_connection *conn)
     uint8_t *body = intake->body, *exact;
     size_t n = intake->have;
 
-    conn->server->body_bytes -= n;
+    shares_release(conn, n);
     intake->body = NULL;
     if (n < intake->cap && n != 0) {
         exact = realloc(body, n);
@@ -292,22 +199,44 @@ static void be_whole(struct client_connection *conn)
     on_whole(request);
 }
 
-static void reject(struct client_request *request, enum refusal why, intake_reject_cb rejected)
+void intake_too_large(struct client_request *request, intake_reject_cb rejected)
 {
     char message[96];
 
+    (void)snprintf(message, sizeof(message), "the request body is over the limit of %u bytes",
+                   request->responder->server->config->limits.max_body_bytes);
+    rejected(request, API_ERROR_TOO_LARGE, message, NULL, 0);
+}
+
+void intake_no_room(struct client_request *request, intake_reject_cb rejected)
+{
+    static struct log_limit limit;
+    const struct client_connection *conn = request->responder->conn;
+    const struct http_server *server = conn->server;
+    uint32_t missed;
+
+    procs_count(server->board, server->worker, PROC_UPLOADS_REFUSED, 1);
+    if (log_limit_ok(&limit, 5, &missed))
+        log_warn(
+            "event=upload_refused client=%s key=%s id=%s clients_bytes=%zu bodies_bytes=%zu "
+            "limit=%u missed=%u",
+            request->client, request->key_name == NULL ? "-" : request->key_name, request->id,
+            conn->share->bytes, server->body_bytes, server->config->limits.max_body_total_bytes,
+            missed);
+    rejected(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+}
+
+static void reject(struct client_request *request, enum refusal why, intake_reject_cb rejected)
+{
     switch (why) {
     case NO_ROOM:
-        rejected(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        intake_no_room(request, rejected);
         return;
     case NO_MEMORY:
         rejected(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL, 2);
         return;
     case TOO_LARGE:
-        (void)snprintf(message, sizeof(message),
-                       "the request body is over the limit of %u bytes",
-                       request->responder->server->config->limits.max_body_bytes);
-        rejected(request, API_ERROR_TOO_LARGE, message, NULL, 0);
+        intake_too_large(request, rejected);
         return;
     case BAD:
         rejected(request, API_ERROR_BAD_REQUEST, "malformed or too small chunks", NULL, 0);
@@ -324,10 +253,10 @@ static void refuse(struct client_connection *conn, enum refusal why)
 {
     struct intake *intake = conn->intake;
 
-    drop_body(conn);
-    intake->phase = REFUSED;
     stop_reading(conn);
     reject(intake->request, why, intake->rejected);
+    drop_body(conn);
+    intake->phase = REFUSED;
 }
 
 /* No answer helps a client that has left; the access log has a line. */
@@ -379,9 +308,10 @@ static bool make_room(struct client_connection *conn, size_t n)
 
 static void count(struct client_connection *conn, size_t n)
 {
+    conn->intake->byte_mono_us = loop_now_us(conn->server->loop);
     conn->intake->have += n;
     conn->intake->request->responder->body_in = conn->intake->have;
-    conn->server->body_bytes += n;
+    shares_hold(conn, n);
 }
 
 /* Takes the n bytes that have come behind those that are there.  True: the body goes on. */
@@ -434,11 +364,62 @@ static size_t wanted(const struct client_connection *conn)
     return n;
 }
 
-static size_t body_room(const struct http_server *server)
-{
-    size_t total = server->config->limits.max_body_total_bytes;
+/* ---- room -------------------------------------------------------------------------------- */
 
-    return server->body_bytes < total ? total - server->body_bytes : 0;
+/* No byte of it has come for a while: whoever sends it has hardly a claim to the room. */
+static bool is_stalled(const struct client_connection *conn)
+{
+    return loop_now_us(conn->server->loop) - conn->intake->byte_mono_us >= STALL_US;
+}
+
+static bool goes_before(const struct client_connection *a, const struct client_connection *b)
+{
+    if (a->share->bytes != b->share->bytes)
+        return a->share->bytes > b->share->bytes;
+    return a->intake->byte_mono_us < b->intake->byte_mono_us;
+}
+
+/* Of the bodies that come, the one that gives way to `to`, whose client holds `bytes`: of a
+ * client that holds more, or stalled, and where `own` is set, one of its own that is.  NULL:
+ * there is none. */
+static struct client_connection *find_upload(const struct client_connection *to, size_t bytes,
+                                             bool own)
+{
+    struct client_connection *conn, *best = NULL;
+
+    TAILQ_FOREACH(conn, &to->server->connections, link) {
+        if (conn == to || conn->intake == NULL || conn->intake->phase != READING ||
+            conn->intake->have == 0 || (own && conn->share != to->share))
+            continue;
+        if ((own || conn->share->bytes <= bytes) && !is_stalled(conn))
+            continue;
+        if (best == NULL || goes_before(conn, best))
+            best = conn;
+    }
+    return best;
+}
+
+bool intake_may_hold(struct client_connection *conn, size_t one, size_t n)
+{
+    enum share_verdict verdict;
+
+    while ((verdict = shares_judge(conn, one, n)) != SHARE_FITS) {
+        struct client_connection *upload =
+            find_upload(conn, conn->share->bytes + n, verdict == SHARE_OVER);
+
+        if (upload == NULL)
+            return false;
+        refuse(upload, NO_ROOM);
+    }
+    return true;
+}
+
+bool intake_may_come(struct client_connection *conn, size_t n)
+{
+    enum share_verdict verdict = shares_judge(conn, 0, n);
+
+    return verdict == SHARE_FITS ||
+           find_upload(conn, conn->share->bytes, verdict == SHARE_OVER) != NULL;
 }
 
 static void on_body(h2o_socket_t *sock, const char *err)
@@ -446,15 +427,16 @@ static void on_body(h2o_socket_t *sock, const char *err)
     struct client_connection *conn = sock->on_close.data;
     struct intake *intake = conn->intake;
     const struct http_server *server = conn->server;
-    size_t n = wanted(conn), room = body_room(server);
+    size_t n = wanted(conn), total = server->config->limits.max_body_total_bytes;
     ssize_t got;
 
-    if (room == 0 || (sock->ssl != NULL && n > room)) {
+    /* Rather the last bytes that fit than none. */
+    if (sock->ssl == NULL && server->body_bytes < total && n > total - server->body_bytes)
+        n = total - server->body_bytes;
+    if (!intake_may_hold(conn, intake->have, n)) {
         refuse(conn, NO_ROOM);
         return;
     }
-    if (n > room)
-        n = room;
     if (server->memory_short || !make_room(conn, n)) {
         refuse(conn, NO_MEMORY);
         return;
@@ -498,7 +480,7 @@ void intake_begin(struct client_connection *conn, struct client_request *request
     intake->request = request;
     intake->on_whole = on_whole;
     intake->rejected = rejected;
-    intake->look_mono_us = loop_now_us(conn->server->loop);
+    intake->look_mono_us = intake->byte_mono_us = loop_now_us(conn->server->loop);
     if (!make_room(conn, conn->head.chunked ? early_len : (size_t)conn->head.content_length)) {
         refuse(conn, NO_MEMORY);
         return;
@@ -588,6 +570,26 @@ void intake_look(struct client_request *request, const char *content_type,
     background_begin(&r->server->looks, &look->task, on_look);
 }
 
+/* ---- too many connections ---------------------------------------------------------------- */
+
+bool intake_waits(const struct client_connection *conn, uint64_t *since_mono_us)
+{
+    if (conn->intake == NULL || conn->intake->phase != READING)
+        return false;
+    *since_mono_us = conn->intake->byte_mono_us;
+    return true;
+}
+
+bool intake_lingers(const struct client_connection *conn)
+{
+    return conn->intake != NULL && conn->intake->phase == LINGERING;
+}
+
+void intake_give_way(struct client_connection *conn)
+{
+    refuse(conn, NO_ROOM);
+}
+
 /* ---- the end ----------------------------------------------------------------------------- */
 
 void intake_check(struct client_connection *conn, uint64_t limit_ms, uint64_t least)
@@ -649,17 +651,15 @@ static bool still_sends(struct client_connection *conn)
     return true;
 }
 
-static void request_over(struct client_connection *conn)
+void intake_over(struct client_connection *conn)
 {
     end_look(conn->current);
     if (conn->intake != NULL)
         free_intake(conn);
-    watch_later(conn);
 }
 
 void intake_init(struct http_server *server)
 {
-    server->request_over = request_over;
     server->still_sends = still_sends;
     background_init(&server->looks, server->loop);
 }

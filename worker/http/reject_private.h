@@ -10,8 +10,8 @@
 struct config;
 struct http_server;
 
-/* Installs the filter that shapes libh2o's own errors. */
-void reject_init(h2o_pathconf_t *path, struct http_server *server);
+/* Keeps libh2o's encoder out. */
+void reject_init(h2o_pathconf_t *path);
 /* The path of the request's target, without the query; in the pool.  *for_codex (NULL: not
  * asked) is set where the query says `client_version`, as Codex' does when it lists models. */
 h2o_iovec_t request_path(h2o_req_t *req, bool *for_codex);

@@ -33,6 +33,7 @@
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/access_log.h"
 #include "worker/http/client_request.h"
+#include "worker/http/entry/shares.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
 
@@ -105,7 +106,7 @@ static void free_body(struct responder *r)
     if (!r->body_held)
         return;
     r->body_held = false;
-    r->server->body_bytes -= r->request->body_len;
+    shares_release(r->conn, r->request->body_len);
     free((void *)(uintptr_t)r->request->body);
     r->request->body = NULL;
     r->request->body_len = 0;
@@ -117,7 +118,7 @@ void responder_hold_body(struct responder *r, uint8_t *body, size_t n)
     r->request->body = body;
     r->request->body_len = n;
     r->body_held = true;
-    r->server->body_bytes += n;
+    shares_hold(r->conn, n);
 }
 
 /* The one end of every responder; libh2o calls it before it frees the pool. */
@@ -140,7 +141,6 @@ static void on_dispose(void *p)
     r->conn->current = NULL;
     r->conn->since_mono_us = loop_now_us(r->server->loop);
     r->conn->reading_mono_us = 0;
-    r->conn->slow_mono_us = 0;
 }
 
 struct responder *responder_create(struct client_connection *conn, h2o_req_t *req,
@@ -353,6 +353,7 @@ static const char *status_text(unsigned status)
         {422, "Unprocessable Content"},
         {426, "Upgrade Required"},
         {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"},
         {501, "Not Implemented"},
         {502, "Bad Gateway"},

@@ -15,6 +15,7 @@ struct decode_job;
 struct error;
 struct http_server;
 struct intake_look;
+struct route;
 
 /* The answer to one request.  Allocated with the request's pool, and disposed of with it: that
  * happens when the answer is complete or when the connection is lost, whichever way. */
@@ -58,6 +59,7 @@ struct responder {
     const char *outcome;
     const char *reason;
     const char *method, *path; /* in the pool */
+    const struct route *route; /* in the pool: of what the server answers itself */
 };
 
 MUST_CHECK int responders_init(struct http_server *server, struct error *err);

@@ -2,9 +2,9 @@
  * server.c - the HTTP server of a worker: its life, and each request up to the point where its
  * answer has an owner.
  *
- * libh2o calls on_req() when head and body are complete.  Everything that can be wrong with a
- * request is found here, in an order in which each step may rely on the ones before: framing,
- * API key, path and method, body type, body, model.
+ * libh2o calls on_req() when the head is there, and the body if that came with it and is short.
+ * Everything that can be wrong with a request is found here, in an order in which each step may
+ * rely on the ones before: framing, API key, path and method, body type, body, model.
  */
 #include "worker/http/server.h"
 
@@ -21,21 +21,21 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "base/text/text.h"
 #include "proto/drover_common.pb-c.h"
 #include "proto/operations.h"
 #include "proto/rpc/h2/tls.h"
 #include "shm/facts/procs.h"
-#include "shm/facts/usage.h"
 #include "shm/scoreboard.h"
-#include "worker/api/cors.h"
 #include "worker/api/local.h"
 #include "worker/api/reply.h"
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
+#include "worker/http/entry/admit.h"
+#include "worker/http/entry/headers.h"
+#include "worker/http/entry/heads.h"
+#include "worker/http/entry/shares.h"
 #include "worker/http/framing/media_type.h"
-#include "worker/http/framing/strict_head.h"
 #include "worker/http/intake.h"
 #include "worker/http/reject.h"
 #include "worker/http/reject_private.h"
@@ -43,10 +43,8 @@
 #include "worker/http/server_state.h"
 #include "worker/http/timeouts.h"
 
-/* A header value that goes on to an engine is not longer than this. */
-#define MAX_FORWARD_BYTES 1024
-#define LOOP_HEADER       "x-drover-via"
-#define LOOP_MAX_BYTES    512 /* of this header as it comes: 28 coordinators */
+/* Of a body that no engine gets. */
+#define MAX_OWN_BYTES (64 * 1024)
 
 /* libh2o's own limits are a fallback for timeouts.c. */
 #define SECOND_LINE_MS (60 * 60 * 1000)
@@ -55,95 +53,6 @@ struct api_handler {
     h2o_handler_t super;
     struct http_server *server;
 };
-
-/* ---- headers ----------------------------------------------------------------------------- */
-
-static bool is_printable(const h2o_iovec_t *value)
-{
-    return text_is_printable(value->base, value->len);
-}
-
-static const char *copy(h2o_req_t *req, const h2o_iovec_t *text)
-{
-    return h2o_strdup(&req->pool, text->base, text->len).base;
-}
-
-static h2o_iovec_t header_value(const h2o_req_t *req, const char *name)
-{
-    ssize_t at = h2o_find_header_by_str(&req->headers, name, strlen(name), -1);
-
-    return at == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[at].value;
-}
-
-static bool starts_with(const h2o_iovec_t *name, const char *prefix)
-{
-    return text_starts_with(name->base, name->len, prefix);
-}
-
-static bool is_name(const h2o_iovec_t *name, const char *expected)
-{
-    return text_equals(name->base, name->len, expected);
-}
-
-/* Only what an engine may need and what names neither the client nor a conversation: some
- * engines change their ways on a header (llama-server goes on after its client has left when
- * there is an x-conversation-id). */
-static bool is_forwarded(const h2o_iovec_t *name)
-{
-    return is_name(name, "traceparent") || is_name(name, "tracestate") ||
-           starts_with(name, "anthropic-") || starts_with(name, "x-claude-code-");
-}
-
-/* The engine knows a request by the id that the node gives it, which is unique; the client's
- * may repeat, so it goes by another name. */
-static void collect_forwarded(struct client_request *request, h2o_req_t *req)
-{
-    if (request->id != request->execution_id)
-        request->forward[request->forward_count++] =
-            (struct request_header){.name = "x-client-request-id", .value = request->id};
-    for (size_t i = 0; i < req->headers.size; i++) {
-        const h2o_header_t *header = &req->headers.entries[i];
-        struct request_header *to;
-
-        if (!is_forwarded(header->name) || header->value.len > MAX_FORWARD_BYTES ||
-            !is_printable(&header->value))
-            continue;
-        if (request->forward_count == REQUEST_MAX_FORWARD - 1)
-            break;
-        to = &request->forward[request->forward_count++];
-        to->name = copy(req, header->name);
-        to->value = copy(req, &header->value);
-    }
-    request->forward[request->forward_count++] =
-        (struct request_header){.name = LOOP_HEADER, .value = request->via};
-}
-
-static const char *header_session(h2o_req_t *req, const char *const *names, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        ssize_t at = h2o_find_header_by_str(&req->headers, names[i], strlen(names[i]), -1);
-        const h2o_iovec_t *value = at == -1 ? NULL : &req->headers.entries[at].value;
-
-        if (value != NULL && value->len != 0 && value->len < REQUEST_SESSION_BYTES &&
-            is_printable(value))
-            return copy(req, value);
-    }
-    return NULL;
-}
-
-/* The key that keeps a conversation on the node that has it cached: the first of these. */
-static const char *find_session(h2o_req_t *req, const struct inspected *body)
-{
-    static const char *const names[] = {
-        "x-session-id",      "x-session-affinity",   "x-litellm-session-id",
-        "x-smg-routing-key", "x-cache-affinity-key", "x-claude-code-session-id",
-    };
-    const char *session = header_session(req, names, ARRAY_LEN(names));
-
-    if (session == NULL && body->session[0] != '\0')
-        session = h2o_strdup(&req->pool, body->session, SIZE_MAX).base;
-    return session;
-}
 
 /* ---- the body ---------------------------------------------------------------------------- */
 
@@ -158,7 +67,7 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
     if (!media_type_fits(value.base, value.len, form, stranger))
         return form ? "the content type must be multipart/form-data"
                     : "the content type must be application/json";
-    request->content_type = form ? copy(req, &value) : "application/json";
+    request->content_type = form ? header_copy(req, &value) : "application/json";
     return NULL;
 }
 
@@ -220,27 +129,6 @@ static void name_coordinator(struct http_server *server)
     (void)snprintf(server->coordinator_id, sizeof(server->coordinator_id), "%016" PRIx64, id);
 }
 
-/* Adds this coordinator to the list of those that the request has passed.  False: it is there
- * already, or the list is too long; a client that sends such a list refuses itself only. */
-static bool pass_on(struct client_request *request, h2o_req_t *req)
-{
-    struct http_server *server = request->responder->server;
-    ssize_t at = h2o_find_header_by_str(&req->headers, H2O_STRLIT(LOOP_HEADER), -1);
-    const h2o_iovec_t *passed = at == -1 ? NULL : &req->headers.entries[at].value;
-    const char *id = server->coordinator_id;
-
-    if (passed == NULL || !is_printable(passed)) {
-        request->via = h2o_strdup(&req->pool, id, SIZE_MAX).base;
-        return true;
-    }
-    if (passed->len > LOOP_MAX_BYTES || memmem(passed->base, passed->len, id, 16) != NULL)
-        return false;
-    request->via = h2o_concat(&req->pool, *passed, h2o_iovec_init(H2O_STRLIT(", ")),
-                              h2o_iovec_init(id, 16))
-                       .base;
-    return true;
-}
-
 /* ---- a request --------------------------------------------------------------------------- */
 
 /* Some engines read JSON behind a byte order mark and others do not: white space instead. */
@@ -253,7 +141,7 @@ static void blank_byte_order_mark(struct client_request *request)
 
 static bool is_no_loop(struct client_request *request, h2o_req_t *req)
 {
-    if (pass_on(request, req))
+    if (headers_pass_on(request, req))
         return true;
     http_reject(request, API_ERROR_LOOP,
                 "the request has passed this coordinator before: the engine of one of its "
@@ -268,7 +156,7 @@ static void begin(struct client_request *request, h2o_req_t *req)
     struct http_server *server = request->responder->server;
 
     request->priority = find_priority(req, server->config, request->model);
-    collect_forwarded(request, req);
+    headers_collect_forwarded(request, req);
     responder_watch(request->responder);
     server->on_infer(request, server->data);
 }
@@ -285,7 +173,7 @@ static void on_seen(struct client_request *request, const struct inspected *foun
     if (!settle_model(request, found->model))
         return;
     request_take(request, found);
-    request->session = find_session(req, found);
+    request->session = headers_find_session(req, found);
     begin(request, req);
 }
 
@@ -349,6 +237,7 @@ static void take_body(struct client_request *request)
     decode_start(&r->server->decoding, r->decoding, request->encoding, request->body,
                  request->body_len, r->server->config->limits.max_body_bytes, on_decoded,
                  request);
+    r->decoding->also_held = &r->conn->share->bytes;
 }
 
 static void infer(struct client_request *request, h2o_req_t *req)
@@ -370,9 +259,13 @@ static void infer(struct client_request *request, h2o_req_t *req)
                     "the content encoding must be one of " ENCODINGS_ACCEPTED, NULL, 0);
         return;
     }
-    if (server->body_bytes > server->config->limits.max_body_total_bytes ||
-        body_len > server->config->limits.max_body_total_bytes - server->body_bytes) {
-        http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+    if (body_len > server->config->limits.max_body_bytes) {
+        intake_too_large(request, http_reject);
+        return;
+    }
+    if (intake_is_open(r->conn) ? !intake_may_come(r->conn, body_len)
+                                : !intake_may_hold(r->conn, 0, body_len)) {
+        intake_no_room(request, http_reject);
         return;
     }
     if (timeouts_memory_short(server, body_len)) {
@@ -419,7 +312,7 @@ static bool take_target(struct client_request *request, h2o_req_t *req, const st
     return false;
 }
 
-static void answer_locally(struct client_request *request, const struct route *route)
+static void answer_locally(struct client_request *request)
 {
     struct http_server *server = request->responder->server;
     struct local_facts facts = {
@@ -430,8 +323,8 @@ static void answer_locally(struct client_request *request, const struct route *r
         .models_awaited = server->models_awaited,
         .for_codex = request->for_codex,
         .data = server->data,
-        .body = request->responder->req->entity.base,
-        .body_len = request->responder->req->entity.len,
+        .body = (const char *)request->body,
+        .body_len = request->body_len,
     };
     struct reply reply = REPLY_INIT;
 
@@ -439,9 +332,35 @@ static void answer_locally(struct client_request *request, const struct route *r
         facts.not_ready = "draining";
     else if (!server->ready(server->data))
         facts.not_ready = "no node can serve";
-    local_reply(&reply, route, request->id, &facts);
+    local_reply(&reply, request->responder->route, request->id, &facts);
     http_send_reply(request, &reply);
     reply_finish(&reply);
+}
+
+static void keep_route(struct client_request *request, h2o_req_t *req, const struct route *to)
+{
+    struct route *kept = h2o_mem_alloc_pool(&req->pool, sizeof(*kept));
+
+    *kept = *to;
+    request->responder->route = kept;
+}
+
+/* The one answer of our own that depends on a body. */
+static void take_short_body(struct client_request *request, h2o_req_t *req,
+                            const struct route *to)
+{
+    struct client_connection *conn = request->responder->conn;
+
+    keep_route(request, req, to);
+    if (!intake_is_open(conn)) {
+        responder_take_body(request->responder);
+        answer_locally(request);
+    } else if (conn->head.content_length > MAX_OWN_BYTES) {
+        http_reject(request, API_ERROR_TOO_LARGE, "the body of such a request is short", NULL,
+                    0);
+    } else {
+        intake_begin(conn, request, answer_locally, http_reject);
+    }
 }
 
 /* OPTIONS, which no web page sent. */
@@ -497,125 +416,21 @@ static void dispatch(struct client_request *request, h2o_req_t *req, const struc
     case ROUTE_BAD_METHOD:
         refuse_method(request, req, to);
         return;
+    case ROUTE_PULL:
+        take_short_body(request, req, to);
+        return;
     case ROUTE_MODELS:
     case ROUTE_MODEL:
     case ROUTE_TAGS:
     case ROUTE_PS:
-    case ROUTE_PULL:
     case ROUTE_MANAGE:
     case ROUTE_VERSION:
     case ROUTE_ROOT:
     case ROUTE_HEALTH:
     case ROUTE_LIVE:
-        answer_locally(request, to);
+        keep_route(request, req, to);
+        answer_locally(request);
         return;
-    }
-}
-
-/* Probes need these paths, and the answers reveal nothing. */
-static bool is_open(const struct route *route)
-{
-    return route->kind == ROUTE_HEALTH || route->kind == ROUTE_LIVE;
-}
-
-/* True: the request may go on, and has its key's name.  False: it has been rejected. */
-static bool admit(struct client_request *request, h2o_req_t *req, const struct route *route)
-{
-    struct http_server *server = request->responder->server;
-    h2o_iovec_t authorization, x_api_key, api_key;
-    struct caller_headers headers;
-    bool shown;
-
-    request->usage_row = -1;
-    if (server->callers.keys->count == 0 || is_open(route))
-        return true;
-    authorization = header_value(req, "authorization");
-    x_api_key = header_value(req, "x-api-key");
-    api_key = header_value(req, "api-key");
-    headers = (struct caller_headers){.authorization = authorization.base,
-                                      .authorization_len = authorization.len,
-                                      .x_api_key = x_api_key.base,
-                                      .x_api_key_len = x_api_key.len,
-                                      .api_key = api_key.base,
-                                      .api_key_len = api_key.len};
-    if (callers_find(&server->callers, &headers, &request->key_name, &request->usage_row,
-                     &shown)) {
-        usage_add(server->board, request->usage_row, USAGE_REQUESTS, 1);
-        return true;
-    }
-    procs_count(server->board, server->worker, PROC_REQUESTS_UNAUTHORIZED, 1);
-    responder_header(request->responder, "www-authenticate", "Bearer");
-    http_reject(request, API_ERROR_UNAUTHORIZED,
-                shown
-                    ? "the API key is not valid"
-                    : "an API key is needed: 'Authorization: Bearer KEY', 'x-api-key: KEY' or "
-                      "'api-key: KEY'",
-                NULL, 0);
-    return false;
-}
-
-/* ---- web pages --------------------------------------------------------------------------- */
-
-/* A browser asks with this before it sends what a page wants to send. */
-static bool is_preflight(const h2o_req_t *req)
-{
-    return h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("OPTIONS")) &&
-           header_value(req, "origin").base != NULL &&
-           header_value(req, "access-control-request-method").base != NULL;
-}
-
-static void answer_preflight(struct client_request *request, h2o_req_t *req)
-{
-    struct responder *r = request->responder;
-    h2o_iovec_t asked = header_value(req, "access-control-request-headers");
-    struct cors_header headers[CORS_MAX_HEADERS];
-    size_t n;
-
-    n = cors_preflight(headers, request->origin,
-                       asked.base != NULL && is_printable(&asked) ? copy(req, &asked) : NULL,
-                       header_value(req, "access-control-request-private-network").base !=
-                           NULL);
-    for (size_t i = 0; i < n; i++)
-        responder_header(r, headers[i].name, headers[i].value);
-    request->origin = NULL; /* these headers stand for those of other answers */
-    r->outcome = "local";
-    responder_start(r, 204, NULL, -1);
-    responder_end(r);
-}
-
-/* True: the request goes on.  A page that is not listed never gets past the browser's question;
- * what browsers send without asking reaches nothing where no key protects it. */
-static bool admit_page(struct client_request *request, h2o_req_t *req,
-                       const struct route *route)
-{
-    struct http_server *server = request->responder->server;
-    bool stranger, preflight = is_preflight(req);
-    h2o_iovec_t origin = header_value(req, "origin");
-    char message[200];
-
-    request->origin = page_origin(req, server, &stranger);
-    if (stranger && (preflight || (server->callers.keys->count == 0 && !is_open(route)))) {
-        (void)snprintf(message, sizeof(message),
-                       "web pages of %.*s may not use this server; api.cors_origins in its "
-                       "configuration lists those that may",
-                       (int)(origin.len > 80 ? 80 : origin.len),
-                       is_printable(&origin) ? origin.base : "?");
-        http_reject(request, API_ERROR_FORBIDDEN, message, NULL, 0);
-        return false;
-    }
-    if (preflight)
-        answer_preflight(request, req);
-    return !preflight;
-}
-
-/* libh2o leaves white space behind a value there. */
-static void trim_values(h2o_req_t *req)
-{
-    for (size_t i = 0; i < req->headers.size; i++) {
-        h2o_iovec_t *value = &req->headers.entries[i].value;
-
-        while (value->len > 0 && strchr(" \t", value->base[value->len - 1]) != NULL)
-            value->len--;
     }
 }
 
@@ -625,18 +440,14 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     struct client_connection *conn = connection_of(req);
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
     h2o_iovec_t path, plain;
-    const char *why = NULL;
     struct route route;
 
     memset(request, 0, sizeof(*request));
     if (intake_is_open(conn))
-        intake_keep_head(req);
+        heads_keep(req);
     conn->fresh = false;
     procs_count(server->board, server->worker, PROC_REQUESTS_TOTAL, 1);
-    if (!conn->head_seen)
-        why = strict_head_check(&conn->head, conn->sock->input->bytes, conn->sock->input->size);
-
-    trim_values(req);
+    headers_trim(req);
     path = request_path(req, &request->for_codex);
     plain = h2o_strdup(&req->pool, path.base, path.len);
     plain.len = surface_plain_path(plain.base, plain.len);
@@ -654,22 +465,28 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     request->client = conn->client; /* outlives the request */
     request->received_mono_us = loop_now_us(server->loop);
     responder_create(conn, req, request);
-    request->responder->method = copy(req, &req->input.method);
+    request->responder->method = header_copy(req, &req->input.method);
     request->responder->path = path.base;
     request->path = path.base;
 
-    /* After a body in chunks that libh2o has read the connection is not used again: it reads
-     * the chunks' own lines leniently, so the next bytes could be a smuggled request. */
-    if (why != NULL || (conn->head.chunked && !intake_is_open(conn)) || server->draining)
+    if (conn->refused != API_ERROR_NONE || server->draining)
         req->http1_is_persistent = 0;
-    if (why != NULL)
-        http_reject(request, API_ERROR_BAD_REQUEST, why, NULL, 0);
-    else if (admit_page(request, req, &route) && admit(request, req, &route))
+    if (conn->refused != API_ERROR_NONE)
+        http_reject(request, conn->refused, conn->refused_why, NULL, 0);
+    else if (admit_page(request, req, &route) && admit_caller(request, req, &route)) {
+        shares_know(conn, request);
         dispatch(request, req, &route);
+    }
     return 0;
 }
 
 /* ---- the server -------------------------------------------------------------------------- */
+
+static void on_request_over(struct client_connection *conn)
+{
+    intake_over(conn);
+    heads_next(conn);
+}
 
 static void configure(struct http_server *server)
 {
@@ -690,7 +507,7 @@ static void configure(struct http_server *server)
     conf->handshake_timeout = SECOND_LINE_MS;
     /* One path for everything, so that libh2o's redirects and fallbacks never answer. */
     host = h2o_config_register_host(conf, h2o_iovec_init(H2O_STRLIT("default")), 65535);
-    reject_init(&host->fallback_path, server);
+    reject_init(&host->fallback_path);
     handler = (struct api_handler *)(void *)h2o_create_handler(&host->fallback_path,
                                                                sizeof(*handler));
     handler->super.on_req = on_req;
@@ -728,6 +545,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     name_coordinator(server);
     decode_queue_init(&server->decoding, server->loop, &server->body_bytes,
                       server->config->limits.max_body_total_bytes);
+    server->request_over = on_request_over;
     intake_init(server);
     /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);

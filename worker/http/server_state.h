@@ -5,9 +5,10 @@
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: accepts them, limits, counts
  *   timeouts.c   time limits of connections, on the monotonic clock; the limit of memory
- *   intake.c     long bodies, which libh2o does not see
+ *   entry/       heads, before libh2o sees them; keys, web pages, header lines
+ *   intake.c     bodies that have not come with the head
  *   responder.c  one answer
- *   reject.c     sends replies; libh2o's errors in the client's shape
+ *   reject.c     sends replies
  */
 #ifndef DROVER_WORKER_HTTP_SERVER_STATE_H
 #define DROVER_WORKER_HTTP_SERVER_STATE_H
@@ -20,8 +21,10 @@
 
 #include "base/io/background.h"
 #include "base/io/loop.h"
+#include "policy/share/clients.h"
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
+#include "worker/api/surface.h"
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/framing/strict_head.h"
 
@@ -34,7 +37,6 @@ struct intake;
 struct log_sink;
 struct responder;
 struct scoreboard;
-struct shaped;
 
 /* One accepted connection, from accept() until its descriptor is closed. */
 struct client_connection {
@@ -42,19 +44,23 @@ struct client_connection {
     TAILQ_ENTRY(client_connection) link; /* in server->connections */
     h2o_socket_t *sock;                  /* libh2o's; valid until on_close frees this struct */
     struct responder *current;           /* the request being answered; NULL between requests */
-    struct shaped *lingering;            /* reject.c: a refused client that still sends */
     struct client_count *counted;        /* NULL when this address is not counted */
+    uint64_t address;                    /* its client's, as a number; 0 = none */
+    struct client_share *share;          /* its client's */
     uint64_t since_mono_us;              /* accepted, or the last answer ended */
-    uint64_t reading_mono_us; /* a part of a request was first seen; 0 = none is there */
-    uint64_t base_bytes;      /* received before reading_mono_us */
-    uint64_t slow_mono_us;    /* when enough of a body had last come, 0 = not looked */
-    uint64_t slow_bytes;      /* received until then */
+    uint64_t reading_mono_us; /* a part of a head was first seen; 0 = none is there */
     bool fresh;               /* no complete request yet */
-    bool head_seen;           /* `head` is the present request's, and in order */
+    /* worker/http/entry/heads.c */
+    bool head_seen;          /* `head` is the present request's, and has been shown to libh2o */
+    enum api_error refused;  /* it is not in order: what for, and why */
+    const char *refused_why; /* */
     struct strict_head head;
-    h2o_socket_cb read_head; /* libh2o's callback, while that of intake.c is in its place */
-    struct deferred watch;   /* puts it there */
-    struct intake *intake;   /* owned: reads a long body, or what is left of it; else NULL */
+    size_t shown_len;               /* of the present request, as libh2o sees it */
+    uint32_t looked;                /* bytes of a head that does not end with them */
+    h2o_buffer_t *hidden;           /* owned: what came behind the present request; else NULL */
+    h2o_socket_cb read_head;        /* libh2o's callback, while ours is in its place */
+    struct deferred watch;          /* puts it there */
+    struct intake *intake;          /* owned: reads a body, or what is left of it; else NULL */
     char client[CLIENT_TEXT_BYTES]; /* address without port */
 };
 
@@ -82,6 +88,7 @@ struct http_server {
     SSL_CTX *ssl; /* owned; NULL = cleartext */
     bool draining;
     uint64_t drain_mono_us;
+    struct clients shares; /* whose connections and bodies there are */
     size_t body_bytes; /* request bodies held, as far as they have come, and what decoding one
                           takes beside it */
     unsigned intakes;  /* bodies that intake.c is reading */
@@ -101,8 +108,9 @@ struct http_server {
     unsigned connections_count;
     struct client_count *clients[CLIENT_BUCKETS];
 
-    /* intake.c, which responder.c does not know: a request is over; its answer has been sent,
-     * but the client still sends, and responder_go_on() is called when it has had its time. */
+    /* server.c and intake.c, which responder.c does not know: a request is over; its answer has
+     * been sent, but the client still sends, and responder_go_on() is called when it has had
+     * its time. */
     void (*request_over)(struct client_connection *conn);
     bool (*still_sends)(struct client_connection *conn);
 

@@ -6,8 +6,6 @@
  *
  *   header_timeout_ms  the head of a request, also the first one on a new connection, TLS
  *                      included; and the time in which hardly a byte of its body comes
- *   max_body_bytes     twice as much read for one request: most of that must be the frames of
- *                      chunks, or trailers
  *   idle_timeout_ms    nothing at all, after an answer
  *   write_stall_ms     the client's kernel has taken hardly any bytes of an answer
  *
@@ -35,7 +33,7 @@
 #include "base/log.h"
 #include "worker/http/accept.h"
 #include "worker/http/client_request.h"
-#include "worker/http/framing/strict_head.h"
+#include "worker/http/entry/give_way.h"
 #include "worker/http/intake.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
@@ -56,18 +54,16 @@ static void shut(const struct client_connection *conn, const char *why)
     (void)shutdown(h2o_socket_get_fd(conn->sock), SHUT_RDWR);
 }
 
-/* The kernel's counters of a connection; all 0 where it has none, as of a Unix socket. */
-static void count_bytes(const struct client_connection *conn, uint64_t *acked,
-                        uint64_t *received)
+/* Bytes that the client's kernel has taken; 0 where they are not known, as of a Unix socket. */
+static uint64_t acked_bytes(const struct client_connection *conn)
 {
     struct tcp_info info = {0};
     socklen_t len = sizeof(info);
 
     if (getsockopt(h2o_socket_get_fd(conn->sock), IPPROTO_TCP, TCP_INFO, &info, &len) == -1 ||
-        len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
-        info = (struct tcp_info){0};
-    *acked = info.tcpi_bytes_acked;
-    *received = info.tcpi_bytes_received;
+        len < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
+        return 0;
+    return info.tcpi_bytes_acked;
 }
 
 /* Many clients may stall at once: a few log lines are enough. */
@@ -87,11 +83,11 @@ static void check_writing(struct http_server *server, struct client_connection *
 {
     struct responder *r = conn->current;
     uint64_t limit_ms = server->config->limits.write_stall_ms;
-    uint64_t acked, received;
+    uint64_t acked;
 
     if (!r->in_flight || r->reported || now - r->flight_mono_us < server->timeouts_us)
         return;
-    count_bytes(conn, &acked, &received);
+    acked = acked_bytes(conn);
     if (acked - r->acked_bytes > limit_ms * LEAST_BYTES_PER_S / 1000) {
         r->acked_bytes = acked;
         r->flight_mono_us = now;
@@ -101,43 +97,19 @@ static void check_writing(struct http_server *server, struct client_connection *
     }
 }
 
-/* Is libh2o reading a body, and not the head, and did enough of it come since the last look?  A
- * client that is slow is served, one that sends a byte now and then is not. */
-static bool body_comes(const struct client_connection *conn, uint64_t received,
-                       uint64_t limit_ms)
-{
-    const h2o_buffer_t *input = conn->sock->input;
-    size_t n = input->size < STRICT_HEAD_MAX_BYTES ? input->size : STRICT_HEAD_MAX_BYTES;
-
-    return n != 0 && memmem(input->bytes, n, "\r\n\r\n", 4) != NULL &&
-           received - conn->slow_bytes >= limit_ms * LEAST_BYTES_PER_S / 1000;
-}
-
 static void check_reading(struct http_server *server, struct client_connection *conn,
                           uint64_t now)
 {
     const struct config_limits *limits = &server->config->limits;
     bool reading = conn->sock->input != NULL && conn->sock->input->size != 0;
-    uint64_t since, acked, received;
+    uint64_t since;
 
     if (reading || conn->fresh) {
-        count_bytes(conn, &acked, &received);
-        if (reading && conn->reading_mono_us == 0) {
+        if (reading && conn->reading_mono_us == 0)
             conn->reading_mono_us = now;
-            conn->base_bytes = conn->fresh ? 0 : received;
-            conn->slow_bytes = received;
-        }
         since = reading && !conn->fresh ? conn->reading_mono_us : conn->since_mono_us;
-        if (conn->slow_mono_us > since)
-            since = conn->slow_mono_us;
-        if (now - since >= limits->header_timeout_ms * US_PER_MS) {
-            if (!body_comes(conn, received, limits->header_timeout_ms))
-                shut(conn, "request");
-            conn->slow_mono_us = now;
-            conn->slow_bytes = received;
-        } else if (received - conn->base_bytes >
-                   2 * (uint64_t)limits->max_body_bytes + STRICT_HEAD_MAX_BYTES)
-            shut(conn, "too_many_bytes");
+        if (now - since >= limits->header_timeout_ms * US_PER_MS)
+            shut(conn, "request");
         return;
     }
     if (now - conn->since_mono_us >= limits->idle_timeout_ms * US_PER_MS)
@@ -203,7 +175,7 @@ static void look_at_memory(struct http_server *server, uint64_t now)
 
 /* ---- the round --------------------------------------------------------------------------- */
 
-/* Bytes of requests that are still being read. */
+/* Bytes of a head that is still being read. */
 static size_t reading_bytes(const struct client_connection *conn)
 {
     if (conn->current != NULL || conn->sock->input == NULL || conn->sock->input->bytes == NULL)
@@ -229,11 +201,9 @@ static void on_timeouts(struct timer *timer)
         else
             check_reading(server, conn, now);
         held += reading_bytes(conn);
-        if (held > server->config->limits.max_body_total_bytes && reading_bytes(conn) != 0) {
-            held -= reading_bytes(conn);
-            shut(conn, "too_much_held");
-        }
     }
+    if (held > server->config->limits.max_body_total_bytes)
+        give_way_end_heads(server);
 }
 
 static uint64_t least(uint64_t a, uint64_t b)

@@ -215,7 +215,14 @@ unsigned clients_count;
 
 struct client *dial(void)
 {
+    return dial_from(1);
+}
+
+struct client *dial_from(unsigned host)
+{
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = port};
+    struct sockaddr_in from = {.sin_family = AF_INET,
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + host)};
     struct client *c = &clients[clients_count++];
 
     cr_assert_leq(clients_count, ARRAY_LEN(clients));
@@ -223,6 +230,7 @@ struct client *dial(void)
     sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     cr_assert_neq(c->fd, -1);
+    cr_assert_eq(bind(c->fd, (struct sockaddr *)&from, sizeof(from)), 0);
     cr_assert_eq(connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
     cr_assert_eq(fcntl(c->fd, F_SETFL, O_NONBLOCK), 0);
     return c;

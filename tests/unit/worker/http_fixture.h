@@ -64,6 +64,8 @@ void start(void);
 void event_text(char *out, size_t cap, unsigned number, unsigned left);
 
 struct client *dial(void);
+/* From 127.0.0.host. */
+struct client *dial_from(unsigned host);
 void hang_up(struct client *c);
 /* One turn of the loop and of every client. */
 void turn(void);

@@ -213,12 +213,11 @@ Test(limits, connections_over_the_cap_wait_their_turn)
 
     config.limits.max_connections = 2;
     start();
-    for (int i = 0; i < 4; i++) {
-        c[i] = dial();
-        say(c[i], "GET /livez HTTP/1.1\r\n" HOST "\r\n");
-    }
-    expect(c[0], "200 OK");
-    expect(c[1], "200 OK");
+    for (int i = 0; i < 2; i++)
+        post(c[i] = dial(), "", "{\"model\":\"wait\"}");
+    AWAIT(exchanges_count == 2);
+    for (int i = 2; i < 4; i++)
+        say(c[i] = dial(), "GET /livez HTTP/1.1\r\n" HOST "\r\n");
     for (int i = 0; i < 20; i++)
         turn();
     cr_expect_eq(http_server_connections(server), 2);

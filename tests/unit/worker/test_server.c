@@ -216,19 +216,6 @@ Test(server, an_expectation_is_met_before_the_body_is_sent)
 #define CHUNKED "POST /v1/completions HTTP/1.1\r\n" HOST "transfer-encoding: chunked\r\n\r\n"
 #define CHUNKS  "6\r\n{\"mode\r\na\r\nl\":\"echo\"}\r\n0\r\n\r\n"
 
-Test(server, after_a_body_in_chunks_that_libh2o_reads_the_connection_is_closed)
-{
-    struct client *c;
-
-    start();
-    c = dial();
-    say(c, CHUNKED CHUNKS);
-    expect(c, "Connection: close\r\nContent-Length: 16\r\n");
-    expect(c, "{\"model\":\"echo\"}");
-    expect_eof(c);
-    cr_expect_eq(counter(PROC_REQUESTS_TOTAL), 1);
-}
-
 Test(server, after_a_body_in_chunks_that_are_read_strictly_the_connection_goes_on)
 {
     struct client *c;

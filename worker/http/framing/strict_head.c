@@ -140,6 +140,33 @@ static const char *check_field(struct framing *f, const char *p, const char *end
     return NULL;
 }
 
+/* False: the beginning of a line shows that it is none. */
+static bool may_become_line(const char *p, const char *end, bool first)
+{
+    const char *start = p;
+
+    if (first)
+        while (p < end && is_token_char(*p))
+            p++;
+    if (first && p < end && *p != ' ' && !(p == start && *p == '\r'))
+        return false;
+    for (; p < end; p++)
+        if (((unsigned char)*p < 0x20 && *p != '\t' && !(*p == '\r' && p + 1 == end)) ||
+            *p == 0x7F)
+            return false;
+    return true;
+}
+
+static const char *refuse_unfinished(struct strict_head *out, const char *p, const char *end,
+                                     size_t n, bool first)
+{
+    if (!may_become_line(p, end, first))
+        return "malformed line in the head";
+    out->too_large = n >= STRICT_HEAD_MAX_BYTES;
+    out->incomplete = !out->too_large;
+    return out->too_large ? "the head is too large" : "the head is not complete";
+}
+
 const char *strict_head_check(struct strict_head *out, const char *bytes, size_t n)
 {
     const char *p = bytes,
@@ -156,9 +183,14 @@ const char *strict_head_check(struct strict_head *out, const char *bytes, size_t
     for (unsigned line = 0;; line++) {
         stop = line_end(p, end, &bare);
         if (stop == NULL)
-            return bare ? "bare CR or LF in the head" : "the head is too large";
+            return bare ? "bare CR or LF in the head"
+                        : refuse_unfinished(out, p, end, n, line == 0);
         if (stop == p && line != 0)
             break;
+        if (line > STRICT_HEAD_MAX_LINES) {
+            out->too_large = true;
+            return "the head has too many lines";
+        }
         why = line == 0 ? check_request_line(&f, p, stop) : check_field(&f, p, stop);
         if (why != NULL)
             return why;

@@ -17,6 +17,7 @@
 #include "base/attrs.h"
 
 #define STRICT_HEAD_MAX_BYTES (32 * 1024)
+#define STRICT_HEAD_MAX_LINES 100 /* behind the request line; libh2o reads no more */
 
 /* The word that the client waits for before it sends the body. */
 enum strict_expect {
@@ -31,12 +32,15 @@ struct strict_head {
     uint64_t content_length; /* of the body otherwise; 0 = there is none */
     size_t framing_at;       /* where the name of either's line begins; 0 = there is none */
     enum strict_expect expect;
+    /* Of a head that is refused: */
+    bool incomplete; /* nothing is wrong so far, and its end may come */
+    bool too_large;
 };
 
 /*
  * Checks the head that begins at bytes[0); more may follow it.  Returns NULL and fills *out
- * when it is unambiguous, otherwise the error, fit for the client.  Header names may have been
- * put in lower case.
+ * when it is unambiguous, otherwise the error, fit for the client, with all else in *out 0.
+ * Header names may have been put in lower case.
  */
 MUST_CHECK const char *strict_head_check(struct strict_head *out, const char *bytes, size_t n);
 
