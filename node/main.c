@@ -14,6 +14,7 @@
 #include "base/io/signal_fd.h"
 #include "base/log.h"
 #include "base/secure/privileges.h"
+#include "base/secure/sandbox.h"
 #include "node/agent.h"
 #include "node/engine/engine.h"
 #include "node/options.h"
@@ -364,6 +365,12 @@ int main(int argc, char **argv, char **environment)
         (void)fprintf(stderr, "drover-node: %s\n", err.text);
         finish(&node);
         return EXIT_FAILURE; /* a file may be written anew: another start may succeed */
+    }
+    /* All that is opened for good is open; threads that resolve names come under it, too. */
+    if (sandbox_enter(SANDBOX_NODE, node.options.seccomp, &err) != 0) {
+        (void)fprintf(stderr, "drover-node: %s\n", err.text);
+        finish(&node);
+        return EXIT_FAILURE;
     }
     setproctitle("%s %s", node.options.name, node.options.engine);
     while (node.phase != NODE_DONE) {

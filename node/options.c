@@ -55,6 +55,8 @@ const char options_help[] =
     "  --drain-timeout SECONDS  longest wait for open requests on SIGTERM [60]\n"
     "  --log-level LEVEL        error, warn, info or debug [info]\n"
     "  --log-file FILE          log to a file instead of standard error\n"
+    "  --seccomp MODE           the filter of system calls: on (default), off, or log, which\n"
+    "                           forbids nothing and lets the kernel log what would be\n"
     "  --core-dumps             a crash may leave a core file: prompts and tokens are in it\n"
     "  -h, --help               this text\n"
     "  -V, --version            the version\n"
@@ -86,6 +88,7 @@ enum {
     OPT_LOG_FILE,
     OPT_INSECURE_NO_TOKEN,
     OPT_CORE_DUMPS,
+    OPT_SECCOMP,
 };
 
 static const struct option long_options[] = {
@@ -112,8 +115,23 @@ static const struct option long_options[] = {
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
     {"insecure-no-token", no_argument, NULL, OPT_INSECURE_NO_TOKEN},
     {"core-dumps", no_argument, NULL, OPT_CORE_DUMPS},
+    {"seccomp", required_argument, NULL, OPT_SECCOMP},
     COMMAND_LINE_COMMON,
 };
+
+static int parse_seccomp(enum sandbox_mode *out, const char *text, struct error *err)
+{
+    static const char *const names[] = {
+        [SANDBOX_ON] = "on", [SANDBOX_OFF] = "off", [SANDBOX_LOG] = "log"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum sandbox_mode)i;
+            return 0;
+        }
+    }
+    return error_set(err, DRV_EINVAL, "--seccomp wants on, off or log, not \"%s\"", text);
+}
 
 static int parse_number(uint32_t *out, const char *option, const char *text, uint32_t min,
                         uint32_t max, struct error *err)
@@ -294,6 +312,8 @@ static int take(void *data, int option, const char *value, struct error *err)
     case OPT_CORE_DUMPS:
         o->core_dumps = true;
         return 0;
+    case OPT_SECCOMP:
+        return parse_seccomp(&o->seccomp, value, err);
     default: /* getopt_long(3) gives an int */
         return error_set(err, DRV_EINVAL, "option not handled: %d", option);
     }

@@ -8,6 +8,7 @@
 
 #include "base/attrs.h"
 #include "base/config/command_line.h"
+#include "base/secure/sandbox.h"
 #include "base/secure/tokens.h"
 #include "node/agent.h"
 
@@ -40,6 +41,7 @@ struct options {
     const char *log_file;
     bool insecure_no_token;
     bool core_dumps;
+    enum sandbox_mode seccomp;
     struct command_line line; /* --log-level, --help, --version */
 };
 

@@ -15,7 +15,7 @@
 
 #include "base/error.h"
 
-/* Both kinds may call these without a look at the arguments.  A name that this processor's
+/* All kinds may call these without a look at the arguments.  A name that this processor's
  * kernel does not have is passed over. */
 static const char *const common[] = {
     /* descriptors */
@@ -40,7 +40,7 @@ static const char *const common[] = {
     "restart_syscall", "set_robust_list", "rseq", "exit", "exit_group"};
 
 /* getaddrinfo() in a thread: its netlink socket is bound, and nss modules are mapped. */
-static const char *const of_health[] = {"bind", "mmap", "mprotect", "set_tid_address"};
+static const char *const of_resolver[] = {"bind", "mmap", "mprotect", "set_tid_address"};
 
 /* LeakSanitizer's last look, by a thread that traces the others, and reports. */
 static const char *const of_sanitizer[] = {
@@ -124,9 +124,9 @@ static int allow_worker(scmp_filter_ctx filter)
     return rc;
 }
 
-static int allow_health(scmp_filter_ctx filter)
+static int allow_resolving(scmp_filter_ctx filter)
 {
-    int rc = allow_names(filter, of_health, ARRAY_LEN(of_health));
+    int rc = allow_names(filter, of_resolver, ARRAY_LEN(of_resolver));
 
     /* Threads, not processes.  clone3 hides its flags from a filter: at ENOSYS
      * the C library falls back to clone. */
@@ -134,15 +134,41 @@ static int allow_health(scmp_filter_ctx filter)
         rc = allow_masked(filter, "clone", 0, CLONE_THREAD, CLONE_THREAD);
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-    /* Room in the scoreboard; another mode makes holes. */
-    if (rc == 0)
-        rc = allow_value(filter, "fallocate", 1, 0);
     /* The name service caches, and netlink for the machine's own addresses. */
     if (rc == 0)
         rc = allow_value(filter, "socket", 0, AF_UNIX);
     if (rc == 0)
         rc = allow_value(filter, "socket", 0, AF_NETLINK);
     return rc;
+}
+
+static int allow_health(scmp_filter_ctx filter)
+{
+    int rc = allow_resolving(filter);
+
+    /* Room in the scoreboard; another mode makes holes. */
+    return rc == 0 ? allow_value(filter, "fallocate", 1, 0) : rc;
+}
+
+/* libcurl resolves in threads, too, and wakes its own by a pair of sockets. */
+static int allow_node(scmp_filter_ctx filter)
+{
+    int rc = allow_resolving(filter);
+
+    return rc == 0 ? allow_value(filter, "socketpair", 0, AF_UNIX) : rc;
+}
+
+static int allow_kind(scmp_filter_ctx filter, enum sandbox_kind kind)
+{
+    switch (kind) {
+    case SANDBOX_WORKER:
+        return allow_worker(filter);
+    case SANDBOX_HEALTH:
+        return allow_health(filter);
+    case SANDBOX_NODE:
+        return allow_node(filter);
+    }
+    return -EINVAL;
 }
 
 static int fill(scmp_filter_ctx filter, enum sandbox_kind kind, bool sanitizer)
@@ -160,7 +186,7 @@ static int fill(scmp_filter_ctx filter, enum sandbox_kind kind, bool sanitizer)
     if (rc == 0)
         rc = allow_common(filter);
     if (rc == 0)
-        rc = kind == SANDBOX_HEALTH ? allow_health(filter) : allow_worker(filter);
+        rc = allow_kind(filter, kind);
     return rc;
 }
 
@@ -182,9 +208,8 @@ int sandbox_install(enum sandbox_kind kind, enum sandbox_mode mode, bool sanitiz
     if (rc == 0)
         return 0;
     return error_set(err, DRV_ESYS,
-                     "the system call filter cannot be installed: %s (seccomp: off does "
-                     "without)",
-                     strerror(-rc));
+                     "the system call filter cannot be installed: %s (%s does without)",
+                     strerror(-rc), kind == SANDBOX_NODE ? "--seccomp off" : "seccomp: off");
 }
 
 int sandbox_enter(enum sandbox_kind kind, enum sandbox_mode mode, struct error *err)

@@ -1,12 +1,13 @@
 /*
- * sandbox.h - the system calls that a child of the master may make, once it has started.
+ * sandbox.h - the system calls that a child of the master, or a drover-node, may make, once it
+ * has started.
  *
- * A worker reads bytes of strangers and health those of nodes.  If a stranger makes one of
- * them run foreign code, that code cannot run a program, look into another process, signal one,
- * listen, change the owner or mode of a file, remove or rename one, or write to one but by
- * appending.  A call that is not in the table of
- * its kind fails with EPERM and leaves a line in the kernel's log; the process goes on, because
- * a new version of a library that tries some harmless call must not be an outage.
+ * A worker reads bytes of strangers, health those of nodes, and a drover-node an engine's.  If
+ * a stranger makes one of them run foreign code, that code cannot run a program, look into
+ * another process, signal one, listen, change the owner or mode of a file, remove or rename
+ * one, or write to one but by appending.  A call that is not in the table of its kind fails
+ * with EPERM and leaves a line in the kernel's log; the process goes on, because a new version
+ * of a library that tries some harmless call must not be an outage.
  *
  * Its limit: it sees flags and numbers but no paths, so what may be read is up to the
  * user the process runs as (privileges.h).
@@ -29,6 +30,7 @@ enum sandbox_mode {
 enum sandbox_kind {
     SANDBOX_WORKER = 0,
     SANDBOX_HEALTH, /* also resolves names, with threads */
+    SANDBOX_NODE,   /* drover-node: likewise, and libcurl does; it listens before it enters */
 };
 
 /*

@@ -36,6 +36,22 @@ def test_the_children_serve_under_a_filter_of_system_calls(make_cluster, mode, f
     assert {status_of(pid)["Seccomp"] for pid in children} == {filtered}
 
 
+@pytest.mark.parametrize("mode,filtered", [(None, "2"), ("log", "2"), ("off", "0")])
+def test_a_node_serves_under_a_filter_of_system_calls(make_cluster, mode, filtered):
+    """Names are resolved under it: the engine's by libcurl, the coordinator's by ours."""
+    cluster = make_cluster(workers=1).start()
+    _, engine = cluster.start_engine()
+    by_name = "localhost:%d" % cluster.address("registry")[1]
+    node = cluster.start_node("a", engine=engine.replace("127.0.0.1", "localhost"), join=False, wait=False,
+                              extra=["--seccomp", mode] if mode else [])
+    node.process.signal(15)
+    argv = [arg for arg in node.process.argv if arg != "--insecure-no-token"]
+    node = cluster.run_node("a", argv + ["--coordinator", by_name, "--token-file", str(cluster.token_path)])
+    cluster.wait_up("a", node)
+    serve_one(cluster)
+    assert status_of(node.pid)["Seccomp"] == filtered
+
+
 def core_limits(pid):
     """[soft, hard] of the size of core files."""
     for line in Path(f"/proc/{pid}/limits").read_text().splitlines():

@@ -169,6 +169,23 @@ Test(sandbox, health_can_also_resolve_names_in_a_thread)
     (void)unlink(path);
 }
 
+static int try_pair(void)
+{
+    int fds[2];
+
+    SHALL(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    return try_resolving();
+}
+
+Test(sandbox, a_node_can_also_resolve_names_as_libcurl_does)
+{
+    make_file();
+    cr_expect_eq(in_child(SANDBOX_NODE, SANDBOX_ON, try_work), 0);
+    cr_expect_eq(in_child(SANDBOX_NODE, SANDBOX_ON, try_pair), 0);
+    cr_expect_eq(in_child(SANDBOX_NODE, SANDBOX_ON, try_attacks), 0);
+    (void)unlink(path);
+}
+
 static int try_chmod(void)
 {
     SHALL(chmod(path, 0640) == 0);
