@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "peers"))
+sys.path.insert(0, str(HERE.parent / "engines"))
 sys.path.insert(0, str(HERE.parent / "integration"))
 
 import hosts  # noqa: E402

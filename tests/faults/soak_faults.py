@@ -7,13 +7,13 @@ import os
 import resource
 import shutil
 import signal
-import threading
 from collections import namedtuple
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from crowd import End
-from harness import SLOW, until
+from harness import MODEL, SLOW, until
+from liars import LIES, lie
 from load import chat_body, open_request
+from plain_openai import PlainOpenAi
 
 SPEC = "slots=24,rate=120,spread=4"
 NODES = ("a", "b", "c", "d")
@@ -345,51 +345,13 @@ def log_replaced(turn):
         turn.cluster.master.signal(signal.SIGUSR1)
 
 
-LIES = ((400, b'{"error":{"message":"no","type":"invalid_request_error"}}'), (402, b'{"error":{"message":"pay"}}'),
-        (422, b'{"error":{"message":"no"}}'), (200, b"{}"), (200, b"null"), (200, b""), (200, b"<html>log in</html>"),
-        (200, b'{"choices":[{"index":0,"message":{"role":"assistant","con'))
-
-
-def liar(lie):
-    """An engine that has the model and answers everything with the same lie; its server."""
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def reply(self, status, body):
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self):  # pylint: disable=invalid-name
-            if self.path == "/v1/models":
-                self.reply(200, b'{"object":"list","data":[{"id":"sim-small","object":"model"}]}')
-            else:
-                self.reply(404, b'{"error":{"message":"not found"}}')
-
-        def do_POST(self):  # pylint: disable=invalid-name
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.reply(*lie)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
 @part("nodes")
 def liar_joined(turn):
     """A node that is fast and wrong: each client is served all the same."""
-    server = liar(turn.choose.choice(LIES))
-    try:
-        node = turn.cluster.start_node("liar", engine=f"http://127.0.0.1:{server.server_port}", wait=False)
+    with lie(PlainOpenAi(models=[MODEL]), turn.choose.choice(LIES)) as engine:
+        node = turn.cluster.start_node("liar", engine=engine.url, wait=False)
         turn.harm.oracle.killed.add(node.pid)
         turn.wait(turn.choose.uniform(2, 6))
         turn.cluster.stop_node(node, bound_s=30)
         turn.cluster.nodes.remove(node)
         turn.cluster.others.append(node.process)
-    finally:
-        server.shutdown()
