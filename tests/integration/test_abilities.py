@@ -566,7 +566,7 @@ ECHOES = ["[{'type': 'missing', 'loc': ('body', 'tools'), 'msg': 'Field required
 
 
 @pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, RESPONSES, OLLAMA])
-def test_a_refusal_that_repeats_the_request_is_final(make_nodes, path):
+def test_a_refusal_that_repeats_the_request_is_taken_for_nothing_else(make_nodes, path):
     document = {}
     if path == OLLAMA:
         engines = {name: Ollama(models={MODEL: ["completion"]}) for name in ("a", "b")}
@@ -584,7 +584,8 @@ def test_a_refusal_that_repeats_the_request_is_final(make_nodes, path):
             answer = both.send(path, body_of(path, "hello", stream=stream))
             assert (answer.status, answer.json()) == (400, document)
             assert answer.headers["x-drover-attempts"] == "1"
-            assert both.posts("a") == before[0] or both.posts("b") == before[1], "both were asked"
+            asked = [both.posts("a") - before[0], both.posts("b") - before[1]]
+            assert max(asked) <= 2, "a second node may know better; each is asked once more as it came"
     assert both.all_up()
 
 
@@ -812,7 +813,7 @@ def test_a_request_under_which_runners_die_is_sent_to_two(make_nodes, status, er
         answer = three.send(OPENAI, body_of(OPENAI, "POISON", stream=stream))
         assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
         assert len(asked) == len(set(asked)) <= 2, "once each"
-        assert len(asked) == 2 or turn > 2, "the retry budget ends it sooner later on"
+        assert len(asked) == (2 if turn == 0 else 0), "from then on it is known"
     assert_whole(three.send(OPENAI, body_of(OPENAI, "hello", stream=stream)))
     assert set(three.states().values()) == {"UP"}
 

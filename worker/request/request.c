@@ -245,6 +245,8 @@ static void show_kept(struct request *req)
 {
     timer_stop(req->context->loop, &req->timer);
     set_state(req, REQUEST_STATE_FLUSHING);
+    if (req->attempts == 0)
+        req->attempts = 1; /* whose words these are */
     req->outcome =
         req->refusal.status < 400 ? REQUEST_OUTCOME_OK : REQUEST_OUTCOME_CLIENT_ERROR;
     response_show_refusal(req);
