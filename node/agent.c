@@ -328,10 +328,14 @@ static bool proves(const struct agent *agent, const struct server_call *call, co
     return good;
 }
 
-bool agent_authorised(const struct agent *agent, const struct server_call *call)
+bool agent_authorised(const struct agent *agent, struct server_call *call)
 {
-    return !agent->has_token || proves(agent, call, JOIN_CALL_METADATA) ||
-           proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
+    bool good = !agent->has_token || proves(agent, call, JOIN_CALL_METADATA) ||
+                proves(agent, call, JOIN_CALL_PREVIOUS_METADATA);
+
+    if (good)
+        server_call_vouch(call);
+    return good;
 }
 
 /* ---- life ------------------------------------------------------------------------------ */

@@ -110,7 +110,7 @@ void agent_resize(struct agent *agent);
 /* Something that listeners want to know has changed. */
 void agent_changed(struct agent *agent, unsigned changes);
 
-/* Does the call carry a proof of one of our tokens? */
-MUST_CHECK bool agent_authorised(const struct agent *agent, const struct server_call *call);
+/* Does the call carry a proof of one of our tokens?  Then its connection is no stranger's. */
+MUST_CHECK bool agent_authorised(const struct agent *agent, struct server_call *call);
 
 #endif

@@ -109,7 +109,6 @@ static void on_start(struct server_call *call, void *data)
         server_call_finish(call, GRPC_UNAUTHENTICATED, "bad or missing call proof");
         return;
     }
-    server_call_vouch(call);
     if (agent->draining) {
         server_call_finish(call, GRPC_UNAVAILABLE, "the node is draining");
         return;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 
 #include "base/clock.h"
@@ -49,6 +50,8 @@ struct admin {
     struct admin_connection *connections; /* list; each owned by its socket */
     unsigned connections_count;
     struct clients clients; /* whose they are */
+    TAILQ_HEAD(, metrics_job) jobs;
+    struct timer metrics_turn; /* armed iff there are jobs */
     struct timer pause;
     bool local_only; /* on a loopback address: browsers of this machine are the danger */
 };
@@ -120,57 +123,78 @@ static void answer_built(h2o_req_t *req, const struct admin *admin, const char *
     buf_finish(&body);
 }
 
-/* A text that is made in parts, one in a turn of the loop; lives in the request's pool. */
+/* A text that is made in parts, one in a turn of the loop, and one text after the other; lives
+ * in the request's pool. */
 struct metrics_job {
     h2o_req_t *req; /* borrowed */
-    struct loop *loop;
-    struct timer turn;
-    struct snapshot snapshot; /* owned */
+    struct admin *admin;
+    TAILQ_ENTRY(metrics_job) link; /* in admin->jobs, until it is answered */
+    bool waits, began;
+    struct snapshot snapshot; /* owned, once it began */
     struct buf text;          /* owned */
     unsigned part;
 };
 
-/* The request is over, answered or not. */
-static void end_metrics(void *data)
-{
-    struct metrics_job *job = data;
+static void on_metrics_turn(struct timer *timer);
 
-    timer_stop(job->loop, &job->turn);
-    snapshot_finish(&job->snapshot);
+/* It is answered, or its request is over. */
+static void end_job(struct metrics_job *job)
+{
+    struct admin *admin = job->admin;
+
+    if (!job->waits)
+        return;
+    TAILQ_REMOVE(&admin->jobs, job, link);
+    job->waits = false;
+    if (job->began)
+        snapshot_finish(&job->snapshot);
     buf_finish(&job->text);
+    if (TAILQ_EMPTY(&admin->jobs))
+        timer_stop(admin->loop, &admin->metrics_turn);
+}
+
+static void on_job_gone(void *data)
+{
+    end_job(data);
+}
+
+/* True: there is more to do for it. */
+static bool do_part(struct metrics_job *job)
+{
+    struct snapshot_counts counts = {0};
+
+    if (job->began)
+        return metrics_build_part(&job->text, &job->snapshot, job->part++);
+    job->admin->counts(&counts, job->admin->data);
+    job->began = snapshot_take(&job->snapshot, job->admin->board, &counts, clock_mono_us(),
+                               clock_wall_ms()) == 0;
+    job->text.failed = !job->began;
+    return job->began;
 }
 
 static void on_metrics_turn(struct timer *timer)
 {
-    struct metrics_job *job = CONTAINER_OF(timer, struct metrics_job, turn);
+    struct admin *admin = CONTAINER_OF(timer, struct admin, metrics_turn);
+    struct metrics_job *job = TAILQ_FIRST(&admin->jobs);
 
-    if (metrics_build_part(&job->text, &job->snapshot, job->part)) {
-        job->part++;
-        timer_start(job->loop, &job->turn, 0, on_metrics_turn);
-    } else if (job->text.failed) {
+    timer_start(admin->loop, &admin->metrics_turn, 0, on_metrics_turn);
+    if (do_part(job))
+        return;
+    if (job->text.failed)
         answer_text(job->req, 503, "Service Unavailable", "out of memory\n");
-    } else {
+    else
         answer(job->req, 200, "OK", METRICS_CONTENT_TYPE, (const char *)buf_head(&job->text),
                buf_size(&job->text));
-    }
+    end_job(job);
 }
 
-static void answer_metrics(h2o_req_t *req, const struct admin *admin)
+static void answer_metrics(h2o_req_t *req, struct admin *admin)
 {
-    struct snapshot_counts counts = {0};
-    struct snapshot snapshot;
-    struct metrics_job *job;
+    struct metrics_job *job = h2o_mem_alloc_shared(&req->pool, sizeof(*job), on_job_gone);
 
-    admin->counts(&counts, admin->data);
-    if (snapshot_take(&snapshot, admin->board, &counts, clock_mono_us(), clock_wall_ms()) !=
-        0) {
-        answer_text(req, 503, "Service Unavailable", "out of memory\n");
-        return;
-    }
-    job = h2o_mem_alloc_shared(&req->pool, sizeof(*job), end_metrics);
-    *job = (struct metrics_job){
-        .req = req, .loop = admin->loop, .snapshot = snapshot, .text = BUF_INIT};
-    timer_start(job->loop, &job->turn, 0, on_metrics_turn);
+    *job = (struct metrics_job){.req = req, .admin = admin, .waits = true, .text = BUF_INIT};
+    TAILQ_INSERT_TAIL(&admin->jobs, job, link);
+    timer_start(admin->loop, &admin->metrics_turn, 0, on_metrics_turn);
 }
 
 static void answer_ready(h2o_req_t *req, const struct admin *admin)
@@ -193,7 +217,7 @@ static bool equals(h2o_iovec_t text, const char *expected)
 
 static int on_request(h2o_handler_t *handler, h2o_req_t *req)
 {
-    const struct admin *admin = ((struct admin_handler *)(void *)handler)->admin;
+    struct admin *admin = ((struct admin_handler *)(void *)handler)->admin;
 
     if (admin->local_only && !host_is_local(req->authority.base, req->authority.len)) {
         answer_text(req, 421, "Misdirected Request",
@@ -233,8 +257,7 @@ static void on_connection_closed(void *data)
     *connection->link = connection->next;
     if (connection->next != NULL)
         connection->next->link = connection->link;
-    if (!connection->hung_up)
-        connection->admin->connections_count--;
+    connection->admin->connections_count--;
     client_leave(&connection->admin->clients, connection->share);
     free(connection);
 }
@@ -242,8 +265,6 @@ static void on_connection_closed(void *data)
 /* libh2o notices and closes. */
 static void hang_up(struct admin_connection *connection)
 {
-    if (!connection->hung_up)
-        connection->admin->connections_count--;
     connection->hung_up = true;
     (void)shutdown(h2o_socket_get_fd(connection->sock), SHUT_RDWR);
 }
@@ -312,7 +333,9 @@ static void adopt(struct admin *admin, h2o_socket_t *sock)
 
     (void)h2o_socket_getpeername(sock, (struct sockaddr *)&sa);
     client = net_peer_key((struct sockaddr *)&sa);
-    if (admin->connections_count < MAX_CONNECTIONS || make_room(admin, client))
+    /* One that gives way is there until libh2o notices. */
+    if (admin->connections_count < MAX_CONNECTIONS ||
+        (admin->connections_count < 2 * MAX_CONNECTIONS && make_room(admin, client)))
         connection = calloc(1, sizeof(*connection));
     if (connection == NULL) {
         h2o_socket_close(sock);
@@ -371,6 +394,7 @@ int admin_create(struct admin **out, struct loop *loop, struct scoreboard *board
     *out = NULL;
     if (admin == NULL)
         return error_set(err, DRV_ENOMEM, "out of memory");
+    TAILQ_INIT(&admin->jobs);
     admin->loop = loop;
     admin->board = board;
     admin->counts = counts;

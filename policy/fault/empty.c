@@ -6,24 +6,36 @@
 #include "base/attrs.h"
 #include "base/text/json.h"
 
+static bool is_one_of(const char *reason, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcasecmp(reason, names[i]) == 0)
+            return true;
+    return false;
+}
+
+/* A limit, which hidden reasoning may have reached: then it was counted. */
+static bool is_limit(const char *reason)
+{
+    static const char *const reasons[] = {
+        "length",       "max_tokens", "max_output_tokens",
+        "model_length", "incomplete", "model_context_window_exceeded"};
+
+    return is_one_of(reason, reasons, ARRAY_LEN(reasons));
+}
+
 static bool says_why(const char *reason)
 {
     static const char *const reasons[] = {
-        /* a limit, which hidden reasoning may have reached */
-        "length", "max_tokens", "max_output_tokens", "model_length", "incomplete",
-        "model_context_window_exceeded",
         /* a filter, or the model's own no */
         "content_filter", "content-filter", "safety", "recitation", "refusal",
         /* no text is due */
         "tool_calls", "tool_use", "function_call", "pause_turn", "requires_action",
-        "stop_sequence", "load", "unload",
+        "stop_sequence",
         /* not over yet, or ended by others: a response in the background */
         "queued", "in_progress", "cancelled", "abort"};
 
-    for (size_t i = 0; i < ARRAY_LEN(reasons); i++)
-        if (strcasecmp(reason, reasons[i]) == 0)
-            return true;
-    return false;
+    return is_one_of(reason, reasons, ARRAY_LEN(reasons));
 }
 
 /* 0, and the strings "0" and "0s", which Ollama takes. */
@@ -85,7 +97,6 @@ bool empty_is_explained(const struct json_value *body, const char *reason,
         MAX_COMPLETION,
         MAX_OUTPUT,
         N_PREDICT,
-        KEEP_ALIVE,
         MESSAGES,
         INPUT,
         PROMPT,
@@ -101,7 +112,6 @@ bool empty_is_explained(const struct json_value *body, const char *reason,
                                            "max_completion_tokens",
                                            "max_output_tokens",
                                            "n_predict",
-                                           "keep_alive",
                                            "messages",
                                            "input",
                                            "prompt",
@@ -113,12 +123,12 @@ bool empty_is_explained(const struct json_value *body, const char *reason,
                                            "options"};
     struct json_value v[ALL], limit, stop;
 
-    if (says_why(reason))
+    if (says_why(reason) || (is_limit(reason) && output_tokens != 0))
         return true;
     json_pick(body, names, v, ALL);
     limit = json_get(&v[OPTIONS], "num_predict");
     stop = json_get(&v[OPTIONS], "stop");
-    for (unsigned i = MAX_TOKENS; i <= KEEP_ALIVE; i++)
+    for (unsigned i = MAX_TOKENS; i <= N_PREDICT; i++)
         if (is_zero(&v[i]))
             return true;
     if (is_zero(&limit))

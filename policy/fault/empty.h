@@ -9,11 +9,10 @@
  *
  *   it is explained where                                         for example
  *   -----------------------------------------------------------   ---------------------------
- *   its reason to end says so                                     length, content_filter,
- *                                                                 tool_calls, load, unload
+ *   its reason to end says so                                     content_filter, tool_calls
+ *   ... a limit, and the engine counted output                    length
  *   no output is wanted                                           "max_tokens": 0
- *   the model is only to be unloaded                              "keep_alive": 0
- *   nothing is asked                                              "messages": [], no prompt
+ *   nothing is asked: the model is only to be loaded or unloaded  "messages": [], no prompt
  *   a gap is filled, which may need nothing                       "suffix"
  *   the answer's beginning, or a tool's result, is the last word  {"role": "assistant"}, "tool"
  *   there are stop sequences, and the engine counted output       "stop": ["\n"]

@@ -12,8 +12,6 @@
 #include "base/hash.h"
 #include "shm/segment.h"
 
-#define PART_BYTES ((size_t)512 * 1024)
-
 static_assert(POISON_ENTRIES == SB_POISON, "new layout version");
 
 /* The key; the first who needs one draws it. */
@@ -31,12 +29,6 @@ static uint64_t hash_of(uint64_t key, const struct poison_request *request)
 {
     uint64_t seed = hash_spread(key ^ request->model_hash) ^ (uint64_t)request->operation;
 
-    /* Of a huge one the beginning and the end are enough, and take no long turn. */
-    if (request->n > 2 * PART_BYTES)
-        return XXH3_64bits_withSeed((const char *)request->body + request->n - PART_BYTES,
-                                    PART_BYTES,
-                                    XXH3_64bits_withSeed(request->body, PART_BYTES, seed)) ^
-               request->n;
     return XXH3_64bits_withSeed(request->body, request->n, seed);
 }
 

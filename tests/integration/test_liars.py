@@ -142,7 +142,7 @@ def test_an_emptiness_that_the_request_explains_is_an_answer(make_nodes, stream)
         engine.on["POST", OPENAI] = lambda reply, _request: reply.answer(
             200, {**liars.chat(MODEL, False), "usage": usage})
     begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    for number, why in enumerate(({"max_tokens": 0}, {"keep_alive": 0}, {"stop": ["x"]},
+    for number, why in enumerate(({"max_tokens": 0}, {"keep_alive": 0, "messages": []}, {"stop": ["x"]},
                                   {"messages": begun}), 1):
         answer = nodes.send(OPENAI, {**body_of(OPENAI, "hi", stream=stream), **why})
         assert answer.status == 200 and b'"stop"' in answer.body

@@ -68,6 +68,7 @@ struct intake {
     intake_reject_cb rejected;
     uint8_t *body; /* owned; READING only */
     size_t cap;    /* of it */
+    size_t most;   /* bytes that it may have */
     size_t have;   /* bytes of the body that are there; each is counted in body_bytes */
     struct chunks chunks;
     size_t framing;        /* bytes of it, of chunks */
@@ -199,12 +200,12 @@ static void be_whole(struct client_connection *conn)
     on_whole(request);
 }
 
-void intake_too_large(struct client_request *request, intake_reject_cb rejected)
+void intake_too_large(struct client_request *request, size_t most, intake_reject_cb rejected)
 {
     char message[96];
 
-    (void)snprintf(message, sizeof(message), "the request body is over the limit of %u bytes",
-                   request->responder->server->config->limits.max_body_bytes);
+    (void)snprintf(message, sizeof(message), "the request body is over the limit of %zu bytes",
+                   most);
     rejected(request, API_ERROR_TOO_LARGE, message, NULL, 0);
 }
 
@@ -226,8 +227,11 @@ void intake_no_room(struct client_request *request, intake_reject_cb rejected)
     rejected(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
 }
 
-static void reject(struct client_request *request, enum refusal why, intake_reject_cb rejected)
+static void reject(const struct intake *intake, enum refusal why)
 {
+    struct client_request *request = intake->request;
+    intake_reject_cb rejected = intake->rejected;
+
     switch (why) {
     case NO_ROOM:
         intake_no_room(request, rejected);
@@ -236,7 +240,7 @@ static void reject(struct client_request *request, enum refusal why, intake_reje
         rejected(request, API_ERROR_OVERLOADED, "the coordinator is short of memory", NULL, 2);
         return;
     case TOO_LARGE:
-        intake_too_large(request, rejected);
+        intake_too_large(request, intake->most, rejected);
         return;
     case BAD:
         rejected(request, API_ERROR_BAD_REQUEST, "malformed or too small chunks", NULL, 0);
@@ -253,8 +257,14 @@ static void refuse(struct client_connection *conn, enum refusal why)
 {
     struct intake *intake = conn->intake;
 
+    /* 100 Continue is still on its way, and libh2o has one write at a time: the client, which
+     * does not read, gets no answer, and on_continue_sent() ends it. */
+    if (conn->sock->_cb.write != NULL) {
+        (void)shutdown(h2o_socket_get_fd(conn->sock), SHUT_RDWR);
+        return;
+    }
     stop_reading(conn);
-    reject(intake->request, why, intake->rejected);
+    reject(intake, why);
     drop_body(conn);
     intake->phase = REFUSED;
 }
@@ -294,8 +304,8 @@ static bool make_room(struct client_connection *conn, size_t n)
 
     if (intake->body != NULL && n <= intake->cap - intake->have)
         return true;
-    if (cap > conn->server->config->limits.max_body_bytes)
-        cap = conn->server->config->limits.max_body_bytes;
+    if (cap > intake->most)
+        cap = intake->most;
     if (cap < intake->have + n)
         cap = intake->have + n;
     body = realloc(intake->body, cap); /* the kernel gives pages as they are written */
@@ -318,7 +328,7 @@ static void count(struct client_connection *conn, size_t n)
 static bool take(struct client_connection *conn, size_t n)
 {
     struct intake *intake = conn->intake;
-    size_t max = conn->server->config->limits.max_body_bytes, body, rest;
+    size_t max = intake->most, body, rest;
     uint8_t *bytes = intake->body + intake->have;
     enum chunks_result result;
 
@@ -468,7 +478,7 @@ static void send_continue(struct client_connection *conn)
     h2o_socket_write(conn->sock, &text, 1, on_continue_sent);
 }
 
-void intake_begin(struct client_connection *conn, struct client_request *request,
+void intake_begin(struct client_connection *conn, struct client_request *request, size_t most,
                   void (*on_whole)(struct client_request *request), intake_reject_cb rejected)
 {
     struct intake *intake = conn->intake;
@@ -478,6 +488,7 @@ void intake_begin(struct client_connection *conn, struct client_request *request
     intake->phase = READING;
     conn->server->intakes++;
     intake->request = request;
+    intake->most = most;
     intake->on_whole = on_whole;
     intake->rejected = rejected;
     intake->look_mono_us = intake->byte_mono_us = loop_now_us(conn->server->loop);
@@ -598,7 +609,8 @@ void intake_check(struct client_connection *conn, uint64_t limit_ms, uint64_t le
     uint64_t now = loop_now_us(conn->server->loop);
     bool enough;
 
-    if (intake->phase != READING || conn->sock->_cb.read == NULL ||
+    if (intake->phase != READING ||
+        (conn->sock->_cb.read == NULL && conn->sock->_cb.write == NULL) ||
         now - intake->look_mono_us < limit_ms * US_PER_MS)
         return;
     enough = intake->have - intake->look_have >= limit_ms * least / 1000;
@@ -621,12 +633,26 @@ static void on_linger_timeout(struct timer *timer)
     end_linger(CONTAINER_OF(timer, struct intake, linger));
 }
 
-static void on_rest(h2o_socket_t *sock, const char *err)
+/* As pull(), of bytes without a use: with TLS all that came, as libh2o does not announce
+ * the same bytes again. */
+static ssize_t drain(struct client_connection *conn)
 {
     static char unread[TURN_BYTES / 4];
+    h2o_buffer_t *input = conn->sock->input;
+    size_t behind;
+
+    if (conn->sock->ssl == NULL)
+        return pull(conn, unread, sizeof(unread));
+    behind = input->size - conn->head.head_len;
+    input->size = conn->head.head_len;
+    return (ssize_t)behind;
+}
+
+static void on_rest(h2o_socket_t *sock, const char *err)
+{
     struct client_connection *conn = sock->on_close.data;
     struct intake *intake = conn->intake;
-    ssize_t got = pull(conn, unread, sizeof(unread));
+    ssize_t got = drain(conn);
 
     if (got > 0)
         intake->drained += (size_t)got;

@@ -40,7 +40,7 @@ typedef void (*intake_reject_cb)(struct client_request *request, enum api_error 
                                  const char *message, const char *param,
                                  unsigned retry_after_s);
 /* Rejects a request whose body is over limits.max_body_bytes. */
-void intake_too_large(struct client_request *request, intake_reject_cb rejected);
+void intake_too_large(struct client_request *request, size_t most, intake_reject_cb rejected);
 /* ... or one for whose body there is no room. */
 void intake_no_room(struct client_request *request, intake_reject_cb rejected);
 /* May the connection's request hold n bytes more of the body of which it has `one`?  Bodies of
@@ -48,9 +48,10 @@ void intake_no_room(struct client_request *request, intake_reject_cb rejected);
 MUST_CHECK bool intake_may_hold(struct client_connection *conn, size_t one, size_t n);
 /* Might there be room for a body of n bytes, when it comes? */
 MUST_CHECK bool intake_may_come(struct client_connection *conn, size_t n);
-/* Reads that body.  One of the two is called, perhaps at once: `on_whole` when it is there,
- * `rejected` when it will not be.  Neither where the client leaves. */
-void intake_begin(struct client_connection *conn, struct client_request *request,
+/* Reads that body, which may have `most` bytes.  One of the two is called, perhaps at once:
+ * `on_whole` when it is there, `rejected` when it will not be.  Neither where the client
+ * leaves. */
+void intake_begin(struct client_connection *conn, struct client_request *request, size_t most,
                   void (*on_whole)(struct client_request *request), intake_reject_cb rejected);
 
 /*

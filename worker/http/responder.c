@@ -324,8 +324,9 @@ void responder_break(struct responder *r)
         if (closes_at_once)
             return;
     }
-    on_write = sock->_cb.write; /* the write that is under way, or was made to fail just now */
-    sock->_cb.write = NULL;
+    /* The write that is under way, or was made to fail just now.  It stays there: by it libh2o
+     * knows that TLS cannot say goodbye. */
+    on_write = sock->_cb.write;
     on_write(sock, h2o_socket_error_io);
 }
 

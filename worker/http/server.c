@@ -260,7 +260,7 @@ static void infer(struct client_request *request, h2o_req_t *req)
         return;
     }
     if (body_len > server->config->limits.max_body_bytes) {
-        intake_too_large(request, http_reject);
+        intake_too_large(request, server->config->limits.max_body_bytes, http_reject);
         return;
     }
     if (intake_is_open(r->conn) ? !intake_may_come(r->conn, body_len)
@@ -276,7 +276,8 @@ static void infer(struct client_request *request, h2o_req_t *req)
     if (!is_no_loop(request, req))
         return;
     if (intake_is_open(r->conn)) {
-        intake_begin(r->conn, request, take_body, http_reject);
+        intake_begin(r->conn, request, server->config->limits.max_body_bytes, take_body,
+                     http_reject);
         return;
     }
     responder_take_body(r);
@@ -359,7 +360,7 @@ static void take_short_body(struct client_request *request, h2o_req_t *req,
         http_reject(request, API_ERROR_TOO_LARGE, "the body of such a request is short", NULL,
                     0);
     } else {
-        intake_begin(conn, request, answer_locally, http_reject);
+        intake_begin(conn, request, MAX_OWN_BYTES, answer_locally, http_reject);
     }
 }
 

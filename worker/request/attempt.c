@@ -411,16 +411,29 @@ static bool note_unsure(const struct attempt *attempt)
                                 loop_now_us(context->loop));
 }
 
+static struct poison_request poison_of(const struct request *req)
+{
+    return (struct poison_request){.model_hash = req->model_hash,
+                                   .operation = req->client->operation,
+                                   .body = req->client->body,
+                                   .n = req->client->body_len};
+}
+
+bool attempt_is_poison(const struct attempt *attempt)
+{
+    const struct worker_context *context = attempt->request->context;
+    const struct poison_request poison = poison_of(attempt->request);
+
+    return poison_is(context->board, &poison, loop_now_us(context->loop));
+}
+
 /* Engines that died before any output, two of them, died of this request, perhaps: it is sent
  * to none for a while, whoever sends it.  One that ends under other requests' output may have
  * been ended by its operator. */
 static void note_death(const struct attempt *attempt)
 {
     struct request *req = attempt->request;
-    const struct poison_request poison = {.model_hash = req->model_hash,
-                                          .operation = req->client->operation,
-                                          .body = req->client->body,
-                                          .n = req->client->body_len};
+    const struct poison_request poison = poison_of(req);
 
     if (attempt->content_mono_us != 0 || req->shown == SHOWN_CONTENT)
         return;

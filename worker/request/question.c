@@ -91,9 +91,10 @@ struct question {
     unsigned status; /* of the engine's head; 0 = none yet */
     char content_type[128];
     struct buf held;
-    bool shown; /* the client has the head: it flows */
-    bool cut;   /* it was cut off here */
-    bool flows; /* it is a stream, which may be silent while the engine works */
+    uint64_t answer_bytes; /* all that came */
+    bool shown;            /* the client has the head: it flows */
+    bool cut;              /* it was cut off here */
+    bool flows;            /* it is a stream, which may be silent while the engine works */
 
     uint64_t content_mono_us;  /* when the first bytes came; 0 = not yet */
     enum api_error last_error; /* of the last node that failed */
@@ -419,6 +420,7 @@ static void failed(struct question *q, enum api_error error, const char *message
 
     q->status = 0;
     buf_reset(&q->held);
+    q->answer_bytes = 0;
     if (q->shown) {
         q->outcome = "node_error";
         answer_error(q, error, message, 0);
@@ -625,12 +627,19 @@ static void on_drain(void *data, size_t n)
 static void on_chunk(void *data, const Drover__V1__Chunk *chunk)
 {
     struct question *q = data;
+    uint32_t limit = q->core->config->limits.max_answer_bytes;
 
     if (q->request == NULL)
         return;
     q->progress_mono_us = loop_now_us(q->core->loop);
     if (q->content_mono_us == 0)
         q->content_mono_us = q->progress_mono_us;
+    q->answer_bytes += chunk->data.len;
+    if (limit != 0 && q->answer_bytes > limit) {
+        stop_attempt(q);
+        failed(q, API_ERROR_NODE_FAILED, "the answer is longer than limits.max_answer_bytes");
+        return;
+    }
     buf_add(&q->held, chunk->data.data, chunk->data.len);
     if (q->held.failed) {
         stop_attempt(q);

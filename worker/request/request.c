@@ -23,7 +23,6 @@
 #include "policy/fault/retry.h"
 #include "shm/facts/procs.h"
 #include "shm/facts/requests.h"
-#include "shm/share/poison.h"
 #include "worker/context.h"
 #include "worker/http/client_request.h"
 #include "worker/http/reject.h"
@@ -519,11 +518,25 @@ static void run(struct request *req, struct upstream *node)
     arm(req);
 }
 
+static void refuse_poison(struct request *req)
+{
+    log_info("event=poison_refused id=%s model=%s", req->client->id,
+             log_quote(req->client->client_model));
+    reject(req, API_ERROR_NODE_FAILED,
+           "engines ended under this request a moment ago: it is sent to no other", 0);
+}
+
 static enum request_try try_start(struct request *req, const struct queue_rights *rights)
 {
     struct upstream *node = NULL;
     struct retry_facts facts;
 
+    if (req->shown != SHOWN_CONTENT &&
+        attempt_is_poison(req->attempt)) { /* others have shown it meanwhile */
+        enqueue_remove(req);
+        refuse_poison(req);
+        return REQUEST_TRY_STARTED;
+    }
     req->attempt->is_hedge = false;
     switch (select_node(req->attempt, rights, &node)) {
     case SELECT_CLAIMED:
@@ -727,23 +740,6 @@ static struct request *create(struct worker_context *context, struct client_requ
     return req;
 }
 
-/* Engines died of the same request within the last minute.  True: answered. */
-static bool refuse_poison(struct request *req)
-{
-    const struct poison_request poison = {.model_hash = req->model_hash,
-                                          .operation = req->client->operation,
-                                          .body = req->client->body,
-                                          .n = req->client->body_len};
-
-    if (!poison_is(req->context->board, &poison, loop_now_us(req->context->loop)))
-        return false;
-    log_info("event=poison_refused id=%s model=%s", req->client->id,
-             log_quote(req->client->client_model));
-    reject(req, API_ERROR_NODE_FAILED,
-           "engines ended under this request a moment ago: it is sent to no other", 0);
-    return true;
-}
-
 void request_start(struct worker_context *context, struct client_request *client)
 {
     struct request *req = create(context, client);
@@ -764,7 +760,7 @@ void request_start(struct worker_context *context, struct client_request *client
     req->attempt->row =
         requests_open(context->board, context->worker, client->id, client->client_model,
                       req->prompt_estimate, loop_now_us(context->loop));
-    if (refuse_at_once(req) || refuse_poison(req))
+    if (refuse_at_once(req))
         return;
     req->model_known = upstreams_find(context->upstreams, req->model) != NULL;
     place(req);

@@ -26,6 +26,9 @@
 #include "worker/select/select.h"
 #include "worker/upstreams/upstreams.h"
 
+/* A client that has an answer coming, though not the best, waits no longer for another node. */
+#define KEPT_US US_PER_S
+
 static uint64_t key_of(const struct request *req)
 {
     return order_key_us(req->started_mono_us, req->client->priority, req->prefill_s,
@@ -353,6 +356,11 @@ static uint64_t limit_of(const struct request *req)
     return admission_limit_us(&line);
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static uint64_t until(const struct request *req, uint64_t mono_us)
 {
     uint64_t now = loop_now_us(req->context->loop);
@@ -383,6 +391,8 @@ uint64_t enqueue_due_mono_us(const struct request *req)
 
     if (req->planned_mono_us != 0)
         left_us += most_us - free_us;
+    if (req->refusal.is_answer)
+        left_us = least(left_us, until(req, req->wait_mono_us + KEPT_US));
     return now + left_us;
 }
 

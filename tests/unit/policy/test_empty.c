@@ -35,14 +35,21 @@ Test(empty, an_end_without_output_is_not_explained_by_itself)
 Test(empty, some_reasons_to_end_say_why)
 {
     static const char *const reasons[] = {
-        "length",         "max_tokens",    "max_output_tokens",
-        "content_filter", "refusal",       "tool_calls",
-        "tool_use",       "function_call", "stop_sequence",
-        "load",           "unload",        "in_progress",
-        "queued",         "pause_turn",    "SAFETY"};
+        "content_filter", "refusal",     "tool_calls", "tool_use",   "function_call",
+        "stop_sequence",  "in_progress", "queued",     "pause_turn", "SAFETY"};
 
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
         cr_expect(explained("{" ASKED "}", reasons[i], 0), "%s", reasons[i]);
+}
+
+Test(empty, a_limit_counts_where_output_was_counted)
+{
+    static const char *const reasons[] = {"length", "max_tokens", "max_output_tokens"};
+
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
+        cr_expect(explained("{" ASKED "}", reasons[i], 7), "%s", reasons[i]);
+        cr_expect(!explained("{" ASKED "}", reasons[i], 0), "%s: no engine ran", reasons[i]);
+    }
 }
 
 Test(empty, no_output_was_wanted)
@@ -58,7 +65,9 @@ Test(empty, no_output_was_wanted)
 Test(empty, a_model_was_loaded_or_unloaded)
 {
     cr_expect(explained("{\"model\":\"m\",\"keep_alive\":0}", "", 0));
-    cr_expect(explained("{" ASKED ",\"keep_alive\":\"0s\"}", "stop", 0));
+    cr_expect(explained("{\"model\":\"m\",\"keep_alive\":\"0s\"}", "unload", 0));
+    cr_expect(!explained("{" ASKED ",\"keep_alive\":0}", "stop", 0), "it is asked something");
+    cr_expect(!explained("{" ASKED "}", "load", 0));
     cr_expect(explained("{\"model\":\"m\",\"messages\":[]}", "stop", 0));
     cr_expect(explained("{\"model\":\"m\",\"prompt\":\"\"}", "stop", 0));
     cr_expect(explained("{\"model\":\"m\"}", "stop", 0));

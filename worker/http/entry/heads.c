@@ -290,12 +290,10 @@ void heads_close(struct client_connection *conn)
     h2o_socket_cb cb = sock->_cb.write;
 
     /* A libh2o connection has no other handle than the callback it waits for. */
-    if (cb != NULL) {
-        sock->_cb.write = NULL;
+    if (cb != NULL) /* which stays: by it libh2o knows that TLS cannot say goodbye */
         cb(sock, h2o_socket_error_closed);
-    } else if (sock->_cb.read != NULL) {
+    else if (sock->_cb.read != NULL)
         sock->_cb.read(sock, h2o_socket_error_closed);
-    }
 }
 
 static void keep(h2o_req_t *req, h2o_iovec_t *text)
