@@ -404,12 +404,26 @@ def test_a_first_attempt_that_fails_leaves_the_hedge_alone(make_rig):
     assert rig.cluster.access_line("failed-first")["hedge"] == "won"
 
 
-def test_a_refusal_of_either_is_the_answer(make_rig):
+def test_a_refusal_leaves_the_other_attempt_alone(make_rig):
     rig = make_rig({"budget_pct": 100})
     rig.script = [rig.hold, rig.refuse]
-    answer = rig.ask("refused")
+    get = rig.ask_aside("refused-hedge")
+    until(lambda: rig.counter("client_error") == 1, 20, "the hedge was refused")
+    rig.release.set()
+    assert content_of(get(), True) == f"from {rig.arrived[0]}"
+
+
+def test_a_refusal_of_both_is_the_answer(make_rig):
+    def refuse_when_released(name, handler, body):
+        assert rig.wait(handler)
+        rig.refuse(name, handler, body)
+    rig = make_rig({"budget_pct": 100})
+    rig.script = [refuse_when_released, rig.refuse]
+    get = rig.ask_aside("refused")
+    until(lambda: rig.counter("client_error") == 1, 20, "the hedge was refused")
+    rig.release.set()
+    answer = get()
     assert answer.status == 400 and b"not like this" in answer.body
-    until(lambda: rig.gone == [rig.arrived[0]], 5, "the other was let go of")
 
 
 def test_a_client_that_leaves_ends_both(make_rig):

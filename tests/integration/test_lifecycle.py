@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from harness import MODEL, SLOW, alive, children_of, program, session_members, until
 from load import Load, chat_body, fetch_now, open_request
+from pki import Pki
 
 LOAD = dict(concurrency=24, tokens=24)
 
@@ -407,23 +407,23 @@ def test_a_machine_that_slept_finds_all_its_processes_well(paced):
     assert sorted(paced.worker_pids() + [paced.health_pid()]) == before
 
 
-def test_a_child_that_cannot_start_is_tried_ever_more_rarely_and_the_master_says_why(paced):
-    """The access log's directory goes away after the start: no new worker can open it."""
-    folder = paced.dir / "logs"
-    folder.mkdir()
-    paced.write_config(log={"access": str(folder / "access.log")})
+def test_a_child_that_cannot_start_is_tried_ever_more_rarely_and_the_master_says_why(paced, tmp_path):
+    """The certificate goes away after the start: no new worker can read it."""
+    pki = Pki(tmp_path)
+    pki.authority("ca")
+    pki.issue("api")
+    paced.write_config(api={"tls": pki.server("api")})
     paced.ctl("reload")
-    shutil.rmtree(folder)
+    os.rename(pki.cert("api"), pki.cert("away"))
     for pid in paced.worker_pids():
         os.kill(pid, signal.SIGKILL)
     ended = re.compile(r"event=child_ended kind=worker [^\n]*restart_in_ms=(\d+) "
-                       r"last_error=\"[^\n]*access.log: open: No such file")
+                       r"last_error=\"[^\n]*api.crt[^\n]*No such file")
     until(lambda: len(ended.findall(paced.master.log())) >= 6, 20, "six failed starts")
     waits = [int(ms) for ms in ended.findall(paced.master.log())]
     assert max(waits) >= 400, waits
-    folder.mkdir()
+    os.rename(pki.cert("away"), pki.cert("api"))
     until(lambda: len(paced.worker_pids()) == 2, 15, "workers are back")
-    until(lambda: fetch_now(paced.api, "GET", "/readyz").status == 200, 15)
 
 
 def test_processes_have_titles_and_a_pid_file(paced):
