@@ -353,6 +353,8 @@ def test_a_node_that_is_full_in_the_middle_of_an_answer_has_failed(cluster, stre
     """Another one must not begin a second answer behind what the client has."""
     def full_behind_content(c, s):
         c.data(s, head_event() if stream else head_event(200, "application/json", False))
+        if stream:
+            c.data(s, chunk_event(text="hi"))
         for _ in range(6):
             c.paced(s, chunk_event(b": " + b"x" * 250_000 + b"\n\n", content=False, tokens=0))
         c.has_been_read()
