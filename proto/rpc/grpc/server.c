@@ -43,7 +43,7 @@ static void pause_accepting(struct grpc_server *server)
     timer_start(server->loop, &server->resume, RESUME_US, on_resume);
 }
 
-/* Of those that have proven who they are, the one that was silent longest without a call. */
+/* The one that was silent longest without a call, among those that have proven who they are. */
 static struct h2_session *idlest(const struct grpc_server *server)
 {
     struct h2_session *session, *found = NULL;
