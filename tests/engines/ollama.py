@@ -311,6 +311,10 @@ class Ollama(OpenAi):
         wanted = (body.get("options") or {}).get("num_ctx") or self.context
         return min(wanted, self.trained or 131072)
 
+    def room_after(self, _prompt_tokens, body):
+        """A full context is shifted, so the prompt takes no room from the answer."""
+        return 10 * self.num_ctx_of(body)
+
     def machine_of(self, model):
         with self.lock:
             entry = self.loaded.get(self.full(model))

@@ -559,6 +559,10 @@ class OpenAi(Engine):
                  for i in range(start, start + words)]
         return Work(prompt_tokens, texts, sock=sock, pauses=self.pauses)
 
+    def room_after(self, prompt_tokens, _body):
+        """Tokens that an answer may have."""
+        return max(0, self.context - prompt_tokens)
+
     def choices_of(self, body, kind, model, sock):
         """[Choice], or (status, document) of a refusal."""
         out, limit = [], self.limit_of(body)
@@ -573,8 +577,8 @@ class OpenAi(Engine):
             natural = max(0, self.natural_tokens(body) - start)
             if body.get("ignore_eos"):
                 natural = self.context
-            words = min(x for x in (natural, limit, max(0, self.context - prompt_tokens))
-                        if x is not None)
+            room = self.room_after(prompt_tokens, body)
+            words = min(x for x in (natural, limit, room) if x is not None)
             reason = "stop" if words == natural else "length"
             cost = len(calls) * self.call_tokens
             if calls:

@@ -14,6 +14,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/io/loop.h"
+#include "proto/drover_common.pb-c.h"
 #include "shm/facts/procs.h"
 #include "shm/scoreboard.h"
 #include "tests/fuzz/fuzz.h"
@@ -42,7 +43,8 @@ static void on_infer(struct client_request *request, void *data)
 
     (void)data;
     asked++;
-    MUST(request->operation >= 1 && request->operation <= 13);
+    MUST(drover__v1__operation__descriptor.n_values > (unsigned)request->operation);
+    MUST(request->operation > 0);
     for (const char *p = request->id; *p != '\0'; p++)
         MUST(*p > 0x20 && *p < 0x7f);
     for (size_t i = 0; i < request->forward_count; i++)
