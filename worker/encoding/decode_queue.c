@@ -26,14 +26,10 @@ static void go_on_later(struct decode_queue *queue)
 
 static bool charge(struct decode_job *job, size_t bytes)
 {
-    struct decode_queue *queue = job->queue;
-
-    if (bytes > job->charged && (*queue->held > queue->held_max ||
-                                 bytes - job->charged > queue->held_max - *queue->held))
+    if (bytes > job->charged && !job->room->hold(job, bytes - job->charged))
         return false;
-    *queue->held += bytes - job->charged;
-    if (job->also_held != NULL)
-        *job->also_held += bytes - job->charged;
+    if (bytes < job->charged)
+        job->room->release(job, job->charged - bytes);
     job->charged = bytes;
     return true;
 }
@@ -144,13 +140,10 @@ static void on_turn(struct deferred *deferred)
     go_on_later(queue);
 }
 
-void decode_queue_init(struct decode_queue *queue, struct loop *loop, size_t *held,
-                       size_t held_max)
+void decode_queue_init(struct decode_queue *queue, struct loop *loop)
 {
     memset(queue, 0, sizeof(*queue));
     queue->loop = loop;
-    queue->held = held;
-    queue->held_max = held_max;
     TAILQ_INIT(&queue->jobs);
 }
 
@@ -163,6 +156,7 @@ void decode_queue_finish(struct decode_queue *queue)
 
 void decode_start(struct decode_queue *queue, struct decode_job *job,
                   enum body_encoding encoding, const uint8_t *in, size_t n, size_t max,
+                  const struct decode_room *room,
                   void (*on_end)(struct decode_job *job, enum decode_end end), void *data)
 {
     memset(job, 0, sizeof(*job));
@@ -170,6 +164,7 @@ void decode_start(struct decode_queue *queue, struct decode_job *job,
     job->in = in;
     job->in_left = n;
     job->max = max;
+    job->room = room;
     job->on_end = on_end;
     job->data = data;
     job->decoder = decoder_create(encoding);

@@ -23,17 +23,20 @@ struct decode_queue {
     struct deferred turn;
     struct timer again;
     TAILQ_HEAD(, decode_job) jobs;
-    /* All bodies that a worker holds, in bytes, and how many it may hold; what a job holds
-     * beside the body that it reads is added while it runs. */
-    size_t *held;
-    size_t held_max;
+};
+
+/* The owner of a job counts the bytes that it holds beside the body that it reads. */
+struct decode_room {
+    /* n bytes more are needed.  False: there is no room, and nothing is counted. */
+    bool (*hold)(struct decode_job *job, size_t n);
+    void (*release)(struct decode_job *job, size_t n);
 };
 
 enum decode_end {
     DECODE_DONE = 0,
     DECODE_BAD,       /* why: `err`, fit for the client */
     DECODE_TOO_LARGE, /* over `max` */
-    DECODE_NO_ROOM,   /* over `held_max`, or out of memory */
+    DECODE_NO_ROOM,   /* as its owner says, or out of memory */
 };
 
 /* A body that is being decoded. */
@@ -45,16 +48,14 @@ struct decode_job {
     size_t in_left;
     uint8_t *out; /* owned while it runs */
     size_t out_len, out_cap, max;
-    size_t charged; /* of *queue->held */
-    size_t
-        *also_held; /* borrowed: the same, of the body's client; may be set once it is begun */
+    size_t charged;                 /* what it holds */
+    const struct decode_room *room; /* borrowed */
     void (*on_end)(struct decode_job *job, enum decode_end end);
     void *data; /* the owner's */
     struct error err;
 };
 
-void decode_queue_init(struct decode_queue *queue, struct loop *loop, size_t *held,
-                       size_t held_max);
+void decode_queue_init(struct decode_queue *queue, struct loop *loop);
 /* No job runs any more. */
 void decode_queue_finish(struct decode_queue *queue);
 
@@ -62,10 +63,11 @@ void decode_queue_finish(struct decode_queue *queue);
  * Decodes in[0..n), n > 0, which must stay as it is until the end.  `on_end` is called later,
  * once, from the event loop; the job does not run any more then.  With DECODE_DONE `job->out`
  * is the caller's, of `job->out_len` bytes, which are at most `max` (and NULL when there are
- * none); it is no longer counted in *held.
+ * none).  `room` is asked for what the job holds while it runs, and has all of it back by then.
  */
 void decode_start(struct decode_queue *queue, struct decode_job *job,
                   enum body_encoding encoding, const uint8_t *in, size_t n, size_t max,
+                  const struct decode_room *room,
                   void (*on_end)(struct decode_job *job, enum decode_end end), void *data);
 /* Ends it without a call; nothing where none runs. */
 void decode_cancel(struct decode_job *job);

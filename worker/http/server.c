@@ -211,14 +211,34 @@ static void on_decoded(struct decode_job *job, enum decode_end end)
         http_reject(request, API_ERROR_TOO_LARGE, message, NULL, 0);
         return;
     case DECODE_NO_ROOM:
-        http_reject(request, API_ERROR_OVERLOADED, "too many large requests at once", NULL, 2);
+        intake_no_room(request, http_reject);
         return;
     }
+}
+
+/* Decoded bytes count as received ones do. */
+static bool hold_decoded(struct decode_job *job, size_t n)
+{
+    const struct client_request *request = job->data;
+    struct client_connection *conn = request->responder->conn;
+
+    if (!intake_may_hold(conn, request->body_len + job->charged, n))
+        return false;
+    shares_hold(conn, n);
+    return true;
+}
+
+static void release_decoded(struct decode_job *job, size_t n)
+{
+    const struct client_request *request = job->data;
+
+    shares_release(request->responder->conn, n);
 }
 
 /* The body is there, whichever way it came: every request with one passes here, once. */
 static void take_body(struct client_request *request)
 {
+    static const struct decode_room room = {hold_decoded, release_decoded};
     struct responder *r = request->responder;
 
     if (request->encoding == ENCODING_IDENTITY || request->body_len == 0) {
@@ -235,9 +255,8 @@ static void take_body(struct client_request *request)
     r->outcome = "client_gone";
     responder_watch(r);
     decode_start(&r->server->decoding, r->decoding, request->encoding, request->body,
-                 request->body_len, r->server->config->limits.max_body_bytes, on_decoded,
+                 request->body_len, r->server->config->limits.max_body_bytes, &room, on_decoded,
                  request);
-    r->decoding->also_held = &r->conn->share->bytes;
 }
 
 static void infer(struct client_request *request, h2o_req_t *req)
@@ -544,8 +563,7 @@ int http_server_create(struct http_server **out, const struct http_server_params
     server->spare_fd = -1;
     server->statm_fd = -1;
     name_coordinator(server);
-    decode_queue_init(&server->decoding, server->loop, &server->body_bytes,
-                      server->config->limits.max_body_total_bytes);
+    decode_queue_init(&server->decoding, server->loop);
     server->request_over = on_request_over;
     intake_init(server);
     /* libh2o writes with writev(), which has no MSG_NOSIGNAL. */

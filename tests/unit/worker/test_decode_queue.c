@@ -10,7 +10,7 @@
 
 static struct loop loop;
 static struct decode_queue queue;
-static size_t held, most_held;
+static size_t held, most_held; /* 64 MiB at most */
 static unsigned ended;
 static enum decode_end ends[16];
 static uint8_t *bodies[4];
@@ -43,7 +43,7 @@ static void init(void)
     struct error err = {0};
 
     cr_assert_eq(loop_init(&loop, &err), 0, "%s", err.text);
-    decode_queue_init(&queue, &loop, &held, 64 * MIB);
+    decode_queue_init(&queue, &loop);
 }
 
 static void fini(void)
@@ -55,6 +55,21 @@ static void fini(void)
 }
 
 TestSuite(decode_queue, .init = init, .fini = fini, .timeout = 60);
+
+static bool hold(struct decode_job *job, size_t n)
+{
+    (void)job;
+    if (n > 64 * MIB - held)
+        return false;
+    held += n;
+    return true;
+}
+
+static void release(struct decode_job *job, size_t n)
+{
+    (void)job;
+    held -= n;
+}
 
 static void on_end(struct decode_job *job, enum decode_end end)
 {
@@ -73,7 +88,9 @@ static void run(unsigned until)
 
 static void start_body(struct decode_job *job, unsigned i, size_t max)
 {
-    decode_start(&queue, job, ENCODING_GZIP, bodies[i], packed_n[i], max, on_end, NULL);
+    static const struct decode_room room = {hold, release};
+
+    decode_start(&queue, job, ENCODING_GZIP, bodies[i], packed_n[i], max, &room, on_end, NULL);
 }
 
 Test(decode_queue, a_body_comes_out_whole_and_a_turn_does_a_part)

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "base/secure/api_keys.h"
 #include "http_fixture.h"
@@ -158,6 +159,64 @@ Test(shares, the_last_tenth_is_for_others)
     hold_body(other, "", 1000 * KIB);
     finish_body(other);
     expect(other, "HTTP/1.1 200 OK\r\n");
+}
+
+/* A body of 1000 KiB, as a few bytes of gzip. */
+static void post_packed(struct client *c, const char *model)
+{
+    static char body[1000 * KIB];
+    static uint8_t packed[16 * KIB];
+    struct buf out = BUF_INIT;
+    z_stream z = {0};
+
+    memset(body, ' ', sizeof(body));
+    memcpy(body, model, strlen(model));
+    cr_assert_eq(deflateInit2(&z, 6, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    z.next_in = (Bytef *)body;
+    z.avail_in = sizeof(body);
+    z.next_out = packed;
+    z.avail_out = sizeof(packed);
+    cr_assert_eq(deflate(&z, Z_FINISH), Z_STREAM_END);
+    buf_printf(&out,
+               "POST /v1/completions HTTP/1.1\r\n" HOST "content-type: application/json\r\n"
+               "content-encoding: gzip\r\ncontent-length: %lu\r\n\r\n",
+               z.total_out);
+    buf_add(&out, packed, z.total_out);
+    say_n(c, buf_head(&out), buf_size(&out));
+    buf_finish(&out);
+    (void)deflateEnd(&z);
+}
+
+Test(shares, bodies_that_are_sent_encoded_are_held_as_large_as_they_are)
+{
+    struct client *over, *other;
+
+    config.limits.max_body_total_bytes = 5120 * KIB;
+    config.limits.max_body_bytes = 1000 * KIB;
+    start();
+    for (unsigned i = 0; i < 4; i++)
+        post_packed(dial(), "{\"model\":\"wait\"}");
+    AWAIT(exchanges_count == 4);
+    post_packed(over = dial(), "{\"model\":\"wait\"}");
+    expect(over, "HTTP/1.1 503 ");
+    expect(over, "retry-after: 2\r\n");
+    cr_expect_eq(counter(PROC_UPLOADS_REFUSED), 1);
+    post_packed(other = dial_from(2), "{\"model\":\"echo\"}");
+    expect(other, "HTTP/1.1 200 OK\r\n");
+}
+
+Test(shares, bodies_of_others_make_room_for_one_that_is_decoded)
+{
+    struct client *c;
+
+    config.limits.max_body_total_bytes = 5120 * KIB;
+    config.limits.max_body_bytes = 1000 * KIB;
+    start();
+    hold_35("");
+    post_packed(c = dial_from(2), "{\"model\":\"echo\"}");
+    expect(c, "HTTP/1.1 200 OK\r\n");
+    cr_expect_geq(refused_of_35(), 3);
+    cr_expect_leq(refused_of_35(), 12);
 }
 
 /* ---- connections ------------------------------------------------------------------------- */
