@@ -344,6 +344,48 @@ Test(shares, bodies_that_do_not_come_give_way_with_an_answer)
     cr_expect_geq(counter(PROC_UPLOADS_REFUSED), 1);
 }
 
+static void post_echo(struct client *c, const char *key)
+{
+    post(c, key, "{\"model\":\"echo\"}");
+    expect(c, "HTTP/1.1 200 OK\r\n");
+    expect(c, "{\"model\":\"echo\"}");
+}
+
+/* One address: bob's connections are idle, those of a crowd without a key are silent. */
+Test(shares, a_crowd_without_a_key_does_not_push_out_a_key_of_its_address)
+{
+    config.api.keys = (struct api_keys){two_keys, 2};
+    begin_crowd();
+    for (unsigned i = 0; i < 3; i++)
+        post_echo(dial(), BOB);
+    for (unsigned i = 3; i < CROWD; i++)
+        (void)dial();
+    wait_ms(300);
+    get_live(dial());
+    post_echo(dial(), BOB);
+    cr_expect_eq(count_gone(0, 3), 0);
+    cr_expect_eq(count_gone(3, CROWD + 1), 2);
+}
+
+/* A newcomer may be of any key; it counts as the one of its address that has most. */
+Test(shares, a_key_with_a_crowd_does_not_push_out_others_of_its_address)
+{
+    struct client *c;
+
+    config.api.keys = (struct api_keys){two_keys, 2};
+    begin_crowd();
+    for (unsigned i = 0; i < 3; i++)
+        post_echo(dial(), BOB);
+    for (unsigned i = 3; i < CROWD; i++)
+        post(dial(), ALICE, "{\"model\":\"wait\"}");
+    AWAIT(exchanges_count == CROWD);
+    c = dial();
+    post(c, ALICE, "{\"model\":\"wait\"}");
+    expect(c, "HTTP/1.1 429 ");
+    cr_expect_eq(count_gone(0, CROWD), 0);
+    post_echo(&clients[0], BOB);
+}
+
 Test(shares, requests_that_are_served_do_not_give_way)
 {
     struct client *c;

@@ -73,6 +73,7 @@ void give_way_find(struct give_way_list *list, const struct http_server *server,
     struct client_connection *conn;
 
     list->count = 0;
+    list->newcomer_known = false;
     TAILQ_FOREACH(conn, &server->connections, link) {
         struct give_way_candidate as = {.connections = conn->share->connections,
                                         .share = share};
@@ -120,10 +121,30 @@ static bool end(struct client_connection *conn, const struct give_way_candidate 
     return true;
 }
 
+static uint64_t likely_client(struct give_way_list *list, const struct http_server *server,
+                              uint64_t address)
+{
+    uint32_t most = client_connections(&server->shares, address);
+    const struct client_connection *conn;
+
+    if (list->newcomer_known && list->newcomer_address == address)
+        return list->newcomer_key;
+    list->newcomer_known = true;
+    list->newcomer_address = list->newcomer_key = address;
+    TAILQ_FOREACH(conn, &server->connections, link) {
+        if (conn->address != address || conn->share->connections <= most)
+            continue;
+        most = conn->share->connections;
+        list->newcomer_key = conn->share->key;
+    }
+    return list->newcomer_key;
+}
+
 bool give_way_make_room(struct give_way_list *list, struct http_server *server,
                         uint64_t address)
 {
-    uint32_t mine = client_connections(&server->shares, address);
+    uint64_t key = likely_client(list, server, address);
+    uint32_t mine = client_connections(&server->shares, key);
 
     for (size_t i = 0; i < list->count; i++) {
         struct client_connection *conn = list->all[i];
@@ -131,7 +152,7 @@ bool give_way_make_room(struct give_way_list *list, struct http_server *server,
         if (conn == NULL)
             continue;
         list->as[i].connections = conn->share->connections;
-        if (!gives_way_to(&list->as[i], conn->share->key == address, mine))
+        if (!gives_way_to(&list->as[i], conn->share->key == key, mine))
             continue;
         list->all[i] = NULL;
         if (end(conn, &list->as[i]))

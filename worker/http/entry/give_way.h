@@ -24,11 +24,15 @@ struct give_way_list {
     struct client_connection *all[GIVE_WAY_MAX]; /* NULL = has gone */
     struct give_way_candidate as[GIVE_WAY_MAX];
     size_t count;
+    bool newcomer_known; /* the last newcomer's address, and whose it counts as */
+    uint64_t newcomer_address, newcomer_key;
 };
 /* Only those that give way as `only` says; GIVE_WAY_NEVER: any. */
 void give_way_find(struct give_way_list *list, const struct http_server *server,
                    enum give_way only);
-/* Makes room for a newcomer with this address.  False: its client has as much as others. */
+/* Makes room for a newcomer with this address.  False: its client has as much as others.  Whose
+ * it is shows with its key; until then it counts as the client's of this address that has most,
+ * so no key has more connections for having them counted apart. */
 MUST_CHECK bool give_way_make_room(struct give_way_list *list, struct http_server *server,
                                    uint64_t address);
 /* Ends those whose heads are not complete. */
