@@ -10,6 +10,9 @@
 /* Argument `fmt` (counted from 1) is a printf format for the arguments from `first` on. */
 #define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
 
+/* For what is measured to be worth it. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* The struct `type` that embeds `*ptr` as its field `member`. */

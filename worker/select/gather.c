@@ -37,8 +37,8 @@ struct outlook {
 
 /* ---- gathering ------------------------------------------------------------------------- */
 
-static bool can_serve(const struct upstream_server *server,
-                      const struct select_request *request)
+static ALWAYS_INLINE bool can_serve(const struct upstream_server *server,
+                                    const struct select_request *request)
 {
     return (server->operations & (UINT32_C(1) << request->operation)) != 0 &&
            upstreams_takes(server, request->message_bytes) && server->node->reachable &&
