@@ -2,6 +2,8 @@
 and no more, and all is as before when there is enough again."""
 
 import asyncio
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -571,3 +573,63 @@ def test_many_requests_leave_nothing_behind():
     done = subprocess.run([ROOT / "scripts/soak-leak", "--requests", "20000", "--minutes", "3"], check=False,
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and done.stdout.endswith("soak-leak: PASS\n"), done.stdout + done.stderr
+
+
+def soak_leak():
+    """The script as a module."""
+    loader = importlib.machinery.SourceFileLoader("soak_leak", str(ROOT / "scripts/soak-leak"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("soak_leak", loader))
+    loader.exec_module(module)
+    return module
+
+
+def memory(cluster):
+    """KiB of each process that carries tokens."""
+    pids = {f"worker {row['process']}": row["pid"] for row in cluster.worker_rows()}
+    pids |= {f"node {node.name}": node.pid for node in cluster.nodes}
+    return {name: anonymous_bytes(pid) // 1024 for name, pid in pids.items()}
+
+
+@pytest.mark.plain
+def test_memory_is_given_back_after_many_streams(make_cluster):
+    soak = soak_leak()
+    cluster = make_cluster(workers=2, config={"limits": {"max_connections": 2048}}).start()
+    cluster.start_node("a", f"{soak.SPEC},models={';'.join(soak.MODELS)}")
+    cluster.settings["aliases"] = [{"name": f"alias-{n}", "model": soak.MODELS[n]} for n in range(20)]
+    cluster.settings["aliases"].append({"name": "wild-*", "model": soak.MODELS[30:33]})
+    cluster.write_config()
+    cluster.ctl("reload")
+    cluster.wait_models_known()
+    crowd = soak.Crowd(cluster.api, soak.Requests(3), 8)
+    assert crowd.run(200, time.monotonic() + 60)
+    before = memory(cluster)
+    crowd.clients = 600
+    assert crowd.run(20000, time.monotonic() + 120) and not crowd.wrongs, crowd.examples
+    until(lambda: all(kib < before[name] + 10240 for name, kib in memory(cluster).items()), 30,
+          f"memory is given back, {before} before")
+
+
+@pytest.mark.plain
+def test_clients_that_hardly_read_cost_their_window(make_cluster):
+    cluster = make_cluster(workers=1, config={"limits": {"write_stall_ms": 600000}}).start()
+    cluster.start_node("a", "slots=128,base_ms=0,slope_ms=0,speed=1000,tokens=60000,length=limit")
+    assert chat(cluster).status == 200
+    before = memory(cluster)
+    clients = []
+    for n in range(100):
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(cluster.api)
+        s.sendall(make_request("POST", CHAT, chat_body(f"long {n}", 60000)))
+        clients.append(s)
+    until(lambda: len(cluster.open_requests()) == 100, 20)
+    for _ in range(5):  # a byte a second
+        for s in clients:
+            s.recv(1)
+        time.sleep(1)
+    # 320 KiB on the way, and the text of that and of what the kernel took, for a resume.
+    for name, kib in memory(cluster).items():
+        assert kib < before[name] + 100 * 768, f"{name}: {before[name]} KiB became {kib} KiB"
+    assert chat(cluster).status == 200
+    for s in clients:
+        s.close()
