@@ -87,6 +87,8 @@ struct config_api {
     struct api_keys keys; /* read from it at load time */
     char **cors_origins;  /* patterns of base/secure/origins.h; loopback */
     unsigned cors_origins_count;
+    char **trusted_proxies; /* entries of base/secure/proxies.h; none */
+    unsigned trusted_proxies_count;
 };
 
 /* Metrics, liveness and readiness, for operators. */

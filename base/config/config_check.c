@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/io/net.h"
 #include "base/secure/origins.h"
+#include "base/secure/proxies.h"
 #include "base/secure/tokens.h"
 
 #define NAME_MAX_CHARS    63  /* of a node */
@@ -348,6 +349,19 @@ static int check_origins(const struct config_api *api, const struct doc *doc, st
     return 0;
 }
 
+static int check_proxies(const struct config_api *api, const struct doc *doc, struct error *err)
+{
+    const struct doc_item *list = doc_find(doc, "api.trusted_proxies");
+    struct proxy_net net;
+    struct error why;
+
+    for (unsigned i = 0; list != NULL && i < api->trusted_proxies_count; i++)
+        if (proxy_net_parse(&net, api->trusted_proxies[i], &why) != 0)
+            return doc_fail(doc, doc_at(list, i), err, "'%.80s': %.200s",
+                            api->trusted_proxies[i], why.text);
+    return 0;
+}
+
 static int check_tokens(struct config *config, const struct doc *doc, struct error *err)
 {
     const struct config_registry *registry = &config->registry;
@@ -491,6 +505,8 @@ int config_check(struct config *config, const struct doc *doc, struct error *err
     rc = check_user(config, doc, err);
     if (rc == 0)
         rc = check_origins(&config->api, doc, err);
+    if (rc == 0)
+        rc = check_proxies(&config->api, doc, err);
     if (rc == 0)
         rc = check_files(config, doc, err);
     if (rc == 0)

@@ -63,7 +63,7 @@ static const cyaml_schema_field_t client_tls_fields[] = {
     CYAML_FIELD_END,
 };
 
-static const cyaml_schema_value_t origin_entry = {
+static const cyaml_schema_value_t text_entry = {
     CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, TEXT_MAX),
 };
 
@@ -72,8 +72,11 @@ static const cyaml_schema_field_t api_fields[] = {
     BLOCK("tls", struct config_api, tls, server_tls_fields),
     TEXT("keys_file", OPTIONAL, struct config_api, keys_file),
     CYAML_FIELD_SEQUENCE_COUNT("cors_origins", OPTIONAL | CYAML_FLAG_POINTER, struct config_api,
-                               cors_origins, cors_origins_count, &origin_entry, 0,
+                               cors_origins, cors_origins_count, &text_entry, 0,
                                CYAML_UNLIMITED),
+    CYAML_FIELD_SEQUENCE_COUNT("trusted_proxies", OPTIONAL | CYAML_FLAG_POINTER,
+                               struct config_api, trusted_proxies, trusted_proxies_count,
+                               &text_entry, 0, CYAML_UNLIMITED),
     CYAML_FIELD_END,
 };
 

@@ -17,6 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
 from wire import *  # noqa: E402,F403
 
 CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+PROXY_V1 = b"PROXY TCP4 198.51.100.7 10.0.0.1 4711 8080\r\n"
+PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x07\x0a\x00\x00\x01\x12\x67\x1f\x90"
 
 
 def seed(target, name, data):
@@ -293,6 +295,9 @@ def text_seeds():
                               "POST /rerank", "HEAD /", "GET /healthz"]):
         seed("surface", f"route-{i}", bytes([i * 7, i]) + line.encode())
     seed("surface", "head", b"\x83\1" + b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX-A:  b \r\n\r\n{}")
+    seed("surface", "forwarded", b"\0\0" + b'6.6.6.6, "[2001:db8::5]:4711",10.0.0.2:80 , fd00::1')
+    seed("surface", "proxy-v1", b"\0\0" + PROXY_V1 + b"GET / HTTP/1.1")
+    seed("surface", "proxy-v2", b"\0\0" + PROXY_V2)
     seed("surface", "chunked", b"\4\2" + b"\r\nGET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n")
 
 
@@ -317,6 +322,8 @@ def system_seeds():
     for name, text in seeds.items():
         seed("http", name, b"\0" + text.encode())
         seed("http", name + "-cut", b"\1" + text.encode()) if name in ("chunked", "two") else None
+    seed("http", "proxy-v1", b"\0" + PROXY_V1 + post('{"model":"echo"}').encode())
+    seed("http", "proxy-v2-cut", b"\1" + PROXY_V2 + post('{"model":"echo"}', more="X-Forwarded-For: ::1, 10.0.0.2\r\n").encode())
     seed("http", "form", b"\2" + (
         "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=xyz\r\n"
         f"Content-Length: {len(FORM)}\r\n\r\n{FORM}").encode())

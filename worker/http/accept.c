@@ -9,11 +9,12 @@
  * waiting, no worker accepts them: this one rejects them with an answer.  Before that,
  * connections that are of no use give way to them (entry/give_way.h).
  *
+ * A connection of a trusted proxy waits for its first bytes: they may say whose it is.
+ *
  * The limit of connections leaves descriptors for everything else: the nodes, the logs.
  */
 #include "worker/http/accept.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +36,7 @@
 #include "shm/facts/procs.h"
 #include "worker/http/entry/give_way.h"
 #include "worker/http/entry/heads.h"
+#include "worker/http/entry/peer.h"
 #include "worker/http/entry/shares.h"
 #include "worker/http/responder_private.h"
 #include "worker/http/server_state.h"
@@ -67,18 +69,6 @@ static void on_retry(struct timer *timer);
 
 /* ---- clients ----------------------------------------------------------------------------- */
 
-static void client_text(char *out, size_t cap, const struct sockaddr_storage *sa)
-{
-    const void *address = NULL;
-
-    if (sa->ss_family == AF_INET)
-        address = &((const struct sockaddr_in *)(const void *)sa)->sin_addr;
-    else if (sa->ss_family == AF_INET6)
-        address = &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr;
-    if (address == NULL || inet_ntop(sa->ss_family, address, out, (socklen_t)cap) == NULL)
-        (void)strlcpy(out, "unix", cap);
-}
-
 static struct client_count **client_entry(struct http_server *server, uint64_t key)
 {
     size_t bucket = (size_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 56) % CLIENT_BUCKETS;
@@ -90,10 +80,8 @@ static struct client_count **client_entry(struct http_server *server, uint64_t k
 }
 
 /* Counts one more connection.  False: this client has its share already. */
-static bool client_take(struct http_server *server, const struct sockaddr_storage *sa,
-                        struct client_count **out)
+static bool client_take(struct http_server *server, uint64_t key, struct client_count **out)
 {
-    uint64_t key = net_peer_key((const struct sockaddr *)sa);
     struct client_count **entry;
 
     *out = NULL;
@@ -123,6 +111,35 @@ static void client_give_back(struct http_server *server, struct client_count *co
     assert(*entry == counted);
     *entry = counted->next;
     free(counted);
+}
+
+/* Says why, as far as that can be said, to a connection that is about to be closed. */
+static void refuse(const struct http_server *server, int fd, const char *answer)
+{
+    char unread[4096];
+
+    procs_count(server->board, server->worker, PROC_REQUESTS_REJECTED, 1);
+    if (server->ssl != NULL)
+        return;
+    (void)!send(fd, answer, strlen(answer), MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)shutdown(fd, SHUT_WR);
+    /* With unread bytes close() resets the connection, and the answer may be lost. */
+    (void)!recv(fd, unread, sizeof(unread), MSG_DONTWAIT);
+}
+
+static void refuse_over_share(const struct http_server *server, int fd)
+{
+    static struct log_limit limit;
+    uint32_t missed;
+
+    refuse(server, fd,
+           "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
+           "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
+           "content-length: 132\r\n\r\n"
+           "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
+           "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n");
+    if (log_limit_ok(&limit, 1, &missed))
+        log_warn("event=client_over_share missed=%u", missed);
 }
 
 /* ---- connections ------------------------------------------------------------------------- */
@@ -170,7 +187,35 @@ static void on_handshake(h2o_socket_t *sock, const char *err)
         serve(sock->on_close.data);
 }
 
-static int admit(struct http_server *server, int fd, const struct sockaddr_storage *sa,
+static void begin(struct client_connection *conn)
+{
+    if (conn->server->ssl == NULL)
+        serve(conn);
+    else
+        h2o_socket_ssl_handshake(conn->sock, conn->server->ssl, NULL, on_handshake);
+}
+
+/* The first bytes of a trusted proxy's connection: they may say whose it is. */
+static void on_first_bytes(h2o_socket_t *sock, const char *err)
+{
+    struct client_connection *conn = sock->on_close.data;
+    enum peer_line line = err != NULL ? PEER_LINE_BAD : peer_take_line(conn);
+
+    if (line == PEER_LINE_MORE)
+        return;
+    h2o_socket_read_stop(sock);
+    if (line == PEER_LINE_CLIENT && !conn->proxied &&
+        !client_take(conn->server, conn->address, &conn->counted)) {
+        refuse_over_share(conn->server, h2o_socket_get_fd(sock));
+        line = PEER_LINE_BAD;
+    }
+    if (line == PEER_LINE_BAD)
+        h2o_socket_close(sock);
+    else
+        begin(conn);
+}
+
+static int admit(struct http_server *server, int fd, const struct peer_address *peer,
                  struct client_count *counted)
 {
     struct client_connection *conn = calloc(1, sizeof(*conn));
@@ -183,10 +228,9 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
     conn->server = server;
     conn->counted = counted;
-    shares_join(conn, net_peer_key((const struct sockaddr *)sa));
     conn->since_mono_us = loop_now_us(server->loop);
     conn->fresh = true;
-    client_text(conn->client, sizeof(conn->client), sa);
+    peer_set(conn, peer);
     conn->sock =
         h2o_evloop_socket_create(server->loop->h2o, fd, H2O_SOCKET_FLAG_IS_ACCEPTED_CONNECTION);
     conn->sock->on_close.cb = on_close;
@@ -195,42 +239,26 @@ static int admit(struct http_server *server, int fd, const struct sockaddr_stora
     server->connections_count++;
     procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
     procs_count(server->board, server->worker, PROC_CONNECTIONS_OPEN, 1);
-    if (server->ssl == NULL)
-        serve(conn);
+    if (conn->proxied)
+        h2o_socket_read_start(conn->sock, on_first_bytes);
     else
-        h2o_socket_ssl_handshake(conn->sock, server->ssl, NULL, on_handshake);
+        begin(conn);
     return 0;
 }
 
 /* Sends the answer if that does not block, and closes. */
 static void reject(struct http_server *server, int fd, const char *answer)
 {
-    char unread[4096];
-
     procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
-    procs_count(server->board, server->worker, PROC_REQUESTS_REJECTED, 1);
-    if (server->ssl == NULL) {
-        (void)!send(fd, answer, strlen(answer), MSG_DONTWAIT | MSG_NOSIGNAL);
-        (void)shutdown(fd, SHUT_WR);
-        /* With unread bytes close() resets the connection, and the answer may be lost. */
-        (void)!recv(fd, unread, sizeof(unread), MSG_DONTWAIT);
-    }
+    refuse(server, fd, answer);
     (void)close(fd);
 }
 
 static void over_share(struct http_server *server, int fd)
 {
-    static struct log_limit limit;
-    uint32_t missed;
-
-    reject(server, fd,
-           "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\n"
-           "x-drover-reason: too_many_connections\r\ncontent-type: application/json\r\n"
-           "content-length: 132\r\n\r\n"
-           "{\"error\":{\"message\":\"too many connections from this address\",\"type\":"
-           "\"rate_limit_error\",\"param\":null,\"code\":\"too_many_connections\"}}\n");
-    if (log_limit_ok(&limit, 1, &missed))
-        log_warn("event=client_over_share missed=%u", missed);
+    procs_count(server->board, server->worker, PROC_CONNECTIONS_TOTAL, 1);
+    refuse_over_share(server, fd);
+    (void)close(fd);
 }
 
 /* ---- the listener ------------------------------------------------------------------------ */
@@ -321,7 +349,8 @@ static bool accept_one(struct http_server *server, struct give_way_list *list)
 {
     struct sockaddr_storage sa = {0};
     socklen_t len = sizeof(sa);
-    struct client_count *counted;
+    struct client_count *counted = NULL;
+    struct peer_address peer;
     int fd =
         accept4(server->listen_fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
@@ -333,18 +362,20 @@ static bool accept_one(struct http_server *server, struct give_way_list *list)
         return false; /* EAGAIN: another worker was first */
     }
     server->held_off = 0;
-    if (!client_take(server, &sa, &counted)) {
+    peer_address_of(&peer, &sa);
+    if (!proxies_have(server->proxies, server->proxies_count, &peer) &&
+        !client_take(server, peer_address_key(&peer), &counted)) {
         over_share(server, fd);
         return true;
     }
     if (is_full(server) &&
         (list == NULL ||
-         !give_way_make_room(list, server, net_peer_key((struct sockaddr *)&sa)))) {
+         !give_way_make_room(list, server, peer_of_newcomer(server, fd, &peer)))) {
         client_give_back(server, counted);
         over_share(server, fd);
         return true;
     }
-    if (admit(server, fd, &sa, counted) != 0) {
+    if (admit(server, fd, &peer, counted) != 0) {
         client_give_back(server, counted);
         (void)close(fd);
     }

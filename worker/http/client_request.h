@@ -62,7 +62,8 @@ struct client_request {
     const char *origin;     /* of a web page that may read the answer, or NULL */
     const char *path;       /* as requested, without the query, for the log */
     const char *path_model; /* the model that the path names, or NULL */
-    const char *client;     /* peer address as text, for the log */
+    const char *client;     /* its address as text, for the log */
+    uint64_t address;       /* the same as a number; 0 = none */
     const char *key_name;   /* of its API key, for the log; NULL: none was needed */
     int usage_row;          /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
     /* The thing kept by an engine that it names, the response or conversation that it goes on

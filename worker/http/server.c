@@ -34,6 +34,7 @@
 #include "worker/http/entry/admit.h"
 #include "worker/http/entry/headers.h"
 #include "worker/http/entry/heads.h"
+#include "worker/http/entry/peer.h"
 #include "worker/http/entry/shares.h"
 #include "worker/http/framing/media_type.h"
 #include "worker/http/intake.h"
@@ -482,9 +483,9 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     request->id = client_id(req);
     if (request->id == NULL)
         request->id = request->execution_id;
-    request->client = conn->client; /* outlives the request */
     request->received_mono_us = loop_now_us(server->loop);
     responder_create(conn, req, request);
+    peer_of_request(request, req);
     request->responder->method = header_copy(req, &req->input.method);
     request->responder->path = path.base;
     request->path = path.base;
@@ -577,7 +578,9 @@ int http_server_create(struct http_server **out, const struct http_server_params
         }
     }
     configure(server);
-    rc = callers_init(&server->callers, &server->config->api.keys, params->board, err);
+    rc = peer_init(server, err);
+    if (rc == 0)
+        rc = callers_init(&server->callers, &server->config->api.keys, params->board, err);
     if (rc == 0)
         rc = responders_init(server, err);
     if (rc == 0)
@@ -619,6 +622,7 @@ void http_server_destroy(struct http_server *server)
     timeouts_finish(server);
     accept_finish(server);
     responders_finish(server);
+    peer_finish(server);
     decode_queue_finish(&server->decoding);
     intake_finish(server);
     queue = server->context.queue;

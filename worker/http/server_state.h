@@ -5,7 +5,7 @@
  *   server.c     the server's life; from a complete request to its answer's owner
  *   accept.c     connections: accepts them, limits, counts
  *   timeouts.c   time limits of connections, on the monotonic clock; the limit of memory
- *   entry/       heads, before libh2o sees them; keys, web pages, header lines
+ *   entry/       heads, before libh2o sees them; keys, web pages, proxies, header lines
  *   intake.c     bodies that have not come with the head
  *   responder.c  one answer
  *   reject.c     sends replies
@@ -21,14 +21,13 @@
 
 #include "base/io/background.h"
 #include "base/io/loop.h"
+#include "base/secure/proxies.h"
 #include "policy/share/clients.h"
 #include "worker/api/caller.h"
 #include "worker/api/catalog.h"
 #include "worker/api/surface.h"
 #include "worker/encoding/decode_queue.h"
 #include "worker/http/framing/strict_head.h"
-
-#define CLIENT_TEXT_BYTES 64
 
 struct client_count;
 struct client_request;
@@ -50,18 +49,20 @@ struct client_connection {
     uint64_t since_mono_us;              /* accepted, or the last answer ended */
     uint64_t reading_mono_us; /* a part of a head was first seen; 0 = none is there */
     bool fresh;               /* no complete request yet */
+    bool proxied;             /* its peer, or whom that speaks for, is a trusted proxy */
     /* worker/http/entry/heads.c */
     bool head_seen;          /* `head` is the present request's, and has been shown to libh2o */
     enum api_error refused;  /* it is not in order: what for, and why */
     const char *refused_why; /* */
     struct strict_head head;
-    size_t shown_len;               /* of the present request, as libh2o sees it */
-    uint32_t looked;                /* bytes of a head that does not end with them */
-    h2o_buffer_t *hidden;           /* owned: what came behind the present request; else NULL */
-    h2o_socket_cb read_head;        /* libh2o's callback, while ours is in its place */
-    struct deferred watch;          /* puts it there */
-    struct intake *intake;          /* owned: reads a body, or what is left of it; else NULL */
-    char client[CLIENT_TEXT_BYTES]; /* address without port */
+    size_t shown_len;             /* of the present request, as libh2o sees it */
+    uint32_t looked;              /* bytes of a head that does not end with them */
+    h2o_buffer_t *hidden;         /* owned: what came behind the present request; else NULL */
+    h2o_socket_cb read_head;      /* libh2o's callback, while ours is in its place */
+    struct deferred watch;        /* puts it there */
+    struct intake *intake;        /* owned: reads a body, or what is left of it; else NULL */
+    struct peer_address peer;     /* its client's */
+    char client[PEER_TEXT_BYTES]; /* the same as text */
 };
 
 #define CLIENT_BUCKETS 256
@@ -88,6 +89,8 @@ struct http_server {
     SSL_CTX *ssl; /* owned; NULL = cleartext */
     bool draining;
     uint64_t drain_mono_us;
+    struct proxy_net *proxies; /* api.trusted_proxies; owned */
+    unsigned proxies_count;
     struct clients shares; /* whose connections and bodies there are */
     size_t body_bytes; /* request bodies held, as far as they have come, and what decoding one
                           takes beside it */

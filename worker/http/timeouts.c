@@ -74,8 +74,8 @@ static void log_stall(const struct client_connection *conn)
     uint32_t missed;
 
     if (log_limit_ok(&limit, 5, &missed))
-        log_info("event=write_stall client=%s id=%s pending_bytes=%zu missed=%u", conn->client,
-                 r->request->id, responder_pending(r), missed);
+        log_info("event=write_stall client=%s id=%s pending_bytes=%zu missed=%u",
+                 r->request->client, r->request->id, responder_pending(r), missed);
 }
 
 static void check_writing(struct http_server *server, struct client_connection *conn,

@@ -85,6 +85,7 @@ static bool yes(void *data)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static struct config_alias alias = {"gpt", "echo"};
+    static char *proxies[] = {"unix", "10.0.0.0/8"};
     struct scoreboard_params sizes = {
         .max_nodes = 4, .max_workers = 2, .requests_per_worker = 4};
     struct http_server_params params = {.loop = &loop,
@@ -105,6 +106,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     config.limits.header_timeout_ms = 10000;
     config.limits.idle_timeout_ms = 10000;
     config.limits.write_stall_ms = 10000;
+    config.api.trusted_proxies = proxies;
+    config.api.trusted_proxies_count = 2;
     config.aliases = &alias;
     config.aliases_count = 1;
     (void)snprintf(path, sizeof(path), "/tmp/drover-fuzz-%d", (int)getpid());

@@ -406,6 +406,8 @@ Test(config, files_that_are_missing_empty_or_open_to_all_are_named)
         {"api: {keys_file: DIR/badkeys}\n", 1, "api.keys_file", "line 1: after the name"},
         {"api:\n  cors_origins: [loopback, chat.lan]\n", 2, "api.cors_origins[1]",
          "'chat.lan': an origin is SCHEME://HOST"},
+        {"api:\n  trusted_proxies: [10.0.0.0/8, balancer.lan]\n", 2, "api.trusted_proxies[1]",
+         "'balancer.lan': an entry is ADDRESS"},
         {"api:\n  cors_origins: https://a\n", 2, "api.cors_origins", "must be a list"},
         {"node_token_file: DIR/none\n", 1, "node_token_file", "No such file"},
         {"registry: {token_file: DIR/token}\nnode_token_file: DIR/tokens\n", 2,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "shm/facts/procs.h"
+#include "worker/http/client_request.h"
 #include "worker/http/entry/heads.h"
 #include "worker/http/intake.h"
 #include "worker/http/responder_private.h"
@@ -102,7 +103,8 @@ static void note(const struct client_connection *conn, const struct give_way_can
     if (log_limit_ok(&limit, 1, &missed))
         log_warn("event=connection_gave_way client=%s how=%s clients_connections=%u "
                  "connections=%u missed=%u",
-                 conn->client, give_way_name(as->how), (unsigned)conn->share->connections,
+                 conn->current != NULL ? conn->current->request->client : conn->client,
+                 give_way_name(as->how), (unsigned)conn->share->connections,
                  server->connections_count, missed);
 }
 

@@ -20,7 +20,7 @@ void shares_leave(struct client_connection *conn)
 
 void shares_know(struct client_connection *conn, const struct client_request *request)
 {
-    uint64_t key = request->key_name != NULL ? hash_text(request->key_name) : conn->address;
+    uint64_t key = request->key_name != NULL ? hash_text(request->key_name) : request->address;
     struct client_share *old = conn->share;
 
     if (old->key == key)

@@ -1,8 +1,9 @@
 /*
  * shares.h - whose a connection is, and what its client holds.  Inside worker/http only.
  *
- * A connection is its address's until a request shows an API key; it is that key's from then
- * on, until another request says otherwise.  policy/share/clients.h has the rules.
+ * A connection is its address's until a request shows an API key, or comes through a trusted
+ * proxy from another address; it is that client's from then on, until another request says
+ * otherwise.  policy/share/clients.h has the rules.
  */
 #ifndef DROVER_WORKER_HTTP_ENTRY_SHARES_H
 #define DROVER_WORKER_HTTP_ENTRY_SHARES_H
