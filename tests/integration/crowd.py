@@ -9,6 +9,7 @@ taken before the fault, a broken one must be its beginning.
 import asyncio
 import enum
 import json
+import os
 import re
 import threading
 import time
@@ -106,8 +107,15 @@ def judge(kind, body, expected):
     if text != expected["text"]:
         return End.OK, f"text {text!r} instead of {expected['text']!r}"
     if len(set(FINGERPRINT.findall(body))) <= 1 and steady(body) != expected["body"]:
-        return End.OK, "the words are right, other bytes are not"
+        return End.OK, f"the words are right, other bytes are not: {difference(body, expected)}"
     return End.OK, None
+
+
+def difference(body, expected):
+    """Where an answer is another than the expected one, in words."""
+    got, wanted = steady(body), expected["body"]
+    at = len(os.path.commonprefix([got, wanted]))
+    return f"at {at} {got[max(0, at - 100):at + 300]!r} instead of {wanted[max(0, at - 100):at + 300]!r}"
 
 
 class Crowd:
