@@ -32,47 +32,104 @@ static uint64_t hash_of(uint64_t key, const struct poison_request *request)
     return XXH3_64bits_withSeed(request->body, request->n, seed);
 }
 
-void poison_note(struct scoreboard *board, const struct poison_request *request,
-                 uint64_t now_mono_us)
+/* Each entry is forgotten at `until`; its lowest bit is set where the request is poison. */
+static uint64_t until_of(uint64_t now_mono_us, bool poison)
+{
+    return ((now_mono_us + POISON_US) & ~UINT64_C(1)) | poison;
+}
+
+static bool is_poison(uint64_t until)
+{
+    return (until & 1) != 0;
+}
+
+/* The entry of the request, or -1; *until is its. */
+static int find(const struct sb_taught_head *head, uint64_t hash, uint64_t now_mono_us,
+                uint64_t *until)
+{
+    for (unsigned i = 0; i < POISON_ENTRIES; i++) {
+        *until = atomic_load_explicit(&head->poison[i].until_mono_us, memory_order_relaxed);
+        if (*until > now_mono_us &&
+            (atomic_load_explicit(&head->poison[i].crossed, memory_order_relaxed) ^ *until) ==
+                hash)
+            return (int)i;
+    }
+    return -1;
+}
+
+/* The one that goes: the oldest, those of one death first. */
+static int find_oldest(const struct sb_taught_head *head)
+{
+    uint64_t least = UINT64_MAX;
+    int at = 0;
+
+    for (unsigned i = 0; i < POISON_ENTRIES; i++) {
+        uint64_t until =
+            atomic_load_explicit(&head->poison[i].until_mono_us, memory_order_relaxed);
+
+        if (is_poison(until))
+            until += POISON_US;
+        if (until < least) {
+            least = until;
+            at = (int)i;
+        }
+    }
+    return at;
+}
+
+static void put(struct sb_taught_head *head, int at, uint64_t hash, uint64_t until)
+{
+    atomic_store_explicit(&head->poison[at].until_mono_us, until, memory_order_relaxed);
+    atomic_store_explicit(&head->poison[at].crossed, hash ^ until, memory_order_relaxed);
+}
+
+bool poison_note_death(struct scoreboard *board, const struct poison_request *request,
+                       bool again, uint64_t now_mono_us)
 {
     struct sb_taught_head *head = segment_taught_head(board);
-    uint64_t until = now_mono_us + POISON_US, least = UINT64_MAX, hash;
-    unsigned at = 0;
+    uint64_t hash, until;
+    bool poison = false;
+    int at;
+
+    if (!board->writable)
+        return false;
+    hash = hash_of(key_of(head), request);
+    at = find(head, hash, now_mono_us, &until);
+    if (at == -1)
+        at = find_oldest(head);
+    else if (is_poison(until) || again || now_mono_us + POISON_US >= until + POISON_APART_US)
+        poison = true;
+    else
+        return false; /* the same death */
+    put(head, at, hash, until_of(now_mono_us, poison));
+    atomic_store_explicit(&head->poison_until_mono_us, until_of(now_mono_us, poison),
+                          memory_order_release);
+    return poison;
+}
+
+void poison_forget(struct scoreboard *board, const struct poison_request *request,
+                   uint64_t now_mono_us)
+{
+    struct sb_taught_head *head = segment_taught_head(board);
+    uint64_t hash, until;
+    int at;
 
     if (!board->writable)
         return;
     hash = hash_of(key_of(head), request);
-    for (unsigned i = 0; i < POISON_ENTRIES; i++) {
-        uint64_t then =
-            atomic_load_explicit(&head->poison[i].until_mono_us, memory_order_relaxed);
-
-        if (then < least) {
-            least = then;
-            at = i;
-        }
-    }
-    atomic_store_explicit(&head->poison[at].until_mono_us, until, memory_order_relaxed);
-    atomic_store_explicit(&head->poison[at].crossed, hash ^ until, memory_order_relaxed);
-    atomic_store_explicit(&head->poison_until_mono_us, until, memory_order_release);
+    at = find(head, hash, now_mono_us, &until);
+    if (at != -1)
+        put(head, at, 0, 0);
 }
 
 bool poison_is(const struct scoreboard *board, const struct poison_request *request,
                uint64_t now_mono_us)
 {
     const struct sb_taught_head *head = segment_taught_head(board);
-    uint64_t hash;
+    uint64_t hash, until;
 
     if (atomic_load_explicit(&head->poison_until_mono_us, memory_order_acquire) <= now_mono_us)
         return false;
     hash = hash_of(atomic_load_explicit(&head->poison_key, memory_order_relaxed), request);
-    for (unsigned i = 0; i < POISON_ENTRIES; i++) {
-        uint64_t until =
-            atomic_load_explicit(&head->poison[i].until_mono_us, memory_order_relaxed);
-
-        if (until > now_mono_us &&
-            (atomic_load_explicit(&head->poison[i].crossed, memory_order_relaxed) ^ until) ==
-                hash)
-            return true;
-    }
-    return false;
+    return find(head, hash, now_mono_us, &until) != -1 && is_poison(until);
 }

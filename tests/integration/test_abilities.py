@@ -793,6 +793,44 @@ def test_a_request_under_which_engines_die_is_sent_to_two(make_nodes, stream, af
     assert all(one.status == 200 for one in good), [one.body for one in good]
 
 
+def test_an_engine_alone_dies_of_a_request_twice(make_nodes):
+    mortal = Mortal(False)
+    one = make_nodes({"a": mortal.engine})
+    for deaths in (1, 2):
+        died = time.monotonic()
+        one.send(OPENAI, body_of(OPENAI, "POISON"))
+        assert mortal.poisoned == deaths
+        mortal.engine.start()
+        until(lambda: one.send(OPENAI, body_of(OPENAI, "another")).status == 200 and
+              time.monotonic() - died > 1.1, 30, "the engine is back")
+    answer = one.send(OPENAI, body_of(OPENAI, "POISON"))
+    assert answer.status == 502 and answer.headers["x-should-retry"] == "false"
+    assert mortal.poisoned == 2
+
+
+def test_an_engine_that_ends_on_a_drained_node_did_not_die(make_nodes):
+    engines, held, done = {name: llama() for name in ("a", "b", "c")}, [], threading.Event()
+    for name, engine in engines.items():
+        def chat(reply, request, name=name, engine=engine):
+            if b"LONG" not in request.body or len(held) == 2:
+                return engine.chat(reply, request)
+            held.append(name)
+            reply.wait_for(done)
+            return reply.drop()
+        engine.on[OPENAI] = chat
+    three = make_nodes(engines)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(three.send(OPENAI, body_of(OPENAI, "LONG"))))
+    thread.start()
+    for count in (1, 2):
+        until(lambda: len(held) == count, 10, "it waits for an engine")
+        three.cluster.ctl("drain", held[-1])
+        until(lambda: three.states()[held[-1]] == "DRAINING", 10, "it is drained")
+        engines[held[-1]].stop()
+    thread.join()
+    assert answers[0].status == 200 and "event=poison" not in three.cluster.master.log()
+
+
 @pytest.mark.parametrize("status, error", [
     (500, "llama runner process has terminated: exit status 2"),
     (400, "The model has crashed without additional information. (Exit code: 134)")])

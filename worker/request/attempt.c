@@ -427,9 +427,16 @@ bool attempt_is_poison(const struct attempt *attempt)
     return poison_is(context->board, &poison, loop_now_us(context->loop));
 }
 
+/* Its operator, or the node itself, ends what it has. */
+static bool is_leaving(const struct attempt *attempt)
+{
+    enum node_state state = nodes_state(attempt->request->context->board, attempt->node);
+
+    return state == NODE_DRAINING || state == NODE_GONE || state == NODE_NONE;
+}
+
 /* Engines that died before any output, two of them, died of this request, perhaps: it is sent
- * to none for a while, whoever sends it.  One that ends under other requests' output may have
- * been ended by its operator. */
+ * to none for a while, whoever sends it. */
 static void note_death(const struct attempt *attempt)
 {
     struct request *req = attempt->request;
@@ -437,13 +444,25 @@ static void note_death(const struct attempt *attempt)
 
     if (attempt->content_mono_us != 0 || req->shown == SHOWN_CONTENT)
         return;
-    if (++req->unanswered_deaths < RETRY_MAX_DEATHS)
+    if (!poison_note_death(req->context->board, &poison, req->unanswered_deaths++ != 0,
+                           loop_now_us(req->context->loop)))
         return;
-    poison_note(req->context->board, &poison, loop_now_us(req->context->loop));
-    log_warn("event=poison id=%s execution=%s model=%s engines=%u for_ms=%llu hint=\"engines "
+    log_warn("event=poison id=%s execution=%s model=%s deaths=%u for_ms=%llu hint=\"engines "
              "died of this request before any output: the same one is refused for a while\"",
              req->client->id, req->client->execution_id, log_quote(req->client->client_model),
              req->unanswered_deaths, (unsigned long long)(POISON_US / US_PER_MS));
+}
+
+void attempt_absolve(struct attempt *attempt)
+{
+    struct request *req = attempt->request;
+    struct poison_request poison;
+
+    if (req->client == NULL || req->unanswered_deaths == 0)
+        return;
+    req->unanswered_deaths = 0;
+    poison = poison_of(req);
+    poison_forget(req->context->board, &poison, loop_now_us(req->context->loop));
 }
 
 void attempt_note_cause(struct attempt *attempt, enum retry_end end)
@@ -465,7 +484,7 @@ void attempt_note_cause(struct attempt *attempt, enum retry_end end)
         req->trusted += end != RETRY_END_NO_ANSWER && note_unsure(attempt);
     } else if (end == RETRY_END_BLAMED) {
         req->blamed++;
-    } else if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED) {
+    } else if (attempt->cause.kind == ATTEMPT_CAUSE_ENGINE_DIED && !is_leaving(attempt)) {
         req->engines_died++;
         note_death(attempt);
         log_warn("event=engine_died id=%s node=%s engines=%u", req->client->id,

@@ -38,6 +38,8 @@ void attempt_take_head(struct attempt *attempt);
 bool attempt_take_content(struct attempt *attempt);
 /* The node's sums of tokens, of an answer that may not be the client's. */
 void attempt_note_usage(struct attempt *attempt, const Drover__V1__Finish *finish);
+/* An engine that died under the request did not die of it: another one answers. */
+void attempt_absolve(struct attempt *attempt);
 /* Engines died of the same request within the last minute. */
 MUST_CHECK bool attempt_is_poison(const struct attempt *attempt);
 /* The answer is whole; the node's sums of tokens count. */

@@ -339,6 +339,7 @@ static void first_content(struct attempt *attempt)
     struct request *req = attempt->request;
 
     hedge_adopt(attempt);
+    attempt_absolve(attempt);
     if (req->ttft_us == 0)
         req->ttft_us = attempt->content_mono_us - req->started_mono_us;
 }
