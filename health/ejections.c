@@ -165,14 +165,17 @@ static bool may_be_tried(struct ejections *p, const struct ejections_node *node,
     return true;
 }
 
-struct ejections_event ejections_look(struct ejections *ejections,
-                                      const struct scoreboard *board,
+struct ejections_event ejections_look(struct ejections *ejections, struct scoreboard *board,
                                       const struct ejections_rules *rules,
                                       const struct ejections_node *node, uint64_t now_mono_us)
 {
     const struct verdict *verdict = node->verdict;
     struct outcomes seen;
+    struct outcomes_clients clients = outcomes_take_clients(board, node->node_id);
     struct ejection_counts counts = read_counts(board, node->node_id, &seen);
+
+    counts.answered_clients = clients.answered;
+    counts.contradicted_clients = clients.contradicted;
 
     switch (verdict->state) {
     case NODE_UP:

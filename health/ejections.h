@@ -85,8 +85,7 @@ struct ejections_event {
 /* Looks at one node: EJECT, KEEP, PROBATION, CLEAR or nothing; an ejection is counted and
  * logged.
  */
-struct ejections_event ejections_look(struct ejections *ejections,
-                                      const struct scoreboard *board,
+struct ejections_event ejections_look(struct ejections *ejections, struct scoreboard *board,
                                       const struct ejections_rules *rules,
                                       const struct ejections_node *node, uint64_t now_mono_us);
 

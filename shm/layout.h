@@ -63,7 +63,7 @@
 #include "shm/share/node_set.h"
 
 #define SB_MAGIC          UINT64_C(0x4452414f42564f44) /* "DOVBOARD" in memory, little-endian */
-#define SB_LAYOUT_VERSION 29u
+#define SB_LAYOUT_VERSION 30u
 #define SB_CACHE_LINE     64u
 #define SB_PAGE           4096u
 
@@ -361,7 +361,9 @@ struct sb_outcomes {
     alignas(SB_CACHE_LINE) _Atomic uint64_t total[SB_OUTCOMES];
     _Atomic uint64_t progress_mono_us; /* last token; 0 = never */
     _Atomic uint64_t unsure_mono_us;   /* last refusal or empty answer; 0 = never */
-    _Atomic uint32_t run;              /* failures since the last success */
+    /* A bit for each client that it answered, or that contradicted it; health takes them. */
+    _Atomic uint64_t answered_clients, contradicted_clients;
+    _Atomic uint32_t run; /* failures since the last success */
     /* W: health.  Low half of the number of probation results it had counted when the present
      * probation began: see outcomes_probed(). */
     _Atomic uint32_t probations_judged;

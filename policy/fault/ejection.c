@@ -76,6 +76,8 @@ enum node_reason ejection_look(struct ejection *ejection, const struct ejection_
     step->ok += (uint32_t)grown(ejection->last.ok, now->ok);
     step->failed += (uint32_t)grown(ejection->last.failed, now->failed);
     step->contradicted += (uint32_t)grown(ejection->last.contradicted, now->contradicted);
+    step->answered_clients |= now->answered_clients;
+    step->contradicted_clients |= now->contradicted_clients;
     ejection->last = *now;
     if (now_mono_us - ejection->since_mono_us >= limits->backoff_max_us)
         ejection->times = 0;
@@ -95,6 +97,8 @@ struct odd_counts ejection_odd_counts(const struct ejection *ejection)
     for (unsigned i = 0; i < EJECTION_STEPS; i++) {
         counts.answered += ejection->step[i].ok;
         counts.contradicted += ejection->step[i].contradicted;
+        counts.answered_clients |= ejection->step[i].answered_clients;
+        counts.contradicted_clients |= ejection->step[i].contradicted_clients;
     }
     return counts;
 }

@@ -41,11 +41,14 @@ struct ejection_counts {
     uint64_t stalled;      /* of these: no other request there got a token meanwhile */
     uint64_t contradicted; /* refused, or answered with nothing, unlike another node */
     uint64_t probation_ok, probation_failed;
+    /* Since the last look: whose, see odd.h. */
+    uint64_t answered_clients, contradicted_clients;
     uint32_t run; /* failures since the last success */
 };
 
 struct ejection_step {
     uint32_t ok, failed, contradicted;
+    uint64_t answered_clients, contradicted_clients;
 };
 
 struct ejection {

@@ -29,12 +29,20 @@ struct odd_counts odd_better(struct odd_counts one, struct odd_counts other)
     return all_of(one) > all_of(other) ? one : other;
 }
 
+/* One client contradicts, and others are answered. */
+static bool is_one_against_others(struct odd_counts node)
+{
+    uint64_t by = node.contradicted_clients;
+
+    return by != 0 && (by & (by - 1)) == 0 && (node.answered_clients & ~by) != 0;
+}
+
 bool odd_is(struct odd_counts node, struct odd_counts best, uint32_t success_pct)
 {
     double pooled, error;
 
     if (success_pct == 0 || node.contradicted < ODD_LEAST || !is_measure(best) ||
-        share_of(node) * 100 <= 100 - (double)success_pct)
+        share_of(node) * 100 <= 100 - (double)success_pct || is_one_against_others(node))
         return false;
     pooled = ((double)node.contradicted + best.contradicted) / (all_of(node) + all_of(best));
     error = sqrt(pooled * (1 - pooled) * (1 / all_of(node) + 1 / all_of(best)));

@@ -6,6 +6,9 @@
  * once by chance.  So a node is odd only where its share of contradictions is far beyond that
  * of its best peer of the same model, in the same time.  Where all nodes refuse alike nothing
  * is contradicted, and where all models end at once now and then the shares are alike.
+ *
+ * A client with odd requests contradicts an engine that is strict, beside one that is lenient.
+ * So the word of one client counts only where no other client is answered.
  */
 #ifndef DROVER_POLICY_FAULT_ODD_H
 #define DROVER_POLICY_FAULT_ODD_H
@@ -19,6 +22,8 @@
 struct odd_counts {
     uint32_t answered;
     uint32_t contradicted;
+    /* Of these: a bit for each client, or for some together; 0 = not known. */
+    uint64_t answered_clients, contradicted_clients;
 };
 
 /* A node that answers for fewer than this is not judged, nor a measure for others. */

@@ -2,6 +2,7 @@
 #include "shm/facts/outcomes.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "shm/segment.h"
 
 static_assert(OUTCOMES == SB_OUTCOMES, "new layout version");
@@ -39,6 +40,33 @@ void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
         atomic_store_explicit(&row->run, 0, memory_order_relaxed);
     else
         atomic_fetch_add_explicit(&row->run, 1, memory_order_relaxed);
+}
+
+void outcomes_note_client(struct scoreboard *board, unsigned node, uint32_t generation,
+                          enum outcome what, uint64_t client)
+{
+    struct sb_outcomes *row = outcomes_for(board, node, generation);
+    uint64_t bit = UINT64_C(1) << hash_spread(client) % 64;
+    _Atomic uint64_t *clients;
+
+    if (row == NULL || (what != OUTCOME_OK && what != OUTCOME_CONTRADICTED))
+        return;
+    clients = what == OUTCOME_OK ? &row->answered_clients : &row->contradicted_clients;
+    if ((atomic_load_explicit(clients, memory_order_relaxed) & bit) == 0)
+        atomic_fetch_or_explicit(clients, bit, memory_order_relaxed);
+}
+
+struct outcomes_clients outcomes_take_clients(struct scoreboard *board, unsigned node)
+{
+    struct sb_outcomes *row = board->writable ? segment_outcomes(board, node) : NULL;
+
+    if (row == NULL)
+        return (struct outcomes_clients){0};
+    return (struct outcomes_clients){
+        .answered = atomic_exchange_explicit(&row->answered_clients, 0, memory_order_relaxed),
+        .contradicted =
+            atomic_exchange_explicit(&row->contradicted_clients, 0, memory_order_relaxed),
+    };
 }
 
 bool outcomes_note_unsure(struct scoreboard *board, unsigned node, uint32_t generation,
@@ -139,5 +167,7 @@ void outcomes_zero(struct scoreboard *board, unsigned node)
     atomic_store_explicit(&row->probations_judged, 0, memory_order_relaxed);
     atomic_store_explicit(&row->progress_mono_us, 0, memory_order_relaxed);
     atomic_store_explicit(&row->unsure_mono_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->answered_clients, 0, memory_order_relaxed);
+    atomic_store_explicit(&row->contradicted_clients, 0, memory_order_relaxed);
     atomic_store_explicit(&segment_hot(board, node)->lost_mono_us, 0, memory_order_relaxed);
 }

@@ -41,6 +41,16 @@ struct outcomes {
 void outcomes_note(struct scoreboard *board, unsigned node, uint32_t generation,
                    enum outcome what);
 
+/* Whose request it was that ended with OK or CONTRADICTED: any hash of the client. */
+void outcomes_note_client(struct scoreboard *board, unsigned node, uint32_t generation,
+                          enum outcome what, uint64_t client);
+/* A bit for each of these clients, or for some together, since this was last asked. */
+struct outcomes_clients {
+    uint64_t answered, contradicted;
+};
+/* W: health. */
+struct outcomes_clients outcomes_take_clients(struct scoreboard *board, unsigned node);
+
 /* The node refused a request for no reason that is known, or answered without output, which may
  * be right.  True: output has come there within OUTCOMES_TRUST_US, and since the last such end,
  * so it is believed. */

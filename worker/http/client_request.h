@@ -65,6 +65,7 @@ struct client_request {
     const char *client;     /* its address as text, for the log */
     uint64_t address;       /* the same as a number; 0 = none */
     const char *key_name;   /* of its API key, for the log; NULL: none was needed */
+    uint64_t caller;        /* a hash of its client: of its API key, else of its address */
     int usage_row;          /* where its tokens are counted, shm/facts/usage.h; -1: nowhere */
     /* The thing kept by an engine that it names, the response or conversation that it goes on
      * with or asks for: "" = nothing. */

@@ -728,6 +728,7 @@ static struct request *create(struct worker_context *context, struct client_requ
     req->attempt = &req->pair[0];
     (void)strlcpy(req->model, client->model, sizeof(req->model));
     req->model_hash = hash_text(req->model);
+    req->caller = client->caller;
     /* One session may use several models, and their caches have nothing in common. */
     req->session_hash =
         client->session == NULL ? 0 : hash_text(client->session) * 31 + req->model_hash;

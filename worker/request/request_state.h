@@ -222,6 +222,7 @@ struct request {
     /* Routing's view of it. */
     char model[NODE_MODEL_BYTES]; /* a copy: the client's side may be gone first */
     uint64_t model_hash;
+    uint64_t caller; /* as client_request's */
     enum op_class op_class;
     uint64_t session_hash; /* of session and model; 0 = no session */
     /* The session's node when the request got its first place: private to select.c. */

@@ -491,6 +491,9 @@ static void resolve_doubts(struct request *req)
                           doubt->on_probation ? OUTCOME_PROBATION_FAILED
                           : doubt->refused    ? OUTCOME_CONTRADICTED
                                               : OUTCOME_FAILED);
+        if (doubt->refused)
+            outcomes_note_client(req->context->board, doubt->node, doubt->generation,
+                                 OUTCOME_CONTRADICTED, req->caller);
         if (doubt->slow)
             learn_of(req, doubt->node, doubt->generation, doubt->speed);
     }
@@ -625,7 +628,7 @@ static void doubt(const struct attempt *attempt)
         .on_probation = attempt->on_probation,
         .refused = attempt_is_unsure(attempt),
         .of_model = attempt->cause.of_model,
-        .slow = is_slow(attempt, STATS_NODE_ERROR),
+        .slow = !attempt_is_unsure(attempt) && is_slow(attempt, STATS_NODE_ERROR),
         .speed = failure_of(attempt),
     };
 }
@@ -663,6 +666,8 @@ static void note_outcome(const struct attempt *attempt, enum stats_counter how)
     if (what != OUTCOME_OK && what != OUTCOME_PROBATION_OK && attempt->on_probation)
         what = OUTCOME_PROBATION_FAILED;
     outcomes_note(attempt->request->context->board, attempt->node, attempt->generation, what);
+    outcomes_note_client(attempt->request->context->board, attempt->node, attempt->generation,
+                         what, attempt->request->caller);
 }
 
 /* Ended before its first token: if the engine was at it, it is at the next one now.  One that

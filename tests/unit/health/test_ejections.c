@@ -200,6 +200,20 @@ Test(ejections, a_node_that_others_contradict_is_out_and_one_like_its_peers_is_n
     cr_assert_eq(verdict.reason, NODE_REASON_ODD, "the reason stays");
 }
 
+Test(ejections, one_client_alone_makes_no_node_odd_that_answers_others)
+{
+    peer = (struct odd_counts){.answered = 60};
+    contradict(30);
+    for (unsigned i = 0; i < 30; i++)
+        outcomes_note(board, node_row, 1, OUTCOME_OK);
+    outcomes_note_client(board, node_row, 1, OUTCOME_CONTRADICTED, 1);
+    outcomes_note_client(board, node_row, 1, OUTCOME_OK, 2);
+    cr_assert_eq(look(), NODE_EVENT_NONE);
+    outcomes_note_client(board, node_row, 1, OUTCOME_CONTRADICTED, 2);
+    now_us += US_PER_S;
+    cr_assert_eq(look(), NODE_EVENT_EJECT, "two clients");
+}
+
 Test(ejections, an_odd_node_that_is_needed_is_kept_until_its_record_is_clean)
 {
     peer = (struct odd_counts){.answered = 30};

@@ -19,6 +19,19 @@ Test(odd, a_node_that_is_always_contradicted_is_odd_beside_one_that_never_is)
     cr_expect(!odd_is(of(0, 20), of(20, 0), 0), "the rule is off");
 }
 
+Test(odd, one_clients_word_is_none_where_others_are_answered)
+{
+    struct odd_counts node = of(20, 20);
+
+    node.contradicted_clients = 1 << 3;
+    node.answered_clients = 1 << 3 | 1 << 7;
+    cr_expect(!odd_is(node, of(40, 0), 80), "a client with odd requests, of a strict engine");
+    node.contradicted_clients = 1 << 3 | 1 << 9;
+    cr_expect(odd_is(node, of(40, 0), 80), "two clients agree");
+    node.contradicted_clients = node.answered_clients = 1 << 3;
+    cr_expect(odd_is(node, of(40, 0), 80), "there is no other client");
+}
+
 Test(odd, nodes_that_are_all_alike_are_not_odd)
 {
     cr_expect(!odd_is(of(0, 50), of(0, 50), 80));

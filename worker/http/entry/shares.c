@@ -18,11 +18,12 @@ void shares_leave(struct client_connection *conn)
     conn->share = NULL;
 }
 
-void shares_know(struct client_connection *conn, const struct client_request *request)
+void shares_know(struct client_connection *conn, struct client_request *request)
 {
     uint64_t key = request->key_name != NULL ? hash_text(request->key_name) : request->address;
     struct client_share *old = conn->share;
 
+    request->caller = key;
     if (old->key == key)
         return;
     conn->share = client_join(&conn->server->shares, key);

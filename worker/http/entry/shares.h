@@ -19,8 +19,8 @@ struct client_request;
 /* A new connection, of the client that has this address. */
 void shares_join(struct client_connection *conn, uint64_t address);
 void shares_leave(struct client_connection *conn);
-/* The connection's present request is admitted, and holds nothing yet. */
-void shares_know(struct client_connection *conn, const struct client_request *request);
+/* The connection's present request is admitted, and holds nothing yet: sets its caller. */
+void shares_know(struct client_connection *conn, struct client_request *request);
 
 /* Bytes of bodies, of its present request. */
 void shares_hold(struct client_connection *conn, size_t n);
