@@ -470,12 +470,19 @@ static void on_continue_sent(h2o_socket_t *sock, const char *err)
         start_reading(conn, on_body);
 }
 
-/* The client waits for this before it sends the body. */
+/* The client waits for this before it sends the body.  In clear nothing of it is ever under
+ * way, as libh2o cannot end a connection that has a write which is not its own. */
 static void send_continue(struct client_connection *conn)
 {
     static h2o_iovec_t text = {H2O_STRLIT("HTTP/1.1 100 Continue\r\n\r\n")};
 
-    h2o_socket_write(conn->sock, &text, 1, on_continue_sent);
+    if (conn->sock->ssl != NULL)
+        h2o_socket_write(conn->sock, &text, 1, on_continue_sent);
+    else if (send(h2o_socket_get_fd(conn->sock), text.base, text.len,
+                  MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)text.len)
+        start_reading(conn, on_body);
+    else
+        leave(conn); /* it does not read what it was sent before */
 }
 
 void intake_begin(struct client_connection *conn, struct client_request *request, size_t most,

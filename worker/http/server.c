@@ -462,6 +462,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     struct client_request *request = h2o_mem_alloc_pool(&req->pool, sizeof(*request));
     h2o_iovec_t path, plain;
     struct route route;
+    bool stranger;
 
     memset(request, 0, sizeof(*request));
     if (intake_is_open(conn))
@@ -492,9 +493,10 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 
     if (conn->refused != API_ERROR_NONE || server->draining)
         req->http1_is_persistent = 0;
-    if (conn->refused != API_ERROR_NONE)
+    if (conn->refused != API_ERROR_NONE) {
+        request->origin = page_origin(req, server, &stranger);
         http_reject(request, conn->refused, conn->refused_why, NULL, 0);
-    else if (admit_page(request, req, &route) && admit_caller(request, req, &route)) {
+    } else if (admit_page(request, req, &route) && admit_caller(request, req, &route)) {
         shares_know(conn, request);
         dispatch(request, req, &route);
     }

@@ -5,6 +5,7 @@
 
 #include "base/secure/api_keys.h"
 #include "http_fixture.h"
+#include "worker/http/server_state.h"
 
 TestSuite(heads, .init = setup, .fini = teardown, .timeout = 60);
 
@@ -71,6 +72,63 @@ Test(heads, a_head_that_is_too_large_gets_431)
     AWAIT(http_server_connections(server) == 0);
     cr_expect_not_null(strstr(logged(), "\"status\":431,\"outcome\":\"rejected\","
                                         "\"reason\":\"head_too_large\""));
+}
+
+/* Without these headers a page reads nothing of what it did wrong. */
+Test(heads, a_page_may_read_why_its_head_was_refused)
+{
+    static char *origins[] = {"https://chat.example"};
+    static char filler[40000];
+    struct client *c;
+
+    config.api.cors_origins = origins;
+    config.api.cors_origins_count = 1;
+    start();
+    c = dial();
+    memset(filler, 'x', sizeof(filler) - 1);
+    say(c, "POST /v1/chat/completions HTTP/1.1\r\n" HOST "origin: https://chat.example\r\nx: ");
+    say(c, filler);
+    expect(c, "HTTP/1.1 431 ");
+    expect(c, "access-control-allow-origin: https://chat.example\r\n");
+    c = dial();
+    say(c, "POST /v1/chat/completions HTTP/1.1\r\n" HOST "origin: https://evil.example\r\n"
+           "x: a\r\n b\r\n\r\n");
+    expect(c, "HTTP/1.1 400 ");
+    expect(c, "folded header line");
+    cr_expect_null(strstr(buf_cstr(&c->in), "access-control-allow-origin"));
+}
+
+/* libh2o would refuse each by itself, or answer twice. */
+Test(heads, blanks_and_expectations_that_need_no_answer_are_none_of_libh2os)
+{
+    static const char *const headers[] = {"content-length: 16 \r\n",
+                                          "content-length: \t16\t \r\n",
+                                          "content-length: 16\r\nexpect: 100-continue\r\n",
+                                          "expect: 100-Continue \r\ncontent-length: 16\r\n"};
+    struct client *c;
+
+    start();
+    for (size_t i = 0; i < ARRAY_LEN(headers); i++) {
+        c = dial();
+        say(c, "POST /v1/completions HTTP/1.1\r\n" HOST);
+        say(c, headers[i]);
+        say(c, "\r\n{\"model\":\"echo\"}");
+        expect(c, "HTTP/1.1 200 OK\r\n");
+        expect(c, "{\"model\":\"echo\"}");
+        cr_expect_null(strstr(buf_cstr(&c->in), "100 Continue"), "%zu", i);
+        say(c, "GET /livez HTTP/1.1\r\n" HOST "content-length: 0 \r\n\r\n"
+               "GET /livez HTTP/1.1\r\n" HOST "expect: more\r\ncontent-length: 0\r\n\r\n"
+               "GET /livez HTTP/1.1\r\n" HOST "expect: 100-continue\r\n\r\n");
+        for (int k = 0; k < 3; k++)
+            expect(c, "HTTP/1.1 200 OK\r\n");
+    }
+    c = dial();
+    say(c, "POST /v1/completions HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 16\r\n"
+           "\r\n");
+    AWAIT(server->intakes == 1);
+    say(c, "{\"model\":\"echo\"}");
+    expect(c, "{\"model\":\"echo\"}");
+    cr_expect(begins(buf_cstr(&c->in), "HTTP/1.1 200 "), "a 1.0 client knows no 100");
 }
 
 Test(heads, a_head_may_come_in_drops)

@@ -131,8 +131,13 @@ static void take_head(struct client_connection *conn)
         conn->refused = API_ERROR_EXPECTATION;
         conn->refused_why = "the only expectation that is met is 100-continue";
     }
+    /* libh2o does not read such a length, and answers each expectation, also one without a
+     * body. */
+    if (!body && head->framing_at != 0)
+        conn->sock->input->bytes[head->framing_at] = 'x';
     if (conn->refused != API_ERROR_NONE || head->chunked ||
-        head->content_length > SHORT_BYTES || behind < head->content_length ||
+        (body && (head->expects || head->padded)) || head->content_length > SHORT_BYTES ||
+        behind < head->content_length ||
         head->content_length > conn->server->config->limits.max_body_bytes)
         take_over(conn);
 }

@@ -10,6 +10,7 @@ struct framing {
     unsigned minor_version;
     uint64_t content_length;
     const char *name; /* of the last of them */
+    bool padded;
     enum strict_expect expect;
 };
 
@@ -101,7 +102,7 @@ static const char *check_host(struct framing *f, const char *value, size_t n)
 
 static const char *check_field(struct framing *f, const char *p, const char *end)
 {
-    const char *name = p, *value;
+    const char *name = p, *value, *line_stop = end;
     size_t name_len, value_len;
 
     if (*p == ' ' || *p == '\t')
@@ -122,6 +123,7 @@ static const char *check_field(struct framing *f, const char *p, const char *end
 
     if (name_is(name, name_len, "content-length")) {
         f->name = name;
+        f->padded = end != line_stop;
         return check_content_length(f, value, value_len);
     }
     if (name_is(name, name_len, "expect"))
@@ -206,6 +208,10 @@ const char *strict_head_check(struct strict_head *out, const char *bytes, size_t
     out->chunked = f.transfer_encodings != 0;
     out->content_length = f.content_length;
     out->framing_at = f.name == NULL ? 0 : (size_t)(f.name - bytes);
-    out->expect = f.expect;
+    out->padded = f.padded;
+    out->expects = f.expect != STRICT_EXPECT_NONE;
+    out->expect = f.expect == STRICT_EXPECT_CONTINUE && f.minor_version == 0
+                      ? STRICT_EXPECT_NONE
+                      : f.expect;
     return NULL;
 }

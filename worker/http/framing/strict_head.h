@@ -27,11 +27,13 @@ enum strict_expect {
 };
 
 struct strict_head {
-    size_t head_len;         /* request line to the empty line, inclusive */
-    bool chunked;            /* the body came in chunks */
-    uint64_t content_length; /* of the body otherwise; 0 = there is none */
-    size_t framing_at;       /* where the name of either's line begins; 0 = there is none */
-    enum strict_expect expect;
+    size_t head_len;           /* request line to the empty line, inclusive */
+    bool chunked;              /* the body came in chunks */
+    uint64_t content_length;   /* of the body otherwise; 0 = there is none */
+    size_t framing_at;         /* where the name of either's line begins; 0 = there is none */
+    bool padded;               /* white space stands behind the length */
+    enum strict_expect expect; /* what is to be met: HTTP/1.0 does not know 100-continue */
+    bool expects;              /* such a line is there */
     /* Of a head that is refused: */
     bool incomplete; /* nothing is wrong so far, and its end may come */
     bool too_large;
