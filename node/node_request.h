@@ -152,10 +152,11 @@ struct node_request {
     uint64_t done_us;  /* when its last event came */
     struct silence silence;
     struct timer silence_timer; /* runs while `run` does */
-    uint32_t signs_told;        /* reported to the caller, of the engine's signs of life */
-    bool loading;               /* the engine loads the model, as was reported to the caller */
-    uint64_t reported_us;       /* when an assembled answer last showed progress */
-    bool tell_progress;         /* an empty chunk is due */
+    void (*answer_over)(struct node_request *req, enum engine_end end, const char *why);
+    uint32_t signs_told;  /* reported to the caller, of the engine's signs of life */
+    bool loading;         /* the engine loads the model, as was reported to the caller */
+    uint64_t reported_us; /* when an assembled answer last showed progress */
+    bool tell_progress;   /* an empty chunk is due */
 };
 
 void node_request_pool_init(struct node_request_pool *pool, struct agent *agent);

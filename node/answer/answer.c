@@ -530,8 +530,9 @@ static void end_document(struct node_request *req)
     pass_json(req);
 }
 
-/* The engine's run is over; the slot is free already. */
-void answer_end(struct node_request *req, enum engine_end end, const char *why)
+/* The engine's run is over, by itself or because nothing follows its answer; the slot is free
+ * already.  The call may have ended afterwards.  `why`: what a broken connection said. */
+static void answer_end(struct node_request *req, enum engine_end end, const char *why)
 {
     bool whole = end == ENGINE_END_OK;
 
@@ -625,7 +626,7 @@ static const struct engine_events answer_events = {
 void answer_start(struct node_request *req)
 {
     if (node_request_run(req, &answer_events))
-        patience_start(req);
+        patience_start(req, answer_end);
 }
 
 void answer_last(struct node_request *req)

@@ -2,7 +2,6 @@
 #include "node/answer/patience.h"
 
 #include "base/clock.h"
-#include "node/answer/answer.h"
 #include "node/answer/document.h"
 #include "node/answer/sender.h"
 #include "node/node_request.h"
@@ -99,13 +98,13 @@ static void look(struct node_request *req)
 
         meter_settle(&req->meter);
         node_request_drop_run(req);
-        answer_end(req, torn ? ENGINE_END_LOST : ENGINE_END_OK, "");
+        req->answer_over(req, torn ? ENGINE_END_LOST : ENGINE_END_OK, "");
         return;
     }
     if (result.verdict == SILENCE_LEFT) {
         engine_doubt(req->agent->engine);
         node_request_drop_run(req);
-        answer_end(req, ENGINE_END_LOST, "the engine has ended");
+        req->answer_over(req, ENGINE_END_LOST, "the engine has ended");
         return;
     }
     if (result.verdict != SILENCE_BORNE) {
@@ -126,7 +125,7 @@ static void on_silence(struct timer *timer)
     look(CONTAINER_OF(timer, struct node_request, silence_timer));
 }
 
-void patience_start(struct node_request *req)
+void patience_start(struct node_request *req, patience_over_cb over)
 {
     const struct silence_limits limits = {
         .load_us = req->load_ms * US_PER_MS,
@@ -137,6 +136,7 @@ void patience_start(struct node_request *req)
 
     silence_start(&req->silence, &limits, &signs, req->started_us);
     req->signs_told = 0;
+    req->answer_over = over;
     look(req);
 }
 
