@@ -83,10 +83,16 @@ static void reload(struct health *health)
     struct config *next = NULL;
     struct buf text = BUF_INIT;
     struct error err = {0};
+    const char *start, *name;
+    int rc = read_config(&text, health->params->config_fd, &err);
 
-    if (read_config(&text, health->params->config_fd, &err) != 0 ||
-        config_parse(&next, (const char *)buf_head(&text), buf_size(&text), "config", &err) !=
-            0) {
+    start = buf_cstr(&text);
+    name = memchr(start, '\0', buf_size(&text));
+    if (rc == 0 && name != NULL)
+        rc = config_parse(&next, start, (size_t)(name - start), name + 1, &err);
+    else if (rc == 0)
+        rc = error_set(&err, DRV_EINVAL, "the configuration is cut short");
+    if (rc != 0) {
         /* The master has checked this text; most likely a file it names has gone since. */
         log_error("event=reload_failed why=%s", log_quote(err.text));
         buf_finish(&text);

@@ -14,10 +14,10 @@ struct health_params {
     unsigned process;         /* this process's row in the process table */
     int admin_fd;             /* listening, or -1 */
     int registry_fd;          /* listening, or -1 */
-    int config_fd;            /* memfd with the text of the active config, re-read at HUP */
-    int command_fd;   /* datagram socket: control requests (drain, undrain) from the master,
-                      each answered with one control reply */
-    int parent_fd;    /* read end of a pipe: end of file means the master is gone */
+    int config_fd;  /* memfd, re-read at HUP: the text of the active config, a NUL, its file */
+    int command_fd; /* datagram socket: control requests (drain, undrain) from the master,
+                    each answered with one control reply */
+    int parent_fd;  /* read end of a pipe: end of file means the master is gone */
     bool admin_later; /* the admin listener is another process's until HEALTH_OPEN_ADMIN */
     bool nodes_left;  /* HEALTH_LEAVE_NODES was said to a process before this one */
 };

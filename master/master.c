@@ -349,8 +349,8 @@ static void sign_in(const struct master *master)
 }
 
 /* The parts that can fail before there is anything to close but these. */
-static int open_runtime(struct master *master, struct config *config, const struct buf *text,
-                        struct inherited *in, struct error *err)
+static int open_runtime(struct master *master, const char *config_path, struct config *config,
+                        const struct buf *text, struct inherited *in, struct error *err)
 {
     int rc = successor_init(&master->successor, inherit_claim(in, INHERIT_CHANNEL),
                             inherit_claim(in, INHERIT_HANDOVER), err);
@@ -361,9 +361,14 @@ static int open_runtime(struct master *master, struct config *config, const stru
     rc = log_open(config->log_file, err);
     privileges_return(&config->run_as);
     if (rc == 0)
-        rc = runtime_open(&master->rt, config, text, in,
+        rc = runtime_open(&master->rt, config, in,
                           successor_is(&master->successor) ? &master->successor.from : NULL,
                           err);
+    if (rc != 0)
+        return rc;
+    rc = runtime_set_text(&master->rt, text, config_path, err);
+    if (rc != 0)
+        runtime_close(&master->rt);
     return rc;
 }
 
@@ -526,7 +531,7 @@ int master_run(const char *config_path, struct config *config, const struct buf 
     log_set_level(config->log_level);
     if (!config->core_dumps)
         privileges_no_core();
-    if (open_runtime(&master, config, text, in, &err) != 0) {
+    if (open_runtime(&master, config_path, config, text, in, &err) != 0) {
         master.status = fail_start(&master, config, &err);
         successor_finish(&master.successor);
         config_destroy(config);

@@ -229,20 +229,31 @@ out:
     return rc;
 }
 
-int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *err)
+static int append(int fd, const void *p, size_t n, off_t *at, struct error *err)
 {
-    size_t n = buf_size(text), done = 0;
     ssize_t w;
+
+    for (size_t done = 0; done < n; done += (size_t)w) {
+        w = pwrite(fd, (const char *)p + done, n - done, *at);
+        if (w == -1)
+            return error_sys(err, "config memfd");
+        *at += w;
+    }
+    return 0;
+}
+
+int runtime_set_text(struct runtime *rt, const struct buf *text, const char *name,
+                     struct error *err)
+{
+    off_t at = 0;
+    int rc;
 
     if (ftruncate(rt->config_fd, 0) == -1)
         return error_sys(err, "config memfd");
-    while (done < n) {
-        w = pwrite(rt->config_fd, buf_head(text) + done, n - done, (off_t)done);
-        if (w == -1)
-            return error_sys(err, "config memfd");
-        done += (size_t)w;
-    }
-    return 0;
+    rc = append(rt->config_fd, buf_head(text), buf_size(text), &at, err);
+    if (rc == 0)
+        rc = append(rt->config_fd, "", 1, &at, err); /* a configuration has no NUL */
+    return rc == 0 ? append(rt->config_fd, name, strlen(name), &at, err) : rc;
 }
 
 static struct scoreboard_params board_params(const struct config *config, unsigned workers)
@@ -333,8 +344,8 @@ static int make_wake_fds(struct runtime *rt, struct error *err)
     return 0;
 }
 
-int runtime_open(struct runtime *rt, const struct config *config, const struct buf *text,
-                 struct inherited *in, const struct handover *from, struct error *err)
+int runtime_open(struct runtime *rt, const struct config *config, struct inherited *in,
+                 const struct handover *from, struct error *err)
 {
     char path[RUNTIME_PATH_BYTES + 32];
     int life[2];
@@ -381,8 +392,6 @@ int runtime_open(struct runtime *rt, const struct config *config, const struct b
     rt->parent_pipe_read = life[0];
     rt->parent_pipe_write = life[1];
     rc = make_wake_fds(rt, err);
-    if (rc == 0)
-        rc = runtime_set_text(rt, text, err);
     if (rc == 0 && rt->files == RUNTIME_FILES_OURS)
         rc = write_addresses(rt, err);
     if (rc != 0)

@@ -60,7 +60,8 @@ struct runtime {
  * handover; NULL: there is none.  On failure nothing is left open, and `err` has one line.
  */
 MUST_CHECK int runtime_open(struct runtime *rt, const struct config *config,
-                            const struct buf *text, struct inherited *in,
+                            struct inherited *in,
+
                             const struct handover *from, struct error *err);
 
 /* A line for each thing that a good configuration will lack on this machine as it is now. */
@@ -88,8 +89,10 @@ void runtime_restore_names(struct runtime *rt);
 /* It succeeded: lock, sockets and names are the successor's alone. */
 void runtime_hand_over(struct runtime *rt);
 
-/* Replaces the text that health reads at HUP. */
-MUST_CHECK int runtime_set_text(struct runtime *rt, const struct buf *text, struct error *err);
+/* Replaces what health reads at HUP: the text, a NUL, and `name`, the file that the text is of.
+ */
+MUST_CHECK int runtime_set_text(struct runtime *rt, const struct buf *text, const char *name,
+                                struct error *err);
 
 /* "127.0.0.1:41234", after the kernel has chosen; "none" for -1. */
 void runtime_address(char *out, size_t cap, int fd);

@@ -9,6 +9,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "base/config/file_path.h"
 #include "base/error.h"
 #include "base/io/net.h"
 #include "base/secure/secret.h"
@@ -188,13 +189,51 @@ static void default_name(char name[AGENT_NODE_ID_BYTES])
     }
 }
 
-static int check_address(const char *option, const char *text, struct error *err)
+static int keep(const char **out, struct options *o, const char *text, struct error *err)
 {
-    char host[256];
-    uint16_t port;
-    int rc = net_split(text, host, sizeof(host), &port, err);
+    char *to = o->kept + o->kept_used;
+    size_t left = sizeof(o->kept) - o->kept_used, n = strlcpy(to, text, left);
 
-    return rc == 0 ? 0 : error_wrap(err, rc, "%s", option);
+    if (n >= left)
+        return error_set(err, DRV_EINVAL, "the options are too long together");
+    o->kept_used += n + 1;
+    *out = to;
+    return 0;
+}
+
+/* A path: a shell leaves the '~' of --option=~/x as it is. */
+static int take_path(struct options *o, const char **out, const char *option, const char *value,
+                     struct error *err)
+{
+    char path[FILE_PATH_BYTES];
+    int rc;
+
+    *out = value;
+    if (value[0] != '~')
+        return 0;
+    rc = file_path(path, sizeof(path), NULL, value, err);
+    if (rc != 0)
+        return error_wrap(err, rc, "%s", option);
+    return keep(out, o, path, err);
+}
+
+/* HOST:PORT; of a URL that says no more than that, its HOST:PORT.  `tls_option`: what switches
+ * TLS on there. */
+static int take_address(struct options *o, const char **address, bool tls, const char *option,
+                        const char *tls_option, struct error *err)
+{
+    char plain[512], host[256];
+    uint16_t port;
+    int rc = net_take_url(plain, sizeof(plain), *address, tls, err);
+
+    if (rc != 0 && !tls && strncasecmp(*address, "https:", 6) == 0)
+        return error_wrap(err, rc, "%s (%s switches TLS on)", option, tls_option);
+    if (rc != 0)
+        return error_wrap(err, rc, "%s", option);
+    rc = net_split(plain, host, sizeof(host), &port, err);
+    if (rc != 0)
+        return error_wrap(err, rc, "%s", option);
+    return strcmp(plain, *address) == 0 ? 0 : keep(address, o, plain, err);
 }
 
 static int add_model(struct options *o, const char *name, struct error *err)
@@ -239,7 +278,7 @@ static int take(void *data, int option, const char *value, struct error *err)
         return 0;
     case OPT_LISTEN:
         o->listen = value;
-        return check_address("--listen", value, err);
+        return 0;
     case OPT_ADVERTISE: {
         uint8_t raw[16];
 
@@ -254,10 +293,9 @@ static int take(void *data, int option, const char *value, struct error *err)
             return error_set(err, DRV_EINVAL, "more than %d coordinators",
                              OPTIONS_MAX_COORDINATORS);
         o->coordinators[o->coordinators_count++] = value;
-        return check_address("--coordinator", value, err);
-    case OPT_TOKEN_FILE:
-        o->token_file = value;
         return 0;
+    case OPT_TOKEN_FILE:
+        return take_path(o, &o->token_file, "--token-file", value, err);
     case OPT_NAME:
         if (!text_is_name(value, AGENT_NODE_ID_BYTES - 1))
             return error_set(err, DRV_EINVAL,
@@ -277,11 +315,9 @@ static int take(void *data, int option, const char *value, struct error *err)
         o->resume_ids = true;
         return 0;
     case OPT_ENGINE_KEY_FILE:
-        o->engine_key_file = value;
-        return 0;
+        return take_path(o, &o->engine_key_file, "--engine-key-file", value, err);
     case OPT_ENGINE_CA:
-        o->engine_ca = value;
-        return 0;
+        return take_path(o, &o->engine_ca, "--engine-ca", value, err);
     case OPT_ENGINE_INSECURE:
         o->engine_insecure = true;
         return 0;
@@ -290,22 +326,17 @@ static int take(void *data, int option, const char *value, struct error *err)
     case OPT_OPERATIONS:
         return parse_operations(&o->operations, value, err);
     case OPT_TLS_CERT:
-        o->tls_cert = value;
-        return 0;
+        return take_path(o, &o->tls_cert, "--tls-cert", value, err);
     case OPT_TLS_KEY:
-        o->tls_key = value;
-        return 0;
+        return take_path(o, &o->tls_key, "--tls-key", value, err);
     case OPT_TLS_CA:
-        o->tls_ca = value;
-        return 0;
+        return take_path(o, &o->tls_ca, "--tls-ca", value, err);
     case OPT_COORDINATOR_TLS_CA:
-        o->coordinator_tls_ca = value;
-        return 0;
+        return take_path(o, &o->coordinator_tls_ca, "--coordinator-tls-ca", value, err);
     case OPT_DRAIN_TIMEOUT:
         return parse_number(&o->drain_timeout_s, "--drain-timeout", value, 0, 86400, err);
     case OPT_LOG_FILE:
-        o->log_file = value;
-        return 0;
+        return take_path(o, &o->log_file, "--log-file", value, err);
     case OPT_INSECURE_NO_TOKEN:
         o->insecure_no_token = true;
         return 0;
@@ -317,6 +348,17 @@ static int take(void *data, int option, const char *value, struct error *err)
     default: /* getopt_long(3) gives an int */
         return error_set(err, DRV_EINVAL, "option not handled: %d", option);
     }
+}
+
+static int check_addresses(struct options *o, struct error *err)
+{
+    int rc = take_address(o, &o->listen, o->tls_cert != NULL, "--listen",
+                          "--tls-cert with --tls-key", err);
+
+    for (size_t i = 0; i < o->coordinators_count && rc == 0; i++)
+        rc = take_address(o, &o->coordinators[i], o->coordinator_tls_ca != NULL,
+                          "--coordinator", "--coordinator-tls-ca", err);
+    return rc;
 }
 
 static int check_together(const struct options *o, struct error *err)
@@ -359,7 +401,8 @@ int options_parse(struct options *out, int argc, char **argv, struct error *err)
     rc = command_line_parse(&out->line, argc, argv, long_options, take, out, err);
     if (rc != 0 || out->line.help || out->line.version)
         return rc;
-    return check_together(out, err);
+    rc = check_addresses(out, err);
+    return rc == 0 ? check_together(out, err) : rc;
 }
 
 int options_read_tokens(char out[TOKENS_MAX][TOKEN_MAX_BYTES + 1], const char *path,

@@ -17,7 +17,9 @@ struct error;
 #define OPTIONS_MAX_COORDINATORS 16
 #define OPTIONS_DEFAULT_LISTEN   "0.0.0.0:9090"
 
-/* All strings are borrowed from argv. */
+#define OPTIONS_KEPT_BYTES 16384
+
+/* All strings are borrowed from argv, or lie in `kept`: no struct of these is copied. */
 struct options {
     const char *engine;
     const char *listen;
@@ -42,7 +44,9 @@ struct options {
     bool insecure_no_token;
     bool core_dumps;
     enum sandbox_mode seccomp;
-    struct command_line line; /* --log-level, --help, --version */
+    struct command_line line;      /* --log-level, --help, --version */
+    char kept[OPTIONS_KEPT_BYTES]; /* what is not as it was given: "~/x", addresses of URLs */
+    size_t kept_used;
 };
 
 /* DRV_EINVAL with one line that says what is wrong.  Uses getopt_long(3). */

@@ -44,7 +44,8 @@ static int check_listen(const char *address, const struct doc *doc, const char *
     else
         rc = net_split(address, host, sizeof(host), &port, &why);
     if (rc != 0)
-        return doc_fail(doc, item, err, "bad address '%.80s': %s", address, why.text);
+        return doc_fail(doc, item, err, "bad address '%.80s': %s", doc_shown(item, address),
+                        why.text);
     return 0;
 }
 
@@ -59,10 +60,11 @@ static int check_readable(const struct doc *doc, const struct doc_item *item, co
         return 0;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd == -1)
-        return doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+        return doc_fail(doc, item, err, "cannot read '%.120s': %s", doc_shown(item, path),
+                        strerror(errno));
     if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode)) {
         (void)close(fd);
-        return doc_fail(doc, item, err, "'%.120s' is not a file", path);
+        return doc_fail(doc, item, err, "'%.120s' is not a file", doc_shown(item, path));
     }
     (void)close(fd);
     return 0;
@@ -107,27 +109,26 @@ static int check_node(struct config *config, unsigned index, const struct doc *d
                       const struct doc_item *item, struct error *err)
 {
     struct config_node *node = &config->nodes[index];
-    const struct doc_item *address = doc_get(item, "address");
+    const struct doc_item *address = doc_get(item, "address"), *name = doc_get(item, "name");
+    const char *shown = doc_shown(address, node->address);
     struct error why;
     char host[256];
     uint16_t port;
 
     if (!node_name_good(node->name))
-        return doc_fail(doc, doc_get(item, "name"), err,
-                        "bad node name '%.80s': 1 to %d of A-Z a-z 0-9 . _ -", node->name,
-                        NAME_MAX_CHARS);
+        return doc_fail(doc, name, err, "bad node name '%.80s': 1 to %d of A-Z a-z 0-9 . _ -",
+                        doc_shown(name, node->name), NAME_MAX_CHARS);
     if (net_split(node->address, host, sizeof(host), &port, &why) != 0)
-        return doc_fail(doc, address, err, "bad address '%.80s': %s", node->address, why.text);
+        return doc_fail(doc, address, err, "bad address '%.80s': %s", shown, why.text);
     if (port == 0)
-        return doc_fail(doc, address, err, "bad address '%.80s': the port cannot be 0",
-                        node->address);
+        return doc_fail(doc, address, err, "bad address '%.80s': the port cannot be 0", shown);
     for (unsigned i = 0; i < index; i++) {
         if (strcmp(config->nodes[i].name, node->name) == 0)
-            return doc_fail(doc, doc_get(item, "name"), err, "nodes[%u] is called '%s' already",
-                            i, node->name);
+            return doc_fail(doc, name, err, "nodes[%u] is called '%s' already", i,
+                            doc_shown(name, node->name));
         if (strcasecmp(config->nodes[i].address, node->address) == 0)
             return doc_fail(doc, address, err, "nodes[%u] has the address %.80s already", i,
-                            node->address);
+                            shown);
     }
     return check_tls(&node->tls, doc, doc_get(item, "tls"), false, err);
 }
@@ -178,18 +179,20 @@ static int check_alias_model(const struct config *config, const struct doc *doc,
     if (config_is_wildcard(model->text))
         return doc_fail(doc, model, err,
                         "'%.80s' is no model: a '*' is for names that clients send",
-                        model->text);
+                        doc_shown(model, model->text));
     if (strcmp(model->text, name) == 0)
         return models > 1 ? 0
-                          : doc_fail(doc, model, err, "'%.80s' is an alias of itself", name);
+                          : doc_fail(doc, model, err, "'%.80s' is an alias of itself",
+                                     doc_shown(model, name));
     if (models_of_alias(config, model->text) != 0)
         return doc_fail(doc, model, err,
                         "'%.80s' is itself an alias; name the model it stands for",
-                        model->text);
+                        doc_shown(model, model->text));
     for (const struct doc_item *other = model->parent->first; models > 1 && other != model;
          other = other->next)
         if (strcmp(other->text, model->text) == 0)
-            return doc_fail(doc, model, err, "'%.80s' is in the list already", model->text);
+            return doc_fail(doc, model, err, "'%.80s' is in the list already",
+                            doc_shown(model, model->text));
     return 0;
 }
 
@@ -211,7 +214,7 @@ static int check_alias(const struct config *config, const struct doc *doc,
             return doc_fail(doc, name, err,
                             "aliases[%u] is called '%.80s' already; one alias can have several "
                             "models: [A, B]",
-                            other->index, name->text);
+                            other->index, doc_shown(name, name->text));
     if (model->kind == DOC_LIST)
         for (const struct doc_item *each = one; each != NULL; each = each->next)
             models++;
@@ -254,11 +257,11 @@ static int check_models(const struct config *config, const struct doc *doc, stru
         for (j = 0; j < i; j++) {
             if (strcmp(config->models[j].name, model->name) == 0)
                 return doc_fail(doc, name, err, "models[%u] is '%.80s' already", j,
-                                model->name);
+                                doc_shown(name, model->name));
         }
         if (models_of_alias(config, model->name) == 1)
             return doc_fail(doc, name, err, "'%.80s' is an alias; name the model it stands for",
-                            model->name);
+                            doc_shown(name, model->name));
     }
     return 0;
 }
@@ -268,28 +271,29 @@ static int check_models(const struct config *config, const struct doc *doc, stru
 static int read_secrets(char *text, size_t cap, const char *path, const char *what,
                         const struct doc *doc, const struct doc_item *item, struct error *err)
 {
+    const char *shown = doc_shown(item, path);
     struct stat st;
     ssize_t n;
     int fd, rc = 0;
 
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd == -1)
-        return doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+        return doc_fail(doc, item, err, "cannot read '%.120s': %s", shown, strerror(errno));
     if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode)) {
-        rc = doc_fail(doc, item, err, "'%.120s' is not a file", path);
+        rc = doc_fail(doc, item, err, "'%.120s' is not a file", shown);
         goto out;
     }
     if ((st.st_mode & (S_IROTH | S_IWOTH)) != 0) {
-        rc = doc_fail(doc, item, err, "'%.120s' can be read by everyone; chmod 600 it", path);
+        rc = doc_fail(doc, item, err, "'%.120s' can be read by everyone; chmod 600 it", shown);
         goto out;
     }
     do {
         n = read(fd, text, cap - 1);
     } while (n == -1 && errno == EINTR);
     if (n == -1)
-        rc = doc_fail(doc, item, err, "cannot read '%.120s': %s", path, strerror(errno));
+        rc = doc_fail(doc, item, err, "cannot read '%.120s': %s", shown, strerror(errno));
     else if (n == (ssize_t)cap - 1 || memchr(text, '\0', (size_t)n) != NULL)
-        rc = doc_fail(doc, item, err, "'%.120s' is not %s", path, what);
+        rc = doc_fail(doc, item, err, "'%.120s' is not %s", shown, what);
     else
         text[n] = '\0';
 out:
@@ -305,7 +309,7 @@ static int read_tokens(struct config *config, const char *path, const struct doc
     int rc = read_secrets(text, sizeof(text), path, "a token file", doc, item, err);
 
     if (rc == 0 && tokens_parse(tokens, text, &why) != 0)
-        rc = doc_fail(doc, item, err, "'%.120s': %s", path, why.text);
+        rc = doc_fail(doc, item, err, "'%.120s': %s", doc_shown(item, path), why.text);
     for (size_t i = 0; rc == 0 && i < TOKENS_MAX && tokens[i][0] != '\0'; i++) {
         config->tokens[i] = strdup(tokens[i]);
         if (config->tokens[i] == NULL)
@@ -331,7 +335,7 @@ static int check_keys(struct config *config, const struct doc *doc, struct error
         return error_set(err, DRV_ENOMEM, "out of memory");
     rc = read_secrets(text, KEYS_FILE_BYTES, path, "a keys file", doc, item, err);
     if (rc == 0 && api_keys_parse(&config->api.keys, text, &why) != 0)
-        rc = doc_fail(doc, item, err, "'%.120s': %.160s", path, why.text);
+        rc = doc_fail(doc, item, err, "'%.120s': %.160s", doc_shown(item, path), why.text);
     explicit_bzero(text, KEYS_FILE_BYTES); /* a key that stands there by mistake */
     free(text);
     return rc;
@@ -344,8 +348,8 @@ static int check_origins(const struct config_api *api, const struct doc *doc, st
 
     for (unsigned i = 0; list != NULL && i < api->cors_origins_count; i++)
         if (origin_pattern_check(api->cors_origins[i], &why) != 0)
-            return doc_fail(doc, doc_at(list, i), err, "'%.80s': %.200s", api->cors_origins[i],
-                            why.text);
+            return doc_fail(doc, doc_at(list, i), err, "'%.80s': %.200s",
+                            doc_shown(doc_at(list, i), api->cors_origins[i]), why.text);
     return 0;
 }
 
@@ -403,7 +407,7 @@ static int check_admin(const struct config_admin *admin, const struct doc *doc,
     return doc_fail(doc, doc_near(doc, "admin.listen"), err,
                     "other machines can reach %.80s; take a loopback address or unix:/PATH, or "
                     "demand certificates by admin.tls with 'ca', or say allow_remote: true",
-                    admin->address);
+                    doc_shown(doc_near(doc, "admin.listen"), admin->address));
 }
 
 static int check_listeners(struct config *config, const struct doc *doc, struct error *err)
@@ -427,13 +431,16 @@ static int check_listeners(struct config *config, const struct doc *doc, struct 
         return rc;
     if (same_listener(api->address, config->admin.address))
         return doc_fail(doc, doc_near(doc, "admin.listen"), err,
-                        "%.80s is api.listen's address", api->address);
+                        "%.80s is api.listen's address",
+                        doc_shown(doc_near(doc, "admin.listen"), api->address));
     if (same_listener(api->address, registry->address))
         return doc_fail(doc, doc_near(doc, "registry.listen"), err,
-                        "%.80s is api.listen's address", api->address);
+                        "%.80s is api.listen's address",
+                        doc_shown(doc_near(doc, "registry.listen"), api->address));
     if (same_listener(config->admin.address, registry->address))
         return doc_fail(doc, doc_near(doc, "registry.listen"), err,
-                        "%.80s is admin.listen's address", registry->address);
+                        "%.80s is admin.listen's address",
+                        doc_shown(doc_near(doc, "registry.listen"), registry->address));
     return check_admin(&config->admin, doc, err);
 }
 
@@ -468,17 +475,21 @@ static int check_relations(const struct config *config, const struct doc *doc,
 
 static int check_user(struct config *config, const struct doc *doc, struct error *err)
 {
+    const struct doc_item *user = doc_find(doc, "user"), *group = doc_find(doc, "group");
+    const struct doc_item *item;
     struct error why;
     int rc;
 
     if (config->group != NULL && config->user == NULL)
         return doc_fail(doc, doc_find(doc, "group"), err, "a group needs its 'user' too");
     rc = privileges_find(&config->run_as, config->user, config->group, &why);
-    if (rc != 0)
-        return doc_fail(
-            doc, doc_find(doc, rc == DRV_ENOENT && config->group != NULL ? "group" : "user"),
-            err, "%.160s", why.text);
-    return 0;
+    if (rc == 0)
+        return 0;
+    item = rc == DRV_ENOENT && group != NULL ? group : user;
+    if ((user != NULL && user->written != NULL) || (group != NULL && group->written != NULL))
+        return doc_fail(doc, item, err, "'%.80s' is no user or group that drover can be here",
+                        doc_shown(item, item->text));
+    return doc_fail(doc, item, err, "%.160s", why.text);
 }
 
 /* The checks that need the rights of `user`: everything that opens a file. */

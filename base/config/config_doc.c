@@ -8,8 +8,10 @@
 #include <yaml.h>
 
 #include "base/error.h"
+#include "base/text/buf.h"
+#include "base/text/text.h"
 
-#define PATH_BYTES   160
+#define PATH_BYTES   DOC_PATTERN_BYTES
 #define REASON_BYTES 256
 
 /* Mappings and sequences that libyaml has opened and not closed yet. */
@@ -62,8 +64,8 @@ static int fail_position(const char *name, uint32_t line, uint32_t column, struc
     return rc;
 }
 
-/* "nodes[1].tls.cert" */
-static void write_path(char out[PATH_BYTES], const struct doc_item *item)
+/* "nodes[1].tls.cert"; without `numbers` "nodes[].tls.cert". */
+static void write_path(char out[PATH_BYTES], const struct doc_item *item, bool numbers)
 {
     const struct doc_item *up[DOC_MAX_DEPTH + 1];
     unsigned n = 0;
@@ -77,8 +79,10 @@ static void write_path(char out[PATH_BYTES], const struct doc_item *item)
         if (up[n]->key != NULL)
             w = snprintf(out + used, PATH_BYTES - used, "%s%.40s", used == 0 ? "" : ".",
                          up[n]->key);
-        else
+        else if (numbers)
             w = snprintf(out + used, PATH_BYTES - used, "[%u]", up[n]->index);
+        else
+            w = snprintf(out + used, PATH_BYTES - used, "[]");
         if (w > 0)
             used += (size_t)w;
     }
@@ -91,12 +95,94 @@ int doc_fail(const struct doc *doc, const struct doc_item *item, struct error *e
     va_list ap;
     int rc;
 
-    write_path(path, item);
+    write_path(path, item, true);
     va_start(ap, fmt);
     rc = fail_at(doc->name, item == NULL ? 1 : item->line, item == NULL ? 1 : item->column,
                  path, err, fmt, ap);
     va_end(ap);
     return rc;
+}
+
+void doc_pattern(char out[DOC_PATTERN_BYTES], const struct doc_item *item)
+{
+    write_path(out, item, false);
+}
+
+const char *doc_shown(const struct doc_item *item, const char *value)
+{
+    return item != NULL && item->written != NULL ? item->written : value;
+}
+
+int doc_replace(const struct doc *doc, struct doc_item *item, const char *text, bool secret,
+                struct error *err)
+{
+    char *copy;
+
+    if (strlen(text) > DOC_TEXT_MAX)
+        return doc_fail(doc, item, err, "is longer than %d bytes", DOC_TEXT_MAX);
+    if (!text_is_utf8(text, strlen(text)))
+        return doc_fail(doc, item, err, "is no text: what was put in is not UTF-8");
+    for (const unsigned char *p = (const unsigned char *)text; *p != '\0'; p++) {
+        if (*p < 0x20 || *p == 0x7f)
+            return doc_fail(doc, item, err, "has a control character");
+    }
+    copy = strdup(text);
+    if (copy == NULL)
+        return error_set(err, DRV_ENOMEM, "out of memory");
+    if (secret && item->written == NULL)
+        item->written = item->text;
+    else
+        free(item->text);
+    item->text = copy;
+    item->plain = false;
+    return 0;
+}
+
+static void write_text(struct buf *out, const char *text)
+{
+    size_t n = strlen(text);
+    uint32_t code;
+
+    buf_str(out, "\"");
+    for (size_t at = 0, step; at < n; at += step) {
+        step = text_utf8_sequence(text + at, n - at, &code);
+        if (step == 0) {
+            step = 1; /* libyaml lets none through */
+            code = 0xfffd;
+        }
+        if (code < 0x20 || code >= 0x7f || code == '"' || code == '\\')
+            buf_printf(out, "\\U%08x", (unsigned)code);
+        else
+            buf_add(out, text + at, 1);
+    }
+    buf_str(out, "\"");
+}
+
+/* Recursion is bounded by DOC_MAX_DEPTH. */
+static void write_item(struct buf *out, const struct doc_item *item)
+{
+    const struct doc_item *inner;
+
+    if (item->kind == DOC_SCALAR) {
+        write_text(out, item->text);
+        return;
+    }
+    buf_str(out, item->kind == DOC_MAPPING ? "{" : "[");
+    for (inner = item->first; inner != NULL; inner = inner->next) {
+        if (inner->key != NULL) {
+            write_text(out, inner->key);
+            buf_str(out, ": ");
+        }
+        write_item(out, inner);
+        buf_str(out, inner->next == NULL ? "" : ", ");
+    }
+    buf_str(out, item->kind == DOC_MAPPING ? "}" : "]");
+}
+
+void doc_write(struct buf *out, const struct doc *doc)
+{
+    write_item(out, doc->root);
+    buf_str(out, "\n");
 }
 
 void doc_destroy(struct doc *doc)
@@ -109,6 +195,7 @@ void doc_destroy(struct doc *doc)
         next = item->chain;
         free(item->key);
         free(item->text);
+        free(item->written);
         free(item);
     }
     free(doc->name);
@@ -133,6 +220,15 @@ const struct doc_item *doc_at(const struct doc_item *item, unsigned index)
     for (item = item->first; item != NULL && item->index != index;)
         item = item->next;
     return item;
+}
+
+struct doc_item *doc_next(struct doc_item *item)
+{
+    if (item->first != NULL)
+        return item->first;
+    while (item != NULL && item->next == NULL)
+        item = item->parent;
+    return item == NULL ? NULL : item->next;
 }
 
 /* Follows the path as far as the file has it; *path is what is left. */

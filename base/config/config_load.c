@@ -1,8 +1,9 @@
 /*
  * config_load.c - from a file to a configuration that has been checked.
  *
- * The way of a file: read it (here), walk it into a tree with positions (config_doc.c), check
- * keys, types and ranges against the schema and let libcyaml fill the structs
+ * The way of a file: read it (here), walk it into a tree with positions (config_doc.c), put in
+ * the environment's values (config_expand.c), check keys, types and ranges against the schema
+ * (config_schema.c), make paths absolute (config_expand.c), let libcyaml fill the structs
  * (config_schema.c), add the defaults that are not numbers (here), check what the values mean
  * (config_check.c).
  */
@@ -19,6 +20,7 @@
 #include "base/config/config.h"
 #include "base/config/config_check.h"
 #include "base/config/config_doc.h"
+#include "base/config/config_expand.h"
 #include "base/config/config_schema.h"
 #include "base/error.h"
 #include "base/secure/origins.h"
@@ -135,9 +137,13 @@ int config_parse(struct config **out, const char *text, size_t n, const char *na
     rc = doc_parse(&doc, text, n, name, err);
     if (rc != 0)
         return rc;
-    rc = config_schema_check(doc, err);
+    rc = config_expand_variables(doc, err);
     if (rc == 0)
-        rc = config_schema_load(&config, doc, text, n, err);
+        rc = config_schema_check(doc, err);
+    if (rc == 0)
+        rc = config_expand_places(doc, err);
+    if (rc == 0)
+        rc = config_schema_load(&config, doc, err);
     if (rc == 0)
         rc = add_defaults(config, doc, err);
     if (rc == 0)

@@ -23,7 +23,7 @@ struct error;
  */
 MUST_CHECK int config_load(struct config **out, const char *path, struct error *err);
 
-/* The same from memory; `name` stands for the file in messages. */
+/* The same from memory; `name` is the file's: for messages, and paths are relative to it. */
 MUST_CHECK int config_parse(struct config **out, const char *text, size_t n, const char *name,
                             struct error *err);
 void config_destroy(struct config *config); /* NULL is allowed; wipes the tokens */

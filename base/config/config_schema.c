@@ -10,8 +10,9 @@
 
 #include "base/config/config_doc.h"
 #include "base/error.h"
+#include "base/text/buf.h"
 
-#define TEXT_MAX 1024 /* of any string; config_check.c knows tighter limits */
+#define TEXT_MAX DOC_TEXT_MAX /* of any string; config_check.c knows tighter limits */
 
 static const cyaml_strval_t policies[] = {
     {"fastest", POLICY_FASTEST},         {"least_conn", POLICY_LEAST_CONN},
@@ -402,19 +403,18 @@ static int check_number(const struct doc *doc, const struct doc_item *item,
                         const struct number *number, struct error *err)
 {
     const char *digits = item->text + (item->text[0] == '-');
-    int64_t value;
+    int64_t value = 0;
+    bool whole = parse_whole(item->text, &value);
 
-    if (!parse_whole(item->text, &value)) {
-        if (digits[0] != '\0' && digits[0] != '0' &&
-            strspn(digits, "0123456789") == strlen(digits))
-            return doc_fail(doc, item, err, "must be from %lld to %lld, not %.60s",
-                            (long long)number->min, (long long)number->max, item->text);
-        return doc_fail(doc, item, err, "must be a whole number, not '%.60s'", item->text);
-    }
-    if (value < number->min || value > number->max)
-        return doc_fail(doc, item, err, "must be from %lld to %lld, not %lld",
-                        (long long)number->min, (long long)number->max, (long long)value);
-    return 0;
+    if (whole && value >= number->min && value <= number->max)
+        return 0;
+    if (whole || (digits[0] != '\0' && digits[0] != '0' &&
+                  strspn(digits, "0123456789") == strlen(digits)))
+        return doc_fail(doc, item, err, "must be from %lld to %lld, not %.60s",
+                        (long long)number->min, (long long)number->max,
+                        doc_shown(item, item->text));
+    return doc_fail(doc, item, err, "must be a whole number, not '%.60s'",
+                    doc_shown(item, item->text));
 }
 
 static const struct number *number_at(const struct number *table, size_t n, const char *path)
@@ -457,7 +457,8 @@ static int check_name_of(const struct doc *doc, const struct doc_item *item,
         if (w > 0 && used + (size_t)w < sizeof(names))
             used += (size_t)w;
     }
-    return doc_fail(doc, item, err, "must be one of %s; not '%.60s'", names, item->text);
+    return doc_fail(doc, item, err, "must be one of %s; not '%.60s'", names,
+                    doc_shown(item, item->text));
 }
 
 static int check_text(const struct doc *doc, const struct doc_item *item, struct error *err)
@@ -465,7 +466,8 @@ static int check_text(const struct doc *doc, const struct doc_item *item, struct
     if (strlen(item->text) > TEXT_MAX)
         return doc_fail(doc, item, err, "is longer than %d bytes", TEXT_MAX);
     if (item->plain && (strcmp(item->text, "~") == 0 || strcasecmp(item->text, "null") == 0))
-        return doc_fail(doc, item, err, "must be a text; leave the key out for its default");
+        return doc_fail(doc, item, err,
+                        "must be a text; leave the key out for its default, or use quotes");
     for (const unsigned char *p = (const unsigned char *)item->text; *p != '\0'; p++) {
         if (*p < 0x20 || *p == 0x7f)
             return doc_fail(doc, item, err, "has a control character");
@@ -483,7 +485,8 @@ static int check_scalar(const struct doc *doc, const struct doc_item *item,
     if (schema->type == CYAML_BOOL) {
         if (strcmp(item->text, "true") == 0 || strcmp(item->text, "false") == 0)
             return 0;
-        return doc_fail(doc, item, err, "must be true or false, not '%.60s'", item->text);
+        return doc_fail(doc, item, err, "must be true or false, not '%.60s'",
+                        doc_shown(item, item->text));
     }
     if (schema->type == CYAML_ENUM)
         return check_name_of(doc, item, schema, err);
@@ -682,17 +685,23 @@ static void set_defaults(struct config *config, const struct doc *doc)
     }
 }
 
-int config_schema_load(struct config **out, const struct doc *doc, const char *text, size_t n,
-                       struct error *err)
+/* libcyaml reads text only: it gets the tree's, in which all is expanded. */
+int config_schema_load(struct config **out, const struct doc *doc, struct error *err)
 {
     struct complaint complaint = {""};
     cyaml_config_t cyaml = parser_config(&complaint);
     struct config *config = NULL;
+    struct buf text = BUF_INIT;
     cyaml_err_t rc;
 
     *out = NULL;
-    rc = cyaml_load_data((const uint8_t *)text, n, &cyaml, &top_schema,
-                         (cyaml_data_t **)&config, NULL);
+    doc_write(&text, doc);
+    rc = text.failed ? CYAML_ERR_OOM
+                     : cyaml_load_data(buf_head(&text), buf_size(&text), &cyaml, &top_schema,
+                                       (cyaml_data_t **)&config, NULL);
+    if (buf_size(&text) != 0)
+        explicit_bzero(buf_head(&text), buf_size(&text));
+    buf_finish(&text);
     if (rc == CYAML_ERR_OOM)
         return error_set(err, DRV_ENOMEM, "out of memory");
     if (rc != CYAML_OK)

@@ -20,10 +20,10 @@ struct error;
 /* Is every key known, once, of the right type and in range?  DRV_EINVAL with one line. */
 MUST_CHECK int config_schema_check(const struct doc *doc, struct error *err);
 
-/* Fills a new config from text that has passed the check, numbers that the file does not give
+/* Fills a new config from a tree that has passed the check, numbers that the file does not give
  * from their defaults.  The caller owns *out (config_destroy). */
-MUST_CHECK int config_schema_load(struct config **out, const struct doc *doc, const char *text,
-                                  size_t n, struct error *err);
+MUST_CHECK int config_schema_load(struct config **out, const struct doc *doc,
+                                  struct error *err);
 
 /* Frees a config and every string in it, but the tokens. */
 void config_schema_free(struct config *config);

@@ -90,6 +90,57 @@ int net_split(const char *text, char *host, size_t host_cap, uint16_t *port, str
     return parse_port(colon + 1, port, err);
 }
 
+/* Length of a scheme before "://"; 0: none. */
+static size_t scheme_len(const char *text)
+{
+    size_t n =
+        strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.-");
+
+    return n != 0 && strncmp(text + n, "://", 3) == 0 ? n : 0;
+}
+
+int net_take_url(char *out, size_t cap, const char *text, bool tls, struct error *err)
+{
+    size_t scheme = scheme_len(text), n;
+    const char *at, *user, *rest, *colon;
+    bool plain, secure, ported;
+
+    if (scheme == 0 || strncmp(text, "unix:", 5) == 0) {
+        if (strlcpy(out, text, cap) < cap)
+            return 0;
+        return error_set(err, DRV_EINVAL, "the address is too long");
+    }
+    plain = scheme == 4 && strncasecmp(text, "http", 4) == 0;
+    secure = scheme == 5 && strncasecmp(text, "https", 5) == 0;
+    at = text + scheme + strlen("://");
+    n = strcspn(at, "/?#");
+    rest = at + n;
+    user = memrchr(at, '@', n);
+    if (user != NULL) { /* and perhaps a password */
+        n -= (size_t)(user + 1 - at);
+        at = user + 1;
+    }
+    if (n >= cap)
+        return error_set(err, DRV_EINVAL, "is a URL, and too long; write HOST:PORT");
+    memcpy(out, at, n);
+    out[n] = '\0';
+    colon = strrchr(out, ':');
+    ported = colon != NULL && (out[0] != '[' || strchr(colon, ']') == NULL);
+    if (user == NULL && ported && (tls ? secure : plain) &&
+        (rest[0] == '\0' || strcmp(rest, "/") == 0))
+        return 0;
+    if (secure && !tls)
+        return error_set(
+            err, DRV_EINVAL,
+            "is a URL of a server with TLS, which is off here; write %.80s%s and switch TLS on",
+            out, ported ? "" : ":PORT");
+    if (plain && tls)
+        return error_set(err, DRV_EINVAL,
+                         "is a URL without TLS, which is on here; write %.80s%s", out,
+                         ported ? "" : ":PORT");
+    return error_set(err, DRV_EINVAL, "is a URL; write %.80s%s", out, ported ? "" : ":PORT");
+}
+
 static int parse_unix(struct net_addr *out, const char *path, struct error *err)
 {
     struct sockaddr_un *un = (struct sockaddr_un *)&out->sa;

@@ -22,6 +22,15 @@ struct net_addr {
 MUST_CHECK int net_split(const char *text, char *host, size_t host_cap, uint16_t *port,
                          struct error *err);
 
+/*
+ * Takes a URL where an address is wanted: of "http://HOST:PORT" (with `tls`
+ * "https://HOST:PORT"), with or without a '/' at its end, HOST:PORT is left in `out`; what is
+ * no URL is copied. DRV_EINVAL: a URL that says something else too, or is too long; the reason,
+ * "is a URL; write HOST:PORT", quotes only host and port.
+ */
+MUST_CHECK int net_take_url(char *out, size_t cap, const char *text, bool tls,
+                            struct error *err);
+
 /* Resolves "HOST:PORT", "[V6]:PORT" or "unix:/PATH" to the first address.  May block on DNS
  * when HOST is a name: for start-up and tools only.  DRV_EINVAL: syntax; DRV_ENOENT: no such
  * host. */

@@ -243,7 +243,7 @@ static void take_over(struct reload *reload)
     struct config *old = reload->config;
     struct error err;
 
-    if (runtime_set_text(reload->rt, &reload->text, &err) != 0) {
+    if (runtime_set_text(reload->rt, &reload->text, reload->path, &err) != 0) {
         give_up(reload, err.text);
         return;
     }

@@ -593,3 +593,27 @@ def test_a_program_with_another_layout_of_the_scoreboard_takes_over(up):
     assert_clean(load)
     assert fetch_now(cluster.api, "POST", "/v1/chat/completions",
                      chat_body("hello", 2, stream=False)).status == 200
+
+
+def test_paths_and_variables_mean_the_same_after_a_reload_and_an_upgrade(make_cluster):
+    """They are those of the file's folder, and of the environment that the master was started with."""
+    cluster = make_cluster(config={"runtime_dir": "./run", "log": {"access": "~/access.log"},
+                                   "registry": {"token_file": "${JOIN}"}})
+    cluster.environment = {"JOIN": "token", "HOME": str(cluster.dir), "OTHER": "s3cr3t"}
+    rig = Upgradable(cluster).launch()
+    cluster.start_node("desk")
+    assert fetch_now(cluster.api, "POST", "/v1/chat/completions", chat_body("hi", 4)).status == 200
+    until(lambda: "/v1/chat" in cluster.access_log_path.read_text(), 5, "the access log is at home")
+    cluster.write_config(registry={"token_file": "./${JOIN}"})
+    assert "reloaded" in cluster.ctl("reload").stdout
+    until(lambda: "event=reloaded nodes=" in cluster.master.log(), 10, "health has read it again")
+    good = cluster.config_path.read_text()
+    for token, told in ("${OTHER}", "cannot read '${OTHER}'"), ("${UNSET}", "UNSET is not set"):
+        cluster.write_config(registry={"token_file": token})
+        done = cluster.ctl("reload", check=False)
+        assert done.returncode == 1 and told in done.stderr and "drover.yaml:" in done.stderr
+    cluster.config_path.write_text(good)
+    cluster.ctl("upgrade")
+    rig.follow()
+    cluster.start_node("tower")
+    assert "s3cr3t" not in cluster.master.log()

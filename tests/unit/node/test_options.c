@@ -55,6 +55,38 @@ Test(options, coordinators_add_up)
     cr_assert_eq(o.queue, 0);
 }
 
+Test(options, a_tilde_and_a_url_are_what_they_mean)
+{
+    struct options o;
+    struct error err;
+
+    cr_assert_eq(setenv("HOME", "/home/ann", 1), 0);
+    cr_assert_eq(parse(&o, NULL, "--engine=http://a", "--token-file=~/token",
+                       "--coordinator=http://desk:8082/", "--listen=http://[::1]:0"),
+                 0);
+    cr_assert_str_eq(o.token_file, "/home/ann/token");
+    cr_assert_str_eq(o.coordinators[0], "desk:8082");
+    cr_assert_str_eq(o.listen, "[::1]:0");
+    cr_assert_eq(parse(&o, NULL, "--engine=http://a", "--coordinator=https://desk:8082",
+                       "--coordinator-tls-ca=ca.pem", "--log-file=~"),
+                 0);
+    cr_assert_str_eq(o.coordinators[0], "desk:8082");
+    cr_assert_str_eq(o.coordinator_tls_ca, "ca.pem");
+    cr_assert_str_eq(o.log_file, "/home/ann");
+    cr_assert_neq(
+        parse(&o, &err, "--engine=http://a", "--coordinator=https://desk:8082", NULL, NULL), 0);
+    cr_assert_not_null(strstr(err.text, "write desk:8082 and switch TLS on"), "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "--coordinator-tls-ca"), "%s", err.text);
+    cr_assert_neq(
+        parse(&o, &err, "--engine=http://a", "--coordinator=http://desk/", NULL, NULL), 0);
+    cr_assert_not_null(strstr(err.text, "write desk:PORT"), "%s", err.text);
+    cr_assert_neq(parse(&o, &err, "--engine=http://a", "--tls-ca=~bob/ca", NULL, NULL), 0);
+    cr_assert_not_null(strstr(err.text, "--tls-ca"), "%s", err.text);
+    cr_assert_eq(unsetenv("HOME"), 0);
+    cr_assert_neq(parse(&o, &err, "--engine=http://a", "--token-file=~/t", NULL, NULL), 0);
+    cr_assert_not_null(strstr(err.text, "HOME"), "%s", err.text);
+}
+
 Test(options, wrong_options_are_named)
 {
     static const struct {
