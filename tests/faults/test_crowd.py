@@ -28,9 +28,10 @@ RESUMED = event("one") + event(" two", nonce="sim-2") + event(finish="stop", non
 @pytest.mark.parametrize("body, end", [
     (WHOLE, End.OK),
     (RESUMED, End.OK),
+    (b": drover queued pos=1 eta=2s\n\n: drover prefill\n\n" + WHOLE, End.OK),
     (event("one") + ERROR + DONE, End.ERROR_EVENT),
     (ERROR + DONE, End.ERROR_EVENT),
-], ids=["whole", "gone on", "broken off", "nothing but an error"])
+], ids=["whole", "gone on", "slow to begin", "broken off", "nothing but an error"])
 def test_a_right_end_is_no_complaint(body, end):
     assert judge("chat", body, EXPECTED) == (end, None)
 

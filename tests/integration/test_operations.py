@@ -60,7 +60,10 @@ class All(FakeEngine):
 
     def take(self, reply, path, body):
         self.got.append((path, body))
-        if path in self.lacks:
+        if path in self.lacks and path == "/v1/rerank":
+            reply.answer(501, {"error": {"code": 501, "type": "not_supported_error",
+                                         "message": "start it with --reranking"}})
+        elif path in self.lacks:
             reply.answer(404, {"detail": "Not Found"})
         elif path == "/v1/audio/speech":
             reply.begin_stream("audio/mpeg")
@@ -226,6 +229,32 @@ def test_two_engines_of_a_model_that_lack_different_things_serve_all_of_them(mak
         for path in ("/tokenize", "/v1/score"):
             assert post(cluster, path).status == 200
     assert all(cluster.node_state(name) == "UP" for name in engines)
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/tokenize"])
+def test_an_operation_that_no_node_has_that_serves_waits_for_none_that_drains(make_cluster, path):
+    engines = {name: All(lacks=(path,)) for name in ("a", "b")}
+    cluster = make_cluster(workers=1).start()
+    for name, engine in engines.items():
+        cluster.start_node(name, engine=engine.url)
+    cluster.ctl("drain", "b")
+    until(lambda: cluster.node_state("b") == "DRAINING", 10, "b drains")
+    for turn in range(3):
+        begin = time.monotonic()
+        answer = post(cluster, path)
+        assert answer.status in (404, 501), answer.body
+        assert time.monotonic() - begin < 1.5 * SLOW
+        if turn == 0:
+            assert path == "/tokenize" or b"start it with" in answer.body, "the engine's own words"
+            until(lambda: path.rsplit("/", 1)[1] not in cluster.ctl_json("node", "a")["models"][0]["operations"],
+                  10, "it is learned")
+    engines["b"].lacks.clear()
+    cluster.ctl("undrain", "b")
+    until(lambda: post(cluster, path).status == 200, 10, "b has it")
+    cluster.ctl("drain", "a")
+    assert post(cluster, path).status == 200
     for engine in engines.values():
         engine.close()
 

@@ -582,8 +582,7 @@ static bool refuse_lost_operation(struct request *req)
     const struct upstream_model *model = upstreams_find(req->context->upstreams, req->model);
 
     return req->shown == SHOWN_NOTHING && model != NULL &&
-           (model->operations & (UINT32_C(1) << req->client->operation)) == 0 &&
-           refuse_at_once(req);
+           !servable_operation(model, req->client->operation) && refuse_at_once(req);
 }
 
 /* Tries the nodes, or gets in the queue, with a plan or without.  A retry and a resume have the

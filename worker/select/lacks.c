@@ -178,6 +178,8 @@ bool lacks_is_away(const struct request *req)
     for (size_t i = 0; model != NULL && i < model->servers_count; i++) {
         const struct upstream_server *server = &model->servers[i];
 
+        if (req->refusal.ability == ABILITY_OPERATION && upstreams_drains(server->node))
+            continue; /* as servable_operation() has it */
         if (!upstreams_usable(server->node) &&
             (server->operations >> request.operation & 1u) != 0 &&
             upstreams_is_holder(server, req->client->holder) &&

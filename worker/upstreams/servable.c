@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/text/buf.h"
+#include "proto/drover_common.pb-c.h"
 #include "worker/http/client_request.h"
 #include "worker/upstreams/upstreams.h"
 
@@ -14,6 +15,36 @@ static bool is_too_large(const struct upstream_model *model, uint64_t message_by
         if (upstreams_takes(&model->servers[i], message_bytes))
             return false;
     return model->servers_count != 0;
+}
+
+bool servable_operation(const struct upstream_model *model, int operation)
+{
+    bool drains = false, other = false;
+
+    for (size_t i = 0; i < model->servers_count; i++) {
+        const struct upstream_server *server = &model->servers[i];
+
+        if ((server->operations & (UINT32_C(1) << operation)) == 0)
+            other |= upstreams_usable(server->node);
+        else if (upstreams_drains(server->node))
+            drains = true;
+        else
+            return true;
+    }
+    return drains && !other;
+}
+
+/* An option that gives an engine the operation; "" = none is known. */
+static const char *hint_of(int operation)
+{
+    switch (operation) {
+    case DROVER__V1__OPERATION__OPERATION_EMBEDDINGS:
+        return " (llama-server has it with --embeddings)";
+    case DROVER__V1__OPERATION__OPERATION_RERANK:
+        return " (llama-server has it with --reranking)";
+    default: /* an int from the wire */
+        return "";
+    }
 }
 
 enum api_error servable_check(struct upstreams *upstreams, const struct client_request *request,
@@ -32,11 +63,11 @@ enum api_error servable_check(struct upstreams *upstreams, const struct client_r
         buf_printf(message, "The model '%s' does not exist", request->client_model);
         return API_ERROR_MODEL_NOT_FOUND;
     }
-    if ((model->operations & (UINT32_C(1) << request->operation)) == 0) {
+    if (!servable_operation(model, request->operation)) {
         buf_printf(message,
-                   "No node serves this API for the model '%s': none of its engines has it, or "
-                   "the operator's --operations leaves it out",
-                   request->client_model);
+                   "No node serves this API for the model '%s': none of its engines has it%s, "
+                   "or the operator's --operations leaves it out",
+                   request->client_model, hint_of(request->operation));
         return API_ERROR_NOT_SUPPORTED;
     }
     if (is_too_large(model, message_bytes)) {
@@ -47,10 +78,20 @@ enum api_error servable_check(struct upstreams *upstreams, const struct client_r
     return API_ERROR_NONE;
 }
 
+static bool serves_now(const struct upstream_model *model)
+{
+    for (size_t i = 0; model != NULL && i < model->servers_count; i++)
+        if (upstreams_usable(model->servers[i].node))
+            return true;
+    return false;
+}
+
 const char *servable_nobody(struct upstreams *upstreams, const struct client_request *request)
 {
     if (request->target == NULL && upstreams_find(upstreams, request->model) == NULL &&
         upstreams_models_unknown(upstreams))
         return "no node that is up has this model, but not all have said yet which they have";
-    return "no node that serves this model is up at the moment";
+    return serves_now(upstreams_find(upstreams, request->model))
+               ? "no node that can take this request is up at the moment"
+               : "no node that serves this model is up at the moment";
 }

@@ -2,6 +2,7 @@
 #ifndef DROVER_WORKER_UPSTREAMS_SERVABLE_H
 #define DROVER_WORKER_UPSTREAMS_SERVABLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/attrs.h"
@@ -9,7 +10,12 @@
 
 struct buf;
 struct client_request;
+struct upstream_model;
 struct upstreams;
+
+/* Has a node of the model this operation?  One that is away counts, but where another serves
+ * the model and lacks it, none that drains: the operator took that out. */
+MUST_CHECK bool servable_operation(const struct upstream_model *model, int operation);
 
 /* API_ERROR_NONE: one could, or the models of one are not known yet.  Else the client's error,
  * which no wait would change; its text is added to `message`. */

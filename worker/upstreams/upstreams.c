@@ -594,6 +594,11 @@ bool upstreams_usable(const struct upstream *node)
     return node->reachable && (state == NODE_UP || state == NODE_PROBATION);
 }
 
+bool upstreams_drains(const struct upstream *node)
+{
+    return nodes_state(node->upstreams->board, node->node_id) == NODE_DRAINING;
+}
+
 /* ---- life ------------------------------------------------------------------------------ */
 
 static int make_tls(struct upstreams *upstreams, struct error *err)

@@ -78,6 +78,7 @@ bool upstreams_any_up(const struct upstreams *upstreams);
 /* May a request be sent there now?  UP or on PROBATION by the table, and its channel is not
  * backing off. */
 bool upstreams_usable(const struct upstream *node);
+bool upstreams_drains(const struct upstream *node);
 
 /* Is it the node with this hash of its name?  0: any is. */
 static inline bool upstreams_is_holder(const struct upstream_server *server, uint64_t holder)
