@@ -20,6 +20,8 @@
 #define BACKOFF_MAX_US (1500 * US_PER_MS)
 /* The coordinator is there, but says no.  See REJOIN_US of worker/upstreams/upstreams.c. */
 #define BACKOFF_DENIED_US (10 * US_PER_S)
+/* Another process has its name, and keeps it for as long as it is there: 30 to 60 s. */
+#define BACKOFF_NAME_US   (30 * US_PER_S)
 #define HANDSHAKE_US      (10 * US_PER_S) /* from starting the call to Registered */
 #define HEARTBEAT_MIN_MS  50
 #define HEARTBEAT_MAX_MS  60000
@@ -64,6 +66,7 @@ struct registration {
     struct wire_arena arena;
     uint64_t backoff_us;
     bool denied;             /* the coordinator has sent it away, for a while */
+    bool superseded;         /* ... as another process has its name */
     uint32_t spread_ms;      /* as the coordinator asked; 0 = not yet */
     unsigned token;          /* which token to prove: 0 newest, 1 previous */
     unsigned refused;        /* how many in turn were not good enough */
@@ -102,7 +105,7 @@ static void settle(struct registration *registration)
 static void retry(struct registration *registration, const char *why)
 {
     bool was_joined = registration->phase == REGISTRATION_JOINED;
-    bool was_denied = registration->denied;
+    bool was_denied = registration->denied, was_superseded = registration->superseded;
     uint64_t pause_us;
     uint32_t missed;
 
@@ -113,8 +116,10 @@ static void retry(struct registration *registration, const char *why)
     }
     drop(registration);
     registration->phase = REGISTRATION_WAITING;
-    registration->denied = false;
-    if (was_denied) {
+    registration->denied = registration->superseded = false;
+    if (was_superseded) {
+        pause_us = BACKOFF_NAME_US + arc4random_uniform(BACKOFF_NAME_US + 1);
+    } else if (was_denied) {
         pause_us = BACKOFF_DENIED_US * (80 + arc4random_uniform(41)) / 100;
     } else if (was_joined) {
         registration->backoff_us = BACKOFF_MIN_US;
@@ -314,9 +319,9 @@ static void on_evicted(struct registration *registration, const Drover__V1__Evic
         if (log_limit_minute(&registration->superseded_limit, &missed))
             log_error("event=evicted coordinator=%s reason=superseded detail=%s missed=%u "
                       "hint=\"another drover-node has this name: give --name; this one tries "
-                      "again every 10 s, and joins when the other has left\"",
+                      "again within a minute, and joins when the other has left\"",
                       log_quote(registration->coordinator), log_quote(evicted->detail), missed);
-        registration->denied = true;
+        registration->denied = registration->superseded = true;
         retry(registration, "evicted");
         return;
     case DROVER__V1__EVICTED__REASON__REASON_PROTOCOL:
