@@ -149,6 +149,21 @@ def test_an_emptiness_that_the_request_explains_is_an_answer(make_nodes, stream)
         assert sum(nodes.posts(name) for name in "ab") == number, why
 
 
+def test_an_empty_answer_that_no_other_contradicts_ends_a_probation(make_nodes):  # noqa: F811
+    health = {"eject_failures": 2, "eject_backoff_ms": 1000, "eject_backoff_max_ms": 1000}
+    nodes = make_nodes({name: llama() for name in "ab"}, config={"health": health, "policy": "round_robin"})
+    nodes.engines["a"].on["POST", OPENAI] = lambda reply, _request: reply.answer(500, {"error": "broken"})
+
+    def sent(state):
+        assert nodes.send(OPENAI, body_of(OPENAI, "hi")).status == 200
+        return nodes.states()["a"] == state
+
+    until(lambda: sent("EJECTED"), 10, "a is out")
+    for engine in nodes.engines.values():
+        liars.lie(engine, "empty")
+    until(lambda: sent("UP"), 15, "an answer decides")
+
+
 def test_empty_answers_of_all_nodes_alike_pass_and_eject_none(make_nodes):  # noqa: F811
     nodes = make_nodes({name: liars.lie(llama(), "empty") for name in "ab"})
     for stream in (False, True) * 8:

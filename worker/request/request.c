@@ -375,6 +375,7 @@ static bool take_refusal(struct attempt *attempt, const Drover__V1__Finish *fini
     if (attempt->request->client == NULL)
         return false;
     if (attempt->status < 400) {
+        failure.counter = STATS_OK; /* until another node contradicts it */
         if (!is_empty(attempt->request, finish))
             return false;
         attempt->cause.kind = ATTEMPT_CAUSE_EMPTY;

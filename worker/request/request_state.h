@@ -82,6 +82,7 @@ struct doubt {
     uint32_t generation;
     bool on_probation;
     bool refused;  /* or answered with nothing */
+    bool empty;    /* the latter, with a 200, which is an answer if no other node has one */
     bool of_model; /* a lesson at most: the node is not at fault */
     bool slow;     /* `speed` is a lesson of its speed */
     struct estimate_speed speed;

@@ -504,6 +504,10 @@ void select_settle_doubts(struct request *req, bool no_node_left)
 {
     if (no_node_left && req->doubts_count == 1 && !req->doubts[0].refused)
         resolve_doubts(req);
+    for (uint32_t i = 0; i < req->doubts_count; i++)
+        if (req->doubts[i].empty && req->doubts[i].on_probation)
+            outcomes_note(req->context->board, req->doubts[i].node, req->doubts[i].generation,
+                          OUTCOME_PROBATION_OK);
     req->doubts_count = 0;
 }
 
@@ -627,6 +631,7 @@ static void doubt(const struct attempt *attempt)
         .generation = attempt->generation,
         .on_probation = attempt->on_probation,
         .refused = attempt_is_unsure(attempt),
+        .empty = attempt->cause.kind == ATTEMPT_CAUSE_EMPTY,
         .of_model = attempt->cause.of_model,
         .slow = !attempt_is_unsure(attempt) && is_slow(attempt, STATS_NODE_ERROR),
         .speed = failure_of(attempt),
@@ -720,7 +725,7 @@ void select_release(struct attempt *attempt, enum stats_counter outcome)
         }
     }
     stats_count(context->board, attempt->node, attempt->generation, outcome, 1);
-    if (outcome == STATS_OK) {
+    if (outcome == STATS_OK && !attempt_is_unsure(attempt)) {
         struct upstream_model *model = upstreams_find(context->upstreams, req->model);
 
         stats_average(context->board, attempt->node, attempt->generation,

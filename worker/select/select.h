@@ -59,7 +59,8 @@ void select_size(struct request *req);
 /* First content, or the end of an answer without `output`: gives the prompt's tokens back, and
  * learns from how long the output took. */
 void select_note_content(struct attempt *attempt, bool output);
-/* The request fails.  With no node left for it, a single failure was its node's. */
+/* The request fails, or has an answer without output.  With no node left for it, a single
+ * failure was its node's; an answer that no other node contradicts ends a probation well. */
 void select_settle_doubts(struct request *req, bool no_node_left);
 /* The attempt is over: gives its place back, if it has one, and counts how it went. */
 void select_release(struct attempt *attempt, enum stats_counter outcome);
