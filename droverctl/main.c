@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/config/config.h"
+#include "base/config/config_find.h"
 #include "base/error.h"
 #include "base/secure/api_keys.h"
 #include "droverctl/format/text.h"
@@ -302,7 +302,7 @@ static int parse_options(struct ctl_options *options, int argc, char **argv)
     char text[128];
     int c;
 
-    config_default_runtime_dir(options->runtime_dir, sizeof(options->runtime_dir));
+    config_find_runtime_dir(options->runtime_dir, sizeof(options->runtime_dir));
     while ((c = getopt_long(argc, argv, ":d:hV", names, NULL)) != -1) {
         switch (c) {
         case 'd':

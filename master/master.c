@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/config/config.h"
+#include "base/config/config_find.h"
 #include "base/config/config_load.h"
 #include "base/error.h"
 #include "base/io/net.h"
@@ -333,7 +334,7 @@ static void log_started(const struct master *master, const char *config_path)
     log_info("event=started version=%s api=%s admin=%s registry=%s workers=%u config=%s "
              "runtime_dir=%s",
              DROVER_VERSION, api, admin, registry, supervise_workers(&master->sup),
-             log_quote(config_path), log_quote(master->rt.dir));
+             log_quote(config_path == NULL ? "none" : config_path), log_quote(master->rt.dir));
     if (geteuid() == 0 && !master->reload.config->run_as.wanted)
         log_warn("event=children_are_root hint=\"give 'user', or start drover as one\"");
 }
@@ -366,7 +367,8 @@ static int open_runtime(struct master *master, const char *config_path, struct c
                           err);
     if (rc != 0)
         return rc;
-    rc = runtime_set_text(&master->rt, text, config_path, err);
+    rc = runtime_set_text(&master->rt, text,
+                          config_path == NULL ? CONFIG_DEFAULTS_NAME : config_path, err);
     if (rc != 0)
         runtime_close(&master->rt);
     return rc;
@@ -482,7 +484,7 @@ static void connect_parts(struct master *master, const char *config_path, struct
     master->sup.in_child = in_child;
     master->sup.arg = master;
     notify_open(&master->notify);
-    upgrade_init(&master->upgrade, config_path, &master->rt, &master->sup);
+    upgrade_init(&master->upgrade, &master->reload.path, &master->rt, &master->sup);
     master->upgrade.before = &master->successor.from;
     master->upgrade.on_hand_over = on_hand_over;
     master->upgrade.on_news = on_upgrade_news;

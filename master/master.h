@@ -40,7 +40,7 @@ enum {
 };
 
 /* Runs a whole life: takes ownership of `config`, which `text` is the source of, and of what it
- * needs of `in`. */
+ * needs of `in`.  `config_path` NULL: there is no file. */
 int master_run(const char *config_path, struct config *config, const struct buf *text,
                struct inherited *in);
 

@@ -184,3 +184,13 @@ int config_expand_places(struct doc *doc, struct error *err)
     }
     return rc;
 }
+
+int config_expand_path(struct doc *doc, struct doc_item *item, struct error *err)
+{
+    char base[FILE_PATH_BYTES];
+    int rc = file_path_base(base, sizeof(base), doc->name, err);
+
+    if (rc == 0 && strstr(item->text, "${") != NULL)
+        rc = expand_variables(doc, item, err);
+    return rc == 0 ? expand_path(doc, item, base, "", err) : rc;
+}

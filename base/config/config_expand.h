@@ -11,6 +11,7 @@
 #include "base/attrs.h"
 
 struct doc;
+struct doc_item;
 struct error;
 
 /* Puts the environment's values in place of ${NAME} in all values; "$${" becomes "${".  No
@@ -20,5 +21,8 @@ MUST_CHECK int config_expand_variables(struct doc *doc, struct error *err);
 /* Makes paths absolute, and addresses of URLs.  The document has passed
  * config_schema_check().  DRV_EINVAL with the place; DRV_ENOMEM, DRV_ESYS. */
 MUST_CHECK int config_expand_places(struct doc *doc, struct error *err);
+
+/* Both for one scalar that is a path, in a document that nothing has checked. */
+MUST_CHECK int config_expand_path(struct doc *doc, struct doc_item *item, struct error *err);
 
 #endif

@@ -114,16 +114,27 @@ static void give_up(struct reload *reload, const char *why)
     give_up_log(reload, why);
 }
 
+static const char *name_of(const struct reload *reload)
+{
+    return reload->path == NULL ? CONFIG_DEFAULTS_NAME : reload->path;
+}
+
+/* Without a file at the start one may be there by now; it stays the one. */
 static int read_next(struct reload *reload, struct error *err)
 {
     uint32_t line, column;
     const char *key;
-    int rc;
+    int rc = 0;
 
-    rc = config_read(&reload->text, reload->path, err);
+    if (reload->path == NULL && config_find(reload->found))
+        reload->path = reload->found;
+    if (reload->path == NULL)
+        buf_str(&reload->text, CONFIG_DEFAULTS);
+    else
+        rc = config_read(&reload->text, reload->path, err);
     if (rc == 0)
         rc = config_parse(&reload->next, (const char *)reload->text.data,
-                          buf_size(&reload->text), reload->path, err);
+                          buf_size(&reload->text), name_of(reload), err);
     if (rc != 0)
         return rc;
     key = config_not_reloadable(reload->config, reload->next);
@@ -133,7 +144,7 @@ static int read_next(struct reload *reload, struct error *err)
     return error_set(err, DRV_EPERM,
                      "%s:%" PRIu32 ":%" PRIu32
                      ": %s: cannot change by a reload; restart drover",
-                     reload->path, line, column, key);
+                     name_of(reload), line, column, key);
 }
 
 /* A number set by signal or droverctl stays, unless the file says something new. */
@@ -156,7 +167,7 @@ _Noreturn static void check(const struct reload *reload, int fd)
     if (rc == 0)
         rc = verify_tls(reload->next, &err);
     if (rc != 0)
-        rc = error_wrap(&err, rc, "%s", reload->path);
+        rc = error_wrap(&err, rc, "%s", name_of(reload));
     (void)!write(fd, rc == 0 ? GOOD : err.text, rc == 0 ? strlen(GOOD) : strlen(err.text));
     _exit(rc == 0 ? 0 : 1);
 }
@@ -243,7 +254,7 @@ static void take_over(struct reload *reload)
     struct config *old = reload->config;
     struct error err;
 
-    if (runtime_set_text(reload->rt, &reload->text, reload->path, &err) != 0) {
+    if (runtime_set_text(reload->rt, &reload->text, name_of(reload), &err) != 0) {
         give_up(reload, err.text);
         return;
     }

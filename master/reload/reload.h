@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include "base/attrs.h"
+#include "base/config/config_find.h"
 #include "base/text/buf.h"
 
 struct config;
@@ -22,7 +23,8 @@ struct runtime;
 struct supervisor;
 
 struct reload {
-    const char *path;       /* borrowed: the config file */
+    const char *path; /* the config file: borrowed, or `found`; NULL: there is none yet */
+    char found[CONFIG_FIND_BYTES];
     struct runtime *rt;     /* borrowed */
     struct supervisor *sup; /* borrowed */
     struct config *config;  /* owned: in force */

@@ -27,7 +27,7 @@
 
 extern char **environ;
 
-void upgrade_init(struct upgrade *up, const char *config_path, struct runtime *rt,
+void upgrade_init(struct upgrade *up, const char *const *config_path, struct runtime *rt,
                   struct supervisor *sup)
 {
     ssize_t n;
@@ -158,14 +158,16 @@ _Noreturn static void become_successor(const struct upgrade *up, int channel, in
                [INHERIT_HANDOVER] = text_fd},
     };
     char option[] = "-c";
-    char *argv[] = {(char *)(uintptr_t)up->program, option, (char *)(uintptr_t)up->config_path,
-                    NULL};
+    const char *path = *up->config_path;
+    char *argv[] = {(char *)(uintptr_t)up->program, option, (char *)(uintptr_t)path, NULL};
     char text[HANDOVER_MESSAGE_BYTES];
 
     if (getenv("WATCHDOG_PID") != NULL) {
         (void)snprintf(text, sizeof(text), "%d", (int)getpid());
         (void)setenv("WATCHDOG_PID", text, 1);
     }
+    if (path == NULL)
+        argv[1] = NULL; /* it looks for itself */
     if (inherit_pass(&fds) == 0)
         (void)execve(up->program, argv, environ);
     (void)snprintf(text, sizeof(text), "cannot run %.400s: %s", up->program, strerror(errno));

@@ -42,10 +42,10 @@ enum upgrade_phase {
 };
 
 struct upgrade {
-    const char *config_path; /* borrowed */
-    char program[PATH_MAX];  /* where we were started from; "" = unknown */
-    struct runtime *rt;      /* borrowed */
-    struct supervisor *sup;  /* borrowed */
+    const char *const *config_path; /* borrowed; at its address NULL: there is no file */
+    char program[PATH_MAX];         /* where we were started from; "" = unknown */
+    struct runtime *rt;             /* borrowed */
+    struct supervisor *sup;         /* borrowed */
     const struct handover
         *before; /* borrowed: from the master before us; NULL = there was none */
     enum upgrade_phase phase;
@@ -66,7 +66,7 @@ struct upgrade {
     void *arg;
 };
 
-void upgrade_init(struct upgrade *up, const char *config_path, struct runtime *rt,
+void upgrade_init(struct upgrade *up, const char *const *config_path, struct runtime *rt,
                   struct supervisor *sup);
 void upgrade_finish(struct upgrade *up);
 

@@ -1,7 +1,12 @@
 """drover -t: a bad configuration is one clear line with file, line and key."""
 
+import os
+import pwd
 import re
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +151,50 @@ def test_every_program_has_help_and_a_version(name):
     done = subprocess.run([program(name), "--no-such-flag"], capture_output=True, text=True,
                           timeout=20 * SLOW)
     assert done.returncode != 0 and done.stderr.strip()
+
+
+WITHOUT_A_FILE = """
+drover -t
+drover >out 2>&1 &
+for i in $(seq 300); do droverctl status >status 2>&1 && break; sleep 0.1; done
+mkdir -p .config/drover
+echo "workers: 1" >.config/drover/drover.yaml
+droverctl reload && droverctl upgrade && droverctl stop
+drover -t
+echo "runtime_dir: \\${WHERE}/here" >.config/drover/drover.yaml
+droverctl status
+rm .config/drover/drover.yaml
+droverctl status
+"""
+
+
+def test_without_a_file_drover_says_what_it_decided_and_finds_one_that_appears():
+    if os.geteuid() != 0:
+        pytest.skip("the usual ports are free only in a network of its own")
+    user = pwd.getpwnam("daemon")
+    home = Path(tempfile.mkdtemp(prefix="drover-home-"))
+    try:
+        os.chown(home, user.pw_uid, user.pw_gid)
+        binaries = ":".join({str(Path(program(name)).parent) for name in ("drover", "droverctl")})
+        env = {"PATH": binaries + ":/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home), "WHERE": "/nowhere",
+               "XDG_RUNTIME_DIR": str(home)}
+        script = f"cd {home}; ip link set lo up; exec setpriv --reuid daemon --clear-groups " \
+                 f"sh -c '{WITHOUT_A_FILE}'"
+        done = subprocess.run(["unshare", "--net", "sh", "-c", script], env=env, capture_output=True,
+                              text=True, timeout=60 * SLOW)
+        said = done.stdout + done.stderr
+        file = home / ".config/drover/drover.yaml"
+        first = (home / "out").read_text().splitlines()[:4]
+        assert f"drover: no configuration file (looked for {file} and /etc/drover/drover.yaml): " \
+               "the defaults are good" in said
+        assert str(file) in first[0] and "default" in first[0], first
+        assert "http://127.0.0.1:8080/" in first[1] and "http://127.0.0.1:8081/" in first[1], first
+        assert f"{home}/drover " in first[2] and f"{home}/.local/state/drover" in first[2], first
+        assert f"next: there are no nodes yet; write {file}" in first[3], first
+        assert "nodes     none" in (home / "status").read_text()
+        assert "reloaded: generation 2, 1 workers" in said and "drover has ended" in said, said
+        assert f"drover: {file}: the configuration is good" in said
+        assert "there is no /nowhere/here/scoreboard" in said
+        assert f"there is no {home}/drover/scoreboard" in said or Path("/run/drover/scoreboard").exists()
+    finally:
+        shutil.rmtree(home)

@@ -93,6 +93,7 @@ static void assert_file(const struct rig *rig, const char *name, const char *tex
 static void start(struct rig *rig)
 {
     static const struct config config;
+    static const char *const config_path = "none.yaml";
     char path[256];
 
     *rig = (struct rig){
@@ -106,7 +107,7 @@ static void start(struct rig *rig)
     cr_assert(rig->rt.lock_fd >= 0);
     write_file(rig, "scoreboard", "live");
     write_file(rig, "control.sock", "live");
-    upgrade_init(&rig->up, "none.yaml", &rig->rt, &rig->sup);
+    upgrade_init(&rig->up, &config_path, &rig->rt, &rig->sup);
     rig->up.on_hand_over = on_hand_over;
     rig->up.on_news = on_news;
     rig->up.on_order = on_order;
