@@ -17,6 +17,7 @@
 #include "base/config/config_find.h"
 #include "base/error.h"
 #include "base/secure/api_keys.h"
+#include "base/version.h"
 #include "droverctl/format/text.h"
 #include "droverctl/guard.h"
 #include "droverctl/key.h"
@@ -331,7 +332,7 @@ static int parse_options(struct ctl_options *options, int argc, char **argv)
             (void)fputs(usage, stdout);
             return EXIT_STATUS_OK;
         case 'V':
-            (void)printf("droverctl %s\n", DROVER_VERSION);
+            (void)printf("droverctl %s\n", version_text());
             return EXIT_STATUS_OK;
         case ':':
             (void)snprintf(text, sizeof(text), "%.64s needs an argument", argv[optind - 1]);

@@ -11,6 +11,7 @@
 #include "base/config/config_load.h"
 #include "base/error.h"
 #include "base/text/buf.h"
+#include "base/version.h"
 #include "master/master.h"
 #include "master/reload/verify.h"
 #include "master/runtime.h"
@@ -160,7 +161,7 @@ int main(int argc, char **argv, char **envp)
         case 'f':
             break;
         case 'V':
-            (void)printf("drover %s\n", DROVER_VERSION);
+            (void)printf("drover %s\n", version_text());
             return MASTER_EXIT_OK;
         case 'h':
             (void)fputs(usage_text, stdout);

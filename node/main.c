@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/secure/privileges.h"
 #include "base/secure/sandbox.h"
+#include "base/version.h"
 #include "node/agent.h"
 #include "node/engine/engine.h"
 #include "node/options.h"
@@ -352,7 +353,7 @@ int main(int argc, char **argv, char **environment)
     setproctitle_init(argc, argv, environment);
     if (options_parse(&node.options, argc, argv, &err) != 0)
         return command_line_wrong("drover-node", &err);
-    if (command_line_answered(&node.options.line, "drover-node", options_help))
+    if (command_line_answered(&node.options.line, "drover-node", version_text(), options_help))
         return EXIT_SUCCESS;
     if (engine_check_url(node.options.engine, &err) != 0 ||
         check_exposure(&node.options, &err) != 0)

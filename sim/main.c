@@ -17,6 +17,7 @@
 #include "base/io/net.h"
 #include "base/io/signal_fd.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "sim/sim_engine.h"
 #include "sim/sim_http.h"
 
@@ -190,7 +191,7 @@ int main(int argc, char **argv)
 
     if (parse(&program.options, argc, argv, &err) != 0)
         return command_line_wrong("drover-sim", &err);
-    if (command_line_answered(&program.options.line, "drover-sim", HELP))
+    if (command_line_answered(&program.options.line, "drover-sim", version_text(), HELP))
         return EXIT_SUCCESS;
     log_set_proc("sim");
     log_set_level(program.options.line.log_level);

@@ -44,12 +44,12 @@ int command_line_parse(struct command_line *out, int argc, char **argv,
 }
 
 bool command_line_answered(const struct command_line *line, const char *program,
-                           const char *help)
+                           const char *version, const char *help)
 {
     if (line->help)
         (void)fputs(help, stdout);
     else if (line->version)
-        (void)printf("%s %s\n", program, DROVER_VERSION);
+        (void)printf("%s %s\n", program, version);
     return line->help || line->version;
 }
 

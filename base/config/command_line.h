@@ -43,7 +43,7 @@ MUST_CHECK int command_line_parse(struct command_line *out, int argc, char **arg
 
 /* Prints the help, or the version, if that was asked for.  True: the program is done. */
 bool command_line_answered(const struct command_line *line, const char *program,
-                           const char *help);
+                           const char *version, const char *help);
 
 #define COMMAND_LINE_EXIT 2 /* the options are wrong */
 

@@ -142,6 +142,15 @@ def test_a_port_that_is_taken_is_named(tmp_path):
         assert str(port) in done.stderr
 
 
+@pytest.mark.parametrize("name", ["drover", "drover-node", "droverctl", "drover-sim"])
+def test_every_program_says_its_version_and_how_it_was_built(name):
+    said = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True).stdout
+    number = re.search(r"^project\(drover VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text(), re.M)[1]
+    commit = "commit [0-9a-f]{12}(-changed)?, " if (ROOT / ".git").exists() else ""
+    assert re.fullmatch(rf"{name} {re.escape(number)} \({commit}\w+, (gcc|clang) [0-9.]+(, \w+Sanitizer)?\)\n",
+                        said), said
+
+
 @pytest.mark.parametrize("name", ["drover", "drover-node", "droverctl"])
 def test_every_program_has_help_and_a_version(name):
     for flag in ("--help", "--version"):
