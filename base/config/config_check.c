@@ -362,7 +362,7 @@ static int check_proxies(const struct config_api *api, const struct doc *doc, st
     for (unsigned i = 0; list != NULL && i < api->trusted_proxies_count; i++)
         if (proxy_net_parse(&net, api->trusted_proxies[i], &why) != 0)
             return doc_fail(doc, doc_at(list, i), err, "'%.80s': %.200s",
-                            api->trusted_proxies[i], why.text);
+                            doc_shown(doc_at(list, i), api->trusted_proxies[i]), why.text);
     return 0;
 }
 

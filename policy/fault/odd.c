@@ -29,12 +29,17 @@ struct odd_counts odd_better(struct odd_counts one, struct odd_counts other)
     return all_of(one) > all_of(other) ? one : other;
 }
 
+static bool has_two(uint64_t bits)
+{
+    return (bits & (bits - 1)) != 0;
+}
+
 /* One client contradicts, and others are answered. */
 static bool is_one_against_others(struct odd_counts node)
 {
     uint64_t by = node.contradicted_clients;
 
-    return by != 0 && (by & (by - 1)) == 0 && (node.answered_clients & ~by) != 0;
+    return by != 0 && !has_two(by) && has_two(node.answered_clients & ~by);
 }
 
 bool odd_is(struct odd_counts node, struct odd_counts best, uint32_t success_pct)

@@ -8,7 +8,8 @@
  * is contradicted, and where all models end at once now and then the shares are alike.
  *
  * A client with odd requests contradicts an engine that is strict, beside one that is lenient.
- * So the word of one client counts only where no other client is answered.
+ * So the word of one client does not count where two others are answered.  One other is no
+ * proof: it may be the friend of a node that refuses all the rest.
  */
 #ifndef DROVER_POLICY_FAULT_ODD_H
 #define DROVER_POLICY_FAULT_ODD_H

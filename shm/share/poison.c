@@ -32,10 +32,22 @@ static uint64_t hash_of(uint64_t key, const struct poison_request *request)
     return XXH3_64bits_withSeed(request->body, request->n, seed);
 }
 
-/* Each entry is forgotten at `until`; its lowest bit is set where the request is poison. */
-static uint64_t until_of(uint64_t now_mono_us, bool poison)
+/* Each entry is forgotten at `until`.  Its lowest bit is set where the request is poison, those
+ * above it are the node whose engine died. */
+#define NODE_SHIFT 1u
+#define NODE_BITS  (UINT64_C(1023) << NODE_SHIFT)
+static_assert(SB_MAX_NODES <= 1024, "a node has 10 bits");
+
+static uint64_t until_of(uint64_t now_mono_us, unsigned node, bool poison)
 {
-    return ((now_mono_us + POISON_US) & ~UINT64_C(1)) | poison;
+    const uint64_t low = NODE_BITS | 1;
+
+    return ((now_mono_us + POISON_US + low) & ~low) | (uint64_t)node << NODE_SHIFT | poison;
+}
+
+static bool is_of_node(uint64_t until, unsigned node)
+{
+    return (until & NODE_BITS) == (uint64_t)node << NODE_SHIFT;
 }
 
 static bool is_poison(uint64_t until)
@@ -84,10 +96,10 @@ static void put(struct sb_taught_head *head, int at, uint64_t hash, uint64_t unt
 }
 
 bool poison_note_death(struct scoreboard *board, const struct poison_request *request,
-                       bool again, uint64_t now_mono_us)
+                       unsigned node, bool again, uint64_t now_mono_us)
 {
     struct sb_taught_head *head = segment_taught_head(board);
-    uint64_t hash, until;
+    uint64_t hash, until, next;
     bool poison = false;
     int at;
 
@@ -97,13 +109,14 @@ bool poison_note_death(struct scoreboard *board, const struct poison_request *re
     at = find(head, hash, now_mono_us, &until);
     if (at == -1)
         at = find_oldest(head);
-    else if (is_poison(until) || again || now_mono_us + POISON_US >= until + POISON_APART_US)
+    else if (is_poison(until) || again || !is_of_node(until, node) ||
+             now_mono_us + POISON_US >= until + POISON_APART_US)
         poison = true;
     else
         return false; /* the same death */
-    put(head, at, hash, until_of(now_mono_us, poison));
-    atomic_store_explicit(&head->poison_until_mono_us, until_of(now_mono_us, poison),
-                          memory_order_release);
+    next = until_of(now_mono_us, node, poison);
+    put(head, at, hash, next);
+    atomic_store_explicit(&head->poison_until_mono_us, next, memory_order_release);
     return poison;
 }
 
@@ -118,7 +131,7 @@ void poison_forget(struct scoreboard *board, const struct poison_request *reques
         return;
     hash = hash_of(key_of(head), request);
     at = find(head, hash, now_mono_us, &until);
-    if (at != -1)
+    if (at != -1 && !is_poison(until))
         put(head, at, 0, 0);
 }
 

@@ -5,7 +5,8 @@
  * POISON_US by all workers, so that the client's own retries do not go on killing.  The deaths
  * are those before any output, of the request itself or of one with the same bytes, as one
  * engine alone shows each request one death only.  One engine's death under several requests
- * of the same bytes is one: of different requests the deaths are POISON_APART_US apart.
+ * of the same bytes is one: of different requests its deaths are POISON_APART_US apart.
+ * Copies that are at an engine already are not stopped.
  *
  * An operator ends engines, too.  So an engine whose node is drained or leaves does not die,
  * and a request that is answered elsewhere killed none: its death is forgotten.
@@ -36,12 +37,12 @@ struct poison_request {
     size_t n;
 };
 
-/* An engine died under it; `again`: not the first one under this very request.  True: it is
- * poison from now on. */
+/* The engine of `node` died under it; `again`: not the first one under this very request. True:
+ * it is poison from now on. */
 MUST_CHECK bool poison_note_death(struct scoreboard *board,
-                                  const struct poison_request *request, bool again,
-                                  uint64_t now_mono_us);
-/* It has an answer. */
+                                  const struct poison_request *request, unsigned node,
+                                  bool again, uint64_t now_mono_us);
+/* It has an answer, before it was poison. */
 void poison_forget(struct scoreboard *board, const struct poison_request *request,
                    uint64_t now_mono_us);
 

@@ -174,9 +174,8 @@ void decode_start(struct decode_queue *queue, struct decode_job *job,
 
 void decode_cancel(struct decode_job *job)
 {
-    if (job->queue == NULL)
-        return;
-    take_out(job);
+    if (job->queue != NULL)
+        take_out(job);
     free(job->out);
     job->out = NULL;
 }

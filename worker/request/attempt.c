@@ -444,8 +444,8 @@ static void note_death(const struct attempt *attempt)
 
     if (attempt->content_mono_us != 0 || req->shown == SHOWN_CONTENT)
         return;
-    if (!poison_note_death(req->context->board, &poison, req->unanswered_deaths++ != 0,
-                           loop_now_us(req->context->loop)))
+    if (!poison_note_death(req->context->board, &poison, attempt->node,
+                           req->unanswered_deaths++ != 0, loop_now_us(req->context->loop)))
         return;
     log_warn("event=poison id=%s execution=%s model=%s deaths=%u for_ms=%llu hint=\"engines "
              "died of this request before any output: the same one is refused for a while\"",

@@ -25,6 +25,8 @@ Test(odd, one_clients_word_is_none_where_others_are_answered)
 
     node.contradicted_clients = 1 << 3;
     node.answered_clients = 1 << 3 | 1 << 7;
+    cr_expect(odd_is(node, of(40, 0), 80), "one other may be a friend of the node");
+    node.answered_clients = 1 << 7 | 1 << 8;
     cr_expect(!odd_is(node, of(40, 0), 80), "a client with odd requests, of a strict engine");
     node.contradicted_clients = 1 << 3 | 1 << 9;
     cr_expect(odd_is(node, of(40, 0), 80), "two clients agree");

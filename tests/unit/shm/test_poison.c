@@ -17,8 +17,8 @@ static struct poison_request of(uint64_t model, int operation, const char *body)
 static void make_poison(struct scoreboard *board, const struct poison_request *request,
                         uint64_t now)
 {
-    (void)!poison_note_death(board, request, false, now - POISON_APART_US);
-    (void)!poison_note_death(board, request, true, now);
+    (void)!poison_note_death(board, request, 0, false, now - POISON_APART_US);
+    (void)!poison_note_death(board, request, 0, true, now);
 }
 
 Test(poison, the_same_request_is_known_to_all_and_no_other_is)
@@ -94,20 +94,37 @@ Test(poison, one_death_is_none_and_two_within_a_minute_are)
     struct scoreboard *board = board_make(&t, 1, 1, 1);
     struct poison_request bad = of(7, 1, "bad"), slow = of(7, 1, "slow");
 
-    cr_expect(!poison_note_death(board, &bad, false, NOW));
+    cr_expect(!poison_note_death(board, &bad, 0, false, NOW));
     cr_expect(!poison_is(board, &bad, NOW));
-    cr_expect(!poison_note_death(board, &bad, false, NOW + POISON_APART_US - 2),
+    cr_expect(!poison_note_death(board, &bad, 0, false, NOW + POISON_APART_US - 2),
               "the same engine's, under another request of the same bytes");
     cr_expect(!poison_is(board, &bad, NOW + POISON_APART_US));
-    cr_expect(poison_note_death(board, &bad, false, NOW + 2 * POISON_APART_US),
+    cr_expect(poison_note_death(board, &bad, 0, false, NOW + 2 * POISON_APART_US),
               "its client sent it again to the same engine");
     cr_expect(poison_is(board, &bad, NOW + 2 * POISON_APART_US + POISON_US - 1));
-    cr_expect(!poison_note_death(board, &slow, false, NOW));
-    cr_expect(!poison_note_death(board, &slow, true, NOW + POISON_US + 1),
+    cr_expect(poison_note_death(board, &bad, 0, false, NOW + 3 * POISON_APART_US));
+    cr_expect(!poison_note_death(board, &slow, 0, false, NOW));
+    cr_expect(!poison_note_death(board, &slow, 0, true, NOW + POISON_US + 1),
               "engines that end minutes apart do not die of it");
     cr_expect(!poison_is(board, &slow, NOW + POISON_US + 1));
-    cr_expect(poison_note_death(board, &slow, true, NOW + POISON_US + 2),
+    cr_expect(poison_note_death(board, &slow, 0, true, NOW + POISON_US + 2),
               "these two do, perhaps");
+    board_drop(&t, board);
+}
+
+/* Equal requests come at once, each to a node of its own. */
+Test(poison, engines_that_die_at_once_are_several)
+{
+    struct temporary t;
+    struct scoreboard *board = board_make(&t, 1, 1, 1);
+    struct poison_request bad = of(7, 1, "bad");
+
+    cr_expect(!poison_note_death(board, &bad, 1023, false, NOW));
+    cr_expect(!poison_note_death(board, &bad, 1023, false, NOW + 1));
+    cr_expect(poison_note_death(board, &bad, 2, false, NOW + 2));
+    poison_forget(board, &bad, NOW + 3);
+    cr_expect(poison_is(board, &bad, NOW + 3), "a copy that is answered does not end it");
+    cr_expect(!poison_is(board, &bad, NOW + POISON_US + 5 * US_PER_MS));
     board_drop(&t, board);
 }
 
@@ -117,11 +134,11 @@ Test(poison, an_answer_takes_the_suspicion_away)
     struct scoreboard *board = board_make(&t, 1, 1, 1);
     struct poison_request one = of(7, 1, "one"), other = of(7, 1, "other");
 
-    cr_expect(!poison_note_death(board, &one, false, NOW));
-    cr_expect(!poison_note_death(board, &other, false, NOW));
+    cr_expect(!poison_note_death(board, &one, 0, false, NOW));
+    cr_expect(!poison_note_death(board, &other, 0, false, NOW));
     poison_forget(board, &one, NOW);
-    cr_expect(!poison_note_death(board, &one, false, NOW + 2 * POISON_APART_US));
-    cr_expect(poison_note_death(board, &other, false, NOW + 2 * POISON_APART_US));
+    cr_expect(!poison_note_death(board, &one, 0, false, NOW + 2 * POISON_APART_US));
+    cr_expect(poison_note_death(board, &other, 0, false, NOW + 2 * POISON_APART_US));
     board_drop(&t, board);
 }
 
@@ -137,7 +154,7 @@ Test(poison, suspicions_do_not_push_out_what_is_known)
         (void)snprintf(body, sizeof(body), "%u", i);
         struct poison_request one = of(7, 1, body);
 
-        cr_expect(!poison_note_death(board, &one, false, NOW + i));
+        cr_expect(!poison_note_death(board, &one, 0, false, NOW + i));
     }
     cr_expect(poison_is(board, &bad, NOW + US_PER_S));
     board_drop(&t, board);

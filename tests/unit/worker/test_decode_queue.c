@@ -162,6 +162,20 @@ Test(decode_queue, a_short_body_does_not_wait_for_a_long_one)
     cr_expect_eq(ended, 1, "a body that was taken back does not end");
 }
 
+/* Its owner was gone when it ended, and did not take it. */
+Test(decode_queue, a_body_that_its_owner_did_not_take_is_freed)
+{
+    struct decode_job job;
+
+    pack(0, MIB);
+    start_body(&job, 0, MIB);
+    run(1);
+    cr_assert(job.out != NULL);
+    decode_cancel(&job);
+    cr_expect(job.out == NULL);
+    cr_expect_eq(held, 0);
+}
+
 Test(decode_queue, a_damaged_body_says_why)
 {
     struct decode_job job;

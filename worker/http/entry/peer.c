@@ -83,6 +83,7 @@ enum peer_line peer_take_line(struct client_connection *conn)
         return PEER_LINE_MORE;
     case PROXY_LINE_OWN:
         h2o_buffer_consume(input, len);
+        conn->proxied = false; /* whose headers they are it does not know */
         return PEER_LINE_NONE;
     case PROXY_LINE_CLIENT:
         h2o_buffer_consume(input, len);
