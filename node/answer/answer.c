@@ -30,7 +30,7 @@
 
 /* ---- what the engine sends ------------------------------------------------------------- */
 
-static void on_head(void *data, unsigned status, const char *content_type,
+static void on_head(void *data, unsigned status, const char *content_type, bool encoded,
                     const struct engine_header *headers, size_t count)
 {
     struct node_request *req = data;
@@ -47,6 +47,12 @@ static void on_head(void *data, unsigned status, const char *content_type,
     }
     if (status >= 400) {
         req->mode = ANSWER_ERROR;
+        return;
+    }
+    if (encoded) {
+        node_request_fail(
+            req, GRPC_INTERNAL,
+            "the engine's answer has a content coding, without being asked for one");
         return;
     }
     node_request_answered(req);

@@ -52,8 +52,9 @@ enum engine_end {
 
 /* None of these is called from inside a function below. */
 struct engine_events {
-    /* The status line and headers are in. */
-    void (*on_head)(void *data, unsigned status, const char *content_type,
+    /* The status line and headers are in.  `encoded`: the body has a content coding, though
+     * none was asked for; it is taken off. */
+    void (*on_head)(void *data, unsigned status, const char *content_type, bool encoded,
                     const struct engine_header *headers, size_t headers_count);
     void (*on_body)(void *data, const uint8_t *bytes, size_t n); /* borrowed for the call */
     /* Exactly once, unless engine_cancel came first.  `why` is for logs. */

@@ -46,6 +46,7 @@ struct engine_run {
     void *data;
     bool cancelled;    /* waits to be reaped; calls back no more */
     bool sent_head;    /* on_head has run */
+    bool encoded;      /* the body has a content coding */
     bool bad_head;     /* headers, or trailers, over the limit */
     bool want_resumed; /* engine_pause(run, false) came; done at the end of the turn */
     unsigned status;
@@ -90,7 +91,7 @@ static void set_common(struct engine *engine, CURL *easy, const char *path)
     (void)curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     /* llama-server closes an idle connection after 5 s: do not race with it. */
     (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, 4L);
-    /* Asks for no compression, and decodes what comes compressed all the same. */
+    /* Asks for no compression, and decodes lists and errors that come compressed. */
     (void)curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "identity");
     (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "drover-node/" DROVER_VERSION);
     if (engine->config.ca_file != NULL)
@@ -146,6 +147,8 @@ static void keep_header(struct engine_run *run, const char *name, const char *va
         (void)strlcpy(run->content_type, value, sizeof(run->content_type));
         return;
     }
+    if (strcmp(name, "content-encoding") == 0)
+        run->encoded |= strcasecmp(value, "identity") != 0;
     if (run->count == HEADERS_MAX || !headers_to_client(name, value))
         return;
     copy_name = strdup(name);
@@ -178,6 +181,7 @@ static size_t on_header_line(char *line, size_t size, size_t n, void *data)
         return n; /* trailers: libcurl keeps them until the run ends */
     if (n >= 5 && memcmp(line, "HTTP/", 5) == 0) {
         run->content_type[0] = '\0';
+        run->encoded = false;
         return n;
     }
     if (n <= 2 && (line[0] == '\r' || line[0] == '\n')) {
@@ -188,7 +192,8 @@ static size_t on_header_line(char *line, size_t size, size_t n, void *data)
             return n; /* 100 Continue and its kind: the real head follows */
         run->status = (unsigned)status;
         run->sent_head = true;
-        run->events->on_head(run->data, run->status, run->content_type, run->list, run->count);
+        run->events->on_head(run->data, run->status, run->content_type, run->encoded, run->list,
+                             run->count);
         return run->cancelled ? 0 : n;
     }
     if (headers_split(line, n, name, sizeof(name), value, sizeof(value)))

@@ -6,9 +6,10 @@ blame the client, EMPTY a whole answer without content, ABSURD a 200 that is no 
 
   error        finish_reason "error", as vLLM's where its core fails       html     a login page
   object, null `{}` and `null`                                             nothing  an empty body
-  cut          half a document                                             coded    Brotli, unasked
+  cut          half a document                                             coded    gzip, unasked
 """
 
+import gzip
 import json
 
 REFUSALS = ("400", "402", "413", "422")
@@ -95,7 +96,8 @@ def answer_wrongly(kind, reply, request):
     if kind == "cut":
         return reply.answer(200, '{"id": "chatcmpl-1", "choices": [{"index": 0, "mess')
     if kind == "coded":
-        return reply.answer(200, b"\x8b\x02\x80{}\x03", [("Content-Encoding", "br")])
+        data = (answer if streams else json.dumps(answer)).replace('"content": ""', '"content": "coded"')
+        return reply.answer(200, gzip.compress(data.encode()), [("Content-Encoding", "gzip")])
     kinds = ("application/x-ndjson" if path.startswith("/api/") else "text/event-stream")
     return reply.answer(200, answer, content_type=kinds if streams else "application/json")
 

@@ -14,6 +14,7 @@ from harness import Cluster, SLOW, until
 from llama_server import LlamaServer
 from llama_swap import LlamaSwap
 from lm_studio import LmStudio
+from load import fetch_now
 from localai import LocalAi
 from mlx_lm import MlxLm
 from ollama import Ollama
@@ -38,7 +39,6 @@ WAYS = {"plain text": {"stream_type": "text/plain; charset=utf-8"},
         "json type": {"stream_type": "application/json"}, "no type": {"stream_type": None},
         "no done": {"done": False}, "stays open": {"after_done": "open"},
         "closes": {"after_done": "close"}, "no chunks": {"framing": "close"},
-        "gzip": {"gzip": True}, "gzip streams": {"gzip_streams": True},
         "empty finish": {"finish": ""}, "null finish": {"finish": "null"},
         "eos": {"stop_word": "eos"}, "STOP": {"stop_word": "STOP"},
         "large event": {"big_event": 3 << 20}, "comments": {"comments": True},
@@ -224,6 +224,17 @@ def test_a_plain_server_may_have_its_ways(pairs, way, stream):
     finally:
         for name, value in before.items():
             setattr(engine, name, value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_compressed_unasked_is_a_failure(make_cluster, stream):
+    with PlainOpenAi(gzip=True, gzip_streams=True) as engine:
+        cluster = make_cluster(workers=1).start()
+        cluster.start_node("n", engine=engine.url)
+        answer = fetch_now(cluster.api, "POST", "/v1/chat/completions", {
+            "model": list(engine.models)[0], "stream": stream,
+            "messages": [{"role": "user", "content": "hi"}]})
+        assert answer.status == 502 and b"content coding" in answer.body
 
 
 def test_a_list_may_be_compressed_unasked(make_cluster):

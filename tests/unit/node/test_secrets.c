@@ -28,12 +28,13 @@ void __wrap_curl_slist_free_all(struct curl_slist *list)
     __real_curl_slist_free_all(list);
 }
 
-static void on_head(void *data, unsigned status, const char *content_type,
+static void on_head(void *data, unsigned status, const char *content_type, bool encoded,
                     const struct engine_header *headers, size_t count)
 {
     (void)data;
     (void)status;
     (void)content_type;
+    (void)encoded;
     (void)headers;
     (void)count;
 }
