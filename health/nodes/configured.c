@@ -143,6 +143,9 @@ static void take_config(struct node_table *table, const struct config *before)
     }
     forget_sources(table, table->home.config, before);
     add_missing(table);
+    TAILQ_FOREACH(next, &table->nodes, link)
+        if (next->verdict.state != NODE_GONE && next->verdict.leaving == NODE_REASON_NONE)
+            node_config_changed(next, before);
 }
 
 void configured_reload(struct node_table *table, const struct config *config)

@@ -57,26 +57,38 @@ static void begin_records(struct node *node, uint64_t now_mono_us)
                    node->verdict.ejected != NODE_REASON_NONE, now_mono_us);
 }
 
-/* Says which models `info` brings that clients cannot ask for, as an alias has their name. */
-static void warn_of_hidden(const struct node *node, const struct node_info *before,
-                           const struct node_info *info)
+static bool has_model(const struct node_info *info, const char *model)
+{
+    for (uint32_t i = 0; info != NULL && i < info->models_count; i++)
+        if (strcmp(info->models[i].id, model) == 0)
+            return true;
+    return false;
+}
+
+/* Says which models of `info` clients cannot ask for, as an alias has their name, unless that
+ * was so with the `before_config` and the `before`, NULL = it had none. */
+static void warn_of_hidden(const struct node *node, const struct config *before_config,
+                           const struct node_info *before, const struct node_info *info)
 {
     const struct config *config = node->home->config;
 
     for (uint32_t i = 0; i < info->models_count && config->aliases_count != 0; i++) {
         const char *model = info->models[i].id;
-        bool had = false;
 
-        if (!config_alias_hides(config, model))
+        if (!config_alias_hides(config, model) ||
+            (has_model(before, model) && config_alias_hides(before_config, model)))
             continue;
-        for (uint32_t b = 0; before != NULL && b < before->models_count && !had; b++)
-            had = strcmp(before->models[b].id, model) == 0;
-        if (!had && node_speaks(node))
+        if (node_speaks(node))
             log_warn(
                 "event=alias_hides_model model=%s node=%s hint=\"no client can ask for this "
                 "model: rename the alias, or list the model in it\"",
                 log_quote(model), log_quote(info->name));
     }
+}
+
+void node_config_changed(const struct node *node, const struct config *before)
+{
+    warn_of_hidden(node, before, &node->info, &node->info);
 }
 
 bool node_speaks(const struct node *node)
@@ -137,7 +149,7 @@ struct node *node_adopt(const struct node_home *home, unsigned node_id,
     node_info_copy(&node->info, info);
     node->models_in_row = info->models_count;
     node->adopted = true;
-    warn_of_hidden(node, NULL, info);
+    warn_of_hidden(node, home->config, NULL, info);
     node_state_adopt(&node->verdict, status->state, status->reason, status->drain_wanted,
                      home->config->health.rise, home->config->health.fall);
     begin_records(node, now);
@@ -256,7 +268,7 @@ void node_publish(struct node *node, const struct node_info *info)
     next.generation = node->generation;
     if (node_info_equal(&next, &node->info))
         return;
-    warn_of_hidden(node, &node->info, &next);
+    warn_of_hidden(node, node->home->config, &node->info, &next);
     node_info_copy(&node->info, &next);
     write_row(node);
     node_open_slots(node);

@@ -116,6 +116,9 @@ void node_destroy(struct node *node, bool empty);
  */
 bool node_step(struct node *node, enum node_event event, enum node_reason why);
 
+/* Says in the log what the table's configuration does to its models that `before` did not. */
+void node_config_changed(const struct node *node, const struct config *before);
+
 /* Publishes the cold part if it has changed. */
 void node_publish(struct node *node, const struct node_info *info);
 

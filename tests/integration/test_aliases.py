@@ -104,6 +104,12 @@ def test_an_alias_that_hides_a_model_is_warned_of(make):
             answer = post(cluster, "/v1/chat/completions", name)
             assert answer.headers.get("x-drover-model", name) == own
             assert names_in(answer) == {name}
+        cluster.write_config(aliases=[{"name": "taken", "model": "mine"},
+                                      {"name": "other", "model": "mine"}])
+        cluster.ctl("reload")
+        until(lambda: re.search('alias_hides_model model="?other', cluster.master.log()), 10,
+              "a reload says what it hides")
+        assert cluster.master.log().count("event=alias_hides_model") == 2, "once for each"
 
 
 @pytest.mark.parametrize("given", [0, 5], ids=["before", "amid"])
