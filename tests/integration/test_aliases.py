@@ -180,3 +180,57 @@ def test_a_name_and_the_same_with_latest_are_one_model_at_any_engine(make):
             assert fetch_now(cluster.api, "GET", f"/v1/models/{name}").status == 200
         cluster.wait_models_known()
         assert post(cluster, "/v1/chat/completions", "Tagged").status == 404
+
+
+def test_errors_say_of_what_a_name_is_an_alias(make):
+    cluster = make({"gone": "nosuch", "none": ["no", "such"], "mine": "llama", "any-*": "nosuch",
+                    "own-*": ["llama", "no"]})
+    gone = {"gone": "'gone' is an alias of 'nosuch', which no node has",
+            "none": "'none' is an alias of 'no', 'such', which no node has",
+            "any-x": "'any-x' is an alias ('any-*') of 'nosuch', which no node has",
+            "nope": "The model 'nope' does not exist"}
+    lame = {"mine": "for the model 'mine' (an alias of 'llama'): none of its engines",
+            "own-x": "for the model 'own-x' (an alias ('own-*') of 'llama', 'no'): none of",
+            "llama": "for the model 'llama': none of its engines"}
+
+    def error_of(answer):
+        error = answer.json()["error"]
+        return error if isinstance(error, str) else error["message"]
+    with LlamaServer(models=["llama"]) as engine:
+        cluster.start_node("a", engine=engine.url)
+        cluster.wait_models_known()
+        for name, text in gone.items():
+            for path in SURFACES:
+                answer = post(cluster, path, name)
+                assert answer.status == 404 and error_of(answer) == text, (path, answer.body)
+            answer = fetch_now(cluster.api, "POST", "/v1/messages/count_tokens", json.dumps(
+                {"model": name, "messages": MESSAGES}).encode())
+            assert answer.status == 404 and error_of(answer) == text, answer.body
+            for headers in ({}, {"anthropic-version": "2023-06-01"}):
+                answer = fetch_now(cluster.api, "GET", f"/v1/models/{name}", b"", headers)
+                assert answer.status == 404 and error_of(answer) == text, answer.body
+        for name, text in lame.items():
+            answer = post(cluster, "/api/chat", name)
+            assert answer.status == 501 and text in error_of(answer), answer.body
+
+
+def test_a_pull_succeeds_for_what_ollamas_clients_can_run(make):
+    cluster = make({"mine": "llama", "gemma": "small", "*": "llama"})
+
+    def pull(name, **more):
+        return fetch_now(cluster.api, "POST", "/api/pull", json.dumps({"model": name, **more}).encode())
+    with (Ollama(models={"small:latest": ["completion"]}) as ollama,
+          LlamaServer(models=["llama"]) as llama):
+        cluster.start_node("a", engine=ollama.url)
+        cluster.start_node("b", engine=llama.url)
+        until(lambda: pull("llama").status == 501, 10, "the nodes have said what they have")
+        for name, status in {"small": 200, "small:latest": 200, "gemma": 200, "llama": 501,
+                             "mine": 501, "gpt-4o": 501}.items():
+            for more in ({}, {"stream": False}):
+                answer = pull(name, **more)
+                assert answer.status == status == post(cluster, "/api/chat", name).status, name
+                last = json.loads(answer.body.splitlines()[-1])
+                if status == 200:
+                    assert last == {"status": "success"}
+                else:
+                    assert list(last) == ["error"] and f"'{name}'" in last["error"], last

@@ -7,8 +7,12 @@
 #include "base/attrs.h"
 #include "base/config/config.h"
 #include "base/model_name.h"
+#include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
+
+/* Of an alias with many models. */
+#define NAMES_SAID 3u
 
 void catalog_finish(struct catalog *catalog)
 {
@@ -270,4 +274,60 @@ const char *catalog_default(const struct catalog *catalog, const struct config *
     if (own == 1)
         return only;
     return any == NULL ? NULL : models == 1 ? any->model : any->name;
+}
+
+/* ---- words ------------------------------------------------------------------------------- */
+
+static const struct config_alias *alias_of(const struct config *config, const char *id,
+                                           unsigned *models)
+{
+    const struct config_alias *alias =
+        config == NULL ? NULL : config_find_alias(config, id, models);
+
+    if (config != NULL && alias == NULL)
+        alias = config_find_wildcard(config, id, models);
+    /* The model of an alias for any name is that, too. */
+    for (unsigned i = 0; alias != NULL && i < *models; i++)
+        if (model_name_equal(alias[i].model, id))
+            return NULL;
+    return alias;
+}
+
+static void say_models(struct buf *out, const struct config_alias *alias, unsigned models)
+{
+    if (config_is_wildcard(alias->name))
+        buf_printf(out, "an alias ('%s') of", alias->name);
+    else
+        buf_str(out, "an alias of");
+    for (unsigned i = 0; i < models && i < NAMES_SAID; i++)
+        buf_printf(out, "%s '%s'", i == 0 ? "" : ",", alias[i].model);
+    if (models > NAMES_SAID)
+        buf_printf(out, " and %u more", models - NAMES_SAID);
+}
+
+void catalog_say_name(struct buf *out, const struct config *config, const char *id)
+{
+    unsigned models;
+    const struct config_alias *alias = alias_of(config, id, &models);
+
+    buf_printf(out, "'%s'", id);
+    if (alias == NULL)
+        return;
+    buf_str(out, " (");
+    say_models(out, alias, models);
+    buf_str(out, ")");
+}
+
+void catalog_say_missing(struct buf *out, const struct config *config, const char *id)
+{
+    unsigned models;
+    const struct config_alias *alias = alias_of(config, id, &models);
+
+    if (alias == NULL) {
+        buf_printf(out, "The model '%s' does not exist", id);
+        return;
+    }
+    buf_printf(out, "'%s' is ", id);
+    say_models(out, alias, models);
+    buf_str(out, ", which no node has");
 }

@@ -12,6 +12,7 @@
 
 #include "shm/facts/nodes.h"
 
+struct buf;
 struct config;
 struct scoreboard;
 
@@ -55,5 +56,11 @@ const struct catalog_model *catalog_find(const struct catalog *catalog,
  * that of the alias for any name; NULL: there is neither.  It is of the catalog, or the config.
  */
 const char *catalog_default(const struct catalog *catalog, const struct config *config);
+
+/* For errors, a name as the client sent it; with `config`, which may be NULL, and what it is an
+ * alias of: "'x' (an alias of 'y')". */
+void catalog_say_name(struct buf *out, const struct config *config, const char *id);
+/* That no node has the model; likewise. */
+void catalog_say_missing(struct buf *out, const struct config *config, const char *id);
 
 #endif

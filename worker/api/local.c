@@ -129,16 +129,24 @@ static void show_model(struct reply *reply, const struct route *route, const cha
     const struct catalog_model *model = NULL;
     struct catalog_model shown;
     char id[NODE_MODEL_BYTES];
+    bool is_name = surface_decode(id, sizeof(id), route->tail, route->tail_len);
 
-    if (surface_decode(id, sizeof(id), route->tail, route->tail_len))
+    if (is_name)
         model = catalog_find(facts->catalog, facts->config, id);
     if (model == NULL && facts->models_unknown(facts->data)) {
         refuse_for_now(reply, route, request_id);
         return;
     }
     if (model == NULL) {
-        reply_error(reply, route->surface, API_ERROR_MODEL_NOT_FOUND,
-                    "no node serves this model", "model", 0, request_id);
+        struct buf message = BUF_INIT;
+
+        if (is_name)
+            catalog_say_missing(&message, facts->config, id);
+        else
+            buf_str(&message, "this can be no model's name");
+        reply_error(reply, route->surface, API_ERROR_MODEL_NOT_FOUND, buf_cstr(&message),
+                    "model", 0, request_id);
+        buf_finish(&message);
         return;
     }
     shown = *model;
@@ -217,6 +225,11 @@ static void add_ollama_model(struct buf *out, const struct catalog_model *model,
      UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBED |    \
      UINT32_C(1) << DROVER__V1__OPERATION__OPERATION_OLLAMA_EMBEDDINGS)
 
+static bool can_run(const struct catalog_model *model)
+{
+    return (model->operations & RUN_OPERATIONS) != 0;
+}
+
 static void list_tags(struct reply *reply, const struct local_facts *facts, bool running)
 {
     const struct catalog *catalog = facts->catalog;
@@ -225,8 +238,7 @@ static void list_tags(struct reply *reply, const struct local_facts *facts, bool
 
     buf_str(out, "{\"models\":[");
     for (size_t i = 0; i < catalog->count; i++) {
-        if (catalog->models[i].implied ||
-            (catalog->models[i].operations & RUN_OPERATIONS) == 0 ||
+        if (catalog->models[i].implied || !can_run(&catalog->models[i]) ||
             (running && (!catalog->models[i].loaded || catalog->models[i].alias)))
             continue;
         if (!first)
@@ -267,12 +279,27 @@ static void manage(struct reply *reply, const struct route *route, const char *r
             refuse_managing(reply, route, commands[i][1], request_id);
 }
 
-/* A model that is here is pulled at once, as by an Ollama that has it: `ollama run` and many
- * programs pull before they ask. */
+/* `ollama run` would fail at its first question. */
+static void refuse_pull(struct reply *reply, const struct route *route, const char *request_id,
+                        const struct config *config, const char *id)
+{
+    struct buf message = BUF_INIT;
+
+    buf_str(&message, "No node serves Ollama's API for the model ");
+    catalog_say_name(&message, config, id);
+    buf_str(&message, ", which other APIs of Llama Drover have: GET /v1/models");
+    reply_error(reply, route->surface, API_ERROR_NOT_SUPPORTED, buf_cstr(&message), NULL, 0,
+                request_id);
+    buf_finish(&message);
+}
+
+/* A model that Ollama's clients can run is pulled at once, as by an Ollama that has it:
+ * `ollama run` and many programs pull before they ask. */
 static void pull(struct reply *reply, const struct route *route, const char *request_id,
                  const struct local_facts *facts)
 {
     struct json_value root, name = {0}, stream = {0};
+    const struct catalog_model *model;
     char id[NODE_MODEL_BYTES];
     bool lines;
 
@@ -287,11 +314,14 @@ static void pull(struct reply *reply, const struct route *route, const char *req
                     0, request_id);
         return;
     }
-    if (catalog_find(facts->catalog, facts->config, id) == NULL) {
+    model = catalog_find(facts->catalog, facts->config, id);
+    if (model == NULL || !can_run(model)) {
         if (facts->models_unknown(facts->data))
             refuse_for_now(reply, route, request_id);
-        else
+        else if (model == NULL)
             refuse_managing(reply, route, "pull", request_id);
+        else
+            refuse_pull(reply, route, request_id, facts->config, id);
         return;
     }
     lines = stream.type != JSON_FALSE;

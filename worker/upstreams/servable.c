@@ -6,6 +6,7 @@
 
 #include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
+#include "worker/api/catalog.h"
 #include "worker/http/client_request.h"
 #include "worker/upstreams/upstreams.h"
 
@@ -47,6 +48,13 @@ static const char *hint_of(int operation)
     }
 }
 
+/* Where the aliases stand that gave the request its model; NULL: none did. */
+static const struct config *aliases_of(struct upstreams *upstreams,
+                                       const struct client_request *request)
+{
+    return request->aliased ? upstreams_config(upstreams) : NULL;
+}
+
 enum api_error servable_check(struct upstreams *upstreams, const struct client_request *request,
                               uint64_t message_bytes, struct buf *message)
 {
@@ -60,19 +68,23 @@ enum api_error servable_check(struct upstreams *upstreams, const struct client_r
     if (model == NULL) {
         if (upstreams_models_unknown(upstreams))
             return API_ERROR_NONE; /* one of these nodes may have it */
-        buf_printf(message, "The model '%s' does not exist", request->client_model);
+        catalog_say_missing(message, aliases_of(upstreams, request), request->client_model);
         return API_ERROR_MODEL_NOT_FOUND;
     }
     if (!servable_operation(model, request->operation)) {
-        buf_printf(message,
-                   "No node serves this API for the model '%s': none of its engines has it%s, "
-                   "or the operator's --operations leaves it out",
-                   request->client_model, hint_of(request->operation));
+        buf_str(message, "No node serves this API for the model ");
+        catalog_say_name(message, aliases_of(upstreams, request), request->client_model);
+        buf_printf(
+            message,
+            ": none of its engines has it%s, or the operator's --operations leaves it out",
+            hint_of(request->operation));
         return API_ERROR_NOT_SUPPORTED;
     }
     if (is_too_large(model, message_bytes)) {
-        buf_printf(message, "A request of %zu bytes is larger than any node of '%s' takes",
-                   request->body_len, request->client_model);
+        buf_printf(message, "A request of %zu bytes is larger than any node of ",
+                   request->body_len);
+        catalog_say_name(message, aliases_of(upstreams, request), request->client_model);
+        buf_str(message, " takes");
         return API_ERROR_TOO_LARGE;
     }
     return API_ERROR_NONE;

@@ -506,6 +506,11 @@ unsigned upstreams_resolve(struct upstreams *upstreams, char model[NODE_MODEL_BY
     return models;
 }
 
+const struct config *upstreams_config(const struct upstreams *upstreams)
+{
+    return upstreams->config;
+}
+
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count)
 {
     *count = upstreams->models.count;

@@ -52,6 +52,8 @@ void upstreams_settle_name(struct upstreams *upstreams, char model[NODE_MODEL_BY
  * any other.  Returns how many models the alias has, of which a node is asked for its own; 0:
  * it is no alias. */
 unsigned upstreams_resolve(struct upstreams *upstreams, char model[NODE_MODEL_BYTES]);
+/* The configuration that they were made with. */
+const struct config *upstreams_config(const struct upstreams *upstreams);
 /* All of them, until the next upstreams_renew(). */
 struct upstream_model *upstreams_all_models(struct upstreams *upstreams, size_t *count);
 /* The node of this row, or NULL if the row has another generation here. */

@@ -7,6 +7,7 @@
 #include "base/config/config.h"
 #include "base/error.h"
 #include "base/kinds.h"
+#include "base/text/buf.h"
 #include "proto/drover_common.pb-c.h"
 #include "shm/scoreboard.h"
 #include "worker/api/catalog.h"
@@ -156,4 +157,45 @@ Test(catalog, a_name_finds_the_model_that_ollama_takes_it_for)
                    "other engines compare every byte");
     cr_expect_null(catalog_find(&catalog, &config, "both"), "one of its engines does");
     cr_expect_not_null(catalog_find(&catalog, &config, "Both:latest"));
+}
+
+Test(catalog, errors_say_of_what_a_name_is_an_alias)
+{
+    static struct config_alias aliases[] = {
+        {(char *)"gone", (char *)"nosuch"}, {(char *)"pool", (char *)"a"},
+        {(char *)"pool", (char *)"b"},      {(char *)"many", (char *)"a"},
+        {(char *)"many", (char *)"b"},      {(char *)"many", (char *)"c"},
+        {(char *)"many", (char *)"d"},      {(char *)"claude-*", (char *)"big"},
+    };
+    static const struct {
+        const char *id, *missing, *name;
+    } cases[] = {
+        {"gone", "'gone' is an alias of 'nosuch', which no node has",
+         "'gone' (an alias of 'nosuch')"},
+        {"gone:latest", "'gone:latest' is an alias of 'nosuch', which no node has",
+         "'gone:latest' (an alias of 'nosuch')"},
+        {"pool", "'pool' is an alias of 'a', 'b', which no node has",
+         "'pool' (an alias of 'a', 'b')"},
+        {"many", "'many' is an alias of 'a', 'b', 'c' and 1 more, which no node has",
+         "'many' (an alias of 'a', 'b', 'c' and 1 more)"},
+        {"claude-x", "'claude-x' is an alias ('claude-*') of 'big', which no node has",
+         "'claude-x' (an alias ('claude-*') of 'big')"},
+        {"big", "The model 'big' does not exist", "'big'"},
+        {"a", "The model 'a' does not exist", "'a'"},
+    };
+    struct config named = {.aliases = aliases, .aliases_count = 8};
+    struct buf out = BUF_INIT;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        buf_reset(&out);
+        catalog_say_missing(&out, &named, cases[i].id);
+        cr_expect_str_eq(buf_cstr(&out), cases[i].missing);
+        buf_reset(&out);
+        catalog_say_name(&out, &named, cases[i].id);
+        cr_expect_str_eq(buf_cstr(&out), cases[i].name);
+    }
+    buf_reset(&out);
+    catalog_say_missing(&out, NULL, "gone");
+    cr_expect_str_eq(buf_cstr(&out), "The model 'gone' does not exist");
+    buf_finish(&out);
 }
