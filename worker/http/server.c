@@ -65,9 +65,14 @@ static const char *check_media_type(struct client_request *request, h2o_req_t *r
     bool form = operation_takes_form(request->operation,
                                      media_type_fits(value.base, value.len, false, stranger));
 
-    if (!media_type_fits(value.base, value.len, form, stranger))
-        return form ? "the content type must be multipart/form-data"
-                    : "the content type must be application/json";
+    if (!media_type_fits(value.base, value.len, form, stranger)) {
+        if (form)
+            return "the content type must be multipart/form-data";
+        return media_type_fits(value.base, value.len, false, false)
+                   ? "the content type must be application/json from a page that "
+                     "api.cors_origins does not list"
+                   : "the content type must be application/json, not multipart/form-data";
+    }
     request->content_type = form ? header_copy(req, &value) : "application/json";
     return NULL;
 }
@@ -113,7 +118,8 @@ static bool settle_model(struct client_request *request, const char *named)
         http_reject(request, API_ERROR_NO_NODE, "no node has joined yet", NULL, 5);
     else
         http_reject(request, API_ERROR_BAD_REQUEST,
-                    "'model' is missing, and there are several: GET /v1/models lists them",
+                    "'model' is missing, and there are several: GET /v1/models lists them (an "
+                    "alias '*' in the configuration is for requests that name none)",
                     "model", 0);
     return false;
 }

@@ -31,6 +31,7 @@ Test(heads, a_head_that_is_refused_has_id_line_counter_and_shape)
                               "\"invalid_request_error\",\"message\":\"folded header line\""));
     a = ask("\x16\x03\x01\x02\x01\x01");
     cr_expect(begins(a, "HTTP/1.1 400 "), "%s", a);
+    cr_expect_not_null(strstr(a, "this is TLS, and the port speaks plain HTTP"), "%s", a);
     cr_expect_not_null(strstr(a, "x-request-id: req-"));
     a = ask("GET /api/tags HTTP/1.1\r\n" HOST "x: \x01\r\n\r\n");
     cr_expect_not_null(strstr(a, "\r\n\r\n{\"error\":\"control character in a header\"}"), "%s",

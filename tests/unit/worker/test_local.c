@@ -41,7 +41,8 @@ Test(local, a_request_that_cannot_be_served_is_refused_in_its_own_shape)
     cr_expect_not_null(strcasestr(a, "allow: POST\r\n"));
     a = post_text("/api/chat", "multipart/form-data; boundary=x", "{}");
     cr_expect(begins(a, "HTTP/1.1 415 "));
-    cr_expect_not_null(strstr(a, "\r\n\r\n{\"error\":\"the content type must be"));
+    cr_expect_not_null(strstr(a, "\r\n\r\n{\"error\":\"the content type must be "
+                                 "application/json, not multipart/form-data\"}"));
     a = post_text("/v1/messages", "application/json", "{\"model\":1}");
     cr_expect(begins(a, "HTTP/1.1 400 "));
     cr_expect_not_null(
@@ -206,6 +207,7 @@ Test(local, a_missing_model_is_the_only_one_there_is)
     a = post_text("/v1/chat/completions", NULL, "{}");
     cr_expect(begins(a, "HTTP/1.1 400 "), "%s", a);
     cr_expect_not_null(strstr(a, "\"message\":\"'model' is missing, and there are several"));
+    cr_expect_not_null(strstr(a, "alias '*'"));
 }
 
 Test(local, a_request_arrives_with_what_routing_needs)
@@ -290,6 +292,7 @@ Test(local, models_are_listed_for_every_kind_of_client)
     a = get("/v1/models/other");
     cr_expect(begins(a, "HTTP/1.1 404 "));
     cr_expect_not_null(strstr(a, "\"code\":\"model_not_found\""));
+    cr_expect_not_null(strstr(a, "The model 'other' does not exist"));
     cr_expect(begins(get("/v1/models/%zz"), "HTTP/1.1 404 "));
     cr_expect(begins(get("/v1/models/%00"), "HTTP/1.1 404 "));
     cr_expect(begins(get("/v1/models/org%2"), "HTTP/1.1 404 "));

@@ -249,6 +249,12 @@ static void show_substitute(struct client_connection *conn)
     (void)!intake_open(conn, NULL, 0); /* without it the connection is closed at once */
 }
 
+/* A TLS handshake record, of any version. */
+static bool is_tls(const h2o_buffer_t *input)
+{
+    return input->size >= 2 && input->bytes[0] == 0x16 && input->bytes[1] == 0x03;
+}
+
 /* ---- bytes that came --------------------------------------------------------------------- */
 
 /* True: libh2o may look at what is there. */
@@ -275,7 +281,10 @@ static bool examine(struct client_connection *conn)
         return true;
     }
     conn->refused = conn->head.too_large ? API_ERROR_HEAD_TOO_LARGE : API_ERROR_BAD_REQUEST;
-    conn->refused_why = why;
+    conn->refused_why = conn->sock->ssl == NULL && is_tls(input)
+                            ? "this is TLS, and the port speaks plain HTTP: use http://, not "
+                              "https://, or set api.tls"
+                            : why;
     show_substitute(conn);
     return true;
 }
