@@ -71,6 +71,7 @@ static const char usage[] =
 
 struct ctl_options {
     char runtime_dir[256];
+    bool dir_given;
     bool json, no_color, quick, wait;
     uint32_t timeout_s; /* 0 = none */
     const char *command;
@@ -184,6 +185,12 @@ static int print(const struct buf *out)
     return EXIT_STATUS_OK;
 }
 
+static void hint_at_dir(const struct ctl_options *options)
+{
+    if (!options->dir_given)
+        complain("where drover has another runtime_dir, name it with --runtime-dir");
+}
+
 static int look(enum view_kind kind, const struct ctl_options *options)
 {
     struct view view = {.json = options->json, .out = BUF_INIT};
@@ -200,6 +207,7 @@ static int look(enum view_kind kind, const struct ctl_options *options)
 
         (void)snprintf(text, sizeof(text), "drover is not running (there is no %s)", path);
         complain(text);
+        hint_at_dir(options);
         return EXIT_STATUS_NOT_RUNNING;
     }
     if (rc != 0) {
@@ -243,6 +251,8 @@ static int change(const struct ctl_options *options)
     status = operate_run(&operation, options->runtime_dir, &err);
     if (status != EXIT_STATUS_OK)
         complain(err.text);
+    if (status == EXIT_STATUS_NOT_RUNNING)
+        hint_at_dir(options);
     return status;
 }
 
@@ -310,6 +320,7 @@ static int parse_options(struct ctl_options *options, int argc, char **argv)
             if (strlcpy(options->runtime_dir, optarg, sizeof(options->runtime_dir)) >=
                 sizeof(options->runtime_dir))
                 return usage_error("the runtime directory's path is too long");
+            options->dir_given = true;
             break;
         case OPTION_JSON:
             options->json = true;

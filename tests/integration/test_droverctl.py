@@ -153,6 +153,11 @@ def test_a_master_that_is_not_running_is_a_clear_error(tmp_path):
         assert done.returncode != 0
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert "running" in done.stderr or str(tmp_path) in done.stderr
+    if os.getuid() != 0 or not os.path.exists("/run/drover"):
+        for args in (["status"], ["reload"]):
+            done = subprocess.run([program("droverctl"), *args], capture_output=True, text=True,
+                                  timeout=20 * SLOW, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+            assert done.returncode == 3 and "--runtime-dir" in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="module")
