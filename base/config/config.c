@@ -173,8 +173,6 @@ static bool differ_by_tag(const char *a, const char *b)
 static void warn_of_pair(const struct config_alias *a, const struct config_alias *b,
                          struct buf *out)
 {
-    size_t n = strlen(a->name);
-
     if (strcmp(a->name, b->name) == 0) {
         if (differ_by_tag(a->model, b->model))
             buf_printf(out, "alias '%.80s': '%.80s' and '%.80s' are one model\n", a->name,
@@ -184,10 +182,6 @@ static void warn_of_pair(const struct config_alias *a, const struct config_alias
     if (differ_by_tag(a->name, b->name))
         buf_printf(out, "aliases '%.80s' and '%.80s' differ by a tag that clients leave out\n",
                    a->name, b->name);
-    if (n > 1 && config_is_wildcard(a->name) && config_is_wildcard(b->name) &&
-        strncmp(a->name, b->name, n - 1) == 0)
-        buf_printf(out, "alias '%.80s' goes before '%.80s' for names that both fit\n", b->name,
-                   a->name);
 }
 
 void config_warnings(const struct config *config, struct buf *out)
@@ -195,15 +189,12 @@ void config_warnings(const struct config *config, struct buf *out)
     for (unsigned i = 0; i < config->aliases_count; i++) {
         const struct config_alias *a = &config->aliases[i];
 
-        for (unsigned j = 0; j < config->aliases_count; j++) {
+        for (unsigned j = i + 1; j < config->aliases_count; j++) {
             const struct config_alias *b = &config->aliases[j];
-            bool first = j == 0 || strcmp(b[-1].name, b->name) != 0;
 
             /* Names once; models of one alias each with each. */
-            if (strcmp(a->name, b->name) == 0
-                    ? j > i
-                    : first && (i == 0 || strcmp(a[-1].name, a->name) != 0) &&
-                          (j > i || config_is_wildcard(a->name)))
+            if (strcmp(a->name, b->name) == 0 || (strcmp(b[-1].name, b->name) != 0 &&
+                                                  (i == 0 || strcmp(a[-1].name, a->name) != 0)))
                 warn_of_pair(a, b, out);
         }
     }

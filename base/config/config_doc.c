@@ -13,6 +13,9 @@
 
 #define PATH_BYTES   DOC_PATTERN_BYTES
 #define REASON_BYTES 256
+#define NO_ANCHORS                                                                  \
+    "YAML anchors and aliases (& and *) are not allowed; put a text that starts so" \
+    " in quotes"
 
 /* Mappings and sequences that libyaml has opened and not closed yet. */
 struct doc_walk {
@@ -391,9 +394,7 @@ static int take_event(struct doc_walk *w, const yaml_event_t *event, struct erro
         return fail_position(w->doc->name, line, column, err, "more than %d values",
                              DOC_MAX_ITEMS);
     if (event->type == YAML_ALIAS_EVENT || has_anchor(event))
-        return fail_position(w->doc->name, line, column, err,
-                             "YAML anchors and aliases (& and *) are not allowed; put a text "
-                             "that starts so in quotes");
+        return fail_position(w->doc->name, line, column, err, "%s", NO_ANCHORS);
     if (has_tag(event))
         return fail_position(w->doc->name, line, column, err,
                              "YAML tags (!) are not allowed; put a text that starts so in "
@@ -466,6 +467,9 @@ static int fail_syntax(const yaml_parser_t *parser, const char *text, size_t n,
     if (tab_indented(text, n, parser->problem_mark.line))
         return fail_position(name, line, column, err,
                              "a tab in the indentation; YAML wants spaces");
+    if (parser->context != NULL && (strcmp(parser->context, "while scanning an alias") == 0 ||
+                                    strcmp(parser->context, "while scanning an anchor") == 0))
+        return fail_position(name, line, column, err, "%s", NO_ANCHORS);
     if (parser->context != NULL && parser->context_mark.line != parser->problem_mark.line)
         return fail_position(name, line, column, err, "%s (%s from line %zu)", problem,
                              parser->context, parser->context_mark.line + 1);

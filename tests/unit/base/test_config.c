@@ -124,6 +124,8 @@ Test(config, syntax_that_is_not_yaml_or_not_ours_is_refused)
         {"workers: 1\n---\nworkers: 2\n", 2, "", "second document"},
         {"workers: 1\napi: &x\n  listen: a:1\n", 2, "", "anchors"},
         {"workers: 1\nadmin: *x\n", 2, "", "anchors"},
+        {"aliases:\n- {name: *, model: m}\n", 2, "", "starts so in quotes"},
+        {"aliases:\n- {name: claude,\n   model: &}\n", 3, "", "starts so in quotes"},
         {"a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\n", 1, "", "anchors"},
         {"workers: !!int 2\n", 1, "", "tags"},
         {"? [a]\n: b\n", 1, "", "key"},
@@ -315,7 +317,6 @@ Test(config, names_in_each_others_way_are_warned_of)
         "- {name: 'gpt:latest', model: big}\n";
     static const char want[] =
         "alias 'claude-haiku-*': 'small' and 'small:latest' are one model\n"
-        "alias 'claude-haiku-*' goes before 'claude-*' for names that both fit\n"
         "aliases 'gpt' and 'gpt:latest' differ by a tag that clients leave out\n";
     struct buf out = BUF_INIT;
     struct config *config;
