@@ -244,6 +244,10 @@ static void limit_probation(struct balance_candidate *c, const struct scoreboard
 {
     c->slots = server->slots;
     c->cap = outcomes_probed(board, server->node_id) ? 0 : 1;
+    /* Its failures made it slow, and while others have a slot nothing else would show that it
+     * is well again. */
+    if (c->regret_s >= 0)
+        c->regret_s = INFINITY;
 }
 
 /* A node that has the model on disk, or with another context.  One load at a time: the others

@@ -345,6 +345,27 @@ Test(gather, an_idle_node_may_be_tried_after_ten_seconds)
     tear_down();
 }
 
+/* Else a node whose failures made it slow would be on probation for as long as others are idle.
+ */
+Test(gather, a_node_on_probation_is_tried_however_slow_it_was)
+{
+    struct eligible_place place = {0};
+    bool tried = false;
+
+    set_up(2);
+    learn(0, 4000);
+    learn(1, 1);
+    nodes_set_state(s.board, 1, NODE_PROBATION, NODE_REASON_FAILURES, NOW);
+    s.request.now_mono_us = NOW + 10 * US_PER_S;
+    for (int i = 0; i < 100 && !tried; i++) {
+        gather();
+        tried = claim(&place) == 1;
+        gauges_release(s.board, 0, tried, 1, place.terms.uncached_tokens);
+    }
+    cr_expect(tried);
+    tear_down();
+}
+
 /* 0.1 s and 5 minutes at 0.25 s a minute: of a night only that counts. */
 Test(gather, time_in_which_no_request_came_at_all_is_no_reason_to_try_a_slow_node)
 {
