@@ -208,6 +208,7 @@ Test(ejections, one_client_alone_makes_no_node_odd_that_answers_others)
         outcomes_note(board, node_row, 1, OUTCOME_OK);
     outcomes_note_client(board, node_row, 1, OUTCOME_CONTRADICTED, 1);
     outcomes_note_client(board, node_row, 1, OUTCOME_OK, 2);
+    outcomes_note_client(board, node_row, 1, OUTCOME_OK, 3);
     cr_assert_eq(look(), NODE_EVENT_NONE);
     outcomes_note_client(board, node_row, 1, OUTCOME_CONTRADICTED, 2);
     now_us += US_PER_S;
