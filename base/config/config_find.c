@@ -87,8 +87,9 @@ void config_find_runtime_dir(char *out, size_t cap)
     out[0] = '\0';
     if (config_find(file))
         runtime_dir_of(out, cap, file);
-    if (out[0] == '\0')
-        config_default_runtime_dir(out, cap);
+    if (out[0] != '\0')
+        return;
+    config_default_runtime_dir(out, cap);
     if (!has_scoreboard(out) && has_scoreboard(SYSTEM_RUNTIME_DIR))
         (void)strlcpy(out, SYSTEM_RUNTIME_DIR, cap);
 }

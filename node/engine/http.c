@@ -148,7 +148,7 @@ static void keep_header(struct engine_run *run, const char *name, const char *va
         return;
     }
     if (strcmp(name, "content-encoding") == 0)
-        run->encoded |= strcasecmp(value, "identity") != 0;
+        run->encoded |= *value != '\0' && strcasecmp(value, "identity") != 0;
     if (run->count == HEADERS_MAX || !headers_to_client(name, value))
         return;
     copy_name = strdup(name);

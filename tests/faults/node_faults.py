@@ -148,7 +148,7 @@ def node_leaves(run):
 
 
 @fault("N7", "two machines use the name of one node", "a second drover-node of the same name",
-       clients="nothing", does="give one of them another name (`--name`); the older one tries every 10 s, and joins when the newer has gone",
+       clients="nothing", does="give one of them another name (`--name`); the older one tries after 30 to 60 s each, and joins when the newer has gone",
        log=("event=node_superseded node=a", "node: event=evicted reason=superseded"),
        ctl=("nodes: a +UP",),
        quick=True)

@@ -504,7 +504,8 @@ void select_settle_doubts(struct request *req, bool no_node_left)
 {
     if (no_node_left && req->doubts_count == 1 && !req->doubts[0].refused)
         resolve_doubts(req);
-    for (uint32_t i = 0; i < req->doubts_count; i++)
+    /* None contradicts where another was asked and failed, but none agrees either. */
+    for (uint32_t i = 0; i < req->doubts_count && req->last_error == API_ERROR_NONE; i++)
         if (req->doubts[i].empty && req->doubts[i].on_probation)
             outcomes_note(req->context->board, req->doubts[i].node, req->doubts[i].generation,
                           OUTCOME_PROBATION_OK);
