@@ -120,6 +120,8 @@ int net_take_url(char *out, size_t cap, const char *text, bool tls, struct error
         n -= (size_t)(user + 1 - at);
         at = user + 1;
     }
+    if (strchr(at, '@') != NULL) /* what is before it is a part of a password, perhaps */
+        return error_set(err, DRV_EINVAL, "is a URL with a '@' in its path; write HOST:PORT");
     if (n >= cap)
         return error_set(err, DRV_EINVAL, "is a URL, and too long; write HOST:PORT");
     memcpy(out, at, n);

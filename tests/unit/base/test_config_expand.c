@@ -274,5 +274,7 @@ Test(expand, a_url_where_an_address_is_wanted_is_understood_or_named)
     expect_bad("api: {listen: \"http://[::1]\"}\n", "1:15", "is a URL; write [::1]:PORT");
     expect_bad("registry: {listen: \"http://desk:1/v1\"}\n", "1:20", "is a URL; write desk:1");
     expect_bad("registry: {listen: \"grpc://desk:1\"}\n", "1:20", "is a URL; write desk:1");
+    expect_bad("registry: {listen: \"http://me:s3c/ret@desk:1/\"}\n", "1:20",
+               "in its path; write HOST:PORT");
     expect_bad("registry: {listen: \"http://:1\"}\n", "1:20", "the host is missing");
 }
