@@ -19,7 +19,7 @@ names = (f"endless-{n}" for n in itertools.count())
 
 
 class Endless:
-    """A node whose engine begins as `begin` says and then sends `piece` for ever, and the bytes sent so far."""
+    """An engine sends `begin` and then `piece` for ever: its node, and how many bytes it has sent."""
 
     def __init__(self, cluster, begin, piece, only=False):
         self.cluster, self.begin, self.piece = cluster, begin, piece

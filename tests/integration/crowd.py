@@ -47,7 +47,7 @@ KINDS = {
 TIMES = re.compile(rb'"(created_at":"[^"]*|[a-z_]*_duration":[0-9]+)"?,?')
 
 
-# What a coordinator says of an answer that is slow to begin.
+# A coordinator's comments on an answer that is slow to begin.
 COMMENT = re.compile(rb"^: drover [^\n]*\n\n", re.MULTILINE)
 
 
